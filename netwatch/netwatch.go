@@ -1,0 +1,126 @@
+// Package netwatch tells which AppVMs are connected to this firewall VM.
+//
+// Xen's back end makes one network interface per virtual network card of a guest, and the hotplug script of
+// Qubes configures it with three separate commands. An AppVM is connected when all three have taken effect:
+//
+//	link     vif7.0 exists and is administratively UP     (7 is the guest's domid, 0 the number of its card)
+//	route    10.137.0.18/32 goes out of vif7.0            (the destination is the AppVM)
+//	address  10.138.1.1 is on vif7.0                      (what the AppVM uses as its gateway)
+//
+// In that order when a guest comes; the order is the script's affair and nothing here depends on it. Neither
+// does anything wait for the carrier, which the guest switches on and off as it likes.
+//
+// Two functions, and no state shared between them: [Read] asks the kernel for everything and returns a
+// [Snapshot]; [Watch] says when to Read again. Events are hints and are never data. Snapshots are assembled
+// from three dumps that are not one atomic reading, and events get lost when the kernel's queue overflows:
+// neither matters, because whatever changes after the subscription causes an event, or an overflow, and with
+// either of them a new Read.
+package netwatch
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// AppVM is a connected AppVM.
+type AppVM struct {
+	Addr    netip.Addr // its IPv4 address
+	Gateway netip.Addr // first primary IPv4 address of its vif, of its newest vif when it has several
+	Vifs    []string   // sorted by domid, then devid. An HVM has two: its own, and its stub domain's
+}
+
+// Snapshot is every connected AppVM at one moment, sorted by Addr.
+type Snapshot []AppVM
+
+// Equal reports whether s and t say the same.
+func (s Snapshot) Equal(t Snapshot) bool {
+	return slices.EqualFunc(s, t, func(a, b AppVM) bool {
+		return a.Addr == b.Addr && a.Gateway == b.Gateway && slices.Equal(a.Vifs, b.Vifs)
+	})
+}
+
+// maxDomid is DOMID_FIRST_RESERVED of Xen's public/xen.h, 0x7ff0. vif-route-qubes subtracts the domid from it
+// to get the metric of the AppVM's route.
+const maxDomid = 0x7ff0
+
+// ParseVif splits the name of a Xen back end interface, vifDOMID.DEVID. It is strict, since people name
+// interfaces as they please: no sign, no leading zero, nothing after the number (vif7.0-emu is the emulated
+// card of an HVM).
+func ParseVif(name string) (domid, devid int, ok bool) {
+	numbers, ok := strings.CutPrefix(name, "vif")
+	if !ok {
+		return 0, 0, false
+	}
+	dom, dev, ok := strings.Cut(numbers, ".")
+	if !ok {
+		return 0, 0, false
+	}
+	domid, ok = decimal(dom)
+	if !ok || domid > maxDomid {
+		return 0, 0, false
+	}
+	devid, ok = decimal(dev)
+	if !ok {
+		return 0, 0, false
+	}
+	return domid, devid, true
+}
+
+// decimal parses a number that is written the way the kernel's %d writes it.
+func decimal(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && n >= 0 && strconv.Itoa(n) == s
+}
+
+// connected is what [Read] makes of the kernel's three tables. The tables need not fit together: a link may
+// have gone before its addresses were read, or have come after the links were.
+func connected(links []link, addrs []address, routes []route) Snapshot {
+	type vif struct {
+		link
+		domid, devid int
+		gateway      netip.Addr
+	}
+	vifs := make(map[int32]*vif, len(links))
+	for _, l := range links {
+		if domid, devid, ok := ParseVif(l.name); ok && l.up {
+			vifs[l.index] = &vif{link: l, domid: domid, devid: devid}
+		}
+	}
+	for _, a := range addrs {
+		// The kernel lists the addresses of a link in the order in which it prefers them as source address.
+		if v := vifs[a.index]; v != nil && !a.secondary && !v.gateway.IsValid() {
+			v.gateway = a.local
+		}
+	}
+	leads := make(map[netip.Addr][]*vif, len(vifs))
+	for _, r := range routes {
+		v := vifs[r.oif]
+		// A route by way of another router leads to a machine behind the AppVM, not to the AppVM. The same
+		// route with another metric or TOS is listed once more.
+		if v == nil || !v.gateway.IsValid() || !r.toHost() || r.kind != unix.RTN_UNICAST || r.via ||
+			slices.Contains(leads[r.dst], v) {
+			continue
+		}
+		leads[r.dst] = append(leads[r.dst], v)
+	}
+
+	snapshot := make(Snapshot, 0, len(leads))
+	for addr, vifs := range leads {
+		newest := slices.MaxFunc(vifs, func(a, b *vif) int { return cmp.Compare(a.index, b.index) })
+		slices.SortFunc(vifs, func(a, b *vif) int {
+			return cmp.Or(cmp.Compare(a.domid, b.domid), cmp.Compare(a.devid, b.devid))
+		})
+		vm := AppVM{Addr: addr, Gateway: newest.gateway}
+		for _, v := range vifs {
+			vm.Vifs = append(vm.Vifs, v.name)
+		}
+		snapshot = append(snapshot, vm)
+	}
+	slices.SortFunc(snapshot, func(a, b AppVM) int { return a.Addr.Compare(b.Addr) })
+	return snapshot
+}

@@ -1,0 +1,158 @@
+package netwatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// queueSize is how many bytes of events the kernel may keep for us, and it doubles that (sock_setsockopt in
+// net/core/sock.c). An attach takes about 10 kB of it.
+const queueSize = 4 << 20
+
+// The time between subscriptions that fail one after another. The first is renewed at once.
+const minDelay, maxDelay = 100 * time.Millisecond, 10 * time.Second
+
+// Watch calls wake when what [Read] returns may have changed, in the network namespace of the calling thread,
+// and once when it has subscribed. It may call it needlessly. wake must not block.
+//
+// Lost events, and whatever else goes wrong with the subscription, are logged and answered with a new
+// subscription and then a wake. Watch returns nil when ctx ends; an error means that this process is not
+// allowed to subscribe.
+func Watch(ctx context.Context, log *slog.Logger, wake func()) error {
+	return watch(ctx, log, wake, func() (io.ReadCloser, error) { return subscribe(queueSize) }, readLinks)
+}
+
+func subscribe(queueSize int) (io.ReadCloser, error) {
+	return open(unix.RTMGRP_LINK|unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV4_ROUTE, func(fd int) {
+		// FORCE exceeds net.core.rmem_max and needs CAP_NET_ADMIN. A small queue only overflows sooner.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueSize) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, queueSize)
+		}
+	})
+}
+
+// watch renews the subscription as long as ctx lasts.
+func watch(ctx context.Context, log *slog.Logger, wake func(),
+	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) error {
+	delay := time.Duration(0)
+	for {
+		heard, err := follow(ctx, wake, subscribe, list)
+		if ctx.Err() != nil {
+			return nil
+		}
+		for _, never := range []error{unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EPERM, unix.EACCES} {
+			if errors.Is(err, never) {
+				return fmt.Errorf("watch the network: %w (allow AF_NETLINK in RestrictAddressFamilies= "+
+					"of the service)", err)
+			}
+		}
+		if heard {
+			delay = 0
+		}
+		log.Warn("network events were lost, subscribing again", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		}
+		delay = min(max(minDelay, 2*delay), maxDelay)
+	}
+}
+
+// follow subscribes and passes events on until that fails, as it does at the end of ctx. It reports whether
+// any event arrived.
+func follow(ctx context.Context, wake func(),
+	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) (heard bool, err error) {
+	events, err := subscribe()
+	if err != nil {
+		return false, err
+	}
+	defer events.Close()
+	stop := context.AfterFunc(ctx, func() { events.Close() })
+	defer stop()
+
+	// The list only saves wakes, so it may fail. After the subscription, as every Read: a link that comes in
+	// this moment is in the list, or in the queue, or in both.
+	links, err := list()
+	f := newFilter(links, err == nil)
+	wake()
+	for buf := make([]byte, bufferSize); ; {
+		n, err := events.Read(buf)
+		if err != nil {
+			return heard, err
+		}
+		heard = true
+		if f.concerns(buf[:n]) {
+			wake()
+		}
+	}
+}
+
+// filter holds what the last event about each link said, because most events say the same again: an attach
+// sends six about the link, two of which change its name or UP, and a guest toggles its carrier as often as
+// it likes.
+type filter struct {
+	links    map[int32]link // by index; a link that is not a vif is the zero link
+	complete bool           // a link that is not in links is new
+}
+
+func newFilter(links []link, complete bool) *filter {
+	f := &filter{links: make(map[int32]link, len(links)), complete: complete}
+	for _, l := range links {
+		f.links[l.index] = onlyVif(l)
+	}
+	return f
+}
+
+func onlyVif(l link) link {
+	if _, _, ok := ParseVif(l.name); !ok {
+		return link{}
+	}
+	return l
+}
+
+// concerns reports whether a datagram of events may be about a change of the Snapshot.
+func (f *filter) concerns(datagram []byte) bool {
+	messages, err := syscall.ParseNetlinkMessage(datagram)
+	concerns := err != nil
+	for _, m := range messages {
+		concerns = f.learn(m.Header.Type, m.Data) || concerns
+	}
+	return concerns
+}
+
+// learn takes note of one event and reports the same as concerns.
+func (f *filter) learn(kind uint16, body []byte) bool {
+	switch fam := family(body); {
+	// A bridge reports about its ports with the same types, and family AF_BRIDGE.
+	case fam == unix.AF_UNSPEC && (kind == unix.RTM_NEWLINK || kind == unix.RTM_DELLINK):
+		l, err := decodeLink(body)
+		if err != nil {
+			return true
+		}
+		before, known := f.links[l.index]
+		now := onlyVif(l)
+		if kind == unix.RTM_NEWLINK {
+			f.links[l.index] = now
+			return now != before || !known && !f.complete
+		}
+		delete(f.links, l.index)
+		return now != link{} || before != link{} || !known && !f.complete
+	case fam == unix.AF_INET && (kind == unix.RTM_NEWADDR || kind == unix.RTM_DELADDR):
+		a, err := decodeAddress(body)
+		l, known := f.links[a.index]
+		return err != nil || !known || l != link{}
+	case fam == unix.AF_INET && (kind == unix.RTM_NEWROUTE || kind == unix.RTM_DELROUTE):
+		// Whatever its link: when one route replaces another, there is an event about the new one only.
+		r, err := decodeRoute(body)
+		return err != nil || r.toHost()
+	}
+	return false
+}
