@@ -1,0 +1,73 @@
+package tinyproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Binary identifies a tinyproxy program file: two that compare equal are the same file with the same
+// content, as far as the file system tells.
+type Binary struct {
+	Path     string
+	dev, ino uint64
+	size     int64
+	changed  time.Time
+}
+
+// Identify looks at the file without running it. An error says why it cannot be run.
+func Identify(path string) (Binary, error) {
+	const remedy = "install the package tinyproxy, or name the program with --tinyproxy"
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return Binary{}, fmt.Errorf("no tinyproxy program: %w (%s)", err, remedy)
+	case !info.Mode().IsRegular():
+		return Binary{}, fmt.Errorf("tinyproxy program %s is not a regular file (%s)", path, remedy)
+	case info.Mode().Perm()&0o005 != 0o005:
+		return Binary{}, fmt.Errorf("tinyproxy program %s may not be executed by everybody (chmod 755 it)", path)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return Binary{
+		Path: path, dev: st.Dev, ino: st.Ino, size: st.Size,
+		changed: time.Unix(st.Ctim.Unix()), // mtime can be set to what it was, by a package manager too
+	}, nil
+}
+
+// Version runs the program, as nobody, and returns what it calls itself: "tinyproxy 1.11.1".
+func (b Binary) Version(ctx context.Context) (string, error) {
+	const nobody = 65534
+	cmd := exec.CommandContext(ctx, b.Path, "-v")
+	cmd.Env, cmd.Dir, cmd.WaitDelay = environment, "/", time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", b.Path, err)
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	return printable([]byte(first[:min(len(first), 80)])), nil
+}
+
+// execRemedy says what to do when the kernel refuses to fork or execute.
+func execRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.EACCES):
+		return "its directories must be searchable by everybody, its file system not mounted noexec"
+	case errors.Is(err, unix.ENOEXEC):
+		return "it is not a program for this machine; reinstall the package tinyproxy"
+	case errors.Is(err, unix.ENOENT):
+		return "its interpreter or dynamic loader is missing; reinstall the package tinyproxy"
+	case errors.Is(err, unix.EPERM):
+		return "run as root, with CAP_SETUID and CAP_SETGID"
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
+		return "too many processes or too little memory; see TasksMax= and free"
+	}
+	return ""
+}

@@ -1,0 +1,155 @@
+package tinyproxy
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Config is a rendered template as a proxy runs it, and the facts in it that decide how a proxy is handled.
+type Config struct {
+	Text      string       // what tinyproxy reads; line N of it is line N of the template
+	LogFile   string       // where the template wants the log; "" if it does not say
+	PidFile   string       // where the template wants the pid; "" if it wants none
+	Port      uint16       // listening port; 0 if there is none
+	Listen    []netip.Addr // listening addresses; none means every address of the machine
+	RulesFile string       // the file that tinyproxy reads as its filter; "" if it filters nothing
+	Filter    Filter
+	// Rest is Text without comments, Port, Listen and Filter. Two configurations with equal Rest
+	// differ in nothing but where they listen and which rules they read.
+	Rest string
+}
+
+// Filter says what tinyproxy makes of the lines of its filter file. Comparable.
+type Filter struct {
+	Enabled       bool // there is a filter file
+	DefaultDeny   bool // its lines permit; otherwise they forbid
+	Extended      bool // lines are POSIX extended regular expressions; otherwise basic ones
+	Fnmatch       bool // lines are fnmatch(3) patterns, whatever Extended says
+	CaseSensitive bool
+	URLs          bool // lines match whole URLs; otherwise host names
+}
+
+// maxConfigLine is what every supported version reads as one line: 1.10 has `char buffer[1024]` for
+// line, newline and NUL (config_parse in src/conf.c), and takes the tail of a longer line for a directive
+// of its own. 1.11 has LINE_MAX, which is 2048.
+const maxConfigLine = 1022
+
+// Arguments as tinyproxy's STR and BOOL have them (src/conf.c).
+var (
+	stringArg = regexp.MustCompile(`^[ \t]+"([^"]+)"$`)
+	boolArg   = regexp.MustCompile(`(?i)^[ \t]+(yes|on|no|off)$`)
+)
+
+// ParseConfig reads a rendered template the way tinyproxy's config_parse does: one directive a line, names
+// without regard to case. What concerns the daemon and not tinyproxy is taken out: LogFile and Syslog
+// (tinyproxy is read through a pipe), PidFile, User and Group (it starts as the user it shall be). A line
+// taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's.
+// path is the template's, for messages. Directives it does not know are tinyproxy's to judge.
+func ParseConfig(path, rendered string) (Config, error) {
+	var c Config
+	var text, rest strings.Builder
+	for i, line := range strings.Split(strings.TrimSuffix(rendered, "\n"), "\n") {
+		bad := func(text, remedy string) (Config, error) {
+			return Config{}, fmt.Errorf("%s:%d: %s (%s)", templateName(path), i+1, text, remedy)
+		}
+		// Leading and trailing white space is what C's isspace says; a person does not see it.
+		line = strings.Trim(line, " \t\v\f\r")
+		if line == "" || line[0] == '#' {
+			text.WriteString("#\n") // 1.11 takes an indented comment for a syntax error
+			continue
+		}
+		if len(line) > maxConfigLine {
+			return bad(fmt.Sprintf("line of %d bytes", len(line)),
+				fmt.Sprintf("tinyproxy would cut it; write at most %d", maxConfigLine))
+		}
+		if strings.ContainsRune(line, 0) {
+			return bad("NUL byte", "tinyproxy would not read what follows it; remove it")
+		}
+		name, arg := line, ""
+		if n := strings.IndexAny(line, " \t\v\f\r"); n >= 0 {
+			name, arg = line[:n], line[n:]
+		}
+		name = strings.ToLower(name)
+		var path string
+		if m := stringArg.FindStringSubmatch(arg); m != nil {
+			path = m[1]
+		}
+		keep, shared := true, true // in Text, in Rest
+		switch name {
+		case "logfile", "pidfile":
+			if path == "" {
+				return bad(fmt.Sprintf("%q has no path", line), `write it in double quotes: LogFile "/path"`)
+			}
+			if name == "logfile" {
+				c.LogFile = path
+			} else {
+				c.PidFile = path
+			}
+			keep = false
+		case "user", "group", "syslog":
+			keep = false
+		case "port":
+			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil {
+				c.Port = uint16(n)
+			}
+			shared = false
+		case "listen":
+			if a, err := netip.ParseAddr(strings.Trim(arg, " \t")); err == nil {
+				c.Listen = append(c.Listen, a)
+			}
+			shared = false
+		case "filter":
+			c.RulesFile, c.Filter.Enabled = path, path != ""
+			shared = false
+		case "filterdefaultdeny":
+			c.Filter.DefaultDeny = c.Filter.DefaultDeny || isTrue(arg)
+		case "filterextended":
+			c.Filter.Extended = c.Filter.Extended || isTrue(arg)
+		case "filtercasesensitive":
+			c.Filter.CaseSensitive = c.Filter.CaseSensitive || isTrue(arg)
+		case "filterurls":
+			c.Filter.URLs = c.Filter.URLs || isTrue(arg)
+		case "filtertype":
+			// 1.11.1 and 1.11.2 accept ERE and then compare with "ere" in lower case only, so that
+			// lines would silently be basic expressions (handle_filtertype).
+			line = strings.ToLower(line)
+			switch strings.ToLower(strings.Trim(arg, " \t")) {
+			case "ere":
+				c.Filter.Extended = true
+			case "fnmatch":
+				c.Filter.Fnmatch = true
+			}
+		}
+		if !keep {
+			text.WriteString("#\n")
+			continue
+		}
+		text.WriteString(line + "\n")
+		if shared {
+			rest.WriteString(line + "\n")
+		}
+	}
+	c.Text, c.Rest = text.String(), rest.String()
+	return c, nil
+}
+
+// isTrue reports what get_bool_arg makes of an argument. 1.11 ORs the filter options of repeated
+// directives, 1.10 lets the last one win; only the first is believed here.
+func isTrue(arg string) bool {
+	m := boolArg.FindStringSubmatch(arg)
+	if m == nil {
+		return false
+	}
+	word := strings.ToLower(m[1])
+	return word == "yes" || word == "on"
+}
+
+func templateName(path string) string {
+	if path == "" {
+		return "built-in template"
+	}
+	return path
+}

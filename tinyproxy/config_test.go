@@ -1,0 +1,113 @@
+package tinyproxy
+
+import (
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParseConfig(t *testing.T) {
+	got, err := ParseConfig("/rw/config", strings.Join([]string{
+		"## a comment", "   # indented", "", "\t",
+		"User nobody", "group nogroup", "Syslog On",
+		"  LOGFILE \t\"/var/log/x\"  ", `PidFile "/run/a b.pid"` + "\r",
+		"Port 61000", "Listen 10.137.0.1", "listen 127.0.0.1", `Filter "/run/v/social/61000/rules"`,
+		"FilterDefaultDeny Yes", "FilterExtended on", "FilterExtended off",
+		"FilterCaseSensitive no", "FilterURLs OFF",
+		"FilterType FnMatch", "Timeout 600", "Allow 10.137.0.9"}, "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Text: strings.Repeat("#\n", 9) +
+			"Port 61000\nListen 10.137.0.1\nlisten 127.0.0.1\nFilter \"/run/v/social/61000/rules\"\n" +
+			"FilterDefaultDeny Yes\nFilterExtended on\nFilterExtended off\nFilterCaseSensitive no\nFilterURLs OFF\n" +
+			"filtertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n",
+		LogFile: "/var/log/x", PidFile: "/run/a b.pid", Port: 61000,
+		Listen:    []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},
+		RulesFile: "/run/v/social/61000/rules",
+		Filter:    Filter{Enabled: true, DefaultDeny: true, Extended: true, Fnmatch: true},
+		Rest: "FilterDefaultDeny Yes\nFilterExtended on\nFilterExtended off\n" +
+			"FilterCaseSensitive no\nFilterURLs OFF\nfiltertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n",
+	}
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Error(d)
+	}
+	if again, err := ParseConfig("", got.Text); err != nil || again.Text != got.Text || again.Rest != got.Rest {
+		t.Errorf("its own text reads differently: %q, %v", again.Text, err)
+	}
+}
+
+func TestParseConfigErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"Port 1\nLogFile /x": `2: "LogFile /x" has no path (write it in double quotes: LogFile "/path")`,
+		`PidFile "a`:         `1: "PidFile \"a" has no path (write it in double quotes: LogFile "/path")`,
+		"User \x00":          "1: NUL byte (tinyproxy would not read what follows it; remove it)",
+		"\nAllow " + strings.Repeat("a", 1022): "2: line of 1028 bytes " +
+			"(tinyproxy would cut it; write at most 1022)",
+	} {
+		if _, err := ParseConfig("/rw/config", text); err == nil || err.Error() != "/rw/config:"+want {
+			t.Errorf("%.40q: %v", text, err)
+		}
+	}
+}
+
+// TestFilterTypes asks the real tinyproxy whether our reading of a filter directive is right.
+func TestFilterTypes(t *testing.T) {
+	l := newLauncher(t, nil)
+	for line, want := range map[string]struct {
+		filter Filter
+		status string // of a request for www.example.com, where the rule is (www|ftp)[.]example.com
+	}{
+		"":                   {Filter{Enabled: true, DefaultDeny: true}, "403"},
+		"FilterType ERE":     {Filter{Enabled: true, DefaultDeny: true, Extended: true}, "500"},
+		"FilterExtended yes": {Filter{Enabled: true, DefaultDeny: true, Extended: true}, "500"},
+		"FilterType bre":     {Filter{Enabled: true, DefaultDeny: true}, "403"},
+	} {
+		spec := newSpec(l, "social", 61000, line)
+		spec.Rules = []Line{{`^(www|ftp)[.]example[.]com$`, 1}}
+		if spec.Config.Filter != want.filter {
+			t.Errorf("%s: %+v", line, spec.Config.Filter)
+		}
+		p := start(t, l, realBinary, spec)
+		// There is no name server in this namespace: what is permitted ends in an error of another kind.
+		if got := get(t, p, "www.example.com"); !strings.Contains(got, " "+want.status+" ") {
+			t.Errorf("%s: %s", line, got)
+		}
+		p.Kill()
+	}
+}
+
+// TestDistributionConfig starts what the distribution ships, made to fit.
+func TestDistributionConfig(t *testing.T) {
+	l := newLauncher(t, nil)
+	out, err := exec.Command("sed", "-e", "s/^Port .*/Port 61000/", "/etc/tinyproxy/tinyproxy.conf").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := newSpec(l, "social", 61000)
+	text := fmt.Sprintf("%s\nListen 127.0.0.1\nFilter %q", out, l.Paths("social", 61000).RulesFile)
+	if spec.Config, err = ParseConfig("", text); err != nil {
+		t.Fatal(err)
+	}
+	start(t, l, realBinary, spec)
+}
+
+func TestIdentities(t *testing.T) {
+	var ids Identities
+	for _, c := range []struct {
+		addr string
+		uid  uint32
+	}{
+		{"10.137.0.13", 0x7089000d}, {"10.255.255.255", 0x70ffffff}, {"192.168.1.2", 0x71000000},
+		{"172.16.0.1", 0x71000001}, {"192.168.1.2", 0x71000000}, {"::ffff:10.0.0.1", 0x70000001},
+	} {
+		if got := ids.UID(netip.MustParseAddr(c.addr)); got != c.uid || !isOurs(got) {
+			t.Errorf("%s: %#x, want %#x", c.addr, got, c.uid)
+		}
+	}
+}

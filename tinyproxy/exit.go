@@ -1,0 +1,142 @@
+package tinyproxy
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Error says why a proxy did not start or why it ended.
+type Error struct {
+	Doing  string // "start proxy" or "proxy"
+	VM     string
+	Addr   netip.Addr
+	Text   string // what is wrong, with file, line and pattern where it has them
+	Remedy string // what a person can do about it; may be empty
+	Config bool   // rules or template are at fault: the same files would fail the same way
+	Err    error  // underlying error; may be nil
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s for %s (%s): ", e.Doing, e.VM, e.Addr)
+	switch {
+	case e.Text != "" && e.Err != nil:
+		s += e.Text + ": " + e.Err.Error()
+	case e.Err != nil:
+		s += e.Err.Error()
+	default:
+		s += e.Text
+	}
+	if e.Remedy != "" {
+		s += " (" + e.Remedy + ")"
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Exit statuses of tinyproxy: src/main.c and src/filter.c, numbers from sysexits.h.
+const (
+	exitFilter = 65 // EX_DATAERR: filter file, or a pattern in it
+	exitConfig = 70 // EX_SOFTWARE: configuration file
+	exitListen = 71 // EX_OSERR: cannot listen
+)
+
+var (
+	// 1.10 prints it to stdout, 1.11 to stderr with ERROR.
+	syntaxError = regexp.MustCompile(`^(?:ERROR: )?Syntax error on line ([0-9]+)$`)
+	// After "Bad regex in FILE: ". 1.10 does not tell the line.
+	badPattern = regexp.MustCompile(`^(?:line ([0-9]+) - )?(.*)$`)
+)
+
+// explain makes a sentence of an exit status and of the last raw lines that tinyproxy said.
+func explain(spec Spec, rulesFile string, status syscall.WaitStatus, said []string) *Error {
+	if status.Signaled() {
+		e := &Error{Text: fmt.Sprintf("tinyproxy was killed by %s", unix.SignalName(status.Signal()))}
+		if status.Signal() == unix.SIGKILL {
+			e.Remedy = "by a person, or for lack of memory: see the kernel's log"
+		}
+		return e
+	}
+	switch status.ExitStatus() {
+	case exitFilter:
+		for _, line := range said {
+			if rest, ok := strings.CutPrefix(line, "Bad regex in "+rulesFile+": "); ok {
+				return badRegex(spec, rest)
+			}
+		}
+	case exitConfig:
+		e := &Error{Text: templateName(spec.TemplatePath) + ": tinyproxy refuses it" + quoted(said), Config: true,
+			Remedy: "see tinyproxy.conf(5) of the installed version"}
+		for _, line := range said {
+			if strings.Contains(line, "Could not open config file") {
+				return &Error{Text: "tinyproxy cannot read its configuration" + quoted(said),
+					Remedy: "every directory above the runtime directory must be searchable by everybody"}
+			}
+			if m := syntaxError.FindStringSubmatch(line); m != nil {
+				n, _ := strconv.Atoi(m[1])
+				e.Text = fmt.Sprintf("%s:%d: tinyproxy does not understand %q",
+					templateName(spec.TemplatePath), n, lineOf(spec.Config.Text, n))
+			}
+		}
+		return e
+	case exitListen:
+		return &Error{Text: fmt.Sprintf("tinyproxy cannot listen on %s%s", spec.Listen, quoted(said)),
+			Remedy: listenRemedy(spec.Listen)}
+	case 0:
+		return &Error{Text: "tinyproxy ended by itself with status 0" + quoted(said),
+			Remedy: "somebody sent it SIGTERM, or it is not tinyproxy"}
+	}
+	return &Error{Text: fmt.Sprintf("tinyproxy exited with status %d%s", status.ExitStatus(), quoted(said))}
+}
+
+// badRegex names the line of the user's file that the staged line comes from. rest is "line 4 - PATTERN",
+// or "PATTERN" from 1.10.
+func badRegex(spec Spec, rest string) *Error {
+	m := badPattern.FindStringSubmatch(rest)
+	pattern, where := m[2], spec.RulesPath
+	if n, err := strconv.Atoi(m[1]); err == nil && n >= 1 && n <= len(spec.Rules) {
+		where = fmt.Sprintf("%s:%d", spec.RulesPath, spec.Rules[n-1].Number)
+		pattern = spec.Rules[n-1].Text
+	} else {
+		for _, r := range spec.Rules {
+			if r.Text == pattern {
+				where = fmt.Sprintf("%s:%d", spec.RulesPath, r.Number)
+				break
+			}
+		}
+	}
+	kind := "basic"
+	if spec.Config.Filter.Extended {
+		kind = "extended"
+	}
+	return &Error{Text: fmt.Sprintf("%s: bad regex %q", where, pattern), Config: true,
+		Remedy: fmt.Sprintf("correct it; tinyproxy takes it for a POSIX %s regular expression, see regex(7)", kind)}
+}
+
+// lineOf returns line n of text, counted from 1.
+func lineOf(text string, n int) string {
+	lines := strings.Split(text, "\n")
+	if n < 1 || n > len(lines) {
+		return ""
+	}
+	return lines[n-1]
+}
+
+// quoted shows what tinyproxy said last.
+func quoted(said []string) string {
+	if len(said) == 0 {
+		return " and said nothing"
+	}
+	const enough = 200 // bytes of a line
+	parts := make([]string, len(said))
+	for i, line := range said {
+		parts[i] = strconv.Quote(line[:min(len(line), enough)])
+	}
+	return "; it said " + strings.Join(parts, ", ")
+}

@@ -1,0 +1,271 @@
+package tinyproxy
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// openRuntimeDir makes the runtime directory if need be and refuses one that others can write to.
+func openRuntimeDir(dir string) (*os.Root, error) {
+	remedy := "name another with --runtime-dir"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make runtime directory: %w (run as root, or %s)", err, remedy)
+	}
+	info, err := os.Lstat(dir)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("runtime directory: %w", err)
+	case !info.IsDir():
+		return nil, fmt.Errorf("runtime directory %s is not a directory (remove it, or %s)", dir, remedy)
+	case info.Mode().Perm()&0o022 != 0 || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()):
+		return nil, fmt.Errorf("runtime directory %s: others can write to it (chown root and chmod 755 it, or %s)",
+			dir, remedy)
+	}
+	// Proxies look up their files with a uid of their own, whatever the umask was.
+	if err := os.Chmod(dir, info.Mode().Perm()|0o555); err != nil {
+		return nil, fmt.Errorf("runtime directory: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("runtime directory: %w", err)
+	}
+	return root, nil
+}
+
+// ours reports whether info is of a directory that this package made: the group tells, since nobody else
+// uses these numbers. Everything below it is ours too.
+func ours(info fs.FileInfo) bool {
+	return info.IsDir() && isOurs(info.Sys().(*syscall.Stat_t).Gid)
+}
+
+// prepare makes the VM's directory and log and the link to it under the old path.
+func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
+	info, err := l.root.Lstat(spec.Name)
+	if err == nil && !ours(info) {
+		// Left by a daemon that died between Mkdir and Lchown it is empty, and goes.
+		if !info.IsDir() || l.root.Remove(spec.Name) != nil {
+			return nil, fmt.Errorf("%s is not ours (remove it, or rename the rule file)",
+				filepath.Join(l.options.RuntimeDir, spec.Name))
+		}
+	}
+	if err := makeDir(l.root, spec.Name, spec.UID); err != nil {
+		return nil, err
+	}
+	if err := l.linkCompat(spec.Name); err != nil {
+		l.options.Log.Warn("no link to the files of a VM under the old path", "vm", spec.Name, "err", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	log := l.logs[spec.Name]
+	if log == nil {
+		log = newVMLog(spec.Name, l.options.Log, l.options.OnRefused)
+		l.logs[spec.Name] = log
+	}
+	path := cmp.Or(spec.Config.LogFile, l.Paths(spec.Name, 0).LogFile)
+	if err := l.pointTo(spec.Name, "log", path); err != nil {
+		return nil, err
+	}
+	// A log that cannot be written is no reason to be without a proxy: the log complains and drops.
+	log.open(spec.Addr, path)
+	return log, nil
+}
+
+// pointTo makes NAME/file lead to path, where the template wants that file elsewhere, and takes a symlink
+// to elsewhere away otherwise.
+func (l *Launcher) pointTo(vm, file, path string) error {
+	name := filepath.Join(vm, file)
+	if path != filepath.Join(l.options.RuntimeDir, name) {
+		return replaceLink(l.root, path, name)
+	}
+	if _, err := l.root.Readlink(name); err == nil {
+		return l.root.Remove(name)
+	}
+	return nil
+}
+
+// makeDir makes a directory that the group gid may enter and read, or gives it to that group.
+func makeDir(root *os.Root, name string, gid uint32) error {
+	if err := root.Mkdir(name, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := root.Lchown(name, 0, int(gid)); err != nil {
+		return err
+	}
+	return root.Chmod(name, 0o750)
+}
+
+// stage writes what the proxy reads.
+func (l *Launcher) stage(spec Spec) error {
+	l.unstage(spec)
+	dir := portDir(spec)
+	if err := makeDir(l.root, dir, spec.UID); err != nil {
+		return err
+	}
+	if err := writeFile(l.root, filepath.Join(dir, "config"), spec.Config.Text, spec.UID); err != nil {
+		return err
+	}
+	var rules strings.Builder
+	for _, r := range spec.Rules {
+		rules.WriteString(r.Text + "\n")
+	}
+	return writeFile(l.root, filepath.Join(dir, "rules"), rules.String(), spec.UID)
+}
+
+func portDir(spec Spec) string {
+	return filepath.Join(spec.Name, strconv.Itoa(int(spec.Listen.Port())))
+}
+
+// unstage removes what stage wrote.
+func (l *Launcher) unstage(spec Spec) {
+	if err := l.root.RemoveAll(portDir(spec)); err != nil {
+		l.options.Log.Warn("files of an ended proxy stay", "vm", spec.Name, "port", spec.Listen.Port(), "err", err)
+	}
+}
+
+// writeFile makes a new file; one of that name must not exist.
+func writeFile(root *os.Root, name, content string, gid uint32) (err error) {
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := errors.Join(f.Chown(0, int(gid)), f.Chmod(0o640)); err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	return err
+}
+
+// replaceLink makes name a symlink to target in one step, whatever it was.
+func replaceLink(root *os.Root, target, name string) error {
+	if old, err := root.Readlink(name); err == nil && old == target {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(name), ".link") // no VM's name begins with a dot
+	_ = root.Remove(tmp)
+	if err := root.Symlink(target, tmp); err != nil {
+		return err
+	}
+	return root.Rename(tmp, name)
+}
+
+// Current records that p serves its VM from now on: RUNTIME/NAME/config and the pid file show it until it
+// ends or another proxy is recorded.
+func (l *Launcher) Current(p *Proxy) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.proxies[p] {
+		return fmt.Errorf("proxy for %s: ended already", p.Spec.Name)
+	}
+	l.current[p.Spec.Name] = p
+	config := filepath.Join(strconv.Itoa(int(p.Spec.Listen.Port())), "config")
+	if err := replaceLink(l.root, config, filepath.Join(p.Spec.Name, "config")); err != nil {
+		return fmt.Errorf("show the configuration of %s: %w", p.Spec.Name, err)
+	}
+	if err := l.writePid(p); err != nil {
+		return fmt.Errorf("write the pid file of %s: %w", p.Spec.Name, err)
+	}
+	return nil
+}
+
+// writePid writes the pid file where the template wants one, as tinyproxy would have done.
+func (l *Launcher) writePid(p *Proxy) error {
+	path := p.Spec.Config.PidFile
+	if path == "" {
+		return nil
+	}
+	dir, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	tmp := "." + filepath.Base(path) + ".vifproxy"
+	_ = dir.Remove(tmp)
+	if err := writeFile(dir, tmp, fmt.Sprintf("%d\n", p.PID), p.Spec.UID); err != nil {
+		return err
+	}
+	if err := dir.Rename(tmp, filepath.Base(path)); err != nil {
+		return err
+	}
+	if p.pidFile, err = dir.Lstat(filepath.Base(path)); err != nil {
+		return err
+	}
+	return l.pointTo(p.Spec.Name, "pid", path)
+}
+
+// ended takes a proxy that has ended out of the books and its files away.
+func (l *Launcher) ended(p *Proxy) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.proxies, p)
+	if name := p.Spec.Name; l.current[name] == p {
+		delete(l.current, name)
+		_ = l.root.Remove(filepath.Join(name, "config"))
+		if info, err := os.Lstat(p.Spec.Config.PidFile); err == nil && os.SameFile(info, p.pidFile) {
+			_ = os.Remove(p.Spec.Config.PidFile)
+		}
+		_ = l.root.Remove(filepath.Join(name, "pid"))
+	}
+	l.unstage(p.Spec)
+}
+
+// linkCompat makes CompatDir/NAME lead to the VM's directory. What is there and not ours stays.
+func (l *Launcher) linkCompat(name string) error {
+	if l.options.CompatDir == "" {
+		return nil
+	}
+	// Each time: the directory may be another service's RuntimeDirectory, and go away with it.
+	if err := os.MkdirAll(l.options.CompatDir, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.OpenRoot(l.options.CompatDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	target := filepath.Join(l.options.RuntimeDir, name)
+	if _, err := dir.Lstat(name); err == nil {
+		if old, _ := dir.Readlink(name); old != target {
+			return fmt.Errorf("%s exists (remove it)", filepath.Join(l.options.CompatDir, name))
+		}
+		return nil
+	}
+	return dir.Symlink(target, name)
+}
+
+// clean removes every directory and link that is ours.
+func (l *Launcher) clean() error {
+	entries, err := os.ReadDir(l.options.RuntimeDir)
+	if err != nil {
+		return fmt.Errorf("clean the runtime directory: %w", err)
+	}
+	for _, e := range entries {
+		if info, err := l.root.Lstat(e.Name()); err == nil && ours(info) {
+			if err := l.root.RemoveAll(e.Name()); err != nil {
+				return fmt.Errorf("clean the runtime directory: %w", err)
+			}
+		}
+	}
+	if l.options.CompatDir == "" {
+		return nil
+	}
+	dir, err := os.OpenRoot(l.options.CompatDir)
+	if err != nil {
+		return nil // there is none, so there is nothing of ours in it
+	}
+	defer dir.Close()
+	entries, _ = os.ReadDir(l.options.CompatDir)
+	for _, e := range entries {
+		if target, err := dir.Readlink(e.Name()); err == nil && filepath.Dir(target) == l.options.RuntimeDir {
+			_ = dir.Remove(e.Name())
+		}
+	}
+	return nil
+}

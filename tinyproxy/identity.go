@@ -1,0 +1,45 @@
+package tinyproxy
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// Every proxy has a uid of its own, and a gid of the same number, so that no two proxies can touch one
+// another, the firewall can fence what each may reach, and leftovers of an earlier run are known for what
+// they are. systemd leaves this range unused (https://systemd.io/UIDS-GIDS: its container range ends
+// at 0x6fffffff, the next one begins at 0x7ffe0000).
+const (
+	firstUID = 0x70000000 // 10.0.0.0/8: by the low 24 bits of the address
+	otherUID = 0x71000000 // any other address: next free number
+	lastUID  = 0x71ffffff
+)
+
+// isOurs reports whether a uid or gid lies in the range of the proxies.
+func isOurs(id uint32) bool { return firstUID <= id && id <= lastUID }
+
+// Identities gives uids to AppVMs. The zero value is ready; safe for concurrent use.
+type Identities struct {
+	mu    sync.Mutex
+	other map[netip.Addr]uint32
+}
+
+// UID returns the uid, and gid, of the proxies of the AppVM with this IPv4 address. It is the same for the
+// life of i; for an address in 10.0.0.0/8, where all AppVMs of Qubes are, always and everywhere.
+func (i *Identities) UID(addr netip.Addr) uint32 {
+	addr = addr.Unmap()
+	if b := addr.As4(); b[0] == 10 {
+		return firstUID | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	uid, ok := i.other[addr]
+	if !ok {
+		if i.other == nil {
+			i.other = make(map[netip.Addr]uint32)
+		}
+		uid = otherUID + uint32(len(i.other))
+		i.other[addr] = uid
+	}
+	return uid
+}

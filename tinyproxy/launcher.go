@@ -1,0 +1,269 @@
+// Package tinyproxy runs tinyproxy processes, one or more for an AppVM, and is the only place that knows
+// tinyproxy: its configuration syntax, its exit statuses, its log lines.
+//
+// A proxy is one process that never changes its mind: configuration and rules are written to a directory
+// of their own, the process starts under a uid of its own, and it counts as started when the kernel says
+// that it listens and handles signals. Other rules mean another process on another port, since tinyproxy's
+// own reload crashes under load; that process's start is the check of the new rules. Whoever calls decides
+// which of several processes an AppVM reaches.
+//
+// Nothing outlives the daemon. Proxies are children with a parent-death signal, which the kernel sends
+// when the thread that forked ends and not the process (prctl(2)), so all forking is done by a few threads
+// that live as long as the Launcher; what a proxy forked in its turn is found by Reap, by uid, at the next
+// start.
+//
+// Files, all made by this package and removed by it, readable for root and what a proxy reads for its gid:
+//
+//	RUNTIME/NAME/61000/config  what tinyproxy runs with, while it runs
+//	RUNTIME/NAME/61000/rules   what it reads as its filter: our copy, never the user's file
+//	RUNTIME/NAME/config        symlink to the config of the process that serves the AppVM now
+//	RUNTIME/NAME/pid           its pid, where the template has PidFile
+//	RUNTIME/NAME/log, log.1    what the processes say; stays readable until Close, also when the VM has left
+package tinyproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// starters is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
+// few keep a slow disk from holding up every start behind one.
+const starters = 4
+
+// Options are what a Launcher needs to know.
+type Options struct {
+	RuntimeDir string        // made if missing; nobody but us writes there
+	CompatDir  string        // where a symlink NAME leads to RuntimeDir/NAME; "" for none
+	Log        *slog.Logger  // what no caller is told: trouble with logs and links
+	OnRefused  func(Refused) // called for refused requests, few a second; must not block; may be nil
+}
+
+// Launcher starts proxies and owns their runtime directory. Safe for concurrent use, except that
+// the proxies of one VM are started one after the other.
+type Launcher struct {
+	options Options
+	root    *os.Root // RuntimeDir
+	null    *os.File
+
+	forks    chan func()   // to the starter threads
+	quit     chan struct{} // closed: starter threads end
+	starters sync.WaitGroup
+
+	mu      sync.Mutex
+	proxies map[*Proxy]bool
+	current map[string]*Proxy // by VM name: the one that RUNTIME/NAME/config shows
+	logs    map[string]*vmLog // by VM name
+}
+
+// Line is one pattern of a rule file.
+type Line struct {
+	Text   string // as tinyproxy shall read it
+	Number int    // of the line in the user's file that it comes from, for messages
+}
+
+// Spec is everything that decides what a proxy does.
+type Spec struct {
+	Name   string         // of the AppVM
+	Addr   netip.Addr     // of the AppVM
+	Listen netip.AddrPort // IPv4; the proxy must be configured to listen there
+	UID    uint32         // from Identities
+	Config Config
+	Rules  []Line
+
+	RulesPath    string // the user's rule file, for messages
+	TemplatePath string // the user's template, for messages; "" for the built-in one
+}
+
+// Paths are the files of a proxy as its template has to name them.
+type Paths struct{ LogFile, PidFile, RulesFile string }
+
+// NewLauncher prepares the runtime directory and starts the threads that fork. Close ends them.
+func NewLauncher(o Options) (*Launcher, error) {
+	dir, err := filepath.Abs(o.RuntimeDir)
+	if err != nil {
+		return nil, fmt.Errorf("runtime directory: %w", err)
+	}
+	o.RuntimeDir = dir
+	root, err := openRuntimeDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		root.Close()
+		return nil, fmt.Errorf("standard input for proxies: %w", err)
+	}
+	closeOnExec()
+	l := &Launcher{
+		options: o, root: root, null: null,
+		forks: make(chan func()), quit: make(chan struct{}),
+		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), logs: make(map[string]*vmLog),
+	}
+	for range starters {
+		l.starters.Go(l.fork)
+	}
+	return l, nil
+}
+
+// fork runs what Start hands it on a thread that ends only with the Launcher.
+func (l *Launcher) fork() {
+	runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+	for {
+		select {
+		case f := <-l.forks:
+			f()
+		case <-l.quit:
+			return
+		}
+	}
+}
+
+// closeOnExec keeps what our own parent left open (sockets of systemd, a shell's files) from the proxies.
+// What Go opens has the flag from the start.
+func closeOnExec() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // no /proc, no processes to reap either: NewLauncher's caller hears of it from Reap
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+// Paths returns the files of a proxy for the named VM that listens on port.
+func (l *Launcher) Paths(name string, port uint16) Paths {
+	dir := filepath.Join(l.options.RuntimeDir, name)
+	return Paths{
+		LogFile:   filepath.Join(dir, "log"),
+		PidFile:   filepath.Join(dir, "pid"),
+		RulesFile: filepath.Join(dir, strconv.Itoa(int(port)), "rules"),
+	}
+}
+
+// Start runs binary as spec says and returns when it serves, or when ctx ends. An error is an *Error;
+// after it nothing of the attempt is left but what it wrote to the VM's log.
+func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy, error) {
+	fail := func(e *Error) (*Proxy, error) {
+		e.Doing, e.VM, e.Addr = "start proxy", spec.Name, spec.Addr
+		return nil, e
+	}
+	if e := l.check(spec); e != nil {
+		return fail(e)
+	}
+	if _, err := Identify(binary); err != nil {
+		return fail(&Error{Err: err})
+	}
+	if e := portFree(spec.Listen); e != nil {
+		return fail(e)
+	}
+	log, err := l.prepare(spec)
+	if err == nil {
+		err = l.stage(spec)
+	}
+	if err != nil {
+		l.unstage(spec)
+		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
+	}
+	p, err := l.spawn(binary, spec, log)
+	if err != nil {
+		l.unstage(spec)
+		return fail(&Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err,
+			Remedy: execRemedy(err)})
+	}
+	if e := p.awaitReady(ctx); e != nil {
+		p.Kill()
+		return fail(e)
+	}
+	return p, nil
+}
+
+// check refuses a Spec that would run something other than it says.
+func (l *Launcher) check(spec Spec) *Error {
+	c, path := spec.Config, l.Paths(spec.Name, spec.Listen.Port()).RulesFile
+	wrong := func(text, remedy string) *Error {
+		return &Error{Text: templateName(spec.TemplatePath) + ": " + text, Remedy: remedy, Config: true}
+	}
+	switch {
+	case filepath.Base(spec.Name) != spec.Name || strings.HasPrefix(spec.Name, "."):
+		return &Error{Text: "no file can have that name", Config: true, Remedy: "rename the rule file"}
+	case !spec.Listen.Addr().Is4() || !isOurs(spec.UID):
+		return &Error{Text: fmt.Sprintf("cannot listen on %s as uid %d", spec.Listen, spec.UID)}
+	case c.Port != spec.Listen.Port():
+		return wrong(fmt.Sprintf("its Port is %d, not %d", c.Port, spec.Listen.Port()),
+			`write "Port {port}", and no other Port`)
+	case !slices.Contains(c.Listen, spec.Listen.Addr()):
+		return wrong("it does not Listen on "+spec.Listen.Addr().String(), `write "Listen {bind_ip}"`)
+	case c.RulesFile != path:
+		return wrong(fmt.Sprintf("its Filter is %q, not the rules of the VM", c.RulesFile),
+			`write Filter "{rules_file}", and no other Filter`)
+	}
+	for _, r := range spec.Rules {
+		if strings.ContainsAny(r.Text, "\n\x00") {
+			return &Error{Text: fmt.Sprintf("%s:%d: line break or NUL in %q", spec.RulesPath, r.Number, r.Text),
+				Remedy: "remove it", Config: true}
+		}
+	}
+	return nil
+}
+
+// storageRemedy says what to do about an error of the file system under the runtime directory.
+func (l *Launcher) storageRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Sprintf("free space on the file system of %s; see df", l.options.RuntimeDir)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
+		return fmt.Sprintf("run as root, with %s writable", l.options.RuntimeDir)
+	}
+	return ""
+}
+
+// Close kills the proxies that still run, ends the starter threads and removes what is ours from the
+// runtime directory, logs included. No other call may be under way or follow.
+func (l *Launcher) Close() {
+	l.mu.Lock()
+	running := slices.Collect(maps.Keys(l.proxies))
+	l.mu.Unlock()
+	for _, p := range running {
+		p.end(unix.SIGKILL)
+	}
+	for _, p := range running {
+		<-p.done
+	}
+	close(l.quit)
+	l.starters.Wait()
+	for name := range l.logs {
+		l.Forget(name)
+	}
+	if err := l.clean(); err != nil {
+		l.options.Log.Warn("runtime directory not clean", "err", err)
+	}
+	l.null.Close()
+	l.root.Close()
+}
+
+// Forget is told that a VM has no proxy any more and none is wanted: its log is closed. The log file stays,
+// for a person to read, until the daemon stops or the VM is back.
+func (l *Launcher) Forget(name string) {
+	l.mu.Lock()
+	log := l.logs[name]
+	delete(l.logs, name)
+	l.mu.Unlock()
+	if log != nil {
+		log.close()
+	}
+}

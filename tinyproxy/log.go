@@ -1,0 +1,240 @@
+package tinyproxy
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/time/rate"
+)
+
+// Most of what a proxy says is what its AppVM made it say, so all of it is limited: a line, the file, and
+// what a VM can add to it in the long run. An AppVM that tries needs half an hour to push out what was
+// logged before; a person's browsing fits into the burst many times over.
+const (
+	maxLine  = 1024    // bytes; tinyproxy itself stops at 799
+	maxLog   = 1 << 20 // bytes; and as much again in log.1
+	logBurst = 256 << 10
+	logRate  = 1 << 10 // bytes a second
+
+	refusedBurst = 20 // reports, to the journal in the end
+	refusedRate  = 1  // reports a second
+)
+
+// vmLog is the log of a VM: all its proxies write to it, and none can stop because of it.
+type vmLog struct {
+	vm        string
+	addr      netip.Addr
+	log       *slog.Logger
+	onRefused func(Refused)
+
+	mu      sync.Mutex
+	path    string
+	file    *os.File // nil while it cannot be opened
+	size    int64
+	lines   *rate.Limiter
+	dropped int
+	ill     bool // trouble with the file has been reported
+
+	refused    *rate.Limiter
+	unreported int
+}
+
+func newVMLog(vm string, log *slog.Logger, onRefused func(Refused)) *vmLog {
+	return &vmLog{vm: vm, log: log, onRefused: onRefused,
+		lines:   rate.NewLimiter(logRate, logBurst),
+		refused: rate.NewLimiter(refusedRate, refusedBurst)}
+}
+
+// open makes the log, of the VM with this address now, write to path. A file that cannot be written is reported once, to slog,
+// and tried again with every line; the lines meanwhile are dropped.
+func (v *vmLog) open(addr netip.Addr, path string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.addr = addr
+	if v.path == path && v.file != nil {
+		return
+	}
+	v.shut()
+	v.path, v.ill = path, false
+	v.report(v.reopen())
+}
+
+// reopen opens the file, to append. It follows no link and writes to nothing but a regular file: the path
+// is the template's, and may lie where others can write.
+func (v *vmLog) reopen() error {
+	// Nonblocking, since opening a FIFO would wait for its reader.
+	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	file, err := os.OpenFile(v.path, flags, 0o640)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("log file %s is not a regular file (remove it)", v.path)
+	}
+	if err != nil {
+		file.Close()
+		return err
+	}
+	v.file, v.size = file, info.Size()
+	return nil
+}
+
+// report tells of trouble with the file, once until it is well again.
+func (v *vmLog) report(err error) {
+	if err != nil && !v.ill {
+		v.log.Warn("log of a proxy cannot be written, its lines are dropped", "vm", v.vm, "err", err)
+	}
+	v.ill = err != nil
+}
+
+// drain reads what a proxy says until the end of its output. It never stops reading before: tinyproxy would
+// block on a full pipe.
+func (v *vmLog) drain(output io.Reader, said *tail) {
+	in := bufio.NewReaderSize(output, maxLine)
+	for {
+		line, more, err := in.ReadLine()
+		if err != nil {
+			return
+		}
+		said.add(line)
+		v.line(line)
+		for more && err == nil { // the rest of a line that is too long
+			_, more, err = in.ReadLine()
+		}
+	}
+}
+
+// line reports a refused request and logs the line, both within their limits.
+func (v *vmLog) line(raw []byte) {
+	if host, ok := refusedHost(raw); ok {
+		v.refuse(host)
+	}
+	text := printable(raw) + "\n"
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.lines.AllowN(time.Now(), len(text)) {
+		v.dropped++
+		return
+	}
+	v.tellDropped()
+	v.write(text)
+}
+
+func (v *vmLog) refuse(host string) {
+	if v.onRefused == nil {
+		return
+	}
+	v.mu.Lock()
+	event := Refused{VM: v.vm, Addr: v.addr, Host: host, Dropped: v.unreported}
+	allowed := v.refused.Allow()
+	if allowed {
+		v.unreported = 0
+	} else {
+		v.unreported++
+	}
+	v.mu.Unlock()
+	if allowed {
+		v.onRefused(event)
+	}
+}
+
+func (v *vmLog) tellDropped() {
+	if n := v.dropped; n > 0 {
+		v.dropped = 0
+		v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
+	}
+}
+
+// write appends text, after making room. The caller holds v.mu.
+func (v *vmLog) write(text string) {
+	var err error
+	if v.file != nil && v.size+int64(len(text)) > maxLog {
+		if err = os.Rename(v.path, v.path+".1"); err == nil {
+			v.shut()
+		}
+	}
+	if v.file == nil && err == nil {
+		err = v.reopen()
+	}
+	if err == nil {
+		var n int
+		n, err = v.file.WriteString(text)
+		v.size += int64(n)
+	}
+	if err != nil {
+		v.dropped++
+	}
+	v.report(err)
+}
+
+func (v *vmLog) shut() {
+	if v.file != nil {
+		v.file.Close()
+		v.file = nil
+	}
+}
+
+// close is called when no proxy of the VM runs any more.
+func (v *vmLog) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tellDropped()
+	v.shut()
+}
+
+// printable shows a line as text that does nothing to a terminal.
+func printable(raw []byte) string {
+	if !bytes.ContainsFunc(raw, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return string(raw) // nearly every line
+	}
+	var b strings.Builder
+	for len(raw) > 0 {
+		r, n := utf8.DecodeRune(raw)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, raw[0])
+		case strconv.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+		}
+		raw = raw[n:]
+	}
+	return b.String()
+}
+
+// tail remembers the last lines of a process, for the message about its end.
+type tail struct {
+	mu   sync.Mutex
+	last []string
+}
+
+func (t *tail) add(line []byte) {
+	const keep = 5
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.last) == keep {
+		t.last = append(t.last[:0], t.last[1:]...)
+	}
+	t.last = append(t.last, string(line))
+}
+
+func (t *tail) lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.last)
+}

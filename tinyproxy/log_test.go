@@ -1,0 +1,231 @@
+package tinyproxy
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
+
+func TestRefusedHost(t *testing.T) {
+	const request = "CONNECT   Nov 23 07:31:08.180 [1]: Request (file descriptor 4): "
+	long := strings.Repeat("a", 700)
+	for _, c := range []struct{ line, want string }{
+		{fmt.Sprintf(refusedLine, "example.org"), "example.org"},
+		{`NOTICE    Nov  3 07:31:08 [1]: Proxying refused on filtered url "http://a/?b"`, "http://a/?b"}, // 1.10
+		{fmt.Sprintf(refusedLine, `a" "b"`), `a" "b"`},
+		{fmt.Sprintf(refusedLine, "\x1b[2J\r\xff"), "\x1b[2J\r\xff"},
+		{fmt.Sprintf(refusedLine, ""), ""},
+		{strings.TrimSuffix(fmt.Sprintf(refusedLine, long), `"`), long[:255]}, // cut by tinyproxy
+		{" " + fmt.Sprintf(refusedLine, "forged"), "-"},
+		{request + fmt.Sprintf(refusedLine, "forged"), "-"},
+		{"NOTICE    Nov 23 07:31:08.180 [1]: " + fmt.Sprintf(refusedLine, "forged"), "-"},
+		{"", "-"},
+	} {
+		got, ok := refusedHost([]byte(c.line))
+		if !ok {
+			got = "-"
+		}
+		if got != c.want {
+			t.Errorf("%q: %q, want %q", c.line, got, c.want)
+		}
+	}
+}
+
+func FuzzLogLine(f *testing.F) {
+	f.Add([]byte(fmt.Sprintf(refusedLine, "example.org")))
+	f.Add([]byte(fmt.Sprintf(refusedLine, "\x1b\"\r")))
+	f.Add([]byte("\xff\x00\u202e"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		host, ok := refusedHost(line)
+		if len(host) > maxHost || ok && !bytes.Contains(line, []byte(host)) {
+			t.Errorf("host %q", host)
+		}
+		shown := printable(line)
+		active := func(r rune) bool { return r < ' ' || 0x7f <= r && r < 0xa0 || r == '\u202e' }
+		if strings.ContainsFunc(shown, active) {
+			t.Errorf("%q is shown as %q", line, shown)
+		}
+		if printable([]byte(shown)) != shown {
+			t.Errorf("%q does not stay", shown)
+		}
+	})
+}
+
+func newTestLog(t *testing.T, onRefused func(Refused)) (*vmLog, string) {
+	path := filepath.Join(t.TempDir(), "log")
+	v := newVMLog("social", slog.New(slog.DiscardHandler), onRefused)
+	v.open(netip.MustParseAddr("10.137.0.9"), path)
+	return v, path
+}
+
+func TestHostileLines(t *testing.T) {
+	v, path := newTestLog(t, nil)
+	in := io.MultiReader(strings.NewReader("plain\n\x1b[31mred\x00\t\xfe \u202eevil é\r\n\n"),
+		io.LimitReader(&endless{'x'}, 5<<20), strings.NewReader("\nafter\nno newline at the end"))
+	var said tail
+	v.drain(in, &said)
+	v.close()
+	want := "plain\n\\x1b[31mred\\x00\\t\\xfe \\u202eevil é\n\n" + strings.Repeat("x", maxLine) +
+		"\nafter\nno newline at the end\n"
+	if got := read(t, path); got != want {
+		t.Errorf("%.200q", got)
+	}
+	if got := said.lines(); len(got) != 5 || got[4] != "no newline at the end" {
+		t.Errorf("tail %.100q", got)
+	}
+}
+
+type endless struct{ b byte }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = e.b
+	}
+	return len(p), nil
+}
+
+// TestFlood has an AppVM make hundreds of requests a second for a quarter of an hour.
+func TestFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reported, told int
+		v, path := newTestLog(t, func(r Refused) {
+			if r.Host != "example.org" || r.VM != "social" || r.Addr.String() != "10.137.0.9" {
+				t.Fatalf("%+v", r)
+			}
+			reported++
+			told += 1 + r.Dropped
+		})
+		v.line([]byte("first"))
+		line := fmt.Appendf(nil, refusedLine, "example.org")
+		const requests, seconds = 225_000, 900
+		for range seconds {
+			for range requests / seconds {
+				v.line(line)
+			}
+			time.Sleep(time.Second)
+		}
+		if reported > refusedBurst+refusedRate*seconds || told < requests*9/10 {
+			t.Errorf("%d reports of %d refusals", reported, told)
+		}
+		v.line([]byte("last"))
+		got := read(t, path+".1") + read(t, path)
+		if !strings.HasPrefix(got, "first\n") ||
+			!strings.HasSuffix(got, " lines dropped here\nlast\n") {
+			t.Errorf("log is %d bytes, %.100q…", len(got), got)
+		}
+		v.close()
+	})
+}
+
+func TestRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, path := newTestLog(t, nil)
+		for i := range 5000 {
+			v.line(fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", 1000)))
+			time.Sleep(time.Second)
+		}
+		v.close()
+		for _, p := range []string{path, path + ".1"} {
+			if info, err := os.Stat(p); err != nil || info.Size() > maxLog || info.Size() < maxLog/10 {
+				t.Errorf("%s: %v, %v", p, info, err)
+			}
+		}
+		if got := tree(t, filepath.Dir(path)); got != "log log.1" {
+			t.Errorf("files %s", got)
+		}
+		v, _ = newTestLog(t, nil)
+		v.open(netip.MustParseAddr("10.137.0.9"), path)
+		v.line([]byte("again"))
+		if got := read(t, path); !strings.Contains(got, "4999 ") || !strings.HasSuffix(got, "\nagain\n") {
+			t.Error("a log that is opened again is not continued")
+		}
+		v.close()
+	})
+}
+
+// TestBadLogFiles writes to nothing but regular files, complains once, and recovers.
+func TestBadLogFiles(t *testing.T) {
+	dir := t.TempDir()
+	victim := filepath.Join(dir, "victim")
+	path := filepath.Join(dir, "log")
+	for name, make := range map[string]func() error{
+		"symlink":   func() error { return os.Symlink("victim", path) },
+		"FIFO":      func() error { return syscall.Mkfifo(path, 0o600) },
+		"directory": func() error { return os.Mkdir(path, 0o700) },
+	} {
+		if err := os.WriteFile(victim, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		var complaints bytes.Buffer
+		v := newVMLog("social", slog.New(slog.NewTextHandler(&complaints, nil)), nil)
+		v.open(netip.MustParseAddr("10.137.0.9"), path)
+		v.line([]byte("one"))
+		v.line([]byte("two"))
+		n := strings.Count(complaints.String(), "log of a proxy cannot be written")
+		if n != 1 || read(t, victim) != "" {
+			t.Errorf("%s: victim %q, %s", name, read(t, victim), complaints.String())
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		v.line([]byte("three"))
+		v.line([]byte("four"))
+		if got := read(t, path); got != "vifproxyd: 2 lines dropped here\nthree\nfour\n" {
+			t.Errorf("%s: %q", name, got)
+		}
+		v.close()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHostileClient has the real tinyproxy log what an AppVM sends.
+func TestHostileClient(t *testing.T) {
+	var mu sync.Mutex
+	var hosts []string
+	l := newLauncher(t, func(o *Options) {
+		o.OnRefused = func(r Refused) {
+			mu.Lock()
+			defer mu.Unlock()
+			hosts = append(hosts, r.Host)
+		}
+	})
+	spec := newSpec(l, "social", 61000)
+	p := start(t, l, realBinary, spec)
+	forged := strings.TrimPrefix(fmt.Sprintf(refusedLine, "forged"), "NOTICE")
+	for _, text := range []string{
+		"CONNECT a\x1b[2Jb\"c:443 HTTP/1.1\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\r\n NOTICE" + forged + "\r\n\r\n", // a folded header
+		"GET http://" + strings.Repeat("l", 2000) + "/ HTTP/1.1\r\n\r\n",
+	} {
+		request(t, spec.Listen, text)
+	}
+	p.Kill()
+	want := []string{"a\x1b[2Jb\"c", "x", strings.Repeat("l", 255)}
+	mu.Lock()
+	defer mu.Unlock()
+	if fmt.Sprintf("%q", hosts) != fmt.Sprintf("%q", want) {
+		t.Errorf("hosts %q", hosts)
+	}
+	log := read(t, l.options.RuntimeDir, "social/log")
+	if strings.ContainsAny(log, "\x1b\r") || !strings.Contains(log, `a\x1b[2Jb"c`) ||
+		!strings.Contains(log, "\n NOTICE ") { // the forged line, known by its blank
+		t.Errorf("log %q", log)
+	}
+}

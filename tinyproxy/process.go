@@ -1,0 +1,178 @@
+package tinyproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// environment is all that a proxy inherits: nothing of systemd's (NOTIFY_SOCKET, LISTEN_FDS, …), nothing
+// that steers the C library.
+var environment = []string{"PATH=/usr/bin:/bin"}
+
+// Proxy is one tinyproxy process. One goroutine owns it from fork to Done.
+type Proxy struct {
+	Spec Spec
+	PID  int // also of the process group and the session, which are its own
+
+	launcher *Launcher
+	pidFile  os.FileInfo // what Current wrote; guarded by launcher.mu
+	said     *tail
+	done     chan struct{}
+	err      error // why it ended; written before done is closed
+
+	mu      sync.Mutex
+	reaped  bool // PID may belong to somebody else
+	stopped bool // we asked for the end
+}
+
+// Done is closed when the process and everything in its process group is gone and its files are removed.
+func (p *Proxy) Done() <-chan struct{} { return p.done }
+
+// Err says, after Done, why the proxy ended: nil if Stop or Kill was called, else an *Error.
+func (p *Proxy) Err() error {
+	<-p.done
+	return p.err
+}
+
+// Stop asks the proxy to end, kills it when it still runs after grace, and returns when Done is closed.
+// tinyproxy cuts its connections on SIGTERM too; it needs 10 to 80 ms for that.
+func (p *Proxy) Stop(grace time.Duration) {
+	p.end(unix.SIGTERM)
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+	case <-timer.C:
+		p.Kill()
+	}
+}
+
+// Kill ends the proxy and its connections at once and returns when Done is closed, which can take up to a
+// second after the process has ended if something has left its group.
+func (p *Proxy) Kill() {
+	p.end(unix.SIGKILL)
+	<-p.done
+}
+
+// end signals the whole group: 1.10 serves its clients from processes that it forked.
+func (p *Proxy) end(sig unix.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		p.stopped = true
+		_ = unix.Kill(-p.PID, sig)
+	}
+}
+
+// spawn forks and executes. The caller has staged the files.
+func (l *Launcher) spawn(binary string, spec Spec, log *vmLog) (*Proxy, error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	// Nonblocking on our side only, so that Go's poller waits for output and no thread does.
+	_ = unix.SetNonblock(pipe[0], true)
+	output := os.NewFile(uintptr(pipe[0]), "output of "+spec.Name)
+	pidfd := -1
+	attr := &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   environment,
+		Files: []uintptr{l.null.Fd(), uintptr(pipe[1]), uintptr(pipe[1])},
+		Sys: &syscall.SysProcAttr{
+			Setsid:     true,
+			Credential: &syscall.Credential{Uid: spec.UID, Gid: spec.UID},
+			Pdeathsig:  unix.SIGKILL,
+			PidFD:      &pidfd,
+		},
+	}
+	config := filepath.Join(l.options.RuntimeDir, portDir(spec), "config")
+	pid, err := l.forkExec(binary, []string{binary, "-d", "-c", config}, attr)
+	unix.Close(pipe[1])
+	if err != nil {
+		output.Close()
+		return nil, err
+	}
+	_ = unix.SetNonblock(pidfd, true)
+	p := &Proxy{Spec: spec, PID: pid, launcher: l, said: new(tail), done: make(chan struct{})}
+	l.mu.Lock()
+	l.proxies[p] = true
+	l.mu.Unlock()
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		log.drain(output, p.said)
+	}()
+	go p.own(os.NewFile(uintptr(pidfd), "pidfd of "+spec.Name), output, drained)
+	return p, nil
+}
+
+// forkExec does it on a thread that lives as long as the Launcher.
+func (l *Launcher) forkExec(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+	done := make(chan struct{})
+	fork := func() {
+		pid, err = syscall.ForkExec(path, argv, attr)
+		close(done)
+	}
+	select {
+	case l.forks <- fork:
+		<-done
+		return pid, err
+	case <-l.quit:
+		return 0, errors.New("launcher closed")
+	}
+}
+
+// own waits for the end of the process and cleans up behind it.
+func (p *Proxy) own(pidfd, output *os.File, drained <-chan struct{}) {
+	if err := awaitDeath(context.Background(), pidfd); err != nil {
+		p.launcher.options.Log.Error("pidfd cannot be waited for", "vm", p.Spec.Name, "pid", p.PID, "err", err)
+	}
+	p.mu.Lock()
+	// The process is a zombie until Wait4, so its number, which is the group's, belongs to nobody else.
+	_ = unix.Kill(-p.PID, unix.SIGKILL)
+	var status syscall.WaitStatus
+	_, err := syscall.Wait4(p.PID, &status, 0, nil)
+	p.reaped = true
+	stopped := p.stopped
+	p.mu.Unlock()
+	pidfd.Close()
+
+	// What the process forked and the signal killed ends in its own time, and is not ours to wait for. The
+	// end of the pipe says that all of it is dead, unless something has left the group and holds it open.
+	_ = output.SetReadDeadline(time.Now().Add(time.Second))
+	<-drained
+	output.Close()
+	// An init that is slow to reap leaves zombies, which hold nothing.
+	for range 50 {
+		if errors.Is(unix.Kill(-p.PID, 0), unix.ESRCH) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+
+	p.launcher.ended(p)
+	if !stopped {
+		p.err = p.explain(status, err)
+	}
+	close(p.done)
+}
+
+// explain makes an error of the way a running proxy ended.
+func (p *Proxy) explain(status syscall.WaitStatus, waitErr error) *Error {
+	var e *Error
+	if waitErr != nil { // somebody else in this process waited for our child
+		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) ended, nobody knows how", p.PID), Err: waitErr}
+	} else {
+		e = explain(p.Spec, p.launcher.Paths(p.Spec.Name, p.Spec.Listen.Port()).RulesFile, status, p.said.lines())
+	}
+	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr
+	return e
+}
