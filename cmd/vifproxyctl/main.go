@@ -1,0 +1,203 @@
+// Vifproxyctl shows and steers what vifproxyd does. All it knows it asks the daemon; see package control.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"vifproxy/control"
+)
+
+// version is set by the linker: -ldflags '-X main.version=…'.
+var version string
+
+// Exit statuses.
+const (
+	exitFailed = 1 + iota // the daemon refused, or a VM is in trouble
+	exitUsage
+	exitNotRunning
+	exitPermission
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// call is one invocation, parsed.
+type call struct {
+	socket string
+	json   bool
+	names  []string
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	err := invoke(args, stdout, stderr)
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, errTrouble) { // that has been told VM by VM
+		fmt.Fprintf(stderr, "vifproxyctl: %s\n", safe(err.Error()))
+	}
+	var (
+		usage      *usageError
+		notRunning *control.NotRunningError
+		permission *control.PermissionError
+	)
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &notRunning):
+		return exitNotRunning
+	case errors.As(err, &permission):
+		return exitPermission
+	}
+	return exitFailed
+}
+
+// usageError is a mistake in the command line.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...)}
+}
+
+func invoke(args []string, stdout, stderr io.Writer) error {
+	c := &call{stdout: stdout, stderr: stderr}
+	var help, showVersion bool
+	flags := flag.NewFlagSet("vifproxyctl", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // its words come back as an error
+	flags.StringVar(&c.socket, "socket", defaultSocket, "")
+	flags.BoolVar(&c.json, "json", false, "")
+	flags.BoolVar(&help, "help", false, "")
+	flags.BoolVar(&help, "h", false, "")
+	flags.BoolVar(&showVersion, "version", false, "")
+	words, err := parse(flags, args)
+	if err != nil {
+		return usagef("%v; see `vifproxyctl --help`", err)
+	}
+	switch {
+	case showVersion:
+		words = []string{"version"}
+	case len(words) == 0 && help:
+		words = []string{"help"}
+	case len(words) == 0:
+		return usagef("what shall be done? `vifproxyctl show` lists all VMs; see `vifproxyctl --help`")
+	case help:
+		words = []string{"help", words[0]}
+	}
+	v, err := find(words[0])
+	if err != nil {
+		return err
+	}
+	c.names = words[1:]
+	switch n := len(c.names); {
+	case n < v.least:
+		return usagef("%s needs the name of a VM; `vifproxyctl show` lists them", v.name)
+	case n > v.most:
+		return usagef("%s: too many arguments; see `vifproxyctl %[1]s --help`", v.name)
+	case c.json && !v.json:
+		return usagef("%s does not take --json", v.name)
+	}
+	return v.run(c)
+}
+
+// parse takes flags wherever they stand, up to a "--", and returns the other words. Package flag on its own
+// stops at the first word that is not a flag.
+func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		rest := flags.Args()
+		if len(rest) == 0 {
+			return words, nil
+		}
+		if before := len(args) - len(rest); before > 0 && args[before-1] == "--" {
+			return append(words, rest...), nil
+		}
+		words, args = append(words, rest[0]), rest[1:]
+	}
+}
+
+// errTrouble ends a run that has named every VM in trouble.
+var errTrouble = errors.New("some VMs are in trouble")
+
+// list is the verb show: it tells about troubles, and has none itself.
+func list(c *call) error {
+	status, err := control.NewClient(c.socket).Status(context.Background())
+	if err != nil {
+		return err
+	}
+	problems(c, status)
+	return print(c, status.VMs)
+}
+
+// change is a verb that changes something: it shows what became of the VMs concerned, the named ones or all, and
+// fails if one of them, or with all of them the daemon itself, is in trouble.
+func change(do func(*control.Client, context.Context, []string) (control.Status, error)) func(*call) error {
+	return func(c *call) error {
+		status, err := do(control.NewClient(c.socket), context.Background(), c.names)
+		if err != nil {
+			return err
+		}
+		concerned := status.VMs
+		if len(c.names) > 0 {
+			concerned = nil
+			for _, vm := range status.VMs {
+				if slices.Contains(c.names, vm.Name) {
+					concerned = append(concerned, vm)
+				}
+			}
+		}
+		if err := print(c, concerned); err != nil {
+			return err
+		}
+		problems(c, status)
+		troubled := len(c.names) == 0 && len(status.Problems) > 0
+		for _, vm := range concerned {
+			if inTrouble(vm) {
+				troubled = true
+				fmt.Fprintln(c.stderr, strings.TrimSuffix(fmt.Sprintf("%s (%s): %s: %s",
+					safe(vm.Name), safe(vm.IP), safe(vm.State), safe(vm.Error)), ": "))
+			}
+		}
+		if troubled {
+			return errTrouble
+		}
+		return nil
+	}
+}
+
+// inTrouble: a VM that is held was told to be, whatever else there is to say about its rule file.
+func inTrouble(vm control.VM) bool {
+	return vm.State == control.Failed || vm.State == control.Refused ||
+		vm.Error != "" && vm.State != control.Stopped
+}
+
+func problems(c *call, status control.Status) {
+	for _, problem := range status.Problems {
+		fmt.Fprintf(c.stderr, "vifproxyctl: problem: %s\n", safe(problem))
+	}
+}
+
+// build is what this binary was made from.
+func build() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

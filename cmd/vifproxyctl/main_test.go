@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"vifproxy/control"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"vifproxyctl": main})
+}
+
+// The scripts in testdata talk to a fake daemon behind a real socket. Their own commands are
+//
+//	daemon STATUS.json [ERROR]    start a daemon in that state, whose verbs fail with ERROR if there is one
+//	asked TEXT                    what the daemon was asked since the last time: one line per verb
+//	exit N COMMAND...             run the command, which must end with this status
+//	as UID N COMMAND...           the same as another user
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Vars = append(e.Vars, "SOCKET="+e.WorkDir+"/run/control.sock", "TZ=UTC", "GORACE=atexit_sleep_ms=0")
+			e.Values[daemonKey{}] = &fakeDaemon{}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"daemon": startDaemon,
+			"asked": func(ts *testscript.TestScript, _ bool, args []string) {
+				f := ts.Value(daemonKey{}).(*fakeDaemon)
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				if !slices.Equal(f.asked, args) {
+					ts.Fatalf("the daemon was asked %q", f.asked)
+				}
+				f.asked = nil
+			},
+			"exit": func(ts *testscript.TestScript, _ bool, args []string) { expect(ts, nil, args) },
+			"as": func(ts *testscript.TestScript, _ bool, args []string) {
+				uid, err := strconv.ParseUint(args[0], 10, 32)
+				ts.Check(err)
+				expect(ts, &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}, args[1:])
+			},
+		},
+	})
+}
+
+// expect runs vifproxyctl and compares its exit status, which testscript's own exec does not.
+func expect(ts *testscript.TestScript, who *syscall.Credential, args []string) {
+	cmd := exec.Command("/proc/self/exe", args[2:]...) // another user may not enter where the binary is
+	cmd.Args[0] = args[1]
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = []string{"TZ=UTC", "GORACE=atexit_sleep_ms=0", "GOCOVERDIR=" + ts.Getenv("GOCOVERDIR")}
+	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
+	if who != nil {
+		cmd.Dir = "/"
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		ts.Fatalf("%v", err)
+	}
+	if got := strconv.Itoa(cmd.ProcessState.ExitCode()); got != args[0] {
+		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+type daemonKey struct{}
+
+// fakeDaemon is in a state, and stays there.
+type fakeDaemon struct {
+	status control.Status
+	fail   error
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
+	f := ts.Value(daemonKey{}).(*fakeDaemon)
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &f.status))
+	if len(args) > 1 {
+		f.fail = errors.New(args[1])
+	}
+	l, err := control.Listen(ts.Getenv("SOCKET"), "")
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- control.Serve(ctx, l, f, slog.New(slog.DiscardHandler)) }()
+	ts.Defer(func() {
+		cancel()
+		ts.Check(errors.Join(<-served, l.Close()))
+	})
+}
+
+func (f *fakeDaemon) do(verb string, names ...string) (control.Status, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, strings.Join(append([]string{verb}, names...), " "))
+	var known, unknown []string
+	for _, vm := range f.status.VMs {
+		known = append(known, vm.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			unknown = append(unknown, name)
+		}
+	}
+	if unknown != nil {
+		return control.Status{}, &control.UnknownError{Names: unknown, Known: known}
+	}
+	return f.status, f.fail
+}
+
+func (f *fakeDaemon) Status(context.Context) (control.Status, error) { return f.do("status") }
+func (f *fakeDaemon) Update(context.Context) (control.Status, error) { return f.do("update") }
+func (f *fakeDaemon) Start(_ context.Context, names []string) (control.Status, error) {
+	return f.do("start", names...)
+}
+func (f *fakeDaemon) Stop(_ context.Context, names []string) (control.Status, error) {
+	return f.do("stop", names...)
+}
+func (f *fakeDaemon) Restart(_ context.Context, names []string) (control.Status, error) {
+	return f.do("restart", names...)
+}
+func (f *fakeDaemon) KillAll(_ context.Context, restart bool) (control.Status, error) {
+	return f.do("kill-all " + strconv.FormatBool(restart))
+}
+
+// What only a hostile daemon or file system would send stays on its line, and is the same after a round trip.
+func TestNothingReachesTheTerminal(t *testing.T) {
+	hostile := "a\x1b[2J\n\t\u009b31m\u202e\u2028\U000e0041\x7f\"\\ü漢"
+	vms := []control.VM{{Name: hostile, IP: hostile, State: hostile, Interfaces: []string{hostile}, Error: hostile}}
+	text, err := array(vms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, out := range map[string]string{"table": string(table(vms)), "JSON": string(text)} {
+		for _, r := range out {
+			if r != '\n' && unprintable(r) {
+				t.Errorf("%s: %q in %q", what, r, out)
+			}
+		}
+	}
+	if lines := bytes.Count(table(vms), []byte("\n")); lines != 2 {
+		t.Errorf("%d lines in %s", lines, table(vms))
+	}
+	var back []control.VM
+	if err := json.Unmarshal(text, &back); err != nil || back[0].Error != hostile {
+		t.Errorf("JSON gave %+v, %v", back, err)
+	}
+	if got := safe("\xff"); got != `"\xff"` {
+		t.Errorf("invalid UTF-8 became %s", got)
+	}
+}
+
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	var stderr bytes.Buffer
+	if status := run([]string{"help"}, full, &stderr); status != exitFailed {
+		t.Errorf("exit status %d", status)
+	}
+	if want := "vifproxyctl: write /dev/full: no space left on device\n"; stderr.String() != want {
+		t.Errorf("got %q, want %q", stderr.String(), want)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"", "show", 4}, {"show", "show", 0}, {"shwo", "show", 2}, {"sart", "start", 1},
+		{"updates", "update", 1}, {"kitten", "sitting", 3}} {
+		if got := distance(tt.a, tt.b); got != tt.want {
+			t.Errorf("from %q to %q: %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+		if distance(tt.a, tt.b) != distance(tt.b, tt.a) {
+			t.Errorf("%q and %q: not the same both ways", tt.a, tt.b)
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"vifproxy/control"
+)
+
+// print shows VMs as a table, or as a JSON array for scripts.
+func print(c *call, vms []control.VM) error {
+	var text []byte
+	var err error
+	if c.json {
+		text, err = array(vms)
+	} else {
+		text = table(vms)
+	}
+	if err == nil {
+		_, err = c.stdout.Write(text)
+	}
+	return err
+}
+
+func table(vms []control.VM) []byte {
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tIP\tINTERFACE\tPID\tPORT\tSTATE\tSINCE\tRESTARTS\tERROR")
+	for _, vm := range vms {
+		since := ""
+		if !vm.Since.IsZero() {
+			since = vm.Since.Local().Format("2006-01-02 15:04:05")
+		}
+		fmt.Fprintln(w, strings.Join([]string{
+			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")),
+			number(vm.PID), number(vm.Port), cell(vm.State),
+			cell(since), strconv.Itoa(vm.Restarts), cell(vm.Error),
+		}, "\t"))
+	}
+	w.Flush() // to memory
+	return b.Bytes()
+}
+
+func cell(s string) string {
+	if s == "" {
+		return "--"
+	}
+	return safe(s)
+}
+
+func number(n int) string {
+	if n == 0 {
+		return "--"
+	}
+	return strconv.Itoa(n)
+}
+
+// safe quotes what would not stay on its line, or would make a terminal do something: file names and error
+// texts can hold any byte.
+func safe(s string) string {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, unprintable) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// unprintable is also true for what turns the direction of writing, and for every space but the plain one.
+func unprintable(r rune) bool { return !strconv.IsPrint(r) }
+
+// array is JSON in which everything that a terminal might act on is escaped. encoding/json escapes C0
+// controls only.
+func array(vms []control.VM) ([]byte, error) {
+	if vms == nil {
+		vms = []control.VM{}
+	}
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(vms); err != nil {
+		return nil, err
+	}
+	var safe strings.Builder
+	for _, r := range b.String() {
+		if r == '\n' || !unprintable(r) {
+			safe.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) { // RFC 8259 section 7: beyond the BMP a surrogate pair
+			fmt.Fprintf(&safe, `\u%04x`, unit)
+		}
+	}
+	return []byte(safe.String()), nil
+}

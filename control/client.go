@@ -1,0 +1,146 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+	"time"
+)
+
+// Client asks a running vifproxyd. Its verbs are those of [Service]. They return a *NotRunningError, a
+// *PermissionError, a *DaemonError (what the daemon said), or another error when the conversation broke off.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient connects to the socket at this path with every verb anew.
+func NewClient(socket string) *Client {
+	return &Client{socket, http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// NotRunningError says that nobody listens on the socket.
+type NotRunningError struct {
+	Socket string
+	Err    error
+}
+
+func (e *NotRunningError) Error() string {
+	return fmt.Sprintf("vifproxyd is not running (%s: %v): start it with `systemctl start vifproxyd`",
+		e.Socket, e.Err)
+}
+
+// PermissionError says that this user may not use the socket.
+type PermissionError struct {
+	Socket string
+	Err    error
+}
+
+func (e *PermissionError) Error() string {
+	return fmt.Sprintf("permission denied on %s (%v): run as root (sudo), or as a member of the group that"+
+		" vifproxyd was given with --socket-group", e.Socket, e.Err)
+}
+
+// statusTimeout is for the one question that is always answered at once. Verbs take the time they take.
+const statusTimeout = 10 * time.Second
+
+// Status asks how things stand.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, statusTimeout,
+		fmt.Errorf("vifproxyd has not answered for %v: see `journalctl -u vifproxyd`", statusTimeout))
+	defer cancel()
+	return c.do(ctx, http.MethodGet, "status", noRequest{})
+}
+
+// Update has everything read again and waits until it is in force.
+func (c *Client) Update(ctx context.Context) (Status, error) {
+	return c.do(ctx, http.MethodPost, "update", noRequest{})
+}
+
+// Start lets the named VMs have their proxies again.
+func (c *Client) Start(ctx context.Context, names []string) (Status, error) {
+	return c.do(ctx, http.MethodPost, "start", namesRequest{names})
+}
+
+// Stop takes the proxies of the named VMs away until Start or Update.
+func (c *Client) Stop(ctx context.Context, names []string) (Status, error) {
+	return c.do(ctx, http.MethodPost, "stop", namesRequest{names})
+}
+
+// Restart gives new proxies to the named VMs.
+func (c *Client) Restart(ctx context.Context, names []string) (Status, error) {
+	return c.do(ctx, http.MethodPost, "restart", namesRequest{names})
+}
+
+// KillAll ends all proxies, and starts them again or holds them.
+func (c *Client) KillAll(ctx context.Context, restart bool) (Status, error) {
+	return c.do(ctx, http.MethodPost, "kill-all", killRequest{restart})
+}
+
+func (c *Client) do(ctx context.Context, method, verb string, request any) (Status, error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return Status{}, err
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://vifproxyd/v1/"+verb, bytes.NewReader(body))
+	if err != nil {
+		return Status{}, err
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return Status{}, c.explain(ctx, err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(http.MaxBytesReader(nil, answer.Body, maxReply))
+	if err != nil {
+		return Status{}, c.explain(ctx, err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		problem := &DaemonError{Code: answer.StatusCode}
+		if json.Unmarshal(text, problem) != nil || problem.Message == "" { // net/http's own words
+			problem.Message = fmt.Sprintf("vifproxyd answered %s: %.200q", answer.Status, text)
+		}
+		if problem.Code == http.StatusForbidden {
+			return Status{}, &PermissionError{c.socket, problem}
+		}
+		return Status{}, problem
+	}
+	var status Status
+	if err := json.Unmarshal(text, &status); err != nil {
+		return Status{}, fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
+	}
+	return status, nil
+}
+
+// explain makes a sentence of what the kernel said when the socket was used.
+func (c *Client) explain(ctx context.Context, err error) error {
+	var errno syscall.Errno
+	var operation *net.OpError
+	dialing := errors.As(err, &operation) && operation.Op == "dial"
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case dialing && errors.As(err, &errno) && (errno == syscall.ENOENT || errno == syscall.ECONNREFUSED):
+		return &NotRunningError{c.socket, errno}
+	case dialing && errors.As(err, &errno) && (errno == syscall.EACCES || errno == syscall.EPERM):
+		return &PermissionError{c.socket, errno}
+	case dialing:
+		return fmt.Errorf("connect to vifproxyd: %w", operation)
+	}
+	if outer := (*url.Error)(nil); errors.As(err, &outer) { // the URL says nothing to anybody
+		err = outer.Err
+	}
+	return fmt.Errorf("vifproxyd broke off the conversation: see `journalctl -u vifproxyd`: %w", err)
+}

@@ -1,0 +1,173 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listener is the daemon's end of the control socket. It also is the proof that no other vifproxyd uses this
+// socket, until Close, which the daemon calls when it has cleaned up.
+type Listener struct {
+	socket *net.UnixListener
+	lock   *os.File
+	gid    int // of the group that may use the socket besides root; -1 if none
+}
+
+// Listen makes the control socket at path, an absolute path: mode 0600, or, with a group, root:group and
+// 0660. It makes the directory around it when that is missing (0755, like everything in /run that others may
+// look at). An error names what stands in the way: another vifproxyd, something that is not a socket, a
+// directory that others can write to, an unknown group. The socket of a daemon that was killed is replaced.
+func Listen(path, group string) (*Listener, error) {
+	l, err := listen(path, group)
+	if err != nil {
+		return nil, fmt.Errorf("make control socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func listen(path, group string) (_ *Listener, err error) {
+	l := &Listener{gid: -1}
+	if group != "" {
+		if l.gid, err = groupID(group); err != nil {
+			return nil, err
+		}
+	}
+	// Package net takes a leading "@" for an abstract socket, which has no mode. No absolute path begins so.
+	if !filepath.IsAbs(path) {
+		return nil, errors.New("its path must be absolute")
+	}
+	if most := len(unix.RawSockaddrUnix{}.Path) - 1; len(path) > most {
+		return nil, fmt.Errorf("its path has %d bytes, unix(7) allows %d: choose a shorter one", len(path), most)
+	}
+	if err := prepareDirectory(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	if l.lock, err = lock(path + ".lock"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	// bind(2) never follows a symlink at path: it would fail. And the mode it gives to a socket is the one
+	// that the unbound socket had (unix_bind_bsd in Linux' net/unix/af_unix.c), so that there is no moment at
+	// which others could connect, and no umask to change under the feet of other threads.
+	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		return control(raw, func(fd int) error { return unix.Fchmod(fd, 0o600) })
+	}}
+	bound, err := private.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	l.socket = bound.(*net.UnixListener)
+	if group != "" {
+		if err := errors.Join(os.Lchown(path, 0, l.gid), os.Chmod(path, 0o660)); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// Close removes the socket and lets another daemon have it. After Serve it has only the lock to give up.
+func (l *Listener) Close() error {
+	var err error
+	if l.socket != nil {
+		if err = l.socket.Close(); errors.Is(err, net.ErrClosed) {
+			err = nil
+		}
+	}
+	return errors.Join(err, l.lock.Close())
+}
+
+func groupID(name string) (int, error) {
+	group, err := user.LookupGroup(name)
+	var unknown user.UnknownGroupError
+	if errors.As(err, &unknown) {
+		return 0, fmt.Errorf("there is no group %q: create it (groupadd --system) or name another one", name)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up group %q: %w", name, err)
+	}
+	return strconv.Atoi(group.Gid)
+}
+
+// prepareDirectory makes dir, and sees to it that nobody else can replace what is in it.
+func prepareDirectory(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	switch {
+	case err == nil:
+		err = os.Chmod(dir, 0o755) // whatever the umask: a group must be able to get in
+	case errors.Is(err, fs.ErrExist):
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	if mode := info.Mode().Perm(); mode&0o022 != 0 || owner != 0 && int(owner) != os.Geteuid() {
+		return fmt.Errorf("%s (uid %d, mode %04o) can be written by others than root, who could replace"+
+			" the socket: choose another directory, or chown root and chmod go-w it", dir, owner, mode)
+	}
+	return nil
+}
+
+// lock takes the lock file at path. The kernel drops the lock with the process, however that ends. The file
+// stays: who removed it could remove the one that the next daemon has just locked.
+func lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another vifproxyd is running (it holds %s): stop it first", path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// removeStale removes a socket that nobody listens on any more. The lock is held, so none of ours comes in
+// between.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("something else is there (%s): remove it, or choose another path", info.Mode())
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return errors.New("another program listens there: stop it first, or choose another path")
+	}
+	return os.Remove(path)
+}

@@ -1,0 +1,239 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// limits bounds what one client can hold up, and for how long.
+type limits struct {
+	connections int32
+	receive     time.Duration // for the header, and again for the body
+	send        time.Duration // for the reply, once there is one
+	end         time.Duration // for what is under way when the daemon stops
+}
+
+var defaults = limits{connections: 64, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second}
+
+// Serve answers requests until ctx ends, and returns nil then, or an error when the socket fails. What is
+// under way when ctx ends is cancelled; no request is being served any more when Serve returns. The socket is
+// gone then, its lock is not: see [Listener.Close].
+func Serve(ctx context.Context, l *Listener, service Service, log *slog.Logger) error {
+	return serve(ctx, l, service, log, defaults)
+}
+
+func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, limits limits) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &server{stopping: ctx, limits: limits, log: log, mux: http.NewServeMux()}
+	s.routes(service)
+
+	var open atomic.Int32
+	var connections sync.WaitGroup // ends with the goroutine of each connection, so after its handler
+	h := &http.Server{
+		Handler: s,
+		// ReadTimeout and WriteTimeout would also end a verb that rightly takes its time; see receive and
+		// reply.
+		ReadHeaderTimeout: limits.receive,
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			p, err := peerOf(c.(*net.UnixConn), l.gid)
+			if err != nil {
+				log.Error("control socket: the kernel does not say who connects: turned away", "err", err)
+			}
+			return context.WithValue(ctx, peerKey{}, p)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				connections.Add(1)
+				if open.Add(1) > limits.connections {
+					c.Close()
+				}
+			case http.StateClosed:
+				open.Add(-1)
+				connections.Done()
+			}
+		},
+	}
+	h.SetKeepAlivesEnabled(false) // one question, one answer: nothing lingers
+
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		<-ctx.Done()
+		bounded, done := context.WithTimeout(context.WithoutCancel(ctx), limits.end)
+		defer done()
+		if h.Shutdown(bounded) != nil {
+			h.Close()
+		}
+	}()
+	err := h.Serve(l.socket)
+	cancel()
+	<-ended
+	connections.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve control socket: %w", err)
+}
+
+type server struct {
+	stopping context.Context // ends with the daemon
+	limits   limits
+	log      *slog.Logger
+	mux      *http.ServeMux
+}
+
+type peerKey struct{}
+
+// routes is the table of verbs.
+func (s *server) routes(do Service) {
+	handle(s, "GET /v1/status", func(ctx context.Context, _ noRequest) (Status, error) {
+		return do.Status(ctx)
+	})
+	handle(s, "POST /v1/update", func(ctx context.Context, _ noRequest) (Status, error) {
+		return do.Update(ctx)
+	})
+	handle(s, "POST /v1/start", named(do.Start))
+	handle(s, "POST /v1/stop", named(do.Stop))
+	handle(s, "POST /v1/restart", named(do.Restart))
+	handle(s, "POST /v1/kill-all", func(ctx context.Context, r killRequest) (Status, error) {
+		return do.KillAll(ctx, r.Restart)
+	})
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, refuse(http.StatusNotFound, "vifproxyd does not know %.16q %.64q:"+
+			" are vifproxyctl and vifproxyd of the same version?", r.Method, r.URL.Path))
+	})
+}
+
+type verb[Req any] func(context.Context, Req) (Status, error)
+
+func named(do verb[[]string]) verb[namesRequest] {
+	return func(ctx context.Context, r namesRequest) (Status, error) {
+		if n := len(r.Names); n == 0 || n > maxNames {
+			return Status{}, refuse(http.StatusBadRequest, "%d names given: 1 to %d are allowed", n, maxNames)
+		}
+		return do(ctx, r.Names)
+	}
+}
+
+func refuse(code int, format string, args ...any) *DaemonError {
+	return &DaemonError{code, fmt.Sprintf(format, args...)}
+}
+
+// ServeHTTP looks at who asks before anything that was sent is looked at.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p := r.Context().Value(peerKey{}).(peer)
+	if !p.allowed {
+		s.log.Warn("control socket: turned away", "uid", p.uid, "pid", p.pid)
+		s.fail(w, refuse(http.StatusForbidden, "uid %d may not use it", p.uid))
+		return
+	}
+	if r.Method != http.MethodGet {
+		s.log.Info("control request", "verb", r.URL.Path, "uid", p.uid, "pid", p.pid)
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// handle adds one row to the table: a request of type Req is answered by what do returns.
+func handle[Req any](s *server, pattern string, do verb[Req]) {
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		var request Req
+		if err := s.receive(w, r, &request); err != nil {
+			s.fail(w, err)
+			return
+		}
+		status, err := do(r.Context(), request)
+		if err != nil {
+			s.fail(w, err)
+			return
+		}
+		s.reply(w, http.StatusOK, complete(status))
+	})
+}
+
+// receive reads a request into v; an empty body is an empty object. The whole body is read before the verb
+// begins, because only then does net/http notice that the client hangs up, and ends the request's context.
+func (s *server) receive(w http.ResponseWriter, r *http.Request, v any) error {
+	conn := http.NewResponseController(w)
+	if err := conn.SetReadDeadline(time.Now().Add(s.limits.receive)); err != nil {
+		return err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	var huge *http.MaxBytesError
+	switch {
+	case errors.As(err, &huge):
+		return refuse(http.StatusRequestEntityTooLarge, "the request is longer than %d bytes", huge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(http.StatusRequestTimeout, "the request took too long to arrive")
+	case err != nil:
+		return refuse(http.StatusBadRequest, "read the request: %v", err)
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if len(body) == 0 {
+		return nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(v); err != nil {
+		return refuse(http.StatusBadRequest, "the request is wrong: %v", err)
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return refuse(http.StatusBadRequest, "the request is wrong: something follows the JSON object")
+	}
+	return nil
+}
+
+func (s *server) fail(w http.ResponseWriter, err error) {
+	answer := refuse(http.StatusInternalServerError, "%v", err)
+	var unknown *UnknownError
+	switch {
+	case errors.As(err, &answer):
+	case errors.As(err, &unknown):
+		answer.Code = http.StatusNotFound
+	case s.stopping.Err() != nil:
+		answer = refuse(http.StatusServiceUnavailable, "vifproxyd is stopping")
+	}
+	s.reply(w, answer.Code, answer)
+}
+
+func (s *server) reply(w http.ResponseWriter, code int, v any) {
+	body, err := json.Marshal(v)
+	if err == nil {
+		err = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.limits.send))
+	}
+	if err == nil {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_, err = w.Write(body)
+	}
+	if err != nil { // the client is gone
+		s.log.Debug("control socket: no reply", "err", err)
+	}
+}
+
+// complete makes empty lists of missing ones, which would be null in JSON and break scripts.
+func complete(s Status) Status {
+	s.VMs = append([]VM{}, s.VMs...)
+	s.Problems = append([]string{}, s.Problems...)
+	for i := range s.VMs {
+		s.VMs[i].Interfaces = append([]string{}, s.VMs[i].Interfaces...)
+	}
+	return s
+}

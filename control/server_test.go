@@ -1,0 +1,393 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// fakeDaemon knows two VMs, writes down what it is asked, and can be told to block.
+type fakeDaemon struct {
+	mu    sync.Mutex
+	asked []string
+
+	fail    error
+	entered chan struct{} // told when a verb has begun to block; nil: verbs do not block
+	left    chan error    // how its context ended
+}
+
+var twoVMs = Status{
+	Backend: "nftables",
+	VMs: []VM{
+		{Name: "bank", IP: "10.137.0.12", Interfaces: []string{"vif7.0"}, PID: 99, Port: 61003, State: Running,
+			Since: time.Date(2024, 11, 23, 7, 31, 8, 0, time.UTC), Restarts: 2},
+		{Name: "social", IP: "10.137.0.13", State: Waiting},
+	},
+}
+
+func (f *fakeDaemon) do(ctx context.Context, verb string, names ...string) (Status, error) {
+	f.mu.Lock()
+	f.asked = append(f.asked, strings.TrimSpace(verb+" "+strings.Join(names, " ")))
+	f.mu.Unlock()
+	if f.entered != nil {
+		f.entered <- struct{}{}
+		<-ctx.Done()
+		f.left <- ctx.Err()
+		return Status{}, ctx.Err()
+	}
+	var unknown []string
+	for _, name := range names {
+		if name != "bank" && name != "social" {
+			unknown = append(unknown, name)
+		}
+	}
+	if unknown != nil {
+		return Status{}, &UnknownError{Names: unknown, Known: []string{"bank", "social"}}
+	}
+	return twoVMs, f.fail
+}
+
+func (f *fakeDaemon) Status(ctx context.Context) (Status, error) { return f.do(ctx, "status") }
+func (f *fakeDaemon) Update(ctx context.Context) (Status, error) { return f.do(ctx, "update") }
+func (f *fakeDaemon) Start(ctx context.Context, names []string) (Status, error) {
+	return f.do(ctx, "start", names...)
+}
+func (f *fakeDaemon) Stop(ctx context.Context, names []string) (Status, error) {
+	return f.do(ctx, "stop", names...)
+}
+func (f *fakeDaemon) Restart(ctx context.Context, names []string) (Status, error) {
+	return f.do(ctx, "restart", names...)
+}
+func (f *fakeDaemon) KillAll(ctx context.Context, restart bool) (Status, error) {
+	return f.do(ctx, fmt.Sprintf("kill-all restart=%t", restart))
+}
+
+var _ Service = (*Client)(nil) // the client's verbs are the daemon's
+
+// running is a fake daemon behind a real socket.
+type running struct {
+	*fakeDaemon
+	socket string
+	end    func() error // ends Serve and returns what it returned
+}
+
+func serveFake(t *testing.T, f *fakeDaemon, limits limits, group string) *running {
+	t.Helper()
+	socket := filepath.Join(openDir(t), "vifproxy", "control.sock")
+	l, err := Listen(socket, group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	go func() { result <- serve(ctx, l, f, log, limits) }()
+	end := sync.OnceValue(func() error {
+		cancel()
+		return errors.Join(<-result, l.Close())
+	})
+	t.Cleanup(func() {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &running{f, socket, end}
+}
+
+func TestVerbs(t *testing.T) {
+	d := serveFake(t, &fakeDaemon{}, defaults, "")
+	c := NewClient(d.socket)
+	ctx := t.Context()
+	want := complete(twoVMs)
+	for _, verb := range []func() (Status, error){
+		func() (Status, error) { return c.Status(ctx) },
+		func() (Status, error) { return c.Update(ctx) },
+		func() (Status, error) { return c.Start(ctx, []string{"bank"}) },
+		func() (Status, error) { return c.Stop(ctx, []string{"bank", "social"}) },
+		func() (Status, error) { return c.Restart(ctx, []string{"social"}) },
+		func() (Status, error) { return c.KillAll(ctx, false) },
+		func() (Status, error) { return c.KillAll(ctx, true) },
+	} {
+		got, err := verb()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v\nwant %+v", got, want)
+		}
+	}
+	asked := []string{"status", "update", "start bank", "stop bank social", "restart social",
+		"kill-all restart=false", "kill-all restart=true"}
+	if !reflect.DeepEqual(d.asked, asked) {
+		t.Errorf("the daemon was asked %q, want %q", d.asked, asked)
+	}
+}
+
+func TestErrorsReachTheClient(t *testing.T) {
+	var many []string
+	for i := range 500 {
+		many = append(many, fmt.Sprintf("vm%d", i))
+	}
+	tests := []struct {
+		name  string
+		fail  error
+		names []string
+		code  int
+		text  string
+	}{
+		{"unknown", nil, []string{"bank", "bnak", "\x1b[2J"}, 404,
+			`no rule file for "bnak", "\x1b[2J": there are "bank", "social"`},
+		{"none known", &UnknownError{Names: []string{"x"}}, []string{"bank"}, 404,
+			`no rule file for "x": there are no rule files at all`},
+		{"many known", &UnknownError{Names: []string{strings.Repeat("x", 5000)}, Known: many}, []string{"bank"}, 404,
+			`"vm19", 480 more`},
+		{"failure", errors.New("read links: no buffer space"), []string{"bank"}, 500, "read links: no buffer space"},
+		{"no names", nil, nil, 400, "0 names given: 1 to 1024 are allowed"},
+		{"many names", nil, slicesRepeat("a", 1025), 400, "1025 names given: 1 to 1024 are allowed"},
+		{"long names", nil, slicesRepeat(strings.Repeat("a", 1000), 100), 413, "the request is longer than 65536 bytes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := serveFake(t, &fakeDaemon{fail: tt.fail}, defaults, "")
+			_, err := NewClient(d.socket).Start(t.Context(), tt.names)
+			var problem *DaemonError
+			if !errors.As(err, &problem) || problem.Code != tt.code || !strings.Contains(problem.Message, tt.text) {
+				t.Errorf("got %#v, want %d %s", err, tt.code, tt.text)
+			}
+			if err != nil && len(err.Error()) > 2000 {
+				t.Errorf("a sentence of %d bytes", len(err.Error()))
+			}
+		})
+	}
+}
+
+func slicesRepeat(s string, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = s
+	}
+	return all
+}
+
+// Requests no client of ours would send.
+func TestRawRequests(t *testing.T) {
+	post := func(path, body string) string {
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+	}
+	tests := []struct{ name, request, status, body string }{
+		{"empty body", post("/v1/update", ""), "200 OK", `"vms":[`},
+		{"lists are never null", "GET /v1/status HTTP/1.0\r\n\r\n", "200 OK", `"interfaces":[],"pid":0`},
+		{"no problems", "GET /v1/status HTTP/1.0\r\n\r\n", "200 OK", `"problems":[]}`},
+		{"unknown field", post("/v1/start", `{"names":["bank"],"force":true}`), "400 Bad Request",
+			`{"error":"the request is wrong: json: unknown field \"force\""}`},
+		{"another verb's field", post("/v1/update", `{"restart":true}`), "400 Bad Request", `unknown field \"restart\"`},
+		{"not JSON", post("/v1/start", "names=bank"), "400 Bad Request", `{"error":"the request is wrong: `},
+		{"two objects", post("/v1/update", "{}{}"), "400 Bad Request", "something follows"},
+		{"wrong type", post("/v1/start", `{"names":"bank"}`), "400 Bad Request", "cannot unmarshal string"},
+		{"deep nesting", post("/v1/start", strings.Repeat("[", 60000)), "400 Bad Request", "the request is wrong"},
+		{"unknown verb", post("/v1/explode", "{}"), "404 Not Found",
+			`{"error":"vifproxyd does not know \"POST\" \"/v1/explode\": are vifproxyctl and vifproxyd of the same version?"}`},
+		{"wrong method", "GET /v1/update HTTP/1.0\r\n\r\n", "404 Not Found", `does not know \"GET\"`},
+		{"huge body", "POST /v1/start HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n" +
+			strings.Repeat(" ", maxRequest+1), "413 Request Entity Too Large", "longer than 65536 bytes"},
+		{"huge header", "GET /v1/status HTTP/1.1\r\nHost: " + strings.Repeat("x", 20000) + "\r\n\r\n",
+			"431 Request Header Fields Too Large", ""},
+		{"not HTTP", "\x16\x03\x01\r\n\r\n", "400 Bad Request", ""},
+		{"chunk of nonsense", "POST /v1/start HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+			"400 Bad Request", `{"error":"read the request: `},
+	}
+	d := serveFake(t, &fakeDaemon{}, defaults, "")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			conn := dial(t, d.socket)
+			go io.WriteString(conn, tt.request) // the server may stop reading before the end
+			answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(answer.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if answer.Status != tt.status || !strings.Contains(string(body), tt.body) {
+				t.Errorf("got %s: %s\nwant %s: %s", answer.Status, body, tt.status, tt.body)
+			}
+			if !answer.Close {
+				t.Error("the connection is kept")
+			}
+		})
+	}
+	if asked := []string{"update", "status", "status"}; !reflect.DeepEqual(d.asked, asked) {
+		t.Errorf("the daemon was asked %q, want %q", d.asked, asked)
+	}
+}
+
+// Who sends slowly is cut off; who waits for a verb is not, however long that takes.
+func TestSlowness(t *testing.T) {
+	quick := defaults
+	quick.receive = 50 * time.Millisecond
+	d := serveFake(t, &fakeDaemon{entered: make(chan struct{}), left: make(chan error, 1)}, quick, "")
+	patience, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	updated := make(chan error, 1)
+	go func() {
+		_, err := NewClient(d.socket).Update(patience)
+		updated <- err
+	}()
+	<-d.entered
+
+	for _, tt := range []struct{ name, sent, answer string }{
+		{"silence", "", ""},
+		{"half a header", "GET /v1/sta", "400 Bad Request"},
+		{"half a body", "POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", "408 Request Timeout"},
+	} {
+		conn := dial(t, d.socket)
+		if _, err := io.WriteString(conn, tt.sent); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(conn) // until the server hangs up
+		if err != nil || !strings.Contains(string(got), tt.answer) {
+			t.Errorf("%s: got %q, %v; want %q", tt.name, got, err, tt.answer)
+		}
+	}
+
+	// Those came later than the update, and their time is over. The update's would be, if it had the same bounds.
+	select {
+	case err := <-updated:
+		t.Fatalf("the update ended by itself: %v", err)
+	case err := <-d.left:
+		t.Fatalf("the update was ended: %v", err)
+	default:
+	}
+	giveUp() // a client that hangs up: the daemon's work ends too
+	if err := <-d.left; !errors.Is(err, context.Canceled) {
+		t.Errorf("the verb's context: %v", err)
+	}
+	if err := <-updated; !errors.Is(err, context.Canceled) {
+		t.Errorf("the client's error: %v", err)
+	}
+}
+
+// A daemon that stops answers what is under way, and Serve returns with nothing left behind.
+func TestStopWhileUpdating(t *testing.T) {
+	d := serveFake(t, &fakeDaemon{entered: make(chan struct{}), left: make(chan error, 1)}, defaults, "")
+	silent := dial(t, d.socket) // must not hold up the end for long
+	updated := make(chan error, 1)
+	go func() {
+		_, err := NewClient(d.socket).Update(t.Context())
+		updated <- err
+	}()
+	<-d.entered
+	if err := d.end(); err != nil {
+		t.Fatal(err)
+	}
+	var problem *DaemonError
+	if err := <-updated; !errors.As(err, &problem) || problem.Error() != "vifproxyd is stopping" {
+		t.Errorf("the client's error: %v", err)
+	}
+	if n, err := silent.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes from a daemon that has ended", n)
+	}
+	var notRunning *NotRunningError
+	if _, err := NewClient(d.socket).Status(t.Context()); !errors.As(err, &notRunning) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// Connections beyond the bound are closed at once, and others are served again when some have ended.
+func TestTooManyConnections(t *testing.T) {
+	few := defaults
+	few.connections = 2
+	d := serveFake(t, &fakeDaemon{}, few, "")
+	first, second := dial(t, d.socket), dial(t, d.socket)
+	third := dial(t, d.socket)
+	if got, err := io.ReadAll(third); err == nil && len(got) > 0 {
+		t.Errorf("the third connection got %q", got)
+	}
+	for _, conn := range []net.Conn{first, second} {
+		io.WriteString(conn, "GET /v1/status HTTP/1.0\r\n\r\n")
+		if got, err := io.ReadAll(conn); err != nil || !strings.Contains(string(got), "200 OK") {
+			t.Errorf("a connection within the bound got %q, %v", got, err)
+		}
+	}
+	for { // the server notices an end a little later than its client does
+		_, err := NewClient(d.socket).Status(t.Context())
+		if err == nil {
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A peer that is not vifproxyd must not make the client hang, grow or print nonsense.
+func TestHostileDaemon(t *testing.T) {
+	tests := []struct{ name, answer, want string }{
+		{"nothing", "", "vifproxyd broke off the conversation: see `journalctl -u vifproxyd`: EOF"},
+		{"no HTTP", "220 smtp ready\r\n", "malformed HTTP"},
+		{"no JSON", "HTTP/1.0 200 OK\r\n\r\n<html>", "vifproxyd's answer makes no sense"},
+		{"error without JSON", "HTTP/1.0 502 Bad Gateway\r\n\r\n\x1b[2J", `vifproxyd answered 502 Bad Gateway: "\x1b[2J"`},
+		{"huge", "HTTP/1.0 200 OK\r\n\r\n" + strings.Repeat(" ", maxReply+1), "request body too large"},
+		{"broken off", "HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n{", "broke off the conversation"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			socket := filepath.Join(openDir(t), "s")
+			l, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					io.WriteString(conn, tt.answer)
+				}
+			}()
+			_, err = NewClient(socket).Restart(t.Context(), []string{"bank"})
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			l.Close()
+			<-served
+		})
+	}
+}
+
+func dial(t *testing.T, socket string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func TestServeSaysWhenTheSocketFails(t *testing.T) {
+	l, err := Listen(filepath.Join(openDir(t), "s"), "")
+	must(t, err)
+	must(t, l.Close())
+	err = Serve(t.Context(), l, &fakeDaemon{}, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}

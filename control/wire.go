@@ -1,0 +1,115 @@
+// Package control is how people and scripts talk to a running vifproxyd: HTTP and JSON over a unix socket.
+//
+// The protocol is as small as it can be: `GET /v1/status` and `POST /v1/VERB`, answered by the whole [Status]
+// as it stands after the verb, or by {"error": "…"} with a status code. curl --unix-socket speaks it as well.
+//
+// Whoever reaches the socket can open and close what AppVMs may reach, so there are two locks on the door:
+// the mode of the socket (see [Listen]), and the credentials that the kernel reports of every peer (see
+// [Serve]). The second one holds when the first has been opened by an unlucky chmod.
+package control
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// States of a VM.
+const (
+	Running  = "running"  // its proxy listens, and the AppVM reaches it
+	Starting = "starting" // on the way there
+	Waiting  = "waiting"  // has a rule file, but is not connected
+	Failed   = "failed"   // its proxy does not start or does not stay; tried again later
+	Refused  = "refused"  // its rule file or the template is wrong; tried again when that changes
+	Stopped  = "stopped"  // held by the verbs stop or kill-all
+)
+
+// States is all of them, the good ones first.
+var States = []string{Running, Starting, Waiting, Failed, Refused, Stopped}
+
+// VM is one AppVM that has a rule file.
+type VM struct {
+	Name       string    `json:"name"`
+	IP         string    `json:"ip"`
+	Interfaces []string  `json:"interfaces"` // empty when not connected; never null on the wire
+	PID        int       `json:"pid"`        // of its proxy, 0 if none
+	Port       int       `json:"port"`       // on which its proxy listens, 0 if none
+	State      string    `json:"state"`
+	Since      time.Time `json:"since"` // when it came into this state
+	Restarts   int       `json:"restarts"`
+	Error      string    `json:"error"` // what is wrong, also while an older proxy keeps running
+}
+
+// Status is everything there is to know.
+type Status struct {
+	VMs      []VM     `json:"vms"`
+	Backend  string   `json:"backend"`  // of the firewall
+	Problems []string `json:"problems"` // those that are not one VM's: template, directory, firewall
+}
+
+// Service is what the daemon does when asked. Verbs return when their work is done, or when ctx ends,
+// promptly then: it ends when the client hangs up or the daemon stops. They may be called concurrently.
+type Service interface {
+	Status(ctx context.Context) (Status, error)
+	// Update reads everything again, lets go of what Stop and KillAll held, and waits until all is
+	// reconciled.
+	Update(ctx context.Context) (Status, error)
+	// Start, Stop and Restart do nothing at all, and return an *UnknownError, when one of names is unknown.
+	Start(ctx context.Context, names []string) (Status, error)
+	Stop(ctx context.Context, names []string) (Status, error)
+	Restart(ctx context.Context, names []string) (Status, error)
+	// KillAll ends every proxy at once, connections and all; it holds them, or starts them again.
+	KillAll(ctx context.Context, restart bool) (Status, error)
+}
+
+// UnknownError says that there is no rule file for Names.
+type UnknownError struct {
+	Names, Known []string
+}
+
+func (e *UnknownError) Error() string {
+	if len(e.Known) == 0 {
+		return fmt.Sprintf("no rule file for %s: there are no rule files at all", listed(e.Names))
+	}
+	return fmt.Sprintf("no rule file for %s: there are %s", listed(e.Names), listed(e.Known))
+}
+
+// listed keeps a sentence a sentence when there are hundreds of names, or one that is no name at all.
+func listed(names []string) string {
+	const most = 20
+	var quoted []string
+	for _, name := range names[:min(len(names), most)] {
+		quoted = append(quoted, fmt.Sprintf("%.64q", name))
+	}
+	if more := len(names) - most; more > 0 {
+		quoted = append(quoted, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// DaemonError is an answer of the daemon that is not a Status: an HTTP status code and what is wrong.
+type DaemonError struct {
+	Code    int    `json:"-"`
+	Message string `json:"error"`
+}
+
+func (e *DaemonError) Error() string { return e.Message }
+
+// Bodies of requests.
+type (
+	noRequest    struct{}
+	namesRequest struct {
+		Names []string `json:"names"`
+	}
+	killRequest struct {
+		Restart bool `json:"restart"`
+	}
+)
+
+// Bounds of what either side takes from the other, in bytes and in names.
+const (
+	maxRequest = 64 << 10
+	maxReply   = 16 << 20
+	maxNames   = 1024
+)
