@@ -1,0 +1,104 @@
+package rules
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+)
+
+// A label of a host name as RFC 1123 has it, and the underscore, which DNS knows and some sites use. The
+// classes contain no character that is special in a POSIX regex or in fnmatch, besides the '-' outside of
+// brackets.
+var label = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?$`)
+
+// A name whose last label is a number is an address to browsers and resolvers ("ends in a number" in the URL
+// standard), in more notations than one pattern could cover: 127.1, 0x7f000001.
+var numeric = regexp.MustCompile(`^([0-9]+|0x[0-9a-f]*)$`)
+
+// canonical reads an entry of "#: format domains": the host name in the form in which browsers send it, lower
+// case and punycode, after "*." if the entry stands for all names below it. The error lacks path and line.
+func canonical(entry string) (string, *Error) {
+	rest, wildcard := strings.CutPrefix(entry, "*.")
+	fail := func(remedy string) (string, *Error) {
+		return "", &Error{Text: excerpt(entry) + " is not a host name", Remedy: remedy}
+	}
+	switch {
+	case strings.ContainsAny(rest, `\^$()[]|+?`):
+		return fail(`remove "#: format domains" if the file holds patterns`)
+	case strings.ContainsAny(rest, "/:@"):
+		return fail("write the host name alone, without scheme, port or path")
+	case strings.Contains(rest, "*"), strings.HasPrefix(rest, "."):
+		return fail("write *.example.com for all names below example.com")
+	}
+	name, err := toASCII(rest)
+	if err != nil {
+		return fail(err.Error())
+	}
+	// example.com. with the dot is the same name to DNS; what is compiled from it covers both.
+	name = strings.TrimSuffix(name, ".")
+	labels := strings.Split(name, ".")
+	for _, l := range labels {
+		if !label.MatchString(l) {
+			return fail("labels are up to 63 letters, digits, '-' or '_', and do not begin or end with '-'")
+		}
+	}
+	if len(name) > 253 {
+		return fail("a name has at most 253 characters")
+	}
+	if numeric.MatchString(labels[len(labels)-1]) {
+		return fail(`addresses need a file of patterns: ^192\.0\.2\.1$`)
+	}
+	if wildcard {
+		name = "*." + name
+	}
+	return name, nil
+}
+
+func toASCII(name string) (string, error) {
+	for _, c := range []byte(name) {
+		if c >= 0x80 {
+			return "", errors.New("write it as punycode: xn--…")
+		}
+	}
+	return strings.ToLower(name), nil
+}
+
+// compile translates a canonical name into lines that match this host, or the hosts below it, and no other.
+// What they are compared with is whatever the AppVM sent, so they must not be fooled by upper case, by the
+// dot that may end a name, or by what only looks like a name: "203.0.113.9<TAB>.example.com" is an address to
+// the resolver of glibc before 2.29 (CVE-2016-10739).
+func (s Syntax) compile(name string) []string {
+	host, wildcard := strings.CutPrefix(name, "*.")
+	if s.CaseSensitive || s.Language == Fnmatch {
+		host = anyCase(host)
+	}
+	if s.Language == Fnmatch {
+		// fnmatch has no repetition: what stands for '*' cannot be limited to the characters of names, and
+		// the dot at the end needs a line of its own.
+		if wildcard {
+			host = "?*." + host
+		}
+		return []string{host, host + "."}
+	}
+	begin, end := "^", `\.\{0,1\}$`
+	if wildcard {
+		begin = `^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.`
+	}
+	if s.Language == Extended {
+		end = `\.?$`
+	}
+	return []string{begin + strings.ReplaceAll(host, ".", `\.`) + end}
+}
+
+// anyCase makes every letter match in both cases: "a1" becomes "[aA]1".
+func anyCase(host string) string {
+	var b strings.Builder
+	for _, c := range []byte(host) {
+		if 'a' <= c && c <= 'z' {
+			b.Write([]byte{'[', c, c - 'a' + 'A', ']'})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

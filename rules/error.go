@@ -1,0 +1,46 @@
+package rules
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Error says what is wrong with a rule file or a template: where, what, and what to do about it.
+type Error struct {
+	Path   string
+	Line   int    // from 1; 0 when the file as a whole is meant
+	Col    int    // from 1, in bytes; 0 when the line as a whole is meant
+	Text   string // what is wrong; whatever it quotes from the file is quoted with %q
+	Remedy string // what the file's owner can do
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(printable(e.Path))
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ":%d", e.Line)
+	}
+	fmt.Fprintf(&b, ": %s", e.Text)
+	if e.Remedy != "" {
+		fmt.Fprintf(&b, " (%s)", e.Remedy)
+	}
+	return b.String()
+}
+
+// printable returns a path as it is, or quoted when it would play tricks on a terminal or a log.
+func printable(path string) string {
+	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
+		return quoted
+	}
+	return path
+}
+
+// excerpt quotes text from a file for an error message: readable, one line, not too long.
+func excerpt(text string) string {
+	const most = 80
+	if len(text) > most {
+		return strconv.Quote(text[:most]) + "…"
+	}
+	return strconv.Quote(text)
+}

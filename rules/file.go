@@ -1,0 +1,235 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// maxSize bounds rule files and templates, in bytes: a rule file of this size is a mistake, not a policy.
+	maxSize = 1 << 20
+
+	// maxLine is what tinyproxy reads of a line at once, in bytes (fgets of FILTER_BUFFER_LEN 512 in
+	// src/filter.c); the rest would become a pattern of its own.
+	maxLine = 511
+)
+
+// A File is a rule file that was read without an error: what one AppVM may reach, or, if the template says
+// so, what it may not.
+type File struct {
+	Name string     // of the AppVM
+	Addr netip.Addr // of the AppVM, IPv4
+	Path string
+
+	entries    []Line // patterns as written, or canonical host names
+	domains    bool   // whether they are names
+	formatLine int    // the line that says so, or says the contrary
+}
+
+// A Line is one line of what tinyproxy is given to read.
+type Line struct {
+	Text string // one pattern, without blanks or comments; at most 511 bytes
+	Line int    // the line of the rule file that it comes from
+}
+
+// Language is the kind of pattern that tinyproxy takes a filter line for.
+type Language int
+
+const (
+	Basic    Language = iota // POSIX basic regular expressions: tinyproxy's default, or FilterType bre
+	Extended                 // FilterExtended, or FilterType ere
+	Fnmatch                  // FilterType fnmatch
+)
+
+// A Syntax is how the template makes tinyproxy read filter lines.
+type Syntax struct {
+	Language      Language
+	CaseSensitive bool // FilterCaseSensitive; Fnmatch is case-sensitive with or without it
+	URLs          bool // FilterURLs: lines are compared with the whole URL
+}
+
+// Lines returns what tinyproxy is to read for the file, in the file's order. A file of patterns gives the
+// same lines under every syntax: its author wrote them for the template. A file of host names is compiled,
+// and that can fail with an *Error: not every syntax can express every name.
+func (f File) Lines(s Syntax) ([]Line, error) {
+	if !f.domains {
+		return slices.Clone(f.entries), nil
+	}
+	if s.URLs {
+		return nil, &Error{
+			Path:   f.Path,
+			Line:   f.formatLine,
+			Text:   "names cannot be compared with whole URLs, which FilterURLs in the template asks for",
+			Remedy: "remove FilterURLs from the template, or write patterns instead of names",
+		}
+	}
+	var lines []Line
+	for _, entry := range f.entries {
+		for _, text := range s.compile(entry.Text) {
+			if len(text) > maxLine {
+				return nil, &Error{
+					Path:   f.Path,
+					Line:   entry.Line,
+					Text:   excerpt(entry.Text) + " is too long to be compared without regard to case",
+					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template",
+				}
+			}
+			lines = append(lines, Line{text, entry.Line})
+		}
+	}
+	return lines, nil
+}
+
+// ParseFile reads the content of a rule file. The file's name says whom it is for. Errors are of type *Error;
+// the first one is reported.
+//
+// The idea is that a file means what a person sees in it, or is refused. tinyproxy reads a line in C buffers:
+// it cuts a pattern at the first white space, at a '#' and at a NUL, and a long line into several. Where that
+// gives another pattern than the line shows, there is an error; where it gives the same (blanks around a
+// pattern, a comment after it, CRLF line ends, which are white space to tinyproxy) there is none.
+func ParseFile(path string, content []byte) (File, error) {
+	name, addr, err := ParseFileName(path)
+	if err != nil {
+		return File{}, err
+	}
+	if !addr.IsValid() {
+		return File{}, &Error{Path: path, Text: "is not named like a rule file",
+			Remedy: "name it NAME.A.B.C.D after the VM and its IPv4 address"}
+	}
+	if len(content) > maxSize {
+		return File{}, tooLarge(path)
+	}
+	f := File{Name: name, Addr: addr, Path: path}
+	// An editor shows no byte order mark; tinyproxy would take it for the beginning of the first pattern.
+	text := strings.TrimPrefix(string(content), "\ufeff")
+	number := 0
+	for line := range strings.SplitSeq(text, "\n") {
+		number++
+		if flaw := f.add(strings.TrimSuffix(line, "\r"), number); flaw != nil {
+			flaw.Path, flaw.Line = path, number
+			return File{}, flaw
+		}
+	}
+	return f, nil
+}
+
+// add takes in one line. The error, if any, lacks path and line.
+func (f *File) add(line string, number int) *Error {
+	if flaw := invisible(line); flaw != nil {
+		return flaw
+	}
+	if len(line) > maxLine {
+		return &Error{
+			Col:    maxLine + 1,
+			Text:   fmt.Sprintf("%d bytes in a line; tinyproxy would split it after %d", len(line), maxLine),
+			Remedy: "make two lines of it",
+		}
+	}
+	text := strings.Trim(line, " \t")
+	if directive, ok := strings.CutPrefix(text, "#:"); ok {
+		return f.direct(strings.Fields(directive), number)
+	}
+	if text == "" || text[0] == '#' {
+		return nil
+	}
+	entry, flaw := entryOf(line)
+	if flaw != nil {
+		return flaw
+	}
+	if f.domains {
+		entry, flaw = canonical(entry)
+	} else {
+		flaw = plain(entry)
+	}
+	f.entries = append(f.entries, Line{entry, number})
+	return flaw
+}
+
+// direct obeys a directive: a line that begins with "#:", which is a comment to tinyproxy.
+func (f *File) direct(words []string, number int) *Error {
+	if len(words) != 2 || words[0] != "format" || words[1] != "domains" && words[1] != "patterns" {
+		return &Error{
+			Text:   "unknown directive " + excerpt("#: "+strings.Join(words, " ")),
+			Remedy: `known are "#: format domains" and "#: format patterns"; no comment begins with "#:"`,
+		}
+	}
+	if len(f.entries) > 0 || f.formatLine > 0 {
+		return &Error{Text: "the format is chosen too late", Remedy: "choose it once, above the first entry"}
+	}
+	f.domains, f.formatLine = words[1] == "domains", number
+	return nil
+}
+
+// entryOf returns what a line holds besides blanks and a comment.
+func entryOf(line string) (string, *Error) {
+	text := strings.TrimLeft(line, " \t")
+	start := len(line) - len(text)
+	end := strings.IndexAny(text+" ", " \t")
+	entry, rest := text[:end], strings.Trim(text[end:], " \t")
+	for i := 1; i < len(entry); i++ {
+		if entry[i] == '#' && entry[i-1] != '\\' {
+			return "", &Error{
+				Col:    start + i + 1,
+				Text:   "'#' inside " + excerpt(entry) + "; tinyproxy would cut it to " + excerpt(entry[:i]),
+				Remedy: `put a blank before the '#' of a comment, write \# for the character itself`,
+			}
+		}
+	}
+	switch {
+	case strings.HasPrefix(rest, "#:"):
+		return "", &Error{Col: start + end + 1, Text: "a directive stands behind " + excerpt(entry),
+			Remedy: "give the directive a line of its own"}
+	case rest != "" && rest[0] != '#':
+		return "", &Error{
+			Col:    start + end + 1,
+			Text:   "white space inside " + excerpt(text) + "; tinyproxy would cut it to " + excerpt(entry),
+			Remedy: "remove the white space, or begin the comment with '#'",
+		}
+	}
+	return entry, nil
+}
+
+// plain refuses patterns beyond ASCII. tinyproxy compares bytes in the C locale, and what a browser sends is
+// ASCII (punycode), so that such a pattern would look like a rule and never match.
+func plain(pattern string) *Error {
+	for _, r := range pattern {
+		if r >= utf8.RuneSelf {
+			return &Error{
+				Text:   fmt.Sprintf("%+q in %s never matches: hosts are sent in ASCII", r, excerpt(pattern)),
+				Remedy: `write the name as punycode (xn--…), or use "#: format domains"`,
+			}
+		}
+	}
+	return nil
+}
+
+// invisible finds what an editor does not show, or shows as something else than what tinyproxy reads.
+func invisible(line string) *Error {
+	for i, r := range line {
+		var text, remedy string
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(line[i:], string(utf8.RuneError)):
+			text, remedy = fmt.Sprintf("invalid UTF-8: byte %#02x", line[i]), "save the file as UTF-8"
+		case r == 0:
+			text, remedy = "a NUL byte; tinyproxy would end the line there", "remove it"
+		case unicode.IsControl(r) && r != '\t', unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control):
+			text, remedy = fmt.Sprintf("the invisible character %+q", r), "remove it"
+		default:
+			continue
+		}
+		return &Error{Col: i + 1, Text: text, Remedy: remedy}
+	}
+	return nil
+}
+
+func tooLarge(path string) *Error {
+	return &Error{
+		Path:   path,
+		Text:   fmt.Sprintf("is larger than %d KiB", maxSize>>10),
+		Remedy: "shorten it",
+	}
+}

@@ -1,0 +1,172 @@
+// Package rules reads what each AppVM may reach: the rule directory, with one file NAME.A.B.C.D for each
+// AppVM, and the template of their tinyproxy configurations.
+//
+// Two ideas run through it. A file means what a person sees in it, or is refused with file, line and remedy:
+// it is parsed here, and tinyproxy reads what [File.Lines] makes of it, never the file itself. And "could not
+// read" is never "there is nothing": every failure is kept apart from absence, and stays with the one VM that
+// it concerns.
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// A Set is the rule directory at one moment.
+type Set struct {
+	Template    Template
+	TemplateErr error     // an *Error, or nil; when set, Template is the zero value
+	Files       []File    // sorted by Name
+	Refused     []Refused // sorted by Path
+}
+
+// Refused is a rule file that cannot be used.
+type Refused struct {
+	Name string     // "" if the file's name does not give one
+	Addr netip.Addr // invalid if the file's name does not give one
+	Path string
+	Err  error // an *Error
+}
+
+// Read reads the directory dir and the template. A missing directory is an empty one, and a missing template
+// is the built-in one. An error means that the directory could not be read: nothing is known then.
+func Read(dir, template string) (Set, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !missing(dir, err) {
+		return Set{}, fmt.Errorf("read rule directory: %w", err)
+	}
+	var set Set
+	set.Template, set.TemplateErr = readTemplate(template)
+	candidates := ruleFiles(dir, entries)
+	refuseDuplicates(candidates)
+	for _, c := range candidates {
+		var content []byte
+		var file File
+		if c.Err == nil {
+			content, c.Err = readFile(c.Path)
+		}
+		if errors.Is(c.Err, fs.ErrNotExist) {
+			continue // deleted since the directory was read
+		}
+		if c.Err == nil {
+			file, c.Err = ParseFile(c.Path, content)
+		}
+		if c.Err != nil {
+			set.Refused = append(set.Refused, c)
+		} else {
+			set.Files = append(set.Files, file)
+		}
+	}
+	slices.SortFunc(set.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(set.Refused, func(a, b Refused) int { return strings.Compare(a.Path, b.Path) })
+	return set, nil
+}
+
+// ruleFiles picks what is named like a rule file, rightly or wrongly.
+func ruleFiles(dir string, entries []fs.DirEntry) []Refused {
+	var candidates []Refused
+	for _, entry := range entries {
+		c := Refused{Path: filepath.Join(dir, entry.Name())}
+		c.Name, c.Addr, c.Err = ParseFileName(c.Path)
+		if c.Addr.IsValid() || c.Err != nil {
+			candidates = append(candidates, c)
+		}
+	}
+	return candidates
+}
+
+// refuseDuplicates refuses every file whose VM name or address another one has too: which of them is meant is
+// not for this program to guess.
+func refuseDuplicates(candidates []Refused) {
+	byName, byAddr := map[string][]string{}, map[netip.Addr][]string{}
+	for _, c := range candidates {
+		if c.Err == nil {
+			byName[c.Name] = append(byName[c.Name], c.Path)
+			byAddr[c.Addr] = append(byAddr[c.Addr], c.Path)
+		}
+	}
+	for i := range candidates {
+		c := &candidates[i]
+		if c.Err != nil {
+			continue
+		}
+		what, paths := "the VM name "+c.Name, byName[c.Name]
+		if len(paths) == 1 {
+			what, paths = "the address "+c.Addr.String(), byAddr[c.Addr]
+		}
+		others := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return path == c.Path })
+		if len(others) > 0 {
+			c.Err = &Error{
+				Path:   c.Path,
+				Text:   what + " is also that of " + printable(strings.Join(others, ", ")),
+				Remedy: "keep one of these files",
+			}
+		}
+	}
+}
+
+func readTemplate(path string) (Template, error) {
+	content, err := readFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Builtin(), nil
+	case err != nil:
+		return Template{}, err
+	}
+	return ParseTemplate(path, string(content))
+}
+
+// readFile returns up to one byte more than maxSize. The error is fs.ErrNotExist if there is no such file,
+// and an *Error otherwise.
+func readFile(path string) ([]byte, error) {
+	fail := func(text, remedy string) ([]byte, error) {
+		return nil, &Error{Path: path, Text: text, Remedy: remedy}
+	}
+	// Nonblocking, for opening a FIFO waits for its writer.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	if err != nil {
+		if missing(path, err) {
+			return nil, fs.ErrNotExist
+		}
+		return fail("cannot be opened: "+cause(err), "make it a readable file, or remove it")
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return fail("cannot be examined: "+cause(err), "")
+	}
+	if !info.Mode().IsRegular() {
+		return fail("is not a regular file", "replace it with one, or remove it")
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxSize+1))
+	if err != nil {
+		return fail("cannot be read: "+cause(err), "")
+	}
+	return content, nil
+}
+
+// missing tells whether err came because nothing is at path, as opposed to a link there that leads nowhere,
+// such as one into a file system that is not mounted.
+func missing(path string, err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	_, err = os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// cause returns the message of a file system error without the path.
+func cause(err error) string {
+	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+		return pathErr.Err.Error()
+	}
+	return err.Error()
+}

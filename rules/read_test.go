@@ -1,0 +1,140 @@
+package rules
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// print shows a set with paths relative to the directory.
+func (s Set) print(dir string) string {
+	var b strings.Builder
+	for _, f := range s.Files {
+		fmt.Fprintf(&b, "%s %s %q\n", f.Name, f.Addr, show(f, Syntax{}))
+	}
+	for _, r := range s.Refused {
+		text, _, _ := strings.Cut(r.Err.Error(), " (") // what there is to do is left out
+		fmt.Fprintf(&b, "%q %v: %s\n", r.Name, r.Addr, text)
+	}
+	switch {
+	case s.TemplateErr != nil:
+		fmt.Fprintf(&b, "%v\n", s.TemplateErr)
+	case s.Template.Path == "":
+		b.WriteString("built-in template\n")
+	default:
+		fmt.Fprintf(&b, "template %s\n", s.Template.Path)
+	}
+	return strings.ReplaceAll(b.String(), dir+"/", "")
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRead(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"social.10.137.2.13":   "^s$",
+		"a-b.10.137.2.1":       "^ab$",
+		"a.10.137.2.2":         "^a$",
+		"work.10.137.2.13.bak": "x y",
+		"config":               needed,
+		"notes.txt":            "x y",
+		"bad.10.137.2.3":       "^a$\nx y",
+		"wrong.10.137.2.300":   "^a$",
+		"six.fd00::1":          "^a$",
+		"dup.10.137.2.4":       "^a$",
+		"dup.10.137.2.5":       "x y",
+		"one.10.137.2.6":       "^a$",
+		"two.10.137.2.6":       "^a$",
+		"big.10.137.2.7":       strings.Repeat("#\n", maxSize),
+		"elsewhere":            "^linked$",
+	} {
+		write(t, filepath.Join(dir, name), content)
+	}
+	must(t, os.Mkdir(filepath.Join(dir, "dir.10.137.2.8"), 0o755))
+	must(t, syscall.Mkfifo(filepath.Join(dir, "fifo.10.137.2.9"), 0o644))
+	must(t, os.Symlink("elsewhere", filepath.Join(dir, "link.10.137.2.10")))
+	must(t, os.Symlink("nowhere", filepath.Join(dir, "dangling.10.137.2.11")))
+	must(t, os.Symlink("loop.10.137.2.12", filepath.Join(dir, "loop.10.137.2.12")))
+	must(t, os.Symlink("/dev/null", filepath.Join(dir, "null.10.137.2.14")))
+
+	set, err := Read(dir, filepath.Join(dir, "config"))
+	must(t, err)
+	const want = `a 10.137.2.2 "1 ^a$\n"
+a-b 10.137.2.1 "1 ^ab$\n"
+link 10.137.2.10 "1 ^linked$\n"
+social 10.137.2.13 "1 ^s$\n"
+"bad" 10.137.2.3: bad.10.137.2.3:2: white space inside "x y"; tinyproxy would cut it to "x"
+"big" 10.137.2.7: big.10.137.2.7: is larger than 1024 KiB
+"dangling" 10.137.2.11: dangling.10.137.2.11: cannot be opened: no such file or directory
+"dir" 10.137.2.8: dir.10.137.2.8: is not a regular file
+"dup" 10.137.2.4: dup.10.137.2.4: the VM name dup is also that of dup.10.137.2.5
+"dup" 10.137.2.5: dup.10.137.2.5: the VM name dup is also that of dup.10.137.2.4
+"fifo" 10.137.2.9: fifo.10.137.2.9: is not a regular file
+"loop" 10.137.2.12: loop.10.137.2.12: cannot be opened: too many levels of symbolic links
+"null" 10.137.2.14: null.10.137.2.14: is not a regular file
+"one" 10.137.2.6: one.10.137.2.6: the address 10.137.2.6 is also that of two.10.137.2.6
+"six" fd00::1: six.fd00::1: IPv6 addresses are not supported yet
+"two" 10.137.2.6: two.10.137.2.6: the address 10.137.2.6 is also that of one.10.137.2.6
+"wrong" invalid IP: wrong.10.137.2.300: "10.137.2.300" is not an IPv4 address
+template config
+`
+	if got := set.print(dir); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestReadWithoutDirectory(t *testing.T) {
+	dir := t.TempDir()
+	set, err := Read(filepath.Join(dir, "a/b"), filepath.Join(dir, "a/b/config"))
+	must(t, err)
+	if got := set.print(dir); got != "built-in template\n" {
+		t.Error(got)
+	}
+}
+
+// What cannot be read must not pass for what is not there.
+func TestReadFails(t *testing.T) {
+	dir := t.TempDir()
+	file, dangling := filepath.Join(dir, "file"), filepath.Join(dir, "dangling")
+	write(t, file, "")
+	must(t, os.Symlink("/nonexistent/rules", dangling))
+	for _, path := range []string{file, filepath.Join(file, "rules"), dangling} {
+		if set, err := Read(path, filepath.Join(dir, "config")); err == nil {
+			t.Errorf("%s: no error, but %+v", path, set)
+		}
+	}
+	for _, path := range []string{dir, dangling, filepath.Join(file, "config")} {
+		set, err := Read(dir, path)
+		must(t, err)
+		if set.TemplateErr == nil {
+			t.Errorf("template %s: no error", path)
+		}
+	}
+}
+
+func TestReadBadTemplate(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "config"), "Port {prt}\n")
+	write(t, filepath.Join(dir, "social.10.137.2.13"), "^s$")
+	set, err := Read(dir, filepath.Join(dir, "config"))
+	must(t, err)
+	const want = `social 10.137.2.13 "1 ^s$\n"` + "\n" + `config:1: unknown placeholder "{prt}"`
+	if got := set.print(dir); !strings.HasPrefix(got, want) {
+		t.Errorf("got\n%s\nwant\n%s…", got, want)
+	}
+}

@@ -1,0 +1,128 @@
+package rules
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// A Template is the text of a tinyproxy configuration with placeholders for what differs between AppVMs.
+type Template struct {
+	Path  string // "" for the built-in one
+	parts []part
+}
+
+// A part of a template is literal text, or a placeholder when value is set.
+type part struct {
+	text  string
+	value func(Values) string
+}
+
+// Values are what the placeholders of a template stand for.
+type Values struct {
+	Port      uint16     // the proxy listens on
+	VMIP      netip.Addr // of the AppVM that the proxy serves
+	BindIP    netip.Addr // the proxy listens on: the AppVM's gateway
+	LogFile   string
+	PidFile   string
+	RulesFile string // what File.Lines returned, as a file
+}
+
+var placeholders = map[string]func(Values) string{
+	"port":       func(v Values) string { return strconv.Itoa(int(v.Port)) },
+	"vm_ip":      func(v Values) string { return v.VMIP.String() },
+	"bind_ip":    func(v Values) string { return v.BindIP.String() },
+	"log_file":   func(v Values) string { return v.LogFile },
+	"pid_file":   func(v Values) string { return v.PidFile },
+	"rules_file": func(v Values) string { return v.RulesFile },
+}
+
+// Without these a proxy would listen where its AppVM cannot reach it, or would filter nothing.
+var required = []struct{ name, line string }{
+	{"port", "Port {port}"},
+	{"bind_ip", "Listen {bind_ip}"},
+	{"rules_file", `Filter "{rules_file}"`},
+}
+
+// ParseTemplate reads the text of a template; path is for its errors, which are of type *Error. Placeholders
+// are {port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; {{ and }} stand for the braces
+// themselves. Whether the rest is a configuration that tinyproxy takes is not looked at.
+func ParseTemplate(path, text string) (Template, error) {
+	if len(text) > maxSize {
+		return Template{}, tooLarge(path)
+	}
+	t := Template{Path: path}
+	seen := map[string]bool{}
+	number := 0
+	for line := range strings.SplitAfterSeq(text, "\n") {
+		number++
+		// tinyproxy takes CRLF for a syntax error; to a person it is a line end like any other.
+		if bare, ok := strings.CutSuffix(line, "\r\n"); ok {
+			line = bare + "\n"
+		}
+		flaw := invisible(strings.TrimSuffix(line, "\n"))
+		if flaw == nil {
+			flaw = t.add(line, seen)
+		}
+		if flaw != nil {
+			flaw.Path, flaw.Line = path, number
+			return Template{}, flaw
+		}
+	}
+	for _, r := range required {
+		if !seen[r.name] {
+			return Template{}, &Error{Path: path, Text: "the placeholder {" + r.name + "} is not used",
+				Remedy: "add the line: " + r.line}
+		}
+	}
+	return t, nil
+}
+
+// add takes in one line. The error, if any, lacks path and line.
+func (t *Template) add(line string, seen map[string]bool) *Error {
+	comment := strings.HasPrefix(strings.TrimLeft(line, " \t"), "#")
+	for rest := line; rest != ""; {
+		at := strings.IndexAny(rest, "{}")
+		if at < 0 {
+			t.parts = append(t.parts, part{text: rest})
+			break
+		}
+		col := len(line) - len(rest) + at + 1
+		t.parts = append(t.parts, part{text: rest[:at]})
+		rest = rest[at:]
+		if strings.HasPrefix(rest, "{{") || strings.HasPrefix(rest, "}}") {
+			t.parts = append(t.parts, part{text: rest[:1]})
+			rest = rest[2:]
+			continue
+		}
+		name, after, closed := strings.Cut(rest[1:], "}")
+		if rest[0] == '}' || !closed {
+			return &Error{Col: col, Text: "a single " + excerpt(rest[:1]),
+				Remedy: "write {{ or }} for a brace that belongs to no placeholder"}
+		}
+		value, ok := placeholders[name]
+		if !ok {
+			return &Error{Col: col, Text: "unknown placeholder " + excerpt("{"+name+"}"),
+				Remedy: "known are {port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; " +
+					"write {{ and }} for braces"}
+		}
+		t.parts = append(t.parts, part{value: value})
+		// A placeholder in a comment sets nothing.
+		seen[name] = seen[name] || !comment
+		rest = after
+	}
+	return nil
+}
+
+// Render returns the template's text with the values in place of the placeholders.
+func (t Template) Render(v Values) string {
+	var b strings.Builder
+	for _, p := range t.parts {
+		if p.value != nil {
+			b.WriteString(p.value(v))
+		} else {
+			b.WriteString(p.text)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,108 @@
+package rules
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+var someValues = Values{
+	Port:      61001,
+	VMIP:      netip.MustParseAddr("10.137.2.13"),
+	BindIP:    netip.MustParseAddr("10.138.0.1"),
+	LogFile:   "/run/vifproxy/social/log",
+	PidFile:   "/run/vifproxy/social/pid",
+	RulesFile: "/run/vifproxy/social/61001/rules",
+}
+
+const needed = "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\n"
+
+func TestRender(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"", ""},
+		{"Allow {vm_ip}", "Allow 10.137.2.13"},
+		{"{log_file}{pid_file}\n", "/run/vifproxy/social/log/run/vifproxy/social/pid\n"},
+		{"a {{b}} {{{port}}} {{port}} }}{{", "a {b} {61001} {port} }{"},
+		{"a\r\nb\r\n", "a\nb\n"},
+		{"# Bücher\n", "# Bücher\n"},
+	} {
+		tmpl, err := ParseTemplate("/rules/config", needed+c.text)
+		if err != nil {
+			t.Errorf("%q: %v", c.text, err)
+			continue
+		}
+		want := "Port 61001\nListen 10.138.0.1\nFilter \"/run/vifproxy/social/61001/rules\"\n" + c.want
+		if got := tmpl.Render(someValues); got != want {
+			t.Errorf("%q: got %q, want %q", c.text, got, want)
+		}
+	}
+}
+
+func TestParseTemplateErrors(t *testing.T) {
+	for _, c := range []struct{ what, text, err string }{
+		{"unknown", needed + "User {user}", `/rules/config:4: unknown placeholder "{user}" (known are ` +
+			`{port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; write {{ and }} for braces)`},
+		{"unknown in a comment", "# {x}\n" + needed, `:1: unknown placeholder "{x}"`},
+		{"empty", "\n{}", `:2: unknown placeholder "{}"`},
+		{"spaces", "{ port }", `:1: unknown placeholder "{ port }"`},
+		{"case", "{Port}", `:1: unknown placeholder "{Port}"`},
+		{"nested", "{{{port{}", `:1: unknown placeholder "{port{}"`},
+		{"open", "a\nb {port\n}",
+			`:2: a single "{" (write {{ or }} for a brace that belongs to no placeholder)`},
+		{"closed", "a\nb }\n", `:2: a single "}"`},
+		{"three", "{port}}} }", `:1: a single "}"`},
+		{"no port", "Listen {bind_ip}\nFilter {rules_file}",
+			"/rules/config: the placeholder {port} is not used (add the line: Port {port})"},
+		{"no bind_ip", "Port {port}\nFilter {rules_file}",
+			"{bind_ip} is not used (add the line: Listen {bind_ip})"},
+		{"no rules_file", "Port {port}\nListen {bind_ip}",
+			`{rules_file} is not used (add the line: Filter "{rules_file}")`},
+		{"port in a comment", strings.Replace(needed, "Port", "# Port", 1),
+			"the placeholder {port} is not used"},
+		{"literal braces", strings.Replace(needed, "{port}", "{{port}}", 1),
+			"the placeholder {port} is not used"},
+		{"NUL", needed + "\x00", ":4: a NUL byte"},
+		{"invalid UTF-8", needed + "# f\xfcr", ":4: invalid UTF-8: byte 0xfc (save the file as UTF-8)"},
+		{"too large", needed + strings.Repeat("#", maxSize), "/rules/config: is larger than 1024 KiB"},
+	} {
+		_, err := ParseTemplate("/rules/config", c.text)
+		checkError(t, c.what, err, c.err)
+	}
+}
+
+func TestBuiltinNamesEveryPlaceholder(t *testing.T) {
+	text := Builtin().Render(someValues)
+	for _, want := range []string{
+		"Port 61001\n", "Listen 10.138.0.1\n", "Allow 10.137.2.13\n", `LogFile "/run/vifproxy/social/log"`,
+		`PidFile "/run/vifproxy/social/pid"`, `Filter "/run/vifproxy/social/61001/rules"`,
+		"FilterDefaultDeny Yes\n", "ConnectPort 443\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+func FuzzParseTemplate(f *testing.F) {
+	for _, seed := range []string{builtinText, needed, needed + "{{}}", "{", "}", "{port}}", "{{{port}}}",
+		"#{x}\n", "a\r\n{vm_ip}\r"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		tmpl, err := ParseTemplate("/rules/config", text)
+		if err != nil {
+			if strings.ContainsFunc(err.Error(), isControl) {
+				t.Fatalf("unsafe error text: %q", err)
+			}
+			return
+		}
+		// An independent reading, from left to right.
+		want := strings.ReplaceAll(text, "\r\n", "\n")
+		want = strings.NewReplacer("{{", "{", "}}", "}", "{port}", "61001", "{vm_ip}", "10.137.2.13",
+			"{bind_ip}", "10.138.0.1", "{log_file}", someValues.LogFile, "{pid_file}", someValues.PidFile,
+			"{rules_file}", someValues.RulesFile).Replace(want)
+		if got := tmpl.Render(someValues); got != want {
+			t.Fatalf("%q: rendered %q, want %q", text, got, want)
+		}
+	})
+}

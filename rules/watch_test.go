@@ -1,0 +1,132 @@
+package rules
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A watched set: until waits for wakes, and for nothing else, until reading gives what is wanted.
+type watched struct {
+	t             *testing.T
+	dir, template string
+	wakes         chan struct{}
+}
+
+func watch(t *testing.T, dir, template string) *watched {
+	w := &watched{t, dir, template, make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- Watch(ctx, slog.New(slog.DiscardHandler), dir, template, func() {
+			select {
+			case w.wakes <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func (w *watched) until(want string) {
+	w.t.Helper()
+	for {
+		<-w.wakes
+		set, err := Read(w.dir, w.template)
+		if err == nil && set.print(w.dir) == want {
+			return
+		}
+	}
+}
+
+const builtin = "built-in template\n"
+
+func TestWatchFiles(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	config := filepath.Join(other, "config")
+	w := watch(t, dir, config)
+	w.until(builtin)
+	path := filepath.Join(dir, "social.10.137.2.13")
+	write(t, path, "^a$")
+	w.until(`social 10.137.2.13 "1 ^a$\n"` + "\n" + builtin)
+	write(t, path+".new", "^b$")
+	must(t, os.Rename(path+".new", path))
+	w.until(`social 10.137.2.13 "1 ^b$\n"` + "\n" + builtin)
+	must(t, os.Rename(path, filepath.Join(dir, "work.10.137.2.13")))
+	w.until(`work 10.137.2.13 "1 ^b$\n"` + "\n" + builtin)
+	must(t, os.Remove(filepath.Join(dir, "work.10.137.2.13")))
+	w.until(builtin)
+	write(t, config, needed)
+	w.until("template " + config + "\n")
+	must(t, os.Remove(config))
+	w.until(builtin)
+}
+
+func TestWatchDirectoryComesAndGoes(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "a/b/rules")
+	w := watch(t, dir, filepath.Join(dir, "config"))
+	w.until(builtin)
+	const (
+		one = `social 10.137.2.13 "1 ^a$\n"` + "\n" + builtin
+		two = `work 10.137.2.14 "1 ^b$\n"` + "\n" + builtin
+	)
+	must(t, os.MkdirAll(dir, 0o755))
+	write(t, filepath.Join(dir, "social.10.137.2.13"), "^a$")
+	w.until(one)
+	must(t, os.RemoveAll(filepath.Join(top, "a")))
+	w.until(builtin)
+
+	// Replaced by renaming: the directory itself, one above it, and by a link.
+	elsewhere := filepath.Join(top, "elsewhere")
+	must(t, os.MkdirAll(elsewhere, 0o755))
+	write(t, filepath.Join(elsewhere, "work.10.137.2.14"), "^b$")
+	must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
+	must(t, os.Rename(elsewhere, dir))
+	w.until(two)
+	must(t, os.Rename(filepath.Join(top, "a"), elsewhere))
+	w.until(builtin)
+	must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
+	must(t, os.Symlink(filepath.Join(elsewhere, "b/rules"), dir))
+	w.until(two)
+	path := filepath.Join(elsewhere, "b/rules/work.10.137.2.1")
+	must(t, os.Rename(path+"4", path+"5"))
+	w.until(strings.Replace(two, ".14", ".15", 1))
+}
+
+// fsnotify reports a directory that goes while its watch is removed, holding a lock that every call needs.
+func TestWatchSurvivesDirectoriesThatVanish(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "rules")
+	w := watch(t, dir, filepath.Join(dir, "config"))
+	for range 300 {
+		must(t, os.Mkdir(dir, 0o755))
+		write(t, filepath.Join(dir, "social.10.137.2.13"), "^a$")
+		must(t, os.Rename(dir, dir+".old"))
+		must(t, os.RemoveAll(dir+".old"))
+	}
+	must(t, os.Mkdir(dir, 0o755))
+	write(t, filepath.Join(dir, "work.10.137.2.14"), "^b$")
+	w.until(`work 10.137.2.14 "1 ^b$\n"` + "\n" + builtin)
+}
+
+func TestConcerns(t *testing.T) {
+	for base, want := range map[string]bool{
+		"social.10.137.2.13": true, "social.10.137.2.300": true, "six.fd00::1": true, "config": true,
+		"config~": false, ".config.swp": false, "social.10.137.2.13~": false, "notes": false,
+		".": false, "/": false,
+	} {
+		if got := concerns(base, "config"); got != want {
+			t.Errorf("%q: %v", base, got)
+		}
+	}
+}
