@@ -1,0 +1,182 @@
+// Package firewall decides which AppVM reaches which proxy, by keeping rules in the kernel.
+//
+// Every AppVM connects to the same place, port 8100 of its gateway. Behind it each proxy listens on a port of its
+// own, and a Binding says who gets there: packets that come in on this vif, from this address, are sent on to this
+// proxy. Nothing else leads to a proxy. The rules have three parts, in either backend:
+//
+//   - a nat rule that sends a bound AppVM's connections to port 8100 on to its proxy;
+//   - an accept rule, since the firewall VM rejects what AppVMs send to the firewall VM itself;
+//   - the guard: a new connection to a port in the range where proxies listen is reset unless a binding allows it.
+//     It looks at the SYN flag and not at the connection tracking state, since the tracking entry of an old
+//     connection would count a hostile AppVM's new SYN as established, and by then the port may be another VM's.
+//
+// A connection that is up does not depend on its binding any more (connection tracking keeps the translation), so a
+// binding can move to a new proxy, or go, without harm to it; whoever wants it cut ends the old proxy.
+//
+// Backends read the kernel at each Sync and write the difference. They believe nothing they remember of bindings,
+// so whatever happened in between (another program's flush, a failed Sync, a crash) the next Sync sets it right.
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os/exec"
+	"regexp"
+)
+
+// Binding lets one AppVM, on one vif, reach one proxy.
+type Binding struct {
+	Vif  string         // interface the AppVM's packets come in on
+	Addr netip.Addr     // IPv4 address of the AppVM
+	To   netip.AddrPort // IPv4 address and port where its proxy listens
+}
+
+func (b Binding) String() string {
+	return fmt.Sprintf("%s %s to %s", b.Vif, b.Addr, b.To)
+}
+
+// Config is what the rules need to know besides the bindings.
+type Config struct {
+	ProxyPort           uint16 // the port AppVMs use
+	FirstPort, LastPort uint16 // range in which proxies listen, both ends included; guarded
+}
+
+// Backend keeps the kernel's rules equal to a set of bindings. Its methods must not be called concurrently.
+type Backend interface {
+	// String is the backend's name: nftables or iptables.
+	String() string
+
+	// Sync makes the kernel hold exactly the bindings of want, and repairs the rules around them where somebody
+	// changed them. It returns how many writes that took (elements, rules, or one for loading all anew); 0 if
+	// nothing differed. A binding whose To changed moves without a moment in which the AppVM is locked out.
+	// If want contains a binding that cannot be, or the same vif and address twice, nothing is written.
+	// After an error the kernel holds some state between the old and the new; call Sync again.
+	Sync(ctx context.Context, want []Binding) (writes int, err error)
+
+	// Remove takes everything of ours out of the kernel. What is gone already is no error.
+	Remove(ctx context.Context) error
+}
+
+// Open chooses the backend named by kind, "nftables" or "iptables", or with "auto" the one that fits the machine:
+// nftables where Qubes (R4.2 and later) has its user chain for it, else iptables. It loads the rules without any
+// binding, so that whatever an earlier run left, with either backend, leads nowhere once Open returns.
+func Open(ctx context.Context, log *slog.Logger, kind string, cfg Config) (Backend, error) {
+	return open(ctx, log, kind, cfg, tools{nft: find("nft"), iptables: find("iptables")})
+}
+
+// tools are absolute paths, "" for a program that is not installed.
+type tools struct{ nft, iptables string }
+
+// find looks beyond PATH, because the PATH of a root shell or service does not always have the sbin folders.
+func find(name string) string {
+	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have tools) (Backend, error) {
+	if cfg.ProxyPort == 0 || cfg.FirstPort == 0 || cfg.FirstPort > cfg.LastPort ||
+		cfg.FirstPort <= cfg.ProxyPort && cfg.ProxyPort <= cfg.LastPort {
+		return nil, fmt.Errorf("firewall: port %d for AppVMs and ports %d-%d for proxies: need a port, and a range without it",
+			cfg.ProxyPort, cfg.FirstPort, cfg.LastPort)
+	}
+	nft := &nftBackend{log: log, cfg: cfg, tool: have.nft}
+	qubes, err := nft.qubes(ctx)
+	if err != nil && !unsupported(err) && kind != "iptables" {
+		return nil, fmt.Errorf("firewall: %w", err)
+	}
+	kind, why, err := choose(kind, qubes, have)
+	if err != nil {
+		return nil, err
+	}
+	log.Info("firewall chosen", "backend", kind, "why", why)
+	if kind == "nftables" && !qubes {
+		log.Warn("table ip qubes has no chain custom-input: using only our own table; " +
+			"other rules must let AppVMs reach the proxies' ports themselves")
+	}
+
+	// The chosen backend's guard comes first: it also stops what the other one's leftovers would still let through,
+	// so that failing to remove those is worth a warning but no more.
+	var chosen, other Backend = nft, nil
+	if have.iptables != "" {
+		if other, err = newIptables(log, cfg, have.iptables); err != nil && kind == "iptables" {
+			return nil, err
+		} else if err != nil {
+			log.Warn("cannot look for leftovers of an earlier run with iptables", "err", err)
+			other = nil
+		}
+	}
+	if kind == "iptables" {
+		chosen, other = other, chosen
+	}
+	if _, err := chosen.Sync(ctx, nil); err != nil {
+		return nil, fmt.Errorf("load rules into an empty state: %w", err)
+	}
+	if other != nil {
+		if err := other.Remove(ctx); err != nil && !unsupported(err) {
+			log.Warn("cannot remove leftovers of an earlier run", "backend", other, "err", err)
+		}
+	}
+	return chosen, nil
+}
+
+// choose decides on a backend and says why.
+func choose(kind string, qubes bool, have tools) (chosen, why string, err error) {
+	const noNft = "firewall: the program nft is not installed (install the package nftables)"
+	const noIptables = "firewall: the program iptables is not installed (install the package iptables)"
+	switch {
+	case kind == "nftables" && have.nft == "", kind == "auto" && qubes && have.nft == "":
+		return "", "", errors.New(noNft)
+	case kind == "iptables" && have.iptables == "":
+		return "", "", errors.New(noIptables)
+	case kind == "nftables", kind == "iptables":
+		return kind, "asked for", nil
+	case kind != "auto":
+		return "", "", fmt.Errorf("firewall: unknown backend %q (use auto, nftables or iptables)", kind)
+	case qubes:
+		return "nftables", "table ip qubes has the chain custom-input", nil
+	case have.iptables != "":
+		return "iptables", "there is no table ip qubes with a chain custom-input", nil
+	case have.nft != "":
+		return "nftables", "iptables is not installed", nil
+	}
+	return "", "", errors.New("firewall: neither nft nor iptables is installed " +
+		"(install the package nftables, on Qubes before R4.2 the package iptables)")
+}
+
+// ifname is narrower than the kernel's idea of an interface name: both tools read some other characters as syntax,
+// as in `vif*` (nft) and `vif+` (iptables), which mean every interface that starts so.
+var ifname = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`) // IFNAMSIZ is 16 with the final zero
+
+// check finds what must not get into a rule.
+func (c Config) check(want []Binding) error {
+	type source struct {
+		vif  string
+		addr netip.Addr
+	}
+	seen := make(map[source]bool, len(want))
+	for _, b := range want {
+		key := source{b.Vif, b.Addr}
+		switch port := b.To.Port(); {
+		case !ifname.MatchString(b.Vif):
+			return fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)
+		case !b.Addr.Is4() || b.Addr.IsUnspecified():
+			return fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
+		case !b.To.Addr().Is4() || b.To.Addr().IsUnspecified():
+			return fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a proxy", b.Addr, b.Vif, b.To.Addr())
+		case port < c.FirstPort || port > c.LastPort:
+			return fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d",
+				b.Addr, b.Vif, port, c.FirstPort, c.LastPort)
+		case seen[key]:
+			return fmt.Errorf("two bindings of %s on %s", b.Addr, b.Vif)
+		}
+		seen[key] = true
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package firewall
+
+import (
+	"bytes"
+	"flag"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var testConfig = Config{ProxyPort: 8100, FirstPort: 61000, LastPort: 64999}
+
+// machine is a kind of firewall VM: what rules are there already, and the backend for it.
+type machine struct {
+	name, kind string
+	tools      tools
+	foreign    string // file in testdata
+}
+
+var machines = []machine{
+	{"qubes", "nftables", tools{nft: "/usr/sbin/nft"}, "qubes-r4.2.nft"},
+	{"nft", "nftables", tools{nft: "/usr/sbin/nft"}, ""},
+	{"iptables-nft", "iptables", tools{iptables: "/usr/sbin/iptables-nft"}, "qubes-r4.1.iptables"},
+	{"iptables-legacy", "iptables", tools{iptables: "/usr/sbin/iptables-legacy"}, "qubes-r4.1.iptables"},
+}
+
+// onEach runs a test on each kind of machine, in a network namespace of its own with the foreign rules loaded.
+func onEach(t *testing.T, test func(t *testing.T, m machine)) {
+	for _, m := range machines {
+		t.Run(m.name, func(t *testing.T) {
+			enterNamespace(t)
+			m.loadForeign(t)
+			test(t, m)
+		})
+	}
+}
+
+// enterNamespace moves this goroutine's thread to a new network namespace. Both end with the test.
+func enterNamespace(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread is of no use to others any more
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "", "ip", "link", "set", "lo", "up")
+}
+
+func (m machine) loadForeign(t testing.TB) {
+	t.Helper()
+	if m.foreign == "" {
+		return
+	}
+	text, err := os.ReadFile(filepath.Join("testdata", m.foreign))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.kind == "nftables" {
+		run(t, string(text), "nft", "-f", "-")
+	} else {
+		run(t, string(text), m.tools.iptables+"-restore")
+	}
+}
+
+func (m machine) open(t testing.TB) Backend {
+	t.Helper()
+	b, err := open(t.Context(), quiet, m.kind, testConfig, m.tools)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// rules prints everything in the namespace's firewall that m's kind of tool knows, without counters.
+func (m machine) rules(t testing.TB) string {
+	t.Helper()
+	if m.kind == "nftables" {
+		return run(t, "", "nft", "-s", "list", "ruleset")
+	}
+	return run(t, "", m.tools.iptables, "-S") + run(t, "", m.tools.iptables, "-t", "nat", "-S")
+}
+
+// shell runs commands in the namespace; "iptables" stands for the variant that the machine has.
+func (m machine) shell(t testing.TB, commands string) {
+	t.Helper()
+	if m.tools.iptables != "" {
+		commands = strings.ReplaceAll(commands, "iptables", m.tools.iptables)
+	}
+	run(t, "", "sh", "-ec", commands)
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// run runs a program in this thread's network namespace and returns what it prints.
+func run(t testing.TB, stdin, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, &errs)
+	}
+	return out.String()
+}
+
+func binding(vif, addr, to string) Binding {
+	return Binding{Vif: vif, Addr: netip.MustParseAddr(addr), To: netip.MustParseAddrPort(to)}
+}
+
+func sync(t testing.TB, b Backend, want ...Binding) (writes int) {
+	t.Helper()
+	writes, err := b.Sync(t.Context(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writes
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("rules differ from %s (go test -update rewrites it):\n%s", path, diff(string(want), got))
+	}
+}
+
+// diff shows the lines that only one of the texts has.
+func diff(want, got string) string {
+	gone, added := changes(want, got)
+	var out strings.Builder
+	for _, line := range gone {
+		out.WriteString("- " + line + "\n")
+	}
+	for _, line := range added {
+		out.WriteString("+ " + line + "\n")
+	}
+	return out.String()
+}

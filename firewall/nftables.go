@@ -1,0 +1,196 @@
+package firewall
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/google/nftables"
+)
+
+//go:embed vifproxy.nft
+var nftText string
+
+var nftTemplate = template.Must(template.New("vifproxy.nft").Parse(nftText))
+
+// nftBackend loads the text above with the program nft, which takes some milliseconds, and changes elements
+// through netlink, which takes some microseconds.
+type nftBackend struct {
+	log  *slog.Logger
+	cfg  Config
+	tool string // path of nft; "" if it is not installed, then only Remove works
+
+	conn *ruleset // nil until needed and after an error
+
+	// loaded is the print of the structure as it was right after we loaded it; "" if that is not known.
+	// The elements of the sets are no part of it.
+	loaded string
+}
+
+func (n *nftBackend) String() string { return "nftables" }
+
+// attempts bounds how often one call starts over because other programs keep changing the ruleset meanwhile.
+// Qubes does at every attach of a vif, in a few transactions.
+const attempts = 5
+
+func (n *nftBackend) Sync(ctx context.Context, want []Binding) (writes int, err error) {
+	if err := n.cfg.check(want); err != nil {
+		return 0, err
+	}
+	err = n.do(ctx, func() error {
+		for range attempts {
+			now, err := n.conn.read()
+			if err != nil {
+				return err
+			}
+			if n.loaded != "" && now.print == n.loaded {
+				changed, err := n.conn.update(now, want)
+				writes += changed
+				return err
+			}
+			if n.loaded != "" {
+				gone, added := changes(n.loaded, now.print)
+				n.log.Warn("firewall rules were changed by another program: loading them again",
+					"gone", gone, "new", added)
+			}
+			n.loaded = ""
+			if err := n.load(ctx, now, want); err != nil {
+				return err
+			}
+			writes++
+
+			// What is there now is what we loaded only if nobody else's transaction came in between: each
+			// adds one to the generation (nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c).
+			after, err := n.conn.read()
+			if err != nil {
+				return err
+			}
+			if after.generation == now.generation+1 {
+				n.loaded = after.print
+				return nil
+			}
+		}
+		return errBusy
+	})
+	return writes, err
+}
+
+// load replaces everything of ours by the skeleton with the bindings of want in one transaction. If anything in
+// before is no longer true, the transaction fails as a whole.
+func (n *nftBackend) load(ctx context.Context, before snapshot, want []Binding) error {
+	var text, stderr bytes.Buffer
+	err := nftTemplate.Execute(&text, struct {
+		Config
+		snapshot
+		Bindings []Binding
+	}{n.cfg, before, want})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, n.tool, "-f", "-")
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Stdin, cmd.Stderr = &text, &stderr
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		said := strings.TrimSpace(stderr.String())
+		return fmt.Errorf("load rules with %s: %w: %.1000s", n.tool, err, said)
+	}
+	return nil
+}
+
+// Remove needs no program, so that it can clean up where nft is not installed.
+func (n *nftBackend) Remove(ctx context.Context) error {
+	n.loaded = ""
+	err := n.do(ctx, func() error {
+		now, err := n.conn.read()
+		if err != nil {
+			return err
+		}
+		nft := n.conn.nft
+		qubes := &nftables.Table{Name: "qubes", Family: nftables.TableFamilyIPv4}
+		custom := &nftables.Chain{Name: "custom-input", Table: qubes}
+		ours := &nftables.Chain{Name: "vifproxy-input", Table: qubes}
+		if now.OwnTable {
+			nft.DelTable(&nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyIPv4})
+		}
+		for _, handle := range now.Jumps {
+			if err := nft.DelRule(&nftables.Rule{Table: qubes, Chain: custom, Handle: handle}); err != nil {
+				return err
+			}
+		}
+		if now.AcceptChain {
+			nft.FlushChain(ours)
+		}
+		if err := nft.Flush(); err != nil {
+			return err
+		}
+
+		// The empty chain and set come after, on their own: should a foreign rule refer to them they must stay
+		// ("device or resource busy"), and that must not keep the rest from going.
+		if now.AcceptChain {
+			nft.DelChain(ours)
+		}
+		if now.AcceptSet {
+			nft.DelSet(&nftables.Set{Table: qubes, Name: "vifproxy"})
+		}
+		return nft.Flush()
+	})
+	n.hangUp()
+	return err
+}
+
+// qubes tells whether this is a Qubes R4.2 or later, with a chain for users' rules in Qubes' table.
+func (n *nftBackend) qubes(ctx context.Context) (is bool, err error) {
+	err = n.do(ctx, func() error {
+		now, err := n.conn.read()
+		is = now.UserChain
+		return err
+	})
+	return is, err
+}
+
+// do runs f with an open connection. After an error, answers to it may still be under way, so the connection is
+// given up and the next call begins with a new one.
+func (n *nftBackend) do(ctx context.Context, f func() error) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if n.conn == nil {
+		if n.conn, err = dial(); err != nil {
+			return fmt.Errorf("nftables: %w", err)
+		}
+	}
+	if err = n.conn.limit(ctx); err == nil {
+		err = f()
+	}
+	if err != nil {
+		n.hangUp()
+		return fmt.Errorf("nftables: %w", err)
+	}
+	return nil
+}
+
+func (n *nftBackend) hangUp() {
+	if n.conn != nil {
+		n.conn.nft.CloseLasting()
+		n.conn = nil
+	}
+}
+
+// changes compares two prints line by line, for a log.
+func changes(before, after string) (gone, added []string) {
+	b, a := strings.Split(before, "\n"), strings.Split(after, "\n")
+	in := func(lines []string) func(string) bool {
+		return func(line string) bool { return slices.Contains(lines, line) }
+	}
+	return slices.DeleteFunc(slices.Clone(b), in(a)), slices.DeleteFunc(slices.Clone(a), in(b))
+}

@@ -1,0 +1,93 @@
+package firewall
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Watch calls wake whenever another program has changed the kernel's nftables ruleset (iptables-nft counts, the old
+// iptables does not report), and also when some change may have been missed. Changes made by this process over
+// netlink are ignored, those of the nft and iptables it runs are not. Watch blocks until ctx ends and then returns
+// nil; it returns an error only at once, if the kernel does not offer notifications.
+//
+// It does not use the library's Monitor, which blocks forever on its channel when the reader leaves, and decodes
+// every rule only to have it thrown away.
+func Watch(ctx context.Context, log *slog.Logger, wake func()) error {
+	conn, err := subscribe()
+	if err != nil {
+		return err
+	}
+	for {
+		wake()
+		err := follow(ctx, conn, wake)
+		conn.Close()
+		if ctx.Err() != nil {
+			return nil
+		}
+		log.Warn("nftables notifications were lost: subscribing again", "err", err)
+		for delay := time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
+			if conn, err = subscribe(); err == nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(delay):
+			}
+		}
+	}
+}
+
+func subscribe() (*netlink.Conn, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("watch nftables: %w", err)
+	}
+	// Room for a large transaction's notifications, even if this process has no time to read them at once.
+	conn.SetReadBuffer(1 << 20)
+	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("watch nftables: %w", err)
+	}
+	return conn, nil
+}
+
+// follow reads notifications until the socket fails, as with ENOBUFS when they come too fast, or ctx ends.
+func follow(ctx context.Context, conn *netlink.Conn, wake func()) error {
+	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
+	for {
+		messages, err := conn.Receive()
+		if err != nil {
+			return err
+		}
+		if foreign(messages) {
+			wake()
+		}
+	}
+}
+
+// foreign tells whether one of the messages ends a transaction of another process. Such a message carries the id of
+// the thread that made the transaction (nf_tables_fill_gen_info: task_pid_nr), not of its process; ours are the
+// ones in /proc/self/task. If that fails, as in a pid namespace, our own are taken for foreign: one check too many.
+func foreign(messages []netlink.Message) bool {
+	for _, m := range messages {
+		if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+			continue
+		}
+		generation, err := parse(m)
+		if err != nil {
+			return true
+		}
+		thread := fmt.Sprintf("/proc/self/task/%d", generation.number(unix.NFTA_GEN_PROC_PID))
+		if _, err := os.Stat(thread); err != nil {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,125 @@
+package firewall
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netns"
+)
+
+// watch runs Watch in the current namespace until the test ends, or until stop, which returns what Watch returned.
+func watch(t *testing.T, log *slog.Logger, wake func()) (stop func() error) {
+	t.Helper()
+	ns, err := netns.Get()
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		if err := netns.Set(ns); err != nil {
+			result <- err
+			return
+		}
+		result <- Watch(ctx, log, wake)
+	}()
+	stop = func() error { cancel(); <-ended; return <-result }
+	t.Cleanup(func() { cancel(); <-ended; ns.Close() })
+	return stop
+}
+
+func TestWatch(t *testing.T) {
+	enterNamespace(t)
+	wakes := make(chan struct{}, 100)
+	stop := watch(t, quiet, func() { wakes <- struct{}{} })
+	<-wakes // something may have changed before Watch began
+	for _, change := range []string{
+		"nft add table ip mine",
+		"nft add chain ip mine c",
+		"nft add rule ip mine c accept",
+		"iptables-nft -N MINE",
+		"nft flush ruleset",
+	} {
+		run(t, "", "sh", "-c", change)
+		<-wakes
+	}
+	if err := stop(); err != nil {
+		t.Errorf("Watch returned %v", err)
+	}
+}
+
+// What this process writes itself over netlink is not news.
+func TestOwnWritesAreNotForeign(t *testing.T) {
+	enterNamespace(t)
+	m := machines[1]
+	b := m.open(t)
+	conn, err := subscribe()
+	must(t, err)
+	defer conn.Close()
+	var got []bool // foreign or not, of each transaction in turn
+	collect := func(n int) {
+		for len(got) < n {
+			messages, err := conn.Receive()
+			must(t, err)
+			for i := range messages {
+				if messages[i].Header.Type&0xff == 15 { // NFT_MSG_NEWGEN
+					got = append(got, foreign(messages[i:i+1]))
+				}
+			}
+		}
+	}
+	sync(t, b, personal, social)
+	sync(t, b, social)
+	collect(2)
+	m.shell(t, "nft flush set ip vifproxy bindings")
+	collect(3)
+	sync(t, b, personal)
+	collect(4)
+	if want := [4]bool{false, false, true, false}; [4]bool(got) != want {
+		t.Errorf("foreign: %v, want %v", got, want)
+	}
+}
+
+// When notifications come faster than they are read, the kernel drops some (ENOBUFS). Watch wakes, since what it
+// missed is unknown, and goes on.
+func TestWatchOverflow(t *testing.T) {
+	enterNamespace(t)
+	lost := make(chan struct{}, 10)
+	wakes := make(chan struct{})
+	stop := watch(t, slog.New(notify{lost}), func() { wakes <- struct{}{} })
+	<-wakes
+	run(t, "", "nft", "add", "table", "ip", "mine") // Watch is now stuck in its wake, until somebody reads it
+
+	conn, err := nftables.New(nftables.AsLasting())
+	must(t, err)
+	defer conn.CloseLasting()
+	for range 5000 { // each takes about a kilobyte in the socket's buffer of two megabytes
+		conn.AddTable(&nftables.Table{Name: "flood", Family: nftables.TableFamilyIPv4})
+		conn.DelTable(&nftables.Table{Name: "flood", Family: nftables.TableFamilyIPv4})
+		must(t, conn.Flush())
+	}
+	<-wakes
+	<-lost
+	<-wakes // for having subscribed again
+
+	run(t, "", "nft", "add", "table", "ip", "more")
+	<-wakes
+	if err := stop(); err != nil {
+		t.Errorf("Watch returned %v", err)
+	}
+}
+
+// notify is a log that tells when something is logged.
+type notify struct{ c chan struct{} }
+
+func (n notify) Enabled(context.Context, slog.Level) bool { return true }
+func (n notify) Handle(context.Context, slog.Record) error {
+	n.c <- struct{}{}
+	return nil
+}
+func (n notify) WithAttrs([]slog.Attr) slog.Handler { return n }
+func (n notify) WithGroup(string) slog.Handler      { return n }
