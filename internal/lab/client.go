@@ -1,0 +1,127 @@
+package lab
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// requestBound is how long a request of an AppVM may take: longer than a proxy needs to start on a busy
+// machine, shorter than anybody waits for a test.
+const requestBound = 20 * time.Second
+
+const maxBody = 1 << 20 // bytes of a response that Get keeps
+
+// Dial connects from inside an AppVM. The address is IP:PORT: what an AppVM sends goes through its gateway, and
+// names are the proxy's business.
+func (l *Lab) Dial(ctx context.Context, vm, network, addr string) (net.Conn, error) {
+	return l.dial(ctx, vm, &net.Dialer{}, network, addr)
+}
+
+// DialFrom is Dial with a source address that need not be the AppVM's own: a spoofed one. Replies to it go
+// where the firewall VM's routes say.
+func (l *Lab) DialFrom(ctx context.Context, vm string, from netip.Addr, network, addr string) (net.Conn, error) {
+	d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}, Control: transparent}
+	if strings.HasPrefix(network, "udp") {
+		d.LocalAddr = &net.UDPAddr{IP: from.AsSlice()}
+	}
+	return l.dial(ctx, vm, d, network, addr)
+}
+
+func (l *Lab) dial(ctx context.Context, vm string, d *net.Dialer, network, addr string) (conn net.Conn, err error) {
+	if _, err := netip.ParseAddrPort(addr); err != nil {
+		return nil, fmt.Errorf("dial from %s: %w", vm, err)
+	}
+	err = l.DoVM(vm, func() (err error) {
+		conn, err = d.DialContext(ctx, network, addr)
+		return err
+	})
+	return conn, err
+}
+
+// transparent lets a socket send from addresses that the machine does not own (ip(7), IP_TRANSPARENT).
+func transparent(_, _ string, c syscall.RawConn) error {
+	var err error
+	if e := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1)
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// Client is an HTTP client inside an AppVM that uses the proxy on the AppVM's gateway and trusts the lab's
+// origins. Each request makes a connection of its own; see Get for the status of a refused tunnel.
+func (l *Lab) Client(vm string) *http.Client {
+	return &http.Client{Transport: l.transport(vm), Timeout: requestBound}
+}
+
+func (l *Lab) transport(vm string) *http.Transport {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(l.CA)
+	return &http.Transport{
+		Proxy: func(*http.Request) (*url.URL, error) {
+			gateway, err := l.gateway(vm)
+			return &url.URL{Scheme: "http", Host: net.JoinHostPort(gateway.String(), strconv.Itoa(ProxyPort))}, err
+		},
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return l.Dial(ctx, vm, network, addr)
+		},
+		TLSClientConfig:   &tls.Config{RootCAs: roots},
+		DisableKeepAlives: true,
+	}
+}
+
+// gateway is what the AppVM has for its gateway now.
+func (l *Lab) gateway(vm string) (netip.Addr, error) {
+	g, err := l.guest(vm)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g.using == nil {
+		return Gateway, nil
+	}
+	return g.using.vm.Gateway, nil
+}
+
+// Result is what came of a request. Status is the origin's or, where the proxy refused, the proxy's; it is 0
+// when none arrived. Err says why there is no page; a status other than 200 is no error by itself.
+type Result struct {
+	Status int
+	Body   string
+	Err    error
+}
+
+// Get fetches a page from inside an AppVM through its proxy.
+func (l *Lab) Get(vm, page string) Result {
+	var r Result
+	transport := l.transport(vm)
+	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, reply *http.Response) error {
+		if reply.StatusCode != http.StatusOK {
+			r.Status = reply.StatusCode
+		}
+		return nil
+	}
+	reply, err := (&http.Client{Transport: transport, Timeout: requestBound}).Get(page)
+	if err != nil {
+		r.Err = err
+		return r
+	}
+	defer reply.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(reply.Body, maxBody))
+	return Result{Status: reply.StatusCode, Body: string(body), Err: err}
+}

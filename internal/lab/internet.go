@@ -1,0 +1,301 @@
+package lab
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Echo is an origin whose port 443 sends back whatever it gets, without TLS: one end of a tunnel for tests that
+// hold one open. Its name is echo.example.
+var Echo = netip.MustParseAddr("203.0.113.7")
+
+// outside are the networks whose every address answers in the internet namespace: origin servers on the test
+// networks of RFC 5737, and machines on private networks, which a firewall VM reaches through its uplink too
+// and which an AppVM's proxy has no business to reach.
+var outside = []netip.Prefix{
+	netip.MustParsePrefix("198.51.100.0/24"),
+	netip.MustParsePrefix("203.0.113.0/24"),
+	netip.MustParsePrefix("10.0.0.0/8"),
+	netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+}
+
+// internet holds the servers of the internet namespace.
+type internet struct {
+	space     *space
+	authority *authority
+	names     names
+
+	ctx     context.Context // ends the handlers
+	cancel  context.CancelFunc
+	closers []io.Closer
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	counted sync.Cond // some connection was counted
+	closed  bool
+	reached map[netip.AddrPort]int
+}
+
+func newInternet(name string) (*internet, error) {
+	ca, err := newAuthority()
+	if err != nil {
+		return nil, fmt.Errorf("make the authority of the origins: %w", err)
+	}
+	s, err := newSpace(name)
+	if err != nil {
+		return nil, err
+	}
+	in := &internet{space: s, authority: ca, reached: map[netip.AddrPort]int{}}
+	in.counted.L = &in.mu
+	in.ctx, in.cancel = context.WithCancel(context.Background())
+	return in, nil
+}
+
+// connect sets up links and addresses, on a thread of the internet namespace.
+func (in *internet) connect() error {
+	if err := bringUp("lo"); err != nil {
+		return err
+	}
+	if err := bringUp("uplink", uplinkInternet); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	for _, n := range outside {
+		// Every address of a network routed as local is the namespace's own (ip-route(8), type local).
+		err := netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(n), Type: unix.RTN_LOCAL,
+			Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST})
+		if err != nil {
+			return fmt.Errorf("own %v: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// serve starts the origin servers on ports 80, 443 and 22 of all addresses, and the name servers.
+func (in *internet) serve() error {
+	in.names.set("echo.example", []netip.Addr{Echo})
+	err := in.space.do(func() error {
+		for _, addr := range nameServers {
+			conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 53)))
+			if err != nil {
+				return err
+			}
+			in.closers = append(in.closers, conn)
+			in.running.Go(func() { in.names.serve(conn) })
+		}
+		for port, serve := range map[string]func(net.Listener){
+			"80": in.serveHTTP, "443": in.serveHTTPS, "22": in.serveSSH,
+		} {
+			listener, err := net.Listen("tcp4", ":"+port)
+			if err != nil {
+				return err
+			}
+			in.closers = append(in.closers, listener)
+			in.running.Go(func() { serve(&counter{Listener: listener, in: in}) })
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("start the servers of the internet: %w", err)
+	}
+	return nil
+}
+
+func (in *internet) close() {
+	in.cancel()
+	in.mu.Lock()
+	in.closed = true
+	in.counted.Broadcast()
+	in.mu.Unlock()
+	for _, c := range in.closers {
+		c.Close()
+	}
+	in.running.Wait()
+}
+
+// enter says that something runs which close must wait for; running.Done says that it has ended. It is false
+// when close has been called.
+func (in *internet) enter() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.closed {
+		in.running.Add(1)
+	}
+	return !in.closed
+}
+
+func (in *internet) serveHTTP(l net.Listener) {
+	server := &http.Server{Handler: http.HandlerFunc(in.page), ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return in.ctx }}
+	defer context.AfterFunc(in.ctx, func() { server.Close() })()
+	server.Serve(l) //nolint:errcheck // it ends when close closes the listener
+	server.Close()
+}
+
+func (in *internet) serveHTTPS(l net.Listener) {
+	in.serveHTTP(tls.NewListener(l, &tls.Config{GetCertificate: in.authority.certificate}))
+}
+
+// page is what every origin serves: a line that names host and path. /stream sends lines until the client has
+// enough, for tests that need a response that does not end.
+func (in *internet) page(w http.ResponseWriter, r *http.Request) {
+	if !in.enter() {
+		return
+	}
+	defer in.running.Done()
+	name := r.Host
+	if h, _, err := net.SplitHostPort(name); err == nil {
+		name = h
+	}
+	if r.URL.Path != "/stream" {
+		fmt.Fprintf(w, "hello from %s, page %s\n", name, r.URL.Path)
+		return
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		if _, err := fmt.Fprintf(w, "line %d from %s\n", n, name); err != nil {
+			return
+		}
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// serveSSH greets as an SSH server does and says nothing more. Who sees the greeting got through.
+func (in *internet) serveSSH(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		in.hold(conn, func() {
+			if _, err := io.WriteString(conn, "SSH-2.0-vifproxylab\r\n"); err == nil {
+				io.Copy(io.Discard, conn) //nolint:errcheck // until either side closes
+			}
+		})
+	}
+}
+
+// hold runs f with a connection, which ends at the latest when the internet does.
+func (in *internet) hold(conn net.Conn, f func()) {
+	if !in.enter() {
+		conn.Close()
+		return
+	}
+	go func() {
+		defer in.running.Done()
+		defer conn.Close()
+		defer context.AfterFunc(in.ctx, func() { conn.Close() })()
+		f()
+	}()
+}
+
+// counter counts connections by the address they were made to.
+type counter struct {
+	net.Listener
+	in *internet
+}
+
+func (c *counter) Accept() (net.Conn, error) {
+	for {
+		conn, err := c.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		to := conn.LocalAddr().(*net.TCPAddr).AddrPort()
+		c.in.mu.Lock()
+		c.in.reached[to]++
+		c.in.counted.Broadcast()
+		c.in.mu.Unlock()
+		switch {
+		case to.Addr().IsLoopback(): // only to be counted, see Reached
+			conn.Close()
+		case to == netip.AddrPortFrom(Echo, 443):
+			c.in.hold(conn, func() { io.Copy(conn, conn) }) //nolint:errcheck // until either side closes
+		default:
+			return conn, nil
+		}
+	}
+}
+
+// Reached says how many connections an origin has got, up to now and from anywhere. The host is a name that
+// Host knows or an address; port 0 means all ports.
+func (l *Lab) Reached(host string, port uint16) (int, error) { return l.net.count(host, port) }
+
+func (in *internet) count(host string, port uint16) (int, error) {
+	addrs := []netip.Addr{}
+	if a, err := netip.ParseAddr(host); err == nil {
+		addrs = append(addrs, a)
+	} else {
+		addrs = in.names.lookup(host)
+	}
+	n := 0
+	for _, p := range []uint16{22, 80, 443} {
+		if port != 0 && p != port {
+			continue
+		}
+		if err := in.settle(p); err != nil {
+			return 0, fmt.Errorf("count connections to %s: %w", host, err)
+		}
+		in.mu.Lock()
+		for _, a := range addrs {
+			n += in.reached[netip.AddrPortFrom(a, p)]
+		}
+		in.mu.Unlock()
+	}
+	return n, nil
+}
+
+// settle waits until every connection made to a port before now is counted: a listener's queue is first in,
+// first out, so it makes one more, to a loopback address that nobody else reaches, and waits for that.
+func (in *internet) settle(port uint16) error {
+	probe := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	in.mu.Lock()
+	before := in.reached[probe]
+	in.mu.Unlock()
+	err := in.space.do(func() error {
+		conn, err := net.DialTimeout("tcp4", probe.String(), 5*time.Second)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for in.reached[probe] == before && !in.closed {
+		in.counted.Wait()
+	}
+	return nil
+}
+
+// Host makes a name resolve to the given addresses; with none the name does not exist. Names under .example
+// need no registration: each gets an origin of its own.
+func (l *Lab) Host(name string, addrs ...netip.Addr) {
+	l.net.names.set(strings.ToLower(name), addrs)
+}
