@@ -1,0 +1,108 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"vifproxy/firewall"
+)
+
+// apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
+// bindings, then the ends.
+//
+// When the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a
+// port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
+// write succeeds, so that nobody else can be given them.
+func (s *Supervisor) apply(p Plan, now time.Time) {
+	err := s.sync(p.Bindings)
+	if retry := s.troubles.note(s.Log, now, "firewall", err); err != nil {
+		s.due.check = retry
+	}
+	for _, end := range p.End {
+		if q := s.process(end.ID); q != nil {
+			s.Log.Info("proxy ends", "vm", q.Policy.Name, "ip", q.vm.addr, "port", q.Port, "why", end.Why)
+			q.tell(end.Kill)
+		}
+	}
+	if err == nil {
+		s.bound(p, now)
+	}
+	for _, policy := range p.Start {
+		s.start(policy, now)
+	}
+}
+
+func (s *Supervisor) sync(bindings []firewall.Binding) error {
+	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
+	defer cancel()
+	writes, err := s.Firewall.Sync(ctx, bindings)
+	if writes > 0 {
+		s.Log.Debug("firewall written", "writes", writes)
+	}
+	return err
+}
+
+// bound follows a successful write: the bindings now are those of the plan.
+func (s *Supervisor) bound(p Plan, now time.Time) {
+	for _, port := range s.freed {
+		s.ports.release(port)
+	}
+	s.freed = nil
+
+	serves := make(map[uint16]bool, len(p.Bindings))
+	for _, b := range p.Bindings {
+		serves[b.To.Port()] = true
+	}
+	for _, vm := range s.vms {
+		before := vm.current
+		vm.current = nil
+		for _, q := range vm.processes {
+			if serves[q.Port] {
+				vm.current = q
+			}
+		}
+		if vm.current == nil || vm.current == before {
+			continue
+		}
+		vm.current.Retired, vm.current.Idle = time.Time{}, false
+		if err := vm.current.proxy.Current(); err != nil {
+			s.Log.Warn("cannot show which configuration serves", "vm", vm.current.Policy.Name, "err", err)
+		}
+	}
+	for _, id := range p.Retire {
+		q := s.process(id)
+		q.Retired = now
+		s.due.drain = now.Add(drainPoll)
+		s.Log.Info("proxy finishes its connections", "vm", q.Policy.Name, "ip", q.vm.addr, "port", q.Port)
+	}
+}
+
+// process finds a generation; nil when it has ended since.
+func (s *Supervisor) process(id int) *process {
+	for _, vm := range s.vms {
+		if i := slices.IndexFunc(vm.processes, func(p *process) bool { return p.ID == id }); i >= 0 {
+			return vm.processes[i]
+		}
+	}
+	return nil
+}
+
+// shutdown takes the bindings away, then the processes, then all that is ours in the firewall. Systemd allows it 5 s.
+func (s *Supervisor) shutdown() error {
+	s.notify("STOPPING=1")
+	s.Log.Info("stopping")
+	unbound := s.sync(nil)
+	for _, vm := range s.vms {
+		for _, p := range vm.processes {
+			if !p.Dying {
+				p.tell(false)
+			}
+		}
+	}
+	s.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
+	defer cancel()
+	return errors.Join(unbound, s.Firewall.Remove(ctx))
+}

@@ -1,0 +1,43 @@
+package supervisor
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 30 * time.Second
+	stable     = 10 * time.Second // a proxy that served this long has no history
+)
+
+// Failure is what is remembered of a policy whose process did not come up or did not stay up.
+type Failure struct {
+	Count int
+	Retry time.Time // not before
+	Err   error
+	Bad   bool // the configuration is wrong: trying again changes nothing until somebody mends it
+}
+
+// next is the failure after one more. A proxy that had served for a while is started again at once.
+func (f Failure) next(now time.Time, err error, bad bool, served time.Duration) Failure {
+	if served >= stable {
+		f = Failure{}
+	}
+	f.Count++
+	f.Err, f.Bad = err, bad
+	f.Retry = now
+	if f.Count > 1 || served == 0 {
+		f.Retry = now.Add(retryDelay(f.Count))
+	}
+	return f
+}
+
+// retryDelay doubles from firstRetry to lastRetry, each ±20 %, so that proxies that died together come back apart.
+func retryDelay(count int) time.Duration {
+	d := lastRetry
+	if shift := count - 1; shift < 9 {
+		d = min(firstRetry<<shift, lastRetry)
+	}
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}

@@ -1,0 +1,104 @@
+package supervisor
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// Inputs is all that the state of the firewall VM is a function of.
+type Inputs struct {
+	Links    netwatch.Snapshot
+	Rules    rules.Set
+	Binary   tinyproxy.Binary
+	Held     map[netip.Addr]bool // by `stop`, until `start` or `update`
+	Restarts map[netip.Addr]int  // by `restart`
+}
+
+// Desired is what should be there for one AppVM that has a rule file.
+type Desired struct {
+	Name   string
+	Addr   netip.Addr
+	Vifs   []string   // on which it is connected; none: it is not
+	Bind   netip.Addr // its gateway, where it is connected
+	Held   bool
+	Policy *Policy // nil where Err says why there is none, or the AppVM is not connected
+	Err    error   // its rule file or the template is wrong: what ran last goes on
+}
+
+func (d *Desired) connected() bool { return d != nil && len(d.Vifs) > 0 }
+
+// wanted tells whether a proxy should run at all.
+func (d *Desired) wanted() bool { return d.connected() && !d.Held }
+
+// desired is pure but for cache, which saves the reading of templates and rule files that have not changed.
+// The result is sorted by name, then address.
+func desired(in Inputs, cache policyCache) []*Desired {
+	links := make(map[netip.Addr]netwatch.AppVM, len(in.Links))
+	for _, vm := range in.Links {
+		links[vm.Addr] = vm
+	}
+	byAddr := make(map[netip.Addr]*Desired, len(in.Rules.Files))
+	var all []*Desired
+	add := func(name string, addr netip.Addr) *Desired {
+		if d := byAddr[addr]; d != nil && addr.IsValid() {
+			return d // a second refused file for one address: the first in order stands for both, each names the other
+		}
+		link := links[addr]
+		d := &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Held: in.Held[addr]}
+		byAddr[addr] = d
+		all = append(all, d)
+		return d
+	}
+	for _, file := range in.Rules.Files {
+		d := add(file.Name, file.Addr)
+		if d.Err = in.Rules.TemplateErr; d.Err != nil {
+			continue
+		}
+		bind := d.Bind
+		if !d.connected() {
+			bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
+		}
+		d.Policy, d.Err = cache.policy(file, in.Rules.Template, bind, in.Binary, in.Restarts[d.Addr])
+	}
+	for _, refused := range in.Rules.Refused {
+		if refused.Name == "" {
+			continue // no AppVM's row to show it in: among the general problems
+		}
+		if d := add(refused.Name, refused.Addr); d.Err == nil {
+			d.Policy, d.Err = nil, refused.Err
+		}
+	}
+	slices.SortFunc(all, func(a, b *Desired) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr))
+	})
+	return all
+}
+
+// policyCache holds the policies made from one reading of the rule directory.
+type policyCache map[policyInput]policyOutput
+
+type policyInput struct {
+	addr, bind netip.Addr
+	binary     tinyproxy.Binary
+	restarts   int
+}
+
+type policyOutput struct {
+	policy *Policy
+	err    error
+}
+
+func (c policyCache) policy(f rules.File, t rules.Template, bind netip.Addr, bin tinyproxy.Binary, n int) (*Policy, error) {
+	in := policyInput{f.Addr, bind, bin, n}
+	out, ok := c[in]
+	if !ok {
+		out.policy, out.err = newPolicy(f, t, bind, bin, n)
+		c[in] = out
+	}
+	return out.policy, out.err
+}

@@ -1,0 +1,104 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"vifproxy/tinyproxy"
+)
+
+const (
+	stopGrace = 2 * time.Second // from TERM to KILL
+	reapBound = 5 * time.Second // until leftovers of an earlier run are gone
+
+	// startsPerCPU bounds starts at a time. Most of a start is tinyproxy's own work; the rest is waiting, and a slow
+	// one holds up none of the others.
+	startsPerCPU = 16
+)
+
+// Tinyproxies are the real Proxies.
+type Tinyproxies struct {
+	binary   string
+	launcher *tinyproxy.Launcher
+	users    tinyproxy.Identities
+	slots    chan struct{}
+}
+
+// Launch makes ready to start proxies of the given program, and ends what an earlier run may have left.
+func Launch(ctx context.Context, log *slog.Logger, binary, runtimeDir, compatDir string) (*Tinyproxies, error) {
+	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
+		RuntimeDir: runtimeDir, CompatDir: compatDir, Log: log,
+		OnRefused: func(r tinyproxy.Refused) {
+			log.Info("refused host", "vm", r.VM, "ip", r.Addr, "host", r.Host, "not_shown", r.Dropped)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, reapBound)
+	defer cancel()
+	killed, err := launcher.Reap(ctx)
+	if err != nil {
+		launcher.Close()
+		return nil, err
+	}
+	if killed > 0 {
+		log.Warn("ended proxies that an earlier run had left", "count", killed)
+	}
+	return &Tinyproxies{binary: binary, launcher: launcher, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
+}
+
+// Close ends what still runs and removes what is ours from the runtime directory.
+func (t *Tinyproxies) Close() { t.launcher.Close() }
+
+// Start implements Proxies.
+func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {
+	select {
+	case t.slots <- struct{}{}:
+		defer func() { <-t.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, startBound)
+	defer cancel()
+	config, err := p.render(t.launcher.Paths(p.Name, port), port)
+	if err != nil {
+		return nil, badPolicy{err}
+	}
+	proxy, err := t.launcher.Start(ctx, t.binary, tinyproxy.Spec{
+		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: t.users.UID(p.Addr),
+		Config: config, Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+	})
+	var problem *tinyproxy.Error
+	switch {
+	case errors.As(err, &problem) && problem.Config:
+		return nil, badPolicy{err}
+	case err != nil:
+		return nil, err
+	}
+	return started{proxy, t.launcher}, nil
+}
+
+// Forget implements Proxies.
+func (t *Tinyproxies) Forget(name string) { t.launcher.Forget(name) }
+
+// started is a tinyproxy as the supervisor knows it.
+type started struct {
+	*tinyproxy.Proxy
+	launcher *tinyproxy.Launcher
+}
+
+func (s started) PID() int       { return s.Proxy.PID }
+func (s started) Stop()          { s.Proxy.Stop(stopGrace) }
+func (s started) Current() error { return s.launcher.Current(s.Proxy) }
+
+// badPolicy is the error of a start that fails because of rules or template, and would fail again.
+type badPolicy struct{ error }
+
+func (e badPolicy) Unwrap() error { return e.error }
+
+func isBad(err error) bool { return errors.As(err, new(badPolicy)) }

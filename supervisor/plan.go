@@ -1,0 +1,195 @@
+package supervisor
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"vifproxy/firewall"
+)
+
+// Generation is one process of an AppVM's proxy. A change of policy starts a new one beside the old.
+type Generation struct {
+	ID      int
+	Policy  *Policy
+	Port    uint16
+	Ready   bool      // it listens; until then it is starting
+	Dying   bool      // told to end; nothing is expected of it any more
+	Retired time.Time // since when a newer one serves; zero if not
+	Idle    bool      // retired, and no client is connected any more
+}
+
+// Actual is what there is for one AppVM.
+type Actual struct {
+	Addr        netip.Addr
+	Generations []Generation       // oldest first
+	Good        *Policy            // the last that came up since the AppVM connected
+	Failures    map[string]Failure // of policies that did not stay up, by key
+}
+
+// Limits bound what retired generations may cost.
+type Limits struct {
+	Drain       time.Duration // how long established connections may go on after a change that took nothing away
+	Generations int           // how many retired ones an AppVM may have
+}
+
+// Plan is the difference between what is and what should be. It is applied in the order of its fields, so that
+// a binding never points at a port where nobody listens: Bindings are those that hold from now on, in full.
+type Plan struct {
+	Bindings []firewall.Binding
+	End      []End
+	Retire   []int // generations that a newer one has replaced
+	Start    []*Policy
+	Next     time.Time // when to look again although nothing happened; zero: no need
+}
+
+// End is the end of one generation.
+type End struct {
+	ID   int
+	Kill bool // at once, because an AppVM could still do through it what is not permitted any more
+	Why  string
+}
+
+// plan is pure. It visits the union of desired and actual AppVMs in order, each for itself.
+func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
+	var p Plan
+	wanted := make(map[netip.Addr]*Desired, len(want))
+	for _, d := range want {
+		wanted[d.Addr] = d
+	}
+	known := make(map[netip.Addr]bool, len(have))
+	for _, a := range have {
+		known[a.Addr] = true
+		p.appVM(wanted[a.Addr], a, now, limits)
+	}
+	for _, d := range want {
+		if !known[d.Addr] {
+			p.appVM(d, &Actual{Addr: d.Addr}, now, limits)
+		}
+	}
+	return p
+}
+
+// appVM plans for one AppVM.
+func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
+	target := targetOf(d, a)
+	if target == nil {
+		for _, g := range a.Generations {
+			p.end(g, d.wanted() || d == nil || d.Held, "not wanted any more")
+		}
+		return
+	}
+
+	serving := serving(a, target)
+	if serving != nil {
+		for _, vif := range d.Vifs {
+			p.Bindings = append(p.Bindings, firewall.Binding{
+				Vif: vif, Addr: d.Addr, To: netip.AddrPortFrom(serving.Policy.Bind, serving.Port),
+			})
+		}
+	}
+	coming := []*Policy{target}
+	if d.Policy != nil && d.Policy.key != target.key {
+		coming = append(coming, d.Policy) // refused so far; tried again now and then, as everything is
+	}
+	for _, policy := range coming {
+		if serving == nil || serving.Policy.key != policy.key {
+			p.start(policy, a, now)
+		}
+	}
+	p.retire(serving, coming, a, now, limits)
+}
+
+// targetOf is the policy that should serve an AppVM; nil if none should.
+func targetOf(d *Desired, a *Actual) *Policy {
+	if !d.wanted() {
+		return nil
+	}
+	good := a.Good
+	if good != nil {
+		good = good.at(d.Bind)
+	}
+	if d.Policy == nil {
+		return good
+	}
+	// tinyproxy itself is the judge of regular expressions. Where it refuses the new ones, the last good policy
+	// serves on, and is started again should its process die.
+	if good != nil && a.Failures[d.Policy.key].Bad {
+		return good
+	}
+	return d.Policy
+}
+
+// serving is the generation that the bindings should point at: the newest that runs the target, else, until that
+// is up, the newest that listens at all.
+func serving(a *Actual, target *Policy) *Generation {
+	var best *Generation
+	for i := range a.Generations {
+		g := &a.Generations[i]
+		if !g.Ready || g.Dying || g.Policy.Bind != target.Bind {
+			continue
+		}
+		if best == nil || g.Policy.key == target.key || best.Policy.key != target.key {
+			best = g
+		}
+	}
+	return best
+}
+
+func (p *Plan) start(target *Policy, a *Actual, now time.Time) {
+	for _, g := range a.Generations {
+		if g.Policy.key == target.key && !g.Ready && !g.Dying {
+			return // on its way
+		}
+	}
+	if failure, ok := a.Failures[target.key]; ok && now.Before(failure.Retry) {
+		p.lookAgain(failure.Retry)
+		return
+	}
+	p.Start = append(p.Start, target)
+}
+
+// retire decides the end of all generations but the serving one and those that start what is coming.
+func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time.Time, limits Limits) {
+	draining := 0
+	for i := len(a.Generations) - 1; i >= 0; i-- { // newest first: they may stay longest
+		g := a.Generations[i]
+		switch {
+		case serving != nil && g.ID == serving.ID:
+		case !g.Ready:
+			if !slices.ContainsFunc(coming, func(c *Policy) bool { return c.key == g.Policy.key }) {
+				p.end(g, true, "its rules have changed again")
+			}
+		case serving == nil:
+			p.end(g, true, "the gateway has changed")
+		case !serving.Policy.permitsAll(g.Policy):
+			p.end(g, true, "its rules permitted what is not permitted any more")
+		case g.Idle:
+			p.end(g, false, "its last connection has ended")
+		case draining >= limits.Generations:
+			p.end(g, false, "too many older processes")
+		case !g.Retired.IsZero() && !now.Before(g.Retired.Add(limits.Drain)):
+			p.end(g, false, "its time to finish is over")
+		default:
+			draining++
+			if g.Retired.IsZero() {
+				p.Retire = append(p.Retire, g.ID)
+				p.lookAgain(now.Add(limits.Drain))
+			} else {
+				p.lookAgain(g.Retired.Add(limits.Drain))
+			}
+		}
+	}
+}
+
+func (p *Plan) end(g Generation, kill bool, why string) {
+	if !g.Dying {
+		p.End = append(p.End, End{ID: g.ID, Kill: kill, Why: why})
+	}
+}
+
+func (p *Plan) lookAgain(at time.Time) {
+	if p.Next.IsZero() || at.Before(p.Next) {
+		p.Next = at
+	}
+}

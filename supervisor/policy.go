@@ -1,0 +1,126 @@
+package supervisor
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// A Policy is everything that decides what one AppVM's proxy lets through and where it listens, but for its port.
+// It is immutable. Two policies with the same key run the same proxy.
+type Policy struct {
+	Name      string     // of the AppVM, from its rule file
+	Addr      netip.Addr // of the AppVM
+	Bind      netip.Addr // the gateway, on which the proxy listens
+	Template  rules.Template
+	Config    tinyproxy.Config // the template, rendered for no port and no files in particular
+	Rules     []tinyproxy.Line
+	RulesPath string           // the user's rule file, for messages
+	Binary    tinyproxy.Binary // a replaced tinyproxy is a changed policy: the old one may have holes
+	Restarts  int              // how often `restart` asked for a new process
+
+	key string
+}
+
+// newPolicy renders what file and template ask of the proxy of an AppVM whose gateway is bind.
+// An error is one of the inputs, in the words of the package that refused it.
+func newPolicy(file rules.File, template rules.Template, bind netip.Addr, bin tinyproxy.Binary, restarts int) (*Policy, error) {
+	p := &Policy{
+		Name: file.Name, Addr: file.Addr, Bind: bind,
+		Template: template, RulesPath: file.Path,
+		Binary: bin, Restarts: restarts,
+	}
+	var err error
+	if p.Config, err = p.render(tinyproxy.Paths{LogFile: "log", PidFile: "pid", RulesFile: "rules"}, 1); err != nil {
+		return nil, err
+	}
+	lines, err := file.Lines(syntax(p.Config.Filter))
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range lines {
+		p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text, Number: l.Line})
+	}
+	p.key = p.digest()
+	return p, nil
+}
+
+// render is the configuration of a proxy with these files at this port.
+func (p *Policy) render(paths tinyproxy.Paths, port uint16) (tinyproxy.Config, error) {
+	return tinyproxy.ParseConfig(p.Template.Path, p.Template.Render(rules.Values{
+		Port: port, VMIP: p.Addr, BindIP: p.Bind,
+		LogFile: paths.LogFile, PidFile: paths.PidFile, RulesFile: paths.RulesFile,
+	}))
+}
+
+// at is the same policy for another gateway: what is kept of a last good policy when the netvm's address changes.
+func (p *Policy) at(bind netip.Addr) *Policy {
+	if p.Bind == bind {
+		return p
+	}
+	moved := *p
+	moved.Bind = bind
+	moved.key = moved.digest()
+	return &moved
+}
+
+// digest leaves out comments and line numbers: files that read the same to tinyproxy restart nothing.
+func (p *Policy) digest() string {
+	h := sha256.New()
+	c := p.Config
+	fmt.Fprintf(h, "%q %s %s %v %d\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts)
+	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Rest)
+	for _, l := range p.Rules {
+		fmt.Fprintf(h, "%q\n", l.Text)
+	}
+	return string(h.Sum(nil))
+}
+
+// permitsAll tells whether p lets through at least all that old did, so that connections made under old may live on.
+// It is decided from the text alone, and only where that leaves no doubt: filter lines added under default deny,
+// or taken away under default allow, with the template and the gateway as they were.
+func (p *Policy) permitsAll(old *Policy) bool {
+	f := p.Config.Filter
+	switch {
+	case p.Addr != old.Addr || p.Bind != old.Bind || p.Config.Rest != old.Config.Rest || f != old.Config.Filter:
+		return false
+	case !f.Enabled:
+		return true
+	case f.DefaultDeny:
+		return subset(old.Rules, p.Rules)
+	}
+	return subset(p.Rules, old.Rules)
+}
+
+func subset(small, large []tinyproxy.Line) bool {
+	in := make(map[string]bool, len(large))
+	for _, l := range large {
+		in[l.Text] = true
+	}
+	return !slices.ContainsFunc(small, func(l tinyproxy.Line) bool { return !in[l.Text] })
+}
+
+func syntax(f tinyproxy.Filter) rules.Syntax {
+	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs}
+	switch {
+	case f.Fnmatch:
+		s.Language = rules.Fnmatch
+	case f.Extended:
+		s.Language = rules.Extended
+	}
+	return s
+}
+
+// String is what a fake prints of a policy in tests and what debug logs show.
+func (p *Policy) String() string {
+	texts := make([]string, len(p.Rules))
+	for i, l := range p.Rules {
+		texts[i] = l.Text
+	}
+	return fmt.Sprintf("%s (%s) at %s: %s", p.Name, p.Addr, p.Bind, strings.Join(texts, " "))
+}

@@ -1,0 +1,307 @@
+// Package supervisor makes the firewall VM be what links and rule files say it should be.
+//
+// One loop owns all state. Events (netlink, fsnotify, exits, nft, SIGHUP, verbs) only wake it; it reads its inputs,
+// computes what is desired (desired.go) and the difference to what there is (plan.go), both pure, and applies that
+// difference in an order in which no binding ever points at a port where its own proxy does not listen (apply.go).
+// What the loop cannot do at once, starting and stopping processes, runs in one goroutine for each process and
+// comes back as mail.
+//
+// The idea of hints instead of data is that of tailscale's net/netmon; of a bounded loop, kubernetes' proxies.
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"vifproxy/firewall"
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// Proxies starts proxies. It is an interface so that the loop's tests need no processes.
+type Proxies interface {
+	// Start returns once the proxy listens on the policy's gateway at port. The error of a policy that
+	// tinyproxy refused is Bad (see isBad).
+	Start(ctx context.Context, p *Policy, port uint16) (Proxy, error)
+	// Forget is told that nothing runs under an AppVM's name any more.
+	Forget(name string)
+}
+
+// Proxy is a process that listens, or has ended.
+type Proxy interface {
+	PID() int
+	Done() <-chan struct{}
+	Err() error            // why it ended
+	Stop()                 // asks it to end, then makes it; returns when nothing of it is left
+	Kill()                 // the same without asking
+	Clients() (int, error) // established connections of its AppVM
+	Current() error        // it is the one that serves: what is on disk under the AppVM's name tells of it
+}
+
+// Config is what a Supervisor works with.
+type Config struct {
+	ReadLinks  func() (netwatch.Snapshot, error)
+	ReadRules  func() (rules.Set, error)
+	ReadBinary func() (tinyproxy.Binary, error)
+	Firewall   firewall.Backend
+	Proxies    Proxies
+	Ports      PortRange
+	Limits     Limits
+	Interval   time.Duration      // of the look at everything that needs no event, at most
+	Notify     func(state string) // sd_notify(3)
+	Log        *slog.Logger
+}
+
+const (
+	settle     = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
+	settleMost = 100 * time.Millisecond // but do not wait for ever
+	repairGap  = time.Second            // two managers of one ruleset must not fight at speed
+	drainPoll  = time.Second            // how often retired processes are looked at
+	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
+	syncBound  = 10 * time.Second       // of one firewall write
+)
+
+// Supervisor is the loop and its state.
+type Supervisor struct {
+	Config
+	waker *waker
+	done  chan struct{} // closed when Run has returned
+
+	mail struct {
+		sync.Mutex
+		letters []func()
+	}
+
+	// Everything below belongs to the loop.
+	inputs  Inputs
+	cache   policyCache
+	want    []*Desired
+	vms     map[netip.Addr]*appVM
+	ports   *ports
+	freed   []uint16 // ports of ended processes that the firewall may still know
+	lastID  int
+	running sync.WaitGroup // a goroutine for each process
+
+	due struct { // when to do what; zero: not
+		links, rules time.Time // read them
+		check        time.Time // that the firewall is as we left it
+		everything   time.Time // the slow look
+		drain        time.Time // look at retired processes
+		plan         time.Time // what the last plan put off
+		ready        time.Time // say so although something is still starting
+	}
+	burst    time.Time // when the changes of rules that are now settling began
+	checked  time.Time // when the firewall was last looked at because of a hint
+	changed  bool      // mail changed something that the plan depends on
+	troubles troubles
+	waiters  []chan<- answer
+	ready    bool                  // and systemd knows
+	summary  string                // as last told to systemd
+	states   map[string]stateSince // by name and address
+}
+
+// New makes a supervisor; Run runs it.
+func New(c Config) *Supervisor {
+	return &Supervisor{
+		Config: c,
+		waker:  newWaker(),
+		done:   make(chan struct{}),
+
+		troubles: troubles{},
+		inputs:   Inputs{Held: map[netip.Addr]bool{}, Restarts: map[netip.Addr]int{}},
+		cache:    policyCache{},
+		vms:      map[netip.Addr]*appVM{},
+		ports:    newPorts(c.Ports),
+	}
+}
+
+// Wake tells the loop to look again. It never blocks and may be called from anywhere, also before Run.
+func (s *Supervisor) Wake(r Reason) { s.waker.wake(r) }
+
+// Run reconciles until ctx ends, then takes everything away. Its error is of that taking away.
+func (s *Supervisor) Run(ctx context.Context) error {
+	defer close(s.done)
+	s.due.ready = time.Now().Add(readyBound)
+	s.Wake(Force)
+	timer := time.NewTimer(s.Interval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return s.shutdown()
+		case <-s.waker.slot:
+		case <-timer.C:
+		}
+		timer.Reset(time.Until(s.round(time.Now())))
+	}
+}
+
+// round does what there is to do now and returns when to look again.
+func (s *Supervisor) round(now time.Time) time.Time {
+	s.notify("WATCHDOG=1")
+	s.readMail()
+	s.schedule(s.waker.take(), now)
+	if s.read(now) {
+		s.reconcile(now)
+	}
+	return s.next(now)
+}
+
+// schedule turns reasons into times: at once, or when a burst is over.
+func (s *Supervisor) schedule(reasons Reason, now time.Time) {
+	if reasons.has(Force) || isDue(s.due.everything, now) {
+		s.due.links, s.due.rules, s.due.check = now, now, now
+		s.due.everything = now.Add(s.Interval)
+		return
+	}
+	if reasons.has(Links) {
+		s.due.links = now
+	}
+	if reasons.has(Rules) {
+		if s.burst.IsZero() {
+			s.burst = now
+		}
+		s.due.rules = earlier(now.Add(settle), s.burst.Add(settleMost))
+	}
+	if reasons.has(Firewall) && s.due.check.IsZero() {
+		s.due.check = later(now, s.checked.Add(repairGap))
+	}
+}
+
+// read reads the inputs that are due and tells whether there is anything to reconcile. What cannot be read stays
+// as it was last known: "could not read" is never "there is nothing".
+func (s *Supervisor) read(now time.Time) bool {
+	work := s.changed
+	s.changed = false
+	if take(&s.due.links, now) {
+		work = true
+		links, err := s.ReadLinks()
+		if s.due.links = s.troubles.note(s.Log, now, "links", err); err == nil {
+			s.inputs.Links = links
+		}
+	}
+	if take(&s.due.rules, now) {
+		work = true
+		s.burst = time.Time{}
+		set, err := s.ReadRules()
+		if s.due.rules = s.troubles.note(s.Log, now, "rules", err); err == nil {
+			s.inputs.Rules = set
+			clear(s.cache)
+		}
+	}
+	if take(&s.due.check, now) {
+		work = true
+		s.checked = now
+	}
+	if take(&s.due.drain, now) {
+		work = true
+		s.pollRetired(now)
+	}
+	if take(&s.due.plan, now) || take(&s.due.ready, now) {
+		work = true
+	}
+	if !work {
+		return false
+	}
+	binary, err := s.ReadBinary()
+	if s.troubles.note(s.Log, now, "tinyproxy", err); err == nil {
+		s.inputs.Binary = binary
+	}
+	return true
+}
+
+// reconcile computes the difference between what should be and what is, and does it.
+func (s *Supervisor) reconcile(now time.Time) {
+	before := s.want
+	s.want = desired(s.inputs, s.cache)
+	s.tellNews(before)
+	s.prune()
+	p := plan(s.want, s.actual(), now, s.Limits)
+	s.due.plan = p.Next
+	s.apply(p, now)
+	s.report(now, s.atRest())
+}
+
+// report tells systemd, and those who wait for it, how things stand.
+func (s *Supervisor) report(now time.Time, settled bool) {
+	status := s.statusNow(now)
+	if line := summarize(status); line != s.summary {
+		s.summary = line
+		s.notify("STATUS=" + line)
+	}
+	if !s.ready && (settled || s.due.ready.IsZero()) {
+		s.ready, s.due.ready = true, time.Time{}
+		s.notify("READY=1")
+	}
+	if settled {
+		for _, w := range s.waiters {
+			w <- answer{status: status}
+		}
+		s.waiters = nil
+	}
+}
+
+// next is the earliest of all that is due.
+func (s *Supervisor) next(now time.Time) time.Time {
+	next := now.Add(s.Interval)
+	d := s.due
+	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.ready} {
+		if !at.IsZero() {
+			next = earlier(next, at)
+		}
+	}
+	return next
+}
+
+func (s *Supervisor) notify(state string) {
+	if s.Notify != nil {
+		s.Notify(state)
+	}
+}
+
+// post leaves something for the loop to do. It is how other goroutines reach the loop's state.
+func (s *Supervisor) post(letter func()) {
+	s.mail.Lock()
+	s.mail.letters = append(s.mail.letters, letter)
+	s.mail.Unlock()
+	s.Wake(Mail)
+}
+
+func (s *Supervisor) readMail() {
+	s.mail.Lock()
+	letters := s.mail.letters
+	s.mail.letters = nil
+	s.mail.Unlock()
+	for _, letter := range letters {
+		letter()
+	}
+}
+
+func isDue(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
+
+// take tells whether something is due, and if so, that it is being done.
+func take(at *time.Time, now time.Time) bool {
+	if !isDue(*at, now) {
+		return false
+	}
+	*at = time.Time{}
+	return true
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,138 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
+)
+
+var errStopping = errors.New("vifproxyd is stopping")
+
+// Status is how things stand now. It waits for the loop, which is never busy for long.
+func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
+	return s.ask(ctx, func(reply chan<- answer) { reply <- answer{status: s.statusNow(time.Now())} })
+}
+
+// Update reads everything again, tries at once what was waiting for another try, lets held AppVMs go, and returns
+// when nothing is on its way any more.
+func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
+	return s.request(ctx, func() error {
+		clear(s.inputs.Held)
+		return nil
+	})
+}
+
+// Start lets held AppVMs go.
+func (s *Supervisor) Start(ctx context.Context, names []string) (control.Status, error) {
+	return s.each(ctx, names, func(addr netip.Addr) { delete(s.inputs.Held, addr) })
+}
+
+// Stop ends the proxies of AppVMs and holds them until Start or Update.
+func (s *Supervisor) Stop(ctx context.Context, names []string) (control.Status, error) {
+	return s.each(ctx, names, func(addr netip.Addr) { s.inputs.Held[addr] = true })
+}
+
+// Restart replaces the processes of AppVMs by new ones, without a gap.
+func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Status, error) {
+	return s.each(ctx, names, func(addr netip.Addr) {
+		delete(s.inputs.Held, addr)
+		s.inputs.Restarts[addr]++
+	})
+}
+
+// KillAll ends all our proxies at once, connections and all. Then it holds them, or has them started again; a
+// caller that goes away between the two does not leave them held.
+func (s *Supervisor) KillAll(ctx context.Context, restart bool) (control.Status, error) {
+	if restart {
+		ctx = context.WithoutCancel(ctx)
+	}
+	status, err := s.request(ctx, func() error {
+		for _, d := range s.want {
+			s.inputs.Held[d.Addr] = true
+		}
+		return nil
+	})
+	if err == nil && restart {
+		status, err = s.Update(ctx)
+	}
+	return status, err
+}
+
+// Reload is Update for SIGHUP: it tells systemd, and what is held stays held.
+func (s *Supervisor) Reload(ctx context.Context) error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("read the monotonic clock: %w", err)
+	}
+	s.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)) // sd_notify(3), Type=notify-reload
+	_, err := s.request(ctx, func() error { return nil })
+	s.notify("READY=1")
+	return err
+}
+
+func (s *Supervisor) each(ctx context.Context, names []string, do func(netip.Addr)) (control.Status, error) {
+	return s.request(ctx, func() error {
+		var addrs []netip.Addr
+		var unknown, known []string
+		for _, d := range s.want {
+			known = append(known, d.Name)
+			if slices.Contains(names, d.Name) {
+				addrs = append(addrs, d.Addr)
+			}
+		}
+		for _, name := range names {
+			if !slices.Contains(known, name) {
+				unknown = append(unknown, name)
+			}
+		}
+		if unknown != nil {
+			return &control.UnknownError{Names: unknown, Known: known}
+		}
+		for _, addr := range addrs {
+			do(addr)
+		}
+		return nil
+	})
+}
+
+// request has the loop make a change and reconcile by force, and waits until it has settled.
+func (s *Supervisor) request(ctx context.Context, change func() error) (control.Status, error) {
+	return s.ask(ctx, func(reply chan<- answer) {
+		if err := change(); err != nil {
+			reply <- answer{err: err}
+			return
+		}
+		for _, vm := range s.vms {
+			clear(vm.failures) // what waited is tried at once
+		}
+		s.waiters = append(s.waiters, reply)
+		s.Wake(Force)
+	})
+}
+
+// answer is what the loop says to a verb.
+type answer struct {
+	status control.Status
+	err    error
+}
+
+// ask has the loop run question, and waits for the one answer.
+func (s *Supervisor) ask(ctx context.Context, question func(chan<- answer)) (control.Status, error) {
+	reply := make(chan answer, 1)
+	s.post(func() { question(reply) })
+	select {
+	case a := <-reply:
+		return a.status, a.err
+	case <-ctx.Done():
+		return control.Status{}, ctx.Err()
+	case <-s.done:
+		return control.Status{}, errStopping
+	}
+}
