@@ -1,0 +1,133 @@
+// Vifproxyd runs one filtering proxy for every AppVM behind a Qubes firewall VM. This is its main: flags, wiring,
+// signals. What it does begins in package supervisor.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+	"vifproxy/supervisor"
+	"vifproxy/tinyproxy"
+)
+
+// slowLook is how often everything is looked at although no event came: a resume from suspend may bring none, and
+// iptables tells nobody when it is flushed.
+const slowLook = 30 * time.Second
+
+func main() {
+	o, err := parseOptions(os.Args[1:], os.Stdout)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "vifproxyd: %v\nTry 'vifproxyd --help'.\n", err)
+		os.Exit(2)
+	}
+	log := newLogger(o.logFormat, o.logLevel)
+	if err := run(o, log); err != nil {
+		log.Error("vifproxyd ends", "err", err)
+		os.Exit(1)
+	}
+}
+
+// run is the daemon's life, from nothing to nothing.
+func run(o options, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	log.Info("vifproxyd starts", "version", version, "pid", os.Getpid())
+
+	// The socket first: it is what tells that another vifproxyd is at work, before anything of its is taken away.
+	socket, err := control.Listen(o.controlSocket, o.socketGroup)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+
+	// Closed first, then clean: no binding is left when the processes of an earlier run are ended.
+	fw, err := firewall.Open(ctx, log, o.firewall, firewall.Config{
+		ProxyPort: o.proxyPort, FirstPort: o.listenPorts.First, LastPort: o.listenPorts.Last,
+	})
+	if err != nil {
+		return err
+	}
+	proxies, err := supervisor.Launch(ctx, log, o.tinyproxy, o.runtimeDir, o.compatDir)
+	if err != nil {
+		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
+	}
+	defer proxies.Close()
+
+	s := supervisor.New(supervisor.Config{
+		ReadLinks:  netwatch.Read,
+		ReadRules:  func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
+		ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Identify(o.tinyproxy) },
+		Firewall:   fw,
+		Proxies:    proxies,
+		Ports:      o.listenPorts,
+		Limits:     supervisor.Limits{Drain: o.drain, Generations: 3},
+		Interval:   interval(),
+		Notify:     func(state string) { daemon.SdNotify(false, state) },
+		Log:        log,
+	})
+
+	var helpers sync.WaitGroup
+	watch := func(what string, f func(context.Context) error) {
+		helpers.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				log.Error("no more events: changes are seen at the next regular look only", "what", what, "err", err)
+			}
+		})
+	}
+	watch("netlink", func(ctx context.Context) error {
+		return netwatch.Watch(ctx, log, func() { s.Wake(supervisor.Links) })
+	})
+	watch("rule directory", func(ctx context.Context) error {
+		return rules.Watch(ctx, log, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) })
+	})
+	watch("firewall", func(ctx context.Context) error {
+		return firewall.Watch(ctx, log, func() { s.Wake(supervisor.Firewall) })
+	})
+	watch("control socket", func(ctx context.Context) error { return control.Serve(ctx, socket, s, log) })
+	watch("SIGHUP", func(ctx context.Context) error {
+		for {
+			select {
+			case <-hup:
+				log.Info("SIGHUP: reading everything again")
+				if err := s.Reload(ctx); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+
+	err = s.Run(ctx)
+	stop()
+	helpers.Wait()
+	log.Info("vifproxyd has ended")
+	return err
+}
+
+// interval keeps the loop's own heartbeat within systemd's watchdog time.
+func interval() time.Duration {
+	if watchdog, err := daemon.SdWatchdogEnabled(false); err == nil && watchdog > 0 {
+		return min(slowLook, watchdog/3)
+	}
+	return slowLook
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"vifproxy/supervisor"
+)
+
+// version is set by the linker; see Makefile.
+var version = ""
+
+type options struct {
+	rulesDir, template, runtimeDir, compatDir string
+	controlSocket, socketGroup                string
+	proxyPort                                 uint16
+	listenPorts                               supervisor.PortRange
+	firewall, tinyproxy                       string
+	drain                                     time.Duration
+	logFormat                                 string
+	logLevel                                  slog.Level
+}
+
+const usage = `Usage:
+    vifproxyd [OPTION]...
+
+Runs one tinyproxy for every connected AppVM that has a rule file, lets that VM and no other reach it at
+its gateway, and takes all of it away when the VM goes. Run by systemd as vifproxyd.service; inspect it
+with vifproxyctl(1) and 'journalctl -u vifproxyd'. SIGHUP makes it look at everything again; SIGTERM
+closes all VMs out and ends it.
+
+Options, with their defaults:
+`
+
+func parseOptions(args []string, help io.Writer) (options, error) {
+	var o options
+	var proxyPort uint
+	var listenPorts string
+	var showVersion bool
+	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&o.rulesDir, "rules-dir", "/rw/config/tinyproxy", "`DIR` with a rule file NAME.IP for each AppVM")
+	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; a good one is built in\n(default: `FILE` config in the rule directory)")
+	f.StringVar(&o.runtimeDir, "runtime-dir", "/run/vifproxy", "`DIR` with a directory NAME for each AppVM: its log and its configuration")
+	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which links to these directories are kept for\nprograms that look in the old place (default: none)")
+	f.StringVar(&o.controlSocket, "control-socket", "/run/vifproxy/control.sock", "unix `SOCKET` on which vifproxyctl reaches the daemon")
+	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket besides root (default: none)")
+	f.UintVar(&proxyPort, "proxy-port", 8100, "TCP `PORT` at which every AppVM finds its own proxy")
+	f.StringVar(&listenPorts, "listen-ports", "61000-64999", "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
+	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: nftables, iptables, or auto: nftables on Qubes R4.2 and later")
+	f.StringVar(&o.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "`PATH` of the tinyproxy program")
+	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
+	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
+	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` of messages: debug, info, warn, error")
+	f.BoolVar(&showVersion, "version", false, "print the version and end")
+	f.Usage = func() { printUsage(f, help) }
+
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if showVersion {
+		fmt.Fprintln(help, "vifproxyd", version)
+		return o, flag.ErrHelp
+	}
+	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, "config"))
+	if proxyPort < 1 || proxyPort > 65535 {
+		return o, fmt.Errorf("--proxy-port=%d: a TCP port is 1 to 65535", proxyPort)
+	}
+	o.proxyPort = uint16(proxyPort)
+	p := &o.listenPorts
+	if n, err := fmt.Sscanf(listenPorts, "%d-%d", &p.First, &p.Last); n != 2 || err != nil || p.First < 1 || p.First > p.Last {
+		return o, fmt.Errorf("--listen-ports=%s: want FIRST-LAST, such as 61000-64999", listenPorts)
+	}
+	if p.First <= o.proxyPort && o.proxyPort <= p.Last {
+		return o, fmt.Errorf("--proxy-port=%d lies within --listen-ports=%s", proxyPort, listenPorts)
+	}
+	switch o.firewall {
+	case "auto", "nftables", "iptables":
+	default:
+		return o, fmt.Errorf("--firewall=%s: want auto, nftables or iptables", o.firewall)
+	}
+	switch o.logFormat {
+	case "auto", "journal", "text", "json":
+	default:
+		return o, fmt.Errorf("--log-format=%s: want auto, journal, text or json", o.logFormat)
+	}
+	return o, nil
+}
+
+func printUsage(f *flag.FlagSet, w io.Writer) {
+	fmt.Fprint(w, usage)
+	f.VisitAll(func(f *flag.Flag) {
+		value, text := flag.UnquoteUsage(f)
+		head := "--" + f.Name
+		switch {
+		case f.DefValue != "" && f.DefValue != "false":
+			head += "=" + f.DefValue
+		case value != "":
+			head += "=" + value
+		}
+		fmt.Fprintf(w, "    %s\n        %s\n", head, strings.ReplaceAll(text, "\n", "\n        "))
+	})
+}
+
+func init() {
+	if version != "" {
+		return
+	}
+	version = "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		version = info.Main.Version
+	}
+}
