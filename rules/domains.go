@@ -1,9 +1,10 @@
 package rules
 
 import (
-	"errors"
 	"regexp"
 	"strings"
+
+	"golang.org/x/net/idna"
 )
 
 // A label of a host name as RFC 1123 has it, and the underscore, which DNS knows and some sites use. The
@@ -14,6 +15,11 @@ var label = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?$`)
 // A name whose last label is a number is an address to browsers and resolvers ("ends in a number" in the URL
 // standard), in more notations than one pattern could cover: 127.1, 0x7f000001.
 var numeric = regexp.MustCompile(`^([0-9]+|0x[0-9a-f]*)$`)
+
+// What browsers do with a name that a person types (the URL standard's "domain to ASCII"): map case and width,
+// then write punycode. Which characters remain is left to label.
+var idn = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false),
+	idna.CheckHyphens(false), idna.CheckJoiners(true), idna.BidiRule())
 
 // canonical reads an entry of "#: format domains": the host name in the form in which browsers send it, lower
 // case and punycode, after "*." if the entry stands for all names below it. The error lacks path and line.
@@ -30,7 +36,7 @@ func canonical(entry string) (string, *Error) {
 	case strings.Contains(rest, "*"), strings.HasPrefix(rest, "."):
 		return fail("write *.example.com for all names below example.com")
 	}
-	name, err := toASCII(rest)
+	name, err := idn.ToASCII(rest)
 	if err != nil {
 		return fail(err.Error())
 	}
@@ -52,15 +58,6 @@ func canonical(entry string) (string, *Error) {
 		name = "*." + name
 	}
 	return name, nil
-}
-
-func toASCII(name string) (string, error) {
-	for _, c := range []byte(name) {
-		if c >= 0x80 {
-			return "", errors.New("write it as punycode: xn--…")
-		}
-	}
-	return strings.ToLower(name), nil
 }
 
 // compile translates a canonical name into lines that match this host, or the hosts below it, and no other.
