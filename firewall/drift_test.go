@@ -93,12 +93,15 @@ func TestDrift(t *testing.T) {
 			 iptables -F VIFPROXY
 			 iptables -X VIFPROXY`,
 			"iptables -D VIFPROXY 3", // the guard
-			"iptables -I VIFPROXY -p tcp --dport 61000:64999 --tcp-flags SYN,ACK SYN -j REJECT --reject-with tcp-reset",
-			"iptables -A VIFPROXY -p tcp --dport 61000:64999 --tcp-flags SYN,ACK SYN -j REJECT --reject-with tcp-reset",
+			`iptables -I VIFPROXY -p tcp --dport 61000:64999 --tcp-flags SYN,ACK SYN \
+				-j REJECT --reject-with tcp-reset`,
+			`iptables -A VIFPROXY -p tcp --dport 61000:64999 --tcp-flags SYN,ACK SYN \
+				-j REJECT --reject-with tcp-reset`,
 			"iptables -A VIFPROXY -j ACCEPT",
 			"iptables -I VIFPROXY -m comment --comment 'two \"words\"' -j ACCEPT",
 			"iptables -I VIFPROXY -i vif9.0 -p tcp --dport 61000 -j ACCEPT",
-			"iptables -t nat -I VIFPROXY -m comment --comment \"it's\" -p tcp -j DNAT --to-destination 10.138.0.1:61000",
+			`iptables -t nat -I VIFPROXY -p tcp -m comment --comment "it's" \
+				-j DNAT --to-destination 10.138.0.1:61000`,
 			"iptables -t nat -D VIFPROXY 1",
 			"iptables -t nat -R VIFPROXY 1 -p tcp -j DNAT --to-destination 10.138.0.1:61000",
 			`iptables -I VIFPROXY -s 10.137.0.11 -d 10.138.0.1 -i vif1.0 -p tcp -m tcp --dport 61000 -j ACCEPT`,
@@ -265,11 +268,11 @@ func TestDriftIsLogged(t *testing.T) {
 	}
 }
 
-// sorted makes rules comparable where their order depends on history and means nothing: of tables and chains, and
-// of the rules in the iptables chain VIFPROXY, which match different packets.
+// sorted makes rules comparable where their order depends on history and means nothing: of tables and chains,
+// and of the rules in the iptables chain VIFPROXY, which match different packets.
 func sorted(rules string) string {
 	lines := strings.Split(rules, "\n")
-	guard := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, "-j REJECT --reject-with tcp-reset") })
+	guard := slices.IndexFunc(lines, func(l string) bool { return strings.HasSuffix(l, "with tcp-reset") })
 	if guard >= 0 && strings.HasPrefix(lines[guard+1], "-A VIFPROXY") {
 		return "the guard is not last: " + rules
 	}

@@ -1,20 +1,23 @@
 // Package firewall decides which AppVM reaches which proxy, by keeping rules in the kernel.
 //
-// Every AppVM connects to the same place, port 8100 of its gateway. Behind it each proxy listens on a port of its
-// own, and a Binding says who gets there: packets that come in on this vif, from this address, are sent on to this
-// proxy. Nothing else leads to a proxy. The rules have three parts, in either backend:
+// Every AppVM connects to the same place, port 8100 of its gateway. Behind it each proxy listens on a port of
+// its own, and a Binding says who gets there: packets that come in on this vif, from this address, are sent
+// on to this proxy. Nothing else leads to a proxy. The rules have three parts, in either backend:
 //
 //   - a nat rule that sends a bound AppVM's connections to port 8100 on to its proxy;
 //   - an accept rule, since the firewall VM rejects what AppVMs send to the firewall VM itself;
-//   - the guard: a new connection to a port in the range where proxies listen is reset unless a binding allows it.
-//     It looks at the SYN flag and not at the connection tracking state, since the tracking entry of an old
-//     connection would count a hostile AppVM's new SYN as established, and by then the port may be another VM's.
+//   - the guard: a new connection to a port in the range where proxies listen is reset unless a binding
+//     allows it. It looks at the SYN flag and not at the connection tracking state, since the tracking entry
+//     of an old connection would count a hostile AppVM's new SYN as established, and by then the port may be
+//     another's.
 //
-// A connection that is up does not depend on its binding any more (connection tracking keeps the translation), so a
-// binding can move to a new proxy, or go, without harm to it; whoever wants it cut ends the old proxy.
+// A connection that is up does not depend on its binding any more (connection tracking keeps the
+// translation), so a binding can move to a new proxy, or go, without harm to it; whoever wants it cut ends
+// the old proxy.
 //
-// Backends read the kernel at each Sync and write the difference. They believe nothing they remember of bindings,
-// so whatever happened in between (another program's flush, a failed Sync, a crash) the next Sync sets it right.
+// Backends read the kernel at each Sync and write the difference. They believe nothing they remember of
+// bindings, so whatever happened in between (another program's flush, a failed Sync, a crash) the next Sync
+// sets it right.
 package firewall
 
 import (
@@ -25,6 +28,8 @@ import (
 	"net/netip"
 	"os/exec"
 	"regexp"
+	"strings"
+	"time"
 )
 
 // Binding lets one AppVM, on one vif, reach one proxy.
@@ -49,20 +54,22 @@ type Backend interface {
 	// String is the backend's name: nftables or iptables.
 	String() string
 
-	// Sync makes the kernel hold exactly the bindings of want, and repairs the rules around them where somebody
-	// changed them. It returns how many writes that took (elements, rules, or one for loading all anew); 0 if
-	// nothing differed. A binding whose To changed moves without a moment in which the AppVM is locked out.
-	// If want contains a binding that cannot be, or the same vif and address twice, nothing is written.
-	// After an error the kernel holds some state between the old and the new; call Sync again.
+	// Sync makes the kernel hold exactly the bindings of want, and repairs the rules around them where
+	// somebody changed them. It returns how many writes that took: elements with nftables, transactions with
+	// iptables and for a repair; 0 if nothing differed. A binding whose To changed moves without a moment in
+	// which the AppVM is locked out. If want has a binding that cannot be, or the same vif and address twice,
+	// nothing is written. After an error the kernel holds some state between the old and the new; call Sync
+	// again.
 	Sync(ctx context.Context, want []Binding) (writes int, err error)
 
 	// Remove takes everything of ours out of the kernel. What is gone already is no error.
 	Remove(ctx context.Context) error
 }
 
-// Open chooses the backend named by kind, "nftables" or "iptables", or with "auto" the one that fits the machine:
-// nftables where Qubes (R4.2 and later) has its user chain for it, else iptables. It loads the rules without any
-// binding, so that whatever an earlier run left, with either backend, leads nowhere once Open returns.
+// Open chooses the backend named by kind, "nftables" or "iptables", or with "auto" the one that fits the
+// machine: nftables where Qubes (R4.2 and later) has its user chain for it, else iptables. It loads the rules
+// without any binding, so that whatever an earlier run left, with either backend, leads nowhere once Open
+// returns.
 func Open(ctx context.Context, log *slog.Logger, kind string, cfg Config) (Backend, error) {
 	return open(ctx, log, kind, cfg, tools{nft: find("nft"), iptables: find("iptables")})
 }
@@ -80,11 +87,27 @@ func find(name string) string {
 	return ""
 }
 
+// load gives text to a program, which makes one transaction of it.
+func load(ctx context.Context, text, path string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Stdin = strings.NewReader(text)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("load rules with %s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
+	}
+	return nil
+}
+
 func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have tools) (Backend, error) {
 	if cfg.ProxyPort == 0 || cfg.FirstPort == 0 || cfg.FirstPort > cfg.LastPort ||
 		cfg.FirstPort <= cfg.ProxyPort && cfg.ProxyPort <= cfg.LastPort {
-		return nil, fmt.Errorf("firewall: port %d for AppVMs and ports %d-%d for proxies: need a port, and a range without it",
-			cfg.ProxyPort, cfg.FirstPort, cfg.LastPort)
+		return nil, fmt.Errorf("firewall: port %d for AppVMs and ports %d-%d for proxies: "+
+			"need a port, and a range without it", cfg.ProxyPort, cfg.FirstPort, cfg.LastPort)
 	}
 	nft := &nftBackend{log: log, cfg: cfg, tool: have.nft}
 	qubes, err := nft.qubes(ctx)
@@ -101,8 +124,8 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 			"other rules must let AppVMs reach the proxies' ports themselves")
 	}
 
-	// The chosen backend's guard comes first: it also stops what the other one's leftovers would still let through,
-	// so that failing to remove those is worth a warning but no more.
+	// The chosen backend's guard comes first: it also stops what the other one's leftovers would still let
+	// through, so that failing to remove those is worth a warning but no more.
 	var chosen, other Backend = nft, nil
 	if have.iptables != "" {
 		if other, err = newIptables(log, cfg, have.iptables); err != nil && kind == "iptables" {
@@ -150,8 +173,8 @@ func choose(kind string, qubes bool, have tools) (chosen, why string, err error)
 		"(install the package nftables, on Qubes before R4.2 the package iptables)")
 }
 
-// ifname is narrower than the kernel's idea of an interface name: both tools read some other characters as syntax,
-// as in `vif*` (nft) and `vif+` (iptables), which mean every interface that starts so.
+// ifname is narrower than the kernel's idea of an interface name: both tools read some other characters as
+// syntax, as in `vif*` (nft) and `vif+` (iptables), which mean every interface that starts so.
 var ifname = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`) // IFNAMSIZ is 16 with the final zero
 
 // check finds what must not get into a rule.

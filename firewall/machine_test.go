@@ -3,6 +3,7 @@ package firewall
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -33,7 +34,8 @@ var machines = []machine{
 	{"iptables-legacy", "iptables", tools{iptables: "/usr/sbin/iptables-legacy"}, "qubes-r4.1.iptables"},
 }
 
-// onEach runs a test on each kind of machine, in a network namespace of its own with the foreign rules loaded.
+// onEach runs a test on each kind of machine, in a network namespace of its own with the foreign rules
+// loaded.
 func onEach(t *testing.T, test func(t *testing.T, m machine)) {
 	for _, m := range machines {
 		t.Run(m.name, func(t *testing.T) {
@@ -54,6 +56,17 @@ func enterNamespace(t testing.TB) {
 	run(t, "", "ip", "link", "set", "lo", "up")
 }
 
+// inNamespace makes sure that this thread does not work on the firewall of the computer the tests run on.
+// Every subtest and sub-benchmark is a goroutine of its own, and must enter a namespace of its own.
+func inNamespace(t testing.TB) {
+	t.Helper()
+	here, err1 := os.Readlink("/proc/thread-self/ns/net")
+	start, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", os.Getppid()))
+	if err1 != nil || err2 != nil || here == start {
+		t.Fatalf("not in a network namespace of the test's own (%s, %v, %v)", here, err1, err2)
+	}
+}
+
 func (m machine) loadForeign(t testing.TB) {
 	t.Helper()
 	if m.foreign == "" {
@@ -72,6 +85,7 @@ func (m machine) loadForeign(t testing.TB) {
 
 func (m machine) open(t testing.TB) Backend {
 	t.Helper()
+	inNamespace(t)
 	b, err := open(t.Context(), quiet, m.kind, testConfig, m.tools)
 	if err != nil {
 		t.Fatal(err)
@@ -102,6 +116,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // run runs a program in this thread's network namespace and returns what it prints.
 func run(t testing.TB, stdin, name string, args ...string) string {
 	t.Helper()
+	inNamespace(t)
 	cmd := exec.Command(name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
@@ -118,6 +133,7 @@ func binding(vif, addr, to string) Binding {
 
 func sync(t testing.TB, b Backend, want ...Binding) (writes int) {
 	t.Helper()
+	inNamespace(t)
 	writes, err := b.Sync(t.Context(), want)
 	if err != nil {
 		t.Fatal(err)

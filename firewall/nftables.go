@@ -1,16 +1,13 @@
 package firewall
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"fmt"
 	"log/slog"
-	"os/exec"
 	"slices"
 	"strings"
 	"text/template"
-	"time"
 
 	"github.com/google/nftables"
 )
@@ -29,8 +26,8 @@ type nftBackend struct {
 
 	conn *ruleset // nil until needed and after an error
 
-	// loaded is the print of the structure as it was right after we loaded it; "" if that is not known.
-	// The elements of the sets are no part of it.
+	// loaded is the print of the structure as it was right after we loaded it; "" if that is not known. The
+	// elements of the sets are no part of it.
 	loaded string
 }
 
@@ -82,10 +79,10 @@ func (n *nftBackend) Sync(ctx context.Context, want []Binding) (writes int, err 
 	return writes, err
 }
 
-// load replaces everything of ours by the skeleton with the bindings of want in one transaction. If anything in
-// before is no longer true, the transaction fails as a whole.
+// load replaces everything of ours by the skeleton with the bindings of want in one transaction. If anything
+// in before is no longer true, the transaction fails as a whole.
 func (n *nftBackend) load(ctx context.Context, before snapshot, want []Binding) error {
-	var text, stderr bytes.Buffer
+	var text strings.Builder
 	err := nftTemplate.Execute(&text, struct {
 		Config
 		snapshot
@@ -94,17 +91,7 @@ func (n *nftBackend) load(ctx context.Context, before snapshot, want []Binding) 
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, n.tool, "-f", "-")
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	cmd.Stdin, cmd.Stderr = &text, &stderr
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
-		said := strings.TrimSpace(stderr.String())
-		return fmt.Errorf("load rules with %s: %w: %.1000s", n.tool, err, said)
-	}
-	return nil
+	return load(ctx, text.String(), n.tool, "-f", "-")
 }
 
 // Remove needs no program, so that it can clean up where nft is not installed.
@@ -134,8 +121,8 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 			return err
 		}
 
-		// The empty chain and set come after, on their own: should a foreign rule refer to them they must stay
-		// ("device or resource busy"), and that must not keep the rest from going.
+		// The empty chain and set come after, on their own: should a foreign rule refer to them they must
+		// stay ("device or resource busy"), and that must not keep the rest from going.
 		if now.AcceptChain {
 			nft.DelChain(ours)
 		}
@@ -158,8 +145,8 @@ func (n *nftBackend) qubes(ctx context.Context) (is bool, err error) {
 	return is, err
 }
 
-// do runs f with an open connection. After an error, answers to it may still be under way, so the connection is
-// given up and the next call begins with a new one.
+// do runs f with an open connection. After an error, answers to it may still be under way, so the connection
+// is given up and the next call begins with a new one.
 func (n *nftBackend) do(ctx context.Context, f func() error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -181,7 +168,7 @@ func (n *nftBackend) do(ctx context.Context, f func() error) (err error) {
 
 func (n *nftBackend) hangUp() {
 	if n.conn != nil {
-		n.conn.nft.CloseLasting()
+		_ = n.conn.nft.CloseLasting()
 		n.conn = nil
 	}
 }

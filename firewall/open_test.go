@@ -18,7 +18,7 @@ func TestChoice(t *testing.T) {
 		have       tools
 		want       string // in the log or in the error
 	}{
-		{"R4.2", "auto", true, tools{nft, legacy}, `backend=nftables why="table ip qubes has the chain custom-input"`},
+		{"R4.2", "auto", true, tools{nft, legacy}, `backend=nftables why="table ip qubes has the chain`},
 		{"R4.2 without nft", "auto", true, tools{"", legacy}, "install the package nftables"},
 		{"R4.1", "auto", false, tools{nft, legacy}, `backend=iptables why="there is no table ip qubes`},
 		{"no iptables", "auto", false, tools{nft, ""}, `backend=nftables why="iptables is not installed"`},
@@ -65,6 +65,7 @@ func TestFind(t *testing.T) {
 	if got := find("nosuchprogram"); got != "" {
 		t.Errorf("found %q", got)
 	}
+	inNamespace(t)
 	b, err := Open(t.Context(), quiet, "auto", testConfig)
 	if err != nil || b.String() != "nftables" {
 		t.Errorf("%v, %v", b, err)
@@ -113,9 +114,11 @@ func TestLeftovers(t *testing.T) {
 
 func TestConfigRefused(t *testing.T) {
 	for _, cfg := range []Config{
-		{}, {8100, 0, 64999}, {8100, 61000, 60999}, {0, 61000, 64999}, {61000, 61000, 64999}, {64999, 61000, 64999},
+		{}, {8100, 0, 64999}, {8100, 61000, 60999},
+		{0, 61000, 64999}, {61000, 61000, 64999}, {64999, 61000, 64999},
 	} {
-		if _, err := Open(t.Context(), quiet, "auto", cfg); err == nil || !strings.Contains(err.Error(), "need a port") {
+		_, err := Open(t.Context(), quiet, "auto", cfg)
+		if err == nil || !strings.Contains(err.Error(), "need a port") {
 			t.Errorf("%v: %v", cfg, err)
 		}
 	}
@@ -139,7 +142,8 @@ func TestBindingRefused(t *testing.T) {
 		b := m.open(t)
 		before := m.rules(t)
 		for _, bad := range []Binding{
-			vif(""), vif("vif1234567890.01"), vif("vif+"), vif("vif*"), vif("-j"), vif("a b"), vif("a\"b"), vif("a\n"), vif("..\x00"),
+			vif(""), vif("vif1234567890.01"), vif("vif+"), vif("vif*"), vif("-j"), vif("a b"), vif("a\"b"),
+			vif("a\n"), vif("..\x00"),
 			addr(netip.Addr{}), addr(six), addr(mapped), addr(netip.IPv4Unspecified()),
 			to(netip.Addr{}, 61000), to(six, 61000), to(mapped, 61000), to(netip.IPv4Unspecified(), 61000),
 			to(ours, 0), to(ours, 60999), to(ours, 65000), to(ours, 8100), personal,

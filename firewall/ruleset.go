@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -19,8 +18,9 @@ import (
 // ruleset is a connection to the kernel's nftables. The library knows how to change things; handles and
 // generations, which it does not tell, are read over the same socket.
 type ruleset struct {
-	nft *nftables.Conn
-	nl  *netlink.Conn
+	nft  *nftables.Conn
+	nl   *netlink.Conn
+	last snapshot // as long as its generation is the kernel's, it is what the kernel holds
 }
 
 func dial() (*ruleset, error) {
@@ -35,7 +35,8 @@ func dial() (*ruleset, error) {
 	return &r, err
 }
 
-// limit sets the time after which answers that never come (the kernel ran out of memory for them) are given up.
+// limit sets the time after which answers that never come (the kernel ran out of memory for them) are given
+// up.
 func (r *ruleset) limit(ctx context.Context) error {
 	deadline := time.Now().Add(15 * time.Second)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
@@ -44,7 +45,8 @@ func (r *ruleset) limit(ctx context.Context) error {
 	return r.nl.SetDeadline(deadline)
 }
 
-// unsupported tells whether an error means that this kernel has no nftables at all (nfnetlink_rcv_msg: EINVAL).
+// unsupported tells whether an error means that this kernel has no nftables at all (nfnetlink_rcv_msg:
+// EINVAL).
 func unsupported(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
@@ -62,9 +64,9 @@ type snapshot struct {
 	Jumps       []uint64 // handles of the tagged jumps in custom-input, in their order
 
 	// print has one line for each thing that is ours, or that ours hangs on, with its handle and what can be
-	// changed without giving it a new handle (a rule's content: `nft replace rule`). Within a table the kernel
-	// never gives a handle twice, and a table made anew has a new handle itself: so equal prints mean that nobody
-	// touched anything.
+	// changed without giving it a new handle (a rule's content: `nft replace rule`). Within a table the
+	// kernel never gives a handle twice, and a table made anew has a new handle itself: so equal prints mean
+	// that nobody touched anything.
 	print string
 
 	elements map[setName]map[string]string
@@ -75,13 +77,16 @@ type setName struct{ table, name string }
 // ourSets are in the order in which their elements are written.
 var ourSets = []setName{{"vifproxy", "ports"}, {"vifproxy", "bindings"}, {"qubes", "vifproxy"}}
 
-// read takes a snapshot. It needs several requests; that the generation is the same before and after them makes
-// their answers one consistent picture.
+// read takes a snapshot. It needs several requests; that the generation is the same before and after them
+// makes their answers one consistent picture. If it is still the last snapshot's, one request is enough.
 func (r *ruleset) read() (snapshot, error) {
 	for range attempts {
 		generation, err := r.generation()
 		if err != nil {
 			return snapshot{}, err
+		}
+		if r.last.elements != nil && r.last.generation == generation {
+			return r.last, nil
 		}
 		now, err := r.readOnce()
 		after, err2 := r.generation()
@@ -91,8 +96,12 @@ func (r *ruleset) read() (snapshot, error) {
 		if after != generation {
 			continue // whatever err says, it may be only that something vanished
 		}
+		if err != nil {
+			return snapshot{}, err
+		}
 		now.generation = generation
-		return now, err
+		r.last = now
+		return now, nil
 	}
 	return snapshot{}, errBusy
 }
@@ -117,7 +126,8 @@ func (r *ruleset) readOnce() (snapshot, error) {
 		switch t.text(unix.NFTA_TABLE_NAME) {
 		case "vifproxy":
 			now.OwnTable = true
-			line("table vifproxy: handle %d, flags %d", t.number(nftaTableHandle), t.number(unix.NFTA_TABLE_FLAGS))
+			line("table vifproxy: handle %d, flags %d",
+				t.number(nftaTableHandle), t.number(unix.NFTA_TABLE_FLAGS))
 		case "qubes":
 			line("table qubes: handle %d", t.number(nftaTableHandle))
 		}
@@ -197,7 +207,8 @@ func (r *ruleset) update(now snapshot, want []Binding) (writes int, err error) {
 		var vif [unix.IFNAMSIZ]byte
 		copy(vif[:], b.Vif)
 		source := string(vif[:]) + string(b.Addr.AsSlice())
-		port := string([]byte{byte(b.To.Port() >> 8), byte(b.To.Port()), 0, 0}) // every part is padded to 4 bytes
+		// Every part of a key is padded to a multiple of 4 bytes.
+		port := string([]byte{byte(b.To.Port() >> 8), byte(b.To.Port()), 0, 0})
 		wanted[ourSets[0]][source] = string(b.To.Addr().AsSlice()) + port
 		wanted[ourSets[1]][source+port] = ""
 		wanted[ourSets[2]][source+port] = ""
@@ -208,8 +219,8 @@ func (r *ruleset) update(now snapshot, want []Binding) (writes int, err error) {
 			continue
 		}
 		gone, added := difference(have, wanted[set]), difference(wanted[set], have)
-		// A map's element must go before the one with the same key and another value comes. Both happen at the
-		// same instant, the end of the transaction.
+		// A map's element must go before the one with the same key and another value comes. Both happen at
+		// the same instant, the end of the transaction.
 		for part := range slices.Chunk(gone, perMessage) {
 			if err := r.nft.SetDeleteElements(set.library(), part); err != nil {
 				return 0, err
@@ -233,9 +244,9 @@ const perMessage = 1000
 
 // difference is every element of a that is not in b, or is there with another value.
 func difference(a, b map[string]string) (elements []nftables.SetElement) {
-	for _, key := range slices.Sorted(maps.Keys(a)) {
-		if value, ok := b[key]; !ok || value != a[key] {
-			elements = append(elements, nftables.SetElement{Key: []byte(key), Val: []byte(a[key])})
+	for key, value := range a {
+		if other, ok := b[key]; !ok || other != value {
+			elements = append(elements, nftables.SetElement{Key: []byte(key), Val: []byte(value)})
 		}
 	}
 	return elements
@@ -266,7 +277,9 @@ func (r *ruleset) dump(request uint16, table string) ([]object, error) {
 	return r.ask(request, netlink.Request|netlink.Dump, attrs)
 }
 
-func (r *ruleset) ask(request uint16, flags netlink.HeaderFlags, attrs []netlink.Attribute) ([]object, error) {
+func (r *ruleset) ask(
+	request uint16, flags netlink.HeaderFlags, attrs []netlink.Attribute,
+) ([]object, error) {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
 		return nil, err
@@ -287,7 +300,8 @@ func (r *ruleset) ask(request uint16, flags netlink.HeaderFlags, attrs []netlink
 	return objects, nil
 }
 
-// object is one message of the kernel about a table, chain, rule, set or generation: its attributes by number.
+// object is one message of the kernel about a table, chain, rule, set or generation: its attributes by
+// number.
 type object map[uint16][]byte
 
 func parse(m netlink.Message) (object, error) {
@@ -317,10 +331,10 @@ func (o object) number(attr uint16) (n uint64) {
 	return n
 }
 
-// isJump finds our rule in custom-input again: it has our comment and names our chain. A rule of the user's that
-// only has the same comment is the user's.
+// isJump finds our rule in custom-input again: it has our comment and names our chain. A rule of the user's
+// that only has the same comment is the user's.
 func (o object) isJump() bool {
-	const comment = "vifproxy\x00"
-	return bytes.Equal(o[unix.NFTA_RULE_USERDATA], append([]byte{0, byte(len(comment))}, comment...)) && // nft's TLV
+	const comment = "\x00\x09vifproxy\x00" // as nft stores it: type, length, value
+	return string(o[unix.NFTA_RULE_USERDATA]) == comment &&
 		bytes.Contains(o[unix.NFTA_RULE_EXPRESSIONS], []byte("vifproxy-input\x00"))
 }

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On each machine, two AppVMs on vif1.0 and vif2.0, a host on the internet, and in the firewall VM listeners in
-// place of proxies, which say what they are.
+// On each machine, two AppVMs on vif1.0 and vif2.0, a host on the internet, and in the firewall VM listeners
+// in place of proxies, which say what they are.
 const (
 	gateway  = "10.138.0.1"
 	internet = "192.0.2.9"
@@ -31,8 +31,8 @@ type host struct {
 	calls chan func()
 }
 
-// attach makes a host with this address behind a new interface of the current namespace. Each vif has the same
-// gateway address, as with Qubes.
+// attach makes a host with this address behind a new interface of the current namespace. Each vif has the
+// same gateway address, as with Qubes.
 func attach(t *testing.T, vif, addr, gateway string, group int) *host {
 	t.Helper()
 	h := &host{addr: addr, calls: make(chan func())}
@@ -72,7 +72,8 @@ func attach(t *testing.T, vif, addr, gateway string, group int) *host {
 		return errors.Join(
 			netlink.AddrAdd(eth0, &netlink.Addr{IPNet: single(addr)}),
 			netlink.LinkSetUp(eth0),
-			netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: single(gateway), Scope: netlink.SCOPE_LINK}),
+			netlink.RouteAdd(&netlink.Route{
+				LinkIndex: eth0.Attrs().Index, Dst: single(gateway), Scope: netlink.SCOPE_LINK}),
 			netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP(gateway)}))
 	}))
 	return h
@@ -100,7 +101,8 @@ func (h *host) do(f func() error) error {
 func (h *host) dial(from int, to string) (conn *net.TCPConn, who string, err error) {
 	err = h.do(func() error {
 		// The timeout is there for the test to fail instead of hang; nothing waits for it.
-		dialer := net.Dialer{Timeout: 20 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(h.addr), Port: from}}
+		local := &net.TCPAddr{IP: net.ParseIP(h.addr), Port: from}
+		dialer := net.Dialer{Timeout: 20 * time.Second, LocalAddr: local}
 		c, err := dialer.Dial("tcp4", to)
 		if err == nil {
 			conn = c.(*net.TCPConn)
@@ -130,7 +132,8 @@ func (h *host) reach(to string) string {
 
 // closedOut tells an immediate refusal from a timeout.
 func closedOut(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EHOSTUNREACH)
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, syscall.EHOSTUNREACH)
 }
 
 func ask(conn *net.TCPConn) (string, error) {
@@ -142,12 +145,14 @@ func ask(conn *net.TCPConn) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// listen answers every line with a name until it is closed. With mute, its connections vanish without a packet when
-// it is closed, as when the peer's host makes sure that it sees none.
+// listen answers every line with a name until it is closed. With mute, its connections vanish without a
+// packet when it is closed, as when the peer's host makes sure that it sees none.
 func listen(t *testing.T, addr, name string) (stop func()) {
 	t.Helper()
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1) })
+		return raw.Control(func(fd uintptr) { // before the vif with this address is there
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
+		})
 	}}
 	l, err := config.Listen(t.Context(), "tcp4", addr)
 	if err != nil {
@@ -277,7 +282,7 @@ func TestEstablishedSurvives(t *testing.T) {
 		listen(t, gateway+":61005", "new proxy")
 		backend := m.open(t)
 		sync(t, backend, personal)
-		conn, who, err := a.dial(0, gateway+":8100")
+		conn, _, err := a.dial(0, gateway+":8100")
 		must(t, err)
 		defer conn.Close()
 		moved := personal
@@ -293,7 +298,7 @@ func TestEstablishedSurvives(t *testing.T) {
 			{"unbound", func() { sync(t, backend) }, "closed out"},
 		} {
 			step.do()
-			if who, err = ask(conn); err != nil || who != "old proxy" {
+			if who, err := ask(conn); err != nil || who != "old proxy" {
 				t.Errorf("%s: connection has %q, %v", step.what, who, err)
 			}
 			if got := a.reach(gateway + ":8100"); got != step.now {
@@ -303,9 +308,10 @@ func TestEstablishedSurvives(t *testing.T) {
 	})
 }
 
-// The reason for a guard by SYN flag. VM a's connections to port 61000 are gone at both ends but not in connection
-// tracking, and port 61000 belongs to b's proxy by now. A new connection from the same port of a's then has the
-// entry of the old one: it is translated to port 61000, whatever nat says today, and counts as established.
+// The reason for a guard by SYN flag. VM a's connections to port 61000 are gone at both ends but not in
+// connection tracking, and port 61000 belongs to b's proxy by now. A new connection from the same port of a's
+// then has the entry of the old one: it is translated to port 61000, whatever nat says today, and counts as
+// established.
 func TestOldTrackingEntry(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		a, b := site(t)

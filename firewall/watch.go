@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch calls wake whenever another program has changed the kernel's nftables ruleset (iptables-nft counts, the old
-// iptables does not report), and also when some change may have been missed. Changes made by this process over
-// netlink are ignored, those of the nft and iptables it runs are not. Watch blocks until ctx ends and then returns
-// nil; it returns an error only at once, if the kernel does not offer notifications.
+// Watch calls wake whenever another program has changed the kernel's nftables ruleset (iptables-nft counts,
+// the old iptables does not report), and also when some change may have been missed. Changes made by this
+// process over netlink are ignored, those of the nft and iptables it runs are not. Watch blocks until ctx
+// ends and then returns nil; it returns an error only at once, if the kernel does not offer notifications.
 //
-// It does not use the library's Monitor, which blocks forever on its channel when the reader leaves, and decodes
-// every rule only to have it thrown away.
+// It does not use the library's Monitor, which blocks forever on its channel when the reader leaves, and
+// decodes every rule only to have it thrown away.
 func Watch(ctx context.Context, log *slog.Logger, wake func()) error {
 	conn, err := subscribe()
 	if err != nil {
@@ -50,7 +50,7 @@ func subscribe() (*netlink.Conn, error) {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
 	// Room for a large transaction's notifications, even if this process has no time to read them at once.
-	conn.SetReadBuffer(1 << 20)
+	_ = conn.SetReadBuffer(1 << 20)
 	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("watch nftables: %w", err)
@@ -60,7 +60,7 @@ func subscribe() (*netlink.Conn, error) {
 
 // follow reads notifications until the socket fails, as with ENOBUFS when they come too fast, or ctx ends.
 func follow(ctx context.Context, conn *netlink.Conn, wake func()) error {
-	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	for {
 		messages, err := conn.Receive()
 		if err != nil {
@@ -72,9 +72,10 @@ func follow(ctx context.Context, conn *netlink.Conn, wake func()) error {
 	}
 }
 
-// foreign tells whether one of the messages ends a transaction of another process. Such a message carries the id of
-// the thread that made the transaction (nf_tables_fill_gen_info: task_pid_nr), not of its process; ours are the
-// ones in /proc/self/task. If that fails, as in a pid namespace, our own are taken for foreign: one check too many.
+// foreign tells whether one of the messages ends a transaction of another process. Such a message carries the
+// id of the thread that made the transaction (nf_tables_fill_gen_info: task_pid_nr), not of its process; ours
+// are the ones in /proc/self/task. If that fails, as in a pid namespace, our own are taken for foreign: one
+// check too many.
 func foreign(messages []netlink.Message) bool {
 	for _, m := range messages {
 		if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {

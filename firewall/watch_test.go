@@ -10,7 +10,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// watch runs Watch in the current namespace until the test ends, or until stop, which returns what Watch returned.
+// watch runs Watch in the current namespace until the test ends, or until stop, which returns what Watch
+// returned.
 func watch(t *testing.T, log *slog.Logger, wake func()) (stop func() error) {
 	t.Helper()
 	ns, err := netns.Get()
@@ -84,8 +85,8 @@ func TestOwnWritesAreNotForeign(t *testing.T) {
 	}
 }
 
-// When notifications come faster than they are read, the kernel drops some (ENOBUFS). Watch wakes, since what it
-// missed is unknown, and goes on.
+// When notifications come faster than they are read, the kernel drops some (ENOBUFS). Watch wakes, since what
+// it missed is unknown, and goes on.
 func TestWatchOverflow(t *testing.T) {
 	enterNamespace(t)
 	lost := make(chan struct{}, 10)
