@@ -126,10 +126,10 @@ func (l *Lab) attach(vm VM, last Step) error {
 	return v.guest.space.do(func() error { return awaitCarrier(v.nic) })
 }
 
-// awaitCarrier waits until the kernel has noticed that a link of the thread's namespace has a carrier. It does so
-// in a worker of its own, and the end of a veth pair that came up first drops what it is given until then
-// (net/core/link_watch.c): without this a first packet is lost now and then, and TCP waits a second to repeat it.
-// Since Linux 6.8 the question itself is enough; before, it takes some milliseconds.
+// awaitCarrier waits until the kernel has noticed that a link of the thread's namespace has a carrier. Until
+// then the end of a veth pair that came up first drops what it is given (net/core/link_watch.c): a packet
+// is lost now and then, and TCP waits a second to repeat it. Since Linux 6.8 the question itself is enough;
+// before, it takes some milliseconds.
 func awaitCarrier(name string) error {
 	for range 5000 {
 		link, err := netlink.LinkByName(name)
@@ -205,8 +205,8 @@ func (v *vif) link() netlink.Link {
 	return &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: v.name, Index: v.index}}
 }
 
-// upInGroup sets a link up and into a group with one message, so that, as recorded on Xen, nobody ever sees it
-// up in another group. The netlink package has no call for it.
+// upInGroup sets a link up and into a group with one message, so that, as recorded on Xen, nobody ever sees
+// it up in another group. The netlink package has no call for it.
 func upInGroup(index int, group uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)

@@ -63,7 +63,8 @@ func announceEnd(t *testing.T, l *Lab) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "end"
 	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "end", PeerNamespace: netlink.NsFd(l.net.space.ns)}
-	if err := l.Do(func() error { return errors.Join(netlink.LinkAdd(link), netlink.LinkDel(link)) }); err != nil {
+	err := l.Do(func() error { return errors.Join(netlink.LinkAdd(link), netlink.LinkDel(link)) })
+	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -126,8 +127,9 @@ func describe(t *testing.T, m syscall.NetlinkMessage, names map[int]string) stri
 				metric = nl.NativeEndian().Uint32(a.Value)
 			}
 		}
-		return fmt.Sprintf("%sROUTE %s %v/%d, metric %d, type %d, protocol %d, scope %d", verb(m, unix.RTM_NEWROUTE),
-			names[int(index)], dst, msg.Dst_len, metric, msg.Type, msg.Protocol, msg.Scope)
+		return fmt.Sprintf("%sROUTE %s %v/%d, metric %d, type %d, protocol %d, scope %d",
+			verb(m, unix.RTM_NEWROUTE), names[int(index)], dst, msg.Dst_len, metric, msg.Type, msg.Protocol,
+			msg.Scope)
 	}
 	return ""
 }
@@ -254,8 +256,7 @@ func TestHVM(t *testing.T) {
 	stub.DomID = 8
 	l := newLab(t, Options{}, hvm, stub)
 	accepting(t, l, "0.0.0.0:8100")
-	output(t, l, "nft", "add", "rule", "ip", "qubes", "custom-input", "iifname", "vif8.0", "tcp", "dport", "8100",
-		"accept")
+	output(t, l, strings.Fields("nft add rule ip qubes custom-input iifname vif8.0 tcp dport 8100 accept")...)
 	gateway := Gateway.String() + ":8100"
 	if err := dials(t, l, "windows", gateway); err == nil {
 		t.Error("the HVM does not use its first vif")
@@ -280,8 +281,8 @@ func TestHVM(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	l := newLab(t, Options{})
 	for _, vm := range []VM{
-		{Name: "../evil", IP: personal.IP}, {Name: "", IP: personal.IP}, {Name: "v6", IP: netip.IPv6LinkLocalAllNodes()},
-		{Name: "none"}, {Name: "big", IP: personal.IP, DomID: maxDomID + 1},
+		{Name: "../evil", IP: personal.IP}, {Name: "", IP: personal.IP}, {Name: "none"},
+		{Name: "six", IP: netip.IPv6LinkLocalAllNodes()}, {Name: "big", IP: personal.IP, DomID: maxDomID + 1},
 	} {
 		if err := l.Attach(vm); err == nil {
 			t.Errorf("%+v was attached", vm)

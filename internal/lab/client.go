@@ -24,15 +24,16 @@ const requestBound = 20 * time.Second
 
 const maxBody = 1 << 20 // bytes of a response that Get keeps
 
-// Dial connects from inside an AppVM. The address is IP:PORT: what an AppVM sends goes through its gateway, and
-// names are the proxy's business.
+// Dial connects from inside an AppVM. The address is IP:PORT: what an AppVM sends goes through its gateway,
+// and names are the proxy's business.
 func (l *Lab) Dial(ctx context.Context, vm, network, addr string) (net.Conn, error) {
 	return l.dial(ctx, vm, &net.Dialer{}, network, addr)
 }
 
 // DialFrom is Dial with a source address that need not be the AppVM's own: a spoofed one. Replies to it go
 // where the firewall VM's routes say.
-func (l *Lab) DialFrom(ctx context.Context, vm string, from netip.Addr, network, addr string) (net.Conn, error) {
+func (l *Lab) DialFrom(ctx context.Context, vm string, from netip.Addr, network, addr string) (net.Conn,
+	error) {
 	d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}, Control: transparent}
 	if strings.HasPrefix(network, "udp") {
 		d.LocalAddr = &net.UDPAddr{IP: from.AsSlice()}
@@ -40,11 +41,12 @@ func (l *Lab) DialFrom(ctx context.Context, vm string, from netip.Addr, network,
 	return l.dial(ctx, vm, d, network, addr)
 }
 
-func (l *Lab) dial(ctx context.Context, vm string, d *net.Dialer, network, addr string) (conn net.Conn, err error) {
+func (l *Lab) dial(ctx context.Context, vm string, d *net.Dialer, network, addr string) (net.Conn, error) {
 	if _, err := netip.ParseAddrPort(addr); err != nil {
 		return nil, fmt.Errorf("dial from %s: %w", vm, err)
 	}
-	err = l.DoVM(vm, func() (err error) {
+	var conn net.Conn
+	err := l.DoVM(vm, func() (err error) {
 		conn, err = d.DialContext(ctx, network, addr)
 		return err
 	})
@@ -110,12 +112,13 @@ type Result struct {
 func (l *Lab) Get(vm, page string) Result {
 	var r Result
 	transport := l.transport(vm)
-	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, reply *http.Response) error {
+	connected := func(_ context.Context, _ *url.URL, _ *http.Request, reply *http.Response) error {
 		if reply.StatusCode != http.StatusOK {
 			r.Status = reply.StatusCode
 		}
 		return nil
 	}
+	transport.OnProxyConnectResponse = connected
 	reply, err := (&http.Client{Transport: transport, Timeout: requestBound}).Get(page)
 	if err != nil {
 		r.Err = err

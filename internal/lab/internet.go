@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Echo is an origin whose port 443 sends back whatever it gets, without TLS: one end of a tunnel for tests that
-// hold one open. Its name is echo.example.
+// Echo is an origin whose port 443 sends back whatever it gets, without TLS: one end of a tunnel for tests
+// that hold one open. Its name is echo.example.
 var Echo = netip.MustParseAddr("203.0.113.7")
 
 // outside are the networks whose every address answers in the internet namespace: origin servers on the test

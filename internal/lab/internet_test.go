@@ -63,8 +63,8 @@ func TestProxyServesOrigins(t *testing.T) {
 		startTinyproxy(t, l, "^bank\\.example$\n^echo\\.example$\n")
 		for _, scheme := range []string{"http", "https"} {
 			got := l.Get("personal", scheme+"://bank.example/account")
-			if want := "hello from bank.example, page /account\n"; got.Status != 200 || got.Body != want || got.Err != nil {
-				t.Errorf("%s: got %+v, want %q", scheme, got, want)
+			if want := (Result{Status: 200, Body: "hello from bank.example, page /account\n"}); got != want {
+				t.Errorf("%s: got %+v, want %+v", scheme, got, want)
 			}
 			if got := l.Get("personal", scheme+"://evil.example/"); got.Status != 403 {
 				t.Errorf("%s: got %+v for a host that is not listed, want status 403", scheme, got)

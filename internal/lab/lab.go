@@ -1,10 +1,10 @@
 // Package lab builds a firewall VM, AppVMs and an internet out of network namespaces on one machine.
 //
 // What vifproxy does happens between the kernel, tinyproxy and the packet filter, so its tests use the real
-// ones. A Lab gives them a place: a firewall namespace with the rules of a Qubes firewall VM, AppVMs whose vifs
-// come and go in the order in which real Xen brings and takes them, and an internet of origin servers and name
-// servers that know the names a test registers. Every Lab is on its own: many can stand side by side, and
-// nothing touches the machine's own network.
+// ones. A Lab gives them a place: a firewall namespace with the rules of a Qubes firewall VM, AppVMs whose
+// vifs come and go in the order in which real Xen brings and takes them, and an internet of origin servers
+// and name servers that know the names a test registers. Every Lab is on its own: many can stand side by
+// side, and nothing touches the machine's own network.
 //
 //	AppVM namespace          firewall namespace                 internet namespace
 //	eth0 10.137.0.11/32 ──── vif2.0 10.138.1.1/32
@@ -66,7 +66,7 @@ type Lab struct {
 
 var labs atomic.Int64
 
-// New builds a lab. The caller ends it with Close. Remains of labs whose process was killed are removed first.
+// New builds a lab. The caller ends it with Close. What labs of killed processes left is removed first.
 func New(ctx context.Context, o Options) (*Lab, error) {
 	if err := Reclaim(); err != nil {
 		return nil, fmt.Errorf("remove what an earlier lab left: %w", err)

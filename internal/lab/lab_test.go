@@ -152,8 +152,8 @@ func TestFirewallIsClosedUntilOpened(t *testing.T) {
 	})
 }
 
-// sink opens a UDP socket in the internet or wherever do leads, and returns a function that waits for the next
-// packet and says what is in it and where it came from.
+// sink opens a UDP socket in the internet or wherever do leads, and returns a function that waits for the
+// next packet and says what is in it and where it came from.
 func sink(t *testing.T, do func(func() error) error, addr string) (next func() (string, netip.Addr)) {
 	t.Helper()
 	var conn net.PacketConn
@@ -384,7 +384,16 @@ func TestReclaim(t *testing.T) {
 	if err := owner.Process.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	owner.Wait() // reports the kill
+	// It is reclaimed before anybody waits for the process, and maybe nobody ever does.
+	pidfd, err := unix.PidfdOpen(owner.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	if err := awaitExit(pidfd, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	defer owner.Wait() //nolint:errcheck // it reports the kill
 	if err := Reclaim(); err != nil {
 		t.Fatal(err)
 	}

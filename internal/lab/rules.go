@@ -74,8 +74,8 @@ func (l *Lab) fence(vif string, ip netip.Addr) error {
 	return nil
 }
 
-// unfence takes back what fence did. As in the hotplug script it is no error when the rules are not there: the
-// whole ruleset may have been flushed meanwhile.
+// unfence takes back what fence did. As in the hotplug script it is no error when the rules are not there:
+// the whole ruleset may have been flushed meanwhile.
 func (l *Lab) unfence(vif string, ip netip.Addr, last bool) error {
 	var err error
 	if l.Ruleset == R41 {
@@ -92,7 +92,7 @@ func (l *Lab) unfence(vif string, ip netip.Addr, last bool) error {
 
 // changeElements changes set allowed, and with downstream also that set, in one transaction. A storm of a
 // thousand attaches needs it: it takes 50 µs where the nft program takes milliseconds. The socket stays open
-// because closing one waits for RCU after a deletion (nft_rcv_nl_event in the kernel's nf_tables_api.c), 10 ms.
+// because closing one waits for RCU after a deletion, 10 ms (nft_rcv_nl_event in nf_tables_api.c).
 func (l *Lab) changeElements(change func(*nftables.Set, []nftables.SetElement) error,
 	vif string, ip netip.Addr, downstream bool) error {
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "qubes"}
@@ -114,8 +114,9 @@ func (l *Lab) changeElements(change func(*nftables.Set, []nftables.SetElement) e
 }
 
 func antispoofRules(verb, vif string, ip netip.Addr) string {
-	return fmt.Sprintf("*raw\n%s PREROUTING -i %s ! -s %v -j DROP\n%s PREROUTING ! -i vif+ -s %v -j DROP\nCOMMIT\n",
-		verb, vif, ip, verb, ip)
+	return fmt.Sprintf("*raw\n"+
+		"%s PREROUTING -i %s ! -s %v -j DROP\n"+
+		"%s PREROUTING ! -i vif+ -s %v -j DROP\nCOMMIT\n", verb, vif, ip, verb, ip)
 }
 
 // feed runs a program in the firewall VM with text on its standard input.

@@ -143,7 +143,8 @@ func ownerLives(rest string) bool {
 }
 
 // startTime returns when a process started, in clock ticks since boot; together with the pid this names one
-// process for ever. It is field 22 of proc_pid_stat(5); the second field may hold blanks and parentheses.
+// process for ever. It is field 22 of proc_pid_stat(5); the second field may hold blanks and parentheses. A
+// process that has ended and that nobody has waited for is none any more.
 func startTime(pid int) (string, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -152,6 +153,9 @@ func startTime(pid int) (string, error) {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 20 {
 		return "", fmt.Errorf("/proc/%d/stat has only %d fields after the name", pid, len(fields))
+	}
+	if state := string(fields[0]); state == "Z" || state == "X" {
+		return "", os.ErrProcessDone
 	}
 	return string(fields[19]), nil
 }
