@@ -16,7 +16,7 @@ if command -v apt-get >/dev/null; then
 	apt-get -qq install -y --no-install-recommends \
 		tinyproxy nftables iptables iproute2 curl ca-certificates gcc libc6-dev >/dev/null
 elif command -v dnf >/dev/null; then
-	dnf -q -y install tinyproxy nftables iptables-nft iproute curl gcc glibc-devel
+	dnf -q -y install tinyproxy nftables iptables-nft iptables-legacy iproute curl gcc glibc-devel
 else
 	echo "neither apt-get nor dnf here: install$missing by hand" >&2
 	exit 1
