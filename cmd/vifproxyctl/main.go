@@ -32,11 +32,13 @@ func main() {
 
 // call is one invocation, parsed.
 type call struct {
-	socket string
-	json   bool
-	names  []string
-	stdout io.Writer
-	stderr io.Writer
+	socket   string
+	json     bool
+	apply    bool
+	rulesDir string
+	names    []string
+	stdout   io.Writer
+	stderr   io.Writer
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -79,6 +81,8 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(io.Discard) // its words come back as an error
 	flags.StringVar(&c.socket, "socket", defaultSocket, "")
 	flags.BoolVar(&c.json, "json", false, "")
+	flags.BoolVar(&c.apply, "apply", false, "")
+	flags.StringVar(&c.rulesDir, "rules-dir", defaultRules, "")
 	flags.BoolVar(&help, "help", false, "")
 	flags.BoolVar(&help, "h", false, "")
 	flags.BoolVar(&showVersion, "version", false, "")
@@ -108,6 +112,8 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 		return usagef("%s: too many arguments; see `vifproxyctl %[1]s --help`", v.name)
 	case c.json && !v.json:
 		return usagef("%s does not take --json", v.name)
+	case (c.apply || c.rulesDir != defaultRules) && !v.own:
+		return usagef("%s takes neither --apply nor --rules-dir", v.name)
 	}
 	return v.run(c)
 }

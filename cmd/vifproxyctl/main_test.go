@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"vifproxyctl": main})
+	testscript.Main(m, map[string]func(){"vifproxyctl": main, oldScript: main})
 }
 
 // The scripts in testdata talk to a fake daemon behind a real socket. Their own commands are

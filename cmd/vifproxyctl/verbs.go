@@ -19,6 +19,7 @@ type verb struct {
 	help        string // the rest of what there is to say
 	least, most int    // number of arguments
 	json        bool   // takes --json
+	own         bool   // takes --apply and --rules-dir
 	run         func(*call) error
 }
 
@@ -65,6 +66,15 @@ at once what has failed, and to start all that stop and kill-all hold.
 		name: "kill-all-and-restart", json: true, run: change(killAll(true)),
 		summary: "End all proxies at once, and start them again.",
 		help: `Open connections are cut. Only vifproxyd's own proxies are ended, no other tinyproxy.
+`,
+	}, {
+		name: "import", args: "[--apply] [--rules-dir=DIR] [PATH]", most: 1, own: true, run: importOld,
+		summary: "Take over a set-up of proxyctl.py, or say what is in its way.",
+		help: `PATH (` + defaultRules + `) is searched for rule files, the template and proxyctl.py, and
+the directory above it for scripts that call proxyctl.py. Every finding is explained. Nothing is
+changed without --apply; then what is good is copied to DIR (` + defaultRules + `) unless
+PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1 while something
+needs your attention. vifproxyd need not run.
 `,
 	}, {
 		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", build()) },

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"vifproxy/rules"
+)
+
+// What a set-up of proxyctl.py consists of, as the Qubes page on HTTP filtering proxies describes it.
+const (
+	defaultRules = "/rw/config/tinyproxy"
+	oldScript    = "proxyctl.py"
+	keptScript   = oldScript + ".old"
+	templateName = "config"
+)
+
+// hooks are where people have put the line that runs proxyctl.py, beside the rule directory.
+var hooks = []string{"qubes-firewall-user-script", "qubes-firewall.d/*", "qubes-ip-change-hook", "rc.local"}
+
+// importOld takes over a set-up of proxyctl.py: it says what it recognises and what is wrong with it, and with
+// --apply copies what is good. It needs no daemon.
+func importOld(c *call) error {
+	from := defaultRules
+	if len(c.names) > 0 {
+		from = c.names[0]
+	}
+	i := &importer{call: c, from: filepath.Clean(from), to: filepath.Clean(c.rulesDir)}
+	steps := []func() error{i.ruleFiles, i.script, i.callers}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return fmt.Errorf("import %s: %w", i.from, err)
+		}
+	}
+	switch {
+	case i.found == 0:
+		return fmt.Errorf("import %s: there are no rule files NAME.IP, no template %s and no %s", i.from, templateName, oldScript)
+	case !c.apply && i.todo > 0:
+		i.tell("", "nothing has been changed: run this again with --apply")
+	}
+	if i.wrong > 0 {
+		return fmt.Errorf("import %s: %d things need your attention; they are marked with ! above", i.from, i.wrong)
+	}
+	return nil
+}
+
+type importer struct {
+	*call
+	from, to           string
+	found, todo, wrong int
+}
+
+// tell prints one finding: mark is "+" for what --apply does, "!" for what a person must do.
+func (i *importer) tell(mark, format string, args ...any) {
+	switch mark {
+	case "+":
+		i.todo++
+	case "!":
+		i.wrong++
+	}
+	fmt.Fprintf(i.stdout, "%1s %s\n", mark, safe(fmt.Sprintf(format, args...)))
+}
+
+// ruleFiles checks the template and the rule files just as vifproxyd reads them.
+func (i *importer) ruleFiles() error {
+	template := filepath.Join(i.from, templateName)
+	set, err := rules.Read(i.from, template)
+	if err != nil {
+		return err
+	}
+	switch {
+	case set.TemplateErr != nil:
+		i.found++
+		i.tell("!", "%v", set.TemplateErr)
+	case set.Template.Path != "":
+		i.found++
+		i.tell("", "%s: the template of all proxies", template)
+		if err := i.take(template); err != nil {
+			return err
+		}
+	}
+	for _, refused := range set.Refused {
+		i.found++
+		i.tell("!", "%v", refused.Err)
+	}
+	for _, file := range set.Files {
+		i.found++
+		i.tell("", "%s: what %s (%s) may reach", file.Path, file.Name, file.Addr)
+		if err := i.take(file.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take copies a file to where vifproxyd reads it. It never replaces one that says something else.
+func (i *importer) take(path string) error {
+	if i.from == i.to {
+		return nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	target := filepath.Join(i.to, filepath.Base(path))
+	there, err := os.ReadFile(target)
+	switch {
+	case err == nil && bytes.Equal(there, content):
+		return nil
+	case err == nil:
+		i.tell("!", "%s is there already and says something else: compare it with %s, and remove one", target, path)
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	i.tell("+", "copy it to %s", target)
+	if !i.apply {
+		return nil
+	}
+	if err := os.MkdirAll(i.to, 0o755); err != nil {
+		return err
+	}
+	return writeNew(target, content)
+}
+
+// writeNew makes a file whole or not at all: vifproxyd must not read half of it. It replaces none.
+func writeNew(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".import-*") // hidden: no rule file
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Link(f.Name(), path) // unlike a rename, it fails where something is
+}
+
+// script replaces proxyctl.py by a link to this program, which knows its verbs.
+func (i *importer) script() error {
+	path := filepath.Join(i.from, oldScript)
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	i.found++
+	i.tell("", "%s: the old script; vifproxyctl knows its verbs under that name too", path)
+	i.tell("+", "keep it as %s, and make a link to vifproxyctl of it", keptScript)
+	if !i.apply {
+		return nil
+	}
+	kept := filepath.Join(i.from, keptScript)
+	if _, err := os.Lstat(kept); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keep %s: %s is there already", path, kept)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(path, kept); err != nil {
+		return err
+	}
+	return os.Symlink(self, path)
+}
+
+// callers finds the lines that ran the old script. They stay: they may be part of something that only their
+// author understands, and do no harm once the script is a link.
+func (i *importer) callers() error {
+	for _, hook := range hooks {
+		paths, err := filepath.Glob(filepath.Join(filepath.Dir(i.from), hook))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			lines := bufio.NewScanner(bytes.NewReader(content))
+			for n := 1; lines.Scan(); n++ {
+				if text := strings.TrimSpace(lines.Text()); strings.Contains(text, oldScript) && !strings.HasPrefix(text, "#") {
+					i.tell("!", "%s:%d: drop this line, vifproxyd needs no call: %s", path, n, text)
+				}
+			}
+			if err := lines.Err(); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+		}
+	}
+	return nil
+}
