@@ -41,9 +41,11 @@ func Identify(path string) (Binary, error) {
 	}, nil
 }
 
+// nobody is who runs a program that serves no AppVM.
+const nobody = 65534
+
 // Version runs the program, as nobody, and returns what it calls itself: "tinyproxy 1.11.1".
 func (b Binary) Version(ctx context.Context) (string, error) {
-	const nobody = 65534
 	cmd := exec.CommandContext(ctx, b.Path, "-v")
 	cmd.Env, cmd.Dir, cmd.WaitDelay = environment, "/", time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

@@ -1,0 +1,305 @@
+package tinyproxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Judge says what filter lines match. It asks a real tinyproxy, for each answer a new one: the C library that
+// tinyproxy was linked with is the only authority on regexes. That process lives for milliseconds, on a loopback
+// address of its own, as nobody, without a file on the disk; what it would let through goes to an address where
+// nobody listens, so that no question ever leaves the machine and no name is looked up.
+type Judge struct {
+	Binary string
+	Filter Filter // how lines are read; DefaultDeny does not change what they match
+	// ConnectPorts are the lines of a template that say to which ports CONNECT may go, see ConnectPorts.
+	ConnectPorts []string
+}
+
+// A Question is what an AppVM may send to its proxy: a method, and a URL or, for CONNECT, HOST:PORT.
+type Question struct{ Method, Target string }
+
+// BadPattern is the error of a Judge about a line that does not compile.
+type BadPattern struct {
+	Line int // index into the lines; -1 if tinyproxy does not tell
+	Text string
+}
+
+func (e *BadPattern) Error() string { return fmt.Sprintf("bad regex %q", e.Text) }
+
+// questionBound is for one process from start to end.
+const questionBound = 10 * time.Second
+
+// ConnectPorts returns the lines of c that decide to which ports CONNECT may go.
+func (c Config) ConnectPorts() (lines []string) {
+	for line := range strings.Lines(c.Rest) {
+		if name, _, _ := strings.Cut(strings.ToLower(line), " "); name == "connectport" {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+// PortAllowed tells whether the configuration lets a question pass as far as its port is concerned.
+func (j Judge) PortAllowed(ctx context.Context, q Question) (bool, error) {
+	refused, err := j.ask(ctx, nil, []Question{q}, j.ConnectPorts)
+	return err == nil && !refused[0], err
+}
+
+// Any tells for each question whether any of the lines matches it.
+func (j Judge) Any(ctx context.Context, lines []string, questions []Question) ([]bool, error) {
+	if len(lines) == 0 || len(questions) == 0 {
+		return make([]bool, len(questions)), nil
+	}
+	refused, err := j.ask(ctx, lines, questions, nil)
+	for i := range refused {
+		refused[i] = !refused[i] // under default deny
+	}
+	return refused, err
+}
+
+// Matches returns for each question the indexes of the first lines, most at most, that match it. It halves: with n
+// lines and one match it asks about 2 log2(n) processes.
+func (j Judge) Matches(ctx context.Context, lines []string, questions []Question, most int) ([][]int, error) {
+	found := make([][]int, len(questions))
+	var search func(first int, lines []string, open []int) error
+	search = func(first int, lines []string, open []int) error {
+		var asked []Question
+		var which []int
+		for _, i := range open {
+			if len(found[i]) < most {
+				asked, which = append(asked, questions[i]), append(which, i)
+			}
+		}
+		hits, err := j.Any(ctx, lines, asked)
+		if err != nil {
+			return err
+		}
+		var hit []int
+		for k, i := range which {
+			if hits[k] {
+				hit = append(hit, i)
+			}
+		}
+		switch {
+		case len(hit) == 0:
+			return nil
+		case len(lines) == 1:
+			for _, i := range hit {
+				found[i] = append(found[i], first)
+			}
+			return nil
+		}
+		half := len(lines) / 2
+		if err := search(first, lines[:half], hit); err != nil {
+			return err
+		}
+		return search(first+half, lines[half:], hit)
+	}
+	all := make([]int, len(questions))
+	for i := range all {
+		all[i] = i
+	}
+	return found, search(0, lines, all)
+}
+
+// directives are those of a configuration that make tinyproxy read lines as f says. FilterExtended and not
+// FilterType, which 1.10 does not know.
+func (f Filter) directives() string {
+	var b strings.Builder
+	if f.Extended && !f.Fnmatch {
+		b.WriteString("FilterExtended Yes\n")
+	}
+	if f.Fnmatch {
+		b.WriteString("FilterType fnmatch\n")
+	}
+	if f.CaseSensitive {
+		b.WriteString("FilterCaseSensitive Yes\n")
+	}
+	if f.URLs {
+		b.WriteString("FilterURLs Yes\n")
+	}
+	return b.String()
+}
+
+// ask starts a tinyproxy that permits what lines match (everything, without lines) and tells for each question whether it refuses it.
+func (j Judge) ask(ctx context.Context, lines []string, questions []Question, config []string) ([]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, questionBound)
+	defer cancel()
+	fail := func(err error) ([]bool, error) { return nil, fmt.Errorf("ask tinyproxy: %w", err) }
+
+	closed, nowhere, err := reserve()
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(closed)
+	reserved, at, err := reserve()
+	if err != nil {
+		return fail(err)
+	}
+	unix.Close(reserved) // for tinyproxy, which is there before anybody else is given this port of this address
+
+	text := fmt.Sprintf("Listen %s\nPort %d\nAllow 127.0.0.0/8\nLogLevel Critical\nTimeout 10\nMaxClients 100\n"+
+		"StartServers 1\nMinSpareServers 1\nMaxSpareServers 2\nUpstream http %s\n", at.Addr(), at.Port(), nowhere)
+	text += strings.Join(config, "\n") + "\n"
+	if lines != nil {
+		text += "Filter \"/proc/self/fd/4\"\nFilterDefaultDeny Yes\n" + j.Filter.directives()
+	}
+	var files []*os.File
+	for _, content := range []string{text, strings.Join(lines, "\n") + "\n"} {
+		f, err := memoryFile(content)
+		if err != nil {
+			return fail(err)
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+
+	// The parent-death signal comes when the thread that forked ends. A locked one does not before this returns.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	cmd := exec.CommandContext(ctx, j.Binary, "-d", "-c", "/proc/self/fd/3")
+	var said bytes.Buffer
+	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = environment, "/", files, time.Second
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) } // 1.10 has children
+	if err := cmd.Start(); err != nil {
+		return fail(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait()
+		close(ended)
+	}()
+	defer func() {
+		stop()
+		<-ended
+	}()
+
+	if err := awaitListener(ctx, at, ended); err != nil {
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == exitFilter {
+			return nil, badPatternIn(lines, said.String())
+		}
+		return fail(fmt.Errorf("%w%s", err, quoted(strings.Split(strings.TrimSpace(said.String()), "\n"))))
+	}
+	refused := make([]bool, len(questions))
+	for i, q := range questions {
+		status, err := q.send(ctx, at)
+		if err != nil {
+			return fail(fmt.Errorf("%s %s: %w", q.Method, q.Target, err))
+		}
+		refused[i] = status == 403
+	}
+	return refused, nil
+}
+
+// reserve binds a port of a random loopback address without listening on it: what connects there is turned away.
+func reserve() (fd int, at netip.AddrPort, err error) {
+	n := rand.Uint32()
+	addr := netip.AddrFrom4([4]byte{127, 1 + byte(n)%254, byte(n >> 8), 1 + byte(n>>16)%254})
+	if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return -1, at, os.NewSyscallError("socket", err)
+	}
+	if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: addr.As4()}); err == nil {
+		var bound unix.Sockaddr
+		if bound, err = unix.Getsockname(fd); err == nil {
+			return fd, netip.AddrPortFrom(addr, uint16(bound.(*unix.SockaddrInet4).Port)), nil
+		}
+	}
+	unix.Close(fd)
+	return -1, at, os.NewSyscallError("bind", err)
+}
+
+func memoryFile(content string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("vifproxy-judge", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd")
+	if _, err := f.WriteString(content); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// awaitListener returns nil when somebody listens, or the error with which the process ended.
+func awaitListener(ctx context.Context, at netip.AddrPort, ended <-chan error) error {
+	for wait := firstLook; ; wait = min(wait*5/4, maxLook) {
+		s, err := listener(at)
+		if err != nil || s != nil {
+			return err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case err := <-ended:
+			timer.Stop()
+			if err == nil {
+				err = errors.New("it ended with status 0")
+			}
+			return err
+		case <-timer.C:
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// send asks the tinyproxy at addr and returns the HTTP status that it answers.
+func (q Question) send(ctx context.Context, addr netip.AddrPort) (int, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(deadline)
+	}
+	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", q.Method, q.Target); err != nil {
+		return 0, err
+	}
+	answer, err := bufio.NewReader(conn).ReadString('\n')
+	words := strings.Fields(answer)
+	if len(words) < 2 {
+		return 0, fmt.Errorf("answered %q: %w", answer, err)
+	}
+	return strconv.Atoi(words[1])
+}
+
+// 1.10 does not tell the line.
+var complaint = regexp.MustCompile(`Bad regex in [^:\n]*: (?:line ([0-9]+) - )?(.*)`)
+
+func badPatternIn(lines []string, said string) error {
+	m := complaint.FindStringSubmatch(said)
+	if m == nil {
+		return fmt.Errorf("tinyproxy refuses the lines%s", quoted(strings.Split(said, "\n")))
+	}
+	n, err := strconv.Atoi(m[1])
+	if n--; err != nil || n < 0 || n >= len(lines) {
+		n = -1
+	}
+	return &BadPattern{Line: n, Text: m[2]}
+}
