@@ -97,24 +97,29 @@ func ParseFile(path string, content []byte) (File, error) {
 		return File{}, err
 	}
 	if !addr.IsValid() {
-		return File{}, &Error{Path: path, Text: "is not named like a rule file",
-			Remedy: "name it NAME.A.B.C.D after the VM and its IPv4 address"}
+		return File{}, notRuleFile(path)
 	}
 	if len(content) > maxSize {
 		return File{}, tooLarge(path)
 	}
 	f := File{Name: name, Addr: addr, Path: path}
-	// An editor shows no byte order mark; tinyproxy would take it for the beginning of the first pattern.
-	text := strings.TrimPrefix(string(content), "\ufeff")
-	number := 0
-	for line := range strings.SplitSeq(text, "\n") {
-		number++
-		if flaw := f.add(strings.TrimSuffix(line, "\r"), number); flaw != nil {
-			flaw.Path, flaw.Line = path, number
+	for i, line := range sourceLines(content) {
+		if flaw := f.add(line, i+1); flaw != nil {
+			flaw.Path, flaw.Line = path, i+1
 			return File{}, flaw
 		}
 	}
 	return f, nil
+}
+
+// sourceLines splits a file, or a template, as a person sees it.
+func sourceLines(content []byte) []string {
+	// An editor shows no byte order mark; tinyproxy would take it for the beginning of the first pattern.
+	lines := strings.Split(strings.TrimPrefix(string(content), "\ufeff"), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimSuffix(line, "\r")
+	}
+	return lines
 }
 
 // add takes in one line. The error, if any, lacks path and line.
@@ -224,6 +229,11 @@ func invisible(line string) *Error {
 		return &Error{Col: i + 1, Text: text, Remedy: remedy}
 	}
 	return nil
+}
+
+func notRuleFile(path string) *Error {
+	return &Error{Path: path, Text: "is not named like a rule file",
+		Remedy: "name it NAME.A.B.C.D after the VM and its IPv4 address"}
 }
 
 func tooLarge(path string) *Error {

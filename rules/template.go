@@ -48,10 +48,18 @@ var required = []struct{ name, line string }{
 // are {port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; {{ and }} stand for the braces
 // themselves. Whether the rest is a configuration that tinyproxy takes is not looked at.
 func ParseTemplate(path, text string) (Template, error) {
-	if len(text) > maxSize {
-		return Template{}, tooLarge(path)
+	t, flaws := parseTemplate(path, text)
+	if flaws != nil {
+		return Template{}, flaws[0]
 	}
-	t := Template{Path: path}
+	return t, nil
+}
+
+func parseTemplate(path, text string) (t Template, flaws []*Error) {
+	if len(text) > maxSize {
+		return t, []*Error{tooLarge(path)}
+	}
+	t.Path = path
 	seen := map[string]bool{}
 	number := 0
 	for line := range strings.SplitAfterSeq(text, "\n") {
@@ -66,16 +74,16 @@ func ParseTemplate(path, text string) (Template, error) {
 		}
 		if flaw != nil {
 			flaw.Path, flaw.Line = path, number
-			return Template{}, flaw
+			flaws = append(flaws, flaw)
 		}
 	}
 	for _, r := range required {
 		if !seen[r.name] {
-			return Template{}, &Error{Path: path, Text: "the placeholder {" + r.name + "} is not used",
-				Remedy: "add the line: " + r.line}
+			flaws = append(flaws, &Error{Path: path, Text: "the placeholder {" + r.name + "} is not used",
+				Remedy: "add the line: " + r.line})
 		}
 	}
-	return t, nil
+	return t, flaws
 }
 
 // add takes in one line. The error, if any, lacks path and line.

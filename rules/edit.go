@@ -1,0 +1,125 @@
+package rules
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Append returns content with lines at its end. What is there stays as it is, byte for byte; only an end of line that
+// is missing is added.
+func Append(content []byte, lines []string) []byte {
+	end := "\n"
+	if bytes.Contains(content, []byte("\r\n")) {
+		end = "\r\n"
+	}
+	content = slices.Clone(content)
+	if len(content) > 0 && content[len(content)-1] != '\n' {
+		content = append(content, end...)
+	}
+	for _, line := range lines {
+		content = append(content, line+end...)
+	}
+	return content
+}
+
+// Remove returns content without the lines of f, which was parsed from it, that have one of the entries.
+func (f File) Remove(content []byte, entries []string) []byte {
+	gone := map[int]bool{}
+	for _, line := range f.entries {
+		if slices.Contains(entries, line.Text) {
+			gone[line.Line] = true
+		}
+	}
+	var b bytes.Buffer
+	number := 0
+	for line := range bytes.Lines(content) {
+		if number++; !gone[number] {
+			b.Write(line)
+		} else if bytes.HasPrefix(line, []byte("\ufeff")) {
+			b.WriteString("\ufeff")
+		}
+	}
+	return b.Bytes()
+}
+
+// Rewrite replaces what a file holds by what edit makes of it, in one step: whoever reads it, vifproxyd too, sees the
+// one or the other. Owner and mode stay. Two that do it at a time do it one after the other.
+func Rewrite(path string, edit func(content []byte) ([]byte, error)) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("rewrite %s: %w", printable(path), err)
+		}
+	}()
+	if path, err = filepath.EvalSymlinks(path); err != nil { // a link stays a link
+		return errors.New(cause(err))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return errors.New(cause(err))
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock its directory: %w", err)
+	}
+	content, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	if len(content) > maxSize {
+		return tooLarge(path)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	changed, err := edit(content)
+	if err != nil || bytes.Equal(changed, content) {
+		return err
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	// Hidden, so that nobody takes it for a rule file.
+	temp := filepath.Join(filepath.Dir(path), "."+strings.TrimLeft(filepath.Base(path), ".")+".vifproxy-new")
+	_ = os.Remove(temp)
+	file, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(changed)
+	err = errors.Join(err, file.Chown(int(owner.Uid), int(owner.Gid)), file.Chmod(info.Mode().Perm()), file.Sync(), file.Close())
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+		return err
+	}
+	return dir.Sync()
+}
+
+// Find returns the file for the VM of this name.
+func (s Set) Find(name string) (File, error) {
+	var names []string
+	for _, f := range s.Files {
+		if f.Name == name {
+			return f, nil
+		}
+		names = append(names, f.Name)
+	}
+	for _, r := range s.Refused {
+		if r.Name == name {
+			return File{}, r.Err
+		}
+	}
+	if names == nil {
+		return File{}, fmt.Errorf("no rule file for %s: there are none", excerpt(name))
+	}
+	return File{}, fmt.Errorf("no rule file for %s: there are those of %s", excerpt(name), strings.Join(names, ", "))
+}

@@ -1,0 +1,261 @@
+package rules
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// report prints findings as the tests below expect them: LINE:COL+WIDTH problem → better (admits).
+func report(found []Finding) string {
+	var b strings.Builder
+	for _, f := range found {
+		fmt.Fprintf(&b, "%d:%d+%d %s", f.Line, f.Col, f.Width, f.Problem)
+		if f.Better != nil {
+			fmt.Fprintf(&b, " → %s", strings.Join(f.Better, " "))
+		}
+		if f.Admits != "" {
+			fmt.Fprintf(&b, " (%s)", f.Admits)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func TestFindings(t *testing.T) {
+	const (
+		anywhere = "matches anywhere in a name: it is not anchored"
+		ending   = "matches the end of other names too: the beginning is not anchored"
+		starting = "matches the beginning of other names too: there is no $ at the end"
+		dot      = `this character stands for any one: a dot is written \.`
+	)
+	basic, extended, glob := Check{}, Check{Syntax: Syntax{Language: Extended}}, Check{Syntax: Syntax{Language: Fnmatch}}
+	for _, tt := range []struct {
+		check         Check
+		content, want string
+	}{
+		{basic, "# fine\n^www\\.bank\\.com$\n\\.bank\\.com$ # all\n^api[0-9]*\\.shop\\.com$\n^localhost$\n^.*\\.b\\.com$\n",
+			"2:1+16 adds nothing to line 3\n"},
+		{basic, `bank\.com`, "1:1+9 " + anywhere + ` → ^bank\.com$ \.bank\.com$ (evil-bank.com.evil.example)`},
+		{basic, `bank\.com$`, "1:1+10 " + ending + ` → ^bank\.com$ \.bank\.com$ (evil-bank.com)`},
+		{basic, `.*bank\.com$`, "1:1+12 " + ending + ` → ^bank\.com$ \.bank\.com$ (evil-bank.com)`},
+		{basic, `^bank\.com`, "1:10+1 " + starting + ` → ^bank\.com$ (bank.com.evil.example)`},
+		{basic, `^cdn\.`, "1:6+1 " + starting},
+		{basic, `^bank[.]com`, "1:11+1 " + starting + ` → ^bank\.com$ (bank.com.evil.example)`},
+		{basic, `  ^www.bank\.com$  # why`, "1:7+1 " + dot + ` → ^www\.bank\.com$ (wwwxbank.com)`},
+		{basic, `.bank\.com$`, "1:1+1 " + dot + ` → \.bank\.com$ (evilxbank.com)`},
+		{basic, `^(a|b)\.bank\.com$`, "1:2+1 '(' is a character like any other in a basic regular expression: no host has it" +
+			` → ^a\.bank\.com$ ^b\.bank\.com$`},
+		{extended, `^(a|b)\.bank\.com$`, ""},
+		{extended, `^a\.com|b\.com$`, `1:1+15 "^a\\.com" ` + starting + ` → ^a\.com$ ^b\.com$ \.b\.com$ (a.com.evil.example)`},
+		{basic, `\.co\.uk$`, "1:1+9 admits every host below co.uk, where anybody can have one (evil.co.uk)"},
+		{basic, ".*", "1:1+2 admits every host (evil.example)"},
+		{basic, "^a\\.com$\n^b\\.com$\n^a\\.com$ # again", "3:1+8 says the same as line 1\n"},
+		{basic, "^a[.]com$\n^a\\.com$", "2:1+8 adds nothing to line 1\n"},
+		{basic, "^a\\.com $\n^b\n\x01", "1:8+1 white space inside " + `"^a\\.com $"; tinyproxy would cut it to "^a\\.com"` +
+			" → ^a\\.com$\n2:2+1 " + starting + " (b.evil.example)\n3:1+1 the invisible character '\\x01'\n"},
+		{basic, "#: format domains\n*.A.example\nb.a.example\n*.com\nb.a.EXAMPLE # x\nx y",
+			"3:1+11 adds nothing to line 2\n4:1+5 admits every host below com, where anybody can have one (evil.com)\n" +
+				"5:1+11 says the same as line 3\n6:2+1 white space inside \"x y\"; tinyproxy would cut it to \"x\"\n"},
+		{glob, "*bank.com\nwww.bank.*\n*.shop.com\n*", "1:1+9 " + ending + " → bank.com *.bank.com (evil-bank.com)\n" +
+			"2:10+1 matches the beginning of other names too: it ends with *\n4:1+1 admits every host (evil.example)\n"},
+		{Check{Forbid: true}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
+		{Check{Syntax: Syntax{URLs: true}}, `bank.com`, ""},
+	} {
+		want := tt.want
+		if want != "" && !strings.HasSuffix(want, "\n") {
+			want += "\n"
+		}
+		if got := report(tt.check.File(somePath, []byte(tt.content))); got != want {
+			t.Errorf("%s\ngives\n%swant\n%s", tt.content, got, want)
+		}
+	}
+	if got := report(basic.File("/x/config.bak", nil)); got != "0:0+1 is not named like a rule file\n" {
+		t.Errorf("got %s", got)
+	}
+	want := "1:6+1 unknown placeholder \"{prot}\"\n2:1+1 a single \"}\"\n0:0+1 the placeholder {port} is not used\n" +
+		"0:0+1 the placeholder {bind_ip} is not used\n0:0+1 the placeholder {rules_file} is not used\n"
+	if got := report(basic.Template("/x/config", "Port {prot}\n}\n")); got != want {
+		t.Errorf("template: got %swant %s", got, want)
+	}
+}
+
+func TestFixKeepsWhatPeopleWrote(t *testing.T) {
+	before := "\ufeff# mine\r\n\r\n  bank.com\t# the bank\r\n^www\\.bank\\.com$ # covered\r\n^cdn\\.\r\n^x\\.com $\r\n^x\\.com$"
+	want := "\ufeff# mine\r\n\r\n  ^bank\\.com$\t# the bank\r\n\\.bank\\.com$\r\n# covered\r\n^cdn\\.\r\n^x\\.com$\r\n"
+	if got := string(Check{}.Fix(somePath, []byte(before))); got != want {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+}
+
+var lintHosts = []string{"bank.com", "www.bank.com", "a.b.bank.com", "evil-bank.com", "bank.com.evil.example", "bankxcom",
+	"wwwxbank.com", "b.com", "xb.com", "a.com", "a.com.b.com", "com", "x", "shop.co.uk", "WWW.bank.com", "co.uk", "^a.com"}
+
+// Patterns are written as people write them, at random. A real tinyproxy says what they admit: each example that a finding
+// gives must be admitted, and no correction may admit more than the pattern did.
+func TestFindingsInTinyproxy(t *testing.T) {
+	random := rand.New(rand.NewPCG(6, 5))
+	parts := strings.Fields(`bank com . \. . \. www a b [.] [ab] .* * ^ $ \(a\) (a|b) | co.uk b\.com -`)
+	examples, corrections := 0, 0
+	for round := range 240 {
+		c := Check{Syntax: syntaxes[round%len(syntaxes)]}
+		pick := func(from ...string) string { return from[random.IntN(len(from))] }
+		pattern := pick("^", "", ".*", "^.*", `\.`, ".", "*") // and then a name, or anything
+		if round%3 > 0 {
+			pattern += pick("", "www", "a") + pick("", `\.`, ".", "[.]") + pick("bank", "b", "a") + pick(`\.`, ".", "?") + "com"
+		} else {
+			for range 1 + random.IntN(5) {
+				pattern += pick(parts...)
+			}
+		}
+		pattern += pick("$", "$", "", ".*", "*")
+		hosts := slices.Clone(lintHosts)
+		found := c.File(somePath, []byte(pattern))
+		for _, f := range found {
+			if f.Admits != "" {
+				hosts = append(hosts, f.Admits)
+			}
+		}
+		old, err := start(t, c.Syntax, []byte(pattern+"\n"))
+		if err != nil {
+			continue // a bad regex
+		}
+		for _, host := range hosts[len(lintHosts):] {
+			if examples++; !old.permits(host) {
+				t.Errorf("%s under %+v does not admit %s", pattern, c, host)
+			}
+		}
+		fixed := c.Fix(somePath, []byte(pattern))
+		if string(fixed) == pattern {
+			continue
+		}
+		corrections++
+		fresh, err := start(t, c.Syntax, append(fixed, '\n'))
+		if err != nil {
+			t.Errorf("%s became %s: %v", pattern, fixed, err)
+			continue
+		}
+		for _, host := range hosts {
+			if fresh.permits(host) && !old.permits(host) {
+				t.Errorf("%s under %+v became %s, which admits %s", pattern, c, fixed, host)
+			}
+		}
+	}
+	if examples < 30 || corrections < 20 {
+		t.Errorf("only %d examples and %d corrections were tried", examples, corrections)
+	}
+}
+
+// FuzzFix: what comes out of --fix is a rule file, unless it could not be one before; is nothing that --fix would change; and
+// admits no host that the file did not, if tinyproxy had read that as it stands.
+func FuzzFix(f *testing.F) {
+	for i, seed := range []string{"bank.com\n^www\\.bank\\.com$\n", "^a\\.com $\r\n# c\r\n", "#: format domains\n*.a.com\nb.a.com # x",
+		"a\\.com|^b.com$", "*bank.com", "\ufeffa.com", ".*", "^a\\.com$\n^a\\.com$ #"} {
+		f.Add([]byte(seed), byte(i))
+	}
+	f.Fuzz(func(t *testing.T, content []byte, syntax byte) {
+		c := Check{Syntax: syntaxes[int(syntax)%len(syntaxes)]}
+		fixed := c.Fix(somePath, content)
+		for _, found := range c.File(somePath, fixed) {
+			if found.Fixable {
+				t.Fatalf("%q became %q, in which this is left: %+v", content, fixed, found)
+			}
+		}
+		refused := slices.ContainsFunc(c.File(somePath, fixed), func(f Finding) bool { return f.Refused })
+		file, err := ParseFile(somePath, fixed)
+		if (err != nil) != refused {
+			t.Fatalf("%q became %q: %v", content, fixed, err)
+		}
+		if err != nil || len(fixed) == len(content) {
+			return
+		}
+		lines, err := file.Lines(c.Syntax)
+		if err != nil {
+			return
+		}
+		before := bytes.TrimPrefix(content, []byte("\ufeff")) // of names, tinyproxy never reads the file itself
+		if file.domains {
+			if file, err = ParseFile(somePath, content); err != nil {
+				return
+			}
+			all, err := file.Lines(c.Syntax)
+			must(t, err)
+			before = staged(all)
+		}
+		old, err := start(t, c.Syntax, before)
+		if err != nil {
+			return
+		}
+		fresh, err := start(t, c.Syntax, staged(lines))
+		must(t, err)
+		for _, host := range lintHosts {
+			if fresh.permits(host) && !old.permits(host) {
+				t.Errorf("%q became %q, which admits %s", content, fixed, host)
+			}
+		}
+	})
+}
+
+func TestParseHost(t *testing.T) {
+	for text, want := range map[string]string{
+		"www.bank.example": "www.bank.example", "https://www.bank.example/x?y#z": "www.bank.example",
+		"WWW.Bank.Example.": "www.bank.example", "bank.example:8443": "bank.example", "bücher.example": "xn--bcher-kva.example",
+		"http://user:pw@bank.example:80/": "bank.example", "*.bank.example": "*.bank.example", "bank.example/x": "bank.example",
+	} {
+		if h, err := ParseHost(text); err != nil || h.String() != want {
+			t.Errorf("%s: %s, %v", text, h, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"192.0.2.1": `write the line ^192\.0\.2\.1$`, "http://192.0.2.1:80/": "is an address", "[2001:db8::1]:443": "IPv6",
+		"2001:db8::1": "IPv6", "*": "is not a host name", "": "is not a host name", "^a$": "is not a host name", "127.1": "addresses",
+	} {
+		_, err := ParseHost(text)
+		checkError(t, text, err, want)
+	}
+	for text, want := range map[string]bool{"co.uk": true, "github.io": true, "com": true, "*.com": true,
+		"bank.co.uk": false, "me.github.io": false, "printer": false} {
+		h, err := ParseHost(text)
+		must(t, err)
+		if (h.TooWide() != "") != want {
+			t.Errorf("%s: %q", text, h.TooWide())
+		}
+	}
+}
+
+func TestRewrite(t *testing.T) {
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "bank.10.0.0.1"), filepath.Join(dir, "link")
+	must(t, os.WriteFile(path, []byte("# mine\r\n^a$"), 0o640))
+	must(t, os.Chown(path, 12, 34))
+	must(t, os.Chmod(path, 0o640))
+	must(t, os.Symlink("bank.10.0.0.1", link))
+	must(t, Rewrite(link, func(old []byte) ([]byte, error) { return Append(old, []string{"^b$", "^c$"}), nil }))
+	content, err := os.ReadFile(path)
+	must(t, err)
+	if string(content) != "# mine\r\n^a$\r\n^b$\r\n^c$\r\n" {
+		t.Errorf("got %q", content)
+	}
+	info, err := os.Stat(path)
+	must(t, err)
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 12 || st.Gid != 34 || info.Mode() != 0o640 {
+		t.Errorf("owner %d, group %d, mode %v", st.Uid, st.Gid, info.Mode())
+	}
+	must(t, Rewrite(path, func(old []byte) ([]byte, error) {
+		f, err := ParseFile(somePath, old)
+		return f.Remove(old, []string{"^b$"}), err
+	}))
+	if content, _ := os.ReadFile(path); string(content) != "# mine\r\n^a$\r\n^c$\r\n" {
+		t.Errorf("got %q", content)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); left != nil {
+		t.Errorf("left behind: %q", left)
+	}
+	checkError(t, "none", Rewrite(filepath.Join(dir, "none"), nil), "no such file")
+}
