@@ -89,23 +89,45 @@ func (c *Client) KillAll(ctx context.Context, restart bool) (Status, error) {
 	return c.do(ctx, http.MethodPost, "kill-all", killRequest{restart})
 }
 
-func (c *Client) do(ctx context.Context, method, verb string, request any) (Status, error) {
+// Settle has everything read again, and waits until it is in force.
+func (c *Client) Settle(ctx context.Context) (Status, error) {
+	return c.do(ctx, http.MethodPost, "settle", noRequest{})
+}
+
+// Allow lets a VM reach hosts for a time, or takes that back.
+func (c *Client) Allow(ctx context.Context, t Temporary) (Status, error) {
+	return c.do(ctx, http.MethodPost, "allow", t)
+}
+
+// Explain asks what would become of a request.
+func (c *Client) Explain(ctx context.Context, name, url string) (e Explanation, err error) {
+	err = c.ask(ctx, http.MethodPost, "explain", explainRequest{name, url}, &e)
+	return e, err
+}
+
+func (c *Client) do(ctx context.Context, method, verb string, request any) (status Status, err error) {
+	err = c.ask(ctx, method, verb, request, &status)
+	return status, err
+}
+
+// ask sends a request and reads the reply into the value that reply points to.
+func (c *Client) ask(ctx context.Context, method, verb string, request, reply any) error {
 	body, err := json.Marshal(request)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	r, err := http.NewRequestWithContext(ctx, method, "http://vifproxyd/v1/"+verb, bytes.NewReader(body))
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	answer, err := c.http.Do(r)
 	if err != nil {
-		return Status{}, c.explain(ctx, err)
+		return c.explain(ctx, err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(http.MaxBytesReader(nil, answer.Body, maxReply))
 	if err != nil {
-		return Status{}, c.explain(ctx, err)
+		return c.explain(ctx, err)
 	}
 	if answer.StatusCode != http.StatusOK {
 		problem := &DaemonError{Code: answer.StatusCode}
@@ -113,15 +135,14 @@ func (c *Client) do(ctx context.Context, method, verb string, request any) (Stat
 			problem.Message = fmt.Sprintf("vifproxyd answered %s: %.200q", answer.Status, text)
 		}
 		if problem.Code == http.StatusForbidden {
-			return Status{}, &PermissionError{c.socket, problem}
+			return &PermissionError{c.socket, problem}
 		}
-		return Status{}, problem
+		return problem
 	}
-	var status Status
-	if err := json.Unmarshal(text, &status); err != nil {
-		return Status{}, fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
+	if err := json.Unmarshal(text, reply); err != nil {
+		return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
 	}
-	return status, nil
+	return nil
 }
 
 // explain makes a sentence of what the kernel said when the socket was used.

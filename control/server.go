@@ -114,13 +114,26 @@ func (s *server) routes(do Service) {
 	handle(s, "POST /v1/kill-all", func(ctx context.Context, r killRequest) (Status, error) {
 		return do.KillAll(ctx, r.Restart)
 	})
+	handle(s, "POST /v1/settle", func(ctx context.Context, _ noRequest) (Status, error) { return do.Settle(ctx) })
+	handle(s, "POST /v1/allow", func(ctx context.Context, r Temporary) (Status, error) {
+		if n := len(r.Hosts); n == 0 || n > maxNames || r.Seconds < 0 || r.Seconds > MaxTemporary {
+			return Status{}, refuse(http.StatusBadRequest, "%d hosts for %d seconds: 1 to %d hosts are allowed, for %d"+
+				" seconds at most", n, r.Seconds, maxNames, MaxTemporary)
+		}
+		return do.Allow(ctx, r)
+	})
+	s.mux.HandleFunc("POST /v1/explain", answer(s, func(ctx context.Context, r explainRequest) (Explanation, error) {
+		return do.Explain(ctx, r.Name, r.URL)
+	}))
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, refuse(http.StatusNotFound, "vifproxyd does not know %.16q %.64q:"+
 			" are vifproxyctl and vifproxyd of the same version?", r.Method, r.URL.Path))
 	})
 }
 
-type verb[Req any] func(context.Context, Req) (Status, error)
+type verb[Req any] = question[Req, Status]
+
+type question[Req, Rep any] func(context.Context, Req) (Rep, error)
 
 func named(do verb[[]string]) verb[namesRequest] {
 	return func(ctx context.Context, r namesRequest) (Status, error) {
@@ -149,21 +162,28 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// handle adds one row to the table: a request of type Req is answered by what do returns.
+// handle adds one row to the table: a request of type Req is answered by the status that do returns.
 func handle[Req any](s *server, pattern string, do verb[Req]) {
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	s.mux.HandleFunc(pattern, answer(s, func(ctx context.Context, r Req) (Status, error) {
+		status, err := do(ctx, r)
+		return complete(status), err
+	}))
+}
+
+func answer[Req, Rep any](s *server, do question[Req, Rep]) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		var request Req
 		if err := s.receive(w, r, &request); err != nil {
 			s.fail(w, err)
 			return
 		}
-		status, err := do(r.Context(), request)
+		reply, err := do(r.Context(), request)
 		if err != nil {
 			s.fail(w, err)
 			return
 		}
-		s.reply(w, http.StatusOK, complete(status))
-	})
+		s.reply(w, http.StatusOK, reply)
+	}
 }
 
 // receive reads a request into v; an empty body is an empty object. The whole body is read before the verb

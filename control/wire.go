@@ -61,6 +61,12 @@ type Service interface {
 	Restart(ctx context.Context, names []string) (Status, error)
 	// KillAll ends every proxy at once, connections and all; it holds them, or starts them again.
 	KillAll(ctx context.Context, restart bool) (Status, error)
+	// Settle reads everything again and waits until it is in force; what is held stays held.
+	Settle(ctx context.Context) (Status, error)
+	// Allow lets an AppVM reach hosts for a time, or takes that back.
+	Allow(ctx context.Context, t Temporary) (Status, error)
+	// Explain says what would become of a request for a URL, or a HOST[:PORT].
+	Explain(ctx context.Context, name, url string) (Explanation, error)
 }
 
 // UnknownError says that there is no rule file for Names.

@@ -76,11 +76,12 @@ func (f File) LineOf(entry string) int {
 	return 0
 }
 
-// With returns the file with more entries at its end, which come from no line of it: their Line is 0.
+// With returns the file with more entries at its end, which come from no line of it: the
+// Line of entries[i] is -1-i.
 func (f File) With(entries []string) File {
 	f.entries = f.entries[:len(f.entries):len(f.entries)]
-	for _, text := range entries {
-		f.entries = append(f.entries, Line{Text: text})
+	for i, text := range entries {
+		f.entries = append(f.entries, Line{text, -1 - i})
 	}
 	return f
 }

@@ -82,6 +82,31 @@ func (c Check) File(path string, content []byte) []Finding {
 	return all
 }
 
+// Parsed returns what File does of a file that was accepted. All of a line that is known is its entry.
+func (c Check) Parsed(f File) []Finding {
+	if f.domains {
+		c.Language = Fnmatch
+	}
+	all := c.entries(f.entries, f.domains)
+	for i := range all {
+		all[i].Path = f.Path
+	}
+	return all
+}
+
+// String is a finding on one line.
+func (f Finding) String() string {
+	text := f.Problem
+	if f.Admits != "" {
+		text += ", and admits " + f.Admits
+	}
+	remedy := f.Remedy
+	if f.Better != nil {
+		remedy = "write " + strings.Join(f.Better, " and ")
+	}
+	return (&Error{Path: f.Path, Line: f.Line, Text: text, Remedy: remedy}).Error()
+}
+
 // entries looks at lines that are right as far as their writing goes. Columns are those within the entry.
 func (c Check) entries(lines []Line, domains bool) (all []Finding) {
 	shapes := make([]shape, len(lines))
@@ -105,31 +130,41 @@ func (c Check) entries(lines []Line, domains bool) (all []Finding) {
 	if c.URLs {
 		return all
 	}
+	first := map[Host]int{} // what is said exactly, and where
 	for i, s := range shapes {
-		if lines[i].Line != seen[lines[i].Text] {
-			continue // said already
+		host := Host{c.fold(s.domain), s.below}
+		if _, again := first[host]; s.exact() && !again {
+			first[host] = i
 		}
-		for k, by := range shapes {
-			if c.covers(by, s) && i != k && (by.below != s.below || by.domain != s.domain || k < i) {
-				all = append(all, Finding{Line: lines[i].Line, Col: 1, Width: len(s.text), Fixable: true,
-					Problem: fmt.Sprintf("adds nothing to line %d", lines[k].Line), Remedy: "remove it"})
+	}
+	for i, s := range shapes {
+		if !s.exact() || lines[i].Line != seen[lines[i].Text] {
+			continue // or said already
+		}
+		host := Host{c.fold(s.domain), s.below}
+		k, covered := first[host], first[host] != i
+		for name := host.Name; !covered; {
+			_, above, ok := strings.Cut(name, ".")
+			if !ok {
 				break
 			}
+			k, covered = first[Host{above, true}]
+			name = above
+		}
+		if covered {
+			all = append(all, Finding{Line: lines[i].Line, Col: 1, Width: len(s.text), Fixable: true,
+				Problem: fmt.Sprintf("adds nothing to line %d", lines[k].Line), Remedy: "remove it"})
 		}
 	}
 	return all
 }
 
-// covers tells whether whatever s matches, by matches too.
-func (c Check) covers(by, s shape) bool {
-	if !by.exact() || !s.exact() {
-		return false
+// fold makes names equal that are so to tinyproxy.
+func (c Check) fold(name string) string {
+	if c.CaseSensitive || c.Language == Fnmatch {
+		return name
 	}
-	wide, narrow := by.domain, s.domain
-	if !c.CaseSensitive && c.Language != Fnmatch {
-		wide, narrow = strings.ToLower(wide), strings.ToLower(narrow)
-	}
-	return wide == narrow && by.below == s.below || by.below && strings.HasSuffix(narrow, "."+wide)
+	return strings.ToLower(name)
 }
 
 // pattern finds what is wrong with one pattern. f is the finding as far as it is known.

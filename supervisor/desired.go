@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -17,6 +18,8 @@ type Inputs struct {
 	Binary   tinyproxy.Binary
 	Held     map[netip.Addr]bool // by `stop`, until `start` or `update`
 	Restarts map[netip.Addr]int  // by `restart`
+
+	Temporary map[grantee]map[rules.Host]time.Time // by `allow --for`, and until when
 }
 
 // Desired is what should be there for one AppVM that has a rule file.
@@ -63,7 +66,7 @@ func desired(in Inputs, cache policyCache) []*Desired {
 		if !d.connected() {
 			bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 		}
-		d.Policy, d.Err = cache.policy(file, in.Rules.Template, bind, in.Binary, in.Restarts[d.Addr])
+		d.Policy, d.Err = cache.policy(file, in.temporary(file), in.Rules.Template, bind, in.Binary, in.Restarts[d.Addr])
 	}
 	for _, refused := range in.Rules.Refused {
 		if refused.Name == "" {
@@ -79,7 +82,7 @@ func desired(in Inputs, cache policyCache) []*Desired {
 	return all
 }
 
-// policyCache holds the policies made from one reading of the rule directory.
+// policyCache holds the policies made from one reading of the rule directory, and what is allowed for a time.
 type policyCache map[policyInput]policyOutput
 
 type policyInput struct {
@@ -93,11 +96,12 @@ type policyOutput struct {
 	err    error
 }
 
-func (c policyCache) policy(f rules.File, t rules.Template, bind netip.Addr, bin tinyproxy.Binary, n int) (*Policy, error) {
+func (c policyCache) policy(f rules.File, temporary []rules.Host, t rules.Template, bind netip.Addr,
+	bin tinyproxy.Binary, n int) (*Policy, error) {
 	in := policyInput{f.Addr, bind, bin, n}
 	out, ok := c[in]
 	if !ok {
-		out.policy, out.err = newPolicy(f, t, bind, bin, n)
+		out.policy, out.err = newPolicy(f, temporary, t, bind, bin, n)
 		c[in] = out
 	}
 	return out.policy, out.err

@@ -5,6 +5,9 @@ import (
 	"slices"
 )
 
+// mostFindings bounds what one rule file can say in the log.
+const mostFindings = 20
+
 // tellNews logs what is different in the desired state, once for each change.
 func (s *Supervisor) tellNews(before []*Desired) {
 	was := make(map[netip.Addr]*Desired, len(before))
@@ -23,6 +26,21 @@ func (s *Supervisor) tellNews(before []*Desired) {
 		}
 		if old == nil {
 			old = &Desired{}
+		}
+		var known []string
+		if old.Policy != nil {
+			known = old.Policy.Findings
+		}
+		if d.Policy != nil {
+			for i, finding := range d.Policy.Findings {
+				if i == mostFindings {
+					log.Warn("more mistakes in the rule file: see `vifproxyctl check`", "count", len(d.Policy.Findings)-i)
+					break
+				}
+				if !slices.Contains(known, finding) {
+					log.Warn("rule file can hardly mean this", "err", finding)
+				}
+			}
 		}
 		for _, vif := range d.Vifs {
 			if !slices.Contains(old.Vifs, vif) {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -20,16 +21,19 @@ type Policy struct {
 	Template  rules.Template
 	Config    tinyproxy.Config // the template, rendered for no port and no files in particular
 	Rules     []tinyproxy.Line
-	RulesPath string           // the user's rule file, for messages
-	Binary    tinyproxy.Binary // a replaced tinyproxy is a changed policy: the old one may have holes
-	Restarts  int              // how often `restart` asked for a new process
+	RulesPath string                // the user's rule file, for messages
+	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may have holes
+	Temporary map[string]rules.Host // those of Rules that are in no file: allowed for a time
+	Findings  []string              // what is wrong with the rule file although it can be used
+	Restarts  int                   // how often `restart` asked for a new process
 
 	key string
 }
 
 // newPolicy renders what file and template ask of the proxy of an AppVM whose gateway is bind.
-// An error is one of the inputs, in the words of the package that refused it.
-func newPolicy(file rules.File, template rules.Template, bind netip.Addr, bin tinyproxy.Binary, restarts int) (*Policy, error) {
+// temporary is what else it may reach. An error is one of the inputs, in the words of the package that refused it.
+func newPolicy(file rules.File, temporary []rules.Host, template rules.Template, bind netip.Addr, bin tinyproxy.Binary,
+	restarts int) (*Policy, error) {
 	p := &Policy{
 		Name: file.Name, Addr: file.Addr, Bind: bind,
 		Template: template, RulesPath: file.Path,
@@ -39,12 +43,33 @@ func newPolicy(file rules.File, template rules.Template, bind netip.Addr, bin ti
 	if p.Config, err = p.render(tinyproxy.Paths{LogFile: "log", PidFile: "pid", RulesFile: "rules"}, 1); err != nil {
 		return nil, err
 	}
-	lines, err := file.Lines(syntax(p.Config.Filter))
+	f := p.Config.Filter
+	reading := syntax(f)
+	for _, finding := range (rules.Check{Syntax: reading, Forbid: !f.DefaultDeny}).Parsed(file) {
+		p.Findings = append(p.Findings, finding.String())
+	}
+	if f.DefaultDeny && !f.URLs { // else a line would forbid, or match nothing
+		entries := make([]string, len(temporary))
+		for i, host := range temporary {
+			entries[i] = file.Entry(reading, host)
+		}
+		file = file.With(entries)
+	}
+	lines, err := file.Lines(reading)
 	if err != nil {
 		return nil, err
 	}
+	listed := make(map[string]bool, len(lines))
+	p.Temporary = map[string]rules.Host{}
 	for _, l := range lines {
-		p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text, Number: l.Line})
+		switch {
+		case l.Line > 0:
+			listed[l.Text] = true
+			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text, Number: l.Line})
+		case !listed[l.Text]:
+			p.Temporary[l.Text] = temporary[-1-l.Line]
+			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text})
+		}
 	}
 	p.key = p.digest()
 	return p, nil
@@ -67,6 +92,23 @@ func (p *Policy) at(bind netip.Addr) *Policy {
 	moved.Bind = bind
 	moved.key = moved.digest()
 	return &moved
+}
+
+// only is the same policy with no more temporary lines than those for the given hosts: a last good policy must not
+// keep what has expired.
+func (p *Policy) only(hosts map[rules.Host]time.Time) *Policy {
+	gone := func(l tinyproxy.Line) bool {
+		host, temporary := p.Temporary[l.Text]
+		_, valid := hosts[host]
+		return temporary && !valid
+	}
+	if !slices.ContainsFunc(p.Rules, gone) {
+		return p
+	}
+	less := *p
+	less.Rules = slices.DeleteFunc(slices.Clone(p.Rules), gone)
+	less.key = less.digest()
+	return &less
 }
 
 // digest leaves out comments and line numbers: files that read the same to tinyproxy restart nothing.

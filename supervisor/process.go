@@ -167,6 +167,9 @@ func (s *Supervisor) prune() {
 		if !d.connected() {
 			vm.good = nil
 		}
+		if vm.good != nil {
+			vm.good = vm.good.only(s.inputs.Temporary[grantee{vm.good.Name, addr}])
+		}
 		for key := range vm.failures {
 			if !d.connected() || !(d.Policy != nil && d.Policy.key == key || vm.good != nil && vm.good.at(d.Bind).key == key) {
 				delete(vm.failures, key)
@@ -179,6 +182,11 @@ func (s *Supervisor) prune() {
 	for addr := range s.inputs.Held {
 		if want[addr] == nil {
 			delete(s.inputs.Held, addr)
+		}
+	}
+	for who := range s.inputs.Temporary {
+		if d := want[who.addr]; d == nil || d.Name != who.name {
+			delete(s.inputs.Temporary, who)
 		}
 	}
 	for addr := range s.inputs.Restarts {

@@ -92,6 +92,7 @@ type Supervisor struct {
 		everything   time.Time // the slow look
 		drain        time.Time // look at retired processes
 		plan         time.Time // what the last plan put off
+		temporary    time.Time // what is allowed for a time ends
 		ready        time.Time // say so although something is still starting
 	}
 	burst    time.Time // when the changes of rules that are now settling began
@@ -112,10 +113,11 @@ func New(c Config) *Supervisor {
 		done:   make(chan struct{}),
 
 		troubles: troubles{},
-		inputs:   Inputs{Held: map[netip.Addr]bool{}, Restarts: map[netip.Addr]int{}},
-		cache:    policyCache{},
-		vms:      map[netip.Addr]*appVM{},
-		ports:    newPorts(c.Ports),
+		inputs: Inputs{Held: map[netip.Addr]bool{}, Restarts: map[netip.Addr]int{},
+			Temporary: map[grantee]map[rules.Host]time.Time{}},
+		cache: policyCache{},
+		vms:   map[netip.Addr]*appVM{},
+		ports: newPorts(c.Ports),
 	}
 }
 
@@ -193,6 +195,9 @@ func (s *Supervisor) read(now time.Time) bool {
 			clear(s.cache)
 		}
 	}
+	if s.expire(now) {
+		work = true
+	}
 	if take(&s.due.check, now) {
 		work = true
 		s.checked = now
@@ -249,7 +254,7 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 func (s *Supervisor) next(now time.Time) time.Time {
 	next := now.Add(s.Interval)
 	d := s.due
-	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.ready} {
+	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

@@ -1,0 +1,40 @@
+package control
+
+// Line is a line of a rule file. Line 0 is one that was allowed for a time only.
+type Line struct {
+	Path string `json:"path"`
+	Line int    `json:"line"`
+	Text string `json:"text"`
+}
+
+// Step is what one guard on the way of a request says.
+type Step struct {
+	Guard  string `json:"guard"` // who: "connect-port" or "rules"
+	Passes bool   `json:"passes"`
+	Says   string `json:"says"`
+	Lines  []Line `json:"lines"` // that match, the first ones
+}
+
+// Explanation says what would become of one request of an AppVM.
+type Explanation struct {
+	VM      string `json:"vm"`
+	Request string `json:"request"` // what its browser would send to the proxy
+	Passes  bool   `json:"passes"`
+	Steps   []Step `json:"steps"` // all guards, whatever those before say
+	Note    string `json:"note"`  // why the answer may not be what is in force; "" if it is
+}
+
+// Temporary is what an AppVM may reach for a time only.
+type Temporary struct {
+	Name    string   `json:"name"`
+	Hosts   []string `json:"hosts"`   // host names, or *.NAME for all below
+	Seconds int      `json:"seconds"` // from now; 0 takes it back
+}
+
+// MaxTemporary is how long something can be allowed for a time: longer is a line in the rule file.
+const MaxTemporary = 7 * 24 * 60 * 60
+
+type explainRequest struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
+}

@@ -1,0 +1,116 @@
+package supervisor
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/rules"
+)
+
+// grantee is whom something was allowed for a time: another AppVM that gets the address later does not inherit it.
+type grantee struct {
+	name string
+	addr netip.Addr
+}
+
+// temporary is what a file's AppVM may reach besides, in a stable order.
+func (in Inputs) temporary(f rules.File) []rules.Host {
+	return slices.SortedFunc(maps.Keys(in.Temporary[grantee{f.Name, f.Addr}]), func(a, b rules.Host) int {
+		return strings.Compare(a.String(), b.String())
+	})
+}
+
+// Allow lets an AppVM reach hosts for a time, or takes back what it let. No file knows of it: it ends by itself, with the rule
+// file, and with the daemon.
+func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.Status, error) {
+	return s.request(ctx, func() error {
+		d, err := s.find(t.Name)
+		if err != nil {
+			return err
+		}
+		if d.Policy == nil {
+			return &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
+		}
+		if f := d.Policy.Config.Filter; (!f.DefaultDeny || f.URLs) && t.Seconds > 0 {
+			return &control.DaemonError{Code: http.StatusConflict, Message: "the template has no FilterDefaultDeny, or has" +
+				" FilterURLs: a host cannot be allowed by a line with its name"}
+		}
+		var hosts []rules.Host
+		for _, text := range t.Hosts {
+			host, err := rules.ParseHost(text)
+			if err != nil {
+				return &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
+			}
+			hosts = append(hosts, host)
+		}
+		s.allow(grantee{d.Name, d.Addr}, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
+		return nil
+	})
+}
+
+func (s *Supervisor) allow(who grantee, hosts []rules.Host, how time.Duration, now time.Time) {
+	until := s.inputs.Temporary[who]
+	if until == nil {
+		until = map[rules.Host]time.Time{}
+		s.inputs.Temporary[who] = until
+	}
+	for _, host := range hosts {
+		log := s.Log.With("vm", who.name, "ip", who.addr, "host", host.String())
+		if _, there := until[host]; how > 0 {
+			until[host] = now.Add(how)
+			log.Info("host allowed for a time", "seconds", int(how.Seconds()))
+		} else if there {
+			delete(until, host)
+			log.Info("host not allowed any more")
+		}
+	}
+	clear(s.cache)
+	s.expire(now)
+}
+
+// expire takes back what is over, and tells whether there was any.
+func (s *Supervisor) expire(now time.Time) (any bool) {
+	s.due.temporary = time.Time{}
+	for who, hosts := range s.inputs.Temporary {
+		for host, until := range hosts {
+			// Time that the machine was suspended counts: that is in the wall clock, without the monotonic reading.
+			if !now.Before(until) || !now.Round(0).Before(until.Round(0)) {
+				s.Log.Info("time is over for a host", "vm", who.name, "ip", who.addr, "host", host.String())
+				delete(hosts, host)
+				any = true
+			} else if s.due.temporary.IsZero() || until.Before(s.due.temporary) {
+				s.due.temporary = until
+			}
+		}
+		if len(hosts) == 0 {
+			delete(s.inputs.Temporary, who)
+		}
+	}
+	if any {
+		clear(s.cache)
+	}
+	return any
+}
+
+// Settle reads everything again and waits until it is in force.
+func (s *Supervisor) Settle(ctx context.Context) (control.Status, error) {
+	return s.request(ctx, func() error { return nil })
+}
+
+// find is what should be there for the AppVM of this name.
+func (s *Supervisor) find(name string) (*Desired, error) {
+	var known []string
+	for _, d := range s.want {
+		if d.Name == name {
+			return d, nil
+		}
+		known = append(known, d.Name)
+	}
+	return nil, &control.UnknownError{Names: []string{name}, Known: known}
+}
