@@ -73,6 +73,15 @@ func (f *fakeDaemon) KillAll(ctx context.Context, restart bool) (Status, error) 
 	return f.do(ctx, fmt.Sprintf("kill-all restart=%t", restart))
 }
 
+func (f *fakeDaemon) Settle(ctx context.Context) (Status, error) { return f.do(ctx, "settle") }
+func (f *fakeDaemon) Allow(ctx context.Context, t Temporary) (Status, error) {
+	return f.do(ctx, fmt.Sprintf("allow %s %q %d", t.Name, t.Hosts, t.Seconds))
+}
+func (f *fakeDaemon) Explain(ctx context.Context, name, url string) (Explanation, error) {
+	_, err := f.do(ctx, "explain "+url, name)
+	return Explanation{VM: name, Request: url}, err
+}
+
 var _ Service = (*Client)(nil) // the client's verbs are the daemon's
 
 // running is a fake daemon behind a real socket.

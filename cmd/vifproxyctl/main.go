@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"vifproxy/control"
 )
@@ -32,13 +33,16 @@ func main() {
 
 // call is one invocation, parsed.
 type call struct {
-	socket   string
-	json     bool
-	apply    bool
-	rulesDir string
-	names    []string
-	stdout   io.Writer
-	stderr   io.Writer
+	socket string
+	json   bool
+	names  []string
+
+	rulesDir, template, tinyproxy         string // files, for verbs that read them themselves
+	apply, fix, subdomains, dryRun, force bool
+	duration                              time.Duration
+
+	stdout io.Writer
+	stderr io.Writer
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -81,8 +85,15 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(io.Discard) // its words come back as an error
 	flags.StringVar(&c.socket, "socket", defaultSocket, "")
 	flags.BoolVar(&c.json, "json", false, "")
-	flags.BoolVar(&c.apply, "apply", false, "")
 	flags.StringVar(&c.rulesDir, "rules-dir", defaultRules, "")
+	flags.BoolVar(&c.apply, "apply", false, "")
+	flags.StringVar(&c.template, "template", "", "")
+	flags.StringVar(&c.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "")
+	flags.BoolVar(&c.fix, "fix", false, "")
+	flags.BoolVar(&c.subdomains, "subdomains", false, "")
+	flags.BoolVar(&c.dryRun, "dry-run", false, "")
+	flags.BoolVar(&c.force, "force", false, "")
+	flags.DurationVar(&c.duration, "for", 0, "")
 	flags.BoolVar(&help, "help", false, "")
 	flags.BoolVar(&help, "h", false, "")
 	flags.BoolVar(&showVersion, "version", false, "")
@@ -104,16 +115,25 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	var foreign string
+	flags.Visit(func(f *flag.Flag) {
+		if !slices.Contains([]string{"socket", "json", "help", "h", "version"}, f.Name) && !v.takes(f.Name) {
+			foreign = f.Name
+		}
+	})
+	if foreign != "" {
+		return usagef("%s does not take --%s", v.name, foreign)
+	}
 	c.names = words[1:]
 	switch n := len(c.names); {
+	case 0 < n && n < v.least:
+		return usagef("%s needs more: vifproxyctl %[1]s %s", v.name, v.args)
 	case n < v.least:
 		return usagef("%s needs the name of a VM; `vifproxyctl show` lists them", v.name)
 	case n > v.most:
 		return usagef("%s: too many arguments; see `vifproxyctl %[1]s --help`", v.name)
 	case c.json && !v.json:
 		return usagef("%s does not take --json", v.name)
-	case (c.apply || c.rulesDir != defaultRules) && !v.own:
-		return usagef("%s takes neither --apply nor --rules-dir", v.name)
 	}
 	return v.run(c)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -140,6 +141,28 @@ func (f *fakeDaemon) Restart(_ context.Context, names []string) (control.Status,
 }
 func (f *fakeDaemon) KillAll(_ context.Context, restart bool) (control.Status, error) {
 	return f.do("kill-all " + strconv.FormatBool(restart))
+}
+
+func (f *fakeDaemon) Settle(context.Context) (control.Status, error) { return f.do("settle") }
+func (f *fakeDaemon) Allow(_ context.Context, t control.Temporary) (control.Status, error) {
+	return f.do(fmt.Sprintf("allow %s %d s", strings.Join(t.Hosts, " "), t.Seconds), t.Name)
+}
+
+// Explain lets everything pass, unless there is a problem.
+func (f *fakeDaemon) Explain(_ context.Context, name, url string) (control.Explanation, error) {
+	status, err := f.do("explain "+url, name)
+	if err != nil {
+		return control.Explanation{}, err
+	}
+	passes := len(status.Problems) == 0
+	e := control.Explanation{VM: name, Request: "CONNECT " + url + ":443", Passes: passes, Note: status.Backend,
+		Steps: []control.Step{{Guard: "connect-port", Passes: true, Says: "any port", Lines: []control.Line{}},
+			{Guard: "rules", Says: "no line permits it", Lines: []control.Line{}}}}
+	if passes {
+		e.Steps[1] = control.Step{Guard: "rules", Passes: true, Says: "permitted by", Lines: []control.Line{
+			{Path: "/rules/bank", Line: 3, Text: "^a$"}, {Text: "^b$"}}}
+	}
+	return e, nil
 }
 
 // What only a hostile daemon or file system would send stays on its line, and is the same after a round trip.

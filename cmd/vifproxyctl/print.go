@@ -73,17 +73,21 @@ func safe(s string) string {
 // unprintable is also true for what turns the direction of writing, and for every space but the plain one.
 func unprintable(r rune) bool { return !strconv.IsPrint(r) }
 
-// array is JSON in which everything that a terminal might act on is escaped. encoding/json escapes C0
-// controls only.
 func array(vms []control.VM) ([]byte, error) {
 	if vms == nil {
 		vms = []control.VM{}
 	}
+	return document(vms)
+}
+
+// document is JSON in which everything that a terminal might act on is escaped. encoding/json escapes C0
+// controls only.
+func document(v any) ([]byte, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(vms); err != nil {
+	if err := encoder.Encode(v); err != nil {
 		return nil, err
 	}
 	var safe strings.Builder

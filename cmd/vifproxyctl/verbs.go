@@ -19,7 +19,7 @@ type verb struct {
 	help        string // the rest of what there is to say
 	least, most int    // number of arguments
 	json        bool   // takes --json
-	own         bool   // takes --apply and --rules-dir
+	flags       string // others that it takes, as in its help
 	run         func(*call) error
 }
 
@@ -68,7 +68,7 @@ at once what has failed, and to start all that stop and kill-all hold.
 		help: `Open connections are cut. Only vifproxyd's own proxies are ended, no other tinyproxy.
 `,
 	}, {
-		name: "import", args: "[--apply] [--rules-dir=DIR] [PATH]", most: 1, own: true, run: importOld,
+		name: "import", args: "[PATH]", most: 1, flags: "[--apply] [--rules-dir=DIR]", run: importOld,
 		summary: "Take over a set-up of proxyctl.py, or say what is in its way.",
 		help: `PATH (` + defaultRules + `) is searched for rule files, the template and proxyctl.py, and
 the directory above it for scripts that call proxyctl.py. Every finding is explained. Nothing is
@@ -77,12 +77,59 @@ PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1
 needs your attention. vifproxyd need not run.
 `,
 	}, {
+		name: "explain", args: "NAME URL|HOST[:PORT]", least: 2, most: 2, json: true, run: explain,
+		summary: "Say whether a request of a VM would pass, and why.",
+		help: `A real tinyproxy is asked, with the rules that are in force. A HOST alone stands for
+https://HOST/. The exit status is 0 if the request would pass, and 1 if it would not.
+`,
+	}, {
+		name: "allow", args: "NAME HOST...", least: 2, most: math.MaxInt, json: true, run: allow,
+		flags:   "[--subdomains] [--for=TIME] [--dry-run] [--force] " + fileFlags,
+		summary: "Let a VM reach hosts.",
+		help: `A line for each HOST is added to the rule file of NAME, with dots and ends as they must
+be, or the plain name if the file has "#: format domains". HOST may also be a URL, or
+*.HOST for all hosts below it.
+
+    --subdomains    the hosts below each HOST too
+    --for=TIME      for so long only, such as 10m: no file is changed, and vifproxyd takes
+                    it back by itself, open connections included, at its end at the latest
+    --dry-run       change nothing, say what would be done
+    --force         also what is too wide: co.uk, github.io and other public suffixes
+`,
+	}, {
+		name: "deny", args: "NAME HOST...", least: 2, most: math.MaxInt, json: true, run: deny,
+		flags:   "[--subdomains] [--dry-run] " + fileFlags,
+		summary: "Take back what allow did.",
+		help: `The lines that allow would add are removed from the rule file of NAME, and what is allowed
+for a time ends. Open connections are cut. If something else still lets a HOST pass, it is
+shown, and the exit status is 1.
+`,
+	}, {
+		name: "check", args: "[FILE...]", most: math.MaxInt, json: true, run: check,
+		flags:   "[--fix] [--tinyproxy=PATH] " + fileFlags,
+		summary: "Find mistakes in rule files and template.",
+		help: `All files of the rule directory are read, or the named ones, with the template "config" next
+to them. No vifproxyd is needed. Patterns are tried with tinyproxy (/usr/bin/tinyproxy), if
+there is one. The exit status is 0 if nothing is wrong, and 1 otherwise.
+
+    --fix           rewrite lines that can have meant one thing only, and remove those that
+                    add nothing. No host is allowed that was not.
+`,
+	}, {
 		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", build()) },
 		summary: "Print the version.",
 	}, {
 		name: "help", args: "[VERB]", most: 1, run: help,
 		summary: "Explain vifproxyctl, or one verb.",
 	}}
+}
+
+// fileFlags are those of verbs that read rule files themselves.
+const fileFlags = "[--rules-dir=DIR] [--template=FILE]"
+
+// takes tells whether the verb has a flag of its own of this name.
+func (v verb) takes(name string) bool {
+	return strings.Contains(v.flags, "[--"+name+"]") || strings.Contains(v.flags, "[--"+name+"=")
 }
 
 func update(c *control.Client, ctx context.Context, _ []string) (control.Status, error) {
@@ -99,22 +146,23 @@ const usage = `Vifproxyctl shows and steers vifproxyd, which runs one filtering 
 that has a rule file.
 
 Usage:
-    vifproxyctl [--socket=PATH] VERB [--json] [NAME...]
+    vifproxyctl [--socket=PATH] VERB [OPTION...] [NAME...]
 
 Verbs:
 %s
 Options:
     --socket=PATH    The control socket of vifproxyd (` + defaultSocket + `).
-    --json           Print an array of VMs as JSON.
+    --json           Print JSON, of most verbs an array of VMs.
     --help           Explain, with a VERB only that.
     --version        Print the version.
 
-All verbs but show fail when a VM concerned is in trouble: NAME, or all if there is none.
+Verbs that change something fail when a VM concerned is in trouble: NAME, or all if there is none.
 Each is named on standard error.
 
 Exit status:
     0  all is well
-    1  a VM concerned is in trouble, or vifproxyd could not do it
+    1  a VM concerned is in trouble, vifproxyd could not do it, a request would be refused,
+       or a file has mistakes
     2  wrong usage
     3  vifproxyd is not running
     4  permission denied
@@ -131,7 +179,7 @@ func help(c *call) error {
 	if len(c.names) == 0 {
 		var rows strings.Builder
 		for _, v := range verbs() {
-			fmt.Fprintf(&rows, "    %-22s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
+			fmt.Fprintf(&rows, "    %-28s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
 		return say(c.stdout, usage, rows.String())
 	}
@@ -142,6 +190,9 @@ func help(c *call) error {
 	synopsis := "vifproxyctl " + v.name
 	if v.json {
 		synopsis += " [--json]"
+	}
+	if v.flags != "" {
+		synopsis += " " + v.flags
 	}
 	text := fmt.Sprintf("Usage:\n    %s\n\n%s\n", strings.TrimSpace(synopsis+" "+v.args), v.summary)
 	if v.help != "" {
