@@ -1,0 +1,231 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+const realBinary = "/usr/bin/tinyproxy"
+
+// policyOf is what the supervisor makes of a rule file with the built-in template and more directives.
+func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...string) *Policy {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "social.10.137.0.1")
+	file, err := rules.ParseFile(path, []byte(strings.Join(lines, "\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "Listen {bind_ip}\nPort {port}\nFilter \"{rules_file}\"\nConnectPort 443\nLogLevel Critical\n"
+	template, err := rules.ParseTemplate("config", text+strings.Join(directives, "\n")+"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := newPolicy(file, nil, template, bind, tinyproxy.Binary{Path: realBinary}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// serve starts a proxy with the policy as the daemon does; what it permits goes to an upstream that says 200.
+func serve(t *testing.T, proxies *Tinyproxies, p *Policy, port uint16) (proxy Proxy, ok bool) {
+	t.Helper()
+	proxy, err := proxies.Start(t.Context(), p, port)
+	if isBad(err) {
+		return nil, false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return proxy, true
+}
+
+func status(t *testing.T, at netip.AddrPort, q tinyproxy.Question) int {
+	t.Helper()
+	conn, err := net.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", q.Method, q.Target)
+	reply, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: q.Method})
+	if err != nil {
+		t.Fatalf("%v: %v", q, err)
+	}
+	return reply.StatusCode
+}
+
+func upstream(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r := bufio.NewReader(conn)
+			for line := "-"; strings.Trim(line, "\r\n") != "" && err == nil; {
+				line, err = r.ReadString('\n')
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-done
+	})
+	return "Upstream http " + l.Addr().String()
+}
+
+// TestExplainAgreesWithTheProxies: for thousands of pairs of a pattern and a host, a proxy that has this one line, started
+// as the daemon starts it, says whether they match. Explaining a file of these lines must come to the same, line by line.
+func TestExplainAgreesWithTheProxies(t *testing.T) {
+	dir, err := os.MkdirTemp("/run", "vifproxy-explain-") // proxies must be able to pass it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{RuntimeDir: filepath.Join(dir, "run"), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(launcher.Close)
+	proxies := &Tinyproxies{binary: realBinary, launcher: launcher, slots: make(chan struct{}, 1)}
+	via := upstream(t)
+	n := rand.Uint32()
+	bind := netip.AddrFrom4([4]byte{127, 1 + byte(n)%254, byte(n >> 8), 1 + byte(n>>16)%254})
+	port := uint16(61000)
+
+	random := rand.New(rand.NewPCG(6, 4))
+	pick := func(from string) string {
+		words := strings.Fields(from)
+		return words[random.IntN(len(words))]
+	}
+	var questions []tinyproxy.Question
+	for len(questions) < 68 {
+		host := pick("www a b example bank com")
+		for range random.IntN(4) {
+			host += pick(". . . - x") + pick("www a b example bank com EXAMPLE 1")
+		}
+		questions = append(questions, tinyproxy.Question{Method: http.MethodGet, Target: "http://" + host + "/"})
+	}
+	const patterns, perFile = 50, 10
+	pairs, matching := 0, 0
+	for _, language := range []struct{ directive, parts string }{
+		{"# basic", `a b www example bank com \. \. . - [ab] [^.] [[:alpha:]]* .* ^ $ \(a\|b\) \(www\.\)* a\{1,2\} | x \+`},
+		{"FilterExtended On", `a b www example bank com \. \. . - [ab] [^.] [[:alpha:]]+ .* ^ $ (a|b) (www\.)? a{1,2} x`},
+		{"FilterType fnmatch", `a b www example bank com . . * * ? - [ab] [!.] [[:alpha:]]* \. x`},
+	} {
+		directives := []string{"FilterDefaultDeny Yes", language.directive, via}
+		var lines []string
+		var want [][]bool // by line, then question
+		for len(lines) < patterns {
+			pattern := pick("^ * a www")
+			for range 1 + random.IntN(5) {
+				pattern += pick(language.parts)
+			}
+			proxy, ok := serve(t, proxies, policyOf(t, bind, []string{pattern}, directives...), port)
+			if port++; !ok {
+				continue // a bad regex
+			}
+			answers := make([]bool, len(questions))
+			for i, q := range questions {
+				code := status(t, netip.AddrPortFrom(bind, port-1), q)
+				if code != 200 && code != 403 {
+					t.Fatalf("%v: status %d", q, code)
+				}
+				answers[i] = code == 200
+				if pairs++; answers[i] {
+					matching++
+				}
+			}
+			proxy.Kill()
+			lines, want = append(lines, pattern), append(want, answers)
+		}
+		for from := 0; from < patterns; from += perFile {
+			p := policyOf(t, bind, lines[from:from+perFile], directives...)
+			texts := make([]string, perFile)
+			for i, line := range p.Rules {
+				texts[i] = line.Text
+			}
+			got, err := p.judge().Matches(t.Context(), texts, questions, perFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, q := range questions {
+				for k := range perFile {
+					if slices.Contains(got[i], k) != want[from+k][i] {
+						t.Errorf("%s: %s matches %s: explained %v, proxy %v", language.directive, texts[k], q.Target,
+							!want[from+k][i], want[from+k][i])
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d pairs, %d of them matching", pairs, matching)
+	if pairs < 10000 || matching < pairs/20 {
+		t.Errorf("only %d pairs, %d of them matching", pairs, matching)
+	}
+}
+
+func TestExplainSteps(t *testing.T) {
+	lines := []string{"# mine", `^a\.example$`, `\.example$`}
+	for _, tt := range []struct {
+		directive, address, want string
+	}{
+		{"FilterDefaultDeny Yes", "https://A.example/x", "CONNECT a.example:443: true; true permitted by 2 3"},
+		{"FilterDefaultDeny Yes", "a.example:22", "CONNECT a.example:22: false; true permitted by 2 3"},
+		{"FilterDefaultDeny Yes", "http://a.example:22/x?y", "GET http://a.example:22/x?y: true; true permitted by 2 3"},
+		{"FilterDefaultDeny Yes", "bücher.com", "CONNECT xn--bcher-kva.com:443: true; false no line permits it"},
+		{"FilterDefaultDeny Yes", "192.0.2.1:80", "GET http://192.0.2.1/: true; false no line permits it"},
+		{"FilterDefaultDeny No", "a.example", "CONNECT a.example:443: true; false forbidden by 2 3"},
+		{"FilterDefaultDeny No", "ws://b.com", "CONNECT b.com:80: false; true no line forbids it"},
+		{"FilterURLs Yes", "http://b.com/.example", "GET http://b.com/.example: true; false forbidden by 3"},
+	} {
+		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), lines, tt.directive)
+		q, err := questionFor(tt.address)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		port, err1 := connectPortStep(context.Background(), p, q)
+		step, err2 := rulesStep(context.Background(), p, q)
+		got := fmt.Sprintf("%s %s: %v; %v %s", q.Method, q.Target, port.Passes, step.Passes, step.Says)
+		for _, line := range step.Lines {
+			got += fmt.Sprintf(" %d", line.Line)
+		}
+		if err1 != nil || err2 != nil || got != tt.want {
+			t.Errorf("%s under %s: %s, want %s (%v, %v)", tt.address, tt.directive, got, tt.want, err1, err2)
+		}
+	}
+	for _, address := range []string{"ftp://a.example/", "a b", "*.example", "", "http://[::1]/", "http://\n"} {
+		if q, err := questionFor(address); err == nil {
+			t.Errorf("%q became %v", address, q)
+		}
+	}
+}
