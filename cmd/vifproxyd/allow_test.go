@@ -14,10 +14,13 @@ import (
 	"vifproxy/internal/lab"
 )
 
-// on runs a verb of vifproxyctl that reads rule files itself.
+// on runs vifproxyctl, which must end with the status want, and returns what it says.
 func (s *site) on(want int, args ...string) string {
 	s.Helper()
-	out, errs, status := s.ctl(append([]string{"--rules-dir=" + s.rulesDir()}, args...)...)
+	if args[0] != "explain" {
+		args = append(args, "--rules-dir="+s.rulesDir())
+	}
+	out, errs, status := s.ctl(args...)
 	if status != want {
 		s.Errorf("vifproxyctl %s: exit status %d, want %d:\n%s%s", strings.Join(args, " "), status, want, out, errs)
 	}
