@@ -93,7 +93,8 @@ func Rewrite(path string, edit func(content []byte) ([]byte, error)) (err error)
 		return err
 	}
 	_, err = file.Write(changed)
-	err = errors.Join(err, file.Chown(int(owner.Uid), int(owner.Gid)), file.Chmod(info.Mode().Perm()), file.Sync(), file.Close())
+	err = errors.Join(err, file.Chown(int(owner.Uid), int(owner.Gid)), file.Chmod(info.Mode().Perm()),
+		file.Sync(), file.Close())
 	if err == nil {
 		err = os.Rename(temp, path)
 	}

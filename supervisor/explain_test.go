@@ -110,7 +110,9 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{RuntimeDir: filepath.Join(dir, "run"), Log: slog.New(slog.DiscardHandler)})
+	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
+		RuntimeDir: filepath.Join(dir, "run"), Log: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,8 +26,8 @@ func (in Inputs) temporary(f rules.File) []rules.Host {
 	})
 }
 
-// Allow lets an AppVM reach hosts for a time, or takes back what it let. No file knows of it: it ends by itself, with the rule
-// file, and with the daemon.
+// Allow lets an AppVM reach hosts for a time, or takes back what it let. No file knows of it: it ends by itself, with
+// the rule file, and with the daemon.
 func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.Status, error) {
 	return s.request(ctx, func() error {
 		d, err := s.find(t.Name)

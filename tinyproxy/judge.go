@@ -138,7 +138,8 @@ func (f Filter) directives() string {
 	return b.String()
 }
 
-// ask starts a tinyproxy that permits what lines match (everything, without lines) and tells for each question whether it refuses it.
+// ask starts a tinyproxy that permits what lines match, or everything if there are none, and tells for each question
+// whether it refuses it.
 func (j Judge) ask(ctx context.Context, lines []string, questions []Question, config []string) ([]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionBound)
 	defer cancel()

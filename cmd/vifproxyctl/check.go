@@ -76,7 +76,8 @@ func (l *linter) add(f rules.Finding) {
 	}
 }
 
-// template reads the template, which decides how rule files are read: that of the first file's directory when files are named.
+// template reads the template, which decides how rule files are read: that of the first file's directory when files
+// are named.
 func (l *linter) template() error {
 	if len(l.names) > 0 && l.call.template == "" {
 		l.call.template = filepath.Join(filepath.Dir(l.names[0]), "config")
@@ -143,7 +144,8 @@ func visits(host string) []tinyproxy.Question {
 	return []tinyproxy.Question{{Method: http.MethodGet, Target: "http://" + host + "/"}}
 }
 
-// try has tinyproxy read the lines of a file, and finds those that it refuses. It returns what it reads, by line of the file.
+// try has tinyproxy read the lines of a file, and finds those that it refuses. It returns what it reads, by line of
+// the file.
 func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine map[int][]string, err error) {
 	file, err := rules.ParseFile(path, content)
 	if err != nil {
@@ -151,7 +153,8 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 	}
 	lines, err := file.Lines(l.check.Syntax)
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
-		return []rules.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}, nil, nil
+		bad = []rules.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}
+		return bad, nil, nil
 	}
 	byLine = map[int][]string{}
 	var texts []string
