@@ -11,8 +11,7 @@ type Refused struct {
 	Addr netip.Addr
 	// Host is what the AppVM sent: a host name, or a URL where the template sets FilterURLs. At most 255
 	// bytes, and hostile: quote it where it is shown.
-	Host    string
-	Dropped int // refusals of the same AppVM since the last report that were not reported
+	Host string
 }
 
 // maxHost bounds what is kept of a refused host: longer than any name in the DNS.
