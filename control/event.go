@@ -27,7 +27,7 @@ type About struct {
 	VM       string     `json:"vm,omitempty"`
 	IP       netip.Addr `json:"ip,omitzero"`
 	VIF      string     `json:"vif,omitempty"`
-	Host     string     `json:"host,omitempty"` // from the AppVM: hostile
+	Host     string     `json:"host,omitempty"` // as the AppVM sent it, escaped where it is not printable
 	Port     uint16     `json:"port,omitempty"`
 	PID      int        `json:"pid,omitempty"`
 	MS       int64      `json:"ms,omitempty"` // how long it took, rounded up
@@ -93,7 +93,7 @@ type Denied struct {
 
 // DeniedHost is one host, or URL where the template sets FilterURLs, that was refused.
 type DeniedHost struct {
-	Host  string    `json:"host"` // from the AppVM: hostile
+	Host  string    `json:"host"` // as the AppVM sent it, escaped where it is not printable
 	Count int       `json:"count"`
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`

@@ -107,12 +107,11 @@ func (e *Events) Emit(k *Kind, about control.About) {
 
 // Refused is told of every refused request, counts it, and tells of it as often as one AppVM's share allows.
 func (e *Events) Refused(r tinyproxy.Refused) {
-	host := strings.ToValidUTF8(r.Host, "\uFFFD") // JSON knows nothing else
 	e.mu.Lock()
-	tell, kept := e.refusals.of(r.Addr).add(host, time.Now())
+	tell, kept := e.refusals.of(r.Addr).add(r.Host, time.Now())
 	e.mu.Unlock()
 	if tell {
-		e.Emit(refused, control.About{VM: r.VM, IP: r.Addr, Host: host, NotShown: kept})
+		e.Emit(refused, control.About{VM: r.VM, IP: r.Addr, Host: r.Host, NotShown: kept})
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 )
 
 // What an AppVM is refused is its own doing, as often and with as many names as it likes. So each has a list of
-// its own, which holds deniedHosts names of some 255 bytes (tinyproxy.Refused): less than 200 KB. Nothing it does
-// changes another's.
+// its own, which holds deniedHosts names of at most 1020 bytes (tinyproxy.Refused): 300 KB. Nothing it does changes
+// another's.
 const (
 	deniedHosts  = 256
 	refusedBurst = 20 // events, to the journal and to those who watch

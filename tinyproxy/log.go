@@ -113,7 +113,7 @@ func (v *vmLog) drain(output io.Reader, said *tail) {
 // line reports a refused request, and logs the line within its limits.
 func (v *vmLog) line(raw []byte) {
 	if host, ok := refusedHost(raw); ok {
-		v.refuse(host)
+		v.refuse(printable([]byte(host)))
 	}
 	text := printable(raw) + "\n"
 	v.mu.Lock()

@@ -216,7 +216,7 @@ func TestHostileClient(t *testing.T) {
 		request(t, spec.Listen, text)
 	}
 	p.Kill()
-	want := []string{"a\x1b[2Jb\"c", "x", strings.Repeat("l", 255)}
+	want := []string{`a\x1b[2Jb"c`, "x", strings.Repeat("l", 255)}
 	mu.Lock()
 	defer mu.Unlock()
 	if fmt.Sprintf("%q", hosts) != fmt.Sprintf("%q", want) {
