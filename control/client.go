@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -119,15 +121,18 @@ func (c *Client) Watch(ctx context.Context, names []string, each func(Event) err
 		return err
 	}
 	defer stream.Close()
-	for lines := json.NewDecoder(stream); ; {
+	lines := bufio.NewScanner(stream)
+	lines.Buffer(nil, maxEvent)
+	for lines.Scan() {
 		var e Event
-		if err := lines.Decode(&e); err != nil {
-			return c.explain(ctx, err)
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
 		}
 		if err := each(e); err != nil {
 			return err
 		}
 	}
+	return c.explain(ctx, cmp.Or(lines.Err(), io.EOF))
 }
 
 func (c *Client) do(ctx context.Context, method, verb string, request any) (Status, error) {

@@ -128,5 +128,6 @@ type (
 const (
 	maxRequest = 64 << 10
 	maxReply   = 16 << 20
+	maxEvent   = 1 << 20
 	maxNames   = 1024
 )
