@@ -19,7 +19,7 @@ import (
 // countingHandler counts lines, and the refusals that they tell of.
 type countingHandler struct {
 	lines, shown, notShown int
-	slog.Handler // its other methods are not called
+	slog.Handler           // its other methods are not called
 }
 
 func (h *countingHandler) Enabled(context.Context, slog.Level) bool { return true }
