@@ -134,9 +134,10 @@ func watched(m *machine, names ...string) func() string {
 
 func TestWatchTellsWhatHappens(t *testing.T) {
 	run(t, func(m *machine) {
+		const aHost, bHost = `^a\.example$`, `^b\.example$`
 		told := watched(m)
 		m.expect(told(), "watching")
-		m.file("social.10.137.0.1", "a")
+		m.file("social.10.137.0.1", aHost)
 		m.after(time.Second)
 		m.expect(told(), "rules-found vm=social")
 		m.connect("vif1.0 10.137.0.1")
@@ -144,12 +145,12 @@ func TestWatchTellsWhatHappens(t *testing.T) {
 		m.expect(told(), `connected vm=social vif=vif1.0
 			proxy-listens vm=social port=1 ms=3`)
 		one := watched(m, "social")
-		m.file("social.10.137.0.1", "a", "b")
+		m.file("social.10.137.0.1", aHost, bHost)
 		m.after(time.Second)
 		m.expect(told(), `proxy-listens vm=social port=2 ms=3
 			in-force vm=social port=2 ms=13
 			proxy-retires vm=social port=1`) // 10 ms for the editor to finish, 3 for the start
-		m.file("social.10.137.0.1", "b")
+		m.file("social.10.137.0.1", bHost)
 		m.after(time.Second)
 		m.expect(told(), `proxy-listens vm=social port=3 ms=3
 			proxy-ends vm=social port=2 why=its rules permitted what is not permitted any more
@@ -160,14 +161,14 @@ func TestWatchTellsWhatHappens(t *testing.T) {
 		if got := told(); !strings.HasPrefix(got, "rules-refused vm=social err=") || strings.Contains(got, "\n") {
 			t.Error(got)
 		}
-		m.file("social.10.137.0.1", "b")
+		m.file("social.10.137.0.1", bHost)
 		m.after(time.Second)
 		m.expect(told(), "rules-accepted vm=social")
 		m.proxy("social").gone("die", errors.New("killed"))
 		m.after(time.Second)
 		m.expect(told(), "proxy-died vm=social err=killed\nproxy-listens vm=social port=4 ms=3")
 		one()
-		m.file("work.10.137.0.2", "w")
+		m.file("work.10.137.0.2", aHost)
 		m.set(func() { m.linksErr = errors.New("no netlink") })
 		m.Wake(Links)
 		m.after(time.Second)

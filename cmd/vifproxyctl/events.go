@@ -151,6 +151,8 @@ func eventLine(e control.Event, colours bool) string {
 			value += " ms"
 		case "retry_ms":
 			value = "again in " + value + " ms"
+		case "seconds":
+			value = "for " + value + " s"
 		case "old":
 			value = "was " + value
 		case "not_shown":

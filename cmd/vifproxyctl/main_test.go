@@ -47,6 +47,8 @@ func TestScripts(t *testing.T) {
 			"daemon": startDaemon,
 			"denies": func(ts *testscript.TestScript, _ bool, args []string) {
 				f := ts.Value(daemonKey{}).(*fakeDaemon)
+				f.mu.Lock()
+				defer f.mu.Unlock()
 				f.denied = nil
 				ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &f.denied))
 			},
@@ -59,7 +61,9 @@ func TestScripts(t *testing.T) {
 						events = append(events, e)
 					}
 					f := ts.Value(daemonKey{}).(*fakeDaemon)
+					f.mu.Lock()
 					f.tells = append(f.tells, events)
+					f.mu.Unlock()
 				}
 			},
 			"asked": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -108,11 +112,11 @@ type daemonKey struct{}
 type fakeDaemon struct {
 	status control.Status
 	fail   error
-	denied []control.Denied
 
-	mu    sync.Mutex
-	asked []string
-	tells [][]control.Event
+	mu     sync.Mutex
+	asked  []string
+	denied []control.Denied
+	tells  [][]control.Event
 }
 
 func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
@@ -168,6 +172,8 @@ func (f *fakeDaemon) Denied(_ context.Context, names []string, since time.Time) 
 		verb += " since then"
 	}
 	_, err := f.do(verb, names...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.denied, err
 }
 
@@ -175,11 +181,14 @@ func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(control.
 	if _, err := f.do("watch", names...); err != nil {
 		return err
 	}
+	f.mu.Lock()
 	if len(f.tells) == 0 {
+		f.mu.Unlock()
 		return errors.New("no more")
 	}
 	events := f.tells[0]
 	f.tells = f.tells[1:]
+	f.mu.Unlock()
 	for _, e := range events {
 		if err := send(e); err != nil {
 			return err

@@ -118,13 +118,12 @@ there is one. The exit status is 0 if nothing is wrong, and 1 otherwise.
 	}, {
 		name: "denied", args: "[NAME...]", most: math.MaxInt, json: true, flags: "[--since=TIME]", run: denied,
 		summary: "List what VMs were refused, newest first.",
-		help: `    --since=TIME    Only what was refused in the last TIME, such as 10m or 1h30m.
-
-vifproxyd keeps the 256 hosts that were refused last for each VM, until it is restarted.
+		help: `vifproxyd keeps the 256 hosts that were refused last for each VM, until it is restarted.
 An international name is shown as it was sent and, in parentheses, the other way of writing
-it. The exit status is 0 also if there is nothing to list.
+it. The exit status is 0 also if there is nothing to list. With --json: an array of VMs, each
+with an array of hosts.
 
-With --json: an array of VMs, each with an array of hosts.
+    --since=TIME    only what was refused in the last TIME, such as 10m or 1h30m
 `,
 	}, {
 		name: "watch", args: "[NAME...]", most: math.MaxInt, json: true, run: watch,
@@ -141,7 +140,8 @@ object, whose "event" says what happened:
     missed                      "count" events were not read fast enough
     refused                     a VM was refused "host"; "not_shown" before were not shown
     connected, disconnected     a VM, on "vif"
-    rules-found, -renamed, -gone, -accepted, -refused
+    rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
+    allowed, allowed-no-more    "host", for a time
     proxy-listens, -retires, -ends, -died, -fails
     in-force                    a change, "ms" after it was noticed
     daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown
