@@ -69,6 +69,10 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		if vm.current == nil || vm.current == before {
 			continue
 		}
+		heard := vm.current.asked
+		if !vm.current.Retired.IsZero() { // the rules are again what they were when it was started
+			heard = s.heard
+		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
 		if err := vm.current.proxy.Current(); err != nil {
 			s.Events.Emit(notShown, control.About{VM: vm.current.Policy.Name, IP: vm.addr, Err: err.Error()})
@@ -76,7 +80,7 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		if before != nil && before.Policy.key != vm.current.Policy.key {
 			s.Events.Emit(inForce, control.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
-				MS: control.Milliseconds(time.Since(vm.current.asked)),
+				MS: control.Milliseconds(time.Since(heard)),
 			})
 		}
 	}

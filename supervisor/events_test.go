@@ -188,6 +188,24 @@ func TestWatchTellsWhatHappens(t *testing.T) {
 	})
 }
 
+// TestChangeThatIsTakenBack is in force as soon as the process of before serves again, which needs no start.
+func TestChangeThatIsTakenBack(t *testing.T) {
+	run(t, func(m *machine) {
+		const aHost, bHost = `^a\.example$`, `^b\.example$`
+		m.file("social.10.137.0.1", aHost)
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.file("social.10.137.0.1", aHost, bHost)
+		m.after(time.Minute)
+		told := watched(m)
+		told()
+		m.file("social.10.137.0.1", aHost)
+		m.after(time.Second)
+		m.expect(told(), `proxy-ends vm=social port=2 why=its rules permitted what is not permitted any more
+			in-force vm=social port=1 ms=10`)
+	})
+}
+
 // TestFailuresAreToldOnce: trying again in vain is no news.
 func TestFailuresAreToldOnce(t *testing.T) {
 	run(t, func(m *machine) {
