@@ -25,7 +25,9 @@ type limits struct {
 	end         time.Duration // for what is under way when the daemon stops
 }
 
-var defaults = limits{connections: 64, watchers: 32, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second}
+var defaults = limits{
+	connections: 64, watchers: 32, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
+}
 
 // Serve answers requests until ctx ends, and returns nil then, or an error when the socket fails. What is
 // under way when ctx ends is cancelled; no request is being served any more when Serve returns. The socket is

@@ -18,7 +18,8 @@ func TestDeniedReachesTheClient(t *testing.T) {
 	then := time.Date(2024, 11, 23, 7, 31, 8, 123, time.UTC)
 	got, err := NewClient(d.socket).Denied(t.Context(), []string{"bank"}, then)
 	want, _ := (&fakeDaemon{}).Denied(t.Context(), nil, then)
-	if err != nil || len(got) != 1 || got[0].VM != "bank" || got[0].Forgotten != 3 || got[0].Hosts[0] != want[0].Hosts[0] {
+	if err != nil || len(got) != 1 || got[0].VM != "bank" || got[0].Forgotten != 3 ||
+		got[0].Hosts[0] != want[0].Hosts[0] {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if len(d.asked) != 1 || d.asked[0] != "denied bank" {

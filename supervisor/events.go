@@ -54,8 +54,9 @@ var (
 	rulesGone     = kind("rules-gone", "566c9867d8334c9cbbeb69bc5e81d55c", slog.LevelInfo, "rule file gone")
 	rulesRefused  = kind("rules-refused", "9cc37e36fba043779e0e113a7fea80c1", slog.LevelError, "rules refused")
 	rulesAccepted = kind("rules-accepted", "6dd6d34f8d0c45ba83417e2b1f079b8e", slog.LevelInfo, "rules accepted")
-	rulesOdd      = kind("rules-odd", "ccc452e8544e4a6d8b303fe9b36c6853", slog.LevelWarn, "rule file can hardly mean this")
-	rulesOddMore  = kind("rules-odd-more", "8397f7c262a243f4a74f9f8969de79ea", slog.LevelWarn,
+	rulesOdd      = kind("rules-odd", "ccc452e8544e4a6d8b303fe9b36c6853", slog.LevelWarn,
+		"rule file can hardly mean this")
+	rulesOddMore = kind("rules-odd-more", "8397f7c262a243f4a74f9f8969de79ea", slog.LevelWarn,
 		"more mistakes in the rule file: see `vifproxyctl check`")
 	refused       = kind("refused", "92fa93ee45404cc780aaba9dcaf6dead", slog.LevelInfo, "refused host")
 	allowed       = kind("allowed", "f292835a6b484f0d8a8b09ba5ffe998f", slog.LevelInfo, "host allowed for a time")

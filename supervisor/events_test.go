@@ -46,7 +46,8 @@ func TestCatalog(t *testing.T) {
 		fields[strings.ToUpper(a.Key)] = true
 	}
 	explained := map[string]int{}
-	head := regexp.MustCompile(`^([0-9a-f]{32})\nSubject: .+\nDefined-By: vifproxy\nDocumentation: man:vifproxy(d\(8\)|ctl\(1\))\n\n`)
+	head := regexp.MustCompile(`^([0-9a-f]{32})\nSubject: .+\nDefined-By: vifproxy\n` +
+		`Documentation: man:vifproxy(d\(8\)|ctl\(1\))\n\n`)
 	for entry := range strings.SplitSeq("\n"+string(text), "\n-- ") {
 		if strings.HasPrefix(entry, "\n#") {
 			continue // the comment before the first
@@ -265,7 +266,8 @@ func TestSlowWatcherMissesEvents(t *testing.T) {
 		}
 		close(resume)
 		synctest.Wait()
-		if last := slow[len(slow)-1]; len(slow) != 1+watchBacklog+1 || last.Event != control.Missed || last.Count != n-watchBacklog {
+		if last := slow[len(slow)-1]; len(slow) != 1+watchBacklog+1 || last.Event != control.Missed ||
+			last.Count != n-watchBacklog {
 			t.Errorf("the slow one was told %d events, the last %+v", len(slow), last)
 		}
 		e.Emit(recovered, control.About{})

@@ -32,7 +32,9 @@ func TestNothingOfTheClientIsOnThePage(t *testing.T) {
 	l := newLauncher(t, nil)
 	p := start(t, l, realBinary, newSpec(l, "social", 61000))
 	page := strings.ReplaceAll(refusedPage(p.Spec), "{cause}", "Filtered")
-	for _, must := range []string{"vifproxyctl denied social<", "vifproxyctl allow social <", p.Spec.Addr.String(), "127.0.0.1"} {
+	for _, must := range []string{
+		"vifproxyctl denied social<", "vifproxyctl allow social <", p.Spec.Addr.String(), "127.0.0.1",
+	} {
 		if !strings.Contains(page, must) {
 			t.Errorf("%q is not on the page:\n%s", must, page)
 		}

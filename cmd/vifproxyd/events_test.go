@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
@@ -106,7 +107,9 @@ func TestRefusedPageIsSeenEverywhere(t *testing.T) {
 	s.opens("work", "http://bank.example/")
 
 	r := s.Get("social", "http://shop.example/")
-	for _, text := range []string{"vifproxyctl allow social <", "vifproxyctl denied social<", "10.137.0.11", lab.Gateway.String()} {
+	for _, text := range []string{
+		"vifproxyctl allow social <", "vifproxyctl denied social<", "10.137.0.11", lab.Gateway.String(),
+	} {
 		if r.Status != 403 || !strings.Contains(r.Body, text) {
 			t.Errorf("status %d (%v), without %q on the page:\n%s", r.Status, r.Err, text, r.Body)
 		}
@@ -202,7 +205,7 @@ func TestHostileHosts(t *testing.T) {
 	}
 	s.until("all are on the list", func() error {
 		out, _, _ := s.ctl("denied")
-		if strings.ContainsAny(out, "\x1b\x07\xff\u202e") || strings.Count(out, "\n") != 2+len(hosts) ||
+		if strings.ContainsAny(out, "\x1b\x07\u202e") || !utf8.ValidString(out) || strings.Count(out, "\n") != 2+len(hosts) ||
 			!strings.Contains(out, `\x1b]0;evil\a `) || !strings.Contains(out, `\xff\u202e`) {
 			return errors.New(out)
 		}
