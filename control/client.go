@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,44 +107,87 @@ func (c *Client) Explain(ctx context.Context, name, url string) (e Explanation, 
 	return e, err
 }
 
-func (c *Client) do(ctx context.Context, method, verb string, request any) (status Status, err error) {
-	err = c.ask(ctx, method, verb, request, &status)
+// Denied asks what the named VMs, or all, were refused since then.
+func (c *Client) Denied(ctx context.Context, names []string, since time.Time) ([]Denied, error) {
+	var all []Denied
+	err := c.ask(ctx, http.MethodGet, "denied", deniedRequest{names, since}, &all)
+	return all, err
+}
+
+// Watch calls each with what happens, until ctx ends, each fails, or the daemon has gone: it never returns nil.
+func (c *Client) Watch(ctx context.Context, names []string, each func(Event) error) error {
+	stream, err := c.open(ctx, http.MethodGet, "watch", namesRequest{names})
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	lines := bufio.NewScanner(stream)
+	lines.Buffer(nil, maxEvent)
+	for lines.Scan() {
+		var e Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
+		}
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+	return c.explain(ctx, cmp.Or(lines.Err(), io.EOF))
+}
+
+func (c *Client) do(ctx context.Context, method, verb string, request any) (Status, error) {
+	var status Status
+	err := c.ask(ctx, method, verb, request, &status)
 	return status, err
 }
 
-// ask sends a request and reads the reply into the value that reply points to.
-func (c *Client) ask(ctx context.Context, method, verb string, request, reply any) error {
-	body, err := json.Marshal(request)
+// ask has one question answered, into result.
+func (c *Client) ask(ctx context.Context, method, verb string, request, result any) error {
+	answer, err := c.open(ctx, method, verb, request)
 	if err != nil {
 		return err
+	}
+	defer answer.Close()
+	text, err := io.ReadAll(http.MaxBytesReader(nil, answer, maxReply))
+	if err != nil {
+		return c.explain(ctx, err)
+	}
+	if err := json.Unmarshal(text, result); err != nil {
+		return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
+	}
+	return nil
+}
+
+// open asks, and returns the answer if it is none of the daemon's errors.
+func (c *Client) open(ctx context.Context, method, verb string, request any) (io.ReadCloser, error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, err
 	}
 	r, err := http.NewRequestWithContext(ctx, method, "http://vifproxyd/v1/"+verb, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	answer, err := c.http.Do(r)
 	if err != nil {
-		return c.explain(ctx, err)
+		return nil, c.explain(ctx, err)
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer.Body, nil
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(http.MaxBytesReader(nil, answer.Body, maxReply))
 	if err != nil {
-		return c.explain(ctx, err)
+		return nil, c.explain(ctx, err)
 	}
-	if answer.StatusCode != http.StatusOK {
-		problem := &DaemonError{Code: answer.StatusCode}
-		if json.Unmarshal(text, problem) != nil || problem.Message == "" { // net/http's own words
-			problem.Message = fmt.Sprintf("vifproxyd answered %s: %.200q", answer.Status, text)
-		}
-		if problem.Code == http.StatusForbidden {
-			return &PermissionError{c.socket, problem}
-		}
-		return problem
+	problem := &DaemonError{Code: answer.StatusCode}
+	if json.Unmarshal(text, problem) != nil || problem.Message == "" { // net/http's own words
+		problem.Message = fmt.Sprintf("vifproxyd answered %s: %.200q", answer.Status, text)
 	}
-	if err := json.Unmarshal(text, reply); err != nil {
-		return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
+	if problem.Code == http.StatusForbidden {
+		return nil, &PermissionError{c.socket, problem}
 	}
-	return nil
+	return nil, problem
 }
 
 // explain makes a sentence of what the kernel said when the socket was used.

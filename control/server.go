@@ -19,12 +19,15 @@ import (
 // limits bounds what one client can hold up, and for how long.
 type limits struct {
 	connections int32
+	watchers    int32         // of these; they stay, and must leave room for the others
 	receive     time.Duration // for the header, and again for the body
 	send        time.Duration // for the reply, once there is one
 	end         time.Duration // for what is under way when the daemon stops
 }
 
-var defaults = limits{connections: 64, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second}
+var defaults = limits{
+	connections: 64, watchers: 32, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
+}
 
 // Serve answers requests until ctx ends, and returns nil then, or an error when the socket fails. What is
 // under way when ctx ends is cancelled; no request is being served any more when Serve returns. The socket is
@@ -96,6 +99,7 @@ type server struct {
 	limits   limits
 	log      *slog.Logger
 	mux      *http.ServeMux
+	watching atomic.Int32
 }
 
 type peerKey struct{}
@@ -125,6 +129,10 @@ func (s *server) routes(do Service) {
 	s.mux.HandleFunc("POST /v1/explain", answer(s, func(ctx context.Context, r explainRequest) (Explanation, error) {
 		return do.Explain(ctx, r.Name, r.URL)
 	}))
+	s.mux.HandleFunc("GET /v1/denied", answer(s, func(ctx context.Context, r deniedRequest) ([]Denied, error) {
+		return do.Denied(ctx, r.Names, r.Since)
+	}))
+	s.mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, do) })
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, refuse(http.StatusNotFound, "vifproxyd does not know %.16q %.64q:"+
 			" are vifproxyctl and vifproxyd of the same version?", r.Method, r.URL.Path))
@@ -183,6 +191,30 @@ func answer[Req, Rep any](s *server, do question[Req, Rep]) http.HandlerFunc {
 			return
 		}
 		s.reply(w, http.StatusOK, reply)
+	}
+}
+
+// watch streams events. There is no deadline for a client that reads slowly, or not at all while somebody pages
+// through what it wrote: it holds up nothing but itself, and its connection is closed when the daemon stops.
+func (s *server) watch(w http.ResponseWriter, r *http.Request, do Service) {
+	var request namesRequest
+	if err := s.receive(w, r, &request); err != nil {
+		s.fail(w, err)
+		return
+	}
+	defer s.watching.Add(-1)
+	if n := s.watching.Add(1); n > s.limits.watchers {
+		s.fail(w, refuse(http.StatusTooManyRequests, "%d are watching already: end one of them", n-1))
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	lines, conn, begun := json.NewEncoder(w), http.NewResponseController(w), false
+	err := do.Watch(r.Context(), request.Names, func(e Event) error {
+		begun = true
+		return errors.Join(lines.Encode(e), conn.Flush())
+	})
+	if err != nil && !begun {
+		s.fail(w, err)
 	}
 }
 

@@ -82,6 +82,27 @@ func (f *fakeDaemon) Explain(ctx context.Context, name, url string) (Explanation
 	return Explanation{VM: name, Request: url}, err
 }
 
+func (f *fakeDaemon) Denied(ctx context.Context, names []string, since time.Time) ([]Denied, error) {
+	_, err := f.do(ctx, "denied", names...)
+	return []Denied{{VM: "bank", IP: "10.137.0.12", Forgotten: 3, Hosts: []DeniedHost{
+		{Host: "\x1b<shop>", Count: 7, First: since, Last: since.Add(time.Hour)},
+	}}}, err
+}
+
+// Watch sends events until it may not, one after the other and without a pause.
+func (f *fakeDaemon) Watch(ctx context.Context, names []string, send func(Event) error) error {
+	_, err := f.do(ctx, "watch", names...)
+	for n := 1; err == nil; n++ {
+		if err = ctx.Err(); err == nil {
+			err = send(Event{Event: Watching, About: About{Count: n}})
+		}
+	}
+	if f.left != nil {
+		f.left <- err
+	}
+	return err
+}
+
 var _ Service = (*Client)(nil) // the client's verbs are the daemon's
 
 // running is a fake daemon behind a real socket.

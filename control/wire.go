@@ -1,7 +1,9 @@
 // Package control is how people and scripts talk to a running vifproxyd: HTTP and JSON over a unix socket.
 //
 // The protocol is as small as it can be: `GET /v1/status` and `POST /v1/VERB`, answered by the whole [Status]
-// as it stands after the verb, or by {"error": "…"} with a status code. curl --unix-socket speaks it as well.
+// as it stands after the verb, or by {"error": "…"} with a status code. Two questions have other answers: `GET
+// /v1/denied` a list of [Denied], and `GET /v1/watch` a stream of [Event], one JSON object a line, until either
+// side ends it. curl --unix-socket speaks it as well.
 //
 // Whoever reaches the socket can open and close what AppVMs may reach, so there are two locks on the door:
 // the mode of the socket (see [Listen]), and the credentials that the kernel reports of every peer (see
@@ -67,6 +69,11 @@ type Service interface {
 	Allow(ctx context.Context, t Temporary) (Status, error)
 	// Explain says what would become of a request for a URL, or a HOST[:PORT].
 	Explain(ctx context.Context, name, url string) (Explanation, error)
+	// Denied is what the named VMs, or all, were refused since then. Unknown names are an *UnknownError.
+	Denied(ctx context.Context, names []string, since time.Time) ([]Denied, error)
+	// Watch calls send for what happens to the named VMs, or to all, and to the daemon, until ctx ends or send
+	// fails. The first event is Watching. Unknown names are an *UnknownError.
+	Watch(ctx context.Context, names []string, send func(Event) error) error
 }
 
 // UnknownError says that there is no rule file for Names.
@@ -108,6 +115,10 @@ type (
 	namesRequest struct {
 		Names []string `json:"names"`
 	}
+	deniedRequest struct {
+		Names []string  `json:"names"`
+		Since time.Time `json:"since"`
+	}
 	killRequest struct {
 		Restart bool `json:"restart"`
 	}
@@ -117,5 +128,6 @@ type (
 const (
 	maxRequest = 64 << 10
 	maxReply   = 16 << 20
+	maxEvent   = 1 << 20
 	maxNames   = 1024
 )

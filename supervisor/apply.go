@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/firewall"
 )
 
@@ -17,12 +18,14 @@ import (
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
 	err := s.sync(p.Bindings)
-	if retry := s.troubles.note(s.Log, now, "firewall", err); err != nil {
+	if retry := s.troubles.note(s.Events, now, "firewall", err); err != nil {
 		s.due.check = retry
 	}
 	for _, end := range p.End {
 		if q := s.process(end.ID); q != nil {
-			s.Log.Info("proxy ends", "vm", q.Policy.Name, "ip", q.vm.addr, "port", q.Port, "why", end.Why)
+			s.Events.Emit(proxyEnds, control.About{
+				VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid(), Why: end.Why,
+			})
 			q.tell(end.Kill)
 		}
 	}
@@ -39,7 +42,7 @@ func (s *Supervisor) sync(bindings []firewall.Binding) error {
 	defer cancel()
 	writes, err := s.Firewall.Sync(ctx, bindings)
 	if writes > 0 {
-		s.Log.Debug("firewall written", "writes", writes)
+		s.Events.log.Debug("firewall written", "writes", writes)
 	}
 	return err
 }
@@ -66,16 +69,26 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		if vm.current == nil || vm.current == before {
 			continue
 		}
+		heard := vm.current.asked
+		if !vm.current.Retired.IsZero() { // the rules are again what they were when it was started
+			heard = s.heard
+		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
 		if err := vm.current.proxy.Current(); err != nil {
-			s.Log.Warn("cannot show which configuration serves", "vm", vm.current.Policy.Name, "err", err)
+			s.Events.Emit(notShown, control.About{VM: vm.current.Policy.Name, IP: vm.addr, Err: err.Error()})
+		}
+		if before != nil && before.Policy.key != vm.current.Policy.key {
+			s.Events.Emit(inForce, control.About{
+				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
+				MS: control.Milliseconds(time.Since(heard)),
+			})
 		}
 	}
 	for _, id := range p.Retire {
 		q := s.process(id)
 		q.Retired = now
 		s.due.drain = now.Add(drainPoll)
-		s.Log.Info("proxy finishes its connections", "vm", q.Policy.Name, "ip", q.vm.addr, "port", q.Port)
+		s.Events.Emit(proxyRetires, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
 }
 
@@ -92,7 +105,7 @@ func (s *Supervisor) process(id int) *process {
 // shutdown takes the bindings away, then the processes, then all that is ours in the firewall. Systemd allows it 5 s.
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
-	s.Log.Info("stopping")
+	s.Events.Emit(daemonStops, control.About{})
 	unbound := s.sync(nil)
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {

@@ -3,11 +3,11 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/netip"
 	"runtime"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/tinyproxy"
 )
 
@@ -29,12 +29,9 @@ type Tinyproxies struct {
 }
 
 // Launch makes ready to start proxies of the given program, and ends what an earlier run may have left.
-func Launch(ctx context.Context, log *slog.Logger, binary, runtimeDir, compatDir string) (*Tinyproxies, error) {
+func Launch(ctx context.Context, events *Events, binary, runtimeDir, compatDir string) (*Tinyproxies, error) {
 	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
-		RuntimeDir: runtimeDir, CompatDir: compatDir, Log: log,
-		OnRefused: func(r tinyproxy.Refused) {
-			log.Info("refused host", "vm", r.VM, "ip", r.Addr, "host", r.Host, "not_shown", r.Dropped)
-		},
+		RuntimeDir: runtimeDir, CompatDir: compatDir, Log: events.log, OnRefused: events.Refused,
 	})
 	if err != nil {
 		return nil, err
@@ -47,7 +44,7 @@ func Launch(ctx context.Context, log *slog.Logger, binary, runtimeDir, compatDir
 		return nil, err
 	}
 	if killed > 0 {
-		log.Warn("ended proxies that an earlier run had left", "count", killed)
+		events.Emit(leftovers, control.About{Count: killed})
 	}
 	return &Tinyproxies{binary: binary, launcher: launcher, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
 }

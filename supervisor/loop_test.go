@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -207,7 +206,7 @@ func run(t *testing.T, f func(m *machine)) {
 					m.notified = append(m.notified, state)
 				}
 			},
-			Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+			Events: NewEvents(slog.New(slog.DiscardHandler)),
 		})
 		ended := make(chan error)
 		go func() { ended <- m.Run(ctx) }()

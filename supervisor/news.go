@@ -3,12 +3,14 @@ package supervisor
 import (
 	"net/netip"
 	"slices"
+
+	"vifproxy/control"
 )
 
 // mostFindings bounds what one rule file can say in the log.
 const mostFindings = 20
 
-// tellNews logs what is different in the desired state, once for each change.
+// tellNews tells what is different in the desired state, once for each change.
 func (s *Supervisor) tellNews(before []*Desired) {
 	was := make(map[netip.Addr]*Desired, len(before))
 	for _, d := range before {
@@ -17,12 +19,12 @@ func (s *Supervisor) tellNews(before []*Desired) {
 	for _, d := range s.want {
 		old := was[d.Addr]
 		delete(was, d.Addr)
-		log := s.Log.With("vm", d.Name, "ip", d.Addr)
+		about := control.About{VM: d.Name, IP: d.Addr}
 		switch {
 		case old == nil:
-			log.Info("rule file found")
+			s.Events.Emit(rulesFound, about)
 		case d.Name != old.Name:
-			log.Info("rule file renamed", "old", old.Name)
+			s.Events.Emit(rulesRenamed, control.About{VM: d.Name, IP: d.Addr, Old: old.Name})
 		}
 		if old == nil {
 			old = &Desired{}
@@ -34,32 +36,32 @@ func (s *Supervisor) tellNews(before []*Desired) {
 		if d.Policy != nil {
 			for i, finding := range d.Policy.Findings {
 				if i == mostFindings {
-					log.Warn("more mistakes in the rule file: see `vifproxyctl check`", "count", len(d.Policy.Findings)-i)
+					s.Events.Emit(rulesOddMore, control.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
 					break
 				}
 				if !slices.Contains(known, finding) {
-					log.Warn("rule file can hardly mean this", "err", finding)
+					s.Events.Emit(rulesOdd, control.About{VM: d.Name, IP: d.Addr, Err: finding})
 				}
 			}
 		}
 		for _, vif := range d.Vifs {
 			if !slices.Contains(old.Vifs, vif) {
-				log.Info("AppVM connected", "vif", vif)
+				s.Events.Emit(connected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
 			}
 		}
 		for _, vif := range old.Vifs {
 			if !slices.Contains(d.Vifs, vif) {
-				log.Info("AppVM disconnected", "vif", vif)
+				s.Events.Emit(disconnected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
 			}
 		}
 		switch {
 		case d.Err != nil && (old.Err == nil || old.Err.Error() != d.Err.Error()):
-			log.Error("rules refused", "err", d.Err)
+			s.Events.Emit(rulesRefused, control.About{VM: d.Name, IP: d.Addr, Err: d.Err.Error()})
 		case d.Err == nil && old.Err != nil:
-			log.Info("rules accepted")
+			s.Events.Emit(rulesAccepted, about)
 		}
 	}
 	for _, old := range was {
-		s.Log.Info("rule file gone", "vm", old.Name, "ip", old.Addr)
+		s.Events.Emit(rulesGone, control.About{VM: old.Name, IP: old.Addr})
 	}
 }

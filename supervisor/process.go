@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"vifproxy/control"
 )
 
 // startBound is how long a proxy may take until it listens. The usual is a few milliseconds; a machine that boots
@@ -25,7 +27,8 @@ type appVM struct {
 type process struct {
 	Generation
 	vm      *appVM
-	proxy   Proxy // nil until it is ready
+	proxy   Proxy     // nil until it is ready
+	asked   time.Time // when the change that it is for was first heard of
 	started time.Time
 	ready   time.Time
 	end     chan bool // capacity 1: true to kill, false to stop
@@ -56,14 +59,14 @@ func (s *Supervisor) start(policy *Policy, now time.Time) {
 	}
 	port, err := s.ports.take()
 	if err != nil {
-		s.failed(vm, policy, now, err, false, 0)
+		s.failed(proxyFails, vm, policy, now, err, 0)
 		return
 	}
 	s.lastID++
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{
 		Generation: Generation{ID: s.lastID, Policy: policy, Port: port},
-		vm:         vm, started: now, end: make(chan bool, 1), abandon: cancel,
+		vm:         vm, asked: s.heard, started: now, end: make(chan bool, 1), abandon: cancel,
 	}
 	vm.processes = append(vm.processes, p)
 	s.running.Go(func() {
@@ -107,8 +110,18 @@ func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 		p.vm.good = p.Policy
 		delete(p.vm.failures, p.Policy.key)
 	}
-	s.Log.Info("proxy listens", "vm", p.Policy.Name, "ip", p.vm.addr, "port", p.Port, "pid", proxy.PID(),
-		"ms", p.ready.Sub(p.started).Milliseconds())
+	s.Events.Emit(proxyListens, control.About{
+		VM: p.Policy.Name, IP: p.vm.addr, Port: p.Port, PID: p.pid(),
+		MS: control.Milliseconds(p.ready.Sub(p.started)),
+	})
+}
+
+// pid is 0 while the process is starting.
+func (p *process) pid() int {
+	if p.proxy == nil {
+		return 0
+	}
+	return p.proxy.PID()
 }
 
 // ended is the news that a proxy has ended, or never came up.
@@ -128,13 +141,17 @@ func (s *Supervisor) ended(p *process, err error) {
 	}
 	now := time.Now()
 	if !p.Ready {
-		s.failed(vm, p.Policy, now, err, isBad(err), 0)
+		kind := proxyFails
+		if isBad(err) {
+			kind = rulesRefused
+		}
+		s.failed(kind, vm, p.Policy, now, err, 0)
 		return
 	}
 	if p.Retired.IsZero() {
 		vm.restarts++
 	}
-	s.failed(vm, p.Policy, now, err, false, now.Sub(p.ready))
+	s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
 }
 
 // named tells whether a process runs under an AppVM's name.
@@ -147,13 +164,18 @@ func (s *Supervisor) named(name string) bool {
 	return false
 }
 
-func (s *Supervisor) failed(vm *appVM, policy *Policy, now time.Time, err error, bad bool, served time.Duration) {
-	f := vm.failures[policy.key].next(now, err, bad, served)
+// failed notes that a process did not come up or did not stay up. Trying again in vain is no event.
+func (s *Supervisor) failed(kind *Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration) {
+	before := vm.failures[policy.key]
+	f := before.next(now, err, kind == rulesRefused, served)
 	vm.failures[policy.key] = f
 	s.changed = true
 	s.Wake(Mail)
-	s.Log.Warn("proxy does not run", "vm", policy.Name, "ip", policy.Addr, "err", err,
-		"retry_ms", f.Retry.Sub(now).Milliseconds())
+	if kind == proxyDied || before.Err == nil || before.Err.Error() != err.Error() {
+		s.Events.Emit(kind, control.About{
+			VM: policy.Name, IP: policy.Addr, RetryMS: control.Milliseconds(f.Retry.Sub(now)), Err: err.Error(),
+		})
+	}
 }
 
 // prune forgets what belongs to AppVMs that have gone, and failures of policies that nobody wants any more.
@@ -179,6 +201,7 @@ func (s *Supervisor) prune() {
 			delete(s.vms, addr)
 		}
 	}
+	s.Events.forget(want)
 	for addr := range s.inputs.Held {
 		if want[addr] == nil {
 			delete(s.inputs.Held, addr)

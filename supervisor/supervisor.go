@@ -11,7 +11,6 @@ package supervisor
 
 import (
 	"context"
-	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -53,7 +52,7 @@ type Config struct {
 	Limits     Limits
 	Interval   time.Duration      // of the look at everything that needs no event, at most
 	Notify     func(state string) // sd_notify(3)
-	Log        *slog.Logger
+	Events     *Events
 }
 
 const (
@@ -96,6 +95,7 @@ type Supervisor struct {
 		ready        time.Time // say so although something is still starting
 	}
 	burst    time.Time // when the changes of rules that are now settling began
+	heard    time.Time // when what this round is about was first heard of
 	checked  time.Time // when the firewall was last looked at because of a hint
 	changed  bool      // mail changed something that the plan depends on
 	troubles troubles
@@ -177,20 +177,23 @@ func (s *Supervisor) schedule(reasons Reason, now time.Time) {
 // read reads the inputs that are due and tells whether there is anything to reconcile. What cannot be read stays
 // as it was last known: "could not read" is never "there is nothing".
 func (s *Supervisor) read(now time.Time) bool {
+	s.heard = now
 	work := s.changed
 	s.changed = false
 	if take(&s.due.links, now) {
 		work = true
 		links, err := s.ReadLinks()
-		if s.due.links = s.troubles.note(s.Log, now, "links", err); err == nil {
+		if s.due.links = s.troubles.note(s.Events, now, "links", err); err == nil {
 			s.inputs.Links = links
 		}
 	}
 	if take(&s.due.rules, now) {
 		work = true
-		s.burst = time.Time{}
+		if !s.burst.IsZero() {
+			s.heard, s.burst = s.burst, time.Time{}
+		}
 		set, err := s.ReadRules()
-		if s.due.rules = s.troubles.note(s.Log, now, "rules", err); err == nil {
+		if s.due.rules = s.troubles.note(s.Events, now, "rules", err); err == nil {
 			s.inputs.Rules = set
 			clear(s.cache)
 		}
@@ -213,7 +216,7 @@ func (s *Supervisor) read(now time.Time) bool {
 		return false
 	}
 	binary, err := s.ReadBinary()
-	if s.troubles.note(s.Log, now, "tinyproxy", err); err == nil {
+	if s.troubles.note(s.Events, now, "tinyproxy", err); err == nil {
 		s.inputs.Binary = binary
 	}
 	return true

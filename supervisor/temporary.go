@@ -61,13 +61,15 @@ func (s *Supervisor) allow(who grantee, hosts []rules.Host, how time.Duration, n
 		s.inputs.Temporary[who] = until
 	}
 	for _, host := range hosts {
-		log := s.Log.With("vm", who.name, "ip", who.addr, "host", host.String())
+		about := control.About{VM: who.name, IP: who.addr, Host: host.String()}
 		if _, there := until[host]; how > 0 {
 			until[host] = now.Add(how)
-			log.Info("host allowed for a time", "seconds", int(how.Seconds()))
+			about.Seconds = int(how.Seconds())
+			s.Events.Emit(allowed, about)
 		} else if there {
 			delete(until, host)
-			log.Info("host not allowed any more")
+			about.Why = "taken back"
+			s.Events.Emit(allowedNoMore, about)
 		}
 	}
 	clear(s.cache)
@@ -81,7 +83,9 @@ func (s *Supervisor) expire(now time.Time) (any bool) {
 		for host, until := range hosts {
 			// Time that the machine was suspended counts: that is in the wall clock, without the monotonic reading.
 			if !now.Before(until) || !now.Round(0).Before(until.Round(0)) {
-				s.Log.Info("time is over for a host", "vm", who.name, "ip", who.addr, "host", host.String())
+				s.Events.Emit(allowedNoMore, control.About{
+					VM: who.name, IP: who.addr, Host: host.String(), Why: "its time is over",
+				})
 				delete(hosts, host)
 				any = true
 			} else if s.due.temporary.IsZero() || until.Before(s.due.temporary) {

@@ -1,27 +1,28 @@
 package supervisor
 
 import (
-	"log/slog"
 	"slices"
 	"time"
+
+	"vifproxy/control"
 )
 
 // troubles are the failures that are not one AppVM's: of reading an input, of writing the firewall. While one
 // lasts, nothing that depends on it changes.
 type troubles map[string]Failure
 
-// note records how an attempt went, logs a change, and returns when to try again; zero after a success.
-func (t troubles) note(log *slog.Logger, now time.Time, what string, err error) time.Time {
+// note records how an attempt went, tells of a change, and returns when to try again; zero after a success.
+func (t troubles) note(events *Events, now time.Time, what string, err error) time.Time {
 	before, had := t[what]
 	if err == nil {
 		if had {
 			delete(t, what)
-			log.Info("works again", "what", what)
+			events.Emit(recovered, control.About{What: what})
 		}
 		return time.Time{}
 	}
 	if !had || before.Err.Error() != err.Error() {
-		log.Error("cannot go on with what changed: all stays as it was", "what", what, "err", err)
+		events.Emit(trouble, control.About{What: what, Err: err.Error()})
 	}
 	t[what] = before.next(now, err, false, 0)
 	return t[what].Retry

@@ -77,23 +77,61 @@ func (s *Supervisor) Reload(ctx context.Context) error {
 	return err
 }
 
+// Denied is what the named AppVMs, or all, were refused since then.
+func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time) ([]control.Denied, error) {
+	status, err := s.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	all := []control.Denied{}
+	for _, vm := range status.VMs {
+		known = append(known, vm.Name)
+		addr, err := netip.ParseAddr(vm.IP)
+		if err != nil || len(names) > 0 && !slices.Contains(names, vm.Name) {
+			continue // a refused rule file may have no address
+		}
+		d := control.Denied{VM: vm.Name, IP: vm.IP}
+		d.Hosts, d.Forgotten = s.Events.denied(addr, since)
+		all = append(all, d)
+	}
+	return all, unknown(names, known)
+}
+
+// Watch sends what happens; see Events.Watch.
+func (s *Supervisor) Watch(ctx context.Context, names []string, send func(control.Event) error) error {
+	if _, err := s.Denied(ctx, names, time.Now()); err != nil { // an unknown name would wait for ever
+		return err
+	}
+	return s.Events.Watch(ctx, names, send)
+}
+
+// unknown is the error of names that are not among those known.
+func unknown(names, known []string) error {
+	var missing []string
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			missing = append(missing, name)
+		}
+	}
+	if missing != nil {
+		return &control.UnknownError{Names: missing, Known: known}
+	}
+	return nil
+}
+
 func (s *Supervisor) each(ctx context.Context, names []string, do func(netip.Addr)) (control.Status, error) {
 	return s.request(ctx, func() error {
 		var addrs []netip.Addr
-		var unknown, known []string
+		var known []string
 		for _, d := range s.want {
 			known = append(known, d.Name)
 			if slices.Contains(names, d.Name) {
 				addrs = append(addrs, d.Addr)
 			}
 		}
-		for _, name := range names {
-			if !slices.Contains(known, name) {
-				unknown = append(unknown, name)
-			}
-		}
-		if unknown != nil {
-			return &control.UnknownError{Names: unknown, Known: known}
+		if err := unknown(names, known); err != nil {
+			return err
 		}
 		for _, addr := range addrs {
 			do(addr)

@@ -17,6 +17,7 @@ type Config struct {
 	Listen    []netip.Addr // listening addresses; none means every address of the machine
 	RulesFile string       // the file that tinyproxy reads as its filter; "" if it filters nothing
 	Filter    Filter
+	ErrorPage bool // it has a page of its own for refused requests
 	// Rest is Text without comments, Port, Listen and Filter. Two configurations with equal Rest
 	// differ in nothing but where they listen and which rules they read.
 	Rest string
@@ -104,6 +105,10 @@ func ParseConfig(path, rendered string) (Config, error) {
 		case "filter":
 			c.RulesFile, c.Filter.Enabled = path, path != ""
 			shared = false
+		case "defaulterrorfile":
+			c.ErrorPage = true
+		case "errorfile":
+			c.ErrorPage = c.ErrorPage || strings.HasPrefix(strings.TrimLeft(arg, " \t"), "403")
 		case "filterdefaultdeny":
 			c.Filter.DefaultDeny = c.Filter.DefaultDeny || isTrue(arg)
 		case "filterextended":

@@ -9,10 +9,10 @@ import (
 type Refused struct {
 	VM   string
 	Addr netip.Addr
-	// Host is what the AppVM sent: a host name, or a URL where the template sets FilterURLs. At most 255
-	// bytes, and hostile: quote it where it is shown.
-	Host    string
-	Dropped int // refusals of the same AppVM since the last report that were not reported
+	// Host is what the AppVM sent: a host name, or a URL where the template sets FilterURLs. What is not
+	// printable is escaped (journalctl -x would give it to the terminal), so its at most 255 bytes can have
+	// become 1020.
+	Host string
 }
 
 // maxHost bounds what is kept of a refused host: longer than any name in the DNS.

@@ -271,7 +271,8 @@ func TestFullRuntimeDir(t *testing.T) {
 	if !errors.As(err, &e) || e.Config || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%v\nwant: %s", err, want)
 	}
-	const want61000 = "ballast social social/61000 social/61000/config social/61000/rules social/log"
+	const want61000 = "ballast social social/61000 social/61000/config social/61000/refused.html " +
+		"social/61000/rules social/log"
 	if got := tree(t, dir); got != want61000 {
 		t.Errorf("files: %s", got)
 	}

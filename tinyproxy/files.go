@@ -108,8 +108,17 @@ func (l *Launcher) stage(spec Spec) error {
 	if err := makeDir(l.root, dir, spec.UID); err != nil {
 		return err
 	}
-	if err := writeFile(l.root, filepath.Join(dir, "config"), spec.Config.Text, spec.UID); err != nil {
+	config, page := spec.Config.Text, filepath.Join(dir, "refused.html")
+	if !spec.Config.ErrorPage { // behind all other lines, so that their numbers stay the template's
+		config += fmt.Sprintf("ErrorFile 403 \"%s\"\n", filepath.Join(l.options.RuntimeDir, page))
+	}
+	if err := writeFile(l.root, filepath.Join(dir, "config"), config, spec.UID); err != nil {
 		return err
+	}
+	if !spec.Config.ErrorPage {
+		if err := writeFile(l.root, page, refusedPage(spec), spec.UID); err != nil {
+			return err
+		}
 	}
 	var rules strings.Builder
 	for _, r := range spec.Rules {

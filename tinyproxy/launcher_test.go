@@ -69,21 +69,23 @@ func TestLifeOfAProxy(t *testing.T) {
 		}
 	})
 	t.Run("files", func(t *testing.T) {
-		want := "social social/61000 social/61000/config social/61000/rules social/log"
+		want := "social social/61000 social/61000/config social/61000/refused.html social/61000/rules social/log"
 		if got := tree(t, run); got != want {
 			t.Errorf("files %s, want %s", got, want)
 		}
 		if err := l.Current(p); err != nil {
 			t.Fatal(err)
 		}
-		if got := read(t, run, "social/config"); got != spec.Config.Text {
+		want = spec.Config.Text + fmt.Sprintf("ErrorFile 403 %q\n", filepath.Join(run, "social/61000/refused.html"))
+		if got := read(t, run, "social/config"); got != want {
 			t.Errorf("config %q", got)
 		}
 		if got := read(t, compat, "social/pid"); got != fmt.Sprintln(p.PID) {
 			t.Errorf("pid %q", got)
 		}
 		for path, mode := range map[string]os.FileMode{
-			"social": 0o750, "social/61000": 0o750, "social/61000/rules": 0o640, "social/log": 0o640,
+			"social": 0o750, "social/61000": 0o750, "social/61000/rules": 0o640,
+			"social/61000/refused.html": 0o640, "social/log": 0o640,
 		} {
 			info, err := os.Stat(filepath.Join(run, path))
 			if err != nil || info.Mode().Perm() != mode {
@@ -120,7 +122,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if err := p.Err(); err != nil {
 			t.Errorf("killed proxy: %v", err)
 		}
-		if got := read(t, run, "social/config"); got != next.Spec.Config.Text {
+		if got := read(t, run, "social/config"); !strings.HasPrefix(got, next.Spec.Config.Text) {
 			t.Errorf("config %q", got)
 		}
 		go next.Stop(time.Minute)

@@ -27,9 +27,6 @@ const (
 	maxLog   = 1 << 20 // bytes; and as much again in log.1
 	logBurst = 256 << 10
 	logRate  = 1 << 10 // bytes a second
-
-	refusedBurst = 20 // reports, to the journal in the end
-	refusedRate  = 1  // reports a second
 )
 
 // vmLog is the log of a VM: all its proxies write to it, and none can stop because of it.
@@ -46,15 +43,11 @@ type vmLog struct {
 	lines   *rate.Limiter
 	dropped int
 	ill     bool // trouble with the file has been reported
-
-	refused    *rate.Limiter
-	unreported int
 }
 
 func newVMLog(vm string, log *slog.Logger, onRefused func(Refused)) *vmLog {
 	return &vmLog{vm: vm, log: log, onRefused: onRefused,
-		lines:   rate.NewLimiter(logRate, logBurst),
-		refused: rate.NewLimiter(refusedRate, refusedBurst)}
+		lines: rate.NewLimiter(logRate, logBurst)}
 }
 
 // open makes the log, of the VM with this address now, write to path. A file that cannot be written is reported once, to slog,
@@ -117,10 +110,10 @@ func (v *vmLog) drain(output io.Reader, said *tail) {
 	}
 }
 
-// line reports a refused request and logs the line, both within their limits.
+// line reports a refused request, and logs the line within its limits.
 func (v *vmLog) line(raw []byte) {
 	if host, ok := refusedHost(raw); ok {
-		v.refuse(host)
+		v.refuse(printable([]byte(host)))
 	}
 	text := printable(raw) + "\n"
 	v.mu.Lock()
@@ -138,17 +131,9 @@ func (v *vmLog) refuse(host string) {
 		return
 	}
 	v.mu.Lock()
-	event := Refused{VM: v.vm, Addr: v.addr, Host: host, Dropped: v.unreported}
-	allowed := v.refused.Allow()
-	if allowed {
-		v.unreported = 0
-	} else {
-		v.unreported++
-	}
+	addr := v.addr
 	v.mu.Unlock()
-	if allowed {
-		v.onRefused(event)
-	}
+	v.onRefused(Refused{VM: v.vm, Addr: addr, Host: host})
 }
 
 func (v *vmLog) tellDropped() {

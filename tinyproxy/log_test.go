@@ -99,13 +99,12 @@ func (e *endless) Read(p []byte) (int, error) {
 // TestFlood has an AppVM make hundreds of requests a second for a quarter of an hour.
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var reported, told int
+		reported := 0
 		v, path := newTestLog(t, func(r Refused) {
 			if r.Host != "example.org" || r.VM != "social" || r.Addr.String() != "10.137.0.9" {
 				t.Fatalf("%+v", r)
 			}
 			reported++
-			told += 1 + r.Dropped
 		})
 		v.line([]byte("first"))
 		line := fmt.Appendf(nil, refusedLine, "example.org")
@@ -116,8 +115,8 @@ func TestFlood(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if reported > refusedBurst+refusedRate*seconds || told < requests*9/10 {
-			t.Errorf("%d reports of %d refusals", reported, told)
+		if reported != requests {
+			t.Errorf("%d reports of %d refusals", reported, requests)
 		}
 		v.line([]byte("last"))
 		got := read(t, path+".1") + read(t, path)
@@ -217,7 +216,7 @@ func TestHostileClient(t *testing.T) {
 		request(t, spec.Listen, text)
 	}
 	p.Kill()
-	want := []string{"a\x1b[2Jb\"c", "x", strings.Repeat("l", 255)}
+	want := []string{`a\x1b[2Jb"c`, "x", strings.Repeat("l", 255)}
 	mu.Lock()
 	defer mu.Unlock()
 	if fmt.Sprintf("%q", hosts) != fmt.Sprintf("%q", want) {

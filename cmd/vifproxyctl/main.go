@@ -39,7 +39,7 @@ type call struct {
 
 	rulesDir, template, tinyproxy         string // files, for verbs that read them themselves
 	apply, fix, subdomains, dryRun, force bool
-	duration                              time.Duration
+	duration, since                       time.Duration
 
 	stdout io.Writer
 	stderr io.Writer
@@ -94,6 +94,7 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	flags.BoolVar(&c.dryRun, "dry-run", false, "")
 	flags.BoolVar(&c.force, "force", false, "")
 	flags.DurationVar(&c.duration, "for", 0, "")
+	flags.DurationVar(&c.since, "since", 0, "")
 	flags.BoolVar(&help, "help", false, "")
 	flags.BoolVar(&help, "h", false, "")
 	flags.BoolVar(&showVersion, "version", false, "")
@@ -134,6 +135,8 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 		return usagef("%s: too many arguments; see `vifproxyctl %[1]s --help`", v.name)
 	case c.json && !v.json:
 		return usagef("%s does not take --json", v.name)
+	case c.since < 0:
+		return usagef("--since=%s lies in the future: write how long ago, such as 10m", c.since)
 	}
 	return v.run(c)
 }

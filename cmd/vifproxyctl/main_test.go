@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -28,6 +29,9 @@ func TestMain(m *testing.M) {
 // The scripts in testdata talk to a fake daemon behind a real socket. Their own commands are
 //
 //	daemon STATUS.json [ERROR]    start a daemon in that state, whose verbs fail with ERROR if there is one
+//	denies FILE.json              what the daemon says that VMs were refused
+//	tells FILE...                 what it tells those who watch: one file for each connection, a JSON event a line;
+//	                              after the last one it says no
 //	asked TEXT                    what the daemon was asked since the last time: one line per verb
 //	exit N COMMAND...             run the command, which must end with this status
 //	as UID N COMMAND...           the same as another user
@@ -41,6 +45,27 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"daemon": startDaemon,
+			"denies": func(ts *testscript.TestScript, _ bool, args []string) {
+				f := ts.Value(daemonKey{}).(*fakeDaemon)
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.denied = nil
+				ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &f.denied))
+			},
+			"tells": func(ts *testscript.TestScript, _ bool, args []string) {
+				for _, file := range args {
+					var events []control.Event
+					for line := range strings.Lines(ts.ReadFile(file)) {
+						var e control.Event
+						ts.Check(json.Unmarshal([]byte(line), &e))
+						events = append(events, e)
+					}
+					f := ts.Value(daemonKey{}).(*fakeDaemon)
+					f.mu.Lock()
+					f.tells = append(f.tells, events)
+					f.mu.Unlock()
+				}
+			},
 			"asked": func(ts *testscript.TestScript, _ bool, args []string) {
 				f := ts.Value(daemonKey{}).(*fakeDaemon)
 				f.mu.Lock()
@@ -88,8 +113,10 @@ type fakeDaemon struct {
 	status control.Status
 	fail   error
 
-	mu    sync.Mutex
-	asked []string
+	mu     sync.Mutex
+	asked  []string
+	denied []control.Denied
+	tells  [][]control.Event
 }
 
 func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
@@ -139,6 +166,37 @@ func (f *fakeDaemon) Stop(_ context.Context, names []string) (control.Status, er
 func (f *fakeDaemon) Restart(_ context.Context, names []string) (control.Status, error) {
 	return f.do("restart", names...)
 }
+func (f *fakeDaemon) Denied(_ context.Context, names []string, since time.Time) ([]control.Denied, error) {
+	verb := "denied"
+	if !since.IsZero() {
+		verb += " since then"
+	}
+	_, err := f.do(verb, names...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.denied, err
+}
+
+func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(control.Event) error) error {
+	if _, err := f.do("watch", names...); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	if len(f.tells) == 0 {
+		f.mu.Unlock()
+		return errors.New("no more")
+	}
+	events := f.tells[0]
+	f.tells = f.tells[1:]
+	f.mu.Unlock()
+	for _, e := range events {
+		if err := send(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *fakeDaemon) KillAll(_ context.Context, restart bool) (control.Status, error) {
 	return f.do("kill-all " + strconv.FormatBool(restart))
 }

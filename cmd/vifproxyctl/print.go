@@ -35,7 +35,7 @@ func table(vms []control.VM) []byte {
 	for _, vm := range vms {
 		since := ""
 		if !vm.Since.IsZero() {
-			since = vm.Since.Local().Format("2006-01-02 15:04:05")
+			since = moment(vm.Since)
 		}
 		fmt.Fprintln(w, strings.Join([]string{
 			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")),
@@ -73,20 +73,23 @@ func safe(s string) string {
 // unprintable is also true for what turns the direction of writing, and for every space but the plain one.
 func unprintable(r rune) bool { return !strconv.IsPrint(r) }
 
-func array(vms []control.VM) ([]byte, error) {
-	if vms == nil {
-		vms = []control.VM{}
+func array[T any](rows []T) ([]byte, error) {
+	if rows == nil {
+		rows = []T{}
 	}
-	return document(vms)
+	return document(rows)
 }
 
-// document is JSON in which everything that a terminal might act on is escaped. encoding/json escapes C0
+// document is a whole output in JSON.
+func document(v any) ([]byte, error) { return encode(v, "  ") }
+
+// encode makes JSON in which everything that a terminal might act on is escaped. encoding/json escapes C0
 // controls only.
-func document(v any) ([]byte, error) {
+func encode(v any, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
+	encoder.SetIndent("", indent)
 	if err := encoder.Encode(v); err != nil {
 		return nil, err
 	}

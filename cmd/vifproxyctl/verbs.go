@@ -116,6 +116,37 @@ there is one. The exit status is 0 if nothing is wrong, and 1 otherwise.
                     add nothing. No host is allowed that was not.
 `,
 	}, {
+		name: "denied", args: "[NAME...]", most: math.MaxInt, json: true, flags: "[--since=TIME]", run: denied,
+		summary: "List what VMs were refused, newest first.",
+		help: `vifproxyd keeps the 256 hosts that were refused last for each VM, until it is restarted.
+An international name is shown as it was sent and, in parentheses, the other way of writing
+it. The exit status is 0 also if there is nothing to list. With --json: an array of VMs, each
+with an array of hosts.
+
+    --since=TIME    only what was refused in the last TIME, such as 10m or 1h30m
+`,
+	}, {
+		name: "watch", args: "[NAME...]", most: math.MaxInt, json: true, run: watch,
+		summary: "Show what happens, line by line, as it happens.",
+		help: `VMs come and go, proxies listen, hosts are refused, changes of rules are in force. What
+concerns no VM in particular is shown as well. It ends with Ctrl-C, not with vifproxyd: it
+waits for that to come back. Of the hosts that a VM is refused one a second is shown, after
+a burst of 20; denied counts them all.
+
+On a terminal lines have colours, unless NO_COLOR is set. With --json each line is an
+object, whose "event" says what happened:
+    watching                    the first line, and again when vifproxyd is back
+    lost                        vifproxyd has gone
+    missed                      "count" events were not read fast enough
+    refused                     a VM was refused "host"; "not_shown" before were not shown
+    connected, disconnected     a VM, on "vif"
+    rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
+    allowed, allowed-no-more    "host", for a time
+    proxy-listens, -retires, -ends, -died, -fails
+    in-force                    a change, "ms" after it was noticed
+    daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown
+`,
+	}, {
 		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", build()) },
 		summary: "Print the version.",
 	}, {

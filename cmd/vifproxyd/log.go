@@ -28,13 +28,20 @@ func newLogger(format string, level slog.Level) *slog.Logger {
 		if len(groups) == 0 && a.Key == slog.TimeKey {
 			return slog.String(slog.TimeKey, a.Value.Time().Format("15:04:05.000"))
 		}
+		if isID(a) {
+			return slog.Attr{}
+		}
 		return a
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, options))
 }
 
+// isID tells what only programs read: EVENT and MESSAGE_ID of supervisor.Kind.
+func isID(a slog.Attr) bool { return a.Key == "event" || a.Key == "message_id" }
+
 // journalHandler sends each record with its attributes as fields of their own (VM=, IP=, VIF=, …), so that
 // `journalctl -u vifproxyd VM=social` works, and as text behind the message for those who read it plainly.
+// MESSAGE_ID leads to what packaging/vifproxy.catalog has to say.
 type journalHandler struct {
 	level slog.Level
 	attrs []slog.Attr
@@ -49,7 +56,9 @@ func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 	plain := slog.NewTextHandler(&text, &slog.HandlerOptions{ReplaceAttr: dropBuiltin})
 	record := slog.NewRecord(r.Time, r.Level, "", 0)
 	add := func(a slog.Attr) bool {
-		record.AddAttrs(a)
+		if !isID(a) {
+			record.AddAttrs(a)
+		}
 		fields[strings.ToUpper(a.Key)] = a.Value.Resolve().String()
 		return true
 	}
@@ -57,7 +66,7 @@ func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 		add(a)
 	}
 	r.Attrs(add)
-	if len(fields) > 0 {
+	if record.NumAttrs() > 0 {
 		text.WriteString(": ")
 		if err := plain.Handle(context.Background(), record); err != nil {
 			return err

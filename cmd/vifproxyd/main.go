@@ -38,19 +38,20 @@ func main() {
 		os.Exit(2)
 	}
 	log := newLogger(o.logFormat, o.logLevel)
-	if err := run(o, log); err != nil {
-		log.Error("vifproxyd ends", "err", err)
+	events := supervisor.NewEvents(log)
+	if err := run(o, log, events); err != nil {
+		events.Emit(supervisor.DaemonFails, control.About{Err: err.Error()})
 		os.Exit(1)
 	}
 }
 
 // run is the daemon's life, from nothing to nothing.
-func run(o options, log *slog.Logger) error {
+func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
-	log.Info("vifproxyd starts", "version", version, "pid", os.Getpid())
+	events.Emit(supervisor.DaemonStarts, control.About{Version: version, PID: os.Getpid()})
 
 	// The socket first: it is what tells that another vifproxyd is at work, before anything of its is taken away.
 	socket, err := control.Listen(o.controlSocket, o.socketGroup)
@@ -66,7 +67,7 @@ func run(o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	proxies, err := supervisor.Launch(ctx, log, o.tinyproxy, o.runtimeDir, o.compatDir)
+	proxies, err := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir)
 	if err != nil {
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
@@ -82,14 +83,14 @@ func run(o options, log *slog.Logger) error {
 		Limits:     supervisor.Limits{Drain: o.drain, Generations: 3},
 		Interval:   interval(),
 		Notify:     func(state string) { daemon.SdNotify(false, state) },
-		Log:        log,
+		Events:     events,
 	})
 
 	var helpers sync.WaitGroup
 	watch := func(what string, f func(context.Context) error) {
 		helpers.Go(func() {
 			if err := f(ctx); err != nil && ctx.Err() == nil {
-				log.Error("no more events: changes are seen at the next regular look only", "what", what, "err", err)
+				events.Emit(supervisor.Deaf, control.About{What: what, Err: err.Error()})
 			}
 		})
 	}
@@ -107,7 +108,7 @@ func run(o options, log *slog.Logger) error {
 		for {
 			select {
 			case <-hup:
-				log.Info("SIGHUP: reading everything again")
+				events.Emit(supervisor.Reloading, control.About{Why: "SIGHUP"})
 				if err := s.Reload(ctx); err != nil {
 					return err
 				}
@@ -120,7 +121,6 @@ func run(o options, log *slog.Logger) error {
 	err = s.Run(ctx)
 	stop()
 	helpers.Wait()
-	log.Info("vifproxyd has ended")
 	return err
 }
 

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/net/idna"
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
+)
+
+// denied lists what VMs were refused.
+func denied(c *call) error {
+	var since time.Time
+	if c.since != 0 {
+		since = time.Now().Add(-c.since)
+	}
+	vms, err := control.NewClient(c.socket).Denied(context.Background(), c.names, since)
+	if err != nil {
+		return err
+	}
+	for _, vm := range vms {
+		if vm.Forgotten > 0 {
+			fmt.Fprintf(c.stderr, "vifproxyctl: %s: %d more, of hosts that newer ones have pushed off the list\n",
+				safe(vm.VM), vm.Forgotten)
+		}
+	}
+	var text []byte
+	if c.json {
+		if text, err = array(vms); err != nil {
+			return err
+		}
+	} else {
+		text = deniedTable(vms)
+	}
+	_, err = c.stdout.Write(text)
+	return err
+}
+
+func deniedTable(vms []control.Denied) []byte {
+	type row struct {
+		vm string
+		control.DeniedHost
+	}
+	var rows []row
+	for _, vm := range vms {
+		for _, host := range vm.Hosts {
+			rows = append(rows, row{vm.VM, host})
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b row) int { return b.Last.Compare(a.Last) })
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "VM\tHOST\tCOUNT\tFIRST\tLAST")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", safe(r.vm), hostText(r.Host), r.Count, moment(r.First), moment(r.Last))
+	}
+	w.Flush() // to memory
+	return b.Bytes()
+}
+
+func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+// hostText shows a host as it was sent. An international name is followed by the other way of writing it:
+// letters look alike, their punycode does not.
+func hostText(host string) string {
+	var other string
+	var err error
+	switch {
+	case strings.ContainsFunc(host, func(r rune) bool { return r > '~' }):
+		other, err = idna.Lookup.ToASCII(host)
+	case strings.Contains(strings.ToLower(host), "xn--"):
+		other, err = idna.Display.ToUnicode(host)
+	}
+	if err != nil || other == "" || other == host || safe(other) != other {
+		return cell(host)
+	}
+	return fmt.Sprintf("%s (%s)", safe(host), other)
+}
+
+// again is how often a daemon that has gone is looked for.
+const again = 200 * time.Millisecond
+
+// watch shows what happens, and goes on when the daemon does.
+func watch(c *call) error {
+	client, colours := control.NewClient(c.socket), inColour(c)
+	var broken error // standard output
+	show := func(e control.Event) error {
+		text := []byte(eventLine(e, colours))
+		if c.json {
+			if text, broken = encode(e, ""); broken != nil {
+				return broken
+			}
+		}
+		_, broken = c.stdout.Write(text)
+		return broken
+	}
+	watching := false // now
+	for begun := false; ; {
+		err := client.Watch(context.Background(), c.names, func(e control.Event) error {
+			begun, watching = true, true
+			return show(e)
+		})
+		switch {
+		case broken != nil:
+			return broken
+		case !begun || isFinal(err):
+			return err
+		case watching:
+			watching = false
+			lost := control.Event{Time: time.Now(), Event: control.Lost, Level: "warn",
+				Text: "vifproxyd has gone: waiting for it to come back"}
+			if err := show(lost); err != nil {
+				return err
+			}
+		}
+		time.Sleep(again)
+	}
+}
+
+// isFinal tells whether the daemon has said no: all else comes of its stopping and starting, also that it does
+// not know a VM, or does not let us in, until it has looked around.
+func isFinal(err error) bool {
+	var said *control.DaemonError
+	return errors.As(err, &said) && said.Code != http.StatusNotFound && said.Code != http.StatusServiceUnavailable
+}
+
+// eventLine is an event for a person.
+func eventLine(e control.Event, colours bool) string {
+	var details []string
+	for _, a := range e.Attrs() {
+		value := safe(a.Value.String())
+		switch a.Key {
+		case "vm", "ip":
+			continue
+		case "host":
+			value = hostText(a.Value.String())
+		case "port", "pid", "version":
+			value = a.Key + " " + value
+		case "ms":
+			value += " ms"
+		case "retry_ms":
+			value = "again in " + value + " ms"
+		case "seconds":
+			value = "for " + value + " s"
+		case "old":
+			value = "was " + value
+		case "not_shown":
+			value += " before not shown"
+		}
+		details = append(details, value)
+	}
+	text := safe(e.Text)
+	if len(details) > 0 {
+		text += ": " + strings.Join(details, ", ")
+	}
+	if colour := eventColour(e); colours && colour != "" {
+		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
+	}
+	return fmt.Sprintf("%s  %-12s  %s\n", e.Time.Local().Format("15:04:05.000"), cmp.Or(safe(e.VM), "--"), text)
+}
+
+// eventColour is an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, green
+// for what works from now on.
+func eventColour(e control.Event) string {
+	switch {
+	case e.Level == "error":
+		return "31"
+	case e.Level == "warn" || e.Event == "refused":
+		return "33"
+	case e.Event == "proxy-listens" || e.Event == "in-force":
+		return "32"
+	}
+	return ""
+}
+
+// inColour follows https://no-color.org.
+func inColour(c *call) bool {
+	file, ok := c.stdout.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
+}

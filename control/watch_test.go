@@ -1,0 +1,146 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDeniedReachesTheClient(t *testing.T) {
+	d := serveFake(t, &fakeDaemon{}, defaults, "")
+	then := time.Date(2024, 11, 23, 7, 31, 8, 123, time.UTC)
+	got, err := NewClient(d.socket).Denied(t.Context(), []string{"bank"}, then)
+	want, _ := (&fakeDaemon{}).Denied(t.Context(), nil, then)
+	if err != nil || len(got) != 1 || got[0].VM != "bank" || got[0].Forgotten != 3 ||
+		got[0].Hosts[0] != want[0].Hosts[0] {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if len(d.asked) != 1 || d.asked[0] != "denied bank" {
+		t.Errorf("the daemon was asked %q", d.asked)
+	}
+	if _, err = NewClient(d.socket).Denied(t.Context(), []string{"bnak"}, then); err == nil ||
+		err.Error() != `no rule file for "bnak": there are "bank", "social"` {
+		t.Errorf("unknown: %v", err)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	d := serveFake(t, &fakeDaemon{left: make(chan error, 1)}, defaults, "")
+	enough := errors.New("enough")
+	count := 0
+	err := NewClient(d.socket).Watch(t.Context(), []string{"bank"}, func(e Event) error {
+		if count++; e.Event != Watching || e.Count != count {
+			t.Errorf("event %d is %+v", count, e)
+		}
+		if count == 1000 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Errorf("the client's error: %v", err)
+	}
+	if err := <-d.left; err == nil { // the daemon notices that the client has gone
+		t.Error("the daemon's Watch ended without an error")
+	}
+	err = NewClient(d.socket).Watch(t.Context(), []string{"bnak"}, nil)
+	if problem := (*DaemonError)(nil); !errors.As(err, &problem) || problem.Code != http.StatusNotFound {
+		t.Errorf("unknown: %v", err)
+	}
+	<-d.left
+}
+
+// Who does not read holds up nobody, and not the daemon's end either.
+func TestWatcherThatDoesNotRead(t *testing.T) {
+	quick := defaults
+	quick.end = 50 * time.Millisecond
+	d := serveFake(t, &fakeDaemon{left: make(chan error, 1)}, quick, "")
+	stuck := dial(t, d.socket)
+	if _, err := io.WriteString(stuck, "GET /v1/watch HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stuck.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewClient(d.socket).Status(t.Context()); err != nil {
+		t.Errorf("meanwhile: %v", err)
+	}
+	if err := d.end(); err != nil {
+		t.Error(err)
+	}
+	if err := <-d.left; err == nil {
+		t.Error("the daemon's Watch ended without an error")
+	}
+}
+
+func TestTooManyWatchers(t *testing.T) {
+	few := defaults
+	few.watchers = 1
+	d := serveFake(t, &fakeDaemon{}, few, "")
+	c := NewClient(d.socket)
+	enough := errors.New("enough")
+	err := c.Watch(t.Context(), nil, func(Event) error {
+		err := c.Watch(t.Context(), nil, func(Event) error { return errors.New("one too many") })
+		var problem *DaemonError
+		if !errors.As(err, &problem) || problem.Code != http.StatusTooManyRequests {
+			t.Errorf("the second watcher: %v", err)
+		}
+		if _, err := c.Status(t.Context()); err != nil {
+			t.Errorf("a verb meanwhile: %v", err)
+		}
+		return enough
+	})
+	if !errors.Is(err, enough) {
+		t.Errorf("the first watcher: %v", err)
+	}
+	for { // the server notices an end a little later than its client does
+		err := c.Watch(t.Context(), nil, func(Event) error { return enough })
+		if errors.Is(err, enough) {
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A stream that is none, or breaks off, ends with an error, and an endless line does not fill the memory.
+func TestWatchingAHostileDaemon(t *testing.T) {
+	const head = "HTTP/1.0 200 OK\r\n\r\n"
+	for answer, want := range map[string]string{
+		head: "vifproxyd broke off the conversation: see `journalctl -u vifproxyd`: EOF",
+		head + `{"event":"watching"}` + "\n" + `{"event":`: "makes no sense",
+		head + "<html>\n":                                        "makes no sense",
+		head + strings.Repeat(" ", maxEvent+1):                   "token too long",
+		"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n{}\n{}\n": "broke off the conversation",
+	} {
+		socket := filepath.Join(openDir(t), "s")
+		l, err := net.Listen("unix", socket)
+		must(t, err)
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+				io.WriteString(conn, answer)
+			}
+		}()
+		err = NewClient(socket).Watch(context.Background(), nil, func(Event) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60q: got %v, want %q", answer, err, want)
+		}
+		l.Close()
+		<-served
+	}
+}

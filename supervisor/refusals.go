@@ -1,0 +1,98 @@
+package supervisor
+
+import (
+	"container/list"
+	"net/netip"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"vifproxy/control"
+)
+
+// What an AppVM is refused is its own doing, as often and with as many names as it likes. So each has a list of
+// its own, which holds deniedHosts names of at most 1020 bytes (tinyproxy.Refused): 300 KB. Nothing it does changes
+// another's.
+const (
+	deniedHosts  = 256
+	refusedBurst = 20 // events, to the journal and to those who watch
+	refusedRate  = 1  // events a second
+)
+
+// refusals are the lists, by AppVM.
+type refusals map[netip.Addr]*refusalList
+
+type refusalList struct {
+	hosts     map[string]*list.Element
+	order     list.List // of *control.DeniedHost, newest first
+	forgotten int       // refusals of hosts that have been pushed out
+
+	events *rate.Limiter
+	kept   int // refusals since the last event that made none
+}
+
+func (r refusals) of(vm netip.Addr) *refusalList {
+	l := r[vm]
+	if l == nil {
+		l = &refusalList{hosts: map[string]*list.Element{}, events: rate.NewLimiter(refusedRate, refusedBurst)}
+		r[vm] = l
+	}
+	return l
+}
+
+// add counts one refusal. It returns whether to make an event of it, and how many before it made none.
+func (l *refusalList) add(host string, now time.Time) (tell bool, kept int) {
+	if e := l.hosts[host]; e != nil {
+		l.order.MoveToFront(e)
+	} else {
+		if len(l.hosts) == deniedHosts {
+			oldest := l.order.Remove(l.order.Back()).(*control.DeniedHost)
+			delete(l.hosts, oldest.Host)
+			l.forgotten += oldest.Count
+		}
+		l.hosts[host] = l.order.PushFront(&control.DeniedHost{Host: host, First: now})
+	}
+	entry := l.order.Front().Value.(*control.DeniedHost)
+	entry.Count++
+	entry.Last = now
+	if !l.events.AllowN(now, 1) {
+		l.kept++
+		return false, 0
+	}
+	kept, l.kept = l.kept, 0
+	return true, kept
+}
+
+// since is the hosts that were refused then or later, newest first.
+func (l *refusalList) since(then time.Time) []control.DeniedHost {
+	hosts := []control.DeniedHost{}
+	for e := l.order.Front(); e != nil; e = e.Next() {
+		h := e.Value.(*control.DeniedHost)
+		if h.Last.Before(then) {
+			break
+		}
+		hosts = append(hosts, *h)
+	}
+	return hosts
+}
+
+// denied is what an AppVM was refused.
+func (e *Events) denied(vm netip.Addr, since time.Time) (hosts []control.DeniedHost, forgotten int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if l := e.refusals[vm]; l != nil {
+		return l.since(since), l.forgotten
+	}
+	return []control.DeniedHost{}, 0
+}
+
+// forget drops the lists of AppVMs that have no rule file any more.
+func (e *Events) forget(wanted map[netip.Addr]*Desired) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for vm := range e.refusals {
+		if wanted[vm] == nil {
+			delete(e.refusals, vm)
+		}
+	}
+}
