@@ -283,6 +283,39 @@ func TestKilledDaemonClosesEverybodyOut(t *testing.T) {
 	})
 }
 
+func TestCleanTakesAwayWhatACrashLeft(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		before := s.ruleset()
+		s.start()
+		s.opens("work", "http://bank.example/")
+		if out, err := s.clean(); err == nil || !strings.Contains(out, "another vifproxyd is running") {
+			t.Errorf("while the daemon runs: %v\n%s", err, out)
+		}
+		if err := s.page("work", "http://bank.example/"); err != nil {
+			t.Errorf("after that: %v", err)
+		}
+		s.crash()
+		if s.ruleset() == before {
+			t.Error("a crash leaves no rules, so that this test shows nothing")
+		}
+		if out, err := s.clean(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		s.nothingLeft()
+		if files, err := os.ReadDir(s.runDir()); err != nil || len(files) > 0 {
+			t.Errorf("files left: %v %v", files, err)
+		}
+		if out, err := s.clean(); err != nil {
+			t.Errorf("with nothing to do: %v\n%s", err, out)
+		}
+		if now := s.ruleset(); sorted(now) != sorted(before) {
+			t.Errorf("now:\n%s\nbefore:\n%s", now, before)
+		}
+	})
+}
+
 func TestFlushedRulesAreRepaired(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.rules("work.10.137.0.11", bank)

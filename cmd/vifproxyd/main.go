@@ -39,7 +39,11 @@ func main() {
 	}
 	log := newLogger(o.logFormat, o.logLevel)
 	events := supervisor.NewEvents(log)
-	if err := run(o, log, events); err != nil {
+	do := run
+	if o.clean {
+		do = clean
+	}
+	if err := do(o, log, events); err != nil {
 		events.Emit(supervisor.DaemonFails, control.About{Err: err.Error()})
 		os.Exit(1)
 	}
@@ -61,9 +65,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	defer socket.Close()
 
 	// Closed first, then clean: no binding is left when the processes of an earlier run are ended.
-	fw, err := firewall.Open(ctx, log, o.firewall, firewall.Config{
-		ProxyPort: o.proxyPort, FirstPort: o.listenPorts.First, LastPort: o.listenPorts.Last,
-	})
+	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
 	if err != nil {
 		return err
 	}

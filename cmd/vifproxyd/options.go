@@ -26,6 +26,7 @@ type options struct {
 	drain                                     time.Duration
 	logFormat                                 string
 	logLevel                                  slog.Level
+	clean                                     bool
 }
 
 const usage = `Usage:
@@ -59,6 +60,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` of messages: debug, info, warn, error")
+	f.BoolVar(&o.clean, "clean", false, "take away what a vifproxyd that crashed has left: rules, proxies, files; then end")
 	f.BoolVar(&showVersion, "version", false, "print the version and end")
 	f.Usage = func() { printUsage(f, help) }
 

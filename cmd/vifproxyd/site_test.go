@@ -166,10 +166,7 @@ func (s *site) launch(flags ...string) *running {
 	os.Remove(path)
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	s.must(err)
-	args := append([]string{
-		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--control-socket=" + s.socket(),
-		"--log-format=text", "--log-level=debug",
-	}, flags...)
+	args := append(s.flags(), flags...)
 	d := &running{
 		cmd: s.Command(context.Background(), filepath.Join(programs, "vifproxyd"), args...),
 		log: &lockedBuffer{}, exited: make(chan struct{}), notify: notify,
@@ -206,6 +203,21 @@ func (s *site) launch(flags ...string) *running {
 		}
 	})
 	return d
+}
+
+// flags make a vifproxyd that of this site.
+func (s *site) flags() []string {
+	return []string{
+		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--control-socket=" + s.socket(),
+		"--log-format=text", "--log-level=debug",
+	}
+}
+
+// clean runs `vifproxyd --clean`.
+func (s *site) clean() (output string, err error) {
+	cmd := s.Command(s.Context(), filepath.Join(programs, "vifproxyd"), append(s.flags(), "--clean")...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 func (d *running) hasTold(state string) bool {

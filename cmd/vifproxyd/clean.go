@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/supervisor"
+)
+
+// clean takes away what a vifproxyd that crashed has left, for systemd's ExecStopPost=. It is a start and an end with
+// nothing in between, in the same order: closed first, then no process, then no rule. It leaves a running daemon alone.
+func clean(o options, log *slog.Logger, events *supervisor.Events) error {
+	ctx := context.Background()
+	socket, err := control.Listen(o.controlSocket, o.socketGroup)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
+
+	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
+	proxies, launchErr := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir)
+	if launchErr == nil {
+		proxies.Close()
+	}
+	if err == nil {
+		err = fw.Remove(ctx)
+	}
+	return errors.Join(err, launchErr)
+}
+
+// ports is what the firewall has to know.
+func (o options) ports() firewall.Config {
+	return firewall.Config{ProxyPort: o.proxyPort, FirstPort: o.listenPorts.First, LastPort: o.listenPorts.Last}
+}
