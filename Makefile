@@ -1,21 +1,47 @@
 # As root, on a fresh Debian or Fedora machine with Go: `make demo` shows what vifproxy does, `make test` tests it.
+# `make package` makes packages of it, and `make e2e`, on Debian, installs them into a machine of their own.
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
-COMMANDS    = vifproxyd vifproxyctl
+NFPM        = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+BIN        ?= bin
+DIST       ?= dist
 
-.PHONY: build test lint demo deps root clean
+# The version as dpkg and rpm order them: v1.2-3-gabc is 1.2+3.gabc; without a tag it comes before all releases.
+PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | \
+	sed 's/^v//; s/-/+/; s/-/./g' | grep . || echo 0~git$$(git rev-list --count HEAD).$$(git describe --always --dirty=.dirty))
+
+.PHONY: build package test e2e lint demo deps root clean
 
 build: ## static binaries in bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+# Files in the packages bear the time of the commit, so that the same sources give the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+
+package: export BIN := $(BIN)
+package: export ARCH := $(shell $(GO) env GOARCH)
+package: export PACKAGE_VERSION := $(PACKAGE_VERSION)
+package: export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
+package: build ## .deb and .rpm in dist/
+	mkdir -p $(BIN)/man $(DIST)
+	gzip -9nc packaging/man/vifproxyd.8 > $(BIN)/man/vifproxyd.8.gz
+	gzip -9nc packaging/man/vifproxyctl.1 > $(BIN)/man/vifproxyctl.1.gz
+	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager deb --target $(DIST)/
+	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager rpm --target $(DIST)/
 
 test: root deps build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
 	$(GO) test -race -timeout 30m ./...
 
+e2e: root ## the packages, on a Debian with a real systemd
+	@packaging/install-deps.sh e2e
+	$(GO) test -tags e2e -count 1 -timeout 40m ./packaging/...
+
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags e2e ./packaging/...
 	$(STATICCHECK) ./...
 
 demo: root deps build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
@@ -29,4 +55,4 @@ root:
 	@test "$$(id -u)" = 0 || { echo "make: run as root: network namespaces and firewalls are for root only" >&2; exit 1; }
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

@@ -1,0 +1,109 @@
+#!/bin/sh
+# Installs vifproxy in one firewall VM of Qubes OS without touching its template: everything goes below /rw/config, which
+# persists, and the VM's own start hooks it in. Run it in that VM, as root, where this directory and ../bin are (`make
+# build` makes ../bin, in any VM; the programs need nothing but tinyproxy, which the templates have). Run it again to
+# install another version.
+#
+#   install-rw.sh              install and start
+#   install-rw.sh uninstall    stop and remove; rule files stay
+#
+# R4.3's custom-persist does not run /rw/config/rc.local: there, use the package.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+home=/rw/config/vifproxy
+hook=/rw/config/rc.local
+line="$home/start # vifproxy"
+unit=/run/systemd/system/vifproxyd.service
+ctl=/usr/local/bin/vifproxyctl
+
+fail() {
+	echo "install-rw.sh: $*" >&2
+	exit 1
+}
+
+hook_in() {
+	if [ ! -e $hook ]; then
+		printf '#!/bin/sh\n' >$hook
+		chmod 755 $hook
+	elif [ ! -x $hook ]; then
+		# Empty but for comments, as Qubes makes it, it does nothing new when it runs. Otherwise that is not ours to decide.
+		if grep -q '^[[:space:]]*[^#[:space:]]' $hook; then
+			fail "$hook has commands in it but is not executable: chmod +x it if they shall run, else remove them"
+		fi
+		chmod +x $hook
+	fi
+	if ! grep -qxF "$line" $hook; then
+		# First of all: what follows may end in "exit 0".
+		{
+			head -n 1 $hook | grep '^#!' || echo '#!/bin/sh'
+			echo "$line"
+			sed '1{/^#!/d}' $hook
+		} >$hook.new
+		chmod --reference=$hook $hook.new
+		mv $hook.new $hook
+	fi
+}
+
+install_all() {
+	[ ! -e /usr/bin/vifproxyd ] ||
+		fail "the package vifproxy is installed: turn it on with \`qvm-service NAME vifproxy on\` in dom0"
+	[ -x "$here/../bin/vifproxyd" ] && [ -x "$here/../bin/vifproxyctl" ] ||
+		fail "no programs in $here/../bin: run \`make build\` first, and bring that directory along"
+	[ -x /usr/bin/tinyproxy ] || fail "/usr/bin/tinyproxy is missing: install tinyproxy in the template"
+
+	running=$(systemctl is-active vifproxyd.service || true)
+	mkdir -p $home/bin /rw/config/tinyproxy
+	install -m 755 "$here/../bin/vifproxyd" "$here/../bin/vifproxyctl" $home/bin
+	# There is no service flag: the hook is the switch.
+	sed "/^#/d; /^ConditionPathExists=/d; s|/usr/bin/vifproxyd|$home/bin/vifproxyd|" \
+		"$here/vifproxyd.service" >$home/vifproxyd.service
+	cat >$home/start.new <<-END
+		#!/bin/sh
+		# Run by $hook at each start of this VM, whose root file system is new then. Made by install-rw.sh.
+		set -e
+		mkdir -p ${unit%/*} ${ctl%/*}
+		cp $home/vifproxyd.service $unit
+		[ -e $ctl ] || ln -sf $home/bin/vifproxyctl $ctl
+		systemctl daemon-reload
+		systemctl --no-block start vifproxyd.service
+	END
+	chmod 755 $home/start.new
+	mv $home/start.new $home/start
+	hook_in
+
+	$home/start
+	if [ "$running" = active ]; then
+		systemctl restart vifproxyd.service
+	fi
+	systemctl start vifproxyd.service || fail "vifproxyd does not start: see \`journalctl -u vifproxyd\`"
+	echo "vifproxyd runs, and will at each start of this VM. Rule files go to /rw/config/tinyproxy; see \`vifproxyctl show\`."
+}
+
+uninstall() {
+	if [ -e $unit ]; then
+		systemctl stop vifproxyd.service
+		rm $unit
+		systemctl daemon-reload
+	fi
+	if [ "$(readlink $ctl || true)" = $home/bin/vifproxyctl ]; then
+		rm $ctl
+	fi
+	if [ -e $hook ] && grep -qxF "$line" $hook; then
+		grep -vxF "$line" $hook >$hook.new || true # no line is left
+		chmod --reference=$hook $hook.new
+		mv $hook.new $hook
+		# As hook_in makes it where there is none.
+		[ "$(cat $hook)" != '#!/bin/sh' ] || rm $hook
+	fi
+	rm -rf $home
+	echo "vifproxy is removed. Rule files stay in /rw/config/tinyproxy."
+}
+
+[ "$(id -u)" = 0 ] || fail "run as root"
+[ -d /rw/config ] || fail "there is no /rw/config: this is no VM of Qubes OS, or a template; install the package"
+case ${1-install} in
+install) install_all ;;
+uninstall) uninstall ;;
+*) fail "want install or uninstall, not $1" ;;
+esac
