@@ -1,0 +1,180 @@
+//go:build e2e
+
+package packaging
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"vifproxy/internal/lab"
+)
+
+// pkg is one build of the packages.
+type pkg struct{ version, deb, rpm string }
+
+var builds struct {
+	sync.Once
+	now, before pkg
+	err         error
+}
+
+// packages builds what is in the working tree, and the same as an earlier version, for upgrades.
+func packages(t *testing.T) (now, before pkg) {
+	t.Helper()
+	builds.Do(func() {
+		var dir string
+		if dir, builds.err = os.MkdirTemp("", "vifproxy-packages-"); builds.err != nil {
+			return
+		}
+		atEnd = append(atEnd, func() { os.RemoveAll(dir) })
+		if builds.now, builds.err = build(dir, "9.0"); builds.err == nil {
+			builds.before, builds.err = build(dir, "8.9")
+		}
+	})
+	must(t, builds.err)
+	return builds.now, builds.before
+}
+
+// atEnd is what to do when all tests have run.
+var atEnd []func()
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, f := range atEnd {
+		f()
+	}
+	os.Exit(code)
+}
+
+// build runs `make package` in a directory of its own.
+func build(dir, version string) (pkg, error) {
+	dir, err := os.MkdirTemp(dir, "build-")
+	if err != nil {
+		return pkg{}, err
+	}
+	cmd := exec.Command("make", "--no-print-directory", "-C", "..", "package", "BIN="+filepath.Join(dir, "bin"),
+		"DIST="+dir, "VERSION=v"+version, "PACKAGE_VERSION="+version)
+	// Not what the make that runs this test has for itself.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "MAKE") })
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return pkg{}, fmt.Errorf("make package: %w\n%s", err, out)
+	}
+	p := pkg{version: "v" + version}
+	for kind, path := range map[string]*string{"*.deb": &p.deb, "*.rpm": &p.rpm} {
+		found, err := filepath.Glob(filepath.Join(dir, kind))
+		if err != nil || len(found) != 1 {
+			return pkg{}, fmt.Errorf("make package made %v %v", found, err)
+		}
+		*path = found[0]
+	}
+	return p, nil
+}
+
+func TestSameSourcesSameBytes(t *testing.T) {
+	now, _ := packages(t)
+	again, err := build(t.TempDir(), strings.TrimPrefix(now.version, "v"))
+	must(t, err)
+	for _, pair := range [][2]string{{now.deb, again.deb}, {now.rpm, again.rpm}} {
+		var sums [2][32]byte
+		for i, path := range pair {
+			text, err := os.ReadFile(path)
+			must(t, err)
+			sums[i] = sha256.Sum256(text)
+		}
+		if sums[0] != sums[1] {
+			t.Errorf("%s and %s differ", pair[0], pair[1])
+		}
+	}
+}
+
+func TestLintianIsContent(t *testing.T) {
+	now, _ := packages(t)
+	out, err := exec.Command("lintian", "--allow-root", "--fail-on=error,warning", now.deb).CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("lintian: %v\n%s", err, out)
+	}
+}
+
+// contents are files that both packages have, apart from documentation.
+var contents = []string{
+	"/etc/default/vifproxyd",
+	"/usr/bin/vifproxyctl",
+	"/usr/bin/vifproxyd",
+	"/usr/lib/systemd/system-preset/50-vifproxyd.preset",
+	"/usr/lib/systemd/system/vifproxyd.service",
+	"/usr/share/man/man1/vifproxyctl.1.gz",
+	"/usr/share/man/man8/vifproxyd.8.gz",
+}
+
+func TestContents(t *testing.T) {
+	now, _ := packages(t)
+	for kind, list := range map[string]*exec.Cmd{
+		"deb": exec.Command("sh", "-c", `dpkg-deb --fsys-tarfile "$1" | tar t | sed 's/^\.//'`, "sh", now.deb),
+		"rpm": exec.Command("rpm", "-qlp", now.rpm),
+	} {
+		out, err := list.Output()
+		must(t, err)
+		files := slices.DeleteFunc(strings.Fields(string(out)), func(file string) bool {
+			return strings.HasSuffix(file, "/") || strings.HasPrefix(file, "/usr/share/doc/") ||
+				strings.HasPrefix(file, "/usr/share/licenses/") || strings.HasPrefix(file, "/usr/share/lintian/")
+		})
+		slices.Sort(files)
+		if !slices.Equal(files, contents) {
+			t.Errorf("the .%s has\n%s\nwant\n%s", kind, strings.Join(files, "\n"), strings.Join(contents, "\n"))
+		}
+	}
+	query := func(args ...string) string {
+		out, err := exec.Command("rpm", append([]string{"-qp", now.rpm}, args...)...).Output()
+		must(t, err)
+		return string(out)
+	}
+	if out := query("--requires"); !strings.Contains(out, "tinyproxy >= 1.10\n") ||
+		!strings.Contains(out, "(nftables or iptables)\n") {
+		t.Errorf("the .rpm requires\n%s", out)
+	}
+	if out := query("--configfiles"); out != "/etc/default/vifproxyd\n" {
+		t.Errorf("configuration files of the .rpm:\n%s", out)
+	}
+	if out := query("--queryformat", "[%{FILEFLAGS:fflags} %{FILENAMES}\n]"); !strings.Contains(out, "cn /etc/default/vifproxyd\n") {
+		t.Errorf("an upgrade would replace users' options:\n%s", out)
+	}
+}
+
+// The .rpm's scripts, by rpm, with a real systemd. There is no Fedora to be had from Debian.
+func TestRPM(t *testing.T) {
+	now, before := packages(t)
+	m := newMachine(t, lab.R42)
+	m.newRoot(nil)
+	m.boot()
+	m.rule("banking.10.137.0.11", "#: format domains", "bank.example")
+	m.attach("banking", "10.137.0.11")
+	m.install(before.rpm)
+	if state := m.property("ActiveState") + " " + m.property("UnitFileState"); state != "inactive enabled" {
+		t.Errorf("after the installation the unit is %s", state)
+	}
+	m.run("systemctl", "start", "vifproxyd")
+	m.served("banking", "bank.example", "shop.example")
+	m.run("sh", "-c", `echo 'OPTIONS="--log-level=debug"' >> /etc/default/vifproxyd`)
+	m.install(now.rpm)
+	if out := m.run("vifproxyctl", "version"); !strings.Contains(out, now.version) {
+		t.Errorf("after the upgrade: %s", out)
+	}
+	m.served("banking", "bank.example", "shop.example")
+	if out := m.run("cat", "/etc/default/vifproxyd"); !strings.Contains(out, "\nOPTIONS=") {
+		t.Errorf("the upgrade took away options:\n%s", out)
+	}
+	m.run("rpm", "--erase", "vifproxy")
+	m.nothingLeft()
+	if out := m.run("find", "/etc/systemd", "/usr", "-name", "*vifproxy*"); out != "" {
+		t.Errorf("after the removal there is\n%s", out)
+	}
+	must(t, m.Detach("vif2.0"))
+	m.halt()
+}
