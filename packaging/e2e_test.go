@@ -237,15 +237,15 @@ func (m *machine) journalHasFields() {
 	})
 }
 
-// flush empties the chains that lead to the proxies, as another program may do.
+// flush does what another program may do: with nftables it empties the chains that lead to the proxies, with iptables it
+// loads its own rules instead of all there are.
 func (m *machine) flush() {
 	m.Helper()
 	if m.Ruleset == lab.R42 {
 		m.run("nft", "flush", "chain", "ip", "qubes", "custom-input")
 		m.run("nft", "flush", "chain", "ip", "vifproxy", "prerouting")
 	} else {
-		m.run("iptables", "-F", "INPUT")
-		m.run("iptables", "-t", "nat", "-F", "VIFPROXY")
+		must(m.T, m.LoadRules(m.Context()))
 	}
 }
 
