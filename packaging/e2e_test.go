@@ -123,6 +123,7 @@ func TestInQubes(t *testing.T) {
 	m.step("ready", (*machine).readyAfterTheFirstReconcile)
 	m.step("journal", (*machine).journalHasFields)
 	m.step("reload", (*machine).reloadRepairs)
+	m.step("verbs", (*machine).verbsWork)
 	m.step("restart", (*machine).restartIsQuick)
 	m.step("watchdog", (*machine).watchdogRestarts)
 	m.step("hardened", (*machine).unitIsHardened)
@@ -235,6 +236,29 @@ func (m *machine) journalHasFields() {
 		}
 		return nil
 	})
+	out := m.run("journalctl", "--unit=vifproxyd", "--boot", "--catalog")
+	if !strings.Contains(out, "Subject: vifproxyd starts") || !strings.Contains(out, "Defined-By: vifproxy") {
+		m.Errorf("the journal explains nothing:\n%s", out)
+	}
+}
+
+// What the daemon starts on request, it must be able to under its unit's restrictions.
+func (m *machine) verbsWork() {
+	if out := m.run("vifproxyctl", "explain", "banking", "https://bank.example/"); !strings.Contains(out, "bank.example") {
+		m.Errorf("explain: %s", out)
+	}
+	if out, err := m.try("vifproxyctl", "explain", "banking", "https://shop.example/"); err == nil {
+		m.Errorf("explain lets pass what is refused: %s", out)
+	}
+	m.run("vifproxyctl", "allow", "banking", "shop.example", "--for=10m")
+	m.served("banking", "shop.example", "other.example")
+	m.run("vifproxyctl", "deny", "banking", "shop.example")
+	m.served("banking", "bank.example", "shop.example")
+	if out := m.run("vifproxyctl", "denied", "banking"); !strings.Contains(out, "shop.example") {
+		m.Errorf("denied: %s", out)
+	}
+	m.run("vifproxyctl", "kill-all-and-restart")
+	m.served("banking", "bank.example", "shop.example")
 }
 
 // flush does what another program may do: with nftables it empties the chains that lead to the proxies, with iptables it

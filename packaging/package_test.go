@@ -107,6 +107,7 @@ var contents = []string{
 	"/etc/default/vifproxyd",
 	"/usr/bin/vifproxyctl",
 	"/usr/bin/vifproxyd",
+	"/usr/lib/systemd/catalog/vifproxy.catalog",
 	"/usr/lib/systemd/system-preset/50-vifproxyd.preset",
 	"/usr/lib/systemd/system/vifproxyd.service",
 	"/usr/share/man/man1/vifproxyctl.1.gz",
