@@ -15,6 +15,7 @@ type Generation struct {
 	Port    uint16
 	Ready   bool      // it listens; until then it is starting
 	Dying   bool      // told to end; nothing is expected of it any more
+	Deaf    bool      // its port is not its own any more
 	Retired time.Time // since when a newer one serves; zero if not
 	Idle    bool      // retired, and no client is connected any more
 }
@@ -126,7 +127,7 @@ func serving(a *Actual, target *Policy) *Generation {
 	var best *Generation
 	for i := range a.Generations {
 		g := &a.Generations[i]
-		if !g.Ready || g.Dying || g.Policy.Bind != target.Bind {
+		if !g.Ready || g.Dying || g.Deaf || g.Policy.Bind != target.Bind {
 			continue
 		}
 		if best == nil || g.Policy.key == target.key || best.Policy.key != target.key {
@@ -160,6 +161,8 @@ func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time
 			if !slices.ContainsFunc(coming, func(c *Policy) bool { return c.key == g.Policy.key }) {
 				p.end(g, true, "its rules have changed again")
 			}
+		case g.Deaf:
+			p.end(g, true, "its port is not its own any more")
 		case serving == nil:
 			p.end(g, true, "the gateway has changed")
 		case !serving.Policy.permitsAll(g.Policy):

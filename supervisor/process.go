@@ -105,7 +105,11 @@ func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
 	if !p.Dying {
 		p.vm.good = p.Policy
-		delete(p.vm.failures, p.Policy.key)
+		if f, had := p.vm.failures[p.Policy.key]; had {
+			// How often it failed is forgotten when it has served for a while, in next: coming up is no merit of a
+			// process that ends right after.
+			p.vm.failures[p.Policy.key] = Failure{Count: f.Count}
+		}
 	}
 	s.Log.Info("proxy listens", "vm", p.Policy.Name, "ip", p.vm.addr, "port", p.Port, "pid", proxy.PID(),
 		"ms", p.ready.Sub(p.started).Milliseconds())
@@ -135,6 +139,22 @@ func (s *Supervisor) ended(p *process, err error) {
 		vm.restarts++
 	}
 	s.failed(vm, p.Policy, now, err, false, now.Sub(p.ready))
+}
+
+// verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
+// is somebody else's, counts as one that has died.
+func (s *Supervisor) verify(now time.Time) {
+	for _, vm := range s.vms {
+		p := vm.current
+		if p == nil || p.Dying || p.Deaf {
+			continue
+		}
+		if err := p.proxy.Listens(); err != nil {
+			p.Deaf = true
+			vm.restarts++
+			s.failed(vm, p.Policy, now, err, false, now.Sub(p.ready))
+		}
+	}
 }
 
 // named tells whether a process runs under an AppVM's name.
@@ -199,14 +219,15 @@ func (s *Supervisor) prune() {
 // atRest tells whether no process is on its way up or down.
 func (s *Supervisor) atRest() bool {
 	for _, vm := range s.vms {
-		for _, p := range vm.processes {
-			if !p.Ready || p.Dying {
-				return false
-			}
+		if slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
+			return false
 		}
 	}
 	return true
 }
+
+// rests tells whether a process is neither on its way up nor down.
+func (p *process) rests() bool { return p.Ready && !p.Dying }
 
 // pollRetired looks whether retired processes still serve anybody.
 func (s *Supervisor) pollRetired(now time.Time) {

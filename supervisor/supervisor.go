@@ -13,6 +13,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ type Proxy interface {
 	Stop()                 // asks it to end, then makes it; returns when nothing of it is left
 	Kill()                 // the same without asking
 	Clients() (int, error) // established connections of its AppVM
+	Listens() error        // nil if the kernel says that its port is its own
 	Current() error        // it is the one that serves: what is on disk under the AppVM's name tells of it
 }
 
@@ -88,7 +90,7 @@ type Supervisor struct {
 
 	due struct { // when to do what; zero: not
 		links, rules time.Time // read them
-		check        time.Time // that the firewall is as we left it
+		check        time.Time // that firewall and sockets are as we left them
 		everything   time.Time // the slow look
 		drain        time.Time // look at retired processes
 		plan         time.Time // what the last plan put off
@@ -99,7 +101,7 @@ type Supervisor struct {
 	checked  time.Time // when the firewall was last looked at because of a hint
 	changed  bool      // mail changed something that the plan depends on
 	troubles troubles
-	waiters  []chan<- answer
+	waiters  []*waiter
 	ready    bool                  // and systemd knows
 	summary  string                // as last told to systemd
 	states   map[string]stateSince // by name and address
@@ -201,6 +203,7 @@ func (s *Supervisor) read(now time.Time) bool {
 	if take(&s.due.check, now) {
 		work = true
 		s.checked = now
+		s.verify(now)
 	}
 	if take(&s.due.drain, now) {
 		work = true
@@ -242,12 +245,16 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		s.ready, s.due.ready = true, time.Time{}
 		s.notify("READY=1")
 	}
-	if settled {
-		for _, w := range s.waiters {
-			w <- answer{status: status}
+	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
+		if w.last == 0 {
+			w.last = s.lastID + 1 // what its request set going has been started by now
 		}
-		s.waiters = nil
-	}
+		if s.onItsWay(w) {
+			return false
+		}
+		w.reply <- answer{status: status}
+		return true
+	})
 }
 
 // next is the earliest of all that is due.
