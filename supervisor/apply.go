@@ -23,7 +23,10 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 	for _, end := range p.End {
 		if q := s.process(end.ID); q != nil {
 			s.Log.Info("proxy ends", "vm", q.Policy.Name, "ip", q.vm.addr, "port", q.Port, "why", end.Why)
-			q.tell(end.Kill)
+			if err != nil && end.How == Soon {
+				end.How = Now // for what is new still comes to it
+			}
+			q.tell(end.How)
 		}
 	}
 	if err == nil {
@@ -97,7 +100,7 @@ func (s *Supervisor) shutdown() error {
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {
-				p.tell(false)
+				p.tell(Gently)
 			}
 		}
 	}

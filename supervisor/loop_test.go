@@ -621,3 +621,60 @@ func TestVerbsDoNotWaitForOthers(t *testing.T) {
 		}
 	})
 }
+
+func TestEmptyFileIsWaitedFor(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		empty := func() {
+			if err := os.Truncate(filepath.Join(m.dir, "social.10.137.0.1"), 0); err != nil {
+				t.Fatal(err)
+			}
+			m.Wake(Rules)
+		}
+		empty() // as `command >file` does long before the command writes
+		m.expect(m.after(50*time.Millisecond), "")
+		m.file("social.10.137.0.1", "a", "b")
+		if got := m.after(time.Second); !strings.Contains(got, ": a b :2") || strings.Contains(got, "kill") {
+			t.Errorf("written in place:\n%s", got)
+		}
+		empty() // and now it is meant
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1:  :3
+			unbind vif1.0 10.137.0.1 :2
+			bind vif1.0 10.137.0.1 :3
+			kill :1
+			kill :2`)
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		empty()
+		if _, err := m.Update(m.ctx); err != nil || !strings.Contains(m.took(), "kill :4") {
+			t.Errorf("update waits for no writer: %v", err)
+		}
+	})
+}
+
+// TestOldTunnelOutlivesManyAdditions has more changes within a second than older processes may stay.
+func TestOldTunnelOutlivesManyAdditions(t *testing.T) {
+	run(t, func(m *machine) {
+		lines := []string{"a"}
+		m.file("social.10.137.0.1", lines...)
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		tunnel := m.proxy("social")
+		for i := range 10 {
+			lines = append(lines, fmt.Sprint("a", i))
+			m.file("social.10.137.0.1", lines...)
+			m.after(50 * time.Millisecond)
+			m.set(func() {
+				for _, p := range m.alive {
+					p.idle = p != tunnel
+				}
+			})
+		}
+		m.after(time.Minute)
+		if m.set(func() {}); m.alive[tunnel.port] != tunnel || len(m.alive) != 2 {
+			t.Errorf("the tunnel's process should live, and only it beside the newest: %v", m.alive)
+		}
+	})
+}

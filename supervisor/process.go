@@ -11,6 +11,12 @@ import (
 // twenty VMs may need a second or two.
 const startBound = 10 * time.Second
 
+// Revoked hosts are to be out of reach within 100 ms of the file's change, and of that the new process takes some.
+const (
+	finishBound = 40 * time.Millisecond
+	finishPoll  = 3 * time.Millisecond
+)
+
 // appVM is what the loop remembers of one AppVM.
 type appVM struct {
 	addr      netip.Addr
@@ -28,7 +34,7 @@ type process struct {
 	proxy   Proxy // nil until it is ready
 	started time.Time
 	ready   time.Time
-	end     chan bool // capacity 1: true to kill, false to stop
+	end     chan Ending // capacity 1
 	abandon context.CancelFunc
 }
 
@@ -63,7 +69,7 @@ func (s *Supervisor) start(policy *Policy, now time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{
 		Generation: Generation{ID: s.lastID, Policy: policy, Port: port},
-		vm:         vm, started: now, end: make(chan bool, 1), abandon: cancel,
+		vm:         vm, started: now, end: make(chan Ending, 1), abandon: cancel,
 	}
 	vm.processes = append(vm.processes, p)
 	s.running.Go(func() {
@@ -82,21 +88,45 @@ func (s *Supervisor) run(ctx context.Context, p *process) {
 	s.post(func() { s.cameUp(p, proxy) })
 	select {
 	case <-proxy.Done():
-	case kill := <-p.end:
-		if kill {
-			proxy.Kill()
-		} else {
+	case how := <-p.end:
+		switch how {
+		case Gently:
 			proxy.Stop()
+		case Soon:
+			finish(proxy)
+			fallthrough
+		case Now:
+			proxy.Kill()
 		}
 	}
 	s.post(func() { s.ended(p, proxy.Err()) })
 }
 
+// finish waits until a proxy that no new connection comes to has answered what it was asked. That takes a fraction of
+// finishBound, unless something is downloading or tunnelled.
+func finish(proxy Proxy) {
+	tick := time.NewTicker(finishPoll)
+	defer tick.Stop()
+	over := time.After(finishBound)
+	for {
+		if clients, err := proxy.Clients(); err != nil || clients == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-proxy.Done():
+			return
+		case <-over:
+			return
+		}
+	}
+}
+
 // tell ends a generation, whatever it is doing.
-func (p *process) tell(kill bool) {
+func (p *process) tell(how Ending) {
 	p.Dying = true
 	p.abandon()
-	p.end <- kill
+	p.end <- how
 }
 
 // cameUp is the news that a proxy listens.

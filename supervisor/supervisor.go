@@ -158,6 +158,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 // schedule turns reasons into times: at once, or when a burst is over.
 func (s *Supervisor) schedule(reasons Reason, now time.Time) {
 	if reasons.has(Force) || isDue(s.due.everything, now) {
+		s.burst = time.Time{}
 		s.due.links, s.due.rules, s.due.check = now, now, now
 		s.due.everything = now.Add(s.Interval)
 		return
@@ -189,12 +190,19 @@ func (s *Supervisor) read(now time.Time) bool {
 		}
 	}
 	if take(&s.due.rules, now) {
-		work = true
-		s.burst = time.Time{}
 		set, err := s.ReadRules()
-		if s.due.rules = s.troubles.note(s.Log, now, "rules", err); err == nil {
+		over := s.burst.Add(settleMost) // long ago, if nothing settles
+		s.due.rules = s.troubles.note(s.Log, now, "rules", err)
+		switch {
+		case err == nil && now.Before(over) && truncated(s.inputs.Rules, set):
+			s.due.rules = over // somebody is about to write
+		case err == nil:
 			s.inputs.Rules = set
 			clear(s.cache)
+			fallthrough
+		default:
+			work = true
+			s.burst = time.Time{}
 		}
 	}
 	if s.expire(now) {
@@ -205,11 +213,7 @@ func (s *Supervisor) read(now time.Time) bool {
 		s.checked = now
 		s.verify(now)
 	}
-	if take(&s.due.drain, now) {
-		work = true
-		s.pollRetired(now)
-	}
-	if take(&s.due.plan, now) || take(&s.due.ready, now) {
+	if take(&s.due.drain, now) || take(&s.due.plan, now) || take(&s.due.ready, now) {
 		work = true
 	}
 	if !work {
@@ -222,8 +226,18 @@ func (s *Supervisor) read(now time.Time) bool {
 	return true
 }
 
+// truncated tells whether a rule file has become empty, which is how writing in place begins.
+func truncated(before, now rules.Set) bool {
+	return slices.ContainsFunc(now.Files, func(f rules.File) bool {
+		return f.Empty && slices.ContainsFunc(before.Files, func(old rules.File) bool {
+			return old.Path == f.Path && !old.Empty
+		})
+	})
+}
+
 // reconcile computes the difference between what should be and what is, and does it.
 func (s *Supervisor) reconcile(now time.Time) {
+	s.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := s.want
 	s.want = desired(s.inputs, s.cache)
 	s.tellNews(before)
