@@ -132,18 +132,18 @@ func TestTwoHundredEditsUnderLoad(t *testing.T) {
 		}
 		s.must(tunnel.works())
 		if n := len(s.proxies()); n > 5 { // the serving one, three older ones, one on its way up or down
-			t.Errorf("%d processes for one AppVM", n)
+			s.Errorf("%d processes for one AppVM", n)
 		}
 
-		t.Logf("while lines were added: %s", end())
+		s.Logf("while lines were added: %s", end())
 
 		// Its host's line goes, and it with it.
 		s.rules(file, bank)
 		removed := time.Now()
 		if err := tunnel.dies(); err != nil {
-			t.Errorf("the tunnel to a revoked host: %v", err)
+			s.Errorf("the tunnel to a revoked host: %v", err)
 		}
-		t.Logf("tunnel cut %v after its host was removed", time.Since(removed).Round(time.Millisecond))
+		s.Logf("tunnel cut %v after its host was removed", time.Since(removed).Round(time.Millisecond))
 
 		end = s.load("work", true, "http://bank.example/", "https://bank.example/")
 
@@ -161,7 +161,7 @@ func TestTwoHundredEditsUnderLoad(t *testing.T) {
 				s.refuses("work", "http://shop.example/", "https://shop.example/")
 			}
 		}
-		t.Logf("while lines came and went: %s", end())
+		s.Logf("while lines came and went: %s", end())
 		s.stop()
 	})
 }
@@ -178,14 +178,14 @@ func TestRestartUnderLoad(t *testing.T) {
 		for range 5 {
 			pid := s.show()["work"].PID
 			if _, errs, status := s.ctl("restart", "work"); status != 0 {
-				t.Fatalf("restart: exit status %d: %s", status, errs)
+				s.Fatalf("restart: exit status %d: %s", status, errs)
 			}
 			if vm := s.show()["work"]; vm.PID == pid || vm.State != control.Running {
-				t.Errorf("restarted: %+v, before pid %d", vm, pid)
+				s.Errorf("restarted: %+v, before pid %d", vm, pid)
 			}
 		}
 		if now := s.show()["play"]; now.PID != play.PID {
-			t.Errorf("play was restarted too: %+v", now)
+			s.Errorf("play was restarted too: %+v", now)
 		}
 
 		// Restarting took nothing away: the tunnel goes on, but not for ever.
@@ -194,7 +194,7 @@ func TestRestartUnderLoad(t *testing.T) {
 		s.ctl("restart", "work")
 		s.must(tunnel.works())
 		if err := tunnel.dies(); err != nil {
-			t.Errorf("--drain is over: %v", err)
+			s.Errorf("--drain is over: %v", err)
 		}
 		s.until("its process has ended", func() error {
 			if slices.Contains(s.proxies(), old) {
@@ -202,7 +202,7 @@ func TestRestartUnderLoad(t *testing.T) {
 			}
 			return nil
 		})
-		t.Logf("while it restarted 6 times: %s", end())
+		s.Logf("while it restarted 6 times: %s", end())
 		s.stop()
 	})
 }
@@ -224,14 +224,14 @@ func TestGenerationsAreBounded(t *testing.T) {
 	for i, tunnel := range tunnels {
 		if i < 3 {
 			if err := tunnel.dies(); err != nil {
-				t.Errorf("tunnel %d of 6: %v", i, err)
+				s.Errorf("tunnel %d of 6: %v", i, err)
 			}
 		} else if err := tunnel.works(); err != nil {
-			t.Errorf("tunnel %d of 6, of the newest three: %v", i, err)
+			s.Errorf("tunnel %d of 6, of the newest three: %v", i, err)
 		}
 	}
 	if n := len(s.proxies()); n != 4 {
-		t.Errorf("%d processes, want one and three older ones", n)
+		s.Errorf("%d processes, want one and three older ones", n)
 	}
 	s.stop()
 }
