@@ -78,6 +78,7 @@ func TestMeddlingIsRepaired(t *testing.T) {
 
 // TestTwoManagersDoNotFight deletes the jump as soon as it is there, for as long as some repairs take.
 func TestTwoManagersDoNotFight(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.rules("work.10.137.0.11", bank)
 	s.attach("work", "10.137.0.11")

@@ -62,6 +62,7 @@ func (s *site) undisturbed(before control.VM, page string) {
 }
 
 func TestWhatIsWrongInARuleFile(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.pair()
 	work, play := s.show()["work"], s.show()["play"]
@@ -115,6 +116,7 @@ func TestWhatIsWrongInARuleFile(t *testing.T) {
 }
 
 func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.pair()
 	work, play := s.show()["work"], s.show()["play"]
@@ -136,6 +138,7 @@ func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
 }
 
 func TestFullRuntimeDirectory(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.must(os.Mkdir(s.runDir(), 0o755))
 	s.must(syscall.Mount("tmpfs", s.runDir(), "tmpfs", 0, "size=256k,mode=755"))
@@ -158,6 +161,7 @@ func TestFullRuntimeDirectory(t *testing.T) {
 }
 
 func TestExhaustedPorts(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.pair("--listen-ports=61000-61001")
 	work, play := s.show()["work"], s.show()["play"]
@@ -226,6 +230,7 @@ func (s *site) program(content string) {
 }
 
 func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	real, err := os.ReadFile("/usr/bin/tinyproxy")
 	s.must(err)

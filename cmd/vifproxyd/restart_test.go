@@ -156,6 +156,7 @@ func TestLeftoversAreNotTrusted(t *testing.T) {
 
 // TestManyComeBackTogether has more AppVMs than are started one by one in the time that it takes to be ready.
 func TestManyComeBackTogether(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	var names []string
 	for i := range 20 {

@@ -209,6 +209,7 @@ func TestRestartUnderLoad(t *testing.T) {
 
 // TestGenerationsAreBounded has more tunnels in older processes than may stay.
 func TestGenerationsAreBounded(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.rules("work.10.137.0.11", echo)
 	s.attach("work", "10.137.0.11")
