@@ -25,6 +25,10 @@ type File struct {
 	Addr netip.Addr // of the AppVM, IPv4
 	Path string
 
+	// Empty tells that there is no byte in it: what one revokes everything with, and also what a shell's > or an
+	// editor that writes in place leaves for a moment.
+	Empty bool
+
 	entries    []Line // patterns as written, or canonical host names
 	domains    bool   // whether they are names
 	formatLine int    // the line that says so, or says the contrary
@@ -102,7 +106,7 @@ func ParseFile(path string, content []byte) (File, error) {
 	if len(content) > maxSize {
 		return File{}, tooLarge(path)
 	}
-	f := File{Name: name, Addr: addr, Path: path}
+	f := File{Name: name, Addr: addr, Path: path, Empty: len(content) == 0}
 	for i, line := range sourceLines(content) {
 		if flaw := f.add(line, i+1); flaw != nil {
 			flaw.Path, flaw.Line = path, i+1

@@ -26,7 +26,10 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 			s.Events.Emit(proxyEnds, control.About{
 				VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid(), Why: end.Why,
 			})
-			q.tell(end.Kill)
+			if err != nil && end.How == Soon {
+				end.How = Now // for what is new still comes to it
+			}
+			q.tell(end.How)
 		}
 	}
 	if err == nil {
@@ -110,7 +113,7 @@ func (s *Supervisor) shutdown() error {
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {
-				p.tell(false)
+				p.tell(Gently)
 			}
 		}
 	}

@@ -122,6 +122,7 @@ type fakeProxy struct {
 	done   chan struct{}
 	err    error
 	idle   bool
+	deaf   error // why it does not listen any more
 }
 
 func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {
@@ -131,9 +132,10 @@ func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, err
 	if m.startErr != nil {
 		err = m.startErr(p)
 	}
+	delay := m.delay
 	m.mu.Unlock()
 	select {
-	case <-time.After(m.delay):
+	case <-time.After(delay):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -153,8 +155,13 @@ func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
 func (p *fakeProxy) Done() <-chan struct{} { return p.done }
 func (p *fakeProxy) Err() error            { return p.err }
 func (p *fakeProxy) Current() error        { return nil }
-func (p *fakeProxy) Stop()                 { p.gone("stop", nil) }
-func (p *fakeProxy) Kill()                 { p.gone("kill", nil) }
+func (p *fakeProxy) Listens() error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return p.deaf
+}
+func (p *fakeProxy) Stop() { p.gone("stop", nil) }
+func (p *fakeProxy) Kill() { p.gone("kill", nil) }
 func (p *fakeProxy) Clients() (int, error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
@@ -543,6 +550,130 @@ func TestHintsOfAnotherManagerDoNotMakeAFight(t *testing.T) {
 		synctest.Wait()
 		if m.syncs > 2 {
 			t.Errorf("%d looks at the firewall in a second of hints", m.syncs)
+		}
+	})
+}
+
+func TestOneThatComesUpAndDiesBacksOff(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		starts := 0
+		for range 600 {
+			starts += strings.Count(m.after(time.Second), "start ")
+			m.set(func() {
+				for _, p := range m.alive {
+					go p.gone("die", errors.New("ended by itself with status 0"))
+				}
+			})
+		}
+		if starts > 40 {
+			t.Errorf("%d starts in ten minutes of a proxy that never stays up", starts)
+		}
+		if vm := m.vm("social"); vm.State != control.Failed || vm.Error != "ended by itself with status 0" {
+			t.Errorf("%+v", vm)
+		}
+		m.after(time.Minute)
+		if vm := m.vm("social"); vm.State != control.Running || vm.Error != "" {
+			t.Errorf("it stays up now: %+v", vm)
+		}
+		m.proxy("social").gone("die", errors.New("killed"))
+		m.after(50 * time.Millisecond)
+		if vm := m.vm("social"); vm.State != control.Running {
+			t.Errorf("one that served for long is back at once: %+v", vm)
+		}
+	})
+}
+
+func TestDeafProxyIsReplaced(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Minute)
+		p := m.proxy("social")
+		m.set(func() { p.deaf = errors.New("another process listens") })
+		got := m.after(40 * time.Second)
+		if !strings.HasPrefix(got, "unbind vif1.0 10.137.0.1 :1\n") || !strings.Contains(got, "kill :1\n") ||
+			!strings.HasSuffix(got, "bind vif1.0 10.137.0.1 :2") {
+			t.Errorf("done:\n%s", got)
+		}
+		if vm := m.vm("social"); vm.State != control.Running || vm.Restarts != 1 {
+			t.Errorf("%+v", vm)
+		}
+	})
+}
+
+func TestVerbsDoNotWaitForOthers(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.delay = time.Hour })
+		m.file("work.10.137.0.2", "a")
+		m.connect("vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+		m.after(time.Second)
+		m.set(func() { m.delay = time.Millisecond })
+		ctx, cancel := context.WithTimeout(m.ctx, time.Minute)
+		defer cancel()
+		if _, err := m.Restart(ctx, []string{"social"}); err != nil {
+			t.Errorf("restart of social, while work starts: %v", err)
+		}
+	})
+}
+
+func TestEmptyFileIsWaitedFor(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		empty := func() {
+			if err := os.Truncate(filepath.Join(m.dir, "social.10.137.0.1"), 0); err != nil {
+				t.Fatal(err)
+			}
+			m.Wake(Rules)
+		}
+		empty() // as `command >file` does long before the command writes
+		m.expect(m.after(50*time.Millisecond), "")
+		m.file("social.10.137.0.1", "a", "b")
+		if got := m.after(time.Second); !strings.Contains(got, ": a b :2") || strings.Contains(got, "kill") {
+			t.Errorf("written in place:\n%s", got)
+		}
+		empty() // and now it is meant
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1:  :3
+			unbind vif1.0 10.137.0.1 :2
+			bind vif1.0 10.137.0.1 :3
+			kill :1
+			kill :2`)
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		empty()
+		if _, err := m.Update(m.ctx); err != nil || !strings.Contains(m.took(), "kill :4") {
+			t.Errorf("update waits for no writer: %v", err)
+		}
+	})
+}
+
+// TestOldTunnelOutlivesManyAdditions has more changes within a second than older processes may stay.
+func TestOldTunnelOutlivesManyAdditions(t *testing.T) {
+	run(t, func(m *machine) {
+		lines := []string{"a"}
+		m.file("social.10.137.0.1", lines...)
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		tunnel := m.proxy("social")
+		for i := range 10 {
+			lines = append(lines, fmt.Sprint("a", i))
+			m.file("social.10.137.0.1", lines...)
+			m.after(50 * time.Millisecond)
+			m.set(func() {
+				for _, p := range m.alive {
+					p.idle = p != tunnel
+				}
+			})
+		}
+		m.after(time.Minute)
+		if m.set(func() {}); m.alive[tunnel.port] != tunnel || len(m.alive) != 2 {
+			t.Errorf("the tunnel's process should live, and only it beside the newest: %v", m.alive)
 		}
 	})
 }

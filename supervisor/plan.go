@@ -15,6 +15,7 @@ type Generation struct {
 	Port    uint16
 	Ready   bool      // it listens; until then it is starting
 	Dying   bool      // told to end; nothing is expected of it any more
+	Deaf    bool      // its port is not its own any more
 	Retired time.Time // since when a newer one serves; zero if not
 	Idle    bool      // retired, and no client is connected any more
 }
@@ -45,10 +46,19 @@ type Plan struct {
 
 // End is the end of one generation.
 type End struct {
-	ID   int
-	Kill bool // at once, because an AppVM could still do through it what is not permitted any more
-	Why  string
+	ID  int
+	How Ending
+	Why string
 }
+
+// Ending is how abruptly a generation ends.
+type Ending int
+
+const (
+	Gently Ending = iota // it is asked to
+	Soon                 // killed when the requests under way are answered, or a moment later
+	Now                  // killed at once: an AppVM could still do through it what is not permitted any more
+)
 
 // plan is pure. It visits the union of desired and actual AppVMs in order, each for itself.
 func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
@@ -74,8 +84,12 @@ func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
 func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	target := targetOf(d, a)
 	if target == nil {
+		how := Gently // the AppVM has left
+		if d.wanted() || d == nil || d.Held {
+			how = Now
+		}
 		for _, g := range a.Generations {
-			p.end(g, d.wanted() || d == nil || d.Held, "not wanted any more")
+			p.end(g, how, "not wanted any more")
 		}
 		return
 	}
@@ -126,7 +140,7 @@ func serving(a *Actual, target *Policy) *Generation {
 	var best *Generation
 	for i := range a.Generations {
 		g := &a.Generations[i]
-		if !g.Ready || g.Dying || g.Policy.Bind != target.Bind {
+		if !g.Ready || g.Dying || g.Deaf || g.Policy.Bind != target.Bind {
 			continue
 		}
 		if best == nil || g.Policy.key == target.key || best.Policy.key != target.key {
@@ -158,18 +172,20 @@ func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time
 		case serving != nil && g.ID == serving.ID:
 		case !g.Ready:
 			if !slices.ContainsFunc(coming, func(c *Policy) bool { return c.key == g.Policy.key }) {
-				p.end(g, true, "its rules have changed again")
+				p.end(g, Now, "its rules have changed again")
 			}
+		case g.Deaf:
+			p.end(g, Now, "its port is not its own any more")
 		case serving == nil:
-			p.end(g, true, "the gateway has changed")
+			p.end(g, Now, "the gateway has changed")
 		case !serving.Policy.permitsAll(g.Policy):
-			p.end(g, true, "its rules permitted what is not permitted any more")
+			p.end(g, Soon, "its rules permitted what is not permitted any more")
 		case g.Idle:
-			p.end(g, false, "its last connection has ended")
+			p.end(g, Gently, "its last connection has ended")
 		case draining >= limits.Generations:
-			p.end(g, false, "too many older processes")
+			p.end(g, Gently, "too many older processes")
 		case !g.Retired.IsZero() && !now.Before(g.Retired.Add(limits.Drain)):
-			p.end(g, false, "its time to finish is over")
+			p.end(g, Gently, "its time to finish is over")
 		default:
 			draining++
 			if g.Retired.IsZero() {
@@ -182,9 +198,9 @@ func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time
 	}
 }
 
-func (p *Plan) end(g Generation, kill bool, why string) {
+func (p *Plan) end(g Generation, how Ending, why string) {
 	if !g.Dying {
-		p.End = append(p.End, End{ID: g.ID, Kill: kill, Why: why})
+		p.End = append(p.End, End{ID: g.ID, How: how, Why: why})
 	}
 }
 

@@ -267,7 +267,7 @@ func TestRetiring(t *testing.T) {
 	}
 }
 
-func kill(id int) []End { return []End{{ID: id, Kill: true}} }
+func kill(id int) []End { return []End{{ID: id, How: Soon}} }
 
 // TestRetiredAreBounded shows that neither time nor number of old processes grows without bound, and that a later
 // change that takes something away ends all that still permit it.
@@ -306,8 +306,8 @@ func TestRetiredAreBounded(t *testing.T) {
 	narrow := Generation{ID: 7, Policy: allow(addr, "a", "b"), Port: 7, Ready: true}
 	p = plan(want(narrow.Policy), []*Actual{{Addr: addr, Generations: append(all, narrow)}}, t0, limits)
 	for _, e := range p.End {
-		if e.Kill != (e.ID > 2) {
-			t.Errorf("%+v: killed at once are those that permitted c and more", e)
+		if (e.How == Soon) != (e.ID > 2) {
+			t.Errorf("%+v: killed are those that permitted c and more", e)
 		}
 	}
 	if got := ids(p); !slices.Equal(got, []int{3, 4, 5, 6}) {

@@ -13,6 +13,12 @@ import (
 // twenty VMs may need a second or two.
 const startBound = 10 * time.Second
 
+// Revoked hosts are to be out of reach within 100 ms of the file's change, and of that the new process takes some.
+const (
+	finishBound = 40 * time.Millisecond
+	finishPoll  = 3 * time.Millisecond
+)
+
 // appVM is what the loop remembers of one AppVM.
 type appVM struct {
 	addr      netip.Addr
@@ -31,7 +37,7 @@ type process struct {
 	asked   time.Time // when the change that it is for was first heard of
 	started time.Time
 	ready   time.Time
-	end     chan bool // capacity 1: true to kill, false to stop
+	end     chan Ending // capacity 1
 	abandon context.CancelFunc
 }
 
@@ -66,7 +72,7 @@ func (s *Supervisor) start(policy *Policy, now time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{
 		Generation: Generation{ID: s.lastID, Policy: policy, Port: port},
-		vm:         vm, asked: s.heard, started: now, end: make(chan bool, 1), abandon: cancel,
+		vm:         vm, asked: s.heard, started: now, end: make(chan Ending, 1), abandon: cancel,
 	}
 	vm.processes = append(vm.processes, p)
 	s.running.Go(func() {
@@ -85,21 +91,45 @@ func (s *Supervisor) run(ctx context.Context, p *process) {
 	s.post(func() { s.cameUp(p, proxy) })
 	select {
 	case <-proxy.Done():
-	case kill := <-p.end:
-		if kill {
-			proxy.Kill()
-		} else {
+	case how := <-p.end:
+		switch how {
+		case Gently:
 			proxy.Stop()
+		case Soon:
+			finish(proxy)
+			fallthrough
+		case Now:
+			proxy.Kill()
 		}
 	}
 	s.post(func() { s.ended(p, proxy.Err()) })
 }
 
+// finish waits until a proxy that no new connection comes to has answered what it was asked. That takes a fraction of
+// finishBound, unless something is downloading or tunnelled.
+func finish(proxy Proxy) {
+	tick := time.NewTicker(finishPoll)
+	defer tick.Stop()
+	over := time.After(finishBound)
+	for {
+		if clients, err := proxy.Clients(); err != nil || clients == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-proxy.Done():
+			return
+		case <-over:
+			return
+		}
+	}
+}
+
 // tell ends a generation, whatever it is doing.
-func (p *process) tell(kill bool) {
+func (p *process) tell(how Ending) {
 	p.Dying = true
 	p.abandon()
-	p.end <- kill
+	p.end <- how
 }
 
 // cameUp is the news that a proxy listens.
@@ -108,7 +138,11 @@ func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
 	if !p.Dying {
 		p.vm.good = p.Policy
-		delete(p.vm.failures, p.Policy.key)
+		if f, had := p.vm.failures[p.Policy.key]; had {
+			// How often it failed is forgotten when it has served for a while, in next: coming up is no merit of a
+			// process that ends right after.
+			p.vm.failures[p.Policy.key] = Failure{Count: f.Count}
+		}
 	}
 	s.Events.Emit(proxyListens, control.About{
 		VM: p.Policy.Name, IP: p.vm.addr, Port: p.Port, PID: p.pid(),
@@ -152,6 +186,22 @@ func (s *Supervisor) ended(p *process, err error) {
 		vm.restarts++
 	}
 	s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+}
+
+// verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
+// is somebody else's, counts as one that has died.
+func (s *Supervisor) verify(now time.Time) {
+	for _, vm := range s.vms {
+		p := vm.current
+		if p == nil || p.Dying || p.Deaf {
+			continue
+		}
+		if err := p.proxy.Listens(); err != nil {
+			p.Deaf = true
+			vm.restarts++
+			s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+		}
+	}
 }
 
 // named tells whether a process runs under an AppVM's name.
@@ -222,14 +272,15 @@ func (s *Supervisor) prune() {
 // atRest tells whether no process is on its way up or down.
 func (s *Supervisor) atRest() bool {
 	for _, vm := range s.vms {
-		for _, p := range vm.processes {
-			if !p.Ready || p.Dying {
-				return false
-			}
+		if slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
+			return false
 		}
 	}
 	return true
 }
+
+// rests tells whether a process is neither on its way up nor down.
+func (p *process) rests() bool { return p.Ready && !p.Dying }
 
 // pollRetired looks whether retired processes still serve anybody.
 func (s *Supervisor) pollRetired(now time.Time) {

@@ -12,6 +12,7 @@ package supervisor
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type Proxy interface {
 	Stop()                 // asks it to end, then makes it; returns when nothing of it is left
 	Kill()                 // the same without asking
 	Clients() (int, error) // established connections of its AppVM
+	Listens() error        // nil if the kernel says that its port is its own
 	Current() error        // it is the one that serves: what is on disk under the AppVM's name tells of it
 }
 
@@ -87,7 +89,7 @@ type Supervisor struct {
 
 	due struct { // when to do what; zero: not
 		links, rules time.Time // read them
-		check        time.Time // that the firewall is as we left it
+		check        time.Time // that firewall and sockets are as we left them
 		everything   time.Time // the slow look
 		drain        time.Time // look at retired processes
 		plan         time.Time // what the last plan put off
@@ -99,7 +101,7 @@ type Supervisor struct {
 	checked  time.Time // when the firewall was last looked at because of a hint
 	changed  bool      // mail changed something that the plan depends on
 	troubles troubles
-	waiters  []chan<- answer
+	waiters  []*waiter
 	ready    bool                  // and systemd knows
 	summary  string                // as last told to systemd
 	states   map[string]stateSince // by name and address
@@ -156,6 +158,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 // schedule turns reasons into times: at once, or when a burst is over.
 func (s *Supervisor) schedule(reasons Reason, now time.Time) {
 	if reasons.has(Force) || isDue(s.due.everything, now) {
+		s.burst = time.Time{}
 		s.due.links, s.due.rules, s.due.check = now, now, now
 		s.due.everything = now.Add(s.Interval)
 		return
@@ -188,14 +191,21 @@ func (s *Supervisor) read(now time.Time) bool {
 		}
 	}
 	if take(&s.due.rules, now) {
-		work = true
-		if !s.burst.IsZero() {
-			s.heard, s.burst = s.burst, time.Time{}
-		}
 		set, err := s.ReadRules()
-		if s.due.rules = s.troubles.note(s.Events, now, "rules", err); err == nil {
+		over := s.burst.Add(settleMost) // long ago, if nothing settles
+		s.due.rules = s.troubles.note(s.Events, now, "rules", err)
+		switch {
+		case err == nil && now.Before(over) && truncated(s.inputs.Rules, set):
+			s.due.rules = over // somebody is about to write
+		case err == nil:
 			s.inputs.Rules = set
 			clear(s.cache)
+			fallthrough
+		default:
+			work = true
+			if !s.burst.IsZero() {
+				s.heard, s.burst = s.burst, time.Time{}
+			}
 		}
 	}
 	if s.expire(now) {
@@ -204,12 +214,9 @@ func (s *Supervisor) read(now time.Time) bool {
 	if take(&s.due.check, now) {
 		work = true
 		s.checked = now
+		s.verify(now)
 	}
-	if take(&s.due.drain, now) {
-		work = true
-		s.pollRetired(now)
-	}
-	if take(&s.due.plan, now) || take(&s.due.ready, now) {
+	if take(&s.due.drain, now) || take(&s.due.plan, now) || take(&s.due.ready, now) {
 		work = true
 	}
 	if !work {
@@ -222,8 +229,18 @@ func (s *Supervisor) read(now time.Time) bool {
 	return true
 }
 
+// truncated tells whether a rule file has become empty, which is how writing in place begins.
+func truncated(before, now rules.Set) bool {
+	return slices.ContainsFunc(now.Files, func(f rules.File) bool {
+		return f.Empty && slices.ContainsFunc(before.Files, func(old rules.File) bool {
+			return old.Path == f.Path && !old.Empty
+		})
+	})
+}
+
 // reconcile computes the difference between what should be and what is, and does it.
 func (s *Supervisor) reconcile(now time.Time) {
+	s.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := s.want
 	s.want = desired(s.inputs, s.cache)
 	s.tellNews(before)
@@ -245,12 +262,16 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		s.ready, s.due.ready = true, time.Time{}
 		s.notify("READY=1")
 	}
-	if settled {
-		for _, w := range s.waiters {
-			w <- answer{status: status}
+	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
+		if w.last == 0 {
+			w.last = s.lastID + 1 // what its request set going has been started by now
 		}
-		s.waiters = nil
-	}
+		if s.onItsWay(w) {
+			return false
+		}
+		w.reply <- answer{status: status}
+		return true
+	})
 }
 
 // next is the earliest of all that is due.

@@ -21,7 +21,7 @@ func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
 }
 
 // Update reads everything again, tries at once what was waiting for another try, lets held AppVMs go, and returns
-// when nothing is on its way any more.
+// when what that set going has come up, ended or failed.
 func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
 	return s.request(ctx, func() error {
 		clear(s.inputs.Held)
@@ -121,8 +121,8 @@ func unknown(names, known []string) error {
 }
 
 func (s *Supervisor) each(ctx context.Context, names []string, do func(netip.Addr)) (control.Status, error) {
-	return s.request(ctx, func() error {
-		var addrs []netip.Addr
+	var addrs []netip.Addr
+	return s.requestOf(ctx, &addrs, func() error {
 		var known []string
 		for _, d := range s.want {
 			known = append(known, d.Name)
@@ -140,8 +140,13 @@ func (s *Supervisor) each(ctx context.Context, names []string, do func(netip.Add
 	})
 }
 
-// request has the loop make a change and reconcile by force, and waits until it has settled.
+// request has the loop make a change and reconcile by force, and waits until that has settled.
 func (s *Supervisor) request(ctx context.Context, change func() error) (control.Status, error) {
+	return s.requestOf(ctx, new([]netip.Addr), change)
+}
+
+// requestOf is request for the AppVMs that the change names in of: others are not waited for.
+func (s *Supervisor) requestOf(ctx context.Context, of *[]netip.Addr, change func() error) (control.Status, error) {
 	return s.ask(ctx, func(reply chan<- answer) {
 		if err := change(); err != nil {
 			reply <- answer{err: err}
@@ -150,9 +155,30 @@ func (s *Supervisor) request(ctx context.Context, change func() error) (control.
 		for _, vm := range s.vms {
 			clear(vm.failures) // what waited is tried at once
 		}
-		s.waiters = append(s.waiters, reply)
+		s.waiters = append(s.waiters, &waiter{reply: reply, of: *of})
 		s.Wake(Force)
 	})
+}
+
+// waiter is a verb that waits for what it set going, and for nothing that begins later: other AppVMs' proxies may
+// be starting and failing for ever.
+type waiter struct {
+	reply chan<- answer
+	of    []netip.Addr // nil: all
+	last  int          // generations from this one on are not waited for; 0 until it is known
+}
+
+// onItsWay tells whether a process that a waiter waits for is on its way up or down.
+func (s *Supervisor) onItsWay(w *waiter) bool {
+	for _, vm := range s.vms {
+		if w.of != nil && !slices.Contains(w.of, vm.addr) {
+			continue
+		}
+		if slices.ContainsFunc(vm.processes, func(p *process) bool { return p.ID < w.last && !p.rests() }) {
+			return true
+		}
+	}
+	return false
 }
 
 // answer is what the loop says to a verb.

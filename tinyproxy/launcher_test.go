@@ -64,6 +64,9 @@ func TestLifeOfAProxy(t *testing.T) {
 		if env := read(t, "/proc", strconv.Itoa(p.PID), "environ"); env != "PATH=/usr/bin:/bin\x00" {
 			t.Errorf("environment %q", env)
 		}
+		if slack := read(t, "/proc", strconv.Itoa(p.PID), "timerslack_ns"); slack != "10000000\n" {
+			t.Errorf("timer slack %q: it would spin at MaxClients", slack)
+		}
 		if sid, err := unix.Getsid(p.PID); err != nil || sid != p.PID {
 			t.Errorf("session %d of pid %d: %v", sid, p.PID, err)
 		}

@@ -109,6 +109,24 @@ func listenRemedy(addr netip.AddrPort) string {
 	return ""
 }
 
+// Listens reports, as an error, that a connection to the proxy's port would not reach the proxy.
+func (p *Proxy) Listens() error {
+	s, err := listener(p.Spec.Listen)
+	var e *Error
+	switch {
+	case err != nil:
+		return nil // nothing is known: it stays what it was, and the next look may tell
+	case s == nil:
+		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) does not listen on %s any more", p.PID, p.Spec.Listen)}
+	case s.uid != p.Spec.UID:
+		e = taken(p.Spec.Listen, s)
+	default:
+		return nil
+	}
+	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr
+	return e
+}
+
 // Clients returns the number of client connections on the proxy's port that may still carry data: those
 // open, being opened, and closed by the client only.
 func (p *Proxy) Clients() (int, error) {

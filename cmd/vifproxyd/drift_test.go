@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"vifproxy/internal/lab"
+)
+
+// meddling is what another program may do to our rules. VIF, PORT and GATEWAY are those of the AppVM under test.
+var meddling = map[lab.Ruleset][]struct{ what, command string }{
+	lab.R42: {
+		{"binding removed", "nft delete element ip vifproxy ports { VIF . 10.137.0.11 }"},
+		{"permission removed", "nft delete element ip qubes vifproxy { VIF . 10.137.0.11 . PORT }"},
+		{"binding added", "nft add element ip vifproxy ports { VIF . 10.137.0.99 : GATEWAY . PORT }; " +
+			"nft add element ip vifproxy bindings { VIF . 10.137.0.99 . PORT }"},
+		{"chain flushed", "nft flush chain ip vifproxy prerouting"},
+		{"guard flushed", "nft flush chain ip vifproxy input"},
+		{"jump deleted", "nft flush chain ip qubes custom-input"},
+		{"jump doubled", "nft add rule ip qubes custom-input jump vifproxy-input comment vifproxy"},
+		{"jump moved", "nft flush chain ip qubes custom-input; nft add rule ip qubes custom-input counter; " +
+			"nft add rule ip qubes custom-input jump vifproxy-input comment vifproxy; " +
+			"nft delete rule ip qubes custom-input handle $(nft -a list chain ip qubes custom-input | sed -n 's/.*counter.*handle //p')"},
+		{"table deleted", "nft delete table ip vifproxy"},
+		{"policy changed", "nft chain ip vifproxy input '{ policy drop; }'"},
+		{"foreign rule added", "nft insert rule ip vifproxy input accept"},
+	},
+	lab.R41: {
+		{"binding removed", "iptables -t nat -F VIFPROXY"},
+		{"permission removed", "iptables -D VIFPROXY 1"},
+		{"binding added", "iptables -t nat -A VIFPROXY -s 10.137.0.99/32 -i VIF -p tcp --dport 8100 -j DNAT --to GATEWAY:PORT; " +
+			"iptables -I VIFPROXY -s 10.137.0.99/32 -p tcp --dport PORT -j ACCEPT"},
+		{"chain flushed", "iptables -F VIFPROXY"},
+		{"jump deleted", "iptables -D INPUT -m comment --comment vifproxy -j VIFPROXY"},
+		{"jump doubled", "iptables -A INPUT -m comment --comment vifproxy -j VIFPROXY"},
+		{"jump moved", "iptables -t nat -D PREROUTING -m comment --comment vifproxy -j VIFPROXY; " +
+			"iptables -t nat -A PREROUTING -m comment --comment vifproxy -j VIFPROXY"},
+		{"chain deleted", "iptables -D INPUT -m comment --comment vifproxy -j VIFPROXY; iptables -F VIFPROXY; iptables -X VIFPROXY"},
+		{"foreign rule added", "iptables -I VIFPROXY -m comment --comment 'not yours' -j ACCEPT"},
+	},
+}
+
+func TestMeddlingIsRepaired(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		vif := s.attach("work", "10.137.0.11")
+		s.start()
+		s.opens("work", "http://bank.example/")
+		before := s.show()["work"]
+		intact := s.ruleset()
+		words := strings.NewReplacer("VIF ", vif+" ", "PORT", fmt.Sprint(before.Port), "GATEWAY", lab.Gateway.String())
+		for _, m := range meddling[s.Ruleset] {
+			s.inFirewall("sh", "-ec", words.Replace(m.command))
+			if s.Ruleset == lab.R41 { // nobody tells of changes there; otherwise the next regular look finds them
+				s.must(s.daemon.cmd.Process.Signal(syscall.SIGHUP))
+			}
+			s.until(m.what+" is repaired", func() error {
+				now, want := s.ruleset(), intact
+				if s.Ruleset == lab.R42 { // a table made anew is listed last
+					now, want = sorted(now), sorted(want)
+				}
+				if now != want {
+					return fmt.Errorf("now:\n%s\nbefore:\n%s", now, want)
+				}
+				return nil
+			})
+			if err := s.page("work", "http://bank.example/"); err != nil {
+				s.Errorf("%s: %v", m.what, err)
+			}
+		}
+		s.undisturbed(before, "http://bank.example/")
+		s.stop()
+	})
+}
+
+// TestTwoManagersDoNotFight deletes the jump as soon as it is there, for as long as some repairs take.
+func TestTwoManagersDoNotFight(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.rules("work.10.137.0.11", bank)
+	s.attach("work", "10.137.0.11")
+	s.start()
+	s.opens("work", "http://bank.example/")
+	repairs := func() int { return strings.Count(s.daemon.log.String(), "were changed by another program") }
+	begin, before := time.Now(), repairs()
+	deleted := 0
+	s.until("three repairs were made", func() error {
+		if strings.Contains(s.inFirewall("nft", "list", "chain", "ip", "qubes", "custom-input"), "vifproxy-input") {
+			s.inFirewall("nft", "flush", "chain", "ip", "qubes", "custom-input")
+			deleted++
+		}
+		s.show() // it answers all the while
+		if n := repairs() - before; n < 3 {
+			return fmt.Errorf("%d repairs", n)
+		}
+		return nil
+	})
+	// A slow machine makes it fewer.
+	if n, most := repairs()-before, int(time.Since(begin)/time.Second)+2; n > most {
+		s.Errorf("%d repairs in %v, want at most one a second", n, time.Since(begin))
+	}
+	s.Logf("%d deletions and %d repairs in %v", deleted, repairs()-before, time.Since(begin).Round(time.Millisecond))
+	s.opens("work", "http://bank.example/")
+	s.stop()
+}

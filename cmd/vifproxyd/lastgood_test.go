@@ -1,0 +1,297 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"vifproxy/control"
+	"vifproxy/internal/lab"
+)
+
+// The rows of this file are what can be wrong, each with what a person is told of it, in `show` and by `update`.
+
+// pair is two AppVMs that run: work, to which something is going to happen, and play, which must not notice.
+func (s *site) pair(flags ...string) {
+	s.Helper()
+	s.rules("work.10.137.0.11", bank)
+	s.rules("play.10.137.0.12", shop)
+	s.attach("work", "10.137.0.11")
+	s.attach("play", "10.137.0.12")
+	s.start(flags...)
+	s.opens("work", "http://bank.example/")
+	s.opens("play", "http://shop.example/")
+}
+
+// told checks what `update` and `show` say of an AppVM. DIR stands for the test's directory, PORT for a port.
+func (s *site) told(vm, state, message string) control.VM {
+	s.Helper()
+	_, errs, status := s.ctl("update")
+	row := s.show()[vm]
+	if got := s.plain(row.Error); row.State != state || got != message {
+		s.Errorf("show says of %s, %s:\n%s\nwant, %s:\n%s", vm, row.State, got, state, message)
+	}
+	if want := fmt.Sprintf("%s (%s)", vm, row.IP); status != 1 || !strings.Contains(errs, want) ||
+		!strings.Contains(s.plain(errs), message) {
+		s.Errorf("update: exit status %d:\n%s", status, errs)
+	}
+	return row
+}
+
+var somePort = regexp.MustCompile(`\b6[1-4][0-9]{3}\b`)
+
+func (s *site) plain(text string) string {
+	return somePort.ReplaceAllString(strings.ReplaceAll(text, s.dir, "DIR"), "PORT")
+}
+
+// undisturbed checks that a proxy is the same as before, and serves.
+func (s *site) undisturbed(before control.VM, page string) {
+	s.Helper()
+	now := s.show()[before.Name]
+	if now.PID != before.PID || now.State != control.Running {
+		s.Errorf("%s was disturbed: %+v, before %+v", before.Name, now, before)
+	}
+	if err := s.page(before.Name, page); err != nil {
+		s.Errorf("%s: %v", before.Name, err)
+	}
+}
+
+func TestWhatIsWrongInARuleFile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.pair()
+	work, play := s.show()["work"], s.show()["play"]
+	const file = "DIR/rules/work.10.137.0.11"
+	for _, row := range []struct{ content, message string }{
+		{"^bank\\.example $\n", file + `:1: white space inside "^bank\\.example $"; tinyproxy would cut it to "^bank\\.example" ` +
+			`(remove the white space, or begin the comment with '#')`},
+		{bank + "\n" + strings.Repeat("x", 512) + "\n", file + `:2: 512 bytes in a line; tinyproxy would split it after 511 ` +
+			`(make two lines of it)`},
+		{bank + "\n^shop\x00\n", file + `:2: a NUL byte; tinyproxy would end the line there (remove it)`},
+		{"^b\xfcro$\n", file + `:1: invalid UTF-8: byte 0xfc (save the file as UTF-8)`},
+		{"#: upstreem http x:1\n", file + `:1: unknown directive "#: upstreem http x:1" (known are "#: format domains" and ` +
+			`"#: format patterns"; no comment begins with "#:")`},
+		{bank + "\n# fine\n^[shop\n", `start proxy for work (10.137.0.11): ` + file + `:3: bad regex "^[shop" (correct it; tinyproxy ` +
+			`takes it for a POSIX basic regular expression, see regex(7))`},
+	} {
+		s.must(os.WriteFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte(row.content), 0o644))
+		s.told("work", control.Running, row.message)
+		s.undisturbed(work, "http://bank.example/")
+	}
+
+	// A link into nowhere, as into a file system that is not mounted, is a file that cannot be read, and not none.
+	s.must(os.Symlink("/nowhere/at/all", filepath.Join(s.rulesDir(), ".new")))
+	s.must(os.Rename(filepath.Join(s.rulesDir(), ".new"), filepath.Join(s.rulesDir(), "work.10.137.0.11")))
+	s.told("work", control.Running,
+		file+": cannot be opened: no such file or directory (make it a readable file, or remove it)")
+	s.undisturbed(work, "http://bank.example/")
+
+	// The last good proxy is one also after it had to be started again.
+	s.must(syscall.Kill(work.PID, syscall.SIGKILL))
+	s.opens("work", "http://bank.example/")
+
+	s.rules("work.10.137.0.11", shop)
+	s.update()
+	if vm := s.show()["work"]; vm.Error != "" {
+		s.Errorf("mended: %+v", vm)
+	}
+	s.opens("work", "http://shop.example/")
+	s.refuses("work", "http://bank.example/")
+
+	// With no last good one there is none.
+	s.detach("work")
+	s.rules("work.10.137.0.11", "^[bank")
+	s.attach("work", "10.137.0.11")
+	s.untilState("work", control.Refused)
+	if err := s.cutOff("work"); err != nil {
+		s.Error(err)
+	}
+	s.undisturbed(play, "http://shop.example/")
+	s.stop()
+}
+
+func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.pair()
+	work, play := s.show()["work"], s.show()["play"]
+	s.must(os.Rename(s.rulesDir(), s.rulesDir()+".away"))
+	s.must(os.WriteFile(s.rulesDir(), nil, 0o644))
+	_, errs, status := s.ctl("update")
+	if want := "rules: read rule directory: open DIR/rules: not a directory"; status != 1 ||
+		!strings.Contains(s.plain(errs), want) {
+		s.Errorf("update: exit status %d:\n%s\nwant:\n%s", status, errs, want)
+	}
+	s.undisturbed(work, "http://bank.example/")
+	s.undisturbed(play, "http://shop.example/")
+	s.must(os.Remove(s.rulesDir()))
+	s.must(os.Rename(s.rulesDir()+".away", s.rulesDir()))
+	s.update()
+	s.undisturbed(work, "http://bank.example/")
+	s.undisturbed(play, "http://shop.example/")
+	s.stop()
+}
+
+func TestFullRuntimeDirectory(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.must(os.Mkdir(s.runDir(), 0o755))
+	s.must(syscall.Mount("tmpfs", s.runDir(), "tmpfs", 0, "size=256k,mode=755"))
+	s.Cleanup(func() { syscall.Unmount(s.runDir(), syscall.MNT_DETACH) }) //nolint:errcheck // the lab's end
+	s.pair()
+	work, play := s.show()["work"], s.show()["play"]
+	ballast := filepath.Join(s.runDir(), "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); err == nil {
+		s.Fatal("the file system is not full")
+	}
+	s.rules("work.10.137.0.11", bank, shop)
+	s.told("work", control.Running, "start proxy for work (10.137.0.11): write DIR/run/work/PORT/config: no space left on device "+
+		"(free space on the file system of DIR/run; see df)")
+	s.undisturbed(work, "http://bank.example/")
+	s.undisturbed(play, "http://shop.example/")
+	s.must(os.Remove(ballast))
+	s.opens("work", "http://shop.example/") // by itself
+	s.undisturbed(play, "http://shop.example/")
+	s.stop()
+}
+
+func TestExhaustedPorts(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.pair("--listen-ports=61000-61001")
+	work, play := s.show()["work"], s.show()["play"]
+	s.rules("work.10.137.0.11", bank, shop)
+	s.told("work", control.Running, "all ports from PORT to PORT are in use: give vifproxyd a wider --listen-ports")
+	s.undisturbed(work, "http://bank.example/")
+	s.undisturbed(play, "http://shop.example/")
+	s.detach("play")
+	s.opens("work", "http://shop.example/") // its port is free now
+	s.stop()
+}
+
+func TestForeignProcessOnAPort(t *testing.T) {
+	onBoth(t, func(s *site) {
+		var foreign net.Listener
+		s.must(s.Do(func() (err error) {
+			foreign, err = net.Listen("tcp4", "0.0.0.0:61001")
+			return err
+		}))
+		defer foreign.Close()
+		s.pair() // one of the two begins there, and goes on to the next port
+		for _, vm := range s.show() {
+			if vm.Port == 61001 {
+				s.Errorf("bound to somebody else's port: %+v", vm)
+			}
+		}
+		s.stop()
+	})
+}
+
+// TestSocketsChangeHands takes the listening socket away from under a proxy that lives on.
+func TestSocketsChangeHands(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.pair()
+		work, play := s.show()["work"], s.show()["play"]
+		s.inFirewall("ss", "--kill", "--tcp", "--listening", "sport", "=", fmt.Sprintf(":%d", work.Port))
+		var foreign net.Listener
+		s.must(s.Do(func() (err error) {
+			foreign, err = net.Listen("tcp4", fmt.Sprintf("%s:%d", lab.Gateway, work.Port))
+			return err
+		}))
+		defer foreign.Close()
+		s.must(s.daemon.cmd.Process.Signal(syscall.SIGHUP))
+		s.until("another process serves, on another port", func() error {
+			if now := s.show()["work"]; now.PID == work.PID || now.Port == work.Port || now.State != control.Running {
+				return fmt.Errorf("%+v", now)
+			}
+			return nil
+		})
+		s.opens("work", "http://bank.example/")
+		if !strings.Contains(s.daemon.log.String(), "another process, of uid 0, listens on") {
+			s.Error("the log does not say why")
+		}
+		s.undisturbed(play, "http://shop.example/")
+		s.stop()
+	})
+}
+
+// program puts a tinyproxy, or what shall pass for one, where the daemon looks for it.
+func (s *site) program(content string) {
+	s.Helper()
+	temp := filepath.Join(s.dir, ".program")
+	s.must(os.WriteFile(temp, []byte(content), 0o755))
+	s.must(os.Chmod(temp, 0o755))
+	s.must(os.Rename(temp, filepath.Join(s.dir, "tinyproxy")))
+}
+
+func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	real, err := os.ReadFile("/usr/bin/tinyproxy")
+	s.must(err)
+	path := filepath.Join(s.dir, "tinyproxy")
+	s.program(string(real))
+	s.pair("--tinyproxy=" + path)
+	work := s.show()["work"]
+
+	// Replaced: everybody's process is replaced, without a gap.
+	end := s.load("work", false, "http://bank.example/")
+	s.program(string(real))
+	s.update()
+	s.Logf("while tinyproxy was replaced: %s", end())
+	if now := s.show()["work"]; now.PID == work.PID || now.State != control.Running {
+		s.Errorf("replaced: %+v, before %+v", now, work)
+	}
+	work, play := s.show()["work"], s.show()["play"]
+
+	const start = "start proxy for work (10.137.0.11): "
+	for _, row := range []struct {
+		what    string
+		change  func()
+		message string
+	}{
+		{"missing", func() { s.must(os.Remove(path)) },
+			start + "no tinyproxy program: stat DIR/tinyproxy: no such file or directory (install the package tinyproxy, " +
+				"or name the program with --tinyproxy)"},
+		{"not executable", func() { s.program(string(real)); s.must(os.Chmod(path, 0o644)) },
+			start + "tinyproxy program DIR/tinyproxy may not be executed by everybody (chmod 755 it)"},
+		{"no program", func() { s.program("\x00") },
+			start + "cannot execute DIR/tinyproxy as uid 1888026635: exec format error (it is not a program for this machine; " +
+				"reinstall the package tinyproxy)"},
+		{"ends at once", func() { s.program("#!/bin/sh\necho good bye\n") },
+			start + "tinyproxy ended by itself with status 0; it said \"good bye\" (somebody sent it SIGTERM, or it is not tinyproxy)"},
+		{"never listens", func() { s.program("#!/bin/sh\nexec sleep 1000\n") },
+			start + "tinyproxy does not listen on 10.138.1.1:PORT and said nothing: context deadline exceeded " +
+				"(is the program tinyproxy, and the machine not overloaded?)"},
+	} {
+		s.Log(row.what)
+		row.change()
+		s.rules("work.10.137.0.11", bank, "^"+strings.ReplaceAll(row.what, " ", "")+`\.example$`)
+		s.told("work", control.Running, row.message)
+		s.undisturbed(work, "http://bank.example/")
+		s.undisturbed(play, "http://shop.example/")
+	}
+
+	// Without a last good one, each is a state of its own, and mended by itself.
+	s.detach("work")
+	s.program("#!/bin/sh\nexit 0\n")
+	s.attach("work", "10.137.0.11")
+	s.until("there is no proxy", func() error {
+		if vm := s.show()["work"]; vm.PID != 0 || !strings.Contains(vm.Error, "status 0 and said nothing") {
+			return fmt.Errorf("%+v", vm)
+		}
+		return nil
+	})
+	if err := s.cutOff("work"); err != nil {
+		s.Error(err)
+	}
+	s.program(string(real))
+	s.opens("work", "http://bank.example/")
+	s.opens("play", "http://shop.example/")
+	s.stop()
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/internal/lab"
+)
+
+const echo = `^echo\.example$`
+
+// tunnel is a connection of an AppVM to the echo server, through its proxy.
+type tunnel struct {
+	net.Conn
+	from *bufio.Reader
+}
+
+func (s *site) tunnel(vm string) *tunnel {
+	s.Helper()
+	conn, err := s.Dial(s.Context(), vm, "tcp", fmt.Sprintf("%s:%d", lab.Gateway, lab.ProxyPort))
+	s.must(err)
+	s.Cleanup(func() { conn.Close() })
+	t := &tunnel{conn, bufio.NewReader(conn)}
+	s.must(t.SetDeadline(time.Now().Add(patience)))
+	_, err = fmt.Fprintf(t, "CONNECT echo.example:443 HTTP/1.1\r\nHost: echo.example:443\r\n\r\n")
+	s.must(err)
+	reply, err := http.ReadResponse(t.from, &http.Request{Method: http.MethodConnect})
+	s.must(err)
+	if reply.StatusCode != 200 {
+		s.Fatalf("tunnel: %s", reply.Status)
+	}
+	s.must(t.works())
+	return t
+}
+
+// works sends a word there and back.
+func (t *tunnel) works() error {
+	if err := t.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(t, "hello"); err != nil {
+		return err
+	}
+	if line, err := t.from.ReadString('\n'); line != "hello\n" {
+		return fmt.Errorf("got %q, %w", line, err)
+	}
+	return nil
+}
+
+// dies waits until the tunnel is cut.
+func (t *tunnel) dies() error {
+	if err := t.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	_, err := t.from.ReadByte()
+	var timeout net.Error
+	if err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		return fmt.Errorf("it lives: %v", err)
+	}
+	return nil
+}
+
+// load fetches permitted pages, one after the other, until the returned function is called, which tells how many were
+// fetched. None may fail, but for those that had been under way for long when something else was revoked: they may
+// have been cut, if cut says so.
+func (s *site) load(vm string, cut bool, pages ...string) (end func() string) {
+	const underWay = 30 * time.Millisecond // the supervisor grants more
+	var done, ended int
+	ctx, cancel := context.WithCancel(s.Context())
+	var client sync.WaitGroup
+	client.Go(func() {
+		tick := time.NewTicker(2 * time.Millisecond) // leave some of the machine to others
+		defer tick.Stop()
+		for i := 0; ctx.Err() == nil; i++ {
+			page, begin := pages[i%len(pages)], time.Now()
+			switch err := s.page(vm, page); {
+			case err == nil:
+				done++
+			case cut && time.Since(begin) > underWay:
+				ended++
+			default:
+				s.Errorf("%s is permitted before and after: %v, after %v", page, err, time.Since(begin))
+				return
+			}
+			<-tick.C
+		}
+	})
+	s.Cleanup(func() { cancel(); client.Wait() })
+	return func() string {
+		cancel()
+		client.Wait()
+		return fmt.Sprintf("%d requests, %d of them cut", done, ended)
+	}
+}
+
+// inPlace writes a rule file as a shell's > does: it is empty for a moment.
+func (s *site) inPlace(file string, lines ...string) {
+	s.Helper()
+	s.must(os.WriteFile(filepath.Join(s.rulesDir(), file), []byte(strings.Join(append(lines, ""), "\n")), 0o644))
+}
+
+func TestTwoHundredEditsUnderLoad(t *testing.T) {
+	onBoth(t, func(s *site) {
+		const file = "work.10.137.0.11"
+		s.rules(file, bank, echo)
+		s.attach("work", "10.137.0.11")
+		s.start()
+		s.opens("work", "http://bank.example/", "https://bank.example/")
+		end := s.load("work", false, "http://bank.example/", "https://bank.example/")
+
+		// First additions only, faster than they settle: the tunnel lives through all of them.
+		tunnel := s.tunnel("work")
+		lines := []string{bank, echo}
+		for i := range 50 {
+			lines = append(lines, fmt.Sprintf(`^added%d\.example$`, i))
+			s.rules(file, lines...)
+			if i%5 == 4 { // of the others, many overlap
+				s.opens("work", fmt.Sprintf("http://added%d.example/", i))
+			}
+		}
+		s.must(tunnel.works())
+		if n := len(s.proxies()); n > 5 { // the serving one, three older ones, one on its way up or down
+			s.Errorf("%d processes for one AppVM", n)
+		}
+
+		s.Logf("while lines were added: %s", end())
+
+		// Its host's line goes, and it with it.
+		s.rules(file, bank)
+		removed := time.Now()
+		if err := tunnel.dies(); err != nil {
+			s.Errorf("the tunnel to a revoked host: %v", err)
+		}
+		s.Logf("tunnel cut %v after its host was removed", time.Since(removed).Round(time.Millisecond))
+
+		end = s.load("work", true, "http://bank.example/", "https://bank.example/")
+
+		// Then changes of every kind, in both ways of writing.
+		kinds := [][]string{{bank, shop}, {bank}, {shop, bank}, {bank, `^other\.example$`}}
+		for i := range 149 {
+			lines := kinds[i%len(kinds)]
+			if i%8 < 4 {
+				s.rules(file, lines...)
+			} else {
+				s.inPlace(file, lines...)
+			}
+			if i%8 == 1 {
+				s.update()
+				s.refuses("work", "http://shop.example/", "https://shop.example/")
+			}
+		}
+		s.Logf("while lines came and went: %s", end())
+		s.stop()
+	})
+}
+
+func TestRestartUnderLoad(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank, echo)
+		s.rules("play.10.137.0.12", bank)
+		s.attach("work", "10.137.0.11")
+		s.attach("play", "10.137.0.12")
+		s.start("--drain=5s")
+		play := s.show()["play"]
+		end := s.load("work", false, "http://bank.example/", "https://bank.example/")
+		for range 5 {
+			pid := s.show()["work"].PID
+			if _, errs, status := s.ctl("restart", "work"); status != 0 {
+				s.Fatalf("restart: exit status %d: %s", status, errs)
+			}
+			if vm := s.show()["work"]; vm.PID == pid || vm.State != control.Running {
+				s.Errorf("restarted: %+v, before pid %d", vm, pid)
+			}
+		}
+		if now := s.show()["play"]; now.PID != play.PID {
+			s.Errorf("play was restarted too: %+v", now)
+		}
+
+		// Restarting took nothing away: the tunnel goes on, but not for ever.
+		tunnel := s.tunnel("work")
+		old := s.show()["work"].PID
+		s.ctl("restart", "work")
+		s.must(tunnel.works())
+		if err := tunnel.dies(); err != nil {
+			s.Errorf("--drain is over: %v", err)
+		}
+		s.until("its process has ended", func() error {
+			if slices.Contains(s.proxies(), old) {
+				return fmt.Errorf("pid %d runs", old)
+			}
+			return nil
+		})
+		s.Logf("while it restarted 6 times: %s", end())
+		s.stop()
+	})
+}
+
+// TestGenerationsAreBounded has more tunnels in older processes than may stay.
+func TestGenerationsAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.rules("work.10.137.0.11", echo)
+	s.attach("work", "10.137.0.11")
+	s.start()
+	lines := []string{echo}
+	var tunnels []*tunnel
+	for i := range 6 {
+		tunnels = append(tunnels, s.tunnel("work"))
+		lines = append(lines, fmt.Sprintf(`^more%d\.example$`, i))
+		s.rules("work.10.137.0.11", lines...)
+		s.update()
+	}
+	for i, tunnel := range tunnels {
+		if i < 3 {
+			if err := tunnel.dies(); err != nil {
+				s.Errorf("tunnel %d of 6: %v", i, err)
+			}
+		} else if err := tunnel.works(); err != nil {
+			s.Errorf("tunnel %d of 6, of the newest three: %v", i, err)
+		}
+	}
+	if n := len(s.proxies()); n != 4 {
+		s.Errorf("%d processes, want one and three older ones", n)
+	}
+	s.stop()
+}
