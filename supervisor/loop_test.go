@@ -52,9 +52,14 @@ func (m *machine) took() string {
 	synctest.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := strings.Join(m.journal, "\n")
+	lines := m.journal
 	m.journal = nil
-	return s
+	for i := range lines { // ends run side by side: their order means nothing
+		for j := i; j > 0 && isEnd(lines[j]) && isEnd(lines[j-1]) && lines[j] < lines[j-1]; j-- {
+			lines[j], lines[j-1] = lines[j-1], lines[j]
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // set changes the machine under the loop's feet.
@@ -267,6 +272,8 @@ func (m *machine) after(d time.Duration) string {
 	time.Sleep(d) // of the bubble's clock: it takes no time
 	return m.took()
 }
+
+func isEnd(line string) bool { return strings.HasPrefix(line, "kill ") || strings.HasPrefix(line, "stop ") }
 
 func (m *machine) expect(got, want string) {
 	m.t.Helper()
