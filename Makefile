@@ -25,9 +25,10 @@ package: export ARCH := $(shell $(GO) env GOARCH)
 package: export PACKAGE_VERSION := $(PACKAGE_VERSION)
 package: export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
 package: build ## .deb and .rpm in dist/
-	mkdir -p $(BIN)/man $(DIST)
-	gzip -9nc packaging/man/vifproxyd.8 > $(BIN)/man/vifproxyd.8.gz
-	gzip -9nc packaging/man/vifproxyctl.1 > $(BIN)/man/vifproxyctl.1.gz
+	mkdir -p $(BIN)/doc $(DIST)
+	gzip -9nc packaging/man/vifproxyd.8 > $(BIN)/doc/vifproxyd.8.gz
+	gzip -9nc packaging/man/vifproxyctl.1 > $(BIN)/doc/vifproxyctl.1.gz
+	gzip -9nc CHANGELOG.md > $(BIN)/doc/changelog.gz
 	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager deb --target $(DIST)/
 	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager rpm --target $(DIST)/
 
@@ -43,6 +44,7 @@ lint:
 	$(GO) vet ./...
 	$(GO) vet -tags e2e ./packaging/...
 	$(STATICCHECK) ./...
+	$(STATICCHECK) -tags e2e ./packaging/...
 
 demo: root deps build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
 	bin/vifproxylab demo --daemon bin/vifproxyd --ctl bin/vifproxyctl

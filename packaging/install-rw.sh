@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs vifproxy in one firewall VM of Qubes OS without touching its template: everything goes below /rw/config, which
-# persists, and the VM's own start hooks it in. Run it in that VM, as root, where this directory and ../bin are (`make
-# build` makes ../bin, in any VM; the programs need nothing but tinyproxy, which the templates have). Run it again to
-# install another version.
+# Installs vifproxy in one firewall VM of Qubes OS without touching its template: everything goes below /rw/config,
+# which persists, and the VM's own start hooks it in. Run it in that VM, as root, where this directory and ../bin are
+# (`make build` makes ../bin, in any VM; the programs need nothing but tinyproxy, which the templates have). Run it
+# again to install another version.
 #
 #   install-rw.sh              install and start
 #   install-rw.sh uninstall    stop and remove; rule files stay
@@ -27,7 +27,7 @@ hook_in() {
 		printf '#!/bin/sh\n' >$hook
 		chmod 755 $hook
 	elif [ ! -x $hook ]; then
-		# Empty but for comments, as Qubes makes it, it does nothing new when it runs. Otherwise that is not ours to decide.
+		# Empty but for comments, as Qubes makes it, it does nothing new when it runs. Else that is not ours to decide.
 		if grep -q '^[[:space:]]*[^#[:space:]]' $hook; then
 			fail "$hook has commands in it but is not executable: chmod +x it if they shall run, else remove them"
 		fi
@@ -77,7 +77,7 @@ install_all() {
 		systemctl restart vifproxyd.service
 	fi
 	systemctl start vifproxyd.service || fail "vifproxyd does not start: see \`journalctl -u vifproxyd\`"
-	echo "vifproxyd runs, and will at each start of this VM. Rule files go to /rw/config/tinyproxy; see \`vifproxyctl show\`."
+	echo "vifproxyd runs, and will at each start of this VM. Rule files go to /rw/config/tinyproxy."
 }
 
 uninstall() {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -44,16 +45,26 @@ func debian(t *testing.T) string {
 		return tree
 	}
 	t.Logf("making %s with debootstrap, once", tree)
-	partial, err := os.MkdirTemp(scratch, "vifproxy-debootstrap-")
-	must(t, err)
-	must(t, os.Chmod(partial, 0o755))
+	partial := scratchDir(t)
 	cmd := exec.CommandContext(t.Context(), "debootstrap", "--variant=minbase", "--include="+includes, suite, partial)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		os.RemoveAll(partial)
 		t.Fatalf("debootstrap: %v\n%s", err, out)
 	}
-	must(t, os.Rename(partial, tree))
+	if err := os.Rename(partial, tree); err != nil && !errors.Is(err, fs.ErrExist) { // else another run was quicker
+		t.Fatal(err)
+	}
 	return tree
+}
+
+// scratchDir makes a directory that goes with the test, or, if that is killed, when the next one comes.
+func scratchDir(t *testing.T) string {
+	t.Helper()
+	reclaim(t)
+	dir, err := os.MkdirTemp(scratch, fmt.Sprintf("vifproxy-machine-%d-", os.Getpid()))
+	must(t, err)
+	t.Cleanup(func() { must(t, remove(dir)) })
+	must(t, os.Chmod(dir, 0o755))
+	return dir
 }
 
 // machine is a Debian booted by systemd-nspawn, as a firewall VM of a lab: it has the lab's network for its own. As in
@@ -75,7 +86,6 @@ type machine struct {
 func newMachine(t *testing.T, ruleset lab.Ruleset) *machine {
 	t.Helper()
 	base := debian(t)
-	reclaim(t)
 	l, err := lab.New(t.Context(), lab.Options{Ruleset: ruleset})
 	must(t, err)
 	t.Cleanup(func() {
@@ -83,11 +93,7 @@ func newMachine(t *testing.T, ruleset lab.Ruleset) *machine {
 			t.Error(err)
 		}
 	})
-	dir, err := os.MkdirTemp(scratch, fmt.Sprintf("vifproxy-machine-%d-", os.Getpid()))
-	must(t, err)
-	must(t, os.Chmod(dir, 0o755))
-	t.Cleanup(func() { must(t, remove(dir)) })
-	m := &machine{T: t, Lab: l, dir: dir, template: []string{base}, domid: 1}
+	m := &machine{T: t, Lab: l, dir: scratchDir(t), template: []string{base}, domid: 1}
 	must(t, os.MkdirAll(filepath.Join(m.rw(), "config"), 0o755))
 	t.Cleanup(func() {
 		if t.Failed() && m.leader != 0 {
@@ -179,18 +185,12 @@ func (m *machine) boot() {
 			return err
 		}
 		if out, err := m.try("systemctl", "is-system-running"); err != nil {
-			return fmt.Errorf("%s: %s", strings.TrimSpace(out), firstLines(m.tryAll("systemctl", "--failed", "--no-legend")))
+			failed, _ := m.try("systemctl", "--failed", "--no-legend")
+			return fmt.Errorf("%s: %.500s", strings.TrimSpace(out), failed)
 		}
 		return nil
 	})
 }
-
-func (m *machine) tryAll(args ...string) string {
-	out, _ := m.try(args...)
-	return out
-}
-
-func firstLines(s string) string { return fmt.Sprintf("%.500s", s) }
 
 // halt shuts the machine down. What it had in memory is gone: its packet filter is as at the next boot.
 func (m *machine) halt() {
@@ -330,7 +330,7 @@ func (m *machine) proxies() []string {
 	return pids
 }
 
-// rules are all of the packet filter.
+// filter is all rules of the packet filter.
 func (m *machine) filter() string {
 	m.Helper()
 	if m.Ruleset == lab.R42 {

@@ -14,13 +14,13 @@ func TestManPagesAgreeWithHelp(t *testing.T) {
 	t.Parallel()
 	const option = `(?m)^\.It Fl -([a-z-]+)(?: Ns = Ns Ar (\S+))?$`
 	daemon, ctl := read(t, "man/vifproxyd.8"), read(t, "man/vifproxyctl.1")
-	ctlHelp := help(t, "vifproxyctl", "help")
+	daemonHelp, ctlHelp := help(t, "vifproxyd", "--help"), help(t, "vifproxyctl", "help")
 	verbs := list(`(?m)^    ([a-z][a-z-]+)((?: [A-Z\[][A-Z.:|\[\]]*)*) +[A-Z][a-z].*\.$`, ctlHelp)
 	for _, test := range []struct {
 		what       string
 		help, page map[string]string
 	}{
-		{"options of vifproxyd", list(`(?m)^    --([a-z-]+)(?:=(\S+))?$`, help(t, "vifproxyd", "--help")), list(option, daemon)},
+		{"options of vifproxyd", list(`(?m)^    --([a-z-]+)(?:=(\S+))?$`, daemonHelp), list(option, daemon)},
 		{"options of vifproxyctl", list(`(?m)^    --([a-z-]+)(?:=(\S+))? `, ctlHelp), list(option, ctl)},
 		{"verbs of vifproxyctl", verbs, list(`(?m)^\.It Cm ([a-z-]+)(.*)$`, ctl)},
 	} {

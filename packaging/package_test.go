@@ -143,8 +143,9 @@ func TestContents(t *testing.T) {
 	if out := query("--configfiles"); out != "/etc/default/vifproxyd\n" {
 		t.Errorf("configuration files of the .rpm:\n%s", out)
 	}
-	if out := query("--queryformat", "[%{FILEFLAGS:fflags} %{FILENAMES}\n]"); !strings.Contains(out, "cn /etc/default/vifproxyd\n") {
-		t.Errorf("an upgrade would replace users' options:\n%s", out)
+	flags := query("--queryformat", "[%{FILEFLAGS:fflags} %{FILENAMES}\n]")
+	if !strings.Contains(flags, "cn /etc/default/vifproxyd\n") { // config, noreplace
+		t.Errorf("an upgrade would replace users' options:\n%s", flags)
 	}
 }
 

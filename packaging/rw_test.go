@@ -35,15 +35,14 @@ func TestInstallRW(t *testing.T) {
 	// What is brought into the VM: this directory, and the programs beside it.
 	brought := filepath.Join(m.rw(), "brought")
 	must(t, os.MkdirAll(filepath.Join(brought, "packaging"), 0o755))
-	for _, file := range []string{"install-rw.sh", "vifproxyd.service"} {
-		if out, err := exec.Command("cp", "-p", file, filepath.Join(brought, "packaging")).CombinedOutput(); err != nil {
+	now, _ := packages(t)
+	programs := filepath.Join(filepath.Dir(now.deb), "bin")
+	for _, args := range [][]string{
+		{"install-rw.sh", "vifproxyd.service", filepath.Join(brought, "packaging")}, {"-r", programs, brought},
+	} {
+		if out, err := exec.Command("cp", append([]string{"-p"}, args...)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-	}
-	cmd := exec.Command("go", "build", "-o", filepath.Join(brought, "bin")+"/", "../cmd/vifproxyd", "../cmd/vifproxyctl")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
 	}
 	const script = "/rw/brought/packaging/install-rw.sh"
 	hook := filepath.Join(m.rw(), "config/rc.local")

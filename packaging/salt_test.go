@@ -32,13 +32,15 @@ func TestSaltFormula(t *testing.T) {
 	}
 	must(t, json.Unmarshal(out, &files))
 
+	has := func(got any, want string) {
+		t.Helper()
+		if fmt.Sprint(got) != want {
+			t.Errorf("got %v, want %s", got, want)
+		}
+	}
 	const netvm = "sys-vifproxy"
-	if got, want := fmt.Sprint(files.Top["base"]), "map[dom0:[vifproxy.dom0] "+netvm+":[vifproxy.rules]]"; got != want {
-		t.Errorf("top file: %s, want %s", got, want)
-	}
-	if got, want := fmt.Sprint(files.PillarTop["base"]), "map[dom0:[vifproxy] "+netvm+":[vifproxy]]"; got != want {
-		t.Errorf("top file of the pillar: %s, want %s", got, want)
-	}
+	has(files.Top["base"], "map[dom0:[vifproxy.dom0] "+netvm+":[vifproxy.rules]]")
+	has(files.PillarTop["base"], "map[dom0:[vifproxy] "+netvm+":[vifproxy]]")
 
 	// arguments of a state, which must be there once
 	state := func(file map[string]map[string][]map[string]any, id, function string) map[string]any {
@@ -54,18 +56,13 @@ func TestSaltFormula(t *testing.T) {
 		}
 		return all
 	}
-	has := func(got any, want string) {
-		t.Helper()
-		if fmt.Sprint(got) != want {
-			t.Errorf("got %v, want %s", got, want)
-		}
-	}
 	made := state(files.Dom0, "vifproxy-netvm", "qvm.vm")
 	has(made["name"], netvm)
 	has(made["present"], "[map[template:debian-12] map[label:orange]]")
 	has(made["service"], "[map[enable:[vifproxy]]]")
 	for _, pref := range []map[string]any{{"netvm": "sys-firewall"}, {"provides-network": true}} {
-		if !slices.ContainsFunc(made["prefs"].([]any), func(p any) bool { return fmt.Sprint(p) == fmt.Sprint(pref) }) {
+		is := func(other any) bool { return fmt.Sprint(other) == fmt.Sprint(pref) }
+		if !slices.ContainsFunc(made["prefs"].([]any), is) {
 			t.Errorf("preferences %v are without %v", made["prefs"], pref)
 		}
 	}
