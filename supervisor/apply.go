@@ -63,11 +63,13 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 				vm.current = q
 			}
 		}
-		if vm.current == nil || vm.current == before {
+		if vm.current == nil || vm.current == before && vm.current.shown {
 			continue
 		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
-		if err := vm.current.proxy.Current(); err != nil {
+		err := vm.current.proxy.Current()
+		vm.current.shown = err == nil // else at the next look again: the disk may be full now
+		if err != nil && vm.current != before {
 			s.Log.Warn("cannot show which configuration serves", "vm", vm.current.Policy.Name, "err", err)
 		}
 	}

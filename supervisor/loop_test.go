@@ -41,6 +41,8 @@ type machine struct {
 	journal  []string
 	notified []string
 	startErr func(*Policy) error
+	showErr  error
+	shown    uint16        // the port of the proxy that the files tell of
 	delay    time.Duration // until a proxy listens
 }
 
@@ -153,9 +155,16 @@ func (m *machine) Forget(string) {}
 func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
 func (p *fakeProxy) Done() <-chan struct{} { return p.done }
 func (p *fakeProxy) Err() error            { return p.err }
-func (p *fakeProxy) Current() error        { return nil }
-func (p *fakeProxy) Stop()                 { p.gone("stop", nil) }
-func (p *fakeProxy) Kill()                 { p.gone("kill", nil) }
+func (p *fakeProxy) Current() error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.m.showErr == nil {
+		p.m.shown = p.port
+	}
+	return p.m.showErr
+}
+func (p *fakeProxy) Stop() { p.gone("stop", nil) }
+func (p *fakeProxy) Kill() { p.gone("kill", nil) }
 func (p *fakeProxy) Clients() (int, error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
@@ -461,6 +470,20 @@ func TestFirewallFailureClosesAndIsRetried(t *testing.T) {
 		}
 		m.set(func() { m.fwErr = nil })
 		m.expect(m.after(time.Minute), "unbind vif1.0 10.137.0.1 :1\nbind vif1.0 10.137.0.1 :2")
+	})
+}
+
+func TestFilesThatCouldNotBeWrittenAreWrittenLater(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.showErr = errors.New("no space left on device") })
+		m.file("a.10.0.0.1", "x")
+		m.connect("vif1.0 10.0.0.1")
+		m.Update(m.ctx)
+		m.set(func() { m.showErr = nil })
+		m.Update(m.ctx)
+		if m.set(func() {}); m.shown != m.proxy("a").port {
+			t.Errorf("files tell of port %d, not of %d", m.shown, m.proxy("a").port)
+		}
 	})
 }
 

@@ -28,6 +28,7 @@ type process struct {
 	proxy   Proxy // nil until it is ready
 	started time.Time
 	ready   time.Time
+	shown   bool      // the files under its AppVM's name tell of it
 	end     chan bool // capacity 1: true to kill, false to stop
 	abandon context.CancelFunc
 }
