@@ -5,13 +5,21 @@ GO         ?= go
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 COMMANDS    = vifproxyd vifproxyctl
 
-.PHONY: build test lint demo deps root clean
+# How long the chaos run lasts, and what its actions are made of; 0: something else each time.
+SECONDS    ?= 60
+SEED       ?= 0
+
+.PHONY: build test chaos lint demo deps root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
 
 test: root deps build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
 	$(GO) test -race -timeout 30m ./...
+
+chaos: root deps ## all that may happen, in random order, for SECONDS=n; SEED=s repeats a run
+	$(GO) test -race -count=1 -timeout 0 -run '^TestChaos$$' -v ./cmd/vifproxyd \
+		-args -chaos.time=$(SECONDS)s -chaos.seed=$(SEED)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
