@@ -12,7 +12,11 @@ DIST       ?= dist
 PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | \
 	sed 's/^v//; s/-/+/; s/-/./g' | grep . || echo 0~git$$(git rev-list --count HEAD).$$(git describe --always --dirty=.dirty))
 
-.PHONY: build package test e2e lint demo deps root clean
+# How long the chaos run lasts, and what its actions are made of; 0: something else each time.
+SECONDS    ?= 60
+SEED       ?= 0
+
+.PHONY: build package test chaos e2e lint demo deps root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -34,6 +38,10 @@ package: build ## .deb and .rpm in dist/
 
 test: root deps build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
 	$(GO) test -race -timeout 30m ./...
+
+chaos: root deps ## all that may happen, in random order, for SECONDS=n; SEED=s repeats a run
+	$(GO) test -race -count=1 -timeout 0 -run '^TestChaos$$' -v ./cmd/vifproxyd \
+		-args -chaos.time=$(SECONDS)s -chaos.seed=$(SEED)
 
 e2e: root ## the packages, on a Debian with a real systemd
 	@packaging/install-deps.sh e2e

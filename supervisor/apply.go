@@ -69,7 +69,7 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 				vm.current = q
 			}
 		}
-		if vm.current == nil || vm.current == before {
+		if vm.current == nil || vm.current == before && vm.current.shown {
 			continue
 		}
 		heard := vm.current.asked
@@ -77,7 +77,9 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 			heard = s.heard
 		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
-		if err := vm.current.proxy.Current(); err != nil {
+		err := vm.current.proxy.Current()
+		vm.current.shown = err == nil // else at the next look again: the disk may be full now
+		if err != nil && vm.current != before {
 			s.Events.Emit(notShown, control.About{VM: vm.current.Policy.Name, IP: vm.addr, Err: err.Error()})
 		}
 		if before != nil && before.Policy.key != vm.current.Policy.key {

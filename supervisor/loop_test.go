@@ -40,6 +40,8 @@ type machine struct {
 	journal  []string
 	notified []string
 	startErr func(*Policy) error
+	showErr  error
+	shown    uint16        // the port of the proxy that the files tell of
 	delay    time.Duration // until a proxy listens
 }
 
@@ -159,11 +161,18 @@ func (m *machine) Forget(string) {}
 func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
 func (p *fakeProxy) Done() <-chan struct{} { return p.done }
 func (p *fakeProxy) Err() error            { return p.err }
-func (p *fakeProxy) Current() error        { return nil }
 func (p *fakeProxy) Listens() error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	return p.deaf
+}
+func (p *fakeProxy) Current() error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.m.showErr == nil {
+		p.m.shown = p.port
+	}
+	return p.m.showErr
 }
 func (p *fakeProxy) Stop() { p.gone("stop", nil) }
 func (p *fakeProxy) Kill() { p.gone("kill", nil) }
@@ -273,7 +282,9 @@ func (m *machine) after(d time.Duration) string {
 	return m.took()
 }
 
-func isEnd(line string) bool { return strings.HasPrefix(line, "kill ") || strings.HasPrefix(line, "stop ") }
+func isEnd(line string) bool {
+	return strings.HasPrefix(line, "kill ") || strings.HasPrefix(line, "stop ")
+}
 
 func (m *machine) expect(got, want string) {
 	m.t.Helper()
@@ -474,6 +485,20 @@ func TestFirewallFailureClosesAndIsRetried(t *testing.T) {
 		}
 		m.set(func() { m.fwErr = nil })
 		m.expect(m.after(time.Minute), "unbind vif1.0 10.137.0.1 :1\nbind vif1.0 10.137.0.1 :2")
+	})
+}
+
+func TestFilesThatCouldNotBeWrittenAreWrittenLater(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.showErr = errors.New("no space left on device") })
+		m.file("a.10.0.0.1", "x")
+		m.connect("vif1.0 10.0.0.1")
+		m.Update(m.ctx)
+		m.set(func() { m.showErr = nil })
+		m.Update(m.ctx)
+		if m.set(func() {}); m.shown != m.proxy("a").port {
+			t.Errorf("files tell of port %d, not of %d", m.shown, m.proxy("a").port)
+		}
 	})
 }
 

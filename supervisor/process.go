@@ -37,6 +37,7 @@ type process struct {
 	asked   time.Time // when the change that it is for was first heard of
 	started time.Time
 	ready   time.Time
+	shown   bool        // the files under its AppVM's name tell of it
 	end     chan Ending // capacity 1
 	abandon context.CancelFunc
 }

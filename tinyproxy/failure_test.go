@@ -285,5 +285,25 @@ func TestFullRuntimeDir(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	start(t, l, realBinary, newSpec(l, "social", 61001))
+	next := start(t, l, realBinary, newSpec(l, "social", 61001))
+
+	// Files that cannot tell of the new proxy do not tell of the old one either.
+	if err := l.Current(old); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := l.Current(next); !errors.Is(err, unix.ENOSPC) {
+		t.Error(err)
+	}
+	if got := tree(t, dir); strings.Contains(got, "pid") || strings.Contains(got, "social/config") {
+		t.Errorf("files: %s", got)
+	}
+	if err := errors.Join(os.Remove(ballast), l.Current(next)); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, dir, "social/pid"); got != fmt.Sprintln(next.PID) {
+		t.Errorf("pid file %q, want %d", got, next.PID)
+	}
 }

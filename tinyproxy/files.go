@@ -166,14 +166,27 @@ func replaceLink(root *os.Root, target, name string) error {
 }
 
 // Current records that p serves its VM from now on: RUNTIME/NAME/config and the pid file show it until it
-// ends or another proxy is recorded.
+// ends or another proxy is recorded. After an error (a full file system, above all) they show nothing: a pid
+// of a process that has ended is another's before long. Call it again then.
 func (l *Launcher) Current(p *Proxy) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.proxies[p] {
 		return fmt.Errorf("proxy for %s: ended already", p.Spec.Name)
 	}
+	before := l.current[p.Spec.Name]
 	l.current[p.Spec.Name] = p
+	err := l.show(p)
+	if err != nil {
+		l.hide(p)
+		if before != nil {
+			l.hide(before)
+		}
+	}
+	return err
+}
+
+func (l *Launcher) show(p *Proxy) error {
 	config := filepath.Join(strconv.Itoa(int(p.Spec.Listen.Port())), "config")
 	if err := replaceLink(l.root, config, filepath.Join(p.Spec.Name, "config")); err != nil {
 		return fmt.Errorf("show the configuration of %s: %w", p.Spec.Name, err)
@@ -182,6 +195,15 @@ func (l *Launcher) Current(p *Proxy) error {
 		return fmt.Errorf("write the pid file of %s: %w", p.Spec.Name, err)
 	}
 	return nil
+}
+
+// hide takes away what show wrote; a pid file elsewhere only if it is the one that p's show wrote.
+func (l *Launcher) hide(p *Proxy) {
+	_ = l.root.Remove(filepath.Join(p.Spec.Name, "config"))
+	if info, err := os.Lstat(p.Spec.Config.PidFile); err == nil && os.SameFile(info, p.pidFile) {
+		_ = os.Remove(p.Spec.Config.PidFile)
+	}
+	_ = l.root.Remove(filepath.Join(p.Spec.Name, "pid"))
 }
 
 // writePid writes the pid file where the template wants one, as tinyproxy would have done.
@@ -197,6 +219,7 @@ func (l *Launcher) writePid(p *Proxy) error {
 	defer dir.Close()
 	tmp := "." + filepath.Base(path) + ".vifproxy"
 	_ = dir.Remove(tmp)
+	defer func() { _ = dir.Remove(tmp) }() // no room, no half a file
 	if err := writeFile(dir, tmp, fmt.Sprintf("%d\n", p.PID), p.Spec.UID); err != nil {
 		return err
 	}
@@ -216,11 +239,7 @@ func (l *Launcher) ended(p *Proxy) {
 	delete(l.proxies, p)
 	if name := p.Spec.Name; l.current[name] == p {
 		delete(l.current, name)
-		_ = l.root.Remove(filepath.Join(name, "config"))
-		if info, err := os.Lstat(p.Spec.Config.PidFile); err == nil && os.SameFile(info, p.pidFile) {
-			_ = os.Remove(p.Spec.Config.PidFile)
-		}
-		_ = l.root.Remove(filepath.Join(name, "pid"))
+		l.hide(p)
 	}
 	l.unstage(p.Spec)
 }

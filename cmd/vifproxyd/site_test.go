@@ -196,12 +196,10 @@ func (s *site) launch(flags ...string) *running {
 		d.cmd.Process.Kill() //nolint:errcheck // it may have ended, as most tests have it do
 		<-d.exited
 		notify.Close()
-		if s.Failed() {
-			s.Logf("vifproxyd said:\n%s", d.log)
+		if text := d.log.String(); s.Failed() && text != "" {
+			s.Logf("vifproxyd said:\n%s", text)
 		}
-		if strings.Contains(d.log.String(), "DATA RACE") {
-			s.Errorf("data race in vifproxyd:\n%s", d.log)
-		}
+		s.noRace(d)
 	})
 	return d
 }
@@ -242,6 +240,14 @@ func (s *site) stop() {
 	s.nothingLeft()
 }
 
+// noRace checks what the race detector had to say.
+func (s *site) noRace(d *running) {
+	s.Helper()
+	if text := d.log.String(); strings.Contains(text, "DATA RACE") {
+		s.Errorf("data race in vifproxyd:\n%s", text)
+	}
+}
+
 // crash ends the daemon with SIGKILL.
 func (s *site) crash() {
 	s.Helper()
@@ -265,6 +271,16 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// takeTail empties the buffer and returns its last lines, at most n bytes of them.
+func (b *lockedBuffer) takeTail(n int) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	text := b.b.Bytes()
+	tail := string(text[max(0, len(text)-n):])
+	b.b = bytes.Buffer{}
+	return tail
 }
 
 // until waits for a condition.

@@ -17,7 +17,7 @@ import (
 	"vifproxy/internal/lab"
 )
 
-const echo = `^echo\.example$`
+const echoRule = `^echo\.example$`
 
 // echoes sends a word through a tunnel to the echo server and waits for it to come back.
 func echoes(tunnel net.Conn) error {
@@ -81,7 +81,7 @@ func (s *site) inPlace(file string, lines ...string) {
 func TestTwoHundredEditsUnderLoad(t *testing.T) {
 	onBoth(t, func(s *site) {
 		const file = "work.10.137.0.11"
-		s.rules(file, bank, echo)
+		s.rules(file, bank, echoRule)
 		s.attach("work", "10.137.0.11")
 		s.start()
 		s.opens("work", "http://bank.example/", "https://bank.example/")
@@ -89,7 +89,7 @@ func TestTwoHundredEditsUnderLoad(t *testing.T) {
 
 		// First additions only, faster than they settle: the tunnel lives through all of them.
 		tunnel := s.tunnel("work", "echo.example:443")
-		lines := []string{bank, echo}
+		lines := []string{bank, echoRule}
 		for i := range 50 {
 			lines = append(lines, fmt.Sprintf(`^added%d\.example$`, i))
 			s.rules(file, lines...)
@@ -137,7 +137,7 @@ func TestTwoHundredEditsUnderLoad(t *testing.T) {
 
 func TestRestartUnderLoad(t *testing.T) {
 	onBoth(t, func(s *site) {
-		s.rules("work.10.137.0.11", bank, echo)
+		s.rules("work.10.137.0.11", bank, echoRule)
 		s.rules("play.10.137.0.12", bank)
 		s.attach("work", "10.137.0.11")
 		s.attach("play", "10.137.0.12")
@@ -178,10 +178,10 @@ func TestRestartUnderLoad(t *testing.T) {
 func TestGenerationsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
-	s.rules("work.10.137.0.11", echo)
+	s.rules("work.10.137.0.11", echoRule)
 	s.attach("work", "10.137.0.11")
 	s.start()
-	lines := []string{echo}
+	lines := []string{echoRule}
 	var tunnels []net.Conn
 	for i := range 6 {
 		tunnels = append(tunnels, s.tunnel("work", "echo.example:443"))

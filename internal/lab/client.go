@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -110,19 +111,33 @@ type Result struct {
 
 // Get fetches a page from inside an AppVM through its proxy.
 func (l *Lab) Get(vm, page string) Result {
-	var r Result
+	ctx, cancel := context.WithTimeout(context.Background(), requestBound)
+	defer cancel()
+	return l.Fetch(ctx, vm, "", page)
+}
+
+// Fetch is Get for as long as ctx lasts, through the proxy at the address IP:PORT; "" means the one on the
+// AppVM's gateway.
+func (l *Lab) Fetch(ctx context.Context, vm, proxy, page string) Result {
 	transport := l.transport(vm)
+	if proxy != "" {
+		transport.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxy})
+	}
+	var refused atomic.Int32 // the transport may go on for a while when ctx has ended
 	connected := func(_ context.Context, _ *url.URL, _ *http.Request, reply *http.Response) error {
 		if reply.StatusCode != http.StatusOK {
-			r.Status = reply.StatusCode
+			refused.Store(int32(reply.StatusCode))
 		}
 		return nil
 	}
 	transport.OnProxyConnectResponse = connected
-	reply, err := (&http.Client{Transport: transport, Timeout: requestBound}).Get(page)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, page, nil)
 	if err != nil {
-		r.Err = err
-		return r
+		return Result{Err: err}
+	}
+	reply, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return Result{Status: int(refused.Load()), Err: err}
 	}
 	defer reply.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(reply.Body, maxBody))

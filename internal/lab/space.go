@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -25,7 +26,9 @@ const (
 // space is a network namespace with a name, so that a person can look into it with `ip netns exec`.
 type space struct {
 	name string
-	ns   netns.NsHandle
+
+	mu sync.RWMutex // a client that gave up may still be on its way in when the lab is closed
+	ns netns.NsHandle
 }
 
 func newSpace(name string) (*space, error) {
@@ -65,7 +68,10 @@ func shareSpaces() error {
 // belong to the namespace; goroutines that f starts do not.
 func (s *space) do(f func() error) error {
 	return onThread(func() error {
-		if err := netns.Set(s.ns); err != nil {
+		s.mu.RLock()
+		err := netns.Set(s.ns)
+		s.mu.RUnlock()
+		if err != nil {
 			return fmt.Errorf("enter namespace %s: %w", s.name, err)
 		}
 		return f()
@@ -73,6 +79,8 @@ func (s *space) do(f func() error) error {
 }
 
 func (s *space) remove() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return errors.Join(removeNamed(s.name), s.ns.Close())
 }
 

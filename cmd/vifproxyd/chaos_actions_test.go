@@ -1,0 +1,414 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/lab"
+)
+
+// actions is all that may happen. Each tells the model first what it is going to do. None may choose by what
+// it sees of the daemon, or the same seed would not do the same.
+var actions = []struct {
+	weight int
+	name   string
+	do     func(*chaos) string
+}{
+	{4, "attach", (*chaos).attachOne},
+	{4, "detach", (*chaos).detachOne},
+	{4, "flap", (*chaos).flap},
+	{3, "second vif", (*chaos).secondVif},
+	{3, "other netvm", (*chaos).otherNetvm},
+	{3, "half attach", (*chaos).halfAttach},
+	{14, "edit", (*chaos).edit},
+	{8, "add host", (*chaos).addHost},
+	{6, "bad edit", (*chaos).badEdit},
+	{3, "write in place", (*chaos).writeInPlace},
+	{3, "remove", (*chaos).removeOne},
+	{3, "rename", (*chaos).rename},
+	{3, "same address", (*chaos).sameAddress},
+	{4, "template", (*chaos).editTemplate},
+	{3, "bad template", (*chaos).badTemplate},
+	{2, "directory replaced", (*chaos).replaceDirectory},
+	{2, "directory away", (*chaos).directoryAway},
+	{3, "directory unreadable", (*chaos).directoryUnreadable},
+	{6, "kill proxies", (*chaos).killProxies},
+	{4, "kill daemon", func(c *chaos) string { c.end(syscall.SIGKILL); return "" }},
+	{2, "stop daemon", func(c *chaos) string { c.end(syscall.SIGTERM); return "" }},
+	{9, "start daemon", func(c *chaos) string { c.up(c.rng.IntN(2) == 0); return "" }},
+	{3, "hangup", (*chaos).hangUp},
+	{3, "restart verb", (*chaos).restartVerb},
+	{1, "kill-all verb", (*chaos).killAllVerb},
+	{4, "flush firewall", (*chaos).flush},
+	{5, "foreign rules", (*chaos).foreignRules},
+	{3, "fill disk", (*chaos).fill},
+	{3, "free disk", func(c *chaos) string { c.free(); return "" }},
+	{2, "storm", (*chaos).storm},
+}
+
+// one picks an AppVM; the stranger is not among them.
+func (c *chaos) one() *appVM { return c.court.vms[c.rng.IntN(len(c.court.vms)-1)] }
+
+// plug connects an AppVM on a vif of a new domain, up to a step.
+func (c *chaos) plug(vm *appVM, last lab.Step) string {
+	c.domid++
+	at := lab.VM{Name: c.names[vm], IP: vm.ip, DomID: c.domid, Gateway: c.gateway(vm)}
+	c.court.change(func(*model) {
+		vm.disturbed = true
+		if last == lab.Complete {
+			vm.connect(at.Vif())
+		}
+	})
+	c.must(c.AttachUpTo(at, last))
+	c.plugs[vm] = append(c.plugs[vm], at)
+	return at.Vif()
+}
+
+// pull takes a vif away.
+func (c *chaos) pull(vm *appVM, at lab.VM) string {
+	c.court.change(func(*model) { vm.disconnect(at.Vif()) })
+	how, unplug := "orderly", c.Detach
+	if c.rng.IntN(3) == 0 {
+		how, unplug = "vanishes", c.Vanish
+	}
+	c.must(unplug(at.Vif()))
+	c.plugs[vm] = slices.DeleteFunc(c.plugs[vm], func(o lab.VM) bool { return o == at })
+	c.unplugged(vm)
+	return at.Vif() + " " + how
+}
+
+func (c *chaos) pullAll(vm *appVM) (what string) {
+	for _, at := range slices.Clone(c.plugs[vm]) {
+		what += " " + c.pull(vm, at)
+	}
+	return what
+}
+
+func (c *chaos) attachOne() string {
+	vm := c.one()
+	if len(c.plugs[vm]) > 0 {
+		return c.names[vm] + " is there"
+	}
+	return c.names[vm] + " " + c.plug(vm, lab.Complete)
+}
+
+func (c *chaos) detachOne() string {
+	vm := c.one()
+	return c.names[vm] + c.pullAll(vm)
+}
+
+// flap takes a vif away and brings it back under its old name.
+func (c *chaos) flap() string {
+	vm := c.one()
+	if len(vm.vifs) == 0 {
+		return c.names[vm] + " is not there"
+	}
+	at := c.plugs[vm][c.rng.IntN(len(c.plugs[vm]))]
+	what := c.pull(vm, at)
+	c.court.change(func(*model) { vm.connect(at.Vif()) })
+	c.must(c.Attach(at))
+	c.plugs[vm] = append(c.plugs[vm], at)
+	return c.names[vm] + " " + what
+}
+
+// secondVif gives an HVM its second vif, or takes one of the two.
+func (c *chaos) secondVif() string {
+	vm := c.one()
+	plugs := c.plugs[vm]
+	switch {
+	case len(plugs) == 0:
+		return c.names[vm] + " is not there"
+	case len(plugs) == 1:
+		return c.names[vm] + " comes " + c.plug(vm, lab.Complete)
+	}
+	at := plugs[c.rng.IntN(len(plugs))]
+	if c.rng.IntN(2) == 0 {
+		c.court.change(func(*model) { vm.disturbed = true })
+		c.must(c.Use(at.Vif()))
+		c.unplugged(vm)
+		return c.names[vm] + " uses " + at.Vif()
+	}
+	return c.names[vm] + " " + c.pull(vm, at)
+}
+
+// otherNetvm is what a switch to another netvm and back looks like; the gateway may be another one then.
+func (c *chaos) otherNetvm() string {
+	vm := c.one()
+	what := c.pullAll(vm)
+	gateway := lab.Gateway
+	if c.rng.IntN(2) == 0 {
+		gateway = netip.MustParseAddr("10.138.2.1")
+	}
+	c.mu.Lock()
+	c.gateways[vm] = gateway
+	c.mu.Unlock()
+	return c.names[vm] + what + " " + c.plug(vm, lab.Complete) + " " + gateway.String()
+}
+
+// halfAttach leaves an attach half way, or goes on with one.
+func (c *chaos) halfAttach() string {
+	vm := c.one()
+	for _, at := range c.plugs[vm] {
+		if !slices.Contains(vm.vifs, at.Vif()) {
+			c.court.change(func(*model) { vm.connect(at.Vif()) })
+			c.must(c.Attach(at))
+			return c.names[vm] + " completes " + at.Vif()
+		}
+	}
+	last := lab.Step(1 + c.rng.IntN(int(lab.Routed)))
+	return fmt.Sprintf("%s %s up to step %d", c.names[vm], c.plug(vm, last), last)
+}
+
+func (c *chaos) killProxies() string {
+	victim, ip := "all", netip.Addr{}
+	if c.rng.IntN(3) > 0 {
+		vm := c.one()
+		victim, ip = c.names[vm], vm.ip
+	}
+	c.court.change(func(m *model) {
+		for _, vm := range m.vms {
+			vm.disturbed = vm.disturbed || victim == "all" || vm.ip == ip
+		}
+	})
+	c.killed = true
+	for _, pid := range c.proxies() {
+		if victim == "all" || ownerOf(pid) == uidOf(ip) {
+			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may have ended by itself
+			c.until("it is reaped", func() error {
+				if syscall.Kill(pid, 0) == nil {
+					return fmt.Errorf("pid %d is there", pid)
+				}
+				return nil
+			})
+		}
+	}
+	return victim
+}
+
+func ownerOf(pid int) uint32 {
+	var stat syscall.Stat_t
+	if syscall.Stat(fmt.Sprintf("/proc/%d", pid), &stat) != nil {
+		return 0
+	}
+	return stat.Uid
+}
+
+// up starts the daemon.
+func (c *chaos) up(wait bool) {
+	if !c.court.down {
+		return
+	}
+	c.court.change(func(m *model) { m.down = false })
+	var d *running
+	if wait {
+		c.start()
+		d = c.daemon
+	} else {
+		d = c.launch()
+	}
+	c.running.Go(func() {
+		select {
+		case <-d.exited:
+		case <-c.done:
+			return
+		}
+		c.mu.Lock()
+		meant := c.ended[d]
+		c.mu.Unlock()
+		if !meant {
+			c.fail("vifproxyd has ended by itself: %v", d.err)
+		}
+	})
+}
+
+// end ends the daemon, and checks that its proxies end with it, and with SIGTERM all else.
+func (c *chaos) end(how syscall.Signal) {
+	if c.court.down {
+		return
+	}
+	d := c.daemon
+	c.mu.Lock()
+	c.ended[d] = true
+	c.mu.Unlock()
+	c.court.change(func(m *model) { m.disturb() })
+	wasReady := d.hasTold("READY=1")
+	switch {
+	case how == syscall.SIGKILL:
+		c.crash()
+	case wasReady:
+		c.stop()
+	default: // it may not have got to its handler of signals
+		c.must(d.cmd.Process.Signal(how))
+		<-d.exited
+	}
+	c.verbs.Wait()
+	c.until("no proxy is left", func() error {
+		if pids := c.proxies(); len(pids) > 0 {
+			return fmt.Errorf("%v", pids)
+		}
+		return nil
+	})
+	c.court.change(func(m *model) { m.ends() })
+	c.unplugged(c.court.vms...)
+	c.noRace(d)
+	c.counts["netlink overflows"] += strings.Count(d.log.String(), "network events were lost")
+	c.counts["inotify overflows"] += strings.Count(d.log.String(), "watching the rules again")
+	c.before = d.log.takeTail(8 << 10)
+}
+
+func (c *chaos) hangUp() string {
+	if !c.court.down && c.daemon.hasTold("READY=1") {
+		c.must(c.daemon.cmd.Process.Signal(syscall.SIGHUP))
+	}
+	return ""
+}
+
+// Verbs run beside the next actions; what becomes of them depends on those.
+
+func (c *chaos) restartVerb() string {
+	vm := c.one()
+	name := c.name(vm)
+	c.ask(func(ctx context.Context) { c.ctl.Restart(ctx, []string{name}) }) //nolint:errcheck // see above
+	return name
+}
+
+func (c *chaos) killAllVerb() string {
+	c.court.change(func(m *model) { m.disturb() })
+	c.ask(func(ctx context.Context) { c.ctl.KillAll(ctx, true) }) //nolint:errcheck // see above
+	return ""
+}
+
+func (c *chaos) ask(verb func(context.Context)) {
+	c.verbs.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		verb(ctx)
+	})
+}
+
+// attempt runs a program in the firewall VM; it may find that there is nothing to do.
+func (c *chaos) attempt(command string) {
+	args := strings.Fields(command)
+	c.Command(c.Context(), args[0], args[1:]...).Run() //nolint:errcheck // as said
+}
+
+func (c *chaos) flush() string {
+	c.court.change(func(m *model) { m.disturb() })
+	if c.Ruleset == lab.R42 {
+		c.inFirewall("nft", "flush", "ruleset")
+	} else {
+		for _, args := range []string{"-F", "-X", "-t nat -F", "-t nat -X"} {
+			c.attempt("iptables " + args)
+		}
+	}
+	c.must(c.LoadRules(c.Context()))
+	c.unplugged(c.court.vms...)
+	if c.Ruleset == lab.R41 {
+		c.hangUp()
+	}
+	return ""
+}
+
+// foreigner is an address that only somebody else's rules know.
+var foreigner = netip.MustParseAddr("10.99.0.1")
+
+// foreignRules is another program, or a person, at work in our chains and sets.
+func (c *chaos) foreignRules() string {
+	changes := [][]string{ // the first two disturb nobody
+		{"nft add element ip vifproxy ports { vif9.9 . 10.99.0.1 : 10.138.1.1 . 61001 }",
+			"nft add element ip vifproxy bindings { vif9.9 . 10.99.0.1 . 61001 }"},
+		{"nft add element ip qubes vifproxy { vif9.9 . 10.99.0.1 . 61001 }"},
+		{"nft flush chain ip qubes custom-input"},
+		{"nft delete table ip vifproxy"},
+		{"nft flush map ip vifproxy ports"},
+	}
+	if c.Ruleset == lab.R41 {
+		changes = [][]string{
+			{"iptables -t nat -A VIFPROXY -s 10.99.0.1/32 -i vif9.9 -p tcp --dport 8100 " +
+				"-j DNAT --to-destination 10.138.1.1:61001"},
+			{"iptables -I VIFPROXY -s 10.99.0.1/32 -i vif9.9 -j ACCEPT"},
+			{"iptables -D INPUT -m comment --comment vifproxy -j VIFPROXY"},
+			{"iptables -t nat -F VIFPROXY"},
+			{"iptables -I INPUT -s 10.99.0.1/32 -j DROP"},
+		}
+	}
+	n := c.rng.IntN(len(changes))
+	if n >= 2 {
+		c.court.change(func(m *model) { m.disturb() })
+	}
+	for _, change := range changes[n] {
+		c.attempt(change)
+	}
+	return changes[n][0]
+}
+
+func (c *chaos) fill() string {
+	if c.full {
+		return "is full"
+	}
+	c.full = true
+	file, err := os.Create(filepath.Join(c.runDir(), ".filler"))
+	c.must(err)
+	defer file.Close()
+	for chunk := make([]byte, 256<<10); len(chunk) > 0; {
+		if _, err := file.Write(chunk); err != nil {
+			chunk = chunk[:len(chunk)/2]
+		}
+	}
+	return ""
+}
+
+func (c *chaos) free() {
+	if c.full {
+		c.full = false
+		c.must(os.Remove(filepath.Join(c.runDir(), ".filler")))
+	}
+}
+
+// storm makes more events, of links and of files, than the kernel keeps for a daemon that has no time to
+// read them. An AppVM comes meanwhile.
+func (c *chaos) storm() string {
+	if !c.court.down {
+		c.must(c.daemon.cmd.Process.Signal(syscall.SIGSTOP))
+		defer func() { c.must(c.daemon.cmd.Process.Signal(syscall.SIGCONT)) }()
+	}
+	what := c.attachOne()
+	c.must(c.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		to, err := netlink.ParseIPNet("100.64.0.1/32")
+		if err != nil {
+			return err
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}
+		for range 4000 {
+			if err := errors.Join(h.RouteAdd(route), h.RouteDel(route)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for n := range 9000 {
+		path := filepath.Join(c.rulesDir(), fmt.Sprintf(".burst%d", n))
+		c.must(os.WriteFile(path, nil, 0o644))
+		c.must(os.Remove(path))
+	}
+	return what
+}

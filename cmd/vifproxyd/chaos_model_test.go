@@ -1,0 +1,398 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"vifproxy/control"
+)
+
+// This file is what the chaos run knows: from the inputs alone, what an AppVM may reach, what it must reach,
+// and what `show` has to say. It does no I/O, and it has no idea of how vifproxyd does it.
+//
+// When the daemon reads an input is its own affair, so between two settled moments an input has a window of
+// values that may have been read, in any combination with those of other inputs. What is certain at a
+// settled moment is exact.
+
+// universe is the hosts that clients ask for. No rule file ever permits the last one.
+var universe = []string{
+	"a.example", "b.example", "c.example", "d.example", "e.example", "f.example",
+	"echo.example", "never.example",
+}
+
+const permittable = hosts(1<<7 - 1)
+
+// hosts is a subset of universe, a bit each.
+type hosts uint16
+
+func (h hosts) has(i int) bool { return h>>i&1 == 1 }
+
+func (h hosts) String() string {
+	var names []string
+	for i, name := range universe {
+		if h.has(i) {
+			names = append(names, strings.TrimSuffix(name, ".example"))
+		}
+	}
+	return "{" + strings.Join(names, " ") + "}"
+}
+
+// policy is what an AppVM's proxy permits, or nothing: there is no proxy for it.
+type policy struct {
+	served  bool
+	permits hosts
+}
+
+var nothing = policy{}
+
+func (p policy) String() string {
+	if p == nothing {
+		return "no proxy"
+	}
+	return p.permits.String()
+}
+
+// kind says what is to be made of a rule file or of the template.
+type kind int
+
+const (
+	absent  kind = iota
+	good         // a template that is absent is good too: the built-in one
+	misread      // vifproxyd's own reading refuses it
+	misrun       // tinyproxy refuses it
+)
+
+// content is a rule file or a template.
+type content struct {
+	kind    kind
+	permits hosts
+	text    string
+}
+
+// appVM is one AppVM of the model.
+type appVM struct {
+	ip    netip.Addr
+	files map[string]content // its rule files by name, as they are now. Two are one too many.
+	read  []content          // what may have been read since the last settled moment; the last is there now
+	vifs  []string           // on which it is connected, in the order of domids
+
+	connected bool            // at some time since the last settled moment
+	goods     map[policy]bool // each may be what is remembered of it as its last good policy
+	disturbed bool            // by something that may cut its connections
+}
+
+// model is all inputs.
+type model struct {
+	vms      []*appVM
+	template []content // as appVM.read
+	down     bool      // no daemon runs
+}
+
+func newModel(ips ...string) *model {
+	m := &model{template: []content{{kind: good}}}
+	for _, ip := range ips {
+		m.vms = append(m.vms, &appVM{
+			ip: netip.MustParseAddr(ip), files: map[string]content{},
+			read: []content{{}}, goods: map[policy]bool{nothing: true},
+		})
+	}
+	return m
+}
+
+func (vm *appVM) now() content { return vm.read[len(vm.read)-1] }
+
+// setFiles is a change of an AppVM's rule files that is seen whole or not at all.
+func (m *model) setFiles(vm *appVM, change func(map[string]content)) {
+	change(vm.files)
+	now := content{kind: misread} // two files for one address: both are refused
+	if len(vm.files) < 2 {
+		now = content{}
+		for _, only := range vm.files {
+			now = only
+		}
+	}
+	if now.kind == absent {
+		vm.cut()
+	}
+	// Where lines are only added, connections go on; a file that is refused changes nothing.
+	if now.kind == good && !(len(m.template) == 1 && m.adds(vm, now.permits)) {
+		vm.disturbed = true
+	}
+	m.seen(vm, now)
+}
+
+// seen notes that c is what there is to read for an AppVM.
+func (m *model) seen(vm *appVM, c content) {
+	if m.down {
+		vm.read = nil // nobody has read what was there before
+	}
+	vm.read = append(vm.read, c)
+}
+
+// setFile is such a change of one file; kind absent takes it away.
+func (m *model) setFile(vm *appVM, name string, c content) {
+	m.setFiles(vm, func(files map[string]content) {
+		if files[name] = c; c.kind == absent {
+			delete(files, name)
+		}
+	})
+}
+
+// gap is a moment in which the directory is empty or not there.
+func (m *model) gap() {
+	for _, vm := range m.vms {
+		vm.cut()
+		now := vm.now()
+		m.seen(vm, content{})
+		m.seen(vm, now)
+	}
+	template := m.template[len(m.template)-1]
+	m.setTemplate(content{kind: good})
+	m.setTemplate(template)
+}
+
+// adds tells whether permits is no less than anything that may be in force.
+func (m *model) adds(vm *appVM, permits hosts) bool {
+	for p := range m.possible(vm) {
+		if p.permits&^permits != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// cut notes that an AppVM may have been seen without a proxy, and its last good policy been forgotten.
+func (vm *appVM) cut() {
+	vm.disturbed = true
+	vm.goods[nothing] = true
+}
+
+func (m *model) setTemplate(c content) {
+	if c.kind == good {
+		for _, vm := range m.vms {
+			vm.disturbed = true // all get new processes, and their old ones are killed
+		}
+	}
+	if m.down {
+		m.template = nil
+	}
+	m.template = append(m.template, c)
+}
+
+func (vm *appVM) connect(vif string) {
+	vm.disturbed = true // with a second vif, the way of its packets changes
+	vm.connected = true
+	vm.vifs = append(vm.vifs, vif)
+	slices.SortFunc(vm.vifs, func(a, b string) int { // by domid: all are vifN.0
+		return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	})
+}
+
+func (vm *appVM) disconnect(vif string) {
+	vm.disturbed = true
+	vm.vifs = slices.DeleteFunc(vm.vifs, func(v string) bool { return v == vif })
+	if len(vm.vifs) == 0 {
+		vm.cut()
+	}
+}
+
+// disturb notes something that may cut everybody's connections.
+func (m *model) disturb() {
+	for _, vm := range m.vms {
+		vm.disturbed = true
+	}
+}
+
+// ends is the end of the daemon and of all that it knows.
+func (m *model) ends() {
+	m.down = true
+	m.template = m.template[len(m.template)-1:]
+	for _, vm := range m.vms {
+		vm.goods = map[policy]bool{nothing: true}
+		vm.read = []content{vm.now()}
+		vm.connected = len(vm.vifs) > 0
+		vm.disturbed = true
+	}
+}
+
+// possible is every policy that may be in force for an AppVM.
+func (m *model) possible(vm *appVM) map[policy]bool {
+	if m.down || !vm.connected {
+		return map[policy]bool{nothing: true}
+	}
+	all := maps.Clone(vm.goods)
+	if slices.ContainsFunc(m.template, func(t content) bool { return t.kind == good }) {
+		for _, c := range vm.read {
+			if c.kind == good {
+				all[policy{true, c.permits}] = true
+			}
+		}
+	}
+	return all
+}
+
+// may is every host that an AppVM can rightly reach now.
+func (m *model) may(vm *appVM) (all hosts) {
+	for p := range m.possible(vm) {
+		all |= p.permits
+	}
+	return all
+}
+
+// must is every host that it has to reach. It has a proxy for sure when certain is true.
+func (m *model) must(vm *appVM) (all hosts, certain bool) {
+	if vm.disturbed || len(vm.vifs) == 0 {
+		return 0, false
+	}
+	all = permittable
+	for p := range m.possible(vm) {
+		if p == nothing {
+			return 0, false
+		}
+		all &= p.permits
+	}
+	return all, true
+}
+
+// settle notes that the daemon has read all inputs as they are now, and has done what is to be done about
+// them.
+func (m *model) settle() {
+	template := m.template[len(m.template)-1]
+	for _, vm := range m.vms {
+		now := vm.now()
+		switch {
+		case len(vm.vifs) == 0 || now.kind == absent:
+			vm.goods = map[policy]bool{nothing: true}
+		case now.kind == good && template.kind == good:
+			vm.goods = map[policy]bool{{true, now.permits}: true}
+		default:
+			vm.goods = m.possible(vm)
+		}
+		vm.read, vm.connected, vm.disturbed = []content{now}, len(vm.vifs) > 0, false
+	}
+	m.template = []content{template}
+}
+
+// observe narrows down what an AppVM's last good policy is, by what it reached when all was settled.
+func (m *model) observe(vm *appVM, seen policy) error {
+	if possible := m.possible(vm); !possible[seen] {
+		return fmt.Errorf("%s has %v, possible are %v", vm.ip, seen, slices.Collect(maps.Keys(possible)))
+	}
+	vm.goods = map[policy]bool{seen: true}
+	return nil
+}
+
+// row is what `show` says of an AppVM, as far as the inputs decide it.
+type row struct {
+	name   string
+	vifs   []string
+	states []string // one of them
+	err    bool
+}
+
+// rows is what `show` says when all is settled, by address.
+func (m *model) rows() map[netip.Addr]row {
+	template := m.template[len(m.template)-1].kind
+	rows := map[netip.Addr]row{}
+	for _, vm := range m.vms {
+		now := vm.now()
+		if now.kind == absent {
+			continue
+		}
+		r := row{name: slices.Min(slices.Collect(maps.Keys(vm.files))), vifs: vm.vifs}
+		r.name = strings.TrimSuffix(r.name, "."+vm.ip.String())
+		here := len(vm.vifs) > 0
+		switch {
+		case now.kind == misread || template == misread:
+			r.err, r.states = true, []string{control.Refused}
+		case !here:
+			r.states = []string{control.Waiting}
+		case now.kind == misrun || template == misrun:
+			r.err, r.states = true, []string{control.Refused}
+		default:
+			r.states = []string{control.Running}
+		}
+		if possible := m.possible(vm); here && r.err { // then the last good policy serves, if there is one
+			r.states = nil
+			if possible[nothing] {
+				r.states = []string{control.Refused}
+			}
+			if len(possible) > 1 || !possible[nothing] {
+				r.states = append(r.states, control.Running)
+			}
+		}
+		rows[vm.ip] = r
+	}
+	return rows
+}
+
+// matches tells whether what `show` said is what the model expects.
+func (m *model) matches(status control.Status) error {
+	want := m.rows()
+	for _, vm := range status.VMs {
+		addr := netip.MustParseAddr(vm.IP)
+		r, ok := want[addr]
+		delete(want, addr)
+		if !ok || vm.Name != r.name || !slices.Equal(vm.Interfaces, r.vifs) ||
+			!slices.Contains(r.states, vm.State) || (vm.Error != "") != r.err {
+			return fmt.Errorf("show says %+v, want %+v", vm, r)
+		}
+	}
+	if len(want) > 0 {
+		return fmt.Errorf("show does not know of %v", want)
+	}
+	return nil
+}
+
+// TestModelOfChaos holds the model to what people expect, since the chaos run is worth no more than it.
+func TestModelOfChaos(t *testing.T) {
+	const a, b = hosts(1), hosts(2)
+	file := func(h hosts) content { return content{good, h, ""} }
+	bad := content{kind: misread}
+	type (
+		step  = func(*model, *appVM)
+		steps []step
+	)
+	write := func(c content) step { return func(m *model, vm *appVM) { m.setFile(vm, "vm.10.0.0.1", c) } }
+	settle := func(m *model, vm *appVM) { m.settle() }
+	leave := func(m *model, vm *appVM) { vm.disconnect("vif1.0") }
+	come := func(m *model, vm *appVM) { vm.connect("vif1.0") }
+	crash := func(m *model, vm *appVM) { m.ends(); m.down = false }
+	for name, test := range map[string]struct {
+		steps     // after an AppVM has come and a was permitted
+		may, must hosts
+		certain   bool
+	}{
+		"in force":                       {nil, a, a, true},
+		"a change may be in force":       {steps{write(file(b))}, a | b, 0, false},
+		"an addition cuts nobody off":    {steps{write(file(a | b))}, a | b, a, true},
+		"what was taken away is refused": {steps{write(file(b)), settle}, b, b, true},
+		"a bad file keeps the last good": {steps{write(bad), settle}, a, a, true},
+		"who knows whether it was read":  {steps{write(file(b)), write(bad), settle}, a | b, 0, true},
+		"no file, no proxy":              {steps{write(content{}), settle}, 0, 0, false},
+		"gone":                           {steps{leave, settle}, 0, 0, false},
+		"a flap may lose the last good":  {steps{write(bad), leave, come, settle}, a, 0, false},
+		"so does a crash, for certain":   {steps{write(bad), crash, settle}, 0, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newModel("10.0.0.1")
+			vm := m.vms[0]
+			come(m, vm)
+			write(file(a))(m, vm)
+			settle(m, vm)
+			for _, s := range test.steps {
+				s(m, vm)
+			}
+			must, certain := m.must(vm)
+			if may := m.may(vm); may != test.may || must != test.must || certain != test.certain {
+				t.Errorf("may %v, must %v, certain %t; want %v, %v, %t",
+					may, must, certain, test.may, test.must, test.certain)
+			}
+		})
+	}
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file is what happens to the rule directory in the chaos run.
+
+// namesOf are the names that an AppVM may have in the rule directory.
+func (c *chaos) namesOf(vm *appVM) []string {
+	name := c.names[vm]
+	return []string{name, name + "-b", "z" + name}
+}
+
+// name is the one it has: with the first of its files.
+func (c *chaos) name(vm *appVM) string {
+	if len(vm.files) == 0 {
+		return c.names[vm]
+	}
+	names := c.namesOf(vm)
+	return names[slices.IndexFunc(names, func(n string) bool { return vm.files[file(vm, n)].kind != absent })]
+}
+
+func file(vm *appVM, name string) string { return name + "." + vm.ip.String() }
+
+// someRules is a rule file that permits the given hosts.
+func (c *chaos) someRules(permits hosts) content {
+	head := []string{"# somebody wrote this", ""}
+	form := func(name string) string { return "^" + strings.ReplaceAll(name, ".", `\.`) + "$" }
+	if c.rng.IntN(3) == 0 {
+		head, form = []string{"#: format domains"}, func(name string) string { return name + " # a name" }
+	}
+	for i, name := range universe {
+		if permits.has(i) {
+			head = append(head, form(name))
+		}
+	}
+	return content{good, permits, strings.Join(append(head, ""), "\n")}
+}
+
+// readRules is which hosts the staged form of such rules permits.
+func readRules(text string) (permits hosts) {
+	for i, name := range universe {
+		if strings.Contains(text, "^"+strings.ReplaceAll(name, ".", `\.`)) {
+			permits |= 1 << i
+		}
+	}
+	return permits
+}
+
+func (c *chaos) write(vm *appVM, name string, text content) string {
+	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
+	c.rules(file(vm, name), text.text)
+	return fmt.Sprintf("%s %v", name, text.permits)
+}
+
+func (c *chaos) edit() string {
+	vm := c.one()
+	return c.write(vm, c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&permittable))
+}
+
+// addHost takes nothing away from what is there.
+func (c *chaos) addHost() string {
+	vm := c.one()
+	return c.write(vm, c.name(vm), c.someRules(vm.now().permits|1<<c.rng.IntN(len(universe)-1)))
+}
+
+func (c *chaos) badEdit() string {
+	vm := c.one()
+	bad := []content{
+		{misread, 0, `^a\.example $`},
+		{misread, 0, "#: egress of nobody"},
+		{misread, 0, strings.Repeat("x", 600)},
+		{misread, 0, "^b\\.example$\x00"},
+		{misread, 0, "#: format domains\nhttp://a.example/"},
+		{misrun, 0, `^\(a\.example$`},
+		{misrun, 0, "^a\\.example$\n[b"},
+	}[c.rng.IntN(7)]
+	c.write(vm, c.name(vm), bad)
+	return fmt.Sprintf("%s %.20q", c.name(vm), bad.text)
+}
+
+// writeInPlace is what a bad editor does: for a moment the file is empty.
+func (c *chaos) writeInPlace() string {
+	vm := c.one()
+	name, text := c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&permittable)
+	c.court.change(func(m *model) {
+		m.setFile(vm, file(vm, name), content{kind: good})
+		m.setFile(vm, file(vm, name), text)
+	})
+	c.must(os.WriteFile(filepath.Join(c.rulesDir(), file(vm, name)), []byte(text.text), 0o644))
+	return fmt.Sprintf("%s %v", name, text.permits)
+}
+
+func (c *chaos) removeOne() string {
+	vm := c.one()
+	name := file(vm, c.name(vm))
+	if vm.files[name].kind == absent {
+		return c.names[vm] + " has no file"
+	}
+	c.court.change(func(m *model) { m.setFile(vm, name, content{}) })
+	c.removeRules(name)
+	return name
+}
+
+func (c *chaos) rename() string {
+	vm := c.one()
+	from := file(vm, c.name(vm))
+	to := file(vm, c.namesOf(vm)[c.rng.IntN(2)])
+	text, ok := vm.files[from]
+	if !ok || vm.files[to].kind != absent {
+		return c.names[vm] + " cannot be renamed"
+	}
+	c.court.change(func(m *model) {
+		m.setFiles(vm, func(files map[string]content) {
+			delete(files, from)
+			files[to] = text
+		})
+	})
+	c.must(os.Rename(filepath.Join(c.rulesDir(), from), filepath.Join(c.rulesDir(), to)))
+	return from + " to " + to
+}
+
+// sameAddress brings, or takes away, a second file for an AppVM's address.
+func (c *chaos) sameAddress() string {
+	vm := c.one()
+	name := "z" + c.names[vm]
+	if vm.files[file(vm, name)].kind == absent {
+		return c.write(vm, name, c.someRules(hosts(c.rng.UintN(1<<16))&permittable))
+	}
+	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{}) })
+	c.removeRules(file(vm, name))
+	return "without " + name
+}
+
+func (c *chaos) setTemplate(t content) {
+	c.court.change(func(m *model) { m.setTemplate(t) })
+	if t.text == "" {
+		if err := os.Remove(filepath.Join(c.rulesDir(), "config")); !errors.Is(err, os.ErrNotExist) {
+			c.must(err)
+		}
+		return
+	}
+	c.rules("config", t.text)
+}
+
+func (c *chaos) editTemplate() string {
+	n := c.rng.IntN(4)
+	t := content{kind: good}
+	if n > 0 {
+		t.text = strings.ReplaceAll(c.builtin(), "MaxClients 100", fmt.Sprintf("MaxClients %d", 100+n))
+	}
+	c.setTemplate(t)
+	return fmt.Sprint(n)
+}
+
+func (c *chaos) badTemplate() string {
+	t := []content{
+		{kind: misread, text: c.builtin() + "Timeout {tiem}\n"},
+		{kind: misread, text: strings.ReplaceAll(c.builtin(), "Port {port}", "Port 8888")},
+		{kind: misrun, text: c.builtin() + "Nonsense Yes\n"},
+	}[c.rng.IntN(3)]
+	c.setTemplate(t)
+	return fmt.Sprint(t.kind)
+}
+
+// builtin is the built-in template's text.
+func (c *chaos) builtin() string {
+	text, err := os.ReadFile("../../rules/builtin.conf")
+	c.must(err)
+	return string(text)
+}
+
+// replaceDirectory puts a copy in the place of the rule directory, in one step.
+func (c *chaos) replaceDirectory() string {
+	copied := c.rulesDir() + ".new"
+	c.must(os.CopyFS(copied, os.DirFS(c.rulesDir())))
+	c.must(unix.Renameat2(unix.AT_FDCWD, copied, unix.AT_FDCWD, c.rulesDir(), unix.RENAME_EXCHANGE))
+	c.must(os.RemoveAll(copied))
+	return ""
+}
+
+// directoryAway takes the rule directory away for a moment: then there are no rules.
+func (c *chaos) directoryAway() string {
+	c.court.change(func(m *model) { m.gap() })
+	c.must(os.Rename(c.rulesDir(), c.rulesDir()+".away"))
+	c.moment()
+	c.must(os.Rename(c.rulesDir()+".away", c.rulesDir()))
+	return ""
+}
+
+// directoryUnreadable puts something in its place that is no directory: nothing is known then, and nobody is
+// disturbed.
+func (c *chaos) directoryUnreadable() string {
+	aside, what := c.rulesDir()+".aside", "a dangling link"
+	if c.rng.IntN(2) == 0 {
+		c.must(os.Symlink("nowhere", aside))
+	} else {
+		what = "a file"
+		c.must(os.WriteFile(aside, nil, 0o644))
+	}
+	swap := func() {
+		c.must(unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, c.rulesDir(), unix.RENAME_EXCHANGE))
+	}
+	swap()
+	c.moment()
+	swap()
+	c.must(os.Remove(aside))
+	return what
+}
+
+// moment lets some time pass: more than the daemon waits for the end of a burst of changes, or less.
+func (c *chaos) moment() {
+	select {
+	case <-time.After(time.Duration([]int{1, 10, 50, 150}[c.rng.IntN(4)]) * time.Millisecond):
+	case <-c.Context().Done():
+	}
+}
+
+// mend makes all rule files and the template good.
+func (c *chaos) mend() {
+	c.setTemplate(content{kind: good})
+	for _, vm := range c.court.vms[:len(c.court.vms)-1] {
+		name := "z" + c.names[vm]
+		if vm.files[file(vm, name)].kind != absent {
+			c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{}) })
+			c.removeRules(file(vm, name))
+		}
+		c.write(vm, c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&permittable))
+	}
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"vifproxy/control"
+)
+
+// This file compares, at settled moments, all that the daemon leaves in the world with what should be there.
+
+// countOrigins asks the origins who was there.
+func (c *chaos) countOrigins() {
+	for host, name := range universe {
+		n, err := c.Reached(name, 0)
+		c.must(err)
+		if n < c.court.reached[host] || n > c.court.rightful[host] {
+			c.fail("%s was reached %d times; %d clients saw it, %d asked for it while it was permitted",
+				name, n, c.court.reached[host], c.court.rightful[host])
+		}
+	}
+}
+
+// compareKernel looks at bindings and listening sockets.
+func (c *chaos) compareKernel(status control.Status) {
+	want := map[binding]bool{}
+	sockets, err := c.sampler.listeners()
+	c.must(err)
+	for _, vm := range status.VMs {
+		if vm.State != control.Running {
+			continue
+		}
+		addr := netip.MustParseAddr(vm.IP)
+		for _, a := range c.court.vms {
+			if a.ip != addr {
+				continue
+			}
+			to := netip.AddrPortFrom(c.gateway(a), uint16(vm.Port))
+			for _, vif := range vm.Interfaces {
+				want[binding{vif, addr, to}] = true
+			}
+			if sockets[to] != uidOf(addr) {
+				c.fail("%s: uid %#x listens on %s", vm.Name, sockets[to], to)
+			}
+		}
+	}
+	have, err := c.sampler.bindings()
+	c.must(err)
+	if !maps.Equal(want, have) {
+		c.fail("bindings are %v, want %v", have, want)
+	}
+}
+
+// compareFiles looks at the runtime directory and at the processes. Besides the serving one an AppVM may
+// have older ones that finish their connections, with rules that are permitted now, unless alone says that
+// there are none.
+func (c *chaos) compareFiles(status control.Status, alone bool) error {
+	rows := map[string]control.VM{}
+	for _, vm := range status.VMs {
+		if vm.State == control.Running {
+			rows[vm.Name] = vm
+		}
+	}
+	dirs, err := filepath.Glob(filepath.Join(c.runDir(), "*", "[0-9]*"))
+	if err != nil {
+		return err
+	}
+	found := 0
+	for _, dir := range dirs {
+		vm, ok := rows[filepath.Base(filepath.Dir(dir))]
+		port, _ := strconv.Atoi(filepath.Base(dir))
+		switch {
+		case !ok && !c.isRetired(dir) || alone && port != vm.Port:
+			return fmt.Errorf("%s is there", dir)
+		case port == vm.Port:
+			found++
+		default:
+			if err := c.permitted(dir); err != nil {
+				return err
+			}
+		}
+	}
+	if found != len(rows) {
+		return fmt.Errorf("files are %q, the proxies %+v", dirs, rows)
+	}
+	for _, vm := range rows {
+		config, err := os.Readlink(filepath.Join(c.runDir(), vm.Name, "config"))
+		if want := fmt.Sprintf("%d/config", vm.Port); err != nil || config != want {
+			return fmt.Errorf("config of %s leads to %q (%v), want %q", vm.Name, config, err, want)
+		}
+		pid, err := os.ReadFile(filepath.Join(c.runDir(), vm.Name, "pid"))
+		if err != nil || string(pid) != fmt.Sprintln(vm.PID) {
+			return fmt.Errorf("pid file of %s: %q (%v), want %d", vm.Name, pid, err, vm.PID)
+		}
+	}
+	pids := c.proxies()
+	for _, vm := range rows {
+		if !slices.Contains(pids, vm.PID) {
+			return fmt.Errorf("%s: process %d is not there", vm.Name, vm.PID)
+		}
+	}
+	if len(pids) > len(dirs) {
+		return fmt.Errorf("processes are %v, files %q", pids, dirs)
+	}
+	return nil
+}
+
+// isRetired tells whether an AppVM that was renamed has an older process under its old name.
+func (c *chaos) isRetired(dir string) bool {
+	name := filepath.Base(filepath.Dir(dir))
+	for _, vm := range c.court.vms {
+		if names := c.namesOf(vm); slices.Contains(names, name) {
+			return len(vm.vifs) > 0 && !c.court.possible(vm)[nothing]
+		}
+	}
+	return false
+}
+
+// permitted checks that an older process permits no more than its AppVM may reach.
+func (c *chaos) permitted(dir string) error {
+	text, err := os.ReadFile(filepath.Join(dir, "rules"))
+	if err != nil {
+		return err
+	}
+	name := filepath.Base(filepath.Dir(dir))
+	for _, vm := range c.court.vms {
+		if slices.Contains(c.namesOf(vm), name) {
+			if old := readRules(string(text)); old&^c.court.may(vm) != 0 {
+				return fmt.Errorf("%s still permits %v, and %v are permitted", dir, old, c.court.may(vm))
+			}
+		}
+	}
+	return nil
+}
+
+var (
+	proxyPort = regexp.MustCompile(`\b6[1-4][0-9]{3}\b`)
+	between   = regexp.MustCompile(`[,{}\n]`)
+)
+
+// state is bindings, rules and `show` as text, but for what is another each time: ports, pids, times.
+func (c *chaos) state() string {
+	status, err := c.ctl.Status(c.Context())
+	c.must(err)
+	var all []string
+	for _, part := range between.Split(proxyPort.ReplaceAllString(c.ruleset(), "PORT"), -1) {
+		all = append(all, strings.TrimPrefix(strings.TrimSpace(part), "elements = "))
+	}
+	for _, vm := range status.VMs {
+		all = append(all, fmt.Sprint(vm.Name, vm.IP, vm.Interfaces, vm.State, vm.Error))
+	}
+	slices.Sort(all)
+	return strings.Join(all, "\n")
+}

@@ -1,0 +1,329 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
+	"vifproxy/internal/lab"
+)
+
+var (
+	chaosTime = flag.Duration("chaos.time", time.Minute, "how long the chaos run lasts")
+	chaosSeed = flag.Uint64("chaos.seed", 0, "what the chaos run is made of; 0: another one each time")
+)
+
+// TestChaos does to vifproxyd, in random order, all that may happen to it, while clients in every AppVM try
+// what they may and may not reach. What must hold is asserted throughout, and now and then all faults are
+// mended and the whole state compared with the one that the model computes from the inputs. The sequence of
+// actions follows from the seed; how far it gets in the time, and what the kernel interleaves with it, does
+// not.
+func TestChaos(t *testing.T) {
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64N(1e6)
+	}
+	onBoth(t, func(s *site) {
+		c := newChaos(s, seed)
+		c.run(time.Now().Add(*chaosTime))
+	})
+}
+
+// chaos is one run.
+type chaos struct {
+	*site
+	seed    uint64
+	rng     *rand.Rand
+	court   court
+	sampler *sampler
+	ctl     *control.Client
+	gate    sync.RWMutex // held for writing: no client is at it
+	done    chan struct{}
+	running sync.WaitGroup
+	verbs   sync.WaitGroup // requests to the daemon that nobody waits for
+
+	// What the actions have done to the machine.
+	names  map[*appVM]string   // in the lab
+	plugs  map[*appVM][]lab.VM // half attached ones too
+	full   bool                // the runtime directory
+	killed bool                // proxies, since the last settled moment
+	ended  map[*running]bool   // daemons that were meant to end
+	counts map[string]int
+	log    []string
+
+	mu       sync.Mutex
+	cables   map[*appVM]cable
+	gateways map[*appVM]netip.Addr
+	ports    []binding
+	samples  int
+	pings    int
+	failures int
+	before   string // what the last daemon but one said last
+}
+
+// stranger is an AppVM that never has rules.
+const stranger = "stranger"
+
+func newChaos(s *site, seed uint64) *chaos {
+	stream := uint64(len(s.Ruleset)) // the rulesets get the same actions, but for those that are theirs alone
+	c := &chaos{
+		site: s, seed: seed, rng: rand.New(rand.NewPCG(seed, stream)),
+		sampler: newSampler(s), ctl: control.NewClient(s.socket()), done: make(chan struct{}),
+		names: map[*appVM]string{}, plugs: map[*appVM][]lab.VM{},
+		ended: map[*running]bool{}, counts: map[string]int{},
+		cables: map[*appVM]cable{}, gateways: map[*appVM]netip.Addr{},
+	}
+	c.court.model = *newModel("10.137.0.11", "10.137.0.12", "10.137.7.11", "10.137.0.13", "10.137.0.14")
+	c.court.open = map[*trial]bool{}
+	for i, vm := range c.court.vms {
+		c.names[vm] = fmt.Sprintf("vm%d", i+1)
+		if i == len(c.court.vms)-1 {
+			c.names[vm] = stranger
+		}
+		c.cables[vm], c.gateways[vm] = newCable(), lab.Gateway
+	}
+	s.must(os.Mkdir(s.runDir(), 0o755))
+	s.must(unix.Mount("tmpfs", s.runDir(), "tmpfs", 0, "size=8m,mode=755"))
+	s.Cleanup(func() {
+		if err := unix.Unmount(s.runDir(), unix.MNT_DETACH); err != nil {
+			s.Error(err)
+		}
+	})
+	return c
+}
+
+// run does it all.
+func (c *chaos) run(deadline time.Time) {
+	defer func() {
+		if c.Failed() {
+			c.Logf("seed %d; the last actions:\n%s\nthe daemon before the last one said last:\n%s",
+				c.seed, strings.Join(c.log[max(0, len(c.log)-60):], "\n"), c.before)
+		}
+	}()
+	stopped := false
+	stop := func() {
+		if !stopped {
+			stopped = true
+			close(c.done)
+			c.running.Wait()
+		}
+	}
+	defer stop()
+	c.begin()
+	c.running.Go(c.watch)
+	for i, vm := range c.court.vms {
+		c.running.Go(func() { c.client(vm, c.seed+uint64(i)) })
+	}
+	for n := 1; time.Now().Before(deadline) && !c.broken(); n++ {
+		c.act(n)
+		if n%16 == 0 {
+			c.settle()
+		}
+	}
+	c.settle()
+	if c.broken() {
+		return
+	}
+	stop()
+	c.finish()
+	c.report()
+}
+
+// begin sets the stage: everybody is connected, and has a rule file.
+func (c *chaos) begin() {
+	for _, vm := range c.court.vms {
+		c.plug(vm, lab.Complete)
+		if c.names[vm] != stranger {
+			c.write(vm, c.names[vm], c.someRules(permittable))
+		}
+	}
+	c.court.change(func(m *model) { m.down = true; m.ends() })
+	c.up(true)
+	c.settle()
+}
+
+// act does one action of the sequence.
+func (c *chaos) act(n int) {
+	total := 0
+	for _, a := range actions {
+		total += a.weight
+	}
+	pick := c.rng.IntN(total)
+	for _, a := range actions {
+		if pick -= a.weight; pick < 0 {
+			what := a.do(c)
+			c.counts[a.name]++
+			when := time.Now().Format("15:04:05.000")
+			c.log = append(c.log, fmt.Sprintf("%s %4d %s %s", when, n, a.name, what))
+			break
+		}
+	}
+	// A pause, so that some actions meet a daemon at rest and others one at work.
+	pause := time.Duration([]int{0, 0, 1, 5, 20, 50, 200, 400}[c.rng.IntN(8)]) * time.Millisecond
+	select {
+	case <-time.After(pause):
+	case <-c.Context().Done():
+	}
+}
+
+// fail notes what is wrong. The run goes on to its next step, and ends there.
+func (c *chaos) fail(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failures++; c.failures <= 5 {
+		c.Errorf("%s "+format, append([]any{time.Now().Format("15:04:05.000")}, args...)...)
+	}
+}
+
+func (c *chaos) broken() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failures > 0
+}
+
+func (c *chaos) gateway(vm *appVM) netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gateways[vm]
+}
+
+// settle mends all faults, has the daemon look at everything, and compares all there is with the model.
+func (c *chaos) settle() {
+	c.Helper()
+	if c.broken() {
+		return
+	}
+	c.free()
+	if c.court.down {
+		c.up(true)
+	}
+	c.verbs.Wait()
+	var status control.Status
+	c.until("the state is that of the inputs", func() (err error) {
+		if c.broken() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), patience)
+		defer cancel()
+		if status, err = c.ctl.Update(ctx); err != nil {
+			return err
+		}
+		if len(status.Problems) > 0 {
+			return fmt.Errorf("problems: %q", status.Problems)
+		}
+		for _, vm := range status.VMs {
+			if vm.PID != 0 && syscall.Kill(vm.PID, 0) != nil {
+				return fmt.Errorf("%s is gone, and the daemon has not noticed yet", vm.Name)
+			}
+		}
+		c.court.Lock()
+		err = c.court.matches(status)
+		c.court.Unlock()
+		if err != nil && !c.killed { // who was killed may be in the books for a moment
+			c.fail("when `update` had returned: %v", err)
+		}
+		return err
+	})
+	if c.broken() {
+		return
+	}
+	c.killed = false
+	c.counts["settled"]++
+	c.court.change(func(m *model) { m.settle() })
+	c.gate.Lock()
+	defer c.gate.Unlock()
+	c.sweep(status)
+	c.countOrigins()
+	c.compareKernel(status)
+	c.until("the files are those of the proxies", func() error { return c.compareFiles(status, false) })
+}
+
+// sweep tries every host from every AppVM.
+func (c *chaos) sweep(status control.Status) {
+	serves := map[string]bool{}
+	for _, vm := range status.VMs {
+		serves[vm.IP] = vm.State == control.Running
+	}
+	seen := make([]policy, len(c.court.vms))
+	var all sync.WaitGroup
+	for i, vm := range c.court.vms {
+		all.Go(func() {
+			for host := range universe {
+				switch c.try(vm, "http", host, serves[vm.ip.String()]).Status {
+				case 200:
+					seen[i].served = true
+					seen[i].permits |= 1 << host
+				case 403:
+					seen[i].served = true
+				}
+			}
+		})
+	}
+	all.Wait()
+	c.court.Lock()
+	defer c.court.Unlock()
+	for i, vm := range c.court.vms {
+		if err := c.court.observe(vm, seen[i]); err != nil {
+			c.fail("all is settled, but %v", err)
+		}
+	}
+}
+
+// finish mends the rules too, and checks that a new daemon makes of the same inputs what the old one has
+// made of them in its long life; and that nothing is left after it.
+func (c *chaos) finish() {
+	c.mend()
+	c.settle()
+	if c.broken() {
+		return
+	}
+	c.until("older processes have ended", func() error {
+		status, err := c.ctl.Status(c.Context())
+		if err != nil {
+			return err
+		}
+		return c.compareFiles(status, true)
+	})
+	old := c.state()
+	c.end(syscall.SIGTERM)
+	c.up(true)
+	c.settle()
+	if c.broken() {
+		return
+	}
+	if now := c.state(); now != old {
+		c.fail("the same inputs, another state:\n%s\nbefore:\n%s", now, old)
+	}
+	c.end(syscall.SIGTERM)
+	entries, err := os.ReadDir(c.runDir())
+	c.must(err)
+	if len(entries) > 0 {
+		c.fail("left in the runtime directory: %v", entries)
+	}
+	if _, err := os.Stat(c.socket()); !errors.Is(err, os.ErrNotExist) {
+		c.fail("control socket: %v", err)
+	}
+}
+
+// report says how much was done.
+func (c *chaos) report() {
+	reached := 0
+	for _, n := range c.court.reached {
+		reached += n
+	}
+	c.Logf("seed %d: %d actions, %d daemons, %d pages reached, %d refused, %d tries without an answer, "+
+		"%d round trips in tunnels, %d looks at the bindings; %v", c.seed, len(c.log), len(c.ended), reached,
+		c.court.refused, c.court.failed, c.pings, c.samples, c.counts)
+}
