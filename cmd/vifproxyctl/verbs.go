@@ -147,6 +147,22 @@ object, whose "event" says what happened:
     daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown
 `,
 	}, {
+		name: "doctor", json: true, run: examine,
+		flags:   "[--tinyproxy=PATH] " + fileFlags,
+		summary: "Say whether everything around vifproxyd is as it should be.",
+		help: `Each line is a finding, with a remedy where something can be done:
+    ok       as it should be
+    note     may be meant so
+    wrong    makes the exit status 1
+
+It looks at vifproxyd and what that says of itself, tinyproxy and its known holes, the firewall,
+rule files, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
+VMs do without their proxies, the service in dom0, and what this VM keeps at a restart. Nothing
+is changed. vifproxyd need not run; then the options tell where tinyproxy and files are.
+
+With --json: an array of objects with check, level, text and remedy.
+`,
+	}, {
 		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", build()) },
 		summary: "Print the version.",
 	}, {
@@ -158,9 +174,13 @@ object, whose "event" says what happened:
 // fileFlags are those of verbs that read rule files themselves.
 const fileFlags = "[--rules-dir=DIR] [--template=FILE]"
 
+// packaged is the tinyproxy of the distribution.
+const packaged = "/usr/bin/tinyproxy"
+
 // takes tells whether the verb has a flag of its own of this name.
 func (v verb) takes(name string) bool {
-	return strings.Contains(v.flags, "[--"+name+"]") || strings.Contains(v.flags, "[--"+name+"=")
+	return strings.Contains(v.flags, "[--"+name+"]") || strings.Contains(v.flags, "[--"+name+"=") ||
+		strings.Contains(v.flags, "[-"+name+"]")
 }
 
 func update(c *control.Client, ctx context.Context, _ []string) (control.Status, error) {
