@@ -147,6 +147,24 @@ object, whose "event" says what happened:
     daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown
 `,
 	}, {
+		name: "log", args: "NAME", least: 1, most: 1, run: showLog,
+		flags:   "[-f]",
+		summary: "Show what the proxies of a VM have logged.",
+		help: `    -f    go on with what comes, until Ctrl-C
+
+Control characters are shown as escapes. vifproxyd keeps between 1 and 2 MiB for each VM,
+until it is restarted.
+`,
+	}, {
+		name: "client", args: "NAME", least: 1, most: 1, run: configure,
+		flags:   "[--format=FORMAT]",
+		summary: "Print what makes programs in a VM use its proxy.",
+		help: `FORMAT is one of
+    env        variables for shells and their programs, or /etc/environment (the default)
+    firefox    lines for user.js in a profile of Firefox
+    pac        a proxy auto-configuration file, for browsers and desktops
+`,
+	}, {
 		name: "doctor", json: true, run: examine,
 		flags:   "[--tinyproxy=PATH] " + fileFlags,
 		summary: "Say whether everything around vifproxyd is as it should be.",
