@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +52,7 @@ func examine(c *call) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	d := &doctor{ctx: ctx, setup: control.Setup{
-		RulesDir: c.rulesDir, Template: c.template, Tinyproxy: c.tinyproxy, ProxyPort: 8100,
+		RulesDir: c.rulesDir, Template: c.templatePath(), Tinyproxy: c.tinyproxy, ProxyPort: 8100,
 	}}
 	d.daemon(c)
 	d.program()
@@ -109,7 +108,6 @@ func (d *doctor) daemon(c *call) {
 		d.tell(check, levelWrong, "journalctl -u vifproxyd", "%v", err)
 	}
 	if err != nil {
-		d.setup.Template = cmp.Or(d.setup.Template, filepath.Join(d.setup.RulesDir, templateName))
 		return
 	}
 	d.status, d.setup = &status, status.Setup
@@ -232,6 +230,13 @@ func (d *doctor) ruleFiles() {
 	}
 	for _, refused := range d.rules.Refused {
 		bad(refused.Err)
+	}
+	if filter, err := filterOf(d.rules.Template); err == nil && d.rules.TemplateErr == nil {
+		for _, file := range d.rules.Files {
+			if found := checkFor(filter).Parsed(file); len(found) > 0 {
+				d.tell(check, levelNote, "vifproxyctl check "+file.Path, "%v", found[0])
+			}
+		}
 	}
 	if len(d.rules.Files)+len(d.rules.Refused) == 0 {
 		d.tell(check, levelNote, "write "+filepath.Join(dir, "NAME.IP")+" for each AppVM that is to have a proxy",
