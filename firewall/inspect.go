@@ -57,13 +57,15 @@ func inspectNft(ctx context.Context) (Inspection, error) {
 		if err != nil {
 			return err
 		}
-		_, ports := now.elements[ourSets[0]]
-		_, bindings := now.elements[ourSets[1]]
 		found.note(now.OwnTable, "table ip vifproxy")
-		found.note(ports, "map ports in table ip vifproxy")
-		found.note(bindings, "set bindings in table ip vifproxy")
-		for _, chain := range []string{"prerouting", "input"} {
-			found.note(now.hasRule("vifproxy", chain), "the rules of chain %s in table ip vifproxy", chain)
+		if now.OwnTable { // else there can be nothing in it
+			_, ports := now.elements[ourSets[0]]
+			_, bindings := now.elements[ourSets[1]]
+			found.note(ports, "map ports in table ip vifproxy")
+			found.note(bindings, "set bindings in table ip vifproxy")
+			for _, chain := range []string{"prerouting", "input"} {
+				found.note(now.hasRule("vifproxy", chain), "the rules of chain %s in table ip vifproxy", chain)
+			}
 		}
 		if now.UserChain {
 			found.note(now.AcceptSet, "set vifproxy in table ip qubes")
@@ -99,7 +101,7 @@ func inspectIptables(path string) (Inspection, error) {
 			return found, fmt.Errorf("iptables: %w", err)
 		}
 		found.note(chain, "chain VIFPROXY in table %s", table)
-		if table == "filter" { // in nat there are as many as there are bindings
+		if chain && table == "filter" { // in nat there are as many as there are bindings
 			found.note(len(now.rules) > 0, "the rules of chain VIFPROXY in table filter")
 		}
 		found.note(now.jumps > 0, "the jump in chain %s of table %s", builtin[table], table)

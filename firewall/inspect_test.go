@@ -34,7 +34,7 @@ func TestInspect(t *testing.T) {
 				{"nft flush chain ip vifproxy prerouting", "the rules of chain prerouting in table ip vifproxy"},
 				{"nft flush chain ip vifproxy input", "the rules of chain input in table ip vifproxy"},
 			},
-			"nft": {{"nft delete table ip vifproxy", "set bindings in table ip vifproxy"}},
+			"nft": {{"nft delete table ip vifproxy", "table ip vifproxy"}},
 			"iptables-nft": {
 				{m.tools.iptables + " -F INPUT", "the jump in chain INPUT of table filter"},
 				{m.tools.iptables + " -F VIFPROXY", "the rules of chain VIFPROXY in table filter"},
