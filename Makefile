@@ -12,7 +12,7 @@ DIST       ?= dist
 PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | \
 	sed 's/^v//; s/-/+/; s/-/./g' | grep . || echo 0~git$$(git rev-list --count HEAD).$$(git describe --always --dirty=.dirty))
 
-.PHONY: build package test e2e lint demo deps root clean
+.PHONY: build package test e2e lint demo man deps root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -46,6 +46,9 @@ lint:
 
 demo: root deps build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
 	bin/vifproxylab demo --daemon bin/vifproxyd --ctl bin/vifproxyctl
+
+man: ## write the manual pages anew, from the help texts
+	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd -run TestManPage -update
 
 # The programs that vifproxy drives, those that the lab is made of, and the C compiler that the race detector needs.
 deps:

@@ -20,6 +20,7 @@ type verb struct {
 	least, most int    // number of arguments
 	json        bool   // takes --json
 	flags       string // others that it takes, as in its help
+	hidden      bool   // for the shells' completion, not for people
 	run         func(*call) error
 }
 
@@ -248,6 +249,9 @@ func help(c *call) error {
 	if len(c.names) == 0 {
 		var rows strings.Builder
 		for _, v := range verbs() {
+			if v.hidden {
+				continue
+			}
 			fmt.Fprintf(&rows, "    %-28s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
 		return say(c.stdout, usage, rows.String())
@@ -283,7 +287,7 @@ func find(name string) (verb, error) {
 		if v.name == name {
 			return v, nil
 		}
-		if d := distance(name, v.name); d < least {
+		if d := distance(name, v.name); d < least && !v.hidden {
 			nearest, least = v.name, d
 		}
 	}
