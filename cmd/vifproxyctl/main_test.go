@@ -44,7 +44,11 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			e.Vars = append(e.Vars, "SOCKET="+e.WorkDir+"/run/control.sock", "TZ=UTC", "GORACE=atexit_sleep_ms=0")
+			completions, err := filepath.Abs("../../packaging/completions")
+			if err != nil {
+				return err
+			}
+			e.Vars = append(e.Vars, "COMPLETIONS="+completions, "SOCKET="+e.WorkDir+"/run/control.sock", "TZ=UTC", "GORACE=atexit_sleep_ms=0")
 			e.Values[daemonKey{}] = &fakeDaemon{}
 			for _, dir := range []string{filepath.Dir(e.WorkDir), e.WorkDir} { // tinyproxy -v is run as nobody
 				if err := os.Chmod(dir, 0o755); err != nil {

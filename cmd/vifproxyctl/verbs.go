@@ -182,6 +182,9 @@ is changed. vifproxyd need not run; then the options tell where tinyproxy and fi
 With --json: an array of objects with check, level, text and remedy.
 `,
 	}, {
+		name: "complete", args: "WORD...", most: math.MaxInt, hidden: true, run: complete,
+		summary: "Print what may come next in a command line.",
+	}, {
 		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", build()) },
 		summary: "Print the version.",
 	}, {
