@@ -120,6 +120,7 @@ func (t *typed) arguments(kind string) []string {
 	switch {
 	case strings.Contains(kind, "NAME"):
 		all = t.vms()
+	case strings.Contains(kind, "HOST") && t.verb.name == "deny": // what is allowed is in files
 	case strings.Contains(kind, "HOST"):
 		all = t.hosts(t.args[0])
 	case strings.Contains(kind, "VERB"):
@@ -208,7 +209,18 @@ func (t *typed) vms() (all []string) {
 	return all
 }
 
-// hosts are those that a VM was refused, as its log has them, the newest first.
+// hosts are those that a VM was refused, the newest first.
 func (t *typed) hosts(vm string) (all []string) {
-	return nil
+	denied, err := control.NewClient(t.socket).Denied(t.ctx, []string{vm}, time.Time{})
+	if err != nil {
+		return nil
+	}
+	for _, vm := range denied {
+		for _, host := range vm.Hosts {
+			if plainHost.MatchString(host.Host) {
+				all = append(all, fmt.Sprintf("%s\trefused %d times, last %s", host.Host, host.Count, moment(host.Last)))
+			}
+		}
+	}
+	return all
 }
