@@ -106,7 +106,7 @@ func inspectIptables(path string) (Inspection, error) {
 		}
 		found.note(now.jumps > 0, "the jump in chain %s of table %s", builtin[table], table)
 		if now.jumps > 0 && !now.first {
-			found.note(false, "the first place in chain %s of table %s, where the jump must stand", builtin[table], table)
+			found.note(false, "the first place for the jump in chain %s of table %s", builtin[table], table)
 		}
 	}
 	return found, nil

@@ -41,7 +41,7 @@ func TestInspect(t *testing.T) {
 			},
 			"iptables-legacy": {
 				{m.tools.iptables + " -t nat -F PREROUTING", "the jump in chain PREROUTING of table nat"},
-				{m.tools.iptables + " -I INPUT -j ACCEPT", "the first place in chain INPUT of table filter, where the jump must stand"},
+				{m.tools.iptables + " -I INPUT -j ACCEPT", "the first place for the jump in chain INPUT of table filter"},
 			},
 		}[m.name] {
 			args := strings.Fields(damage.command)

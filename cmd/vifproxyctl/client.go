@@ -13,7 +13,7 @@ import (
 	"vifproxy/control"
 )
 
-// formats are what programs in an AppVM read. The parts that are put in are an address and a number, and, in comments
+// formats are what programs in an AppVM read. What is put in is an address and a number, and, in comments
 // only, a name that is made of letters, digits and "_.-".
 var formats = map[string]*template.Template{
 	"env": form(`# {{.Name}}: most programs of a shell. For all of them: /rw/config/rc.local can append
@@ -22,8 +22,8 @@ var formats = map[string]*template.Template{
 {{end}}no_proxy=localhost,127.0.0.1
 NO_PROXY=localhost,127.0.0.1
 `),
-	// Names are those of Firefox' about:config; trr.mode 5 is "off by choice": the proxy asks for names.
-	"firefox": form(`// {{.Name}}: append this to the file user.js in Firefox' profile folder (see about:profiles).
+	// Names are those of Firefox' about:config; trr.mode 5 is "off by choice": the proxy resolves names.
+	"firefox": form(`// {{.Name}}: append this to user.js in Firefox' profile folder (see about:profiles).
 user_pref("network.proxy.type", 1);
 user_pref("network.proxy.http", "{{.Host}}");
 user_pref("network.proxy.http_port", {{.Port}});
@@ -33,7 +33,7 @@ user_pref("network.proxy.share_proxy_settings", true);
 user_pref("network.proxy.no_proxies_on", "");
 user_pref("network.trr.mode", 5);
 `),
-	"pac": form(`// {{.Name}}: a proxy auto-configuration file. Save it in the AppVM and name it to programs as file:///PATH.
+	"pac": form(`// {{.Name}}: a proxy auto-configuration file. Programs in the AppVM take it as file:///PATH.
 function FindProxyForURL(url, host) {
 	if (host === "localhost" || host === "127.0.0.1") return "DIRECT";
 	return "PROXY {{.Proxy}}";
@@ -59,7 +59,8 @@ func configure(c *call) error {
 	}
 	gateway := gatewayOf(vm, status)
 	if gateway == "" {
-		return fmt.Errorf("%s is not connected, nor is any other AppVM: its gateway is not known; start it first", vm.Name)
+		return fmt.Errorf("%s is not connected, nor is any other AppVM: its gateway is not known; start it first",
+			vm.Name)
 	}
 	port := strconv.Itoa(status.Setup.ProxyPort)
 	return format.Execute(c.stdout, map[string]any{

@@ -13,10 +13,10 @@ import (
 	"vifproxy/rules"
 )
 
-// complete is the hidden verb that the shells' completions in packaging/completions ask: it is given the words of a
-// command line after the program's name, up to and with the one to be completed. It prints candidates, each with a
-// tab and an explanation, or the one line ":files" where a path is wanted. It never fails and never waits for long:
-// somebody is typing.
+// complete is the hidden verb that the shells' completions in packaging/completions ask: it is given the
+// words of a command line after the program's name, up to and with the one to be completed. It prints
+// candidates, each with a tab and an explanation, or the one line ":files" where a path is wanted. It never
+// fails and never waits for long: somebody is typing.
 func complete(c *call) error {
 	if len(c.names) == 0 {
 		return nil
@@ -178,8 +178,8 @@ func prefixed(prefix string, words []string) []string {
 	return words
 }
 
-// What goes into a command line is nothing that a shell might act on. VM names are like this anyhow; hosts are what
-// an AppVM has sent.
+// What goes into a command line is nothing that a shell might act on. VM names are like this anyhow; hosts
+// are what an AppVM has sent.
 var (
 	plainName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
 	plainHost = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
@@ -218,7 +218,8 @@ func (t *typed) hosts(vm string) (all []string) {
 	for _, vm := range denied {
 		for _, host := range vm.Hosts {
 			if plainHost.MatchString(host.Host) {
-				all = append(all, fmt.Sprintf("%s\trefused %d times, last %s", host.Host, host.Count, moment(host.Last)))
+				all = append(all, fmt.Sprintf("%s\trefused %d times, last %s",
+					host.Host, host.Count, moment(host.Last)))
 			}
 		}
 	}

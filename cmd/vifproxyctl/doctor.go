@@ -260,8 +260,9 @@ func (d *doctor) appVMs() bool {
 			served++
 			continue
 		}
-		d.tell(check, levelNote, "if it is to have one, write "+filepath.Join(d.setup.RulesDir, "NAME."+vm.Addr.String()),
-			"%s on %s has no rule file, and so no proxy", vm.Addr, strings.Join(vm.Vifs, ", "))
+		file := filepath.Join(d.setup.RulesDir, "NAME."+vm.Addr.String())
+		d.tell(check, levelNote, "if it is to have one, write "+file, "%s on %s has no rule file, and so no proxy",
+			vm.Addr, strings.Join(vm.Vifs, ", "))
 	}
 	for _, vm := range d.unseen() {
 		d.tell(check, levelNote, "compare with `qvm-ls --network` in dom0 which address it has",

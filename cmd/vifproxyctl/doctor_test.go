@@ -92,18 +92,21 @@ func TestEgress(t *testing.T) {
 		{"0000 = action=accept proto=udp dstports=1-100\npolicy = drop", false, true, false},
 		{"0000 = action=accept proto=udp dstports=123-123\npolicy = drop", false, false, false},
 		{"0000 = action=accept proto=icmp icmptype=8\npolicy = drop", false, false, true},
-		{"0000 = action=drop proto=icmp icmptype=8\n0001 = action=accept proto=icmp\npolicy = drop", false, false, true},
+		{"0000 = action=drop proto=icmp icmptype=8\n0001 = action=accept proto=icmp\npolicy = drop",
+			false, false, true},
 		{"0000 = action=accept dst4=192.0.2.0/24\npolicy = drop", false, false, false},
 		{"0000 = action=accept dst4=0.0.0.0/0\npolicy = drop", true, true, true},
-		{"0000 = action=accept dst4=0.0.0.0/1\n0001 = action=accept dst4=128.0.0.0/1\npolicy = drop", true, true, true},
+		{"0000 = action=accept dst4=0.0.0.0/1\n0001 = action=accept dst4=128.0.0.0/1\npolicy = drop",
+			true, true, true},
 		{"0000 = action=accept dst6=::/0\npolicy = drop", false, false, false}, // proxies and vifs are IPv4
 	} {
 		rules, ok := parseEgress(tt.rules + "\n")
 		if !ok {
 			t.Errorf("no rules in %q", tt.rules)
 		}
-		if a, b, c := rules.open(tcpAnywhere), rules.open(dns), rules.open(icmp); a != tt.tcp || b != tt.dns || c != tt.icmp {
-			t.Errorf("tcp %v, dns %v, icmp %v with\n%s", a, b, c, tt.rules)
+		got := [3]bool{rules.open(tcpAnywhere), rules.open(dns), rules.open(icmp)}
+		if got != [3]bool{tt.tcp, tt.dns, tt.icmp} {
+			t.Errorf("tcp, dns, icmp %v with\n%s", got, tt.rules)
 		}
 	}
 	if _, ok := parseEgress(""); ok {

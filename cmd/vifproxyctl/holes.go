@@ -22,8 +22,8 @@ func (r release) String() string {
 
 var versionText = regexp.MustCompile(`^tinyproxy (\d+)\.(\d+)(?:\.(\d+))?`)
 
-// parseVersion reads what `tinyproxy -v` prints. Of a version between two releases (1.11.2-17-gabcdef) it is the
-// earlier one, since nothing tells what it has of the later.
+// parseVersion reads what `tinyproxy -v` prints. Of a version between two releases (1.11.2-17-gabcdef) it is
+// the earlier one, since nothing tells what it has of the later.
 func parseVersion(text string) (r release, ok bool) {
 	match := versionText.FindStringSubmatch(text)
 	if match == nil {
@@ -43,8 +43,8 @@ type hole struct {
 	text  string
 }
 
-// holes are from the CVE list and tinyproxy's own repository; the commit that mended each is named. To keep the list
-// fresh, compare it with https://security-tracker.debian.org/tracker/source-package/tinyproxy.
+// holes are from the CVE list and tinyproxy's own repository; the commit that mended each is named. To keep
+// the list fresh, compare it with https://security-tracker.debian.org/tracker/source-package/tinyproxy.
 var holes = []hole{
 	// Talos TALOS-2023-1889; commit 12a8484 in 1.11.2.
 	{[]string{"CVE-2023-49606"}, release{1, 11, 1}, levelWrong,

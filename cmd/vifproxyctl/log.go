@@ -22,8 +22,8 @@ import (
 const (
 	defaultRuntime = "/run/vifproxy"
 
-	// glance is how often a followed log is looked at. It is asked for by name each time: proxies, AppVMs and the
-	// daemon come and go, and the file with them.
+	// glance is how often a followed log is looked at. It is asked for by name each time: proxies, AppVMs and
+	// the daemon come and go, and the file with them.
 	glance = 200 * time.Millisecond
 )
 
@@ -126,7 +126,8 @@ func (l *logReader) read() error {
 	}
 }
 
-// maxLogLine bounds what is kept of a line. vifproxyd's are shorter; another program's may be in the file as well.
+// maxLogLine bounds what is kept of a line. vifproxyd's are shorter; another program's may be in the file as
+// well.
 const maxLogLine = 16 << 10
 
 // line shows a line as text that does nothing to a terminal. What vifproxyd writes is so already.

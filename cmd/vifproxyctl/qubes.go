@@ -86,8 +86,8 @@ func (d *doctor) persistence() {
 	}
 }
 
-// onRW tells whether a directory is kept by a VM whose root file system is not: on /rw, or bound to something there
-// (bind-dirs).
+// onRW tells whether a directory is kept by a VM whose root file system is not: on /rw, or bound to something
+// there (bind-dirs).
 func onRW(dir string) bool {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real
@@ -100,8 +100,9 @@ func onRW(dir string) bool {
 		syscall.Stat(root+"/", &system) == nil && there.Dev == rw.Dev && rw.Dev != system.Dev
 }
 
-// netvm looks for signs that this is not the netvm of the AppVMs that have rule files. Behind another firewall VM
-// all of them would come with that one's address, on that one's vif, and none can be told from another.
+// netvm looks for signs that this is not the netvm of the AppVMs that have rule files. Behind another
+// firewall VM all of them would come with that one's address, on that one's vif, and none can be told from
+// another.
 func (d *doctor) netvm() {
 	const check = "netvm"
 	if len(d.links) == 0 || len(d.rules.Files) == 0 {
@@ -120,8 +121,8 @@ func (d *doctor) netvm() {
 	remedy := "run vifproxyd in the VM that is their netvm, as `qvm-ls --network` in dom0 shows it"
 	// Only a VM that has a netvm itself has a gateway in QubesDB: this one drives the network card.
 	if qubesdb(d.ctx, "/name") != "" && qubesdb(d.ctx, "/qubes-gateway") == "" {
-		d.tell(check, levelWrong, remedy, "no AppVM with a rule file is connected, and this VM has no netvm itself: "+
-			"are they behind %s, perhaps another firewall VM?", strings.Join(others, ", "))
+		d.tell(check, levelWrong, remedy, "no AppVM with a rule file is connected, and this VM has no netvm "+
+			"itself: are they behind %s, perhaps another firewall VM?", strings.Join(others, ", "))
 		return
 	}
 	d.tell(check, levelNote, remedy, "no AppVM with a rule file is connected, only %s: "+
@@ -166,8 +167,8 @@ func (d *doctor) bypasses() {
 	}
 }
 
-// egress is the rules of one AppVM as dom0 gives them to its netvm, in their order; the policy is the last one. See
-// https://www.qubes-os.org/doc/vm-interface/#firewall-rules-in-4x.
+// egress is the rules of one AppVM as dom0 gives them to its netvm, in their order; the policy is the last
+// one. See https://www.qubes-os.org/doc/vm-interface/#firewall-rules-in-4x.
 type egress []map[string]string
 
 func parseEgress(text string) (rules egress, ok bool) {

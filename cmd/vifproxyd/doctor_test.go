@@ -7,11 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"vifproxy/control"
 	"vifproxy/internal/lab"
 )
 
-// What vifproxyctl says of a real firewall VM: whether all is well in it, what an AppVM's programs need, and what its
-// proxy said.
+// What vifproxyctl says of a real firewall VM: whether all is well in it, what an AppVM's programs need, and
+// what its proxy said.
 func TestLookingAtTheFirewallVM(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.rules("work.10.137.0.11", bank)
@@ -23,7 +24,8 @@ func TestLookingAtTheFirewallVM(t *testing.T) {
 		s.refuses("work", "http://shop.example/")
 
 		backend := map[lab.Ruleset]string{lab.R42: "nftables", lab.R41: "iptables"}[s.Ruleset]
-		if vm := s.show()["work"]; vm.Gateway != lab.Gateway.String() || vm.Seen.IsZero() || vm.Interfaces[0] != vif {
+		vm := s.show()["work"]
+		if vm.Gateway != lab.Gateway.String() || vm.Seen.IsZero() || vm.Interfaces[0] != vif {
 			t.Errorf("status: %+v", vm)
 		}
 		s.says("doctor", "ok     firewall     "+backend+": everything is in place\n",
@@ -54,6 +56,10 @@ func TestLookingAtTheFirewallVM(t *testing.T) {
 			"ok     rules        "+s.rulesDir()+": 2 rule files can be read\n")
 		s.start()
 		s.opens("work", "http://bank.example/")
+		s.detach("work")
+		if vm := s.untilState("work", control.Waiting); vm.Seen.IsZero() || vm.Gateway != "" {
+			t.Errorf("status of one that was connected: %+v", vm)
+		}
 		s.stop()
 	})
 }

@@ -12,13 +12,14 @@ import (
 
 var updatePage = flag.Bool("update", false, "write the manual page")
 
-// The page in the package says what the program's help says, and what there is around it: `make man` makes it.
+// The page in the package says what the program's help says, and what there is around it: `make man` makes
+// it.
 func TestManPage(t *testing.T) {
 	var text bytes.Buffer
 	if _, err := parseOptions([]string{"--help"}, &text); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
 	}
-	page := manpage.Page{Name: "vifproxyd", Section: 8, Summary: "filtering proxies for the AppVMs behind a firewall VM"}
+	page := manpage.Page{Name: "vifproxyd", Section: 8, Summary: "filtering proxies for AppVMs"}
 	page.Help(text.String())
 	page.Help(around)
 	const path = "../../packaging/man/vifproxyd.8"

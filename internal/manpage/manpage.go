@@ -1,8 +1,9 @@
-// Package manpage makes manual pages of help texts, so that there is one source of both. It is for the tests that keep
-// the pages in packaging/man up to date; no program that is installed has it.
+// Package manpage makes manual pages of help texts, so that there is one source of both. It is for the tests
+// that keep the pages in packaging/man up to date; no program that is installed has it.
 //
-// A help text is written for people: paragraphs; headings that end in a colon; and what is indented by four, a list
-// ("    word    what it means", or the meaning in lines indented further) or, where it is none, text that stays as it is.
+// A help text is written for people: paragraphs; headings that end in a colon; and what is indented by four,
+// a list ("    word    what it means", or the meaning in lines indented further) or, where it is none, text
+// that stays as it is.
 package manpage
 
 import (
@@ -153,10 +154,12 @@ func (p *Page) lines(lines []string) {
 	}
 }
 
-// escape keeps characters from being made typographic, so that what is on the screen can be copied: see groff_char(7).
+// escape keeps characters from being made typographic, so that what is on the screen can be copied: see
+// groff_char(7).
 func escape(text string) string { return characters.Replace(text) }
 
-var characters = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`, `"`, `\(dq`)
+var characters = strings.NewReplacer(`\`, `\e`, "-", `\-`,
+	"'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`, `"`, `\(dq`)
 
 func quote(text string) string { return `"` + escape(text) + `"` }
 
