@@ -100,7 +100,7 @@ func (d *doctor) daemon(c *call) {
 	var permission *control.PermissionError
 	switch {
 	case errors.As(err, &notRunning):
-		d.tell(check, levelWrong, "systemctl enable --now vifproxyd", "vifproxyd is not running (%s: %v)",
+		d.tell(check, levelWrong, "systemctl start vifproxyd", "vifproxyd is not running (%s: %v)",
 			notRunning.Socket, notRunning.Err)
 	case errors.As(err, &permission):
 		d.tell(check, levelWrong, "run doctor as root", "permission denied on %s", permission.Socket)

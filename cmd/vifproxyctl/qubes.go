@@ -41,18 +41,36 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// service looks whether dom0 has turned the service on for this VM: without that it does not start at boot.
+// service looks whether vifproxyd is started at boot: by the package where dom0 has turned the service on for
+// this VM, or by what install-rw.sh has put below /rw.
 func (d *doctor) service() {
-	const check, flag = "service", "/run/qubes-service/vifproxy"
+	const check, flag, start = "service", "/run/qubes-service/vifproxy", "/rw/config/vifproxy/start"
+	const custom, hook = "/run/qubes-service/custom-persist", "/rw/config/rc.local"
 	switch {
 	case !exists("/usr/share/qubes/marker-vm"):
 		d.tell(check, levelOK, "", "this is no VM of Qubes OS: no service has to be turned on in dom0")
+	case exists(start) && exists(custom):
+		d.tell(check, levelWrong, "install the package in the template instead",
+			"installed below /rw, but with custom-persist nothing there is run (%s)", custom)
+	case exists(start) && !runs(hook, start):
+		d.tell(check, levelWrong, "run install-rw.sh again",
+			"installed below /rw, but %s does not run %s", hook, start)
+	case exists(start):
+		d.tell(check, levelOK, "", "installed below /rw and started by %s", hook)
 	case exists(flag):
 		d.tell(check, levelOK, "", "turned on in dom0 (%s)", flag)
 	default:
 		d.tell(check, levelWrong, "in dom0: qvm-service "+d.vmName()+" vifproxy on, and restart this VM",
 			"not turned on for this VM in dom0 (there is no %s)", flag)
 	}
+}
+
+// runs tells whether a script is run that has a line with this command.
+func runs(script, command string) bool {
+	text, err := os.ReadFile(root + script)
+	info, err2 := os.Stat(root + script)
+	return err == nil && err2 == nil && info.Mode()&0o111 != 0 &&
+		strings.Contains("\n"+string(text), "\n"+command+" ")
 }
 
 func (d *doctor) vmName() string {
