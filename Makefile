@@ -16,7 +16,7 @@ PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/
 SECONDS    ?= 60
 SEED       ?= 0
 
-.PHONY: build package test chaos e2e lint demo deps root clean
+.PHONY: build package test chaos e2e lint demo man deps root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -56,6 +56,9 @@ lint:
 
 demo: root deps build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
 	bin/vifproxylab demo --daemon bin/vifproxyd --ctl bin/vifproxyctl
+
+man: ## write the manual pages anew, from the help texts
+	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd -run TestManPage -update
 
 # The programs that vifproxy drives, those that the lab is made of, and the C compiler that the race detector needs.
 deps:

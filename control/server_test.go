@@ -217,7 +217,7 @@ func TestRawRequests(t *testing.T) {
 	}
 	tests := []struct{ name, request, status, body string }{
 		{"empty body", post("/v1/update", ""), "200 OK", `"vms":[`},
-		{"lists are never null", "GET /v1/status HTTP/1.0\r\n\r\n", "200 OK", `"interfaces":[],"pid":0`},
+		{"lists are never null", "GET /v1/status HTTP/1.0\r\n\r\n", "200 OK", `"interfaces":[],"gateway":"","pid":0`},
 		{"no problems", "GET /v1/status HTTP/1.0\r\n\r\n", "200 OK", `"problems":[]}`},
 		{"unknown field", post("/v1/start", `{"names":["bank"],"force":true}`), "400 Bad Request",
 			`{"error":"the request is wrong: json: unknown field \"force\""}`},

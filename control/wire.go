@@ -35,17 +35,31 @@ type VM struct {
 	Name       string    `json:"name"`
 	IP         string    `json:"ip"`
 	Interfaces []string  `json:"interfaces"` // empty when not connected; never null on the wire
+	Gateway    string    `json:"gateway"`    // where it finds its proxy; "" when not connected
 	PID        int       `json:"pid"`        // of its proxy, 0 if none
 	Port       int       `json:"port"`       // on which its proxy listens, 0 if none
 	State      string    `json:"state"`
 	Since      time.Time `json:"since"` // when it came into this state
 	Restarts   int       `json:"restarts"`
 	Error      string    `json:"error"` // what is wrong, also while an older proxy keeps running
+	Seen       time.Time `json:"seen"`  // when it was last connected; zero: not since the daemon started
+}
+
+// Setup is how the daemon was started, as far as its clients need to know.
+type Setup struct {
+	Version    string    `json:"version"`
+	Started    time.Time `json:"started"`
+	RulesDir   string    `json:"rules_dir"`
+	Template   string    `json:"template"`
+	RuntimeDir string    `json:"runtime_dir"` // with a directory for each VM; its log is in there
+	Tinyproxy  string    `json:"tinyproxy"`
+	ProxyPort  int       `json:"proxy_port"` // where every AppVM finds its own proxy, on its gateway
 }
 
 // Status is everything there is to know.
 type Status struct {
 	VMs      []VM     `json:"vms"`
+	Setup    Setup    `json:"setup"`
 	Backend  string   `json:"backend"`  // of the firewall
 	Problems []string `json:"problems"` // those that are not one VM's: template, directory, firewall
 }

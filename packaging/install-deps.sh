@@ -10,7 +10,7 @@ need() {
 	done
 }
 
-need tinyproxy nft iptables ip curl gcc
+need tinyproxy nft iptables ip curl gcc zsh fish
 e2e=
 if [ "${1-}" = e2e ]; then
 	e2e="debootstrap systemd-container rpm lintian man-db python3 python3-jinja2 python3-yaml"
@@ -25,12 +25,12 @@ if command -v apt-get >/dev/null; then
 	apt-get -qq update
 	# shellcheck disable=SC2086 # a list of words
 	apt-get -qq -o DPkg::Lock::Timeout=600 install -y --no-install-recommends \
-		tinyproxy nftables iptables iproute2 curl ca-certificates gcc libc6-dev $e2e >/dev/null
+		tinyproxy nftables iptables iproute2 curl ca-certificates gcc libc6-dev zsh fish $e2e >/dev/null
 elif [ -n "$e2e" ]; then
 	echo "the end-to-end tests are made for Debian, and there is no apt-get here" >&2
 	exit 1
 elif command -v dnf >/dev/null; then
-	dnf -q -y install tinyproxy nftables iptables-nft iptables-legacy iproute curl gcc glibc-devel
+	dnf -q -y install tinyproxy nftables iptables-nft iptables-legacy iproute curl gcc glibc-devel zsh fish
 else
 	echo "neither apt-get nor dnf here: install$missing by hand" >&2
 	exit 1

@@ -10,7 +10,7 @@ import (
 
 // statusNow is what `show` prints. It also keeps since when each AppVM is in its state.
 func (s *Supervisor) statusNow(now time.Time) control.Status {
-	status := control.Status{Backend: s.Firewall.String(), Problems: s.troubles.list(), VMs: []control.VM{}}
+	status := control.Status{Setup: s.Setup, Backend: s.Firewall.String(), Problems: s.troubles.list(), VMs: []control.VM{}}
 	for _, refused := range s.inputs.Rules.Refused {
 		if refused.Name == "" {
 			status.Problems = append(status.Problems, refused.Err.Error())
@@ -21,12 +21,15 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 		row := control.VM{Name: d.Name, IP: d.Addr.String(), Interfaces: append([]string{}, d.Vifs...)}
 		s.describe(&row, d, s.vms[d.Addr])
 		key := row.Name + "." + row.IP
-		if was := s.states[key]; was.state == row.State {
-			row.Since = was.since
-		} else {
+		was := s.states[key]
+		row.Since, row.Seen = was.since, was.seen
+		if was.state != row.State {
 			row.Since = now
 		}
-		since[key] = stateSince{row.State, row.Since}
+		if d.connected() {
+			row.Gateway, row.Seen = d.Bind.String(), now
+		}
+		since[key] = stateSince{row.State, row.Since, row.Seen}
 		status.VMs = append(status.VMs, row)
 	}
 	s.states = since
@@ -34,8 +37,8 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 }
 
 type stateSince struct {
-	state string
-	since time.Time
+	state       string
+	since, seen time.Time
 }
 
 func (s *Supervisor) describe(row *control.VM, d *Desired, vm *appVM) {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -55,6 +56,7 @@ type Config struct {
 	Interval   time.Duration      // of the look at everything that needs no event, at most
 	Notify     func(state string) // sd_notify(3)
 	Events     *Events
+	Setup      control.Setup // what clients are told of the options
 }
 
 const (

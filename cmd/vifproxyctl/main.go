@@ -37,9 +37,10 @@ type call struct {
 	json   bool
 	names  []string
 
-	rulesDir, template, tinyproxy         string // files, for verbs that read them themselves
-	apply, fix, subdomains, dryRun, force bool
-	duration, since                       time.Duration
+	rulesDir, template, tinyproxy                 string // files, for verbs that read them themselves
+	apply, fix, subdomains, dryRun, force, follow bool
+	duration, since                               time.Duration
+	format                                        string
 
 	stdout io.Writer
 	stderr io.Writer
@@ -88,13 +89,15 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&c.rulesDir, "rules-dir", defaultRules, "")
 	flags.BoolVar(&c.apply, "apply", false, "")
 	flags.StringVar(&c.template, "template", "", "")
-	flags.StringVar(&c.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "")
+	flags.StringVar(&c.tinyproxy, "tinyproxy", packaged, "")
 	flags.BoolVar(&c.fix, "fix", false, "")
 	flags.BoolVar(&c.subdomains, "subdomains", false, "")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "")
 	flags.BoolVar(&c.force, "force", false, "")
 	flags.DurationVar(&c.duration, "for", 0, "")
 	flags.DurationVar(&c.since, "since", 0, "")
+	flags.StringVar(&c.format, "format", "env", "")
+	flags.BoolVar(&c.follow, "f", false, "")
 	flags.BoolVar(&help, "help", false, "")
 	flags.BoolVar(&help, "h", false, "")
 	flags.BoolVar(&showVersion, "version", false, "")

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +24,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"vifproxyctl": main, oldScript: main})
+	program := func() {
+		version, root = "1.0.0", os.Getenv("FAKE_ROOT") // of the system's files that doctor looks at
+		main()
+	}
+	testscript.Main(m, map[string]func(){"vifproxyctl": program, oldScript: program})
 }
 
 // The scripts in testdata talk to a fake daemon behind a real socket. Their own commands are
@@ -39,8 +44,17 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			e.Vars = append(e.Vars, "SOCKET="+e.WorkDir+"/run/control.sock", "TZ=UTC", "GORACE=atexit_sleep_ms=0")
+			completions, err := filepath.Abs("../../packaging/completions")
+			if err != nil {
+				return err
+			}
+			e.Vars = append(e.Vars, "COMPLETIONS="+completions, "SOCKET="+e.WorkDir+"/run/control.sock", "TZ=UTC", "GORACE=atexit_sleep_ms=0")
 			e.Values[daemonKey{}] = &fakeDaemon{}
+			for _, dir := range []string{filepath.Dir(e.WorkDir), e.WorkDir} { // tinyproxy -v is run as nobody
+				if err := os.Chmod(dir, 0o755); err != nil {
+					return err
+				}
+			}
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -121,7 +135,8 @@ type fakeDaemon struct {
 
 func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
 	f := ts.Value(daemonKey{}).(*fakeDaemon)
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &f.status))
+	state := strings.ReplaceAll(ts.ReadFile(args[0]), "$WORK", ts.Getenv("WORK"))
+	ts.Check(json.Unmarshal([]byte(state), &f.status))
 	if len(args) > 1 {
 		f.fail = errors.New(args[1])
 	}

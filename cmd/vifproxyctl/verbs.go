@@ -20,6 +20,7 @@ type verb struct {
 	least, most int    // number of arguments
 	json        bool   // takes --json
 	flags       string // others that it takes, as in its help
+	hidden      bool   // for the shells' completion, not for people
 	run         func(*call) error
 }
 
@@ -147,6 +148,43 @@ object, whose "event" says what happened:
     daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown
 `,
 	}, {
+		name: "log", args: "NAME", least: 1, most: 1, run: showLog,
+		flags:   "[-f]",
+		summary: "Show what the proxies of a VM have logged.",
+		help: `    -f    go on with what comes, until Ctrl-C
+
+Control characters are shown as escapes. vifproxyd keeps between 1 and 2 MiB for each VM,
+until it is restarted.
+`,
+	}, {
+		name: "client", args: "NAME", least: 1, most: 1, run: configure,
+		flags:   "[--format=FORMAT]",
+		summary: "Print what makes programs in a VM use its proxy.",
+		help: `FORMAT is one of
+    env        variables for shells and their programs, or /etc/environment (the default)
+    firefox    lines for user.js in a profile of Firefox
+    pac        a proxy auto-configuration file, for browsers and desktops
+`,
+	}, {
+		name: "doctor", json: true, run: examine,
+		flags:   "[--tinyproxy=PATH] " + fileFlags,
+		summary: "Say whether everything around vifproxyd is as it should be.",
+		help: `Each line is a finding, with a remedy where something can be done:
+    ok       as it should be
+    note     may be meant so
+    wrong    makes the exit status 1
+
+It looks at vifproxyd and what that says of itself, tinyproxy and its known holes, the firewall,
+rule files, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
+VMs do without their proxies, the service in dom0, and what this VM keeps at a restart. Nothing
+is changed. vifproxyd need not run; then the options tell where tinyproxy and files are.
+
+With --json: an array of objects with check, level, text and remedy.
+`,
+	}, {
+		name: "complete", args: "WORD...", most: math.MaxInt, hidden: true, run: complete,
+		summary: "Print what may come next in a command line.",
+	}, {
 		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", build()) },
 		summary: "Print the version.",
 	}, {
@@ -158,9 +196,13 @@ object, whose "event" says what happened:
 // fileFlags are those of verbs that read rule files themselves.
 const fileFlags = "[--rules-dir=DIR] [--template=FILE]"
 
+// packaged is the tinyproxy of the distribution.
+const packaged = "/usr/bin/tinyproxy"
+
 // takes tells whether the verb has a flag of its own of this name.
 func (v verb) takes(name string) bool {
-	return strings.Contains(v.flags, "[--"+name+"]") || strings.Contains(v.flags, "[--"+name+"=")
+	return strings.Contains(v.flags, "[--"+name+"]") || strings.Contains(v.flags, "[--"+name+"=") ||
+		strings.Contains(v.flags, "[-"+name+"]")
 }
 
 func update(c *control.Client, ctx context.Context, _ []string) (control.Status, error) {
@@ -210,6 +252,9 @@ func help(c *call) error {
 	if len(c.names) == 0 {
 		var rows strings.Builder
 		for _, v := range verbs() {
+			if v.hidden {
+				continue
+			}
 			fmt.Fprintf(&rows, "    %-28s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
 		return say(c.stdout, usage, rows.String())
@@ -245,7 +290,7 @@ func find(name string) (verb, error) {
 		if v.name == name {
 			return v, nil
 		}
-		if d := distance(name, v.name); d < least {
+		if d := distance(name, v.name); d < least && !v.hidden {
 			nearest, least = v.name, d
 		}
 	}

@@ -86,6 +86,10 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		Interval:   interval(),
 		Notify:     func(state string) { daemon.SdNotify(false, state) },
 		Events:     events,
+		Setup: control.Setup{
+			Version: version, Started: time.Now(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
+			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir,
+		},
 	})
 
 	var helpers sync.WaitGroup

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/rules"
+)
+
+const (
+	defaultRuntime = "/run/vifproxy"
+
+	// glance is how often a followed log is looked at. It is asked for by name each time: proxies, AppVMs and
+	// the daemon come and go, and the file with them.
+	glance = 200 * time.Millisecond
+)
+
+// showLog is the verb log: what a VM's proxies said, the older file first.
+func showLog(c *call) error {
+	path, err := logFile(c)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(c.stdout)
+	l := &logReader{path: path, out: out}
+	if err := l.older(); err != nil {
+		return err
+	}
+	err = l.read()
+	if errors.Is(err, fs.ErrNotExist) && c.follow {
+		err = nil // it will come
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s has no log yet: its proxy has not run since vifproxyd started (%s)", c.names[0], path)
+	}
+	if err == nil && c.follow {
+		err = l.follow()
+	}
+	return errors.Join(err, l.end())
+}
+
+// logFile is where the log of the named VM is. Without a daemon it may still be there, in the default place.
+func logFile(c *call) (string, error) {
+	name := c.names[0]
+	status, err := control.NewClient(c.socket).Status(context.Background())
+	var notRunning *control.NotRunningError
+	if errors.As(err, &notRunning) {
+		if parsed, _, bad := rules.ParseFileName(name + ".0.0.0.0"); bad != nil || parsed != name {
+			return "", usagef("%q is not a VM name", name)
+		}
+		return filepath.Join(root+defaultRuntime, name, "log"), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if _, err := pick(status, name); err != nil {
+		return "", err
+	}
+	return filepath.Join(status.Setup.RuntimeDir, name, "log"), nil
+}
+
+// logReader reads a log that may be renamed to log.1, or go away, while it is read.
+type logReader struct {
+	path string
+	out  *bufio.Writer
+	file *os.File // nil: none is open
+	in   *bufio.Reader
+	part []byte // of a line whose end is not written yet
+}
+
+// older shows what was renamed to make room.
+func (l *logReader) older() error {
+	path := l.path
+	if target, err := filepath.EvalSymlinks(path); err == nil { // the template has it elsewhere
+		path = target
+	}
+	older := &logReader{path: path + ".1", out: l.out}
+	if err := older.read(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return older.end()
+}
+
+// read shows what there is, and leaves the file open.
+func (l *logReader) read() error {
+	if l.file == nil {
+		// Nonblocking, since opening a FIFO would wait for its writer.
+		file, err := os.OpenFile(l.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		info, err := file.Stat()
+		if err == nil && !info.Mode().IsRegular() {
+			err = fmt.Errorf("%s is not a regular file", l.path)
+		}
+		if err != nil {
+			file.Close()
+			return err
+		}
+		l.file, l.in = file, bufio.NewReader(file)
+	}
+	for {
+		piece, err := l.in.ReadSlice('\n')
+		l.part = append(l.part, piece...)
+		switch {
+		case err == nil, len(l.part) > maxLogLine:
+			l.line()
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
+			return l.out.Flush()
+		default:
+			return err
+		}
+	}
+}
+
+// maxLogLine bounds what is kept of a line. vifproxyd's are shorter; another program's may be in the file as
+// well.
+const maxLogLine = 16 << 10
+
+// line shows a line as text that does nothing to a terminal. What vifproxyd writes is so already.
+func (l *logReader) line() {
+	text := strings.TrimSuffix(string(l.part), "\n")
+	if safe(text) != text {
+		text = strconv.Quote(text)
+		text = text[1 : len(text)-1]
+	}
+	fmt.Fprintln(l.out, text) // an error comes back from Flush
+	l.part = l.part[:0]
+}
+
+// follow shows what comes, until it is interrupted.
+func (l *logReader) follow() error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	tick := time.NewTicker(glance)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		moved := l.file != nil && !l.current() // before the read: what was written until then is in the old file
+		if err := l.read(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if moved {
+			l.close()
+		}
+	}
+}
+
+// current tells whether the open file still is the log, and has not been emptied since it was read.
+func (l *logReader) current() bool {
+	open, err1 := l.file.Stat()
+	named, err2 := os.Stat(l.path)
+	position, err3 := l.file.Seek(0, io.SeekCurrent)
+	return err1 == nil && err2 == nil && err3 == nil && os.SameFile(open, named) && position <= named.Size()
+}
+
+func (l *logReader) close() {
+	if len(l.part) > 0 {
+		l.line()
+	}
+	l.file.Close()
+	l.file = nil
+}
+
+func (l *logReader) end() error {
+	if l.file != nil {
+		l.close()
+	}
+	return l.out.Flush()
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"vifproxy/internal/manpage"
+)
+
+var rewrite = flag.Bool("update", false, "write the manual page")
+
+// The page in the package says what the program's help says: `make man` makes it.
+func TestManPage(t *testing.T) {
+	page := manpage.Page{Name: "vifproxyctl", Section: 1, Summary: "show and steer vifproxyd"}
+	before, after, _ := strings.Cut(usage, "Verbs:\n%s\n")
+	page.Help(before)
+	page.Head("Verbs")
+	for _, v := range verbs() {
+		if v.hidden {
+			continue
+		}
+		var text bytes.Buffer
+		if err := help(&call{names: []string{v.name}, stdout: &text}); err != nil {
+			t.Fatal(err)
+		}
+		synopsis, rest, _ := strings.Cut(text.String(), "\n\n")
+		page.Subhead(strings.TrimPrefix(synopsis, "Usage:\n    vifproxyctl "))
+		page.Text(rest)
+	}
+	page.Help(after)
+	page.Head("See also")
+	page.Text("vifproxyd(8), tinyproxy.conf(5), /usr/share/doc/vifproxy\n")
+	upToDate(t, "../../packaging/man/vifproxyctl.1", page.String())
+}
+
+// upToDate compares a file that is made from the program with what it should be, or makes it.
+func upToDate(t *testing.T, path, want string) {
+	t.Helper()
+	if *rewrite {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is not up to date: run `make man`. It should be\n%s", path, want)
+	}
+}

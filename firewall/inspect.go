@@ -1,0 +1,113 @@
+package firewall
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+)
+
+// Inspection is what the kernel holds of one backend's rules, in words for people: "table ip vifproxy".
+type Inspection struct {
+	Present, Missing []string
+}
+
+func (i *Inspection) note(there bool, format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); there {
+		i.Present = append(i.Present, text)
+	} else {
+		i.Missing = append(i.Missing, text)
+	}
+}
+
+// Fitting tells which backend "auto" chooses on this machine, and why. An error says what it lacks.
+func Fitting(ctx context.Context) (kind, why string, err error) {
+	nft := &nftBackend{}
+	defer nft.hangUp()
+	qubes, err := nft.qubes(ctx)
+	if err != nil && !unsupported(err) {
+		return "", "", fmt.Errorf("firewall: %w", err)
+	}
+	return choose("auto", qubes, tools{nft: find("nft"), iptables: find("iptables")})
+}
+
+// Inspect looks for the rules of the backend of this name, "nftables" or "iptables". It changes nothing.
+func Inspect(ctx context.Context, kind string) (Inspection, error) {
+	return inspect(ctx, kind, find("iptables"))
+}
+
+func inspect(ctx context.Context, kind, iptables string) (Inspection, error) {
+	switch {
+	case kind == "nftables":
+		return inspectNft(ctx)
+	case kind != "iptables":
+		return Inspection{}, fmt.Errorf("firewall: unknown backend %q", kind)
+	case iptables == "":
+		return Inspection{}, nil // whatever it would show, nobody could have made it
+	}
+	return inspectIptables(iptables)
+}
+
+func inspectNft(ctx context.Context) (Inspection, error) {
+	var found Inspection
+	nft := &nftBackend{}
+	defer nft.hangUp()
+	err := nft.do(ctx, func() error {
+		now, err := nft.conn.read()
+		if err != nil {
+			return err
+		}
+		found.note(now.OwnTable, "table ip vifproxy")
+		if now.OwnTable { // else there can be nothing in it
+			_, ports := now.elements[ourSets[0]]
+			_, bindings := now.elements[ourSets[1]]
+			found.note(ports, "map ports in table ip vifproxy")
+			found.note(bindings, "set bindings in table ip vifproxy")
+			for _, chain := range []string{"prerouting", "input"} {
+				found.note(now.hasRule("vifproxy", chain), "the rules of chain %s in table ip vifproxy", chain)
+			}
+		}
+		if now.UserChain {
+			found.note(now.AcceptSet, "set vifproxy in table ip qubes")
+			found.note(now.hasRule("qubes", "vifproxy-input"), "the rule of chain vifproxy-input in table ip qubes")
+			found.note(len(now.Jumps) > 0, "the jump in chain custom-input of table ip qubes")
+		}
+		return nil
+	})
+	if unsupported(err) {
+		err = nil // a kernel without nftables holds nothing of ours
+	}
+	return found, err
+}
+
+// hasRule tells whether a chain of ours is there and not empty.
+func (s snapshot) hasRule(table, chain string) bool {
+	return strings.Contains(s.print, "rule "+table+" "+chain+": ")
+}
+
+func inspectIptables(path string) (Inspection, error) {
+	var found Inspection
+	backend, err := newIptables(slog.New(slog.DiscardHandler), Config{}, path)
+	if err != nil {
+		return found, err
+	}
+	for _, table := range []string{"filter", "nat"} {
+		now, err := backend.read(table)
+		if err != nil {
+			return found, err
+		}
+		chain, err := backend.ipt.ChainExists(table, "VIFPROXY")
+		if err != nil {
+			return found, fmt.Errorf("iptables: %w", err)
+		}
+		found.note(chain, "chain VIFPROXY in table %s", table)
+		if chain && table == "filter" { // in nat there are as many as there are bindings
+			found.note(len(now.rules) > 0, "the rules of chain VIFPROXY in table filter")
+		}
+		found.note(now.jumps > 0, "the jump in chain %s of table %s", builtin[table], table)
+		if now.jumps > 0 && !now.first {
+			found.note(false, "the first place for the jump in chain %s of table %s", builtin[table], table)
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,78 @@
+package firewall
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What was loaded is found, what somebody took away is missing, and looking changes nothing.
+func TestInspect(t *testing.T) {
+	onEach(t, func(t *testing.T, m machine) {
+		look := func(what string, present, missing bool) []string {
+			t.Helper()
+			before := m.rules(t)
+			found, err := inspect(t.Context(), m.kind, m.tools.iptables)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (len(found.Present) > 0) != present || (len(found.Missing) > 0) != missing {
+				t.Errorf("%s: %+v", what, found)
+			}
+			if after := m.rules(t); after != before {
+				t.Errorf("%s: to look has made of\n%s\nthis:\n%s", what, before, after)
+			}
+			return found.Missing
+		}
+		look("before", false, true)
+		b := m.open(t)
+		look("loaded", true, false)
+		for _, damage := range map[string][]struct{ command, missing string }{
+			"qubes": {
+				{"nft flush chain ip qubes custom-input", "the jump in chain custom-input of table ip qubes"},
+				{"nft flush chain ip qubes vifproxy-input", "the rule of chain vifproxy-input in table ip qubes"},
+				{"nft flush chain ip vifproxy prerouting", "the rules of chain prerouting in table ip vifproxy"},
+				{"nft flush chain ip vifproxy input", "the rules of chain input in table ip vifproxy"},
+			},
+			"nft": {{"nft delete table ip vifproxy", "table ip vifproxy"}},
+			"iptables-nft": {
+				{m.tools.iptables + " -F INPUT", "the jump in chain INPUT of table filter"},
+				{m.tools.iptables + " -F VIFPROXY", "the rules of chain VIFPROXY in table filter"},
+			},
+			"iptables-legacy": {
+				{m.tools.iptables + " -t nat -F PREROUTING", "the jump in chain PREROUTING of table nat"},
+				{m.tools.iptables + " -I INPUT -j ACCEPT", "the first place for the jump in chain INPUT of table filter"},
+			},
+		}[m.name] {
+			args := strings.Fields(damage.command)
+			run(t, "", args[0], args[1:]...)
+			if missing := look(damage.command, m.name != "nft", true); !slices.Contains(missing, damage.missing) {
+				t.Errorf("after %s: missing are %q", damage.command, missing)
+			}
+			if _, err := b.Sync(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			look("repaired after "+damage.command, true, false)
+		}
+		if err := b.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		look("removed", false, true)
+	})
+}
+
+func TestFitting(t *testing.T) {
+	onEach(t, func(t *testing.T, m machine) {
+		inNamespace(t)
+		want := "iptables"
+		if m.name == "qubes" {
+			want = "nftables"
+		}
+		if kind, why, err := Fitting(t.Context()); err != nil || kind != want || why == "" {
+			t.Errorf("%s, %q, %v", kind, why, err)
+		}
+	})
+	if _, err := Inspect(t.Context(), "ebtables"); err == nil {
+		t.Error("a backend that there is none of was inspected")
+	}
+}
