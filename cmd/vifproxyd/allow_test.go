@@ -47,6 +47,7 @@ func (s *site) tunnel(vm, target string) net.Conn {
 // cut waits until a tunnel has ended.
 func (s *site) cut(conn net.Conn) {
 	s.Helper()
+	s.must(conn.SetDeadline(time.Now().Add(patience)))
 	_, err := io.Copy(io.Discard, conn)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.Error("the tunnel is still open")

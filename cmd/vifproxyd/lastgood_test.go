@@ -240,9 +240,11 @@ func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
 	work := s.show()["work"]
 
 	// Replaced: everybody's process is replaced, without a gap.
-	end := s.load("work", false, "http://bank.example/")
+	beat, end := s.load("work", false, "http://bank.example/")
+	<-beat
 	s.program(string(real))
 	s.update()
+	<-beat
 	s.Logf("while tinyproxy was replaced: %s", end())
 	if now := s.show()["work"]; now.PID == work.PID || now.State != control.Running {
 		s.Errorf("replaced: %+v, before %+v", now, work)

@@ -45,12 +45,7 @@ func TestTwentyRestarts(t *testing.T) {
 			if r := s.Get("work", page(i)); r.Status == 200 {
 				s.Errorf("life %d was killed, and its proxy serves", i)
 			}
-			s.until("no proxy of ours is left", func() error {
-				if pids := s.proxies(); len(pids) > 0 {
-					return fmt.Errorf("%v", pids)
-				}
-				return nil
-			})
+			s.noProxies()
 		}
 		s.start()
 		s.opens("work", page(19))
@@ -77,10 +72,12 @@ func TestLeftoversAreNotTrusted(t *testing.T) {
 
 		// A listener on a proxy's port, and rules that lead the AppVM to it.
 		var foreign net.Listener
-		s.must(s.Do(func() (err error) {
-			foreign, err = net.Listen("tcp4", fmt.Sprintf("%s:61000", lab.Gateway))
-			return err
-		}))
+		s.until("the dead proxy's port is free", func() error {
+			return s.Do(func() (err error) {
+				foreign, err = net.Listen("tcp4", fmt.Sprintf("%s:61000", lab.Gateway))
+				return err
+			})
+		})
 		defer foreign.Close()
 		came := make(chan bool, 1)
 		go func() {

@@ -27,6 +27,7 @@ var programs string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		os.Setenv("GORACE", "atexit_sleep_ms=10") // instead of a second, at the end of each program
 		dir, err := os.MkdirTemp("", "vifproxy-programs-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -413,6 +414,17 @@ func (s *site) ruleset() string {
 		all.WriteString(s.inFirewall("iptables", "-t", table, "-S"))
 	}
 	return all.String()
+}
+
+// noProxies waits until nothing of a daemon that was killed runs any more.
+func (s *site) noProxies() {
+	s.Helper()
+	s.until("no proxy of ours is left", func() error {
+		if pids := s.proxies(); len(pids) > 0 {
+			return fmt.Errorf("%v", pids)
+		}
+		return nil
+	})
 }
 
 func (s *site) nothingLeft() {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,66 +19,32 @@ import (
 
 const echo = `^echo\.example$`
 
-// tunnel is a connection of an AppVM to the echo server, through its proxy.
-type tunnel struct {
-	net.Conn
-	from *bufio.Reader
-}
-
-func (s *site) tunnel(vm string) *tunnel {
-	s.Helper()
-	conn, err := s.Dial(s.Context(), vm, "tcp", fmt.Sprintf("%s:%d", lab.Gateway, lab.ProxyPort))
-	s.must(err)
-	s.Cleanup(func() { conn.Close() })
-	t := &tunnel{conn, bufio.NewReader(conn)}
-	s.must(t.SetDeadline(time.Now().Add(patience)))
-	_, err = fmt.Fprintf(t, "CONNECT echo.example:443 HTTP/1.1\r\nHost: echo.example:443\r\n\r\n")
-	s.must(err)
-	reply, err := http.ReadResponse(t.from, &http.Request{Method: http.MethodConnect})
-	s.must(err)
-	if reply.StatusCode != 200 {
-		s.Fatalf("tunnel: %s", reply.Status)
-	}
-	s.must(t.works())
-	return t
-}
-
-// works sends a word there and back.
-func (t *tunnel) works() error {
-	if err := t.SetDeadline(time.Now().Add(patience)); err != nil {
+// echoes sends a word through a tunnel to the echo server and waits for it to come back.
+func echoes(tunnel net.Conn) error {
+	if err := tunnel.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(t, "hello"); err != nil {
+	if _, err := fmt.Fprint(tunnel, "hello"); err != nil {
 		return err
 	}
-	if line, err := t.from.ReadString('\n'); line != "hello\n" {
-		return fmt.Errorf("got %q, %w", line, err)
-	}
-	return nil
-}
-
-// dies waits until the tunnel is cut.
-func (t *tunnel) dies() error {
-	if err := t.SetDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	_, err := t.from.ReadByte()
-	var timeout net.Error
-	if err == nil || errors.As(err, &timeout) && timeout.Timeout() {
-		return fmt.Errorf("it lives: %v", err)
+	word := make([]byte, 5)
+	if _, err := io.ReadFull(tunnel, word); err != nil || string(word) != "hello" {
+		return fmt.Errorf("got %q, %w", word, err)
 	}
 	return nil
 }
 
 // load fetches permitted pages, one after the other, until the returned function is called, which tells how many were
-// fetched. None may fail, but for those that had been under way for long when something else was revoked: they may
+// fetched. Each is told to beat, if somebody listens. None may fail, but for those that had been under way for long when something else was revoked: they may
 // have been cut, if cut says so.
-func (s *site) load(vm string, cut bool, pages ...string) (end func() string) {
+func (s *site) load(vm string, cut bool, pages ...string) (beat chan bool, end func() string) {
 	const underWay = 30 * time.Millisecond // the supervisor grants more
 	var done, ended int
 	ctx, cancel := context.WithCancel(s.Context())
 	var client sync.WaitGroup
+	beat = make(chan bool)
 	client.Go(func() {
+		defer close(beat)
 		tick := time.NewTicker(2 * time.Millisecond) // leave some of the machine to others
 		defer tick.Stop()
 		for i := 0; ctx.Err() == nil; i++ {
@@ -94,11 +58,14 @@ func (s *site) load(vm string, cut bool, pages ...string) (end func() string) {
 				s.Errorf("%s is permitted before and after: %v, after %v", page, err, time.Since(begin))
 				return
 			}
-			<-tick.C
+			select {
+			case beat <- true:
+			case <-tick.C:
+			}
 		}
 	})
 	s.Cleanup(func() { cancel(); client.Wait() })
-	return func() string {
+	return beat, func() string {
 		cancel()
 		client.Wait()
 		return fmt.Sprintf("%d requests, %d of them cut", done, ended)
@@ -118,19 +85,20 @@ func TestTwoHundredEditsUnderLoad(t *testing.T) {
 		s.attach("work", "10.137.0.11")
 		s.start()
 		s.opens("work", "http://bank.example/", "https://bank.example/")
-		end := s.load("work", false, "http://bank.example/", "https://bank.example/")
+		beat, end := s.load("work", false, "http://bank.example/", "https://bank.example/")
 
 		// First additions only, faster than they settle: the tunnel lives through all of them.
-		tunnel := s.tunnel("work")
+		tunnel := s.tunnel("work", "echo.example:443")
 		lines := []string{bank, echo}
 		for i := range 50 {
 			lines = append(lines, fmt.Sprintf(`^added%d\.example$`, i))
 			s.rules(file, lines...)
+			<-beat
 			if i%5 == 4 { // of the others, many overlap
 				s.opens("work", fmt.Sprintf("http://added%d.example/", i))
 			}
 		}
-		s.must(tunnel.works())
+		s.must(echoes(tunnel))
 		if n := len(s.proxies()); n > 5 { // the serving one, three older ones, one on its way up or down
 			s.Errorf("%d processes for one AppVM", n)
 		}
@@ -140,12 +108,10 @@ func TestTwoHundredEditsUnderLoad(t *testing.T) {
 		// Its host's line goes, and it with it.
 		s.rules(file, bank)
 		removed := time.Now()
-		if err := tunnel.dies(); err != nil {
-			s.Errorf("the tunnel to a revoked host: %v", err)
-		}
+		s.cut(tunnel)
 		s.Logf("tunnel cut %v after its host was removed", time.Since(removed).Round(time.Millisecond))
 
-		end = s.load("work", true, "http://bank.example/", "https://bank.example/")
+		beat, end = s.load("work", true, "http://bank.example/", "https://bank.example/")
 
 		// Then changes of every kind, in both ways of writing.
 		kinds := [][]string{{bank, shop}, {bank}, {shop, bank}, {bank, `^other\.example$`}}
@@ -155,6 +121,9 @@ func TestTwoHundredEditsUnderLoad(t *testing.T) {
 				s.rules(file, lines...)
 			} else {
 				s.inPlace(file, lines...)
+			}
+			for range i % 4 {
+				<-beat
 			}
 			if i%8 == 1 {
 				s.update()
@@ -174,7 +143,7 @@ func TestRestartUnderLoad(t *testing.T) {
 		s.attach("play", "10.137.0.12")
 		s.start("--drain=5s")
 		play := s.show()["play"]
-		end := s.load("work", false, "http://bank.example/", "https://bank.example/")
+		_, end := s.load("work", false, "http://bank.example/", "https://bank.example/")
 		for range 5 {
 			pid := s.show()["work"].PID
 			if _, errs, status := s.ctl("restart", "work"); status != 0 {
@@ -189,13 +158,11 @@ func TestRestartUnderLoad(t *testing.T) {
 		}
 
 		// Restarting took nothing away: the tunnel goes on, but not for ever.
-		tunnel := s.tunnel("work")
+		tunnel := s.tunnel("work", "echo.example:443")
 		old := s.show()["work"].PID
 		s.ctl("restart", "work")
-		s.must(tunnel.works())
-		if err := tunnel.dies(); err != nil {
-			s.Errorf("--drain is over: %v", err)
-		}
+		s.must(echoes(tunnel))
+		s.cut(tunnel) // by --drain
 		s.until("its process has ended", func() error {
 			if slices.Contains(s.proxies(), old) {
 				return fmt.Errorf("pid %d runs", old)
@@ -215,19 +182,17 @@ func TestGenerationsAreBounded(t *testing.T) {
 	s.attach("work", "10.137.0.11")
 	s.start()
 	lines := []string{echo}
-	var tunnels []*tunnel
+	var tunnels []net.Conn
 	for i := range 6 {
-		tunnels = append(tunnels, s.tunnel("work"))
+		tunnels = append(tunnels, s.tunnel("work", "echo.example:443"))
 		lines = append(lines, fmt.Sprintf(`^more%d\.example$`, i))
 		s.rules("work.10.137.0.11", lines...)
 		s.update()
 	}
 	for i, tunnel := range tunnels {
 		if i < 3 {
-			if err := tunnel.dies(); err != nil {
-				s.Errorf("tunnel %d of 6: %v", i, err)
-			}
-		} else if err := tunnel.works(); err != nil {
+			s.cut(tunnel)
+		} else if err := echoes(tunnel); err != nil {
 			s.Errorf("tunnel %d of 6, of the newest three: %v", i, err)
 		}
 	}
