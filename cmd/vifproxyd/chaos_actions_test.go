@@ -24,7 +24,7 @@ var actions = []struct {
 	name   string
 	do     func(*chaos) string
 }{
-	{4, "attach", (*chaos).attachOne},
+	{9, "attach", (*chaos).attachOne},
 	{4, "detach", (*chaos).detachOne},
 	{4, "flap", (*chaos).flap},
 	{3, "second vif", (*chaos).secondVif},
@@ -37,7 +37,7 @@ var actions = []struct {
 	{3, "remove", (*chaos).removeOne},
 	{3, "rename", (*chaos).rename},
 	{3, "same address", (*chaos).sameAddress},
-	{4, "template", (*chaos).editTemplate},
+	{6, "template", (*chaos).editTemplate},
 	{3, "bad template", (*chaos).badTemplate},
 	{2, "directory replaced", (*chaos).replaceDirectory},
 	{2, "directory away", (*chaos).directoryAway},
@@ -71,7 +71,15 @@ func (c *chaos) plug(vm *appVM, last lab.Step) string {
 	})
 	c.must(c.AttachUpTo(at, last))
 	c.plugs[vm] = append(c.plugs[vm], at)
+	c.route(vm)
 	return at.Vif()
+}
+
+// route has an AppVM send by a vif that is wholly there, if it has one: the lab only knows that one is there.
+func (c *chaos) route(vm *appVM) {
+	if n := len(vm.vifs); n > 0 {
+		c.must(c.Use(vm.vifs[n-1]))
+	}
 }
 
 // pull takes a vif away.
@@ -83,6 +91,7 @@ func (c *chaos) pull(vm *appVM, at lab.VM) string {
 	}
 	c.must(unplug(at.Vif()))
 	c.plugs[vm] = slices.DeleteFunc(c.plugs[vm], func(o lab.VM) bool { return o == at })
+	c.route(vm)
 	c.unplugged(vm)
 	return at.Vif() + " " + how
 }
@@ -118,6 +127,7 @@ func (c *chaos) flap() string {
 	c.court.change(func(*model) { vm.connect(at.Vif()) })
 	c.must(c.Attach(at))
 	c.plugs[vm] = append(c.plugs[vm], at)
+	c.route(vm)
 	return c.names[vm] + " " + what
 }
 
@@ -132,7 +142,7 @@ func (c *chaos) secondVif() string {
 		return c.names[vm] + " comes " + c.plug(vm, lab.Complete)
 	}
 	at := plugs[c.rng.IntN(len(plugs))]
-	if c.rng.IntN(2) == 0 {
+	if c.rng.IntN(2) == 0 && slices.Contains(vm.vifs, at.Vif()) {
 		c.court.change(func(*model) { vm.disturbed = true })
 		c.must(c.Use(at.Vif()))
 		c.unplugged(vm)
@@ -162,6 +172,7 @@ func (c *chaos) halfAttach() string {
 		if !slices.Contains(vm.vifs, at.Vif()) {
 			c.court.change(func(*model) { vm.connect(at.Vif()) })
 			c.must(c.Attach(at))
+			c.route(vm)
 			return c.names[vm] + " completes " + at.Vif()
 		}
 	}
@@ -398,7 +409,7 @@ func (c *chaos) storm() string {
 			return err
 		}
 		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}
-		for range 4000 {
+		for range 8000 {
 			if err := errors.Join(h.RouteAdd(route), h.RouteDel(route)); err != nil {
 				return err
 			}

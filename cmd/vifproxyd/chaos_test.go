@@ -77,9 +77,8 @@ type chaos struct {
 const stranger = "stranger"
 
 func newChaos(s *site, seed uint64) *chaos {
-	stream := uint64(len(s.Ruleset)) // the rulesets get the same actions, but for those that are theirs alone
 	c := &chaos{
-		site: s, seed: seed, rng: rand.New(rand.NewPCG(seed, stream)),
+		site: s, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)),
 		sampler: newSampler(s), ctl: control.NewClient(s.socket()), done: make(chan struct{}),
 		names: map[*appVM]string{}, plugs: map[*appVM][]lab.VM{},
 		ended: map[*running]bool{}, counts: map[string]int{},

@@ -119,11 +119,22 @@ func (l *Lab) Get(vm, page string) Result {
 // Fetch is Get for as long as ctx lasts, through the proxy at the address IP:PORT; "" means the one on the
 // AppVM's gateway.
 func (l *Lab) Fetch(ctx context.Context, vm, proxy, page string) Result {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	transport := l.transport(vm)
+	// The transport finishes what it has begun, CONNECT included, for a request that nobody waits for any more.
+	// Here it ends with the request.
+	transport.DialContext = func(_ context.Context, network, addr string) (net.Conn, error) {
+		conn, err := l.Dial(ctx, vm, network, addr)
+		if err == nil {
+			context.AfterFunc(ctx, func() { conn.Close() })
+		}
+		return conn, err
+	}
 	if proxy != "" {
 		transport.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxy})
 	}
-	var refused atomic.Int32 // the transport may go on for a while when ctx has ended
+	var refused atomic.Int32
 	connected := func(_ context.Context, _ *url.URL, _ *http.Request, reply *http.Response) error {
 		if reply.StatusCode != http.StatusOK {
 			refused.Store(int32(reply.StatusCode))
