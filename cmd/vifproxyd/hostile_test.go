@@ -83,13 +83,17 @@ func (s *site) cpu(pid int) time.Duration {
 	return time.Duration(user+system) * (time.Second / 100) // USER_HZ
 }
 
-var refusedLine = regexp.MustCompile(`msg="refused host" vm=` + hostile + ` .* not_shown=([0-9]+)`)
+var refusedLine = regexp.MustCompile(`msg="refused host" vm=` + hostile + ` .*host=\S+(?: not_shown=([0-9]+))?`)
 
 // reported is how many lines about refused hosts the daemon has written, and how many refusals these stand for.
 func (s *site) reported() (lines, refused int) {
 	for _, m := range refusedLine.FindAllStringSubmatch(s.daemon.log.String(), -1) {
-		n, err := strconv.Atoi(m[1])
-		s.must(err)
+		n := 0 // not said when all were shown
+		if m[1] != "" {
+			var err error
+			n, err = strconv.Atoi(m[1])
+			s.must(err)
+		}
 		lines, refused = lines+1, refused+1+n
 	}
 	return lines, refused
