@@ -114,7 +114,8 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 	if err != nil && !unsupported(err) && kind != "iptables" {
 		return nil, fmt.Errorf("firewall: %w", err)
 	}
-	kind, why, err := choose(kind, qubes, have)
+	asked := kind
+	kind, why, err := choose(asked, qubes, have)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +146,9 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 		if err := other.Remove(ctx); err != nil && !unsupported(err) {
 			log.Warn("cannot remove leftovers of an earlier run", "backend", other, "err", err)
 		}
+	}
+	if asked == "auto" && kind == "iptables" && have.nft != "" {
+		return &automatic{Backend: chosen, log: log, nft: nft}, nil
 	}
 	return chosen, nil
 }

@@ -72,6 +72,39 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// A firewall VM whose rules are just being loaded anew looks like one of R4.1.
+func TestTableOfQubesComesLate(t *testing.T) {
+	enterNamespace(t)
+	have := tools{"/usr/sbin/nft", "/usr/sbin/iptables-legacy"}
+	b, err := open(t.Context(), quiet, "auto", testConfig, have)
+	if err != nil || b.String() != "iptables" {
+		t.Fatal(b, err)
+	}
+	sync(t, b, personal)
+	machines[0].loadForeign(t)
+	sync(t, b, personal)
+	got := machines[0].rules(t)
+	if b.String() != "nftables" {
+		t.Errorf("backend is %s", b)
+	}
+	if old := (machine{tools: tools{iptables: have.iptables}}).rules(t); strings.Contains(old, "VIFPROXY") {
+		t.Errorf("rules of iptables are left:\n%s", old)
+	}
+	if n := sync(t, b, personal); n != 0 {
+		t.Errorf("%d writes where nothing differs", n)
+	}
+	must(t, b.Remove(t.Context()))
+
+	// The same as if it had been there from the beginning.
+	if b, err = open(t.Context(), quiet, "auto", testConfig, have); err != nil {
+		t.Fatal(err)
+	}
+	sync(t, b, personal)
+	if want := machines[0].rules(t); got != want {
+		t.Errorf("rules:\n%s", diff(want, got))
+	}
+}
+
 // Whatever backend a daemon that crashed has used, the next one's Open leaves no binding of it.
 func TestLeftovers(t *testing.T) {
 	const legacy = "/usr/sbin/iptables-legacy"

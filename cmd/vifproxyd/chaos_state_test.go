@@ -65,6 +65,7 @@ func (c *chaos) compareFiles(status control.Status, alone bool) error {
 	rows := map[string]control.VM{}
 	for _, vm := range status.VMs {
 		if vm.State == control.Running {
+			vm.Name = c.runsAs(vm)
 			rows[vm.Name] = vm
 		}
 	}
@@ -110,6 +111,20 @@ func (c *chaos) compareFiles(status control.Status, alone bool) error {
 		return fmt.Errorf("processes are %v, files %q", pids, dirs)
 	}
 	return nil
+}
+
+// runsAs is the name under which the files of a proxy are. A last good policy keeps the name that it came with,
+// also when the file that cannot be used has been renamed.
+func (c *chaos) runsAs(row control.VM) string {
+	for _, vm := range c.court.vms {
+		for _, name := range c.namesOf(vm) {
+			_, err := os.Stat(filepath.Join(c.runDir(), name, strconv.Itoa(row.Port)))
+			if row.Error != "" && vm.ip.String() == row.IP && err == nil {
+				return name
+			}
+		}
+	}
+	return row.Name
 }
 
 // isRetired tells whether an AppVM that was renamed has an older process under its old name.
