@@ -53,6 +53,12 @@ func TestDrift(t *testing.T) {
 			"nft add chain ip vifproxy more",
 			"nft rename chain ip vifproxy input output",
 			"nft add set ip vifproxy more '{ type mark; }'",
+			"nft delete table inet vifproxy",
+			"nft flush chain inet vifproxy egress",
+			"nft insert rule inet vifproxy egress accept",
+			"nft chain inet vifproxy output '{ policy drop; }'",
+			"nft add table inet vifproxy '{ flags dormant; }'",
+			"nft insert rule inet vifproxy uid-1888026635 accept",
 			`nft -s list table ip vifproxy > $TMP/rules
 			 nft delete table ip vifproxy
 			 nft -f $TMP/rules
@@ -93,6 +99,14 @@ func TestDrift(t *testing.T) {
 			 iptables -F VIFPROXY
 			 iptables -X VIFPROXY`,
 			"iptables -D VIFPROXY 3", // the guard
+			"iptables -F VIFPROXY-OUT",
+			"iptables -I VIFPROXY-OUT -j RETURN",
+			"iptables -A VIFPROXY-OUT -j RETURN",
+			"iptables -R VIFPROXY-NO 1 -j RETURN",
+			"iptables -I OUTPUT -j ACCEPT; iptables -D OUTPUT -j ACCEPT; iptables -D OUTPUT 1",
+			"ip6tables -F VIFPROXY-OUT",
+			"ip6tables -D OUTPUT 1",
+			"ip6tables -D OUTPUT 1; ip6tables -F VIFPROXY-OUT; ip6tables -F VIFPROXY-NO; ip6tables -X VIFPROXY-OUT",
 			`iptables -I VIFPROXY -p tcp --dport 61000:64999 --tcp-flags SYN,ACK SYN \
 				-j REJECT --reject-with tcp-reset`,
 			`iptables -A VIFPROXY -p tcp --dport 61000:64999 --tcp-flags SYN,ACK SYN \
@@ -110,7 +124,8 @@ func TestDrift(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		m.shell(t, m.users())
 		b := m.open(t)
-		sync(t, b, personal, social)
+		want := State{Bindings: []Binding{personal, social}, Fence: wide()}
+		syncState(t, b, want)
 		good := sorted(m.rules(t))
 		kinds := map[string][]string{"qubes": {"nft", "qubes"}}[m.name]
 		if kinds == nil {
@@ -124,13 +139,13 @@ func TestDrift(t *testing.T) {
 				if bad == good && !strings.Contains(act, "delete table") && !strings.Contains(act, "-D INPUT") {
 					t.Fatalf("%s: changed nothing", act)
 				}
-				if n := sync(t, b, personal, social); n == 0 {
+				if n := syncState(t, b, want); n == 0 {
 					t.Errorf("%s: no writes", act)
 				}
 				if got := sorted(m.rules(t)); got != good {
 					t.Fatalf("%s: not repaired:\n%s", act, diff(good, got))
 				}
-				if n := sync(t, b, personal, social); n != 0 {
+				if n := syncState(t, b, want); n != 0 {
 					t.Errorf("%s: %d writes after it was repaired", act, n)
 				}
 			}
@@ -213,7 +228,7 @@ func TestStaleSnapshot(t *testing.T) {
 	m.shell(t, "nft delete table ip qubes")
 	m.loadForeign(t) // Qubes restarted its firewall; our jump's handle is gone
 	before := m.rules(t)
-	if err := b.load(t.Context(), stale, []Binding{social}); err == nil {
+	if err := b.load(t.Context(), stale, State{Bindings: []Binding{social}}); err == nil {
 		t.Error("no error")
 	}
 	if got := m.rules(t); got != before {
@@ -230,7 +245,7 @@ func TestConnectionLost(t *testing.T) {
 	enterNamespace(t)
 	b := machines[1].open(t).(*nftBackend)
 	b.conn.nl.Close()
-	if _, err := b.Sync(t.Context(), []Binding{personal}); err == nil {
+	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{personal}}); err == nil {
 		t.Error("no error")
 	}
 	if n := sync(t, b, personal); n != 2 {

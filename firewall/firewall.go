@@ -1,4 +1,5 @@
-// Package firewall decides which AppVM reaches which proxy, by keeping rules in the kernel.
+// Package firewall decides which AppVM reaches which proxy, and what proxies reach, by keeping rules in the
+// kernel.
 //
 // Every AppVM connects to the same place, port 8100 of its gateway. Behind it each proxy listens on a port of
 // its own, and a Binding says who gets there: packets that come in on this vif, from this address, are sent
@@ -10,6 +11,9 @@
 //     allows it. It looks at the SYN flag and not at the connection tracking state, since the tracking entry
 //     of an old connection would count a hostile AppVM's new SYN as established, and by then the port may be
 //     another's.
+//
+// The other direction is the fence, see Fence. Open puts it up, before any proxy runs, and it stands until
+// Remove.
 //
 // A connection that is up does not depend on its binding any more (connection tracking keeps the
 // translation), so a binding can move to a new proxy, or go, without harm to it; whoever wants it cut ends
@@ -47,20 +51,31 @@ func (b Binding) String() string {
 type Config struct {
 	ProxyPort           uint16 // the port AppVMs use
 	FirstPort, LastPort uint16 // range in which proxies listen, both ends included; guarded
+	FirstUID, LastUID   uint32 // uids of proxies, both ends included; fenced
 }
 
-// Backend keeps the kernel's rules equal to a set of bindings. Its methods must not be called concurrently.
+// State is what the kernel is to hold.
+type State struct {
+	Bindings []Binding
+	Fence    Fence
+}
+
+// Backend keeps the kernel's rules equal to a State. Its methods must not be called concurrently.
 type Backend interface {
 	// String is the backend's name: nftables or iptables.
 	String() string
 
-	// Sync makes the kernel hold exactly the bindings of want, and repairs the rules around them where
-	// somebody changed them. It returns how many writes that took: elements with nftables, transactions with
-	// iptables and for a repair; 0 if nothing differed. A binding whose To changed moves without a moment in
-	// which the AppVM is locked out. If want has a binding that cannot be, or the same vif and address twice,
-	// nothing is written. After an error the kernel holds some state between the old and the new; call Sync
-	// again.
-	Sync(ctx context.Context, want []Binding) (writes int, err error)
+	// Sync makes the kernel hold exactly want, and repairs the rules around it where somebody changed them.
+	// It returns how many writes that took: elements with nftables, transactions with iptables, for a changed
+	// fence and for a repair; 0 if nothing differed. A binding whose To changed moves without a moment in
+	// which the AppVM is locked out. If want has something that cannot be, such as the same vif and address
+	// twice, nothing is written. After an error the kernel holds some state between the old and the new; call
+	// Sync again.
+	Sync(ctx context.Context, want State) (writes int, err error)
+
+	// Refused returns how many packets of each uid the fence has refused since Open: one for each attempt to
+	// connect, as a rule. Where rules are loaded anew, a few may go uncounted.
+	Refused(ctx context.Context) (map[uint32]uint64, error)
 
 	// Remove takes everything of ours out of the kernel. What is gone already is no error.
 	Remove(ctx context.Context) error
@@ -89,18 +104,26 @@ func find(name string) string {
 
 // load gives text to a program, which makes one transaction of it.
 func load(ctx context.Context, text, path string, args ...string) error {
+	if _, err := execute(ctx, text, path, args...); err != nil {
+		return fmt.Errorf("load rules with %w", err)
+	}
+	return nil
+}
+
+// execute runs a program and returns what it prints.
+func execute(ctx context.Context, stdin, path string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	cmd.Stdin = strings.NewReader(text)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.WaitDelay = time.Second
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("load rules with %s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
+		return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
 	}
-	return nil
+	return stdout.String(), nil
 }
 
 func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have tools) (Backend, error) {
@@ -108,6 +131,9 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 		cfg.FirstPort <= cfg.ProxyPort && cfg.ProxyPort <= cfg.LastPort {
 		return nil, fmt.Errorf("firewall: port %d for AppVMs and ports %d-%d for proxies: "+
 			"need a port, and a range without it", cfg.ProxyPort, cfg.FirstPort, cfg.LastPort)
+	}
+	if cfg.FirstUID == 0 || cfg.FirstUID > cfg.LastUID {
+		return nil, fmt.Errorf("firewall: uids %d-%d of proxies: need a range without root", cfg.FirstUID, cfg.LastUID)
 	}
 	nft := &nftBackend{log: log, cfg: cfg, tool: have.nft}
 	qubes, err := nft.qubes(ctx)
@@ -129,7 +155,7 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 	// through, so that failing to remove those is worth a warning but no more.
 	var chosen, other Backend = nft, nil
 	if have.iptables != "" {
-		if other, err = newIptables(log, cfg, have.iptables); err != nil && kind == "iptables" {
+		if other, err = newIptables(ctx, log, cfg, have.iptables); err != nil && kind == "iptables" {
 			return nil, err
 		} else if err != nil {
 			log.Warn("cannot look for leftovers of an earlier run with iptables", "err", err)
@@ -139,7 +165,7 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 	if kind == "iptables" {
 		chosen, other = other, chosen
 	}
-	if _, err := chosen.Sync(ctx, nil); err != nil {
+	if _, err := chosen.Sync(ctx, State{}); err != nil {
 		return nil, fmt.Errorf("load rules into an empty state: %w", err)
 	}
 	if other != nil {

@@ -2,46 +2,38 @@ package firewall
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/coreos/go-iptables/iptables"
 )
 
-// iptBackend keeps a chain VIFPROXY in the tables filter and nat, each reached by one tagged jump. It reads
-// with iptables -S, and writes with iptables-restore, which replaces the whole chain of one table in one
-// transaction, so that hundreds of bindings take as long as one. There is no transaction over both tables:
-// each state in between must be safe.
+// iptBackend keeps a chain VIFPROXY in the tables filter and nat, and the fence in two more chains of filter,
+// of IPv6 too. One tagged jump leads to each of the first three. It reads with iptables -S, and writes with
+// iptables-restore, which replaces whole chains of one table in one transaction, so that hundreds of bindings
+// take as long as one. There is no transaction over several tables: each state in between must be safe.
 type iptBackend struct {
-	log     *slog.Logger
-	cfg     Config
-	ipt     *iptables.IPTables
-	restore string // path of iptables-restore
+	log  *slog.Logger
+	cfg  Config
+	path string // of iptables
 
-	synced bool // a Sync succeeded, so that a jump missing at the next was taken away
+	synced  bool                 // a Sync succeeded, so that a jump missing at the next was taken away
+	refused map[string]*refusals // by program
 }
 
-func newIptables(log *slog.Logger, cfg Config, path string) (*iptBackend, error) {
-	ipt, err := iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
-	if err != nil {
+func newIptables(ctx context.Context, log *slog.Logger, cfg Config, path string) (*iptBackend, error) {
+	if _, err := execute(ctx, "", path, "--version"); err != nil {
 		return nil, fmt.Errorf("iptables: %w", err)
 	}
-	return &iptBackend{log: log, cfg: cfg, ipt: ipt, restore: path + "-restore"}, nil
+	return &iptBackend{log: log, cfg: cfg, path: path, refused: make(map[string]*refusals)}, nil
 }
 
-const lockTimeout = 5 // seconds to wait for another iptables to release its lock
+const lockTimeout = "5" // seconds to wait for another iptables to release its lock
 
 func (b *iptBackend) String() string { return "iptables" }
-
-// Foreign chains that lead to ours. The jump must be the first rule there: in INPUT, so that no rule accepts
-// before the guard sees a packet, or rejects before a binding accepts it.
-var builtin = map[string]string{"filter": "INPUT", "nat": "PREROUTING"}
-
-var jump = strings.Fields("-m comment --comment vifproxy -j VIFPROXY")
 
 // Rules are compared as text. These are what iptables -S prints, of all versions and both variants.
 
@@ -63,49 +55,70 @@ func (b *iptBackend) translate(w Binding) string {
 		"-j DNAT --to-destination %s", w.Addr, w.Vif, b.cfg.ProxyPort, w.To)
 }
 
-func (b *iptBackend) Sync(ctx context.Context, want []Binding) (writes int, err error) {
-	if err := b.cfg.check(want); err != nil {
+func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err error) {
+	if err := b.cfg.check(want.Bindings); err != nil {
+		return 0, err
+	}
+	if want.Fence, err = b.cfg.normal(want.Fence); err != nil {
 		return 0, err
 	}
 	var accepts, translations []string
-	for _, w := range want {
+	for _, w := range want.Bindings {
 		accepts = append(accepts, b.accept(w))
 		translations = append(translations, b.translate(w))
 	}
-	filter, err := b.read("filter")
+	six, filter, nat, err := b.readAll(ctx)
 	if err != nil {
 		return 0, err
 	}
-	nat, err := b.read("nat")
-	if err != nil {
-		return 0, err
-	}
-	if b.synced && !(filter.jumpOK() && nat.jumpOK()) {
-		b.log.Warn("the jump to our rules was changed by another program: putting it back")
+	if b.synced && !(six.jumpsOK() && filter.jumpsOK() && nat.jumpsOK()) {
+		b.log.Warn("a jump to our rules was changed by another program: putting it back")
 	}
 
-	// Up: the guard, and a port accepts before nat leads there. What no longer is to be accepted stays until
-	// nat does not lead there any more.
-	final := append(accepts, b.guard())
-	missing, surplus := compare(filter.rules, final)
-	guarded := len(filter.rules) > 0 && filter.rules[len(filter.rules)-1] == b.guard()
-	if len(missing) > 0 || !guarded || !filter.jumpOK() {
+	change := make(map[string][]string)
+	keep := func(now *iptTable, chain string, rules []string) {
+		if !now.there[chain] || !slices.Equal(now.rules[chain], rules) {
+			change[chain] = rules
+		}
+	}
+	if six != nil {
+		keep(six, "VIFPROXY-OUT", fenceRules(want.Fence, false))
+		keep(six, "VIFPROXY-NO", refuseRules(want.Fence, false))
+		if len(change) > 0 || !six.jumpsOK() {
+			if err := b.write(ctx, six, change); err != nil {
+				return writes, err
+			}
+			writes++
+		}
+	}
+
+	// Up: the fence, the guard, and a port accepts before nat leads there. What no longer is to be accepted
+	// stays until nat does not lead there any more.
+	clear(change)
+	keep(filter, "VIFPROXY-OUT", fenceRules(want.Fence, true))
+	keep(filter, "VIFPROXY-NO", refuseRules(want.Fence, true))
+	have, final := filter.rules["VIFPROXY"], append(accepts, b.guard())
+	missing, surplus := compare(have, final)
+	if guarded := len(have) > 0 && have[len(have)-1] == b.guard(); len(missing) > 0 || !guarded {
 		surplus = slices.DeleteFunc(surplus, func(rule string) bool { return !anyAccept.MatchString(rule) })
-		if err := b.write(ctx, filter, append(surplus, final...)); err != nil {
+		change["VIFPROXY"] = append(surplus, final...)
+	}
+	if len(change) > 0 || !filter.jumpsOK() {
+		if err := b.write(ctx, filter, change); err != nil {
 			return writes, err
 		}
 		writes++
-		filter.jumps, filter.first = 1, true
+		filter.mended()
 	}
-	missingNat, surplusNat := compare(nat.rules, translations)
-	if len(missingNat)+len(surplusNat) > 0 || !nat.jumpOK() {
-		if err := b.write(ctx, nat, translations); err != nil {
+	missingNat, surplusNat := compare(nat.rules["VIFPROXY"], translations)
+	if len(missingNat)+len(surplusNat) > 0 || !nat.jumpsOK() {
+		if err := b.write(ctx, nat, map[string][]string{"VIFPROXY": translations}); err != nil {
 			return writes, err
 		}
 		writes++
 	}
 	if len(surplus) > 0 {
-		if err := b.write(ctx, filter, final); err != nil {
+		if err := b.write(ctx, filter, map[string][]string{"VIFPROXY": final}); err != nil {
 			return writes, err
 		}
 		writes++
@@ -114,83 +127,187 @@ func (b *iptBackend) Sync(ctx context.Context, want []Binding) (writes int, err 
 	return writes, nil
 }
 
+// Refused implements Backend.
+func (b *iptBackend) Refused(ctx context.Context) (map[uint32]uint64, error) {
+	six, filter, _, err := b.readAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.count(ctx, six, filter); err != nil {
+		return nil, err
+	}
+	all := make(map[uint32]uint64)
+	for _, r := range b.refused {
+		for uid, n := range r.total {
+			all[uid] += n
+		}
+	}
+	return all, nil
+}
+
+// Remove implements Backend. The guard and the fence go last.
 func (b *iptBackend) Remove(ctx context.Context) error {
 	b.synced = false
-	for _, table := range []string{"nat", "filter"} { // the guard goes last
-		if err := ctx.Err(); err != nil {
-			return err
+	six, filter, nat, err := b.readAll(ctx)
+	if err != nil {
+		return err
+	}
+	for _, now := range []*iptTable{nat, filter, six} {
+		if now == nil {
+			continue
 		}
-		now, err := b.read(table)
-		if err != nil {
-			return err
-		}
-		for range now.jumps {
-			if err := b.ipt.Delete(table, builtin[table], jump...); err != nil {
-				return fmt.Errorf("iptables: %w", err)
+		var lines []string
+		for _, j := range now.jumps {
+			for range j.count {
+				lines = append(lines, "-D "+strings.TrimPrefix(j.rule, "-A "))
 			}
 		}
-		if err := b.ipt.ClearAndDeleteChain(table, "VIFPROXY"); err != nil {
-			return fmt.Errorf("iptables: %w", err)
+		for _, command := range []string{"-F ", "-X "} {
+			for _, chain := range ourChains {
+				if now.there[chain] {
+					lines = append(lines, command+chain)
+				}
+			}
+		}
+		if len(lines) == 0 {
+			continue
+		}
+		if err := b.restore(ctx, now, lines); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+var ourChains = []string{"VIFPROXY", "VIFPROXY-OUT", "VIFPROXY-NO"}
+
 // iptTable is what one table holds of ours.
 type iptTable struct {
+	path  string // of the program
 	name  string
-	rules []string // of our chain
-	jumps int      // how many there are in the foreign chain
-	first bool     // the first rule there is a jump
+	there map[string]bool     // our chains
+	rules map[string][]string // of our chains
+	jumps []*iptJump
 }
 
-func (t iptTable) jumpOK() bool { return t.first && t.jumps == 1 }
+// iptJump leads from a foreign chain to one of ours. It must be the first rule there: in INPUT, so that no rule
+// accepts before the guard sees a packet, or rejects before a binding accepts it.
+type iptJump struct {
+	rule  string
+	count int  // how many there are
+	first bool // the first rule of the chain is one
+}
 
-func (b *iptBackend) read(table string) (iptTable, error) {
-	now := iptTable{name: table}
-	rules, err := b.list(table, "VIFPROXY")
-	// Status 1 is also how go-iptables' ChainExists tells that there is no such chain: iptables-nft has no
-	// better way. If it means something else, writing will fail with the reason.
-	var failed *iptables.Error
-	if err != nil && !(errors.As(err, &failed) && failed.ExitStatus() == 1) {
-		return now, err
+func (t *iptTable) jumpsOK() bool {
+	return t == nil || !slices.ContainsFunc(t.jumps, func(j *iptJump) bool { return j.count != 1 || !j.first })
+}
+
+// mended follows a write.
+func (t *iptTable) mended() {
+	for _, j := range t.jumps {
+		j.count, j.first = 1, true
 	}
-	now.rules = rules
-	if rules, err = b.list(table, builtin[table]); err != nil {
-		return now, err
+}
+
+// readAll reads our tables; that of IPv6 is nil where the kernel has no IPv6.
+func (b *iptBackend) readAll(ctx context.Context) (six, filter, nat *iptTable, err error) {
+	tagged := func(chain, match, to string) *iptJump {
+		return &iptJump{rule: "-A " + chain + match + " -m comment --comment vifproxy -j " + to}
 	}
-	ours := "-A " + builtin[table] + " " + strings.Join(jump, " ")
-	for i, rule := range rules {
-		if rule == ours {
-			now.jumps++
-			now.first = now.first || i == 0
+	owners := fmt.Sprintf(" -m owner --uid-owner %d-%d", b.cfg.FirstUID, b.cfg.LastUID)
+	filter = &iptTable{path: b.path, name: "filter",
+		jumps: []*iptJump{tagged("INPUT", "", "VIFPROXY"), tagged("OUTPUT", owners, "VIFPROXY-OUT")}}
+	nat = &iptTable{path: b.path, name: "nat", jumps: []*iptJump{tagged("PREROUTING", "", "VIFPROXY")}}
+	tables := []*iptTable{filter, nat}
+	if hasIPv6() {
+		program := strings.Replace(filepath.Base(b.path), "iptables", "ip6tables", 1)
+		six = &iptTable{path: filepath.Join(filepath.Dir(b.path), program), name: "filter",
+			jumps: []*iptJump{tagged("OUTPUT", owners, "VIFPROXY-OUT")}}
+		tables = append(tables, six)
+	}
+	for _, t := range tables {
+		if err := t.read(ctx); err != nil {
+			return nil, nil, nil, fmt.Errorf("iptables: read table %s: %w", t.name, err)
 		}
 	}
-	return now, nil
+	return six, filter, nat, nil
 }
 
-// list leaves out what -S prints besides rules.
-func (b *iptBackend) list(table, chain string) ([]string, error) {
-	lines, err := b.ipt.List(table, chain)
+// hasIPv6 tells whether a process in this thread's network could send IPv6 at all. The file is there unless the
+// kernel was built or booted without it.
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/thread-self/net/if_inet6")
+	return err == nil
+}
+
+func (t *iptTable) read(ctx context.Context) error {
+	text, err := execute(ctx, "", t.path, "-w", lockTimeout, "-t", t.name, "-S")
 	if err != nil {
-		return nil, fmt.Errorf("iptables: %w", err)
+		return err
 	}
-	return slices.DeleteFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "-A ") }), nil
+	t.there, t.rules = make(map[string]bool), make(map[string][]string)
+	seen := make(map[string]bool)
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		verb, rest, _ := strings.Cut(line, " ")
+		chain, _, _ := strings.Cut(rest, " ")
+		switch {
+		case verb == "-N" && slices.Contains(ourChains, chain):
+			t.there[chain] = true
+		case verb == "-A" && t.there[chain]: // chains are listed before rules
+			t.rules[chain] = append(t.rules[chain], line)
+		case verb == "-A":
+			for _, j := range t.jumps {
+				if line == j.rule {
+					j.count++
+					j.first = j.first || !seen[chain]
+				}
+			}
+			seen[chain] = true
+		}
+	}
+	return nil
 }
 
-// write replaces the rules of our chain and puts the jump right. The first line of a chain makes it or
-// empties it; with --noflush other chains stay as they are.
-func (b *iptBackend) write(ctx context.Context, now iptTable, rules []string) error {
-	lines := append([]string{"*" + now.name, ":VIFPROXY - [0:0]"}, rules...)
-	if !now.jumpOK() {
-		words := strings.Join(jump, " ")
-		for range now.jumps {
-			lines = append(lines, "-D "+builtin[now.name]+" "+words)
+// write replaces the rules of the given chains of ours and puts the jumps right.
+func (b *iptBackend) write(ctx context.Context, now *iptTable, chains map[string][]string) error {
+	if chains["VIFPROXY-NO"] != nil { // it is never empty
+		if err := b.count(ctx, now); err != nil {
+			return err
 		}
-		lines = append(lines, "-I "+builtin[now.name]+" 1 "+words)
 	}
-	lines = append(lines, "COMMIT", "")
-	return load(ctx, strings.Join(lines, "\n"), b.restore, "--noflush", "--wait", fmt.Sprint(lockTimeout))
+	// The first line of a chain makes it or empties it; with --noflush other chains stay as they are.
+	var lines []string
+	for _, chain := range ourChains {
+		if _, ok := chains[chain]; ok {
+			lines = append(lines, ":"+chain+" - [0:0]")
+		}
+	}
+	for _, chain := range ourChains {
+		lines = append(lines, chains[chain]...)
+	}
+	for _, j := range now.jumps {
+		if j.count == 1 && j.first {
+			continue
+		}
+		chain, rest, _ := strings.Cut(strings.TrimPrefix(j.rule, "-A "), " ")
+		for range j.count {
+			lines = append(lines, "-D "+chain+" "+rest)
+		}
+		lines = append(lines, "-I "+chain+" 1 "+rest)
+	}
+	if err := b.restore(ctx, now, lines); err != nil {
+		return err
+	}
+	if r := b.refused[now.path]; r != nil && chains["VIFPROXY-NO"] != nil {
+		r.last = nil
+	}
+	return nil
+}
+
+func (b *iptBackend) restore(ctx context.Context, now *iptTable, lines []string) error {
+	text := "*" + now.name + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	return load(ctx, text, now.path+"-restore", "--noflush", "--wait", lockTimeout)
 }
 
 // compare returns the rules of want that are not in have, and those of have that are not in want or are

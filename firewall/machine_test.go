@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-var testConfig = Config{ProxyPort: 8100, FirstPort: 61000, LastPort: 64999}
+var testConfig = Config{ProxyPort: 8100, FirstPort: 61000, LastPort: 64999, FirstUID: 0x70000000, LastUID: 0x71ffffff}
 
 // machine is a kind of firewall VM: what rules are there already, and the backend for it.
 type machine struct {
@@ -99,14 +99,17 @@ func (m machine) rules(t testing.TB) string {
 	if m.kind == "nftables" {
 		return run(t, "", "nft", "-s", "list", "ruleset")
 	}
-	return run(t, "", m.tools.iptables, "-S") + run(t, "", m.tools.iptables, "-t", "nat", "-S")
+	six := strings.Replace(m.tools.iptables, "iptables", "ip6tables", 1)
+	return run(t, "", m.tools.iptables, "-S") + run(t, "", m.tools.iptables, "-t", "nat", "-S") +
+		run(t, "", six, "-S")
 }
 
-// shell runs commands in the namespace; "iptables" stands for the variant that the machine has.
+// shell runs commands in the namespace; "iptables" and "ip6tables" stand for the variant that the machine has.
 func (m machine) shell(t testing.TB, commands string) {
 	t.Helper()
 	if m.tools.iptables != "" {
-		commands = strings.ReplaceAll(commands, "iptables", m.tools.iptables)
+		six := strings.Replace(m.tools.iptables, "iptables", "ip6tables", 1)
+		commands = strings.NewReplacer("ip6tables", six, "iptables", m.tools.iptables).Replace(commands)
 	}
 	run(t, "", "sh", "-ec", commands)
 }
@@ -132,6 +135,12 @@ func binding(vif, addr, to string) Binding {
 }
 
 func sync(t testing.TB, b Backend, want ...Binding) (writes int) {
+	t.Helper()
+	inNamespace(t)
+	return syncState(t, b, State{Bindings: want})
+}
+
+func syncState(t testing.TB, b Backend, want State) (writes int) {
 	t.Helper()
 	inNamespace(t)
 	writes, err := b.Sync(t.Context(), want)

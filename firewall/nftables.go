@@ -5,6 +5,9 @@ import (
 	_ "embed"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"text/template"
@@ -15,7 +18,15 @@ import (
 //go:embed vifproxy.nft
 var nftText string
 
-var nftTemplate = template.Must(template.New("vifproxy.nft").Parse(nftText))
+var nftTemplate = template.Must(template.New("vifproxy.nft").Funcs(template.FuncMap{
+	"nets": func(four bool, all []netip.Prefix) string {
+		return join(slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return p.Addr().Is4() != four }), ", ")
+	},
+	"addrs": func(four bool, all []netip.Addr) string {
+		return join(slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return a.Is4() != four }), ", ")
+	},
+	"join": func(ports []uint16) string { return join(ports, ", ") },
+}).Parse(nftText))
 
 // nftBackend loads the text above with the program nft, which takes some milliseconds, and changes elements
 // through netlink, which takes some microseconds.
@@ -27,8 +38,12 @@ type nftBackend struct {
 	conn *ruleset // nil until needed and after an error
 
 	// loaded is the print of the structure as it was right after we loaded it; "" if that is not known. The
-	// elements of the sets are no part of it.
+	// elements of the sets are no part of it. The fence is: it changes seldom, and is loaded as text with the
+	// rest.
 	loaded string
+	fence  Fence // as loaded
+
+	refused refusals
 }
 
 func (n *nftBackend) String() string { return "nftables" }
@@ -37,22 +52,28 @@ func (n *nftBackend) String() string { return "nftables" }
 // Qubes does at every attach of a vif, in a few transactions.
 const attempts = 5
 
-func (n *nftBackend) Sync(ctx context.Context, want []Binding) (writes int, err error) {
-	if err := n.cfg.check(want); err != nil {
+func (n *nftBackend) Sync(ctx context.Context, want State) (writes int, err error) {
+	if err := n.cfg.check(want.Bindings); err != nil {
 		return 0, err
 	}
+	if want.Fence, err = n.cfg.normal(want.Fence); err != nil {
+		return 0, err
+	}
+	// The kernel makes the others' counters when they are needed.
+	want.Fence.Proxies = slices.DeleteFunc(want.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
 	err = n.do(ctx, func() error {
 		for range attempts {
 			now, err := n.conn.read()
 			if err != nil {
 				return err
 			}
-			if n.loaded != "" && now.print == n.loaded {
-				changed, err := n.conn.update(now, want)
+			intact := n.loaded != "" && now.print == n.loaded
+			if intact && reflect.DeepEqual(n.fence, want.Fence) {
+				changed, err := n.conn.update(now, want.Bindings)
 				writes += changed
 				return err
 			}
-			if n.loaded != "" {
+			if n.loaded != "" && !intact {
 				gone, added := changes(n.loaded, now.print)
 				n.log.Warn("firewall rules were changed by another program: loading them again",
 					"gone", gone, "new", added)
@@ -70,7 +91,7 @@ func (n *nftBackend) Sync(ctx context.Context, want []Binding) (writes int, err 
 				return err
 			}
 			if after.generation == now.generation+1 {
-				n.loaded = after.print
+				n.loaded, n.fence = after.print, want.Fence
 				return nil
 			}
 		}
@@ -79,19 +100,47 @@ func (n *nftBackend) Sync(ctx context.Context, want []Binding) (writes int, err 
 	return writes, err
 }
 
-// load replaces everything of ours by the skeleton with the bindings of want in one transaction. If anything
-// in before is no longer true, the transaction fails as a whole.
-func (n *nftBackend) load(ctx context.Context, before snapshot, want []Binding) error {
+// load replaces everything of ours by the skeleton with what want says in one transaction. If anything in
+// before is no longer true, the transaction fails as a whole.
+func (n *nftBackend) load(ctx context.Context, before snapshot, want State) error {
 	var text strings.Builder
 	err := nftTemplate.Execute(&text, struct {
 		Config
 		snapshot
-		Bindings []Binding
-	}{n.cfg, before, want})
+		State
+		Forbidden []netip.Prefix
+	}{n.cfg, before, want, forbidden})
 	if err != nil {
 		return err
 	}
-	return load(ctx, text.String(), n.tool, "-f", "-")
+	if before.FenceSet {
+		refused, err := n.conn.refused()
+		if err != nil {
+			return err
+		}
+		n.refused.add(refused)
+	}
+	if err := load(ctx, text.String(), n.tool, "-f", "-"); err != nil {
+		return err
+	}
+	n.refused.last = nil
+	return nil
+}
+
+// Refused implements Backend.
+func (n *nftBackend) Refused(ctx context.Context) (map[uint32]uint64, error) {
+	err := n.do(ctx, func() error {
+		now, err := n.conn.read()
+		if err != nil || !now.FenceSet {
+			return err
+		}
+		refused, err := n.conn.refused()
+		if err == nil {
+			n.refused.add(refused)
+		}
+		return err
+	})
+	return maps.Clone(n.refused.total), err
 }
 
 // Remove needs no program, so that it can clean up where nft is not installed.
@@ -108,6 +157,9 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 		ours := &nftables.Chain{Name: "vifproxy-input", Table: qubes}
 		if now.OwnTable {
 			nft.DelTable(&nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyIPv4})
+		}
+		if now.FenceTable {
+			nft.DelTable(&nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyINet})
 		}
 		for _, handle := range now.Jumps {
 			if err := nft.DelRule(&nftables.Rule{Table: qubes, Chain: custom, Handle: handle}); err != nil {

@@ -147,11 +147,12 @@ func TestLeftovers(t *testing.T) {
 
 func TestConfigRefused(t *testing.T) {
 	for _, cfg := range []Config{
-		{}, {8100, 0, 64999}, {8100, 61000, 60999},
-		{0, 61000, 64999}, {61000, 61000, 64999}, {64999, 61000, 64999},
+		{}, {8100, 0, 64999, 1, 2}, {8100, 61000, 60999, 1, 2},
+		{0, 61000, 64999, 1, 2}, {61000, 61000, 64999, 1, 2}, {64999, 61000, 64999, 1, 2},
+		{8100, 61000, 64999, 0, 2}, {8100, 61000, 64999, 2, 1},
 	} {
 		_, err := Open(t.Context(), quiet, "auto", cfg)
-		if err == nil || !strings.Contains(err.Error(), "need a port") {
+		if err == nil || !strings.Contains(err.Error(), "need a ") {
 			t.Errorf("%v: %v", cfg, err)
 		}
 	}
@@ -181,13 +182,13 @@ func TestBindingRefused(t *testing.T) {
 			to(netip.Addr{}, 61000), to(six, 61000), to(mapped, 61000), to(netip.IPv4Unspecified(), 61000),
 			to(ours, 0), to(ours, 60999), to(ours, 65000), to(ours, 8100), personal,
 		} {
-			if n, err := b.Sync(t.Context(), []Binding{personal, bad}); err == nil || n != 0 {
+			if n, err := b.Sync(t.Context(), State{Bindings: []Binding{personal, bad}}); err == nil || n != 0 {
 				t.Errorf("%q: %d writes, error %v", bad, n, err)
 			}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if n, err := b.Sync(ctx, []Binding{personal}); !errors.Is(err, context.Canceled) || n != 0 {
+		if n, err := b.Sync(ctx, State{Bindings: []Binding{personal}}); !errors.Is(err, context.Canceled) || n != 0 {
 			t.Errorf("cancelled: %d writes, error %v", n, err)
 		}
 		if got := m.rules(t); got != before {

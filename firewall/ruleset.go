@@ -3,6 +3,7 @@ package firewall
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -58,6 +59,8 @@ type snapshot struct {
 	generation uint32
 
 	OwnTable    bool     // table ip vifproxy
+	FenceTable  bool     // table inet vifproxy
+	FenceSet    bool     // set refused in it
 	UserChain   bool     // chain custom-input in table ip qubes
 	AcceptChain bool     // chain vifproxy-input in table ip qubes
 	AcceptSet   bool     // set vifproxy in table ip qubes
@@ -118,47 +121,49 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	var lines []string
 	line := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 
-	tables, err := r.dump(unix.NFT_MSG_GETTABLE, "")
+	tables, err := r.dump(unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, "")
 	if err != nil {
 		return now, fmt.Errorf("read tables: %w", err)
 	}
 	for _, t := range tables {
-		switch t.text(unix.NFTA_TABLE_NAME) {
-		case "vifproxy":
-			now.OwnTable = true
-			line("table vifproxy: handle %d, flags %d",
+		switch name := t.in(unix.NFTA_TABLE_NAME); name {
+		case "vifproxy", "inet vifproxy":
+			now.OwnTable = now.OwnTable || name == "vifproxy"
+			now.FenceTable = now.FenceTable || name == "inet vifproxy"
+			line("table %s: handle %d, flags %d", name,
 				t.number(nftaTableHandle), t.number(unix.NFTA_TABLE_FLAGS))
 		case "qubes":
 			line("table qubes: handle %d", t.number(nftaTableHandle))
 		}
 	}
 
-	chains, err := r.dump(unix.NFT_MSG_GETCHAIN, "")
+	chains, err := r.dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
 	if err != nil {
 		return now, fmt.Errorf("read chains: %w", err)
 	}
 	for _, c := range chains {
-		table, name := c.text(unix.NFTA_CHAIN_TABLE), c.text(unix.NFTA_CHAIN_NAME)
+		table, name := c.in(unix.NFTA_CHAIN_TABLE), c.text(unix.NFTA_CHAIN_NAME)
 		switch {
 		case table == "qubes" && name == "custom-input":
 			now.UserChain = true
 		case table == "qubes" && name == "vifproxy-input":
 			now.AcceptChain = true
-		case table != "vifproxy":
+		case table != "vifproxy" && table != "inet vifproxy":
 			continue
 		}
 		line("chain %s %s: handle %d, policy %d, flags %d", table, name, c.number(unix.NFTA_CHAIN_HANDLE),
 			c.number(unix.NFTA_CHAIN_POLICY), c.number(nftaChainFlags))
 	}
 
-	sets, err := r.dump(unix.NFT_MSG_GETSET, "")
+	sets, err := r.dump(unix.NFT_MSG_GETSET, unix.NFPROTO_UNSPEC, "")
 	if err != nil {
 		return now, fmt.Errorf("read sets: %w", err)
 	}
 	now.elements = make(map[setName]map[string]string)
 	for _, s := range sets {
-		set := setName{s.text(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
-		if set.table != "vifproxy" && set != (setName{"qubes", "vifproxy"}) {
+		set := setName{s.in(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
+		now.FenceSet = now.FenceSet || set == setName{"inet vifproxy", "refused"}
+		if set.table != "vifproxy" && set.table != "inet vifproxy" && set != (setName{"qubes", "vifproxy"}) {
 			continue
 		}
 		line("set %s %s: handle %d", set.table, set.name, s.number(nftaSetHandle))
@@ -176,17 +181,22 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	}
 	_, now.AcceptSet = now.elements[setName{"qubes", "vifproxy"}]
 
-	for _, table := range []string{"vifproxy", "qubes"} {
-		rules, err := r.dump(unix.NFT_MSG_GETRULE, table)
+	for _, from := range []struct {
+		family byte
+		table  string
+	}{{unix.NFPROTO_IPV4, "vifproxy"}, {unix.NFPROTO_INET, "vifproxy"}, {unix.NFPROTO_IPV4, "qubes"}} {
+		rules, err := r.dump(unix.NFT_MSG_GETRULE, from.family, from.table)
 		if err != nil {
-			return now, fmt.Errorf("read rules of table %s: %w", table, err)
+			return now, fmt.Errorf("read rules of table %s: %w", from.table, err)
 		}
 		for _, rule := range rules {
-			chain, handle := rule.text(unix.NFTA_RULE_CHAIN), rule.number(unix.NFTA_RULE_HANDLE)
+			table, chain, handle := rule.in(unix.NFTA_RULE_TABLE), rule.text(unix.NFTA_RULE_CHAIN), rule.number(unix.NFTA_RULE_HANDLE)
 			switch {
+			case table == "vifproxy", table == "inet vifproxy":
 			case table == "qubes" && chain == "custom-input" && rule.isJump():
 				now.Jumps = append(now.Jumps, handle)
-			case table == "qubes" && chain != "vifproxy-input":
+			case table == "qubes" && chain == "vifproxy-input":
+			default:
 				continue
 			}
 			line("rule %s %s: handle %d, content %08x", table, chain, handle,
@@ -258,7 +268,7 @@ func (s setName) library() *nftables.Set {
 
 // generation is the number of the current ruleset; every transaction that changes anything adds one.
 func (r *ruleset) generation() (uint32, error) {
-	answer, err := r.ask(unix.NFT_MSG_GETGEN, netlink.Request, nil)
+	answer, err := r.ask(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, netlink.Request, nil)
 	if err != nil {
 		return 0, fmt.Errorf("read generation: %w", err)
 	}
@@ -268,17 +278,35 @@ func (r *ruleset) generation() (uint32, error) {
 	return uint32(answer[0].number(unix.NFTA_GEN_ID)), nil
 }
 
-// dump lists objects of family ip: of one table, for requests that know this, or of all with table "".
-func (r *ruleset) dump(request uint16, table string) ([]object, error) {
+// refused reads how many packets of each uid the fence has counted.
+func (r *ruleset) refused() (map[uint32]uint64, error) {
+	elements, err := r.nft.GetSetElements(&nftables.Set{
+		Table: &nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyINet}, Name: "refused"})
+	if err != nil {
+		return nil, fmt.Errorf("read counters of the fence: %w", err)
+	}
+	count := make(map[uint32]uint64, len(elements))
+	for _, e := range elements {
+		if len(e.Key) == 4 && e.Counter != nil {
+			count[binary.NativeEndian.Uint32(e.Key)] = e.Counter.Packets // nft_meta.c: a number of the host
+		}
+	}
+	return count, nil
+}
+
+// dump lists objects: of one table, for requests that know this, or of all tables, and of all families with
+// NFPROTO_UNSPEC. Two tables of one name are two dumps: the kernel ends after the first
+// (nf_tables_dump_rules).
+func (r *ruleset) dump(request uint16, family byte, table string) ([]object, error) {
 	var attrs []netlink.Attribute
 	if table != "" { // the attribute has the same number in all requests
 		attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: []byte(table + "\x00")})
 	}
-	return r.ask(request, netlink.Request|netlink.Dump, attrs)
+	return r.ask(request, family, netlink.Request|netlink.Dump, attrs)
 }
 
 func (r *ruleset) ask(
-	request uint16, flags netlink.HeaderFlags, attrs []netlink.Attribute,
+	request uint16, family byte, flags netlink.HeaderFlags, attrs []netlink.Attribute,
 ) ([]object, error) {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
@@ -286,7 +314,7 @@ func (r *ruleset) ask(
 	}
 	answers, err := r.nl.Execute(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | request), Flags: flags},
-		Data:   append([]byte{unix.NFPROTO_IPV4, unix.NFNETLINK_V0, 0, 0}, data...), // struct nfgenmsg
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...), // struct nfgenmsg
 	})
 	if err != nil {
 		return nil, err
@@ -301,7 +329,7 @@ func (r *ruleset) ask(
 }
 
 // object is one message of the kernel about a table, chain, rule, set or generation: its attributes by
-// number.
+// number. Attribute 0, which is none, holds the family.
 type object map[uint16][]byte
 
 func parse(m netlink.Message) (object, error) {
@@ -312,11 +340,24 @@ func parse(m netlink.Message) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := make(object)
+	o := object{0: m.Data[:1]}
 	for attrs.Next() {
 		o[attrs.Type()] = attrs.Bytes()
 	}
 	return o, attrs.Err()
+}
+
+// in reads the name of the object's table. Those of another family than ip have it before the name, as nft
+// writes it.
+func (o object) in(attr uint16) string {
+	switch family := o[0][0]; family {
+	case unix.NFPROTO_IPV4:
+		return o.text(attr)
+	case unix.NFPROTO_INET:
+		return "inet " + o.text(attr)
+	default:
+		return fmt.Sprintf("family %d %s", family, o.text(attr))
+	}
 }
 
 func (o object) text(attr uint16) string {

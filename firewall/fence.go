@@ -1,0 +1,159 @@
+package firewall
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Fence says where proxies may connect to. Whoever has taken a tinyproxy over sends what he likes, and a
+// listed name may resolve to any address; so the kernel asks the uid of the socket, and refuses with a reset
+// whatever is not said here or does not answer a connection that was made to the proxy:
+//
+//   - DNS goes to the resolvers, UDP and TCP;
+//   - TCP goes to the ports, anywhere but to the firewall VM itself, AppVMs, and networks that are private,
+//     link-local, multicast or reserved;
+//   - TCP goes through holes, wherever they lead.
+type Fence struct {
+	Resolvers []netip.Addr
+	Ports     []uint16 // open everywhere besides 80 and 443
+	Holes     []Hole   // of every proxy
+	Proxies   []Proxy
+}
+
+// Proxy is all processes of one uid. What is refused to it is counted, and holes may be its own.
+type Proxy struct {
+	UID   uint32
+	Holes []Hole
+}
+
+// Hole opens a network to TCP.
+type Hole struct {
+	To   netip.Prefix
+	Port uint16 // 0: those that are open everywhere
+}
+
+// forbidden are networks to which only a hole leads, from the registries of IANA for special purposes
+// (RFC 6890). They are disjoint. The networks for documentation are not among them: nobody is there.
+var forbidden = prefixes(
+	"0.0.0.0/8",      // this host
+	"10.0.0.0/8",     // private (RFC 1918), as the next but three and the last but three
+	"100.64.0.0/10",  // behind a provider's NAT (RFC 6598)
+	"127.0.0.0/8",    // loopback
+	"169.254.0.0/16", // link-local; cloud providers' metadata
+	"172.16.0.0/12",
+	"192.0.0.0/24", // protocol assignments
+	"192.168.0.0/16",
+	"198.18.0.0/15", // benchmarks
+	"224.0.0.0/3",   // multicast, reserved, broadcast
+
+	"::/8",          // this host, loopback, IPv4 in IPv6
+	"64:ff9b::/120", // the networks above behind NAT64 (RFC 6052), as far as they are private
+	"64:ff9b::a00:0/104",
+	"64:ff9b::6440:0/106",
+	"64:ff9b::7f00:0/104",
+	"64:ff9b::a9fe:0/112",
+	"64:ff9b::ac10:0/108",
+	"64:ff9b::c0a8:0/112",
+	"64:ff9b:1::/48", // local NAT64 (RFC 8215)
+	"100::/64",       // discarded
+	"2001::/32",      // Teredo, and 6to4: IPv4 in IPv6 again
+	"2002::/16",
+	"fc00::/7",  // private (RFC 4193)
+	"fe80::/10", // link-local
+	"fec0::/10", // private once
+	"ff00::/8",  // multicast
+)
+
+func prefixes(texts ...string) (all []netip.Prefix) {
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+// normal is the same fence in the one order in which equal fences are equal, or what is wrong with it.
+func (c Config) normal(f Fence) (Fence, error) {
+	for _, r := range f.Resolvers {
+		if !r.IsValid() || r.Zone() != "" || r.Is4In6() {
+			return f, fmt.Errorf("fence: %v is no address of a resolver", r)
+		}
+	}
+	f.Resolvers = ordered(f.Resolvers, netip.Addr.Compare)
+	f.Ports = ordered(append([]uint16{80, 443}, f.Ports...), cmp.Compare)
+	if f.Ports[0] == 0 {
+		return f, fmt.Errorf("fence: 0 is no port")
+	}
+	var err error
+	if f.Holes, err = normalHoles(f.Holes); err != nil {
+		return f, err
+	}
+	f.Proxies = slices.Clone(f.Proxies)
+	slices.SortFunc(f.Proxies, func(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) })
+	for i := range f.Proxies {
+		p := &f.Proxies[i]
+		if p.UID < c.FirstUID || p.UID > c.LastUID {
+			return f, fmt.Errorf("fence: uid %d is outside the fenced range %d-%d", p.UID, c.FirstUID, c.LastUID)
+		}
+		if i > 0 && f.Proxies[i-1].UID == p.UID {
+			return f, fmt.Errorf("fence: uid %d twice", p.UID)
+		}
+		if p.Holes, err = normalHoles(p.Holes); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+func normalHoles(holes []Hole) ([]Hole, error) {
+	for _, h := range holes {
+		if !h.To.IsValid() || h.To != h.To.Masked() || h.To.Addr().Is4In6() {
+			return nil, fmt.Errorf("fence: %v is no network", h.To)
+		}
+	}
+	return ordered(holes, func(a, b Hole) int {
+		return cmp.Or(a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()), cmp.Compare(a.Port, b.Port))
+	}), nil
+}
+
+func ordered[T comparable](all []T, compare func(a, b T) int) []T {
+	all = slices.Clone(all)
+	slices.SortFunc(all, compare)
+	return slices.Compact(all)
+}
+
+// PortsOf are the ports of a hole. The template calls it.
+func (f Fence) PortsOf(h Hole) []uint16 {
+	if h.Port != 0 {
+		return []uint16{h.Port}
+	}
+	return f.Ports
+}
+
+// join writes a list as both tools read it.
+func join[T any](all []T, separator string) string {
+	texts := make([]string, len(all))
+	for i, one := range all {
+		texts[i] = fmt.Sprint(one)
+	}
+	return strings.Join(texts, separator)
+}
+
+// refusals adds up counters of the kernel that begin at 0 again whenever rules are loaded.
+type refusals struct{ total, last map[uint32]uint64 }
+
+func (r *refusals) add(now map[uint32]uint64) {
+	if r.total == nil {
+		r.total = map[uint32]uint64{}
+	}
+	for uid, n := range now {
+		if last := r.last[uid]; n >= last {
+			r.total[uid] += n - last
+		} else {
+			r.total[uid] += n
+		}
+	}
+	r.last = now
+}
