@@ -155,7 +155,7 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 	// through, so that failing to remove those is worth a warning but no more.
 	var chosen, other Backend = nft, nil
 	if have.iptables != "" {
-		if other, err = newIptables(ctx, log, cfg, have.iptables); err != nil && kind == "iptables" {
+		if other, err = newIptables(log, cfg, have.iptables); err != nil && kind == "iptables" {
 			return nil, err
 		} else if err != nil {
 			log.Warn("cannot look for leftovers of an earlier run with iptables", "err", err)

@@ -9,29 +9,48 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/coreos/go-iptables/iptables"
 )
 
 // iptBackend keeps a chain VIFPROXY in the tables filter and nat, and the fence in two more chains of filter,
-// of IPv6 too. One tagged jump leads to each of the first three. It reads with iptables -S, and writes with
-// iptables-restore, which replaces whole chains of one table in one transaction, so that hundreds of bindings
-// take as long as one. There is no transaction over several tables: each state in between must be safe.
+// of IPv6 too. One tagged jump leads to each of the first three. It reads a table at a time with iptables -S, and
+// writes with iptables-restore, which replaces whole chains of one table in one transaction, so that hundreds of
+// bindings take as long as one; the library has neither. There is no transaction over several tables: each state
+// in between must be safe.
 type iptBackend struct {
 	log  *slog.Logger
 	cfg  Config
-	path string // of iptables
+	four program
+	six  *program // nil where the kernel has no IPv6
 
-	synced  bool                 // a Sync succeeded, so that a jump missing at the next was taken away
-	refused map[string]*refusals // by program
+	synced bool // a Sync succeeded, so that a jump missing at the next was taken away
 }
 
-func newIptables(ctx context.Context, log *slog.Logger, cfg Config, path string) (*iptBackend, error) {
-	if _, err := execute(ctx, "", path, "--version"); err != nil {
+// program is iptables, or ip6tables, and what its rules have counted.
+type program struct {
+	path    string
+	lib     *iptables.IPTables
+	refused refusals
+}
+
+func newIptables(log *slog.Logger, cfg Config, path string) (*iptBackend, error) {
+	b := &iptBackend{log: log, cfg: cfg, four: program{path: path}}
+	var err error
+	b.four.lib, err = iptables.New(iptables.Path(path), iptables.Timeout(lockTimeout))
+	if err == nil && hasIPv6() {
+		name := strings.Replace(filepath.Base(path), "iptables", "ip6tables", 1)
+		b.six = &program{path: filepath.Join(filepath.Dir(path), name)}
+		b.six.lib, err = iptables.New(iptables.IPFamily(iptables.ProtocolIPv6), iptables.Path(b.six.path),
+			iptables.Timeout(lockTimeout))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("iptables: %w", err)
 	}
-	return &iptBackend{log: log, cfg: cfg, path: path, refused: make(map[string]*refusals)}, nil
+	return b, nil
 }
 
-const lockTimeout = "5" // seconds to wait for another iptables to release its lock
+const lockTimeout = 5 // seconds to wait for another iptables to release its lock
 
 func (b *iptBackend) String() string { return "iptables" }
 
@@ -85,7 +104,7 @@ func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err erro
 		keep(six, "VIFPROXY-OUT", fenceRules(want.Fence, false))
 		keep(six, "VIFPROXY-NO", refuseRules(want.Fence, false))
 		if len(change) > 0 || !six.jumpsOK() {
-			if err := b.write(ctx, six, change); err != nil {
+			if err := six.write(ctx, change); err != nil {
 				return writes, err
 			}
 			writes++
@@ -104,7 +123,7 @@ func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err erro
 		change["VIFPROXY"] = append(surplus, final...)
 	}
 	if len(change) > 0 || !filter.jumpsOK() {
-		if err := b.write(ctx, filter, change); err != nil {
+		if err := filter.write(ctx, change); err != nil {
 			return writes, err
 		}
 		writes++
@@ -112,13 +131,13 @@ func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err erro
 	}
 	missingNat, surplusNat := compare(nat.rules["VIFPROXY"], translations)
 	if len(missingNat)+len(surplusNat) > 0 || !nat.jumpsOK() {
-		if err := b.write(ctx, nat, map[string][]string{"VIFPROXY": translations}); err != nil {
+		if err := nat.write(ctx, map[string][]string{"VIFPROXY": translations}); err != nil {
 			return writes, err
 		}
 		writes++
 	}
 	if len(surplus) > 0 {
-		if err := b.write(ctx, filter, map[string][]string{"VIFPROXY": final}); err != nil {
+		if err := filter.write(ctx, map[string][]string{"VIFPROXY": final}); err != nil {
 			return writes, err
 		}
 		writes++
@@ -133,12 +152,15 @@ func (b *iptBackend) Refused(ctx context.Context) (map[uint32]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.count(ctx, six, filter); err != nil {
-		return nil, err
-	}
 	all := make(map[uint32]uint64)
-	for _, r := range b.refused {
-		for uid, n := range r.total {
+	for _, t := range []*iptTable{filter, six} {
+		if t == nil {
+			continue
+		}
+		if err := t.count(); err != nil {
+			return nil, err
+		}
+		for uid, n := range t.refused.total {
 			all[uid] += n
 		}
 	}
@@ -156,24 +178,23 @@ func (b *iptBackend) Remove(ctx context.Context) error {
 		if now == nil {
 			continue
 		}
-		var lines []string
-		for _, j := range now.jumps {
-			for range j.count {
-				lines = append(lines, "-D "+strings.TrimPrefix(j.rule, "-A "))
-			}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		for _, command := range []string{"-F ", "-X "} {
-			for _, chain := range ourChains {
-				if now.there[chain] {
-					lines = append(lines, command+chain)
+		for _, j := range now.jumps {
+			chain, rest := j.words()
+			for range j.count {
+				if err := now.lib.Delete(now.name, chain, strings.Fields(rest)...); err != nil {
+					return fmt.Errorf("iptables: %w", err)
 				}
 			}
 		}
-		if len(lines) == 0 {
-			continue
-		}
-		if err := b.restore(ctx, now, lines); err != nil {
-			return err
+		for _, chain := range ourChains { // each before the one it leads to
+			if now.there[chain] {
+				if err := now.lib.ClearAndDeleteChain(now.name, chain); err != nil {
+					return fmt.Errorf("iptables: %w", err)
+				}
+			}
 		}
 	}
 	return nil
@@ -183,7 +204,7 @@ var ourChains = []string{"VIFPROXY", "VIFPROXY-OUT", "VIFPROXY-NO"}
 
 // iptTable is what one table holds of ours.
 type iptTable struct {
-	path  string // of the program
+	*program
 	name  string
 	there map[string]bool     // our chains
 	rules map[string][]string // of our chains
@@ -196,6 +217,11 @@ type iptJump struct {
 	rule  string
 	count int  // how many there are
 	first bool // the first rule of the chain is one
+}
+
+func (j *iptJump) words() (chain, rest string) {
+	chain, rest, _ = strings.Cut(strings.TrimPrefix(j.rule, "-A "), " ")
+	return chain, rest
 }
 
 func (t *iptTable) jumpsOK() bool {
@@ -215,13 +241,13 @@ func (b *iptBackend) readAll(ctx context.Context) (six, filter, nat *iptTable, e
 		return &iptJump{rule: "-A " + chain + match + " -m comment --comment vifproxy -j " + to}
 	}
 	owners := fmt.Sprintf(" -m owner --uid-owner %d-%d", b.cfg.FirstUID, b.cfg.LastUID)
-	filter = &iptTable{path: b.path, name: "filter",
+	filter = &iptTable{program: &b.four, name: "filter",
 		jumps: []*iptJump{tagged("INPUT", "", "VIFPROXY"), tagged("OUTPUT", owners, "VIFPROXY-OUT")}}
-	nat = &iptTable{path: b.path, name: "nat", jumps: []*iptJump{tagged("PREROUTING", "", "VIFPROXY")}}
+	nat = &iptTable{program: &b.four, name: "nat",
+		jumps: []*iptJump{tagged("PREROUTING", "", "VIFPROXY")}}
 	tables := []*iptTable{filter, nat}
-	if hasIPv6() {
-		program := strings.Replace(filepath.Base(b.path), "iptables", "ip6tables", 1)
-		six = &iptTable{path: filepath.Join(filepath.Dir(b.path), program), name: "filter",
+	if b.six != nil {
+		six = &iptTable{program: b.six, name: "filter",
 			jumps: []*iptJump{tagged("OUTPUT", owners, "VIFPROXY-OUT")}}
 		tables = append(tables, six)
 	}
@@ -241,7 +267,7 @@ func hasIPv6() bool {
 }
 
 func (t *iptTable) read(ctx context.Context) error {
-	text, err := execute(ctx, "", t.path, "-w", lockTimeout, "-t", t.name, "-S")
+	text, err := execute(ctx, "", t.path, "-w", fmt.Sprint(lockTimeout), "-t", t.name, "-S")
 	if err != nil {
 		return err
 	}
@@ -270,9 +296,9 @@ func (t *iptTable) read(ctx context.Context) error {
 }
 
 // write replaces the rules of the given chains of ours and puts the jumps right.
-func (b *iptBackend) write(ctx context.Context, now *iptTable, chains map[string][]string) error {
+func (t *iptTable) write(ctx context.Context, chains map[string][]string) error {
 	if chains["VIFPROXY-NO"] != nil { // it is never empty
-		if err := b.count(ctx, now); err != nil {
+		if err := t.count(); err != nil {
 			return err
 		}
 	}
@@ -286,28 +312,22 @@ func (b *iptBackend) write(ctx context.Context, now *iptTable, chains map[string
 	for _, chain := range ourChains {
 		lines = append(lines, chains[chain]...)
 	}
-	for _, j := range now.jumps {
+	for _, j := range t.jumps {
 		if j.count == 1 && j.first {
 			continue
 		}
-		chain, rest, _ := strings.Cut(strings.TrimPrefix(j.rule, "-A "), " ")
+		chain, rest := j.words()
 		for range j.count {
 			lines = append(lines, "-D "+chain+" "+rest)
 		}
 		lines = append(lines, "-I "+chain+" 1 "+rest)
 	}
-	if err := b.restore(ctx, now, lines); err != nil {
-		return err
+	text := "*" + t.name + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	err := load(ctx, text, t.path+"-restore", "--noflush", "--wait", fmt.Sprint(lockTimeout))
+	if err == nil && chains["VIFPROXY-NO"] != nil {
+		t.refused.last = nil
 	}
-	if r := b.refused[now.path]; r != nil && chains["VIFPROXY-NO"] != nil {
-		r.last = nil
-	}
-	return nil
-}
-
-func (b *iptBackend) restore(ctx context.Context, now *iptTable, lines []string) error {
-	text := "*" + now.name + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
-	return load(ctx, text, now.path+"-restore", "--noflush", "--wait", lockTimeout)
+	return err
 }
 
 // compare returns the rules of want that are not in have, and those of have that are not in want or are

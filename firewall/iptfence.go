@@ -1,7 +1,7 @@
 package firewall
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -85,33 +85,31 @@ func refuseRules(f Fence, four bool) (rules []string) {
 	return rules
 }
 
-// counted is such a rule as iptables -v -S prints it, with packets and bytes.
-var counted = regexp.MustCompile(`(?m)^-A VIFPROXY-NO -m owner --uid-owner ([0-9]+) -c ([0-9]+) [0-9]+ *$`)
+// counted is such a rule as the library lists it, with packets and bytes.
+var counted = regexp.MustCompile(`^-A VIFPROXY-NO -m owner --uid-owner ([0-9]+) -c ([0-9]+) [0-9]+ *$`)
 
-// count takes over what the rules of tables have counted.
-func (b *iptBackend) count(ctx context.Context, tables ...*iptTable) error {
-	for _, t := range tables {
-		if t == nil || !t.there["VIFPROXY-NO"] {
+// count takes over what the rules have counted.
+func (t *iptTable) count() error {
+	if !t.there["VIFPROXY-NO"] {
+		return nil
+	}
+	rules, err := t.lib.ListWithCounters(t.name, "VIFPROXY-NO")
+	if err != nil {
+		return fmt.Errorf("iptables: read counters of the fence: %w", err)
+	}
+	now := make(map[uint32]uint64)
+	for _, rule := range rules {
+		m := counted.FindStringSubmatch(rule)
+		if m == nil {
 			continue
 		}
-		text, err := execute(ctx, "", t.path, "-w", lockTimeout, "-t", t.name, "-v", "-S", "VIFPROXY-NO")
-		if err != nil {
+		uid, err1 := strconv.ParseUint(m[1], 10, 32)
+		packets, err2 := strconv.ParseUint(m[2], 10, 64)
+		if err := errors.Join(err1, err2); err != nil {
 			return fmt.Errorf("iptables: read counters of the fence: %w", err)
 		}
-		now := make(map[uint32]uint64)
-		for _, m := range counted.FindAllStringSubmatch(text, -1) {
-			uid, err := strconv.ParseUint(m[1], 10, 32)
-			if err != nil {
-				continue
-			}
-			if now[uint32(uid)], err = strconv.ParseUint(m[2], 10, 64); err != nil {
-				return fmt.Errorf("iptables: read counters of the fence: %w", err)
-			}
-		}
-		if b.refused[t.path] == nil {
-			b.refused[t.path] = new(refusals)
-		}
-		b.refused[t.path].add(now)
+		now[uint32(uid)] = packets
 	}
+	t.refused.add(now)
 	return nil
 }

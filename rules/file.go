@@ -29,6 +29,9 @@ type File struct {
 	// editor that writes in place leaves for a moment.
 	Empty bool
 
+	// Egress is what the AppVM's proxy may connect to besides public addresses at the usual ports.
+	Egress []Egress
+
 	entries    []Line // patterns as written, or canonical host names
 	domains    bool   // whether they are names
 	formatLine int    // the line that says so, or says the contrary
@@ -140,7 +143,12 @@ func (f *File) add(line string, number int) *Error {
 	}
 	text := strings.Trim(line, " \t")
 	if directive, ok := strings.CutPrefix(text, "#:"); ok {
-		return f.direct(strings.Fields(directive), number)
+		words := strings.Fields(directive)
+		flaw := f.direct(words, number)
+		if flaw != nil && len(words) > 1 {
+			flaw.Col = strings.LastIndex(line, words[len(words)-1]) + 1
+		}
+		return flaw
 	}
 	if text == "" || text[0] == '#' {
 		return nil
@@ -160,17 +168,29 @@ func (f *File) add(line string, number int) *Error {
 
 // direct obeys a directive: a line that begins with "#:", which is a comment to tinyproxy.
 func (f *File) direct(words []string, number int) *Error {
-	if len(words) != 2 || words[0] != "format" || words[1] != "domains" && words[1] != "patterns" {
-		return &Error{
-			Text:   "unknown directive " + excerpt("#: "+strings.Join(words, " ")),
-			Remedy: `known are "#: format domains" and "#: format patterns"; no comment begins with "#:"`,
+	verb, value := "", ""
+	if len(words) == 2 {
+		verb, value = words[0], words[1]
+	}
+	switch {
+	case verb == "egress":
+		egress, flaw := parseEgress(value)
+		if flaw == nil && !slices.Contains(f.Egress, egress) {
+			f.Egress = append(f.Egress, egress)
 		}
+		return flaw
+	case verb == "format" && (value == "domains" || value == "patterns"):
+		if len(f.entries) > 0 || f.formatLine > 0 {
+			return &Error{Text: "the format is chosen too late", Remedy: "choose it once, above the first entry"}
+		}
+		f.domains, f.formatLine = value == "domains", number
+		return nil
 	}
-	if len(f.entries) > 0 || f.formatLine > 0 {
-		return &Error{Text: "the format is chosen too late", Remedy: "choose it once, above the first entry"}
+	return &Error{
+		Text: "unknown directive " + excerpt("#: "+strings.Join(words, " ")),
+		Remedy: `known are "#: format domains", "#: format patterns" and "#: egress CIDR[:PORT]"; ` +
+			`no comment begins with "#:"`,
 	}
-	f.domains, f.formatLine = words[1] == "domains", number
-	return nil
 }
 
 // entryOf returns what a line holds besides blanks and a comment.

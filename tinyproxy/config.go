@@ -2,8 +2,10 @@ package tinyproxy
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -17,7 +19,9 @@ type Config struct {
 	Listen    []netip.Addr // listening addresses; none means every address of the machine
 	RulesFile string       // the file that tinyproxy reads as its filter; "" if it filters nothing
 	Filter    Filter
-	ErrorPage bool // it has a page of its own for refused requests
+	ErrorPage bool       // it has a page of its own for refused requests
+	Connect   []uint16   // ports of ConnectPort, the ones that CONNECT may go to; none means every port
+	Upstreams []Upstream // proxies that requests are passed on to
 	// Rest is Text without comments, Port, Listen and Filter. Two configurations with equal Rest
 	// differ in nothing but where they listen and which rules they read.
 	Rest string
@@ -31,6 +35,12 @@ type Filter struct {
 	Fnmatch       bool // lines are fnmatch(3) patterns, whatever Extended says
 	CaseSensitive bool
 	URLs          bool // lines match whole URLs; otherwise host names
+}
+
+// Upstream is another proxy, by address or by name.
+type Upstream struct {
+	Host string
+	Port uint16
 }
 
 // maxConfigLine is what every supported version reads as one line: 1.10 has `char buffer[1024]` for
@@ -109,6 +119,14 @@ func ParseConfig(path, rendered string) (Config, error) {
 			c.ErrorPage = true
 		case "errorfile":
 			c.ErrorPage = c.ErrorPage || strings.HasPrefix(strings.TrimLeft(arg, " \t"), "403")
+		case "connectport":
+			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil && n > 0 {
+				c.Connect = append(c.Connect, uint16(n))
+			}
+		case "upstream":
+			if u, ok := parseUpstream(arg); ok {
+				c.Upstreams = append(c.Upstreams, u)
+			}
 		case "filterdefaultdeny":
 			c.Filter.DefaultDeny = c.Filter.DefaultDeny || isTrue(arg)
 		case "filterextended":
@@ -139,6 +157,24 @@ func ParseConfig(path, rendered string) (Config, error) {
 	}
 	c.Text, c.Rest = text.String(), rest.String()
 	return c, nil
+}
+
+// parseUpstream reads `http HOST:PORT ["SITE"]`, with socks4 and socks5 in the place of http and USER:PASSWORD@
+// before the host, or without a type as old versions had it. `none "SITE"` names no proxy.
+func parseUpstream(arg string) (Upstream, bool) {
+	words := strings.Fields(arg)
+	if len(words) > 1 && slices.Contains([]string{"http", "socks4", "socks5"}, strings.ToLower(words[0])) {
+		words = words[1:]
+	}
+	if len(words) == 0 {
+		return Upstream{}, false
+	}
+	host, port, err := net.SplitHostPort(words[0][strings.LastIndex(words[0], "@")+1:])
+	n, err2 := strconv.ParseUint(port, 10, 16)
+	if err != nil || err2 != nil || n == 0 || host == "" {
+		return Upstream{}, false
+	}
+	return Upstream{host, uint16(n)}, true
 }
 
 // isTrue reports what get_bool_arg makes of an argument. 1.11 ORs the filter options of repeated

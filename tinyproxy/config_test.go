@@ -42,6 +42,24 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
+func TestUpstreamsAndConnectPorts(t *testing.T) {
+	got, err := ParseConfig("", strings.Join([]string{
+		"ConnectPort 443", "connectport \t563", "ConnectPort x", "ConnectPort 0",
+		"Upstream http 10.0.0.5:3128", `upstream socks5 me:p@ss@proxy.corp.example:1080 ".example"`,
+		`Upstream SOCKS4 [fd00::1]:1080`, "Upstream old.example:8080", `Upstream none ".local"`, "Upstream", "Upstream http x:0",
+	}, "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]uint16{443, 563}, got.Connect); d != "" {
+		t.Error(d)
+	}
+	want := []Upstream{{"10.0.0.5", 3128}, {"proxy.corp.example", 1080}, {"fd00::1", 1080}, {"old.example", 8080}}
+	if d := cmp.Diff(want, got.Upstreams); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestParseConfigErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"Port 1\nLogFile /x": `2: "LogFile /x" has no path (write it in double quotes: LogFile "/path")`,

@@ -135,8 +135,8 @@ func TestReapLeavesOthersAlone(t *testing.T) {
 		return cmd
 	}
 	for _, other := range []*exec.Cmd{
-		run(firstUID-1, 0), run(lastUID+1, 0),
-		run(firstUID, syscall.CLONE_NEWNET), // another firewall VM's, in a lab
+		run(FirstUID-1, 0), run(LastUID+1, 0),
+		run(FirstUID, syscall.CLONE_NEWNET), // another firewall VM's, in a lab
 	} {
 		defer func() {
 			if running(t, func(pid, _ int) bool { return pid == other.Process.Pid }) == nil {
@@ -144,7 +144,7 @@ func TestReapLeavesOthersAlone(t *testing.T) {
 			}
 		}()
 	}
-	left := run(lastUID, 0)
+	left := run(LastUID, 0)
 	if n, err := l.Reap(bounded(t)); n != 1 || err != nil {
 		t.Errorf("reaped %d: %v", n, err)
 	}

@@ -10,13 +10,13 @@ import (
 // they are. systemd leaves this range unused (https://systemd.io/UIDS-GIDS: its container range ends
 // at 0x6fffffff, the next one begins at 0x7ffe0000).
 const (
-	firstUID = 0x70000000 // 10.0.0.0/8: by the low 24 bits of the address
+	FirstUID = 0x70000000 // 10.0.0.0/8: by the low 24 bits of the address
 	otherUID = 0x71000000 // any other address: next free number
-	lastUID  = 0x71ffffff
+	LastUID  = 0x71ffffff
 )
 
 // isOurs reports whether a uid or gid lies in the range of the proxies.
-func isOurs(id uint32) bool { return firstUID <= id && id <= lastUID }
+func isOurs(id uint32) bool { return FirstUID <= id && id <= LastUID }
 
 // Identities gives uids to AppVMs. The zero value is ready; safe for concurrent use.
 type Identities struct {
@@ -29,7 +29,7 @@ type Identities struct {
 func (i *Identities) UID(addr netip.Addr) uint32 {
 	addr = addr.Unmap()
 	if b := addr.As4(); b[0] == 10 {
-		return firstUID | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+		return FirstUID | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
