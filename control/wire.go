@@ -32,17 +32,18 @@ var States = []string{Running, Starting, Waiting, Failed, Refused, Stopped}
 
 // VM is one AppVM that has a rule file.
 type VM struct {
-	Name       string    `json:"name"`
-	IP         string    `json:"ip"`
-	Interfaces []string  `json:"interfaces"` // empty when not connected; never null on the wire
-	Gateway    string    `json:"gateway"`    // where it finds its proxy; "" when not connected
-	PID        int       `json:"pid"`        // of its proxy, 0 if none
-	Port       int       `json:"port"`       // on which its proxy listens, 0 if none
-	State      string    `json:"state"`
-	Since      time.Time `json:"since"` // when it came into this state
-	Restarts   int       `json:"restarts"`
-	Error      string    `json:"error"` // what is wrong, also while an older proxy keeps running
-	Seen       time.Time `json:"seen"`  // when it was last connected; zero: not since the daemon started
+	Name          string    `json:"name"`
+	IP            string    `json:"ip"`
+	Interfaces    []string  `json:"interfaces"` // empty when not connected; never null on the wire
+	Gateway       string    `json:"gateway"`    // where it finds its proxy; "" when not connected
+	PID           int       `json:"pid"`        // of its proxy, 0 if none
+	Port          int       `json:"port"`       // on which its proxy listens, 0 if none
+	State         string    `json:"state"`
+	Since         time.Time `json:"since"` // when it came into this state
+	Restarts      int       `json:"restarts"`
+	EgressRefused uint64    `json:"egress_refused"` // connections of its proxy that the fence has refused
+	Error         string    `json:"error"`          // what is wrong, also while an older proxy keeps running
+	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
 }
 
 // Setup is how the daemon was started, as far as its clients need to know.

@@ -31,12 +31,13 @@ func Fitting(ctx context.Context) (kind, why string, err error) {
 	return choose("auto", qubes, tools{nft: find("nft"), iptables: find("iptables")})
 }
 
-// Inspect looks for the rules of the backend of this name, "nftables" or "iptables". It changes nothing.
-func Inspect(ctx context.Context, kind string) (Inspection, error) {
-	return inspect(ctx, kind, find("iptables"))
+// Inspect looks for the rules of the backend of this name, "nftables" or "iptables", around proxies of the uids of
+// cfg. It changes nothing.
+func Inspect(ctx context.Context, kind string, cfg Config) (Inspection, error) {
+	return inspect(ctx, kind, find("iptables"), cfg)
 }
 
-func inspect(ctx context.Context, kind, iptables string) (Inspection, error) {
+func inspect(ctx context.Context, kind, iptables string, cfg Config) (Inspection, error) {
 	switch {
 	case kind == "nftables":
 		return inspectNft(ctx)
@@ -45,7 +46,7 @@ func inspect(ctx context.Context, kind, iptables string) (Inspection, error) {
 	case iptables == "":
 		return Inspection{}, nil // whatever it would show, nobody could have made it
 	}
-	return inspectIptables(iptables)
+	return inspectIptables(ctx, iptables, cfg)
 }
 
 func inspectNft(ctx context.Context) (Inspection, error) {
@@ -67,6 +68,12 @@ func inspectNft(ctx context.Context) (Inspection, error) {
 				found.note(now.hasRule("vifproxy", chain), "the rules of chain %s in table ip vifproxy", chain)
 			}
 		}
+		found.note(now.FenceTable, "table inet vifproxy")
+		if now.FenceTable {
+			for _, chain := range []string{"output", "egress", "refuse"} {
+				found.note(now.hasRule("inet vifproxy", chain), "the rules of chain %s in table inet vifproxy", chain)
+			}
+		}
 		if now.UserChain {
 			found.note(now.AcceptSet, "set vifproxy in table ip qubes")
 			found.note(now.hasRule("qubes", "vifproxy-input"), "the rule of chain vifproxy-input in table ip qubes")
@@ -85,28 +92,37 @@ func (s snapshot) hasRule(table, chain string) bool {
 	return strings.Contains(s.print, "rule "+table+" "+chain+": ")
 }
 
-func inspectIptables(path string) (Inspection, error) {
+func inspectIptables(ctx context.Context, path string, cfg Config) (Inspection, error) {
 	var found Inspection
-	backend, err := newIptables(slog.New(slog.DiscardHandler), Config{}, path)
+	backend, err := newIptables(slog.New(slog.DiscardHandler), cfg, path)
 	if err != nil {
 		return found, err
 	}
-	for _, table := range []string{"filter", "nat"} {
-		now, err := backend.read(table)
-		if err != nil {
-			return found, err
+	six, filter, nat, err := backend.readAll(ctx)
+	if err != nil {
+		return found, err
+	}
+	for _, table := range []*iptTable{filter, nat, six} {
+		if table == nil {
+			continue
 		}
-		chain, err := backend.ipt.ChainExists(table, "VIFPROXY")
-		if err != nil {
-			return found, fmt.Errorf("iptables: %w", err)
+		name := table.name
+		chains := map[string][]string{"filter": ourChains, "nat": ourChains[:1]}[name]
+		if table == six {
+			name, chains = "filter of IPv6", ourChains[1:]
 		}
-		found.note(chain, "chain VIFPROXY in table %s", table)
-		if chain && table == "filter" { // in nat there are as many as there are bindings
-			found.note(len(now.rules) > 0, "the rules of chain VIFPROXY in table filter")
+		for _, chain := range chains {
+			found.note(table.there[chain], "chain %s in table %s", chain, name)
+			if table.there[chain] && table != nat { // in nat there are as many as there are bindings
+				found.note(len(table.rules[chain]) > 0, "the rules of chain %s in table %s", chain, name)
+			}
 		}
-		found.note(now.jumps > 0, "the jump in chain %s of table %s", builtin[table], table)
-		if now.jumps > 0 && !now.first {
-			found.note(false, "the first place for the jump in chain %s of table %s", builtin[table], table)
+		for _, j := range table.jumps {
+			chain, _ := j.words()
+			found.note(j.count > 0, "the jump in chain %s of table %s", chain, name)
+			if j.count > 0 && !j.first {
+				found.note(false, "the first place for the jump in chain %s of table %s", chain, name)
+			}
 		}
 	}
 	return found, nil

@@ -12,7 +12,7 @@ func TestInspect(t *testing.T) {
 		look := func(what string, present, missing bool) []string {
 			t.Helper()
 			before := m.rules(t)
-			found, err := inspect(t.Context(), m.kind, m.tools.iptables)
+			found, err := inspect(t.Context(), m.kind, m.tools.iptables, testConfig)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -34,10 +34,16 @@ func TestInspect(t *testing.T) {
 				{"nft flush chain ip vifproxy prerouting", "the rules of chain prerouting in table ip vifproxy"},
 				{"nft flush chain ip vifproxy input", "the rules of chain input in table ip vifproxy"},
 			},
-			"nft": {{"nft delete table ip vifproxy", "table ip vifproxy"}},
+			"nft": {
+				{"nft delete table ip vifproxy", "table ip vifproxy"},
+				{"nft delete table inet vifproxy", "table inet vifproxy"},
+				{"nft flush chain inet vifproxy egress", "the rules of chain egress in table inet vifproxy"},
+			},
 			"iptables-nft": {
 				{m.tools.iptables + " -F INPUT", "the jump in chain INPUT of table filter"},
 				{m.tools.iptables + " -F VIFPROXY", "the rules of chain VIFPROXY in table filter"},
+				{m.tools.iptables + " -F OUTPUT", "the jump in chain OUTPUT of table filter"},
+				{"ip6tables-nft -F VIFPROXY-OUT", "the rules of chain VIFPROXY-OUT in table filter of IPv6"},
 			},
 			"iptables-legacy": {
 				{m.tools.iptables + " -t nat -F PREROUTING", "the jump in chain PREROUTING of table nat"},
@@ -46,10 +52,10 @@ func TestInspect(t *testing.T) {
 		}[m.name] {
 			args := strings.Fields(damage.command)
 			run(t, "", args[0], args[1:]...)
-			if missing := look(damage.command, m.name != "nft", true); !slices.Contains(missing, damage.missing) {
+			if missing := look(damage.command, true, true); !slices.Contains(missing, damage.missing) {
 				t.Errorf("after %s: missing are %q", damage.command, missing)
 			}
-			if _, err := b.Sync(t.Context(), nil); err != nil {
+			if _, err := b.Sync(t.Context(), State{}); err != nil {
 				t.Fatal(err)
 			}
 			look("repaired after "+damage.command, true, false)
@@ -72,7 +78,7 @@ func TestFitting(t *testing.T) {
 			t.Errorf("%s, %q, %v", kind, why, err)
 		}
 	})
-	if _, err := Inspect(t.Context(), "ebtables"); err == nil {
+	if _, err := Inspect(t.Context(), "ebtables", testConfig); err == nil {
 		t.Error("a backend that there is none of was inspected")
 	}
 }

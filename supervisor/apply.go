@@ -11,13 +11,13 @@ import (
 )
 
 // apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
-// bindings, then the ends.
+// bindings, and in the same transaction the fence, then the ends.
 //
 // When the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a
 // port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
-	err := s.sync(p.Bindings)
+	err := s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fence(p.Exits, now)})
 	if retry := s.troubles.note(s.Events, now, "firewall", err); err != nil {
 		s.due.check = retry
 	}
@@ -40,10 +40,10 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 	}
 }
 
-func (s *Supervisor) sync(bindings []firewall.Binding) error {
+func (s *Supervisor) sync(state firewall.State) error {
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	defer cancel()
-	writes, err := s.Firewall.Sync(ctx, bindings)
+	writes, err := s.Firewall.Sync(ctx, state)
 	if writes > 0 {
 		s.Events.log.Debug("firewall written", "writes", writes)
 	}
@@ -107,11 +107,11 @@ func (s *Supervisor) process(id int) *process {
 	return nil
 }
 
-// shutdown takes the bindings away, then the processes, then all that is ours in the firewall. Systemd allows it 5 s.
+// shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too. Systemd allows it 5 s.
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
 	s.Events.Emit(daemonStops, control.About{})
-	unbound := s.sync(nil)
+	unbound := s.sync(firewall.State{})
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {

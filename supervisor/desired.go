@@ -13,11 +13,12 @@ import (
 
 // Inputs is all that the state of the firewall VM is a function of.
 type Inputs struct {
-	Links    netwatch.Snapshot
-	Rules    rules.Set
-	Binary   tinyproxy.Binary
-	Held     map[netip.Addr]bool // by `stop`, until `start` or `update`
-	Restarts map[netip.Addr]int  // by `restart`
+	Links     netwatch.Snapshot
+	Rules     rules.Set
+	Binary    tinyproxy.Binary
+	Resolvers []netip.Addr
+	Held      map[netip.Addr]bool // by `stop`, until `start` or `update`
+	Restarts  map[netip.Addr]int  // by `restart`
 
 	Temporary map[grantee]map[rules.Host]time.Time // by `allow --for`, and until when
 }

@@ -24,12 +24,14 @@ const (
 type Tinyproxies struct {
 	binary   string
 	launcher *tinyproxy.Launcher
-	users    tinyproxy.Identities
+	users    *tinyproxy.Identities
 	slots    chan struct{}
 }
 
 // Launch makes ready to start proxies of the given program, and ends what an earlier run may have left.
-func Launch(ctx context.Context, events *Events, binary, runtimeDir, compatDir string) (*Tinyproxies, error) {
+func Launch(
+	ctx context.Context, events *Events, users *tinyproxy.Identities, binary, runtimeDir, compatDir string,
+) (*Tinyproxies, error) {
 	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
 		RuntimeDir: runtimeDir, CompatDir: compatDir, Log: events.log, OnRefused: events.Refused,
 	})
@@ -46,7 +48,8 @@ func Launch(ctx context.Context, events *Events, binary, runtimeDir, compatDir s
 	if killed > 0 {
 		events.Emit(leftovers, control.About{Count: killed})
 	}
-	return &Tinyproxies{binary: binary, launcher: launcher, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
+	slots := make(chan struct{}, startsPerCPU*runtime.NumCPU())
+	return &Tinyproxies{binary: binary, launcher: launcher, users: users, slots: slots}, nil
 }
 
 // Close ends what still runs and removes what is ours from the runtime directory.

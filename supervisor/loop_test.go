@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -28,21 +29,25 @@ type machine struct {
 	*Supervisor
 	ctx context.Context
 
-	mu       sync.Mutex
-	links    netwatch.Snapshot
-	linksErr error
-	dir      string
-	rulesErr error
-	bindings []firewall.Binding
-	fwErr    error
-	syncs    int
-	alive    map[uint16]*fakeProxy
-	journal  []string
-	notified []string
-	startErr func(*Policy) error
-	showErr  error
-	shown    uint16        // the port of the proxy that the files tell of
-	delay    time.Duration // until a proxy listens
+	mu        sync.Mutex
+	links     netwatch.Snapshot
+	linksErr  error
+	dir       string
+	rulesErr  error
+	bindings  []firewall.Binding
+	fwErr     error
+	fence     string
+	refused   map[uint32]uint64
+	resolvers []netip.Addr
+	hosts     map[string]netip.Addr
+	syncs     int
+	alive     map[uint16]*fakeProxy
+	journal   []string
+	notified  []string
+	startErr  func(*Policy) error
+	showErr   error
+	shown     uint16        // the port of the proxy that the files tell of
+	delay     time.Duration // until a proxy listens
 }
 
 func (m *machine) did(format string, args ...any) {
@@ -86,7 +91,8 @@ func (m *machine) proxy(name string) *fakeProxy {
 
 func (m *machine) String() string { return "fake" }
 
-func (m *machine) Sync(_ context.Context, want []firewall.Binding) (int, error) {
+func (m *machine) Sync(_ context.Context, state firewall.State) (int, error) {
+	want := state.Bindings
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.syncs++
@@ -112,7 +118,40 @@ func (m *machine) Sync(_ context.Context, want []firewall.Binding) (int, error) 
 		}
 	}
 	m.bindings = slices.Clone(want)
+	if fence := printed(state.Fence); fence != m.fence {
+		if writes++; m.fence != "" || fence != "" {
+			m.did("fence %s", fence)
+		}
+		m.fence = fence
+	}
 	return writes, nil
+}
+
+func (m *machine) Refused(context.Context) (map[uint32]uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.refused), nil
+}
+
+// printed is what is open in a fence besides the usual.
+func printed(f firewall.Fence) string {
+	var parts []string
+	for _, port := range f.Ports {
+		if port == 80 || port == 443 {
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("all :%d", port))
+	}
+	for _, h := range f.Holes {
+		parts = append(parts, fmt.Sprintf("all %s:%d", h.To, h.Port))
+	}
+	for _, p := range f.Proxies {
+		for _, h := range p.Holes {
+			parts = append(parts, fmt.Sprintf("%x %s:%d", p.UID, h.To, h.Port))
+		}
+	}
+	slices.Sort(parts)
+	return strings.Join(slices.Compact(parts), ", ")
 }
 
 func (m *machine) Remove(context.Context) error {
@@ -218,7 +257,20 @@ func run(t *testing.T, f func(m *machine)) {
 				return rules.Read(m.dir, filepath.Join(m.dir, "config"))
 			},
 			ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Binary{}, nil },
-			Firewall:   m, Proxies: m,
+			ReadResolvers: func() ([]netip.Addr, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.resolvers, nil
+			},
+			LookUp: func(_ context.Context, name string) ([]netip.Addr, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if addr, ok := m.hosts[name]; ok {
+					return []netip.Addr{addr}, nil
+				}
+				return nil, errors.New("no such host " + name)
+			},
+			Firewall: m, Proxies: m, Users: new(tinyproxy.Identities),
 			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second,
 			Notify: func(state string) {
 				m.mu.Lock()

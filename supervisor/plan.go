@@ -38,6 +38,7 @@ type Limits struct {
 // a binding never points at a port where nobody listens: Bindings are those that hold from now on, in full.
 type Plan struct {
 	Bindings []firewall.Binding
+	Exits    []Exit // what their proxies may connect to meanwhile
 	End      []End
 	Retire   []int // generations that a newer one has replaced
 	Start    []*Policy
@@ -95,6 +96,7 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	}
 
 	serving := serving(a, target)
+	p.Exits = append(p.Exits, exit(target, serving))
 	if serving != nil {
 		for _, vif := range d.Vifs {
 			p.Bindings = append(p.Bindings, firewall.Binding{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
 
@@ -231,6 +232,12 @@ func TestRetiring(t *testing.T) {
 	otherTemplate := *allow(addr, "a", "b")
 	otherTemplate.Config.Rest = "MaxClients 1"
 	otherTemplate.key = otherTemplate.digest()
+	open := func(p *Policy, networks string) *Policy {
+		q := *p
+		q.Egress, _ = rules.ParseEgress(networks)
+		q.key = q.digest()
+		return &q
+	}
 	tests := []struct {
 		name     string
 		old, new *Policy
@@ -244,6 +251,10 @@ func TestRetiring(t *testing.T) {
 		{name: "line replaced", old: allow(addr, "a"), new: allow(addr, "b"), end: kill(1)},
 		{name: "line added to a black list", old: deny(allow(addr, "a")), new: deny(allow(addr, "a", "b")), end: kill(1)},
 		{name: "line removed from a black list", old: deny(allow(addr, "a", "b")), new: deny(allow(addr, "a")), retire: []int{1}},
+		{name: "egress added", old: allow(addr, "a"), new: open(allow(addr, "a"), "10.1.0.0/16"), retire: []int{1}},
+		{name: "egress widened", old: open(allow(addr, "a"), "10.1.0.0/16"), new: open(allow(addr, "a"), "10.0.0.0/8"), retire: []int{1}},
+		{name: "egress narrowed", old: open(allow(addr, "a"), "10.0.0.0/8"), new: open(allow(addr, "a"), "10.1.0.0/16"), end: kill(1)},
+		{name: "egress removed", old: open(allow(addr, "a"), "10.1.0.0/16"), new: allow(addr, "a"), end: kill(1)},
 		{name: "template changed", old: allow(addr, "a"), new: &otherTemplate, end: kill(1)},
 	}
 	for _, tt := range tests {

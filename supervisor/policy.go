@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
@@ -21,6 +22,7 @@ type Policy struct {
 	Template  rules.Template
 	Config    tinyproxy.Config // the template, rendered for no port and no files in particular
 	Rules     []tinyproxy.Line
+	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
 	RulesPath string                // the user's rule file, for messages
 	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may have holes
 	Temporary map[string]rules.Host // those of Rules that are in no file: allowed for a time
@@ -37,8 +39,9 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 	p := &Policy{
 		Name: file.Name, Addr: file.Addr, Bind: bind,
 		Template: template, RulesPath: file.Path,
-		Binary: bin, Restarts: restarts,
+		Binary: bin, Restarts: restarts, Egress: slices.Clone(file.Egress),
 	}
+	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
 	var err error
 	if p.Config, err = p.render(tinyproxy.Paths{LogFile: "log", PidFile: "pid", RulesFile: "rules"}, 1); err != nil {
 		return nil, err
@@ -117,6 +120,9 @@ func (p *Policy) digest() string {
 	c := p.Config
 	fmt.Fprintf(h, "%q %s %s %v %d\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts)
 	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Rest)
+	for _, e := range p.Egress {
+		fmt.Fprintf(h, "%s\n", e)
+	}
 	for _, l := range p.Rules {
 		fmt.Fprintf(h, "%q\n", l.Text)
 	}
@@ -125,11 +131,13 @@ func (p *Policy) digest() string {
 
 // permitsAll tells whether p lets through at least all that old did, so that connections made under old may live on.
 // It is decided from the text alone, and only where that leaves no doubt: filter lines added under default deny,
-// or taken away under default allow, with the template and the gateway as they were.
+// or taken away under default allow, and egress added, with the template and the gateway as they were.
 func (p *Policy) permitsAll(old *Policy) bool {
 	f := p.Config.Filter
 	switch {
 	case p.Addr != old.Addr || p.Bind != old.Bind || p.Config.Rest != old.Config.Rest || f != old.Config.Filter:
+		return false
+	case !p.reachesAll(old):
 		return false
 	case !f.Enabled:
 		return true
@@ -137,6 +145,13 @@ func (p *Policy) permitsAll(old *Policy) bool {
 		return subset(old.Rules, p.Rules)
 	}
 	return subset(p.Rules, old.Rules)
+}
+
+// reachesAll tells whether the fence lets p's process do all that it let old's do.
+func (p *Policy) reachesAll(old *Policy) bool {
+	return !slices.ContainsFunc(old.Egress, func(e rules.Egress) bool {
+		return !slices.ContainsFunc(p.Egress, func(wider rules.Egress) bool { return wider.Covers(e) })
+	})
 }
 
 func subset(small, large []tinyproxy.Line) bool {
@@ -163,6 +178,9 @@ func (p *Policy) String() string {
 	texts := make([]string, len(p.Rules))
 	for i, l := range p.Rules {
 		texts[i] = l.Text
+	}
+	for _, e := range p.Egress {
+		texts = append(texts, "egress "+e.String())
 	}
 	return fmt.Sprintf("%s (%s) at %s: %s", p.Name, p.Addr, p.Bind, strings.Join(texts, " "))
 }

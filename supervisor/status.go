@@ -20,6 +20,9 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 	for _, d := range s.want {
 		row := control.VM{Name: d.Name, IP: d.Addr.String(), Interfaces: append([]string{}, d.Vifs...)}
 		s.describe(&row, d, s.vms[d.Addr])
+		if d.Addr.IsValid() {
+			row.EgressRefused = s.refused[s.Users.UID(d.Addr)]
+		}
 		key := row.Name + "." + row.IP
 		was := s.states[key]
 		row.Since, row.Seen = was.since, was.seen

@@ -46,17 +46,21 @@ type Proxy interface {
 
 // Config is what a Supervisor works with.
 type Config struct {
-	ReadLinks  func() (netwatch.Snapshot, error)
-	ReadRules  func() (rules.Set, error)
-	ReadBinary func() (tinyproxy.Binary, error)
-	Firewall   firewall.Backend
-	Proxies    Proxies
-	Ports      PortRange
-	Limits     Limits
-	Interval   time.Duration      // of the look at everything that needs no event, at most
-	Notify     func(state string) // sd_notify(3)
-	Events     *Events
-	Setup      control.Setup // what clients are told of the options
+	ReadLinks     func() (netwatch.Snapshot, error)
+	ReadRules     func() (rules.Set, error)
+	ReadBinary    func() (tinyproxy.Binary, error)
+	ReadResolvers func() ([]netip.Addr, error)
+	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
+	Firewall      firewall.Backend
+	Proxies       Proxies
+	Users         *tinyproxy.Identities // as Proxies starts them
+	Egress        []rules.Egress        // of all proxies
+	Ports         PortRange
+	Limits        Limits
+	Interval      time.Duration      // of the look at everything that needs no event, at most
+	Notify        func(state string) // sd_notify(3)
+	Events        *Events
+	Setup         control.Setup // what clients are told of the options
 }
 
 const (
@@ -73,6 +77,7 @@ type Supervisor struct {
 	Config
 	waker *waker
 	done  chan struct{} // closed when Run has returned
+	life  context.Context
 
 	mail struct {
 		sync.Mutex
@@ -96,6 +101,7 @@ type Supervisor struct {
 		drain        time.Time // look at retired processes
 		plan         time.Time // what the last plan put off
 		temporary    time.Time // what is allowed for a time ends
+		names        time.Time // resolvers, and hosts that could not be looked up
 		ready        time.Time // say so although something is still starting
 	}
 	burst    time.Time // when the changes of rules that are now settling began
@@ -104,6 +110,8 @@ type Supervisor struct {
 	changed  bool      // mail changed something that the plan depends on
 	troubles troubles
 	waiters  []*waiter
+	hosts    map[string]*host
+	refused  map[uint32]uint64     // by the fence, by uid
 	ready    bool                  // and systemd knows
 	summary  string                // as last told to systemd
 	states   map[string]stateSince // by name and address
@@ -121,6 +129,7 @@ func New(c Config) *Supervisor {
 			Temporary: map[grantee]map[rules.Host]time.Time{}},
 		cache: policyCache{},
 		vms:   map[netip.Addr]*appVM{},
+		hosts: map[string]*host{},
 		ports: newPorts(c.Ports),
 	}
 }
@@ -131,6 +140,7 @@ func (s *Supervisor) Wake(r Reason) { s.waker.wake(r) }
 // Run reconciles until ctx ends, then takes everything away. Its error is of that taking away.
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.done)
+	s.life = ctx
 	s.due.ready = time.Now().Add(readyBound)
 	s.Wake(Force)
 	timer := time.NewTimer(s.Interval)
@@ -173,6 +183,9 @@ func (s *Supervisor) schedule(reasons Reason, now time.Time) {
 			s.burst = now
 		}
 		s.due.rules = earlier(now.Add(settle), s.burst.Add(settleMost))
+	}
+	if reasons.has(Resolvers) {
+		s.due.names = now
 	}
 	if reasons.has(Firewall) && s.due.check.IsZero() {
 		s.due.check = later(now, s.checked.Add(repairGap))
@@ -218,8 +231,8 @@ func (s *Supervisor) read(now time.Time) bool {
 		s.checked = now
 		s.verify(now)
 	}
-	if take(&s.due.drain, now) || take(&s.due.plan, now) || take(&s.due.ready, now) {
-		work = true
+	for _, at := range []*time.Time{&s.due.drain, &s.due.plan, &s.due.ready, &s.due.names} {
+		work = take(at, now) || work
 	}
 	if !work {
 		return false
@@ -227,6 +240,12 @@ func (s *Supervisor) read(now time.Time) bool {
 	binary, err := s.ReadBinary()
 	if s.troubles.note(s.Events, now, "tinyproxy", err); err == nil {
 		s.inputs.Binary = binary
+	}
+	resolvers, err := s.ReadResolvers()
+	if retry := s.troubles.note(s.Events, now, "resolvers", err); err == nil {
+		s.inputs.Resolvers = resolvers
+	} else {
+		s.due.names = retry
 	}
 	return true
 }
@@ -255,6 +274,9 @@ func (s *Supervisor) reconcile(now time.Time) {
 
 // report tells systemd, and those who wait for it, how things stand.
 func (s *Supervisor) report(now time.Time, settled bool) {
+	if len(s.waiters) > 0 {
+		s.countRefused()
+	}
 	status := s.statusNow(now)
 	if line := summarize(status); line != s.summary {
 		s.summary = line
@@ -280,7 +302,8 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 func (s *Supervisor) next(now time.Time) time.Time {
 	next := now.Add(s.Interval)
 	d := s.due
-	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready} {
+	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready,
+		d.names} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

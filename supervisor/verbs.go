@@ -17,7 +17,10 @@ var errStopping = errors.New("vifproxyd is stopping")
 
 // Status is how things stand now. It waits for the loop, which is never busy for long.
 func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
-	return s.ask(ctx, func(reply chan<- answer) { reply <- answer{status: s.statusNow(time.Now())} })
+	return s.ask(ctx, func(reply chan<- answer) {
+		s.countRefused()
+		reply <- answer{status: s.statusNow(time.Now())}
+	})
 }
 
 // Update reads everything again, tries at once what was waiting for another try, lets held AppVMs go, and returns

@@ -6,11 +6,12 @@ import "sync/atomic"
 type Reason uint32
 
 const (
-	Links    Reason = 1 << iota // netlink spoke
-	Rules                       // the rule directory or the template may differ
-	Firewall                    // somebody else changed the ruleset
-	Mail                        // a proxy came up or ended, or a verb wants something
-	Force                       // SIGHUP, `update`: read everything, forget all waiting periods
+	Links     Reason = 1 << iota // netlink spoke
+	Rules                        // the rule directory or the template may differ
+	Firewall                     // somebody else changed the ruleset
+	Resolvers                    // others may be asked for names now
+	Mail                         // a proxy came up or ended, or a verb wants something
+	Force                        // SIGHUP, `update`: read everything, forget all waiting periods
 )
 
 // waker has one slot: any number of wake-ups while the loop is busy make one more round, and none is lost.

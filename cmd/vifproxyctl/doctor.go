@@ -193,7 +193,9 @@ func (d *doctor) firewall() {
 		}
 		kind = d.status.Backend
 	}
-	found, err := firewall.Inspect(d.ctx, kind)
+	found, err := firewall.Inspect(d.ctx, kind, firewall.Config{
+		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID,
+	})
 	switch {
 	case err != nil:
 		d.tell(check, levelWrong, "", "%s: %v", kind, err)

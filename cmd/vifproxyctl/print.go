@@ -31,7 +31,7 @@ func print(c *call, vms []control.VM) error {
 func table(vms []control.VM) []byte {
 	var b bytes.Buffer
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tIP\tINTERFACE\tPID\tPORT\tSTATE\tSINCE\tRESTARTS\tERROR")
+	fmt.Fprintln(w, "NAME\tIP\tINTERFACE\tPID\tPORT\tSTATE\tSINCE\tRESTARTS\tEGRESS-REFUSED\tERROR")
 	for _, vm := range vms {
 		since := ""
 		if !vm.Since.IsZero() {
@@ -40,7 +40,7 @@ func table(vms []control.VM) []byte {
 		fmt.Fprintln(w, strings.Join([]string{
 			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")),
 			number(vm.PID), number(vm.Port), cell(vm.State),
-			cell(since), strconv.Itoa(vm.Restarts), cell(vm.Error),
+			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), cell(vm.Error),
 		}, "\t"))
 	}
 	w.Flush() // to memory

@@ -8,6 +8,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/supervisor"
+	"vifproxy/tinyproxy"
 )
 
 // clean takes away what a vifproxyd that crashed has left, for systemd's ExecStopPost=. It is a start and an end with
@@ -22,7 +23,7 @@ func clean(o options, log *slog.Logger, events *supervisor.Events) error {
 	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
 
 	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
-	proxies, launchErr := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir)
+	proxies, launchErr := supervisor.Launch(ctx, events, new(tinyproxy.Identities), o.tinyproxy, o.runtimeDir, o.compatDir)
 	if launchErr == nil {
 		proxies.Close()
 	}
@@ -34,5 +35,8 @@ func clean(o options, log *slog.Logger, events *supervisor.Events) error {
 
 // ports is what the firewall has to know.
 func (o options) ports() firewall.Config {
-	return firewall.Config{ProxyPort: o.proxyPort, FirstPort: o.listenPorts.First, LastPort: o.listenPorts.Last}
+	return firewall.Config{
+		ProxyPort: o.proxyPort, FirstPort: o.listenPorts.First, LastPort: o.listenPorts.Last,
+		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID,
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"sync"
@@ -27,6 +29,9 @@ import (
 // slowLook is how often everything is looked at although no event came: a resume from suspend may bring none, and
 // iptables tells nobody when it is flushed.
 const slowLook = 30 * time.Second
+
+// resolvConf is where the proxies' C library finds its resolvers (resolv.conf(5)).
+const resolvConf = "/etc/resolv.conf"
 
 func main() {
 	o, err := parseOptions(os.Args[1:], os.Stdout)
@@ -64,28 +69,36 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	}
 	defer socket.Close()
 
-	// Closed first, then clean: no binding is left when the processes of an earlier run are ended.
+	// Closed first, then clean: no binding is left when the processes of an earlier run are ended, and the fence is
+	// there before any proxy.
 	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
 	if err != nil {
 		return err
 	}
-	proxies, err := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir)
+	users := new(tinyproxy.Identities)
+	proxies, err := supervisor.Launch(ctx, events, users, o.tinyproxy, o.runtimeDir, o.compatDir)
 	if err != nil {
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
 	defer proxies.Close()
 
 	s := supervisor.New(supervisor.Config{
-		ReadLinks:  netwatch.Read,
-		ReadRules:  func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
-		ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Identify(o.tinyproxy) },
-		Firewall:   fw,
-		Proxies:    proxies,
-		Ports:      o.listenPorts,
-		Limits:     supervisor.Limits{Drain: o.drain, Generations: 3},
-		Interval:   interval(),
-		Notify:     func(state string) { daemon.SdNotify(false, state) },
-		Events:     events,
+		ReadLinks:     netwatch.Read,
+		ReadRules:     func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
+		ReadBinary:    func() (tinyproxy.Binary, error) { return tinyproxy.Identify(o.tinyproxy) },
+		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
+		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		},
+		Firewall: fw,
+		Proxies:  proxies,
+		Users:    users,
+		Egress:   o.egress,
+		Ports:    o.listenPorts,
+		Limits:   supervisor.Limits{Drain: o.drain, Generations: 3},
+		Interval: interval(),
+		Notify:   func(state string) { daemon.SdNotify(false, state) },
+		Events:   events,
 		Setup: control.Setup{
 			Version: version, Started: time.Now(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir,
@@ -105,6 +118,9 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	})
 	watch("rule directory", func(ctx context.Context) error {
 		return rules.Watch(ctx, log, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) })
+	})
+	watch("resolvers", func(ctx context.Context) error {
+		return netwatch.WatchResolvers(ctx, log, resolvConf, func() { s.Wake(supervisor.Resolvers) })
 	})
 	watch("firewall", func(ctx context.Context) error {
 		return firewall.Watch(ctx, log, func() { s.Wake(supervisor.Firewall) })

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"vifproxy/rules"
 	"vifproxy/supervisor"
 )
 
@@ -24,6 +25,7 @@ type options struct {
 	listenPorts                               supervisor.PortRange
 	firewall, tinyproxy                       string
 	drain                                     time.Duration
+	egress                                    []rules.Egress
 	logFormat                                 string
 	logLevel                                  slog.Level
 	clean                                     bool
@@ -58,6 +60,11 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: nftables, iptables, or auto: nftables on Qubes R4.2 and later")
 	f.StringVar(&o.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "`PATH` of the tinyproxy program")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
+	f.Func("egress-allow", "`NETWORKS` that all proxies may connect to although they are private or not at ports 80 and 443:\nCIDR[:PORT],... such as 192.168.1.5/32:8443; for one VM write '#: egress CIDR[:PORT]' into its rule file\n(default: none)", func(list string) error {
+		egress, err := rules.ParseEgress(list)
+		o.egress = append(o.egress, egress...)
+		return err
+	})
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` of messages: debug, info, warn, error")
 	f.BoolVar(&o.clean, "clean", false, "take away what a vifproxyd that crashed has left: rules, proxies, files; then end")

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/internal/lab"
+)
+
+// resolvesTo is names that somebody else's name server may give any address, and all of them are listed.
+var resolvesTo = map[string]string{
+	"loopback.example": "127.0.0.1",
+	"gateway.example":  lab.Gateway.String(),
+	"appvm.example":    "10.137.0.12", // other, below
+	"lan.example":      "10.9.8.7",
+	"home.example":     "192.168.1.5",
+	"metadata.example": "169.254.169.254",
+	"site.example":     "172.16.5.5",
+}
+
+// inside runs web servers where a proxy must not get: in the firewall VM and in an AppVM.
+func (s *site) inside() {
+	s.Helper()
+	serve := func(l net.Listener) {
+		server := &http.Server{ReadHeaderTimeout: patience,
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello from inside") })}
+		go server.Serve(l) //nolint:errcheck // until the test ends
+		s.Cleanup(func() { server.Close() })
+	}
+	listen := func(addr string) error {
+		l, err := net.Listen("tcp4", addr)
+		if err == nil {
+			serve(l)
+		}
+		return err
+	}
+	s.must(s.Do(func() error {
+		if err := listen("127.0.0.1:80"); err != nil {
+			return err
+		}
+		return listen(lab.Gateway.String() + ":80")
+	}))
+	s.must(s.DoVM("other", func() error { return listen(":80") }))
+}
+
+// fenced checks that a page does not open, that the AppVM learns so at once, and that it is counted.
+func (s *site) fenced(vm, page string) {
+	s.Helper()
+	before := s.show()[vm].EgressRefused
+	if r := s.Get(vm, page); r.Status != 500 && r.Status != 502 && r.Status != 503 && r.Status != 504 {
+		s.Errorf("%s gets %d (%v) %.100q for %s, want an error of the proxy", vm, r.Status, r.Err, r.Body, page)
+	}
+	if after := s.show()[vm].EgressRefused; after <= before {
+		s.Errorf("%s: %s was not counted: %d before, %d after", vm, page, before, after)
+	}
+}
+
+func TestListedNamesLeadNowhereElse(t *testing.T) {
+	onBoth(t, func(s *site) {
+		patterns := []string{`^bank\.example$`}
+		for name, addr := range resolvesTo {
+			s.Host(name, netip.MustParseAddr(addr))
+			patterns = append(patterns, "^"+strings.ReplaceAll(name, ".", `\.`)+"$")
+		}
+		s.rules("work.10.137.0.11", patterns...)
+		s.rules("other.10.137.0.12", patterns...)
+		s.start()
+		s.attach("work", "10.137.0.11")
+		s.attach("other", "10.137.0.12")
+		s.inside()
+		s.opens("work", "http://bank.example/", "https://bank.example/")
+		s.opens("other", "http://bank.example/")
+		for _, vm := range []string{"work", "other"} {
+			if n := s.show()[vm].EgressRefused; n != 0 {
+				t.Errorf("%s: %d counted before anything was refused", vm, n)
+			}
+		}
+		for name, addr := range resolvesTo {
+			s.fenced("work", "http://"+name+"/")
+			s.fenced("work", "https://"+name+"/")
+			if n, err := s.Reached(addr, 0); n != 0 || err != nil {
+				t.Errorf("%s was reached %d times (%v)", name, n, err)
+			}
+		}
+		s.fenced("work", "http://bank.example:22/")
+		if n, err := s.Reached("bank.example", 22); n != 0 || err != nil {
+			t.Errorf("port 22 was reached %d times (%v)", n, err)
+		}
+		if n := s.show()["other"].EgressRefused; n != 0 {
+			t.Errorf("%d counted for the wrong AppVM", n)
+		}
+
+		// Opened for one AppVM.
+		pid := s.show()["work"].PID
+		holes := []string{"#: egress 127.0.0.1", "#: egress " + lab.Gateway.String() + "/32:80",
+			"#: egress 10.137.0.12/32", "#: egress 10.9.0.0/16:443", "#: egress 192.168.1.0/24"}
+		s.rules("work.10.137.0.11", append(holes, patterns...)...)
+		s.opens("work", "http://loopback.example/", "http://gateway.example/", "http://appvm.example/",
+			"https://lan.example/", "http://home.example/", "https://home.example/")
+		s.fenced("work", "http://lan.example/")
+		s.fenced("work", "http://site.example/")
+		for name := range resolvesTo {
+			s.fenced("other", "http://"+name+"/")
+		}
+		if vm := s.show()["work"]; vm.PID == pid || vm.State != control.Running || vm.Error != "" {
+			t.Errorf("%+v, before pid %d", vm, pid)
+		}
+
+		// What is revoked ends, tunnels included.
+		tunnel := s.tunnel("work", "lan.example:443")
+		s.rules("work.10.137.0.11", patterns...)
+		s.until("the tunnel has ended", func() error {
+			s.must(tunnel.SetDeadline(time.Now().Add(50 * time.Millisecond)))
+			_, err := tunnel.Read(make([]byte, 1))
+			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+				return fmt.Errorf("it is open")
+			}
+			return nil
+		})
+		for name := range resolvesTo {
+			s.fenced("work", "http://"+name+"/")
+		}
+		s.stop()
+	})
+}
+
+// tunnel opens a CONNECT tunnel through an AppVM's proxy.
+func (s *site) tunnel(vm, to string) net.Conn {
+	s.Helper()
+	conn, err := s.Dial(s.Context(), vm, "tcp", fmt.Sprintf("%s:%d", lab.Gateway, lab.ProxyPort))
+	s.must(err)
+	s.Cleanup(func() { conn.Close() })
+	s.must(conn.SetDeadline(time.Now().Add(patience)))
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to)
+	reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || reply.StatusCode != 200 {
+		s.Fatalf("no tunnel: %v, %v", reply, err)
+	}
+	return conn
+}
+
+// A proxy that an AppVM has taken over is whatever runs under its uid. It is where the name server is of no
+// importance, and the filter neither.
+func TestTakenOverProxy(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.rules("other.10.137.0.12", bank)
+		s.start()
+		s.attach("work", "10.137.0.11")
+		s.attach("other", "10.137.0.12")
+		s.inside()
+		s.opens("work", "http://bank.example/")
+		s.opens("other", "http://bank.example/")
+		theirs := fmt.Sprintf("%s:%d", lab.Gateway, s.show()["other"].Port)
+		connects := func(uid, to string) bool {
+			host, port, err := net.SplitHostPort(to)
+			s.must(err)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			cmd := s.Command(ctx, "setpriv", "--reuid="+uid, "--clear-groups", "bash", "-c",
+				fmt.Sprintf("exec 3<>/dev/tcp/%s/%s", host, port))
+			out, err := cmd.CombinedOutput()
+			if ctx.Err() != nil {
+				t.Errorf("uid %s to %s is neither let through nor refused: %s", uid, to, out)
+			}
+			return err == nil
+		}
+		for to, want := range map[string]bool{
+			"127.0.0.1:80": false, lab.Gateway.String() + ":80": false, theirs: false, "10.137.0.12:80": false,
+			"10.9.8.7:80": false, "198.51.100.9:22": false, "198.51.100.9:53": false,
+			"198.51.100.9:80": true, "198.51.100.9:443": true,
+		} {
+			if got := connects("1887993867", to); got != want { // 0x7089000b
+				t.Errorf("a proxy's uid to %s: connects %v, want %v", to, got, want)
+			}
+			if !strings.HasSuffix(to, ":53") && to != theirs && !connects("65534", to) {
+				t.Errorf("another uid does not get to %s: then it is not the fence that is tested", to)
+			}
+		}
+		s.stop()
+	})
+}
+
+func TestEgressForAll(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
+		s.rules("work.10.137.0.11", `^lan\.example$`)
+		s.rules("play.10.137.0.12", `^lan\.example$`)
+		s.start("--egress-allow=10.9.0.0/16,10.10.0.0/16:3128")
+		s.attach("work", "10.137.0.11")
+		s.attach("play", "10.137.0.12")
+		s.opens("work", "http://lan.example/", "https://lan.example/")
+		s.opens("play", "http://lan.example/")
+		s.stop()
+	})
+}
+
+// The fence stands as long as proxies do, whatever others do to it, and follows resolv.conf.
+func TestFenceIsMended(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
+		s.rules("work.10.137.0.11", bank, `^lan\.example$`)
+		s.attach("work", "10.137.0.11")
+		s.start()
+		s.opens("work", "http://bank.example/")
+		s.fenced("work", "http://lan.example/")
+		counted := s.show()["work"].EgressRefused
+		if s.Ruleset == lab.R42 {
+			s.inFirewall("nft", "delete", "table", "inet", "vifproxy")
+		} else {
+			s.inFirewall("iptables", "-F", "VIFPROXY-OUT")
+			s.update()
+		}
+		s.until("the fence is back", func() error {
+			if r := s.Get("work", "http://lan.example/"); r.Status == 200 {
+				return fmt.Errorf("%+v", r)
+			}
+			return nil
+		})
+		if n := s.show()["work"].EgressRefused; n <= counted {
+			t.Errorf("%d counted, and %d before the rules were loaded again", n, counted)
+		}
+
+		resolv := filepath.Join("/etc/netns", s.Name+"-fw", "resolv.conf")
+		write := func(text string) { s.must(os.WriteFile(resolv, []byte(text), 0o644)) } // in place: it is mounted
+		write("nameserver 10.139.1.2\n")
+		s.until("only the resolver that is left may be asked", func() error {
+			if rules := s.ruleset(); strings.Contains(rules, "10.139.1.1/32 -p udp") || strings.Contains(rules, "10.139.1.1,") {
+				return fmt.Errorf("%s", rules)
+			}
+			return nil
+		})
+		s.opens("work", "http://bank.example/")
+		s.stop()
+	})
+}

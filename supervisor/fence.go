@@ -1,0 +1,146 @@
+package supervisor
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"vifproxy/firewall"
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// Exit is what the fence is to let the proxies of one AppVM do besides the usual.
+type Exit struct {
+	Addr      netip.Addr
+	Egress    []rules.Egress
+	Ports     []uint16
+	Upstreams []tinyproxy.Upstream
+}
+
+// exit is what the target may do. As long as another policy serves, both must permit it: a process has no holes
+// but its own rules', and what was taken away is closed at once.
+func exit(target *Policy, serving *Generation) Exit {
+	e := Exit{target.Addr, target.Egress, target.Config.Connect, target.Config.Upstreams}
+	if serving == nil || serving.Policy.key == target.key {
+		return e
+	}
+	old := serving.Policy
+	e.Egress = common(target.Egress, old.Egress)
+	e.Ports = inBoth(e.Ports, old.Config.Connect)
+	e.Upstreams = inBoth(e.Upstreams, old.Config.Upstreams)
+	return e
+}
+
+// common is what both lists open: of two networks with a common part, the smaller.
+func common(a, b []rules.Egress) (both []rules.Egress) {
+	for _, x := range a {
+		for _, y := range b {
+			switch {
+			case x.Covers(y):
+				both = append(both, y)
+			case y.Covers(x):
+				both = append(both, x)
+			}
+		}
+	}
+	return both
+}
+
+func inBoth[T comparable](a, b []T) []T {
+	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return !slices.Contains(b, x) })
+}
+
+// fence puts together what the firewall is to hold besides bindings.
+func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
+	f := firewall.Fence{Resolvers: s.inputs.Resolvers, Holes: holes(s.Egress)}
+	named := make(map[string]bool)
+	for _, e := range exits {
+		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: holes(e.Egress)})
+		f.Ports = append(f.Ports, e.Ports...)
+		for _, up := range e.Upstreams {
+			named[up.Host] = true
+			for _, addr := range s.lookUp(up.Host, now) {
+				f.Holes = append(f.Holes, firewall.Hole{To: netip.PrefixFrom(addr, addr.BitLen()), Port: up.Port})
+			}
+		}
+	}
+	for name := range s.hosts {
+		if !named[name] {
+			delete(s.hosts, name)
+			delete(s.troubles, "upstream "+name)
+		}
+	}
+	return f
+}
+
+func holes(egress []rules.Egress) (all []firewall.Hole) {
+	for _, e := range egress {
+		all = append(all, firewall.Hole{To: e.To, Port: e.Port})
+	}
+	return all
+}
+
+// lookupBound is how long the question for an upstream's addresses may take.
+const lookupBound = 10 * time.Second
+
+// host is a name in the template. tinyproxy asks for its addresses at each connection, the fence has to know them
+// before: it is asked for every now and then, and what was last heard stays.
+type host struct {
+	addrs []netip.Addr
+	again time.Time // to be asked for; while a question is under way, far in the future
+}
+
+// lookUp returns the addresses of a host as far as they are known, and sees to it that they will be.
+func (s *Supervisor) lookUp(name string, now time.Time) []netip.Addr {
+	if addr, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{addr.Unmap().WithZone("")}
+	}
+	h := s.hosts[name]
+	if h == nil {
+		h = &host{}
+		s.hosts[name] = h
+	}
+	if now.Before(h.again) {
+		return h.addrs
+	}
+	h.again = now.Add(time.Hour)
+	s.running.Go(func() {
+		ctx, cancel := context.WithTimeout(s.life, lookupBound)
+		defer cancel()
+		addrs, err := s.LookUp(ctx, name)
+		for i := range addrs {
+			addrs[i] = addrs[i].Unmap().WithZone("")
+		}
+		slices.SortFunc(addrs, netip.Addr.Compare)
+		s.post(func() { s.answered(name, slices.Compact(addrs), err) })
+	})
+	return h.addrs
+}
+
+// answered is the news of a host's addresses.
+func (s *Supervisor) answered(name string, addrs []netip.Addr, err error) {
+	h, now := s.hosts[name], time.Now()
+	if h == nil {
+		return // not in the template any more
+	}
+	h.again = now.Add(s.Interval)
+	if retry := s.troubles.note(s.Events, now, "upstream "+name, err); err != nil {
+		h.again, s.due.names = retry, retry
+		return
+	}
+	if !slices.Equal(h.addrs, addrs) {
+		h.addrs, s.changed = addrs, true
+	}
+}
+
+// countRefused reads what the fence has counted. A failure leaves the numbers as they were: they are for people.
+func (s *Supervisor) countRefused() {
+	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
+	defer cancel()
+	refused, err := s.Firewall.Refused(ctx)
+	if s.troubles.note(s.Events, time.Now(), "counters of the firewall", err); err == nil {
+		s.refused = refused
+	}
+}

@@ -1,0 +1,127 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/rules"
+)
+
+func TestHolesFollowRules(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+
+		// Opened with the binding of the process that may use it, not before.
+		m.file("social.10.137.0.1", "#: egress 10.1.0.0/16", "#: egress 10.2.0.0/16:81", "a")
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1: a egress 10.1.0.0/16 egress 10.2.0.0/16:81 :2
+			unbind vif1.0 10.137.0.1 :1
+			bind vif1.0 10.137.0.1 :2
+			fence 70890001 10.1.0.0/16:0, 70890001 10.2.0.0/16:81`)
+		m.file("social.10.137.0.1", "#: egress 10.2.0.0/16:81", "#: egress 10.1.0.0/16", "a")
+		m.expect(m.after(time.Second), "") // the same in another order
+
+		// Narrowed at once; what both permit is never closed.
+		m.file("social.10.137.0.1", "#: egress 10.1.9.0/24", "#: egress 10.3.0.0/16", "a")
+		m.expect(m.after(time.Second), `fence 70890001 10.1.9.0/24:0
+			start social (10.137.0.1) at 10.138.1.1: a egress 10.1.9.0/24 egress 10.3.0.0/16 :3
+			unbind vif1.0 10.137.0.1 :2
+			bind vif1.0 10.137.0.1 :3
+			fence 70890001 10.1.9.0/24:0, 70890001 10.3.0.0/16:0
+			kill :2`)
+		m.connect()
+		m.expect(m.after(time.Second), "unbind vif1.0 10.137.0.1 :3\nfence \nstop :1\nstop :3")
+	})
+}
+
+// A refused rule file opens nothing.
+func TestBadRulesOpenNothing(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.startErr = func(*Policy) error { return badPolicy{errors.New("bad regex")} } })
+		m.file("social.10.137.0.1", "#: egress 10.1.0.0/16", "[")
+		if got := m.after(time.Minute); strings.Contains(got, "fence") {
+			t.Errorf("opened:\n%s", got)
+		}
+		m.file("social.10.137.0.1", "#: egress 0.0.0.0/0", "a")
+		m.expect(m.after(time.Minute), "")
+		if vm := m.vm("social"); vm.State != control.Running || !strings.Contains(vm.Error, "social.10.137.0.1:1: \"0.0.0.0/0\" is too wide") {
+			t.Errorf("%+v", vm)
+		}
+	})
+}
+
+const toUpstream = "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\nConnectPort 563\nUpstream http %s\n"
+
+func TestTemplateOpensTheFence(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("config", fmt.Sprintf(toUpstream, "10.0.0.5:3128"))
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.expect(m.after(time.Second), `fence all 10.0.0.5/32:3128, all :563
+			start social (10.137.0.1) at 10.138.1.1: a :1
+			bind vif1.0 10.137.0.1 :1`)
+
+		// By name: it is looked up, again now and then, and what was last heard stays.
+		m.set(func() { m.hosts = map[string]netip.Addr{"proxy.corp": netip.MustParseAddr("10.0.0.6")} })
+		m.file("config", fmt.Sprintf(toUpstream, "proxy.corp:3128"))
+		m.expect(m.after(time.Second), `fence all :563
+			start social (10.137.0.1) at 10.138.1.1: a :2
+			unbind vif1.0 10.137.0.1 :1
+			bind vif1.0 10.137.0.1 :2
+			kill :1
+			fence all 10.0.0.6/32:3128, all :563`)
+		m.set(func() { m.hosts["proxy.corp"] = netip.MustParseAddr("10.0.0.7") })
+		m.expect(m.after(2*time.Minute), "fence all 10.0.0.7/32:3128, all :563")
+		m.set(func() { delete(m.hosts, "proxy.corp") })
+		m.expect(m.after(2*time.Minute), "")
+		status, err := m.Status(m.ctx)
+		if err != nil || len(status.Problems) != 1 || status.Problems[0] != "upstream proxy.corp: no such host proxy.corp" {
+			t.Errorf("%+v, %v", status, err)
+		}
+		m.remove("config")
+		m.after(time.Second)
+		if status, _ := m.Status(m.ctx); len(status.Problems) != 0 {
+			t.Errorf("nobody asks for it any more: %q", status.Problems)
+		}
+	})
+}
+
+func TestRefusalsAreShown(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.file("work.10.137.0.2", "a")
+		m.after(time.Second)
+		m.set(func() { m.refused = map[uint32]uint64{0x70890002: 7} })
+		if a, b := m.vm("social").EgressRefused, m.vm("work").EgressRefused; a != 0 || b != 7 {
+			t.Errorf("%d and %d, want 0 and 7", a, b)
+		}
+	})
+}
+
+func TestCommon(t *testing.T) {
+	for _, c := range []struct{ a, b, want string }{
+		{"10.0.0.0/8", "10.0.0.0/8", "[10.0.0.0/8]"},
+		{"10.0.0.0/8", "10.1.0.0/16", "[10.1.0.0/16]"},
+		{"10.1.0.0/16,192.168.1.0/24:81", "10.0.0.0/8,192.168.0.0/16", "[10.1.0.0/16]"},
+		{"192.168.1.0/24:81", "192.168.0.0/16:81", "[192.168.1.0/24:81]"},
+		{"10.1.0.0/16", "10.2.0.0/16", "[]"},
+	} {
+		a, _ := rules.ParseEgress(c.a)
+		b, _ := rules.ParseEgress(c.b)
+		for range 2 {
+			if got := fmt.Sprint(common(a, b)); got != c.want {
+				t.Errorf("%v and %v: %s, want %s", a, b, got, c.want)
+			}
+			a, b = b, a
+		}
+	}
+}
