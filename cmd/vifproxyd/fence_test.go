@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,16 +54,33 @@ func (s *site) inside() {
 	s.must(s.DoVM("other", func() error { return listen(":80") }))
 }
 
-// fenced checks that a page does not open, that the AppVM learns so at once, and that it is counted.
-func (s *site) fenced(vm, page string) {
+// fenced checks that pages do not open, that the AppVM learns so at once, and that each is counted. All are asked for
+// at a time: tinyproxy itself waits a second before it tells of a failure (get_request_entity in its src/reqs.c).
+func (s *site) fenced(vm string, pages ...string) {
 	s.Helper()
 	before := s.show()[vm].EgressRefused
-	if r := s.Get(vm, page); r.Status != 500 && r.Status != 502 && r.Status != 503 && r.Status != 504 {
-		s.Errorf("%s gets %d (%v) %.100q for %s, want an error of the proxy", vm, r.Status, r.Err, r.Body, page)
+	var running sync.WaitGroup
+	for _, page := range pages {
+		running.Go(func() {
+			if r := s.Get(vm, page); r.Status != 500 {
+				s.Errorf("%s gets %d (%v) %.100q for %s, want an error of the proxy", vm, r.Status, r.Err, r.Body, page)
+			}
+		})
 	}
-	if after := s.show()[vm].EgressRefused; after <= before {
-		s.Errorf("%s: %s was not counted: %d before, %d after", vm, page, before, after)
+	running.Wait()
+	if n := s.show()[vm].EgressRefused - before; n < uint64(len(pages)) {
+		s.Errorf("%s: %d counted for %d pages refused", vm, n, len(pages))
 	}
+}
+
+// pages are those of all names in resolvesTo.
+func pages(schemes ...string) (all []string) {
+	for name := range resolvesTo {
+		for _, scheme := range schemes {
+			all = append(all, scheme+"://"+name+"/")
+		}
+	}
+	return all
 }
 
 func TestListedNamesLeadNowhereElse(t *testing.T) {
@@ -85,14 +103,15 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 				t.Errorf("%s: %d counted before anything was refused", vm, n)
 			}
 		}
+		s.fenced("work", append(pages("http", "https"), "http://bank.example:22/")...)
 		for name, addr := range resolvesTo {
-			s.fenced("work", "http://"+name+"/")
-			s.fenced("work", "https://"+name+"/")
+			if name == "loopback.example" { // the lab itself uses its own
+				continue
+			}
 			if n, err := s.Reached(addr, 0); n != 0 || err != nil {
 				t.Errorf("%s was reached %d times (%v)", name, n, err)
 			}
 		}
-		s.fenced("work", "http://bank.example:22/")
 		if n, err := s.Reached("bank.example", 22); n != 0 || err != nil {
 			t.Errorf("port 22 was reached %d times (%v)", n, err)
 		}
@@ -107,11 +126,8 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 		s.rules("work.10.137.0.11", append(holes, patterns...)...)
 		s.opens("work", "http://loopback.example/", "http://gateway.example/", "http://appvm.example/",
 			"https://lan.example/", "http://home.example/", "https://home.example/")
-		s.fenced("work", "http://lan.example/")
-		s.fenced("work", "http://site.example/")
-		for name := range resolvesTo {
-			s.fenced("other", "http://"+name+"/")
-		}
+		s.fenced("work", "http://lan.example/", "http://site.example/")
+		s.fenced("other", pages("http")...)
 		if vm := s.show()["work"]; vm.PID == pid || vm.State != control.Running || vm.Error != "" {
 			t.Errorf("%+v, before pid %d", vm, pid)
 		}
@@ -127,9 +143,7 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 			}
 			return nil
 		})
-		for name := range resolvesTo {
-			s.fenced("work", "http://"+name+"/")
-		}
+		s.fenced("work", pages("http")...)
 		s.stop()
 	})
 }
@@ -235,8 +249,12 @@ func TestFenceIsMended(t *testing.T) {
 		write := func(text string) { s.must(os.WriteFile(resolv, []byte(text), 0o644)) } // in place: it is mounted
 		write("nameserver 10.139.1.2\n")
 		s.until("only the resolver that is left may be asked", func() error {
-			if rules := s.ruleset(); strings.Contains(rules, "10.139.1.1/32 -p udp") || strings.Contains(rules, "10.139.1.1,") {
-				return fmt.Errorf("%s", rules)
+			_, fence, _ := strings.Cut(s.ruleset(), "inet vifproxy")
+			if s.Ruleset == lab.R41 {
+				fence = s.ruleset()
+			}
+			if strings.Contains(fence, "10.139.1.1") || !strings.Contains(fence, "10.139.1.2") {
+				return fmt.Errorf("%s", fence)
 			}
 			return nil
 		})
