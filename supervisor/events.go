@@ -38,7 +38,8 @@ var (
 	Reloading    = kind("reloading", "9704fc67e71e47eb8ff0571221adc873", slog.LevelInfo, "reading everything again")
 	Deaf         = kind("deaf", "0bf49795ad6040f3b6be14158db9c6b6", slog.LevelError,
 		"no more events: changes are seen at the next regular look only")
-	leftovers = kind("leftovers", "f759cce9252a47969f300381d9aa8cbb", slog.LevelWarn,
+	Vulnerable = kind("vulnerable", "ed9908ac23ba4f1fbd8bf6e21f78b71b", slog.LevelWarn, "tinyproxy has a known hole")
+	leftovers  = kind("leftovers", "f759cce9252a47969f300381d9aa8cbb", slog.LevelWarn,
 		"ended proxies that an earlier run had left")
 	trouble = kind("trouble", "e0eb85c074f741aeb3f5fba50fe91d6e", slog.LevelError,
 		"cannot go on with what changed: all stays as it was")

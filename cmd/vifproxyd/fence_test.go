@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
@@ -135,32 +133,10 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 		// What is revoked ends, tunnels included.
 		tunnel := s.tunnel("work", "lan.example:443")
 		s.rules("work.10.137.0.11", patterns...)
-		s.until("the tunnel has ended", func() error {
-			s.must(tunnel.SetDeadline(time.Now().Add(50 * time.Millisecond)))
-			_, err := tunnel.Read(make([]byte, 1))
-			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
-				return fmt.Errorf("it is open")
-			}
-			return nil
-		})
+		s.cut(tunnel)
 		s.fenced("work", pages("http")...)
 		s.stop()
 	})
-}
-
-// tunnel opens a CONNECT tunnel through an AppVM's proxy.
-func (s *site) tunnel(vm, to string) net.Conn {
-	s.Helper()
-	conn, err := s.Dial(s.Context(), vm, "tcp", fmt.Sprintf("%s:%d", lab.Gateway, lab.ProxyPort))
-	s.must(err)
-	s.Cleanup(func() { conn.Close() })
-	s.must(conn.SetDeadline(time.Now().Add(patience)))
-	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to)
-	reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil || reply.StatusCode != 200 {
-		s.Fatalf("no tunnel: %v, %v", reply, err)
-	}
-	return conn
 }
 
 // A proxy that an AppVM has taken over is whatever runs under its uid. It is where the name server is of no

@@ -82,10 +82,19 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	}
 	defer proxies.Close()
 
+	var helpers sync.WaitGroup
+	var binary tinyproxy.Binary // as last seen
 	s := supervisor.New(supervisor.Config{
-		ReadLinks:     netwatch.Read,
-		ReadRules:     func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
-		ReadBinary:    func() (tinyproxy.Binary, error) { return tinyproxy.Identify(o.tinyproxy) },
+		ReadLinks: netwatch.Read,
+		ReadRules: func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
+		ReadBinary: func() (tinyproxy.Binary, error) {
+			found, err := tinyproxy.Identify(o.tinyproxy)
+			if err == nil && found != binary {
+				binary = found
+				helpers.Go(func() { lookForHoles(ctx, events, found) })
+			}
+			return found, err
+		},
 		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -105,7 +114,6 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		},
 	})
 
-	var helpers sync.WaitGroup
 	watch := func(what string, f func(context.Context) error) {
 		helpers.Go(func() {
 			if err := f(ctx); err != nil && ctx.Err() == nil {
@@ -144,6 +152,19 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	stop()
 	helpers.Wait()
 	return err
+}
+
+// lookForHoles warns of a tinyproxy that is known to be unsafe.
+func lookForHoles(ctx context.Context, events *supervisor.Events, binary tinyproxy.Binary) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	version, err := binary.Version(ctx)
+	if err != nil {
+		return // a program that does not even say its name will not start either, and that is told
+	}
+	for _, hole := range tinyproxy.Holes(version) {
+		events.Emit(supervisor.Vulnerable, control.About{Version: version, Why: hole})
+	}
 }
 
 // interval keeps the loop's own heartbeat within systemd's watchdog time.
