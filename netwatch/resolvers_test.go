@@ -11,10 +11,10 @@ func TestResolvers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	for text, want := range map[string]string{
 		"": "[127.0.0.1]",
-		"nameserver 10.139.1.1\nnameserver 10.139.1.2\n":                                                       "[10.139.1.1 10.139.1.2]",
-		"# nameserver 1.1.1.1\n; x\nsearch nameserver 1.1.1.1\n\tnameserver\t127.0.0.53 # stub\noptions edns0": "[127.0.0.53]",
-		"nameserver fe80::1%eth0\nnameserver ::ffff:10.0.0.1\nnameserver fd00::1":                              "[fe80::1 10.0.0.1 fd00::1]",
-		"nameserver\nnameserver nas.lan\n":                                                                     "[127.0.0.1]",
+		"nameserver 10.139.1.1\nnameserver 10.139.1.2\n":                                               "[10.139.1.1 10.139.1.2]",
+		"# nameserver 1.1.1.1\n; x\nsearch nameserver\n\tnameserver\t127.0.0.53 # stub\noptions edns0": "[127.0.0.53]",
+		"nameserver fe80::1%eth0\nnameserver ::ffff:10.0.0.1\nnameserver fd00::1":                      "[fe80::1 10.0.0.1 fd00::1]",
+		"nameserver\nnameserver nas.lan\n":                                                             "[127.0.0.1]",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)

@@ -62,7 +62,8 @@ func TestEgress(t *testing.T) {
 }
 
 func TestEgressLines(t *testing.T) {
-	f, err := ParseFile(somePath, []byte("^a$\n#: egress 10.1.0.0/16\n #:egress\t10.1.0.0/16 \n#: egress 10.2.0.0/16:81\n"))
+	text := "^a$\n#: egress 10.1.0.0/16\n #:egress\t10.1.0.0/16 \n#: egress 10.2.0.0/16:81\n"
+	f, err := ParseFile(somePath, []byte(text))
 	if got := fmt.Sprint(f.Egress); err != nil || got != "[10.1.0.0/16 10.2.0.0/16:81]" {
 		t.Errorf("%s, %v", got, err)
 	}

@@ -53,7 +53,8 @@ func TestBadRulesOpenNothing(t *testing.T) {
 		}
 		m.file("social.10.137.0.1", "#: egress 0.0.0.0/0", "a")
 		m.expect(m.after(time.Minute), "")
-		if vm := m.vm("social"); vm.State != control.Running || !strings.Contains(vm.Error, "social.10.137.0.1:1: \"0.0.0.0/0\" is too wide") {
+		const flaw = `social.10.137.0.1:1: "0.0.0.0/0" is too wide`
+		if vm := m.vm("social"); vm.State != control.Running || !strings.Contains(vm.Error, flaw) {
 			t.Errorf("%+v", vm)
 		}
 	})

@@ -202,7 +202,7 @@ func TestBadFilesHurtOneAppVM(t *testing.T) {
 		for _, test := range []struct{ line, message string }{
 			{`^bank\.example $`, "bad.10.137.0.12:1"},          // tinyproxy would read ^bank\.example
 			{`^\(bank\.example$`, "bad.10.137.0.12:1"},         // tinyproxy refuses it
-			{"#: egress 192.168.0.0/16x", "bad.10.137.0.12:1"}, // nobody knows it
+			{"#: egress 192.168.0.0/16x", "bad.10.137.0.12:1"}, // no network
 			{strings.Repeat("x", 600), "bad.10.137.0.12:1"},    // tinyproxy would cut it
 		} {
 			s.rules("bad.10.137.0.12", test.line)
