@@ -107,7 +107,8 @@ func (s *Supervisor) process(id int) *process {
 	return nil
 }
 
-// shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too. Systemd allows it 5 s.
+// shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too.
+// Systemd allows it 5 s.
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
 	s.Events.Emit(daemonStops, control.About{})
