@@ -262,7 +262,12 @@ func run(t *testing.T, f func(m *machine)) {
 				defer m.mu.Unlock()
 				return m.resolvers, nil
 			},
-			LookUp: func(_ context.Context, name string) ([]netip.Addr, error) {
+			LookUp: func(ctx context.Context, name string) ([]netip.Addr, error) {
+				select {
+				case <-time.After(50 * time.Millisecond): // name servers take longer than processes
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				if addr, ok := m.hosts[name]; ok {
