@@ -74,8 +74,8 @@ func TestWhatIsWrongInARuleFile(t *testing.T) {
 			`(make two lines of it)`},
 		{bank + "\n^shop\x00\n", file + `:2: a NUL byte; tinyproxy would end the line there (remove it)`},
 		{"^b\xfcro$\n", file + `:1: invalid UTF-8: byte 0xfc (save the file as UTF-8)`},
-		{"#: upstreem http x:1\n", file + `:1: unknown directive "#: upstreem http x:1" (known are "#: format domains" and ` +
-			`"#: format patterns"; no comment begins with "#:")`},
+		{"#: upstreem http x:1\n", file + `:1: unknown directive "#: upstreem http x:1" (known are "#: format domains", ` +
+			`"#: format patterns" and "#: egress CIDR[:PORT]"; no comment begins with "#:")`},
 		{bank + "\n# fine\n^[shop\n", `start proxy for work (10.137.0.11): ` + file + `:3: bad regex "^[shop" (correct it; tinyproxy ` +
 			`takes it for a POSIX basic regular expression, see regex(7))`},
 	} {
