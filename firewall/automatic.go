@@ -14,7 +14,7 @@ type automatic struct {
 	final bool // no look any more: it has come, or this kernel cannot have it
 }
 
-func (a *automatic) Sync(ctx context.Context, want []Binding) (writes int, err error) {
+func (a *automatic) Sync(ctx context.Context, want State) (writes int, err error) {
 	if a.final {
 		return a.Backend.Sync(ctx, want)
 	}
