@@ -38,6 +38,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/confine"
 )
 
 // starters is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
@@ -55,6 +57,7 @@ type Options struct {
 	// OnRefused is called for every refused request. An AppVM can make thousands a second: it must be cheap,
 	// must not block, and what it keeps or passes on it must limit. May be nil.
 	OnRefused func(Refused)
+	Sandbox   *confine.Sandbox // that proxies run in; nil for none
 }
 
 // Launcher starts proxies and owns their runtime directory. Safe for concurrent use, except that
@@ -131,6 +134,11 @@ func (l *Launcher) fork() {
 	// waits for the end of one in a loop around usleep(16) (child_main_loop in src/child.c of 1.11): 40 % of a CPU
 	// for as long as the AppVM likes, under 1 % with this. Only time-outs come later, data does not.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
+	if l.options.Sandbox != nil {
+		if err := confine.DropCapabilities(); err != nil {
+			l.options.Log.Error("proxies keep capability sets that they cannot use", "err", err)
+		}
+	}
 	for {
 		select {
 		case f := <-l.forks:
@@ -175,7 +183,8 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 	if e := l.check(spec); e != nil {
 		return fail(e)
 	}
-	if _, err := Identify(binary); err != nil {
+	program, err := Identify(binary)
+	if err != nil {
 		return fail(&Error{Err: err})
 	}
 	if e := portFree(spec.Listen); e != nil {
@@ -189,11 +198,10 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
-	p, err := l.spawn(binary, spec, log)
+	p, err := l.spawn(program, spec, log)
 	if err != nil {
 		l.unstage(spec)
-		return fail(&Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err,
-			Remedy: execRemedy(err)})
+		return fail(cannotExecute(binary, spec, err))
 	}
 	if e := p.awaitReady(ctx); e != nil {
 		p.Kill()
