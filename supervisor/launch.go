@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/confine"
 )
 
 const (
@@ -24,14 +25,17 @@ const (
 type Tinyproxies struct {
 	binary   string
 	launcher *tinyproxy.Launcher
+	sandbox  *confine.Sandbox
 	users    tinyproxy.Identities
 	slots    chan struct{}
 }
 
-// Launch makes ready to start proxies of the given program, and ends what an earlier run may have left.
-func Launch(ctx context.Context, events *Events, binary, runtimeDir, compatDir string) (*Tinyproxies, error) {
+// Launch makes ready to start proxies of the given program in a sandbox, which is Close's to close, and ends what
+// an earlier run may have left. For that alone, no sandbox is needed.
+func Launch(ctx context.Context, events *Events, binary, runtimeDir, compatDir string, sandbox *confine.Sandbox,
+) (*Tinyproxies, error) {
 	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
-		RuntimeDir: runtimeDir, CompatDir: compatDir, Log: events.log, OnRefused: events.Refused,
+		RuntimeDir: runtimeDir, CompatDir: compatDir, Log: events.log, OnRefused: events.Refused, Sandbox: sandbox,
 	})
 	if err != nil {
 		return nil, err
@@ -46,11 +50,17 @@ func Launch(ctx context.Context, events *Events, binary, runtimeDir, compatDir s
 	if killed > 0 {
 		events.Emit(leftovers, control.About{Count: killed})
 	}
-	return &Tinyproxies{binary: binary, launcher: launcher, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
+	return &Tinyproxies{binary: binary, launcher: launcher, sandbox: sandbox,
+		slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
 }
 
 // Close ends what still runs and removes what is ours from the runtime directory.
-func (t *Tinyproxies) Close() { t.launcher.Close() }
+func (t *Tinyproxies) Close() {
+	t.launcher.Close()
+	if t.sandbox != nil {
+		t.sandbox.Close()
+	}
+}
 
 // Start implements Proxies.
 func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {

@@ -51,6 +51,7 @@ type Config struct {
 	ReadBinary func() (tinyproxy.Binary, error)
 	Firewall   firewall.Backend
 	Proxies    Proxies
+	Confined   control.Confinement // how Proxies are confined
 	Ports      PortRange
 	Limits     Limits
 	Interval   time.Duration      // of the look at everything that needs no event, at most

@@ -22,7 +22,7 @@ func clean(o options, log *slog.Logger, events *supervisor.Events) error {
 	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
 
 	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
-	proxies, launchErr := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir)
+	proxies, launchErr := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir, nil)
 	if launchErr == nil {
 		proxies.Close()
 	}

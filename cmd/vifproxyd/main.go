@@ -69,8 +69,13 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	if err != nil {
 		return err
 	}
-	proxies, err := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir)
+	sandbox, err := supervisor.Confine(events, o.requireConfinement)
 	if err != nil {
+		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
+	}
+	proxies, err := supervisor.Launch(ctx, events, o.tinyproxy, o.runtimeDir, o.compatDir, sandbox)
+	if err != nil {
+		sandbox.Close()
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
 	defer proxies.Close()
@@ -81,6 +86,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Identify(o.tinyproxy) },
 		Firewall:   fw,
 		Proxies:    proxies,
+		Confined:   control.Confinement{Applied: sandbox.Applied, Missing: append([]string{}, sandbox.Missing...)},
 		Ports:      o.listenPorts,
 		Limits:     supervisor.Limits{Drain: o.drain, Generations: 3},
 		Interval:   interval(),

@@ -23,6 +23,7 @@ type options struct {
 	proxyPort                                 uint16
 	listenPorts                               supervisor.PortRange
 	firewall, tinyproxy                       string
+	requireConfinement                        bool
 	drain                                     time.Duration
 	logFormat                                 string
 	logLevel                                  slog.Level
@@ -57,6 +58,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.StringVar(&listenPorts, "listen-ports", "61000-64999", "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
 	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: nftables, iptables, or auto: nftables on Qubes R4.2 and later")
 	f.StringVar(&o.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "`PATH` of the tinyproxy program")
+	f.BoolVar(&o.requireConfinement, "require-confinement", false, "start no proxies on a machine that cannot confine them fully")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` of messages: debug, info, warn, error")
