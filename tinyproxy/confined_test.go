@@ -100,7 +100,7 @@ func TestConfinedStartErrors(t *testing.T) {
 			"(it is not a program for this machine; reinstall the package tinyproxy)",
 		hidden: "cannot execute " + hidden + " as uid 1888087624: permission denied " +
 			"(its directories must be searchable by everybody, its file system not mounted noexec)",
-		script(t, "exit 3"): "permission denied", // no interpreter is let in
+		script(t, "exit 3"): "is a script: confinement lets no interpreter in (name the program itself with --tinyproxy)",
 	} {
 		_, err := l.Start(bounded(t), binary, newSpec(l, "social", 61000))
 		if err == nil || !strings.Contains(err.Error(), want) {

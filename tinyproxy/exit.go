@@ -1,6 +1,7 @@
 package tinyproxy
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -99,6 +100,10 @@ func explain(spec Spec, rulesFile string, status syscall.WaitStatus, said []stri
 
 // cannotExecute is the error of a program that does not start as such.
 func cannotExecute(binary string, spec Spec, err error) *Error {
+	if errors.Is(err, confine.ErrScript) {
+		return &Error{Text: binary + " is a script", Err: confine.ErrScript,
+			Remedy: "name the program itself with --tinyproxy"}
+	}
 	return &Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err, Remedy: execRemedy(err)}
 }
 

@@ -151,14 +151,25 @@ type program struct {
 	scratch  bool     // it is 1.10
 }
 
-// inspect reads a program. A script's interpreter is not permitted: it could be given any script.
+// ErrScript is the error of a program that only an interpreter could run, which could then be given any script.
+var ErrScript = errors.New("confinement lets no interpreter in")
+
+// inspect reads a program.
 func inspect(path string) (program, error) {
 	p := program{executes: []string{path}}
-	file, err := elf.Open(path)
+	content, err := os.Open(path)
+	if err != nil {
+		return p, err
+	}
+	defer content.Close()
+	var magic [2]byte
+	if _, err := content.ReadAt(magic[:], 0); err == nil && string(magic[:]) == "#!" {
+		return p, ErrScript
+	}
+	file, err := elf.NewFile(content)
 	if err != nil {
 		return p, nil // execve(2) has the better message
 	}
-	defer file.Close()
 	for _, segment := range file.Progs {
 		if segment.Type == elf.PT_INTERP {
 			loader := make([]byte, segment.Filesz)
