@@ -129,6 +129,9 @@ func TestConfinedProcess(t *testing.T) {
 			t.Errorf("%s %s, want %s", name, got, want)
 		}
 	}
+	if slack := read(t, fmt.Sprintf("/proc/%d/timerslack_ns", p.PID)); slack != fmt.Sprintln(timerSlack) {
+		t.Errorf("timer slack %q", slack)
+	}
 	left, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.PID))
 	if err != nil || len(left) < 4 || len(left) > 5 { // the usual three, its socket, and maybe another
 		t.Errorf("descriptors %q, %v", left, err)

@@ -133,8 +133,9 @@ func (l *Launcher) fork() {
 	// A proxy inherits it across fork and exec, prctl(2). While an AppVM has MaxClients connections open, tinyproxy
 	// waits for the end of one in a loop around usleep(16) (child_main_loop in src/child.c of 1.11): 40 % of a CPU
 	// for as long as the AppVM likes, under 1 % with this. Only time-outs come later, data does not.
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
-	if l.options.Sandbox != nil {
+	if l.options.Sandbox == nil {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
+	} else { // vifproxy-confine does it: the Go runtime's own short sleeps would add 20 ms to each start
 		if err := confine.DropCapabilities(); err != nil {
 			l.options.Log.Error("proxies keep capability sets that they cannot use", "err", err)
 		}

@@ -143,7 +143,7 @@ func (l *Launcher) spawn(program Binary, spec Spec, log *vmLog) (_ *Proxy, err e
 func (l *Launcher) box(program Binary, spec Spec) confine.Box {
 	c := spec.Config
 	b := confine.Box{
-		Program: program.Path, Identity: program, Clients: c.MaxClients,
+		Program: program.Path, Identity: program, Clients: c.MaxClients, TimerSlack: timerSlack,
 		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.Reads...),
 		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
 		Connect: append([]uint16{53, 80, 443}, c.Ports...),

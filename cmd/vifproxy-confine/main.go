@@ -1,9 +1,11 @@
 // Vifproxy-confine is what vifproxyd executes in a proxy's place: it locks itself in and becomes tinyproxy.
 //
-//	vifproxy-confine GROUP RULESET ONCE ALLOWED LIMITS PROGRAM ARGUMENT...
+//	vifproxy-confine GROUP RULESET ONCE ALLOWED LIMITS SLACK PROGRAM ARGUMENT...
 //
 // GROUP is the descriptor of a cgroup.procs, RULESET that of a Landlock ruleset, ONCE and ALLOWED are
-// descriptors of files with seccomp filters; -1 stands for one that this machine does not know. LIMITS are resource limits, "7:464,6:400".
+// descriptors of files with seccomp filters; -1 stands for one that this machine does not know. LIMITS are
+// resource limits, "7:464,6:400"; SLACK is the timer slack in nanoseconds.
+//
 // Everything is prepared in package confine, by the daemon; here it is only put into force, after the change
 // of user, with no privilege but those of that user. A program of its own, because starting one costs what
 // all its packages cost: this is 1.3 ms, and vifproxyd executing itself would be 2.8. For the same reason it
@@ -28,6 +30,7 @@ const (
 // Of include/uapi/linux/{prctl,seccomp,landlock}.h; package unix has them all, and costs a tenth of the start.
 const (
 	prSetNoNewPrivs   = 38
+	prSetTimerSlack   = 29
 	setModeFilter     = 1
 	filterLog         = 2
 	filterNewListener = 8
@@ -41,10 +44,10 @@ const (
 func init() { runtime.LockOSThread() }
 
 func main() {
-	if len(os.Args) < 7 {
+	if len(os.Args) < 8 {
 		fail(cannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
 	}
-	fds, limits, argv := os.Args[1:5], os.Args[5], os.Args[6:]
+	fds, limits, argv := os.Args[1:5], os.Args[5], os.Args[7:]
 	path := cString(argv[0])
 	pointers := make([]*byte, len(argv)+1)
 	for i, a := range argv {
@@ -81,9 +84,11 @@ func main() {
 			uintptr(unsafe.Pointer(&both)), 0, 0, 0)
 		check("limit "+limit, errno)
 	}
+	slack := uintptr(number(os.Args[6]))
 	if once != nil {
 		letOneThrough(once)
 	}
+	check("timer slack", call(syscall.SYS_PRCTL, prSetTimerSlack, slack, 0)) // of this thread, and of the program
 	if allowed != nil {
 		_, errno := install(allowed, filterLog)
 		check("seccomp", errno)

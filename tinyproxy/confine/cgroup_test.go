@@ -60,7 +60,7 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	helper := build(t)
-	proxy := exec.Command(helper, "3", "-1", "-1", "-1", "4:0", "/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000")
+	proxy := exec.Command(helper, "3", "-1", "-1", "-1", "4:0", "0", "/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000")
 	proxy.ExtraFiles = []*os.File{procs}
 	proxy.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	said, err := proxy.StdoutPipe()

@@ -57,6 +57,8 @@ type Box struct {
 	Bind     []uint16 // TCP ports that it binds, Port included; 0 for any of the ephemeral ones
 	Connect  []uint16 // TCP ports that it may connect to
 	Clients  int      // at a time
+
+	TimerSlack int // by how many nanoseconds it may be woken too late
 }
 
 // HelperPath is where vifproxy-confine is: where packages put it, else beside the running program.
@@ -254,7 +256,7 @@ func (s *Sandbox) Prepare(b Box, argv []string) (*Cell, []string, error) {
 	for _, fd := range fds {
 		command = append(command, strconv.Itoa(fd))
 	}
-	command = append(command, limits(b.Clients, p.scratch))
+	command = append(command, limits(b.Clients, p.scratch), strconv.Itoa(b.TimerSlack))
 	return c, append(command, argv...), nil
 }
 
