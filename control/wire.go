@@ -44,6 +44,14 @@ type VM struct {
 	EgressRefused uint64    `json:"egress_refused"` // connections of its proxy that the fence has refused
 	Error         string    `json:"error"`          // what is wrong, also while an older proxy keeps running
 	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
+
+	Confinement *Confinement `json:"confinement,omitempty"` // of its proxy, if there is one
+}
+
+// Confinement is what keeps a proxy from doing anything but its work.
+type Confinement struct {
+	Applied []string `json:"applied"` // mechanisms in force
+	Missing []string `json:"missing"` // what this machine lacks, and why; never null on the wire
 }
 
 // Setup is how the daemon was started, as far as its clients need to know.

@@ -155,6 +155,7 @@ func TestOnAnOrdinaryMachine(t *testing.T) {
 	if mode := m.run("stat", "-c", "%a %G", "/run/vifproxy/control.sock"); mode != "660 adm\n" {
 		t.Errorf("the control socket is %s", mode)
 	}
+	m.step("confinement", (*machine).confines)
 	m.step("reload", (*machine).reloadRepairs)
 	m.step("hangup", (*machine).hangupRepairs)
 	m.step("crash", (*machine).crashIsCleanedUp)

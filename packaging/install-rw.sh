@@ -48,13 +48,13 @@ hook_in() {
 install_all() {
 	[ ! -e /usr/bin/vifproxyd ] ||
 		fail "the package vifproxy is installed: turn it on with \`qvm-service NAME vifproxy on\` in dom0"
-	[ -x "$here/../bin/vifproxyd" ] && [ -x "$here/../bin/vifproxyctl" ] ||
+	[ -x "$here/../bin/vifproxyd" ] && [ -x "$here/../bin/vifproxyctl" ] && [ -x "$here/../bin/vifproxy-confine" ] ||
 		fail "no programs in $here/../bin: run \`make build\` first, and bring that directory along"
 	[ -x /usr/bin/tinyproxy ] || fail "/usr/bin/tinyproxy is missing: install tinyproxy in the template"
 
 	running=$(systemctl is-active vifproxyd.service || true)
 	mkdir -p $home/bin /rw/config/tinyproxy
-	install -m 755 "$here/../bin/vifproxyd" "$here/../bin/vifproxyctl" $home/bin
+	install -m 755 "$here/../bin/vifproxyd" "$here/../bin/vifproxyctl" "$here/../bin/vifproxy-confine" $home/bin
 	# There is no service flag: the hook is the switch.
 	sed "/^#/d; /^ConditionPathExists=/d; s|/usr/bin/vifproxyd|$home/bin/vifproxyd|" \
 		"$here/vifproxyd.service" >$home/vifproxyd.service

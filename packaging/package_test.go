@@ -110,6 +110,7 @@ var contents = []string{
 	"/usr/lib/systemd/catalog/vifproxy.catalog",
 	"/usr/lib/systemd/system-preset/50-vifproxyd.preset",
 	"/usr/lib/systemd/system/vifproxyd.service",
+	"/usr/lib/vifproxy/vifproxy-confine",
 	"/usr/share/bash-completion/completions/vifproxyctl",
 	"/usr/share/fish/vendor_completions.d/vifproxyctl.fish",
 	"/usr/share/man/man1/vifproxyctl.1.gz",
@@ -125,7 +126,7 @@ func TestContents(t *testing.T) {
 		out, err := list.Output()
 		must(t, err)
 		files := slices.DeleteFunc(strings.Fields(string(out)), func(file string) bool {
-			return strings.HasSuffix(file, "/") || strings.HasPrefix(file, "/usr/share/doc/") ||
+			return strings.HasSuffix(file, "/") || file == "/usr/lib/vifproxy" || strings.HasPrefix(file, "/usr/share/doc/") ||
 				strings.HasPrefix(file, "/usr/share/licenses/") || strings.HasPrefix(file, "/usr/share/lintian/") ||
 				strings.HasPrefix(file, "/usr/share/zsh/") // where depends on the distribution
 		})

@@ -74,6 +74,27 @@ func (m *machine) journalHasFields() {
 	}
 }
 
+// The unit's own restrictions leave the daemon what it confines proxies with. What a cgroup can limit depends on the
+// machine that this one runs on.
+func (m *machine) confines() {
+	var vms []struct {
+		Confinement struct{ Applied, Missing []string }
+	}
+	if out := m.run("vifproxyctl", "show", "--json"); json.Unmarshal([]byte(out), &vms) != nil || len(vms) != 1 {
+		m.Fatalf("show --json: %s", out)
+	}
+	c := vms[0].Confinement
+	applied := strings.Join(c.Applied, " ")
+	if applied != "uid capabilities no_new_privs rlimits seccomp landlock cgroup" {
+		m.Errorf("in force: %s; missing: %q", applied, c.Missing)
+	}
+	for _, missing := range c.Missing {
+		if !strings.HasPrefix(missing, "cgroup: of the controllers") {
+			m.Errorf("missing: %s", missing)
+		}
+	}
+}
+
 // What the daemon starts on request, it must be able to under its unit's restrictions.
 func (m *machine) verbsWork() {
 	m.run("vifproxyctl", "explain", "banking", "https://bank.example/")

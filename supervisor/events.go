@@ -41,6 +41,9 @@ var (
 	Vulnerable = kind("vulnerable", "ed9908ac23ba4f1fbd8bf6e21f78b71b", slog.LevelWarn, "tinyproxy has a known hole")
 	leftovers  = kind("leftovers", "f759cce9252a47969f300381d9aa8cbb", slog.LevelWarn,
 		"ended proxies that an earlier run had left")
+	confined     = kind("confined", "c705392084b34c5a9a7450b3f0f93713", slog.LevelInfo, "proxies are confined")
+	halfConfined = kind("half-confined", "fb61e58e175541749f222731d0cd1d62", slog.LevelWarn,
+		"proxies are not fully confined")
 	trouble = kind("trouble", "e0eb85c074f741aeb3f5fba50fe91d6e", slog.LevelError,
 		"cannot go on with what changed: all stays as it was")
 	recovered = kind("recovered", "d057cb6fb434480a84dcf3fb7c951c9e", slog.LevelInfo, "works again")

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"net/netip"
 	"runtime"
+	"slices"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/rules"
 	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/confine"
 )
 
 const (
@@ -24,16 +27,25 @@ const (
 type Tinyproxies struct {
 	binary   string
 	launcher *tinyproxy.Launcher
+	sandbox  *confine.Sandbox
 	users    *tinyproxy.Identities
+	egress   []rules.Egress
 	slots    chan struct{}
 }
 
-// Launch makes ready to start proxies of the given program, and ends what an earlier run may have left.
-func Launch(
-	ctx context.Context, events *Events, users *tinyproxy.Identities, binary, runtimeDir, compatDir string,
-) (*Tinyproxies, error) {
+// LaunchOptions say how to start proxies.
+type LaunchOptions struct {
+	Binary                string // the program
+	RuntimeDir, CompatDir string // as tinyproxy.Options has them
+	Users                 *tinyproxy.Identities
+	Sandbox               *confine.Sandbox // that they run in, and which is Close's to close; nil to start none
+	Egress                []rules.Egress   // of all proxies
+}
+
+// Launch makes ready to start proxies, and ends what an earlier run may have left.
+func Launch(ctx context.Context, events *Events, o LaunchOptions) (*Tinyproxies, error) {
 	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
-		RuntimeDir: runtimeDir, CompatDir: compatDir, Log: events.log, OnRefused: events.Refused,
+		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: events.log, OnRefused: events.Refused, Sandbox: o.Sandbox,
 	})
 	if err != nil {
 		return nil, err
@@ -48,12 +60,17 @@ func Launch(
 	if killed > 0 {
 		events.Emit(leftovers, control.About{Count: killed})
 	}
-	slots := make(chan struct{}, startsPerCPU*runtime.NumCPU())
-	return &Tinyproxies{binary: binary, launcher: launcher, users: users, slots: slots}, nil
+	return &Tinyproxies{binary: o.Binary, launcher: launcher, sandbox: o.Sandbox, users: o.Users, egress: o.Egress,
+		slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
 }
 
 // Close ends what still runs and removes what is ours from the runtime directory.
-func (t *Tinyproxies) Close() { t.launcher.Close() }
+func (t *Tinyproxies) Close() {
+	t.launcher.Close()
+	if t.sandbox != nil {
+		t.sandbox.Close()
+	}
+}
 
 // Start implements Proxies.
 func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {
@@ -72,6 +89,7 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	proxy, err := t.launcher.Start(ctx, t.binary, tinyproxy.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: t.users.UID(p.Addr),
 		Config: config, Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+		Connect: egressPorts(t.egress, p.Egress),
 	})
 	var problem *tinyproxy.Error
 	switch {
@@ -81,6 +99,16 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 		return nil, err
 	}
 	return started{proxy, t.launcher}, nil
+}
+
+// egressPorts are the ports that holes name.
+func egressPorts(lists ...[]rules.Egress) (ports []uint16) {
+	for _, e := range slices.Concat(lists...) {
+		if e.Port != 0 {
+			ports = append(ports, e.Port)
+		}
+	}
+	return ports
 }
 
 // Forget implements Proxies.

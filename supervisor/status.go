@@ -71,6 +71,7 @@ func (s *Supervisor) describe(row *control.VM, d *Desired, vm *appVM) {
 		row.State = control.Running
 		row.PID = vm.current.proxy.PID()
 		row.Port = int(vm.current.Port)
+		row.Confinement = &s.Confined
 	case d.Err != nil || failure.Bad:
 		row.State = control.Refused
 	case failure.Err != nil && !starting:

@@ -54,6 +54,7 @@ type Config struct {
 	Firewall      firewall.Backend
 	Proxies       Proxies
 	Users         *tinyproxy.Identities // as Proxies starts them
+	Confined      control.Confinement   // how Proxies are confined
 	Egress        []rules.Egress        // of all proxies
 	Ports         PortRange
 	Limits        Limits

@@ -22,6 +22,12 @@ type Config struct {
 	ErrorPage bool       // it has a page of its own for refused requests
 	Connect   []uint16   // ports of ConnectPort, the ones that CONNECT may go to; none means every port
 	Upstreams []Upstream // proxies that requests are passed on to
+
+	// What else decides how the proxy is confined.
+	MaxClients int      // served at a time
+	Reads      []string // files that tinyproxy reads while it serves: its pages
+	BindsOut   bool     // outgoing connections have an address given
+
 	// Rest is Text without comments, Port, Listen and Filter. Two configurations with equal Rest
 	// differ in nothing but where they listen and which rules they read.
 	Rest string
@@ -48,9 +54,13 @@ type Upstream struct {
 // of its own. 1.11 has LINE_MAX, which is 2048.
 const maxConfigLine = 1022
 
+// defaultClients is the MaxClients of 1.11 (initialize_config_defaults); 1.10 insists on one being given.
+const defaultClients = 100
+
 // Arguments as tinyproxy's STR and BOOL have them (src/conf.c).
 var (
 	stringArg = regexp.MustCompile(`^[ \t]+"([^"]+)"$`)
+	lastArg   = regexp.MustCompile(`"([^"]+)"$`)
 	boolArg   = regexp.MustCompile(`(?i)^[ \t]+(yes|on|no|off)$`)
 )
 
@@ -60,7 +70,7 @@ var (
 // taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's.
 // path is the template's, for messages. Directives it does not know are tinyproxy's to judge.
 func ParseConfig(path, rendered string) (Config, error) {
-	var c Config
+	c := Config{MaxClients: defaultClients}
 	var text, rest strings.Builder
 	for i, line := range strings.Split(strings.TrimSuffix(rendered, "\n"), "\n") {
 		bad := func(text, remedy string) (Config, error) {
@@ -115,18 +125,6 @@ func ParseConfig(path, rendered string) (Config, error) {
 		case "filter":
 			c.RulesFile, c.Filter.Enabled = path, path != ""
 			shared = false
-		case "defaulterrorfile":
-			c.ErrorPage = true
-		case "errorfile":
-			c.ErrorPage = c.ErrorPage || strings.HasPrefix(strings.TrimLeft(arg, " \t"), "403")
-		case "connectport":
-			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil && n > 0 {
-				c.Connect = append(c.Connect, uint16(n))
-			}
-		case "upstream":
-			if u, ok := parseUpstream(arg); ok {
-				c.Upstreams = append(c.Upstreams, u)
-			}
 		case "filterdefaultdeny":
 			c.Filter.DefaultDeny = c.Filter.DefaultDeny || isTrue(arg)
 		case "filterextended":
@@ -135,6 +133,27 @@ func ParseConfig(path, rendered string) (Config, error) {
 			c.Filter.CaseSensitive = c.Filter.CaseSensitive || isTrue(arg)
 		case "filterurls":
 			c.Filter.URLs = c.Filter.URLs || isTrue(arg)
+		case "maxclients":
+			if n, err := strconv.Atoi(strings.Trim(arg, " \t")); err == nil && n > 0 {
+				c.MaxClients = n
+			}
+		case "errorfile", "defaulterrorfile", "statfile":
+			if name == "defaulterrorfile" || strings.HasPrefix(strings.TrimLeft(arg, " \t"), "403") {
+				c.ErrorPage = true
+			}
+			if m := lastArg.FindStringSubmatch(arg); m != nil {
+				c.Reads = append(c.Reads, m[1])
+			}
+		case "connectport":
+			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil && n > 0 {
+				c.Connect = append(c.Connect, uint16(n))
+			}
+		case "upstream":
+			if u, ok := parseUpstream(arg); ok {
+				c.Upstreams = append(c.Upstreams, u)
+			}
+		case "bind", "bindsame":
+			c.BindsOut = c.BindsOut || name == "bind" || isTrue(arg)
 		case "filtertype":
 			// 1.11.1 and 1.11.2 accept ERE and then compare with "ere" in lower case only, so that
 			// lines would silently be basic expressions (handle_filtertype).

@@ -18,21 +18,28 @@ func TestParseConfig(t *testing.T) {
 		"Port 61000", "Listen 10.137.0.1", "listen 127.0.0.1", `Filter "/run/v/social/61000/rules"`,
 		"FilterDefaultDeny Yes", "FilterExtended on", "FilterExtended off",
 		"FilterCaseSensitive no", "FilterURLs OFF",
-		"FilterType FnMatch", "Timeout 600", "Allow 10.137.0.9"}, "\n"))
+		"FilterType FnMatch", "Timeout 600", "Allow 10.137.0.9", "MaxClients 20", "ConnectPort 563",
+		`ErrorFile 404 "/e 404"`, `DefaultErrorFile "/e"`, `StatFile "/s"`, "BindSame yes",
+		`Upstream http user:pass@proxy.corp.example:3128 ".corp"`}, "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	same := strings.Join([]string{"MaxClients 20", "ConnectPort 563",
+		`ErrorFile 404 "/e 404"`, `DefaultErrorFile "/e"`, `StatFile "/s"`, "BindSame yes",
+		`Upstream http user:pass@proxy.corp.example:3128 ".corp"`, ""}, "\n")
 	want := Config{
+		MaxClients: 20, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, ErrorPage: true,
+		Connect: []uint16{563}, Upstreams: []Upstream{{"proxy.corp.example", 3128}},
 		Text: strings.Repeat("#\n", 9) +
 			"Port 61000\nListen 10.137.0.1\nlisten 127.0.0.1\nFilter \"/run/v/social/61000/rules\"\n" +
 			"FilterDefaultDeny Yes\nFilterExtended on\nFilterExtended off\nFilterCaseSensitive no\nFilterURLs OFF\n" +
-			"filtertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n",
+			"filtertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n" + same,
 		LogFile: "/var/log/x", PidFile: "/run/a b.pid", Port: 61000,
 		Listen:    []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},
 		RulesFile: "/run/v/social/61000/rules",
 		Filter:    Filter{Enabled: true, DefaultDeny: true, Extended: true, Fnmatch: true},
 		Rest: "FilterDefaultDeny Yes\nFilterExtended on\nFilterExtended off\n" +
-			"FilterCaseSensitive no\nFilterURLs OFF\nfiltertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n",
+			"FilterCaseSensitive no\nFilterURLs OFF\nfiltertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n" + same,
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)

@@ -1,6 +1,7 @@
 package tinyproxy
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/confine"
 )
 
 // Error says why a proxy did not start or why it ended.
@@ -93,6 +96,35 @@ func explain(spec Spec, rulesFile string, status syscall.WaitStatus, said []stri
 			Remedy: "somebody sent it SIGTERM, or it is not tinyproxy"}
 	}
 	return &Error{Text: fmt.Sprintf("tinyproxy exited with status %d%s", status.ExitStatus(), quoted(said))}
+}
+
+// cannotExecute is the error of a program that does not start as such.
+func cannotExecute(binary string, spec Spec, err error) *Error {
+	if errors.Is(err, confine.ErrScript) {
+		return &Error{Text: binary + " is a script", Err: confine.ErrScript,
+			Remedy: "name the program itself with --tinyproxy"}
+	}
+	return &Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err, Remedy: execRemedy(err)}
+}
+
+// explainConfined makes an error of an exit of vifproxy-confine; nil if it was tinyproxy that ended.
+func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error {
+	if p.cell == nil || len(said) == 0 {
+		return nil
+	}
+	var errno unix.Errno
+	line := said[len(said)-1]
+	if n, err := fmt.Sscanf(line, "vifproxy-confine: errno %d: ", &errno); n != 1 || err != nil {
+		return nil
+	}
+	switch status.ExitStatus() {
+	case confine.CannotExecute:
+		return cannotExecute(p.binary, p.Spec, errno)
+	case confine.CannotConfine:
+		return &Error{Text: "tinyproxy cannot be confined" + quoted([]string{line}),
+			Remedy: "is vifproxy-confine of the same version as vifproxyd?"}
+	}
+	return nil
 }
 
 // badRegex names the line of the user's file that the staged line comes from. rest is "line 4 - PATTERN",

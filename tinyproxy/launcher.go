@@ -38,6 +38,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/confine"
 )
 
 // starters is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
@@ -55,6 +57,7 @@ type Options struct {
 	// OnRefused is called for every refused request. An AppVM can make thousands a second: it must be cheap,
 	// must not block, and what it keeps or passes on it must limit. May be nil.
 	OnRefused func(Refused)
+	Sandbox   *confine.Sandbox // that proxies run in; nil for none
 }
 
 // Launcher starts proxies and owns their runtime directory. Safe for concurrent use, except that
@@ -88,6 +91,9 @@ type Spec struct {
 	UID    uint32         // from Identities
 	Config Config
 	Rules  []Line
+	// Connect are TCP ports that it may connect to besides 53, 80, 443 and what Config names, as far as its sandbox is
+	// concerned. Where they are is the firewall's matter.
+	Connect []uint16
 
 	RulesPath    string // the user's rule file, for messages
 	TemplatePath string // the user's template, for messages; "" for the built-in one
@@ -130,7 +136,13 @@ func (l *Launcher) fork() {
 	// A proxy inherits it across fork and exec, prctl(2). While an AppVM has MaxClients connections open, tinyproxy
 	// waits for the end of one in a loop around usleep(16) (child_main_loop in src/child.c of 1.11): 40 % of a CPU
 	// for as long as the AppVM likes, under 1 % with this. Only time-outs come later, data does not.
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
+	if l.options.Sandbox == nil {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
+	} else { // vifproxy-confine does it: the Go runtime's own short sleeps would add 20 ms to each start
+		if err := confine.DropCapabilities(); err != nil {
+			l.options.Log.Error("proxies keep capability sets that they cannot use", "err", err)
+		}
+	}
 	for {
 		select {
 		case f := <-l.forks:
@@ -175,7 +187,8 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 	if e := l.check(spec); e != nil {
 		return fail(e)
 	}
-	if _, err := Identify(binary); err != nil {
+	program, err := Identify(binary)
+	if err != nil {
 		return fail(&Error{Err: err})
 	}
 	if e := portFree(spec.Listen); e != nil {
@@ -189,11 +202,10 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
-	p, err := l.spawn(binary, spec, log)
+	p, err := l.spawn(program, spec, log)
 	if err != nil {
 		l.unstage(spec)
-		return fail(&Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err,
-			Remedy: execRemedy(err)})
+		return fail(cannotExecute(binary, spec, err))
 	}
 	if e := p.awaitReady(ctx); e != nil {
 		p.Kill()

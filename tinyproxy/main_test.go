@@ -3,6 +3,7 @@ package tinyproxy
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -16,13 +17,14 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Roles of the test binary when it runs itself.
 const roleVar = "VIFPROXY_TEST_ROLE"
 
 // TestMain runs the tests in a network namespace of their own: the addresses and ports are theirs alone,
-// and Reap finds no process of anybody else's.
+// and Reap finds no process of anybody else's; and in a mount namespace, with a resolv.conf of their own.
 func TestMain(m *testing.M) {
 	switch role, arg, _ := strings.Cut(os.Getenv(roleVar), ":"); role {
 	case "":
@@ -30,7 +32,8 @@ func TestMain(m *testing.M) {
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), roleVar+"=tests")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 		err := cmd.Run()
 		if cmd.ProcessState == nil {
 			fmt.Fprintln(os.Stderr, "run the tests in a network namespace (as root):", err)
@@ -40,7 +43,7 @@ func TestMain(m *testing.M) {
 	case "daemon":
 		miniDaemon(arg)
 	default:
-		if err := loopbackUp(); err != nil {
+		if err := errors.Join(loopbackUp(), ownNameServer()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -54,6 +57,23 @@ func loopbackUp() error {
 		return err
 	}
 	return netlink.LinkSetUp(lo)
+}
+
+// ownNameServer has the C library ask the tests' name server.
+func ownNameServer() error {
+	f, err := os.CreateTemp("", "resolv.conf")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	return errors.Join(f.Chmod(0o644), write(f, "nameserver "+nameServer+"\noptions timeout:5\n"),
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		unix.Mount(f.Name(), "/etc/resolv.conf", "", unix.MS_BIND, ""), f.Close())
+}
+
+func write(f *os.File, text string) error {
+	_, err := f.WriteString(text)
+	return err
 }
 
 // miniDaemon starts three proxies, prints their pids as JSON and waits to be killed.

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/confine"
 )
 
 // environment is all that a proxy inherits: nothing of systemd's (NOTIFY_SOCKET, LISTEN_FDS, …), nothing
@@ -24,6 +27,8 @@ type Proxy struct {
 
 	launcher *Launcher
 	pidFile  os.FileInfo // what Current wrote; guarded by launcher.mu
+	binary   string
+	cell     *confine.Cell // nil if it is not confined
 	said     *tail
 	done     chan struct{}
 	err      error // why it ended; written before done is closed
@@ -69,11 +74,29 @@ func (p *Proxy) end(sig unix.Signal) {
 	if !p.reaped {
 		p.stopped = true
 		_ = unix.Kill(-p.PID, sig)
+		if sig == unix.SIGKILL && p.cell != nil {
+			p.cell.Kill()
+		}
 	}
 }
 
 // spawn forks and executes. The caller has staged the files.
-func (l *Launcher) spawn(binary string, spec Spec, log *vmLog) (*Proxy, error) {
+func (l *Launcher) spawn(program Binary, spec Spec, log *vmLog) (_ *Proxy, err error) {
+	config := filepath.Join(l.options.RuntimeDir, portDir(spec), "config")
+	path, argv := program.Path, []string{program.Path, "-d", "-c", config}
+	var cell *confine.Cell
+	if s := l.options.Sandbox; s != nil {
+		path = s.Helper()
+		if cell, argv, err = s.Prepare(l.box(program, spec), argv); err != nil {
+			return nil, fmt.Errorf("confine it: %w", err)
+		}
+		defer cell.Started()
+		defer func() {
+			if err != nil {
+				_ = cell.Remove()
+			}
+		}()
+	}
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
@@ -93,15 +116,18 @@ func (l *Launcher) spawn(binary string, spec Spec, log *vmLog) (*Proxy, error) {
 			PidFD:      &pidfd,
 		},
 	}
-	config := filepath.Join(l.options.RuntimeDir, portDir(spec), "config")
-	pid, err := l.forkExec(binary, []string{binary, "-d", "-c", config}, attr)
+	if cell != nil {
+		attr.Files = append(attr.Files, cell.Files...)
+	}
+	pid, err := l.forkExec(path, argv, attr)
 	unix.Close(pipe[1])
 	if err != nil {
 		output.Close()
 		return nil, err
 	}
 	_ = unix.SetNonblock(pidfd, true)
-	p := &Proxy{Spec: spec, PID: pid, launcher: l, said: new(tail), done: make(chan struct{})}
+	p := &Proxy{Spec: spec, PID: pid, launcher: l, binary: program.Path, cell: cell,
+		said: new(tail), done: make(chan struct{})}
 	l.mu.Lock()
 	l.proxies[p] = true
 	l.mu.Unlock()
@@ -112,6 +138,24 @@ func (l *Launcher) spawn(binary string, spec Spec, log *vmLog) (*Proxy, error) {
 	}()
 	go p.own(os.NewFile(uintptr(pidfd), "pidfd of "+spec.Name), output, drained)
 	return p, nil
+}
+
+// box is what a proxy gets to do, as its configuration wants it.
+func (l *Launcher) box(program Binary, spec Spec) confine.Box {
+	c := spec.Config
+	b := confine.Box{
+		Program: program.Path, Identity: program, Clients: c.MaxClients, TimerSlack: timerSlack,
+		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.Reads...),
+		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
+		Connect: slices.Concat([]uint16{53, 80, 443}, c.Connect, spec.Connect),
+	}
+	for _, up := range c.Upstreams {
+		b.Connect = append(b.Connect, up.Port)
+	}
+	if c.BindsOut {
+		b.Bind = append(b.Bind, 0)
+	}
+	return b
 }
 
 // forkExec does it on a thread that lives as long as the Launcher.
@@ -150,6 +194,11 @@ func (p *Proxy) own(pidfd, output *os.File, drained <-chan struct{}) {
 	_ = output.SetReadDeadline(time.Now().Add(time.Second))
 	<-drained
 	output.Close()
+	if p.cell != nil {
+		if err := p.cell.Remove(); err != nil {
+			p.launcher.options.Log.Warn("cgroup of an ended proxy stays", "vm", p.Spec.Name, "err", err)
+		}
+	}
 	// An init that is slow to reap leaves zombies, which hold nothing.
 	for range 50 {
 		if errors.Is(unix.Kill(-p.PID, 0), unix.ESRCH) {
@@ -171,7 +220,10 @@ func (p *Proxy) explain(status syscall.WaitStatus, waitErr error) *Error {
 	if waitErr != nil { // somebody else in this process waited for our child
 		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) ended, nobody knows how", p.PID), Err: waitErr}
 	} else {
-		e = explain(p.Spec, p.launcher.Paths(p.Spec.Name, p.Spec.Listen.Port()).RulesFile, status, p.said.lines())
+		said := p.said.lines()
+		if e = p.explainConfined(status, said); e == nil {
+			e = explain(p.Spec, p.launcher.Paths(p.Spec.Name, p.Spec.Listen.Port()).RulesFile, status, said)
+		}
 	}
 	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr
 	return e

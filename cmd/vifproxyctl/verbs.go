@@ -145,7 +145,8 @@ object, whose "event" says what happened:
     allowed, allowed-no-more    "host", for a time
     proxy-listens, -retires, -ends, -died, -fails
     in-force                    a change, "ms" after it was noticed
-    daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown
+    daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown,
+    confined, half-confined
 `,
 	}, {
 		name: "log", args: "NAME", least: 1, most: 1, run: showLog,

@@ -23,7 +23,9 @@ func clean(o options, log *slog.Logger, events *supervisor.Events) error {
 	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
 
 	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
-	proxies, launchErr := supervisor.Launch(ctx, events, new(tinyproxy.Identities), o.tinyproxy, o.runtimeDir, o.compatDir)
+	proxies, launchErr := supervisor.Launch(ctx, events, supervisor.LaunchOptions{
+		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: new(tinyproxy.Identities),
+	})
 	if launchErr == nil {
 		proxies.Close()
 	}

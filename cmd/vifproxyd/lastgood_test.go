@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -229,6 +230,24 @@ func (s *site) program(content string) {
 	s.must(os.Rename(temp, filepath.Join(s.dir, "tinyproxy")))
 }
 
+// compiled is a program that does nothing but body: a script could not run where a proxy is confined. Nor could
+// time.Sleep, by which the Go runtime comes to poll.
+func (s *site) compiled(body string) string {
+	s.Helper()
+	dir := s.TempDir()
+	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "main")
+	s.must(os.WriteFile(source, []byte("package main\n\nimport \"syscall\"\n\n"+
+		"func main() { syscall.Getpid(); "+body+" }\n"), 0o600))
+	cmd := exec.Command("go", "build", "-o", program, source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.Fatalf("%v: %s", err, out)
+	}
+	content, err := os.ReadFile(program)
+	s.must(err)
+	return string(content)
+}
+
 func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
@@ -265,9 +284,11 @@ func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
 		{"no program", func() { s.program("\x00") },
 			start + "cannot execute DIR/tinyproxy as uid 1888026635: exec format error (it is not a program for this machine; " +
 				"reinstall the package tinyproxy)"},
-		{"ends at once", func() { s.program("#!/bin/sh\necho good bye\n") },
+		{"a script", func() { s.program("#!/bin/sh\nexec tinyproxy \"$@\"\n") },
+			start + "DIR/tinyproxy is a script: confinement lets no interpreter in (name the program itself with --tinyproxy)"},
+		{"ends at once", func() { s.program(s.compiled(`syscall.Write(1, []byte("good bye\n"))`)) },
 			start + "tinyproxy ended by itself with status 0; it said \"good bye\" (somebody sent it SIGTERM, or it is not tinyproxy)"},
-		{"never listens", func() { s.program("#!/bin/sh\nexec sleep 1000\n") },
+		{"never listens", func() { s.program(s.compiled(`for { syscall.Pause() }`)) },
 			start + "tinyproxy does not listen on 10.138.1.1:PORT and said nothing: context deadline exceeded " +
 				"(is the program tinyproxy, and the machine not overloaded?)"},
 	} {
@@ -281,7 +302,7 @@ func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
 
 	// Without a last good one, each is a state of its own, and mended by itself.
 	s.detach("work")
-	s.program("#!/bin/sh\nexit 0\n")
+	s.program(s.compiled(""))
 	s.attach("work", "10.137.0.11")
 	s.until("there is no proxy", func() error {
 		if vm := s.show()["work"]; vm.PID != 0 || !strings.Contains(vm.Error, "status 0 and said nothing") {

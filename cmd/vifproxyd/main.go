@@ -75,9 +75,16 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	if err != nil {
 		return err
 	}
-	users := new(tinyproxy.Identities)
-	proxies, err := supervisor.Launch(ctx, events, users, o.tinyproxy, o.runtimeDir, o.compatDir)
+	sandbox, err := supervisor.Confine(events, o.requireConfinement)
 	if err != nil {
+		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
+	}
+	users := new(tinyproxy.Identities)
+	proxies, err := supervisor.Launch(ctx, events, supervisor.LaunchOptions{
+		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: users, Sandbox: sandbox, Egress: o.egress,
+	})
+	if err != nil {
+		sandbox.Close()
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
 	defer proxies.Close()
@@ -102,6 +109,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		Firewall: fw,
 		Proxies:  proxies,
 		Users:    users,
+		Confined: control.Confinement{Applied: sandbox.Applied, Missing: append([]string{}, sandbox.Missing...)},
 		Egress:   o.egress,
 		Ports:    o.listenPorts,
 		Limits:   supervisor.Limits{Drain: o.drain, Generations: 3},

@@ -30,7 +30,8 @@ func TestScripts(t *testing.T) {
 // The demo checks itself; the test also wants it to say why, when the daemon does not play along.
 func TestDemo(t *testing.T) {
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir, "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl")
+	build := exec.Command("go", "build", "-o", dir, "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl",
+		"vifproxy/cmd/vifproxy-confine")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -1,0 +1,3 @@
+package main
+
+const sysSeccomp = 317 // package syscall is older than seccomp(2)

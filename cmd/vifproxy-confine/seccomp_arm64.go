@@ -1,0 +1,3 @@
+package main
+
+const sysSeccomp = 277 // package syscall has it for this machine, under another name

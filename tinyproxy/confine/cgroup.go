@@ -1,0 +1,184 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// controllers are those that limit a proxy.
+var controllers = []string{"memory", "pids", "cpu"}
+
+const (
+	daemonGroup = "daemon"
+	proxyPrefix = "proxy-" // then the port
+)
+
+// groups is the cgroup of the daemon, when systemd has left it to us (Delegate= in the unit).
+type groups struct {
+	root    *os.Root
+	enabled []string // of controllers
+}
+
+// ownGroup finds the directory of our cgroup, by /proc/self/cgroup and where cgroup2 is mounted.
+func ownGroup() (string, error) {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(own)) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !ok {
+			continue
+		}
+		for mount := range strings.Lines(string(mounts)) {
+			if fields := strings.Fields(mount); len(fields) > 2 && fields[2] == "cgroup2" {
+				return filepath.Join(fields[1], path), nil
+			}
+		}
+	}
+	return "", errors.New("no cgroup2 is mounted")
+}
+
+// openGroups takes over a delegated cgroup. The kernel wants processes in leaves only, so the daemon moves
+// to one of its own, where it may have been put already (an earlier run of the same unit, DelegateSubgroup=).
+func openGroups(dir string) (_ *groups, err error) {
+	if filepath.Base(dir) == daemonGroup {
+		dir = filepath.Dir(dir)
+	}
+	if !delegated(dir) {
+		return nil, fmt.Errorf("%s is not delegated (run as a systemd unit with Delegate=)", dir)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			root.Close()
+		}
+	}()
+	g := &groups{root: root}
+	if err := root.Mkdir(daemonGroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	if err := g.write(daemonGroup+"/cgroup.procs", "0"); err != nil {
+		return nil, err
+	}
+	available, err := root.ReadFile("cgroup.controllers")
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range controllers {
+		if slices.Contains(strings.Fields(string(available)), c) && g.write("cgroup.subtree_control", "+"+c) == nil {
+			g.enabled = append(g.enabled, c)
+		}
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries { // an earlier run's
+		if e.IsDir() && strings.HasPrefix(e.Name(), proxyPrefix) {
+			if err := (&group{g, e.Name()}).remove(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return g, nil
+}
+
+// delegated reports whether systemd has marked the cgroup as ours; as root we could write to any.
+func delegated(dir string) bool {
+	value := make([]byte, 8)
+	for _, name := range []string{"trusted.delegate", "user.delegate"} {
+		if n, err := unix.Getxattr(dir, name, value); err == nil && string(value[:n]) == "1" {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *groups) write(name, value string) error {
+	f, err := g.root.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// group is the cgroup of one proxy.
+type group struct {
+	parent *groups
+	name   string
+}
+
+// add makes the cgroup of a proxy, and opens its cgroup.procs for the process to enter by. Starting it inside
+// takes clone3(2), which RestrictNamespaces= of systemd does not let us have.
+func (g *groups) add(port uint16, clients int) (_ *group, procs *os.File, err error) {
+	c := &group{g, fmt.Sprint(proxyPrefix, port)}
+	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
+		err = c.remove()
+		if err == nil {
+			err = g.root.Mkdir(c.name, 0o755)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	} else if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = c.remove()
+		}
+	}()
+	for _, l := range []struct{ controller, file, value string }{
+		{"memory", "memory.max", fmt.Sprint(writable(clients))},
+		{"memory", "memory.swap.max", "0"},
+		{"memory", "memory.oom.group", "1"}, // ended as a whole
+		{"pids", "pids.max", fmt.Sprint(processes(clients))},
+		{"cpu", "cpu.weight", "50"}, // half of the daemon's
+	} {
+		if !slices.Contains(g.enabled, l.controller) {
+			continue
+		}
+		// A kernel without swap accounting has no memory.swap.max.
+		if err := g.write(c.name+"/"+l.file, l.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
+		}
+	}
+	procs, err = g.root.OpenFile(c.name+"/cgroup.procs", os.O_WRONLY, 0)
+	return c, procs, err
+}
+
+// kill ends all processes in it, whatever they did to leave their group or session.
+func (c *group) kill() { _ = c.parent.write(c.name+"/cgroup.kill", "1") } // since Linux 5.14
+
+// remove ends what is left in it and takes it away.
+func (c *group) remove() error {
+	var err error
+	for range 500 { // dead processes leave in their own time
+		c.kill()
+		if err = c.parent.root.Remove(c.name); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

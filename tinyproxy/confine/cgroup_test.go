@@ -1,0 +1,115 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestGroups takes over a cgroup as systemd delegates one, in a mount of its own: the hierarchy is the machine's.
+// Where its controllers are bound to cgroup v1, there are no limits to test, only the rest.
+func TestGroups(t *testing.T) {
+	mount := t.TempDir()
+	if err := unix.Mount("none", mount, "cgroup2", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(mount, unix.MNT_DETACH)
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, home, ok := strings.Cut("\n"+string(own), "\n0::")
+	if !ok {
+		t.Fatalf("in no cgroup: %s", own)
+	}
+	home = filepath.Join(mount, strings.TrimSpace(strings.SplitN(home, "\n", 2)[0]))
+	enter := func(dir string) error { return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0) }
+
+	dir := filepath.Join(mount, fmt.Sprintf("vifproxy-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(enter(home), os.Remove(filepath.Join(dir, daemonGroup)), os.Remove(dir)); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := openGroups(dir); err == nil || !strings.Contains(err.Error(), "is not delegated") {
+		t.Errorf("a cgroup that is not ours: %v", err)
+	}
+	if err := unix.Setxattr(dir, "trusted.delegate", []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	g, err := openGroups(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("controllers %q", g.enabled)
+
+	// A process that leaves its session, and what it forked, in the proxy's cgroup.
+	c, procs, err := g.add(61000, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	helper := build(t)
+	proxy := exec.Command(helper, "3", "-1", "-1", "-1", "4:0", "0", "/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000")
+	proxy.ExtraFiles = []*os.File{procs}
+	proxy.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	said, err := proxy.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	procs.Close()
+	if _, err := said.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for controller, file := range map[string]string{"memory": "memory.max", "pids": "pids.max", "cpu": "cpu.weight"} {
+		limit, err := g.root.ReadFile(c.name + "/" + file)
+		if slices.Contains(g.enabled, controller) != (err == nil) || strings.HasPrefix(string(limit), "max") {
+			t.Errorf("%s: %q, %v", file, limit, err)
+		}
+	}
+	if pids, err := g.root.ReadFile(c.name + "/cgroup.procs"); err != nil || len(strings.Fields(string(pids))) < 2 {
+		t.Errorf("shell and background process are not both in the cgroup: %q, %v", pids, err)
+	}
+
+	// Another run finds and ends it.
+	again, err := openGroups(filepath.Join(dir, daemonGroup))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.root.Close()
+	if err := proxy.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the proxy: %v", err)
+	}
+	if _, err := g.root.Stat(c.name); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its cgroup is still there: %v", err)
+	}
+	g.root.Close()
+}
+
+// build builds vifproxy-confine where every user can execute it.
+func build(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-o", dir, "vifproxy/cmd/vifproxy-confine")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "vifproxy-confine")
+}

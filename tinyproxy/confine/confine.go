@@ -1,0 +1,340 @@
+// Package confine locks a tinyproxy in, on the assumption that an AppVM owns it. Uid, session, environment
+// and descriptors are the business of package tinyproxy; here is what the kernel has besides: no capabilities
+// in any set, no_new_privs, a seccomp filter, Landlock, resource limits, and a cgroup when systemd gives us one.
+//
+// All of it is prepared here, by the daemon, and put into force by vifproxy-confine, a small program that is
+// executed as the proxy's user and then executes tinyproxy: Landlock and seccomp are for the thread that asks
+// for them and for what it executes, and Go cannot do anything between fork and exec.
+//
+// What the kernel does not have is known at the start, and said: see Sandbox.Missing. What it has is in force,
+// or the proxy does not start.
+package confine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"unsafe"
+
+	seccomp "github.com/elastic/go-seccomp-bpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
+	"golang.org/x/sys/unix"
+)
+
+var native = binary.NativeEndian
+
+// Exit statuses of vifproxy-confine.
+const (
+	CannotConfine = 126
+	CannotExecute = 127
+)
+
+// Sandbox is what all proxies are confined by.
+type Sandbox struct {
+	Applied []string // mechanisms in force for every proxy
+	Missing []string // what this machine lacks, each with its reason
+
+	helper        *os.File // vifproxy-confine as it was when this daemon started: an upgrade may replace it
+	once, allowed *os.File // seccomp filters; nil if the kernel has none
+	abi           int      // of Landlock; 0 if the kernel has none
+	groups        *groups  // nil if there is no cgroup of ours
+
+	mu       sync.Mutex
+	programs map[any]program // by identity
+}
+
+// Box is what one proxy may do.
+type Box struct {
+	Program  string   // path of the tinyproxy
+	Identity any      // comparable; another one means that the program has been replaced
+	Read     []string // files, and directories with what is in them
+	Port     uint16   // where it listens
+	Bind     []uint16 // TCP ports that it binds, Port included; 0 for any of the ephemeral ones
+	Connect  []uint16 // TCP ports that it may connect to
+	Clients  int      // at a time
+
+	TimerSlack int // by how many nanoseconds it may be woken too late
+}
+
+// HelperPath is where vifproxy-confine is: where packages put it, else beside the running program.
+func HelperPath() string {
+	const installed = "/usr/lib/vifproxy/vifproxy-confine"
+	if _, err := os.Stat(installed); err == nil {
+		return installed
+	}
+	own, err := os.Executable()
+	if err != nil {
+		return installed
+	}
+	return filepath.Join(filepath.Dir(own), "vifproxy-confine")
+}
+
+// New finds out what this machine can do. helper is the path of vifproxy-confine.
+func New(helper string) (*Sandbox, error) { return open(helper, seccomp.ActionErrno) }
+
+// NewStrict is New with a filter that kills a proxy where it would make a system call fail: what the list of
+// those that are allowed lacks does not go unnoticed then. For tests.
+func NewStrict(helper string) (*Sandbox, error) { return open(helper, seccomp.ActionKillProcess) }
+
+func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
+	s := &Sandbox{programs: map[any]program{}, Applied: []string{"uid", "capabilities", "no_new_privs", "rlimits"}}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if err := s.openHelper(helper); err != nil {
+		return nil, err
+	}
+	s.checkCapabilities()
+	if err := s.openFilters(denied); err != nil {
+		return nil, err
+	}
+	s.openLandlock()
+	dir, err := ownGroup()
+	if err == nil {
+		s.groups, err = openGroups(dir)
+	}
+	s.reportGroups(err)
+	return s, nil
+}
+
+func (s *Sandbox) openHelper(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("no program to confine proxies with: open %s: %w (reinstall vifproxy)", path, err)
+	}
+	defer unix.Close(fd)
+	// Its number must be none that the child gives to something else before it executes.
+	const above = 16
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	s.helper = os.NewFile(uintptr(dup), path)
+	if info, err := s.helper.Stat(); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o005 != 0o005 {
+		return fmt.Errorf("%s may not be executed by everybody (chmod 755 it)", path)
+	}
+	return nil
+}
+
+func (s *Sandbox) openFilters(denied seccomp.Action) error {
+	action := uint32(unix.SECCOMP_RET_USER_NOTIF) // since Linux 5.0
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
+	if errno != 0 {
+		s.Missing = append(s.Missing, "seccomp: "+errno.Error())
+		return nil
+	}
+	machine, err := arch.GetInfo("")
+	if err != nil {
+		s.Missing = append(s.Missing, "seccomp: "+err.Error())
+		return nil
+	}
+	once, err := filterOnce(machine)
+	if err != nil {
+		return err
+	}
+	allowed, err := filterAllowed(machine, denied)
+	if err != nil {
+		return err
+	}
+	if s.once, err = inMemory("seccomp-once", once); err != nil {
+		return err
+	}
+	if s.allowed, err = inMemory("seccomp-allowed", allowed); err != nil {
+		return err
+	}
+	s.Applied = append(s.Applied, "seccomp")
+	return nil
+}
+
+// inMemory makes a file that nobody can change, vifproxy-confine neither.
+func inMemory(name string, content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.Write(content)
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS,
+			unix.F_SEAL_SEAL|unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("keep %s in memory: %w", name, err)
+	}
+	return f, nil
+}
+
+func (s *Sandbox) openLandlock() {
+	abi, err := createRuleset(nil, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if err != nil {
+		s.Missing = append(s.Missing, "landlock: "+err.Error())
+		return
+	}
+	s.abi = abi
+	s.Applied = append(s.Applied, "landlock")
+	if _, missing := handled(abi); len(missing) > 0 {
+		s.Missing = append(s.Missing,
+			fmt.Sprintf("landlock: ABI %d does not know of %s", abi, strings.Join(missing, ", ")))
+	}
+}
+
+func (s *Sandbox) reportGroups(err error) {
+	switch {
+	case err != nil:
+		s.Missing = append(s.Missing, "cgroup: "+err.Error())
+	case len(s.groups.enabled) < len(controllers):
+		s.Missing = append(s.Missing, fmt.Sprintf("cgroup: of the controllers %s only [%s] are there",
+			strings.Join(controllers, ", "), strings.Join(s.groups.enabled, ", ")))
+		fallthrough
+	default:
+		s.Applied = append(s.Applied, "cgroup")
+	}
+}
+
+// Close gives back what New took. Proxies stay confined.
+func (s *Sandbox) Close() {
+	for _, f := range []*os.File{s.helper, s.once, s.allowed} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if s.groups != nil {
+		s.groups.root.Close()
+	}
+}
+
+// Cell is one confined start.
+type Cell struct {
+	Files []uintptr // descriptors from 3 on, for the child
+
+	ruleset int
+	procs   *os.File // cgroup.procs; nil if there is no cgroup
+	group   *group
+}
+
+// Prepare makes what a start needs, and the command that does it: argv, run as Box.Program, confined.
+func (s *Sandbox) Prepare(b Box, argv []string) (*Cell, []string, error) {
+	p, err := s.program(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &Cell{ruleset: -1}
+	const first = 3
+	fds := [4]int{-1, -1, -1, -1}
+	pass := func(i int, fd uintptr) {
+		fds[i] = first + len(c.Files)
+		c.Files = append(c.Files, fd)
+	}
+	if s.abi > 0 {
+		if c.ruleset, err = s.ruleset(b, p); err != nil {
+			return nil, nil, err
+		}
+		pass(1, uintptr(c.ruleset))
+	}
+	if s.allowed != nil {
+		pass(2, s.once.Fd())
+		pass(3, s.allowed.Fd())
+	}
+	if s.groups != nil {
+		if c.group, c.procs, err = s.groups.add(b.Port, b.Clients); err != nil {
+			c.Started()
+			return nil, nil, fmt.Errorf("make a cgroup: %w", err)
+		}
+		pass(0, c.procs.Fd())
+	}
+	command := []string{s.helper.Name()}
+	for _, fd := range fds {
+		command = append(command, strconv.Itoa(fd))
+	}
+	command = append(command, limits(b.Clients, p.scratch), strconv.Itoa(b.TimerSlack))
+	return c, append(command, argv...), nil
+}
+
+// Helper is the path of the program that Prepare's command runs, for a child of ours: through our descriptor,
+// since the proxy's user may not be able to pass the directories on the way to the file.
+func (s *Sandbox) Helper() string { return fmt.Sprintf("/proc/self/fd/%d", s.helper.Fd()) }
+
+func (s *Sandbox) program(b Box) (program, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.programs[b.Identity]
+	if !ok {
+		var err error
+		if p, err = inspect(b.Program); err != nil {
+			return p, err
+		}
+		clear(s.programs) // there is one, or there was another
+		s.programs[b.Identity] = p
+	}
+	return p, nil
+}
+
+// Started closes what the child has inherited, or would have.
+func (c *Cell) Started() {
+	if c.ruleset >= 0 {
+		unix.Close(c.ruleset)
+		c.ruleset = -1
+	}
+	if c.procs != nil {
+		c.procs.Close()
+		c.procs = nil
+	}
+}
+
+// Kill ends all that is in the cell, if it has a cgroup.
+func (c *Cell) Kill() {
+	if c.group != nil {
+		c.group.kill()
+	}
+}
+
+// Remove ends what is left in the cell and takes it away.
+func (c *Cell) Remove() error {
+	if c.group == nil {
+		return nil
+	}
+	return c.group.remove()
+}
+
+// DropCapabilities takes all capabilities from what the calling thread will execute, without taking them
+// from the thread. Without CAP_SETPCAP the bounding set stays as it is, which New reports.
+func DropCapabilities() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	for c := uintptr(0); hasSetpcap(data); c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EINVAL) {
+			break // that was the last one
+		} else if err != nil {
+			return os.NewSyscallError("drop capabilities from the bounding set", err)
+		}
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return os.NewSyscallError("capset", err)
+	}
+	return os.NewSyscallError("clear ambient capabilities",
+		unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+}
+
+func hasSetpcap(data [2]unix.CapUserData) bool { return data[0].Effective&(1<<unix.CAP_SETPCAP) != 0 }
+
+func (s *Sandbox) checkCapabilities() {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil || !hasSetpcap(data) {
+		s.Missing = append(s.Missing, "capabilities: the bounding set stays, idle, without CAP_SETPCAP")
+	}
+}

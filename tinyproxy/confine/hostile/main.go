@@ -1,0 +1,293 @@
+// Hostile plays a tinyproxy that its AppVM owns, for the tests of the confinement: it tries what such an AppVM
+// would try, and prints how each attempt ended. It is told its targets as JSON, by the file "rules" beside the
+// configuration that it is given, as a tinyproxy is.
+//
+// It keeps away from packages net and os, whose files would have the runtime poll.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	config := os.Args[len(os.Args)-1]
+	var t targets
+	if err := json.Unmarshal(read(filepath.Join(filepath.Dir(config), "rules")), &t); err != nil {
+		fmt.Println("no targets:", err)
+		unix.Exit(1)
+	}
+	for _, a := range attempts {
+		result := "done"
+		if err := a.try(t); err != nil {
+			result = err.Error()
+		}
+		unix.Write(1, []byte("attempt\t"+a.name+"\t"+result+"\n"))
+	}
+	unix.Exit(3)
+}
+
+func read(path string) []byte {
+	fd, err := unix.Open(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 1<<14)
+	n, _ := unix.Read(fd, b)
+	return b[:max(n, 0)]
+}
+
+// targets are what the hostile program is told to attack.
+type targets struct {
+	Secret     string // a file like /rw/config: readable by everybody, were it not for Landlock
+	OtherRules string // of another VM's proxy
+	Writable   string // a directory where everybody may write
+	Unix       string // a socket where everybody may connect, as a careless daemon's
+	Abstract   string // an abstract one
+	SameUser   int    // a process of the same user: another generation, and the daemon in the worst case
+	OtherProxy int    // a process
+	Daemon     int    // the process that started us
+}
+
+// attempt is one row of the table.
+type attempt struct {
+	name string
+	try  func(targets) error
+}
+
+func openFor(flags int, path string) error {
+	fd, err := unix.Open(path, flags, 0o600)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
+func newSocket(family, kind, protocol int) error {
+	fd, err := unix.Socket(family, kind, protocol)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
+func raw(number uintptr, args ...uintptr) error {
+	var a [6]uintptr
+	copy(a[:], args)
+	if _, _, errno := unix.RawSyscall6(number, a[0], a[1], a[2], a[3], a[4], a[5]); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// dial connects to an address of the unix family.
+func dial(path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+}
+
+// withTCP does something to a TCP socket.
+func withTCP(do func(fd int) error) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return do(fd)
+}
+
+func loopback(port int) *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+}
+
+// attempts are made in this order: those that use the process up come last.
+var attempts = []attempt{
+	{"read a file of the firewall VM", func(t targets) error { return openFor(unix.O_RDONLY, t.Secret) }},
+	{"read the root directory", func(targets) error { return openFor(unix.O_RDONLY|unix.O_DIRECTORY, "/root/..") }},
+	{"read /proc/1/cmdline", func(targets) error { return openFor(unix.O_RDONLY, "/proc/1/cmdline") }},
+	{"read another VM's rules", func(t targets) error { return openFor(unix.O_RDONLY, t.OtherRules) }},
+	{"write a new file", func(t targets) error {
+		return openFor(unix.O_WRONLY|unix.O_CREAT, filepath.Join(t.Writable, "new"))
+	}},
+	{"write to a device", func(targets) error { return openFor(unix.O_WRONLY, "/dev/null") }},
+	{"make a directory", func(t targets) error { return unix.Mkdir(filepath.Join(t.Writable, "dir"), 0o700) }},
+	{"link a file", func(t targets) error { return unix.Link(t.Secret, filepath.Join(t.Writable, "link")) }},
+	{"make a file in memory", func(targets) error {
+		fd, err := unix.MemfdCreate("x", 0)
+		unix.Close(fd)
+		return err
+	}},
+	{"connect to a unix socket", func(t targets) error { return dial(t.Unix) }},
+	{"connect to an abstract socket", func(t targets) error { return dial(t.Abstract) }},
+	{"read /etc/shadow", func(targets) error { return openFor(unix.O_RDONLY, "/etc/shadow") }},
+	{"signal the daemon", func(t targets) error { return unix.Kill(t.Daemon, 0) }},
+	{"signal another proxy", func(t targets) error { return unix.Kill(t.OtherProxy, 0) }},
+	{"mount", func(t targets) error {
+		err := unix.Mount("x", t.Writable, "tmpfs", 0, "")
+		if err == nil {
+			unix.Unmount(t.Writable, unix.MNT_DETACH)
+		}
+		return err
+	}},
+	{"use bpf", func(targets) error {
+		attr := [16]uint32{1, 4, 4, 1} // an array of one element
+		return raw(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	}},
+	{"use userfaultfd", func(targets) error { return raw(unix.SYS_USERFAULTFD, 0) }},
+	{"signal a process of the same user", func(t targets) error { return unix.Kill(t.SameUser, 0) }},
+	{"trace a process of the same user", func(t targets) error {
+		err := raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(t.SameUser))
+		raw(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(t.SameUser)) //nolint:errcheck // it may be running
+		return err
+	}},
+	{"read the memory of such a process", func(t targets) error {
+		return openFor(unix.O_RDONLY, fmt.Sprintf("/proc/%d/mem", t.SameUser))
+	}},
+	{"open a netlink socket", func(targets) error {
+		return newSocket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	}},
+	{"open an MPTCP socket", func(targets) error {
+		return newSocket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
+	}},
+	{"open a raw socket", func(targets) error { return newSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP) }},
+	{"open a packet socket", func(targets) error { return newSocket(unix.AF_PACKET, unix.SOCK_RAW, 0) }},
+	{"bind another port", func(targets) error {
+		return withTCP(func(fd int) error { return unix.Bind(fd, loopback(61099)) })
+	}},
+	{"connect to port 22", func(targets) error {
+		return withTCP(func(fd int) error { return unix.Connect(fd, loopback(22)) })
+	}},
+	{"connect to port 22 by fast open", func(targets) error {
+		return withTCP(func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, loopback(22)) })
+	}},
+	{"bind to a device", func(targets) error {
+		return withTCP(func(fd int) error { return unix.BindToDevice(fd, "lo") })
+	}},
+	{"make a user namespace", func(targets) error {
+		return fork(unix.CLONE_NEWUSER)
+	}},
+	{"make one by clone3", func(targets) error {
+		args := [11]uint64{0: unix.CLONE_NEWUSER, 4: uint64(unix.SIGCHLD)}
+		pid, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+		return child(pid, errno)
+	}},
+	{"use keyrings", func(targets) error { return raw(unix.SYS_KEYCTL, 0, ^uintptr(2), 1) }},
+	{"watch files", func(targets) error {
+		fd, err := unix.InotifyInit1(0)
+		unix.Close(fd)
+		return err
+	}},
+	{"make written memory executable", func(targets) error {
+		b, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err != nil {
+			return err
+		}
+		return unix.Mprotect(b, unix.PROT_READ|unix.PROT_EXEC)
+	}},
+	{"map memory to write and execute", func(targets) error {
+		_, err := unix.Mmap(-1, 0, 4096, unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
+		return err
+	}},
+	{"raise a limit again", func(targets) error {
+		return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
+	}},
+	{"use up descriptors", func(targets) error {
+		for range 1000 {
+			if _, err := unix.Dup(0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}},
+	{"execute a shell", func(targets) error { return spawnShell(unix.SYS_EXECVE) }},
+	{"execute a shell by execveat", func(targets) error { return spawnShell(unix.SYS_EXECVEAT) }},
+	{"fork until nothing goes", func(targets) error {
+		var err error
+		var pids []uintptr
+		for range 1500 {
+			pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+			if errno != 0 {
+				err = errno
+				break
+			}
+			if pid == 0 {
+				for {
+					raw(unix.SYS_PPOLL, 0, 0, 0, 0) //nolint:errcheck // it waits to be killed
+				}
+			}
+			pids = append(pids, pid)
+		}
+		for _, pid := range pids {
+			unix.Kill(int(pid), unix.SIGKILL)
+			unix.Wait4(int(pid), nil, 0, nil)
+		}
+		return err
+	}},
+	{"eat memory", func(targets) error {
+		for range 16 {
+			b, err := unix.Mmap(-1, 0, 32<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+			if err != nil {
+				return err
+			}
+			defer unix.Munmap(b)
+		}
+		return nil
+	}},
+}
+
+// fork makes a child that ends at once.
+func fork(flags uintptr) error {
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, flags|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	return child(pid, errno)
+}
+
+func child(pid uintptr, errno syscall.Errno) error {
+	if errno != 0 {
+		return errno
+	}
+	if pid == 0 {
+		raw(unix.SYS_EXIT_GROUP, 0) //nolint:errcheck // it does not return
+	}
+	_, err := unix.Wait4(int(pid), nil, 0, nil)
+	return err
+}
+
+// spawnShell has a child execute a shell that ends with a status of its own.
+func spawnShell(call uintptr) error {
+	path, _ := unix.BytePtrFromString("/bin/sh")
+	argv := make([]*byte, 4)
+	for i, a := range []string{"sh", "-c", "exit 42"} {
+		argv[i], _ = unix.BytePtrFromString(a)
+	}
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	if pid == 0 {
+		args := [6]uintptr{uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&argv[0]))}
+		if call == unix.SYS_EXECVEAT {
+			args = [6]uintptr{0, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&argv[0])), 0, unix.AT_EMPTY_PATH}
+		}
+		_, _, errno := unix.RawSyscall6(call, args[0], args[1], args[2], args[3], args[4], args[5])
+		raw(unix.SYS_EXIT_GROUP, uintptr(errno)) //nolint:errcheck // it does not return
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(int(pid), &status, 0, nil); err != nil {
+		return err
+	}
+	if status.ExitStatus() == 42 {
+		return nil
+	}
+	return unix.Errno(status.ExitStatus())
+}

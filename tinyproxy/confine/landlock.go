@@ -1,0 +1,190 @@
+package confine
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a proxy reads besides its own files. /etc as a whole, since network managers replace resolv.conf by a
+// new file, which a rule for the old one would not be about; file modes protect what is secret there.
+var (
+	resolver  = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf"}
+	libraries = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
+	others    = []string{"/etc", "/etc/localtime", "/usr/share/tinyproxy", "/sys/devices/system/cpu/online"}
+)
+
+const (
+	readable   = unix.LANDLOCK_ACCESS_FS_READ_FILE
+	executable = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_EXECUTE
+	// 1.10 keeps what its processes share in files that it makes in /tmp and unlinks at once.
+	scratch = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
+		unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+
+	ports = unix.LANDLOCK_ACCESS_NET_BIND_TCP | unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
+)
+
+// handled returns all that this version of Landlock can forbid, and names what it cannot.
+func handled(abi int) (attr unix.LandlockRulesetAttr, missing []string) {
+	attr.Handled_access_fs = unix.LANDLOCK_ACCESS_FS_REFER - 1 // ABI 1: all rights before that one
+	for _, right := range []struct {
+		abi  int
+		set  *uint64
+		bits uint64
+		name string
+	}{
+		{2, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_REFER, ""},
+		{3, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_TRUNCATE, "truncating files"},
+		{4, &attr.Handled_access_net, ports, "TCP ports"},
+		{5, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "device ioctls"},
+		{6, &attr.Scoped, unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL, "signals"},
+	} {
+		if abi >= right.abi {
+			*right.set |= right.bits
+		} else if right.name != "" {
+			missing = append(missing, right.name)
+		}
+	}
+	return attr, missing
+}
+
+// ruleset makes the Landlock rules of one proxy. The daemon does it, because it may open everything.
+func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
+	attr, _ := handled(s.abi)
+	fd, err := createRuleset(&attr, unsafe.Sizeof(attr), 0)
+	if err != nil {
+		return -1, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	var failed []error
+	path := func(access uint64, paths ...string) {
+		for _, path := range paths {
+			if err := addPath(fd, path, access&attr.Handled_access_fs); err != nil {
+				failed = append(failed, fmt.Errorf("permit %s: %w", path, err))
+			}
+		}
+	}
+	path(executable, p.executes...)
+	path(readable, libraries...)
+	path(readable, others...)
+	path(readable, resolverDirs()...)
+	path(readable, b.Read...)
+	if p.scratch {
+		path(scratch, "/tmp")
+	}
+	if attr.Handled_access_net != 0 {
+		port := func(access uint64, numbers ...uint16) {
+			for _, n := range numbers {
+				rule := [2]uint64{access, uint64(n)} // struct landlock_net_port_attr
+				if err := addRule(fd, ruleNetPort, unsafe.Pointer(&rule)); err != nil {
+					failed = append(failed, fmt.Errorf("permit port %d: %w", n, err))
+				}
+			}
+		}
+		port(unix.LANDLOCK_ACCESS_NET_BIND_TCP, b.Bind...)
+		port(unix.LANDLOCK_ACCESS_NET_CONNECT_TCP, b.Connect...)
+	}
+	return fd, errors.Join(failed...)
+}
+
+// addPath permits access beneath path, or to the file there. What is not there needs no permission.
+func addPath(ruleset int, path string, access uint64) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	defer unix.Close(fd)
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(fd)}
+	return addRule(ruleset, unix.LANDLOCK_RULE_PATH_BENEATH, unsafe.Pointer(&rule))
+}
+
+const ruleNetPort = 2 // LANDLOCK_RULE_NET_PORT
+
+func createRuleset(attr *unix.LandlockRulesetAttr, size, flags uintptr) (int, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(attr)), size, flags)
+	if errno != 0 {
+		return -1, os.NewSyscallError("landlock_create_ruleset", errno)
+	}
+	return int(fd), nil
+}
+
+func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), kind, uintptr(rule), 0, 0, 0)
+	if errno != 0 {
+		return os.NewSyscallError("landlock_add_rule", errno)
+	}
+	return nil
+}
+
+// resolverDirs are the directories that the resolver's files are in when they are links, as with
+// systemd-resolved, which replaces them there. Of a directory that others use too, only the file.
+func resolverDirs() (paths []string) {
+	for _, file := range resolver {
+		real, err := filepath.EvalSymlinks(file)
+		if err != nil || filepath.Dir(real) == "/etc" {
+			continue
+		}
+		if dir := filepath.Dir(real); strings.Count(dir, "/") >= 2 {
+			real = dir
+		}
+		paths = append(paths, real)
+	}
+	return paths
+}
+
+// program is what has to be known of a tinyproxy to run it.
+type program struct {
+	executes []string // itself and its loader
+	scratch  bool     // it is 1.10
+}
+
+// ErrScript is the error of a program that only an interpreter could run, which could then be given any script.
+var ErrScript = errors.New("confinement lets no interpreter in")
+
+// inspect reads a program.
+func inspect(path string) (program, error) {
+	p := program{executes: []string{path}}
+	content, err := os.Open(path)
+	if err != nil {
+		return p, err
+	}
+	defer content.Close()
+	var magic [2]byte
+	if _, err := content.ReadAt(magic[:], 0); err == nil && string(magic[:]) == "#!" {
+		return p, ErrScript
+	}
+	file, err := elf.NewFile(content)
+	if err != nil {
+		return p, nil // execve(2) has the better message
+	}
+	for _, segment := range file.Progs {
+		if segment.Type == elf.PT_INTERP {
+			loader := make([]byte, segment.Filesz)
+			if _, err := segment.ReadAt(loader, 0); err != nil {
+				return p, fmt.Errorf("read program %s: %w", path, err)
+			}
+			p.executes = append(p.executes, strings.TrimRight(string(loader), "\x00"))
+		}
+	}
+	if section := file.Section(".rodata"); section != nil {
+		data, err := section.Data()
+		if err != nil {
+			return p, fmt.Errorf("read program %s: %w", path, err)
+		}
+		p.scratch = strings.Contains(string(data), "/tmp/tinyproxy.shared.") // src/heap.c
+	}
+	return p, nil
+}
