@@ -2,6 +2,7 @@ package tinyproxy
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -79,10 +80,36 @@ func TestConfinedTraffic(t *testing.T) {
 func TestStrictSandboxKills(t *testing.T) {
 	l := newLauncher(t, confined(t, confine.NewStrict))
 	spec := newSpec(l, "social", 61000)
-	spec.Rules = []Line{{"{}", 1}}
+	spec.Rules = []Line{{"Secret=/", 1}}
 	_, err := l.Start(bounded(t), build(t, openDir(t), "vifproxy/tinyproxy/confine/hostile"), spec)
 	if err == nil || !strings.Contains(err.Error(), "tinyproxy was killed by SIGSYS") {
 		t.Error(err)
+	}
+}
+
+// TestConfinedProcess looks at a running proxy from outside.
+func TestConfinedProcess(t *testing.T) {
+	l := newLauncher(t, confined(t, confine.New))
+	p := start(t, l, realBinary, newSpec(l, "social", 61000))
+	for name, want := range map[string]string{
+		"CapInh:": "0000000000000000", "CapPrm:": "0000000000000000", "CapEff:": "0000000000000000",
+		"CapBnd:": "0000000000000000", "CapAmb:": "0000000000000000", "NoNewPrivs:": "1", "Seccomp:": "2",
+		"Groups:": "",
+	} {
+		if got := statusField(p.PID, name); got != want {
+			t.Errorf("%s %s, want %s", name, got, want)
+		}
+	}
+	if slack := read(t, fmt.Sprintf("/proc/%d/timerslack_ns", p.PID)); slack != fmt.Sprintln(timerSlack) {
+		t.Errorf("timer slack %q", slack)
+	}
+	left, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.PID))
+	if err != nil || len(left) < 4 || len(left) > 5 { // the usual three, its socket, and maybe another
+		t.Errorf("descriptors %q, %v", left, err)
+	}
+	line := read(t, fmt.Sprintf("/proc/%d/cmdline", p.PID))
+	if !strings.HasPrefix(line, realBinary+"\x00-d\x00-c\x00") {
+		t.Errorf("command line %q", line)
 	}
 }
 

@@ -71,6 +71,15 @@ func (s *site) fenced(vm string, pages ...string) {
 	}
 }
 
+// connects checks that an AppVM's proxy connects to a port where no web server listens.
+func (s *site) connects(vm, host string, port uint16) {
+	s.Helper()
+	s.Get(vm, fmt.Sprintf("http://%s:%d/", host, port))
+	if n, err := s.Reached(host, port); n == 0 || err != nil {
+		s.Errorf("port %d of %s was never reached (%v)", port, host, err)
+	}
+}
+
 // pages are those of all names in resolvesTo.
 func pages(schemes ...string) (all []string) {
 	for name := range resolvesTo {
@@ -120,11 +129,12 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 		// Opened for one AppVM.
 		pid := s.show()["work"].PID
 		holes := []string{"#: egress 127.0.0.1", "#: egress " + lab.Gateway.String() + "/32:80",
-			"#: egress 10.137.0.12/32", "#: egress 10.9.0.0/16:443", "#: egress 192.168.1.0/24"}
+			"#: egress 10.137.0.12/32", "#: egress 10.9.0.0/16:443", "#: egress 192.168.1.0/24", "#: egress 10.9.8.7:22"}
 		s.rules("work.10.137.0.11", append(holes, patterns...)...)
 		s.opens("work", "http://loopback.example/", "http://gateway.example/", "http://appvm.example/",
 			"https://lan.example/", "http://home.example/", "https://home.example/")
 		s.fenced("work", "http://lan.example/", "http://site.example/")
+		s.connects("work", "lan.example", 22)
 		s.fenced("other", pages("http")...)
 		if vm := s.show()["work"]; vm.PID == pid || vm.State != control.Running || vm.Error != "" {
 			t.Errorf("%+v, before pid %d", vm, pid)
@@ -186,11 +196,12 @@ func TestEgressForAll(t *testing.T) {
 		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
 		s.rules("work.10.137.0.11", `^lan\.example$`)
 		s.rules("play.10.137.0.12", `^lan\.example$`)
-		s.start("--egress-allow=10.9.0.0/16,10.10.0.0/16:3128")
+		s.start("--egress-allow=10.9.0.0/16,10.9.8.0/24:22")
 		s.attach("work", "10.137.0.11")
 		s.attach("play", "10.137.0.12")
 		s.opens("work", "http://lan.example/", "https://lan.example/")
 		s.opens("play", "http://lan.example/")
+		s.connects("play", "lan.example", 22)
 		s.stop()
 	})
 }

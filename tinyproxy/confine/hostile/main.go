@@ -1,15 +1,17 @@
-// Hostile plays a tinyproxy that its AppVM owns, for the tests of the confinement: it tries what such an AppVM
-// would try, and prints how each attempt ended. It is told its targets as JSON, by the file "rules" beside the
-// configuration that it is given, as a tinyproxy is.
+// Hostile plays a tinyproxy that its AppVM owns, for the tests of confinement and fence: it tries what such an AppVM
+// would try, and prints how each attempt ended. It is told its targets, NAME=VALUE, by the lines of the file "rules"
+// beside the configuration that it is given, as a tinyproxy is.
 //
 // It keeps away from packages net and os, whose files would have the runtime poll.
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -18,9 +20,9 @@ import (
 
 func main() {
 	config := os.Args[len(os.Args)-1]
-	var t targets
-	if err := json.Unmarshal(read(filepath.Join(filepath.Dir(config), "rules")), &t); err != nil {
-		fmt.Println("no targets:", err)
+	t := readTargets(filepath.Join(filepath.Dir(config), "rules"))
+	if t["Secret"] == "" {
+		unix.Write(1, []byte("no targets\n"))
 		unix.Exit(1)
 	}
 	for _, a := range attempts {
@@ -33,27 +35,40 @@ func main() {
 	unix.Exit(3)
 }
 
-func read(path string) []byte {
+// targets are what the hostile program is told to attack:
+//
+//	Secret      a file like /rw/config: readable by everybody, were it not for Landlock
+//	OtherRules  of another VM's proxy
+//	Writable    a directory where everybody may write
+//	Unix        a socket where everybody may connect, as a careless daemon's
+//	Abstract    an abstract one
+//	Control     the daemon's own
+//	SameUser    a process of the same user: another generation
+//	OtherProxy  a process
+//	Daemon      the process that started us
+//	Gateway, AppVM, LAN, World  addresses; somebody listens there at port 80, and at 22 in the world
+type targets map[string]string
+
+func (t targets) process(name string) int {
+	pid, _ := strconv.Atoi(t[name])
+	return pid
+}
+
+func readTargets(path string) targets {
+	t := targets{}
 	fd, err := unix.Open(path, unix.O_RDONLY, 0)
 	if err != nil {
-		return nil
+		return t
 	}
 	defer unix.Close(fd)
 	b := make([]byte, 1<<14)
 	n, _ := unix.Read(fd, b)
-	return b[:max(n, 0)]
-}
-
-// targets are what the hostile program is told to attack.
-type targets struct {
-	Secret     string // a file like /rw/config: readable by everybody, were it not for Landlock
-	OtherRules string // of another VM's proxy
-	Writable   string // a directory where everybody may write
-	Unix       string // a socket where everybody may connect, as a careless daemon's
-	Abstract   string // an abstract one
-	SameUser   int    // a process of the same user: another generation, and the daemon in the worst case
-	OtherProxy int    // a process
-	Daemon     int    // the process that started us
+	for line := range strings.Lines(string(b[:max(n, 0)])) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			t[name] = value
+		}
+	}
+	return t
 }
 
 // attempt is one row of the table.
@@ -107,36 +122,42 @@ func withTCP(do func(fd int) error) error {
 	return do(fd)
 }
 
-func loopback(port int) *unix.SockaddrInet4 {
-	return &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+func at(addr string, port int) *unix.SockaddrInet4 {
+	a, _ := netip.ParseAddr(addr)
+	return &unix.SockaddrInet4{Port: port, Addr: a.As4()}
+}
+
+func connect(addr string, port int) error {
+	return withTCP(func(fd int) error { return unix.Connect(fd, at(addr, port)) })
 }
 
 // attempts are made in this order: those that use the process up come last.
 var attempts = []attempt{
-	{"read a file of the firewall VM", func(t targets) error { return openFor(unix.O_RDONLY, t.Secret) }},
+	{"read a file of the firewall VM", func(t targets) error { return openFor(unix.O_RDONLY, t["Secret"]) }},
 	{"read the root directory", func(targets) error { return openFor(unix.O_RDONLY|unix.O_DIRECTORY, "/root/..") }},
 	{"read /proc/1/cmdline", func(targets) error { return openFor(unix.O_RDONLY, "/proc/1/cmdline") }},
-	{"read another VM's rules", func(t targets) error { return openFor(unix.O_RDONLY, t.OtherRules) }},
+	{"read another VM's rules", func(t targets) error { return openFor(unix.O_RDONLY, t["OtherRules"]) }},
 	{"write a new file", func(t targets) error {
-		return openFor(unix.O_WRONLY|unix.O_CREAT, filepath.Join(t.Writable, "new"))
+		return openFor(unix.O_WRONLY|unix.O_CREAT, filepath.Join(t["Writable"], "new"))
 	}},
 	{"write to a device", func(targets) error { return openFor(unix.O_WRONLY, "/dev/null") }},
-	{"make a directory", func(t targets) error { return unix.Mkdir(filepath.Join(t.Writable, "dir"), 0o700) }},
-	{"link a file", func(t targets) error { return unix.Link(t.Secret, filepath.Join(t.Writable, "link")) }},
+	{"make a directory", func(t targets) error { return unix.Mkdir(filepath.Join(t["Writable"], "dir"), 0o700) }},
+	{"link a file", func(t targets) error { return unix.Link(t["Secret"], filepath.Join(t["Writable"], "link")) }},
 	{"make a file in memory", func(targets) error {
 		fd, err := unix.MemfdCreate("x", 0)
 		unix.Close(fd)
 		return err
 	}},
-	{"connect to a unix socket", func(t targets) error { return dial(t.Unix) }},
-	{"connect to an abstract socket", func(t targets) error { return dial(t.Abstract) }},
+	{"connect to a unix socket", func(t targets) error { return dial(t["Unix"]) }},
+	{"connect to an abstract socket", func(t targets) error { return dial(t["Abstract"]) }},
+	{"connect to the control socket", func(t targets) error { return dial(t["Control"]) }},
 	{"read /etc/shadow", func(targets) error { return openFor(unix.O_RDONLY, "/etc/shadow") }},
-	{"signal the daemon", func(t targets) error { return unix.Kill(t.Daemon, 0) }},
-	{"signal another proxy", func(t targets) error { return unix.Kill(t.OtherProxy, 0) }},
+	{"signal the daemon", func(t targets) error { return unix.Kill(t.process("Daemon"), 0) }},
+	{"signal another proxy", func(t targets) error { return unix.Kill(t.process("OtherProxy"), 0) }},
 	{"mount", func(t targets) error {
-		err := unix.Mount("x", t.Writable, "tmpfs", 0, "")
+		err := unix.Mount("x", t["Writable"], "tmpfs", 0, "")
 		if err == nil {
-			unix.Unmount(t.Writable, unix.MNT_DETACH)
+			unix.Unmount(t["Writable"], unix.MNT_DETACH)
 		}
 		return err
 	}},
@@ -145,14 +166,14 @@ var attempts = []attempt{
 		return raw(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	}},
 	{"use userfaultfd", func(targets) error { return raw(unix.SYS_USERFAULTFD, 0) }},
-	{"signal a process of the same user", func(t targets) error { return unix.Kill(t.SameUser, 0) }},
+	{"signal a process of the same user", func(t targets) error { return unix.Kill(t.process("SameUser"), 0) }},
 	{"trace a process of the same user", func(t targets) error {
-		err := raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(t.SameUser))
-		raw(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(t.SameUser)) //nolint:errcheck // it may be running
+		err := raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(t.process("SameUser")))
+		raw(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(t.process("SameUser"))) //nolint:errcheck // it may be running
 		return err
 	}},
 	{"read the memory of such a process", func(t targets) error {
-		return openFor(unix.O_RDONLY, fmt.Sprintf("/proc/%d/mem", t.SameUser))
+		return openFor(unix.O_RDONLY, fmt.Sprintf("/proc/%d/mem", t.process("SameUser")))
 	}},
 	{"open a netlink socket", func(targets) error {
 		return newSocket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
@@ -163,13 +184,23 @@ var attempts = []attempt{
 	{"open a raw socket", func(targets) error { return newSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP) }},
 	{"open a packet socket", func(targets) error { return newSocket(unix.AF_PACKET, unix.SOCK_RAW, 0) }},
 	{"bind another port", func(targets) error {
-		return withTCP(func(fd int) error { return unix.Bind(fd, loopback(61099)) })
+		return withTCP(func(fd int) error { return unix.Bind(fd, at("127.0.0.1", 61099)) })
 	}},
-	{"connect to port 22", func(targets) error {
-		return withTCP(func(fd int) error { return unix.Connect(fd, loopback(22)) })
+	{"connect to loopback", func(targets) error { return connect("127.0.0.1", 80) }},
+	{"connect to the gateway", func(t targets) error { return connect(t["Gateway"], 80) }},
+	{"connect to another AppVM", func(t targets) error { return connect(t["AppVM"], 80) }},
+	{"send UDP to another AppVM", func(t targets) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, []byte("x"), 0, at(t["AppVM"], 53))
 	}},
-	{"connect to port 22 by fast open", func(targets) error {
-		return withTCP(func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, loopback(22)) })
+	{"connect to the LAN", func(t targets) error { return connect(t["LAN"], 80) }},
+	{"connect to port 22 outside", func(t targets) error { return connect(t["World"], 22) }},
+	{"connect to port 22 by fast open", func(t targets) error {
+		return withTCP(func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, at(t["World"], 22)) })
 	}},
 	{"bind to a device", func(targets) error {
 		return withTCP(func(fd int) error { return unix.BindToDevice(fd, "lo") })

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+
+	"net/netip"
+
+	"vifproxy/control"
+	"vifproxy/internal/lab"
+)
+
+// TestOwnedProxy has the daemon run a program that its AppVM owns in tinyproxy's place, and has the same program run
+// once more as root and free: there every attempt must succeed, or its failure here would prove nothing.
+func TestOwnedProxy(t *testing.T) {
+	onBoth(t, func(s *site) {
+		build := exec.Command("go", "build", "-trimpath", "-o", s.TempDir()+"/hostile", "vifproxy/tinyproxy/confine/hostile")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			s.Fatalf("%v: %s", err, out)
+		}
+		hostile, err := os.ReadFile(build.Args[4])
+		s.must(err)
+		real, err := os.ReadFile("/usr/bin/tinyproxy")
+		s.must(err)
+
+		// The other AppVM's proxy is a tinyproxy, and stays one: what is in its place now has no targets, and ends.
+		s.program(string(real))
+		s.rules("other.10.137.0.12", bank)
+		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
+		s.attach("other", "10.137.0.12")
+		s.start("--tinyproxy=" + filepath.Join(s.dir, "tinyproxy"))
+		s.inside()
+		s.opens("other", "http://bank.example/")
+		other := s.show()["other"]
+		targets := s.targets(other)
+		s.program(string(hostile))
+		s.rules("work.10.137.0.11", targets...)
+		s.attach("work", "10.137.0.11")
+		s.until("the owned proxy has tried everything", func() error {
+			if work := s.show()["work"]; !strings.Contains(work.Error, "exited with status 3") {
+				return fmt.Errorf("%+v", work)
+			}
+			return nil
+		})
+		log, err := os.ReadFile(filepath.Join(s.runDir(), "work", "log"))
+		s.must(err)
+		inside := attempts(string(log))
+
+		free := s.TempDir()
+		s.must(os.WriteFile(filepath.Join(free, "rules"), []byte(strings.Join(targets, "\n")), 0o600))
+		said, _ := s.Command(t.Context(), filepath.Join(s.dir, "tinyproxy"), "-d", "-c", filepath.Join(free, "config")).Output()
+		outside := attempts(string(said))
+
+		var table strings.Builder
+		w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "ATTEMPT\tOF AN OWNED PROXY\tFREE")
+		for i, a := range outside {
+			if i >= len(inside) {
+				break
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", a[0], inside[i][1], a[1])
+			if inside[i][1] == "done" {
+				s.Errorf("an owned proxy can: %s", a[0])
+			}
+			if a[1] != "done" {
+				s.Errorf("without confinement and fence, too, one cannot: %s: %s", a[0], a[1])
+			}
+		}
+		w.Flush()
+		s.Logf("\n%s", &table)
+		if len(inside) < len(outside) || len(outside) < 45 {
+			s.Errorf("%d attempts by the proxy, %d by the free program", len(inside), len(outside))
+		}
+		if now := s.show()["other"]; now.PID != other.PID || now.State != control.Running {
+			s.Errorf("the other AppVM's proxy is now %+v, before %+v", now, other)
+		}
+		s.opens("other", "http://bank.example/")
+		s.stop()
+	})
+}
+
+// targets are what there is to attack in the lab, as lines of the rule file of AppVM work, 10.137.0.11. Each can be
+// reached by some uid, so that it is not the target that refuses.
+func (s *site) targets(other control.VM) []string {
+	s.Helper()
+	path := func(name string) string { return filepath.Join(s.dir, name) }
+	s.must(os.WriteFile(path("secret"), []byte("x"), 0o644))
+	s.must(os.Mkdir(path("open"), 0o755))
+	s.must(os.Chmod(path("open"), 0o777))
+	abstract := "@" + s.Name
+	listen := func(name string) error {
+		socket, err := net.Listen("unix", name)
+		if err == nil {
+			s.Cleanup(func() { socket.Close() })
+		}
+		return err
+	}
+	s.must(listen(path("socket")))
+	s.must(os.Chmod(path("socket"), 0o777))
+	s.must(s.Do(func() error { return listen(abstract) })) // abstract names are a network namespace's
+
+	const uid = 0x7089000b
+	same := exec.Command("sleep", "infinity")
+	same.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	s.must(same.Start())
+	s.Cleanup(func() {
+		same.Process.Kill()
+		same.Wait()
+	})
+	return []string{
+		"Secret=" + path("secret"),
+		"OtherRules=" + filepath.Join(s.runDir(), "other", fmt.Sprint(other.Port), "rules"),
+		"Writable=" + path("open"),
+		"Unix=" + path("socket"),
+		"Abstract=" + abstract,
+		"Control=" + s.socket(),
+		fmt.Sprintf("SameUser=%d", same.Process.Pid),
+		fmt.Sprintf("OtherProxy=%d", other.PID),
+		fmt.Sprintf("Daemon=%d", s.daemon.cmd.Process.Pid),
+		"Gateway=" + lab.Gateway.String(),
+		"AppVM=10.137.0.12",
+		"LAN=10.9.8.7",
+		"World=198.51.100.9",
+	}
+}
+
+// attempts are the lines of the hostile program: what it tried, and the result.
+func attempts(said string) (all [][2]string) {
+	for line := range strings.Lines(said) {
+		if _, rest, ok := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), `\t`, "\t"), "attempt\t"); ok {
+			name, result, _ := strings.Cut(rest, "\t")
+			all = append(all, [2]string{name, result})
+		}
+	}
+	return all
+}
