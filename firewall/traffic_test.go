@@ -361,3 +361,45 @@ func TestOldTrackingEntry(t *testing.T) {
 		}
 	})
 }
+
+// An AppVM whose vif went away with connections open, and came back: it is not to be refused for what it was
+// connected to.
+func TestForget(t *testing.T) {
+	onEach(t, func(t *testing.T, m machine) {
+		a, _ := site(t)
+		stop := listen(t, gateway+":61000", "a's old proxy")
+		listen(t, gateway+":61005", "a's new proxy")
+		backend := m.open(t)
+		sync(t, backend, personal)
+		for _, from := range []int{5001, 5002} {
+			conn, _, err := a.dial(from, gateway+":8100")
+			must(t, err)
+			vanish(conn)
+		}
+		stop()
+		moved := personal
+		moved.To = netip.MustParseAddrPort(gateway + ":61005")
+		sync(t, backend, moved)
+		if _, who, err := a.dial(5001, gateway+":8100"); !closedOut(err) {
+			t.Errorf("with what is remembered of the old connection: %q, %v; then there is nothing to forget", who, err)
+		}
+		open, _, err := a.dial(5003, gateway+":8100")
+		must(t, err)
+		defer open.Close()
+		if n, err := testConfig.Forget([]Binding{moved}); n != 2 || err != nil {
+			t.Errorf("forgot %d connections, %v", n, err)
+		}
+		if _, who, err := a.dial(5002, gateway+":8100"); who != "a's new proxy" {
+			t.Errorf("after that: %q, %v", who, err)
+		}
+		if who, err := ask(open); who != "a's new proxy" {
+			t.Errorf("an open connection: %q, %v", who, err)
+		}
+		if n, err := testConfig.Forget([]Binding{moved}); n != 0 || err != nil {
+			t.Errorf("forgot %d connections, %v, of nothing", n, err)
+		}
+		if n, err := testConfig.Forget(nil); n < 2 || err != nil { // a live one, too
+			t.Errorf("forgot %d connections, %v, of an AppVM without a binding", n, err)
+		}
+	})
+}

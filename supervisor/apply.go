@@ -52,6 +52,9 @@ func (s *Supervisor) sync(state firewall.State) error {
 
 // bound follows a successful write: the bindings now are those of the plan.
 func (s *Supervisor) bound(p Plan, now time.Time) {
+	if len(s.freed) > 0 || !s.forget.begun { // at the start too: an earlier run may have crashed
+		s.forgetConnections(p.Bindings)
+	}
 	for _, port := range s.freed {
 		s.ports.release(port)
 	}
@@ -95,6 +98,32 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		s.due.drain = now.Add(drainPoll)
 		s.Events.Emit(proxyRetires, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
+}
+
+// forgetting is the state of what goes on beside the loop, as it takes as long as there are connections.
+type forgetting struct {
+	begun, running bool
+	again          []firewall.Binding // once more, with these, if not nil
+}
+
+// forgetConnections has the kernel forget the connections that lead to no proxy any more.
+func (s *Supervisor) forgetConnections(bindings []firewall.Binding) {
+	s.forget.begun = true
+	if s.forget.running {
+		s.forget.again = append([]firewall.Binding{}, bindings...)
+		return
+	}
+	s.forget.running, s.forget.again = true, nil
+	s.running.Go(func() {
+		n, err := s.Forget(bindings)
+		s.post(func() {
+			s.Events.log.Debug("connections of ended proxies forgotten", "count", n)
+			s.troubles.note(s.Events, time.Now(), "connection tracking", err)
+			if s.forget.running = false; s.forget.again != nil {
+				s.forgetConnections(s.forget.again)
+			}
+		})
+	})
 }
 
 // process finds a generation; nil when it has ended since.

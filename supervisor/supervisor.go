@@ -52,6 +52,7 @@ type Config struct {
 	ReadResolvers func() ([]netip.Addr, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	Firewall      firewall.Backend
+	Forget        func([]firewall.Binding) (int, error) // connections that lead nowhere, see firewall.Config
 	Proxies       Proxies
 	Users         *tinyproxy.Identities // as Proxies starts them
 	Confined      control.Confinement   // how Proxies are confined
@@ -112,6 +113,7 @@ type Supervisor struct {
 	troubles troubles
 	waiters  []*waiter
 	hosts    map[string]*host
+	forget   forgetting
 	refused  map[uint32]uint64     // by the fence, by uid
 	ready    bool                  // and systemd knows
 	summary  string                // as last told to systemd

@@ -107,6 +107,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
 		Firewall: fw,
+		Forget:   o.ports().Forget,
 		Proxies:  proxies,
 		Users:    users,
 		Confined: control.Confinement{Applied: sandbox.Applied, Missing: append([]string{}, sandbox.Missing...)},
