@@ -9,7 +9,7 @@ type Line struct {
 
 // Step is what one guard on the way of a request says.
 type Step struct {
-	Guard  string `json:"guard"` // who: "connect-port" or "rules"
+	Guard  string `json:"guard"` // who: "connect-port", "rules" or "fence"
 	Passes bool   `json:"passes"`
 	Says   string `json:"says"`
 	Lines  []Line `json:"lines"` // that match, the first ones

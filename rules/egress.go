@@ -13,6 +13,7 @@ import (
 type Egress struct {
 	To   netip.Prefix // masked
 	Port uint16       // 0: the ports that are open everywhere
+	Line int          // in its rule file; 0 if it is from none
 }
 
 func (e Egress) String() string {

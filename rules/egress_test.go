@@ -64,8 +64,9 @@ func TestEgress(t *testing.T) {
 func TestEgressLines(t *testing.T) {
 	text := "^a$\n#: egress 10.1.0.0/16\n #:egress\t10.1.0.0/16 \n#: egress 10.2.0.0/16:81\n"
 	f, err := ParseFile(somePath, []byte(text))
-	if got := fmt.Sprint(f.Egress); err != nil || got != "[10.1.0.0/16 10.2.0.0/16:81]" {
-		t.Errorf("%s, %v", got, err)
+	if got := fmt.Sprint(f.Egress); err != nil || got != "[10.1.0.0/16 10.2.0.0/16:81]" ||
+		f.Egress[0].Line != 2 || f.Egress[1].Line != 4 {
+		t.Errorf("%s, %+v, %v", got, f.Egress, err)
 	}
 	_, err = ParseFile(somePath, []byte("^a$\n#: egress  10.1.0.0/16x\n"))
 	if e, ok := err.(*Error); !ok || e.Line != 2 || e.Col != 12 {
@@ -79,7 +80,7 @@ func TestEgressLines(t *testing.T) {
 }
 
 func TestEgressCovers(t *testing.T) {
-	net := func(text string, port uint16) Egress { return Egress{netip.MustParsePrefix(text), port} }
+	net := func(text string, port uint16) Egress { return Egress{To: netip.MustParsePrefix(text), Port: port} }
 	for _, c := range []struct {
 		a, b Egress
 		want bool

@@ -175,7 +175,8 @@ func (f *File) direct(words []string, number int) *Error {
 	switch {
 	case verb == "egress":
 		egress, flaw := parseEgress(value)
-		if flaw == nil && !slices.Contains(f.Egress, egress) {
+		same := func(e Egress) bool { return e.To == egress.To && e.Port == egress.Port }
+		if egress.Line = number; flaw == nil && !slices.ContainsFunc(f.Egress, same) {
 			f.Egress = append(f.Egress, egress)
 		}
 		return flaw

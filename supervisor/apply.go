@@ -17,7 +17,8 @@ import (
 // port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
-	err := s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fence(p.Exits, now)})
+	s.fenced = s.fence(p.Exits, now)
+	err := s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced})
 	if retry := s.troubles.note(s.Events, now, "firewall", err); err != nil {
 		s.due.check = retry
 	}

@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/firewall"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -25,15 +27,15 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 		return e, &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
 	}
 	e.Request = question.Method + " " + question.Target
-	policy, note, err := s.inForce(ctx, name)
+	f, err := s.served(ctx, name)
 	if err != nil {
 		return e, err
 	}
-	e.Note, e.Passes = note, true
-	for _, guard := range []func(context.Context, *Policy, tinyproxy.Question) (control.Step, error){
-		connectPortStep, rulesStep,
+	e.Note, e.Passes = f.note, true
+	for _, guard := range []func(context.Context, served, tinyproxy.Question) (control.Step, error){
+		connectPortStep, rulesStep, s.fenceStep,
 	} {
-		step, err := guard(ctx, policy, question)
+		step, err := guard(ctx, f, question)
 		if err != nil {
 			return e, err
 		}
@@ -43,33 +45,43 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	return e, nil
 }
 
-// inForce is the policy that an AppVM's requests meet, or would meet if it were connected.
-func (s *Supervisor) inForce(ctx context.Context, name string) (policy *Policy, note string, err error) {
+// served is what an AppVM's requests meet, or would meet if it were connected.
+type served struct {
+	*Policy
+	fence firewall.Fence
+	uid   uint32 // of the proxy
+	note  string // why it is not in force
+}
+
+func (s *Supervisor) served(ctx context.Context, name string) (f served, err error) {
 	_, err = s.ask(ctx, func(reply chan<- answer) {
 		d, err := s.find(name)
 		if err != nil {
 			reply <- answer{err: err}
 			return
 		}
-		policy = d.Policy
+		f.Policy = d.Policy
 		switch vm := s.vms[d.Addr]; {
 		case d.Held:
-			note = "its proxy is stopped"
+			f.note = "its proxy is stopped"
 		case !d.connected():
-			note = "it is not connected"
+			f.note = "it is not connected"
 		case vm == nil || vm.current == nil:
-			note = "its proxy does not run"
-		default:
-			if policy = vm.current.Policy; d.Policy == nil || d.Policy.key != policy.key {
-				note = "these are the last good rules, not those of the file"
-			}
+			f.note = "its proxy does not run"
+		case d.Policy == nil || d.Policy.key != vm.current.Policy.key:
+			f.Policy, f.note = vm.current.Policy, "these are the last good rules, not those of the file"
 		}
-		if policy == nil {
+		if f.Policy == nil {
 			err = &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
+		} else {
+			// As long as it has no proxy, what the fence will be.
+			f.uid, f.fence = s.Users.UID(d.Addr), s.fenced
+			f.fence.Ports = slices.Concat(f.fence.Ports, f.Config.Connect)
+			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{UID: f.uid, Holes: holes(f.Egress)})
 		}
 		reply <- answer{err: err}
 	})
-	return policy, note, err
+	return f, err
 }
 
 // questionFor is what a browser sends to its proxy for an address that a person has: a URL, or HOST[:PORT].
@@ -113,7 +125,7 @@ func (p *Policy) judge() tinyproxy.Judge {
 }
 
 // connectPortStep: a tunnel goes only to the ports that the template names.
-func connectPortStep(ctx context.Context, p *Policy, q tinyproxy.Question) (control.Step, error) {
+func connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
 	step := control.Step{Guard: "connect-port", Passes: true, Lines: []control.Line{}}
 	if q.Method != http.MethodConnect {
 		step.Says = "no tunnel"
@@ -129,7 +141,7 @@ func connectPortStep(ctx context.Context, p *Policy, q tinyproxy.Question) (cont
 }
 
 // rulesStep: the lines of the rule file.
-func rulesStep(ctx context.Context, p *Policy, q tinyproxy.Question) (control.Step, error) {
+func rulesStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
 	step := control.Step{Guard: "rules", Lines: []control.Line{}}
 	texts := make([]string, len(p.Rules))
 	for i, line := range p.Rules {

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"vifproxy/firewall"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -215,8 +217,8 @@ func TestExplainSteps(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		port, err1 := connectPortStep(context.Background(), p, q)
-		step, err2 := rulesStep(context.Background(), p, q)
+		port, err1 := connectPortStep(context.Background(), served{Policy: p}, q)
+		step, err2 := rulesStep(context.Background(), served{Policy: p}, q)
 		got := fmt.Sprintf("%s %s: %v; %v %s", q.Method, q.Target, port.Passes, step.Passes, step.Says)
 		for _, line := range step.Lines {
 			got += fmt.Sprintf(" %d", line.Line)
@@ -228,6 +230,60 @@ func TestExplainSteps(t *testing.T) {
 	for _, address := range []string{"ftp://a.example/", "a b", "*.example", "", "http://[::1]/", "http://\n"} {
 		if q, err := questionFor(address); err == nil {
 			t.Errorf("%q became %v", address, q)
+		}
+	}
+}
+
+func TestExplainFence(t *testing.T) {
+	lookUp := func(_ context.Context, host string) ([]netip.Addr, error) {
+		switch host {
+		case "lan.example":
+			return []netip.Addr{netip.MustParseAddr("10.1.2.3")}, nil
+		case "both.example":
+			return []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("::ffff:192.168.1.5")}, nil
+		case "none.example":
+			return nil, nil
+		}
+		return nil, errors.New("no such host")
+	}
+	s := New(Config{LookUp: lookUp})
+	fence := firewall.Fence{Ports: []uint16{563}, Holes: []firewall.Hole{{To: netip.MustParsePrefix("10.8.0.0/16")}}}
+	for _, tt := range []struct{ lines, directive, address, want string }{
+		{"", "", "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
+			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
+		{"#: egress 10.1.0.0/16", "", "lan.example", "true 10.1.2.3 is opened by 1 #: egress 10.1.0.0/16"},
+		{"#: egress 10.1.0.0/16", "", "http://lan.example:8080/", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
+			"(the line `#: egress 10.1.2.3/32:8080` in the rule file opens it)"},
+		{"x\n#: egress 10.1.2.0/24:8080", "", "http://lan.example:8080/",
+			"true 10.1.2.3 is opened by 2 #: egress 10.1.2.0/24:8080"},
+		{"", "", "both.example", "false fd00::1 is refused: it is in fc00::/7; 192.168.1.5 is refused: it is in 192.168.0.0/16 " +
+			"(the line `#: egress [fd00::1/128]:443` in the rule file opens it)"},
+		{"#: egress 192.168.1.5:443", "", "both.example", "true 192.168.1.5 is opened by 1 #: egress 192.168.1.5/32:443"},
+		{"", "", "http://127.0.0.1/", "false 127.0.0.1 is refused: it is in 127.0.0.0/8 " +
+			"(the line `#: egress 127.0.0.1/32:80` in the rule file opens it)"},
+		{"", "", "http://10.8.1.1/", "true 10.8.1.1 is opened for all by --egress-allow or an Upstream: 10.8.0.0/16"},
+		{"", "", "none.example", "true not asked, as no address of the host is known now: it has none"},
+		{"", "", "other.example", "true not asked, as no address of the host is known now: no such host"},
+		{"", "Upstream http proxy.corp.example:3128", "lan.example",
+			"true the template's Upstream, proxy.corp.example:3128, connects for it"},
+		{"", `Upstream http proxy.corp.example:3128 ".corp.example"`, "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
+			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
+	} {
+		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), strings.Split(tt.lines, "\n"), tt.directive)
+		f := served{Policy: p, uid: 7, fence: fence}
+		f.fence.Proxies = []firewall.Proxy{{UID: 7, Holes: holes(p.Egress)}}
+		q, err := questionFor(tt.address)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		step, err := s.fenceStep(t.Context(), f, q)
+		got := fmt.Sprint(step.Passes, " ", step.Says)
+		for _, line := range step.Lines {
+			got += fmt.Sprintf(" %d %s", line.Line, line.Text)
+		}
+		if err != nil || got != tt.want {
+			t.Errorf("%s with %q: %s, want %s (%v)", tt.address, tt.lines, got, tt.want, err)
 		}
 	}
 }

@@ -113,6 +113,7 @@ type Supervisor struct {
 	troubles troubles
 	waiters  []*waiter
 	hosts    map[string]*host
+	fenced   firewall.Fence // as last written
 	forget   forgetting
 	refused  map[uint32]uint64     // by the fence, by uid
 	ready    bool                  // and systemd knows

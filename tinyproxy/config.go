@@ -47,6 +47,7 @@ type Filter struct {
 type Upstream struct {
 	Host string
 	Port uint16
+	Some bool // it is for some hosts only
 }
 
 // maxConfigLine is what every supported version reads as one line: 1.10 has `char buffer[1024]` for
@@ -193,7 +194,7 @@ func parseUpstream(arg string) (Upstream, bool) {
 	if err != nil || err2 != nil || n == 0 || host == "" {
 		return Upstream{}, false
 	}
-	return Upstream{host, uint16(n)}, true
+	return Upstream{host, uint16(n), len(words) > 1}, true
 }
 
 // isTrue reports what get_bool_arg makes of an argument. 1.11 ORs the filter options of repeated

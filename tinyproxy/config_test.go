@@ -29,7 +29,7 @@ func TestParseConfig(t *testing.T) {
 		`Upstream http user:pass@proxy.corp.example:3128 ".corp"`, ""}, "\n")
 	want := Config{
 		MaxClients: 20, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, ErrorPage: true,
-		Connect: []uint16{563}, Upstreams: []Upstream{{"proxy.corp.example", 3128}},
+		Connect: []uint16{563}, Upstreams: []Upstream{{"proxy.corp.example", 3128, true}},
 		Text: strings.Repeat("#\n", 9) +
 			"Port 61000\nListen 10.137.0.1\nlisten 127.0.0.1\nFilter \"/run/v/social/61000/rules\"\n" +
 			"FilterDefaultDeny Yes\nFilterExtended on\nFilterExtended off\nFilterCaseSensitive no\nFilterURLs OFF\n" +
@@ -61,7 +61,7 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 	if d := cmp.Diff([]uint16{443, 563}, got.Connect); d != "" {
 		t.Error(d)
 	}
-	want := []Upstream{{"10.0.0.5", 3128}, {"proxy.corp.example", 1080}, {"fd00::1", 1080}, {"old.example", 8080}}
+	want := []Upstream{{"10.0.0.5", 3128, false}, {"proxy.corp.example", 1080, true}, {"fd00::1", 1080, false}, {"old.example", 8080, false}}
 	if d := cmp.Diff(want, got.Upstreams); d != "" {
 		t.Error(d)
 	}

@@ -80,8 +80,10 @@ needs your attention. vifproxyd need not run.
 	}, {
 		name: "explain", args: "NAME URL|HOST[:PORT]", least: 2, most: 2, json: true, run: explain,
 		summary: "Say whether a request of a VM would pass, and why.",
-		help: `A real tinyproxy is asked, with the rules that are in force. A HOST alone stands for
-https://HOST/. The exit status is 0 if the request would pass, and 1 if it would not.
+		help: `A real tinyproxy is asked, with the rules that are in force, and then the fence around it,
+about the addresses that HOST has now: which line of which file lets it pass, or what stops
+it. A HOST alone stands for https://HOST/. The exit status is 0 if the request would pass,
+and 1 if it would not.
 `,
 	}, {
 		name: "allow", args: "NAME HOST...", least: 2, most: math.MaxInt, json: true, run: allow,

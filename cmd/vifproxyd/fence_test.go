@@ -125,6 +125,16 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 		if n := s.show()["other"].EgressRefused; n != 0 {
 			t.Errorf("%d counted for the wrong AppVM", n)
 		}
+		explained := func(vm, request string, status int, want string) {
+			t.Helper()
+			if said := s.on(status, "explain", vm, request); !strings.Contains(said, want) {
+				t.Errorf("%s to %s is explained by\n%s, want %s", vm, request, said, want)
+			}
+		}
+		explained("work", "http://lan.example/", 1, "10.9.8.7 is refused: it is in 10.0.0.0/8 "+
+			"(the line `#: egress 10.9.8.7/32:80` in the rule file opens it)")
+		explained("work", "http://bank.example:22/", 1, "is refused: port 22 is not open")
+		explained("work", "http://bank.example/", 0, "is public, and port 80 is open everywhere")
 
 		// Opened for one AppVM.
 		pid := s.show()["work"].PID
@@ -135,6 +145,9 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 			"https://lan.example/", "http://home.example/", "https://home.example/")
 		s.fenced("work", "http://lan.example/", "http://site.example/")
 		s.connects("work", "lan.example", 22)
+		explained("work", "lan.example", 0,
+			"10.9.8.7 is opened by "+filepath.Join(s.rulesDir(), "work.10.137.0.11")+":4: #: egress 10.9.0.0/16:443")
+		explained("other", "lan.example", 1, "10.9.8.7 is refused: it is in 10.0.0.0/8")
 		s.fenced("other", pages("http")...)
 		if vm := s.show()["work"]; vm.PID == pid || vm.State != control.Running || vm.Error != "" {
 			t.Errorf("%+v, before pid %d", vm, pid)

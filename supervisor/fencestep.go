@@ -1,0 +1,106 @@
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// fenceStep: the addresses that the host has, as the proxy will ask for them.
+func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Question) (control.Step, error) {
+	step := control.Step{Guard: "fence", Passes: true, Lines: []control.Line{}}
+	host, port, err := destination(q)
+	if err != nil {
+		return step, err
+	}
+	for _, up := range f.Config.Upstreams {
+		if !up.Some {
+			step.Says = fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)
+			return step, nil
+		}
+	}
+	addrs, err := s.addressesOf(ctx, host)
+	if err != nil {
+		step.Says = "not asked, as no address of the host is known now: " + err.Error()
+		return step, nil
+	}
+	var says []string
+	for _, addr := range addrs { // tinyproxy takes the first that answers
+		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, port))
+		if err != nil {
+			return step, err
+		}
+		if verdict.Passes {
+			step.Passes = true
+			step.Says, step.Lines = f.opens(addr, verdict)
+			return step, nil
+		}
+		step.Passes = false
+		says = append(says, fmt.Sprintf("%s is refused: %s", addr, verdict.Why))
+	}
+	remedy := rules.Egress{To: netip.PrefixFrom(addrs[0], addrs[0].BitLen()), Port: port}
+	step.Says = fmt.Sprintf("%s (the line `#: egress %s` in the rule file opens it)", strings.Join(says, "; "), remedy)
+	return step, nil
+}
+
+// opens says by what the fence lets through to an address.
+func (f served) opens(addr netip.Addr, v firewall.Verdict) (says string, lines []control.Line) {
+	if v.Hole == nil {
+		return fmt.Sprintf("%s is public, and %s", addr, v.Why), []control.Line{}
+	}
+	hole := rules.Egress{To: v.Hole.To, Port: v.Hole.Port}
+	for _, e := range f.Egress {
+		if v.Own && e.To == hole.To && e.Port == hole.Port {
+			return fmt.Sprintf("%s is opened by", addr),
+				[]control.Line{{Path: f.RulesPath, Line: e.Line, Text: "#: egress " + hole.String()}}
+		}
+	}
+	return fmt.Sprintf("%s is opened for all by --egress-allow or an Upstream: %s", addr, hole), []control.Line{}
+}
+
+// addressesOf asks for a host's addresses, as tinyproxy does when it connects.
+func (s *Supervisor) addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupBound)
+	defer cancel()
+	addrs, err := s.LookUp(ctx, host)
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("it has none")
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap().WithZone("")
+	}
+	return addrs, err
+}
+
+// destination is where a proxy connects to for a request.
+func destination(q tinyproxy.Question) (host string, port uint16, err error) {
+	address := q.Target
+	if q.Method != http.MethodConnect {
+		u, err := url.Parse(q.Target)
+		if err != nil {
+			return "", 0, err
+		}
+		address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80"))
+	}
+	host, digits, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	return host, uint16(n), err
+}
