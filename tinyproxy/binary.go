@@ -41,15 +41,16 @@ func Identify(path string) (Binary, error) {
 	}, nil
 }
 
-// nobody is who runs a program that serves no AppVM.
-const nobody = 65534
-
 // Version runs the program, as nobody, and returns what it calls itself: "tinyproxy 1.11.1".
 func (b Binary) Version(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, b.Path, "-v")
 	cmd.Env, cmd.Dir, cmd.WaitDelay = environment, "/", time.Second
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	out, err := cmd.Output()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &nobody}
+	var out []byte
+	err := onBareThread(func() (err error) {
+		out, err = cmd.Output()
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", b.Path, err)
 	}

@@ -10,13 +10,17 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/filegroup"
 )
 
 // openRuntimeDir makes the runtime directory if need be and refuses one that others can write to.
 func openRuntimeDir(dir string) (*os.Root, error) {
 	remedy := "name another with --runtime-dir"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make runtime directory: %w (run as root, or %s)", err, remedy)
+		return nil, fmt.Errorf("make runtime directory: %w", withRemedy(err, drop("RuntimeDirectory=")+", or "+remedy))
 	}
 	info, err := os.Lstat(dir)
 	switch {
@@ -25,8 +29,8 @@ func openRuntimeDir(dir string) (*os.Root, error) {
 	case !info.IsDir():
 		return nil, fmt.Errorf("runtime directory %s is not a directory (remove it, or %s)", dir, remedy)
 	case info.Mode().Perm()&0o022 != 0 || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()):
-		return nil, fmt.Errorf("runtime directory %s: others can write to it (chown root and chmod 755 it, or %s)",
-			dir, remedy)
+		return nil, fmt.Errorf("runtime directory %s: others can write to it (chown it to uid %d and chmod 755 it, or %s)",
+			dir, os.Geteuid(), remedy)
 	}
 	// Proxies look up their files with a uid of their own, whatever the umask was.
 	if err := os.Chmod(dir, info.Mode().Perm()|0o555); err != nil {
@@ -39,6 +43,19 @@ func openRuntimeDir(dir string) (*os.Root, error) {
 	return root, nil
 }
 
+// withRemedy says what to do where err comes of our not being root, as the unit has it.
+func withRemedy(err error, remedy string) error {
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w (uid %d may not write there: %s)", err, os.Geteuid(), remedy)
+	}
+	return err
+}
+
+// drop is how an administrator adds to the unit.
+func drop(setting string) string {
+	return "add " + setting + " to the unit with `systemctl edit vifproxyd`"
+}
+
 // ours reports whether info is of a directory that this package made: the group tells, since nobody else
 // uses these numbers. Everything below it is ours too.
 func ours(info fs.FileInfo) bool {
@@ -49,7 +66,7 @@ func ours(info fs.FileInfo) bool {
 func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 	info, err := l.root.Lstat(spec.Name)
 	if err == nil && !ours(info) {
-		// Left by a daemon that died between Mkdir and Lchown it is empty, and goes.
+		// One that is empty can go.
 		if !info.IsDir() || l.root.Remove(spec.Name) != nil {
 			return nil, fmt.Errorf("%s is not ours (remove it, or rename the rule file)",
 				filepath.Join(l.options.RuntimeDir, spec.Name))
@@ -90,15 +107,19 @@ func (l *Launcher) pointTo(vm, file, path string) error {
 	return nil
 }
 
-// makeDir makes a directory that the group gid may enter and read, or gives it to that group.
+// makeDir makes a directory that the group gid may enter and read, or gives it to that group: that of an AppVM
+// that has got another address.
 func makeDir(root *os.Root, name string, gid uint32) error {
-	if err := root.Mkdir(name, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if err := root.Lchown(name, 0, int(gid)); err != nil {
-		return err
-	}
-	return root.Chmod(name, 0o750)
+	return filegroup.As(int(gid), func() error {
+		if err := root.Mkdir(name, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		// Its owner may do that: the file-system gid is one of his (chgrp_ok in Linux' fs/attr.c).
+		if err := root.Lchown(name, -1, int(gid)); err != nil {
+			return err
+		}
+		return root.Chmod(name, 0o750)
+	})
 }
 
 // stage writes what the proxy reads.
@@ -139,17 +160,18 @@ func (l *Launcher) unstage(spec Spec) {
 }
 
 // writeFile makes a new file; one of that name must not exist.
-func writeFile(root *os.Root, name, content string, gid uint32) (err error) {
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := errors.Join(f.Chown(0, int(gid)), f.Chmod(0o640)); err != nil {
-		return err
-	}
-	_, err = f.WriteString(content)
-	return err
+func writeFile(root *os.Root, name, content string, gid uint32) error {
+	return filegroup.As(int(gid), func() error {
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+		if err != nil {
+			return err
+		}
+		err = f.Chmod(0o640) // whatever the umask is
+		if err == nil {
+			_, err = f.WriteString(content)
+		}
+		return errors.Join(err, f.Close())
+	})
 }
 
 // replaceLink makes name a symlink to target in one step, whatever it was.
@@ -192,7 +214,8 @@ func (l *Launcher) show(p *Proxy) error {
 		return fmt.Errorf("show the configuration of %s: %w", p.Spec.Name, err)
 	}
 	if err := l.writePid(p); err != nil {
-		return fmt.Errorf("write the pid file of %s: %w", p.Spec.Name, err)
+		return fmt.Errorf("write the pid file of %s: %w", p.Spec.Name,
+			withRemedy(err, `write PidFile "{pid_file}", or nothing, into the template`))
 	}
 	return nil
 }
@@ -250,8 +273,9 @@ func (l *Launcher) linkCompat(name string) error {
 		return nil
 	}
 	// Each time: the directory may be another service's RuntimeDirectory, and go away with it.
+	remedy := drop("RuntimeDirectory=" + filepath.Base(l.options.CompatDir))
 	if err := os.MkdirAll(l.options.CompatDir, 0o755); err != nil {
-		return err
+		return withRemedy(err, remedy)
 	}
 	dir, err := os.OpenRoot(l.options.CompatDir)
 	if err != nil {
@@ -265,7 +289,7 @@ func (l *Launcher) linkCompat(name string) error {
 		}
 		return nil
 	}
-	return dir.Symlink(target, name)
+	return withRemedy(dir.Symlink(target, name), remedy)
 }
 
 // clean removes every directory and link that is ours.

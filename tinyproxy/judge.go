@@ -12,13 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/capability"
 )
 
 // A Judge says what filter lines match. It asks a real tinyproxy, for each answer a new one: the C library that
@@ -140,7 +141,16 @@ func (f Filter) directives() string {
 
 // ask starts a tinyproxy that permits what lines match, or everything if there are none, and tells for each question
 // whether it refuses it.
-func (j Judge) ask(ctx context.Context, lines []string, questions []Question, config []string) ([]bool, error) {
+func (j Judge) ask(ctx context.Context, lines []string, questions []Question, config []string) (refused []bool, err error) {
+	err = onBareThread(func() (err error) {
+		refused, err = j.askOne(ctx, lines, questions, config)
+		return err
+	})
+	return refused, err
+}
+
+// askOne is ask, on a thread that ends after it.
+func (j Judge) askOne(ctx context.Context, lines []string, questions []Question, config []string) ([]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionBound)
 	defer cancel()
 	fail := func(err error) ([]bool, error) { return nil, fmt.Errorf("ask tinyproxy: %w", err) }
@@ -172,9 +182,6 @@ func (j Judge) ask(ctx context.Context, lines []string, questions []Question, co
 		files = append(files, f)
 	}
 
-	// The parent-death signal comes when the thread that forked ends. A locked one does not before this returns.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	cmd := exec.CommandContext(ctx, j.Binary, "-d", "-c", "/proc/self/fd/3")
@@ -182,8 +189,8 @@ func (j Judge) ask(ctx context.Context, lines []string, questions []Question, co
 	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = environment, "/", files, time.Second
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	if os.Geteuid() == 0 || capability.Have(unix.CAP_SETUID) { // else it is run by a user of vifproxyctl, as he is
+		cmd.SysProcAttr.Credential = &nobody
 	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) } // 1.10 has children
 	if err := cmd.Start(); err != nil {

@@ -12,7 +12,10 @@
 // that live as long as the Launcher; what a proxy forked in its turn is found by Reap, by uid, at the next
 // start.
 //
-// Files, all made by this package and removed by it, readable for root and what a proxy reads for its gid:
+// The daemon may be root, or somebody else with CAP_SETUID, CAP_SETGID, CAP_SETPCAP and CAP_KILL, as in its unit. A
+// proxy has no capability in either case.
+//
+// Files, all made by this package and removed by it, readable for its user and what a proxy reads for its gid:
 //
 //	RUNTIME/NAME/61000/config  what tinyproxy runs with, while it runs
 //	RUNTIME/NAME/61000/rules   what it reads as its filter: our copy, never the user's file
@@ -39,6 +42,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/capability"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -124,24 +128,32 @@ func NewLauncher(o Options) (*Launcher, error) {
 		forks: make(chan func()), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), logs: make(map[string]*vmLog),
 	}
+	ready := make(chan error)
 	for range starters {
-		l.starters.Go(l.fork)
+		l.starters.Go(func() { l.fork(ready) })
+	}
+	for range starters {
+		err = errors.Join(err, <-ready)
+	}
+	if err != nil {
+		close(l.quit)
+		l.starters.Wait()
+		null.Close()
+		root.Close()
+		return nil, fmt.Errorf("proxies would keep capabilities: %w", err)
 	}
 	return l, nil
 }
 
 // fork runs what Start hands it on a thread that ends only with the Launcher.
-func (l *Launcher) fork() {
+func (l *Launcher) fork(ready chan<- error) {
 	runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+	ready <- capability.Drop()
 	// A proxy inherits it across fork and exec, prctl(2). While an AppVM has MaxClients connections open, tinyproxy
 	// waits for the end of one in a loop around usleep(16) (child_main_loop in src/child.c of 1.11): 40 % of a CPU
 	// for as long as the AppVM likes, under 1 % with this. Only time-outs come later, data does not.
-	if l.options.Sandbox == nil {
+	if l.options.Sandbox == nil { // else vifproxy-confine does it: the Go runtime's own short sleeps would add 20 ms to a start
 		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
-	} else { // vifproxy-confine does it: the Go runtime's own short sleeps would add 20 ms to each start
-		if err := confine.DropCapabilities(); err != nil {
-			l.options.Log.Error("proxies keep capability sets that they cannot use", "err", err)
-		}
 	}
 	for {
 		select {
@@ -249,7 +261,7 @@ func (l *Launcher) storageRemedy(err error) string {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Sprintf("free space on the file system of %s; see df", l.options.RuntimeDir)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
-		return fmt.Sprintf("run as root, with %s writable", l.options.RuntimeDir)
+		return fmt.Sprintf("run as root, or with CAP_SETGID and with %s its own and writable", l.options.RuntimeDir)
 	}
 	return ""
 }

@@ -12,7 +12,6 @@ package confine
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,6 +23,8 @@ import (
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/capability"
 )
 
 var native = binary.NativeEndian
@@ -306,35 +307,9 @@ func (c *Cell) Remove() error {
 	return c.group.remove()
 }
 
-// DropCapabilities takes all capabilities from what the calling thread will execute, without taking them
-// from the thread. Without CAP_SETPCAP the bounding set stays as it is, which New reports.
-func DropCapabilities() error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return os.NewSyscallError("capget", err)
-	}
-	for c := uintptr(0); hasSetpcap(data); c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EINVAL) {
-			break // that was the last one
-		} else if err != nil {
-			return os.NewSyscallError("drop capabilities from the bounding set", err)
-		}
-	}
-	data[0].Inheritable, data[1].Inheritable = 0, 0
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return os.NewSyscallError("capset", err)
-	}
-	return os.NewSyscallError("clear ambient capabilities",
-		unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
-}
-
-func hasSetpcap(data [2]unix.CapUserData) bool { return data[0].Effective&(1<<unix.CAP_SETPCAP) != 0 }
-
+// checkCapabilities tells what capability.Drop, which the start of each proxy begins with, cannot do.
 func (s *Sandbox) checkCapabilities() {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil || !hasSetpcap(data) {
+	if !capability.Have(unix.CAP_SETPCAP) {
 		s.Missing = append(s.Missing, "capabilities: the bounding set stays, idle, without CAP_SETPCAP")
 	}
 }
