@@ -125,6 +125,11 @@ func TestReapLeavesOthersAlone(t *testing.T) {
 		cmd := exec.Command("/bin/sleep", "1000")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags,
 			Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		if flags&syscall.CLONE_NEWUSER != 0 {
+			id := []syscall.SysProcIDMap{{ContainerID: int(uid), HostID: int(uid), Size: 1}}
+			cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = id, id
+			cmd.SysProcAttr.GidMappingsEnableSetgroups = true
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -145,11 +150,14 @@ func TestReapLeavesOthersAlone(t *testing.T) {
 		}()
 	}
 	left := run(LastUID, 0)
-	if n, err := l.Reap(bounded(t)); n != 1 || err != nil {
+	hidden := run(LastUID, syscall.CLONE_NEWNET|syscall.CLONE_NEWUSER)
+	if n, err := l.Reap(bounded(t)); n != 2 || err != nil {
 		t.Errorf("reaped %d: %v", n, err)
 	}
-	if err := left.Wait(); err == nil || err.Error() != "signal: killed" {
-		t.Error(err)
+	for _, cmd := range []*exec.Cmd{left, hidden} {
+		if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+			t.Error(err)
+		}
 	}
 }
 

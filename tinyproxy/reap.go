@@ -1,6 +1,7 @@
 package tinyproxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,7 @@ func isLeftover(pid int) bool {
 		n, err := strconv.ParseUint(id, 10, 32)
 		found = found || err == nil && isOurs(uint32(n))
 	}
-	return found && (!differs(pid, "net") || differs(pid, "user"))
+	return found && (!elsewhere(pid) || differentUsers(pid))
 }
 
 // statusField returns what /proc/PID/status has after name, "" if the process is gone.
@@ -93,14 +94,27 @@ func statusField(pid int, name string) string {
 	return ""
 }
 
-// differs reports whether the process is known to be in another namespace than we are.
-func differs(pid int, namespace string) bool {
-	own, err := os.Readlink("/proc/self/ns/" + namespace)
+// elsewhere reports whether the process is known to be in another network than we are. What tells is not its
+// ns/net, which is for who may trace it, but that the kernel keeps files of its own for each network (proc_net_ns_init
+// in Linux' fs/proc/proc_net.c).
+func elsewhere(pid int) bool {
+	own, err := os.Stat("/proc/thread-self/net/dev")
 	if err != nil {
 		return false
 	}
-	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, namespace))
-	return err == nil && own != its
+	its, err := os.Stat(fmt.Sprintf("/proc/%d/net/dev", pid))
+	return err == nil && !os.SameFile(own, its)
+}
+
+// differentUsers reports whether the process is known to be in another user namespace than we are. Who makes one
+// himself can map but one user into it, or none.
+func differentUsers(pid int) bool {
+	own, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false
+	}
+	its, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	return err == nil && !bytes.Equal(own, its)
 }
 
 // isDead reports whether the process behind a pidfd, all its threads included, has ended.
