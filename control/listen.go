@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/filegroup"
 )
 
 // Listener is the daemon's end of the control socket. It also is the proof that no other vifproxyd uses this
@@ -20,10 +22,10 @@ import (
 type Listener struct {
 	socket *net.UnixListener
 	lock   *os.File
-	gid    int // of the group that may use the socket besides root; -1 if none
+	gid    int // of the group that may use the socket besides root and the daemon's own user; -1 if none
 }
 
-// Listen makes the control socket at path, an absolute path: mode 0600, or, with a group, root:group and
+// Listen makes the control socket at path, an absolute path: mode 0600, or, with a group, that group's and
 // 0660. It makes the directory around it when that is missing (0755, like everything in /run that others may
 // look at). An error names what stands in the way: another vifproxyd, something that is not a socket, a
 // directory that others can write to, an unknown group. The socket of a daemon that was killed is replaced.
@@ -50,10 +52,10 @@ func listen(path, group string) (_ *Listener, err error) {
 		return nil, fmt.Errorf("its path has %d bytes, unix(7) allows %d: choose a shorter one", len(path), most)
 	}
 	if err := prepareDirectory(filepath.Dir(path)); err != nil {
-		return nil, err
+		return nil, withRemedy(err)
 	}
 	if l.lock, err = lock(path + ".lock"); err != nil {
-		return nil, err
+		return nil, withRemedy(err)
 	}
 	defer func() {
 		if err != nil {
@@ -69,17 +71,28 @@ func listen(path, group string) (_ *Listener, err error) {
 	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return control(raw, func(fd int) error { return unix.Fchmod(fd, 0o600) })
 	}}
-	bound, err := private.Listen(context.Background(), "unix", path)
-	if err != nil {
+	bind := func() error {
+		bound, err := private.Listen(context.Background(), "unix", path)
+		if err == nil {
+			l.socket = bound.(*net.UnixListener)
+		}
+		return err
+	}
+	if group == "" {
+		return l, bind()
+	}
+	if err := filegroup.As(l.gid, bind); err != nil {
 		return nil, err
 	}
-	l.socket = bound.(*net.UnixListener)
-	if group != "" {
-		if err := errors.Join(os.Lchown(path, 0, l.gid), os.Chmod(path, 0o660)); err != nil {
-			return nil, err
-		}
+	return l, os.Chmod(path, 0o660)
+}
+
+// withRemedy says what to do where err comes of our not being root, as the unit has it.
+func withRemedy(err error) error {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w (uid %d may not write there: choose a path in a directory of its own)", err, os.Geteuid())
 	}
-	return l, nil
+	return err
 }
 
 // Close removes the socket and lets another daemon have it. After Serve it has only the lock to give up.
@@ -126,8 +139,8 @@ func prepareDirectory(dir string) error {
 	}
 	owner := info.Sys().(*syscall.Stat_t).Uid
 	if mode := info.Mode().Perm(); mode&0o022 != 0 || owner != 0 && int(owner) != os.Geteuid() {
-		return fmt.Errorf("%s (uid %d, mode %04o) can be written by others than root, who could replace"+
-			" the socket: choose another directory, or chown root and chmod go-w it", dir, owner, mode)
+		return fmt.Errorf("%s (uid %d, mode %04o) can be written by others than root and uid %d, who could replace"+
+			" the socket: choose another directory, or chown root and chmod go-w it", dir, owner, mode, os.Geteuid())
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"syscall"
 	"unsafe"
@@ -17,7 +18,8 @@ type peer struct {
 	allowed bool
 }
 
-// peerOf asks the kernel. A peer may come in as root, or as a member of the group gid unless that is -1.
+// peerOf asks the kernel. A peer may come in as root, as our own user, or as a member of the group gid unless that
+// is -1.
 func peerOf(conn *net.UnixConn, gid int) (peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -29,7 +31,8 @@ func peerOf(conn *net.UnixConn, gid int) (peer, error) {
 		if err != nil {
 			return fmt.Errorf("SO_PEERCRED: %w", err)
 		}
-		p = peer{cred.Pid, cred.Uid, cred.Uid == 0 || gid >= 0 && cred.Gid == uint32(gid)}
+		own := cred.Uid == 0 || cred.Uid == uint32(os.Geteuid())
+		p = peer{cred.Pid, cred.Uid, own || gid >= 0 && cred.Gid == uint32(gid)}
 		if !p.allowed && gid >= 0 {
 			groups, err := peerGroups(fd)
 			if err != nil {

@@ -158,7 +158,9 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 		if other, err = newIptables(log, cfg, have.iptables); err != nil && kind == "iptables" {
 			return nil, err
 		} else if err != nil {
-			log.Warn("cannot look for leftovers of an earlier run with iptables", "err", err)
+			if !errors.Is(err, errLegacy) { // no earlier run as who we are can have left such rules
+				log.Warn("cannot look for leftovers of an earlier run with iptables", "err", err)
+			}
 			other = nil
 		}
 	}

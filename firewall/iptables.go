@@ -44,6 +44,12 @@ func newIptables(log *slog.Logger, cfg Config, path string) (*iptBackend, error)
 		b.six.lib, err = iptables.New(iptables.IPFamily(iptables.ProtocolIPv6), iptables.Path(b.six.path),
 			iptables.Timeout(lockTimeout))
 	}
+	if err == nil {
+		err = usable(path)
+	}
+	if err == nil && b.six != nil {
+		err = usable(b.six.path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("iptables: %w", err)
 	}

@@ -41,6 +41,9 @@ type Refused struct {
 func Read(dir, template string) (Set, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !missing(dir, err) {
+		if errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w (%s)", err, openToGroup)
+		}
 		return Set{}, fmt.Errorf("read rule directory: %w", err)
 	}
 	var set Set
@@ -136,6 +139,9 @@ func readFile(path string) ([]byte, error) {
 		if missing(path, err) {
 			return nil, fs.ErrNotExist
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			return fail("cannot be opened: "+cause(err), openToGroup)
+		}
 		return fail("cannot be opened: "+cause(err), "make it a readable file, or remove it")
 	}
 	defer file.Close()
@@ -152,6 +158,9 @@ func readFile(path string) ([]byte, error) {
 	}
 	return content, nil
 }
+
+// openToGroup is what to do about a file or directory that only root may read.
+const openToGroup = "vifproxyd is not root, but in root's group: chgrp root and chmod g+rX it, or chmod a+rX"
 
 // missing tells whether err came because nothing is at path, as opposed to a link there that leads nowhere,
 // such as one into a file system that is not mounted.

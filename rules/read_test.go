@@ -2,11 +2,15 @@ package rules
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // print shows a set with paths relative to the directory.
@@ -136,5 +140,41 @@ func TestReadBadTemplate(t *testing.T) {
 	const want = `social 10.137.2.13 "1 ^s$\n"` + "\n" + `config:1: unknown placeholder "{prt}"`
 	if got := set.print(dir); !strings.HasPrefix(got, want) {
 		t.Errorf("got\n%s\nwant\n%s…", got, want)
+	}
+}
+
+// Who has root's group but is not root, as vifproxyd by its unit, reads what that group may. What it may not is
+// refused, and never taken for absent.
+func TestReadWithoutBeingRoot(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	for name, mode := range map[string]fs.FileMode{
+		"all.10.137.2.1": 0o644, "group.10.137.2.2": 0o640, "root.10.137.2.3": 0o600, "config": 0o600,
+	} {
+		write(t, filepath.Join(dir, name), "^a$\n")
+		must(t, os.Chmod(filepath.Join(dir, name), mode))
+	}
+	closed := filepath.Join(dir, "closed")
+	must(t, os.Mkdir(closed, 0o700))
+	// For files a thread is who its file-system uid says, with root's privileges gone too (capabilities(7)).
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	must(t, unix.Setfsuid(65534))
+	defer unix.Setfsuid(0) //nolint:errcheck // back to the thread's own
+	set, err := Read(dir, filepath.Join(dir, "config"))
+	must(t, err)
+	const want = `all 10.137.2.1 "1 ^a$\n"
+group 10.137.2.2 "1 ^a$\n"
+"root" 10.137.2.3: root.10.137.2.3: cannot be opened: permission denied
+config: cannot be opened: permission denied (` + openToGroup + ")\n"
+	if got := set.print(dir); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if text := set.Refused[0].Err.Error(); !strings.HasSuffix(text, "("+openToGroup+")") {
+		t.Error(text)
+	}
+	_, err = Read(closed, filepath.Join(dir, "config"))
+	if err == nil || !strings.HasSuffix(err.Error(), "permission denied ("+openToGroup+")") {
+		t.Errorf("a directory of root's: %v", err)
 	}
 }

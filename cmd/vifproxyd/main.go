@@ -17,9 +17,11 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/capability"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/supervisor"
@@ -60,6 +62,9 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	defer stop()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
+	if err := capability.HandDown(unix.CAP_NET_ADMIN); err != nil { // nft and iptables need it; proxies get none
+		return err
+	}
 	events.Emit(supervisor.DaemonStarts, control.About{Version: version, PID: os.Getpid()})
 
 	// The socket first: it is what tells that another vifproxyd is at work, before anything of its is taken away.

@@ -99,8 +99,13 @@ func openGroups(dir string) (_ *groups, err error) {
 	return g, nil
 }
 
-// delegated reports whether systemd has marked the cgroup as ours; as root we could write to any.
+// delegated reports whether systemd has marked the cgroup as ours, or has given it to our user, who is not root; as
+// root we could write to any. Older than 251 it marks it by an attribute that takes CAP_SYS_ADMIN to be read.
 func delegated(dir string) bool {
+	var stat unix.Stat_t
+	if uid := os.Geteuid(); uid != 0 && unix.Stat(dir, &stat) == nil && stat.Uid == uint32(uid) {
+		return true
+	}
 	value := make([]byte, 8)
 	for _, name := range []string{"trusted.delegate", "user.delegate"} {
 		if n, err := unix.Getxattr(dir, name, value); err == nil && string(value[:n]) == "1" {
