@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"vifproxy/control"
 	"vifproxy/internal/lab"
 )
@@ -93,13 +91,7 @@ func newChaos(s *site, seed uint64) *chaos {
 		}
 		c.cables[vm], c.gateways[vm] = newCable(), lab.Gateway
 	}
-	s.must(os.Mkdir(s.runDir(), 0o755))
-	s.must(unix.Mount("tmpfs", s.runDir(), "tmpfs", 0, "size=8m,mode=755"))
-	s.Cleanup(func() {
-		if err := unix.Unmount(s.runDir(), unix.MNT_DETACH); err != nil {
-			s.Error(err)
-		}
-	})
+	s.inMemory("8m")
 	return c
 }
 

@@ -141,9 +141,7 @@ func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
 func TestFullRuntimeDirectory(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
-	s.must(os.Mkdir(s.runDir(), 0o755))
-	s.must(syscall.Mount("tmpfs", s.runDir(), "tmpfs", 0, "size=256k,mode=755"))
-	s.Cleanup(func() { syscall.Unmount(s.runDir(), syscall.MNT_DETACH) }) //nolint:errcheck // the lab's end
+	s.inMemory("256k")
 	s.pair()
 	work, play := s.show()["work"], s.show()["play"]
 	ballast := filepath.Join(s.runDir(), "ballast")

@@ -35,6 +35,10 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		programs = dir
+		if err := os.Chmod(dir, 0o755); err != nil { // the daemon is not always root
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		for _, args := range [][]string{
 			{"-race", "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl"},
 			{"vifproxy/cmd/vifproxy-confine"}, // as shipped: the race detector needs more than a proxy may have
@@ -57,12 +61,14 @@ type site struct {
 	*testing.T
 	*lab.Lab
 	dir    string // rules, run and the control socket
+	user   int    // of the daemon
 	domid  int
 	vifs   map[string]string // by AppVM
 	daemon *running
 }
 
-// onBoth runs a test in a lab with each firewall.
+// onBoth runs a test in a lab with each firewall. In an R4.1 the daemon is root, as who starts it by hand; in an R4.2 it
+// is who its unit has it be.
 func onBoth(t *testing.T, f func(s *site)) {
 	for _, ruleset := range []lab.Ruleset{lab.R42, lab.R41} {
 		t.Run(string(ruleset), func(t *testing.T) {
@@ -89,7 +95,11 @@ func newSite(t *testing.T, ruleset lab.Ruleset) *site {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s := &site{T: t, Lab: l, dir: dir, domid: 1, vifs: map[string]string{}}
+	if ruleset == lab.R42 {
+		s.user = 64123 // as systemd would have chosen one
+	}
 	s.must(os.Chmod(dir, 0o755))
+	s.must(os.Chown(dir, s.user, 0))
 	s.must(os.Mkdir(s.rulesDir(), 0o755))
 	return s
 }
@@ -97,6 +107,36 @@ func newSite(t *testing.T, ruleset lab.Ruleset) *site {
 func (s *site) rulesDir() string { return filepath.Join(s.dir, "rules") }
 func (s *site) runDir() string   { return filepath.Join(s.dir, "run") }
 func (s *site) socket() string   { return filepath.Join(s.dir, "control.sock") }
+
+// inMemory gives the daemon a runtime directory with so much room.
+func (s *site) inMemory(size string) {
+	s.Helper()
+	s.must(os.Mkdir(s.runDir(), 0o755))
+	s.must(syscall.Mount("tmpfs", s.runDir(), "tmpfs", 0, fmt.Sprintf("size=%s,mode=755,uid=%d", size, s.user)))
+	s.Cleanup(func() {
+		if err := syscall.Unmount(s.runDir(), syscall.MNT_DETACH); err != nil {
+			s.Error(err)
+		}
+	})
+}
+
+// unit is what vifproxyd.service gives the daemon: a user, root's group, capabilities.
+func (s *site) unit() []string {
+	if s.user == 0 {
+		return nil
+	}
+	const caps = "-all,+net_admin,+setuid,+setgid,+setpcap,+kill"
+	return []string{"setpriv", fmt.Sprintf("--reuid=%d", s.user), "--regid=0", "--clear-groups", "--no-new-privs",
+		"--inh-caps=" + caps, "--ambient-caps=" + caps, "--bounding-set=" + caps}
+}
+
+// vifproxyd prepares the daemon to run in the firewall VM.
+func (s *site) vifproxyd(ctx context.Context, flags ...string) *exec.Cmd {
+	command := slices.Concat(s.unit(), []string{filepath.Join(programs, "vifproxyd"),
+		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--control-socket=" + s.socket(),
+		"--log-format=text", "--log-level=debug"}, flags)
+	return s.Command(ctx, command[0], command[1:]...)
+}
 
 func (s *site) must(err error) {
 	s.Helper()
@@ -172,9 +212,9 @@ func (s *site) launch(flags ...string) *running {
 	os.Remove(path)
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	s.must(err)
-	args := append(s.flags(), flags...)
+	s.must(os.Chmod(path, 0o777))
 	d := &running{
-		cmd: s.Command(context.Background(), filepath.Join(programs, "vifproxyd"), args...),
+		cmd: s.vifproxyd(context.Background(), flags...),
 		log: &lockedBuffer{}, exited: make(chan struct{}), notify: notify,
 	}
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
@@ -209,18 +249,9 @@ func (s *site) launch(flags ...string) *running {
 	return d
 }
 
-// flags make a vifproxyd that of this site.
-func (s *site) flags() []string {
-	return []string{
-		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--control-socket=" + s.socket(),
-		"--log-format=text", "--log-level=debug",
-	}
-}
-
 // clean runs `vifproxyd --clean`.
 func (s *site) clean() (output string, err error) {
-	cmd := s.Command(s.Context(), filepath.Join(programs, "vifproxyd"), append(s.flags(), "--clean")...)
-	out, err := cmd.CombinedOutput()
+	out, err := s.vifproxyd(s.Context(), "--clean").CombinedOutput()
 	return string(out), err
 }
 
