@@ -58,6 +58,7 @@ type Confinement struct {
 type Setup struct {
 	Version    string    `json:"version"`
 	Started    time.Time `json:"started"`
+	UID        int       `json:"uid"` // that it runs as; by its unit not 0
 	RulesDir   string    `json:"rules_dir"`
 	Template   string    `json:"template"`
 	RuntimeDir string    `json:"runtime_dir"` // with a directory for each VM; its log is in there

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"vifproxy/control"
@@ -111,8 +112,12 @@ func (d *doctor) daemon(c *call) {
 		return
 	}
 	d.status, d.setup = &status, status.Setup
-	d.tell(check, levelOK, "", "vifproxyd %s runs since %s", status.Setup.Version,
-		status.Setup.Started.Local().Format("2006-01-02 15:04:05"))
+	user := "root"
+	if status.Setup.UID != 0 {
+		user = fmt.Sprintf("uid %d, not as root", status.Setup.UID)
+	}
+	d.tell(check, levelOK, "", "vifproxyd %s runs since %s, as %s", status.Setup.Version,
+		status.Setup.Started.Local().Format("2006-01-02 15:04:05"), user)
 	if status.Setup.Version != build() {
 		d.tell(check, levelNote, "systemctl restart vifproxyd", "vifproxyd is version %s, vifproxyctl %s",
 			status.Setup.Version, build())
@@ -233,6 +238,18 @@ func (d *doctor) ruleFiles() {
 	for _, refused := range d.rules.Refused {
 		bad(refused.Err)
 	}
+	if d.status == nil { // else it has said so
+		paths := []string{dir, d.setup.Template}
+		for _, file := range d.rules.Files {
+			paths = append(paths, file.Path)
+		}
+		for _, path := range paths {
+			if info, err := os.Stat(path); err == nil && !openToGroup(info) {
+				d.tell(check, levelWrong, "chgrp root and chmod g+r it, or chmod a+r",
+					"%s: only its owner may read it, and vifproxyd is not root, but in root's group", path)
+			}
+		}
+	}
 	if filter, err := filterOf(d.rules.Template); err == nil && d.rules.TemplateErr == nil {
 		for _, file := range d.rules.Files {
 			if found := checkFor(filter).Parsed(file); len(found) > 0 {
@@ -246,6 +263,12 @@ func (d *doctor) ruleFiles() {
 		return
 	}
 	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
+}
+
+// openToGroup tells whether root's group may read a file.
+func openToGroup(info os.FileInfo) bool {
+	group := info.Sys().(*syscall.Stat_t).Gid
+	return info.Mode().Perm()&0o004 != 0 || group == 0 && info.Mode().Perm()&0o040 != 0
 }
 
 // appVMs compares who is connected with who has a rule file. It tells whether that is known.

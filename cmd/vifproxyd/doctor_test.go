@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,7 +29,8 @@ func TestLookingAtTheFirewallVM(t *testing.T) {
 		if vm.Gateway != lab.Gateway.String() || vm.Seen.IsZero() || vm.Interfaces[0] != vif {
 			t.Errorf("status: %+v", vm)
 		}
-		s.says("doctor", "ok     firewall     "+backend+": everything is in place\n",
+		user := map[int]string{0: "as root\n"}[s.user]
+		s.says("doctor", cmp.Or(user, fmt.Sprintf("as uid %d, not as root\n", s.user)), "ok     firewall     "+backend+": everything is in place\n",
 			"ok     AppVMs       2 connected, 1 of them with a rule file\n",
 			"note   AppVMs       10.137.0.12 on "+stranger+" has no rule file, and so no proxy\n",
 			"note   AppVMs       typo (10.137.0.99) was not connected since vifproxyd started",
@@ -51,7 +53,8 @@ func TestLookingAtTheFirewallVM(t *testing.T) {
 		s.says("log work", `Proxying refused on filtered domain "shop.example"`)
 
 		s.crash()
-		s.says("doctor --rules-dir="+s.rulesDir(), "wrong  daemon       vifproxyd is not running",
+		s.must(os.Chmod(filepath.Join(s.rulesDir(), "typo.10.137.0.99"), 0o600))
+		s.says("doctor --rules-dir="+s.rulesDir(), "typo.10.137.0.99: only its owner may read it", "wrong  daemon       vifproxyd is not running",
 			"note   firewall     rules that a vifproxyd has left: ",
 			"ok     rules        "+s.rulesDir()+": 2 rule files can be read\n")
 		s.start()

@@ -123,7 +123,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		Notify:   func(state string) { daemon.SdNotify(false, state) },
 		Events:   events,
 		Setup: control.Setup{
-			Version: version, Started: time.Now(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
+			Version: version, Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir,
 		},
 	})
