@@ -110,6 +110,7 @@ func TestInQubes(t *testing.T) {
 	m.step("restart", (*machine).restartIsQuick)
 	m.step("watchdog", (*machine).watchdogRestarts)
 	m.step("hardened", (*machine).unitIsHardened)
+	m.step("rights", (*machine).needsRights)
 	m.step("crash", (*machine).crashIsCleanedUp)
 	m.step("stop", func(m *machine) {
 		m.run("systemctl", "stop", "vifproxyd")
@@ -163,12 +164,21 @@ func TestOnAnOrdinaryMachine(t *testing.T) {
 		m.run("systemctl", "stop", "vifproxyd")
 		m.nothingLeft()
 		m.run("update-alternatives", "--set", "iptables", "/usr/sbin/iptables-legacy")
-		m.run("systemctl", "start", "vifproxyd")
+		if out, err := m.try("systemctl", "start", "vifproxyd"); err == nil {
+			m.Errorf("it starts, as somebody who cannot use this iptables: %s", out)
+		}
+		log := m.run("journalctl", "--boot", "--output=cat", "--unit=vifproxyd")
+		if !strings.Contains(log, "(legacy): only root can use it, with CAP_NET_RAW (use iptables-nft, on Debian by ") {
+			m.Errorf("the journal: %s", log)
+		}
+		m.drop("run-as-root.conf", m.run("cat", "/usr/share/doc/vifproxy/examples/run-as-root.conf"))
+		m.run("systemctl", "start", "vifproxyd") // the lab's rules, of the other variant, go on refusing
 		if text := m.run("iptables-legacy", "-S", "VIFPROXY"); !strings.Contains(text, "10.137.0.11") {
 			m.Errorf("rules: %s", text)
 		}
 		m.run("systemctl", "stop", "vifproxyd")
 		m.nothingLeft()
+		m.undrop("run-as-root.conf")
 		m.run("update-alternatives", "--auto", "iptables")
 	})
 	m.run("systemctl", "start", "vifproxyd")
@@ -202,9 +212,11 @@ func (m *machine) upgradeAndRemove(before, now pkg) {
 	if dir := m.run("ls", "/etc"); strings.Contains(dir, "vifproxy\n") {
 		m.run("sed", "-i", `s|debug"|debug --rules-dir=/etc/vifproxy"|`, "/etc/default/vifproxyd")
 	}
+	m.drop("root.conf", "[Service]\nDynamicUser=no\nUser=root\n") // as it once was
 	m.run("systemctl", "restart", "vifproxyd")
 	version(before)
 	m.served("banking", "bank.example", "shop.example")
+	m.undrop("root.conf")
 	m.install(now.deb)
 	version(now)
 	m.served("banking", "bank.example", "shop.example")

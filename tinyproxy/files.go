@@ -76,7 +76,8 @@ func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 		return nil, err
 	}
 	if err := l.linkCompat(spec.Name); err != nil {
-		l.options.Log.Warn("no link to the files of a VM under the old path", "vm", spec.Name, "err", err)
+		l.options.Log.Warn("no link to the files of a VM under the old path", "vm", spec.Name,
+			"err", withRemedy(err, drop("RuntimeDirectory="+filepath.Base(l.options.CompatDir))))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -273,9 +274,8 @@ func (l *Launcher) linkCompat(name string) error {
 		return nil
 	}
 	// Each time: the directory may be another service's RuntimeDirectory, and go away with it.
-	remedy := drop("RuntimeDirectory=" + filepath.Base(l.options.CompatDir))
 	if err := os.MkdirAll(l.options.CompatDir, 0o755); err != nil {
-		return withRemedy(err, remedy)
+		return err
 	}
 	dir, err := os.OpenRoot(l.options.CompatDir)
 	if err != nil {
@@ -289,7 +289,7 @@ func (l *Launcher) linkCompat(name string) error {
 		}
 		return nil
 	}
-	return withRemedy(dir.Symlink(target, name), remedy)
+	return dir.Symlink(target, name)
 }
 
 // clean removes every directory and link that is ours.
