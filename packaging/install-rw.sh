@@ -9,6 +9,7 @@
 #
 # R4.3's custom-persist does not run /rw/config/rc.local: there, use the package.
 set -eu
+umask 022 # vifproxyd runs as a user of its own
 
 here=$(cd "$(dirname "$0")" && pwd)
 home=/rw/config/vifproxy

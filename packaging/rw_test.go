@@ -65,7 +65,7 @@ func TestInstallRW(t *testing.T) {
 		t.Errorf("rc.local:\n%s", read())
 	}
 	must(t, os.Chmod(hook, 0o755))
-	m.run(script)
+	m.run("sh", "-c", "umask 077; "+script)
 	m.served("banking", "bank.example", "shop.example")
 	m.halt()
 

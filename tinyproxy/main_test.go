@@ -18,6 +18,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/confine"
 )
 
 // Roles of the test binary when it runs itself.
@@ -42,6 +44,8 @@ func TestMain(m *testing.M) {
 		os.Exit(cmd.ProcessState.ExitCode())
 	case "daemon":
 		miniDaemon(arg)
+	case "version":
+		fmt.Println(Binary{Path: arg}.Version(context.Background()))
 	default:
 		if err := errors.Join(loopbackUp(), ownNameServer()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -76,10 +80,19 @@ func write(f *os.File, text string) error {
 	return err
 }
 
-// miniDaemon starts three proxies, prints their pids as JSON and waits to be killed.
+// miniDaemon starts three proxies, prints their pids as JSON and waits to be killed. Its arguments are a runtime
+// directory, a program and, if they are to be confined, the path of vifproxy-confine.
 func miniDaemon(args string) {
-	dir, binary, _ := strings.Cut(args, ",")
-	l, err := NewLauncher(Options{RuntimeDir: dir, Log: slog.Default()})
+	words := strings.Split(args, ",")
+	dir, binary := words[0], words[1]
+	o := Options{RuntimeDir: dir, Log: slog.Default()}
+	var err error
+	if len(words) > 2 {
+		if o.Sandbox, err = confine.New(words[2]); err != nil {
+			panic(err)
+		}
+	}
+	l, err := NewLauncher(o)
 	if err != nil {
 		panic(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -18,7 +19,15 @@ const gid = 0x70123456
 const role = "VIFPROXY_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(role) != "" {
+	switch name, path, _ := strings.Cut(os.Getenv(role), ":"); name {
+	case "owner":
+		// With no capability but CAP_SETGID, what is there already can be given to the group too.
+		if err := As(gid, func() error { return os.Lchown(path, -1, gid) }); err != nil {
+			println(err.Error())
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "nobody":
 		// Without CAP_SETGID there must be an error, and no file of another group.
 		err := As(gid, func() error { panic("called") })
 		if !errors.Is(err, unix.EPERM) {
@@ -67,5 +76,24 @@ func TestAsWithoutPrivilege(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestOwnerGivesAFileAway(t *testing.T) {
+	const owner = 64123
+	path := filepath.Join(t.TempDir(), "file")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chown(path, owner, 0),
+		os.Chmod(filepath.Dir(filepath.Dir(path)), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), role+"=owner:"+path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: owner}, AmbientCaps: []uintptr{unix.CAP_SETGID}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if info, err := os.Stat(path); err != nil || info.Sys().(*syscall.Stat_t).Gid != gid {
+		t.Errorf("%+v, %v", info, err)
 	}
 }
