@@ -233,6 +233,11 @@ func (m *machine) unitIsHardened() {
 	if out, err := m.try("setpriv", "--reuid=nobody", "--regid=root", "--clear-groups", "vifproxyctl", "show"); err == nil {
 		m.Errorf("nobody in root's group is told\n%s", out)
 	}
+	for _, socket := range []string{"/run/systemd/private", "/run/dbus"} {
+		if mode := m.run("nsenter", "--target="+daemon, "--mount", "stat", "--format=%a", socket); mode != "0\n" {
+			m.Errorf("the daemon sees %s, mode %s", socket, mode)
+		}
+	}
 	proxies := m.proxies()
 	for _, pid := range proxies {
 		is("a proxy", m.run("cat", "/proc/"+pid+"/status"), "Groups:\t ", "CapInh:\t"+none, "CapPrm:\t"+none,

@@ -244,9 +244,8 @@ func (d *doctor) ruleFiles() {
 			paths = append(paths, file.Path)
 		}
 		for _, path := range paths {
-			if info, err := os.Stat(path); err == nil && !openToGroup(info) {
-				d.tell(check, levelWrong, "chgrp root and chmod g+r it, or chmod a+r",
-					"%s: only its owner may read it, and vifproxyd is not root, but in root's group", path)
+			if onlyOwnerReads(path) {
+				d.tell(check, levelWrong, makeReadable, "%s: %s", path, notReadable)
 			}
 		}
 	}
@@ -265,10 +264,19 @@ func (d *doctor) ruleFiles() {
 	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
 }
 
-// openToGroup tells whether root's group may read a file.
-func openToGroup(info os.FileInfo) bool {
-	group := info.Sys().(*syscall.Stat_t).Gid
-	return info.Mode().Perm()&0o004 != 0 || group == 0 && info.Mode().Perm()&0o040 != 0
+const (
+	notReadable  = "only its owner may read it, and vifproxyd is not root, but in root's group"
+	makeReadable = "chgrp root and chmod g+rX it, or chmod a+rX"
+)
+
+// onlyOwnerReads tells whether there is a file, or directory, that root's group may not read.
+func onlyOwnerReads(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	mode, group := info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
+	return mode&0o004 == 0 && (group != 0 || mode&0o040 == 0)
 }
 
 // appVMs compares who is connected with who has a rule file. It tells whether that is known.

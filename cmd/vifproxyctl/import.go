@@ -102,6 +102,9 @@ func (i *importer) ruleFiles() error {
 // take copies a file to where vifproxyd reads it. It never replaces one that says something else.
 func (i *importer) take(path string) error {
 	if i.from == i.to {
+		if onlyOwnerReads(path) {
+			i.tell("!", "%s: %s (%s)", path, notReadable, makeReadable)
+		}
 		return nil
 	}
 	content, err := os.ReadFile(path)

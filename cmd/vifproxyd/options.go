@@ -53,7 +53,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.StringVar(&o.rulesDir, "rules-dir", "/rw/config/tinyproxy", "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; a good one is built in\n(default: `FILE` config in the rule directory)")
 	f.StringVar(&o.runtimeDir, "runtime-dir", "/run/vifproxy", "`DIR` with a directory NAME for each AppVM: its log and its configuration")
-	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which links to these directories are kept for\nprograms that look in the old place (default: none)")
+	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which links to these directories are kept for\nprograms that look in the old place; see migration.md (default: none)")
 	f.StringVar(&o.controlSocket, "control-socket", "/run/vifproxy/control.sock", "unix `SOCKET` on which vifproxyctl reaches the daemon")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket besides root (default: none)")
 	f.UintVar(&proxyPort, "proxy-port", 8100, "TCP `PORT` at which every AppVM finds its own proxy")
