@@ -199,3 +199,42 @@ func takeTurns(b *testing.B, prepare func(*Launcher) (work, after func())) {
 // long is read to its last byte.
 var long = demand{"GET http://one.example/long HTTP/1.1\r\nHost: one.example\r\n\r\n",
 	"200 " + strings.Repeat("\x00", 1_000_000)}
+
+// TestRecruits: what waits for an order has no more than it takes to become a proxy, may die meanwhile, and ends with
+// the launcher.
+func TestRecruits(t *testing.T) {
+	t.Cleanup(func() { // after the launcher's end
+		entries, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			t.Error(err)
+		}
+		for _, dir := range entries {
+			line, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may be gone
+			if string(line) == fmt.Sprintf("vifproxy-confine\x00%d\x00", os.Getpid()) {
+				t.Errorf("%s waits for ever", dir)
+			}
+		}
+	})
+	l := newLauncher(t, confined(t, confine.New))
+	r := <-l.recruits
+	const setids = "00000000000001c0" // CAP_SETGID, CAP_SETUID, CAP_SETPCAP
+	for _, name := range []string{"CapPrm:", "CapEff:", "CapBnd:"} {
+		if got := statusField(r.pid, name); got != setids {
+			t.Errorf("%s %s, want %s", name, got, setids)
+		}
+	}
+	if err := unix.Kill(r.pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan bool)
+	go func() { l.recruits <- r; close(taken) }()
+	for port, done := uint16(61000), false; !done; port++ {
+		start(t, l, realBinary, newSpec(l, "social", port)).Kill()
+		select {
+		case <-taken:
+			done = true
+		default:
+		}
+	}
+	start(t, l, realBinary, newSpec(l, "social", 61999))
+}

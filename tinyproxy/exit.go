@@ -109,20 +109,22 @@ func cannotExecute(binary string, spec Spec, err error) *Error {
 
 // explainConfined makes an error of an exit of vifproxy-confine; nil if it was tinyproxy that ended.
 func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error {
-	if p.cell == nil || len(said) == 0 {
+	if p.cell == nil {
 		return nil
 	}
+	last := said[max(0, len(said)-1):]
 	var errno unix.Errno
-	line := said[len(said)-1]
-	if n, err := fmt.Sscanf(line, "vifproxy-confine: errno %d: ", &errno); n != 1 || err != nil {
-		return nil
-	}
+	_, err := fmt.Sscanf(strings.Join(last, ""), "vifproxy-confine: errno %d: ", &errno)
 	switch status.ExitStatus() {
 	case confine.CannotExecute:
-		return cannotExecute(p.binary, p.Spec, errno)
+		if err == nil {
+			return cannotExecute(p.binary, p.Spec, errno)
+		}
 	case confine.CannotConfine:
-		return &Error{Text: "tinyproxy cannot be confined" + quoted([]string{line}),
-			Remedy: "is vifproxy-confine of the same version as vifproxyd?"}
+		if err == nil || len(said) == 0 { // it did not get so far as to have an output
+			return &Error{Text: "tinyproxy cannot be confined" + quoted(last),
+				Remedy: "is vifproxy-confine of the same version as vifproxyd?"}
+		}
 	}
 	return nil
 }

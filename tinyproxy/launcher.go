@@ -72,6 +72,7 @@ type Launcher struct {
 	null    *os.File
 
 	forks    chan func()   // to the starter threads
+	recruits chan *recruit // from one of them, if proxies are confined
 	quit     chan struct{} // closed: starter threads end
 	starters sync.WaitGroup
 
@@ -125,12 +126,12 @@ func NewLauncher(o Options) (*Launcher, error) {
 	closeOnExec()
 	l := &Launcher{
 		options: o, root: root, null: null,
-		forks: make(chan func()), quit: make(chan struct{}),
+		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), logs: make(map[string]*vmLog),
 	}
 	ready := make(chan error)
-	for range starters {
-		l.starters.Go(func() { l.fork(ready) })
+	for i := range starters {
+		l.starters.Go(func() { l.fork(ready, i == 0) })
 	}
 	for range starters {
 		err = errors.Join(err, <-ready)
@@ -145,21 +146,38 @@ func NewLauncher(o Options) (*Launcher, error) {
 	return l, nil
 }
 
-// fork runs what Start hands it on a thread that ends only with the Launcher.
-func (l *Launcher) fork(ready chan<- error) {
+// fork runs what Start hands it on a thread that ends only with the Launcher. If proxies are confined, one such
+// thread keeps a recruit, so that a start finds it waiting.
+func (l *Launcher) fork(ready chan<- error, recruits bool) {
 	runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-	ready <- capability.Drop()
-	// A proxy inherits it across fork and exec, prctl(2). While an AppVM has MaxClients connections open, tinyproxy
-	// waits for the end of one in a loop around usleep(16) (child_main_loop in src/child.c of 1.11): 40 % of a CPU
-	// for as long as the AppVM likes, under 1 % with this. Only time-outs come later, data does not.
-	if l.options.Sandbox == nil { // else vifproxy-confine does it: the Go runtime's own short sleeps would add 20 ms to a start
+	if l.options.Sandbox != nil {
+		ready <- capability.Leave(unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETPCAP)
+	} else {
+		ready <- capability.Drop()
+		recruits = false
+		// A proxy inherits it across fork and exec, prctl(2). While an AppVM has MaxClients connections open, tinyproxy
+		// waits for the end of one in a loop around usleep(16) (child_main_loop in src/child.c of 1.11): 40 % of a CPU
+		// for as long as the AppVM likes, under 1 % with this. Only time-outs come later, data does not.
 		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
 	}
+	var spare *recruit
 	for {
+		var offer chan *recruit
+		if recruits && spare == nil {
+			spare, _ = l.enlist() // else Start enlists one, and hears why that fails
+		}
+		if spare != nil {
+			offer = l.recruits
+		}
 		select {
 		case f := <-l.forks:
 			f()
+		case offer <- spare:
+			spare = nil
 		case <-l.quit:
+			if spare != nil {
+				spare.dismiss()
+			}
 			return
 		}
 	}
@@ -214,7 +232,7 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
-	p, err := l.spawn(program, spec, log)
+	p, err := l.run(program, spec, log)
 	if err != nil {
 		l.unstage(spec)
 		return fail(cannotExecute(binary, spec, err))

@@ -80,54 +80,31 @@ func (p *Proxy) end(sig unix.Signal) {
 	}
 }
 
-// spawn forks and executes. The caller has staged the files.
-func (l *Launcher) spawn(program Binary, spec Spec, log *vmLog) (_ *Proxy, err error) {
-	config := filepath.Join(l.options.RuntimeDir, portDir(spec), "config")
-	path, argv := program.Path, []string{program.Path, "-d", "-c", config}
-	var cell *confine.Cell
-	if s := l.options.Sandbox; s != nil {
-		path = s.Helper()
-		if cell, argv, err = s.Prepare(l.box(program, spec), argv); err != nil {
-			return nil, fmt.Errorf("confine it: %w", err)
-		}
-		defer cell.Started()
-		defer func() {
-			if err != nil {
-				_ = cell.Remove()
-			}
-		}()
-	}
+// run starts the process, confined or not. The caller has staged the files.
+func (l *Launcher) run(program Binary, spec Spec, log *vmLog) (*Proxy, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
+	defer unix.Close(pipe[1])
 	// Nonblocking on our side only, so that Go's poller waits for output and no thread does.
 	_ = unix.SetNonblock(pipe[0], true)
 	output := os.NewFile(uintptr(pipe[0]), "output of "+spec.Name)
-	pidfd := -1
-	attr := &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   environment,
-		Files: []uintptr{l.null.Fd(), uintptr(pipe[1]), uintptr(pipe[1])},
-		Sys: &syscall.SysProcAttr{
-			Setsid:     true,
-			Credential: &syscall.Credential{Uid: spec.UID, Gid: spec.UID},
-			Pdeathsig:  unix.SIGKILL,
-			PidFD:      &pidfd,
-		},
+
+	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, said: new(tail), done: make(chan struct{})}
+	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
+	var pidfd int
+	var err error
+	if l.options.Sandbox != nil {
+		pidfd, err = p.confine(program, argv, pipe[1])
+	} else {
+		p.PID, pidfd, err = l.spawn(argv[0], argv, spec.UID, pipe[1])
 	}
-	if cell != nil {
-		attr.Files = append(attr.Files, cell.Files...)
-	}
-	pid, err := l.forkExec(path, argv, attr)
-	unix.Close(pipe[1])
 	if err != nil {
 		output.Close()
 		return nil, err
 	}
 	_ = unix.SetNonblock(pidfd, true)
-	p := &Proxy{Spec: spec, PID: pid, launcher: l, binary: program.Path, cell: cell,
-		said: new(tail), done: make(chan struct{})}
 	l.mu.Lock()
 	l.proxies[p] = true
 	l.mu.Unlock()
@@ -138,6 +115,22 @@ func (l *Launcher) spawn(program Binary, spec Spec, log *vmLog) (_ *Proxy, err e
 	}()
 	go p.own(os.NewFile(uintptr(pidfd), "pidfd of "+spec.Name), output, drained)
 	return p, nil
+}
+
+// confine has a recruit become the proxy.
+func (p *Proxy) confine(program Binary, argv []string, output int) (pidfd int, err error) {
+	cell, err := p.launcher.options.Sandbox.Prepare(p.launcher.box(program, p.Spec))
+	if err != nil {
+		return -1, fmt.Errorf("confine it: %w", err)
+	}
+	defer cell.Started()
+	r, err := p.launcher.order(cell, p.Spec.UID, argv, output)
+	if err != nil {
+		_ = cell.Remove()
+		return -1, err
+	}
+	p.PID, p.cell = r.pid, cell
+	return r.pidfd, nil
 }
 
 // box is what a proxy gets to do, as its configuration wants it.
@@ -158,20 +151,31 @@ func (l *Launcher) box(program Binary, spec Spec) confine.Box {
 	return b
 }
 
-// forkExec does it on a thread that lives as long as the Launcher.
-func (l *Launcher) forkExec(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+// spawn forks and executes, on a thread that lives as long as the Launcher. The child has fds from 1 on.
+func (l *Launcher) spawn(path string, argv []string, uid uint32, output int) (pid, pidfd int, err error) {
 	done := make(chan struct{})
 	fork := func() {
-		pid, err = syscall.ForkExec(path, argv, attr)
-		close(done)
+		defer close(done)
+		out := uintptr(output)
+		pid, pidfd, err = l.forkExec(path, argv, &syscall.Credential{Uid: uid, Gid: uid}, out, out)
 	}
 	select {
 	case l.forks <- fork:
 		<-done
-		return pid, err
+		return pid, pidfd, err
 	case <-l.quit:
-		return 0, errors.New("launcher closed")
+		return 0, -1, errors.New("launcher closed")
 	}
+}
+
+// forkExec is for a thread that lives as long as the Launcher. The child has the given descriptors from 1 on.
+func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential, fds ...uintptr) (pid, pidfd int, err error) {
+	pidfd = -1
+	pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Dir: "/", Env: environment, Files: append([]uintptr{l.null.Fd()}, fds...),
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: user, Pdeathsig: unix.SIGKILL, PidFD: &pidfd},
+	})
+	return pid, pidfd, err
 }
 
 // own waits for the end of the process and cleans up behind it.

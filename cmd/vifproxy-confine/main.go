@@ -1,15 +1,12 @@
 // Vifproxy-confine is what vifproxyd executes in a proxy's place: it locks itself in and becomes tinyproxy.
 //
-//	vifproxy-confine GROUP RULESET ONCE ALLOWED LIMITS SLACK PROGRAM ARGUMENT...
+//	vifproxy-confine PARENT
 //
-// GROUP is the descriptor of a cgroup.procs, RULESET that of a Landlock ruleset, ONCE and ALLOWED are
-// descriptors of files with seccomp filters; -1 stands for one that this machine does not know. LIMITS are
-// resource limits, "7:464,6:400"; SLACK is the timer slack in nanoseconds.
-//
-// Everything is prepared in package confine, by the daemon; here it is only put into force, after the change
-// of user, with no privilege but those of that user. A program of its own, because starting one costs what
-// all its packages cost: this is 1.3 ms, and vifproxyd executing itself would be 2.8. For the same reason it
-// imports next to nothing.
+// Everything is prepared in package confine, by the daemon, and comes as an Order at descriptor 3; here it is only
+// put into force, by a program that the daemon has started in advance, with the privileges that it takes to give them
+// up. A program of its own, because starting one costs what all its packages cost: this is 1.3 ms, and vifproxyd
+// executing itself would be 2.8; in advance, because that is a third of what the start of a confined tinyproxy takes.
+// For the same reason it imports next to nothing.
 package main
 
 import (
@@ -27,10 +24,14 @@ const (
 	cannotExecute = 127
 )
 
-// Of include/uapi/linux/{prctl,seccomp,landlock}.h; package unix has them all, and costs a tenth of the start.
+// Of include/uapi/linux/{prctl,capability,seccomp,landlock}.h; package unix has them all, and costs a tenth of the
+// start.
 const (
-	prSetNoNewPrivs   = 38
+	prSetPdeathsig    = 1
+	prCapbsetDrop     = 24
 	prSetTimerSlack   = 29
+	prSetNoNewPrivs   = 38
+	capVersion3       = 0x20080522
 	setModeFilter     = 1
 	filterLog         = 2
 	filterNewListener = 8
@@ -40,17 +41,23 @@ const (
 	restrictSelf      = 446
 )
 
-// The filters are for this thread, and so is the program that it becomes: execve(2) ends all others.
+// What is given up and put into force is this thread's, and so is the program that it becomes: execve(2) ends all
+// others, with what they still had.
 func init() { runtime.LockOSThread() }
 
 func main() {
-	if len(os.Args) < 8 {
+	if len(os.Args) != 2 {
 		fail(cannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
 	}
-	fds, limits, argv := os.Args[1:5], os.Args[5], os.Args[7:]
-	path := cString(argv[0])
-	pointers := make([]*byte, len(argv)+1)
-	for i, a := range argv {
+	admit := supervisor()
+	o := receive(3)
+	if o == nil {
+		return // the daemon has no use for us any more
+	}
+	// All that allocates memory comes first.
+	path := cString(o.argv[0])
+	pointers := make([]*byte, len(o.argv)+1)
+	for i, a := range o.argv {
 		pointers[i] = cString(a)
 	}
 	environment := os.Environ()
@@ -58,21 +65,25 @@ func main() {
 	for i, e := range environment {
 		variables[i] = cString(e)
 	}
-	once, allowed := filter(fds[2]), filter(fds[3])
+	once, allowed := filter(o.once), filter(o.allowed)
 
-	check("no_new_privs", call(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0))
-	if fd := number(fds[0]); fd >= 0 {
+	if o.group >= 0 {
 		// Who may move processes is looked at when the file is opened, and it was vifproxyd that did.
-		_, err := syscall.Write(fd, []byte("0"))
+		_, err := syscall.Write(o.group, []byte("0"))
 		errno, _ := err.(syscall.Errno)
 		check("cgroup", errno)
-		syscall.Close(fd)
 	}
-	if fd := number(fds[1]); fd >= 0 {
-		check("Landlock", call(restrictSelf, uintptr(fd), 0, 0))
-		syscall.Close(fd)
+	becomeUser(o.uid)
+	// The signal is forgotten where the user changes (commit_creds in the kernel's kernel/cred.c).
+	check("parent-death signal", call(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0))
+	if os.Getppid() != number(os.Args[1]) {
+		return
 	}
-	for limit := range strings.SplitSeq(limits, ",") {
+	check("no_new_privs", call(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0))
+	if o.ruleset >= 0 {
+		check("Landlock", call(restrictSelf, uintptr(o.ruleset), 0, 0))
+	}
+	for limit := range strings.SplitSeq(o.limits, ",") {
 		resource, value, _ := strings.Cut(limit, ":")
 		n, err := strconv.ParseUint(value, 10, 64)
 		if err != nil {
@@ -84,25 +95,47 @@ func main() {
 			uintptr(unsafe.Pointer(&both)), 0, 0, 0)
 		check("limit "+limit, errno)
 	}
-	slack := uintptr(number(os.Args[6]))
 	if once != nil {
-		letOneThrough(once)
+		fd, errno := install(once, filterNewListener)
+		check("seccomp", errno)
+		admit <- fd
 	}
-	check("timer slack", call(syscall.SYS_PRCTL, prSetTimerSlack, slack, 0)) // of this thread, and of the program
+	check("timer slack", call(syscall.SYS_PRCTL, prSetTimerSlack, uintptr(o.slack), 0)) // of this thread, and of the program
 	if allowed != nil {
 		_, errno := install(allowed, filterLog)
 		check("seccomp", errno)
 	}
 	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
 		uintptr(unsafe.Pointer(&pointers[0])), uintptr(unsafe.Pointer(&variables[0])))
-	fail(cannotExecute, "execute "+argv[0], errno)
+	fail(cannotExecute, "execute "+o.argv[0], errno)
 }
 
-// letOneThrough installs a filter that refers execve to a supervisor, and is that supervisor, on another
-// thread. The execve that follows ends that thread and closes its descriptor, and whoever calls execve after
-// that finds no supervisor: ENOSYS (seccomp_do_user_notification in kernel/seccomp.c). Thus a filter that
-// permits this one execve permits no other.
-func letOneThrough(program *sockFprog) {
+// becomeUser gives up whatever this thread has: capabilities of all sets, groups, ids. The system calls and not
+// package syscall's functions, which are for all threads, of which there may be none left to answer.
+func becomeUser(id uintptr) {
+	for c := uintptr(0); ; c++ {
+		if errno := call(syscall.SYS_PRCTL, prCapbsetDrop, c, 0); errno == syscall.EPERM {
+			break // vifproxyd has said that it cannot
+		} else if errno == syscall.EINVAL {
+			break // that was the last one
+		} else {
+			check("bounding set", errno)
+		}
+	}
+	check("groups", call(syscall.SYS_SETGROUPS, 0, 0, 0))
+	check("gid", call(syscall.SYS_SETRESGID, id, id, id))
+	check("uid", call(syscall.SYS_SETRESUID, id, id, id))
+	// Where vifproxyd is not root, they outlive that. None permitted, none ambient.
+	header := [2]uint32{capVersion3, 0}
+	var none [6]uint32
+	check("capabilities", call(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0))
+}
+
+// supervisor answers the first question of a filter, whose descriptor it is given, on a thread of its own. An execve
+// that a filter refers to it ends that thread and closes its descriptor, and whoever calls execve after that finds no
+// supervisor: ENOSYS (seccomp_do_user_notification in kernel/seccomp.c). Thus a filter that permits this one execve
+// permits no other.
+func supervisor() chan<- uintptr {
 	// Neither thread lets go of its P while it waits for the other.
 	if runtime.GOMAXPROCS(0) < 2 {
 		runtime.GOMAXPROCS(2)
@@ -115,9 +148,7 @@ func letOneThrough(program *sockFprog) {
 		supervise(<-listener)
 	}()
 	<-ready // its thread is there, made without a filter
-	fd, errno := install(program, filterNewListener)
-	check("seccomp", errno)
-	listener <- fd
+	return listener
 }
 
 func supervise(fd uintptr) {
@@ -144,8 +175,7 @@ type sockFprog struct {
 }
 
 // filter reads a program of 8 byte instructions from a descriptor, which may be shared with other starts.
-func filter(arg string) *sockFprog {
-	fd := number(arg)
+func filter(fd int) *sockFprog {
 	if fd < 0 {
 		return nil
 	}
@@ -154,7 +184,6 @@ func filter(arg string) *sockFprog {
 	if err != nil || n == 0 || n%8 != 0 {
 		fail(cannotConfine, "read a filter", syscall.EIO)
 	}
-	syscall.Close(fd)
 	return &sockFprog{uint16(n / 8), &code[0]}
 }
 

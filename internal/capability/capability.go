@@ -8,6 +8,7 @@ package capability
 import (
 	"errors"
 	"os"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -27,26 +28,49 @@ func own() (s sets, err error) {
 // Have tells whether the calling thread may use c.
 func Have(c int) bool {
 	s, err := own()
-	return err == nil && s[c/32].Effective&(1<<(c%32)) != 0
+	return err == nil && s.effective(c)
 }
+
+func (s sets) effective(c int) bool { return s[c/32].Effective&(1<<(c%32)) != 0 }
 
 // Drop takes all capabilities from what the calling thread will execute, without taking them from the thread. It
 // cannot be undone. Without CAP_SETPCAP the bounding set stays as it is.
-func Drop() error {
-	for c := uintptr(0); Have(unix.CAP_SETPCAP); c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EINVAL) {
+func Drop() error { return Leave() }
+
+// Leave is Drop for all capabilities but those given, of which what the thread executes gets those that the thread has:
+// as root by the bounding set, else by the ambient set.
+func Leave(these ...int) error {
+	s, err := own()
+	if err != nil {
+		return err
+	}
+	for c := 0; s.effective(unix.CAP_SETPCAP); c++ {
+		if slices.Contains(these, c) {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); errors.Is(err, unix.EINVAL) {
 			break // that was the last one
 		} else if err != nil {
 			return os.NewSyscallError("drop capabilities from the bounding set", err)
 		}
 	}
-	s, err := own()
-	if err != nil {
-		return err
-	}
 	s[0].Inheritable, s[1].Inheritable = 0, 0 // and so the ambient set: it is never more
+	for _, c := range these {
+		s[c/32].Inheritable |= 1 << (c % 32) & s[c/32].Permitted
+	}
 	h := header
-	return os.NewSyscallError("capset", unix.Capset(&h, &s[0]))
+	if err := unix.Capset(&h, &s[0]); err != nil {
+		return os.NewSyscallError("capset", err)
+	}
+	for _, c := range these {
+		if s[c/32].Inheritable&(1<<(c%32)) == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(c), 0, 0); err != nil {
+			return os.NewSyscallError("raise ambient capabilities", err)
+		}
+	}
+	return nil
 }
 
 // HandDown has what the process executes from now on get no capability but keep, as far as the ambient set gives it

@@ -7,8 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -59,18 +59,27 @@ func TestGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	helper := build(t)
-	proxy := exec.Command(helper, "3", "-1", "-1", "-1", "4:0", "0", "/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000")
-	proxy.ExtraFiles = []*os.File{procs}
-	proxy.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	said, err := proxy.StdoutPipe()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	said, output, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()))
+	proxy.ExtraFiles = []*os.File{os.NewFile(uintptr(pair[1]), "orders")}
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	procs.Close()
+	cell := Cell{sandbox: new(Sandbox), limits: "4:0", ruleset: -1, procs: procs}
+	err = cell.Order(pair[0], 65534, int(output.Fd()),
+		[]string{"/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000"})
+	if err := errors.Join(err, output.Close(), unix.Close(pair[0])); err != nil {
+		t.Fatal(err)
+	}
+	cell.Started()
 	if _, err := said.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}

@@ -2,9 +2,9 @@
 // and descriptors are the business of package tinyproxy; here is what the kernel has besides: no capabilities
 // in any set, no_new_privs, a seccomp filter, Landlock, resource limits, and a cgroup when systemd gives us one.
 //
-// All of it is prepared here, by the daemon, and put into force by vifproxy-confine, a small program that is
-// executed as the proxy's user and then executes tinyproxy: Landlock and seccomp are for the thread that asks
-// for them and for what it executes, and Go cannot do anything between fork and exec.
+// All of it is prepared here, by the daemon, and put into force by vifproxy-confine, a small program that then
+// executes tinyproxy: Landlock and seccomp are for the thread that asks for them and for what it executes, and Go
+// cannot do anything between fork and exec.
 //
 // What the kernel does not have is known at the start, and said: see Sandbox.Missing. What it has is in force,
 // or the proxy does not start.
@@ -216,49 +216,55 @@ func (s *Sandbox) Close() {
 
 // Cell is one confined start.
 type Cell struct {
-	Files []uintptr // descriptors from 3 on, for the child
-
+	sandbox *Sandbox
+	limits  string
+	slack   int
 	ruleset int
 	procs   *os.File // cgroup.procs; nil if there is no cgroup
 	group   *group
 }
 
-// Prepare makes what a start needs, and the command that does it: argv, run as Box.Program, confined.
-func (s *Sandbox) Prepare(b Box, argv []string) (*Cell, []string, error) {
+// Prepare makes what a start needs.
+func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 	p, err := s.program(b)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	c := &Cell{ruleset: -1}
-	const first = 3
-	fds := [4]int{-1, -1, -1, -1}
-	pass := func(i int, fd uintptr) {
-		fds[i] = first + len(c.Files)
-		c.Files = append(c.Files, fd)
-	}
+	c := &Cell{sandbox: s, limits: limits(b.Clients, p.scratch), slack: b.TimerSlack, ruleset: -1}
 	if s.abi > 0 {
 		if c.ruleset, err = s.ruleset(b, p); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		pass(1, uintptr(c.ruleset))
-	}
-	if s.allowed != nil {
-		pass(2, s.once.Fd())
-		pass(3, s.allowed.Fd())
 	}
 	if s.groups != nil {
 		if c.group, c.procs, err = s.groups.add(b.Port, b.Clients); err != nil {
 			c.Started()
-			return nil, nil, fmt.Errorf("make a cgroup: %w", err)
+			return nil, fmt.Errorf("make a cgroup: %w", err)
 		}
-		pass(0, c.procs.Fd())
 	}
-	command := []string{s.helper.Name()}
-	for _, fd := range fds {
-		command = append(command, strconv.Itoa(fd))
+	return c, nil
+}
+
+// Order has a vifproxy-confine that waits at the other end of a SOCK_SEQPACKET socket become argv[0], as the given
+// user, with output as its standard output and error. The message is words with a NUL between them: a letter for each
+// descriptor that comes with it, uid, limits, timer slack, and argv. Whoever has ended takes no orders: EPIPE,
+// ECONNRESET.
+func (c *Cell) Order(socket int, uid uint32, output int, argv []string) error {
+	letters, fds := "o", []int{output}
+	pass := func(letter string, fd int) { letters, fds = letters+letter, append(fds, fd) }
+	if c.procs != nil {
+		pass("g", int(c.procs.Fd()))
 	}
-	command = append(command, limits(b.Clients, p.scratch), strconv.Itoa(b.TimerSlack))
-	return c, append(command, argv...), nil
+	if c.ruleset >= 0 {
+		pass("l", c.ruleset)
+	}
+	if c.sandbox.allowed != nil {
+		pass("1", int(c.sandbox.once.Fd()))
+		pass("a", int(c.sandbox.allowed.Fd()))
+	}
+	words := append([]string{letters, fmt.Sprint(uid), c.limits, strconv.Itoa(c.slack)}, argv...)
+	err := unix.Sendmsg(socket, []byte(strings.Join(words, "\x00")), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+	return os.NewSyscallError("sendmsg", err)
 }
 
 // Helper is the path of the program that Prepare's command runs, for a child of ours: through our descriptor,
@@ -280,7 +286,7 @@ func (s *Sandbox) program(b Box) (program, error) {
 	return p, nil
 }
 
-// Started closes what the child has inherited, or would have.
+// Started closes what the child has been given, or would have.
 func (c *Cell) Started() {
 	if c.ruleset >= 0 {
 		unix.Close(c.ruleset)
