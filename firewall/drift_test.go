@@ -288,7 +288,7 @@ func TestDriftIsLogged(t *testing.T) {
 func sorted(rules string) string {
 	lines := strings.Split(rules, "\n")
 	guard := slices.IndexFunc(lines, func(l string) bool { return strings.HasSuffix(l, "with tcp-reset") })
-	if guard >= 0 && strings.HasPrefix(lines[guard+1], "-A VIFPROXY") {
+	if guard >= 0 && strings.HasPrefix(lines[guard+1], "-A VIFPROXY ") {
 		return "the guard is not last: " + rules
 	}
 	jump := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "-A INPUT") })

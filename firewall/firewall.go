@@ -112,18 +112,30 @@ func load(ctx context.Context, text, path string, args ...string) error {
 
 // execute runs a program and returns what it prints.
 func execute(ctx context.Context, stdin, path string, args ...string) (string, error) {
+	return begin(ctx, stdin, path, args...)()
+}
+
+// begin starts a program, in the network of this thread. The function it returns must be called: it waits for the
+// end and returns what the program prints.
+func begin(ctx context.Context, stdin, path string, args ...string) (end func() (string, error)) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
+	err := cmd.Start()
+	return func() (string, error) {
+		defer cancel()
+		if err == nil {
+			err = cmd.Wait()
+		}
+		if err != nil {
+			return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
+		}
+		return stdout.String(), nil
 	}
-	return stdout.String(), nil
 }
 
 func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have tools) (Backend, error) {

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,10 +15,14 @@ import (
 )
 
 // iptBackend keeps a chain VIFPROXY in the tables filter and nat, and the fence in two more chains of filter,
-// of IPv6 too. One tagged jump leads to each of the first three. It reads a table at a time with iptables -S, and
-// writes with iptables-restore, which replaces whole chains of one table in one transaction, so that hundreds of
+// of IPv6 too. One tagged jump leads to each of the first three. It reads with iptables-save, all tables at a time,
+// and writes with iptables-restore, which replaces whole chains of one table in one transaction, so that hundreds of
 // bindings take as long as one; the library has neither. There is no transaction over several tables: each state
 // in between must be safe.
+//
+// A switch-over waits for this, so it takes as few programs as it can: both readers side by side, and one writer.
+// Where iptables is nftables underneath, the writer ends some 30 ms later than its changes take effect: closing its
+// socket waits until no CPU uses a rule that was deleted (nft_rcv_nl_event in net/netfilter/nf_tables_api.c).
 type iptBackend struct {
 	log  *slog.Logger
 	cfg  Config
@@ -110,7 +115,7 @@ func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err erro
 		keep(six, "VIFPROXY-OUT", fenceRules(want.Fence, false))
 		keep(six, "VIFPROXY-NO", refuseRules(want.Fence, false))
 		if len(change) > 0 || !six.jumpsOK() {
-			if err := six.write(ctx, change); err != nil {
+			if err := six.write(ctx, six.transaction(change)); err != nil {
 				return writes, err
 			}
 			writes++
@@ -119,35 +124,33 @@ func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err erro
 
 	// Up: the fence, the guard, and a port accepts before nat leads there. What no longer is to be accepted
 	// stays until nat does not lead there any more.
+	var steps []string
 	clear(change)
 	keep(filter, "VIFPROXY-OUT", fenceRules(want.Fence, true))
 	keep(filter, "VIFPROXY-NO", refuseRules(want.Fence, true))
 	have, final := filter.rules["VIFPROXY"], append(accepts, b.guard())
 	missing, surplus := compare(have, final)
-	if guarded := len(have) > 0 && have[len(have)-1] == b.guard(); len(missing) > 0 || !guarded {
+	var insert []string
+	if guarded := len(have) > 0 && have[len(have)-1] == b.guard(); !guarded {
 		surplus = slices.DeleteFunc(surplus, func(rule string) bool { return !anyAccept.MatchString(rule) })
 		change["VIFPROXY"] = append(surplus, final...)
+	} else {
+		insert = missing // which deletes nothing, and so holds up nothing
 	}
-	if len(change) > 0 || !filter.jumpsOK() {
-		if err := filter.write(ctx, change); err != nil {
-			return writes, err
-		}
-		writes++
-		filter.mended()
+	if len(change)+len(insert) > 0 || !filter.jumpsOK() {
+		steps = append(steps, filter.transaction(change, insert...))
 	}
 	missingNat, surplusNat := compare(nat.rules["VIFPROXY"], translations)
 	if len(missingNat)+len(surplusNat) > 0 || !nat.jumpsOK() {
-		if err := nat.write(ctx, map[string][]string{"VIFPROXY": translations}); err != nil {
-			return writes, err
-		}
-		writes++
+		steps = append(steps, nat.transaction(map[string][]string{"VIFPROXY": translations}))
 	}
 	if len(surplus) > 0 {
-		if err := filter.write(ctx, map[string][]string{"VIFPROXY": final}); err != nil {
-			return writes, err
-		}
-		writes++
+		steps = append(steps, filter.transaction(map[string][]string{"VIFPROXY": final}))
 	}
+	if err := filter.write(ctx, steps...); err != nil {
+		return writes, err
+	}
+	writes += len(steps)
 	b.synced = true
 	return writes, nil
 }
@@ -234,13 +237,6 @@ func (t *iptTable) jumpsOK() bool {
 	return t == nil || !slices.ContainsFunc(t.jumps, func(j *iptJump) bool { return j.count != 1 || !j.first })
 }
 
-// mended follows a write.
-func (t *iptTable) mended() {
-	for _, j := range t.jumps {
-		j.count, j.first = 1, true
-	}
-}
-
 // readAll reads our tables; that of IPv6 is nil where the kernel has no IPv6.
 func (b *iptBackend) readAll(ctx context.Context) (six, filter, nat *iptTable, err error) {
 	tagged := func(chain, match, to string) *iptJump {
@@ -252,17 +248,25 @@ func (b *iptBackend) readAll(ctx context.Context) (six, filter, nat *iptTable, e
 	nat = &iptTable{program: &b.four, name: "nat",
 		jumps: []*iptJump{tagged("PREROUTING", "", "VIFPROXY")}}
 	tables := []*iptTable{filter, nat}
+	texts := map[*program]func() (string, error){&b.four: begin(ctx, "", b.four.path+"-save")}
 	if b.six != nil {
 		six = &iptTable{program: b.six, name: "filter",
 			jumps: []*iptJump{tagged("OUTPUT", owners, "VIFPROXY-OUT")}}
 		tables = append(tables, six)
+		texts[b.six] = begin(ctx, "", b.six.path+"-save")
 	}
-	for _, t := range tables {
-		if err := t.read(ctx); err != nil {
-			return nil, nil, nil, fmt.Errorf("iptables: read table %s: %w", t.name, err)
+	for p, end := range texts {
+		text, e := end()
+		for _, t := range tables {
+			if t.program == p && e == nil {
+				e = t.parse(text)
+			}
+		}
+		if e != nil {
+			err = errors.Join(err, fmt.Errorf("iptables: read tables: %w", e))
 		}
 	}
-	return six, filter, nat, nil
+	return six, filter, nat, err
 }
 
 // hasIPv6 tells whether a process in this thread's network could send IPv6 at all. The file is there unless the
@@ -272,20 +276,25 @@ func hasIPv6() bool {
 	return err == nil
 }
 
-func (t *iptTable) read(ctx context.Context) error {
-	text, err := execute(ctx, "", t.path, "-w", fmt.Sprint(lockTimeout), "-t", t.name, "-S")
-	if err != nil {
-		return err
-	}
+// parse finds what is ours in the output of iptables-save. A table that is not there is empty.
+func (t *iptTable) parse(text string) error {
 	t.there, t.rules = make(map[string]bool), make(map[string][]string)
 	seen := make(map[string]bool)
+	table := ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
 		verb, rest, _ := strings.Cut(line, " ")
 		chain, _, _ := strings.Cut(rest, " ")
+		name, isTable := strings.CutPrefix(line, "*")
+		made, isChain := strings.CutPrefix(verb, ":")
 		switch {
-		case verb == "-N" && slices.Contains(ourChains, chain):
-			t.there[chain] = true
+		case isTable:
+			table = name
+		case strings.HasPrefix(line, "# Table `"+t.name+"' is incompatible"): // and left out, with status 0
+			return fmt.Errorf("table %s has rules that iptables cannot show; nft list ruleset shows them", t.name)
+		case table != t.name:
+		case isChain && slices.Contains(ourChains, made):
+			t.there[made] = true
 		case verb == "-A" && t.there[chain]: // chains are listed before rules
 			t.rules[chain] = append(t.rules[chain], line)
 		case verb == "-A":
@@ -301,13 +310,9 @@ func (t *iptTable) read(ctx context.Context) error {
 	return nil
 }
 
-// write replaces the rules of the given chains of ours and puts the jumps right.
-func (t *iptTable) write(ctx context.Context, chains map[string][]string) error {
-	if chains["VIFPROXY-NO"] != nil { // it is never empty
-		if err := t.count(); err != nil {
-			return err
-		}
-	}
+// transaction replaces the rules of the given chains of ours, puts more rules first in their chains, and puts the
+// jumps right. What follows it in the same write finds them right.
+func (t *iptTable) transaction(chains map[string][]string, insert ...string) string {
 	// The first line of a chain makes it or empties it; with --noflush other chains stay as they are.
 	var lines []string
 	for _, chain := range ourChains {
@@ -318,6 +323,9 @@ func (t *iptTable) write(ctx context.Context, chains map[string][]string) error 
 	for _, chain := range ourChains {
 		lines = append(lines, chains[chain]...)
 	}
+	for _, rule := range slices.Backward(insert) {
+		lines = append(lines, strings.Replace(rule, "-A ", "-I ", 1))
+	}
 	for _, j := range t.jumps {
 		if j.count == 1 && j.first {
 			continue
@@ -327,10 +335,25 @@ func (t *iptTable) write(ctx context.Context, chains map[string][]string) error 
 			lines = append(lines, "-D "+chain+" "+rest)
 		}
 		lines = append(lines, "-I "+chain+" 1 "+rest)
+		j.count, j.first = 1, true
 	}
-	text := "*" + t.name + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	return "*" + t.name + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+}
+
+// write makes transactions, one after the other.
+func (t *iptTable) write(ctx context.Context, steps ...string) error {
+	text := strings.Join(steps, "")
+	fence := strings.Contains(text, ":VIFPROXY-NO ")
+	if fence {
+		if err := t.count(); err != nil {
+			return err
+		}
+	}
+	if text == "" {
+		return nil
+	}
 	err := load(ctx, text, t.path+"-restore", "--noflush", "--wait", fmt.Sprint(lockTimeout))
-	if err == nil && chains["VIFPROXY-NO"] != nil {
+	if err == nil && fence {
 		t.refused.last = nil
 	}
 	return err
