@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"time"
 
@@ -22,6 +23,9 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 	if retry := s.troubles.note(s.Events, now, "firewall", err); err != nil {
 		s.due.check = retry
 	}
+	if err == nil {
+		s.bound(p, now)
+	}
 	for _, end := range p.End {
 		if q := s.process(end.ID); q != nil {
 			s.Events.Emit(proxyEnds, control.About{
@@ -33,20 +37,26 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 			q.tell(end.How)
 		}
 	}
-	if err == nil {
-		s.bound(p, now)
-	}
 	for _, policy := range p.Start {
 		s.start(policy, now)
 	}
 }
 
+// sync has the firewall hold state. What it was made to hold is believed until it is to be checked again: a new process
+// is started without reading all rules before.
 func (s *Supervisor) sync(state firewall.State) error {
+	if s.holds != nil && reflect.DeepEqual(*s.holds, state) {
+		return nil
+	}
+	s.holds = nil
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	defer cancel()
 	writes, err := s.Firewall.Sync(ctx, state)
 	if writes > 0 {
 		s.Events.log.Debug("firewall written", "writes", writes)
+	}
+	if err == nil {
+		s.holds = &state
 	}
 	return err
 }
@@ -76,9 +86,8 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		if vm.current == nil || vm.current == before && vm.current.shown {
 			continue
 		}
-		heard := vm.current.asked
 		if !vm.current.Retired.IsZero() { // the rules are again what they were when it was started
-			heard = s.heard
+			vm.current.asked = s.heard
 		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
 		err := vm.current.proxy.Current()
@@ -89,7 +98,7 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		if before != nil && before.Policy.key != vm.current.Policy.key {
 			s.Events.Emit(inForce, control.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
-				MS: control.Milliseconds(time.Since(heard)),
+				MS: control.Milliseconds(time.Since(vm.current.asked)),
 			})
 		}
 	}

@@ -154,9 +154,9 @@ func TestWatchTellsWhatHappens(t *testing.T) {
 		m.file("social.10.137.0.1", bHost)
 		m.after(time.Second)
 		m.expect(told(), `proxy-listens vm=social port=3 ms=3
+			in-force vm=social port=3 ms=13
 			proxy-ends vm=social port=2 why=its rules permitted what is not permitted any more
-			proxy-ends vm=social port=1 why=its rules permitted what is not permitted any more
-			in-force vm=social port=3 ms=13`)
+			proxy-ends vm=social port=1 why=its rules permitted what is not permitted any more`)
 		m.file("social.10.137.0.1", "b b")
 		m.after(time.Second)
 		if got := told(); !strings.HasPrefix(got, "rules-refused vm=social err=") || strings.Contains(got, "\n") {
@@ -202,8 +202,8 @@ func TestChangeThatIsTakenBack(t *testing.T) {
 		told()
 		m.file("social.10.137.0.1", aHost)
 		m.after(time.Second)
-		m.expect(told(), `proxy-ends vm=social port=2 why=its rules permitted what is not permitted any more
-			in-force vm=social port=1 ms=10`)
+		m.expect(told(), `in-force vm=social port=1 ms=10
+			proxy-ends vm=social port=2 why=its rules permitted what is not permitted any more`)
 	})
 }
 

@@ -80,8 +80,8 @@ func TestTemplateOpensTheFence(t *testing.T) {
 			start social (10.137.0.1) at 10.138.1.1: a :2
 			unbind vif1.0 10.137.0.1 :1
 			bind vif1.0 10.137.0.1 :2
-			kill :1
-			fence all 10.0.0.6/32:3128, all :563`)
+			fence all 10.0.0.6/32:3128, all :563
+			kill :1`)
 		m.set(func() { m.hosts["proxy.corp"] = netip.MustParseAddr("10.0.0.7") })
 		m.expect(m.after(2*time.Minute), "fence all 10.0.0.7/32:3128, all :563")
 		m.set(func() { delete(m.hosts, "proxy.corp") })

@@ -57,7 +57,7 @@ type Ending int
 
 const (
 	Gently Ending = iota // it is asked to
-	Soon                 // killed when the requests under way are answered, or a moment later
+	Soon                 // killed when the requests under way are answered, in time to cut tunnels too (see grace)
 	Now                  // killed at once: an AppVM could still do through it what is not permitted any more
 )
 

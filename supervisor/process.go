@@ -13,11 +13,8 @@ import (
 // twenty VMs may need a second or two.
 const startBound = 10 * time.Second
 
-// Revoked hosts are to be out of reach within 100 ms of the file's change, and of that the new process takes some.
-const (
-	finishBound = 40 * time.Millisecond
-	finishPoll  = 3 * time.Millisecond
-)
+// finishPoll is how often a process that is to end soon is asked whether it has answered all.
+const finishPoll = 2 * time.Millisecond
 
 // appVM is what the loop remembers of one AppVM.
 type appVM struct {
@@ -37,9 +34,15 @@ type process struct {
 	asked   time.Time // when the change that it is for was first heard of
 	started time.Time
 	ready   time.Time
-	shown   bool        // the files under its AppVM's name tell of it
-	end     chan Ending // capacity 1
+	shown   bool       // the files under its AppVM's name tell of it
+	end     chan order // capacity 1
 	abandon context.CancelFunc
+}
+
+// order is what a process's goroutine is told.
+type order struct {
+	Ending
+	heard time.Time // of the change that makes it end Soon
 }
 
 // actual is the AppVMs as plan sees them.
@@ -73,7 +76,7 @@ func (s *Supervisor) start(policy *Policy, now time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{
 		Generation: Generation{ID: s.lastID, Policy: policy, Port: port},
-		vm:         vm, asked: s.heard, started: now, end: make(chan Ending, 1), abandon: cancel,
+		vm:         vm, asked: s.heard, started: now, end: make(chan order, 1), abandon: cancel,
 	}
 	vm.processes = append(vm.processes, p)
 	s.running.Go(func() {
@@ -92,12 +95,12 @@ func (s *Supervisor) run(ctx context.Context, p *process) {
 	s.post(func() { s.cameUp(p, proxy) })
 	select {
 	case <-proxy.Done():
-	case how := <-p.end:
-		switch how {
+	case end := <-p.end:
+		switch end.Ending {
 		case Gently:
 			proxy.Stop()
 		case Soon:
-			finish(proxy)
+			finish(proxy, end.heard)
 			fallthrough
 		case Now:
 			proxy.Kill()
@@ -106,12 +109,12 @@ func (s *Supervisor) run(ctx context.Context, p *process) {
 	s.post(func() { s.ended(p, proxy.Err()) })
 }
 
-// finish waits until a proxy that no new connection comes to has answered what it was asked. That takes a fraction of
-// finishBound, unless something is downloading or tunnelled.
-func finish(proxy Proxy) {
+// finish waits until a proxy that no new connection comes to has answered what it was asked. A tunnel or a download
+// would take longer than it may: it is told from a short request by nothing but its length.
+func finish(proxy Proxy, heard time.Time) {
 	tick := time.NewTicker(finishPoll)
 	defer tick.Stop()
-	over := time.After(finishBound)
+	over := time.After(grace(time.Since(heard)))
 	for {
 		if clients, err := proxy.Clients(); err != nil || clients == 0 {
 			return
@@ -126,11 +129,23 @@ func finish(proxy Proxy) {
 	}
 }
 
+// grace is how long the requests under way may take after a change that took so long to come into force. Revoked
+// hosts are to be out of reach within 100 ms of the change, tunnels included; where that cannot be, on a machine that is
+// slow now, requests are slow as well.
+func grace(took time.Duration) time.Duration {
+	const cut, most = 84 * time.Millisecond, 250 * time.Millisecond
+	return max(cut-took, min(took/2, most))
+}
+
 // tell ends a generation, whatever it is doing.
 func (p *process) tell(how Ending) {
 	p.Dying = true
 	p.abandon()
-	p.end <- how
+	end := order{Ending: how}
+	if how == Soon { // so there is another one, which serves
+		end.heard = p.vm.current.asked
+	}
+	p.end <- end
 }
 
 // cameUp is the news that a proxy listens.

@@ -92,7 +92,8 @@ type Supervisor struct {
 	want    []*Desired
 	vms     map[netip.Addr]*appVM
 	ports   *ports
-	freed   []uint16 // ports of ended processes that the firewall may still know
+	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
+	freed   []uint16        // ports of ended processes that the firewall may still know
 	lastID  int
 	running sync.WaitGroup // a goroutine for each process
 
@@ -232,7 +233,7 @@ func (s *Supervisor) read(now time.Time) bool {
 	}
 	if take(&s.due.check, now) {
 		work = true
-		s.checked = now
+		s.checked, s.holds = now, nil
 		s.verify(now)
 	}
 	for _, at := range []*time.Time{&s.due.drain, &s.due.plan, &s.due.ready, &s.due.names} {
