@@ -245,7 +245,7 @@ func TestConnectionLost(t *testing.T) {
 	enterNamespace(t)
 	b := machines[1].open(t).(*nftBackend)
 	b.conn.nl.Close()
-	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{personal}}); err == nil {
+	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{personal}}, func() {}); err == nil {
 		t.Error("no error")
 	}
 	if n := sync(t, b, personal); n != 2 {

@@ -100,7 +100,7 @@ func TestFenceRefused(t *testing.T) {
 	} {
 		f := wide()
 		spoil(&f)
-		n, err := b.Sync(t.Context(), State{Fence: f})
+		n, err := b.Sync(t.Context(), State{Fence: f}, func() {})
 		if err == nil || !strings.Contains(err.Error(), want) || n != 0 {
 			t.Errorf("%d writes, error %v; want %s", n, err, want)
 		}

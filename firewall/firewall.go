@@ -71,7 +71,10 @@ type Backend interface {
 	// which the AppVM is locked out. If want has something that cannot be, such as the same vif and address
 	// twice, nothing is written. After an error the kernel holds some state between the old and the new; call
 	// Sync again.
-	Sync(ctx context.Context, want State) (writes int, err error)
+	//
+	// It calls inForce once, unless it fails before, as soon as connections that are made from then on to port 8100
+	// go where want says. What may be left to take away then is the leave for AppVMs to reach their own old proxies.
+	Sync(ctx context.Context, want State, inForce func()) (writes int, err error)
 
 	// Refused returns how many packets of each uid the fence has refused since Open: one for each attempt to
 	// connect, as a rule. Where rules are loaded anew, a few may go uncounted.
@@ -179,7 +182,7 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 	if kind == "iptables" {
 		chosen, other = other, chosen
 	}
-	if _, err := chosen.Sync(ctx, State{}); err != nil {
+	if _, err := chosen.Sync(ctx, State{}, func() {}); err != nil {
 		return nil, fmt.Errorf("load rules into an empty state: %w", err)
 	}
 	if other != nil {

@@ -55,7 +55,7 @@ func TestInspect(t *testing.T) {
 			if missing := look(damage.command, true, true); !slices.Contains(missing, damage.missing) {
 				t.Errorf("after %s: missing are %q", damage.command, missing)
 			}
-			if _, err := b.Sync(t.Context(), State{}); err != nil {
+			if _, err := b.Sync(t.Context(), State{}, func() {}); err != nil {
 				t.Fatal(err)
 			}
 			look("repaired after "+damage.command, true, false)

@@ -20,9 +20,10 @@ import (
 // bindings take as long as one; the library has neither. There is no transaction over several tables: each state
 // in between must be safe.
 //
-// A switch-over waits for this, so it takes as few programs as it can: both readers side by side, and one writer.
-// Where iptables is nftables underneath, the writer ends some 30 ms later than its changes take effect: closing its
-// socket waits until no CPU uses a rule that was deleted (nft_rcv_nl_event in net/netfilter/nf_tables_api.c).
+// A switch-over waits for this, so it takes as few programs as it can: both readers side by side, and one writer
+// until it is in force. That one deletes nothing if it can do without. For where iptables is nftables underneath, a
+// program that has deleted a rule ends only when no CPU uses that any more, some 20 ms later (nft_rcv_nl_event in
+// net/netfilter/nf_tables_api.c).
 type iptBackend struct {
 	log  *slog.Logger
 	cfg  Config
@@ -85,17 +86,12 @@ func (b *iptBackend) translate(w Binding) string {
 		"-j DNAT --to-destination %s", w.Addr, w.Vif, b.cfg.ProxyPort, w.To)
 }
 
-func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err error) {
+func (b *iptBackend) Sync(ctx context.Context, want State, inForce func()) (writes int, err error) {
 	if err := b.cfg.check(want.Bindings); err != nil {
 		return 0, err
 	}
 	if want.Fence, err = b.cfg.normal(want.Fence); err != nil {
 		return 0, err
-	}
-	var accepts, translations []string
-	for _, w := range want.Bindings {
-		accepts = append(accepts, b.accept(w))
-		translations = append(translations, b.translate(w))
 	}
 	six, filter, nat, err := b.readAll(ctx)
 	if err != nil {
@@ -105,54 +101,86 @@ func (b *iptBackend) Sync(ctx context.Context, want State) (writes int, err erro
 		b.log.Warn("a jump to our rules was changed by another program: putting it back")
 	}
 
-	change := make(map[string][]string)
-	keep := func(now *iptTable, chain string, rules []string) {
-		if !now.there[chain] || !slices.Equal(now.rules[chain], rules) {
-			change[chain] = rules
-		}
-	}
 	if six != nil {
-		keep(six, "VIFPROXY-OUT", fenceRules(want.Fence, false))
-		keep(six, "VIFPROXY-NO", refuseRules(want.Fence, false))
-		if len(change) > 0 || !six.jumpsOK() {
-			if err := six.write(ctx, six.transaction(change)); err != nil {
+		if change := six.fence(want.Fence, false); len(change) > 0 || !six.jumpsOK() {
+			if err := six.write(ctx, []string{six.transaction(change, nil)}); err != nil {
 				return writes, err
 			}
 			writes++
 		}
 	}
-
-	// Up: the fence, the guard, and a port accepts before nat leads there. What no longer is to be accepted
-	// stays until nat does not lead there any more.
-	var steps []string
-	clear(change)
-	keep(filter, "VIFPROXY-OUT", fenceRules(want.Fence, true))
-	keep(filter, "VIFPROXY-NO", refuseRules(want.Fence, true))
-	have, final := filter.rules["VIFPROXY"], append(accepts, b.guard())
-	missing, surplus := compare(have, final)
-	var insert []string
-	if guarded := len(have) > 0 && have[len(have)-1] == b.guard(); !guarded {
-		surplus = slices.DeleteFunc(surplus, func(rule string) bool { return !anyAccept.MatchString(rule) })
-		change["VIFPROXY"] = append(surplus, final...)
-	} else {
-		insert = missing // which deletes nothing, and so holds up nothing
-	}
-	if len(change)+len(insert) > 0 || !filter.jumpsOK() {
-		steps = append(steps, filter.transaction(change, insert...))
-	}
-	missingNat, surplusNat := compare(nat.rules["VIFPROXY"], translations)
-	if len(missingNat)+len(surplusNat) > 0 || !nat.jumpsOK() {
-		steps = append(steps, nat.transaction(map[string][]string{"VIFPROXY": translations}))
-	}
-	if len(surplus) > 0 {
-		steps = append(steps, filter.transaction(map[string][]string{"VIFPROXY": final}))
-	}
-	if err := filter.write(ctx, steps...); err != nil {
+	up, down := b.steps(filter, nat, want)
+	if err := filter.write(ctx, up); err != nil {
 		return writes, err
 	}
-	writes += len(steps)
+	writes += len(up)
+	inForce()
+	if err := filter.write(ctx, down); err != nil {
+		return writes, err
+	}
 	b.synced = true
-	return writes, nil
+	return writes + len(down), nil
+}
+
+// fence is which of its chains must change, and to what.
+func (t *iptTable) fence(f Fence, four bool) (change map[string][]string) {
+	change = make(map[string][]string)
+	for chain, rules := range map[string][]string{
+		"VIFPROXY-OUT": fenceRules(f, four), "VIFPROXY-NO": refuseRules(f, four),
+	} {
+		if !t.there[chain] || !slices.Equal(t.rules[chain], rules) {
+			change[chain] = rules
+		}
+	}
+	return change
+}
+
+// steps are the transactions that lead to what is wanted. Up: the fence, the guard, and a port accepts before nat
+// leads there. Down: what no longer is to be accepted stays until nat does not lead there any more.
+func (b *iptBackend) steps(filter, nat *iptTable, want State) (up, down []string) {
+	var accepts, translations []string
+	for _, w := range want.Bindings {
+		accepts = append(accepts, b.accept(w))
+		translations = append(translations, b.translate(w))
+	}
+
+	change := filter.fence(want.Fence, true)
+	have, final := filter.rules["VIFPROXY"], append(accepts, b.guard())
+	missing, surplus := compare(have, final)
+	if guarded := len(have) > 0 && have[len(have)-1] == b.guard(); !guarded {
+		surplus = slices.DeleteFunc(surplus, func(rule string) bool { return !anyAccept.MatchString(rule) })
+		change["VIFPROXY"], missing = append(surplus, final...), nil
+	}
+	if len(change)+len(missing) > 0 || !filter.jumpsOK() {
+		up = append(up, filter.transaction(change, missing))
+	}
+
+	exact := map[string][]string{"VIFPROXY": translations}
+	newNat, oldNat := compare(nat.rules["VIFPROXY"], translations)
+	covered := make(map[string]bool) // by a rule that will come first
+	for _, rule := range newNat {
+		covered[packets(rule)] = true
+	}
+	uncovered := func(rule string) bool { return !covered[packets(rule)] }
+	switch {
+	case !nat.there["VIFPROXY"] || slices.ContainsFunc(oldNat, uncovered):
+		up = append(up, nat.transaction(exact, nil))
+	case len(newNat) > 0 || !nat.jumpsOK():
+		up = append(up, nat.transaction(nil, newNat))
+		if len(oldNat) > 0 {
+			down = append(down, nat.transaction(exact, nil))
+		}
+	}
+	if len(surplus) > 0 {
+		down = append(down, filter.transaction(map[string][]string{"VIFPROXY": final}, nil))
+	}
+	return up, down
+}
+
+// packets is which packets a rule of ours translates.
+func packets(translation string) string {
+	match, _, _ := strings.Cut(translation, " -j ")
+	return match
 }
 
 // Refused implements Backend.
@@ -312,7 +340,7 @@ func (t *iptTable) parse(text string) error {
 
 // transaction replaces the rules of the given chains of ours, puts more rules first in their chains, and puts the
 // jumps right. What follows it in the same write finds them right.
-func (t *iptTable) transaction(chains map[string][]string, insert ...string) string {
+func (t *iptTable) transaction(chains map[string][]string, insert []string) string {
 	// The first line of a chain makes it or empties it; with --noflush other chains stay as they are.
 	var lines []string
 	for _, chain := range ourChains {
@@ -341,7 +369,7 @@ func (t *iptTable) transaction(chains map[string][]string, insert ...string) str
 }
 
 // write makes transactions, one after the other.
-func (t *iptTable) write(ctx context.Context, steps ...string) error {
+func (t *iptTable) write(ctx context.Context, steps []string) error {
 	text := strings.Join(steps, "")
 	fence := strings.Contains(text, ":VIFPROXY-NO ")
 	if fence {

@@ -143,7 +143,7 @@ func sync(t testing.TB, b Backend, want ...Binding) (writes int) {
 func syncState(t testing.TB, b Backend, want State) (writes int) {
 	t.Helper()
 	inNamespace(t)
-	writes, err := b.Sync(t.Context(), want)
+	writes, err := b.Sync(t.Context(), want, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

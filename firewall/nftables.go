@@ -52,7 +52,7 @@ func (n *nftBackend) String() string { return "nftables" }
 // Qubes does at every attach of a vif, in a few transactions.
 const attempts = 5
 
-func (n *nftBackend) Sync(ctx context.Context, want State) (writes int, err error) {
+func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writes int, err error) {
 	if err := n.cfg.check(want.Bindings); err != nil {
 		return 0, err
 	}
@@ -97,6 +97,9 @@ func (n *nftBackend) Sync(ctx context.Context, want State) (writes int, err erro
 		}
 		return errBusy
 	})
+	if err == nil {
+		inForce() // one transaction was all
+	}
 	return writes, err
 }
 

@@ -182,13 +182,13 @@ func TestBindingRefused(t *testing.T) {
 			to(netip.Addr{}, 61000), to(six, 61000), to(mapped, 61000), to(netip.IPv4Unspecified(), 61000),
 			to(ours, 0), to(ours, 60999), to(ours, 65000), to(ours, 8100), personal,
 		} {
-			if n, err := b.Sync(t.Context(), State{Bindings: []Binding{personal, bad}}); err == nil || n != 0 {
+			if n, err := b.Sync(t.Context(), State{Bindings: []Binding{personal, bad}}, func() {}); err == nil || n != 0 {
 				t.Errorf("%q: %d writes, error %v", bad, n, err)
 			}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if n, err := b.Sync(ctx, State{Bindings: []Binding{personal}}); !errors.Is(err, context.Canceled) || n != 0 {
+		if n, err := b.Sync(ctx, State{Bindings: []Binding{personal}}, func() {}); !errors.Is(err, context.Canceled) || n != 0 {
 			t.Errorf("cancelled: %d writes, error %v", n, err)
 		}
 		if got := m.rules(t); got != before {

@@ -19,39 +19,52 @@ import (
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
 	s.fenced = s.fence(p.Exits, now)
-	err := s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced})
+	inForce := false
+	err := s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced}, func() {
+		inForce = true
+		s.bound(p, now)
+		s.end(p.End)
+	})
 	if retry := s.troubles.note(s.Events, now, "firewall", err); err != nil {
 		s.due.check = retry
+	} else {
+		s.release(p.Bindings)
 	}
-	if err == nil {
-		s.bound(p, now)
-	}
-	for _, end := range p.End {
-		if q := s.process(end.ID); q != nil {
-			s.Events.Emit(proxyEnds, control.About{
-				VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid(), Why: end.Why,
-			})
-			if err != nil && end.How == Soon {
-				end.How = Now // for what is new still comes to it
+	if !inForce {
+		for i := range p.End {
+			if p.End[i].How == Soon {
+				p.End[i].How = Now // for what is new still comes to it
 			}
-			q.tell(end.How)
 		}
+		s.end(p.End)
 	}
 	for _, policy := range p.Start {
 		s.start(policy, now)
 	}
 }
 
-// sync has the firewall hold state. What it was made to hold is believed until it is to be checked again: a new process
-// is started without reading all rules before.
-func (s *Supervisor) sync(state firewall.State) error {
+func (s *Supervisor) end(ends []End) {
+	for _, end := range ends {
+		if q := s.process(end.ID); q != nil {
+			s.Events.Emit(proxyEnds, control.About{
+				VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid(), Why: end.Why,
+			})
+			q.tell(end.How)
+		}
+	}
+}
+
+// sync has the firewall hold state. What it was made to hold is believed until it is to be checked again: a new
+// process is started without reading all rules before.
+func (s *Supervisor) sync(state firewall.State, inForce func()) error {
 	if s.holds != nil && reflect.DeepEqual(*s.holds, state) {
+		inForce()
 		return nil
 	}
 	s.holds = nil
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	defer cancel()
-	writes, err := s.Firewall.Sync(ctx, state)
+	writes, err := s.Firewall.Sync(ctx, state, inForce)
 	if writes > 0 {
 		s.Events.log.Debug("firewall written", "writes", writes)
 	}
@@ -61,16 +74,8 @@ func (s *Supervisor) sync(state firewall.State) error {
 	return err
 }
 
-// bound follows a successful write: the bindings now are those of the plan.
+// bound follows a write: the bindings are those of the plan now.
 func (s *Supervisor) bound(p Plan, now time.Time) {
-	if len(s.freed) > 0 || !s.forget.begun { // at the start too: an earlier run may have crashed
-		s.forgetConnections(p.Bindings)
-	}
-	for _, port := range s.freed {
-		s.ports.release(port)
-	}
-	s.freed = nil
-
 	serves := make(map[uint16]bool, len(p.Bindings))
 	for _, b := range p.Bindings {
 		serves[b.To.Port()] = true
@@ -108,6 +113,17 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		s.due.drain = now.Add(drainPoll)
 		s.Events.Emit(proxyRetires, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
+}
+
+// release follows a successful write: nothing in the firewall leads to ports of ended processes any more.
+func (s *Supervisor) release(bindings []firewall.Binding) {
+	if len(s.freed) > 0 || !s.forget.begun { // at the start too: an earlier run may have crashed
+		s.forgetConnections(bindings)
+	}
+	for _, port := range s.freed {
+		s.ports.release(port)
+	}
+	s.freed = nil
 }
 
 // forgetting is the state of what goes on beside the loop, as it takes as long as there are connections.
@@ -151,7 +167,7 @@ func (s *Supervisor) process(id int) *process {
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
 	s.Events.Emit(daemonStops, control.About{})
-	unbound := s.sync(firewall.State{})
+	unbound := s.sync(firewall.State{}, func() {})
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {

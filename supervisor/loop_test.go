@@ -91,7 +91,15 @@ func (m *machine) proxy(name string) *fakeProxy {
 
 func (m *machine) String() string { return "fake" }
 
-func (m *machine) Sync(_ context.Context, state firewall.State) (int, error) {
+func (m *machine) Sync(_ context.Context, state firewall.State, inForce func()) (int, error) {
+	writes, err := m.write(state)
+	if err == nil {
+		inForce()
+	}
+	return writes, err
+}
+
+func (m *machine) write(state firewall.State) (int, error) {
 	want := state.Bindings
 	m.mu.Lock()
 	defer m.mu.Unlock()

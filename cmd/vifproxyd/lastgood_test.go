@@ -257,7 +257,7 @@ func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
 	work := s.show()["work"]
 
 	// Replaced: everybody's process is replaced, without a gap.
-	beat, end := s.load("work", false, "http://bank.example/")
+	beat, end := s.load("work", "http://bank.example/")
 	<-beat
 	s.program(string(real))
 	s.update()
