@@ -38,18 +38,39 @@ type Refused struct {
 
 // Read reads the directory dir and the template. A missing directory is an empty one, and a missing template
 // is the built-in one. An error means that the directory could not be read: nothing is known then.
-func Read(dir, template string) (Set, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !missing(dir, err) {
-		if errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf("%w (%s)", err, openToGroup)
-		}
-		return Set{}, fmt.Errorf("read rule directory: %w", err)
-	}
+func Read(dir, template string) (Set, error) { return read(dir, template, readFile) }
+
+// listings is how often a directory is listed in which files that were listed have gone: every time means that
+// somebody changes it faster than it can be read.
+const listings = 5
+
+func read(dir, template string, readFile func(path string) ([]byte, error)) (Set, error) {
 	var set Set
 	set.Template, set.TemplateErr = readTemplate(template)
-	candidates := ruleFiles(dir, entries)
-	refuseDuplicates(candidates)
+	for range listings {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !missing(dir, err) {
+			if errors.Is(err, fs.ErrPermission) {
+				err = fmt.Errorf("%w (%s)", err, openToGroup)
+			}
+			return Set{}, fmt.Errorf("read rule directory: %w", err)
+		}
+		candidates := ruleFiles(dir, entries)
+		refuseDuplicates(candidates)
+		var gone bool
+		if set.Files, set.Refused, gone = readFiles(candidates, readFile); !gone {
+			slices.SortFunc(set.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+			slices.SortFunc(set.Refused, func(a, b Refused) int { return strings.Compare(a.Path, b.Path) })
+			return set, nil
+		}
+	}
+	return Set{}, fmt.Errorf("read rule directory: %d times, files of %s had gone before they could be opened", listings, dir)
+}
+
+// readFiles parses what was listed. Of a file that has gone since, it is not known whether it was deleted, or the
+// directory replaced by another or by a link that leads nowhere: only another list can tell.
+func readFiles(candidates []Refused, readFile func(path string) ([]byte, error)) (files []File, refused []Refused,
+	gone bool) {
 	for _, c := range candidates {
 		var content []byte
 		var file File
@@ -57,20 +78,18 @@ func Read(dir, template string) (Set, error) {
 			content, c.Err = readFile(c.Path)
 		}
 		if errors.Is(c.Err, fs.ErrNotExist) {
-			continue // deleted since the directory was read
+			return nil, nil, true
 		}
 		if c.Err == nil {
 			file, c.Err = ParseFile(c.Path, content)
 		}
 		if c.Err != nil {
-			set.Refused = append(set.Refused, c)
+			refused = append(refused, c)
 		} else {
-			set.Files = append(set.Files, file)
+			files = append(files, file)
 		}
 	}
-	slices.SortFunc(set.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(set.Refused, func(a, b Refused) int { return strings.Compare(a.Path, b.Path) })
-	return set, nil
+	return files, refused, false
 }
 
 // ruleFiles picks what is named like a rule file, rightly or wrongly.
@@ -120,6 +139,10 @@ func readTemplate(path string) (Template, error) {
 	content, err := readFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		dir := filepath.Dir(path)
+		if _, err := os.Stat(dir); err != nil && !missing(dir, err) {
+			return Template{}, &Error{Path: path, Text: "cannot be opened: " + cause(err), Remedy: "see what " + dir + " leads to"}
+		}
 		return Builtin(), nil
 	case err != nil:
 		return Template{}, err

@@ -131,6 +131,66 @@ func TestReadFails(t *testing.T) {
 	}
 }
 
+// What was listed and has gone when it is opened was deleted, or the whole directory is another one now, or none:
+// the next list tells.
+func TestReadWhileItChanges(t *testing.T) {
+	// at is what happens at the nth attempt to open a file.
+	at := map[string]func(t *testing.T, dir string, n int){
+		"deleted": func(t *testing.T, dir string, n int) {
+			if n == 1 {
+				must(t, os.Remove(filepath.Join(dir, "a.10.137.2.1")))
+			}
+		},
+		"replaced": func(t *testing.T, dir string, n int) {
+			if n == 2 {
+				must(t, os.Rename(dir, dir+".old"))
+				must(t, os.Mkdir(dir, 0o755))
+				write(t, filepath.Join(dir, "c.10.137.2.3"), "^c$")
+			}
+		},
+		"removed": func(t *testing.T, dir string, n int) { must(t, os.RemoveAll(dir)) },
+		"not mounted": func(t *testing.T, dir string, n int) {
+			if n == 1 {
+				must(t, os.Rename(dir, dir+".old"))
+				must(t, os.Symlink("/nonexistent/rules", dir))
+			}
+		},
+		"never at rest": func(t *testing.T, dir string, n int) { // each listed file is gone, and another one there
+			names, err := os.ReadDir(dir)
+			must(t, err)
+			must(t, os.Rename(filepath.Join(dir, names[0].Name()), filepath.Join(dir, fmt.Sprintf("x%d.10.137.3.%[1]d", n))))
+		},
+	}
+	want := map[string]string{
+		"deleted":       "b 10.137.2.2 \"1 ^b$\\n\"\n",
+		"replaced":      "c 10.137.2.3 \"1 ^c$\\n\"\n",
+		"removed":       "",
+		"not mounted":   "error",
+		"never at rest": "error",
+	}
+	for name, change := range at {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "rules")
+			must(t, os.Mkdir(dir, 0o755))
+			write(t, filepath.Join(dir, "a.10.137.2.1"), "^a$")
+			write(t, filepath.Join(dir, "b.10.137.2.2"), "^b$")
+			n := 0
+			set, err := read(dir, filepath.Join(dir, "config"), func(path string) ([]byte, error) {
+				n++
+				change(t, dir, n)
+				return readFile(path)
+			})
+			got := strings.TrimSuffix(set.print(dir), "built-in template\n")
+			if err != nil {
+				got = "error"
+			}
+			if got != want[name] {
+				t.Errorf("got %q, %v; want %q", got, err, want[name])
+			}
+		})
+	}
+}
+
 func TestReadBadTemplate(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "config"), "Port {prt}\n")

@@ -35,9 +35,11 @@ func echoes(tunnel net.Conn) error {
 }
 
 // load fetches permitted pages, one after the other, until the returned function is called, which tells how many were
-// fetched. Each is told to beat, if somebody listens. None may fail.
+// fetched. Each is told to beat, if somebody listens. None may fail; on a busy machine one that had been under way
+// for longer than the supervisor promises may have been cut because something else was revoked meanwhile.
 func (s *site) load(vm string, pages ...string) (beat chan bool, end func() string) {
-	var done int
+	const promised = 58 * time.Millisecond // grace, in package supervisor
+	var done, cut int
 	ctx, cancel := context.WithCancel(s.Context())
 	var client sync.WaitGroup
 	beat = make(chan bool)
@@ -47,9 +49,13 @@ func (s *site) load(vm string, pages ...string) (beat chan bool, end func() stri
 		defer tick.Stop()
 		for ; ctx.Err() == nil; done++ {
 			page, begin := pages[done%len(pages)], time.Now()
-			if err := s.page(vm, page); err != nil {
-				s.Errorf("%s is permitted before and after: %v, after %v", page, err, time.Since(begin))
+			switch err, took := s.page(vm, page), time.Since(begin); {
+			case err == nil:
+			case took < promised:
+				s.Errorf("%s is permitted before and after: %v, after %v", page, err, took)
 				return
+			default:
+				cut++
 			}
 			select {
 			case beat <- true:
@@ -61,7 +67,7 @@ func (s *site) load(vm string, pages ...string) (beat chan bool, end func() stri
 	return beat, func() string {
 		cancel()
 		client.Wait()
-		return fmt.Sprintf("%d requests", done)
+		return fmt.Sprintf("%d requests, %d of them cut,", done, cut)
 	}
 }
 
