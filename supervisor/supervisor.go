@@ -107,7 +107,8 @@ type Supervisor struct {
 		names        time.Time // resolvers, and hosts that could not be looked up
 		ready        time.Time // say so although something is still starting
 	}
-	burst    time.Time // when the changes of rules that are now settling began
+	burst    time.Time // when the changes of rules that are now settling were seen
+	edited   time.Time // when they were made: the loop may have been busy
 	heard    time.Time // when what this round is about was first heard of
 	checked  time.Time // when the firewall was last looked at because of a hint
 	changed  bool      // mail changed something that the plan depends on
@@ -173,7 +174,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 }
 
 // schedule turns reasons into times: at once, or when a burst is over.
-func (s *Supervisor) schedule(reasons Reason, now time.Time) {
+func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	if reasons.has(Force) || isDue(s.due.everything, now) {
 		s.burst = time.Time{}
 		s.due.links, s.due.rules, s.due.check = now, now, now
@@ -185,9 +186,9 @@ func (s *Supervisor) schedule(reasons Reason, now time.Time) {
 	}
 	if reasons.has(Rules) {
 		if s.burst.IsZero() {
-			s.burst = now
+			s.burst, s.edited = now, reasons.first
 		}
-		s.due.rules = earlier(now.Add(settle), s.burst.Add(settleMost))
+		s.due.rules = earlier(reasons.last.Add(settle), s.burst.Add(settleMost))
 	}
 	if reasons.has(Resolvers) {
 		s.due.names = now
@@ -224,7 +225,7 @@ func (s *Supervisor) read(now time.Time) bool {
 		default:
 			work = true
 			if !s.burst.IsZero() {
-				s.heard, s.burst = s.burst, time.Time{}
+				s.heard, s.burst = s.edited, time.Time{}
 			}
 		}
 	}

@@ -1,6 +1,9 @@
 package supervisor
 
-import "sync/atomic"
+import (
+	"sync"
+	"time"
+)
 
 // Reason says which input may have changed. It carries no data: whoever is woken reads the whole input again.
 type Reason uint32
@@ -16,20 +19,42 @@ const (
 
 // waker has one slot: any number of wake-ups while the loop is busy make one more round, and none is lost.
 type waker struct {
-	slot    chan struct{}
-	reasons atomic.Uint32
+	slot chan struct{}
+
+	mu  sync.Mutex
+	now woken
+}
+
+// woken is what the loop is woken with.
+type woken struct {
+	Reason
+	first, last time.Time // when somebody said Rules: the loop may have been busy since
 }
 
 func newWaker() *waker { return &waker{slot: make(chan struct{}, 1)} }
 
 func (w *waker) wake(r Reason) {
-	w.reasons.Or(uint32(r))
+	w.mu.Lock()
+	w.now.Reason |= r
+	if r.has(Rules) {
+		w.now.last = time.Now()
+		if w.now.first.IsZero() {
+			w.now.first = w.now.last
+		}
+	}
+	w.mu.Unlock()
 	select {
 	case w.slot <- struct{}{}:
 	default:
 	}
 }
 
-func (w *waker) take() Reason { return Reason(w.reasons.Swap(0)) }
+func (w *waker) take() woken {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	taken := w.now
+	w.now = woken{}
+	return taken
+}
 
 func (r Reason) has(x Reason) bool { return r&x != 0 }
