@@ -1,0 +1,126 @@
+package supervisor
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"vifproxy/control"
+)
+
+func TestDeathUnbindsAndComesBack(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Minute)
+		m.proxy("social").gone("die", errors.New("killed"))
+		m.expect(m.after(time.Second), `die :1
+			unbind vif1.0 10.137.0.1 :1
+			start social (10.137.0.1) at 10.138.1.1: a :2
+			bind vif1.0 10.137.0.1 :2`)
+		if vm := m.vm("social"); vm.Restarts != 1 {
+			t.Errorf("%+v", vm)
+		}
+	})
+}
+
+func TestFailingStartsBackOff(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.startErr = func(*Policy) error { return errors.New("tinyproxy is missing") } })
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		got := m.after(10 * time.Minute)
+		if n := strings.Count(got, "start "); n < 20 || n > 40 {
+			t.Errorf("%d starts in ten minutes", n)
+		}
+		if vm := m.vm("social"); vm.State != control.Failed || vm.Error != "tinyproxy is missing" {
+			t.Errorf("%+v", vm)
+		}
+		m.set(func() { m.startErr = nil })
+		status, err := m.Update(m.ctx)
+		if err != nil || status.VMs[0].State != control.Running || status.VMs[0].Error != "" {
+			t.Errorf("update tries at once: %+v, %v", status, err)
+		}
+	})
+}
+
+func TestOneThatComesUpAndDiesBacksOff(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		starts := 0
+		for range 600 {
+			starts += strings.Count(m.after(time.Second), "start ")
+			m.set(func() {
+				for _, p := range m.alive {
+					go p.gone("die", errors.New("ended by itself with status 0"))
+				}
+			})
+		}
+		m.took() // until the last death is known
+		if starts > 40 {
+			t.Errorf("%d starts in ten minutes of a proxy that never stays up", starts)
+		}
+		if vm := m.vm("social"); vm.State != control.Failed || vm.Error != "ended by itself with status 0" {
+			t.Errorf("%+v", vm)
+		}
+		m.after(time.Minute)
+		if vm := m.vm("social"); vm.State != control.Running || vm.Error != "" {
+			t.Errorf("it stays up now: %+v", vm)
+		}
+		m.proxy("social").gone("die", errors.New("killed"))
+		m.after(50 * time.Millisecond)
+		if vm := m.vm("social"); vm.State != control.Running {
+			t.Errorf("one that served for long is back at once: %+v", vm)
+		}
+	})
+}
+
+func TestDeafProxyIsReplaced(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Minute)
+		p := m.proxy("social")
+		m.set(func() { p.deaf = errors.New("another process listens") })
+		got := m.after(40 * time.Second)
+		if !strings.HasPrefix(got, "unbind vif1.0 10.137.0.1 :1\n") || !strings.Contains(got, "kill :1\n") ||
+			!strings.HasSuffix(got, "bind vif1.0 10.137.0.1 :2") {
+			t.Errorf("done:\n%s", got)
+		}
+		if vm := m.vm("social"); vm.State != control.Running || vm.Restarts != 1 {
+			t.Errorf("%+v", vm)
+		}
+	})
+}
+
+func TestFirewallFailureClosesAndIsRetried(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a", "b")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.fwErr = errors.New("nft: busy") })
+		m.file("social.10.137.0.1", "a")
+		got := m.after(50 * time.Millisecond)
+		if !strings.Contains(got, "kill :1") {
+			t.Errorf("the process with the revoked line must go, bound or not:\n%s", got)
+		}
+		m.set(func() { m.fwErr = nil })
+		m.expect(m.after(time.Minute), "unbind vif1.0 10.137.0.1 :1\nbind vif1.0 10.137.0.1 :2")
+	})
+}
+
+func TestFilesThatCouldNotBeWrittenAreWrittenLater(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.showErr = errors.New("no space left on device") })
+		m.file("a.10.0.0.1", "x")
+		m.connect("vif1.0 10.0.0.1")
+		m.Update(m.ctx)
+		m.set(func() { m.showErr = nil })
+		m.Update(m.ctx)
+		if m.set(func() {}); m.shown != m.proxy("a").port {
+			t.Errorf("files tell of port %d, not of %d", m.shown, m.proxy("a").port)
+		}
+	})
+}

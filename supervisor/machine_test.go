@@ -1,0 +1,372 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// machine is a firewall VM of values: what the loop reads, and what it does, in order, as text.
+type machine struct {
+	t *testing.T
+	*Supervisor
+	ctx context.Context
+
+	mu        sync.Mutex
+	links     netwatch.Snapshot
+	linksErr  error
+	dir       string
+	rulesErr  error
+	bindings  []firewall.Binding
+	fwErr     error
+	fence     string
+	refused   map[uint32]uint64
+	resolvers []netip.Addr
+	hosts     map[string]netip.Addr
+	syncs     int
+	alive     map[uint16]*fakeProxy
+	journal   []string
+	notified  []string
+	startErr  func(*Policy) error
+	showErr   error
+	shown     uint16        // the port of the proxy that the files tell of
+	delay     time.Duration // until a proxy listens
+}
+
+func (m *machine) did(format string, args ...any) {
+	m.journal = append(m.journal, fmt.Sprintf(format, args...))
+}
+
+// took returns what was done since the last call.
+func (m *machine) took() string {
+	synctest.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	lines := m.journal
+	m.journal = nil
+	for i := range lines { // ends run side by side: their order means nothing
+		for j := i; j > 0 && isEnd(lines[j]) && isEnd(lines[j-1]) && lines[j] < lines[j-1]; j-- {
+			lines[j], lines[j-1] = lines[j-1], lines[j]
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// set changes the machine under the loop's feet.
+func (m *machine) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
+}
+
+// proxy is the one that runs for an AppVM.
+func (m *machine) proxy(name string) *fakeProxy {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.alive {
+		if p.policy.Name == name {
+			return p
+		}
+	}
+	m.t.Fatalf("no proxy of %s", name)
+	return nil
+}
+
+func (m *machine) String() string { return "fake" }
+
+func (m *machine) Sync(_ context.Context, state firewall.State, inForce func()) (int, error) {
+	writes, err := m.write(state)
+	if err == nil {
+		inForce()
+	}
+	return writes, err
+}
+
+func (m *machine) write(state firewall.State) (int, error) {
+	want := state.Bindings
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.syncs++
+	if m.fwErr != nil {
+		return 0, m.fwErr
+	}
+	for _, b := range want {
+		if p := m.alive[b.To.Port()]; p == nil || p.policy.Addr != b.Addr {
+			m.t.Errorf("%v is bound to a port where no proxy of its own listens", b)
+		}
+	}
+	writes := 0
+	for _, b := range m.bindings {
+		if !slices.Contains(want, b) {
+			m.did("unbind %s %s :%d", b.Vif, b.Addr, b.To.Port())
+			writes++
+		}
+	}
+	for _, b := range want {
+		if !slices.Contains(m.bindings, b) {
+			m.did("bind %s %s :%d", b.Vif, b.Addr, b.To.Port())
+			writes++
+		}
+	}
+	m.bindings = slices.Clone(want)
+	if fence := printed(state.Fence); fence != m.fence {
+		if writes++; m.fence != "" || fence != "" {
+			m.did("fence %s", fence)
+		}
+		m.fence = fence
+	}
+	return writes, nil
+}
+
+func (m *machine) Refused(context.Context) (map[uint32]uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.refused), nil
+}
+
+// printed is what is open in a fence besides the usual.
+func printed(f firewall.Fence) string {
+	var parts []string
+	for _, port := range f.Ports {
+		if port == 80 || port == 443 {
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("all :%d", port))
+	}
+	for _, h := range f.Holes {
+		parts = append(parts, fmt.Sprintf("all %s:%d", h.To, h.Port))
+	}
+	for _, p := range f.Proxies {
+		for _, h := range p.Holes {
+			parts = append(parts, fmt.Sprintf("%x %s:%d", p.UID, h.To, h.Port))
+		}
+	}
+	slices.Sort(parts)
+	return strings.Join(slices.Compact(parts), ", ")
+}
+
+func (m *machine) Remove(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.did("firewall removed")
+	return nil
+}
+
+type fakeProxy struct {
+	m      *machine
+	policy *Policy
+	port   uint16
+	done   chan struct{}
+	err    error
+	idle   bool
+	deaf   error // why it does not listen any more
+}
+
+func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {
+	m.mu.Lock()
+	m.did("start %s :%d", strings.TrimPrefix(p.String(), "vm"), port)
+	var err error
+	if m.startErr != nil {
+		err = m.startErr(p)
+	}
+	delay := m.delay
+	m.mu.Unlock()
+	select {
+	case <-time.After(delay):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	proxy := &fakeProxy{m: m, policy: p, port: port, done: make(chan struct{})}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.alive[port] = proxy
+	return proxy, nil
+}
+
+func (m *machine) Forget(string) {}
+
+func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
+func (p *fakeProxy) Done() <-chan struct{} { return p.done }
+func (p *fakeProxy) Err() error            { return p.err }
+func (p *fakeProxy) Listens() error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return p.deaf
+}
+func (p *fakeProxy) Current() error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.m.showErr == nil {
+		p.m.shown = p.port
+	}
+	return p.m.showErr
+}
+func (p *fakeProxy) Stop() { p.gone("stop", nil) }
+func (p *fakeProxy) Kill() { p.gone("kill", nil) }
+func (p *fakeProxy) Clients() (int, error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.idle {
+		return 0, nil
+	}
+	return 1, nil
+}
+
+func (p *fakeProxy) gone(how string, err error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.m.alive[p.port] == p {
+		delete(p.m.alive, p.port)
+		p.m.did("%s :%d", how, p.port)
+		p.err = err
+		close(p.done)
+	}
+}
+
+// run runs f with a supervisor around it, in a bubble whose clock moves only when everybody waits.
+func run(t *testing.T, f func(m *machine)) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{t: t, dir: dir, alive: map[uint16]*fakeProxy{}, delay: 3 * time.Millisecond}
+		ctx, cancel := context.WithCancel(t.Context())
+		m.ctx = ctx
+		m.Supervisor = New(Config{
+			ReadLinks: func() (netwatch.Snapshot, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.links, m.linksErr
+			},
+			ReadRules: func() (rules.Set, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if m.rulesErr != nil {
+					return rules.Set{}, m.rulesErr
+				}
+				return rules.Read(m.dir, filepath.Join(m.dir, "config"))
+			},
+			ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Binary{}, nil },
+			ReadResolvers: func() ([]netip.Addr, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.resolvers, nil
+			},
+			LookUp: func(ctx context.Context, name string) ([]netip.Addr, error) {
+				select {
+				case <-time.After(50 * time.Millisecond): // name servers take longer than processes
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if addr, ok := m.hosts[name]; ok {
+					return []netip.Addr{addr}, nil
+				}
+				return nil, errors.New("no such host " + name)
+			},
+			Firewall: m, Forget: func([]firewall.Binding) (int, error) { return 0, nil }, Proxies: m, Users: new(tinyproxy.Identities),
+			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second,
+			Notify: func(state string) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if state != "WATCHDOG=1" {
+					m.notified = append(m.notified, state)
+				}
+			},
+			Events: NewEvents(slog.New(slog.DiscardHandler)),
+		})
+		ended := make(chan error)
+		go func() { ended <- m.Run(ctx) }()
+		synctest.Wait()
+		f(m)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if len(m.alive) > 0 || len(m.bindings) > 0 {
+			t.Errorf("left over: %v, %v", m.alive, m.bindings)
+		}
+	})
+}
+
+func (m *machine) file(name string, lines ...string) {
+	m.t.Helper()
+	if err := os.WriteFile(filepath.Join(m.dir, name), []byte(strings.Join(append(lines, ""), "\n")), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	m.Wake(Rules)
+}
+
+func (m *machine) remove(name string) {
+	m.t.Helper()
+	if err := os.Remove(filepath.Join(m.dir, name)); err != nil {
+		m.t.Fatal(err)
+	}
+	m.Wake(Rules)
+}
+
+// connect makes the connected AppVMs those given as "vif1.0 10.137.0.1".
+func (m *machine) connect(vifs ...string) {
+	m.mu.Lock()
+	m.links = nil
+	for _, v := range vifs {
+		vif, addr, _ := strings.Cut(v, " ")
+		ip := netip.MustParseAddr(addr)
+		if i := slices.IndexFunc(m.links, func(vm netwatch.AppVM) bool { return vm.Addr == ip }); i >= 0 {
+			m.links[i].Vifs = append(m.links[i].Vifs, vif)
+			continue
+		}
+		m.links = append(m.links, netwatch.AppVM{Addr: ip, Gateway: gateway, Vifs: []string{vif}})
+	}
+	m.mu.Unlock()
+	m.Wake(Links)
+}
+
+// after lets time pass and returns what was done in it.
+func (m *machine) after(d time.Duration) string {
+	time.Sleep(d) // of the bubble's clock: it takes no time
+	return m.took()
+}
+
+func isEnd(line string) bool {
+	return strings.HasPrefix(line, "kill ") || strings.HasPrefix(line, "stop ")
+}
+
+func (m *machine) expect(got, want string) {
+	m.t.Helper()
+	if want = strings.TrimSpace(strings.ReplaceAll(want, "\t", "")); got != want {
+		m.t.Errorf("done:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func (m *machine) vm(name string) control.VM {
+	m.t.Helper()
+	status, err := m.Status(m.ctx)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	i := slices.IndexFunc(status.VMs, func(vm control.VM) bool { return vm.Name == name })
+	if i < 0 {
+		m.t.Fatalf("no %s in %+v", name, status)
+	}
+	return status.VMs[i]
+}

@@ -1,0 +1,139 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestChangeMovesTheBindingOnceTheNewOneListens(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+
+		m.file("social.10.137.0.1", "a", "b")
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1: a b :2
+			unbind vif1.0 10.137.0.1 :1
+			bind vif1.0 10.137.0.1 :2`)
+		m.expect(m.after(10*time.Minute), "")
+		m.set(func() { m.alive[1].idle = true })
+		m.expect(m.after(2*time.Second), "stop :1")
+
+		m.file("social.10.137.0.1", "b")
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1: b :3
+			unbind vif1.0 10.137.0.1 :2
+			bind vif1.0 10.137.0.1 :3
+			kill :2`)
+		m.file("social.10.137.0.1", "# a comment", "b")
+		m.expect(m.after(time.Minute), "")
+	})
+}
+
+// TestOldTunnelOutlivesManyAdditions has more changes within a second than older processes may stay.
+func TestOldTunnelOutlivesManyAdditions(t *testing.T) {
+	run(t, func(m *machine) {
+		lines := []string{"a"}
+		m.file("social.10.137.0.1", lines...)
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		tunnel := m.proxy("social")
+		for i := range 10 {
+			lines = append(lines, fmt.Sprint("a", i))
+			m.file("social.10.137.0.1", lines...)
+			m.after(50 * time.Millisecond)
+			m.set(func() {
+				for _, p := range m.alive {
+					p.idle = p != tunnel
+				}
+			})
+		}
+		m.after(time.Minute)
+		if m.set(func() {}); m.alive[tunnel.port] != tunnel || len(m.alive) != 2 {
+			t.Errorf("the tunnel's process should live, and only it beside the newest: %v", m.alive)
+		}
+	})
+}
+
+func TestEmptyFileIsWaitedFor(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		empty := func() {
+			if err := os.Truncate(filepath.Join(m.dir, "social.10.137.0.1"), 0); err != nil {
+				t.Fatal(err)
+			}
+			m.Wake(Rules)
+		}
+		empty() // as `command >file` does long before the command writes
+		m.expect(m.after(50*time.Millisecond), "")
+		m.file("social.10.137.0.1", "a", "b")
+		if got := m.after(time.Second); !strings.Contains(got, ": a b :2") || strings.Contains(got, "kill") {
+			t.Errorf("written in place:\n%s", got)
+		}
+		empty() // and now it is meant
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1:  :3
+			unbind vif1.0 10.137.0.1 :2
+			bind vif1.0 10.137.0.1 :3
+			kill :1
+			kill :2`)
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		empty()
+		if _, err := m.Update(m.ctx); err != nil || !strings.Contains(m.took(), "kill :4") {
+			t.Errorf("update waits for no writer: %v", err)
+		}
+	})
+}
+
+// TestRequestsUnderWayAreAnswered: with what was revoked ends the process that served it, but not before it has
+// answered, unless that takes too long.
+func TestRequestsUnderWayAreAnswered(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a", "b")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.file("social.10.137.0.1", "a")
+		m.expect(m.after(30*time.Millisecond), `start social (10.137.0.1) at 10.138.1.1: a :2
+			unbind vif1.0 10.137.0.1 :1
+			bind vif1.0 10.137.0.1 :2`)
+		m.set(func() { m.alive[1].idle = true })
+		m.expect(m.after(finishPoll), "kill :1")
+
+		m.file("social.10.137.0.1", "b") // and this time a tunnel is open
+		m.after(50 * time.Millisecond)
+		m.expect(m.after(45*time.Millisecond), "kill :2")
+
+		m.set(func() { m.delay = 150 * time.Millisecond }) // a machine that is slow now
+		m.file("social.10.137.0.1", "a")
+		m.after(300 * time.Millisecond)
+		m.expect(m.after(25*time.Millisecond), "kill :3")
+		m.set(func() { m.delay = time.Second })
+		m.file("social.10.137.0.1", "b")
+		m.after(1250 * time.Millisecond)
+		m.expect(m.after(15*time.Millisecond), "kill :4")
+	})
+}
+
+// TestFirewallIsNotReadForAStart: the way of a change is short. But what the loop believes is checked now and then.
+func TestFirewallIsNotReadForAStart(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.syncs = 0 })
+		m.file("social.10.137.0.1", "a", "b")
+		if m.after(time.Second); m.syncs != 1 {
+			t.Errorf("the firewall was read %d times for one change", m.syncs)
+		}
+		m.set(func() { m.bindings = nil }) // flushed
+		m.Wake(Firewall)
+		m.expect(m.after(time.Second), "bind vif1.0 10.137.0.1 :2")
+		m.set(func() { m.bindings = nil })
+		m.expect(m.after(time.Minute), "bind vif1.0 10.137.0.1 :2")
+	})
+}

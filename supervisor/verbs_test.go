@@ -1,0 +1,72 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"vifproxy/control"
+)
+
+func TestVerbs(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.file("work.10.137.0.2", "w")
+		m.connect("vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+		m.after(time.Second)
+		step := func(what string, f func() (control.Status, error), social, work string) {
+			t.Helper()
+			status, err := f()
+			if err != nil || status.VMs[0].State != social || status.VMs[1].State != work {
+				t.Errorf("%s: %+v, %v; want %s and %s", what, status, err, social, work)
+			}
+		}
+		step("stop", func() (control.Status, error) { return m.Stop(m.ctx, []string{"social"}) }, control.Stopped, control.Running)
+		m.took()
+		m.expect(m.after(time.Hour), "")
+		if err := m.Reload(m.ctx); err != nil {
+			t.Error(err)
+		}
+		if got := m.vm("social").State; got != control.Stopped {
+			t.Errorf("SIGHUP let go what is held: %s", got)
+		}
+		step("start", func() (control.Status, error) { return m.Supervisor.Start(m.ctx, []string{"social"}) }, control.Running, control.Running)
+		m.took()
+		step("restart", func() (control.Status, error) { return m.Restart(m.ctx, []string{"work"}) }, control.Running, control.Running)
+		m.expect(m.took(), `start work (10.137.0.2) at 10.138.1.1: w :4
+			unbind vif2.0 10.137.0.2 :2
+			bind vif2.0 10.137.0.2 :4`)
+		step("kill-all", func() (control.Status, error) { return m.KillAll(m.ctx, false) }, control.Stopped, control.Stopped)
+		if len(m.alive) != 0 {
+			t.Errorf("kill-all left %v", m.alive)
+		}
+		step("update", func() (control.Status, error) { return m.Update(m.ctx) }, control.Running, control.Running)
+		step("kill-all-and-restart", func() (control.Status, error) { return m.KillAll(m.ctx, true) }, control.Running, control.Running)
+		var unknown *control.UnknownError
+		if _, err := m.Stop(m.ctx, []string{"social", "nobody"}); !errors.As(err, &unknown) {
+			t.Errorf("unknown name: %v", err)
+		}
+		if got := m.vm("social").State; got != control.Running {
+			t.Errorf("an unknown name stopped the known ones: %s", got)
+		}
+	})
+}
+
+func TestVerbsDoNotWaitForOthers(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.delay = time.Hour })
+		m.file("work.10.137.0.2", "a")
+		m.connect("vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+		m.after(time.Second)
+		m.set(func() { m.delay = time.Millisecond })
+		ctx, cancel := context.WithTimeout(m.ctx, time.Minute)
+		defer cancel()
+		if _, err := m.Restart(ctx, []string{"social"}); err != nil {
+			t.Errorf("restart of social, while work starts: %v", err)
+		}
+	})
+}
