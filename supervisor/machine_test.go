@@ -284,7 +284,7 @@ func run(t *testing.T, f func(m *machine)) {
 				return nil, errors.New("no such host " + name)
 			},
 			Firewall: m, Forget: func([]firewall.Binding) (int, error) { return 0, nil }, Proxies: m, Users: new(tinyproxy.Identities),
-			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second,
+			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second, Look: 30 * time.Second, Rest: func() {},
 			Notify: func(state string) {
 				m.mu.Lock()
 				defer m.mu.Unlock()

@@ -59,7 +59,9 @@ type Config struct {
 	Egress        []rules.Egress        // of all proxies
 	Ports         PortRange
 	Limits        Limits
-	Interval      time.Duration      // of the look at everything that needs no event, at most
+	Interval      time.Duration      // of signs of life to systemd, at most
+	Look          time.Duration      // of the look at everything that needs no event
+	Rest          func()             // called when nothing has happened for a while, after something did
 	Notify        func(state string) // sd_notify(3)
 	Events        *Events
 	Setup         control.Setup // what clients are told of the options
@@ -72,6 +74,9 @@ const (
 	drainPoll  = time.Second            // how often retired processes are looked at
 	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
 	syncBound  = 10 * time.Second       // of one firewall write
+
+	restAfter    = 10 * time.Second
+	sleepAtLeast = 5 * time.Second
 )
 
 // Supervisor is the loop and its state.
@@ -106,21 +111,23 @@ type Supervisor struct {
 		temporary    time.Time // what is allowed for a time ends
 		names        time.Time // resolvers, and hosts that could not be looked up
 		ready        time.Time // say so although something is still starting
+		rest         time.Time // nothing has happened since
 	}
-	burst    time.Time // when the changes of rules that are now settling were seen
-	edited   time.Time // when they were made: the loop may have been busy
-	heard    time.Time // when what this round is about was first heard of
-	checked  time.Time // when the firewall was last looked at because of a hint
-	changed  bool      // mail changed something that the plan depends on
-	troubles troubles
-	waiters  []*waiter
-	hosts    map[string]*host
-	fenced   firewall.Fence // as last written
-	forget   forgetting
-	refused  map[uint32]uint64     // by the fence, by uid
-	ready    bool                  // and systemd knows
-	summary  string                // as last told to systemd
-	states   map[string]stateSince // by name and address
+	lastRound time.Time
+	burst     time.Time // when the changes of rules that are now settling were seen
+	edited    time.Time // when they were made: the loop may have been busy
+	heard     time.Time // when what this round is about was first heard of
+	checked   time.Time // when the firewall was last looked at because of a hint
+	changed   bool      // mail changed something that the plan depends on
+	troubles  troubles
+	waiters   []*waiter
+	hosts     map[string]*host
+	fenced    firewall.Fence // as last written
+	forget    forgetting
+	refused   map[uint32]uint64     // by the fence, by uid
+	ready     bool                  // and systemd knows
+	summary   string                // as last told to systemd
+	states    map[string]stateSince // by name and address
 }
 
 // New makes a supervisor; Run runs it.
@@ -166,6 +173,12 @@ func (s *Supervisor) Run(ctx context.Context) error {
 func (s *Supervisor) round(now time.Time) time.Time {
 	s.notify("WATCHDOG=1")
 	s.readMail()
+	if s.slept(now) {
+		s.Wake(Force) // a resume may bring no event at all
+	}
+	if take(&s.due.rest, now) {
+		s.Rest()
+	}
 	s.schedule(s.waker.take(), now)
 	if s.read(now) {
 		s.reconcile(now)
@@ -173,12 +186,20 @@ func (s *Supervisor) round(now time.Time) time.Time {
 	return s.next(now)
 }
 
+// slept tells whether the machine was suspended since the last round: the monotonic clock stands still meanwhile
+// (clock_gettime(2)), the other does not. Who sets the clock forward gets a look for it, which does no harm.
+func (s *Supervisor) slept(now time.Time) bool {
+	before := s.lastRound
+	s.lastRound = now
+	return !before.IsZero() && now.Round(0).Sub(before.Round(0))-now.Sub(before) > sleepAtLeast
+}
+
 // schedule turns reasons into times: at once, or when a burst is over.
 func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	if reasons.has(Force) || isDue(s.due.everything, now) {
 		s.burst = time.Time{}
 		s.due.links, s.due.rules, s.due.check = now, now, now
-		s.due.everything = now.Add(s.Interval)
+		s.due.everything = now.Add(s.Look)
 		return
 	}
 	if reasons.has(Links) {
@@ -276,6 +297,7 @@ func (s *Supervisor) reconcile(now time.Time) {
 	s.due.plan = p.Next
 	s.apply(p, now)
 	s.report(now, s.atRest())
+	s.due.rest = now.Add(restAfter)
 }
 
 // report tells systemd, and those who wait for it, how things stand.
@@ -309,7 +331,7 @@ func (s *Supervisor) next(now time.Time) time.Time {
 	next := now.Add(s.Interval)
 	d := s.due
 	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready,
-		d.names} {
+		d.names, d.rest} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

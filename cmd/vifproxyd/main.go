@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -28,14 +30,18 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// slowLook is how often everything is looked at although no event came: a resume from suspend may bring none, and
-// iptables tells nobody when it is flushed.
-const slowLook = 30 * time.Second
+// How often something is done although no event came.
+const (
+	signOfLife   = 30 * time.Second
+	slowLook     = 5 * time.Minute  // of what events are to tell
+	iptablesLook = 30 * time.Second // iptables tells nobody when it is flushed
+)
 
 // resolvConf is where the proxies' C library finds its resolvers (resolv.conf(5)).
 const resolvConf = "/etc/resolv.conf"
 
 func main() {
+	runtime.MemProfileRate = 0 // a megabyte of counters that nobody reads
 	o, err := parseOptions(os.Args[1:], os.Stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -120,6 +126,8 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		Ports:    o.listenPorts,
 		Limits:   supervisor.Limits{Drain: o.drain, Generations: 3},
 		Interval: interval(),
+		Look:     look(fw),
+		Rest:     debug.FreeOSMemory,
 		Notify:   func(state string) { daemon.SdNotify(false, state) },
 		Events:   events,
 		Setup: control.Setup{
@@ -181,10 +189,17 @@ func lookForHoles(ctx context.Context, events *supervisor.Events, binary tinypro
 	}
 }
 
+func look(fw firewall.Backend) time.Duration {
+	if fw.String() == "iptables" {
+		return iptablesLook
+	}
+	return slowLook
+}
+
 // interval keeps the loop's own heartbeat within systemd's watchdog time.
 func interval() time.Duration {
 	if watchdog, err := daemon.SdWatchdogEnabled(false); err == nil && watchdog > 0 {
-		return min(slowLook, watchdog/3)
+		return min(signOfLife, watchdog/3)
 	}
-	return slowLook
+	return signOfLife
 }
