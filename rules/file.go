@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,10 +33,14 @@ type File struct {
 	// Egress is what the AppVM's proxy may connect to besides public addresses at the usual ports.
 	Egress []Egress
 
-	entries    []Line // patterns as written, or canonical host names
-	domains    bool   // whether they are names
-	formatLine int    // the line that says so, or says the contrary
+	sum        [sha256.Size]byte // of the content
+	entries    []Line            // patterns as written, or canonical host names
+	domains    bool              // whether they are names
+	formatLine int               // the line that says so, or says the contrary
 }
+
+// Same tells whether the other file is the same in every byte, and in the same place.
+func (f File) Same(other File) bool { return f.Path == other.Path && f.sum == other.sum }
 
 // A Line is one line of what tinyproxy is given to read.
 type Line struct {
@@ -109,7 +114,7 @@ func ParseFile(path string, content []byte) (File, error) {
 	if len(content) > maxSize {
 		return File{}, tooLarge(path)
 	}
-	f := File{Name: name, Addr: addr, Path: path, Empty: len(content) == 0}
+	f := File{Name: name, Addr: addr, Path: path, Empty: len(content) == 0, sum: sha256.Sum256(content)}
 	for i, line := range sourceLines(content) {
 		if flaw := f.add(line, i+1); flaw != nil {
 			flaw.Path, flaw.Line = path, i+1

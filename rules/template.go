@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -8,9 +9,13 @@ import (
 
 // A Template is the text of a tinyproxy configuration with placeholders for what differs between AppVMs.
 type Template struct {
-	Path  string // "" for the built-in one
+	Path  string            // "" for the built-in one
+	sum   [sha256.Size]byte // of the text
 	parts []part
 }
+
+// Same tells whether the other template is the same in every byte, and in the same place.
+func (t Template) Same(other Template) bool { return t.Path == other.Path && t.sum == other.sum }
 
 // A part of a template is literal text, or a placeholder when value is set.
 type part struct {
@@ -59,7 +64,7 @@ func parseTemplate(path, text string) (t Template, flaws []*Error) {
 	if len(text) > maxSize {
 		return t, []*Error{tooLarge(path)}
 	}
-	t.Path = path
+	t.Path, t.sum = path, sha256.Sum256([]byte(text))
 	seen := map[string]bool{}
 	number := 0
 	for line := range strings.SplitAfterSeq(text, "\n") {

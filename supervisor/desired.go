@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -41,7 +42,8 @@ func (d *Desired) wanted() bool { return d.connected() && !d.Held }
 
 // desired is pure but for cache, which saves the reading of templates and rule files that have not changed.
 // The result is sorted by name, then address.
-func desired(in Inputs, cache policyCache) []*Desired {
+func desired(in Inputs, cache *policyCache) []*Desired {
+	cache.begin()
 	links := make(map[netip.Addr]netwatch.AppVM, len(in.Links))
 	for _, vm := range in.Links {
 		links[vm.Addr] = vm
@@ -83,8 +85,9 @@ func desired(in Inputs, cache policyCache) []*Desired {
 	return all
 }
 
-// policyCache holds the policies made from one reading of the rule directory, and what is allowed for a time.
-type policyCache map[policyInput]policyOutput
+// policyCache holds the policies that the last desired was made of, as long as rule file and template are the same and
+// nothing else is allowed for a time.
+type policyCache struct{ last, now map[policyInput]policyOutput }
 
 type policyInput struct {
 	addr, bind netip.Addr
@@ -97,13 +100,37 @@ type policyOutput struct {
 	err    error
 }
 
-func (c policyCache) policy(f rules.File, temporary []rules.Host, t rules.Template, bind netip.Addr,
+// begin forgets what the last desired had no use for.
+func (c *policyCache) begin() { c.last, c.now = c.now, make(map[policyInput]policyOutput, len(c.now)) }
+
+// forget has everything made anew.
+func (c *policyCache) forget() { clear(c.now) }
+
+// keep forgets the policies of what is not the same in both sets.
+func (c *policyCache) keep(before, now rules.Set) {
+	if before.TemplateErr != nil || now.TemplateErr != nil || !before.Template.Same(now.Template) {
+		c.forget()
+		return
+	}
+	same := make(map[netip.Addr]bool, len(now.Files))
+	old := make(map[netip.Addr]rules.File, len(before.Files))
+	for _, f := range before.Files {
+		old[f.Addr] = f
+	}
+	for _, f := range now.Files {
+		was, there := old[f.Addr]
+		same[f.Addr] = there && was.Same(f)
+	}
+	maps.DeleteFunc(c.now, func(in policyInput, _ policyOutput) bool { return !same[in.addr] })
+}
+
+func (c *policyCache) policy(f rules.File, temporary []rules.Host, t rules.Template, bind netip.Addr,
 	bin tinyproxy.Binary, n int) (*Policy, error) {
 	in := policyInput{f.Addr, bind, bin, n}
-	out, ok := c[in]
+	out, ok := c.last[in]
 	if !ok {
 		out.policy, out.err = newPolicy(f, temporary, t, bind, bin, n)
-		c[in] = out
 	}
+	c.now[in] = out
 	return out.policy, out.err
 }

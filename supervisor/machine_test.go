@@ -208,7 +208,7 @@ func (m *machine) Forget(string) {}
 func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
 func (p *fakeProxy) Done() <-chan struct{} { return p.done }
 func (p *fakeProxy) Err() error            { return p.err }
-func (p *fakeProxy) Listens() error {
+func (p *fakeProxy) Listens(tinyproxy.Listeners) error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	return p.deaf
@@ -283,7 +283,8 @@ func run(t *testing.T, f func(m *machine)) {
 				}
 				return nil, errors.New("no such host " + name)
 			},
-			Firewall: m, Forget: func([]firewall.Binding) (int, error) { return 0, nil }, Proxies: m, Users: new(tinyproxy.Identities),
+			ReadListeners: func() (tinyproxy.Listeners, error) { return nil, nil },
+			Firewall:      m, Forget: func([]firewall.Binding) (int, error) { return 0, nil }, Proxies: m, Users: new(tinyproxy.Identities),
 			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second, Look: 30 * time.Second, Rest: func() {},
 			Notify: func(state string) {
 				m.mu.Lock()

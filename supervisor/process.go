@@ -206,12 +206,16 @@ func (s *Supervisor) ended(p *process, err error) {
 // verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
 // is somebody else's, counts as one that has died.
 func (s *Supervisor) verify(now time.Time) {
+	listeners, err := s.ReadListeners()
+	if s.troubles.note(s.Events, now, "sockets", err); err != nil {
+		return // nothing is known: it stays what it was, and the next look may tell
+	}
 	for _, vm := range s.vms {
 		p := vm.current
 		if p == nil || p.Dying || p.Deaf {
 			continue
 		}
-		if err := p.proxy.Listens(); err != nil {
+		if err := p.proxy.Listens(listeners); err != nil {
 			p.Deaf = true
 			vm.restarts++
 			s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready))

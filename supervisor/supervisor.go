@@ -40,8 +40,9 @@ type Proxy interface {
 	Stop()                 // asks it to end, then makes it; returns when nothing of it is left
 	Kill()                 // the same without asking
 	Clients() (int, error) // established connections of its AppVM
-	Listens() error        // nil if the kernel says that its port is its own
-	Current() error        // it is the one that serves: what is on disk under the AppVM's name tells of it
+	// Listens is nil if the kernel says that its port is its own.
+	Listens(tinyproxy.Listeners) error
+	Current() error // it is the one that serves: what is on disk under the AppVM's name tells of it
 }
 
 // Config is what a Supervisor works with.
@@ -50,6 +51,7 @@ type Config struct {
 	ReadRules     func() (rules.Set, error)
 	ReadBinary    func() (tinyproxy.Binary, error)
 	ReadResolvers func() ([]netip.Addr, error)
+	ReadListeners func() (tinyproxy.Listeners, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	Firewall      firewall.Backend
 	Forget        func([]firewall.Binding) (int, error) // connections that lead nowhere, see firewall.Config
@@ -140,7 +142,6 @@ func New(c Config) *Supervisor {
 		troubles: troubles{},
 		inputs: Inputs{Held: map[netip.Addr]bool{}, Restarts: map[netip.Addr]int{},
 			Temporary: map[grantee]map[rules.Host]time.Time{}},
-		cache: policyCache{},
 		vms:   map[netip.Addr]*appVM{},
 		hosts: map[string]*host{},
 		ports: newPorts(c.Ports),
@@ -240,8 +241,8 @@ func (s *Supervisor) read(now time.Time) bool {
 		case err == nil && now.Before(over) && truncated(s.inputs.Rules, set):
 			s.due.rules = over // somebody is about to write
 		case err == nil:
+			s.cache.keep(s.inputs.Rules, set)
 			s.inputs.Rules = set
-			clear(s.cache)
 			fallthrough
 		default:
 			work = true
@@ -290,7 +291,7 @@ func truncated(before, now rules.Set) bool {
 func (s *Supervisor) reconcile(now time.Time) {
 	s.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := s.want
-	s.want = desired(s.inputs, s.cache)
+	s.want = desired(s.inputs, &s.cache)
 	s.tellNews(before)
 	s.prune()
 	p := plan(s.want, s.actual(), now, s.Limits)

@@ -72,7 +72,7 @@ func (s *Supervisor) allow(who grantee, hosts []rules.Host, how time.Duration, n
 			s.Events.Emit(allowedNoMore, about)
 		}
 	}
-	clear(s.cache)
+	s.cache.forget()
 	s.expire(now)
 }
 
@@ -97,7 +97,7 @@ func (s *Supervisor) expire(now time.Time) (any bool) {
 		}
 	}
 	if any {
-		clear(s.cache)
+		s.cache.forget()
 	}
 	return any
 }

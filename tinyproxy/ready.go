@@ -109,17 +109,31 @@ func listenRemedy(addr netip.AddrPort) string {
 	return ""
 }
 
+// Listeners is the uids of who listens on this machine, by IPv4 address and port.
+type Listeners map[netip.AddrPort]uint32
+
+// ReadListeners asks once for all, which costs as much as asking for a few.
+func ReadListeners() (Listeners, error) {
+	all, err := sockets(netip.AddrPortFrom(netip.IPv4Unspecified(), 0), 1<<tcpListen, unix.NLM_F_DUMP)
+	if err != nil {
+		return nil, fmt.Errorf("look for who listens: %w", err)
+	}
+	listeners := make(Listeners, len(all))
+	for _, s := range all {
+		listeners[s.local] = s.uid
+	}
+	return listeners, nil
+}
+
 // Listens reports, as an error, that a connection to the proxy's port would not reach the proxy.
-func (p *Proxy) Listens() error {
-	s, err := listener(p.Spec.Listen)
+func (p *Proxy) Listens(all Listeners) error {
+	uid, ok := all[p.Spec.Listen]
 	var e *Error
 	switch {
-	case err != nil:
-		return nil // nothing is known: it stays what it was, and the next look may tell
-	case s == nil:
+	case !ok:
 		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) does not listen on %s any more", p.PID, p.Spec.Listen)}
-	case s.uid != p.Spec.UID:
-		e = taken(p.Spec.Listen, s)
+	case uid != p.Spec.UID:
+		e = taken(p.Spec.Listen, &socket{uid: uid})
 	default:
 		return nil
 	}

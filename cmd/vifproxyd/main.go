@@ -113,6 +113,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 			}
 			return found, err
 		},
+		ReadListeners: tinyproxy.ReadListeners,
 		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
