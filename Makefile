@@ -1,5 +1,6 @@
-# As root, on a fresh Debian or Fedora machine with Go: `make demo` shows what vifproxy does, `make test` tests it.
-# `make package` makes packages of it, and `make e2e`, on Debian, installs them into a machine of their own.
+# As root, on a fresh Debian or Fedora machine with Go: `make demo` shows what vifproxy does, `make test` tests it, `make
+# bench` measures it. `make package` makes packages of it, and `make e2e`, on Debian, installs them into a machine of
+# their own.
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
@@ -16,7 +17,7 @@ PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/
 SECONDS    ?= 60
 SEED       ?= 0
 
-.PHONY: build package test chaos e2e lint demo man deps root clean
+.PHONY: build package test bench chaos e2e lint demo man deps root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -38,6 +39,13 @@ package: build ## .deb and .rpm in dist/
 
 test: root deps build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
 	$(GO) test -race -timeout 30m ./...
+
+# Its daemon with the tag profile is for --profile only: the one that is measured is the one that is shipped.
+bench: root deps build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X main.version=$(VERSION)' \
+		-o $(BIN)/bench/ ./cmd/vifproxyd ./cmd/vifproxy-confine ./internal/bench/empty
+	$(BIN)/vifproxylab bench --daemon=$(if $(findstring --profile,$(BENCH)),$(BIN)/bench,$(BIN))/vifproxyd \
+		--empty=$(BIN)/bench/empty $(BENCH)
 
 chaos: root deps ## all that may happen, in random order, for SECONDS=n; SEED=s repeats a run
 	$(GO) test -race -count=1 -timeout 0 -run '^TestChaos$$' -v ./cmd/vifproxyd \

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"vifproxy/internal/bench"
 	"vifproxy/internal/lab"
 )
 
@@ -26,6 +27,10 @@ Usage:
     vifproxylab demo --daemon=PATH --ctl=PATH
                                     show what vifproxy is for, with the real vifproxyd
                                     and vifproxyctl; builds and ends a lab of its own
+    vifproxylab bench [--only=NAME,...] [--runs=N] [--json=FILE] [--profile=DIR]
+                    [--daemon=PATH] [--empty=PATH]
+                                    measure vifproxyd, each figure beside its floor; see
+                                    docs/performance.md, and 'make bench', which builds all of it
     vifproxylab up [--ruleset=r42|r41]
                                     build a lab: r42 has the nftables rules of Qubes R4.2+,
                                     r41 the iptables rules of before
@@ -93,6 +98,8 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 		return demo(ctx, out, *daemon, *ctl)
+	case "bench":
+		return measure(ctx, out, args)
 	case "up", holdVerb:
 		flags := flags(verb)
 		ruleset := flags.String("ruleset", string(lab.R42), "")
@@ -158,6 +165,32 @@ func parse(f *flag.FlagSet, args []string, least, most int) error {
 		return usageError(fmt.Sprintf("%s: wrong number of arguments: %d", f.Name(), f.NArg()))
 	}
 	return nil
+}
+
+func measure(ctx context.Context, out io.Writer, args []string) error {
+	flags := flags("bench")
+	o := bench.Options{}
+	flags.IntVar(&o.Runs, "runs", 20, "")
+	flags.StringVar(&o.Daemon, "daemon", "", "")
+	flags.StringVar(&o.Empty, "empty", "bin/bench/empty", "")
+	flags.StringVar(&o.JSON, "json", "", "")
+	flags.StringVar(&o.Profile, "profile", "", "")
+	flags.Func("only", "", func(names string) error {
+		o.Only = append(o.Only, strings.Split(names, ",")...)
+		return nil
+	})
+	if err := parse(flags, args, 0, 0); err != nil {
+		return err
+	}
+	if o.Runs < 1 {
+		return usageError(fmt.Sprintf("bench: --runs=%d: nothing comes of that", o.Runs))
+	}
+	if o.Daemon == "" && o.Profile == "" {
+		o.Daemon = "bin/vifproxyd"
+	} else if o.Daemon == "" {
+		o.Daemon = "bin/bench/vifproxyd" // the one that can write profiles
+	}
+	return bench.Run(ctx, out, o)
 }
 
 func attach(out io.Writer, args []string) error {

@@ -154,3 +154,16 @@ func (l *Lab) Fetch(ctx context.Context, vm, proxy, page string) Result {
 	body, err := io.ReadAll(io.LimitReader(reply.Body, maxBody))
 	return Result{Status: reply.StatusCode, Body: string(body), Err: err}
 }
+
+// Through runs f on a thread in the AppVM behind a vif and tells it the name of the AppVM's end. A socket bound
+// to that link (SO_BINDTODEVICE, socket(7)) sends through this vif whichever one the AppVM uses otherwise, so
+// that one namespace can play hundreds of AppVMs: attach them under one Name, each with an IP of its own.
+func (l *Lab) Through(vif string, f func(nic string) error) error {
+	l.mu.Lock()
+	v := l.vifs[vif]
+	l.mu.Unlock()
+	if v == nil {
+		return fmt.Errorf("no vif %s in lab %s", vif, l.Name)
+	}
+	return v.guest.space.do(func() error { return f(v.nic) })
+}

@@ -1,0 +1,181 @@
+// Package bench measures the real vifproxyd, with real tinyproxies, in the lab.
+//
+// A figure alone says little: it depends on the machine, and on what else that does. So each stands beside its
+// floor, what it would take to do nothing but the unavoidable, and both are measured by turns in the same run:
+// floor, figure, floor, figure. What disturbs one disturbs the other. Both are medians, and what counts is
+// their ratio.
+//
+// Nothing here fails because of a time. What can be counted is asserted by the tests of the packages.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Options of a run.
+type Options struct {
+	Daemon  string   // path of vifproxyd; vifproxy-confine lies beside it
+	Empty   string   // path of package empty's program
+	Runs    int      // of each figure; the median is taken
+	Only    []string // names of figures; none means all
+	JSON    string   // file for the results; "" for none
+	Profile string   // directory for profiles of the daemon, which must have been built with -tags profile; "" for none
+}
+
+// figure is one line of the table.
+type figure struct {
+	name  string // for --only
+	what  string // is measured
+	floor string // what beside
+	goal  goal
+	take  func(b *bench) (outcome, error)
+}
+
+// figures, in the order of the table. What they need (see site) is made when the first of them needs it.
+var figures = []figure{
+	{"attach", "last netlink event of an attach → proxy answers", "start the same confined tinyproxy by hand → listening",
+		goal{text: "≤ 1.3×", times: 1.3}, (*bench).attach},
+	{"rules", "rule file saved → new rule answers", "the same", goal{text: "≤ 2× + 10 ms", times: 2, plus: 10}, (*bench).rules},
+	{"write", "firewall write for one VM among 250", "one netlink round trip that writes the same",
+		goal{text: "≤ 3×", times: 3}, (*bench).write},
+}
+
+// Names are the figures that Options.Only can name.
+func Names() (names []string) {
+	for _, f := range figures {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// goal is what a figure should be, given its floor.
+type goal struct {
+	text        string
+	times, plus float64 // at most floor × times + plus
+	atLeast     bool    // at least, that is
+}
+
+func (g goal) met(value, floor float64) bool {
+	if g.atLeast {
+		return value >= floor*g.times+g.plus
+	}
+	return value <= floor*g.times+g.plus
+}
+
+// outcome is what came of a figure.
+type outcome struct {
+	unit    string
+	figures []float64 // one for each run
+	floors  []float64 // the same; empty where the floor is nothing
+	wrong   []string  // what is missed besides the goal's number
+	notes   []string
+}
+
+func (o *outcome) note(format string, args ...any) {
+	o.notes = append(o.notes, fmt.Sprintf(format, args...))
+}
+
+// bench is a run.
+type bench struct {
+	Options
+	ctx   context.Context
+	log   *slog.Logger
+	sites map[string]*site
+	begun time.Time
+}
+
+// Run measures and prints a table. An error says that something could not be measured, not that it was slow.
+func Run(ctx context.Context, out io.Writer, o Options) (err error) {
+	chosen, err := choose(o.Only)
+	if err != nil {
+		return err
+	}
+	for _, path := range []*string{&o.Daemon, &o.Empty} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+		if _, err := os.Stat(*path); err != nil {
+			return fmt.Errorf("%w: 'make bench' builds it", err)
+		}
+	}
+	b := &bench{Options: o, ctx: ctx, log: slog.New(slog.DiscardHandler), sites: map[string]*site{}, begun: time.Now()}
+	defer func() {
+		for _, s := range b.sites {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	report := newReport(b.begun, o.Runs)
+	fmt.Fprint(out, report.heading())
+	for _, f := range chosen {
+		result, err := f.take(b)
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", f.name, err)
+		}
+		fmt.Fprint(out, report.add(f, result))
+	}
+	fmt.Fprint(out, report.footing())
+	if o.JSON == "" {
+		return nil
+	}
+	return report.write(o.JSON)
+}
+
+func choose(names []string) ([]figure, error) {
+	if len(names) == 0 {
+		return figures, nil
+	}
+	var chosen []figure
+	for _, name := range names {
+		i := slices.IndexFunc(figures, func(f figure) bool { return f.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no figure %q: there are %s", name, strings.Join(Names(), ", "))
+		}
+		chosen = append(chosen, figures[i])
+	}
+	return chosen, nil
+}
+
+// alternate measures floor and figure by turns. The first turn, in which caches are cold, does not count.
+func (b *bench) alternate(unit string, floor, figure func() (float64, error)) (o outcome, err error) {
+	o.unit = unit
+	for turn := range b.Runs + 1 {
+		f, err := floor()
+		if err != nil {
+			return o, fmt.Errorf("floor: %w", err)
+		}
+		v, err := figure()
+		if err != nil {
+			return o, err
+		}
+		if turn > 0 {
+			o.floors, o.figures = append(o.floors, f), append(o.figures, v)
+		}
+		if err := b.ctx.Err(); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
+func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
+
+func median(all []float64) float64 { return quantile(all, 0.5) }
+
+// quantile is 0 for nothing.
+func quantile(all []float64, q float64) float64 {
+	if len(all) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
