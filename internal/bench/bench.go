@@ -45,6 +45,17 @@ var figures = []figure{
 	{"attach", "last netlink event of an attach → proxy answers", "start the same confined tinyproxy by hand → listening",
 		goal{text: "≤ 1.3×", times: 1.3}, (*bench).attach},
 	{"rules", "rule file saved → new rule answers", "the same", goal{text: "≤ 2× + 10 ms", times: 2, plus: 10}, (*bench).rules},
+	{"cold", "cold start with 200 connected AppVMs → all answer", "200 × start by hand ÷ CPUs", goal{text: "≤ 1.3×", times: 1.3},
+		(*bench).coldStart},
+	{"attach-250", "attach one AppVM while 250 run", "attach one while 1 runs", goal{text: "≤ 1.1×", times: 1.1},
+		(*bench).attachAmong},
+	{"connect-250", "new connection through the binding, 250 AppVMs", "the same, 1 AppVM", goal{text: "≤ 1.05×", times: 1.05},
+		(*bench).connect},
+	{"reconcile", "reconcile with nothing to do, 250 AppVMs", "have the kernel list the same state, read the directory",
+		goal{text: "≤ 2×", times: 2}, (*bench).reconcile},
+	{"idle", "CPU of the daemon, 250 AppVMs idle for 60 s", "0", goal{text: "≤ 5 ms, every 30 s", plus: 5}, (*bench).idle},
+	{"memory", "resident memory of the daemon, 250 AppVMs idle", "an empty Go daemon", goal{text: "≤ +6 MiB", times: 1, plus: 6},
+		(*bench).memory},
 	{"write", "firewall write for one VM among 250", "one netlink round trip that writes the same",
 		goal{text: "≤ 3×", times: 3}, (*bench).write},
 }
@@ -107,6 +118,11 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 			return fmt.Errorf("%w: 'make bench' builds it", err)
 		}
 	}
+	if o.Profile != "" {
+		if err := os.MkdirAll(o.Profile, 0o755); err != nil {
+			return err
+		}
+	}
 	b := &bench{Options: o, ctx: ctx, log: slog.New(slog.DiscardHandler), sites: map[string]*site{}, begun: time.Now()}
 	defer func() {
 		for _, s := range b.sites {
@@ -116,7 +132,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	report := newReport(b.begun, o.Runs)
 	fmt.Fprint(out, report.heading())
 	for _, f := range chosen {
-		result, err := f.take(b)
+		result, err := b.take(f)
 		if err != nil {
 			return fmt.Errorf("measure %s: %w", f.name, err)
 		}
@@ -127,6 +143,24 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 		return nil
 	}
 	return report.write(o.JSON)
+}
+
+// take measures a figure, and profiles the daemons meanwhile if that is asked for.
+func (b *bench) take(f figure) (o outcome, err error) {
+	for _, s := range b.sites {
+		if err := s.section(b, ""); err != nil {
+			return o, err
+		}
+	}
+	if o, err = f.take(b); err != nil {
+		return o, err
+	}
+	for name, s := range b.sites {
+		if err := s.section(b, f.name+"-at-"+name); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
 }
 
 func choose(names []string) ([]figure, error) {

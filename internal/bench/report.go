@@ -49,7 +49,7 @@ func load() string {
 }
 
 // columns of the table; the last is as wide as it likes.
-const columns = "%-10s %12s %12s %8s  %-22s %s\n"
+const columns = "%-11s %12s %12s %8s  %-20s %s\n"
 
 func (r *report) heading() string {
 	return fmt.Sprintf("%s, Linux %s, %d CPUs, load %s; medians of %d runs\n\n", r.Date.Format("2006-01-02 15:04"),
@@ -80,9 +80,9 @@ func (r *report) add(f figure, o outcome) string {
 		verdict = "met"
 	}
 	text := fmt.Sprintf(columns, l.Name, quantity(l.Figure, l.Unit), floor, ratio, l.Goal, verdict)
-	text += fmt.Sprintf("%11s%s\n%11sfloor: %s\n", "", l.What, "", l.FloorWhat)
+	text += fmt.Sprintf("%12s%s\n%12sfloor: %s\n", "", l.What, "", l.FloorWhat)
 	for _, n := range l.Notes {
-		text += fmt.Sprintf("%11s%s\n", "", n)
+		text += fmt.Sprintf("%12s%s\n", "", n)
 	}
 	return text
 }

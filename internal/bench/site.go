@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +37,8 @@ type site struct {
 	domid   int
 	daemon  *exec.Cmd
 	exited  chan struct{}
-	profile string // directory, or ""
+	notes   *notes // to systemd; nil without
+	profile string // directory that it writes profiles to; "" for none
 }
 
 // site returns the named site; the first who asks has it built, and prepared.
@@ -57,6 +57,9 @@ func (b *bench) site(name string, prepare func(*site) error) (*site, error) {
 	}
 	if b.Profile != "" {
 		s.profile = filepath.Join(s.dir, "profile")
+		if err := os.Mkdir(s.profile, 0o755); err != nil {
+			return nil, err
+		}
 	}
 	s.control = control.NewClient(filepath.Join(s.dir, "control.sock"))
 	if err := errors.Join(os.Chmod(s.dir, 0o755), os.Mkdir(s.rulesDir(), 0o755)); err != nil {
@@ -90,7 +93,10 @@ func (b *bench) inhabited(n int) (*site, error) {
 }
 
 func (s *site) close() error {
-	s.kill()
+	if s.kill(); s.notes != nil {
+		s.notes.socket.Close()
+		<-s.notes.ended
+	}
 	return errors.Join(s.Close(), os.RemoveAll(s.dir))
 }
 
@@ -138,28 +144,29 @@ func (s *site) launch(ctx context.Context, program string, env ...string) error 
 // start runs vifproxyd as systemd would and waits until it says that it is ready.
 func (s *site) start(ctx context.Context, program string) error {
 	path := filepath.Join(s.dir, "notify.sock")
-	os.Remove(path)
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		return err
 	}
-	defer notify.Close()
+	s.notes = &notes{socket: socket, ended: make(chan struct{})}
+	go s.notes.listen()
 	if err := s.launch(ctx, program, "NOTIFY_SOCKET="+path); err != nil {
 		return err
 	}
-	if err := notify.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	for message := make([]byte, 4096); ; {
-		n, err := notify.Read(message)
-		if err != nil {
-			said, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-			return fmt.Errorf("vifproxyd does not become ready: %w; it said:\n%.5000s", err, said)
+	err = until(ctx, "vifproxyd is ready", time.Millisecond, func() (bool, error) {
+		_, ready := s.notes.find("READY=1")
+		select {
+		case <-s.exited:
+			return false, errors.New("it has ended")
+		default:
+			return ready, nil
 		}
-		if bytes.Contains(message[:n], []byte("READY=1")) {
-			return nil
-		}
+	})
+	if err != nil {
+		said, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+		return fmt.Errorf("%w; it said:\n%.5000s", err, said)
 	}
+	return nil
 }
 
 // stop ends vifproxyd as systemd does.
@@ -184,6 +191,8 @@ func (s *site) kill() {
 
 // untilRunning waits until n AppVMs are served and nothing is on its way.
 func (s *site) untilRunning(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	return until(ctx, fmt.Sprintf("%d AppVMs are served", n), 20*time.Millisecond, func() (bool, error) {
 		status, err := s.control.Update(ctx)
 		running := 0
@@ -198,10 +207,10 @@ func (s *site) untilRunning(ctx context.Context, n int) error {
 
 // untilAtRest waits until no proxy is on its way up or down, and no older process drains.
 func (s *site) untilAtRest(ctx context.Context) error {
-	return until(ctx, "no proxy comes or goes", 10*time.Millisecond, func() (bool, error) {
-		_, err := s.control.Update(ctx)
-		return true, err
-	})
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := s.control.Update(ctx)
+	return err
 }
 
 // until looks again and again.

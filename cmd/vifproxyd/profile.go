@@ -1,0 +1,53 @@
+//go:build profile
+
+package main
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"syscall"
+)
+
+// A vifproxyd for `make bench`, never for use: at every SIGUSR2 it writes the profiles of the time since the one
+// before into the directory that VIFPROXYD_PROFILE names, and then a file "done".
+func init() {
+	dir := os.Getenv("VIFPROXYD_PROFILE")
+	if dir == "" {
+		return
+	}
+	usr2 := make(chan os.Signal, 1)
+	signal.Notify(usr2, syscall.SIGUSR2)
+	go func() {
+		for {
+			if err := section(dir, usr2); err != nil {
+				panic(err)
+			}
+		}
+	}()
+}
+
+func section(dir string, end <-chan os.Signal) (err error) {
+	write := func(name string, profile func(*os.File) error) error {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		return errors.Join(profile(f), f.Close())
+	}
+	err = write("cpu", func(f *os.File) error {
+		runtime.SetCPUProfileRate(1000) // what is measured takes milliseconds; pprof complains, and keeps to it
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		<-end
+		pprof.StopCPUProfile()
+		return nil
+	})
+	return errors.Join(err,
+		write("heap", func(f *os.File) error { return pprof.WriteHeapProfile(f) }),
+		write("done", func(f *os.File) error { _, err := f.WriteString("done\n"); return err }))
+}

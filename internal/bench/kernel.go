@@ -1,0 +1,142 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// What the kernel holds in the firewall VM, and what it tells of processes.
+
+// dump has the kernel list all that vifproxyd is about: links, addresses, routes, bindings, listening sockets.
+// Nobody looks at the answers. It must be called in the firewall VM.
+func dump() error {
+	for kind, body := range map[int]nl.NetlinkRequestData{
+		unix.RTM_GETLINK:  nl.NewIfInfomsg(unix.AF_UNSPEC),
+		unix.RTM_GETADDR:  nl.NewIfAddrmsg(unix.AF_INET),
+		unix.RTM_GETROUTE: nl.NewRtMsg(),
+	} {
+		request := nl.NewNetlinkRequest(kind, unix.NLM_F_DUMP)
+		request.AddData(body)
+		if _, err := request.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+			return fmt.Errorf("list links, addresses, routes: %w", err)
+		}
+	}
+	for _, set := range [][2]string{{"vifproxy", "ports"}, {"vifproxy", "bindings"}, {"qubes", "vifproxy"}} {
+		request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
+		request.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET})
+		request.AddData(nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_TABLE, nl.ZeroTerminated(set[0])))
+		request.AddData(nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_SET, nl.ZeroTerminated(set[1])))
+		if _, err := request.Execute(unix.NETLINK_NETFILTER, 0); err != nil {
+			return fmt.Errorf("list %s of table %s: %w", set[1], set[0], err)
+		}
+	}
+	const listening = 10 // include/net/tcp_states.h
+	diag := make([]byte, 56)
+	diag[0], diag[1] = unix.AF_INET, unix.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(diag[4:], 1<<listening)
+	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	request.AddRawData(diag)
+	if _, err := request.Execute(unix.NETLINK_INET_DIAG, 0); err != nil {
+		return fmt.Errorf("list listening sockets: %w", err)
+	}
+	return nil
+}
+
+// bindings are the "vif address" that the kernel sends on to a proxy, sorted.
+func (s *site) bindings() (all []string, err error) {
+	err = s.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "vifproxy"}
+		set, err := conn.GetSetByName(table, "ports")
+		if err != nil {
+			return err
+		}
+		elements, err := conn.GetSetElements(set)
+		for _, e := range elements {
+			vif, _, _ := bytes.Cut(e.Key[:16], []byte{0})
+			all = append(all, fmt.Sprintf("%s %d.%d.%d.%d", vif, e.Key[16], e.Key[17], e.Key[18], e.Key[19]))
+		}
+		return err
+	})
+	slices.Sort(all)
+	return all, err
+}
+
+// proxies counts the processes with uids of proxies in the firewall VM's network.
+func (s *site) proxies() (n int, err error) {
+	err = s.Do(func() error {
+		here, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		processes, err := filepath.Glob("/proc/[0-9]*")
+		for _, dir := range processes {
+			var stat unix.Stat_t
+			if unix.Stat(dir, &stat) != nil || stat.Uid>>28 != 7 {
+				continue
+			}
+			if there, err := os.Readlink(dir + "/ns/net"); err == nil && there == here {
+				n++
+			}
+		}
+		return err
+	})
+	return n, err
+}
+
+// cpuTime is what all threads of a process have used, those that have ended too, to the nanosecond
+// (CPUCLOCK_SCHED in include/linux/posix-timers.h). Asking does not wake it.
+func cpuTime(pid int) (time.Duration, error) {
+	const sched = 2
+	var t unix.Timespec
+	err := unix.ClockGettime(int32(^pid<<3|sched), &t)
+	return time.Duration(t.Nano()), err
+}
+
+// memory is the resident memory of a process in MiB, all of it and that which is backed by no file.
+func memory(pid int) (resident, anonymous float64, err error) {
+	fields, err := status(fmt.Sprintf("/proc/%d/status", pid))
+	return float64(fields["VmRSS"]) / 1024, float64(fields["RssAnon"]) / 1024, err
+}
+
+// switches is how often a process's threads went to sleep of their own accord.
+func switches(pid int) (n int, err error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, path := range threads {
+		fields, err := status(path)
+		if err != nil {
+			return 0, err
+		}
+		n += fields["voluntary_ctxt_switches"]
+	}
+	return n, err
+}
+
+// status is the numbers in a file like /proc/PID/status.
+func status(path string) (map[string]int, error) {
+	text, err := os.ReadFile(path)
+	fields := map[string]int{}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		if words := strings.Fields(value); len(words) > 0 {
+			if n, err := strconv.Atoi(words[0]); err == nil {
+				fields[name] = n
+			}
+		}
+	}
+	return fields, err
+}

@@ -1,0 +1,272 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/lab"
+)
+
+// attachAmong measures what attach does, with many AppVMs served beside one.
+func (b *bench) attachAmong() (outcome, error) {
+	var guests [2]*newcomer
+	for i, n := range []int{1, many} {
+		s, err := b.inhabited(n)
+		if err != nil {
+			return outcome{}, err
+		}
+		if guests[i], err = s.newcomer(n); err != nil {
+			return outcome{}, err
+		}
+		defer guests[i].close()
+	}
+	return b.alternate("ms", guests[0].comeAndGo, guests[1].comeAndGo)
+}
+
+// connect measures what a packet filter costs that grows with the AppVMs: the time until the kernel has a
+// connection open. The proxy has no part in that.
+func (b *bench) connect() (outcome, error) {
+	const each = 50
+	measure := func(n int) (func() (float64, error), error) {
+		s, err := b.inhabited(n)
+		if err != nil {
+			return nil, err
+		}
+		all := s.Connections()
+		last := all[len(all)-1]
+		return func() (float64, error) {
+			var took []float64
+			err := s.from(last, func(c caller) error {
+				for range each {
+					nap(time.Millisecond) // the proxy ends its thread for the one before
+					began := time.Now()
+					fd, err := c.connect()
+					if err != nil {
+						return err
+					}
+					took = append(took, microseconds(time.Since(began)))
+					unix.Close(fd)
+				}
+				return nil
+			})
+			return median(took), err
+		}, nil
+	}
+	one, err := measure(1)
+	if err != nil {
+		return outcome{}, err
+	}
+	among, err := measure(many)
+	if err != nil {
+		return outcome{}, err
+	}
+	o, err := b.alternate("µs", one, among)
+	o.note("each run is the median of %d connections", each)
+	return o, err
+}
+
+// coldStart measures from the daemon's fork until the last of many AppVMs has had an answer from its proxy.
+func (b *bench) coldStart() (outcome, error) {
+	const vms = 200
+	var all []lab.VM
+	s, err := b.site("cold", func(s *site) error {
+		for i := range vms {
+			if err := errors.Join(s.Attach(s.vm(i)), s.save(i, openLine)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	all = s.Connections()
+	hand, err := b.byHand(s, aside, addr(240))
+	if err != nil {
+		return outcome{}, err
+	}
+	defer hand.close()
+	floor := func() (float64, error) {
+		one, err := hand.time()
+		return vms * one / float64(runtime.NumCPU()), err
+	}
+	return b.alternate("ms", floor, func() (float64, error) {
+		began := time.Now()
+		if err := s.launch(b.ctx, b.Daemon); err != nil {
+			return 0, err
+		}
+		// One after the other: who has answered once goes on answering, and a crowd of callers would take
+		// the processors from what is measured.
+		answered := began
+		for _, vm := range all {
+			err := s.from(vm, func(c caller) (err error) {
+				answered, err = c.until(refused, isRefused)
+				return err
+			})
+			if err != nil {
+				return 0, err
+			}
+		}
+		return milliseconds(answered.Sub(began)), errors.Join(s.section(b, "cold"), s.stop())
+	})
+}
+
+// reconcile measures a look at everything that finds nothing to do, as SIGHUP sets it going, from and to what
+// the daemon tells systemd about it. The floor has the kernel list the same state, and reads the same directory.
+func (b *bench) reconcile() (outcome, error) {
+	s, err := b.inhabited(many)
+	if err != nil {
+		return outcome{}, err
+	}
+	floor := func() (took float64, err error) {
+		err = s.Do(func() error {
+			began := time.Now()
+			if err := dump(); err != nil {
+				return err
+			}
+			files, err := os.ReadDir(s.rulesDir())
+			for _, f := range files {
+				if _, err := os.ReadFile(filepath.Join(s.rulesDir(), f.Name())); err != nil {
+					return err
+				}
+			}
+			took = milliseconds(time.Since(began))
+			return err
+		})
+		return took, err
+	}
+	return b.alternate("ms", floor, func() (float64, error) {
+		time.Sleep(quiet)
+		return s.reload(b.ctx)
+	})
+}
+
+// reload returns the milliseconds between the two notes to systemd of one SIGHUP, sd_notify(3).
+func (s *site) reload(ctx context.Context) (float64, error) {
+	s.notes.clear()
+	if err := s.daemon.Process.Signal(syscall.SIGHUP); err != nil {
+		return 0, err
+	}
+	var began int64 // µs of the monotonic clock
+	var ended note
+	err := until(ctx, "a reload is done", time.Millisecond, func() (ready bool, err error) {
+		start, _ := s.notes.find("MONOTONIC_USEC=")
+		_, err = fmt.Sscanf(start.text, "MONOTONIC_USEC=%d", &began)
+		ended, ready = s.notes.find("READY=1")
+		return ready && err == nil, nil
+	})
+	return float64(ended.at-began) / 1000, err
+}
+
+// idleTime is how long nothing happens, with the usual number of runs.
+func (b *bench) idleTime() time.Duration { return time.Duration(min(b.Runs, 20)) * 3 * time.Second }
+
+// idle measures what the daemon uses while nothing happens. How often it wakes up is seen by looking at its
+// CPU time, which does not wake it.
+func (b *bench) idle() (outcome, error) {
+	const look = 250 * time.Millisecond
+	s, err := b.inhabited(many)
+	if err != nil {
+		return outcome{}, err
+	}
+	pid := s.daemon.Process.Pid
+	time.Sleep(2 * time.Second) // what came before is over
+	before, err := switches(pid)
+	if err != nil {
+		return outcome{}, err
+	}
+	first, err := cpuTime(pid)
+	var awake []time.Duration
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	begun := time.Now()
+	for last := first; err == nil && time.Since(begun) < b.idleTime(); {
+		<-tick.C
+		var now time.Duration
+		if now, err = cpuTime(pid); now > last {
+			awake, last = append(awake, time.Since(begun)), now
+		}
+		err = errors.Join(err, b.ctx.Err())
+	}
+	used, err2 := cpuTime(pid)
+	after, err3 := switches(pid)
+	o := outcome{unit: "ms", figures: []float64{milliseconds(used - first)}}
+	o.note("in %v it was awake in %d quarters of a second, and its threads went to sleep %d times", b.idleTime(), len(awake),
+		after-before)
+	for i := 1; i < len(awake); i++ { // a look that lies across two quarters is one
+		if gap := awake[i] - awake[i-1]; gap > 2*look && gap < 29*time.Second {
+			o.wrong = append(o.wrong, fmt.Sprintf("it woke up %.1f s after it had woken up", gap.Seconds()))
+		}
+	}
+	return o, errors.Join(err, err2, err3)
+}
+
+// memory measures resident memory when nothing has happened for a while.
+func (b *bench) memory() (outcome, error) {
+	o := outcome{unit: "MiB"}
+	empty := exec.Command(b.Empty)
+	if err := empty.Start(); err != nil {
+		return o, err
+	}
+	defer func() {
+		empty.Process.Kill() //nolint:errcheck // it does not end by itself
+		empty.Wait()         //nolint:errcheck // killed
+	}()
+	for _, n := range []int{1, many} {
+		if _, err := b.inhabited(n); err != nil {
+			return o, err
+		}
+	}
+	time.Sleep(b.idleTime() / 10)
+	floor, bare, err := memory(empty.Process.Pid)
+	if err != nil {
+		return o, err
+	}
+	for _, n := range []int{1, many} {
+		resident, anonymous, err := memory(b.sites[fmt.Sprint(n)].daemon.Process.Pid)
+		if err != nil {
+			return o, err
+		}
+		o.figures, o.floors = []float64{resident}, []float64{floor}
+		o.note("with %d AppVMs %.1f MiB are its own and %.1f MiB its program file's; of the floor %.1f and %.1f", n, anonymous,
+			resident-anonymous, bare, floor-bare)
+	}
+	return o, nil
+}
+
+// section has a daemon that can do so write its profiles of the time since the last section, and keeps them
+// under a name; "" throws them away.
+func (s *site) section(b *bench, name string) error {
+	if s.profile == "" || s.daemon == nil || s.daemon.ProcessState != nil {
+		return nil
+	}
+	if err := s.daemon.Process.Signal(syscall.SIGUSR2); err != nil {
+		return err
+	}
+	done := filepath.Join(s.profile, "done")
+	err := until(b.ctx, "the daemon has written its profiles", 5*time.Millisecond, func() (bool, error) {
+		text, _ := os.ReadFile(done)
+		return bytes.HasPrefix(text, []byte("done")), nil
+	})
+	if err != nil {
+		return err
+	}
+	problems := []error{os.Remove(done)}
+	for _, kind := range []string{"cpu", "heap"} {
+		if name != "" {
+			text, err := os.ReadFile(filepath.Join(s.profile, kind))
+			problems = append(problems, err, os.WriteFile(filepath.Join(b.Profile, name+"."+kind+".pprof"), text, 0o644))
+		}
+	}
+	return errors.Join(problems...)
+}
