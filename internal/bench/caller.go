@@ -14,13 +14,14 @@ import (
 // caller is a client in an AppVM: plain system calls on a thread that is there already, since what Go's network
 // poller and the way into the namespace take would be part of each figure.
 type caller struct {
-	nic  string
-	addr netip.Addr
+	nic      string
+	addr     netip.Addr
+	patience time.Duration // with a connection
 }
 
 // from runs f with a client behind a vif.
 func (s *site) from(vm lab.VM, f func(c caller) error) error {
-	return s.Through(vm.Vif(), func(nic string) error { return f(caller{nic, vm.IP}) })
+	return s.Through(vm.Vif(), func(nic string) error { return f(caller{nic, vm.IP, answerTime}) })
 }
 
 // pause lies between two attempts: about what one takes.
@@ -80,8 +81,8 @@ func (c caller) connect() (fd int, err error) {
 	return c.connectTo(netip.AddrPortFrom(lab.Gateway, lab.ProxyPort))
 }
 
-// answerTime is how long a connection may take: nobody refuses while a rule is just being changed, and then the
-// kernel asks again after a second.
+// answerTime is how long whoever waits for a proxy lets a connection take: when an answer to the first packet is
+// lost, the kernel asks again only after a second.
 const answerTime = 20 * time.Millisecond
 
 func (c caller) connectTo(to netip.AddrPort) (fd int, err error) {
@@ -105,7 +106,7 @@ func (c caller) connectTo(to netip.AddrPort) (fd int, err error) {
 	if err != unix.EINPROGRESS {
 		return fd, err
 	}
-	if err := await(fd, unix.POLLOUT, answerTime); err != nil {
+	if err := await(fd, unix.POLLOUT, c.patience); err != nil {
 		return fd, err
 	}
 	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)

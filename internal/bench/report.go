@@ -40,10 +40,10 @@ type line struct {
 func newReport(now time.Time, runs int) *report {
 	var name unix.Utsname
 	_ = unix.Uname(&name) // what it is good for comes out without
-	return &report{Date: now, Kernel: unix.ByteSliceToString(name.Release[:]), CPUs: runtime.NumCPU(), Load: load(), Runs: runs}
+	return &report{Date: now, Kernel: unix.ByteSliceToString(name.Release[:]), CPUs: runtime.NumCPU(), Load: loadAverage(), Runs: runs}
 }
 
-func load() string {
+func loadAverage() string {
 	text, _ := os.ReadFile("/proc/loadavg")
 	return strings.Join(strings.Fields(string(text))[:3], " ")
 }
@@ -60,7 +60,7 @@ func (r *report) heading() string {
 func (r *report) add(f figure, o outcome) string {
 	l := line{
 		Name: f.name, What: f.what, FloorWhat: f.floor, Unit: o.unit, Goal: f.goal.text,
-		Figure: median(o.figures), Floor: median(o.floors), Notes: append(o.wrong, o.notes...), Load: load(),
+		Figure: median(o.figures), Floor: median(o.floors), Notes: append(o.wrong, o.notes...), Load: loadAverage(),
 		Figures: o.figures, Floors: o.floors,
 	}
 	l.Met = f.goal.met(l.Figure, l.Floor) && len(o.wrong) == 0
@@ -105,7 +105,7 @@ func (r *report) footing() string {
 		}
 	}
 	return fmt.Sprintf("\n%d of %d goals met, in %v; load now %s. See docs/performance.md.\n", len(r.Lines)-missed, len(r.Lines),
-		time.Since(r.Date).Round(time.Second), load())
+		time.Since(r.Date).Round(time.Second), loadAverage())
 }
 
 func (r *report) write(path string) error {
