@@ -4,10 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
 )
@@ -29,8 +34,7 @@ func (b *bench) storm() (outcome, error) {
 				return err
 			}
 		}
-		// The AppVMs' namespace comes with the first of them.
-		if err := errors.Join(s.Attach(s.vm(stormPool)), s.start(b.ctx, b.Daemon)); err != nil {
+		if err := s.start(b.ctx, b.Daemon); err != nil {
 			return err
 		}
 		return s.untilRunning(b.ctx, 0)
@@ -57,26 +61,59 @@ func (b *bench) storm() (outcome, error) {
 	return o, err
 }
 
+// gust is a vif of the storm: a link with a route and an address and no AppVM at its other end, since bringing a
+// whole one takes too long for a storm.
+type gust struct {
+	number int // of the rule file
+	link   *netlink.Veth
+}
+
+func (g gust) String() string { return fmt.Sprintf("%s %v", g.link.Name, addr(g.number)) }
+
+// come brings a vif as Xen does: up, route, address.
+func (g gust) come(h *netlink.Handle) error {
+	whole := func(a netip.Addr) *net.IPNet { return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)} }
+	if err := h.LinkAdd(g.link); err != nil {
+		return err
+	}
+	return errors.Join(h.LinkSetUp(g.link),
+		h.RouteAdd(&netlink.Route{LinkIndex: g.link.Index, Dst: whole(addr(g.number)), Scope: netlink.SCOPE_LINK}),
+		h.AddrAdd(g.link, &netlink.Addr{IPNet: whole(lab.Gateway)}))
+}
+
 // blow makes a storm. It returns by how much it took longer than it should have, and the time after it until
 // everything is as it should be.
 func (s *site) blow(b *bench, seed uint64) (late, took time.Duration, err error) {
+	hands := make(chan *netlink.Handle, 9) // one brings, the others take: the kernel makes them wait for RCU
+	for range cap(hands) {
+		err := s.Do(func() error {
+			h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+			if err == nil {
+				hands <- h
+			}
+			return err
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	bringer := <-hands
+	defer bringer.Close()
+	defer func() {
+		for range cap(hands) - 1 {
+			(<-hands).Close()
+		}
+	}()
+	var going errgroup
 	random := rand.New(rand.NewPCG(seed, seed))
 	free := random.Perm(stormPool)
-	var here []lab.VM
-	numbers := map[string]int{}
-	var leaving sync.WaitGroup
-	defer leaving.Wait()
-	var mu sync.Mutex
-	var problems error
-	detach := func(vm lab.VM) { // beside the others: the kernel waits for RCU, see lab.Detach
-		here = slices.DeleteFunc(here, func(o lab.VM) bool { return o == vm })
-		free = append(free, numbers[vm.Vif()])
-		leaving.Go(func() {
-			if err := s.Detach(vm.Vif()); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				problems = errors.Join(problems, err)
-			}
+	var here []gust
+	goes := func(i int) {
+		g, h := here[i], <-hands
+		here, free = slices.Delete(here, i, i+1), append(free, g.number)
+		going.start(func() error {
+			defer func() { hands <- h }()
+			return h.LinkDel(g.link)
 		})
 	}
 	began := time.Now()
@@ -84,40 +121,63 @@ func (s *site) blow(b *bench, seed uint64) (late, took time.Duration, err error)
 	defer tick.Stop()
 	for range stormVMs {
 		<-tick.C
-		if err := b.ctx.Err(); err != nil {
-			return 0, 0, err
-		}
 		if len(here) == stormMost {
-			detach(here[random.IntN(len(here))])
+			goes(random.IntN(len(here)))
 		}
-		vm := s.vm(free[0])
-		numbers[vm.Vif()], free = free[0], free[1:]
-		if err := s.Attach(vm); err != nil {
-			return 0, 0, err
+		s.domid++
+		g := gust{free[0], &netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("vif%d.0", s.domid), TxQLen: -1},
+			PeerName:  fmt.Sprintf("far%d", s.domid),
+		}}
+		free = free[1:]
+		if err := errors.Join(b.ctx.Err(), g.come(bringer)); err != nil {
+			return 0, 0, errors.Join(err, going.wait())
 		}
-		here = append(here, vm)
+		here = append(here, g)
 	}
-	leaving.Wait()
+	err = going.wait()
 	over := time.Now()
 	var want []string
-	for _, vm := range here {
-		want = append(want, fmt.Sprintf("%s %v", vm.Vif(), vm.IP))
+	for _, g := range here {
+		want = append(want, g.String())
 	}
 	slices.Sort(want)
-	err = until(b.ctx, "processes and bindings are those of the connected", 5*time.Millisecond, func() (bool, error) {
-		got, err := s.bindings()
-		if err != nil || !slices.Equal(got, want) {
-			return false, err
-		}
-		n, err := s.proxies()
-		return n == len(want), err
-	})
+	err = errors.Join(err, until(b.ctx, "processes and bindings are those of the connected", 5*time.Millisecond,
+		func() (bool, error) {
+			got, err := s.bindings()
+			if err != nil || !slices.Equal(got, want) {
+				return false, err
+			}
+			n, err := s.proxies()
+			return n == len(want), err
+		}))
 	took = time.Since(over)
-	for _, vm := range slices.Clone(here) {
-		detach(vm)
+	for len(here) > 0 {
+		goes(0)
 	}
-	leaving.Wait()
-	return over.Sub(began) - stormVMs*stormGap, took, errors.Join(err, problems)
+	return over.Sub(began) - stormVMs*stormGap, took, errors.Join(err, going.wait())
+}
+
+// errgroup is goroutines whose errors count.
+type errgroup struct {
+	running sync.WaitGroup
+	mu      sync.Mutex
+	err     error
+}
+
+func (g *errgroup) start(f func() error) {
+	g.running.Go(func() {
+		if err := f(); err != nil {
+			g.mu.Lock()
+			g.err = errors.Join(g.err, err)
+			g.mu.Unlock()
+		}
+	})
+}
+
+func (g *errgroup) wait() error {
+	g.running.Wait()
+	return g.err
 }
 
 // leftOver looks, when nobody is connected any more, what is there all the same.
