@@ -32,11 +32,12 @@ func init() {
 
 func section(dir string, end <-chan os.Signal) (err error) {
 	write := func(name string, profile func(*os.File) error) error {
-		f, err := os.Create(filepath.Join(dir, name))
+		path := filepath.Join(dir, name)
+		f, err := os.Create(path + ".part") // the next section's begins while somebody reads this one's
 		if err != nil {
 			return err
 		}
-		return errors.Join(profile(f), f.Close())
+		return errors.Join(profile(f), f.Close(), os.Rename(path+".part", path))
 	}
 	err = write("cpu", func(f *os.File) error {
 		runtime.SetCPUProfileRate(1000) // what is measured takes milliseconds; pprof complains, and keeps to it
