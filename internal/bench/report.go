@@ -40,7 +40,8 @@ type line struct {
 func newReport(now time.Time, runs int) *report {
 	var name unix.Utsname
 	_ = unix.Uname(&name) // what it is good for comes out without
-	return &report{Date: now, Kernel: unix.ByteSliceToString(name.Release[:]), CPUs: runtime.NumCPU(), Load: loadAverage(), Runs: runs}
+	return &report{Date: now, Kernel: unix.ByteSliceToString(name.Release[:]), CPUs: runtime.NumCPU(),
+		Load: loadAverage(), Runs: runs}
 }
 
 func loadAverage() string {
@@ -104,8 +105,8 @@ func (r *report) footing() string {
 			missed++
 		}
 	}
-	return fmt.Sprintf("\n%d of %d goals met, in %v; load now %s. See docs/performance.md.\n", len(r.Lines)-missed, len(r.Lines),
-		time.Since(r.Date).Round(time.Second), loadAverage())
+	return fmt.Sprintf("\n%d of %d goals met, in %v; load now %s. See docs/performance.md.\n",
+		len(r.Lines)-missed, len(r.Lines), time.Since(r.Date).Round(time.Second), loadAverage())
 }
 
 func (r *report) write(path string) error {

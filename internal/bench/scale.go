@@ -238,8 +238,8 @@ func (b *bench) memory() (outcome, error) {
 			return o, err
 		}
 		o.figures, o.floors = []float64{resident}, []float64{floor}
-		o.note("with %d AppVMs %.1f MiB are its own and %.1f MiB its program file's; of the floor %.1f and %.1f", n, anonymous,
-			resident-anonymous, bare, floor-bare)
+		o.note("with %d AppVMs %.1f MiB are its own and %.1f MiB its program file's; of the floor %.1f and %.1f",
+			n, anonymous, resident-anonymous, bare, floor-bare)
 	}
 	return o, nil
 }

@@ -56,12 +56,13 @@ func (b *bench) unchanging() (outcome, error) {
 	})
 	took := load.end()
 	o := outcome{unit: "", figures: []float64{float64(took.failed + cut[0])}}
-	o.note("%d changes, %d requests meanwhile: %d failed; %d of %d tunnels cut by an added line", changes, len(took.latencies),
-		took.failed, cut[0], (changes+1)/2)
+	o.note("%d changes, %d requests meanwhile: %d failed; %d of %d tunnels cut by an added line",
+		changes, len(took.latencies)+took.failed, took.failed, cut[0], (changes+1)/2)
 	if took.failed > 0 {
 		o.note("the first that failed: %v", took.why)
 	}
-	o.note("%d of %d tunnels cut by a removed line, as is meant: what was permitted only by it must end", cut[1], changes/2)
+	o.note("%d of %d tunnels cut by a removed line, within %v: not counted",
+		cut[1], changes/2, quiet)
 	return o, errors.Join(err, took.err)
 }
 
@@ -92,7 +93,8 @@ func (s *site) tunnel(c caller) (fd int, err error) {
 // echoes tells whether a tunnel is still open, both ways.
 func echoes(fd int) bool {
 	word := make([]byte, 5)
-	if _, err := unix.SendmsgN(fd, []byte("hello"), nil, nil, unix.MSG_NOSIGNAL); err != nil || await(fd, unix.POLLIN, patience) != nil {
+	_, err := unix.SendmsgN(fd, []byte("hello"), nil, nil, unix.MSG_NOSIGNAL)
+	if err != nil || await(fd, unix.POLLIN, patience) != nil {
 		return false
 	}
 	n, err := unix.Read(fd, word)
@@ -227,7 +229,8 @@ func (b *bench) throughput() (outcome, error) {
 			}
 			return nil
 		}))
-	p50, p99 := quantile(latencies[1], 0.5)/quantile(latencies[0], 0.5), quantile(latencies[1], 0.99)/quantile(latencies[0], 0.99)
+	ratio := func(q float64) float64 { return quantile(latencies[1], q) / quantile(latencies[0], q) }
+	p50, p99 := ratio(0.5), ratio(0.99)
 	o.note("each second another AppVM comes, a third's rules change, and the other goes")
 	text := fmt.Sprintf("latency: median %.2f ms, %.2f×; p99 %.2f ms, %.2f×", quantile(latencies[1], 0.5), p50,
 		quantile(latencies[1], 0.99), p99)

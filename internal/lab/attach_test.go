@@ -325,3 +325,27 @@ func TestStorm(t *testing.T) {
 		}
 	}
 }
+
+// One namespace plays two AppVMs: each is found behind its own vif, under its own address.
+func TestThrough(t *testing.T) {
+	one := VM{Name: "crowd", IP: netip.MustParseAddr("10.137.0.11"), DomID: 2}
+	two := VM{Name: "crowd", IP: netip.MustParseAddr("10.137.0.12"), DomID: 3}
+	l := newLab(t, Options{}, one, two)
+	for _, vm := range []VM{one, two} {
+		var addrs []net.Addr
+		err := l.Through(vm.Vif(), func(nic string) error {
+			link, err := net.InterfaceByName(nic)
+			if err != nil {
+				return err
+			}
+			addrs, err = link.Addrs()
+			return err
+		})
+		if want := vm.IP.String() + "/32"; err != nil || len(addrs) != 1 || addrs[0].String() != want {
+			t.Errorf("behind %s: %v, %v; want %s", vm.Vif(), addrs, err, want)
+		}
+	}
+	if err := l.Through("vif9.0", func(string) error { return nil }); err == nil {
+		t.Error("there is no vif9.0")
+	}
+}
