@@ -19,18 +19,18 @@ import (
 
 // attachAmong measures what attach does, with many AppVMs served beside one.
 func (b *bench) attachAmong() (outcome, error) {
-	var guests [2]*newcomer
+	var come [2]func() (float64, error)
 	for i, n := range []int{1, many} {
 		s, err := b.inhabited(n)
 		if err != nil {
 			return outcome{}, err
 		}
-		if guests[i], err = s.newcomer(n); err != nil {
+		if err := s.save(n, openLine); err != nil {
 			return outcome{}, err
 		}
-		defer guests[i].close()
+		come[i] = func() (float64, error) { return s.comeAndGo(n) }
 	}
-	return b.alternate("ms", guests[0].comeAndGo, guests[1].comeAndGo)
+	return b.alternate("ms", come[0], come[1])
 }
 
 // connect measures what a packet filter costs that grows with the AppVMs: the time until the kernel has a
