@@ -62,6 +62,7 @@ lint:
 	$(GO) vet -tags profile ./cmd/vifproxyd
 	$(STATICCHECK) ./...
 	$(STATICCHECK) -tags e2e ./packaging/...
+	$(STATICCHECK) -tags profile ./cmd/vifproxyd
 
 demo: root deps build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
 	bin/vifproxylab demo --daemon bin/vifproxyd --ctl bin/vifproxyctl

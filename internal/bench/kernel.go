@@ -107,10 +107,18 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(t.Nano()), err
 }
 
-// memory is the resident memory of a process in MiB, all of it and that which is backed by no file.
-func memory(pid int) (resident, anonymous float64, err error) {
+// footprint is the resident memory of a process in MiB: all of it, that which is backed by no file, and its
+// proportional share, where a page that n processes have counts 1/n.
+type footprint struct{ resident, anonymous, share float64 }
+
+func memory(pid int) (f footprint, err error) {
 	fields, err := status(fmt.Sprintf("/proc/%d/status", pid))
-	return float64(fields["VmRSS"]) / 1024, float64(fields["RssAnon"]) / 1024, err
+	if err != nil {
+		return f, err
+	}
+	rollup, err := status(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	mib := func(kib int) float64 { return float64(kib) / 1024 }
+	return footprint{mib(fields["VmRSS"]), mib(fields["RssAnon"]), mib(rollup["Pss"])}, err
 }
 
 // switches is how often a process's threads went to sleep of their own accord.

@@ -228,18 +228,19 @@ func (b *bench) memory() (outcome, error) {
 		}
 	}
 	time.Sleep(b.idleTime() / 10)
-	floor, bare, err := memory(empty.Process.Pid)
+	floor, err := memory(empty.Process.Pid)
 	if err != nil {
 		return o, err
 	}
 	for _, n := range []int{1, many} {
-		resident, anonymous, err := memory(b.sites[fmt.Sprint(n)].daemon.Process.Pid)
+		f, err := memory(b.sites[fmt.Sprint(n)].daemon.Process.Pid)
 		if err != nil {
 			return o, err
 		}
-		o.figures, o.floors = []float64{resident}, []float64{floor}
+		o.figures, o.floors = []float64{f.resident}, []float64{floor.resident}
 		o.note("with %d AppVMs %.1f MiB are its own and %.1f MiB its program file's; of the floor %.1f and %.1f",
-			n, anonymous, resident-anonymous, bare, floor-bare)
+			n, f.anonymous, f.resident-f.anonymous, floor.anonymous, floor.resident-floor.anonymous)
+		o.note("its proportional share is %.1f MiB, the floor's %.1f", f.share, floor.share)
 	}
 	return o, nil
 }

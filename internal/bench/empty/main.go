@@ -1,8 +1,9 @@
-// Empty is a daemon that does nothing: what the Go runtime itself needs. Package bench compares vifproxyd's memory
-// with its.
+// Empty is a daemon that does nothing: what the Go runtime itself needs, and package net, without which there is no
+// network daemon. Package bench compares vifproxyd's memory with its.
 package main
 
 import (
+	_ "net"
 	"os"
 	"os/signal"
 )
