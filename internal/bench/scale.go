@@ -201,7 +201,8 @@ func (b *bench) idle() (outcome, error) {
 	used, err2 := cpuTime(pid)
 	after, err3 := switches(pid)
 	o := outcome{unit: "ms", figures: []float64{milliseconds(used - first)}}
-	o.note("in %v it was awake in %d quarters of a second, and its threads went to sleep %d times", b.idleTime(), len(awake),
+	o.note("in %v it was awake in %d quarters of a second, and its threads went to sleep %d times",
+		b.idleTime(), len(awake),
 		after-before)
 	for i := 1; i < len(awake); i++ { // a look that lies across two quarters is one
 		if gap := awake[i] - awake[i-1]; gap > 2*look && gap < 29*time.Second {
