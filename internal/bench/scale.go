@@ -202,8 +202,7 @@ func (b *bench) idle() (outcome, error) {
 	after, err3 := switches(pid)
 	o := outcome{unit: "ms", figures: []float64{milliseconds(used - first)}}
 	o.note("in %v it was awake in %d quarters of a second, and its threads went to sleep %d times",
-		b.idleTime(), len(awake),
-		after-before)
+		b.idleTime(), len(awake), after-before)
 	for i := 1; i < len(awake); i++ { // a look that lies across two quarters is one
 		if gap := awake[i] - awake[i-1]; gap > 2*look && gap < 29*time.Second {
 			o.wrong = append(o.wrong, fmt.Sprintf("it woke up %.1f s after it had woken up", gap.Seconds()))
