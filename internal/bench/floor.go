@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -72,16 +73,26 @@ func (h *byHand) close() {
 func (h *byHand) start() (took time.Duration, end func(), err error) {
 	err = h.lab.Do(func() error {
 		began := time.Now()
-		cell, argv, err := h.sandbox.Prepare(h.box, []string{tinyproxyPath, "-d", "-c", h.config})
+		cell, err := h.sandbox.Prepare(h.box)
 		if err != nil {
 			return err
 		}
+		defer cell.Started()
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(pair[0])
 		null := h.null.Fd()
+		argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid())}
 		pid, err := syscall.ForkExec(h.sandbox.Helper(), argv, &syscall.ProcAttr{
-			Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Files: append([]uintptr{null, null, null}, cell.Files...),
-			Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: h.uid, Gid: h.uid}},
+			Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Files: []uintptr{null, null, null, uintptr(pair[1])},
+			Sys: &syscall.SysProcAttr{Setsid: true},
 		})
-		cell.Started()
+		unix.Close(pair[1])
+		if err == nil {
+			err = cell.Order(pair[0], h.uid, int(null), []string{tinyproxyPath, "-d", "-c", h.config})
+		}
 		if err != nil {
 			return errors.Join(err, cell.Remove())
 		}

@@ -39,7 +39,7 @@ func (b *bench) write() (outcome, error) {
 		}
 		sync := func(n int) (float64, error) {
 			began := time.Now()
-			_, err := backend.Sync(b.ctx, firewall.State{Bindings: bindings[:n]})
+			_, err := backend.Sync(b.ctx, firewall.State{Bindings: bindings[:n]}, func() {})
 			return microseconds(time.Since(began)), err
 		}
 		if _, err := sync(many); err != nil {
