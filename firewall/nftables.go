@@ -3,6 +3,8 @@ package firewall
 import (
 	"context"
 	_ "embed"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -12,7 +14,8 @@ import (
 	"strings"
 	"text/template"
 
-	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 //go:embed vifproxy.nft
@@ -56,6 +59,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	if err := n.cfg.check(want.Bindings); err != nil {
 		return 0, err
 	}
+	want.Bindings = slices.SortedFunc(slices.Values(want.Bindings), compareBindings)
 	if want.Fence, err = n.cfg.normal(want.Fence); err != nil {
 		return 0, err
 	}
@@ -63,13 +67,22 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	want.Fence.Proxies = slices.DeleteFunc(want.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
 	err = n.do(ctx, func() error {
 		for range attempts {
-			now, err := n.conn.read()
-			if err != nil {
-				return err
+			// Bindings that are known to differ are written without a look: the kernel refuses if what is known has
+			// passed.
+			now, fenced := n.conn.last, reflect.DeepEqual(n.fence, want.Fence)
+			if !fenced || now.bindings == nil || slices.Equal(now.bindings, want.Bindings) {
+				var err error
+				if now, err = n.conn.read(); err != nil {
+					return err
+				}
 			}
 			intact := n.loaded != "" && now.print == n.loaded
-			if intact && reflect.DeepEqual(n.fence, want.Fence) {
-				changed, err := n.conn.update(now, want.Bindings)
+			if intact && fenced {
+				changed, err := n.conn.update(want.Bindings)
+				if errors.Is(err, errOutrun) {
+					n.conn.last = snapshot{}
+					continue
+				}
 				writes += changed
 				return err
 			}
@@ -90,8 +103,9 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 			if err != nil {
 				return err
 			}
-			if after.generation == now.generation+1 {
+			if after.generation == following(now.generation) {
 				n.loaded, n.fence = after.print, want.Fence
+				n.conn.last.bindings = want.Bindings
 				return nil
 			}
 		}
@@ -116,13 +130,11 @@ func (n *nftBackend) load(ctx context.Context, before snapshot, want State) erro
 	if err != nil {
 		return err
 	}
-	if before.FenceSet {
-		refused, err := n.conn.refused()
-		if err != nil {
-			return err
-		}
-		n.refused.add(refused)
+	refused, err := n.conn.refused()
+	if err != nil {
+		return err
 	}
+	n.refused.add(refused)
 	if err := load(ctx, text.String(), n.tool, "-f", "-"); err != nil {
 		return err
 	}
@@ -133,10 +145,6 @@ func (n *nftBackend) load(ctx context.Context, before snapshot, want State) erro
 // Refused implements Backend.
 func (n *nftBackend) Refused(ctx context.Context) (map[uint32]uint64, error) {
 	err := n.do(ctx, func() error {
-		now, err := n.conn.read()
-		if err != nil || !now.FenceSet {
-			return err
-		}
 		refused, err := n.conn.refused()
 		if err == nil {
 			n.refused.add(refused)
@@ -154,37 +162,42 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		nft := n.conn.nft
-		qubes := &nftables.Table{Name: "qubes", Family: nftables.TableFamilyIPv4}
-		custom := &nftables.Chain{Name: "custom-input", Table: qubes}
-		ours := &nftables.Chain{Name: "vifproxy-input", Table: qubes}
+		del := func(request uint16, family byte, attrs []byte) netlink.Message {
+			return message(request, family, 0, attrs)
+		}
+		var all []netlink.Message
 		if now.OwnTable {
-			nft.DelTable(&nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyIPv4})
+			all = append(all, del(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, name(nil, unix.NFTA_TABLE_NAME, "vifproxy")))
 		}
 		if now.FenceTable {
-			nft.DelTable(&nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyINet})
+			all = append(all, del(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, name(nil, unix.NFTA_TABLE_NAME, "vifproxy")))
+		}
+		rules := func(chain string) []byte { // of that chain in Qubes' table
+			return name(name(nil, unix.NFTA_RULE_TABLE, "qubes"), unix.NFTA_RULE_CHAIN, chain)
 		}
 		for _, handle := range now.Jumps {
-			if err := nft.DelRule(&nftables.Rule{Table: qubes, Chain: custom, Handle: handle}); err != nil {
-				return err
-			}
+			all = append(all, del(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, attribute(rules("custom-input"),
+				unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, handle)...)))
 		}
 		if now.AcceptChain {
-			nft.FlushChain(ours)
+			all = append(all, del(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, rules("vifproxy-input")))
 		}
-		if err := nft.Flush(); err != nil {
+		if err := n.conn.transact(0, all); err != nil {
 			return err
 		}
 
 		// The empty chain and set come after, on their own: should a foreign rule refer to them they must
 		// stay ("device or resource busy"), and that must not keep the rest from going.
+		all = nil
 		if now.AcceptChain {
-			nft.DelChain(ours)
+			all = append(all, del(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_IPV4,
+				name(name(nil, unix.NFTA_CHAIN_TABLE, "qubes"), unix.NFTA_CHAIN_NAME, "vifproxy-input")))
 		}
 		if now.AcceptSet {
-			nft.DelSet(&nftables.Set{Table: qubes, Name: "vifproxy"})
+			all = append(all, del(unix.NFT_MSG_DELSET, unix.NFPROTO_IPV4,
+				name(name(nil, unix.NFTA_SET_TABLE, "qubes"), unix.NFTA_SET_NAME, "vifproxy")))
 		}
-		return nft.Flush()
+		return n.conn.transact(0, all)
 	})
 	n.hangUp()
 	return err
@@ -223,7 +236,7 @@ func (n *nftBackend) do(ctx context.Context, f func() error) (err error) {
 
 func (n *nftBackend) hangUp() {
 	if n.conn != nil {
-		_ = n.conn.nft.CloseLasting()
+		_ = n.conn.nl.Close()
 		n.conn = nil
 	}
 }

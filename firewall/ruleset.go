@@ -11,29 +11,29 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// ruleset is a connection to the kernel's nftables. The library knows how to change things; handles and
-// generations, which it does not tell, are read over the same socket.
+// ruleset is a connection to the kernel's nftables. There is a library for that, but it tells neither handles nor
+// generations, and cannot make a transaction depend on a generation.
 type ruleset struct {
-	nft  *nftables.Conn
 	nl   *netlink.Conn
 	last snapshot // as long as its generation is the kernel's, it is what the kernel holds
 }
 
 func dial() (*ruleset, error) {
-	var r ruleset
-	var err error
-	r.nft, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		r.nl = c
-		// A batch is one message to the kernel and must fit (netlink_sendmsg: EMSGSIZE). A binding takes
-		// about 150 bytes; this is a limit, not an allocation.
-		return c.SetWriteBuffer(8 << 20)
-	}))
-	return &r, err
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, err
+	}
+	// A transaction is one message to the kernel and must fit (netlink_sendmsg: EMSGSIZE). A binding takes
+	// about 150 bytes; this is a limit, not an allocation.
+	if err := nl.SetWriteBuffer(8 << 20); err != nil {
+		nl.Close()
+		return nil, err
+	}
+	return &ruleset{nl: nl}, nil
 }
 
 // limit sets the time after which answers that never come (the kernel ran out of memory for them) are given
@@ -72,13 +72,9 @@ type snapshot struct {
 	// that nobody touched anything.
 	print string
 
-	elements map[setName]map[string]string
+	elements elements
+	bindings []Binding // in order; what the elements say, if they have been made equal to it, else nil
 }
-
-type setName struct{ table, name string }
-
-// ourSets are in the order in which their elements are written.
-var ourSets = []setName{{"vifproxy", "ports"}, {"vifproxy", "bindings"}, {"qubes", "vifproxy"}}
 
 // read takes a snapshot. It needs several requests; that the generation is the same before and after them
 // makes their answers one consistent picture. If it is still the last snapshot's, one request is enough.
@@ -108,13 +104,6 @@ func (r *ruleset) read() (snapshot, error) {
 	}
 	return snapshot{}, errBusy
 }
-
-// Numbers from the kernel's include/uapi/linux/netfilter/nf_tables.h that package unix lacks.
-const (
-	nftaTableHandle = 4
-	nftaChainFlags  = 10
-	nftaSetHandle   = 16
-)
 
 func (r *ruleset) readOnce() (snapshot, error) {
 	var now snapshot
@@ -159,7 +148,7 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	if err != nil {
 		return now, fmt.Errorf("read sets: %w", err)
 	}
-	now.elements = make(map[setName]map[string]string)
+	now.elements = make(elements)
 	for _, s := range sets {
 		set := setName{s.in(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
 		now.FenceSet = now.FenceSet || set == setName{"inet vifproxy", "refused"}
@@ -170,13 +159,13 @@ func (r *ruleset) readOnce() (snapshot, error) {
 		if !slices.Contains(ourSets, set) {
 			continue
 		}
-		elements, err := r.nft.GetSetElements(set.library())
-		if err != nil {
-			return now, fmt.Errorf("read elements of set %s %s: %w", set.table, set.name, err)
-		}
-		now.elements[set] = make(map[string]string, len(elements))
-		for _, e := range elements {
-			now.elements[set][string(e.Key)] = string(e.Val)
+		held := make(map[string]string)
+		now.elements[set] = held
+		if err := r.elements(unix.NFPROTO_IPV4, set, func(e []byte) {
+			held[string(inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE))] =
+				string(inside(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE))
+		}); err != nil {
+			return now, err
 		}
 	}
 	_, now.AcceptSet = now.elements[setName{"qubes", "vifproxy"}]
@@ -207,169 +196,20 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	return now, nil
 }
 
-// update writes the difference between what now holds and want as one transaction.
-func (r *ruleset) update(now snapshot, want []Binding) (writes int, err error) {
-	wanted := map[setName]map[string]string{}
-	for _, set := range ourSets {
-		wanted[set] = make(map[string]string, len(want))
-	}
-	for _, b := range want {
-		var vif [unix.IFNAMSIZ]byte
-		copy(vif[:], b.Vif)
-		source := string(vif[:]) + string(b.Addr.AsSlice())
-		// Every part of a key is padded to a multiple of 4 bytes.
-		port := string([]byte{byte(b.To.Port() >> 8), byte(b.To.Port()), 0, 0})
-		wanted[ourSets[0]][source] = string(b.To.Addr().AsSlice()) + port
-		wanted[ourSets[1]][source+port] = ""
-		wanted[ourSets[2]][source+port] = ""
-	}
-	for _, set := range ourSets {
-		have, present := now.elements[set]
-		if !present { // table ip qubes, where there is none
-			continue
-		}
-		gone, added := difference(have, wanted[set]), difference(wanted[set], have)
-		// A map's element must go before the one with the same key and another value comes. Both happen at
-		// the same instant, the end of the transaction.
-		for part := range slices.Chunk(gone, perMessage) {
-			if err := r.nft.SetDeleteElements(set.library(), part); err != nil {
-				return 0, err
-			}
-		}
-		for part := range slices.Chunk(added, perMessage) {
-			if err := r.nft.SetAddElements(set.library(), part); err != nil {
-				return 0, err
-			}
-		}
-		writes += len(gone) + len(added)
-	}
-	if err := r.nft.Flush(); err != nil {
-		return 0, fmt.Errorf("change %d elements: %w", writes, err)
-	}
-	return writes, nil
-}
-
-// perMessage elements fit in one message: together they are one attribute, whose length is a 16 bit number.
-const perMessage = 1000
-
-// difference is every element of a that is not in b, or is there with another value.
-func difference(a, b map[string]string) (elements []nftables.SetElement) {
-	for key, value := range a {
-		if other, ok := b[key]; !ok || other != value {
-			elements = append(elements, nftables.SetElement{Key: []byte(key), Val: []byte(value)})
-		}
-	}
-	return elements
-}
-
-func (s setName) library() *nftables.Set {
-	return &nftables.Set{Table: &nftables.Table{Name: s.table, Family: nftables.TableFamilyIPv4}, Name: s.name}
-}
-
-// generation is the number of the current ruleset; every transaction that changes anything adds one.
-func (r *ruleset) generation() (uint32, error) {
-	answer, err := r.ask(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, netlink.Request, nil)
-	if err != nil {
-		return 0, fmt.Errorf("read generation: %w", err)
-	}
-	if len(answer) != 1 {
-		return 0, fmt.Errorf("read generation: %d answers instead of one", len(answer))
-	}
-	return uint32(answer[0].number(unix.NFTA_GEN_ID)), nil
-}
-
-// refused reads how many packets of each uid the fence has counted.
+// refused reads how many packets of each uid the fence has counted. Without a fence it is none.
 func (r *ruleset) refused() (map[uint32]uint64, error) {
-	elements, err := r.nft.GetSetElements(&nftables.Set{
-		Table: &nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyINet}, Name: "refused"})
-	if err != nil {
-		return nil, fmt.Errorf("read counters of the fence: %w", err)
-	}
-	count := make(map[uint32]uint64, len(elements))
-	for _, e := range elements {
-		if len(e.Key) == 4 && e.Counter != nil {
-			count[binary.NativeEndian.Uint32(e.Key)] = e.Counter.Packets // nft_meta.c: a number of the host
+	count := make(map[uint32]uint64)
+	err := r.elements(unix.NFPROTO_INET, setName{"vifproxy", "refused"}, func(e []byte) {
+		uid := inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
+		packets := inside(e, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA, unix.NFTA_COUNTER_PACKETS)
+		if len(uid) == 4 && len(packets) == 8 {
+			count[binary.NativeEndian.Uint32(uid)] = binary.BigEndian.Uint64(packets) // nft_meta.c: a number of the host
 		}
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("counters of the fence: %w", err)
 	}
 	return count, nil
-}
-
-// dump lists objects: of one table, for requests that know this, or of all tables, and of all families with
-// NFPROTO_UNSPEC. Two tables of one name are two dumps: the kernel ends after the first
-// (nf_tables_dump_rules).
-func (r *ruleset) dump(request uint16, family byte, table string) ([]object, error) {
-	var attrs []netlink.Attribute
-	if table != "" { // the attribute has the same number in all requests
-		attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: []byte(table + "\x00")})
-	}
-	return r.ask(request, family, netlink.Request|netlink.Dump, attrs)
-}
-
-func (r *ruleset) ask(
-	request uint16, family byte, flags netlink.HeaderFlags, attrs []netlink.Attribute,
-) ([]object, error) {
-	data, err := netlink.MarshalAttributes(attrs)
-	if err != nil {
-		return nil, err
-	}
-	answers, err := r.nl.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | request), Flags: flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...), // struct nfgenmsg
-	})
-	if err != nil {
-		return nil, err
-	}
-	objects := make([]object, len(answers))
-	for i, answer := range answers {
-		if objects[i], err = parse(answer); err != nil {
-			return nil, err
-		}
-	}
-	return objects, nil
-}
-
-// object is one message of the kernel about a table, chain, rule, set or generation: its attributes by
-// number. Attribute 0, which is none, holds the family.
-type object map[uint16][]byte
-
-func parse(m netlink.Message) (object, error) {
-	if len(m.Data) < 4 { // struct nfgenmsg
-		return nil, fmt.Errorf("short netlink message (%d bytes)", len(m.Data))
-	}
-	attrs, err := netlink.NewAttributeDecoder(m.Data[4:])
-	if err != nil {
-		return nil, err
-	}
-	o := object{0: m.Data[:1]}
-	for attrs.Next() {
-		o[attrs.Type()] = attrs.Bytes()
-	}
-	return o, attrs.Err()
-}
-
-// in reads the name of the object's table. Those of another family than ip have it before the name, as nft
-// writes it.
-func (o object) in(attr uint16) string {
-	switch family := o[0][0]; family {
-	case unix.NFPROTO_IPV4:
-		return o.text(attr)
-	case unix.NFPROTO_INET:
-		return "inet " + o.text(attr)
-	default:
-		return fmt.Sprintf("family %d %s", family, o.text(attr))
-	}
-}
-
-func (o object) text(attr uint16) string {
-	return string(bytes.TrimSuffix(o[attr], []byte{0}))
-}
-
-// number reads an unsigned number of any size; one that is not there is 0.
-func (o object) number(attr uint16) (n uint64) {
-	for _, b := range o[attr] {
-		n = n<<8 | uint64(b)
-	}
-	return n
 }
 
 // isJump finds our rule in custom-input again: it has our comment and names our chain. A rule of the user's

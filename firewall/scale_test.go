@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func many(n int) (all []Binding) {
@@ -48,25 +51,89 @@ func TestThousands(t *testing.T) {
 	}
 }
 
-// 250 bindings: Sync with nothing to do, and with one to add or to remove; Open over all that an earlier run
-// left.
+// What Sync costs, beside what the kernel takes for the least of its kind in the same run, its floor:
+//
+//	one-N      one binding comes or goes among N     floor: element, one transaction of one element
+//	nothing-N  nothing to do for N                   floor: generation, one request and its answer
+//	foreign-N  nothing to do, but somebody else has  floor: dump-N, the elements of our sets, and element
+//	           changed the ruleset meanwhile
+//
+// and open: over all that an earlier run left.
 func BenchmarkSync(b *testing.B) {
-	all := many(250)
 	for _, m := range machines {
-		for name, work := range map[string]func(b *testing.B, backend Backend, i int){
-			"nothing": func(b *testing.B, backend Backend, i int) { sync(b, backend, all...) },
-			"one":     func(b *testing.B, backend Backend, i int) { sync(b, backend, all[:249+i%2]...) },
-			"open":    func(b *testing.B, backend Backend, i int) { m.open(b) },
-		} {
-			b.Run(m.name+"/"+name, func(b *testing.B) {
-				enterNamespace(b)
-				m.loadForeign(b)
-				backend := m.open(b)
-				sync(b, backend, all...)
-				for i := 0; b.Loop(); i++ {
-					work(b, backend, i)
-				}
-			})
+		for _, n := range []int{1, 250} {
+			all := many(n)
+			for name, work := range map[string]func(b *testing.B, backend Backend, i int){
+				"nothing": func(b *testing.B, backend Backend, i int) { sync(b, backend, all...) },
+				"one":     func(b *testing.B, backend Backend, i int) { sync(b, backend, all[:n-1+i%2]...) },
+				"open":    func(b *testing.B, backend Backend, i int) { m.open(b) },
+			} {
+				b.Run(fmt.Sprintf("%s/%s-%d", m.name, name, n), func(b *testing.B) {
+					enterNamespace(b)
+					m.loadForeign(b)
+					backend := m.open(b)
+					sync(b, backend, all...)
+					for i := 0; b.Loop(); i++ {
+						work(b, backend, i)
+					}
+				})
+			}
+			if m.kind != "nftables" {
+				continue
+			}
+			for name, work := range map[string]func(b *testing.B, backend *nftBackend, other *foreigner){
+				"foreign": func(b *testing.B, backend *nftBackend, other *foreigner) {
+					other.write(b)
+					sync(b, backend, all...)
+				},
+				"element": func(b *testing.B, backend *nftBackend, other *foreigner) { other.write(b) },
+				"generation": func(b *testing.B, backend *nftBackend, other *foreigner) {
+					_, err := backend.conn.generation()
+					must(b, err)
+				},
+				"dump": func(b *testing.B, backend *nftBackend, other *foreigner) {
+					for set := range backend.conn.last.elements {
+						_, err := backend.conn.nl.Execute(message(
+							unix.NFT_MSG_GETSETELEM, unix.NFPROTO_IPV4, netlink.Dump, set.attributes()))
+						must(b, err)
+					}
+				},
+			} {
+				b.Run(fmt.Sprintf("%s/%s-%d", m.name, name, n), func(b *testing.B) {
+					enterNamespace(b)
+					m.loadForeign(b)
+					backend := m.open(b).(*nftBackend)
+					sync(b, backend, all...)
+					other := newForeigner(b, m)
+					for b.Loop() {
+						work(b, backend, other)
+					}
+				})
+			}
 		}
 	}
+}
+
+// foreigner is another program, with a table of its own.
+type foreigner struct {
+	conn    *ruleset
+	written int
+}
+
+func newForeigner(t testing.TB, m machine) *foreigner {
+	m.shell(t, "nft add table ip other; nft add set ip other some '{ type mark; }'")
+	conn, err := dial()
+	must(t, err)
+	t.Cleanup(func() { conn.nl.Close() })
+	return &foreigner{conn: conn}
+}
+
+// write puts an element into its set, or takes it out again.
+func (f *foreigner) write(t testing.TB) {
+	t.Helper()
+	request, flags := uint16(unix.NFT_MSG_NEWSETELEM), netlink.Create
+	if f.written++; f.written%2 == 0 {
+		request, flags = unix.NFT_MSG_DELSETELEM, 0
+	}
+	must(t, f.conn.transact(0, setName{"other", "some"}.change(request, flags, map[string]string{"mark": ""})))
 }
