@@ -244,7 +244,7 @@ func TestStaleSnapshot(t *testing.T) {
 func TestConnectionLost(t *testing.T) {
 	enterNamespace(t)
 	b := machines[1].open(t).(*nftBackend)
-	b.conn.nl.Close()
+	b.conn.socket.Close()
 	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{personal}}, func() {}); err == nil {
 		t.Error("no error")
 	}

@@ -3,9 +3,9 @@ package firewall
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,7 +48,7 @@ func (r *ruleset) update(want []Binding) (writes int, err error) {
 		wanted = elementsOf(want)
 	}
 	gone, added := make(elements), make(elements)
-	var changes []netlink.Message
+	var changes [][]byte
 	for _, set := range ourSets {
 		if r.last.elements[set] == nil { // table ip qubes, where there is none
 			continue
@@ -57,7 +57,7 @@ func (r *ruleset) update(want []Binding) (writes int, err error) {
 		// A map's element must go before the one with the same key and another value comes. Both happen at
 		// the same instant, the end of the transaction.
 		changes = append(changes, set.change(unix.NFT_MSG_DELSETELEM, 0, gone[set])...)
-		changes = append(changes, set.change(unix.NFT_MSG_NEWSETELEM, netlink.Create|netlink.Excl, added[set])...)
+		changes = append(changes, set.change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, added[set])...)
 		writes += len(gone[set]) + len(added[set])
 	}
 	if writes > 0 {
@@ -104,7 +104,13 @@ func apart(have, want []Binding) (gone, added []Binding) {
 	return append(gone, have...), append(added, want...)
 }
 
-// compareBindings makes neighbours of those of the same vif and address.
+// inOrder makes neighbours of bindings of the same vif and address. It is a copy, and not nil.
+func inOrder(all []Binding) []Binding {
+	all = append([]Binding{}, all...)
+	slices.SortFunc(all, compareBindings)
+	return all
+}
+
 func compareBindings(a, b Binding) int {
 	return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Vif, b.Vif), a.To.Compare(b.To))
 }
@@ -113,7 +119,7 @@ func compareBindings(a, b Binding) int {
 const perMessage = 1000
 
 // change puts or deletes elements.
-func (s setName) change(request uint16, flags netlink.HeaderFlags, all map[string]string) (changes []netlink.Message) {
+func (s setName) change(request uint16, flags uint16, all map[string]string) (changes [][]byte) {
 	var list []byte
 	n := 0
 	for key, value := range all {
@@ -139,7 +145,7 @@ func (s setName) attributes() []byte {
 
 // elements calls f for each element of a set.
 func (r *ruleset) elements(family byte, set setName, f func(element []byte)) error {
-	lists, err := r.ask(message(unix.NFT_MSG_GETSETELEM, family, netlink.Dump, set.attributes()))
+	lists, err := r.ask(message(unix.NFT_MSG_GETSETELEM, family, unix.NLM_F_DUMP, set.attributes()))
 	if err != nil {
 		return fmt.Errorf("read elements of set %s %s: %w", set.table, set.name, err)
 	}

@@ -31,7 +31,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os/exec"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -220,21 +219,24 @@ func choose(kind string, qubes bool, have tools) (chosen, why string, err error)
 		"(install the package nftables, on Qubes before R4.2 the package iptables)")
 }
 
-// ifname is narrower than the kernel's idea of an interface name: both tools read some other characters as
+// isName is narrower than the kernel's idea of an interface name: both tools read some other characters as
 // syntax, as in `vif*` (nft) and `vif+` (iptables), which mean every interface that starts so.
-var ifname = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`) // IFNAMSIZ is 16 with the final zero
+func isName(vif string) bool {
+	for i, c := range []byte(vif) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && (i == 0 || !strings.ContainsRune("._-", rune(c))) {
+			return false
+		}
+	}
+	return 0 < len(vif) && len(vif) < 16 // IFNAMSIZ, with the final zero
+}
 
 // check finds what must not get into a rule.
 func (c Config) check(want []Binding) error {
-	type source struct {
-		vif  string
-		addr netip.Addr
-	}
-	seen := make(map[source]bool, len(want))
-	for _, b := range want {
-		key := source{b.Vif, b.Addr}
+	want = inOrder(want)
+	for i, b := range want {
 		switch port := b.To.Port(); {
-		case !ifname.MatchString(b.Vif):
+		case !isName(b.Vif):
 			return fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)
 		case !b.Addr.Is4() || b.Addr.IsUnspecified():
 			return fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
@@ -243,10 +245,9 @@ func (c Config) check(want []Binding) error {
 		case port < c.FirstPort || port > c.LastPort:
 			return fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d",
 				b.Addr, b.Vif, port, c.FirstPort, c.LastPort)
-		case seen[key]:
+		case i > 0 && want[i-1].Vif == b.Vif && want[i-1].Addr == b.Addr:
 			return fmt.Errorf("two bindings of %s on %s", b.Addr, b.Vif)
 		}
-		seen[key] = true
 	}
 	return nil
 }

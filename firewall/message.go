@@ -5,9 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"os"
+	"slices"
+	"syscall"
+	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,18 +22,46 @@ const (
 	nftaSetHandle   = 16
 )
 
-// message is one request to nftables. Its family is that of the table it is about.
-func message(request uint16, family byte, flags netlink.HeaderFlags, attrs []byte) netlink.Message {
-	return netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | request),
-			Flags: netlink.Request | flags,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...), // struct nfgenmsg
-	}
+// socket is a netlink socket, an os.File: a Write is one request, a Read some messages of the answer.
+type socket interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
 }
 
-// attribute appends one to those that are there: length, type, data, padded to a multiple of 4 bytes.
+func dial() (*ruleset, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "nfnetlink")
+	// A transaction is one message to the kernel and must fit (netlink_sendmsg: EMSGSIZE). A binding takes
+	// about 150 bytes; this is a limit, not an allocation. An error would come with what it is about, all of it.
+	const room = 8 << 20
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, room) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, room)
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	if err == nil { // so that nobody but the kernel can send it anything (netlink_getsockbyportid)
+		err = unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("connect netlink socket: %w", err)
+	}
+	return &ruleset{socket: file, buf: make([]byte, 64<<10)}, nil // the kernel sends 32 KiB at most (netlink_dump)
+}
+
+// message is one request to nftables. Its family is that of the table it is about.
+func message(request uint16, family byte, flags uint16, attrs []byte) []byte {
+	m := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+4+len(attrs))
+	binary.NativeEndian.PutUint32(m, uint32(cap(m)))
+	binary.NativeEndian.PutUint16(m[4:], unix.NFNL_SUBSYS_NFTABLES<<8|request)
+	binary.NativeEndian.PutUint16(m[6:], unix.NLM_F_REQUEST|flags)
+	m = append(m, family, unix.NFNETLINK_V0, 0, 0) // struct nfgenmsg
+	return append(m, attrs...)
+}
+
+// attribute appends one to those that are there: length, number, data, padded to a multiple of 4 bytes.
 func attribute(to []byte, number uint16, data ...byte) []byte {
 	to = binary.NativeEndian.AppendUint16(to, uint16(unix.SizeofNlAttr+len(data)))
 	to = binary.NativeEndian.AppendUint16(to, number)
@@ -46,31 +78,30 @@ func name(to []byte, number uint16, text string) []byte {
 var errOutrun = errors.New("the ruleset has another generation")
 
 // transact makes changes as one transaction, all or none of them. The kernel checks, under the lock that it holds
-// until the end of it, that the ruleset still has this generation, and else refuses with errOutrun
-// (nf_tables_valid_genid); 0 is any generation. So when there is no error, the next generation is the one before
-// and these changes.
-func (r *ruleset) transact(generation uint32, changes []netlink.Message) error {
+// to the end, that the ruleset still has this generation, and else refuses (nf_tables_valid_genid): errOutrun. So
+// after a success the ruleset is the one before and these changes, and its generation the following one.
+// Generation 0 stands for any.
+func (r *ruleset) transact(generation uint32, changes [][]byte) error {
 	if len(changes) == 0 {
-		return nil // an empty transaction makes no generation
+		return nil
 	}
-	var expected []byte
+	var attrs []byte
 	if generation != 0 {
-		expected = attribute(nil, unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation)...)
+		attrs = attribute(nil, unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation)...)
 	}
-	bound := func(kind netlink.HeaderType, attrs []byte) netlink.Message {
+	edge := func(kind uint16, attrs []byte) []byte {
 		m := message(0, unix.NFPROTO_UNSPEC, 0, attrs)
-		m.Header.Type, m.Data[3] = kind, unix.NFNL_SUBSYS_NFTABLES // res_id, in the order of the network
+		binary.NativeEndian.PutUint16(m[4:], kind)
+		m[unix.SizeofNlMsghdr+3] = unix.NFNL_SUBSYS_NFTABLES // nfgenmsg.res_id, big endian
 		return m
 	}
-	// The kernel answers in the order of the messages and only when the transaction has ended, errors whether
-	// asked or not (nfnetlink_rcv_batch). So one answer to the last message tells: if another comes
-	// before it, that is the error.
-	changes[len(changes)-1].Header.Flags |= netlink.Acknowledge
-	batch := append([]netlink.Message{bound(unix.NFNL_MSG_BATCH_BEGIN, expected)}, changes...)
-	if _, err := r.nl.SendMessages(append(batch, bound(unix.NFNL_MSG_BATCH_END, nil))); err != nil {
-		return err
-	}
-	_, err := r.nl.Receive()
+	// The kernel answers when all is over, in the order of the messages, and to one that failed also if it is not
+	// asked to (nfnetlink_rcv_batch). So the first answer tells, if only the last change asks for one.
+	last := changes[len(changes)-1]
+	last[6] |= unix.NLM_F_ACK
+	batch := slices.Concat(slices.Concat([][]byte{edge(unix.NFNL_MSG_BATCH_BEGIN, attrs)}, changes,
+		[][]byte{edge(unix.NFNL_MSG_BATCH_END, nil)})...)
+	_, err := r.ask(batch)
 	if errors.Is(err, unix.ERESTART) {
 		return errOutrun
 	}
@@ -85,7 +116,7 @@ func (r *ruleset) dump(request uint16, family byte, table string) ([]object, err
 	if table != "" { // the attribute has the same number in all requests
 		attrs = name(nil, unix.NFTA_RULE_TABLE, table)
 	}
-	return r.ask(message(request, family, netlink.Dump, attrs))
+	return r.ask(message(request, family, unix.NLM_F_DUMP, attrs))
 }
 
 // generation is the number of the current ruleset; every transaction that changes anything adds one.
@@ -103,33 +134,55 @@ func (r *ruleset) generation() (uint32, error) {
 // following is the generation that a transaction makes (nf_tables_commit: 0 is left out).
 func following(generation uint32) uint32 { return max(generation+1, 1) }
 
-func (r *ruleset) ask(request netlink.Message) ([]object, error) {
-	answers, err := r.nl.Execute(request)
-	if err != nil {
+// ask sends a request, one message or a batch, and returns the messages of the answer.
+func (r *ruleset) ask(request []byte) (answer []object, err error) {
+	r.sequence++
+	for m := request; len(m) > 0; m = m[binary.NativeEndian.Uint32(m):] {
+		binary.NativeEndian.PutUint32(m[8:], r.sequence)
+	}
+	if _, err := r.socket.Write(request); err != nil {
 		return nil, err
 	}
-	objects := make([]object, len(answers))
-	for i, answer := range answers {
-		if objects[i], err = parse(answer); err != nil {
+	for {
+		n, err := r.socket.Read(r.buf)
+		if err != nil {
 			return nil, err
 		}
+		messages, err := syscall.ParseNetlinkMessage(slices.Clone(r.buf[:n]))
+		if err != nil {
+			return nil, fmt.Errorf("malformed netlink message: %w", err)
+		}
+		for _, m := range messages {
+			if m.Header.Seq != r.sequence || len(m.Data) < 4 { // all begin with an errno, or struct nfgenmsg
+				return nil, fmt.Errorf("netlink message out of place (number %d instead of %d, %d bytes)",
+					m.Header.Seq, r.sequence, len(m.Data))
+			}
+			switch m.Header.Type {
+			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+				if errno := -int32(binary.NativeEndian.Uint32(m.Data)); errno != 0 {
+					return nil, unix.Errno(errno)
+				}
+				return answer, nil
+			}
+			answer = append(answer, parse(m.Data))
+			if m.Header.Flags&unix.NLM_F_MULTI == 0 {
+				return answer, nil
+			}
+		}
 	}
-	return objects, nil
 }
 
 // object is one message of the kernel about a table, chain, rule, set or generation: its attributes by
 // number. Attribute 0, which is none, holds the family.
 type object map[uint16][]byte
 
-func parse(m netlink.Message) (object, error) {
-	if len(m.Data) < 4 { // struct nfgenmsg
-		return nil, fmt.Errorf("short netlink message (%d bytes)", len(m.Data))
-	}
-	o := object{0: m.Data[:1]}
-	for number, data := range attributes(m.Data[4:]) {
+// parse reads what follows a message's header.
+func parse(message []byte) object {
+	o := object{0: message[:1]}
+	for number, data := range attributes(message[4:]) { // after struct nfgenmsg
 		o[number] = data
 	}
-	return o, nil
+	return o
 }
 
 // attributes are those in b, up to its end or to one that is cut short.

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"text/template"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,7 +58,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	if err := n.cfg.check(want.Bindings); err != nil {
 		return 0, err
 	}
-	want.Bindings = slices.SortedFunc(slices.Values(want.Bindings), compareBindings)
+	want.Bindings = inOrder(want.Bindings)
 	if want.Fence, err = n.cfg.normal(want.Fence); err != nil {
 		return 0, err
 	}
@@ -162,10 +161,10 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		del := func(request uint16, family byte, attrs []byte) netlink.Message {
+		del := func(request uint16, family byte, attrs []byte) []byte {
 			return message(request, family, 0, attrs)
 		}
-		var all []netlink.Message
+		var all [][]byte
 		if now.OwnTable {
 			all = append(all, del(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, name(nil, unix.NFTA_TABLE_NAME, "vifproxy")))
 		}
@@ -236,7 +235,7 @@ func (n *nftBackend) do(ctx context.Context, f func() error) (err error) {
 
 func (n *nftBackend) hangUp() {
 	if n.conn != nil {
-		_ = n.conn.nl.Close()
+		_ = n.conn.socket.Close()
 		n.conn = nil
 	}
 }

@@ -11,29 +11,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // ruleset is a connection to the kernel's nftables. There is a library for that, but it tells neither handles nor
 // generations, and cannot make a transaction depend on a generation.
 type ruleset struct {
-	nl   *netlink.Conn
-	last snapshot // as long as its generation is the kernel's, it is what the kernel holds
-}
-
-func dial() (*ruleset, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, err
-	}
-	// A transaction is one message to the kernel and must fit (netlink_sendmsg: EMSGSIZE). A binding takes
-	// about 150 bytes; this is a limit, not an allocation.
-	if err := nl.SetWriteBuffer(8 << 20); err != nil {
-		nl.Close()
-		return nil, err
-	}
-	return &ruleset{nl: nl}, nil
+	socket   socket
+	sequence uint32 // number of the last request; answers have it too
+	buf      []byte
+	last     snapshot // as long as its generation is the kernel's, it is what the kernel holds
 }
 
 // limit sets the time after which answers that never come (the kernel ran out of memory for them) are given
@@ -43,7 +30,7 @@ func (r *ruleset) limit(ctx context.Context) error {
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	return r.nl.SetDeadline(deadline)
+	return r.socket.SetDeadline(deadline)
 }
 
 // unsupported tells whether an error means that this kernel has no nftables at all (nfnetlink_rcv_msg:

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,8 +63,8 @@ func BenchmarkSync(b *testing.B) {
 		for _, n := range []int{1, 250} {
 			all := many(n)
 			for name, work := range map[string]func(b *testing.B, backend Backend, i int){
-				"nothing": func(b *testing.B, backend Backend, i int) { sync(b, backend, all...) },
-				"one":     func(b *testing.B, backend Backend, i int) { sync(b, backend, all[:n-1+i%2]...) },
+				"nothing": func(b *testing.B, backend Backend, i int) { only(b, backend, all) },
+				"one":     func(b *testing.B, backend Backend, i int) { only(b, backend, all[:n-1+i%2]) },
 				"open":    func(b *testing.B, backend Backend, i int) { m.open(b) },
 			} {
 				b.Run(fmt.Sprintf("%s/%s-%d", m.name, name, n), func(b *testing.B) {
@@ -84,7 +83,7 @@ func BenchmarkSync(b *testing.B) {
 			for name, work := range map[string]func(b *testing.B, backend *nftBackend, other *foreigner){
 				"foreign": func(b *testing.B, backend *nftBackend, other *foreigner) {
 					other.write(b)
-					sync(b, backend, all...)
+					only(b, backend, all)
 				},
 				"element": func(b *testing.B, backend *nftBackend, other *foreigner) { other.write(b) },
 				"generation": func(b *testing.B, backend *nftBackend, other *foreigner) {
@@ -93,8 +92,8 @@ func BenchmarkSync(b *testing.B) {
 				},
 				"dump": func(b *testing.B, backend *nftBackend, other *foreigner) {
 					for set := range backend.conn.last.elements {
-						_, err := backend.conn.nl.Execute(message(
-							unix.NFT_MSG_GETSETELEM, unix.NFPROTO_IPV4, netlink.Dump, set.attributes()))
+						_, err := backend.conn.ask(message(
+							unix.NFT_MSG_GETSETELEM, unix.NFPROTO_IPV4, unix.NLM_F_DUMP, set.attributes()))
 						must(b, err)
 					}
 				},
@@ -114,6 +113,12 @@ func BenchmarkSync(b *testing.B) {
 	}
 }
 
+// only is Sync, without what a test does besides.
+func only(b *testing.B, backend Backend, want []Binding) {
+	_, err := backend.Sync(b.Context(), State{Bindings: want})
+	must(b, err)
+}
+
 // foreigner is another program, with a table of its own.
 type foreigner struct {
 	conn    *ruleset
@@ -124,14 +129,14 @@ func newForeigner(t testing.TB, m machine) *foreigner {
 	m.shell(t, "nft add table ip other; nft add set ip other some '{ type mark; }'")
 	conn, err := dial()
 	must(t, err)
-	t.Cleanup(func() { conn.nl.Close() })
+	t.Cleanup(func() { conn.socket.Close() })
 	return &foreigner{conn: conn}
 }
 
 // write puts an element into its set, or takes it out again.
 func (f *foreigner) write(t testing.TB) {
 	t.Helper()
-	request, flags := uint16(unix.NFT_MSG_NEWSETELEM), netlink.Create
+	request, flags := uint16(unix.NFT_MSG_NEWSETELEM), uint16(unix.NLM_F_CREATE)
 	if f.written++; f.written%2 == 0 {
 		request, flags = unix.NFT_MSG_DELSETELEM, 0
 	}

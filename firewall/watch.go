@@ -81,11 +81,10 @@ func foreign(messages []netlink.Message) bool {
 		if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
 			continue
 		}
-		generation, err := parse(m)
-		if err != nil {
+		if len(m.Data) < 4 { // struct nfgenmsg
 			return true
 		}
-		thread := fmt.Sprintf("/proc/self/task/%d", generation.number(unix.NFTA_GEN_PROC_PID))
+		thread := fmt.Sprintf("/proc/self/task/%d", parse(m.Data).number(unix.NFTA_GEN_PROC_PID))
 		if _, err := os.Stat(thread); err != nil {
 			return true
 		}
