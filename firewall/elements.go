@@ -1,10 +1,7 @@
 package firewall
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,17 +99,6 @@ func apart(have, want []Binding) (gone, added []Binding) {
 		}
 	}
 	return append(gone, have...), append(added, want...)
-}
-
-// inOrder makes neighbours of bindings of the same vif and address. It is a copy, and not nil.
-func inOrder(all []Binding) []Binding {
-	all = append([]Binding{}, all...)
-	slices.SortFunc(all, compareBindings)
-	return all
-}
-
-func compareBindings(a, b Binding) int {
-	return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Vif, b.Vif), a.To.Compare(b.To))
 }
 
 // perMessage elements fit in one message: together they are one attribute, whose length is a 16 bit number.

@@ -25,12 +25,14 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -233,21 +235,37 @@ func isName(vif string) bool {
 
 // check finds what must not get into a rule.
 func (c Config) check(want []Binding) error {
-	want = inOrder(want)
-	for i, b := range want {
+	_, err := c.inOrder(want)
+	return err
+}
+
+// inOrder is a copy of bindings, never nil, in the one order in which equal bindings are equal, or what is wrong with
+// them and must not get into a rule.
+func (c Config) inOrder(all []Binding) ([]Binding, error) {
+	all = append([]Binding{}, all...)
+	slices.SortFunc(all, compareBindings)
+	for i, b := range all {
 		switch port := b.To.Port(); {
 		case !isName(b.Vif):
-			return fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)
+			return nil, fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)
 		case !b.Addr.Is4() || b.Addr.IsUnspecified():
-			return fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
+			return nil, fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
 		case !b.To.Addr().Is4() || b.To.Addr().IsUnspecified():
-			return fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a proxy", b.Addr, b.Vif, b.To.Addr())
+			return nil, fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a proxy", b.Addr, b.Vif, b.To.Addr())
 		case port < c.FirstPort || port > c.LastPort:
-			return fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d",
+			return nil, fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d",
 				b.Addr, b.Vif, port, c.FirstPort, c.LastPort)
-		case i > 0 && want[i-1].Vif == b.Vif && want[i-1].Addr == b.Addr:
-			return fmt.Errorf("two bindings of %s on %s", b.Addr, b.Vif)
+		case i > 0 && all[i-1].Vif == b.Vif && all[i-1].Addr == b.Addr:
+			return nil, fmt.Errorf("two bindings of %s on %s", b.Addr, b.Vif)
 		}
 	}
-	return nil
+	return all, nil
+}
+
+// compareBindings makes neighbours of those of the same address and vif.
+func compareBindings(a, b Binding) int {
+	if order := a.Addr.Compare(b.Addr); order != 0 { // as a rule
+		return order
+	}
+	return cmp.Or(strings.Compare(a.Vif, b.Vif), a.To.Compare(b.To))
 }

@@ -55,10 +55,9 @@ func (n *nftBackend) String() string { return "nftables" }
 const attempts = 5
 
 func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writes int, err error) {
-	if err := n.cfg.check(want.Bindings); err != nil {
+	if want.Bindings, err = n.cfg.inOrder(want.Bindings); err != nil {
 		return 0, err
 	}
-	want.Bindings = inOrder(want.Bindings)
 	if want.Fence, err = n.cfg.normal(want.Fence); err != nil {
 		return 0, err
 	}
