@@ -38,7 +38,7 @@ func elementsOf(bindings []Binding) elements {
 // be bindings, no more is looked at and sent than differs.
 func (r *ruleset) update(want []Binding) (writes int, err error) {
 	have, wanted := r.last.elements, elements(nil)
-	if r.last.bindings != nil {
+	if r.last.bound {
 		gone, added := apart(r.last.bindings, want)
 		have, wanted = elementsOf(gone), elementsOf(added)
 	} else {
@@ -71,8 +71,13 @@ func (r *ruleset) update(want []Binding) (writes int, err error) {
 			held[key] = value
 		}
 	}
-	r.last.bindings = want
+	r.last.hold(want)
 	return writes, nil
+}
+
+// hold notes that the elements are what these bindings say.
+func (s *snapshot) hold(bindings []Binding) {
+	s.bound, s.bindings = true, append(s.bindings[:0], bindings...) // they are the caller's, who may change them
 }
 
 // difference is every element of a that is not in b, or is there with another value.
@@ -89,13 +94,12 @@ func difference(a, b map[string]string) map[string]string {
 // apart are the bindings that only one of the two has. Both are in order.
 func apart(have, want []Binding) (gone, added []Binding) {
 	for len(have) > 0 && len(want) > 0 {
-		switch order := compareBindings(have[0], want[0]); {
-		case order < 0:
-			gone, have = append(gone, have[0]), have[1:]
-		case order > 0:
-			added, want = append(added, want[0]), want[1:]
-		default:
+		if have[0] == want[0] {
 			have, want = have[1:], want[1:]
+		} else if compareBindings(have[0], want[0]) < 0 {
+			gone, have = append(gone, have[0]), have[1:]
+		} else {
+			added, want = append(added, want[0]), want[1:]
 		}
 	}
 	return append(gone, have...), append(added, want...)

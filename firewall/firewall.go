@@ -226,7 +226,7 @@ func choose(kind string, qubes bool, have tools) (chosen, why string, err error)
 func isName(vif string) bool {
 	for i, c := range []byte(vif) {
 		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && (i == 0 || !strings.ContainsRune("._-", rune(c))) {
+		if !letter && (i == 0 || c != '.' && c != '_' && c != '-') {
 			return false
 		}
 	}
@@ -239,12 +239,14 @@ func (c Config) check(want []Binding) error {
 	return err
 }
 
-// inOrder is a copy of bindings, never nil, in the one order in which equal bindings are equal, or what is wrong with
-// them and must not get into a rule.
+// inOrder is the same bindings in the one order in which equal bindings are equal, or what is wrong with them and must
+// not get into a rule.
 func (c Config) inOrder(all []Binding) ([]Binding, error) {
-	all = append([]Binding{}, all...)
-	slices.SortFunc(all, compareBindings)
-	for i, b := range all {
+	if !slices.IsSortedFunc(all, compareBindings) {
+		all = slices.SortedFunc(slices.Values(all), compareBindings)
+	}
+	for i := range all {
+		b := &all[i]
 		switch port := b.To.Port(); {
 		case !isName(b.Vif):
 			return nil, fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)

@@ -68,7 +68,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 			// Bindings that are known to differ are written without a look: the kernel refuses if what is known has
 			// passed.
 			now, fenced := n.conn.last, reflect.DeepEqual(n.fence, want.Fence)
-			if !fenced || now.bindings == nil || slices.Equal(now.bindings, want.Bindings) {
+			if !fenced || !now.bound || slices.Equal(now.bindings, want.Bindings) {
 				var err error
 				if now, err = n.conn.read(); err != nil {
 					return err
@@ -103,7 +103,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 			}
 			if after.generation == following(now.generation) {
 				n.loaded, n.fence = after.print, want.Fence
-				n.conn.last.bindings = want.Bindings
+				n.conn.last.hold(want.Bindings)
 				return nil
 			}
 		}
@@ -222,10 +222,7 @@ func (n *nftBackend) do(ctx context.Context, f func() error) (err error) {
 			return fmt.Errorf("nftables: %w", err)
 		}
 	}
-	if err = n.conn.limit(ctx); err == nil {
-		err = f()
-	}
-	if err != nil {
+	if err = f(); err != nil {
 		n.hangUp()
 		return fmt.Errorf("nftables: %w", err)
 	}

@@ -2,14 +2,13 @@ package firewall
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,20 +16,10 @@ import (
 // ruleset is a connection to the kernel's nftables. There is a library for that, but it tells neither handles nor
 // generations, and cannot make a transaction depend on a generation.
 type ruleset struct {
-	socket   socket
-	sequence uint32 // number of the last request; answers have it too
+	socket   io.ReadWriteCloser // a Write is one request, a Read some messages of the answer
+	sequence uint32             // number of the last request; answers have it too
 	buf      []byte
 	last     snapshot // as long as its generation is the kernel's, it is what the kernel holds
-}
-
-// limit sets the time after which answers that never come (the kernel ran out of memory for them) are given
-// up.
-func (r *ruleset) limit(ctx context.Context) error {
-	deadline := time.Now().Add(15 * time.Second)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	return r.socket.SetDeadline(deadline)
 }
 
 // unsupported tells whether an error means that this kernel has no nftables at all (nfnetlink_rcv_msg:
@@ -60,7 +49,8 @@ type snapshot struct {
 	print string
 
 	elements elements
-	bindings []Binding // in order; what the elements say, if they have been made equal to it, else nil
+	bound    bool      // the elements are exactly what bindings say
+	bindings []Binding // in order
 }
 
 // read takes a snapshot. It needs several requests; that the generation is the same before and after them
