@@ -1,0 +1,199 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// tapped notes what is asked of the kernel: one line for each request, which of a transaction names all its parts.
+type tapped struct {
+	io.ReadWriteCloser
+	requests  []string
+	meanwhile func() // before each transaction, if not nil
+}
+
+// tap puts itself between a backend and the kernel.
+func tap(b Backend) *tapped {
+	conn := b.(*nftBackend).conn
+	t := &tapped{ReadWriteCloser: conn.socket}
+	conn.socket = t
+	return t
+}
+
+func (t *tapped) Write(request []byte) (int, error) {
+	names := map[uint16]string{
+		unix.NFNL_MSG_BATCH_BEGIN: "begin", unix.NFNL_MSG_BATCH_END: "end",
+		unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN:     "generation",
+		unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM: "add",
+		unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELSETELEM: "delete",
+	}
+	var parts []string
+	for m := request; len(m) > 0; m = m[binary.NativeEndian.Uint32(m):] {
+		kind := binary.NativeEndian.Uint16(m[4:])
+		if names[kind] == "" {
+			names[kind] = fmt.Sprintf("message %#x", kind)
+		}
+		parts = append(parts, names[kind])
+	}
+	t.requests = append(t.requests, strings.Join(parts, " "))
+	if parts[0] == "begin" && t.meanwhile != nil {
+		t.meanwhile()
+	}
+	return t.ReadWriteCloser.Write(request)
+}
+
+// asked are the requests since the last call.
+func (t *tapped) asked() string {
+	all := strings.Join(t.requests, ", ")
+	t.requests = nil
+	return all
+}
+
+// What Sync asks of the kernel depends on what there is to do, and not on how many bindings there are.
+func TestRequests(t *testing.T) {
+	for _, n := range []int{1, 250} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			enterNamespace(t)
+			m := machines[0]
+			m.loadForeign(t)
+			b := m.open(t)
+			all := many(n + 1)
+			moved := append([]Binding{}, all...)
+			moved[0].To = binding("x", "10.0.0.1", "10.138.0.1:64999").To
+			fence := wide()
+			syncState(t, b, State{Bindings: all[:n], Fence: fence})
+			kernel := tap(b)
+			for _, step := range []struct {
+				what, requests string
+				want           []Binding
+				writes         int
+			}{
+				{"nothing", "generation", all[:n], 0},
+				{"one comes", "begin add add add end", all, 3},
+				{"one moves", "begin delete add delete add delete add end", moved, 6},
+				{"nothing again", "generation", moved, 0},
+				{"one goes", "begin delete delete delete end", moved[1:], 3},
+			} {
+				if writes := syncState(t, b, State{Bindings: step.want, Fence: fence}); writes != step.writes {
+					t.Errorf("%s: %d writes instead of %d", step.what, writes, step.writes)
+				}
+				if got := kernel.asked(); got != step.requests {
+					t.Errorf("%s: asked for %s; want %s", step.what, got, step.requests)
+				}
+			}
+			fresh := m.rules(t)
+			syncState(t, m.open(t), State{Bindings: moved[1:], Fence: fence})
+			if got := sorted(m.rules(t)); got != sorted(fresh) {
+				t.Errorf("not what a fresh start makes of it:\n%s", diff(got, sorted(fresh)))
+			}
+		})
+	}
+}
+
+// others are transactions of another program, on our things and on its own.
+var others = []string{
+	"nft add table ip other",
+	"nft flush chain ip vifproxy input",
+	"nft delete table ip vifproxy",
+	"nft flush set ip vifproxy bindings",
+	"nft add element ip vifproxy ports '{ vif9.0 . 10.137.0.99 : 10.138.0.1 . 61000 }'",
+	"nft add element ip vifproxy bindings '{ vif2.0 . 10.137.0.12 . 61001 }'", // before us
+	"nft add element ip qubes vifproxy '{ vif9.0 . 10.137.0.99 . 61000 }'",
+	"nft insert rule inet vifproxy egress accept",
+	"nft delete table inet vifproxy",
+}
+
+// Whatever somebody does between two Syncs, or between the last that Sync reads and what it writes then, is found and
+// set right, also when there is something to write besides.
+func TestOutrun(t *testing.T) {
+	for _, racing := range []bool{false, true} {
+		for _, act := range others {
+			t.Run(fmt.Sprintf("racing=%t/%s", racing, strings.ReplaceAll(act, "/", "")), func(t *testing.T) {
+				enterNamespace(t)
+				m := machines[0]
+				m.loadForeign(t)
+				b := m.open(t)
+				want := State{Bindings: []Binding{personal, social}, Fence: wide()}
+				syncState(t, b, want)
+				good := sorted(m.rules(t))
+				syncState(t, b, State{Bindings: []Binding{personal}, Fence: wide()})
+
+				kernel, times := tap(b), 0
+				act := func() {
+					if times++; times == 1 {
+						m.shell(t, act)
+					}
+				}
+				if racing {
+					kernel.meanwhile = act
+				} else {
+					act()
+				}
+				if n := syncState(t, b, want); n == 0 {
+					t.Error("no writes")
+				}
+				if times == 0 {
+					t.Fatal("there was no race")
+				}
+				if asked := kernel.asked(); !strings.HasPrefix(asked, "begin add add add end, generation, message") {
+					t.Errorf("asked for %s; want a write, its refusal, and a look at everything", asked)
+				}
+				kernel.meanwhile = nil
+				m.shell(t, "nft delete table ip other 2>/dev/null || true")
+				if n := syncState(t, b, want); n != 0 {
+					t.Errorf("%d writes after it was set right", n)
+				}
+				if got := sorted(m.rules(t)); got != good {
+					t.Errorf("not set right:\n%s", diff(good, got))
+				}
+			})
+		}
+	}
+}
+
+// Where somebody is faster each time, Sync ends all the same, with an error, and has written nothing.
+func TestAlwaysOutrun(t *testing.T) {
+	enterNamespace(t)
+	m := machines[0]
+	m.loadForeign(t)
+	b := m.open(t)
+	sync(t, b, personal)
+	good := m.rules(t)
+	other := newForeigner(t, m)
+	sync(t, b, personal)
+	tap(b).meanwhile = func() { other.write(t) }
+	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{social}}); !errors.Is(err, errBusy) {
+		t.Errorf("error %v", err)
+	}
+	if got := strings.Split(m.rules(t), "table ip other")[0]; got != good {
+		t.Errorf("rules changed:\n%s", diff(good, got))
+	}
+	if n := sync(t, b, social); n != 6 {
+		t.Errorf("%d writes instead of 6", n)
+	}
+}
+
+// The caller's bindings are the caller's.
+func TestBindingsChangedByCaller(t *testing.T) {
+	enterNamespace(t)
+	b := machines[1].open(t)
+	mine := []Binding{personal, social}
+	sync(t, b, mine...)
+	mine[0] = stubdom
+	if n := sync(t, b, mine...); n != 4 {
+		t.Errorf("%d writes instead of 4", n)
+	}
+}
+
+func TestGenerationWraps(t *testing.T) {
+	if got := following(math.MaxUint32); got != 1 { // nf_tables_commit: while (++base_seq == 0)
+		t.Errorf("%d follows the last", got)
+	}
+}
