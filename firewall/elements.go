@@ -44,18 +44,17 @@ func (r *ruleset) update(want []Binding) (writes int, err error) {
 	} else {
 		wanted = elementsOf(want)
 	}
-	gone, added := make(elements), make(elements)
 	var changes [][]byte
 	for _, set := range ourSets {
 		if r.last.elements[set] == nil { // table ip qubes, where there is none
 			continue
 		}
-		gone[set], added[set] = difference(have[set], wanted[set]), difference(wanted[set], have[set])
+		gone, added := difference(have[set], wanted[set]), difference(wanted[set], have[set])
 		// A map's element must go before the one with the same key and another value comes. Both happen at
 		// the same instant, the end of the transaction.
-		changes = append(changes, set.change(unix.NFT_MSG_DELSETELEM, 0, gone[set])...)
-		changes = append(changes, set.change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, added[set])...)
-		writes += len(gone[set]) + len(added[set])
+		changes = append(changes, set.change(unix.NFT_MSG_DELSETELEM, 0, gone)...)
+		changes = append(changes, set.change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, added)...)
+		writes += len(gone) + len(added)
 	}
 	if writes > 0 {
 		if err := r.transact(r.last.generation, changes); err != nil {
@@ -63,21 +62,16 @@ func (r *ruleset) update(want []Binding) (writes int, err error) {
 		}
 		r.last.generation = following(r.last.generation)
 	}
-	for set, held := range r.last.elements {
-		for key := range gone[set] {
-			delete(held, key)
-		}
-		for key, value := range added[set] {
-			held[key] = value
-		}
-	}
 	r.last.hold(want)
 	return writes, nil
 }
 
-// hold notes that the elements are what these bindings say.
+// hold notes that the elements are what these bindings say, and forgets them.
 func (s *snapshot) hold(bindings []Binding) {
 	s.bound, s.bindings = true, append(s.bindings[:0], bindings...) // they are the caller's, who may change them
+	for set := range s.elements {
+		s.elements[set] = map[string]string{}
+	}
 }
 
 // difference is every element of a that is not in b, or is there with another value.

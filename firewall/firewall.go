@@ -19,9 +19,10 @@
 // translation), so a binding can move to a new proxy, or go, without harm to it; whoever wants it cut ends
 // the old proxy.
 //
-// Backends read the kernel at each Sync and write the difference. They believe nothing they remember of
-// bindings, so whatever happened in between (another program's flush, a failed Sync, a crash) the next Sync
-// sets it right.
+// Backends write the difference between what the kernel holds and what it is to hold. They believe nothing they
+// remember unless the kernel says that nobody has changed anything since (nftables counts its transactions,
+// iptables does not, and is read at each Sync), so whatever happened in between (another program's flush, a failed
+// Sync, a crash) the next Sync sets it right.
 package firewall
 
 import (

@@ -48,9 +48,11 @@ type snapshot struct {
 	// that nobody touched anything.
 	print string
 
+	// elements has each of our sets that is there. bound means that what is in them is known as bindings, in
+	// order, and elements says it no more.
 	elements elements
-	bound    bool      // the elements are exactly what bindings say
-	bindings []Binding // in order
+	bound    bool
+	bindings []Binding
 }
 
 // read takes a snapshot. It needs several requests; that the generation is the same before and after them
