@@ -58,7 +58,15 @@ func TestDrift(t *testing.T) {
 			"nft insert rule inet vifproxy egress accept",
 			"nft chain inet vifproxy output '{ policy drop; }'",
 			"nft add table inet vifproxy '{ flags dormant; }'",
-			"nft insert rule inet vifproxy uid-1888026635 accept",
+			"nft flush set inet vifproxy owned4",
+			"nft add element inet vifproxy owned4 '{ 1888026636 . 192.168.1.0/24 . 22 }'",
+			"nft add element inet vifproxy owned6 '{ 1888026635-1888026636 . ::/0 . 0-442 }'",
+			"nft add element inet vifproxy holes6 '{ fd00::/8 . 0-65535 }'",
+			"nft add element inet vifproxy ports '{ 22 }'",
+			"nft delete element inet vifproxy ports '{ 443 }'",
+			"nft add element inet vifproxy resolvers4 '{ 10.139.1.3 }'",
+			"nft flush set inet vifproxy resolvers6",
+			"nft add element ip vifproxy ports '{ * : 10.138.0.1 . 61000 }'",
 			`nft -s list table ip vifproxy > $TMP/rules
 			 nft delete table ip vifproxy
 			 nft -f $TMP/rules
@@ -283,10 +291,10 @@ func TestDriftIsLogged(t *testing.T) {
 	}
 }
 
-// sorted makes rules comparable where their order depends on history and means nothing: of tables and chains,
-// and of the rules in the iptables chain VIFPROXY, which match different packets.
+// sorted makes rules comparable where their order depends on history and means nothing: of tables and chains, of
+// elements, and of the rules in the iptables chain VIFPROXY, which match different packets.
 func sorted(rules string) string {
-	lines := strings.Split(rules, "\n")
+	lines := strings.Split(strings.NewReplacer("elements = { ", "", " }\n", "\n", ",\n", "\n", "\t", "", "     ", "").Replace(rules), "\n")
 	guard := slices.IndexFunc(lines, func(l string) bool { return strings.HasSuffix(l, "with tcp-reset") })
 	if guard >= 0 && strings.HasPrefix(lines[guard+1], "-A VIFPROXY ") {
 		return "the guard is not last: " + rules

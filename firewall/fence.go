@@ -124,8 +124,28 @@ func ordered[T comparable](all []T, compare func(a, b T) int) []T {
 	return slices.Compact(all)
 }
 
-// PortsOf are the ports of a hole. The template calls it.
-func (f Fence) PortsOf(h Hole) []uint16 {
+// disjoint is the same holes with one port each and none inside of another, as a set of the kernel must have them.
+func (f Fence) disjoint(holes []Hole) (all []Hole) {
+	for _, h := range holes {
+		for _, port := range f.portsOf(h) {
+			all = append(all, Hole{h.To, port})
+		}
+	}
+	// The wider of two that begin alike comes first, and what is inside of a network follows it.
+	slices.SortFunc(all, func(a, b Hole) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()))
+	})
+	kept := all[:0]
+	for _, h := range all {
+		if n := len(kept); n == 0 || kept[n-1].Port != h.Port || !kept[n-1].To.Overlaps(h.To) {
+			kept = append(kept, h)
+		}
+	}
+	return kept
+}
+
+// portsOf are the ports of a hole.
+func (f Fence) portsOf(h Hole) []uint16 {
 	if h.Port != 0 {
 		return []uint16{h.Port}
 	}

@@ -60,8 +60,8 @@ func inspectNft(ctx context.Context) (Inspection, error) {
 		}
 		found.note(now.OwnTable, "table ip vifproxy")
 		if now.OwnTable { // else there can be nothing in it
-			_, ports := now.elements[ourSets[0]]
-			_, bindings := now.elements[ourSets[1]]
+			_, ports := now.elements[portsMap]
+			_, bindings := now.elements[bindingsSet]
 			found.note(ports, "map ports in table ip vifproxy")
 			found.note(bindings, "set bindings in table ip vifproxy")
 			for _, chain := range []string{"prerouting", "input"} {

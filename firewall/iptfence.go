@@ -20,7 +20,7 @@ func fenceRules(f Fence, four bool) (rules []string) {
 		if !mine(h.To.Addr()) {
 			return
 		}
-		for _, ports := range dports(f.PortsOf(h)) {
+		for _, ports := range dports(f.portsOf(h)) {
 			add("-d %s -p tcp%s%s -j RETURN", h.To, owner, ports)
 		}
 	}

@@ -15,9 +15,10 @@ import (
 
 // Numbers from the kernel's include/uapi/linux/netfilter/nf_tables.h that package unix lacks.
 const (
-	nftaTableHandle = 4
-	nftaChainFlags  = 10
-	nftaSetHandle   = 16
+	nftaTableHandle   = 4
+	nftaChainFlags    = 10
+	nftaSetHandle     = 16
+	nftaSetElemKeyEnd = 10
 )
 
 // answerTime is how long answers are waited for that never come, as when the kernel runs out of memory for them. All

@@ -2,33 +2,16 @@ package firewall
 
 import (
 	"context"
-	_ "embed"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
-	"text/template"
 
 	"golang.org/x/sys/unix"
 )
-
-//go:embed vifproxy.nft
-var nftText string
-
-var nftTemplate = template.Must(template.New("vifproxy.nft").Funcs(template.FuncMap{
-	"nets": func(four bool, all []netip.Prefix) string {
-		return join(slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return p.Addr().Is4() != four }), ", ")
-	},
-	"addrs": func(four bool, all []netip.Addr) string {
-		return join(slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return a.Is4() != four }), ", ")
-	},
-	"join": func(ports []uint16) string { return join(ports, ", ") },
-}).Parse(nftText))
 
 // nftBackend loads the text above with the program nft, which takes some milliseconds, and changes elements
 // through netlink, which takes some microseconds.
@@ -40,10 +23,8 @@ type nftBackend struct {
 	conn *ruleset // nil until needed and after an error
 
 	// loaded is the print of the structure as it was right after we loaded it; "" if that is not known. The
-	// elements of the sets are no part of it. The fence is: it changes seldom, and is loaded as text with the
-	// rest.
+	// elements of the sets, and that is all that a State says, are no part of it.
 	loaded string
-	fence  Fence // as loaded
 
 	refused refusals
 }
@@ -65,18 +46,17 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	want.Fence.Proxies = slices.DeleteFunc(want.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
 	err = n.do(ctx, func() error {
 		for range attempts {
-			// Bindings that are known to differ are written without a look: the kernel refuses if what is known has
+			// A state that is known to differ is written without a look: the kernel refuses if what is known has
 			// passed.
-			now, fenced := n.conn.last, reflect.DeepEqual(n.fence, want.Fence)
-			if !fenced || !now.bound || slices.Equal(now.bindings, want.Bindings) {
+			now := n.conn.last
+			if !now.known || now.held.equal(want) {
 				var err error
 				if now, err = n.conn.read(); err != nil {
 					return err
 				}
 			}
-			intact := n.loaded != "" && now.print == n.loaded
-			if intact && fenced {
-				changed, err := n.conn.update(want.Bindings)
+			if n.loaded != "" && now.print == n.loaded {
+				changed, err := n.conn.update(want)
 				if errors.Is(err, errOutrun) {
 					n.conn.last = snapshot{}
 					continue
@@ -84,7 +64,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 				writes += changed
 				return err
 			}
-			if n.loaded != "" && !intact {
+			if n.loaded != "" {
 				gone, added := changes(n.loaded, now.print)
 				n.log.Warn("firewall rules were changed by another program: loading them again",
 					"gone", gone, "new", added)
@@ -102,8 +82,8 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 				return err
 			}
 			if after.generation == following(now.generation) {
-				n.loaded, n.fence = after.print, want.Fence
-				n.conn.last.hold(want.Bindings)
+				n.loaded = after.print
+				n.conn.last.hold(want)
 				return nil
 			}
 		}
@@ -118,13 +98,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 // load replaces everything of ours by the skeleton with what want says in one transaction. If anything in
 // before is no longer true, the transaction fails as a whole.
 func (n *nftBackend) load(ctx context.Context, before snapshot, want State) error {
-	var text strings.Builder
-	err := nftTemplate.Execute(&text, struct {
-		Config
-		snapshot
-		State
-		Forbidden []netip.Prefix
-	}{n.cfg, before, want, forbidden})
+	text, err := skeleton(n.cfg, before, want)
 	if err != nil {
 		return err
 	}
@@ -133,7 +107,7 @@ func (n *nftBackend) load(ctx context.Context, before snapshot, want State) erro
 		return err
 	}
 	n.refused.add(refused)
-	if err := load(ctx, text.String(), n.tool, "-f", "-"); err != nil {
+	if err := load(ctx, text, n.tool, "-f", "-"); err != nil {
 		return err
 	}
 	n.refused.last = nil

@@ -48,11 +48,11 @@ type snapshot struct {
 	// that nobody touched anything.
 	print string
 
-	// elements has each of our sets that is there. bound means that what is in them is known as bindings, in
-	// order, and elements says it no more.
+	// elements has each of our sets that is there. known means that what is in them is a state, in order, and
+	// elements says it no more.
 	elements elements
-	bound    bool
-	bindings []Binding
+	known    bool
+	held     State
 }
 
 // read takes a snapshot. It needs several requests; that the generation is the same before and after them
@@ -130,8 +130,8 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	now.elements = make(elements)
 	for _, s := range sets {
 		set := setName{s.in(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
-		now.FenceSet = now.FenceSet || set == setName{"inet vifproxy", "refused"}
-		if set.table != "vifproxy" && set.table != "inet vifproxy" && set != (setName{"qubes", "vifproxy"}) {
+		now.FenceSet = now.FenceSet || set == refusedSet
+		if set.table != "vifproxy" && set.table != "inet vifproxy" && set != acceptSet {
 			continue
 		}
 		line("set %s %s: handle %d", set.table, set.name, s.number(nftaSetHandle))
@@ -140,14 +140,20 @@ func (r *ruleset) readOnce() (snapshot, error) {
 		}
 		held := make(map[string]string)
 		now.elements[set] = held
-		if err := r.elements(unix.NFPROTO_IPV4, set, func(e []byte) {
-			held[string(inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE))] =
-				string(inside(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE))
+		if err := r.elements(set, func(e []byte) {
+			key := inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
+			value := inside(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE)
+			end := inside(e, nftaSetElemKeyEnd, unix.NFTA_DATA_VALUE)
+			if key == nil { // nobody but nft can take it out again
+				line("set %s %s: an element for all keys", set.table, set.name)
+				return
+			}
+			held[string(key)] = string(value) + string(end)
 		}); err != nil {
 			return now, err
 		}
 	}
-	_, now.AcceptSet = now.elements[setName{"qubes", "vifproxy"}]
+	_, now.AcceptSet = now.elements[acceptSet]
 
 	for _, from := range []struct {
 		family byte
@@ -178,7 +184,7 @@ func (r *ruleset) readOnce() (snapshot, error) {
 // refused reads how many packets of each uid the fence has counted. Without a fence it is none.
 func (r *ruleset) refused() (map[uint32]uint64, error) {
 	count := make(map[uint32]uint64)
-	err := r.elements(unix.NFPROTO_INET, setName{"vifproxy", "refused"}, func(e []byte) {
+	err := r.elements(refusedSet, func(e []byte) {
 		uid := inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
 		packets := inside(e, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA, unix.NFTA_COUNTER_PACKETS)
 		if len(uid) == 4 && len(packets) == 8 {

@@ -93,7 +93,7 @@ func BenchmarkSync(b *testing.B) {
 				"dump": func(b *testing.B, backend *nftBackend, other *foreigner) {
 					for set := range backend.conn.last.elements {
 						_, err := backend.conn.ask(message(
-							unix.NFT_MSG_GETSETELEM, unix.NFPROTO_IPV4, unix.NLM_F_DUMP, set.attributes()))
+							unix.NFT_MSG_GETSETELEM, set.family(), unix.NLM_F_DUMP, set.attributes()))
 						must(b, err)
 					}
 				},

@@ -1,0 +1,145 @@
+package firewall
+
+import (
+	"cmp"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// setName says the table as nft writes it: with the family before its name if it is not ip.
+type setName struct{ table, name string }
+
+var (
+	portsMap    = setName{"vifproxy", "ports"}
+	bindingsSet = setName{"vifproxy", "bindings"}
+	acceptSet   = setName{"qubes", "vifproxy"}
+
+	refusedSet   = setName{"inet vifproxy", "refused"} // which the kernel fills
+	openPortsSet = setName{"inet vifproxy", "ports"}
+
+	// Of IPv4 and of IPv6.
+	resolverSets = [2]setName{{"inet vifproxy", "resolvers4"}, {"inet vifproxy", "resolvers6"}}
+	holeSets     = [2]setName{{"inet vifproxy", "holes4"}, {"inet vifproxy", "holes6"}}
+	ownedSets    = [2]setName{{"inet vifproxy", "owned4"}, {"inet vifproxy", "owned6"}}
+)
+
+// ourSets hold all that a State says, and are in the order in which their elements are written.
+var ourSets = slices.Concat([]setName{portsMap, bindingsSet, acceptSet, openPortsSet},
+	resolverSets[:], holeSets[:], ownedSets[:])
+
+func (s setName) family() byte {
+	if strings.HasPrefix(s.table, "inet ") {
+		return unix.NFPROTO_INET
+	}
+	return unix.NFPROTO_IPV4
+}
+
+// attributes name the set to the kernel.
+func (s setName) attributes() []byte {
+	table := strings.TrimPrefix(s.table, "inet ")
+	return name(name(nil, unix.NFTA_SET_ELEM_LIST_TABLE, table), unix.NFTA_SET_ELEM_LIST_SET, s.name)
+}
+
+// elements are those of each of our sets, by key. What they have besides is, in a map, where the key leads, and in a
+// set of intervals the last key.
+type elements map[setName]map[string]string
+
+func (all elements) put(set setName, key, value string) {
+	if all[set] == nil {
+		all[set] = make(map[string]string)
+	}
+	all[set][key] = value
+}
+
+// elementsOf says a state as the kernel holds it.
+func elementsOf(s State) elements {
+	all := make(elements)
+	for _, b := range s.Bindings {
+		var vif [unix.IFNAMSIZ]byte
+		copy(vif[:], b.Vif)
+		source := string(vif[:]) + string(b.Addr.AsSlice())
+		port := keyPart(b.To.Port())
+		all.put(portsMap, source, string(b.To.Addr().AsSlice())+port)
+		all.put(bindingsSet, source+port, "")
+		all.put(acceptSet, source+port, "")
+	}
+	for _, port := range s.Fence.Ports {
+		all.put(openPortsSet, keyPart(port)[:2], "")
+	}
+	for _, addr := range s.Fence.Resolvers {
+		all.put(resolverSets[version(addr)], string(addr.AsSlice()), "")
+	}
+	all.open(holeSets, "", s.Fence, s.Fence.Holes)
+	for _, p := range s.Fence.Proxies {
+		// The order of bytes in which intervals are compared; nft 1.0.6 and later have the rule turn the uid into it.
+		uid := binary.BigEndian.AppendUint32(nil, p.UID)
+		all.open(ownedSets, string(uid), s.Fence, p.Holes)
+	}
+	return all
+}
+
+func (all elements) open(sets [2]setName, owner string, f Fence, holes []Hole) {
+	for _, h := range f.disjoint(holes) {
+		first, port := h.To.Addr(), keyPart(h.Port)
+		all.put(sets[version(first)], owner+string(first.AsSlice())+port, owner+string(last(h.To))+port)
+	}
+}
+
+// keyPart is a port in a key of several parts, where every part is padded to a multiple of 4 bytes.
+func keyPart(port uint16) string { return string([]byte{byte(port >> 8), byte(port), 0, 0}) }
+
+func version(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
+}
+
+// last is the last address of a network.
+func last(net netip.Prefix) []byte {
+	addr := net.Addr().AsSlice()
+	for bit := net.Bits(); bit < 8*len(addr); bit++ {
+		addr[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return addr
+}
+
+// equal compares states that are in order.
+func (s State) equal(other State) bool {
+	f, g := s.Fence, other.Fence
+	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(f.Resolvers, g.Resolvers) &&
+		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)
+}
+
+// apart are the parts of two states, which are in order, that differ, and little besides.
+func apart(have, want State) (gone, added State) {
+	gone, added = have, want
+	gone.Bindings, added.Bindings = unshared(have.Bindings, want.Bindings, compareBindings,
+		func(a, b Binding) bool { return a == b })
+	if slices.Equal(have.Fence.Ports, want.Fence.Ports) { // else holes without a port of their own differ
+		gone.Fence.Proxies, added.Fence.Proxies = unshared(have.Fence.Proxies, want.Fence.Proxies, compareProxies, sameProxy)
+	}
+	return gone, added
+}
+
+func compareProxies(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) }
+
+func sameProxy(a, b Proxy) bool { return a.UID == b.UID && slices.Equal(a.Holes, b.Holes) }
+
+// unshared is what only one of two ordered lists has.
+func unshared[T any](have, want []T, compare func(a, b T) int, same func(a, b T) bool) (gone, added []T) {
+	for len(have) > 0 && len(want) > 0 {
+		if same(have[0], want[0]) {
+			have, want = have[1:], want[1:]
+		} else if compare(have[0], want[0]) < 0 {
+			gone, have = append(gone, have[0]), have[1:]
+		} else {
+			added, want = append(added, want[0]), want[1:]
+		}
+	}
+	return append(gone, have...), append(added, want...)
+}
