@@ -53,6 +53,17 @@ func (s *snapshot) hold(state State) {
 	}
 }
 
+// say tells whether the elements, of the sets that are there, are this state.
+func (all elements) say(state State) bool {
+	said := elementsOf(state)
+	for set, held := range all {
+		if !maps.Equal(held, said[set]) {
+			return false
+		}
+	}
+	return true
+}
+
 // difference is every element of a that is not in b, or is there with another value.
 func difference(a, b map[string]string) map[string]string {
 	var only map[string]string

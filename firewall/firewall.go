@@ -68,8 +68,8 @@ type Backend interface {
 	String() string
 
 	// Sync makes the kernel hold exactly want, and repairs the rules around it where somebody changed them.
-	// It returns how many writes that took: elements with nftables, transactions with iptables, for a changed
-	// fence and for a repair; 0 if nothing differed. A binding whose To changed moves without a moment in
+	// It returns how many writes that took: elements with nftables, transactions with iptables and for a repair; 0 if
+	// nothing differed. A binding whose To changed moves without a moment in
 	// which the AppVM is locked out. If want has something that cannot be, such as the same vif and address
 	// twice, nothing is written. After an error the kernel holds some state between the old and the new; call
 	// Sync again.

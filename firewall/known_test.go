@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -56,7 +57,7 @@ func (t *tapped) asked() string {
 	return all
 }
 
-// What Sync asks of the kernel depends on what there is to do, and not on how many bindings there are.
+// What Sync asks of the kernel depends on what there is to do, and not on how many AppVMs there are.
 func TestRequests(t *testing.T) {
 	for _, n := range []int{1, 250} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -64,34 +65,54 @@ func TestRequests(t *testing.T) {
 			m := machines[0]
 			m.loadForeign(t)
 			b := m.open(t)
-			all := many(n + 1)
-			moved := append([]Binding{}, all...)
-			moved[0].To = binding("x", "10.0.0.1", "10.138.0.1:64999").To
-			fence := wide()
-			syncState(t, b, State{Bindings: all[:n], Fence: fence})
+			own := []Hole{hole("192.168.1.0/24", 8080), hole("fd12::/64", 443)}
+			want := housing(n, own...)
+			syncState(t, b, want)
 			kernel := tap(b)
 			for _, step := range []struct {
 				what, requests string
-				want           []Binding
 				writes         int
+				change         func()
 			}{
-				{"nothing", "generation", all[:n], 0},
-				{"one comes", "begin add add add end", all, 3},
-				{"one moves", "begin delete add delete add delete add end", moved, 6},
-				{"nothing again", "generation", moved, 0},
-				{"one goes", "begin delete delete delete end", moved[1:], 3},
+				{"nothing", "generation", 0, func() {}},
+				{"one comes", "begin add add add end", 3, func() {
+					next := housing(n + 1)
+					want.Bindings = next.Bindings
+					want.Fence.Proxies = append(want.Fence.Proxies, next.Fence.Proxies[n])
+				}},
+				{"one moves", "begin delete add delete add delete add end", 6, func() {
+					want.Bindings[0].To = binding("x", "10.0.0.1", "10.138.0.1:64999").To
+				}},
+				{"nothing again", "generation", 0, func() {}},
+				{"one goes", "begin delete delete delete end", 3, func() { want = want.without() }},
+				{"one comes with holes", "begin add add add add add end", 5, func() {
+					want.Bindings = append(want.Bindings, binding("vif999.0", "10.137.9.9", "10.138.0.1:64998"))
+					want.Fence.Proxies = append(want.Fence.Proxies, Proxy{personalUID, own})
+				}},
+				{"a hole becomes narrower", "begin delete add end", 2, func() {
+					want.Fence.Proxies[n].Holes = []Hole{hole("192.168.1.128/25", 8080), own[1]}
+				}},
+				{"a hole for all", "begin add end", 1, func() {
+					want.Fence.Holes = []Hole{hole("10.9.9.9/32", 3128)}
+				}},
+				{"other resolvers", "begin delete add end", 2, func() {
+					want.Fence.Resolvers = []netip.Addr{want.Fence.Resolvers[0], netip.MustParseAddr("9.9.9.9")}
+				}},
+				{"another port", "begin delete add end", 2, func() { want.Fence.Ports = []uint16{8443} }},
+				{"one with holes goes", "begin delete delete delete delete delete end", 5, func() { want = want.without() }},
 			} {
-				if writes := syncState(t, b, State{Bindings: step.want, Fence: fence}); writes != step.writes {
+				step.change()
+				if writes := syncState(t, b, want); writes != step.writes {
 					t.Errorf("%s: %d writes instead of %d", step.what, writes, step.writes)
 				}
 				if got := kernel.asked(); got != step.requests {
 					t.Errorf("%s: asked for %s; want %s", step.what, got, step.requests)
 				}
 			}
-			fresh := m.rules(t)
-			syncState(t, m.open(t), State{Bindings: moved[1:], Fence: fence})
-			if got := sorted(m.rules(t)); got != sorted(fresh) {
-				t.Errorf("not what a fresh start makes of it:\n%s", diff(got, sorted(fresh)))
+			got := sorted(m.rules(t))
+			syncState(t, m.open(t), want)
+			if fresh := sorted(m.rules(t)); got != fresh {
+				t.Errorf("not what a fresh start makes of it:\n%s", diff(fresh, got))
 			}
 		})
 	}
@@ -107,6 +128,8 @@ var others = []string{
 	"nft add element ip vifproxy bindings '{ vif2.0 . 10.137.0.12 . 61001 }'", // before us
 	"nft add element ip qubes vifproxy '{ vif9.0 . 10.137.0.99 . 61000 }'",
 	"nft insert rule inet vifproxy egress accept",
+	"nft add element inet vifproxy owned4 '{ 1888026636 . 192.168.1.0/24 . 22 }'",
+	"nft flush set inet vifproxy ports",
 	"nft delete table inet vifproxy",
 }
 

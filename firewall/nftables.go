@@ -35,6 +35,9 @@ func (n *nftBackend) String() string { return "nftables" }
 // Qubes does at every attach of a vif, in a few transactions.
 const attempts = 5
 
+// errOtherText is what becomes of holes of a proxy's own where nft is older than 1.0.6, see elementsOf.
+var errOtherText = errors.New("the program nft has put other elements into our sets than it was told to (is it older than 1.0.6?)")
+
 func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writes int, err error) {
 	if want.Bindings, err = n.cfg.inOrder(want.Bindings); err != nil {
 		return 0, err
@@ -82,6 +85,9 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 				return err
 			}
 			if after.generation == following(now.generation) {
+				if !after.elements.say(want) {
+					return errOtherText
+				}
 				n.loaded = after.print
 				n.conn.last.hold(want)
 				return nil

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -50,9 +51,29 @@ func TestThousands(t *testing.T) {
 	}
 }
 
+// housing is a state of n AppVMs. Each proxy has holes of its own, if it is to.
+func housing(n int, holes ...Hole) State {
+	s := State{Bindings: many(n), Fence: Fence{
+		Resolvers: []netip.Addr{netip.MustParseAddr("10.139.1.1"), netip.MustParseAddr("10.139.1.2")},
+		Ports:     []uint16{563},
+	}}
+	for i := range n {
+		s.Fence.Proxies = append(s.Fence.Proxies, Proxy{testConfig.FirstUID + uint32(i), holes})
+	}
+	return s
+}
+
+// without is the same state when the last AppVM has gone.
+func (s State) without() State {
+	last := len(s.Bindings) - 1
+	s.Bindings, s.Fence.Proxies = s.Bindings[:last], s.Fence.Proxies[:last]
+	return s
+}
+
 // What Sync costs, beside what the kernel takes for the least of its kind in the same run, its floor:
 //
-//	one-N      one binding comes or goes among N     floor: element, one transaction of one element
+//	one-N      an AppVM comes or goes among N        floor: element, one transaction of one element
+//	holes-N    one whose proxy has holes of its own  floor: the same
 //	nothing-N  nothing to do for N                   floor: generation, one request and its answer
 //	foreign-N  nothing to do, but somebody else has  floor: dump-N, the elements of our sets, and element
 //	           changed the ruleset meanwhile
@@ -61,51 +82,61 @@ func TestThousands(t *testing.T) {
 func BenchmarkSync(b *testing.B) {
 	for _, m := range machines {
 		for _, n := range []int{1, 250} {
-			all := many(n)
-			for name, work := range map[string]func(b *testing.B, backend Backend, i int){
-				"nothing": func(b *testing.B, backend Backend, i int) { only(b, backend, all) },
-				"one":     func(b *testing.B, backend Backend, i int) { only(b, backend, all[:n-1+i%2]) },
-				"open":    func(b *testing.B, backend Backend, i int) { m.open(b) },
-			} {
-				b.Run(fmt.Sprintf("%s/%s-%d", m.name, name, n), func(b *testing.B) {
+			plain, holed := housing(n), housing(n, hole("192.168.1.0/24", 0), hole("192.168.0.0/16", 8080))
+			comes := func(b *testing.B, backend Backend, i int, full State) {
+				if i%2 == 0 {
+					only(b, backend, full.without())
+				} else {
+					only(b, backend, full)
+				}
+			}
+			type work func(b *testing.B, backend Backend, other *foreigner, i int)
+			works := []struct {
+				name string
+				work work
+			}{
+				{"nothing", func(b *testing.B, backend Backend, _ *foreigner, i int) { only(b, backend, plain) }},
+				{"one", func(b *testing.B, backend Backend, _ *foreigner, i int) { comes(b, backend, i, plain) }},
+				{"holes", func(b *testing.B, backend Backend, _ *foreigner, i int) { comes(b, backend, i, holed) }},
+				{"open", func(b *testing.B, backend Backend, _ *foreigner, i int) { m.open(b) }},
+			}
+			if m.kind == "nftables" {
+				works = append(works, []struct {
+					name string
+					work work
+				}{
+					{"foreign", func(b *testing.B, backend Backend, other *foreigner, _ int) {
+						other.write(b)
+						only(b, backend, plain)
+					}},
+					{"element", func(b *testing.B, _ Backend, other *foreigner, _ int) { other.write(b) }},
+					{"generation", func(b *testing.B, _ Backend, other *foreigner, _ int) {
+						_, err := other.conn.generation()
+						must(b, err)
+					}},
+					{"dump", func(b *testing.B, backend Backend, other *foreigner, _ int) {
+						for set := range backend.(*nftBackend).conn.last.elements {
+							must(b, other.conn.elements(set, func([]byte) {}))
+						}
+					}},
+				}...)
+			}
+			for _, w := range works {
+				b.Run(fmt.Sprintf("%s/%s-%d", m.name, w.name, n), func(b *testing.B) {
 					enterNamespace(b)
 					m.loadForeign(b)
 					backend := m.open(b)
-					sync(b, backend, all...)
+					var other *foreigner
+					if m.kind == "nftables" {
+						other = newForeigner(b, m)
+					}
+					start := plain
+					if w.name == "holes" {
+						start = holed
+					}
+					only(b, backend, start)
 					for i := 0; b.Loop(); i++ {
-						work(b, backend, i)
-					}
-				})
-			}
-			if m.kind != "nftables" {
-				continue
-			}
-			for name, work := range map[string]func(b *testing.B, backend *nftBackend, other *foreigner){
-				"foreign": func(b *testing.B, backend *nftBackend, other *foreigner) {
-					other.write(b)
-					only(b, backend, all)
-				},
-				"element": func(b *testing.B, backend *nftBackend, other *foreigner) { other.write(b) },
-				"generation": func(b *testing.B, backend *nftBackend, other *foreigner) {
-					_, err := backend.conn.generation()
-					must(b, err)
-				},
-				"dump": func(b *testing.B, backend *nftBackend, other *foreigner) {
-					for set := range backend.conn.last.elements {
-						_, err := backend.conn.ask(message(
-							unix.NFT_MSG_GETSETELEM, set.family(), unix.NLM_F_DUMP, set.attributes()))
-						must(b, err)
-					}
-				},
-			} {
-				b.Run(fmt.Sprintf("%s/%s-%d", m.name, name, n), func(b *testing.B) {
-					enterNamespace(b)
-					m.loadForeign(b)
-					backend := m.open(b).(*nftBackend)
-					sync(b, backend, all...)
-					other := newForeigner(b, m)
-					for b.Loop() {
-						work(b, backend, other)
+						w.work(b, backend, other, i)
 					}
 				})
 			}
@@ -114,8 +145,8 @@ func BenchmarkSync(b *testing.B) {
 }
 
 // only is Sync, without what a test does besides.
-func only(b *testing.B, backend Backend, want []Binding) {
-	_, err := backend.Sync(b.Context(), State{Bindings: want})
+func only(b *testing.B, backend Backend, want State) {
+	_, err := backend.Sync(b.Context(), want)
 	must(b, err)
 }
 
