@@ -294,7 +294,8 @@ func TestDriftIsLogged(t *testing.T) {
 // sorted makes rules comparable where their order depends on history and means nothing: of tables and chains, of
 // elements, and of the rules in the iptables chain VIFPROXY, which match different packets.
 func sorted(rules string) string {
-	lines := strings.Split(strings.NewReplacer("elements = { ", "", " }\n", "\n", ",\n", "\n", "\t", "", "     ", "").Replace(rules), "\n")
+	elements := strings.NewReplacer("elements = { ", "", " }\n", "\n", ",\n", "\n", "\t", "", "     ", "")
+	lines := strings.Split(elements.Replace(rules), "\n")
 	guard := slices.IndexFunc(lines, func(l string) bool { return strings.HasSuffix(l, "with tcp-reset") })
 	if guard >= 0 && strings.HasPrefix(lines[guard+1], "-A VIFPROXY ") {
 		return "the guard is not last: " + rules

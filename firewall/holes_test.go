@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"bytes"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -13,7 +15,8 @@ import (
 func TestDisjoint(t *testing.T) {
 	f := Fence{Ports: []uint16{80, 443}}
 	got := f.disjoint([]Hole{hole("192.168.1.0/24", 80), hole("192.168.0.0/16", 0), hole("192.168.1.5/32", 8080),
-		hole("192.168.1.0/24", 8080), hole("192.169.0.0/16", 80), hole("::/0", 80), hole("fd00::/8", 80), hole("0.0.0.0/32", 80)})
+		hole("192.168.1.0/24", 8080), hole("192.169.0.0/16", 80), hole("::/0", 80), hole("fd00::/8", 80),
+		hole("0.0.0.0/32", 80)})
 	want := []Hole{hole("0.0.0.0/32", 80), hole("192.168.0.0/16", 80), hole("192.169.0.0/16", 80), hole("::/0", 80),
 		hole("192.168.0.0/16", 443), hole("192.168.1.0/24", 8080)}
 	if !slices.Equal(got, want) {
@@ -85,8 +88,7 @@ func TestOtherText(t *testing.T) {
 	enterNamespace(t)
 	b := machines[1].open(t).(*nftBackend)
 	tool := b.tool
-	b.tool = filepath.Join(t.TempDir(), "nft")
-	must(t, os.WriteFile(b.tool, []byte("#!/bin/sh\nsed s/1888026635/1888026636/ | "+tool+" -f -\n"), 0o755))
+	b.tool = edited(t, tool, "s/1888026635/1888026636/")
 	machines[1].shell(t, "nft delete table inet vifproxy")
 	want := State{Fence: wide()}
 	if _, err := b.Sync(t.Context(), want); err == nil || !strings.Contains(err.Error(), errOtherText.Error()) {
@@ -96,4 +98,27 @@ func TestOtherText(t *testing.T) {
 	if n := syncState(t, b, want); n != 1 {
 		t.Errorf("%d writes instead of 1", n)
 	}
+}
+
+// Rules that do not turn the uid are those of an older nft; or, as here, of a set without intervals.
+func TestUIDNotTurned(t *testing.T) {
+	for script, warned := range map[string]bool{"": false, "/set owned/,/}/s/flags interval//": true} {
+		enterNamespace(t)
+		b := machines[1].open(t).(*nftBackend)
+		var out bytes.Buffer
+		b.log = slog.New(slog.NewTextHandler(&out, nil))
+		b.tool = edited(t, b.tool, script)
+		machines[1].shell(t, "nft delete table inet vifproxy")
+		sync(t, b)
+		if strings.Contains(out.String(), "older than 1.0.6") != warned {
+			t.Errorf("%q: log: %s", script, &out)
+		}
+	}
+}
+
+// edited is an nft that reads what sed has made of the text.
+func edited(t *testing.T, tool, script string) string {
+	path := filepath.Join(t.TempDir(), "nft")
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\nsed '"+script+"' | "+tool+" -f -\n"), 0o755))
+	return path
 }

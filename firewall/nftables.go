@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nftBackend loads the text above with the program nft, which takes some milliseconds, and changes elements
+// nftBackend loads the skeleton with the program nft, which takes some milliseconds, and changes elements
 // through netlink, which takes some microseconds.
 type nftBackend struct {
 	log  *slog.Logger
@@ -35,8 +35,7 @@ func (n *nftBackend) String() string { return "nftables" }
 // Qubes does at every attach of a vif, in a few transactions.
 const attempts = 5
 
-// errOtherText is what becomes of holes of a proxy's own where nft is older than 1.0.6, see elementsOf.
-var errOtherText = errors.New("the program nft has put other elements into our sets than it was told to (is it older than 1.0.6?)")
+var errOtherText = errors.New("the program nft has put other elements into our sets than it was told to")
 
 func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writes int, err error) {
 	if want.Bindings, err = n.cfg.inOrder(want.Bindings); err != nil {
@@ -87,6 +86,9 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 			if after.generation == following(now.generation) {
 				if !after.elements.say(want) {
 					return errOtherText
+				}
+				if after.unturned {
+					n.log.Warn("nft is older than 1.0.6: what one AppVM's proxy alone may reach (#: egress) stays closed")
 				}
 				n.loaded = after.print
 				n.conn.last.hold(want)

@@ -36,7 +36,6 @@ type snapshot struct {
 
 	OwnTable    bool     // table ip vifproxy
 	FenceTable  bool     // table inet vifproxy
-	FenceSet    bool     // set refused in it
 	UserChain   bool     // chain custom-input in table ip qubes
 	AcceptChain bool     // chain vifproxy-input in table ip qubes
 	AcceptSet   bool     // set vifproxy in table ip qubes
@@ -47,6 +46,9 @@ type snapshot struct {
 	// kernel never gives a handle twice, and a table made anew has a new handle itself: so equal prints mean
 	// that nobody touched anything.
 	print string
+
+	// unturned means that rules look for a uid in an order of bytes in which no element has it, see elementsOf.
+	unturned bool
 
 	// elements has each of our sets that is there. known means that what is in them is a state, in order, and
 	// elements says it no more.
@@ -130,7 +132,6 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	now.elements = make(elements)
 	for _, s := range sets {
 		set := setName{s.in(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
-		now.FenceSet = now.FenceSet || set == refusedSet
 		if set.table != "vifproxy" && set.table != "inet vifproxy" && set != acceptSet {
 			continue
 		}
@@ -164,7 +165,8 @@ func (r *ruleset) readOnce() (snapshot, error) {
 			return now, fmt.Errorf("read rules of table %s: %w", from.table, err)
 		}
 		for _, rule := range rules {
-			table, chain, handle := rule.in(unix.NFTA_RULE_TABLE), rule.text(unix.NFTA_RULE_CHAIN), rule.number(unix.NFTA_RULE_HANDLE)
+			table, chain := rule.in(unix.NFTA_RULE_TABLE), rule.text(unix.NFTA_RULE_CHAIN)
+			handle, content := rule.number(unix.NFTA_RULE_HANDLE), rule[unix.NFTA_RULE_EXPRESSIONS]
 			switch {
 			case table == "vifproxy", table == "inet vifproxy":
 			case table == "qubes" && chain == "custom-input" && rule.isJump():
@@ -173,8 +175,10 @@ func (r *ruleset) readOnce() (snapshot, error) {
 			default:
 				continue
 			}
-			line("rule %s %s: handle %d, content %08x", table, chain, handle,
-				crc32.ChecksumIEEE(rule[unix.NFTA_RULE_EXPRESSIONS]))
+			line("rule %s %s: handle %d, content %08x", table, chain, handle, crc32.ChecksumIEEE(content))
+			if bytes.Contains(content, []byte(ownedSets[0].name+"\x00")) {
+				now.unturned = !bytes.Contains(content, []byte("byteorder\x00"))
+			}
 		}
 	}
 	now.print = strings.Join(lines, "\n")
