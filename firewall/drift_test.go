@@ -59,6 +59,7 @@ func TestDrift(t *testing.T) {
 			"nft chain inet vifproxy output '{ policy drop; }'",
 			"nft add table inet vifproxy '{ flags dormant; }'",
 			"nft flush set inet vifproxy owned4",
+			"nft add element inet vifproxy wide6 '{ 1888026636 . ::/0 }'",
 			"nft add element inet vifproxy owned4 '{ 1888026636 . 192.168.1.0/24 . 22 }'",
 			"nft add element inet vifproxy owned6 '{ 1888026635-1888026636 . ::/0 . 0-442 }'",
 			"nft add element inet vifproxy holes6 '{ fd00::/8 . 0-65535 }'",

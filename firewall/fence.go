@@ -124,19 +124,24 @@ func ordered[T comparable](all []T, compare func(a, b T) int) []T {
 	return slices.Compact(all)
 }
 
-// disjoint is the same holes with one port each and none inside of another, as a set of the kernel must have them.
-func (f Fence) disjoint(holes []Hole) (all []Hole) {
+// withPorts is the same holes with one port each.
+func (f Fence) withPorts(holes []Hole) (all []Hole) {
 	for _, h := range holes {
 		for _, port := range f.portsOf(h) {
 			all = append(all, Hole{h.To, port})
 		}
 	}
+	return all
+}
+
+// disjoint is the same holes but those inside of another of the same port, as a set of the kernel must have them.
+func disjoint(holes []Hole) []Hole {
 	// The wider of two that begin alike comes first, and what is inside of a network follows it.
-	slices.SortFunc(all, func(a, b Hole) int {
+	holes = slices.SortedFunc(slices.Values(holes), func(a, b Hole) int {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()))
 	})
-	kept := all[:0]
-	for _, h := range all {
+	kept := holes[:0]
+	for _, h := range holes {
 		if n := len(kept); n == 0 || kept[n-1].Port != h.Port || !kept[n-1].To.Overlaps(h.To) {
 			kept = append(kept, h)
 		}

@@ -14,11 +14,11 @@ import (
 
 func TestDisjoint(t *testing.T) {
 	f := Fence{Ports: []uint16{80, 443}}
-	got := f.disjoint([]Hole{hole("192.168.1.0/24", 80), hole("192.168.0.0/16", 0), hole("192.168.1.5/32", 8080),
-		hole("192.168.1.0/24", 8080), hole("192.169.0.0/16", 80), hole("::/0", 80), hole("fd00::/8", 80),
-		hole("0.0.0.0/32", 80)})
-	want := []Hole{hole("0.0.0.0/32", 80), hole("192.168.0.0/16", 80), hole("192.169.0.0/16", 80), hole("::/0", 80),
-		hole("192.168.0.0/16", 443), hole("192.168.1.0/24", 8080)}
+	got := disjoint(append(f.withPorts([]Hole{hole("192.168.0.0/16", 0), hole("192.168.1.0/24", 80)}),
+		hole("192.168.1.5/32", 8080), hole("192.168.1.0/24", 8080), hole("192.169.0.0/16", 80), hole("::/0", 80),
+		hole("fd00::/8", 80), hole("0.0.0.0/32", 80), hole("192.168.1.0/24", 0)))
+	want := []Hole{hole("192.168.1.0/24", 0), hole("0.0.0.0/32", 80), hole("192.168.0.0/16", 80),
+		hole("192.169.0.0/16", 80), hole("::/0", 80), hole("192.168.0.0/16", 443), hole("192.168.1.0/24", 8080)}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -102,7 +102,7 @@ func TestOtherText(t *testing.T) {
 
 // Rules that do not turn the uid are those of an older nft; or, as here, of a set without intervals.
 func TestUIDNotTurned(t *testing.T) {
-	for script, warned := range map[string]bool{"": false, "/set owned/,/}/s/flags interval//": true} {
+	for script, warned := range map[string]bool{"": false, "/set owned4/,/}/s/flags interval//": true} {
 		enterNamespace(t)
 		b := machines[1].open(t).(*nftBackend)
 		var out bytes.Buffer

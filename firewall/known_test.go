@@ -65,7 +65,7 @@ func TestRequests(t *testing.T) {
 			m := machines[0]
 			m.loadForeign(t)
 			b := m.open(t)
-			own := []Hole{hole("192.168.1.0/24", 8080), hole("fd12::/64", 443)}
+			own := []Hole{hole("192.168.1.0/24", 8080), hole("fd12::/64", 443), hole("10.8.0.0/16", 0)}
 			want := housing(n, own...)
 			syncState(t, b, want)
 			kernel := tap(b)
@@ -85,12 +85,12 @@ func TestRequests(t *testing.T) {
 				}},
 				{"nothing again", "generation", 0, func() {}},
 				{"one goes", "begin delete delete delete end", 3, func() { want = want.without() }},
-				{"one comes with holes", "begin add add add add add end", 5, func() {
+				{"one comes with holes", "begin add add add add add add end", 6, func() {
 					want.Bindings = append(want.Bindings, binding("vif999.0", "10.137.9.9", "10.138.0.1:64998"))
 					want.Fence.Proxies = append(want.Fence.Proxies, Proxy{personalUID, own})
 				}},
 				{"a hole becomes narrower", "begin delete add end", 2, func() {
-					want.Fence.Proxies[n].Holes = []Hole{hole("192.168.1.128/25", 8080), own[1]}
+					want.Fence.Proxies[n].Holes = []Hole{hole("192.168.1.128/25", 8080), own[1], own[2]}
 				}},
 				{"a hole for all", "begin add end", 1, func() {
 					want.Fence.Holes = []Hole{hole("10.9.9.9/32", 3128)}
@@ -99,7 +99,9 @@ func TestRequests(t *testing.T) {
 					want.Fence.Resolvers = []netip.Addr{want.Fence.Resolvers[0], netip.MustParseAddr("9.9.9.9")}
 				}},
 				{"another port", "begin delete add end", 2, func() { want.Fence.Ports = []uint16{8443} }},
-				{"one with holes goes", "begin delete delete delete delete delete end", 5, func() { want = want.without() }},
+				{"one with holes goes", "begin delete delete delete delete delete delete end", 6, func() {
+					want = want.without()
+				}},
 			} {
 				step.change()
 				if writes := syncState(t, b, want); writes != step.writes {

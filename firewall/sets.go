@@ -25,11 +25,12 @@ var (
 	resolverSets = [2]setName{{"inet vifproxy", "resolvers4"}, {"inet vifproxy", "resolvers6"}}
 	holeSets     = [2]setName{{"inet vifproxy", "holes4"}, {"inet vifproxy", "holes6"}}
 	ownedSets    = [2]setName{{"inet vifproxy", "owned4"}, {"inet vifproxy", "owned6"}}
+	wideSets     = [2]setName{{"inet vifproxy", "wide4"}, {"inet vifproxy", "wide6"}}
 )
 
 // ourSets hold all that a State says, and are in the order in which their elements are written.
 var ourSets = slices.Concat([]setName{portsMap, bindingsSet, acceptSet, openPortsSet},
-	resolverSets[:], holeSets[:], ownedSets[:])
+	resolverSets[:], holeSets[:], ownedSets[:], wideSets[:])
 
 func (s setName) family() byte {
 	if strings.HasPrefix(s.table, "inet ") {
@@ -73,20 +74,30 @@ func elementsOf(s State) elements {
 	for _, addr := range s.Fence.Resolvers {
 		all.put(resolverSets[version(addr)], string(addr.AsSlice()), "")
 	}
-	all.open(holeSets, "", s.Fence, s.Fence.Holes)
+	for _, h := range disjoint(s.Fence.withPorts(s.Fence.Holes)) {
+		all.open(holeSets, "", h.To, keyPart(h.Port))
+	}
 	for _, p := range s.Fence.Proxies {
 		// The order of bytes in which intervals are compared; nft 1.0.6 and later have the rule turn the uid into it.
-		uid := binary.BigEndian.AppendUint32(nil, p.UID)
-		all.open(ownedSets, string(uid), s.Fence, p.Holes)
+		uid := string(binary.BigEndian.AppendUint32(nil, p.UID))
+		for _, h := range disjoint(p.Holes) {
+			if h.Port == 0 {
+				all.open(wideSets, uid, h.To, "")
+			} else {
+				all.open(ownedSets, uid, h.To, keyPart(h.Port))
+			}
+		}
 	}
 	return all
 }
 
-func (all elements) open(sets [2]setName, owner string, f Fence, holes []Hole) {
-	for _, h := range f.disjoint(holes) {
-		first, port := h.To.Addr(), keyPart(h.Port)
-		all.put(sets[version(first)], owner+string(first.AsSlice())+port, owner+string(last(h.To))+port)
+// open puts an interval into one of the sets: from the first address of a network to its last.
+func (all elements) open(sets [2]setName, owner string, net netip.Prefix, port string) {
+	first, last := net.Addr().AsSlice(), net.Addr().AsSlice()
+	for bit := net.Bits(); bit < 8*len(last); bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
 	}
+	all.put(sets[version(net.Addr())], owner+string(first)+port, owner+string(last)+port)
 }
 
 // keyPart is a port in a key of several parts, where every part is padded to a multiple of 4 bytes.
@@ -97,15 +108,6 @@ func version(a netip.Addr) int {
 		return 0
 	}
 	return 1
-}
-
-// last is the last address of a network.
-func last(net netip.Prefix) []byte {
-	addr := net.Addr().AsSlice()
-	for bit := net.Bits(); bit < 8*len(addr); bit++ {
-		addr[bit/8] |= 0x80 >> (bit % 8)
-	}
-	return addr
 }
 
 // equal compares states that are in order.
@@ -120,9 +122,7 @@ func apart(have, want State) (gone, added State) {
 	gone, added = have, want
 	gone.Bindings, added.Bindings = unshared(have.Bindings, want.Bindings, compareBindings,
 		func(a, b Binding) bool { return a == b })
-	if slices.Equal(have.Fence.Ports, want.Fence.Ports) { // else holes without a port of their own differ
-		gone.Fence.Proxies, added.Fence.Proxies = unshared(have.Fence.Proxies, want.Fence.Proxies, compareProxies, sameProxy)
-	}
+	gone.Fence.Proxies, added.Fence.Proxies = unshared(have.Fence.Proxies, want.Fence.Proxies, compareProxies, sameProxy)
 	return gone, added
 }
 

@@ -20,25 +20,34 @@ var nftTemplate = template.Must(template.New("vifproxy.nft").Funcs(template.Func
 		return join(slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return a.Is4() != four }), ", ")
 	},
 	"ports": func(ports []uint16) string { return join(ports, ", ") },
-	"holes": func(four bool, f Fence) string { return join(holeTexts(f, f.Holes, four), ", ") },
-	"owned": func(four bool, f Fence) string {
+	"holes": func(four bool, f Fence) string {
+		return elementTexts(four, "", true, f.withPorts(f.Holes))
+	},
+	"owned": func(four, withPort bool, f Fence) string {
 		var all []string
 		for _, p := range f.Proxies {
-			for _, hole := range holeTexts(f, p.Holes, four) {
-				all = append(all, fmt.Sprint(p.UID, " . ", hole))
+			if some := elementTexts(four, fmt.Sprint(p.UID, " . "), withPort, p.Holes); some != "" {
+				all = append(all, some)
 			}
 		}
 		return join(all, ",\n\t\t\t")
 	},
 }).Parse(nftText))
 
-func holeTexts(f Fence, holes []Hole, four bool) (texts []string) {
-	for _, h := range f.disjoint(holes) {
-		if h.To.Addr().Is4() == four {
-			texts = append(texts, fmt.Sprint(h.To, " . ", h.Port))
+// elementTexts are those holes that have a port of their own, or those that have none.
+func elementTexts(four bool, owner string, withPort bool, holes []Hole) string {
+	var texts []string
+	for _, h := range disjoint(holes) {
+		if h.To.Addr().Is4() != four || (h.Port != 0) != withPort {
+			continue
 		}
+		text := owner + h.To.String()
+		if withPort {
+			text += fmt.Sprint(" . ", h.Port)
+		}
+		texts = append(texts, text)
 	}
-	return texts
+	return join(texts, ", ")
 }
 
 // skeleton is the text that replaces everything of ours by the rules with what want says. It is valid only as long as
