@@ -91,7 +91,7 @@ func TestOtherText(t *testing.T) {
 	b.tool = edited(t, tool, "s/1888026635/1888026636/")
 	machines[1].shell(t, "nft delete table inet vifproxy")
 	want := State{Fence: wide()}
-	if _, err := b.Sync(t.Context(), want); err == nil || !strings.Contains(err.Error(), errOtherText.Error()) {
+	if _, err := b.Sync(t.Context(), want, func() {}); err == nil || !strings.Contains(err.Error(), errOtherText.Error()) {
 		t.Errorf("error %v", err)
 	}
 	b.tool = tool

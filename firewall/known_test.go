@@ -194,7 +194,7 @@ func TestAlwaysOutrun(t *testing.T) {
 	other := newForeigner(t, m)
 	sync(t, b, personal)
 	tap(b).meanwhile = func() { other.write(t) }
-	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{social}}); !errors.Is(err, errBusy) {
+	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{social}}, func() {}); !errors.Is(err, errBusy) {
 		t.Errorf("error %v", err)
 	}
 	if got := strings.Split(m.rules(t), "table ip other")[0]; got != good {

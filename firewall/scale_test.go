@@ -146,7 +146,7 @@ func BenchmarkSync(b *testing.B) {
 
 // only is Sync, without what a test does besides.
 func only(b *testing.B, backend Backend, want State) {
-	_, err := backend.Sync(b.Context(), want)
+	_, err := backend.Sync(b.Context(), want, func() {})
 	must(b, err)
 }
 
