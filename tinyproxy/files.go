@@ -20,7 +20,7 @@ import (
 func openRuntimeDir(dir string) (*os.Root, error) {
 	remedy := "name another with --runtime-dir"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make runtime directory: %w; %s", withRemedy(err, drop("RuntimeDirectory=")), remedy)
+		return nil, fmt.Errorf("make runtime directory: %w (%s)", withRemedy(err, drop("RuntimeDirectory=")), remedy)
 	}
 	info, err := os.Lstat(dir)
 	switch {

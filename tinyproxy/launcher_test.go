@@ -271,8 +271,8 @@ func TestNewLauncherErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		file + "/run": "make runtime directory: mkdir " + file + ": not a directory; " +
-			"name another with --runtime-dir",
+		file + "/run": "make runtime directory: mkdir " + file + ": not a directory " +
+			"(name another with --runtime-dir)",
 		open: "runtime directory " + open + ": others can write to it " +
 			"(chown it to uid 0 and chmod 755 it, or name another with --runtime-dir)",
 		link: "runtime directory " + link + " is not a directory (remove it, or name another with --runtime-dir)",
