@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -15,24 +14,27 @@ func (r *ruleset) update(want State) (writes int, err error) {
 	if r.last.known && r.last.held.equal(want) {
 		return 0, nil
 	}
-	have, wanted := r.last.elements, elements(nil)
+	have, wanted := r.last.elements, []element(nil)
 	if r.last.known {
 		gone, added := apart(r.last.held, want)
 		have, wanted = elementsOf(gone), elementsOf(added)
 	} else {
 		wanted = elementsOf(want)
 	}
+	gone, added := unshared(have, wanted, compareElements, same[element])
 	var changes [][]byte
-	for _, set := range ourSets {
-		if r.last.elements[set] == nil { // table ip qubes, where there is none
+	for set, there := range r.last.sets {
+		var less, more []element
+		less, gone = ofSet(set, gone)
+		more, added = ofSet(set, added)
+		if !there { // table ip qubes, where there is none
 			continue
 		}
-		gone, added := difference(have[set], wanted[set]), difference(wanted[set], have[set])
 		// What goes must be gone before another value of the same key comes, or a network that overlaps. Both happen
 		// at the same instant, the end of the transaction.
-		changes = append(changes, set.change(unix.NFT_MSG_DELSETELEM, 0, gone)...)
-		changes = append(changes, set.change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, added)...)
-		writes += len(gone) + len(added)
+		changes = append(changes, change(unix.NFT_MSG_DELSETELEM, 0, ourSets[set], less)...)
+		changes = append(changes, change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ourSets[set], more)...)
+		writes += len(less) + len(more)
 	}
 	if writes > 0 {
 		if err := r.transact(r.last.generation, changes); err != nil {
@@ -48,61 +50,55 @@ func (r *ruleset) update(want State) (writes int, err error) {
 func (s *snapshot) hold(state State) {
 	bindings := append(s.held.Bindings[:0], state.Bindings...) // they are the caller's, who may change them
 	s.known, s.held = true, State{bindings, state.Fence}
-	for set := range s.elements {
-		s.elements[set] = map[string]string{}
-	}
+	s.elements = nil
 }
 
-// say tells whether the elements, of the sets that are there, are this state.
-func (all elements) say(state State) bool {
-	said := elementsOf(state)
-	for set, held := range all {
-		if !maps.Equal(held, said[set]) {
-			return false
-		}
-	}
-	return true
+// says tells whether the elements of the sets that are there are this state.
+func (s *snapshot) says(state State) bool {
+	want := slices.DeleteFunc(elementsOf(state), func(e element) bool { return !s.sets[e.set] })
+	return slices.Equal(s.elements, want)
 }
 
-// difference is every element of a that is not in b, or is there with another value.
-func difference(a, b map[string]string) map[string]string {
-	var only map[string]string
-	for key, value := range a {
-		if other, ok := b[key]; !ok || other != value {
-			if only == nil {
-				only = make(map[string]string)
-			}
-			only[key] = value
-		}
+// ofSet splits elements, which are in order and begin with those of this set.
+func ofSet(set int, all []element) (these, others []element) {
+	n := 0
+	for n < len(all) && all[n].set == set {
+		n++
 	}
-	return only
+	return all[:n], all[n:]
 }
 
 // perMessage is how long a list of elements may become before another is begun: it is one attribute, whose length is a
 // 16 bit number.
 const perMessage = 48 << 10
 
-// change puts or deletes elements.
-func (s setName) change(request uint16, flags uint16, all map[string]string) (changes [][]byte) {
+// change puts or deletes elements of a set.
+func change(request uint16, flags uint16, set setName, all []element) (changes [][]byte) {
 	besides := uint16(unix.NFTA_SET_ELEM_DATA)
-	if s.family() == unix.NFPROTO_INET {
+	if set.family() == unix.NFPROTO_INET {
 		besides = nftaSetElemKeyEnd
 	}
-	var list []byte
-	for i, key := range slices.Sorted(maps.Keys(all)) { // so that equal changes are equal transactions
-		data := func(text string) []byte { return attribute(nil, unix.NFTA_DATA_VALUE, []byte(text)...) }
-		one := attribute(nil, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_KEY, data(key)...)
-		if value := all[key]; value != "" {
-			one = attribute(one, unix.NLA_F_NESTED|besides, data(value)...)
-		}
-		list = attribute(list, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, one...)
-		if len(list) > perMessage || i == len(all)-1 {
-			attrs := attribute(s.attributes(), unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...)
-			changes = append(changes, message(request, s.family(), flags, attrs))
-			list = nil
-		}
+	for len(all) > 0 {
+		attrs := nested(set.attributes(), unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
+			for begin := len(list); len(all) > 0 && len(list)-begin < perMessage; all = all[1:] {
+				list = nested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
+					one = value(one, unix.NFTA_SET_ELEM_KEY, all[0].key)
+					if all[0].value != "" {
+						one = value(one, besides, all[0].value)
+					}
+					return one
+				})
+			}
+			return list
+		})
+		changes = append(changes, message(request, set.family(), flags, attrs))
 	}
 	return changes
+}
+
+// value appends an attribute that is a key or what a key leads to.
+func value(to []byte, number uint16, data string) []byte {
+	return nested(to, number, func(to []byte) []byte { return attribute(to, unix.NFTA_DATA_VALUE, []byte(data)...) })
 }
 
 // elements calls f for each element of a set.

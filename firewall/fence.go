@@ -100,6 +100,9 @@ func (c Config) normal(f Fence) (Fence, error) {
 		if i > 0 && f.Proxies[i-1].UID == p.UID {
 			return f, fmt.Errorf("fence: uid %d twice", p.UID)
 		}
+		if len(p.Holes) == 0 { // as a rule
+			continue
+		}
 		if p.Holes, err = normalHoles(p.Holes); err != nil {
 			return f, err
 		}

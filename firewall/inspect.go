@@ -60,10 +60,8 @@ func inspectNft(ctx context.Context) (Inspection, error) {
 		}
 		found.note(now.OwnTable, "table ip vifproxy")
 		if now.OwnTable { // else there can be nothing in it
-			_, ports := now.elements[portsMap]
-			_, bindings := now.elements[bindingsSet]
-			found.note(ports, "map ports in table ip vifproxy")
-			found.note(bindings, "set bindings in table ip vifproxy")
+			found.note(now.sets[portsMap], "map ports in table ip vifproxy")
+			found.note(now.sets[bindingsSet], "set bindings in table ip vifproxy")
 			for _, chain := range []string{"prerouting", "input"} {
 				found.note(now.hasRule("vifproxy", chain), "the rules of chain %s in table ip vifproxy", chain)
 			}

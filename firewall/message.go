@@ -68,6 +68,14 @@ func attribute(to []byte, number uint16, data ...byte) []byte {
 	return append(to, make([]byte, -len(data)&3)...)
 }
 
+// nested appends one that is made of others.
+func nested(to []byte, number uint16, fill func(to []byte) []byte) []byte {
+	start := len(to)
+	to = fill(attribute(to, unix.NLA_F_NESTED|number))
+	binary.NativeEndian.PutUint16(to[start:], uint16(len(to)-start))
+	return to
+}
+
 // name appends an attribute that is a string.
 func name(to []byte, number uint16, text string) []byte {
 	return attribute(to, number, append([]byte(text), 0)...)

@@ -84,7 +84,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 				return err
 			}
 			if after.generation == following(now.generation) {
-				if !after.elements.say(want) {
+				if !after.says(want) {
 					return errOtherText
 				}
 				if after.unturned {

@@ -50,10 +50,9 @@ type snapshot struct {
 	// unturned means that rules look for a uid in an order of bytes in which no element has it, see elementsOf.
 	unturned bool
 
-	// elements has each of our sets that is there. known means that what is in them is a state, in order, and
-	// elements says it no more.
-	elements elements
-	known    bool
+	sets     [len(ourSets)]bool // which are there
+	elements []element          // in order
+	known    bool               // what is in the sets is a state, in order; elements do not say it any more
 	held     State
 }
 
@@ -65,7 +64,7 @@ func (r *ruleset) read() (snapshot, error) {
 		if err != nil {
 			return snapshot{}, err
 		}
-		if r.last.elements != nil && r.last.generation == generation {
+		if r.last.generation == generation {
 			return r.last, nil
 		}
 		now, err := r.readOnce()
@@ -129,18 +128,17 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	if err != nil {
 		return now, fmt.Errorf("read sets: %w", err)
 	}
-	now.elements = make(elements)
 	for _, s := range sets {
 		set := setName{s.in(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
-		if set.table != "vifproxy" && set.table != "inet vifproxy" && set != acceptSet {
+		if set.table != "vifproxy" && set.table != "inet vifproxy" && set != ourSets[acceptSet] {
 			continue
 		}
 		line("set %s %s: handle %d", set.table, set.name, s.number(nftaSetHandle))
-		if !slices.Contains(ourSets, set) {
+		place := slices.Index(ourSets[:], set)
+		if place < 0 {
 			continue
 		}
-		held := make(map[string]string)
-		now.elements[set] = held
+		now.sets[place] = true
 		if err := r.elements(set, func(e []byte) {
 			key := inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
 			value := inside(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE)
@@ -149,12 +147,13 @@ func (r *ruleset) readOnce() (snapshot, error) {
 				line("set %s %s: an element for all keys", set.table, set.name)
 				return
 			}
-			held[string(key)] = string(value) + string(end)
+			now.elements = append(now.elements, element{place, string(key), string(value) + string(end)})
 		}); err != nil {
 			return now, err
 		}
 	}
-	_, now.AcceptSet = now.elements[acceptSet]
+	now.AcceptSet = now.sets[acceptSet]
+	slices.SortFunc(now.elements, compareElements)
 
 	for _, from := range []struct {
 		family byte
@@ -176,7 +175,7 @@ func (r *ruleset) readOnce() (snapshot, error) {
 				continue
 			}
 			line("rule %s %s: handle %d, content %08x", table, chain, handle, crc32.ChecksumIEEE(content))
-			if bytes.Contains(content, []byte(ownedSets[0].name+"\x00")) {
+			if bytes.Contains(content, []byte(ourSets[ownedSets].name+"\x00")) {
 				now.unturned = !bytes.Contains(content, []byte("byteorder\x00"))
 			}
 		}

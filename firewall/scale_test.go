@@ -115,7 +115,7 @@ func BenchmarkSync(b *testing.B) {
 						must(b, err)
 					}},
 					{"dump", func(b *testing.B, backend Backend, other *foreigner, _ int) {
-						for set := range backend.(*nftBackend).conn.last.elements {
+						for _, set := range ourSets {
 							must(b, other.conn.elements(set, func([]byte) {}))
 						}
 					}},
@@ -171,5 +171,5 @@ func (f *foreigner) write(t testing.TB) {
 	if f.written++; f.written%2 == 0 {
 		request, flags = unix.NFT_MSG_DELSETELEM, 0
 	}
-	must(t, f.conn.transact(0, setName{"other", "some"}.change(request, flags, map[string]string{"mark": ""})))
+	must(t, f.conn.transact(0, change(request, flags, setName{"other", "some"}, []element{{key: "mark"}})))
 }

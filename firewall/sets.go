@@ -13,24 +13,39 @@ import (
 // setName says the table as nft writes it: with the family before its name if it is not ip.
 type setName struct{ table, name string }
 
-var (
-	portsMap    = setName{"vifproxy", "ports"}
-	bindingsSet = setName{"vifproxy", "bindings"}
-	acceptSet   = setName{"qubes", "vifproxy"}
+// ourSets hold all that a State says, and are in the order in which their elements are written.
+var ourSets = [...]setName{
+	portsMap:         {"vifproxy", "ports"},
+	bindingsSet:      {"vifproxy", "bindings"},
+	acceptSet:        {"qubes", "vifproxy"},
+	openPortsSet:     {"inet vifproxy", "ports"},
+	resolverSets:     {"inet vifproxy", "resolvers4"},
+	resolverSets + 1: {"inet vifproxy", "resolvers6"},
+	holeSets:         {"inet vifproxy", "holes4"},
+	holeSets + 1:     {"inet vifproxy", "holes6"},
+	ownedSets:        {"inet vifproxy", "owned4"},
+	ownedSets + 1:    {"inet vifproxy", "owned6"},
+	wideSets:         {"inet vifproxy", "wide4"},
+	wideSets + 1:     {"inet vifproxy", "wide6"},
+}
 
-	refusedSet   = setName{"inet vifproxy", "refused"} // which the kernel fills
-	openPortsSet = setName{"inet vifproxy", "ports"}
-
-	// Of IPv4 and of IPv6.
-	resolverSets = [2]setName{{"inet vifproxy", "resolvers4"}, {"inet vifproxy", "resolvers6"}}
-	holeSets     = [2]setName{{"inet vifproxy", "holes4"}, {"inet vifproxy", "holes6"}}
-	ownedSets    = [2]setName{{"inet vifproxy", "owned4"}, {"inet vifproxy", "owned6"}}
-	wideSets     = [2]setName{{"inet vifproxy", "wide4"}, {"inet vifproxy", "wide6"}}
+const (
+	portsMap = iota
+	bindingsSet
+	acceptSet
+	openPortsSet
+	resolverSets // of IPv4; that of IPv6 follows
+	_
+	holeSets
+	_
+	ownedSets
+	_
+	wideSets
+	_
 )
 
-// ourSets hold all that a State says, and are in the order in which their elements are written.
-var ourSets = slices.Concat([]setName{portsMap, bindingsSet, acceptSet, openPortsSet},
-	resolverSets[:], holeSets[:], ownedSets[:], wideSets[:])
+// refusedSet is filled by the kernel.
+var refusedSet = setName{"inet vifproxy", "refused"}
 
 func (s setName) family() byte {
 	if strings.HasPrefix(s.table, "inet ") {
@@ -45,59 +60,59 @@ func (s setName) attributes() []byte {
 	return name(name(nil, unix.NFTA_SET_ELEM_LIST_TABLE, table), unix.NFTA_SET_ELEM_LIST_SET, s.name)
 }
 
-// elements are those of each of our sets, by key. What they have besides is, in a map, where the key leads, and in a
-// set of intervals the last key.
-type elements map[setName]map[string]string
-
-func (all elements) put(set setName, key, value string) {
-	if all[set] == nil {
-		all[set] = make(map[string]string)
-	}
-	all[set][key] = value
+// element is one of one of our sets, which is said by its place among them. Besides its key it has, in a map, where the
+// key leads, and in a set of intervals the last key.
+type element struct {
+	set        int
+	key, value string
 }
 
-// elementsOf says a state as the kernel holds it.
-func elementsOf(s State) elements {
-	all := make(elements)
+func compareElements(a, b element) int {
+	return cmp.Or(cmp.Compare(a.set, b.set), strings.Compare(a.key, b.key), strings.Compare(a.value, b.value))
+}
+
+// elementsOf says a state as the kernel holds it, in order.
+func elementsOf(s State) (all []element) {
+	put := func(set int, key, value string) { all = append(all, element{set, key, value}) }
+	// open puts an interval: from the first address of a network to its last.
+	open := func(set int, owner string, net netip.Prefix, port string) {
+		first, last := net.Addr().AsSlice(), net.Addr().AsSlice()
+		for bit := net.Bits(); bit < 8*len(last); bit++ {
+			last[bit/8] |= 0x80 >> (bit % 8)
+		}
+		put(set+version(net.Addr()), owner+string(first)+port, owner+string(last)+port)
+	}
 	for _, b := range s.Bindings {
 		var vif [unix.IFNAMSIZ]byte
 		copy(vif[:], b.Vif)
 		source := string(vif[:]) + string(b.Addr.AsSlice())
 		port := keyPart(b.To.Port())
-		all.put(portsMap, source, string(b.To.Addr().AsSlice())+port)
-		all.put(bindingsSet, source+port, "")
-		all.put(acceptSet, source+port, "")
+		put(portsMap, source, string(b.To.Addr().AsSlice())+port)
+		put(bindingsSet, source+port, "")
+		put(acceptSet, source+port, "")
 	}
 	for _, port := range s.Fence.Ports {
-		all.put(openPortsSet, keyPart(port)[:2], "")
+		put(openPortsSet, keyPart(port)[:2], "")
 	}
 	for _, addr := range s.Fence.Resolvers {
-		all.put(resolverSets[version(addr)], string(addr.AsSlice()), "")
+		put(resolverSets+version(addr), string(addr.AsSlice()), "")
 	}
 	for _, h := range disjoint(s.Fence.withPorts(s.Fence.Holes)) {
-		all.open(holeSets, "", h.To, keyPart(h.Port))
+		open(holeSets, "", h.To, keyPart(h.Port))
 	}
 	for _, p := range s.Fence.Proxies {
 		// The order of bytes in which intervals are compared; nft 1.0.6 and later have the rule turn the uid into it.
 		uid := string(binary.BigEndian.AppendUint32(nil, p.UID))
 		for _, h := range disjoint(p.Holes) {
 			if h.Port == 0 {
-				all.open(wideSets, uid, h.To, "")
+				open(wideSets, uid, h.To, "")
 			} else {
-				all.open(ownedSets, uid, h.To, keyPart(h.Port))
+				open(ownedSets, uid, h.To, keyPart(h.Port))
 			}
 		}
 	}
+	slices.SortFunc(all, compareElements)
 	return all
-}
-
-// open puts an interval into one of the sets: from the first address of a network to its last.
-func (all elements) open(sets [2]setName, owner string, net netip.Prefix, port string) {
-	first, last := net.Addr().AsSlice(), net.Addr().AsSlice()
-	for bit := net.Bits(); bit < 8*len(last); bit++ {
-		last[bit/8] |= 0x80 >> (bit % 8)
-	}
-	all.put(sets[version(net.Addr())], owner+string(first)+port, owner+string(last)+port)
 }
 
 // keyPart is a port in a key of several parts, where every part is padded to a multiple of 4 bytes.
@@ -120,11 +135,19 @@ func (s State) equal(other State) bool {
 // apart are the parts of two states, which are in order, that differ, and little besides.
 func apart(have, want State) (gone, added State) {
 	gone, added = have, want
-	gone.Bindings, added.Bindings = unshared(have.Bindings, want.Bindings, compareBindings,
-		func(a, b Binding) bool { return a == b })
-	gone.Fence.Proxies, added.Fence.Proxies = unshared(have.Fence.Proxies, want.Fence.Proxies, compareProxies, sameProxy)
+	gone.Bindings, added.Bindings = unshared(have.Bindings, want.Bindings, compareBindings, same[Binding])
+	f, g := &gone.Fence, &added.Fence
+	f.Proxies, g.Proxies = unshared(f.Proxies, g.Proxies, compareProxies, sameProxy)
+	if slices.Equal(f.Resolvers, g.Resolvers) {
+		f.Resolvers, g.Resolvers = nil, nil
+	}
+	if slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) { // there are holes for all these ports
+		f.Ports, f.Holes, g.Ports, g.Holes = nil, nil, nil, nil
+	}
 	return gone, added
 }
+
+func same[T comparable](a, b T) bool { return a == b }
 
 func compareProxies(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) }
 
