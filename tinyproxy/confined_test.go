@@ -100,6 +100,15 @@ func TestConfinedProcess(t *testing.T) {
 			t.Errorf("%s %s, want %s", name, got, want)
 		}
 	}
+	ids, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"Uid:", "Gid:"} { // real, effective, saved, of the file system
+		if want := name + strings.Repeat(fmt.Sprintf("\t%d", p.Spec.UID), 4) + "\n"; !strings.Contains(string(ids), want) {
+			t.Errorf("not %q:\n%s", want, ids)
+		}
+	}
 	if slack := read(t, fmt.Sprintf("/proc/%d/timerslack_ns", p.PID)); slack != fmt.Sprintln(timerSlack) {
 		t.Errorf("timer slack %q", slack)
 	}

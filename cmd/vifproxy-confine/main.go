@@ -123,8 +123,8 @@ func becomeUser(id uintptr) {
 		}
 	}
 	check("groups", call(syscall.SYS_SETGROUPS, 0, 0, 0))
-	check("gid", call(syscall.SYS_SETRESGID, id, id, id))
-	check("uid", call(syscall.SYS_SETRESUID, id, id, id))
+	check("gid", call(syscall.SYS_SETGID, id, 0, 0)) // with the capability, the saved ones too
+	check("uid", call(syscall.SYS_SETUID, id, 0, 0))
 	// Where vifproxyd is not root, they outlive that. None permitted, none ambient.
 	header := [2]uint32{capVersion3, 0}
 	var none [6]uint32
