@@ -133,7 +133,7 @@ func finish(proxy Proxy, heard time.Time) {
 // to be out of reach within 100 ms of the change, tunnels included. It takes some 20 to 40 ms, so there is time for a
 // short request. Where it takes longer, that tells how slow the machine is now, and with it the request.
 func grace(took time.Duration) time.Duration {
-	const all, least, most = 92 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond
+	const all, least, most = 86 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond
 	return max(all-took, least, min(took, most))
 }
 
