@@ -203,7 +203,8 @@ func (m *machine) unitIsHardened() {
 	if exposure == 0 || exposure > most {
 		m.Errorf("exposure level %v, want at most %v", exposure, most)
 	}
-	// What that comes to, and what it hands down: to proxies nothing, to other programs CAP_NET_ADMIN.
+	// What that comes to, and what it hands down: to proxies nothing, to what becomes one CAP_SETGID, CAP_SETUID and
+	// CAP_SETPCAP, to other programs CAP_NET_ADMIN.
 	is := func(who, status string, wants ...string) {
 		m.Helper()
 		for _, want := range wants {
@@ -217,8 +218,10 @@ func (m *machine) unitIsHardened() {
 	for _, thread := range strings.Fields(m.run("ls", "/proc/"+daemon+"/task")) {
 		ambient := "0000000000001000"
 		status := m.run("cat", "/proc/"+daemon+"/task/"+thread+"/status")
-		if strings.Contains(status, "CapAmb:\t"+none) { // one that starts proxies
-			ambient = none
+		for _, other := range []string{none, "00000000000001c0"} { // one that starts proxies, or what becomes them
+			if strings.Contains(status, "CapAmb:\t"+other) {
+				ambient = other
+			}
 		}
 		is("a thread of the daemon", status, "Groups:\t ", "CapEff:\t"+all, "CapPrm:\t"+all, "CapAmb:\t"+ambient,
 			"NoNewPrivs:\t1", "Seccomp:\t2")
