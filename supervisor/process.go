@@ -299,6 +299,18 @@ func (s *Supervisor) atRest() bool {
 	return true
 }
 
+// starting counts the processes that do not listen yet.
+func (s *Supervisor) starting() (n int) {
+	for _, vm := range s.vms {
+		for _, p := range vm.processes {
+			if !p.Ready {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // rests tells whether a process is neither on its way up nor down.
 func (p *process) rests() bool { return p.Ready && !p.Dying }
 

@@ -77,6 +77,9 @@ const (
 	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
 	syncBound  = 10 * time.Second       // of one firewall write
 
+	massStart = 8                     // as soon as so many proxies are starting,
+	gather    = 20 * time.Millisecond // news of several make one plan, which is about all AppVMs
+
 	restAfter    = 10 * time.Second
 	sleepAtLeast = 5 * time.Second
 )
@@ -114,8 +117,10 @@ type Supervisor struct {
 		names        time.Time // resolvers, and hosts that could not be looked up
 		ready        time.Time // say so although something is still starting
 		rest         time.Time // nothing has happened since
+		mail         time.Time // plan with what mail changed
 	}
 	lastRound time.Time
+	planned   time.Time
 	burst     time.Time // when the changes of rules that are now settling were seen
 	edited    time.Time // when they were made: the loop may have been busy
 	heard     time.Time // when what this round is about was first heard of
@@ -224,8 +229,14 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 // as it was last known: "could not read" is never "there is nothing".
 func (s *Supervisor) read(now time.Time) bool {
 	s.heard = now
-	work := s.changed
+	if s.changed && s.due.mail.IsZero() {
+		s.due.mail = now
+		if s.starting() >= massStart {
+			s.due.mail = later(now, s.planned.Add(gather))
+		}
+	}
 	s.changed = false
+	work := take(&s.due.mail, now)
 	if take(&s.due.links, now) {
 		work = true
 		links, err := s.ReadLinks()
@@ -289,6 +300,7 @@ func truncated(before, now rules.Set) bool {
 
 // reconcile computes the difference between what should be and what is, and does it.
 func (s *Supervisor) reconcile(now time.Time) {
+	s.planned = now
 	s.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := s.want
 	s.want = desired(s.inputs, &s.cache)
@@ -332,7 +344,7 @@ func (s *Supervisor) next(now time.Time) time.Time {
 	next := now.Add(s.Interval)
 	d := s.due
 	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready,
-		d.names, d.rest} {
+		d.names, d.rest, d.mail} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

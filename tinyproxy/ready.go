@@ -18,6 +18,7 @@ import (
 // Intervals between looks at the socket table while a proxy starts; it takes 2 or 3 ms when all is well.
 const (
 	firstLook = 500 * time.Microsecond
+	usual     = 15 * time.Millisecond // so long looks are firstLook apart, and then grow apart
 	maxLook   = 20 * time.Millisecond
 )
 
@@ -39,7 +40,8 @@ const (
 // (child_pool_create in src/main.c), and SIGTERM would kill it without a word. The handler for SIGTERM is
 // the last thing that all of them set up.
 func (p *Proxy) awaitReady(ctx context.Context) *Error {
-	for wait := firstLook; ; wait = min(wait*5/4, maxLook) {
+	began, wait := time.Now(), firstLook
+	for ; ; wait = nextLook(began, wait) {
 		s, err := listener(p.Spec.Listen)
 		switch {
 		case err != nil:
@@ -68,6 +70,13 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 				Err: context.Cause(ctx), Remedy: "is the program tinyproxy, and the machine not overloaded?"}
 		}
 	}
+}
+
+func nextLook(began time.Time, last time.Duration) time.Duration {
+	if time.Since(began) < usual {
+		return firstLook
+	}
+	return min(last*5/4, maxLook)
 }
 
 // handlesTerm reports whether the process has a handler for SIGTERM.

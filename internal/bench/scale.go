@@ -168,6 +168,9 @@ func (s *site) reload(ctx context.Context) (float64, error) {
 	return float64(ended.at-began) / 1000, err
 }
 
+// comeToRest is how long after the last event the daemon does nothing more, not even give memory back.
+const comeToRest = 15 * time.Second
+
 // idleTime is how long nothing happens, with the usual number of runs.
 func (b *bench) idleTime() time.Duration { return time.Duration(min(b.Runs, 20)) * 3 * time.Second }
 
@@ -180,7 +183,7 @@ func (b *bench) idle() (outcome, error) {
 		return outcome{}, err
 	}
 	pid := s.daemon.Process.Pid
-	time.Sleep(2 * time.Second) // what came before is over
+	time.Sleep(comeToRest)
 	before, err := switches(pid)
 	if err != nil {
 		return outcome{}, err
@@ -227,7 +230,7 @@ func (b *bench) memory() (outcome, error) {
 			return o, err
 		}
 	}
-	time.Sleep(b.idleTime() / 10)
+	time.Sleep(comeToRest)
 	floor, err := memory(empty.Process.Pid)
 	if err != nil {
 		return o, err
