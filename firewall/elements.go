@@ -3,14 +3,18 @@ package firewall
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// update makes the kernel hold this state, which is in order, and no other, as one transaction. It changes nothing and
-// says errOutrun if the last snapshot is not what the kernel holds any more. Where that is known to be a state, no
-// more is looked at and sent than differs.
-func (r *ruleset) update(want State) (writes int, err error) {
+// update makes the kernel hold this state, which is in order, and no other, as one transaction. It says errOutrun if the
+// last snapshot is not what the kernel holds any more. Where that is known to be a state, no more is looked at and sent
+// than differs.
+//
+// Where a binding moves, the guard forgets where it led in a second transaction, after inForce: a packet that had been
+// translated by then, on another CPU, has yet to pass the guard.
+func (r *ruleset) update(want State, inForce func()) (writes int, err error) {
 	if r.last.known && r.last.held.equal(want) {
 		return 0, nil
 	}
@@ -22,7 +26,7 @@ func (r *ruleset) update(want State) (writes int, err error) {
 		wanted = elementsOf(want)
 	}
 	gone, added := unshared(have, wanted, compareElements, same[element])
-	var changes [][]byte
+	var changes, after [][]byte
 	for set, there := range r.last.sets {
 		var less, more []element
 		less, gone = ofSet(set, gone)
@@ -32,12 +36,24 @@ func (r *ruleset) update(want State) (writes int, err error) {
 		}
 		// What goes must be gone before another value of the same key comes, or a network that overlaps. Both happen
 		// at the same instant, the end of the transaction.
-		changes = append(changes, change(unix.NFT_MSG_DELSETELEM, 0, ourSets[set], less)...)
+		removal := change(unix.NFT_MSG_DELSETELEM, 0, ourSets[set], less)
+		if (set == bindingsSet || set == acceptSet) && len(more) > 0 {
+			after = append(after, removal...)
+		} else {
+			changes = append(changes, removal...)
+		}
 		changes = append(changes, change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ourSets[set], more)...)
 		writes += len(less) + len(more)
 	}
-	if writes > 0 {
-		if err := r.transact(r.last.generation, changes); err != nil {
+	for i, transaction := range [][][]byte{changes, after} {
+		if len(transaction) == 0 {
+			continue
+		}
+		if i > 0 {
+			inForce()
+			time.Sleep(onTheWay)
+		}
+		if err := r.transact(r.last.generation, transaction); err != nil {
 			return 0, fmt.Errorf("change %d elements: %w", writes, err)
 		}
 		r.last.generation = following(r.last.generation)
@@ -45,6 +61,10 @@ func (r *ruleset) update(want State) (writes int, err error) {
 	r.last.hold(want)
 	return writes, nil
 }
+
+// onTheWay is how long a packet takes at most from one hook to the next: some microseconds, and longer where the
+// hypervisor stops the CPU meanwhile.
+const onTheWay = 2 * time.Millisecond
 
 // hold notes that the elements are what this state says, and forgets them.
 func (s *snapshot) hold(state State) {

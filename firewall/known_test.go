@@ -80,7 +80,7 @@ func TestRequests(t *testing.T) {
 					want.Bindings = next.Bindings
 					want.Fence.Proxies = append(want.Fence.Proxies, next.Fence.Proxies[n])
 				}},
-				{"one moves", "begin delete add delete add delete add end", 6, func() {
+				{"one moves", "begin delete add add add end, begin delete delete end", 6, func() {
 					want.Bindings[0].To = binding("x", "10.0.0.1", "10.138.0.1:64999").To
 				}},
 				{"nothing again", "generation", 0, func() {}},

@@ -46,6 +46,13 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	}
 	// The kernel makes the others' counters when they are needed.
 	want.Fence.Proxies = slices.DeleteFunc(want.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
+	told := false
+	tell := func() {
+		if !told {
+			told = true
+			inForce()
+		}
+	}
 	err = n.do(ctx, func() error {
 		for range attempts {
 			// A state that is known to differ is written without a look: the kernel refuses if what is known has
@@ -58,7 +65,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 				}
 			}
 			if n.loaded != "" && now.print == n.loaded {
-				changed, err := n.conn.update(want)
+				changed, err := n.conn.update(want, tell)
 				if errors.Is(err, errOutrun) {
 					n.conn.last = snapshot{}
 					continue
@@ -98,7 +105,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 		return errBusy
 	})
 	if err == nil {
-		inForce() // one transaction was all
+		tell()
 	}
 	return writes, err
 }

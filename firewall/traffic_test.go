@@ -403,3 +403,48 @@ func TestForget(t *testing.T) {
 		}
 	})
 }
+
+// While a binding moves, nobody is refused: a connection comes to the one proxy or to the other.
+func TestMovesWithoutAGap(t *testing.T) {
+	onEach(t, func(t *testing.T, m machine) {
+		a, _ := site(t)
+		listen(t, gateway+":61000", "one")
+		listen(t, gateway+":61005", "other")
+		backend := m.open(t)
+		sync(t, backend, personal)
+		moves := 500
+		if m.kind == "iptables" { // each takes programs
+			moves = 50
+		}
+		over := make(chan struct{})
+		refused := make(chan int)
+		go func() {
+			n := 0
+			for {
+				select {
+				case <-over:
+					refused <- n
+					return
+				default:
+				}
+				_ = a.do(func() error {
+					conn, err := net.DialTimeout("tcp4", gateway+":8100", 20*time.Second)
+					if err != nil {
+						n++
+						return err
+					}
+					return conn.Close()
+				})
+			}
+		}()
+		moved := personal
+		for i := range moves {
+			moved.To = netip.AddrPortFrom(personal.To.Addr(), uint16(61000+5*(i%2)))
+			sync(t, backend, moved)
+		}
+		close(over)
+		if n := <-refused; n > 0 {
+			t.Errorf("%d connections refused while the binding moved %d times", n, moves)
+		}
+	})
+}
