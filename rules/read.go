@@ -48,7 +48,7 @@ func read(dir, template string, readFile func(path string) ([]byte, error)) (Set
 	var set Set
 	set.Template, set.TemplateErr = readTemplate(template)
 	for range listings {
-		entries, err := os.ReadDir(dir)
+		entries, unchanged, err := list(dir)
 		if err != nil && !missing(dir, err) {
 			if errors.Is(err, fs.ErrPermission) {
 				err = fmt.Errorf("%w (%s)", err, openToGroup)
@@ -58,13 +58,33 @@ func read(dir, template string, readFile func(path string) ([]byte, error)) (Set
 		candidates := ruleFiles(dir, entries)
 		refuseDuplicates(candidates)
 		var gone bool
-		if set.Files, set.Refused, gone = readFiles(candidates, readFile); !gone {
+		if set.Files, set.Refused, gone = readFiles(candidates, readFile); !gone && unchanged() {
 			slices.SortFunc(set.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 			slices.SortFunc(set.Refused, func(a, b Refused) int { return strings.Compare(a.Path, b.Path) })
 			return set, nil
 		}
 	}
-	return Set{}, fmt.Errorf("read rule directory: %d times, files of %s had gone before they could be opened", listings, dir)
+	return Set{}, fmt.Errorf("read rule directory: %d times, %s or files of it had gone before they could be opened", listings, dir)
+}
+
+// list lists a directory; unchanged tells afterwards whether that is still the one of this name. Another that has
+// taken its place leaves the listed one to be deleted, file by file, while it is being listed.
+func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, func() bool { return missing(dir, err) }, err
+	}
+	defer f.Close()
+	listed, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	entries, err = f.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, func() bool {
+		now, err := os.Stat(dir)
+		return err == nil && os.SameFile(listed, now)
+	}, err
 }
 
 // readFiles parses what was listed. Of a file that has gone since, it is not known whether it was deleted, or the

@@ -238,3 +238,36 @@ config: cannot be opened: permission denied (` + openToGroup + ")\n"
 		t.Errorf("a directory of root's: %v", err)
 	}
 }
+
+// A directory that takes the place of the listed one is listed in its turn: what is deleted of the other meanwhile says
+// nothing.
+func TestDirectoryReplacedWhileItIsRead(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "rules")
+	next := dir + ".new"
+	write := func(dir string, names ...string) {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("a\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(dir, "a.10.0.0.1", "b.10.0.0.2")
+	write(next, "a.10.0.0.1", "b.10.0.0.2", "c.10.0.0.3")
+	swapped := false
+	set, err := read(dir, "", func(path string) ([]byte, error) {
+		if !swapped {
+			swapped = true
+			if err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+				t.Error(err)
+			}
+		}
+		return readFile(path)
+	})
+	if err != nil || len(set.Files) != 3 {
+		t.Errorf("%d files, %v", len(set.Files), err)
+	}
+}
