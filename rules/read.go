@@ -70,7 +70,7 @@ func read(dir, template string, readFile func(path string) ([]byte, error)) (Set
 // list lists a directory; unchanged tells afterwards whether that is still the one of this name. Another that has
 // taken its place leaves the listed one to be deleted, file by file, while it is being listed.
 func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) {
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0) // a FIFO would be waited for
 	if err != nil {
 		return nil, func() bool { return missing(dir, err) }, err
 	}
