@@ -93,6 +93,27 @@ func (b *iptBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	if want.Fence, err = b.cfg.normal(want.Fence); err != nil {
 		return 0, err
 	}
+	told := false
+	for range iptAttempts { // what was read may be gone when it is written to, as others do not lock us out
+		var n int
+		n, err = b.write(ctx, want, func() {
+			if !told {
+				told = true
+				inForce()
+			}
+		})
+		if writes += n; err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return writes, err
+}
+
+// iptAttempts bounds how often a Sync reads again because a write has failed.
+const iptAttempts = 3
+
+// write reads what there is and writes what differs, once.
+func (b *iptBackend) write(ctx context.Context, want State, inForce func()) (writes int, err error) {
 	six, filter, nat, err := b.readAll(ctx)
 	if err != nil {
 		return 0, err
