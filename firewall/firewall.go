@@ -69,10 +69,9 @@ type Backend interface {
 
 	// Sync makes the kernel hold exactly want, and repairs the rules around it where somebody changed them.
 	// It returns how many writes that took: elements with nftables, transactions with iptables and for a repair; 0 if
-	// nothing differed. A binding whose To changed moves without a moment in
-	// which the AppVM is locked out. If want has something that cannot be, such as the same vif and address
-	// twice, nothing is written. After an error the kernel holds some state between the old and the new; call
-	// Sync again.
+	// nothing differed. A binding whose To changed moves without a moment in which the AppVM is locked out. If want has
+	// something that cannot be, such as the same vif and address twice, nothing is written. After an error the kernel
+	// holds some state between the old and the new; call Sync again.
 	//
 	// It calls inForce once, unless it fails before, as soon as connections that are made from then on to port 8100
 	// go where want says. What may be left to take away then is the leave for AppVMs to reach their own old proxies.
@@ -84,6 +83,14 @@ type Backend interface {
 
 	// Remove takes everything of ours out of the kernel. What is gone already is no error.
 	Remove(ctx context.Context) error
+}
+
+// once is f for the first call, and nothing after that: a Sync may take more than one attempt.
+func once(f func()) func() {
+	return func() {
+		f()
+		f = func() {}
+	}
 }
 
 // Open chooses the backend named by kind, "nftables" or "iptables", or with "auto" the one that fits the

@@ -93,15 +93,10 @@ func (b *iptBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	if want.Fence, err = b.cfg.normal(want.Fence); err != nil {
 		return 0, err
 	}
-	told := false
+	inForce = once(inForce)
 	for range iptAttempts { // what was read may be gone when it is written to, as others do not lock us out
 		var n int
-		n, err = b.write(ctx, want, func() {
-			if !told {
-				told = true
-				inForce()
-			}
-		})
+		n, err = b.write(ctx, want, inForce)
 		if writes += n; err == nil || ctx.Err() != nil {
 			break
 		}

@@ -46,13 +46,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 	}
 	// The kernel makes the others' counters when they are needed.
 	want.Fence.Proxies = slices.DeleteFunc(want.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
-	told := false
-	tell := func() {
-		if !told {
-			told = true
-			inForce()
-		}
-	}
+	inForce = once(inForce)
 	err = n.do(ctx, func() error {
 		for range attempts {
 			// A state that is known to differ is written without a look: the kernel refuses if what is known has
@@ -65,7 +59,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 				}
 			}
 			if n.loaded != "" && now.print == n.loaded {
-				changed, err := n.conn.update(want, tell)
+				changed, err := n.conn.update(want, inForce)
 				if errors.Is(err, errOutrun) {
 					n.conn.last = snapshot{}
 					continue
@@ -105,7 +99,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 		return errBusy
 	})
 	if err == nil {
-		tell()
+		inForce()
 	}
 	return writes, err
 }
