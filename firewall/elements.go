@@ -15,7 +15,7 @@ import (
 // Where a binding moves, the guard forgets where it led in a second transaction, after inForce: a packet that had been
 // translated by then, on another CPU, has yet to pass the guard.
 func (r *ruleset) update(want State, inForce func()) (writes int, err error) {
-	if r.last.known && r.last.held.equal(want) {
+	if r.last.known && r.last.held.Equal(want) {
 		return 0, nil
 	}
 	have, wanted := r.last.elements, []element(nil)

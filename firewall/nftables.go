@@ -52,7 +52,7 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 			// A state that is known to differ is written without a look: the kernel refuses if what is known has
 			// passed.
 			now := n.conn.last
-			if !now.known || now.held.equal(want) {
+			if !now.known || now.held.Equal(want) {
 				var err error
 				if now, err = n.conn.read(); err != nil {
 					return err

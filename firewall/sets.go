@@ -125,8 +125,8 @@ func version(a netip.Addr) int {
 	return 1
 }
 
-// equal compares states that are in order.
-func (s State) equal(other State) bool {
+// Equal tells whether two states say the same in the same order.
+func (s State) Equal(other State) bool {
 	f, g := s.Fence, other.Fence
 	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(f.Resolvers, g.Resolvers) &&
 		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)

@@ -44,6 +44,15 @@ func (s Snapshot) Equal(t Snapshot) bool {
 	})
 }
 
+// Find returns the AppVM with this address, if it is connected.
+func (s Snapshot) Find(addr netip.Addr) (AppVM, bool) {
+	i, found := slices.BinarySearchFunc(s, addr, func(vm AppVM, addr netip.Addr) int { return vm.Addr.Compare(addr) })
+	if !found {
+		return AppVM{}, false
+	}
+	return s[i], true
+}
+
 // maxDomid is DOMID_FIRST_RESERVED of Xen's public/xen.h, 0x7ff0. vif-route-qubes subtracts the domid from it
 // to get the metric of the AppVM's route.
 const maxDomid = 0x7ff0

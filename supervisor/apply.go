@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"reflect"
 	"slices"
 	"time"
 
@@ -12,33 +11,33 @@ import (
 )
 
 // apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
-// bindings, and in the same transaction the fence, then the ends.
+// bindings, and in the same transaction the fence, then the ends. What starts does so meanwhile, as nothing leads to it.
 //
 // When the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a
 // port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
-	s.fenced = s.fence(p.Exits, now)
-	inForce := false
-	err := s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced}, func() {
-		inForce = true
-		s.bound(p, now)
-		s.end(p.End)
-	})
-	if retry := s.troubles.note(s.Events, now, "firewall", err); err != nil {
-		s.due.check = retry
-	} else {
-		s.release(p.Bindings)
+	later := p.Start
+	if len(s.freed) == 0 { // else the write gives back ports
+		later = nil
+		s.startAll(p.Start, now)
 	}
-	if !inForce {
+	s.fenced = s.fence(p.Exits, now)
+	if s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced}, now) {
+		s.bound(p, now)
+	} else {
 		for i := range p.End {
 			if p.End[i].How == Soon {
 				p.End[i].How = Now // for what is new still comes to it
 			}
 		}
-		s.end(p.End)
 	}
-	for _, policy := range p.Start {
+	s.end(p.End)
+	s.startAll(later, now)
+}
+
+func (s *Supervisor) startAll(policies []*Policy, now time.Time) {
+	for _, policy := range policies {
 		s.start(policy, now)
 	}
 }
@@ -54,24 +53,66 @@ func (s *Supervisor) end(ends []End) {
 	}
 }
 
-// sync has the firewall hold state. What it was made to hold is believed until it is to be checked again: a new
-// process is started without reading all rules before.
-func (s *Supervisor) sync(state firewall.State, inForce func()) error {
-	if s.holds != nil && reflect.DeepEqual(*s.holds, state) {
-		inForce()
-		return nil
+// write is one write of the firewall.
+type write struct {
+	state firewall.State
+	done  chan struct{}
+	err   error // once done
+}
+
+// sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
+// nobody needs any more, goes on beside the loop: iptables takes tens of milliseconds for it. What the firewall was
+// made to hold is believed until it is to be checked again: a new process is started without reading all rules before.
+func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
+	if s.holds != nil && s.holds.Equal(state) {
+		if s.writing == nil {
+			s.release(state.Bindings)
+		}
+		return true
 	}
+	s.completeWrite(now)
 	s.holds = nil
-	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
-	defer cancel()
-	writes, err := s.Firewall.Sync(ctx, state, inForce)
-	if writes > 0 {
-		s.Events.log.Debug("firewall written", "writes", writes)
+	w := &write{state: state, done: make(chan struct{})}
+	inForce := make(chan struct{})
+	s.running.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), syncBound)
+		defer cancel()
+		var writes int
+		if writes, w.err = s.Firewall.Sync(ctx, state, func() { close(inForce) }); writes > 0 {
+			s.Events.log.Debug("firewall written", "writes", writes)
+		}
+		close(w.done)
+		s.post(func() {
+			if s.writing == w {
+				s.completeWrite(time.Now())
+			}
+		})
+	})
+	s.writing = w
+	select {
+	case <-inForce:
+	case <-w.done:
+		s.completeWrite(now)
+		return s.holds != nil
 	}
-	if err == nil {
-		s.holds = &state
+	s.holds = &w.state
+	return true
+}
+
+// completeWrite waits for the rest of the write under way, if there is one, and draws the conclusions.
+func (s *Supervisor) completeWrite(now time.Time) {
+	w := s.writing
+	if w == nil {
+		return
 	}
-	return err
+	<-w.done
+	s.writing = nil
+	if retry := s.troubles.note(s.Events, now, "firewall", w.err); w.err != nil {
+		s.holds, s.due.check = nil, retry
+		return
+	}
+	s.holds = &w.state
+	s.release(w.state.Bindings)
 }
 
 // bound follows a write: the bindings are those of the plan now.
@@ -134,7 +175,9 @@ type forgetting struct {
 
 // forgetConnections has the kernel forget the connections that lead to no proxy any more.
 func (s *Supervisor) forgetConnections(bindings []firewall.Binding) {
-	s.forget.begun = true
+	if s.forget.begun = true; s.life.Err() != nil {
+		return
+	}
 	if s.forget.running {
 		s.forget.again = append([]firewall.Binding{}, bindings...)
 		return
@@ -167,7 +210,9 @@ func (s *Supervisor) process(id int) *process {
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
 	s.Events.Emit(daemonStops, control.About{})
-	unbound := s.sync(firewall.State{}, func() {})
+	s.sync(firewall.State{}, time.Now())
+	s.completeWrite(time.Now())
+	unbound := s.troubles["firewall"].Err
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {

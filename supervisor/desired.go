@@ -21,7 +21,7 @@ type Inputs struct {
 	Held      map[netip.Addr]bool // by `stop`, until `start` or `update`
 	Restarts  map[netip.Addr]int  // by `restart`
 
-	Temporary map[grantee]map[rules.Host]time.Time // by `allow --for`, and until when
+	Temporary map[identity]map[rules.Host]time.Time // by `allow --for`, and until when
 }
 
 // Desired is what should be there for one AppVM that has a rule file.
@@ -42,19 +42,14 @@ func (d *Desired) wanted() bool { return d.connected() && !d.Held }
 
 // desired is pure but for cache, which saves the reading of templates and rule files that have not changed.
 // The result is sorted by name, then address.
-func desired(in Inputs, cache *policyCache) []*Desired {
-	cache.begin()
-	links := make(map[netip.Addr]netwatch.AppVM, len(in.Links))
-	for _, vm := range in.Links {
-		links[vm.Addr] = vm
-	}
+func desired(in Inputs, cache policyCache) []*Desired {
 	byAddr := make(map[netip.Addr]*Desired, len(in.Rules.Files))
-	var all []*Desired
+	all := make([]*Desired, 0, len(in.Rules.Files))
 	add := func(name string, addr netip.Addr) *Desired {
 		if d := byAddr[addr]; d != nil && addr.IsValid() {
 			return d // a second refused file for one address: the first in order stands for both, each names the other
 		}
-		link := links[addr]
+		link, _ := in.Links.Find(addr)
 		d := &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Held: in.Held[addr]}
 		byAddr[addr] = d
 		all = append(all, d)
@@ -69,7 +64,7 @@ func desired(in Inputs, cache *policyCache) []*Desired {
 		if !d.connected() {
 			bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 		}
-		d.Policy, d.Err = cache.policy(file, in.temporary(file), in.Rules.Template, bind, in.Binary, in.Restarts[d.Addr])
+		d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policyInput{bind, in.Binary, in.Restarts[d.Addr]})
 	}
 	for _, refused := range in.Rules.Refused {
 		if refused.Name == "" {
@@ -85,31 +80,27 @@ func desired(in Inputs, cache *policyCache) []*Desired {
 	return all
 }
 
-// policyCache holds the policies that the last desired was made of, as long as rule file and template are the same and
-// nothing else is allowed for a time.
-type policyCache struct{ last, now map[policyInput]policyOutput }
+// policyCache holds the last policy of each AppVM, as long as rule file and template are the same and nothing else is
+// allowed for a time.
+type policyCache map[netip.Addr]cachedPolicy
 
-type policyInput struct {
-	addr, bind netip.Addr
-	binary     tinyproxy.Binary
-	restarts   int
-}
-
-type policyOutput struct {
+type cachedPolicy struct {
+	policyInput
 	policy *Policy
 	err    error
 }
 
-// begin forgets what the last desired had no use for.
-func (c *policyCache) begin() { c.last, c.now = c.now, make(map[policyInput]policyOutput, len(c.now)) }
-
-// forget has everything made anew.
-func (c *policyCache) forget() { clear(c.now) }
+// policyInput is what else a policy is made of.
+type policyInput struct {
+	bind     netip.Addr
+	binary   tinyproxy.Binary
+	restarts int
+}
 
 // keep forgets the policies of what is not the same in both sets.
-func (c *policyCache) keep(before, now rules.Set) {
+func (c policyCache) keep(before, now rules.Set) {
 	if before.TemplateErr != nil || now.TemplateErr != nil || !before.Template.Same(now.Template) {
-		c.forget()
+		clear(c)
 		return
 	}
 	same := make(map[netip.Addr]bool, len(now.Files))
@@ -121,16 +112,15 @@ func (c *policyCache) keep(before, now rules.Set) {
 		was, there := old[f.Addr]
 		same[f.Addr] = there && was.Same(f)
 	}
-	maps.DeleteFunc(c.now, func(in policyInput, _ policyOutput) bool { return !same[in.addr] })
+	maps.DeleteFunc(c, func(addr netip.Addr, _ cachedPolicy) bool { return !same[addr] })
 }
 
-func (c *policyCache) policy(f rules.File, temporary []rules.Host, t rules.Template, bind netip.Addr,
-	bin tinyproxy.Binary, n int) (*Policy, error) {
-	in := policyInput{f.Addr, bind, bin, n}
-	out, ok := c.last[in]
-	if !ok {
-		out.policy, out.err = newPolicy(f, temporary, t, bind, bin, n)
+func (c policyCache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, in policyInput) (*Policy, error) {
+	made, ok := c[f.Addr]
+	if !ok || made.policyInput != in {
+		made = cachedPolicy{policyInput: in}
+		made.policy, made.err = newPolicy(f, temporary(f), t, in.bind, in.binary, in.restarts)
+		c[f.Addr] = made
 	}
-	c.now[in] = out
-	return out.policy, out.err
+	return made.policy, made.err
 }

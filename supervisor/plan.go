@@ -68,13 +68,12 @@ func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
 	for _, d := range want {
 		wanted[d.Addr] = d
 	}
-	known := make(map[netip.Addr]bool, len(have))
 	for _, a := range have {
-		known[a.Addr] = true
 		p.appVM(wanted[a.Addr], a, now, limits)
+		delete(wanted, a.Addr)
 	}
 	for _, d := range want {
-		if !known[d.Addr] {
+		if wanted[d.Addr] != nil {
 			p.appVM(d, &Actual{Addr: d.Addr}, now, limits)
 		}
 	}

@@ -260,7 +260,7 @@ func (s *Supervisor) prune() {
 			vm.good = nil
 		}
 		if vm.good != nil {
-			vm.good = vm.good.only(s.inputs.Temporary[grantee{vm.good.Name, addr}])
+			vm.good = vm.good.only(s.inputs.Temporary[identity{vm.good.Name, addr}])
 		}
 		for key := range vm.failures {
 			if !d.connected() || !(d.Policy != nil && d.Policy.key == key || vm.good != nil && vm.good.at(d.Bind).key == key) {

@@ -8,50 +8,40 @@ import (
 	"vifproxy/control"
 )
 
-// statusNow is what `show` prints. It also keeps since when each AppVM is in its state.
-func (s *Supervisor) statusNow(now time.Time) control.Status {
-	status := control.Status{Setup: s.Setup, Backend: s.Firewall.String(), Problems: s.troubles.list(), VMs: []control.VM{}}
-	for _, refused := range s.inputs.Rules.Refused {
-		if refused.Name == "" {
-			status.Problems = append(status.Problems, refused.Err.Error())
-		}
-	}
-	since := make(map[string]stateSince, len(s.want))
-	for _, d := range s.want {
-		row := control.VM{Name: d.Name, IP: d.Addr.String(), Interfaces: append([]string{}, d.Vifs...)}
-		s.describe(&row, d, s.vms[d.Addr])
-		if d.Addr.IsValid() {
-			row.EgressRefused = s.refused[s.Users.UID(d.Addr)]
-		}
-		key := row.Name + "." + row.IP
-		was := s.states[key]
-		row.Since, row.Seen = was.since, was.seen
-		if was.state != row.State {
-			row.Since = now
-		}
-		if d.connected() {
-			row.Gateway, row.Seen = d.Bind.String(), now
-		}
-		since[key] = stateSince{row.State, row.Since, row.Seen}
-		status.VMs = append(status.VMs, row)
-	}
-	s.states = since
-	return status
-}
-
+// stateSince is how an AppVM is, since when, and when it was last connected.
 type stateSince struct {
-	state       string
+	condition
 	since, seen time.Time
 }
 
-func (s *Supervisor) describe(row *control.VM, d *Desired, vm *appVM) {
-	if d.Err != nil {
-		row.Error = d.Err.Error()
+// noteStates keeps since when each AppVM is in its state.
+func (s *Supervisor) noteStates(now time.Time) {
+	states := make(map[identity]stateSince, len(s.want))
+	for _, d := range s.want {
+		who := identity{d.Name, d.Addr}
+		is := s.states[who]
+		was := is.state
+		if is.condition = s.conditionOf(d, s.vms[d.Addr]); is.state != was {
+			is.since = now
+		}
+		if d.connected() {
+			is.seen = now
+		}
+		states[who] = is
 	}
+	s.states = states
+}
+
+// condition is how an AppVM is.
+type condition struct {
+	state   string // one of control.States
+	problem string // what is wrong, also while it is served
+}
+
+func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 	var failure Failure
 	starting := false
 	if vm != nil {
-		row.Restarts = vm.restarts
 		if d.Policy != nil {
 			failure = vm.failures[d.Policy.key]
 		}
@@ -59,42 +49,89 @@ func (s *Supervisor) describe(row *control.VM, d *Desired, vm *appVM) {
 			starting = starting || !p.Ready && !p.Dying
 		}
 	}
-	if failure.Err != nil && row.Error == "" {
-		row.Error = failure.Err.Error()
+	switch {
+	case d.Err != nil:
+		c.problem = d.Err.Error()
+	case failure.Err != nil:
+		c.problem = failure.Err.Error()
 	}
 	switch {
 	case d.Held:
-		row.State = control.Stopped
+		c.state = control.Stopped
 	case len(d.Vifs) == 0 && d.Err == nil:
-		row.State = control.Waiting
-	case vm != nil && vm.current != nil && vm.current.Ready:
-		row.State = control.Running
-		row.PID = vm.current.proxy.PID()
-		row.Port = int(vm.current.Port)
-		row.Confinement = &s.Confined
+		c.state = control.Waiting
+	case vm.served():
+		c.state = control.Running
 	case d.Err != nil || failure.Bad:
-		row.State = control.Refused
+		c.state = control.Refused
 	case failure.Err != nil && !starting:
-		row.State = control.Failed
+		c.state = control.Failed
 	case s.troubles["firewall"].Err != nil:
-		row.State = control.Failed
-		row.Error = "firewall: " + s.troubles["firewall"].Err.Error()
+		c.state = control.Failed
+		c.problem = "firewall: " + s.troubles["firewall"].Err.Error()
 	default:
-		row.State = control.Starting
+		c.state = control.Starting
 	}
+	return c
+}
+
+// served tells whether bindings lead to a process of an AppVM.
+func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
+
+// statusNow is what `show` prints.
+func (s *Supervisor) statusNow(now time.Time) control.Status {
+	s.countRefused()
+	s.noteStates(now)
+	status := control.Status{Setup: s.Setup, Backend: s.Firewall.String(), Problems: s.problems(), VMs: []control.VM{}}
+	for _, d := range s.want {
+		is := s.states[identity{d.Name, d.Addr}]
+		row := control.VM{
+			Name: d.Name, IP: d.Addr.String(), Interfaces: append([]string{}, d.Vifs...),
+			State: is.state, Since: is.since, Seen: is.seen, Error: is.problem,
+		}
+		if d.connected() {
+			row.Gateway = d.Bind.String()
+		}
+		if d.Addr.IsValid() {
+			row.EgressRefused = s.refused[s.Users.UID(d.Addr)]
+		}
+		vm := s.vms[d.Addr]
+		if vm != nil {
+			row.Restarts = vm.restarts
+		}
+		if row.State == control.Running {
+			row.PID, row.Port = vm.current.pid(), int(vm.current.Port)
+			row.Confinement = &s.Confined
+		}
+		status.VMs = append(status.VMs, row)
+	}
+	return status
+}
+
+// problems are those that are not one AppVM's.
+func (s *Supervisor) problems() []string {
+	all := s.troubles.list()
+	for _, refused := range s.inputs.Rules.Refused {
+		if refused.Name == "" {
+			all = append(all, refused.Err.Error())
+		}
+	}
+	return all
 }
 
 // summarize is the one line that `systemctl status` shows.
-func summarize(status control.Status) string {
+func (s *Supervisor) summarize(now time.Time) string {
+	s.noteStates(now)
 	count := map[string]int{}
 	var wrong []string
-	for _, vm := range status.VMs {
-		count[vm.State]++
-		if vm.Error != "" {
-			wrong = append(wrong, fmt.Sprintf("%s: %s", vm.Name, vm.Error))
+	for _, d := range s.want {
+		is := s.states[identity{d.Name, d.Addr}]
+		count[is.state]++
+		if is.problem != "" {
+			wrong = append(wrong, fmt.Sprintf("%s: %s", d.Name, is.problem))
 		}
 	}
-	wrong = append(wrong, status.Problems...)
+	wrong = append(wrong, s.problems()...)
 	var parts []string
 	for _, state := range control.States {
 		if n := count[state]; n > 0 {

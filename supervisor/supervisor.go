@@ -103,6 +103,7 @@ type Supervisor struct {
 	vms     map[netip.Addr]*appVM
 	ports   *ports
 	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
+	writing *write          // in force but not complete
 	freed   []uint16        // ports of ended processes that the firewall may still know
 	lastID  int
 	running sync.WaitGroup // a goroutine for each process
@@ -131,10 +132,10 @@ type Supervisor struct {
 	hosts     map[string]*host
 	fenced    firewall.Fence // as last written
 	forget    forgetting
-	refused   map[uint32]uint64     // by the fence, by uid
-	ready     bool                  // and systemd knows
-	summary   string                // as last told to systemd
-	states    map[string]stateSince // by name and address
+	refused   map[uint32]uint64 // by the fence, by uid
+	ready     bool              // and systemd knows
+	summary   string            // as last told to systemd
+	states    map[identity]stateSince
 }
 
 // New makes a supervisor; Run runs it.
@@ -146,7 +147,8 @@ func New(c Config) *Supervisor {
 
 		troubles: troubles{},
 		inputs: Inputs{Held: map[netip.Addr]bool{}, Restarts: map[netip.Addr]int{},
-			Temporary: map[grantee]map[rules.Host]time.Time{}},
+			Temporary: map[identity]map[rules.Host]time.Time{}},
+		cache: policyCache{},
 		vms:   map[netip.Addr]*appVM{},
 		hosts: map[string]*host{},
 		ports: newPorts(c.Ports),
@@ -303,7 +305,7 @@ func (s *Supervisor) reconcile(now time.Time) {
 	s.planned = now
 	s.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := s.want
-	s.want = desired(s.inputs, &s.cache)
+	s.want = desired(s.inputs, s.cache)
 	s.tellNews(before)
 	s.prune()
 	p := plan(s.want, s.actual(), now, s.Limits)
@@ -315,11 +317,7 @@ func (s *Supervisor) reconcile(now time.Time) {
 
 // report tells systemd, and those who wait for it, how things stand.
 func (s *Supervisor) report(now time.Time, settled bool) {
-	if len(s.waiters) > 0 {
-		s.countRefused()
-	}
-	status := s.statusNow(now)
-	if line := summarize(status); line != s.summary {
+	if line := s.summarize(now); line != s.summary {
 		s.summary = line
 		s.notify("STATUS=" + line)
 	}
@@ -327,6 +325,7 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		s.ready, s.due.ready = true, time.Time{}
 		s.notify("READY=1")
 	}
+	var done []*waiter
 	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
 		if w.last == 0 {
 			w.last = s.lastID + 1 // what its request set going has been started by now
@@ -334,9 +333,15 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		if s.onItsWay(w) {
 			return false
 		}
-		w.reply <- answer{status: status}
+		done = append(done, w)
 		return true
 	})
+	if len(done) > 0 {
+		status := s.statusNow(now)
+		for _, w := range done {
+			w.reply <- answer{status: status}
+		}
+	}
 }
 
 // next is the earliest of all that is due.

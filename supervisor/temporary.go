@@ -13,15 +13,16 @@ import (
 	"vifproxy/rules"
 )
 
-// grantee is whom something was allowed for a time: another AppVM that gets the address later does not inherit it.
-type grantee struct {
+// identity is an AppVM as a person knows it: another one that gets the address later does not inherit what was allowed
+// for a time, nor its state.
+type identity struct {
 	name string
 	addr netip.Addr
 }
 
 // temporary is what a file's AppVM may reach besides, in a stable order.
 func (in Inputs) temporary(f rules.File) []rules.Host {
-	return slices.SortedFunc(maps.Keys(in.Temporary[grantee{f.Name, f.Addr}]), func(a, b rules.Host) int {
+	return slices.SortedFunc(maps.Keys(in.Temporary[identity{f.Name, f.Addr}]), func(a, b rules.Host) int {
 		return strings.Compare(a.String(), b.String())
 	})
 }
@@ -49,12 +50,12 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 			}
 			hosts = append(hosts, host)
 		}
-		s.allow(grantee{d.Name, d.Addr}, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
+		s.allow(identity{d.Name, d.Addr}, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
 		return nil
 	})
 }
 
-func (s *Supervisor) allow(who grantee, hosts []rules.Host, how time.Duration, now time.Time) {
+func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) {
 	until := s.inputs.Temporary[who]
 	if until == nil {
 		until = map[rules.Host]time.Time{}
@@ -72,7 +73,7 @@ func (s *Supervisor) allow(who grantee, hosts []rules.Host, how time.Duration, n
 			s.Events.Emit(allowedNoMore, about)
 		}
 	}
-	s.cache.forget()
+	clear(s.cache)
 	s.expire(now)
 }
 
@@ -97,7 +98,7 @@ func (s *Supervisor) expire(now time.Time) (any bool) {
 		}
 	}
 	if any {
-		s.cache.forget()
+		clear(s.cache)
 	}
 	return any
 }

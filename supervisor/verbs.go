@@ -18,7 +18,6 @@ var errStopping = errors.New("vifproxyd is stopping")
 // Status is how things stand now. It waits for the loop, which is never busy for long.
 func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
 	return s.ask(ctx, func(reply chan<- answer) {
-		s.countRefused()
 		reply <- answer{status: s.statusNow(time.Now())}
 	})
 }
