@@ -74,7 +74,8 @@ type Backend interface {
 	// holds some state between the old and the new; call Sync again.
 	//
 	// It calls inForce once, unless it fails before, as soon as connections that are made from then on to port 8100
-	// go where want says. What may be left to take away then is the leave for AppVMs to reach their own old proxies.
+	// go where want says. What may be left to take away then is the leave for AppVMs to reach their own old proxies. Where
+	// want is what the last Sync has written, it may call it before it has looked whether somebody else undid that.
 	Sync(ctx context.Context, want State, inForce func()) (writes int, err error)
 
 	// Refused returns how many packets of each uid the fence has refused since Open: one for each attempt to

@@ -89,47 +89,58 @@ func decimal(s string) (int, bool) {
 // connected is what [Read] makes of the kernel's three tables. The tables need not fit together: a link may
 // have gone before its addresses were read, or have come after the links were.
 func connected(links []link, addrs []address, routes []route) Snapshot {
-	type vif struct {
-		link
-		domid, devid int
-		gateway      netip.Addr
-	}
-	vifs := make(map[int32]*vif, len(links))
+	vifs := make(map[int32]vif, len(links))
 	for _, l := range links {
 		if domid, devid, ok := ParseVif(l.name); ok && l.up {
-			vifs[l.index] = &vif{link: l, domid: domid, devid: devid}
+			vifs[l.index] = vif{link: l, domid: domid, devid: devid}
 		}
 	}
 	for _, a := range addrs {
 		// The kernel lists the addresses of a link in the order in which it prefers them as source address.
-		if v := vifs[a.index]; v != nil && !a.secondary && !v.gateway.IsValid() {
+		if v, ok := vifs[a.index]; ok && !a.secondary && !v.gateway.IsValid() {
 			v.gateway = a.local
+			vifs[a.index] = v
 		}
 	}
-	leads := make(map[netip.Addr][]*vif, len(vifs))
+	leads := make([]lead, 0, len(routes))
 	for _, r := range routes {
-		v := vifs[r.oif]
-		// A route by way of another router leads to a machine behind the AppVM, not to the AppVM. The same
-		// route with another metric or TOS is listed once more.
-		if v == nil || !v.gateway.IsValid() || !r.toHost() || r.kind != unix.RTN_UNICAST || r.via ||
-			slices.Contains(leads[r.dst], v) {
-			continue
+		// A route by way of another router leads to a machine behind the AppVM, not to the AppVM.
+		if v := vifs[r.oif]; v.gateway.IsValid() && r.toHost() && r.kind == unix.RTN_UNICAST && !r.via {
+			leads = append(leads, lead{r.dst, v})
 		}
-		leads[r.dst] = append(leads[r.dst], v)
 	}
+	slices.SortFunc(leads, lead.compare)
+	leads = slices.Compact(leads) // the same route with another metric or TOS is listed once more
 
 	snapshot := make(Snapshot, 0, len(leads))
-	for addr, vifs := range leads {
-		newest := slices.MaxFunc(vifs, func(a, b *vif) int { return cmp.Compare(a.index, b.index) })
-		slices.SortFunc(vifs, func(a, b *vif) int {
-			return cmp.Or(cmp.Compare(a.domid, b.domid), cmp.Compare(a.devid, b.devid))
-		})
-		vm := AppVM{Addr: addr, Gateway: newest.gateway}
-		for _, v := range vifs {
-			vm.Vifs = append(vm.Vifs, v.name)
+	names := make([]string, 0, len(leads)) // of all, to be cut in pieces
+	for len(leads) > 0 {
+		addr, newest, first := leads[0].dst, leads[0].vif, len(names)
+		for len(leads) > 0 && leads[0].dst == addr {
+			if leads[0].index > newest.index {
+				newest = leads[0].vif
+			}
+			names = append(names, leads[0].name)
+			leads = leads[1:]
 		}
-		snapshot = append(snapshot, vm)
+		snapshot = append(snapshot, AppVM{Addr: addr, Gateway: newest.gateway, Vifs: slices.Clip(names[first:])})
 	}
-	slices.SortFunc(snapshot, func(a, b AppVM) int { return a.Addr.Compare(b.Addr) })
 	return snapshot
+}
+
+// vif is a link that Xen made.
+type vif struct {
+	link
+	domid, devid int
+	gateway      netip.Addr
+}
+
+// lead is a route that leads to an AppVM.
+type lead struct {
+	dst netip.Addr
+	vif
+}
+
+func (a lead) compare(b lead) int {
+	return cmp.Or(a.dst.Compare(b.dst), cmp.Compare(a.domid, b.domid), cmp.Compare(a.devid, b.devid), cmp.Compare(a.index, b.index))
 }

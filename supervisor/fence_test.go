@@ -29,8 +29,8 @@ func TestHolesFollowRules(t *testing.T) {
 
 		// Narrowed at once; what both permit is never closed.
 		m.file("social.10.137.0.1", "#: egress 10.1.9.0/24", "#: egress 10.3.0.0/16", "a")
-		m.expect(m.after(time.Second), `fence 70890001 10.1.9.0/24:0
-			start social (10.137.0.1) at 10.138.1.1: a egress 10.1.9.0/24 egress 10.3.0.0/16 :3
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1: a egress 10.1.9.0/24 egress 10.3.0.0/16 :3
+			fence 70890001 10.1.9.0/24:0
 			unbind vif1.0 10.137.0.1 :2
 			bind vif1.0 10.137.0.1 :3
 			fence 70890001 10.1.9.0/24:0, 70890001 10.3.0.0/16:0
@@ -69,15 +69,15 @@ func TestTemplateOpensTheFence(t *testing.T) {
 		m.file("config", fmt.Sprintf(toUpstream, "10.0.0.5:3128"))
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
-		m.expect(m.after(time.Second), `fence all 10.0.0.5/32:3128, all :563
-			start social (10.137.0.1) at 10.138.1.1: a :1
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1: a :1
+			fence all 10.0.0.5/32:3128, all :563
 			bind vif1.0 10.137.0.1 :1`)
 
 		// By name: it is looked up, again now and then, and what was last heard stays.
 		m.set(func() { m.hosts = map[string]netip.Addr{"proxy.corp": netip.MustParseAddr("10.0.0.6")} })
 		m.file("config", fmt.Sprintf(toUpstream, "proxy.corp:3128"))
-		m.expect(m.after(time.Second), `fence all :563
-			start social (10.137.0.1) at 10.138.1.1: a :2
+		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1: a :2
+			fence all :563
 			unbind vif1.0 10.137.0.1 :1
 			bind vif1.0 10.137.0.1 :2
 			fence all 10.0.0.6/32:3128, all :563

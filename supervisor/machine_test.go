@@ -61,12 +61,21 @@ func (m *machine) took() string {
 	defer m.mu.Unlock()
 	lines := m.journal
 	m.journal = nil
-	for i := range lines { // ends run side by side: their order means nothing
-		for j := i; j > 0 && isEnd(lines[j]) && isEnd(lines[j-1]) && lines[j] < lines[j-1]; j-- {
+	for i := range lines {
+		for j := i; j > 0 && sideBySide(lines[j-1], lines[j]); j-- {
 			lines[j], lines[j-1] = lines[j-1], lines[j]
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// sideBySide tells whether the order of two lines means nothing and is to be turned: ends are in that of their ports, and
+// starts before what the fence is made to hold meanwhile.
+func sideBySide(first, second string) bool {
+	if strings.HasPrefix(first, "fence ") {
+		return strings.HasPrefix(second, "start ")
+	}
+	return isEnd(first) && isEnd(second) && second < first
 }
 
 // set changes the machine under the loop's feet.

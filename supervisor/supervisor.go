@@ -240,9 +240,11 @@ func (s *Supervisor) read(now time.Time) bool {
 	s.changed = false
 	work := take(&s.due.mail, now)
 	if take(&s.due.links, now) {
-		work = true
 		links, err := s.ReadLinks()
-		if s.due.links = s.troubles.note(s.Events, now, "links", err); err == nil {
+		if s.due.links = s.troubles.note(s.Events, now, "links", err); err != nil || !links.Equal(s.inputs.Links) {
+			work = true // most events of an attach change nothing yet
+		}
+		if err == nil {
 			s.inputs.Links = links
 		}
 	}
