@@ -39,6 +39,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -75,6 +76,7 @@ type Launcher struct {
 	recruits chan *recruit // from one of them, if proxies are confined
 	quit     chan struct{} // closed: starter threads end
 	starters sync.WaitGroup
+	starting atomic.Int32 // proxies that do not listen yet
 
 	mu      sync.Mutex
 	proxies map[*Proxy]bool

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Intervals between looks at the socket table while a proxy starts; it takes 2 or 3 ms when all is well.
+// Intervals between looks at the socket table while a proxy starts; it takes 2 or 3 ms when all is well. Where many start
+// at once, each takes as many times longer, and is looked at as many times less often: looks cost what starts need.
 const (
 	firstLook = 500 * time.Microsecond
 	usual     = 15 * time.Millisecond // so long looks are firstLook apart, and then grow apart
@@ -40,7 +41,9 @@ const (
 // (child_pool_create in src/main.c), and SIGTERM would kill it without a word. The handler for SIGTERM is
 // the last thing that all of them set up.
 func (p *Proxy) awaitReady(ctx context.Context) *Error {
-	began, wait := time.Now(), firstLook
+	beside := &p.launcher.starting
+	defer beside.Add(-1)
+	began, wait := time.Now(), firstLook*time.Duration(beside.Add(1))
 	for ; ; wait = nextLook(began, wait) {
 		s, err := listener(p.Spec.Listen)
 		switch {
@@ -51,7 +54,7 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 		case s != nil && handlesTerm(p.PID):
 			return nil
 		}
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(min(wait, maxLook))
 		select {
 		case <-timer.C:
 		case <-p.done:
@@ -74,9 +77,9 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 
 func nextLook(began time.Time, last time.Duration) time.Duration {
 	if time.Since(began) < usual {
-		return firstLook
+		return last
 	}
-	return min(last*5/4, maxLook)
+	return last * 5 / 4
 }
 
 // handlesTerm reports whether the process has a handler for SIGTERM.
