@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,7 +31,7 @@ func Read() (Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.file.Close()
+	defer d.close()
 	addrs, err := dump(d, "IPv4 addresses", unix.RTM_GETADDR, unix.AF_INET,
 		make([]byte, unix.SizeofIfAddrmsg), decodeAddress)
 	if err != nil {
@@ -101,7 +102,7 @@ func readLinks() ([]link, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.file.Close()
+	defer d.close()
 	return d.links()
 }
 
@@ -134,6 +135,9 @@ type dumper struct {
 	buf  []byte
 }
 
+// buffers are those of dumpers that have been closed.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
 func newDumper() (*dumper, error) {
 	file, err := open(0, func(fd int) {
 		// Linux before 4.20 ignores filters and sends everything: correct, and slower.
@@ -142,7 +146,12 @@ func newDumper() (*dumper, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &dumper{file: file, buf: make([]byte, bufferSize)}, nil
+	return &dumper{file: file, buf: buffers.Get().(*[bufferSize]byte)[:]}, nil
+}
+
+func (d *dumper) close() {
+	d.file.Close()
+	buffers.Put((*[bufferSize]byte)(d.buf))
 }
 
 func (d *dumper) links() ([]link, error) {
