@@ -36,6 +36,8 @@ type machine struct {
 	rulesErr  error
 	bindings  []firewall.Binding
 	fwErr     error
+	rest      time.Duration // that a write takes on when it is in force
+	restErr   error
 	fence     string
 	refused   map[uint32]uint64
 	resolvers []netip.Addr
@@ -102,10 +104,15 @@ func (m *machine) String() string { return "fake" }
 
 func (m *machine) Sync(_ context.Context, state firewall.State, inForce func()) (int, error) {
 	writes, err := m.write(state)
-	if err == nil {
-		inForce()
+	if err != nil {
+		return writes, err
 	}
-	return writes, err
+	inForce()
+	m.mu.Lock()
+	rest, restErr := m.rest, m.restErr
+	m.mu.Unlock()
+	time.Sleep(rest)
+	return writes, restErr
 }
 
 func (m *machine) write(state firewall.State) (int, error) {

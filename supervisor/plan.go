@@ -34,8 +34,9 @@ type Limits struct {
 	Generations int           // how many retired ones an AppVM may have
 }
 
-// Plan is the difference between what is and what should be. It is applied in the order of its fields, so that
-// a binding never points at a port where nobody listens: Bindings are those that hold from now on, in full.
+// Plan is the difference between what is and what should be. Bindings are those that hold from now on, in full, and
+// what ends does so when they are in force: no binding points at a port where nobody listens. What starts is bound by a
+// later plan.
 type Plan struct {
 	Bindings []firewall.Binding
 	Exits    []Exit // what their proxies may connect to meanwhile

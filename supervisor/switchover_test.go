@@ -1,12 +1,15 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"vifproxy/control"
 )
 
 func TestChangeMovesTheBindingOnceTheNewOneListens(t *testing.T) {
@@ -116,6 +119,59 @@ func TestRequestsUnderWayAreAnswered(t *testing.T) {
 		m.file("social.10.137.0.1", "b")
 		m.after(1250 * time.Millisecond)
 		m.expect(m.after(15*time.Millisecond), "kill :4")
+	})
+}
+
+// TestRestOfAWriteHoldsUpNothing: iptables takes long to take away what nobody needs any more. A change meanwhile starts its
+// process at once; only its write has to wait.
+func TestRestOfAWriteHoldsUpNothing(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.alive[1].idle, m.rest = true, 40*time.Millisecond })
+		m.file("social.10.137.0.1", "b")
+		m.expect(m.after(settle+3*time.Millisecond+finishPoll), `start social (10.137.0.1) at 10.138.1.1: b :2
+			unbind vif1.0 10.137.0.1 :1
+			bind vif1.0 10.137.0.1 :2
+			kill :1`)
+		m.file("social.10.137.0.1", "c")
+		m.expect(m.after(settle+time.Millisecond), "start social (10.137.0.1) at 10.138.1.1: c :3")
+		m.expect(m.after(20*time.Millisecond), "")
+		m.expect(m.after(20*time.Millisecond), "unbind vif1.0 10.137.0.1 :2\nbind vif1.0 10.137.0.1 :3")
+	})
+}
+
+// TestRestOfAWriteFails: what is in force stays so, and the rest is done later.
+func TestRestOfAWriteFails(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.rest, m.restErr = 40*time.Millisecond, errors.New("xtables lock is held") })
+		m.file("social.10.137.0.1", "b")
+		m.after(200 * time.Millisecond)
+		status, err := m.Status(m.ctx)
+		if err != nil || len(status.Problems) != 1 || status.Problems[0] != "firewall: xtables lock is held" ||
+			status.VMs[0].State != control.Running || status.VMs[0].Port != 2 {
+			t.Errorf("%+v, %v", status, err)
+		}
+		// The port of the process that has ended is not given away as long as the firewall may know it.
+		m.post(func() {
+			if !m.ports.used[1] {
+				t.Error("port 1 is free")
+			}
+		})
+		m.set(func() { m.restErr, m.syncs = nil, 0 })
+		m.after(time.Minute)
+		m.post(func() {
+			if m.ports.used[1] {
+				t.Error("port 1 is never free again")
+			}
+		})
+		if status, _ := m.Status(m.ctx); m.syncs == 0 || len(status.Problems) != 0 {
+			t.Errorf("after %d more writes: %q", m.syncs, status.Problems)
+		}
 	})
 }
 
