@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
@@ -32,8 +34,9 @@ type byHand struct {
 	null    *os.File
 }
 
-// aside is where a proxy by hand listens beside those of a daemon: outside of the ports that the firewall guards.
-var aside = netip.MustParseAddrPort("127.0.0.1:60999")
+// aside is where a proxy by hand listens beside those of a daemon: outside of the ports that the firewall guards, and of
+// those that the kernel gives to who asks whether somebody listens.
+var aside = netip.MustParseAddrPort("127.0.0.1:65535")
 
 // byHand prepares it, in the firewall VM of a site, for a client.
 func (b *bench) byHand(s *site, listen netip.AddrPort, client netip.Addr) (*byHand, error) {
@@ -131,4 +134,41 @@ func (h *byHand) time() (float64, error) {
 	}
 	end()
 	return milliseconds(took), nil
+}
+
+// crowdByHand starts many, one on each CPU at a time, and returns how long that took: what is possible where all CPUs have
+// starts to do.
+func (b *bench) crowdByHand(s *site, many int) (took float64, err error) {
+	queue := make(chan *byHand, many)
+	for i := range many {
+		h, err := b.byHand(s, netip.AddrPortFrom(aside.Addr(), aside.Port()-1-uint16(i)), addr(i))
+		if err != nil {
+			return 0, err
+		}
+		defer h.close()
+		queue <- h
+	}
+	close(queue)
+	ends := make(chan func(), many)
+	var group errgroup.Group
+	began := time.Now()
+	for range runtime.NumCPU() {
+		group.Go(func() error {
+			for h := range queue {
+				_, end, err := h.start()
+				if err != nil {
+					return err
+				}
+				ends <- end
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	took = milliseconds(time.Since(began))
+	close(ends)
+	for end := range ends {
+		end()
+	}
+	return took, err
 }

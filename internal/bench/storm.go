@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
@@ -104,14 +104,14 @@ func (s *site) blow(b *bench, seed uint64) (late, took time.Duration, err error)
 			(<-hands).Close()
 		}
 	}()
-	var going errgroup
+	var going errgroup.Group
 	random := rand.New(rand.NewPCG(seed, seed))
 	free := random.Perm(stormPool)
 	var here []gust
 	goes := func(i int) {
 		g, h := here[i], <-hands
 		here, free = slices.Delete(here, i, i+1), append(free, g.number)
-		going.start(func() error {
+		going.Go(func() error {
 			defer func() { hands <- h }()
 			return h.LinkDel(g.link)
 		})
@@ -131,11 +131,11 @@ func (s *site) blow(b *bench, seed uint64) (late, took time.Duration, err error)
 		}}
 		free = free[1:]
 		if err := errors.Join(b.ctx.Err(), g.come(bringer)); err != nil {
-			return 0, 0, errors.Join(err, going.wait())
+			return 0, 0, errors.Join(err, going.Wait())
 		}
 		here = append(here, g)
 	}
-	err = going.wait()
+	err = going.Wait()
 	over := time.Now()
 	var want []string
 	for _, g := range here {
@@ -155,29 +155,7 @@ func (s *site) blow(b *bench, seed uint64) (late, took time.Duration, err error)
 	for len(here) > 0 {
 		goes(0)
 	}
-	return over.Sub(began) - stormVMs*stormGap, took, errors.Join(err, going.wait())
-}
-
-// errgroup is goroutines whose errors count.
-type errgroup struct {
-	running sync.WaitGroup
-	mu      sync.Mutex
-	err     error
-}
-
-func (g *errgroup) start(f func() error) {
-	g.running.Go(func() {
-		if err := f(); err != nil {
-			g.mu.Lock()
-			g.err = errors.Join(g.err, err)
-			g.mu.Unlock()
-		}
-	})
-}
-
-func (g *errgroup) wait() error {
-	g.running.Wait()
-	return g.err
+	return over.Sub(began) - stormVMs*stormGap, took, errors.Join(err, going.Wait())
 }
 
 // leftOver looks, when nobody is connected any more, what is there all the same.
