@@ -75,6 +75,7 @@ type Launcher struct {
 	recruits chan *recruit // from one of them, if proxies are confined
 	quit     chan struct{} // closed: starter threads end
 	starters sync.WaitGroup
+	poller   *poller
 
 	mu      sync.Mutex
 	proxies map[*Proxy]bool
@@ -123,9 +124,15 @@ func NewLauncher(o Options) (*Launcher, error) {
 		root.Close()
 		return nil, fmt.Errorf("standard input for proxies: %w", err)
 	}
+	poller, err := newPoller()
+	if err != nil {
+		null.Close()
+		root.Close()
+		return nil, fmt.Errorf("watch proxies: %w", err)
+	}
 	closeOnExec()
 	l := &Launcher{
-		options: o, root: root, null: null,
+		options: o, root: root, null: null, poller: poller,
 		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), logs: make(map[string]*vmLog),
 	}
@@ -139,6 +146,7 @@ func NewLauncher(o Options) (*Launcher, error) {
 	if err != nil {
 		close(l.quit)
 		l.starters.Wait()
+		poller.close()
 		null.Close()
 		root.Close()
 		return nil, fmt.Errorf("proxies would keep capabilities: %w", err)
@@ -298,6 +306,7 @@ func (l *Launcher) Close() {
 	}
 	close(l.quit)
 	l.starters.Wait()
+	l.poller.close()
 	for name := range l.logs {
 		l.Forget(name)
 	}
