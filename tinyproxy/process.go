@@ -35,13 +35,26 @@ type Proxy struct {
 	done     chan struct{}
 	err      error // why it ended; written before done is closed
 
-	mu      sync.Mutex
-	reaped  bool // PID may belong to somebody else
-	stopped bool // we asked for the end
+	mu       sync.Mutex
+	reaped   bool // PID may belong to somebody else
+	stopped  bool // we asked for the end
+	whenDone []func()
 }
 
 // Done is closed when the process and everything in its process group is gone and its files are removed.
 func (p *Proxy) Done() <-chan struct{} { return p.done }
+
+// WhenDone has f called when Done is closed, from a goroutine that is not the caller's: to wait takes a stack.
+func (p *Proxy) WhenDone(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.done:
+		go f()
+	default:
+		p.whenDone = append(p.whenDone, f)
+	}
+}
 
 // Err says, after Done, why the proxy ended: nil if Stop or Kill was called, else an *Error.
 func (p *Proxy) Err() error {
@@ -214,7 +227,12 @@ func (p *Proxy) bury() {
 	if !stopped {
 		p.err = p.explain(status, err)
 	}
+	p.mu.Lock()
 	close(p.done)
+	p.mu.Unlock()
+	for _, f := range p.whenDone { // from now on there are no more
+		f()
+	}
 }
 
 // explain makes an error of the way a running proxy ended.
