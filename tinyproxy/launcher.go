@@ -96,6 +96,7 @@ type Spec struct {
 	Listen netip.AddrPort // IPv4; the proxy must be configured to listen there
 	UID    uint32         // from Identities
 	Config Config
+	Text   string // of its configuration, as ParseConfig returned it with Config
 	Rules  []Line
 	// Connect are TCP ports that it may connect to besides 53, 80, 443 and what Config names, as far as its sandbox is
 	// concerned. Where they are is the firewall's matter.
@@ -240,6 +241,7 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
+	spec.Text = "" // it is in the file now, and need not be in memory for as long as the proxy runs
 	p, err := l.run(program, spec, log)
 	if err != nil {
 		l.unstage(spec)

@@ -22,8 +22,8 @@ var environment = []string{"PATH=/usr/bin:/bin"}
 
 // Proxy is one tinyproxy process.
 type Proxy struct {
-	Spec Spec
-	PID  int // also of the process group and the session, which are its own
+	Spec Spec // without Text
+	PID  int  // also of the process group and the session, which are its own
 
 	launcher *Launcher
 	pidFile  os.FileInfo // what Current wrote; guarded by launcher.mu
@@ -223,10 +223,10 @@ func (p *Proxy) bury() {
 		time.Sleep(time.Millisecond)
 	}
 
-	p.launcher.ended(p)
 	if !stopped {
 		p.err = p.explain(status, err)
 	}
+	p.launcher.ended(p)
 	p.mu.Lock()
 	close(p.done)
 	p.mu.Unlock()
@@ -243,7 +243,7 @@ func (p *Proxy) explain(status syscall.WaitStatus, waitErr error) *Error {
 	} else {
 		said := p.output.said.lines()
 		if e = p.explainConfined(status, said); e == nil {
-			e = explain(p.Spec, p.launcher.Paths(p.Spec.Name, p.Spec.Listen.Port()).RulesFile, status, said)
+			e = explain(p.Spec, filepath.Join(p.launcher.options.RuntimeDir, portDir(p.Spec)), status, said)
 		}
 	}
 	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr
