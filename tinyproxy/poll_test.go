@@ -88,3 +88,26 @@ func TestOutputAndProcessEndApart(t *testing.T) {
 		t.Errorf("%d descriptors are still watched", n)
 	}
 }
+
+// TestUnwatchable is a start after which the kernel has no room to watch one more.
+func TestUnwatchable(t *testing.T) {
+	l := newLauncher(t, nil)
+	spec := newSpec(l, "social", 61000)
+	before := descriptors(t)
+	fd := l.poller.fd
+	l.poller.fd = -1
+	_, err := l.Start(bounded(t), realBinary, spec)
+	l.poller.fd = fd
+	if err == nil || !strings.Contains(err.Error(), "epoll_ctl: bad file descriptor") {
+		t.Error(err)
+	}
+	if left := running(t, func(pid, _ int) bool {
+		return strings.HasPrefix(statusField(pid, "Uid:"), strconv.Itoa(int(spec.UID)))
+	}); left != nil {
+		t.Errorf("still runs: %s", left)
+	}
+	if n := descriptors(t); n != before+1 || len(l.proxies) > 0 { // the log is open
+		t.Errorf("%d descriptors open, %d before; %d proxies in the books", n, before, len(l.proxies))
+	}
+	start(t, l, realBinary, spec).Kill()
+}
