@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,17 @@ func TestChangedRuleAmongManyIsOneProcess(t *testing.T) {
 		m.file("vm7.10.137.0.8", "b")
 		m.expectCounts(m.after(time.Second), 3, map[string]int{"start": 1, "unbind": 1, "bind": 1, "kill": 1})
 	})
+}
+
+// TestNoGoroutineForEachProxy: each would be a stack, for as long as its AppVM is connected.
+func TestNoGoroutineForEachProxy(t *testing.T) {
+	var goroutines []int
+	for _, n := range []int{1, crowd} {
+		runMany(t, n, func(*machine, []string) { goroutines = append(goroutines, runtime.NumGoroutine()) })
+	}
+	if goroutines[1] > goroutines[0] {
+		t.Errorf("%d goroutines with one AppVM, %d with %d", goroutines[0], goroutines[1], crowd)
+	}
 }
 
 // TestAllocationsOfAReconcile asserts that each AppVM adds the same few. What grows faster than the AppVMs is found

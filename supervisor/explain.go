@@ -121,7 +121,7 @@ func questionFor(address string) (q tinyproxy.Question, err error) {
 }
 
 func (p *Policy) judge() tinyproxy.Judge {
-	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter, ConnectPorts: p.Config.ConnectPorts()}
+	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter}
 }
 
 // connectPortStep: a tunnel goes only to the ports that the template names.
@@ -131,8 +131,13 @@ func connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (contr
 		step.Says = "no tunnel"
 		return step, nil
 	}
-	var err error
-	step.Passes, err = p.judge().PortAllowed(ctx, q)
+	_, text, err := p.render(anyFiles, anyPort)
+	if err != nil {
+		return step, err
+	}
+	judge := p.judge()
+	judge.ConnectPorts = tinyproxy.ConnectPorts(text)
+	step.Passes, err = judge.PortAllowed(ctx, q)
 	step.Says = "ConnectPort in the template allows the port"
 	if !step.Passes {
 		step.Says = "ConnectPort in the template does not allow the port"

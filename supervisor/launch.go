@@ -82,13 +82,13 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	}
 	ctx, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
-	config, err := p.render(t.launcher.Paths(p.Name, port), port)
+	config, text, err := p.render(t.launcher.Paths(p.Name, port), port)
 	if err != nil {
 		return nil, badPolicy{err}
 	}
 	proxy, err := t.launcher.Start(ctx, t.binary, tinyproxy.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: t.users.UID(p.Addr),
-		Config: config, Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+		Config: config, Text: text, Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
 		Connect: egressPorts(t.egress, p.Egress),
 	})
 	var problem *tinyproxy.Error

@@ -32,6 +32,26 @@ func TestUpAndDownInOrder(t *testing.T) {
 	})
 }
 
+// TestAbandonedButComesUp gives the order to end before there is a process that could be told.
+func TestAbandonedButComesUp(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.delay, m.stubborn = time.Second, true })
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.expect(m.after(500*time.Millisecond), "start social (10.137.0.1) at 10.138.1.1: a :1")
+		m.connect()
+		m.expect(m.after(100*time.Millisecond), "")
+		m.expect(m.after(time.Second), "stop :1")
+		ports := make(chan bool)
+		m.post(func() { ports <- m.ports.used[1] || len(m.vms) > 0 })
+		if <-ports {
+			t.Error("it is not forgotten")
+		}
+		m.connect("vif1.0 10.137.0.1")
+		m.after(500 * time.Millisecond) // and it is on its way up when the daemon stops
+	})
+}
+
 func TestBadInputsKeepTheLastGood(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")

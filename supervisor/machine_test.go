@@ -50,6 +50,7 @@ type machine struct {
 	showErr   error
 	shown     uint16        // the port of the proxy that the files tell of
 	delay     time.Duration // until a proxy listens
+	stubborn  bool          // a proxy comes up although it was abandoned
 }
 
 func (m *machine) did(format string, args ...any) {
@@ -190,6 +191,7 @@ type fakeProxy struct {
 	policy *Policy
 	port   uint16
 	done   chan struct{}
+	told   []func() // when it is done
 	err    error
 	idle   bool
 	deaf   error // why it does not listen any more
@@ -203,6 +205,9 @@ func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, err
 		err = m.startErr(p)
 	}
 	delay := m.delay
+	if m.stubborn {
+		ctx = context.WithoutCancel(ctx)
+	}
 	m.mu.Unlock()
 	select {
 	case <-time.After(delay):
@@ -224,6 +229,16 @@ func (m *machine) Forget(string) {}
 func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
 func (p *fakeProxy) Done() <-chan struct{} { return p.done }
 func (p *fakeProxy) Err() error            { return p.err }
+func (p *fakeProxy) WhenDone(f func()) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	select {
+	case <-p.done:
+		go f()
+	default:
+		p.told = append(p.told, f)
+	}
+}
 func (p *fakeProxy) Listens(tinyproxy.Listeners) error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
@@ -256,6 +271,9 @@ func (p *fakeProxy) gone(how string, err error) {
 		p.m.did("%s :%d", how, p.port)
 		p.err = err
 		close(p.done)
+		for _, f := range p.told {
+			go f()
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -230,7 +231,7 @@ func TestRetiring(t *testing.T) {
 		return &q
 	}
 	otherTemplate := *allow(addr, "a", "b")
-	otherTemplate.Config.Rest = "MaxClients 1"
+	otherTemplate.Config.Rest = sha256.Sum256([]byte("MaxClients 1\n"))
 	otherTemplate.key = otherTemplate.digest()
 	open := func(p *Policy, networks string) *Policy {
 		q := *p

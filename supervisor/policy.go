@@ -20,7 +20,7 @@ type Policy struct {
 	Addr      netip.Addr // of the AppVM
 	Bind      netip.Addr // the gateway, on which the proxy listens
 	Template  rules.Template
-	Config    tinyproxy.Config // the template, rendered for no port and no files in particular
+	Config    tinyproxy.Config // of the template, rendered for no port and no files in particular
 	Rules     []tinyproxy.Line
 	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
 	RulesPath string                // the user's rule file, for messages
@@ -43,7 +43,7 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 	}
 	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
 	var err error
-	if p.Config, err = p.render(tinyproxy.Paths{LogFile: "log", PidFile: "pid", RulesFile: "rules"}, 1); err != nil {
+	if p.Config, _, err = p.render(anyFiles, anyPort); err != nil {
 		return nil, err
 	}
 	f := p.Config.Filter
@@ -78,8 +78,13 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 	return p, nil
 }
 
-// render is the configuration of a proxy with these files at this port.
-func (p *Policy) render(paths tinyproxy.Paths, port uint16) (tinyproxy.Config, error) {
+// What a configuration is rendered for where neither files nor port matter.
+var anyFiles = tinyproxy.Paths{LogFile: "log", PidFile: "pid", RulesFile: "rules"}
+
+const anyPort = 1
+
+// render is the configuration of a proxy with these files at this port, and its text.
+func (p *Policy) render(paths tinyproxy.Paths, port uint16) (tinyproxy.Config, string, error) {
 	return tinyproxy.ParseConfig(p.Template.Path, p.Template.Render(rules.Values{
 		Port: port, VMIP: p.Addr, BindIP: p.Bind,
 		LogFile: paths.LogFile, PidFile: paths.PidFile, RulesFile: paths.RulesFile,
@@ -119,7 +124,7 @@ func (p *Policy) digest() string {
 	h := sha256.New()
 	c := p.Config
 	fmt.Fprintf(h, "%q %s %s %v %d\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts)
-	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Rest)
+	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Rest[:])
 	for _, e := range p.Egress {
 		fmt.Fprintf(h, "%s\n", e)
 	}

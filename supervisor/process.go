@@ -34,12 +34,12 @@ type process struct {
 	asked   time.Time // when the change that it is for was first heard of
 	started time.Time
 	ready   time.Time
-	shown   bool       // the files under its AppVM's name tell of it
-	end     chan order // capacity 1
+	shown   bool  // the files under its AppVM's name tell of it
+	order   order // not to be touched any more once abandon was called
 	abandon context.CancelFunc
 }
 
-// order is what a process's goroutine is told.
+// order is how a process is told to end.
 type order struct {
 	Ending
 	heard time.Time // of the change that makes it end Soon
@@ -59,8 +59,7 @@ func (s *Supervisor) actual() []*Actual {
 	return all
 }
 
-// start begins a generation. The goroutine it makes is the only one that touches the process from then on, and
-// reports by mail that the proxy is ready, that it has ended, or that it never came up.
+// start begins a generation. That its proxy is ready, and that it has ended or never came up, comes by mail.
 func (s *Supervisor) start(policy *Policy, now time.Time) {
 	vm := s.vms[policy.Addr]
 	if vm == nil {
@@ -76,37 +75,41 @@ func (s *Supervisor) start(policy *Policy, now time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{
 		Generation: Generation{ID: s.lastID, Policy: policy, Port: port},
-		vm:         vm, asked: s.heard, started: now, end: make(chan order, 1), abandon: cancel,
+		vm:         vm, asked: s.heard, started: now, abandon: cancel,
 	}
 	vm.processes = append(vm.processes, p)
-	s.running.Go(func() {
-		defer cancel()
-		s.run(ctx, p)
-	})
+	s.running.Add(1)
+	go s.run(ctx, p)
 }
 
+// run brings a process up. It does not wait for its end, or for the order to end it, since a goroutine for each process
+// would be a stack for each.
 func (s *Supervisor) run(ctx context.Context, p *process) {
-	policy, port := p.Policy, p.Port
-	proxy, err := s.Proxies.Start(ctx, policy, port)
-	if err != nil {
+	gone := func(err error) {
 		s.post(func() { s.ended(p, err) })
+		s.running.Done()
+	}
+	proxy, err := s.Proxies.Start(ctx, p.Policy, p.Port)
+	if err != nil {
+		gone(err)
 		return
 	}
 	s.post(func() { s.cameUp(p, proxy) })
-	select {
-	case <-proxy.Done():
-	case end := <-p.end:
-		switch end.Ending {
-		case Gently:
-			proxy.Stop()
-		case Soon:
-			finish(proxy, end.heard)
-			fallthrough
-		case Now:
-			proxy.Kill()
-		}
+	proxy.WhenDone(func() { gone(proxy.Err()) })
+	context.AfterFunc(ctx, func() { p.order.carryOut(proxy) }) // also if it was abandoned while it came up
+}
+
+// carryOut returns when the process has ended.
+func (o order) carryOut(proxy Proxy) {
+	switch o.Ending {
+	case Gently:
+		proxy.Stop()
+	case Soon:
+		finish(proxy, o.heard)
+		fallthrough
+	case Now:
+		proxy.Kill()
 	}
-	s.post(func() { s.ended(p, proxy.Err()) })
 }
 
 // finish waits until a proxy that no new connection comes to has answered what it was asked. A tunnel or a download
@@ -140,12 +143,11 @@ func grace(took time.Duration) time.Duration {
 // tell ends a generation, whatever it is doing.
 func (p *process) tell(how Ending) {
 	p.Dying = true
-	p.abandon()
-	end := order{Ending: how}
+	p.order.Ending = how
 	if how == Soon { // so there is another one, which serves
-		end.heard = p.vm.current.asked
+		p.order.heard = p.vm.current.asked
 	}
-	p.end <- end
+	p.abandon()
 }
 
 // cameUp is the news that a proxy listens.

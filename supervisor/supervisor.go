@@ -3,8 +3,8 @@
 // One loop owns all state. Events (netlink, fsnotify, exits, nft, SIGHUP, verbs) only wake it; it reads its inputs,
 // computes what is desired (desired.go) and the difference to what there is (plan.go), both pure, and applies that
 // difference in an order in which no binding ever points at a port where its own proxy does not listen (apply.go).
-// What the loop cannot do at once, starting and stopping processes, runs in one goroutine for each process and
-// comes back as mail.
+// What the loop cannot do at once, starting and stopping processes, runs in goroutines that end with it, and comes back
+// as mail.
 //
 // The idea of hints instead of data is that of tailscale's net/netmon; of a bounded loop, kubernetes' proxies.
 package supervisor
@@ -36,6 +36,7 @@ type Proxies interface {
 type Proxy interface {
 	PID() int
 	Done() <-chan struct{}
+	WhenDone(func())       // called when Done is closed
 	Err() error            // why it ended
 	Stop()                 // asks it to end, then makes it; returns when nothing of it is left
 	Kill()                 // the same without asking
@@ -106,7 +107,7 @@ type Supervisor struct {
 	writing *write          // in force but not complete
 	freed   []uint16        // ports of ended processes that the firewall may still know
 	lastID  int
-	running sync.WaitGroup // a goroutine for each process
+	running sync.WaitGroup // processes, and what goes on beside the loop
 
 	due struct { // when to do what; zero: not
 		links, rules time.Time // read them

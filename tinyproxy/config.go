@@ -1,6 +1,7 @@
 package tinyproxy
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,9 +11,9 @@ import (
 	"strings"
 )
 
-// Config is a rendered template as a proxy runs it, and the facts in it that decide how a proxy is handled.
+// Config is the facts in a rendered template that decide how a proxy is handled. There is one for each policy and each
+// proxy for as long as it is there, so it holds on to no text.
 type Config struct {
-	Text      string       // what tinyproxy reads; line N of it is line N of the template
 	LogFile   string       // where the template wants the log; "" if it does not say
 	PidFile   string       // where the template wants the pid; "" if it wants none
 	Port      uint16       // listening port; 0 if there is none
@@ -28,9 +29,9 @@ type Config struct {
 	Reads      []string // files that tinyproxy reads while it serves: its pages
 	BindsOut   bool     // outgoing connections have an address given
 
-	// Rest is Text without comments, Port, Listen and Filter. Two configurations with equal Rest
+	// Rest is a digest of the text without comments, Port, Listen and Filter. Two configurations with equal Rest
 	// differ in nothing but where they listen and which rules they read.
-	Rest string
+	Rest [sha256.Size]byte
 }
 
 // Filter says what tinyproxy makes of the lines of its filter file. Comparable.
@@ -68,19 +69,21 @@ var (
 // ParseConfig reads a rendered template the way tinyproxy's config_parse does: one directive a line, names
 // without regard to case. What concerns the daemon and not tinyproxy is taken out: LogFile and Syslog
 // (tinyproxy is read through a pipe), PidFile, User and Group (it starts as the user it shall be). A line
-// taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's.
+// taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's. What remains is
+// text, for tinyproxy to read.
 // path is the template's, for messages. Directives it does not know are tinyproxy's to judge.
-func ParseConfig(path, rendered string) (Config, error) {
-	c := Config{MaxClients: defaultClients}
-	var text, rest strings.Builder
+func ParseConfig(path, rendered string) (c Config, text string, err error) {
+	c.MaxClients = defaultClients
+	var kept strings.Builder
+	rest := sha256.New()
 	for i, line := range strings.Split(strings.TrimSuffix(rendered, "\n"), "\n") {
-		bad := func(text, remedy string) (Config, error) {
-			return Config{}, fmt.Errorf("%s:%d: %s (%s)", templateName(path), i+1, text, remedy)
+		bad := func(what, remedy string) (Config, string, error) {
+			return Config{}, "", fmt.Errorf("%s:%d: %s (%s)", templateName(path), i+1, what, remedy)
 		}
 		// Leading and trailing white space is what C's isspace says; a person does not see it.
 		line = strings.Trim(line, " \t\v\f\r")
 		if line == "" || line[0] == '#' {
-			text.WriteString("#\n") // 1.11 takes an indented comment for a syntax error
+			kept.WriteString("#\n") // 1.11 takes an indented comment for a syntax error
 			continue
 		}
 		if len(line) > maxConfigLine {
@@ -97,9 +100,9 @@ func ParseConfig(path, rendered string) (Config, error) {
 		name = strings.ToLower(name)
 		var path string
 		if m := stringArg.FindStringSubmatch(arg); m != nil {
-			path = m[1]
+			path = strings.Clone(m[1]) // a part of rendered would keep all of it in memory
 		}
-		keep, shared := true, true // in Text, in Rest
+		keep, shared := true, true // in text, in Rest
 		switch name {
 		case "logfile", "pidfile":
 			if path == "" {
@@ -143,7 +146,7 @@ func ParseConfig(path, rendered string) (Config, error) {
 				c.ErrorPage = true
 			}
 			if m := lastArg.FindStringSubmatch(arg); m != nil {
-				c.Reads = append(c.Reads, m[1])
+				c.Reads = append(c.Reads, strings.Clone(m[1]))
 			}
 		case "connectport":
 			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil && n > 0 {
@@ -167,16 +170,16 @@ func ParseConfig(path, rendered string) (Config, error) {
 			}
 		}
 		if !keep {
-			text.WriteString("#\n")
+			kept.WriteString("#\n")
 			continue
 		}
-		text.WriteString(line + "\n")
+		kept.WriteString(line + "\n")
 		if shared {
-			rest.WriteString(line + "\n")
+			fmt.Fprintln(rest, line)
 		}
 	}
-	c.Text, c.Rest = text.String(), rest.String()
-	return c, nil
+	rest.Sum(c.Rest[:0])
+	return c, kept.String(), nil
 }
 
 // parseUpstream reads `http HOST:PORT ["SITE"]`, with socks4 and socks5 in the place of http and USER:PASSWORD@
@@ -194,7 +197,7 @@ func parseUpstream(arg string) (Upstream, bool) {
 	if err != nil || err2 != nil || n == 0 || host == "" {
 		return Upstream{}, false
 	}
-	return Upstream{host, uint16(n), len(words) > 1}, true
+	return Upstream{strings.Clone(host), uint16(n), len(words) > 1}, true
 }
 
 // isTrue reports what get_bool_arg makes of an argument. 1.11 ORs the filter options of repeated

@@ -25,6 +25,9 @@ func TestUnexpectedEnd(t *testing.T) {
 		unix.SIGTERM: "tinyproxy ended by itself with status 0; it said ",
 	} {
 		p := start(t, l, realBinary, newSpec(l, "social", 61000))
+		told := make(chan error)
+		tell := func() { told <- p.Err() }
+		p.WhenDone(tell)
 		if err := unix.Kill(p.PID, sig); err != nil {
 			t.Fatal(err)
 		}
@@ -33,8 +36,11 @@ func TestUnexpectedEnd(t *testing.T) {
 			conn.Close()
 		}
 		<-p.Done()
-		if err := p.Err(); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v: %v", sig, err)
+		p.WhenDone(tell) // once more, as it has ended already
+		for _, err := range []error{p.Err(), <-told, <-told} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: %v", sig, err)
+			}
 		}
 		p.Kill() // and it is no harm to do this late
 		p.Stop(0)

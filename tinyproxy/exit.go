@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -57,8 +59,8 @@ var (
 	badPattern = regexp.MustCompile(`^(?:line ([0-9]+) - )?(.*)$`)
 )
 
-// explain makes a sentence of an exit status and of the last raw lines that tinyproxy said.
-func explain(spec Spec, rulesFile string, status syscall.WaitStatus, said []string) *Error {
+// explain makes a sentence of an exit status and of the last raw lines that tinyproxy said. dir has what it read.
+func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *Error {
 	if status.Signaled() {
 		e := &Error{Text: fmt.Sprintf("tinyproxy was killed by %s", unix.SignalName(status.Signal()))}
 		if status.Signal() == unix.SIGKILL {
@@ -69,7 +71,7 @@ func explain(spec Spec, rulesFile string, status syscall.WaitStatus, said []stri
 	switch status.ExitStatus() {
 	case exitFilter:
 		for _, line := range said {
-			if rest, ok := strings.CutPrefix(line, "Bad regex in "+rulesFile+": "); ok {
+			if rest, ok := strings.CutPrefix(line, "Bad regex in "+filepath.Join(dir, "rules")+": "); ok {
 				return badRegex(spec, rest)
 			}
 		}
@@ -84,7 +86,7 @@ func explain(spec Spec, rulesFile string, status syscall.WaitStatus, said []stri
 			if m := syntaxError.FindStringSubmatch(line); m != nil {
 				n, _ := strconv.Atoi(m[1])
 				e.Text = fmt.Sprintf("%s:%d: tinyproxy does not understand %q",
-					templateName(spec.TemplatePath), n, lineOf(spec.Config.Text, n))
+					templateName(spec.TemplatePath), n, lineOf(filepath.Join(dir, "config"), n))
 			}
 		}
 		return e
@@ -153,9 +155,10 @@ func badRegex(spec Spec, rest string) *Error {
 		Remedy: fmt.Sprintf("correct it; tinyproxy takes it for a POSIX %s regular expression, see regex(7)", kind)}
 }
 
-// lineOf returns line n of text, counted from 1.
-func lineOf(text string, n int) string {
-	lines := strings.Split(text, "\n")
+// lineOf returns line n of a file, counted from 1; "" if there is none.
+func lineOf(path string, n int) string {
+	text, _ := os.ReadFile(path)
+	lines := strings.Split(string(text), "\n")
 	if n < 1 || n > len(lines) {
 		return ""
 	}

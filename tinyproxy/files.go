@@ -130,7 +130,7 @@ func (l *Launcher) stage(spec Spec) error {
 	if err := makeDir(l.root, dir, spec.UID); err != nil {
 		return err
 	}
-	config, page := spec.Config.Text, filepath.Join(dir, "refused.html")
+	config, page := spec.Text, filepath.Join(dir, "refused.html")
 	if !spec.Config.ErrorPage { // behind all other lines, so that their numbers stay the template's
 		config += fmt.Sprintf("ErrorFile 403 \"%s\"\n", filepath.Join(l.options.RuntimeDir, page))
 	}

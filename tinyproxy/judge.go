@@ -47,9 +47,9 @@ func (e *BadPattern) Error() string { return fmt.Sprintf("bad regex %q", e.Text)
 // questionBound is for one process from start to end.
 const questionBound = 10 * time.Second
 
-// ConnectPorts returns the lines of c that decide to which ports CONNECT may go.
-func (c Config) ConnectPorts() (lines []string) {
-	for line := range strings.Lines(c.Rest) {
+// ConnectPorts returns the lines of a configuration that decide to which ports CONNECT may go.
+func ConnectPorts(text string) (lines []string) {
+	for line := range strings.Lines(text) {
 		if name, _, _ := strings.Cut(strings.ToLower(line), " "); name == "connectport" {
 			lines = append(lines, strings.TrimSpace(line))
 		}

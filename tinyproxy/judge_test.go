@@ -65,11 +65,11 @@ func TestJudgeNamesBadPatterns(t *testing.T) {
 }
 
 func TestJudgeKnowsPorts(t *testing.T) {
-	config, err := ParseConfig("", "Port 1\nConnectPort 443\n# ConnectPort 22\nconnectport  8443 \n")
+	_, text, err := ParseConfig("", "Port 1\nConnectPort 443\n# ConnectPort 22\nconnectport  8443 \n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ports := range [][]string{config.ConnectPorts(), nil} {
+	for _, ports := range [][]string{ConnectPorts(text), nil} {
 		for port, listed := range map[int]bool{443: true, 8443: true, 22: false} {
 			j := Judge{Binary: realBinary, ConnectPorts: ports}
 			got, err := j.PortAllowed(bounded(t), Question{http.MethodConnect, fmt.Sprintf("a.example:%d", port)})

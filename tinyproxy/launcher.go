@@ -77,6 +77,7 @@ type Launcher struct {
 	quit     chan struct{} // closed: starter threads end
 	starters sync.WaitGroup
 	starting atomic.Int32 // proxies that do not listen yet
+	poller   *poller
 
 	mu      sync.Mutex
 	proxies map[*Proxy]bool
@@ -97,6 +98,7 @@ type Spec struct {
 	Listen netip.AddrPort // IPv4; the proxy must be configured to listen there
 	UID    uint32         // from Identities
 	Config Config
+	Text   string // of its configuration, as ParseConfig returned it with Config
 	Rules  []Line
 	// Connect are TCP ports that it may connect to besides 53, 80, 443 and what Config names, as far as its sandbox is
 	// concerned. Where they are is the firewall's matter.
@@ -125,9 +127,15 @@ func NewLauncher(o Options) (*Launcher, error) {
 		root.Close()
 		return nil, fmt.Errorf("standard input for proxies: %w", err)
 	}
+	poller, err := newPoller()
+	if err != nil {
+		null.Close()
+		root.Close()
+		return nil, fmt.Errorf("watch proxies: %w", err)
+	}
 	closeOnExec()
 	l := &Launcher{
-		options: o, root: root, null: null,
+		options: o, root: root, null: null, poller: poller,
 		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), logs: make(map[string]*vmLog),
 	}
@@ -141,6 +149,7 @@ func NewLauncher(o Options) (*Launcher, error) {
 	if err != nil {
 		close(l.quit)
 		l.starters.Wait()
+		poller.close()
 		null.Close()
 		root.Close()
 		return nil, fmt.Errorf("proxies would keep capabilities: %w", err)
@@ -234,6 +243,7 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
+	spec.Text = "" // it is in the file now, and need not be in memory for as long as the proxy runs
 	p, err := l.run(program, spec, log)
 	if err != nil {
 		l.unstage(spec)
@@ -300,6 +310,7 @@ func (l *Launcher) Close() {
 	}
 	close(l.quit)
 	l.starters.Wait()
+	l.poller.close()
 	for name := range l.logs {
 		l.Forget(name)
 	}

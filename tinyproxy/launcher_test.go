@@ -79,7 +79,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if err := l.Current(p); err != nil {
 			t.Fatal(err)
 		}
-		want = spec.Config.Text + fmt.Sprintf("ErrorFile 403 %q\n", filepath.Join(run, "social/61000/refused.html"))
+		want = spec.Text + fmt.Sprintf("ErrorFile 403 %q\n", filepath.Join(run, "social/61000/refused.html"))
 		if got := read(t, run, "social/config"); got != want {
 			t.Errorf("config %q", got)
 		}
@@ -117,7 +117,8 @@ func TestLifeOfAProxy(t *testing.T) {
 		awaitClients(0)
 	})
 	t.Run("switch", func(t *testing.T) {
-		next := start(t, l, realBinary, newSpec(l, "social", 61001))
+		spec := newSpec(l, "social", 61001)
+		next := start(t, l, realBinary, spec)
 		if err := l.Current(next); err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +126,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if err := p.Err(); err != nil {
 			t.Errorf("killed proxy: %v", err)
 		}
-		if got := read(t, run, "social/config"); !strings.HasPrefix(got, next.Spec.Config.Text) {
+		if got := read(t, run, "social/config"); !strings.HasPrefix(got, spec.Text) {
 			t.Errorf("config %q", got)
 		}
 		go next.Stop(time.Minute)

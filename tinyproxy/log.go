@@ -1,10 +1,8 @@
 package tinyproxy
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -91,23 +89,6 @@ func (v *vmLog) report(err error) {
 		v.log.Warn("log of a proxy cannot be written, its lines are dropped", "vm", v.vm, "err", err)
 	}
 	v.ill = err != nil
-}
-
-// drain reads what a proxy says until the end of its output. It never stops reading before: tinyproxy would
-// block on a full pipe.
-func (v *vmLog) drain(output io.Reader, said *tail) {
-	in := bufio.NewReaderSize(output, maxLine)
-	for {
-		line, more, err := in.ReadLine()
-		if err != nil {
-			return
-		}
-		said.add(line)
-		v.line(line)
-		for more && err == nil { // the rest of a line that is too long
-			_, more, err = in.ReadLine()
-		}
-	}
 }
 
 // line reports a refused request, and logs the line within its limits.
@@ -200,6 +181,46 @@ func printable(raw []byte) string {
 		raw = raw[n:]
 	}
 	return b.String()
+}
+
+// output is what one process says, cut into lines for the log of its VM.
+type output struct {
+	log  *vmLog
+	said tail
+	part []byte // of a line that has not ended yet
+	cut  bool   // that line was too long and is in the log: what is left of it is dropped
+}
+
+// Write takes all that comes, whatever it is: tinyproxy would block on a full pipe.
+func (o *output) Write(chunk []byte) (int, error) {
+	for rest := chunk; len(rest) > 0; {
+		piece, after, ended := bytes.Cut(rest, []byte("\n"))
+		rest = after
+		if !o.cut {
+			o.part = append(o.part, piece[:min(len(piece), maxLine-len(o.part))]...)
+			if o.cut = len(o.part) == maxLine; ended || o.cut {
+				o.line(bytes.TrimSuffix(o.part, []byte("\r")))
+			}
+		}
+		o.cut = o.cut && !ended
+	}
+	if len(o.part) == 0 {
+		o.part = nil // nothing is kept for a process that says nothing
+	}
+	return len(chunk), nil
+}
+
+// end is called when nothing more can come.
+func (o *output) end() {
+	if len(o.part) > 0 {
+		o.line(o.part)
+	}
+}
+
+func (o *output) line(raw []byte) {
+	o.said.add(raw)
+	o.log.line(raw)
+	o.part = o.part[:0]
 }
 
 // tail remembers the last lines of a process, for the message about its end.

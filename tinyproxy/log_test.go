@@ -70,20 +70,35 @@ func newTestLog(t *testing.T, onRefused func(Refused)) (*vmLog, string) {
 	return v, path
 }
 
+// TestHostileLines has lines come in pieces of several sizes: where a read ends makes no difference.
 func TestHostileLines(t *testing.T) {
-	v, path := newTestLog(t, nil)
-	in := io.MultiReader(strings.NewReader("plain\n\x1b[31mred\x00\t\xfe \u202eevil é\r\n\n"),
-		io.LimitReader(&endless{'x'}, 5<<20), strings.NewReader("\nafter\nno newline at the end"))
-	var said tail
-	v.drain(in, &said)
-	v.close()
-	want := "plain\n\\x1b[31mred\\x00\\t\\xfe \\u202eevil é\n\n" + strings.Repeat("x", maxLine) +
-		"\nafter\nno newline at the end\n"
-	if got := read(t, path); got != want {
-		t.Errorf("%.200q", got)
-	}
-	if got := said.lines(); len(got) != 5 || got[4] != "no newline at the end" {
-		t.Errorf("tail %.100q", got)
+	for _, size := range []int{1, 7, maxLine, readAtOnce, 64 << 10} {
+		v, path := newTestLog(t, nil)
+		in := io.MultiReader(strings.NewReader("plain\n\x1b[31mred\x00\t\xfe \u202eevil é\r\n\n"),
+			io.LimitReader(&endless{'x'}, 1<<20), strings.NewReader("\n"+strings.Repeat("y", maxLine)+"\n"+
+				strings.Repeat("z", maxLine+1)+"\nafter\nno newline at the end"))
+		out := output{log: v}
+		for chunk := make([]byte, size); ; {
+			n, err := io.ReadFull(in, chunk)
+			out.Write(chunk[:n])
+			if err != nil {
+				break
+			}
+			if len(out.part) >= maxLine {
+				t.Fatalf("%d bytes of a line are kept", len(out.part))
+			}
+		}
+		out.end()
+		out.end() // and once more is none
+		v.close()
+		want := "plain\n\\x1b[31mred\\x00\\t\\xfe \\u202eevil é\n\n" + strings.Repeat("x", maxLine) + "\n" +
+			strings.Repeat("y", maxLine) + "\n" + strings.Repeat("z", maxLine) + "\nafter\nno newline at the end\n"
+		if got := read(t, path); got != want {
+			t.Errorf("in pieces of %d: %.200q", size, got)
+		}
+		if got := out.said.lines(); len(got) != 5 || got[4] != "no newline at the end" {
+			t.Errorf("in pieces of %d: tail %.100q", size, got)
+		}
 	}
 }
 

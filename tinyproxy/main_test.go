@@ -155,12 +155,12 @@ func newSpec(l *Launcher, name string, port uint16, lines ...string) Spec {
 	paths := l.Paths(name, port)
 	text := fmt.Sprintf("Port %d\nListen 127.0.0.1\nLogLevel Info\nUser nobody\nLogFile %q\nPidFile %q\n"+
 		"Filter %q\nFilterDefaultDeny Yes\n", port, paths.LogFile, paths.PidFile, paths.RulesFile)
-	config, err := ParseConfig("/rw/config", text+strings.Join(lines, "\n"))
+	config, text, err := ParseConfig("/rw/config", text+strings.Join(lines, "\n"))
 	if err != nil {
 		panic(err)
 	}
 	addr := netip.AddrFrom4([4]byte{10, 137, byte(port >> 8), byte(port)})
-	return Spec{Name: name, Addr: addr, UID: identities.UID(addr), Config: config,
+	return Spec{Name: name, Addr: addr, UID: identities.UID(addr), Config: config, Text: text,
 		Listen:       netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port),
 		Rules:        []Line{{Text: `^example\.com$`, Number: 3}},
 		TemplatePath: "/rw/config", RulesPath: "/rw/" + name + "." + addr.String()}

@@ -1,9 +1,9 @@
 package tinyproxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,26 +20,41 @@ import (
 // that steers the C library.
 var environment = []string{"PATH=/usr/bin:/bin"}
 
-// Proxy is one tinyproxy process. One goroutine owns it from fork to Done.
+// Proxy is one tinyproxy process.
 type Proxy struct {
-	Spec Spec
-	PID  int // also of the process group and the session, which are its own
+	Spec Spec // without Text
+	PID  int  // also of the process group and the session, which are its own
 
 	launcher *Launcher
 	pidFile  os.FileInfo // what Current wrote; guarded by launcher.mu
 	binary   string
 	cell     *confine.Cell // nil if it is not confined
-	said     *tail
+	output   output
+	pidfd    int // belongs to the poller
+	pipe     int // that its output comes from; belongs to the poller, then to bury; -1 after the end
 	done     chan struct{}
 	err      error // why it ended; written before done is closed
 
-	mu      sync.Mutex
-	reaped  bool // PID may belong to somebody else
-	stopped bool // we asked for the end
+	mu       sync.Mutex
+	reaped   bool // PID may belong to somebody else
+	stopped  bool // we asked for the end
+	whenDone []func()
 }
 
 // Done is closed when the process and everything in its process group is gone and its files are removed.
 func (p *Proxy) Done() <-chan struct{} { return p.done }
+
+// WhenDone has f called when Done is closed, from a goroutine that is not the caller's: to wait takes a stack.
+func (p *Proxy) WhenDone(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.done:
+		go f()
+	default:
+		p.whenDone = append(p.whenDone, f)
+	}
+}
 
 // Err says, after Done, why the proxy ended: nil if Stop or Kill was called, else an *Error.
 func (p *Proxy) Err() error {
@@ -87,50 +102,47 @@ func (l *Launcher) run(program Binary, spec Spec, log *vmLog) (*Proxy, error) {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
 	defer unix.Close(pipe[1])
-	// Nonblocking on our side only, so that Go's poller waits for output and no thread does.
-	_ = unix.SetNonblock(pipe[0], true)
-	output := os.NewFile(uintptr(pipe[0]), "output of "+spec.Name)
+	_ = unix.SetNonblock(pipe[0], true) // on our side only
 
-	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, said: new(tail), done: make(chan struct{})}
+	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, output: output{log: log}, pipe: pipe[0],
+		done: make(chan struct{})}
 	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
-	var pidfd int
 	var err error
 	if l.options.Sandbox != nil {
-		pidfd, err = p.confine(program, argv, pipe[1])
+		err = p.confine(program, argv, pipe[1])
 	} else {
-		p.PID, pidfd, err = l.spawn(argv[0], argv, spec.UID, pipe[1])
+		p.PID, p.pidfd, err = l.spawn(argv[0], argv, spec.UID, pipe[1])
 	}
 	if err != nil {
-		output.Close()
+		unix.Close(p.pipe)
 		return nil, err
 	}
-	_ = unix.SetNonblock(pidfd, true)
 	l.mu.Lock()
 	l.proxies[p] = true
 	l.mu.Unlock()
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		log.drain(output, p.said)
-	}()
-	go p.own(os.NewFile(uintptr(pidfd), "pidfd of "+spec.Name), output, drained)
+	if err := l.poller.watch(p); err != nil {
+		p.end(unix.SIGKILL)
+		unix.Close(p.pidfd)
+		p.bury()
+		return nil, err
+	}
 	return p, nil
 }
 
 // confine has a recruit become the proxy.
-func (p *Proxy) confine(program Binary, argv []string, output int) (pidfd int, err error) {
+func (p *Proxy) confine(program Binary, argv []string, output int) error {
 	cell, err := p.launcher.options.Sandbox.Prepare(p.launcher.box(program, p.Spec))
 	if err != nil {
-		return -1, fmt.Errorf("confine it: %w", err)
+		return fmt.Errorf("confine it: %w", err)
 	}
 	defer cell.Started()
 	r, err := p.launcher.order(cell, p.Spec.UID, argv, output)
 	if err != nil {
 		_ = cell.Remove()
-		return -1, err
+		return err
 	}
-	p.PID, p.cell = r.pid, cell
-	return r.pidfd, nil
+	p.PID, p.pidfd, p.cell = r.pid, r.pidfd, cell
+	return nil
 }
 
 // box is what a proxy gets to do, as its configuration wants it.
@@ -178,11 +190,8 @@ func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential
 	return pid, pidfd, err
 }
 
-// own waits for the end of the process and cleans up behind it.
-func (p *Proxy) own(pidfd, output *os.File, drained <-chan struct{}) {
-	if err := awaitDeath(context.Background(), pidfd); err != nil {
-		p.launcher.options.Log.Error("pidfd cannot be waited for", "vm", p.Spec.Name, "pid", p.PID, "err", err)
-	}
+// bury cleans up behind a process that has ended, and that nobody watches any more.
+func (p *Proxy) bury() {
 	p.mu.Lock()
 	// The process is a zombie until Wait4, so its number, which is the group's, belongs to nobody else.
 	_ = unix.Kill(-p.PID, unix.SIGKILL)
@@ -191,13 +200,16 @@ func (p *Proxy) own(pidfd, output *os.File, drained <-chan struct{}) {
 	p.reaped = true
 	stopped := p.stopped
 	p.mu.Unlock()
-	pidfd.Close()
 
 	// What the process forked and the signal killed ends in its own time, and is not ours to wait for. The
 	// end of the pipe says that all of it is dead, unless something has left the group and holds it open.
-	_ = output.SetReadDeadline(time.Now().Add(time.Second))
-	<-drained
-	output.Close()
+	if p.pipe >= 0 {
+		pipe := os.NewFile(uintptr(p.pipe), "output of "+p.Spec.Name)
+		_ = pipe.SetReadDeadline(time.Now().Add(time.Second))
+		_, _ = io.CopyBuffer(&p.output, struct{ io.Reader }{pipe}, make([]byte, readAtOnce))
+		pipe.Close()
+	}
+	p.output.end()
 	if p.cell != nil {
 		if err := p.cell.Remove(); err != nil {
 			p.launcher.options.Log.Warn("cgroup of an ended proxy stays", "vm", p.Spec.Name, "err", err)
@@ -211,11 +223,16 @@ func (p *Proxy) own(pidfd, output *os.File, drained <-chan struct{}) {
 		time.Sleep(time.Millisecond)
 	}
 
-	p.launcher.ended(p)
 	if !stopped {
 		p.err = p.explain(status, err)
 	}
+	p.launcher.ended(p)
+	p.mu.Lock()
 	close(p.done)
+	p.mu.Unlock()
+	for _, f := range p.whenDone { // from now on there are no more
+		f()
+	}
 }
 
 // explain makes an error of the way a running proxy ended.
@@ -224,9 +241,9 @@ func (p *Proxy) explain(status syscall.WaitStatus, waitErr error) *Error {
 	if waitErr != nil { // somebody else in this process waited for our child
 		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) ended, nobody knows how", p.PID), Err: waitErr}
 	} else {
-		said := p.said.lines()
+		said := p.output.said.lines()
 		if e = p.explainConfined(status, said); e == nil {
-			e = explain(p.Spec, p.launcher.Paths(p.Spec.Name, p.Spec.Listen.Port()).RulesFile, status, said)
+			e = explain(p.Spec, filepath.Join(p.launcher.options.RuntimeDir, portDir(p.Spec)), status, said)
 		}
 	}
 	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr

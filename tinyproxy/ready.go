@@ -69,7 +69,7 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 			if s != nil {
 				what = "listens but does not finish its start"
 			}
-			return &Error{Text: fmt.Sprintf("tinyproxy %s on %s%s", what, p.Spec.Listen, quoted(p.said.lines())),
+			return &Error{Text: fmt.Sprintf("tinyproxy %s on %s%s", what, p.Spec.Listen, quoted(p.output.said.lines())),
 				Err: context.Cause(ctx), Remedy: "is the program tinyproxy, and the machine not overloaded?"}
 		}
 	}

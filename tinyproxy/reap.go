@@ -123,8 +123,7 @@ func isDead(pidfd int) bool {
 	return err == nil && n > 0
 }
 
-// awaitDeath waits in Go's poller until the process behind a nonblocking pidfd has ended; if it is a child
-// it is a zombie then. os.Process.Wait would block a thread for each proxy.
+// awaitDeath waits in Go's poller until the process behind a nonblocking pidfd has ended.
 func awaitDeath(ctx context.Context, pidfd *os.File) error {
 	stop := context.AfterFunc(ctx, func() { _ = pidfd.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()

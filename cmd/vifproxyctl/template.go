@@ -19,7 +19,7 @@ func (c *call) templatePath() string {
 // filterOf is how a template makes tinyproxy read rule files.
 func filterOf(t rules.Template) (tinyproxy.Filter, error) {
 	local := netip.IPv4Unspecified()
-	config, err := tinyproxy.ParseConfig(t.Path, t.Render(rules.Values{
+	config, _, err := tinyproxy.ParseConfig(t.Path, t.Render(rules.Values{
 		Port: 1, VMIP: local, BindIP: local, LogFile: "log", PidFile: "pid", RulesFile: "rules",
 	}))
 	return config.Filter, err

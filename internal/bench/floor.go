@@ -48,11 +48,11 @@ func (b *bench) byHand(s *site, listen netip.AddrPort, client netip.Addr) (*byHa
 		config: filepath.Join(dir, "config")}
 	text := rules.Builtin().Render(rules.Values{Port: listen.Port(), VMIP: client, BindIP: listen.Addr(),
 		LogFile: dir + "/log", PidFile: dir + "/pid", RulesFile: dir + "/rules"})
-	config, err := tinyproxy.ParseConfig("", text)
+	config, text, err := tinyproxy.ParseConfig("", text)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(h.config, []byte(config.Text), 0o644),
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(h.config, []byte(text), 0o644),
 		os.WriteFile(filepath.Join(dir, "rules"), []byte(openLine+"\n"), 0o644)); err != nil {
 		return nil, err
 	}
