@@ -364,7 +364,7 @@ func TestOldTrackingEntry(t *testing.T) {
 
 // An AppVM whose vif went away with connections open, and came back: it is not to be refused for what it was
 // connected to.
-func TestForget(t *testing.T) {
+func TestForgetAll(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		a, _ := site(t)
 		stop := listen(t, gateway+":61000", "a's old proxy")
@@ -386,7 +386,7 @@ func TestForget(t *testing.T) {
 		open, _, err := a.dial(5003, gateway+":8100")
 		must(t, err)
 		defer open.Close()
-		if n, err := testConfig.Forget([]Binding{moved}); n == 0 || err != nil { // 2, unless the refused one is forgotten already
+		if n, err := testConfig.ForgetAll([]Binding{moved}); n == 0 || err != nil { // 2, unless the refused one is forgotten already
 			t.Errorf("forgot %d connections, %v", n, err)
 		}
 		if _, who, err := a.dial(5002, gateway+":8100"); who != "a's new proxy" {
@@ -395,11 +395,48 @@ func TestForget(t *testing.T) {
 		if who, err := ask(open); who != "a's new proxy" {
 			t.Errorf("an open connection: %q, %v", who, err)
 		}
-		if n, err := testConfig.Forget([]Binding{moved}); n != 0 || err != nil {
+		if n, err := testConfig.ForgetAll([]Binding{moved}); n != 0 || err != nil {
 			t.Errorf("forgot %d connections, %v, of nothing", n, err)
 		}
-		if n, err := testConfig.Forget(nil); n < 2 || err != nil { // a live one, too
+		if n, err := testConfig.ForgetAll(nil); n < 2 || err != nil { // a live one, too
 			t.Errorf("forgot %d connections, %v, of an AppVM without a binding", n, err)
+		}
+	})
+}
+
+// The same with what is known of the connections of a proxy that has ended, and of nothing else.
+func TestForget(t *testing.T) {
+	onEach(t, func(t *testing.T, m machine) {
+		a, _ := site(t)
+		stop := listen(t, gateway+":61000", "a's old proxy")
+		listen(t, gateway+":61005", "a's new proxy")
+		backend := m.open(t)
+		sync(t, backend, personal)
+		var clients []netip.AddrPort
+		for _, from := range []uint16{5001, 5002} {
+			conn, _, err := a.dial(int(from), gateway+":8100")
+			must(t, err)
+			vanish(conn)
+			clients = append(clients, netip.AddrPortFrom(personal.Addr, from))
+		}
+		stop()
+		moved := personal
+		moved.To = netip.MustParseAddrPort(gateway + ":61005")
+		sync(t, backend, moved)
+		open, _, err := a.dial(5003, gateway+":8100")
+		must(t, err)
+		defer open.Close()
+		must(t, Forget(personal.To, clients[1:]))
+		if _, who, err := a.dial(5002, gateway+":8100"); who != "a's new proxy" {
+			t.Errorf("what was to be forgotten: %q, %v", who, err)
+		}
+		if _, who, err := a.dial(5001, gateway+":8100"); !closedOut(err) {
+			t.Errorf("what was not: %q, %v", who, err)
+		}
+		must(t, Forget(personal.To, clients)) // half of it is gone
+		must(t, Forget(personal.To, []netip.AddrPort{netip.AddrPortFrom(personal.Addr, 5003)})) // is not the old proxy's
+		if who, err := ask(open); who != "a's new proxy" {
+			t.Errorf("an open connection: %q, %v", who, err)
 		}
 	})
 }

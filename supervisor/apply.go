@@ -158,41 +158,18 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 
 // release follows a successful write: nothing in the firewall leads to ports of ended processes any more.
 func (s *Supervisor) release(bindings []firewall.Binding) {
-	if len(s.freed) > 0 || !s.forget.begun { // at the start too: an earlier run may have crashed
-		s.forgetConnections(bindings)
+	if !s.cleaned { // an earlier run may have crashed
+		s.cleaned = true
+		s.running.Go(func() { // it takes as long as there are connections
+			n, err := s.ForgetAll(bindings)
+			s.Events.log.Debug("connections of an earlier run forgotten", "count", n)
+			s.post(func() { s.troubles.note(s.Events, time.Now(), "connection tracking", err) })
+		})
 	}
 	for _, port := range s.freed {
 		s.ports.release(port)
 	}
 	s.freed = nil
-}
-
-// forgetting is the state of what goes on beside the loop, as it takes as long as there are connections.
-type forgetting struct {
-	begun, running bool
-	again          []firewall.Binding // once more, with these, if not nil
-}
-
-// forgetConnections has the kernel forget the connections that lead to no proxy any more.
-func (s *Supervisor) forgetConnections(bindings []firewall.Binding) {
-	if s.forget.begun = true; s.life.Err() != nil {
-		return
-	}
-	if s.forget.running {
-		s.forget.again = append([]firewall.Binding{}, bindings...)
-		return
-	}
-	s.forget.running, s.forget.again = true, nil
-	s.running.Go(func() {
-		n, err := s.Forget(bindings)
-		s.post(func() {
-			s.Events.log.Debug("connections of ended proxies forgotten", "count", n)
-			s.troubles.note(s.Events, time.Now(), "connection tracking", err)
-			if s.forget.running = false; s.forget.again != nil {
-				s.forgetConnections(s.forget.again)
-			}
-		})
-	})
 }
 
 // process finds a generation; nil when it has ended since.

@@ -36,6 +36,7 @@ type machine struct {
 	rulesErr  error
 	bindings  []firewall.Binding
 	fwErr     error
+	forgotten []uint16      // ports of proxies whose connections are
 	rest      time.Duration // that a write takes on when it is in force
 	restErr   error
 	fence     string
@@ -254,13 +255,13 @@ func (p *fakeProxy) Current() error {
 }
 func (p *fakeProxy) Stop() { p.gone("stop", nil) }
 func (p *fakeProxy) Kill() { p.gone("kill", nil) }
-func (p *fakeProxy) Clients() (int, error) {
+func (p *fakeProxy) Clients() ([]netip.AddrPort, error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if p.idle {
-		return 0, nil
+		return nil, nil
 	}
-	return 1, nil
+	return []netip.AddrPort{netip.AddrPortFrom(p.policy.Addr, 40000)}, nil
 }
 
 func (p *fakeProxy) gone(how string, err error) {
@@ -318,7 +319,16 @@ func run(t *testing.T, f func(m *machine)) {
 				return nil, errors.New("no such host " + name)
 			},
 			ReadListeners: func() (tinyproxy.Listeners, error) { return nil, nil },
-			Firewall:      m, Forget: func([]firewall.Binding) (int, error) { return 0, nil }, Proxies: m, Users: new(tinyproxy.Identities),
+			Forget: func(to netip.AddrPort, from []netip.AddrPort) error {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if len(from) > 0 {
+					m.forgotten = append(m.forgotten, to.Port())
+				}
+				return nil
+			},
+			ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
+			Firewall:  m, Proxies: m, Users: new(tinyproxy.Identities),
 			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second, Look: 30 * time.Second, Rest: func() {},
 			Notify: func(state string) {
 				m.mu.Lock()

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -96,20 +97,23 @@ func (s *Supervisor) run(ctx context.Context, p *process) {
 	}
 	s.post(func() { s.cameUp(p, proxy) })
 	proxy.WhenDone(func() { gone(proxy.Err()) })
-	context.AfterFunc(ctx, func() { p.order.carryOut(proxy) }) // also if it was abandoned while it came up
+	context.AfterFunc(ctx, func() { s.carryOut(p, proxy) }) // also if it was abandoned while it came up
 }
 
-// carryOut returns when the process has ended.
-func (o order) carryOut(proxy Proxy) {
-	switch o.Ending {
-	case Gently:
+// carryOut ends a process as ordered. Clients whose vif has gone cannot be told, so that their connections are to be
+// forgotten.
+func (s *Supervisor) carryOut(p *process, proxy Proxy) {
+	if p.order.Ending == Soon {
+		finish(proxy, p.order.heard)
+	}
+	clients, err := proxy.Clients()
+	if p.order.Ending == Gently {
 		proxy.Stop()
-	case Soon:
-		finish(proxy, o.heard)
-		fallthrough
-	case Now:
+	} else {
 		proxy.Kill()
 	}
+	err = errors.Join(err, s.Forget(netip.AddrPortFrom(p.Policy.Bind, p.Port), clients))
+	s.post(func() { s.troubles.note(s.Events, time.Now(), "connection tracking", err) })
 }
 
 // finish waits until a proxy that no new connection comes to has answered what it was asked. A tunnel or a download
@@ -119,7 +123,7 @@ func finish(proxy Proxy, heard time.Time) {
 	defer tick.Stop()
 	over := time.After(grace(time.Since(heard)))
 	for {
-		if clients, err := proxy.Clients(); err != nil || clients == 0 {
+		if clients, err := proxy.Clients(); err != nil || len(clients) == 0 {
 			return
 		}
 		select {
@@ -324,7 +328,7 @@ func (s *Supervisor) pollRetired(now time.Time) {
 				continue
 			}
 			clients, err := p.proxy.Clients()
-			p.Idle = err == nil && clients == 0
+			p.Idle = err == nil && len(clients) == 0
 			s.due.drain = now.Add(drainPoll)
 		}
 	}

@@ -36,11 +36,11 @@ type Proxies interface {
 type Proxy interface {
 	PID() int
 	Done() <-chan struct{}
-	WhenDone(func())       // called when Done is closed
-	Err() error            // why it ended
-	Stop()                 // asks it to end, then makes it; returns when nothing of it is left
-	Kill()                 // the same without asking
-	Clients() (int, error) // established connections of its AppVM
+	WhenDone(func())                    // called when Done is closed
+	Err() error                         // why it ended
+	Stop()                              // asks it to end, then makes it; returns when nothing of it is left
+	Kill()                              // the same without asking
+	Clients() ([]netip.AddrPort, error) // the far ends of its AppVM's connections
 	// Listens is nil if the kernel says that its port is its own.
 	Listens(tinyproxy.Listeners) error
 	Current() error // it is the one that serves: what is on disk under the AppVM's name tells of it
@@ -55,7 +55,8 @@ type Config struct {
 	ReadListeners func() (tinyproxy.Listeners, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	Firewall      firewall.Backend
-	Forget        func([]firewall.Binding) (int, error) // connections that lead nowhere, see firewall.Config
+	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see firewall.Forget
+	ForgetAll     func([]firewall.Binding) (int, error)                // those that lead nowhere, see firewall.Config
 	Proxies       Proxies
 	Users         *tinyproxy.Identities // as Proxies starts them
 	Confined      control.Confinement   // how Proxies are confined
@@ -131,8 +132,8 @@ type Supervisor struct {
 	troubles  troubles
 	waiters   []*waiter
 	hosts     map[string]*host
-	fenced    firewall.Fence // as last written
-	forget    forgetting
+	fenced    firewall.Fence    // as last written
+	cleaned   bool              // what an earlier run left in connection tracking is forgotten
 	refused   map[uint32]uint64 // by the fence, by uid
 	ready     bool              // and systemd knows
 	summary   string            // as last told to systemd

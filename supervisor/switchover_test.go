@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,9 @@ func TestRequestsUnderWayAreAnswered(t *testing.T) {
 		m.file("social.10.137.0.1", "b")
 		m.after(1250 * time.Millisecond)
 		m.expect(m.after(15*time.Millisecond), "kill :4")
+		if m.set(func() {}); !slices.Equal(m.forgotten, []uint16{2, 3, 4}) {
+			t.Errorf("connections to %d are forgotten, want those of the processes that still had some", m.forgotten)
+		}
 	})
 }
 

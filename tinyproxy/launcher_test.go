@@ -102,19 +102,22 @@ func TestLifeOfAProxy(t *testing.T) {
 		}
 	})
 	t.Run("clients", func(t *testing.T) {
-		awaitClients := func(want int) {
-			for ctx, n := bounded(t), -1; n != want; {
-				var err error
-				if n, err = p.Clients(); err != nil || ctx.Err() != nil {
-					t.Fatalf("%d clients, want %d: %v", n, want, err)
+		awaitClients := func(want ...string) {
+			for ctx := bounded(t); ; {
+				clients, err := p.Clients()
+				if fmt.Sprint(clients) == fmt.Sprint(want) {
+					return
+				}
+				if err != nil || ctx.Err() != nil {
+					t.Fatalf("clients %v, want %v: %v", clients, want, err)
 				}
 			}
 		}
-		awaitClients(0)
+		awaitClients()
 		conn := dial(t, spec.Listen)
-		awaitClients(1)
+		awaitClients(conn.LocalAddr().String())
 		conn.Close()
-		awaitClients(0)
+		awaitClients()
 	})
 	t.Run("switch", func(t *testing.T) {
 		spec := newSpec(l, "social", 61001)

@@ -153,28 +153,28 @@ func (p *Proxy) Listens(all Listeners) error {
 	return e
 }
 
-// Clients returns the number of client connections on the proxy's port that may still carry data: those
-// open, being opened, and closed by the client only.
-func (p *Proxy) Clients() (int, error) {
+// Clients returns the far ends of connections on the proxy's port that may still carry data: those open, being opened,
+// and closed by the client only.
+func (p *Proxy) Clients() (clients []netip.AddrPort, err error) {
 	const states = 1<<tcpEstablished | 1<<tcpSynRecv | 1<<tcpCloseWait
-	n := 0
 	all, err := sockets(p.Spec.Listen, states, unix.NLM_F_DUMP)
 	for _, s := range all {
 		if s.local == p.Spec.Listen {
-			n++
+			clients = append(clients, s.remote)
 		}
 	}
 	if err != nil {
-		return 0, fmt.Errorf("count clients of the proxy for %s: %w", p.Spec.Name, err)
+		return nil, fmt.Errorf("list clients of the proxy for %s: %w", p.Spec.Name, err)
 	}
-	return n, nil
+	return clients, nil
 }
 
 // socket is a TCP socket as the kernel describes it.
 type socket struct {
-	local netip.AddrPort
-	state uint8
-	uid   uint32
+	local  netip.AddrPort
+	remote netip.AddrPort
+	state  uint8
+	uid    uint32
 }
 
 // listener returns the socket that a SYN to addr would reach: of that address or of all; nil if none.
@@ -210,9 +210,10 @@ func sockets(addr netip.AddrPort, states uint32, flags int) ([]socket, error) {
 			return nil, fmt.Errorf("sock_diag message of %d bytes", len(m))
 		}
 		found = append(found, socket{
-			state: m[1],
-			local: netip.AddrPortFrom(netip.AddrFrom4([4]byte(m[8:12])), binary.BigEndian.Uint16(m[4:6])),
-			uid:   binary.NativeEndian.Uint32(m[64:68]),
+			state:  m[1],
+			local:  netip.AddrPortFrom(netip.AddrFrom4([4]byte(m[8:12])), binary.BigEndian.Uint16(m[4:6])),
+			remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte(m[24:28])), binary.BigEndian.Uint16(m[6:8])),
+			uid:    binary.NativeEndian.Uint32(m[64:68]),
 		})
 	}
 	return found, nil
