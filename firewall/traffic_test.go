@@ -433,7 +433,7 @@ func TestForget(t *testing.T) {
 		if _, who, err := a.dial(5001, gateway+":8100"); !closedOut(err) {
 			t.Errorf("what was not: %q, %v", who, err)
 		}
-		must(t, Forget(personal.To, clients)) // half of it is gone
+		must(t, Forget(personal.To, clients))                                                   // half of it is gone
 		must(t, Forget(personal.To, []netip.AddrPort{netip.AddrPortFrom(personal.Addr, 5003)})) // is not the old proxy's
 		if who, err := ask(open); who != "a's new proxy" {
 			t.Errorf("an open connection: %q, %v", who, err)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,26 +77,20 @@ func attach(t testing.TB, name, ip string) netlink.Link {
 	return l
 }
 
-// observer reads only when Watch woke it, as the supervisor does.
+// observer reads only when Watch woke it, and what the hint says, as the supervisor does.
 type observer struct {
-	woken  chan struct{}
-	wakes  atomic.Int32
+	woken  chan Hint
 	ended  chan error
 	cancel context.CancelFunc
+	last   Snapshot
 }
 
-func (o *observer) wake() {
-	o.wakes.Add(1)
-	select {
-	case o.woken <- struct{}{}:
-	default:
-	}
-}
+func (o *observer) wake(h Hint) { o.woken <- h }
 
-func observe(t *testing.T, watch func(context.Context, func()) error) *observer {
+func observe(t *testing.T, watch func(context.Context, func(Hint)) error) *observer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	o := &observer{woken: make(chan struct{}, 1), ended: make(chan error, 1), cancel: cancel}
+	o := &observer{woken: make(chan Hint, 1000), ended: make(chan error, 1), cancel: cancel}
 	go func() { o.ended <- watch(ctx, o.wake) }()
 	t.Cleanup(func() {
 		cancel()
@@ -110,24 +103,36 @@ func observe(t *testing.T, watch func(context.Context, func()) error) *observer 
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func watchKernel(ctx context.Context, wake func()) error { return Watch(ctx, discard(), wake) }
+func watchKernel(ctx context.Context, wake func(Hint)) error { return Watch(ctx, discard(), wake) }
 
-// until waits for the wake after which Read says want.
+// until waits for the wake after which Read, or what there is without it, says want.
 func (o *observer) until(t *testing.T, want string) {
 	t.Helper()
-	last := ""
 	for giveUp := time.After(time.Minute); ; {
 		select {
-		case <-o.woken:
+		case h := <-o.woken:
+			o.heed(t, h)
 		case <-giveUp:
-			t.Fatalf("no wake any more, and the last Snapshot was:\n%swant:\n%s", last, want)
+			t.Fatalf("no wake any more, and the last Snapshot was:\n%swant:\n%s", o.last, want)
 		}
-		s, err := Read()
-		check(t, err)
-		if last = s.String(); last == want {
+		if o.last.String() == want {
 			return
 		}
 	}
+}
+
+func (o *observer) heed(t *testing.T, h Hint) {
+	t.Helper()
+	if !o.last.Touches(h) {
+		found, err := Look(h)
+		check(t, err)
+		if len(found) == 0 {
+			return
+		}
+	}
+	var err error
+	o.last, err = Read()
+	check(t, err)
 }
 
 func TestRead(t *testing.T) {
@@ -304,7 +309,7 @@ func TestQuietEvents(t *testing.T) {
 	for buf := make([]byte, bufferSize); ; quiet++ {
 		n, err := events.Read(buf)
 		check(t, err)
-		if f.concerns(buf[:n]) {
+		if f.concerns(buf[:n]) != nil {
 			down, err := decodeLink(buf[unix.SizeofNlMsghdr:n])
 			if want := (link{int32(l.Attrs().Index), "vif2.0", false}); err != nil || down != want {
 				t.Errorf("the first event to wake somebody was about %+v, %v; want %+v", down, err, want)
@@ -346,7 +351,7 @@ func TestOverflow(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	wakes := 0
-	err := watch(ctx, discard(), func() {
+	err := watch(ctx, discard(), func(Hint) {
 		if wakes++; wakes == 1 {
 			for i := range vms {
 				attach(t, vifName(20+i, 0), fmt.Sprintf("10.137.2.%d", i))
@@ -368,7 +373,7 @@ func TestOverflow(t *testing.T) {
 // TestClosedSubscription takes the socket away under Watch.
 func TestClosedSubscription(t *testing.T) {
 	opened := make(chan io.Closer, 10)
-	o := observe(t, func(ctx context.Context, wake func()) error {
+	o := observe(t, func(ctx context.Context, wake func(Hint)) error {
 		return watch(ctx, discard(), wake, func() (io.ReadCloser, error) {
 			events, err := subscribe(queueSize)
 			opened <- events

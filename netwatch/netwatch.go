@@ -11,7 +11,8 @@
 // does anything wait for the carrier, which the guest switches on and off as it likes.
 //
 // Two functions, and no state shared between them: [Read] asks the kernel for everything and returns a
-// [Snapshot]; [Watch] says when to Read again. Events are hints and are never data. Snapshots are assembled
+// [Snapshot]; [Watch] says when to Read again. Events are hints and are never data; a [Hint] says where to [Look]
+// first, or that there is no need to Read. Snapshots are assembled
 // from three dumps that are not one atomic reading, and events get lost when the kernel's queue overflows:
 // neither matters, because whatever changes after the subscription causes an event, or an overflow, and with
 // either of them a new Read.
@@ -32,6 +33,8 @@ type AppVM struct {
 	Addr    netip.Addr // its IPv4 address
 	Gateway netip.Addr // first primary IPv4 address of its vif, of its newest vif when it has several
 	Vifs    []string   // sorted by domid, then devid. An HVM has two: its own, and its stub domain's
+
+	links []int32 // indexes of Vifs
 }
 
 // Snapshot is every connected AppVM at one moment, sorted by Addr.
@@ -51,6 +54,13 @@ func (s Snapshot) Find(addr netip.Addr) (AppVM, bool) {
 		return AppVM{}, false
 	}
 	return s[i], true
+}
+
+// Touches tells whether a Hint is about an AppVM of s. If not, and [Look] finds nothing there, s is still true.
+func (s Snapshot) Touches(h Hint) bool {
+	return h == Hint{} || slices.ContainsFunc(s, func(vm AppVM) bool {
+		return vm.Addr == h.Host || slices.Contains(vm.links, h.Link)
+	})
 }
 
 // maxDomid is DOMID_FIRST_RESERVED of Xen's public/xen.h, 0x7ff0. vif-route-qubes subtracts the domid from it
@@ -113,17 +123,19 @@ func connected(links []link, addrs []address, routes []route) Snapshot {
 	leads = slices.Compact(leads) // the same route with another metric or TOS is listed once more
 
 	snapshot := make(Snapshot, 0, len(leads))
-	names := make([]string, 0, len(leads)) // of all, to be cut in pieces
+	names, indexes := make([]string, 0, len(leads)), make([]int32, 0, len(leads)) // of all, to be cut in pieces
 	for len(leads) > 0 {
 		addr, newest, first := leads[0].dst, leads[0].vif, len(names)
 		for len(leads) > 0 && leads[0].dst == addr {
 			if leads[0].index > newest.index {
 				newest = leads[0].vif
 			}
-			names = append(names, leads[0].name)
+			names, indexes = append(names, leads[0].name), append(indexes, leads[0].index)
 			leads = leads[1:]
 		}
-		snapshot = append(snapshot, AppVM{Addr: addr, Gateway: newest.gateway, Vifs: slices.Clip(names[first:])})
+		snapshot = append(snapshot, AppVM{
+			Addr: addr, Gateway: newest.gateway, Vifs: slices.Clip(names[first:]), links: slices.Clip(indexes[first:]),
+		})
 	}
 	return snapshot
 }

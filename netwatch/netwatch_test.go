@@ -258,7 +258,7 @@ func TestConnected(t *testing.T) {
 
 func TestEqual(t *testing.T) {
 	vm := func(addr, gateway string, vifs ...string) AppVM {
-		return AppVM{netip.MustParseAddr(addr), netip.MustParseAddr(gateway), vifs}
+		return AppVM{Addr: netip.MustParseAddr(addr), Gateway: netip.MustParseAddr(gateway), Vifs: vifs}
 	}
 	different := []Snapshot{
 		nil,

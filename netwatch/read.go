@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -26,24 +27,46 @@ var errInterrupted = errors.New("the table kept changing while it was read")
 
 // Read asks the kernel which AppVMs are connected, in the network namespace of the calling thread. An error
 // means that this could not be found out; it never means that there are none.
-func Read() (Snapshot, error) {
+func Read() (Snapshot, error) { return read(0) }
+
+// Look asks for no more than the AppVM, or the several, that a Hint is about. If there is none, either there never was
+// one, or what [Snapshot.Touches] tells of has changed.
+func Look(h Hint) (Snapshot, error) {
+	found, err := read(h.Link)
+	if errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	return found, err
+}
+
+// read asks about all links, or about one.
+func read(index int32) (Snapshot, error) {
 	d, err := newDumper()
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
-	addrs, err := dump(d, "IPv4 addresses", unix.RTM_GETADDR, unix.AF_INET,
-		make([]byte, unix.SizeofIfAddrmsg), decodeAddress)
+	// With strict checking the kernel sends only what has this link, table and type.
+	filter := make([]byte, unix.SizeofIfAddrmsg)
+	binary.NativeEndian.PutUint32(filter[4:], uint32(index))
+	addrs, err := dump(d, "IPv4 addresses", unix.RTM_GETADDR, unix.AF_INET, filter, decodeAddress)
 	if err != nil {
 		return nil, err
 	}
-	// With strict checking the kernel sends only the routes that have this table and type.
-	filter := make([]byte, unix.SizeofRtMsg)
+	filter = make([]byte, unix.SizeofRtMsg)
 	filter[4], filter[7] = unix.RT_TABLE_MAIN, unix.RTN_UNICAST
+	if index != 0 {
+		filter = binary.NativeEndian.AppendUint16(filter, unix.SizeofRtAttr+4)
+		filter = binary.NativeEndian.AppendUint16(filter, unix.RTA_OIF)
+		filter = binary.NativeEndian.AppendUint32(filter, uint32(index))
+	}
 	routes, err := dump(d, "IPv4 routes", unix.RTM_GETROUTE, unix.AF_INET, filter, decodeRoute)
 	// The main table is made with its first route (inet_dump_fib in net/ipv4/fib_frontend.c).
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, err
+	}
+	if index != 0 { // where the kernel has sent all
+		routes = slices.DeleteFunc(routes, func(r route) bool { return r.oif != index })
 	}
 	links, err := d.linksOf(routes)
 	if err != nil {

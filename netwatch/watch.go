@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -19,13 +20,19 @@ const queueSize = 4 << 20
 // The time between subscriptions that fail one after another. The first is renewed at once.
 const minDelay, maxDelay = 100 * time.Millisecond, 10 * time.Second
 
+// Hint says where something may have changed: about a link, or a host that a route leads to. The zero Hint is anywhere.
+type Hint struct {
+	Link int32 // index; 0 in the zero Hint, and where a route leads nowhere
+	Host netip.Addr
+}
+
 // Watch calls wake when what [Read] returns may have changed, in the network namespace of the calling thread,
 // and once when it has subscribed. It may call it needlessly. wake must not block.
 //
 // Lost events, and whatever else goes wrong with the subscription, are logged and answered with a new
 // subscription and then a wake. Watch returns nil when ctx ends; an error means that this process is not
 // allowed to subscribe.
-func Watch(ctx context.Context, log *slog.Logger, wake func()) error {
+func Watch(ctx context.Context, log *slog.Logger, wake func(Hint)) error {
 	return watch(ctx, log, wake, func() (io.ReadCloser, error) { return subscribe(queueSize) }, readLinks)
 }
 
@@ -39,7 +46,7 @@ func subscribe(queueSize int) (io.ReadCloser, error) {
 }
 
 // watch renews the subscription as long as ctx lasts.
-func watch(ctx context.Context, log *slog.Logger, wake func(),
+func watch(ctx context.Context, log *slog.Logger, wake func(Hint),
 	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) error {
 	delay := time.Duration(0)
 	for {
@@ -68,7 +75,7 @@ func watch(ctx context.Context, log *slog.Logger, wake func(),
 
 // follow subscribes and passes events on until that fails, as it does at the end of ctx. It reports whether
 // any event arrived.
-func follow(ctx context.Context, wake func(),
+func follow(ctx context.Context, wake func(Hint),
 	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) (heard bool, err error) {
 	events, err := subscribe()
 	if err != nil {
@@ -82,15 +89,15 @@ func follow(ctx context.Context, wake func(),
 	// this moment is in the list, or in the queue, or in both.
 	links, err := list()
 	f := newFilter(links, err == nil)
-	wake()
+	wake(Hint{})
 	for buf := make([]byte, bufferSize); ; {
 		n, err := events.Read(buf)
 		if err != nil {
 			return heard, err
 		}
 		heard = true
-		if f.concerns(buf[:n]) {
-			wake()
+		for _, hint := range f.concerns(buf[:n]) {
+			wake(hint)
 		}
 	}
 }
@@ -118,41 +125,52 @@ func onlyVif(l link) link {
 	return l
 }
 
-// concerns reports whether a datagram of events may be about a change of the Snapshot.
-func (f *filter) concerns(datagram []byte) bool {
+// concerns returns what a datagram of events hints at.
+func (f *filter) concerns(datagram []byte) (hints []Hint) {
 	messages, err := syscall.ParseNetlinkMessage(datagram)
-	concerns := err != nil
-	for _, m := range messages {
-		concerns = f.learn(m.Header.Type, m.Data) || concerns
+	if err != nil {
+		hints = append(hints, Hint{})
 	}
-	return concerns
+	for _, m := range messages {
+		if hint, concerns := f.learn(m.Header.Type, m.Data); concerns {
+			hints = append(hints, hint)
+		}
+	}
+	return hints
 }
 
-// learn takes note of one event and reports the same as concerns.
-func (f *filter) learn(kind uint16, body []byte) bool {
+// learn takes note of one event, and reports whether it may be about a change of the Snapshot, and where.
+func (f *filter) learn(kind uint16, body []byte) (hint Hint, concerns bool) {
 	switch fam := family(body); {
 	// A bridge reports about its ports with the same types, and family AF_BRIDGE.
 	case fam == unix.AF_UNSPEC && (kind == unix.RTM_NEWLINK || kind == unix.RTM_DELLINK):
 		l, err := decodeLink(body)
 		if err != nil {
-			return true
+			return Hint{}, true
 		}
+		hint.Link = l.index
 		before, known := f.links[l.index]
 		now := onlyVif(l)
 		if kind == unix.RTM_NEWLINK {
 			f.links[l.index] = now
-			return now != before || !known && !f.complete
+			return hint, now != before || !known && !f.complete
 		}
 		delete(f.links, l.index)
-		return now != link{} || before != link{} || !known && !f.complete
+		return hint, now != link{} || before != link{} || !known && !f.complete
 	case fam == unix.AF_INET && (kind == unix.RTM_NEWADDR || kind == unix.RTM_DELADDR):
 		a, err := decodeAddress(body)
+		if err != nil {
+			return Hint{}, true
+		}
 		l, known := f.links[a.index]
-		return err != nil || !known || l != link{}
+		return Hint{Link: a.index}, !known || l != link{}
 	case fam == unix.AF_INET && (kind == unix.RTM_NEWROUTE || kind == unix.RTM_DELROUTE):
 		// Whatever its link: when one route replaces another, there is an event about the new one only.
 		r, err := decodeRoute(body)
-		return err != nil || r.toHost()
+		if err != nil {
+			return Hint{}, true
+		}
+		return Hint{r.oif, r.dst}, r.toHost()
 	}
-	return false
+	return Hint{}, false
 }

@@ -100,10 +100,10 @@ func TestFilter(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := newFilter(known, true).concerns(test.datagram); got != test.known {
+			if got := newFilter(known, true).concerns(test.datagram) != nil; got != test.known {
 				t.Errorf("links known: concerns = %v, want %v", got, test.known)
 			}
-			if got := newFilter(nil, false).concerns(test.datagram); got != test.unknown {
+			if got := newFilter(nil, false).concerns(test.datagram) != nil; got != test.unknown {
 				t.Errorf("links unknown: concerns = %v, want %v", got, test.unknown)
 			}
 		})
@@ -145,7 +145,7 @@ func TestWatchNeverSpins(t *testing.T) {
 				var out bytes.Buffer
 				attempts := 0
 				start := time.Now()
-				err := watch(ctx, slog.New(slog.NewTextHandler(&out, nil)), func() {},
+				err := watch(ctx, slog.New(slog.NewTextHandler(&out, nil)), func(Hint) {},
 					func() (io.ReadCloser, error) { attempts++; return subscribe() }, noLinks)
 				if err != nil {
 					t.Error(err)
@@ -167,7 +167,7 @@ func TestWatchNeverSpins(t *testing.T) {
 
 func TestWatchThatCanNeverWork(t *testing.T) {
 	for _, never := range []error{unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EPERM, unix.EACCES} {
-		err := watch(t.Context(), slog.New(slog.DiscardHandler), func() { t.Error("wake without subscription") },
+		err := watch(t.Context(), slog.New(slog.DiscardHandler), func(Hint) { t.Error("wake without subscription") },
 			func() (io.ReadCloser, error) { return nil, never }, noLinks)
 		if !errors.Is(err, never) || !strings.Contains(err.Error(), "RestrictAddressFamilies") {
 			t.Errorf("watch = %v, want %v and its remedy", err, never)
@@ -206,7 +206,7 @@ func FuzzEvents(f *testing.F) {
 			}
 			if l, err := decodeLink(body); err == nil && family(body) == unix.AF_UNSPEC {
 				events.learn(unix.RTM_NEWLINK, body)
-				if events.learn(unix.RTM_NEWLINK, body) {
+				if _, again := events.learn(unix.RTM_NEWLINK, body); again {
 					t.Errorf("the same event about link %d concerned twice", l.index)
 				}
 			}

@@ -45,32 +45,24 @@ func (d *Desired) wanted() bool { return d.connected() && !d.Held }
 func desired(in Inputs, cache policyCache) []*Desired {
 	byAddr := make(map[netip.Addr]*Desired, len(in.Rules.Files))
 	all := make([]*Desired, 0, len(in.Rules.Files))
-	add := func(name string, addr netip.Addr) *Desired {
-		if d := byAddr[addr]; d != nil && addr.IsValid() {
-			return d // a second refused file for one address: the first in order stands for both, each names the other
+	add := func(d *Desired) *Desired {
+		if other := byAddr[d.Addr]; other != nil && d.Addr.IsValid() {
+			return other // a second refused file for one address: the first in order stands for both, each names the other
 		}
-		link, _ := in.Links.Find(addr)
-		d := &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Held: in.Held[addr]}
-		byAddr[addr] = d
+		byAddr[d.Addr] = d
 		all = append(all, d)
 		return d
 	}
 	for _, file := range in.Rules.Files {
-		d := add(file.Name, file.Addr)
-		if d.Err = in.Rules.TemplateErr; d.Err != nil {
-			continue
-		}
-		bind := d.Bind
-		if !d.connected() {
-			bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
-		}
-		d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policyInput{bind, in.Binary, in.Restarts[d.Addr]})
+		link, _ := in.Links.Find(file.Addr)
+		add(in.desiredOf(file, link, cache))
 	}
 	for _, refused := range in.Rules.Refused {
 		if refused.Name == "" {
 			continue // no AppVM's row to show it in: among the general problems
 		}
-		if d := add(refused.Name, refused.Addr); d.Err == nil {
+		link, _ := in.Links.Find(refused.Addr)
+		if d := add(in.appVM(refused.Name, refused.Addr, link)); d.Err == nil {
 			d.Policy, d.Err = nil, refused.Err
 		}
 	}
@@ -78,6 +70,24 @@ func desired(in Inputs, cache policyCache) []*Desired {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr))
 	})
 	return all
+}
+
+// desiredOf is what should be there for the AppVM of a rule file, connected as given.
+func (in Inputs) desiredOf(file rules.File, link netwatch.AppVM, cache policyCache) *Desired {
+	d := in.appVM(file.Name, file.Addr, link)
+	if d.Err = in.Rules.TemplateErr; d.Err != nil {
+		return d
+	}
+	bind := d.Bind
+	if !d.connected() {
+		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
+	}
+	d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policyInput{bind, in.Binary, in.Restarts[d.Addr]})
+	return d
+}
+
+func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
+	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Held: in.Held[addr]}
 }
 
 // policyCache holds the last policy of each AppVM, as long as rule file and template are the same and nothing else is

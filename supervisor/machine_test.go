@@ -31,6 +31,8 @@ type machine struct {
 
 	mu        sync.Mutex
 	links     netwatch.Snapshot
+	looks     int // at one AppVM's links
+	reads     int // of all
 	linksErr  error
 	dir       string
 	rulesErr  error
@@ -289,7 +291,17 @@ func run(t *testing.T, f func(m *machine)) {
 			ReadLinks: func() (netwatch.Snapshot, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
+				m.reads++
 				return m.links, m.linksErr
+			},
+			LookAtLinks: func(h netwatch.Hint) (netwatch.Snapshot, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				m.looks++
+				if vm, ok := m.links.Find(h.Host); ok {
+					return netwatch.Snapshot{vm}, m.linksErr
+				}
+				return nil, m.linksErr
 			},
 			ReadRules: func() (rules.Set, error) {
 				m.mu.Lock()
@@ -371,7 +383,14 @@ func (m *machine) remove(name string) {
 
 // connect makes the connected AppVMs those given as "vif1.0 10.137.0.1".
 func (m *machine) connect(vifs ...string) {
+	m.link(vifs...)
+	m.Wake(Links)
+}
+
+// link is connect without a word to the loop.
+func (m *machine) link(vifs ...string) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.links = nil
 	for _, v := range vifs {
 		vif, addr, _ := strings.Cut(v, " ")
@@ -382,8 +401,7 @@ func (m *machine) connect(vifs ...string) {
 		}
 		m.links = append(m.links, netwatch.AppVM{Addr: ip, Gateway: gateway, Vifs: []string{vif}})
 	}
-	m.mu.Unlock()
-	m.Wake(Links)
+	slices.SortFunc(m.links, func(a, b netwatch.AppVM) int { return a.Addr.Compare(b.Addr) })
 }
 
 // after lets time pass and returns what was done in it.

@@ -50,14 +50,18 @@ type order struct {
 func (s *Supervisor) actual() []*Actual {
 	all := make([]*Actual, 0, len(s.vms))
 	for _, vm := range s.vms {
-		a := &Actual{Addr: vm.addr, Good: vm.good, Failures: vm.failures}
-		for _, p := range vm.processes {
-			a.Generations = append(a.Generations, p.Generation)
-		}
-		all = append(all, a)
+		all = append(all, vm.actual())
 	}
 	slices.SortFunc(all, func(a, b *Actual) int { return a.Addr.Compare(b.Addr) })
 	return all
+}
+
+func (vm *appVM) actual() *Actual {
+	a := &Actual{Addr: vm.addr, Good: vm.good, Failures: vm.failures}
+	for _, p := range vm.processes {
+		a.Generations = append(a.Generations, p.Generation)
+	}
+	return a
 }
 
 // start begins a generation. That its proxy is ready, and that it has ended or never came up, comes by mail.

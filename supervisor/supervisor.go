@@ -49,6 +49,7 @@ type Proxy interface {
 // Config is what a Supervisor works with.
 type Config struct {
 	ReadLinks     func() (netwatch.Snapshot, error)
+	LookAtLinks   func(netwatch.Hint) (netwatch.Snapshot, error)
 	ReadRules     func() (rules.Set, error)
 	ReadBinary    func() (tinyproxy.Binary, error)
 	ReadResolvers func() ([]netip.Addr, error)
@@ -160,6 +161,9 @@ func New(c Config) *Supervisor {
 // Wake tells the loop to look again. It never blocks and may be called from anywhere, also before Run.
 func (s *Supervisor) Wake(r Reason) { s.waker.wake(r) }
 
+// Hint is Wake(Links) where it is known where to look.
+func (s *Supervisor) Hint(h netwatch.Hint) { s.waker.hint(h) }
+
 // Run reconciles until ctx ends, then takes everything away. Its error is of that taking away.
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.done)
@@ -212,7 +216,7 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 		s.due.everything = now.Add(s.Look)
 		return
 	}
-	if reasons.has(Links) {
+	if reasons.has(Links) || s.heed(reasons.hints, now) {
 		s.due.links = now
 	}
 	if reasons.has(Rules) {

@@ -3,9 +3,12 @@ package supervisor
 import (
 	"sync"
 	"time"
+
+	"vifproxy/netwatch"
 )
 
-// Reason says which input may have changed. It carries no data: whoever is woken reads the whole input again.
+// Reason says which input may have changed. It carries no data: whoever is woken reads the input again, whole, but for
+// Hints.
 type Reason uint32
 
 const (
@@ -28,8 +31,12 @@ type waker struct {
 // woken is what the loop is woken with.
 type woken struct {
 	Reason
-	first, last time.Time // when somebody said Rules: the loop may have been busy since
+	first, last time.Time       // when somebody said Rules: the loop may have been busy since
+	hints       []netwatch.Hint // where Links may differ, if that is not said
 }
+
+// mostHints is how many a busy loop keeps. More say that Links may differ anywhere.
+const mostHints = 32
 
 func newWaker() *waker { return &waker{slot: make(chan struct{}, 1)} }
 
@@ -46,6 +53,21 @@ func (w *waker) wake(r Reason) {
 	select {
 	case w.slot <- struct{}{}:
 	default:
+	}
+}
+
+// hint is wake where it is known where Links may differ.
+func (w *waker) hint(h netwatch.Hint) {
+	w.mu.Lock()
+	full := len(w.now.hints) == mostHints
+	if !full {
+		w.now.hints = append(w.now.hints, h)
+	}
+	w.mu.Unlock()
+	if full {
+		w.wake(Links)
+	} else {
+		w.wake(0)
 	}
 }
 

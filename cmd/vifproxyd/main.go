@@ -103,8 +103,9 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	var helpers sync.WaitGroup
 	var binary tinyproxy.Binary // as last seen
 	s := supervisor.New(supervisor.Config{
-		ReadLinks: netwatch.Read,
-		ReadRules: func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
+		ReadLinks:   netwatch.Read,
+		LookAtLinks: netwatch.Look,
+		ReadRules:   func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
 		ReadBinary: func() (tinyproxy.Binary, error) {
 			found, err := tinyproxy.Identify(o.tinyproxy)
 			if err == nil && found != binary {
@@ -146,7 +147,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		})
 	}
 	watch("netlink", func(ctx context.Context) error {
-		return netwatch.Watch(ctx, log, func() { s.Wake(supervisor.Links) })
+		return netwatch.Watch(ctx, log, s.Hint)
 	})
 	watch("rule directory", func(ctx context.Context) error {
 		return rules.Watch(ctx, log, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) })

@@ -1,0 +1,47 @@
+package supervisor
+
+import (
+	"slices"
+	"time"
+
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+)
+
+// What takes longest when an AppVM comes is tinyproxy's start, and what grows with the AppVMs is a round of the loop. So
+// the start comes first: where an event points, there is one look at that AppVM alone, and its process begins before
+// everything is read. The round that follows decides about all of it as if nothing had been done; nobody can connect to
+// the process before.
+
+// heed follows hints, and tells whether the connected AppVMs may be others than before.
+func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
+	for _, h := range hints {
+		if s.inputs.Links.Touches(h) {
+			stale = true
+			continue
+		}
+		found, err := s.LookAtLinks(h)
+		stale = stale || err != nil || len(found) > 0 // an error is for the reading of everything to report
+		for _, vm := range found {
+			s.startEarly(vm, now)
+		}
+	}
+	return stale
+}
+
+// startEarly starts what a plan for this AppVM alone would start.
+func (s *Supervisor) startEarly(link netwatch.AppVM, now time.Time) {
+	set := s.inputs.Rules
+	i := slices.IndexFunc(set.Files, func(f rules.File) bool { return f.Addr == link.Addr })
+	if i < 0 || slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == link.Addr }) {
+		return
+	}
+	have := &Actual{Addr: link.Addr}
+	if vm := s.vms[link.Addr]; vm != nil {
+		have = vm.actual()
+	}
+	var p Plan
+	p.appVM(s.inputs.desiredOf(set.Files[i], link, s.cache), have, now, s.Limits)
+	s.heard = now
+	s.startAll(p.Start, now)
+}

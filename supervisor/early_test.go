@@ -1,0 +1,93 @@
+package supervisor
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"vifproxy/netwatch"
+)
+
+// appears connects AppVMs and hints at one of them only.
+func (m *machine) appears(who string, vifs ...string) {
+	m.set(func() { m.looks, m.reads = 0, 0 })
+	m.link(vifs...)
+	m.Hint(netwatch.Hint{Link: 7, Host: netip.MustParseAddr(who)})
+	synctest.Wait()
+}
+
+func TestHintStartsBeforeAllIsRead(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.file("work.10.137.0.2", "b")
+		m.after(time.Second)
+		m.appears("10.137.0.1", "vif1.0 10.137.0.1")
+		m.expect(m.took(), "start social (10.137.0.1) at 10.138.1.1: a :1")
+		if m.looks != 1 || m.reads != 1 {
+			t.Errorf("%d looks at the AppVM, %d readings of all, want one of each", m.looks, m.reads)
+		}
+		m.expect(m.after(time.Second), "bind vif1.0 10.137.0.1 :1")
+
+		// What is known already is read with all others, which may have changed with it.
+		m.appears("10.137.0.1", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+		m.expect(m.after(time.Second), `start work (10.137.0.2) at 10.138.1.1: b :2
+			bind vif2.0 10.137.0.2 :2`)
+		if m.looks != 0 || m.reads != 1 {
+			t.Errorf("%d looks, %d readings, want one of all", m.looks, m.reads)
+		}
+	})
+}
+
+func TestHintAtNothingReadsNothing(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		m.appears("10.137.0.9")
+		if m.expect(m.after(time.Second), ""); m.looks != 1 || m.reads != 0 {
+			t.Errorf("%d looks, %d readings, want one look", m.looks, m.reads)
+		}
+		m.post(func() { // while the loop is busy
+			for range mostHints + 1 {
+				m.Hint(netwatch.Hint{Link: 7})
+			}
+		})
+		if m.after(time.Second); m.reads != 1 {
+			t.Errorf("more hints than are kept, and all was read %d times", m.reads)
+		}
+	})
+}
+
+// TestHintThatIsWrong: the AppVM has gone by the time when all is read.
+func TestHintThatIsWrong(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		there := netwatch.Snapshot{{Addr: netip.MustParseAddr("10.137.0.1"), Gateway: gateway, Vifs: []string{"vif1.0"}}}
+		m.post(func() {
+			m.LookAtLinks = func(netwatch.Hint) (netwatch.Snapshot, error) { return there, nil }
+		})
+		m.appears("10.137.0.1")
+		m.expect(m.after(time.Second), "start social (10.137.0.1) at 10.138.1.1: a :1\nstop :1")
+		if got := m.vm("social"); got.State != "waiting" {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// TestHintStartsNothingElse than a plan would.
+func TestHintStartsNothingElse(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.file("other.10.137.0.1", "b") // two for one address: both are refused
+		m.file("held.10.137.0.2", "c")
+		m.after(time.Second)
+		if _, err := m.Stop(m.ctx, []string{"held"}); err != nil {
+			t.Error(err)
+		}
+		m.appears("10.137.0.1", "vif1.0 10.137.0.1")
+		m.appears("10.137.0.2", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+		m.appears("10.137.0.3", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2", "vif3.0 10.137.0.3")
+		m.expect(m.after(time.Second), "")
+	})
+}
