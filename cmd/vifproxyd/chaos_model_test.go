@@ -19,13 +19,16 @@ import (
 // values that may have been read, in any combination with those of other inputs. What is certain at a
 // settled moment is exact.
 
-// universe is the hosts that clients ask for. No rule file ever permits the last one.
+// universe is the hosts that clients ask for. No rule file ever has a line for the last one.
 var universe = []string{
 	"a.example", "b.example", "c.example", "d.example", "e.example", "f.example",
 	"echo.example", "never.example",
 }
 
-const permittable = hosts(1<<7 - 1)
+const (
+	listable   = hosts(1<<7 - 1)
+	everything = hosts(1<<8 - 1)
+)
 
 // hosts is a subset of universe, a bit each.
 type hosts uint16
@@ -69,9 +72,18 @@ const (
 
 // content is a rule file or a template.
 type content struct {
-	kind    kind
-	permits hosts
-	text    string
+	kind  kind
+	lines hosts // a rule file's: what its lines match
+	open  bool  // a template's: what no line matches is permitted, and not the other way round
+	text  string
+}
+
+// under is what comes of a rule file under a template.
+func (c content) under(template content) policy {
+	if template.open {
+		return policy{true, everything &^ c.lines}
+	}
+	return policy{true, c.lines}
 }
 
 // appVM is one AppVM of the model.
@@ -119,8 +131,8 @@ func (m *model) setFiles(vm *appVM, change func(map[string]content)) {
 	if now.kind == absent {
 		vm.cut()
 	}
-	// Where lines are only added, connections go on; a file that is refused changes nothing.
-	if now.kind == good && !(len(m.template) == 1 && m.adds(vm, now.permits)) {
+	// Where more is permitted and nothing less, connections go on; a file that is refused changes nothing.
+	if now.kind == good && !(len(m.template) == 1 && m.adds(vm, now.under(m.template[0]).permits)) {
 		vm.disturbed = true
 	}
 	m.seen(vm, now)
@@ -226,10 +238,10 @@ func (m *model) possible(vm *appVM) map[policy]bool {
 		return map[policy]bool{nothing: true}
 	}
 	all := maps.Clone(vm.goods)
-	if slices.ContainsFunc(m.template, func(t content) bool { return t.kind == good }) {
+	for _, t := range m.template {
 		for _, c := range vm.read {
-			if c.kind == good {
-				all[policy{true, c.permits}] = true
+			if t.kind == good && c.kind == good {
+				all[c.under(t)] = true
 			}
 		}
 	}
@@ -249,7 +261,7 @@ func (m *model) must(vm *appVM) (all hosts, certain bool) {
 	if vm.disturbed || len(vm.vifs) == 0 {
 		return 0, false
 	}
-	all = permittable
+	all = everything
 	for p := range m.possible(vm) {
 		if p == nothing {
 			return 0, false
@@ -269,7 +281,7 @@ func (m *model) settle() {
 		case len(vm.vifs) == 0 || now.kind == absent:
 			vm.goods = map[policy]bool{nothing: true}
 		case now.kind == good && template.kind == good:
-			vm.goods = map[policy]bool{{true, now.permits}: true}
+			vm.goods = map[policy]bool{now.under(template): true}
 		default:
 			vm.goods = m.possible(vm)
 		}
@@ -352,7 +364,7 @@ func (m *model) matches(status control.Status) error {
 // TestModelOfChaos holds the model to what people expect, since the chaos run is worth no more than it.
 func TestModelOfChaos(t *testing.T) {
 	const a, b = hosts(1), hosts(2)
-	file := func(h hosts) content { return content{good, h, ""} }
+	file := func(h hosts) content { return content{kind: good, lines: h} }
 	bad := content{kind: misread}
 	type (
 		step  = func(*model, *appVM)
@@ -363,6 +375,7 @@ func TestModelOfChaos(t *testing.T) {
 	leave := func(m *model, vm *appVM) { vm.disconnect("vif1.0") }
 	come := func(m *model, vm *appVM) { vm.connect("vif1.0") }
 	crash := func(m *model, vm *appVM) { m.ends(); m.down = false }
+	open := func(m *model, vm *appVM) { m.setTemplate(content{kind: good, open: true}) }
 	for name, test := range map[string]struct {
 		steps     // after an AppVM has come and a was permitted
 		may, must hosts
@@ -378,6 +391,11 @@ func TestModelOfChaos(t *testing.T) {
 		"gone":                           {steps{leave, settle}, 0, 0, false},
 		"a flap may lose the last good":  {steps{write(bad), leave, come, settle}, a, 0, false},
 		"so does a crash, for certain":   {steps{write(bad), crash, settle}, 0, 0, false},
+		"who knows which template rules": {steps{open}, everything, 0, false},
+		"default allow":                  {steps{open, settle}, everything &^ a, everything &^ a, true},
+		"a line more forbids":            {steps{open, settle, write(file(a | b))}, everything &^ a, 0, false},
+		"a line less cuts nobody off":    {steps{open, settle, write(file(0))}, everything, everything &^ a, true},
+		"the last good has its template": {steps{write(bad), settle, open, settle}, a, a, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newModel("10.0.0.1")

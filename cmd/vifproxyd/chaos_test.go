@@ -137,7 +137,7 @@ func (c *chaos) begin() {
 	for _, vm := range c.court.vms {
 		c.plug(vm, lab.Complete)
 		if c.names[vm] != stranger {
-			c.write(vm, c.names[vm], c.someRules(permittable))
+			c.write(vm, c.names[vm], c.someRules(listable))
 		}
 	}
 	c.court.change(func(m *model) { m.down = true; m.ends() })
