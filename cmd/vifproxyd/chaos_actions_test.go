@@ -32,6 +32,7 @@ var actions = []struct {
 	{3, "half attach", (*chaos).halfAttach},
 	{14, "edit", (*chaos).edit},
 	{8, "add host", (*chaos).addHost},
+	{8, "flip tunnels", (*chaos).flipTunnels},
 	{6, "bad edit", (*chaos).badEdit},
 	{3, "write in place", (*chaos).writeInPlace},
 	{3, "remove", (*chaos).removeOne},

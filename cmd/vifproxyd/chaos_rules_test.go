@@ -77,6 +77,13 @@ func (c *chaos) addHost() string {
 	return c.write(vm, c.name(vm), c.someRules(lines|host))
 }
 
+// flipTunnels permits the host of the tunnels, or forbids it, with one line more or less and nothing else: only by
+// a tunnel is a process found out that lives on although it permits what is not permitted any more.
+func (c *chaos) flipTunnels() string {
+	vm := c.one()
+	return c.write(vm, c.name(vm), c.someRules(vm.now().lines^1<<echoHost))
+}
+
 func (c *chaos) badEdit() string {
 	vm := c.one()
 	bad := []content{

@@ -140,6 +140,7 @@ func (c *chaos) begin() {
 			c.write(vm, c.names[vm], c.someRules(listable))
 		}
 	}
+	c.setTemplate(c.someTemplate())
 	c.court.change(func(m *model) { m.down = true; m.ends() })
 	c.up(true)
 	c.settle()
