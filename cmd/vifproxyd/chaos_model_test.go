@@ -94,6 +94,7 @@ type appVM struct {
 	vifs  []string           // on which it is connected, in the order of domids
 
 	connected bool            // at some time since the last settled moment
+	held      map[bool]bool   // each may be so now: it is by `stop`, or not
 	goods     map[policy]bool // each may be what is remembered of it as its last good policy
 	disturbed bool            // by something that may cut its connections
 }
@@ -110,7 +111,7 @@ func newModel(ips ...string) *model {
 	for _, ip := range ips {
 		m.vms = append(m.vms, &appVM{
 			ip: netip.MustParseAddr(ip), files: map[string]content{},
-			read: []content{{}}, goods: map[policy]bool{nothing: true},
+			read: []content{{}}, held: map[bool]bool{false: true}, goods: map[policy]bool{nothing: true},
 		})
 	}
 	return m
@@ -138,8 +139,11 @@ func (m *model) setFiles(vm *appVM, change func(map[string]content)) {
 	m.seen(vm, now)
 }
 
-// seen notes that c is what there is to read for an AppVM.
+// seen notes that c is what there is to read for an AppVM. Without a file, it is not held either.
 func (m *model) seen(vm *appVM, c content) {
+	if c.kind == absent {
+		vm.held[false] = true
+	}
 	if m.down {
 		vm.read = nil // nobody has read what was there before
 	}
@@ -213,6 +217,20 @@ func (vm *appVM) disconnect(vif string) {
 	}
 }
 
+// mayHold notes that an AppVM is going to be held, or let go, or neither if the verb fails.
+func (vm *appVM) mayHold(held bool) {
+	vm.disturbed = vm.disturbed || !vm.held[held] || len(vm.held) > 1
+	vm.held[held] = true
+}
+
+// holds notes that an AppVM has been held, or let go, and that no other verb is under way. A stop may have come
+// when the file was gone and the daemon had not noticed yet; with the file, it forgets that.
+func (vm *appVM) holds(held bool) {
+	if vm.now().kind != absent {
+		vm.held = map[bool]bool{held: true}
+	}
+}
+
 // disturb notes something that may cut everybody's connections.
 func (m *model) disturb() {
 	for _, vm := range m.vms {
@@ -226,6 +244,7 @@ func (m *model) ends() {
 	m.template = m.template[len(m.template)-1:]
 	for _, vm := range m.vms {
 		vm.goods = map[policy]bool{nothing: true}
+		vm.held = map[bool]bool{false: true}
 		vm.read = []content{vm.now()}
 		vm.connected = len(vm.vifs) > 0
 		vm.disturbed = true
@@ -234,6 +253,18 @@ func (m *model) ends() {
 
 // possible is every policy that may be in force for an AppVM.
 func (m *model) possible(vm *appVM) map[policy]bool {
+	if !vm.held[false] {
+		return map[policy]bool{nothing: true}
+	}
+	all := m.unheld(vm)
+	if vm.held[true] {
+		all[nothing] = true
+	}
+	return all
+}
+
+// unheld is every policy that may be in force for an AppVM as soon as it is not held.
+func (m *model) unheld(vm *appVM) map[policy]bool {
 	if m.down || !vm.connected {
 		return map[policy]bool{nothing: true}
 	}
@@ -277,23 +308,33 @@ func (m *model) settle() {
 	template := m.template[len(m.template)-1]
 	for _, vm := range m.vms {
 		now := vm.now()
+		if now.kind == absent {
+			vm.held = map[bool]bool{false: true}
+		}
 		switch {
 		case len(vm.vifs) == 0 || now.kind == absent:
 			vm.goods = map[policy]bool{nothing: true}
-		case now.kind == good && template.kind == good:
+		case !vm.held[true] && now.kind == good && template.kind == good:
 			vm.goods = map[policy]bool{now.under(template): true}
 		default:
-			vm.goods = m.possible(vm)
+			vm.goods = m.unheld(vm)
 		}
 		vm.read, vm.connected, vm.disturbed = []content{now}, len(vm.vifs) > 0, false
 	}
 	m.template = []content{template}
 }
 
-// observe narrows down what an AppVM's last good policy is, by what it reached when all was settled.
+// observe narrows down what an AppVM's last good policy is, and whether it is held, by what it reached when all was
+// settled.
 func (m *model) observe(vm *appVM, seen policy) error {
 	if possible := m.possible(vm); !possible[seen] {
 		return fmt.Errorf("%s has %v, possible are %v", vm.ip, seen, slices.Collect(maps.Keys(possible)))
+	}
+	switch {
+	case seen != nothing:
+		vm.held = map[bool]bool{false: true}
+	case vm.held[true]: // so nobody knows what else would serve
+		return nil
 	}
 	vm.goods = map[policy]bool{seen: true}
 	return nil
@@ -301,10 +342,14 @@ func (m *model) observe(vm *appVM, seen policy) error {
 
 // row is what `show` says of an AppVM, as far as the inputs decide it.
 type row struct {
-	name   string
-	vifs   []string
-	states []string // one of them
-	err    bool
+	name      string
+	vifs      []string
+	standings []standing // one of them
+}
+
+type standing struct {
+	state string
+	err   bool
 }
 
 // rows is what `show` says when all is settled, by address.
@@ -319,24 +364,26 @@ func (m *model) rows() map[netip.Addr]row {
 		r := row{name: slices.Min(slices.Collect(maps.Keys(vm.files))), vifs: vm.vifs}
 		r.name = strings.TrimSuffix(r.name, "."+vm.ip.String())
 		here := len(vm.vifs) > 0
-		switch {
-		case now.kind == misread || template == misread:
-			r.err, r.states = true, []string{control.Refused}
-		case !here:
-			r.states = []string{control.Waiting}
-		case now.kind == misrun || template == misrun:
-			r.err, r.states = true, []string{control.Refused}
-		default:
-			r.states = []string{control.Running}
+		unread := now.kind == misread || template == misread
+		refused := unread || here && (now.kind == misrun || template == misrun)
+		if vm.held[true] { // then tinyproxy has not been asked
+			r.standings = append(r.standings, standing{control.Stopped, unread})
 		}
-		if possible := m.possible(vm); here && r.err { // then the last good policy serves, if there is one
-			r.states = nil
-			if possible[nothing] {
-				r.states = []string{control.Refused}
+		switch unheld := m.unheld(vm); {
+		case !vm.held[false]:
+		case here && refused: // then the last good policy serves, if there is one
+			if unheld[nothing] {
+				r.standings = append(r.standings, standing{control.Refused, true})
 			}
-			if len(possible) > 1 || !possible[nothing] {
-				r.states = append(r.states, control.Running)
+			if len(unheld) > 1 || !unheld[nothing] {
+				r.standings = append(r.standings, standing{control.Running, true})
 			}
+		case refused:
+			r.standings = append(r.standings, standing{control.Refused, true})
+		case !here:
+			r.standings = append(r.standings, standing{control.Waiting, false})
+		default:
+			r.standings = append(r.standings, standing{control.Running, false})
 		}
 		rows[vm.ip] = r
 	}
@@ -351,7 +398,7 @@ func (m *model) matches(status control.Status) error {
 		r, ok := want[addr]
 		delete(want, addr)
 		if !ok || vm.Name != r.name || !slices.Equal(vm.Interfaces, r.vifs) ||
-			!slices.Contains(r.states, vm.State) || (vm.Error != "") != r.err {
+			!slices.Contains(r.standings, standing{vm.State, vm.Error != ""}) {
 			return fmt.Errorf("show says %+v, want %+v", vm, r)
 		}
 	}
@@ -375,6 +422,8 @@ func TestModelOfChaos(t *testing.T) {
 	leave := func(m *model, vm *appVM) { vm.disconnect("vif1.0") }
 	come := func(m *model, vm *appVM) { vm.connect("vif1.0") }
 	crash := func(m *model, vm *appVM) { m.ends(); m.down = false }
+	hold := func(m *model, vm *appVM) { vm.mayHold(true); vm.holds(true) }
+	letGo := func(m *model, vm *appVM) { vm.mayHold(false); vm.holds(false) }
 	open := func(m *model, vm *appVM) { m.setTemplate(content{kind: good, open: true}) }
 	for name, test := range map[string]struct {
 		steps     // after an AppVM has come and a was permitted
@@ -391,6 +440,14 @@ func TestModelOfChaos(t *testing.T) {
 		"gone":                           {steps{leave, settle}, 0, 0, false},
 		"a flap may lose the last good":  {steps{write(bad), leave, come, settle}, a, 0, false},
 		"so does a crash, for certain":   {steps{write(bad), crash, settle}, 0, 0, false},
+		"held":                           {steps{hold}, 0, 0, false},
+		"held for long":                  {steps{hold, settle}, 0, 0, false},
+		"held, and then rebooted":        {steps{hold, leave, come, settle}, 0, 0, false},
+		"held, and let go":               {steps{hold, settle, letGo, settle}, a, a, true},
+		"the file changed meanwhile":     {steps{hold, settle, write(file(b)), settle, letGo, settle}, b, b, true},
+		"to the worse":                   {steps{hold, write(bad), settle, letGo, settle}, a, a, true},
+		"without a file it is not held":  {steps{hold, write(content{}), write(file(a)), settle}, a, 0, false},
+		"a crash lets go":                {steps{hold, settle, crash, settle}, a, a, true},
 		"who knows which template rules": {steps{open}, everything, 0, false},
 		"default allow":                  {steps{open, settle}, everything &^ a, everything &^ a, true},
 		"a line more forbids":            {steps{open, settle, write(file(a | b))}, everything &^ a, 0, false},

@@ -120,10 +120,10 @@ func (c *chaos) run(deadline time.Time) {
 	for n := 1; time.Now().Before(deadline) && !c.broken(); n++ {
 		c.act(n)
 		if n%16 == 0 {
-			c.settle()
+			c.settle(c.rng.IntN(4) == 0)
 		}
 	}
-	c.settle()
+	c.settle(true)
 	if c.broken() {
 		return
 	}
@@ -143,7 +143,7 @@ func (c *chaos) begin() {
 	c.setTemplate(c.someTemplate())
 	c.court.change(func(m *model) { m.down = true; m.ends() })
 	c.up(true)
-	c.settle()
+	c.settle(true)
 }
 
 // act does one action of the sequence.
@@ -191,8 +191,9 @@ func (c *chaos) gateway(vm *appVM) netip.Addr {
 	return c.gateways[vm]
 }
 
-// settle mends all faults, has the daemon look at everything, and compares all there is with the model.
-func (c *chaos) settle() {
+// settle mends all faults, has the daemon look at everything, and compares all there is with the model. It does so by
+// `update`, which lets go what is held, or leaves that as it is.
+func (c *chaos) settle(letGo bool) {
 	c.Helper()
 	if c.broken() {
 		return
@@ -202,6 +203,21 @@ func (c *chaos) settle() {
 		c.up(true)
 	}
 	c.verbs.Wait()
+	verb := c.ctl.Settle
+	if letGo {
+		verb = c.ctl.Update
+		c.court.change(func(m *model) {
+			for _, vm := range m.vms {
+				vm.mayHold(false)
+			}
+		})
+	}
+	if c.killed { // the daemon may hear of it only now
+		ctx, cancel := context.WithTimeout(c.Context(), patience)
+		defer cancel()
+		_, err := c.ctl.Settle(ctx)
+		c.must(err)
+	}
 	var status control.Status
 	c.until("the state is that of the inputs", func() (err error) {
 		if c.broken() {
@@ -209,8 +225,15 @@ func (c *chaos) settle() {
 		}
 		ctx, cancel := context.WithTimeout(c.Context(), patience)
 		defer cancel()
-		if status, err = c.ctl.Update(ctx); err != nil {
+		if status, err = verb(ctx); err != nil {
 			return err
+		}
+		if letGo {
+			c.court.change(func(m *model) {
+				for _, vm := range m.vms {
+					vm.held = map[bool]bool{false: true}
+				}
+			})
 		}
 		if len(status.Problems) > 0 {
 			return fmt.Errorf("problems: %q", status.Problems)
@@ -224,7 +247,7 @@ func (c *chaos) settle() {
 		err = c.court.matches(status)
 		c.court.Unlock()
 		if err != nil && !c.killed { // who was killed may be in the books for a moment
-			c.fail("when `update` had returned: %v", err)
+			c.fail("when the verb had returned: %v", err)
 		}
 		return err
 	})
@@ -233,6 +256,11 @@ func (c *chaos) settle() {
 	}
 	c.killed = false
 	c.counts["settled"]++
+	for _, vm := range c.court.vms {
+		if !vm.held[false] {
+			c.counts["held when settled"]++
+		}
+	}
 	c.court.change(func(m *model) { m.settle() })
 	c.gate.Lock()
 	defer c.gate.Unlock()
@@ -277,7 +305,7 @@ func (c *chaos) sweep(status control.Status) {
 // made of them in its long life; and that nothing is left after it.
 func (c *chaos) finish() {
 	c.mend()
-	c.settle()
+	c.settle(true)
 	if c.broken() {
 		return
 	}
@@ -291,7 +319,7 @@ func (c *chaos) finish() {
 	old := c.state()
 	c.end(syscall.SIGTERM)
 	c.up(true)
-	c.settle()
+	c.settle(true)
 	if c.broken() {
 		return
 	}
