@@ -19,13 +19,15 @@ import (
 	"vifproxy/internal/lab"
 )
 
-// actions is all that may happen. Each tells the model first what it is going to do. None may choose by what
-// it sees of the daemon, or the same seed would not do the same.
-var actions = []struct {
+type action struct {
 	weight int
 	name   string
 	do     func(*chaos) string
-}{
+}
+
+// actions is all that may happen. Each tells the model first what it is going to do. None may choose by what
+// it sees of the daemon, or the same seed would not do the same.
+var actions = []action{
 	{9, "attach", (*chaos).attachOne},
 	{4, "detach", (*chaos).detachOne},
 	{4, "flap", (*chaos).flap},
@@ -34,7 +36,7 @@ var actions = []struct {
 	{3, "half attach", (*chaos).halfAttach},
 	{14, "edit", (*chaos).edit},
 	{8, "add host", (*chaos).addHost},
-	{8, "flip tunnels", (*chaos).flipTunnels},
+	{3, "flip tunnels", (*chaos).flipTunnels},
 	{6, "bad edit", (*chaos).badEdit},
 	{3, "write in place", (*chaos).writeInPlace},
 	{3, "remove", (*chaos).removeOne},

@@ -33,10 +33,21 @@ func file(vm *appVM, name string) string { return name + "." + vm.ip.String() }
 
 // someRules is a rule file whose lines match the given hosts.
 func (c *chaos) someRules(lines hosts) content {
+	return rulesFor(lines, c.rng.IntN(3) == 0)
+}
+
+const ofDomains = "#: format domains"
+
+// like is a rule file in the format of another one: only then the lines for the same hosts are the same.
+func (old content) like(lines hosts) content {
+	return rulesFor(lines, strings.HasPrefix(old.text, ofDomains))
+}
+
+func rulesFor(lines hosts, domains bool) content {
 	head := []string{"# somebody wrote this", ""}
 	form := func(name string) string { return "^" + strings.ReplaceAll(name, ".", `\.`) + "$" }
-	if c.rng.IntN(3) == 0 {
-		head, form = []string{"#: format domains"}, func(name string) string { return name + " # a name" }
+	if domains {
+		head, form = []string{ofDomains}, func(name string) string { return name + " # a name" }
 	}
 	for i, name := range universe {
 		if lines.has(i) {
@@ -72,16 +83,21 @@ func (c *chaos) addHost() string {
 	vm := c.one()
 	lines, host := vm.now().lines, hosts(1)<<c.rng.IntN(len(universe)-1)
 	if c.court.template[len(c.court.template)-1].open {
-		return c.write(vm, c.name(vm), c.someRules(lines&^host))
+		return c.write(vm, c.name(vm), vm.now().like(lines&^host))
 	}
-	return c.write(vm, c.name(vm), c.someRules(lines|host))
+	return c.write(vm, c.name(vm), vm.now().like(lines|host))
 }
 
-// flipTunnels permits the host of the tunnels, or forbids it, with one line more or less and nothing else: only by
-// a tunnel is a process found out that lives on although it permits what is not permitted any more.
-func (c *chaos) flipTunnels() string {
-	vm := c.one()
-	return c.write(vm, c.name(vm), c.someRules(vm.now().lines^1<<echoHost))
+// flipTunnels permits the host of the tunnels, or forbids it, with one line more or less and nothing else. By a tunnel
+// a process is found out that lives on although it permits what is not permitted any more; so this is what happens
+// last before all is settled, when the model knows best.
+func (c *chaos) flipTunnels() (what string) {
+	for _, vm := range c.court.vms {
+		if now := vm.now(); len(vm.vifs) > 0 && now.kind == good {
+			what += " " + c.write(vm, c.name(vm), now.like(now.lines^1<<echoHost))
+		}
+	}
+	return what
 }
 
 func (c *chaos) badEdit() string {
@@ -91,7 +107,7 @@ func (c *chaos) badEdit() string {
 		{kind: misread, text: "#: egress of nobody"},
 		{kind: misread, text: strings.Repeat("x", 600)},
 		{kind: misread, text: "^b\\.example$\x00"},
-		{kind: misread, text: "#: format domains\nhttp://a.example/"},
+		{kind: misread, text: ofDomains + "\nhttp://a.example/"},
 		{kind: misrun, text: `^\(a\.example$`},
 		{kind: misrun, text: "^a\\.example$\n[b"},
 	}[c.rng.IntN(7)]

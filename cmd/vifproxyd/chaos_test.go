@@ -120,6 +120,7 @@ func (c *chaos) run(deadline time.Time) {
 	for n := 1; time.Now().Before(deadline) && !c.broken(); n++ {
 		c.act(n)
 		if n%16 == 0 {
+			c.perform(n, action{0, "flip tunnels", (*chaos).flipTunnels})
 			c.settle(c.rng.IntN(4) == 0)
 		}
 	}
@@ -146,6 +147,13 @@ func (c *chaos) begin() {
 	c.settle(true)
 }
 
+func (c *chaos) perform(n int, a action) {
+	what := strings.TrimSpace(a.do(c))
+	c.counts[a.name]++
+	when := time.Now().Format("15:04:05.000")
+	c.log = append(c.log, fmt.Sprintf("%s %4d %s %s", when, n, a.name, what))
+}
+
 // act does one action of the sequence.
 func (c *chaos) act(n int) {
 	total := 0
@@ -155,10 +163,7 @@ func (c *chaos) act(n int) {
 	pick := c.rng.IntN(total)
 	for _, a := range actions {
 		if pick -= a.weight; pick < 0 {
-			what := a.do(c)
-			c.counts[a.name]++
-			when := time.Now().Format("15:04:05.000")
-			c.log = append(c.log, fmt.Sprintf("%s %4d %s %s", when, n, a.name, what))
+			c.perform(n, a)
 			break
 		}
 	}
