@@ -217,11 +217,13 @@ func (c *chaos) settle(letGo bool) {
 			}
 		})
 	}
-	if c.killed { // the daemon may hear of it only now
-		ctx, cancel := context.WithTimeout(c.Context(), patience)
-		defer cancel()
-		_, err := c.ctl.Settle(ctx)
-		c.must(err)
+	if c.killed {
+		c.until("the daemon has heard of it", func() error {
+			ctx, cancel := context.WithTimeout(c.Context(), patience)
+			defer cancel()
+			_, err := c.ctl.Settle(ctx)
+			return err
+		})
 	}
 	var status control.Status
 	c.until("the state is that of the inputs", func() (err error) {
