@@ -84,6 +84,10 @@ func (c content) under(template content) policy {
 	return policy{true, c.lines}
 }
 
+const ofDomains = "#: format domains"
+
+func (c content) domains() bool { return strings.HasPrefix(c.text, ofDomains) }
+
 // appVM is one AppVM of the model.
 type appVM struct {
 	ip    netip.Addr
@@ -131,7 +135,7 @@ func (m *model) setFiles(vm *appVM, change func(map[string]content)) {
 		vm.cut()
 	}
 	// Where more is permitted and nothing less, connections go on; a file that is refused changes nothing.
-	if now.kind == good && !(len(m.template) == 1 && m.adds(vm, now.under(m.template[0]).permits)) {
+	if now.kind == good && !(len(m.template) == 1 && now.alike(vm.read) && m.adds(vm, now.under(m.template[0]).permits)) {
 		vm.disturbed = true
 	}
 	m.seen(vm, now)
@@ -155,6 +159,12 @@ func (m *model) setFile(vm *appVM, name string, c content) {
 			delete(files, name)
 		}
 	})
+}
+
+// alike tells whether a rule file is in the format of all others. Connections go on by what the lines say, and not by
+// what they match, so a change of format ends them.
+func (c content) alike(others []content) bool {
+	return !slices.ContainsFunc(others, func(o content) bool { return o.kind != good || o.domains() != c.domains() })
 }
 
 // gap is a moment in which the directory is empty or not there.
@@ -363,6 +373,7 @@ func TestModelOfChaos(t *testing.T) {
 		"in force":                       {nil, a, a, true},
 		"a change may be in force":       {steps{write(file(b))}, a | b, 0, false},
 		"an addition cuts nobody off":    {steps{write(file(a | b))}, a | b, a, true},
+		"another format may cut off":     {steps{write(content{good, a | b, false, ofDomains})}, a | b, 0, false},
 		"what was taken away is refused": {steps{write(file(b)), settle}, b, b, true},
 		"a bad file keeps the last good": {steps{write(bad), settle}, a, a, true},
 		"who knows whether it was read":  {steps{write(file(b)), write(bad), settle}, a | b, 0, true},

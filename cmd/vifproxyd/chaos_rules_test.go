@@ -36,11 +36,9 @@ func (c *chaos) someRules(lines hosts) content {
 	return rulesFor(lines, c.rng.IntN(3) == 0)
 }
 
-const ofDomains = "#: format domains"
-
 // like is a rule file in the format of another one: only then the lines for the same hosts are the same.
 func (old content) like(lines hosts) content {
-	return rulesFor(lines, strings.HasPrefix(old.text, ofDomains))
+	return rulesFor(lines, old.domains())
 }
 
 func rulesFor(lines hosts, domains bool) content {
