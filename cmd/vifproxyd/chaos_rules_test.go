@@ -37,8 +37,8 @@ func (c *chaos) someRules(lines hosts) content {
 }
 
 // like is a rule file in the format of another one: only then the lines for the same hosts are the same.
-func (old content) like(lines hosts) content {
-	return rulesFor(lines, old.domains())
+func (c content) like(lines hosts) content {
+	return rulesFor(lines, c.domains())
 }
 
 func rulesFor(lines hosts, domains bool) content {
