@@ -26,7 +26,8 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 	if err != nil {
 		return step, err
 	}
-	if up, ok := f.Config.Upstream(host); ok {
+	template := f.Template.Render(rules.Values{VMIP: f.Addr, BindIP: f.Bind})
+	if up, ok := tinyproxy.UpstreamFor(host, template); ok {
 		step.Says = fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)
 		return step, nil
 	}

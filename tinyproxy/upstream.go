@@ -8,10 +8,12 @@ import (
 	"strings"
 )
 
-// Upstream is the proxy that tinyproxy asks for a host, if it asks one: upstream_get in src/upstream.c of 1.11. The last
-// line whose site matches decides, and it may say none; if there is no such line, the first one without a site does.
-func (c Config) Upstream(host string) (to Upstream, ok bool) {
-	for _, line := range slices.Backward(strings.Split(c.Rest, "\n")) {
+// UpstreamFor is the proxy that tinyproxy asks for a host, if it asks one, by the text of a configuration: upstream_get in
+// src/upstream.c of 1.11. The last line whose site matches decides, and it may say none; if there is no such line, the
+// first one without a site does.
+func UpstreamFor(host, text string) (to Upstream, ok bool) {
+	for _, line := range slices.Backward(strings.Split(text, "\n")) {
+		line = strings.TrimSpace(line)
 		words := strings.Fields(line)
 		if len(words) < 2 || !strings.EqualFold(words[0], "upstream") {
 			continue
