@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -244,6 +246,32 @@ func TestStaleSnapshot(t *testing.T) {
 		t.Errorf("rules changed:\n%s", diff(before, got))
 	}
 	sync(t, b, social)
+	if n := sync(t, b, social); n != 0 {
+		t.Errorf("%d writes with nothing to do", n)
+	}
+}
+
+// Somebody who loads all rules anew while nft is about to load ours is no reason for a daemon to end as it starts.
+func TestRulesChangeUnderNft(t *testing.T) {
+	enterNamespace(t)
+	m := machines[0]
+	m.loadForeign(t)
+	m.open(t) // leaves a jump, which the next one replaces by its handle
+	dir := t.TempDir()
+	foreign, err := filepath.Abs(filepath.Join("testdata", m.foreign))
+	must(t, err)
+	real, late := m.tools.nft, m
+	late.tools.nft = filepath.Join(dir, "nft")
+	must(t, os.WriteFile(late.tools.nft, []byte("#!/bin/sh -e\n"+
+		"[ -e "+dir+"/once ] || { >"+dir+"/once; "+real+" flush ruleset; "+real+" -f "+foreign+"; }\n"+
+		"exec "+real+" \"$@\"\n"), 0o755))
+	b := late.open(t)
+	if _, err := os.Stat(dir + "/once"); err != nil {
+		t.Error(err)
+	}
+	if n := sync(t, b, social); n == 0 {
+		t.Error("nothing was written")
+	}
 	if n := sync(t, b, social); n != 0 {
 		t.Errorf("%d writes with nothing to do", n)
 	}

@@ -77,6 +77,10 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 			}
 			n.loaded = ""
 			if err := n.load(ctx, now, want); err != nil {
+				after, readErr := n.conn.read()
+				if readErr == nil && after.generation != now.generation {
+					continue // the text was for what somebody else has changed since
+				}
 				return err
 			}
 			writes++

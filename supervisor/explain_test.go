@@ -246,8 +246,12 @@ func TestExplainFence(t *testing.T) {
 		}
 		return nil, errors.New("no such host")
 	}
-	s := New(Config{LookUp: lookUp})
-	fence := firewall.Fence{Ports: []uint16{563}, Holes: []firewall.Hole{{To: netip.MustParsePrefix("10.8.0.0/16")}}}
+	forAll := []rules.Egress{{To: netip.MustParsePrefix("10.8.0.0/16")}}
+	s := New(Config{LookUp: lookUp, Egress: forAll})
+	fence := firewall.Fence{
+		Ports: []uint16{563},
+		Holes: append(holes(forAll), firewall.Hole{To: netip.MustParsePrefix("10.9.0.1/32"), Port: 3128}),
+	}
 	for _, tt := range []struct{ lines, directive, address, want string }{
 		{"", "", "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
 			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
@@ -261,11 +265,18 @@ func TestExplainFence(t *testing.T) {
 		{"#: egress 192.168.1.5:443", "", "both.example", "true 192.168.1.5 is opened by 1 #: egress 192.168.1.5/32:443"},
 		{"", "", "http://127.0.0.1/", "false 127.0.0.1 is refused: it is in 127.0.0.0/8 " +
 			"(the line `#: egress 127.0.0.1/32:80` in the rule file opens it)"},
-		{"", "", "http://10.8.1.1/", "true 10.8.1.1 is opened for all by --egress-allow or an Upstream: 10.8.0.0/16"},
+		{"", "", "http://10.8.1.1/", "true 10.8.1.1 is opened for all by --egress-allow: 10.8.0.0/16"},
+		{"", "", "http://10.9.0.1:3128/", "true 10.9.0.1 is opened for all by an Upstream in the template: 10.9.0.1/32:3128"},
 		{"", "", "none.example", "true not asked, as no address of the host is known now: it has none"},
 		{"", "", "other.example", "true not asked, as no address of the host is known now: no such host"},
 		{"", "Upstream http proxy.corp.example:3128", "lan.example",
 			"true the template's Upstream, proxy.corp.example:3128, connects for it"},
+		{"", `Upstream http proxy.corp.example:3128 ".example"`, "lan.example",
+			"true the template's Upstream, proxy.corp.example:3128, connects for it"},
+		{"", "Upstream http proxy.corp.example:3128\nUpstream none \"10.8.0.0/16\"", "http://10.8.1.1/",
+			"true 10.8.1.1 is opened for all by --egress-allow: 10.8.0.0/16"},
+		{"", "Upstream http proxy.corp.example:3128\nUpstream none \".example\"", "lan.example", "false 10.1.2.3 is refused: " +
+			"it is in 10.0.0.0/8 (the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
 		{"", `Upstream http proxy.corp.example:3128 ".corp.example"`, "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
 			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
 	} {

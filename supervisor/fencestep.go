@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,11 +26,10 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 	if err != nil {
 		return step, err
 	}
-	for _, up := range f.Config.Upstreams {
-		if !up.Some {
-			step.Says = fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)
-			return step, nil
-		}
+	template := f.Template.Render(rules.Values{VMIP: f.Addr, BindIP: f.Bind})
+	if up, ok := tinyproxy.UpstreamFor(host, template); ok {
+		step.Says = fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)
+		return step, nil
 	}
 	addrs, err := s.addressesOf(ctx, host)
 	if err != nil {
@@ -44,7 +44,7 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 		}
 		if verdict.Passes {
 			step.Passes = true
-			step.Says, step.Lines = f.opens(addr, verdict)
+			step.Says, step.Lines = f.opens(addr, verdict, s.Egress)
 			return step, nil
 		}
 		step.Passes = false
@@ -55,8 +55,9 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 	return step, nil
 }
 
-// opens says by what the fence lets through to an address.
-func (f served) opens(addr netip.Addr, v firewall.Verdict) (says string, lines []control.Line) {
+// opens says by what the fence lets through to an address. What is open for all proxies is, where the daemon's options
+// do not say so, the address of an Upstream.
+func (f served) opens(addr netip.Addr, v firewall.Verdict, forAll []rules.Egress) (says string, lines []control.Line) {
 	if v.Hole == nil {
 		return fmt.Sprintf("%s is public, and %s", addr, v.Why), []control.Line{}
 	}
@@ -67,7 +68,11 @@ func (f served) opens(addr netip.Addr, v firewall.Verdict) (says string, lines [
 				[]control.Line{{Path: f.RulesPath, Line: e.Line, Text: "#: egress " + hole.String()}}
 		}
 	}
-	return fmt.Sprintf("%s is opened for all by --egress-allow or an Upstream: %s", addr, hole), []control.Line{}
+	by := "an Upstream in the template"
+	if slices.ContainsFunc(forAll, func(e rules.Egress) bool { return e.To == hole.To && e.Port == hole.Port }) {
+		by = "--egress-allow"
+	}
+	return fmt.Sprintf("%s is opened for all by %s: %s", addr, by, hole), []control.Line{}
 }
 
 // addressesOf asks for a host's addresses, as tinyproxy does when it connects.

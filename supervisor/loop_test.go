@@ -175,3 +175,24 @@ func TestHintsOfAnotherManagerDoNotMakeAFight(t *testing.T) {
 		}
 	})
 }
+
+// TestLastGoodIsWhatServedLast: rules that were taken back are not the last good ones, although their process came up
+// later than the one that serves again.
+func TestLastGoodIsWhatServedLast(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.file("social.10.137.0.1", "a", "b")
+		m.after(time.Second)
+		m.file("social.10.137.0.1", "a") // the first process, which has connections, serves again
+		m.expect(m.after(time.Second), `unbind vif1.0 10.137.0.1 :2
+			bind vif1.0 10.137.0.1 :1
+			kill :2`)
+		m.file("social.10.137.0.1", "a b")
+		m.expect(m.after(time.Second), "")
+		if vm := m.vm("social"); vm.State != control.Running || vm.Port != 1 || vm.Error == "" {
+			t.Errorf("with a file that is refused: %+v", vm)
+		}
+	})
+}

@@ -258,7 +258,8 @@ func (s *Supervisor) failed(kind *Kind, vm *appVM, policy *Policy, now time.Time
 	}
 }
 
-// prune forgets what belongs to AppVMs that have gone, and failures of policies that nobody wants any more.
+// prune forgets what belongs to AppVMs that have gone, failures of policies that nobody wants any more, and last good
+// policies that have been followed by another one.
 func (s *Supervisor) prune() {
 	want := make(map[netip.Addr]*Desired, len(s.want))
 	for _, d := range s.want {
@@ -268,6 +269,9 @@ func (s *Supervisor) prune() {
 		d := want[addr]
 		if !d.connected() {
 			vm.good = nil
+		}
+		if d.wanted() && d.Policy != nil && vm.runs(d.Policy) {
+			vm.good = d.Policy // also if it came up long ago, and serves again after rules that were taken back
 		}
 		if vm.good != nil {
 			vm.good = vm.good.only(s.inputs.Temporary[identity{vm.good.Name, addr}])
@@ -297,6 +301,13 @@ func (s *Supervisor) prune() {
 			delete(s.inputs.Restarts, addr)
 		}
 	}
+}
+
+// runs tells whether a process listens that has a policy.
+func (vm *appVM) runs(p *Policy) bool {
+	return slices.ContainsFunc(vm.processes, func(q *process) bool {
+		return q.Ready && !q.Dying && !q.Deaf && q.Policy.key == p.key
+	})
 }
 
 // atRest tells whether no process is on its way up or down.

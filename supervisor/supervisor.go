@@ -187,9 +187,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 func (s *Supervisor) round(now time.Time) time.Time {
 	s.notify("WATCHDOG=1")
 	s.readMail()
-	if s.slept(now) {
+	if slept(s.lastRound, now) {
 		s.Wake(Force) // a resume may bring no event at all
 	}
+	s.lastRound = now
 	if take(&s.due.rest, now) {
 		s.Rest()
 	}
@@ -200,11 +201,9 @@ func (s *Supervisor) round(now time.Time) time.Time {
 	return s.next(now)
 }
 
-// slept tells whether the machine was suspended since the last round: the monotonic clock stands still meanwhile
+// slept tells whether the machine was suspended between two rounds: the monotonic clock stands still meanwhile
 // (clock_gettime(2)), the other does not. Who sets the clock forward gets a look for it, which does no harm.
-func (s *Supervisor) slept(now time.Time) bool {
-	before := s.lastRound
-	s.lastRound = now
+func slept(before, now time.Time) bool {
 	return !before.IsZero() && now.Round(0).Sub(before.Round(0))-now.Sub(before) > sleepAtLeast
 }
 

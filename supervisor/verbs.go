@@ -176,11 +176,23 @@ func (s *Supervisor) onItsWay(w *waiter) bool {
 		if w.of != nil && !slices.Contains(w.of, vm.addr) {
 			continue
 		}
-		if slices.ContainsFunc(vm.processes, func(p *process) bool { return p.ID < w.last && !p.rests() }) {
+		if slices.ContainsFunc(vm.processes, func(p *process) bool {
+			return p.ID < w.last && !p.rests() || vm.fallsBack(p)
+		}) {
 			return true
 		}
 	}
 	return false
+}
+
+// fallsBack tells whether a process is starting with the last good policy since tinyproxy has refused the one that
+// should serve. That is the outcome of trying the refused one again, so who asked for it is told when it is over.
+func (vm *appVM) fallsBack(p *process) bool {
+	refused := false
+	for _, f := range vm.failures {
+		refused = refused || f.Bad
+	}
+	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.at(p.Policy.Bind).key == p.Policy.key
 }
 
 // answer is what the loop says to a verb.

@@ -70,3 +70,29 @@ func TestVerbsDoNotWaitForOthers(t *testing.T) {
 		}
 	})
 }
+
+// TestUpdateWaitsForTheLastGoodRules: where the rules are refused once more, the last good ones have to be started
+// again first when their process has died.
+func TestUpdateWaitsForTheLastGoodRules(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() {
+			m.startErr = func(p *Policy) error {
+				if p.Rules[0].Text == "bad" {
+					return badPolicy{errors.New("bad regex")}
+				}
+				return nil
+			}
+		})
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.file("social.10.137.0.1", "bad")
+		m.after(time.Second)
+		m.proxy("social").gone("die", errors.New("killed"))
+		m.took()
+		status, err := m.Update(m.ctx)
+		if err != nil || status.VMs[0].State != control.Running || status.VMs[0].Error == "" {
+			t.Errorf("%+v, %v; want it running, with the error of its file", status, err)
+		}
+	})
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -17,13 +16,15 @@ import (
 	"vifproxy/internal/lab"
 )
 
-// actions is all that may happen. Each tells the model first what it is going to do. None may choose by what
-// it sees of the daemon, or the same seed would not do the same.
-var actions = []struct {
+type action struct {
 	weight int
 	name   string
 	do     func(*chaos) string
-}{
+}
+
+// actions is all that may happen. Each tells the model first what it is going to do. None may choose by what
+// it sees of the daemon, or the same seed would not do the same.
+var actions = []action{
 	{9, "attach", (*chaos).attachOne},
 	{4, "detach", (*chaos).detachOne},
 	{4, "flap", (*chaos).flap},
@@ -32,6 +33,7 @@ var actions = []struct {
 	{3, "half attach", (*chaos).halfAttach},
 	{14, "edit", (*chaos).edit},
 	{8, "add host", (*chaos).addHost},
+	{3, "flip tunnels", (*chaos).flipTunnels},
 	{6, "bad edit", (*chaos).badEdit},
 	{3, "write in place", (*chaos).writeInPlace},
 	{3, "remove", (*chaos).removeOne},
@@ -48,6 +50,8 @@ var actions = []struct {
 	{9, "start daemon", func(c *chaos) string { c.up(c.rng.IntN(2) == 0); return "" }},
 	{3, "hangup", (*chaos).hangUp},
 	{3, "restart verb", (*chaos).restartVerb},
+	{9, "stop verb", func(c *chaos) string { return c.holdVerb(true) }},
+	{4, "start verb", func(c *chaos) string { return c.holdVerb(false) }},
 	{1, "kill-all verb", (*chaos).killAllVerb},
 	{4, "flush firewall", (*chaos).flush},
 	{5, "foreign rules", (*chaos).foreignRules},
@@ -275,36 +279,6 @@ func (c *chaos) end(how syscall.Signal) {
 	c.counts["netlink overflows"] += strings.Count(d.log.String(), "network events were lost")
 	c.counts["inotify overflows"] += strings.Count(d.log.String(), "watching the rules again")
 	c.before = d.log.takeTail(8 << 10)
-}
-
-func (c *chaos) hangUp() string {
-	if !c.court.down && c.daemon.hasTold("READY=1") {
-		c.must(c.daemon.cmd.Process.Signal(syscall.SIGHUP))
-	}
-	return ""
-}
-
-// Verbs run beside the next actions; what becomes of them depends on those.
-
-func (c *chaos) restartVerb() string {
-	vm := c.one()
-	name := c.name(vm)
-	c.ask(func(ctx context.Context) { c.ctl.Restart(ctx, []string{name}) }) //nolint:errcheck // see above
-	return name
-}
-
-func (c *chaos) killAllVerb() string {
-	c.court.change(func(m *model) { m.disturb() })
-	c.ask(func(ctx context.Context) { c.ctl.KillAll(ctx, true) }) //nolint:errcheck // see above
-	return ""
-}
-
-func (c *chaos) ask(verb func(context.Context)) {
-	c.verbs.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		verb(ctx)
-	})
 }
 
 // attempt runs a program in the firewall VM; it may find that there is nothing to do.

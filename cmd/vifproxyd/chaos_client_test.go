@@ -120,7 +120,7 @@ func (c *chaos) client(vm *appVM, seed uint64) {
 		switch rng.IntN(8) {
 		case 0:
 			c.neighbour(vm, rng)
-		case 1:
+		case 1, 2:
 			if tunnel == nil {
 				tunnel = c.dig(vm)
 			} else if !c.ping(vm, tunnel) {

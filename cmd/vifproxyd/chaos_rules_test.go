@@ -31,58 +31,83 @@ func (c *chaos) name(vm *appVM) string {
 
 func file(vm *appVM, name string) string { return name + "." + vm.ip.String() }
 
-// someRules is a rule file that permits the given hosts.
-func (c *chaos) someRules(permits hosts) content {
+// someRules is a rule file whose lines match the given hosts.
+func (c *chaos) someRules(lines hosts) content {
+	return rulesFor(lines, c.rng.IntN(3) == 0)
+}
+
+// like is a rule file in the format of another one: only then the lines for the same hosts are the same.
+func (c content) like(lines hosts) content {
+	return rulesFor(lines, c.domains())
+}
+
+func rulesFor(lines hosts, domains bool) content {
 	head := []string{"# somebody wrote this", ""}
 	form := func(name string) string { return "^" + strings.ReplaceAll(name, ".", `\.`) + "$" }
-	if c.rng.IntN(3) == 0 {
-		head, form = []string{"#: format domains"}, func(name string) string { return name + " # a name" }
+	if domains {
+		head, form = []string{ofDomains}, func(name string) string { return name + " # a name" }
 	}
 	for i, name := range universe {
-		if permits.has(i) {
+		if lines.has(i) {
 			head = append(head, form(name))
 		}
 	}
-	return content{good, permits, strings.Join(append(head, ""), "\n")}
+	return content{kind: good, lines: lines, text: strings.Join(append(head, ""), "\n")}
 }
 
-// readRules is which hosts the staged form of such rules permits.
-func readRules(text string) (permits hosts) {
+// readRules is which hosts the staged form of such rules matches.
+func readRules(text string) (lines hosts) {
 	for i, name := range universe {
 		if strings.Contains(text, "^"+strings.ReplaceAll(name, ".", `\.`)) {
-			permits |= 1 << i
+			lines |= 1 << i
 		}
 	}
-	return permits
+	return lines
 }
 
 func (c *chaos) write(vm *appVM, name string, text content) string {
 	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
 	c.rules(file(vm, name), text.text)
-	return fmt.Sprintf("%s %v", name, text.permits)
+	return fmt.Sprintf("%s %v", name, text.lines)
 }
 
 func (c *chaos) edit() string {
 	vm := c.one()
-	return c.write(vm, c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&permittable))
+	return c.write(vm, c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable))
 }
 
-// addHost takes nothing away from what is there.
+// addHost takes nothing away from what is permitted.
 func (c *chaos) addHost() string {
 	vm := c.one()
-	return c.write(vm, c.name(vm), c.someRules(vm.now().permits|1<<c.rng.IntN(len(universe)-1)))
+	lines, host := vm.now().lines, hosts(1)<<c.rng.IntN(len(universe)-1)
+	if c.court.template[len(c.court.template)-1].open {
+		return c.write(vm, c.name(vm), vm.now().like(lines&^host))
+	}
+	return c.write(vm, c.name(vm), vm.now().like(lines|host))
+}
+
+// flipTunnels permits the host of the tunnels, or forbids it, with one line more or less and nothing else. By a tunnel
+// a process is found out that lives on although it permits what is not permitted any more; so this is what happens
+// last before all is settled, when the model knows best.
+func (c *chaos) flipTunnels() (what string) {
+	for _, vm := range c.court.vms {
+		if now := vm.now(); len(vm.vifs) > 0 && now.kind == good {
+			what += " " + c.write(vm, c.name(vm), now.like(now.lines^1<<echoHost))
+		}
+	}
+	return what
 }
 
 func (c *chaos) badEdit() string {
 	vm := c.one()
 	bad := []content{
-		{misread, 0, `^a\.example $`},
-		{misread, 0, "#: egress of nobody"},
-		{misread, 0, strings.Repeat("x", 600)},
-		{misread, 0, "^b\\.example$\x00"},
-		{misread, 0, "#: format domains\nhttp://a.example/"},
-		{misrun, 0, `^\(a\.example$`},
-		{misrun, 0, "^a\\.example$\n[b"},
+		{kind: misread, text: `^a\.example $`},
+		{kind: misread, text: "#: egress of nobody"},
+		{kind: misread, text: strings.Repeat("x", 600)},
+		{kind: misread, text: "^b\\.example$\x00"},
+		{kind: misread, text: ofDomains + "\nhttp://a.example/"},
+		{kind: misrun, text: `^\(a\.example$`},
+		{kind: misrun, text: "^a\\.example$\n[b"},
 	}[c.rng.IntN(7)]
 	c.write(vm, c.name(vm), bad)
 	return fmt.Sprintf("%s %.20q", c.name(vm), bad.text)
@@ -91,13 +116,13 @@ func (c *chaos) badEdit() string {
 // writeInPlace is what a bad editor does: for a moment the file is empty.
 func (c *chaos) writeInPlace() string {
 	vm := c.one()
-	name, text := c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&permittable)
+	name, text := c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable)
 	c.court.change(func(m *model) {
 		m.setFile(vm, file(vm, name), content{kind: good})
 		m.setFile(vm, file(vm, name), text)
 	})
 	c.must(os.WriteFile(filepath.Join(c.rulesDir(), file(vm, name)), []byte(text.text), 0o644))
-	return fmt.Sprintf("%s %v", name, text.permits)
+	return fmt.Sprintf("%s %v", name, text.lines)
 }
 
 func (c *chaos) removeOne() string {
@@ -134,7 +159,7 @@ func (c *chaos) sameAddress() string {
 	vm := c.one()
 	name := "z" + c.names[vm]
 	if vm.files[file(vm, name)].kind == absent {
-		return c.write(vm, name, c.someRules(hosts(c.rng.UintN(1<<16))&permittable))
+		return c.write(vm, name, c.someRules(hosts(c.rng.UintN(1<<16))&listable))
 	}
 	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{}) })
 	c.removeRules(file(vm, name))
@@ -152,14 +177,25 @@ func (c *chaos) setTemplate(t content) {
 	c.rules("config", t.text)
 }
 
-func (c *chaos) editTemplate() string {
-	n := c.rng.IntN(4)
-	t := content{kind: good}
+// someTemplate is one that is good: none, one with default deny, or one with default allow.
+func (c *chaos) someTemplate() content {
+	n := c.rng.IntN(6)
+	t := content{kind: good, open: n >= 3}
 	if n > 0 {
 		t.text = strings.ReplaceAll(c.builtin(), "MaxClients 100", fmt.Sprintf("MaxClients %d", 100+n))
 	}
+	if t.open { // said in one way or the other
+		t.text = strings.ReplaceAll(t.text, defaultDeny, []string{"", "FilterDefaultDeny No\n"}[n%2])
+	}
+	return t
+}
+
+const defaultDeny = "FilterDefaultDeny Yes\n"
+
+func (c *chaos) editTemplate() string {
+	t := c.someTemplate()
 	c.setTemplate(t)
-	return fmt.Sprint(n)
+	return map[bool]string{true: "default allow", false: "default deny"}[t.open]
 }
 
 func (c *chaos) badTemplate() string {
@@ -227,13 +263,13 @@ func (c *chaos) moment() {
 
 // mend makes all rule files and the template good.
 func (c *chaos) mend() {
-	c.setTemplate(content{kind: good})
+	c.setTemplate(c.someTemplate())
 	for _, vm := range c.court.vms[:len(c.court.vms)-1] {
 		name := "z" + c.names[vm]
 		if vm.files[file(vm, name)].kind != absent {
 			c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{}) })
 			c.removeRules(file(vm, name))
 		}
-		c.write(vm, c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&permittable))
+		c.write(vm, c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable))
 	}
 }

@@ -144,10 +144,16 @@ func (c *chaos) permitted(dir string) error {
 	if err != nil {
 		return err
 	}
+	config, err := os.ReadFile(filepath.Join(dir, "config"))
+	if err != nil {
+		return err
+	}
+	rules, template := content{lines: readRules(string(text))}, content{open: !strings.Contains(string(config), defaultDeny)}
+	old := rules.under(template).permits
 	name := filepath.Base(filepath.Dir(dir))
 	for _, vm := range c.court.vms {
 		if slices.Contains(c.namesOf(vm), name) {
-			if old := readRules(string(text)); old&^c.court.may(vm) != 0 {
+			if old&^c.court.may(vm) != 0 {
 				return fmt.Errorf("%s still permits %v, and %v are permitted", dir, old, c.court.may(vm))
 			}
 		}

@@ -120,10 +120,11 @@ func (c *chaos) run(deadline time.Time) {
 	for n := 1; time.Now().Before(deadline) && !c.broken(); n++ {
 		c.act(n)
 		if n%16 == 0 {
-			c.settle()
+			c.perform(n, action{0, "flip tunnels", (*chaos).flipTunnels})
+			c.settle(c.rng.IntN(4) == 0)
 		}
 	}
-	c.settle()
+	c.settle(true)
 	if c.broken() {
 		return
 	}
@@ -137,12 +138,20 @@ func (c *chaos) begin() {
 	for _, vm := range c.court.vms {
 		c.plug(vm, lab.Complete)
 		if c.names[vm] != stranger {
-			c.write(vm, c.names[vm], c.someRules(permittable))
+			c.write(vm, c.names[vm], c.someRules(listable))
 		}
 	}
+	c.setTemplate(c.someTemplate())
 	c.court.change(func(m *model) { m.down = true; m.ends() })
 	c.up(true)
-	c.settle()
+	c.settle(true)
+}
+
+func (c *chaos) perform(n int, a action) {
+	what := strings.TrimSpace(a.do(c))
+	c.counts[a.name]++
+	when := time.Now().Format("15:04:05.000")
+	c.log = append(c.log, fmt.Sprintf("%s %4d %s %s", when, n, a.name, what))
 }
 
 // act does one action of the sequence.
@@ -154,10 +163,7 @@ func (c *chaos) act(n int) {
 	pick := c.rng.IntN(total)
 	for _, a := range actions {
 		if pick -= a.weight; pick < 0 {
-			what := a.do(c)
-			c.counts[a.name]++
-			when := time.Now().Format("15:04:05.000")
-			c.log = append(c.log, fmt.Sprintf("%s %4d %s %s", when, n, a.name, what))
+			c.perform(n, a)
 			break
 		}
 	}
@@ -190,8 +196,9 @@ func (c *chaos) gateway(vm *appVM) netip.Addr {
 	return c.gateways[vm]
 }
 
-// settle mends all faults, has the daemon look at everything, and compares all there is with the model.
-func (c *chaos) settle() {
+// settle mends all faults, has the daemon look at everything, and compares all there is with the model. It does so by
+// `update`, which lets go what is held, or leaves that as it is.
+func (c *chaos) settle(letGo bool) {
 	c.Helper()
 	if c.broken() {
 		return
@@ -201,6 +208,23 @@ func (c *chaos) settle() {
 		c.up(true)
 	}
 	c.verbs.Wait()
+	verb := c.ctl.Settle
+	if letGo {
+		verb = c.ctl.Update
+		c.court.change(func(m *model) {
+			for _, vm := range m.vms {
+				vm.mayHold(false)
+			}
+		})
+	}
+	if c.killed {
+		c.until("the daemon has heard of it", func() error {
+			ctx, cancel := context.WithTimeout(c.Context(), patience)
+			defer cancel()
+			_, err := c.ctl.Settle(ctx)
+			return err
+		})
+	}
 	var status control.Status
 	c.until("the state is that of the inputs", func() (err error) {
 		if c.broken() {
@@ -208,8 +232,15 @@ func (c *chaos) settle() {
 		}
 		ctx, cancel := context.WithTimeout(c.Context(), patience)
 		defer cancel()
-		if status, err = c.ctl.Update(ctx); err != nil {
+		if status, err = verb(ctx); err != nil {
 			return err
+		}
+		if letGo {
+			c.court.change(func(m *model) {
+				for _, vm := range m.vms {
+					vm.held = map[bool]bool{false: true}
+				}
+			})
 		}
 		if len(status.Problems) > 0 {
 			return fmt.Errorf("problems: %q", status.Problems)
@@ -223,7 +254,7 @@ func (c *chaos) settle() {
 		err = c.court.matches(status)
 		c.court.Unlock()
 		if err != nil && !c.killed { // who was killed may be in the books for a moment
-			c.fail("when `update` had returned: %v", err)
+			c.fail("when the verb had returned: %v", err)
 		}
 		return err
 	})
@@ -232,6 +263,11 @@ func (c *chaos) settle() {
 	}
 	c.killed = false
 	c.counts["settled"]++
+	for _, vm := range c.court.vms {
+		if !vm.held[false] {
+			c.counts["held when settled"]++
+		}
+	}
 	c.court.change(func(m *model) { m.settle() })
 	c.gate.Lock()
 	defer c.gate.Unlock()
@@ -276,7 +312,7 @@ func (c *chaos) sweep(status control.Status) {
 // made of them in its long life; and that nothing is left after it.
 func (c *chaos) finish() {
 	c.mend()
-	c.settle()
+	c.settle(true)
 	if c.broken() {
 		return
 	}
@@ -290,7 +326,7 @@ func (c *chaos) finish() {
 	old := c.state()
 	c.end(syscall.SIGTERM)
 	c.up(true)
-	c.settle()
+	c.settle(true)
 	if c.broken() {
 		return
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -105,4 +106,43 @@ func TestTwoManagersDoNotFight(t *testing.T) {
 	s.Logf("%d deletions and %d repairs in %v", deleted, repairs()-before, time.Since(begin).Round(time.Millisecond))
 	s.opens("work", "http://bank.example/")
 	s.stop()
+}
+
+func TestFlushedRulesAreRepaired(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		s.start()
+		s.opens("work", "http://bank.example/")
+		pid := s.show()["work"].PID
+		intact := s.ruleset()
+		if s.Ruleset == lab.R42 {
+			s.inFirewall("nft", "flush", "ruleset")
+			s.must(s.LoadRules(t.Context()))
+		} else {
+			for _, args := range []string{"-F", "-X", "-t nat -F", "-t nat -X"} {
+				s.inFirewall("iptables", strings.Fields(args)...)
+			}
+			s.must(s.LoadRules(t.Context()))
+			s.must(s.daemon.cmd.Process.Signal(syscall.SIGHUP))
+		}
+		s.until("the rules are as before", func() error {
+			if now := s.ruleset(); sorted(now) != sorted(intact) {
+				return fmt.Errorf("now:\n%s\nbefore:\n%s", now, intact)
+			}
+			return nil
+		})
+		s.opens("work", "http://bank.example/")
+		if now := s.show()["work"].PID; now != pid {
+			t.Errorf("the proxy was restarted: pid %d, before %d", now, pid)
+		}
+		s.stop()
+	})
+}
+
+// sorted makes two rulesets comparable whose tables were made in another order.
+func sorted(text string) string {
+	lines := strings.Split(text, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }

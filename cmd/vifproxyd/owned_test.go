@@ -3,15 +3,15 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"text/tabwriter"
-
-	"net/netip"
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
@@ -141,4 +141,32 @@ func attempts(said string) (all [][2]string) {
 		}
 	}
 	return all
+}
+
+// TestConfinement: what proxies are confined by is shown, and what is missing refuses a start where all is required.
+func TestConfinement(t *testing.T) {
+	s := newSite(t, lab.R42)
+	s.rules("work.10.137.0.11", bank)
+	s.attach("work", "10.137.0.11")
+	s.start()
+	s.opens("work", "http://bank.example/")
+	c := s.show()["work"].Confinement
+	if c == nil || !slices.Contains(c.Applied, "seccomp") || !slices.Contains(c.Applied, "landlock") {
+		t.Fatalf("confinement %+v", c)
+	}
+	if told := strings.Count(s.daemon.log.String(), "proxies are "); told != 1 {
+		t.Errorf("it is told %d times", told)
+	}
+	s.stop()
+	if len(c.Missing) == 0 {
+		s.start("--require-confinement")
+		s.stop()
+		return
+	}
+	d := s.launch("--require-confinement")
+	<-d.exited
+	if log := d.log.String(); d.err == nil || !strings.Contains(log, c.Missing[0]) {
+		t.Errorf("required where there is no %q: %v\n%s", c.Missing, d.err, log)
+	}
+	s.nothingLeft()
 }

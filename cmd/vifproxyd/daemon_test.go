@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// unit is what vifproxyd.service gives the daemon: a user, root's group, capabilities.
+func (s *site) unit() []string {
+	if s.user == 0 {
+		return nil
+	}
+	const caps = "-all,+net_admin,+setuid,+setgid,+setpcap,+kill"
+	return []string{"setpriv", fmt.Sprintf("--reuid=%d", s.user), "--regid=0", "--clear-groups", "--no-new-privs",
+		"--inh-caps=" + caps, "--ambient-caps=" + caps, "--bounding-set=" + caps}
+}
+
+// vifproxyd prepares the daemon to run in the firewall VM.
+func (s *site) vifproxyd(ctx context.Context, flags ...string) *exec.Cmd {
+	command := slices.Concat(s.unit(), []string{filepath.Join(programs, "vifproxyd"),
+		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--control-socket=" + s.socket(),
+		"--log-format=text", "--log-level=debug"}, flags)
+	return s.Command(ctx, command[0], command[1:]...)
+}
+
+// running is a vifproxyd.
+type running struct {
+	cmd    *exec.Cmd
+	log    *lockedBuffer
+	exited chan struct{}
+	err    error
+	notify *net.UnixConn
+	mu     sync.Mutex
+	told   []string // what it told systemd
+}
+
+// start runs vifproxyd in the firewall VM as systemd would and waits until it says that it is ready.
+func (s *site) start(flags ...string) {
+	s.Helper()
+	d := s.launch(flags...)
+	s.until("the daemon is ready", func() error {
+		select {
+		case <-d.exited:
+			s.Fatalf("vifproxyd has ended: %v", d.err)
+		default:
+		}
+		if !d.hasTold("READY=1") {
+			return errors.New("no READY=1 yet")
+		}
+		return nil
+	})
+}
+
+func (s *site) launch(flags ...string) *running {
+	s.Helper()
+	path := filepath.Join(s.dir, "notify.sock")
+	os.Remove(path)
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	s.must(err)
+	s.must(os.Chmod(path, 0o777))
+	d := &running{
+		cmd: s.vifproxyd(context.Background(), flags...),
+		log: &lockedBuffer{}, exited: make(chan struct{}), notify: notify,
+	}
+	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	s.must(d.cmd.Start())
+	s.daemon = d
+	go func() {
+		buffer := make([]byte, 4096)
+		for {
+			n, err := notify.Read(buffer)
+			if err != nil {
+				return
+			}
+			d.mu.Lock()
+			d.told = append(d.told, string(buffer[:n]))
+			d.mu.Unlock()
+		}
+	}()
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.exited)
+	}()
+	s.Cleanup(func() {
+		d.cmd.Process.Kill() //nolint:errcheck // it may have ended, as most tests have it do
+		<-d.exited
+		notify.Close()
+		if text := d.log.String(); s.Failed() && text != "" {
+			s.Logf("vifproxyd said:\n%s", text)
+		}
+		s.noRace(d)
+	})
+	return d
+}
+
+func (d *running) hasTold(state string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.ContainsFunc(d.told, func(s string) bool { return strings.Contains(s, state) })
+}
+
+// stop ends the daemon as systemd does, and checks that nothing of it is left.
+func (s *site) stop() {
+	s.Helper()
+	s.must(s.daemon.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-s.daemon.exited:
+	case <-time.After(patience):
+		s.Fatal("vifproxyd does not end on SIGTERM")
+	}
+	if s.daemon.err != nil {
+		s.Errorf("vifproxyd's end: %v", s.daemon.err)
+	}
+	s.nothingLeft()
+}
+
+// noRace checks what the race detector had to say.
+func (s *site) noRace(d *running) {
+	s.Helper()
+	if text := d.log.String(); strings.Contains(text, "DATA RACE") {
+		s.Errorf("data race in vifproxyd:\n%s", text)
+	}
+}
+
+// crash ends the daemon with SIGKILL.
+func (s *site) crash() {
+	s.Helper()
+	s.must(s.daemon.cmd.Process.Kill())
+	<-s.daemon.exited
+}
+
+// lockedBuffer is a bytes.Buffer for one writer and readers meanwhile.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// takeTail empties the buffer and returns its last lines, at most n bytes of them.
+func (b *lockedBuffer) takeTail(n int) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	text := b.b.Bytes()
+	tail := string(text[max(0, len(text)-n):])
+	b.b = bytes.Buffer{}
+	return tail
+}

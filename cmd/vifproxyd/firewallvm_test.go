@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"vifproxy/internal/lab"
+)
+
+// proxies are the processes of our user ids in the firewall VM's network.
+func (s *site) proxies() (pids []int) {
+	s.Helper()
+	s.must(s.Do(func() error {
+		here, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		processes, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			return err
+		}
+		for _, dir := range processes {
+			var stat syscall.Stat_t
+			if syscall.Stat(dir, &stat) != nil || stat.Uid>>28 != 7 {
+				continue
+			}
+			if there, err := os.Readlink(dir + "/ns/net"); err == nil && there == here {
+				var pid int
+				fmt.Sscan(filepath.Base(dir), &pid)
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	}))
+	return pids
+}
+
+// inFirewall runs a program in the firewall VM and returns what it prints.
+func (s *site) inFirewall(name string, args ...string) string {
+	s.Helper()
+	out, err := s.Command(s.Context(), name, args...).CombinedOutput()
+	if err != nil {
+		s.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// ruleset is all rules of the firewall VM as text, without counters.
+func (s *site) ruleset() string {
+	s.Helper()
+	if s.Ruleset == lab.R42 {
+		return s.inFirewall("nft", "-s", "list", "ruleset")
+	}
+	var all strings.Builder
+	for _, table := range []string{"raw", "nat", "filter"} {
+		all.WriteString(s.inFirewall("iptables", "-t", table, "-S"))
+	}
+	return all.String()
+}
+
+// noProxies waits until nothing of a daemon that was killed runs any more.
+func (s *site) noProxies() {
+	s.Helper()
+	s.until("no proxy of ours is left", func() error {
+		if pids := s.proxies(); len(pids) > 0 {
+			return fmt.Errorf("%v", pids)
+		}
+		return nil
+	})
+}
+
+func (s *site) nothingLeft() {
+	s.Helper()
+	if pids := s.proxies(); len(pids) > 0 {
+		s.Errorf("proxies left: %v", pids)
+	}
+	if text := s.ruleset(); strings.Contains(strings.ToLower(text), "vifproxy") {
+		s.Errorf("rules left:\n%s", text)
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"vifproxy/control"
+)
+
+// clean runs `vifproxyd --clean`.
+func (s *site) clean() (output string, err error) {
+	out, err := s.vifproxyd(s.Context(), "--clean").CombinedOutput()
+	return string(out), err
+}
+
+func TestKilledProxyComesBack(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		s.start()
+		s.opens("work", "http://bank.example/")
+		for range 5 {
+			pid := s.untilState("work", control.Running).PID
+			s.must(syscall.Kill(pid, syscall.SIGKILL))
+			s.opens("work", "http://bank.example/")
+			s.until("another process serves", func() error {
+				if now := s.show()["work"]; now.PID == pid || now.State != control.Running {
+					return fmt.Errorf("%+v", now)
+				}
+				return nil
+			})
+		}
+		s.stop()
+	})
+}
+
+func TestKilledDaemonClosesEverybodyOut(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		for range 3 {
+			s.start()
+			s.opens("work", "http://bank.example/", "https://bank.example/")
+			s.crash()
+			s.noProxies()
+			if r := s.Get("work", "http://bank.example/"); r.Err == nil {
+				t.Errorf("after the daemon was killed: %+v", r)
+			}
+			s.rules("work.10.137.0.11", shop) // while nobody looks
+			s.start()
+			s.opens("work", "http://shop.example/")
+			s.refuses("work", "http://bank.example/")
+			s.rules("work.10.137.0.11", bank)
+			s.stop()
+		}
+	})
+}
+
+func TestCleanTakesAwayWhatACrashLeft(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		before := s.ruleset()
+		s.start()
+		s.opens("work", "http://bank.example/")
+		if out, err := s.clean(); err == nil || !strings.Contains(out, "another vifproxyd is running") {
+			t.Errorf("while the daemon runs: %v\n%s", err, out)
+		}
+		if err := s.page("work", "http://bank.example/"); err != nil {
+			t.Errorf("after that: %v", err)
+		}
+		s.crash()
+		if s.ruleset() == before {
+			t.Error("a crash leaves no rules, so that this test shows nothing")
+		}
+		if out, err := s.clean(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		s.nothingLeft()
+		if files, err := os.ReadDir(s.runDir()); err != nil || len(files) > 0 {
+			t.Errorf("files left: %v %v", files, err)
+		}
+		if out, err := s.clean(); err != nil {
+			t.Errorf("with nothing to do: %v\n%s", err, out)
+		}
+		if now := s.ruleset(); sorted(now) != sorted(before) {
+			t.Errorf("now:\n%s\nbefore:\n%s", now, before)
+		}
+	})
+}
