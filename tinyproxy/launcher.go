@@ -40,6 +40,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,6 +51,9 @@ import (
 // starters is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
 // few keep a slow disk from holding up every start behind one.
 const starters = 4
+
+// recruitPause is until the next recruit is enlisted: the one that has its order needs the processors now.
+const recruitPause = 20 * time.Millisecond
 
 // timerSlack is by how many nanoseconds the kernel may wake a proxy too late from a timed wait.
 const timerSlack = 10_000_000
@@ -172,9 +176,10 @@ func (l *Launcher) fork(ready chan<- error, recruits bool) {
 		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
 	}
 	var spare *recruit
+	var pause <-chan time.Time
 	for {
 		var offer chan *recruit
-		if recruits && spare == nil {
+		if recruits && spare == nil && pause == nil {
 			spare, _ = l.enlist() // else Start enlists one, and hears why that fails
 		}
 		if spare != nil {
@@ -184,7 +189,9 @@ func (l *Launcher) fork(ready chan<- error, recruits bool) {
 		case f := <-l.forks:
 			f()
 		case offer <- spare:
-			spare = nil
+			spare, pause = nil, time.After(recruitPause)
+		case <-pause:
+			pause = nil
 		case <-l.quit:
 			if spare != nil {
 				spare.dismiss()
