@@ -45,8 +45,8 @@ func (s *site) comeAndGo(number int) (took float64, err error) {
 	if err := s.AttachUpTo(vm, lab.Routed); err != nil {
 		return 0, err
 	}
-	last := time.Now()
-	if err := s.Attach(vm); err != nil {
+	last, err := s.AttachTimed(vm, lab.Complete)
+	if err != nil {
 		return 0, err
 	}
 	err = s.from(vm, func(c caller) error {

@@ -79,38 +79,44 @@ func (l *Lab) Attach(vm VM) error { return l.AttachUpTo(vm, Complete) }
 
 // AttachUpTo does the steps of an attach up to and including last.
 func (l *Lab) AttachUpTo(vm VM, last Step) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.attach(vm, last); err != nil {
-		return fmt.Errorf("attach %s (%v) as %s: %w", vm.Name, vm.IP, vm.Vif(), err)
-	}
-	return nil
+	_, err := l.AttachTimed(vm, last)
+	return err
 }
 
-func (l *Lab) attach(vm VM, last Step) error {
+// AttachTimed is AttachUpTo, and tells when the last step began, all that leads to it being ready.
+func (l *Lab) AttachTimed(vm VM, last Step) (began time.Time, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if began, err = l.attach(vm, last); err != nil {
+		err = fmt.Errorf("attach %s (%v) as %s: %w", vm.Name, vm.IP, vm.Vif(), err)
+	}
+	return began, err
+}
+
+func (l *Lab) attach(vm VM, last Step) (began time.Time, err error) {
 	if !vm.Gateway.IsValid() {
 		vm.Gateway = Gateway
 	}
 	switch {
 	case !vmName.MatchString(vm.Name):
-		return fmt.Errorf("%q is not a name for a VM", vm.Name)
+		return began, fmt.Errorf("%q is not a name for a VM", vm.Name)
 	case !vm.IP.Is4() || !vm.Gateway.Is4():
-		return errors.New("the VM and its gateway need IPv4 addresses")
+		return began, errors.New("the VM and its gateway need IPv4 addresses")
 	case vm.DomID < 0 || vm.DomID > maxDomID || vm.DevID < 0:
-		return fmt.Errorf("a domid lies between 0 and %d, a devid is not negative", maxDomID)
+		return began, fmt.Errorf("a domid lies between 0 and %d, a devid is not negative", maxDomID)
 	}
 	v := l.vifs[vm.Vif()]
 	if v != nil && (v.vm != vm || v.done >= last) {
-		return fmt.Errorf("the vif is already there, for %s (%v)", v.vm.Name, v.vm.IP)
+		return began, fmt.Errorf("the vif is already there, for %s (%v)", v.vm.Name, v.vm.IP)
 	}
 	if v == nil {
-		var err error
 		if v, err = l.create(vm); err != nil {
-			return err
+			return began, err
 		}
 	}
-	err := l.fw.do(func() error {
+	err = l.fw.do(func() error {
 		for ; v.done < last; v.done++ {
+			began = time.Now()
 			if err := l.step(v, v.done+1); err != nil {
 				return err
 			}
@@ -121,9 +127,9 @@ func (l *Lab) attach(vm VM, last Step) error {
 		return awaitCarrier(v.name)
 	})
 	if err != nil || v.done < Up {
-		return err
+		return began, err
 	}
-	return v.guest.space.do(func() error { return awaitCarrier(v.nic) })
+	return began, v.guest.space.do(func() error { return awaitCarrier(v.nic) })
 }
 
 // awaitCarrier waits until the kernel has noticed that a link of the thread's namespace has a carrier. Until
