@@ -10,12 +10,11 @@
 // In that order when a guest comes; the order is the script's affair and nothing here depends on it. Neither
 // does anything wait for the carrier, which the guest switches on and off as it likes.
 //
-// Two functions, and no state shared between them: [Read] asks the kernel for everything and returns a
-// [Snapshot]; [Watch] says when to Read again. Events are hints and are never data; a [Hint] says where to [Look]
-// first, or that there is no need to Read. Snapshots are assembled
-// from three dumps that are not one atomic reading, and events get lost when the kernel's queue overflows:
-// neither matters, because whatever changes after the subscription causes an event, or an overflow, and with
-// either of them a new Read.
+// Three functions, and no state shared between them: [Read] asks the kernel for everything and returns a
+// [Snapshot]; [Watch] says when it may be another; [Look] asks about no more than a [Hint] of Watch points at. Events
+// are hints and are never data. Snapshots are assembled from three dumps that are not one atomic reading, and events get
+// lost when the kernel's queue overflows: neither matters, because whatever changes after the subscription causes an
+// event, or an overflow, and with either of them a new question.
 package netwatch
 
 import (
@@ -56,7 +55,20 @@ func (s Snapshot) Find(addr netip.Addr) (AppVM, bool) {
 	return s[i], true
 }
 
-// Touches tells whether a Hint is about an AppVM of s. If not, and [Look] finds nothing there, s is still true.
+// With is s and what [Look] found where s is not touched; not ok if s has one of them, by another vif.
+func (s Snapshot) With(found Snapshot) (all Snapshot, ok bool) {
+	for _, vm := range found {
+		if _, known := s.Find(vm.Addr); known {
+			return nil, false
+		}
+	}
+	all = slices.Concat(s, found)
+	slices.SortFunc(all, func(a, b AppVM) int { return a.Addr.Compare(b.Addr) })
+	return all, true
+}
+
+// Touches tells whether a Hint is about an AppVM of s. If not, and [Look] finds nothing there, s is still true; if it finds
+// AppVMs, s is still true of all others.
 func (s Snapshot) Touches(h Hint) bool {
 	return h == Hint{} || slices.ContainsFunc(s, func(vm AppVM) bool {
 		return vm.Addr == h.Host || slices.Contains(vm.links, h.Link)

@@ -131,6 +131,11 @@ func TestReplayOfXen(t *testing.T) {
 		if !slices.ContainsFunc(hints, func(h Hint) bool { return snapshot.Touches(h) || len(kernel.at(h)) > 0 }) {
 			t.Errorf("%d hints, and none at this, which became of %q: %q", len(hints), snapshot, now)
 		}
+		for _, h := range hints {
+			if more, ok := snapshot.With(kernel.at(h)); ok && !snapshot.Touches(h) && !more.Equal(now) {
+				t.Errorf("what was seen by a look, %q, became of %q; but there was %q", more, snapshot, now)
+			}
+		}
 		source := ""
 		for _, l := range kernel.links {
 			names[l.index] = l.name

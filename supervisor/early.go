@@ -9,11 +9,11 @@ import (
 )
 
 // What takes longest when an AppVM comes is tinyproxy's start, and what grows with the AppVMs is a round of the loop. So
-// the start comes first: where an event points, there is one look at that AppVM alone, and its process begins before
-// everything is read. The round that follows decides about all of it as if nothing had been done; nobody can connect to
-// the process before.
+// where an event points there is one look at that AppVM alone, and its process starts before anything is planned. The plan
+// that follows decides about all of it as if nothing had been done; nobody can connect to the process before.
 
-// heed follows hints, and tells whether the connected AppVMs may be others than before.
+// heed follows hints, adds the AppVMs that they lead to, and tells whether those that were known may not be what they
+// were, so that all have to be read.
 func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	for _, h := range hints {
 		if s.inputs.Links.Touches(h) {
@@ -21,7 +21,11 @@ func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 			continue
 		}
 		found, err := s.LookAtLinks(h)
-		stale = stale || err != nil || len(found) > 0 // an error is for the reading of everything to report
+		more, ok := s.inputs.Links.With(found)
+		if stale = stale || err != nil || !ok; stale || len(found) == 0 { // an error is for the reading of all to report
+			continue
+		}
+		s.inputs.Links, s.due.plan = more, now
 		for _, vm := range found {
 			s.startEarly(vm, now)
 		}
