@@ -123,15 +123,12 @@ func (o *observer) until(t *testing.T, want string) {
 
 func (o *observer) heed(t *testing.T, h Hint) {
 	t.Helper()
-	if !o.last.Touches(h) {
-		found, err := Look(h)
-		check(t, err)
-		if more, ok := o.last.With(found); ok {
-			o.last = more
-			return
-		}
+	found, err := Look(h)
+	check(t, err)
+	if now, ok := o.last.After(h, found); ok {
+		o.last = now
+		return
 	}
-	var err error
 	o.last, err = Read()
 	check(t, err)
 }

@@ -55,24 +55,29 @@ func (s Snapshot) Find(addr netip.Addr) (AppVM, bool) {
 	return s[i], true
 }
 
-// With is s and what [Look] found where s is not touched; not ok if s has one of them, by another vif.
-func (s Snapshot) With(found Snapshot) (all Snapshot, ok bool) {
+// After is s with what [Look] found where a Hint points. It is not ok where that leaves doubt, and [Read] has to tell: where
+// something is gone or has changed, and where an AppVM has more than one vif.
+func (s Snapshot) After(h Hint, found Snapshot) (now Snapshot, ok bool) {
+	if h == (Hint{}) {
+		return nil, false
+	}
+	var known Snapshot
+	for _, vm := range s {
+		if vm.Addr == h.Host || slices.Contains(vm.links, h.Link) {
+			known = append(known, vm)
+		}
+	}
+	if len(known) > 0 {
+		return s, known.Equal(found) && slices.EqualFunc(known, found, func(a, b AppVM) bool { return slices.Equal(a.links, b.links) })
+	}
 	for _, vm := range found {
-		if _, known := s.Find(vm.Addr); known {
+		if _, elsewhere := s.Find(vm.Addr); elsewhere {
 			return nil, false
 		}
 	}
-	all = slices.Concat(s, found)
-	slices.SortFunc(all, func(a, b AppVM) int { return a.Addr.Compare(b.Addr) })
-	return all, true
-}
-
-// Touches tells whether a Hint is about an AppVM of s. If not, and [Look] finds nothing there, s is still true; if it finds
-// AppVMs, s is still true of all others.
-func (s Snapshot) Touches(h Hint) bool {
-	return h == Hint{} || slices.ContainsFunc(s, func(vm AppVM) bool {
-		return vm.Addr == h.Host || slices.Contains(vm.links, h.Link)
-	})
+	now = slices.Concat(s, found)
+	slices.SortFunc(now, func(a, b AppVM) int { return a.Addr.Compare(b.Addr) })
+	return now, true
 }
 
 // maxDomid is DOMID_FIRST_RESERVED of Xen's public/xen.h, 0x7ff0. vif-route-qubes subtracts the domid from it

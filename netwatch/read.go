@@ -29,8 +29,7 @@ var errInterrupted = errors.New("the table kept changing while it was read")
 // means that this could not be found out; it never means that there are none.
 func Read() (Snapshot, error) { return read(0) }
 
-// Look asks for no more than the AppVM, or the several, that a Hint is about. If there is none, either there never was
-// one, or what [Snapshot.Touches] tells of has changed.
+// Look asks for no more than the AppVMs that the link of a Hint leads to, see [Snapshot.After].
 func Look(h Hint) (Snapshot, error) {
 	found, err := read(h.Link)
 	if errors.Is(err, unix.ENODEV) {

@@ -12,25 +12,23 @@ import (
 // where an event points there is one look at that AppVM alone, and its process starts before anything is planned. The plan
 // that follows decides about all of it as if nothing had been done; nobody can connect to the process before.
 
-// heed follows hints, adds the AppVMs that they lead to, and tells whether those that were known may not be what they
-// were, so that all have to be read.
+// heed follows hints, and tells whether they are not enough to know who is connected now, so that all have to be read.
 func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	for _, h := range hints {
-		if s.inputs.Links.Touches(h) {
-			stale = true
-			continue
-		}
 		found, err := s.LookAtLinks(h)
-		more, ok := s.inputs.Links.With(found)
-		if stale = stale || err != nil || !ok; stale || len(found) == 0 { // an error is for the reading of all to report
+		after, ok := s.inputs.Links.After(h, found)
+		if err != nil || !ok { // an error is for the reading of all to report
+			return true
+		}
+		if len(after) == len(s.inputs.Links) {
 			continue
 		}
-		s.inputs.Links, s.due.plan = more, now
+		s.inputs.Links, s.due.plan = after, now
 		for _, vm := range found {
 			s.startEarly(vm, now)
 		}
 	}
-	return stale
+	return false
 }
 
 // startEarly starts what a plan for this AppVM alone would start.
