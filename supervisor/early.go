@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"runtime"
 	"slices"
 	"time"
 
@@ -45,5 +46,7 @@ func (s *Supervisor) startEarly(link netwatch.AppVM, now time.Time) {
 	var p Plan
 	p.appVM(s.inputs.desiredOf(set.Files[i], link, s.cache), have, now, s.Limits)
 	s.heard = now
-	s.startAll(p.Start, now)
+	if s.startAll(p.Start, now); len(p.Start) > 0 {
+		runtime.Gosched() // this thread goes on with the start, the loop on another
+	}
 }
