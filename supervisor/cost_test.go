@@ -117,7 +117,7 @@ func TestAllocationsOfAReconcile(t *testing.T) {
 			synctest.Wait()
 		})
 	}
-	const base, each = 100, 12
+	const base, each = 75, 4
 	t.Logf("%v AppVMs: %v allocations", numbers, allocs)
 	for i, n := range numbers {
 		if allocs[i] > float64(base+each*n) {
