@@ -17,11 +17,7 @@ import (
 // port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
-	later := p.Start
-	if len(s.freed) == 0 { // else the write gives back ports
-		later = nil
-		s.startAll(p.Start, now)
-	}
+	s.startAll(p.Start, now)
 	s.fenced = s.fence(p.Exits, now)
 	if s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced}, now) {
 		s.bound(p, now)
@@ -33,7 +29,6 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 		}
 	}
 	s.end(p.End)
-	s.startAll(later, now)
 }
 
 func (s *Supervisor) startAll(policies []*Policy, now time.Time) {
@@ -156,7 +151,7 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 	}
 }
 
-// release follows a successful write: nothing in the firewall leads to ports of ended processes any more.
+// release follows a successful write of these bindings: nothing else in the firewall leads to a proxy's port.
 func (s *Supervisor) release(bindings []firewall.Binding) {
 	if !s.cleaned { // an earlier run may have crashed
 		s.cleaned = true
@@ -166,10 +161,13 @@ func (s *Supervisor) release(bindings []firewall.Binding) {
 			s.post(func() { s.troubles.note(s.Events, time.Now(), "connection tracking", err) })
 		})
 	}
-	for _, port := range s.freed {
+	s.freed = slices.DeleteFunc(s.freed, func(port uint16) bool {
+		if slices.ContainsFunc(bindings, func(b firewall.Binding) bool { return b.To.Port() == port }) {
+			return false // its process has ended since the write began
+		}
 		s.ports.release(port)
-	}
-	s.freed = nil
+		return true
+	})
 }
 
 // process finds a generation; nil when it has ended since.

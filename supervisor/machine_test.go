@@ -76,9 +76,9 @@ func (m *machine) took() string {
 }
 
 // sideBySide tells whether the order of two lines means nothing and is to be turned: ends are in that of their ports, and
-// starts before what the fence is made to hold meanwhile.
+// starts before what the firewall is made to hold meanwhile, but for bindings.
 func sideBySide(first, second string) bool {
-	if strings.HasPrefix(first, "fence ") {
+	if strings.HasPrefix(first, "fence ") || strings.HasPrefix(first, "unbind ") {
 		return strings.HasPrefix(second, "start ")
 	}
 	return isEnd(first) && isEnd(second) && second < first

@@ -179,6 +179,29 @@ func TestRestOfAWriteFails(t *testing.T) {
 	})
 }
 
+// TestPortIsTakenAsLongAsItIsBound: a process may have died since the write began that is complete now.
+func TestPortIsTakenAsLongAsItIsBound(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.post(func() {
+			m.freed = []uint16{1, 2}
+			m.ports.used[2] = true
+			m.release(m.bindings)
+			if !m.ports.used[1] || m.ports.used[2] || !slices.Equal(m.freed, []uint16{1}) {
+				t.Errorf("ports in use: %v, still to be freed: %v; want 1, which is bound", m.ports.used, m.freed)
+			}
+			m.release(nil)
+			if m.ports.used[1] || len(m.freed) > 0 {
+				t.Errorf("ports in use: %v, still to be freed: %v; want none", m.ports.used, m.freed)
+			}
+			m.ports.used[1] = true // as it is
+		})
+		m.took()
+	})
+}
+
 // TestFirewallIsNotReadForAStart: the way of a change is short. But what the loop believes is checked now and then.
 func TestFirewallIsNotReadForAStart(t *testing.T) {
 	run(t, func(m *machine) {
