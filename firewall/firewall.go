@@ -76,6 +76,8 @@ type Backend interface {
 	// It calls inForce once, unless it fails before, as soon as connections that are made from then on to port 8100
 	// go where want says. What may be left to take away then is the leave for AppVMs to reach their own old proxies. Where
 	// want is what the last Sync has written, it may call it before it has looked whether somebody else undid that.
+	//
+	// If ctx ends after that, Sync may leave the rest to the next one, with the error of ctx.
 	Sync(ctx context.Context, want State, inForce func()) (writes int, err error)
 
 	// Refused returns how many packets of each uid the fence has refused since Open: one for each attempt to

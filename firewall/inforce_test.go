@@ -1,7 +1,10 @@
 package firewall
 
 import (
+	"context"
+	"errors"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -47,4 +50,28 @@ func TestInForce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is left to take away may be put off, and is then the next Sync's.
+func TestRestIsPutOff(t *testing.T) {
+	onEach(t, func(t *testing.T, m machine) {
+		putOff := m.kind == "iptables" // nftables has no rest that takes time
+		b := m.open(t)
+		sync(t, b, personal, social)
+		moved := personal
+		moved.To = binding("x", "10.0.0.1", "10.138.0.1:61002").To
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := b.Sync(ctx, State{Bindings: []Binding{moved, social}}, cancel); errors.Is(err, context.Canceled) != putOff {
+			t.Errorf("error %v; put off: %v", err, putOff)
+		}
+		if rules := m.rules(t); !strings.Contains(rules, "61002") || strings.Contains(rules, "--dport 61000 -j ACCEPT") != putOff {
+			t.Errorf("want what is new, and what was there before: %v\n%s", putOff, rules)
+		}
+		again := moved
+		again.To = binding("x", "10.0.0.1", "10.138.0.1:61003").To
+		sync(t, b, again, social)
+		if rules := m.rules(t); strings.Contains(rules, "--dport 61000 ") || strings.Contains(rules, "61002") || !strings.Contains(rules, "61003") {
+			t.Errorf("want no more than the last:\n%s", rules)
+		}
+	})
 }

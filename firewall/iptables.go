@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-iptables/iptables"
 )
@@ -131,12 +132,24 @@ func (b *iptBackend) write(ctx context.Context, want State, inForce func()) (wri
 	}
 	writes += len(up)
 	inForce()
-	if err := filter.write(ctx, down); err != nil {
+	b.synced = true
+	if len(down) == 0 {
+		return writes, nil
+	}
+	select {
+	case <-time.After(restPause):
+	case <-ctx.Done():
+		return writes, ctx.Err()
+	}
+	if err := filter.write(context.WithoutCancel(ctx), down); err != nil {
 		return writes, err
 	}
-	b.synced = true
 	return writes + len(down), nil
 }
+
+// restPause is how long what is left to take away waits for another Sync, which then takes away all: whoever changes
+// rules often has no program that deletes in his way. A variable, so that tests need not wait.
+var restPause = 150 * time.Millisecond
 
 // fence is which of its chains must change, and to what.
 func (t *iptTable) fence(f Fence, four bool) (change map[string][]string) {

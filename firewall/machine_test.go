@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -113,6 +114,8 @@ func (m machine) shell(t testing.TB, commands string) {
 	}
 	run(t, "", "sh", "-ec", commands)
 }
+
+func init() { restPause = time.Millisecond }
 
 var quiet = slog.New(slog.DiscardHandler)
 

@@ -50,9 +50,10 @@ func (s *Supervisor) end(ends []End) {
 
 // write is one write of the firewall.
 type write struct {
-	state firewall.State
-	done  chan struct{}
-	err   error // once done
+	state  firewall.State
+	putOff context.CancelFunc // the rest of it, if it has not begun
+	done   chan struct{}
+	err    error // once done
 }
 
 // sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
@@ -67,10 +68,10 @@ func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
 	}
 	s.completeWrite(now)
 	s.holds = nil
-	w := &write{state: state, done: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
+	w := &write{state: state, putOff: cancel, done: make(chan struct{})}
 	inForce := make(chan struct{})
 	s.running.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 		defer cancel()
 		var writes int
 		if writes, w.err = s.Firewall.Sync(ctx, state, func() { close(inForce) }); writes > 0 {
@@ -94,20 +95,27 @@ func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
 	return true
 }
 
-// completeWrite waits for the rest of the write under way, if there is one, and draws the conclusions.
-func (s *Supervisor) completeWrite(now time.Time) {
+// completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
+// What was put off is for the next write to do.
+func (s *Supervisor) completeWrite(now time.Time) (putOff bool) {
 	w := s.writing
 	if w == nil {
-		return
+		return false
 	}
+	w.putOff()
 	<-w.done
 	s.writing = nil
+	if errors.Is(w.err, context.Canceled) {
+		s.holds = nil
+		return true
+	}
 	if retry := s.troubles.note(s.Events, now, "firewall", w.err); w.err != nil {
 		s.holds, s.due.check = nil, retry
-		return
+		return false
 	}
 	s.holds = &w.state
 	s.release(w.state.Bindings)
+	return false
 }
 
 // bound follows a write: the bindings are those of the plan now.

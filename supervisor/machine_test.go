@@ -41,6 +41,7 @@ type machine struct {
 	forgotten []uint16      // ports of proxies whose connections are
 	rest      time.Duration // that a write takes on when it is in force
 	restErr   error
+	yields    bool // the rest can be put off
 	fence     string
 	refused   map[uint32]uint64
 	resolvers []netip.Addr
@@ -106,7 +107,7 @@ func (m *machine) proxy(name string) *fakeProxy {
 
 func (m *machine) String() string { return "fake" }
 
-func (m *machine) Sync(_ context.Context, state firewall.State, inForce func()) (int, error) {
+func (m *machine) Sync(ctx context.Context, state firewall.State, inForce func()) (int, error) {
 	writes, err := m.write(state)
 	if err != nil {
 		return writes, err
@@ -114,9 +115,16 @@ func (m *machine) Sync(_ context.Context, state firewall.State, inForce func()) 
 	inForce()
 	m.mu.Lock()
 	rest, restErr := m.rest, m.restErr
+	if !m.yields {
+		ctx = context.WithoutCancel(ctx)
+	}
 	m.mu.Unlock()
-	time.Sleep(rest)
-	return writes, restErr
+	select {
+	case <-time.After(rest):
+		return writes, restErr
+	case <-ctx.Done():
+		return writes, ctx.Err()
+	}
 }
 
 func (m *machine) write(state firewall.State) (int, error) {

@@ -80,6 +80,7 @@ const (
 	drainPoll  = time.Second            // how often retired processes are looked at
 	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
 	syncBound  = 10 * time.Second       // of one firewall write
+	restLater  = 200 * time.Millisecond // until what a write has put off is done, where none follows
 
 	massStart = 8                     // as soon as so many proxies are starting,
 	gather    = 20 * time.Millisecond // news of several make one plan, which is about all AppVMs

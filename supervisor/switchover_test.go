@@ -146,6 +146,37 @@ func TestRestOfAWriteHoldsUpNothing(t *testing.T) {
 	})
 }
 
+func TestRestOfAWriteIsPutOff(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.rest, m.yields = 150*time.Millisecond, true })
+		m.file("social.10.137.0.1", "b")
+		m.after(20 * time.Millisecond)
+		m.file("social.10.137.0.1", "c")
+		m.expect(m.after(settle+3*time.Millisecond), `start social (10.137.0.1) at 10.138.1.1: c :3
+			unbind vif1.0 10.137.0.1 :2
+			bind vif1.0 10.137.0.1 :3`)
+
+		// Who asks for the counters need not wait for it, and it is made good when nothing else comes.
+		m.set(func() { m.syncs = 0 })
+		asked := time.Now()
+		if vm := m.vm("social"); vm.Port != 3 || time.Since(asked) > 0 {
+			t.Errorf("after %v: %+v", time.Since(asked), vm)
+		}
+		if m.after(time.Second); m.syncs == 0 || m.syncs > 2 { // and one when the old process has ended
+			t.Errorf("%d writes more, want one", m.syncs)
+		}
+		m.post(func() {
+			if m.holds == nil || m.writing != nil || len(m.freed) > 0 {
+				t.Errorf("it is not complete: ports %v are not free", m.freed)
+			}
+		})
+		m.took()
+	})
+}
+
 // TestRestOfAWriteFails: what is in force stays so, and the rest is done later.
 func TestRestOfAWriteFails(t *testing.T) {
 	run(t, func(m *machine) {
