@@ -235,6 +235,11 @@ func TestRecruits(t *testing.T) {
 	if err := unix.Kill(r.pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	for ctx := bounded(t); !isDead(r.pidfd); { // until then it could be given the order, and die with it
+		if ctx.Err() != nil {
+			t.Fatal("it does not die")
+		}
+	}
 	taken := make(chan bool)
 	go func() { l.recruits <- r; close(taken) }()
 	for port, done := uint16(61000), false; !done; port++ {
