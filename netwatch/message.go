@@ -11,8 +11,8 @@ import (
 
 // The body of an rtnetlink message (linux/rtnetlink.h) is a fixed structure, whose first byte is an address
 // family, and attributes. Of the 1.5 kB that describe one link, only what decides about a connection is
-// decoded. A general library decodes all of it: with 250 vifs that takes four times as long and leaves a
-// dozen times as much garbage, every time one AppVM comes or goes.
+// decoded. A general library decodes all of it: a list of 250 vifs takes that four times as long, and leaves a
+// dozen times as much garbage.
 //
 // What the kernel would call malformed is an error, never a shorter list.
 
