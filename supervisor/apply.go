@@ -18,10 +18,7 @@ import (
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
 	s.startAll(p.Start, now)
-	s.fenced = s.fence(p.Exits, now)
-	if s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced}, now) {
-		s.bound(p, now)
-	} else {
+	if !s.bind(p, now) {
 		for i := range p.End {
 			if p.End[i].How == Soon {
 				p.End[i].How = Now // for what is new still comes to it
@@ -29,6 +26,16 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 		}
 	}
 	s.end(p.End)
+}
+
+// bind has the firewall hold what the plan says, and tells whether that is in force.
+func (s *Supervisor) bind(p Plan, now time.Time) bool {
+	s.exits, s.fenced = p.Exits, s.fence(p.Exits, now)
+	if !s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced}, now) {
+		return false
+	}
+	s.bound(p, now)
+	return true
 }
 
 func (s *Supervisor) startAll(policies []*Policy, now time.Time) {

@@ -1,11 +1,16 @@
 package supervisor
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/netwatch"
 )
 
@@ -90,5 +95,60 @@ func TestHintStartsNothingElse(t *testing.T) {
 		m.appears("10.137.0.2", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
 		m.appears("10.137.0.3", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2", "vif3.0 10.137.0.3")
 		m.expect(m.after(time.Second), "")
+	})
+}
+
+// TestFirstProxyDoesNotWaitForAPlan about all, which then finds nothing to do: it would write the firewall once more if
+// what it says, or the order, were another.
+func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
+	run(t, func(m *machine) {
+		var vifs []string
+		for i, ip := range []string{"10.137.0.2", "10.137.0.3", "10.137.0.1"} {
+			m.file(fmt.Sprintf("vm%d.%s", i, ip), "a", "#: egress "+strings.Replace(ip, "137", "9", 1)+":22")
+		}
+		m.after(time.Second)
+		for i, ip := range []string{"10.137.0.2", "10.137.0.3", "10.137.0.1"} {
+			var planned, later time.Time
+			m.post(func() { planned = m.planned })
+			m.set(func() { m.syncs = 0 })
+			before := m.after(time.Second)
+			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i, ip))
+			m.appears(ip, vifs...)
+			got := m.after(gather / 2)
+			if c := counted(got); before != "" || c["start"] != 1 || c["bind"] != 1 || c["fence"] != 1 {
+				t.Errorf("done:\n%s\nwant a start, and a proxy bound with its hole", got)
+			}
+			if m.post(func() { later = m.planned }); m.took() != "" || later != planned {
+				t.Error("there was a plan for all")
+			}
+			status, err := m.Status(m.ctx)
+			if j := slices.IndexFunc(status.VMs, func(vm control.VM) bool { return vm.IP == ip }); err != nil ||
+				status.VMs[j].State != control.Running || status.VMs[j].PID == 0 {
+				t.Error(status.VMs, err)
+			}
+			m.after(gather)
+			if m.post(func() { later = m.planned }); m.took() != "" || later == planned {
+				t.Error("there was no plan for all, or one that did something")
+			}
+			if m.syncs != 2 {
+				t.Errorf("%d firewall writes, want one that opens the hole and one that binds", m.syncs)
+			}
+		}
+	})
+}
+
+// TestFirewallFailsForAFirstProxy: the plan for all reports it, and tries again.
+func TestFirewallFailsForAFirstProxy(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		m.set(func() { m.fwErr = errors.New("busy") })
+		m.appears("10.137.0.1", "vif1.0 10.137.0.1")
+		m.expect(m.after(gather), "start social (10.137.0.1) at 10.138.1.1: a :1")
+		if vm := m.vm("social"); vm.State != control.Failed {
+			t.Error(vm)
+		}
+		m.set(func() { m.fwErr = nil })
+		m.expect(m.after(time.Minute), "bind vif1.0 10.137.0.1 :1")
 	})
 }

@@ -17,51 +17,55 @@ func (s *Supervisor) tellNews(before []*Desired) {
 		was[d.Addr] = d
 	}
 	for _, d := range s.want {
-		old := was[d.Addr]
+		s.tell(was[d.Addr], d)
 		delete(was, d.Addr)
-		about := control.About{VM: d.Name, IP: d.Addr}
-		switch {
-		case old == nil:
-			s.Events.Emit(rulesFound, about)
-		case d.Name != old.Name:
-			s.Events.Emit(rulesRenamed, control.About{VM: d.Name, IP: d.Addr, Old: old.Name})
-		}
-		if old == nil {
-			old = &Desired{}
-		}
-		var known []string
-		if old.Policy != nil {
-			known = old.Policy.Findings
-		}
-		if d.Policy != nil {
-			for i, finding := range d.Policy.Findings {
-				if i == mostFindings {
-					s.Events.Emit(rulesOddMore, control.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
-					break
-				}
-				if !slices.Contains(known, finding) {
-					s.Events.Emit(rulesOdd, control.About{VM: d.Name, IP: d.Addr, Err: finding})
-				}
-			}
-		}
-		for _, vif := range d.Vifs {
-			if !slices.Contains(old.Vifs, vif) {
-				s.Events.Emit(connected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
-			}
-		}
-		for _, vif := range old.Vifs {
-			if !slices.Contains(d.Vifs, vif) {
-				s.Events.Emit(disconnected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
-			}
-		}
-		switch {
-		case d.Err != nil && (old.Err == nil || old.Err.Error() != d.Err.Error()):
-			s.Events.Emit(rulesRefused, control.About{VM: d.Name, IP: d.Addr, Err: d.Err.Error()})
-		case d.Err == nil && old.Err != nil:
-			s.Events.Emit(rulesAccepted, about)
-		}
 	}
 	for _, old := range was {
 		s.Events.Emit(rulesGone, control.About{VM: old.Name, IP: old.Addr})
+	}
+}
+
+// tell tells what is different for one AppVM; old is nil if it had no rule file.
+func (s *Supervisor) tell(old, d *Desired) {
+	about := control.About{VM: d.Name, IP: d.Addr}
+	switch {
+	case old == nil:
+		s.Events.Emit(rulesFound, about)
+	case d.Name != old.Name:
+		s.Events.Emit(rulesRenamed, control.About{VM: d.Name, IP: d.Addr, Old: old.Name})
+	}
+	if old == nil {
+		old = &Desired{}
+	}
+	var known []string
+	if old.Policy != nil {
+		known = old.Policy.Findings
+	}
+	if d.Policy != nil {
+		for i, finding := range d.Policy.Findings {
+			if i == mostFindings {
+				s.Events.Emit(rulesOddMore, control.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
+				break
+			}
+			if !slices.Contains(known, finding) {
+				s.Events.Emit(rulesOdd, control.About{VM: d.Name, IP: d.Addr, Err: finding})
+			}
+		}
+	}
+	for _, vif := range d.Vifs {
+		if !slices.Contains(old.Vifs, vif) {
+			s.Events.Emit(connected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
+		}
+	}
+	for _, vif := range old.Vifs {
+		if !slices.Contains(d.Vifs, vif) {
+			s.Events.Emit(disconnected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
+		}
+	}
+	switch {
+	case d.Err != nil && (old.Err == nil || old.Err.Error() != d.Err.Error()):
+		s.Events.Emit(rulesRefused, control.About{VM: d.Name, IP: d.Addr, Err: d.Err.Error()})
+	case d.Err == nil && old.Err != nil:
+		s.Events.Emit(rulesAccepted, about)
 	}
 }

@@ -160,7 +160,7 @@ func (p *process) tell(how Ending) {
 
 // cameUp is the news that a proxy listens.
 func (s *Supervisor) cameUp(p *process, proxy Proxy) {
-	s.changed = true
+	s.up = append(s.up, p.vm.addr)
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
 	if !p.Dying {
 		p.vm.good = p.Policy

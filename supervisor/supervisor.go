@@ -127,14 +127,16 @@ type Supervisor struct {
 	}
 	lastRound time.Time
 	planned   time.Time
-	burst     time.Time // when the changes of rules that are now settling were seen
-	edited    time.Time // when they were made: the loop may have been busy
-	heard     time.Time // when what this round is about was first heard of
-	checked   time.Time // when the firewall was last looked at because of a hint
-	changed   bool      // mail changed something that the plan depends on
+	burst     time.Time    // when the changes of rules that are now settling were seen
+	edited    time.Time    // when they were made: the loop may have been busy
+	heard     time.Time    // when what this round is about was first heard of
+	checked   time.Time    // when the firewall was last looked at because of a hint
+	changed   bool         // mail changed something that the plan depends on
+	up        []netip.Addr // AppVMs that a process has come up for just now
 	troubles  troubles
 	waiters   []*waiter
 	hosts     map[string]*host
+	exits     []Exit            // through the fence,
 	fenced    firewall.Fence    // as last written
 	cleaned   bool              // what an earlier run left in connection tracking is forgotten
 	refused   map[uint32]uint64 // by the fence, by uid
@@ -197,6 +199,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 		s.Rest()
 	}
 	s.schedule(s.waker.take(), now)
+	s.bindEarly(now)
 	if s.read(now) {
 		s.reconcile(now)
 	}
