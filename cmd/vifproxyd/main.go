@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -41,7 +40,6 @@ const (
 const resolvConf = "/etc/resolv.conf"
 
 func main() {
-	runtime.MemProfileRate = 0 // a megabyte of counters that nobody reads
 	// A collection takes the processors from what starts. Four MiB more may wait for one; all is given back at rest.
 	debug.SetGCPercent(200)
 	o, err := parseOptions(os.Args[1:], os.Stdout)

@@ -19,6 +19,7 @@ func init() {
 	if dir == "" {
 		return
 	}
+	runtime.MemProfileRate = 4 << 10 // there is little
 	usr2 := make(chan os.Signal, 1)
 	signal.Notify(usr2, syscall.SIGUSR2)
 	go func() {
