@@ -114,16 +114,12 @@ func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 // load replaces everything of ours by the skeleton with what want says in one transaction. If anything in
 // before is no longer true, the transaction fails as a whole.
 func (n *nftBackend) load(ctx context.Context, before snapshot, want State) error {
-	text, err := skeleton(n.cfg, before, want)
-	if err != nil {
-		return err
-	}
 	refused, err := n.conn.refused()
 	if err != nil {
 		return err
 	}
 	n.refused.add(refused)
-	if err := load(ctx, text, n.tool, "-f", "-"); err != nil {
+	if err := load(ctx, skeleton(n.cfg, before, want), n.tool, "-f", "-"); err != nil {
 		return err
 	}
 	n.refused.last = nil
