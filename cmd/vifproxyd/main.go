@@ -40,8 +40,6 @@ const (
 const resolvConf = "/etc/resolv.conf"
 
 func main() {
-	// A collection takes the processors from what starts. Four MiB more may wait for one; all is given back at rest.
-	debug.SetGCPercent(200)
 	o, err := parseOptions(os.Args[1:], os.Stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
