@@ -91,7 +91,10 @@ func (s *Supervisor) early(link netwatch.AppVM, now time.Time) bool {
 
 // with is what a plan for all has, in its order, with those of one AppVM replaced.
 func with[T any](all, own []T, addr netip.Addr, of func(T) netip.Addr) []T {
-	others := slices.DeleteFunc(slices.Clone(all), func(x T) bool { return of(x) == addr })
-	i, _ := slices.BinarySearchFunc(others, addr, func(x T, addr netip.Addr) int { return of(x).Compare(addr) })
-	return slices.Insert(others, i, own...)
+	i, _ := slices.BinarySearchFunc(all, addr, func(x T, addr netip.Addr) int { return of(x).Compare(addr) })
+	j := i
+	for j < len(all) && of(all[j]) == addr {
+		j++
+	}
+	return slices.Concat(all[:i], own, all[j:])
 }

@@ -54,7 +54,9 @@ func inBoth[T comparable](a, b []T) []T {
 
 // fence puts together what the firewall is to hold besides bindings.
 func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
-	f := firewall.Fence{Resolvers: s.inputs.Resolvers, Holes: holes(s.Egress)}
+	f := firewall.Fence{
+		Resolvers: s.inputs.Resolvers, Holes: holes(s.Egress), Proxies: make([]firewall.Proxy, 0, len(exits)),
+	}
 	named := make(map[string]bool)
 	for _, e := range exits {
 		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: holes(e.Egress)})

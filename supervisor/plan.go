@@ -64,7 +64,7 @@ const (
 
 // plan is pure. It visits the union of desired and actual AppVMs in order, each for itself.
 func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
-	var p Plan
+	p := Plan{Bindings: make([]firewall.Binding, 0, len(want)), Exits: make([]Exit, 0, len(want))}
 	wanted := make(map[netip.Addr]*Desired, len(want))
 	for _, d := range want {
 		wanted[d.Addr] = d

@@ -2,21 +2,21 @@ package supervisor
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
 	"vifproxy/control"
 )
 
-// stateSince is how an AppVM is, since when, and when it was last connected.
+// stateSince is how an AppVM is, since when, when it was last connected, and when all that was noted.
 type stateSince struct {
 	condition
-	since, seen time.Time
+	since, seen, noted time.Time
 }
 
 // noteStates keeps since when each AppVM is in its state.
 func (s *Supervisor) noteStates(now time.Time) {
-	states := make(map[identity]stateSince, len(s.want))
 	for _, d := range s.want {
 		who := identity{d.Name, d.Addr}
 		is := s.states[who]
@@ -27,9 +27,10 @@ func (s *Supervisor) noteStates(now time.Time) {
 		if d.connected() {
 			is.seen = now
 		}
-		states[who] = is
+		is.noted = now
+		s.states[who] = is
 	}
-	s.states = states
+	maps.DeleteFunc(s.states, func(_ identity, is stateSince) bool { return is.noted != now }) // their rule files have gone
 }
 
 // condition is how an AppVM is.

@@ -159,6 +159,8 @@ func New(c Config) *Supervisor {
 		vms:   map[netip.Addr]*appVM{},
 		hosts: map[string]*host{},
 		ports: newPorts(c.Ports),
+
+		states: map[identity]stateSince{},
 	}
 }
 
