@@ -112,11 +112,15 @@ func (s *Supervisor) completeWrite(now time.Time) (putOff bool) {
 	w.putOff()
 	<-w.done
 	s.writing = nil
-	if errors.Is(w.err, context.Canceled) {
+	if putOff = errors.Is(w.err, context.Canceled); putOff {
+		w.err = nil // it is in force
+	}
+	retry := s.troubles.note(s.Events, now, "firewall", w.err)
+	switch {
+	case putOff:
 		s.holds = nil
 		return true
-	}
-	if retry := s.troubles.note(s.Events, now, "firewall", w.err); w.err != nil {
+	case w.err != nil:
 		s.holds, s.due.check = nil, retry
 		return false
 	}

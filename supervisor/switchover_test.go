@@ -178,6 +178,26 @@ func TestRestOfAWriteIsPutOff(t *testing.T) {
 }
 
 // TestRestOfAWriteFails: what is in force stays so, and the rest is done later.
+// TestPutOffIsNoFailure: what could not be written before is in force, and only the rest of that write waits.
+func TestPutOffIsNoFailure(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		m.set(func() { m.rest, m.yields, m.fwErr = 5*time.Second, true, errors.New("busy") })
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.fwErr = nil })
+		done := ""
+		for i := 0; done == "" && i < 60; i++ {
+			done = m.after(time.Second)
+		}
+		m.expect(done, "bind vif1.0 10.137.0.1 :1")
+		if status, err := m.Status(m.ctx); err != nil || len(status.Problems) > 0 {
+			t.Error(status.Problems, err)
+		}
+	})
+}
+
 func TestRestOfAWriteFails(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")
