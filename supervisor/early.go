@@ -91,10 +91,14 @@ func (s *Supervisor) early(link netwatch.AppVM, now time.Time) bool {
 
 // with is what a plan for all has, in its order, with those of one AppVM replaced.
 func with[T any](all, own []T, addr netip.Addr, of func(T) netip.Addr) []T {
-	i, _ := slices.BinarySearchFunc(all, addr, func(x T, addr netip.Addr) int { return of(x).Compare(addr) })
-	j := i
-	for j < len(all) && of(all[j]) == addr {
-		j++
+	merged := make([]T, 0, len(all)+len(own))
+	for i, x := range all {
+		switch of(x).Compare(addr) {
+		case -1:
+			merged = append(merged, x)
+		case 1:
+			return slices.Concat(merged, own, all[i:])
+		}
 	}
-	return slices.Concat(all[:i], own, all[j:])
+	return append(merged, own...)
 }

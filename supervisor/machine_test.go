@@ -140,6 +140,16 @@ func (m *machine) write(state firewall.State) (int, error) {
 			m.t.Errorf("%v is bound to a port where no proxy of its own listens", b)
 		}
 	}
+	places := map[string]bool{} // as the real ones refuse what is there twice
+	for _, b := range want {
+		places[fmt.Sprint(b.Vif, b.Addr)] = true
+	}
+	for _, p := range state.Fence.Proxies {
+		places[fmt.Sprint(p.UID)] = true
+	}
+	if len(places) != len(want)+len(state.Fence.Proxies) {
+		m.t.Errorf("something is there twice: %v", state)
+	}
 	writes := 0
 	for _, b := range m.bindings {
 		if !slices.Contains(want, b) {

@@ -62,7 +62,8 @@ const (
 	Now                  // killed at once: an AppVM could still do through it what is not permitted any more
 )
 
-// plan is pure. It visits the union of desired and actual AppVMs in order, each for itself.
+// plan is pure. It visits the union of desired and actual AppVMs, each for itself. Bindings and Exits are in the order of
+// addresses, so that equal ones are equal.
 func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
 	p := Plan{Bindings: make([]firewall.Binding, 0, len(want)), Exits: make([]Exit, 0, len(want))}
 	wanted := make(map[netip.Addr]*Desired, len(want))
@@ -78,6 +79,7 @@ func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
 			p.appVM(d, &Actual{Addr: d.Addr}, now, limits)
 		}
 	}
+	slices.SortFunc(p.Exits, func(a, b Exit) int { return a.Addr.Compare(b.Addr) })
 	return p
 }
 
