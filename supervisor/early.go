@@ -14,10 +14,13 @@ import (
 // What takes longest when an AppVM comes is tinyproxy's start, and what grows with the AppVMs is a round of the loop. So
 // where an event points there is one look at that AppVM alone, its process starts, and is bound when it listens, as a plan
 // for it alone says. The plan for all follows a little later. It finds nothing to do, as a rule, and is not in the way of
-// the start, and of the AppVM's first connection, meanwhile.
+// the start, and of the AppVM's first connection, meanwhile. Where there is more to do than that, it is what does it: one
+// write of the firewall for all of it, and nothing that ends waits for what begins.
 
 // heed follows hints, and tells whether they are not enough to know who is connected now, so that all have to be read.
 func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
+	var plans []Plan
+	changed := 0
 	for _, h := range hints {
 		found, err := s.LookAtLinks(h)
 		after, ok := s.inputs.Links.After(h, found)
@@ -29,43 +32,59 @@ func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 		}
 		s.inputs.Links = after
 		for _, link := range found {
-			if !s.early(link, now) {
-				s.due.plan = now
+			changed++
+			if p := s.startAlone(link, now); len(p.Start) > 0 {
+				plans = append(plans, p)
 			}
 		}
+	}
+	switch {
+	case changed == 0:
+	case len(plans) == changed && s.starting() >= massStart:
+		s.planBy(now.Add(gather))
+	case len(plans) == 1 && changed == 1:
+		s.bindAlone(plans[0], now)
+	default:
+		s.due.plan = now
 	}
 	return false
 }
 
-// bindEarly binds the processes that have come up just now.
-func (s *Supervisor) bindEarly(now time.Time) {
-	for _, addr := range s.up {
-		link, _ := s.inputs.Links.Find(addr)
-		if !s.early(link, now) {
-			s.changed = true
+// welcome binds the process that has come up just now.
+func (s *Supervisor) welcome(now time.Time) {
+	up := s.up
+	s.up = nil
+	if len(up) == 0 {
+		return
+	}
+	link, _ := s.inputs.Links.Find(up[0])
+	if len(up) == 1 && s.starting() < massStart {
+		if p := s.startAlone(link, now); len(p.Bindings) > 0 {
+			s.bindAlone(p, now)
+			return
 		}
 	}
-	s.up = nil
+	s.changed = true
 }
 
-// early does for one AppVM, connected as given, what reconcile does for all, if it has no proxy yet: it starts its first
-// process, or binds it, and lets the plan for all wait a little. It tells whether that may wait.
-func (s *Supervisor) early(link netwatch.AppVM, now time.Time) bool {
+// startAlone starts what a plan for one AppVM says, connected as given, if it has no proxy yet. What else it says is
+// returned; nothing, if the plan for all is to decide.
+func (s *Supervisor) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
 	set := s.inputs.Rules
 	i := slices.IndexFunc(set.Files, func(f rules.File) bool { return f.Addr == link.Addr })
 	at := slices.IndexFunc(s.want, func(d *Desired) bool { return d.Addr == link.Addr })
 	if i < 0 || at < 0 || slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == link.Addr }) {
-		return false
+		return Plan{}
 	}
 	have := &Actual{Addr: link.Addr}
 	if vm := s.vms[link.Addr]; vm != nil {
 		have = vm.actual()
 	}
+	s.readBinary(now)
 	d := s.inputs.desiredOf(set.Files[i], link, s.cache)
-	var p Plan
 	p.appVM(d, have, now, s.Limits)
-	if s.vms[link.Addr].served() || len(p.End)+len(p.Retire) > 0 || len(p.Start)+len(p.Bindings) == 0 {
-		return false
+	if s.vms[link.Addr].served() || len(p.End)+len(p.Retire) > 0 {
+		return Plan{}
 	}
 	s.heard = now
 	if s.startAll(p.Start, now); len(p.Start) > 0 {
@@ -73,20 +92,34 @@ func (s *Supervisor) early(link netwatch.AppVM, now time.Time) bool {
 	}
 	s.tell(s.want[at], d)
 	s.want[at] = d
-	if s.starting() < massStart {
-		if s.holds == nil {
-			return false
-		}
-		p.Bindings = with(s.holds.Bindings, p.Bindings, link.Addr, func(b firewall.Binding) netip.Addr { return b.Addr })
-		p.Exits = with(s.exits, p.Exits, link.Addr, func(e Exit) netip.Addr { return e.Addr })
-		if !s.bind(p, now) {
-			return false
+	return p
+}
+
+// bindAlone has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
+// little. If something else is due, that plan does it all.
+func (s *Supervisor) bindAlone(p Plan, now time.Time) {
+	due := s.due
+	for _, at := range []time.Time{due.links, due.rules, due.check, due.plan, due.temporary, due.names} {
+		if isDue(at, now) {
+			s.changed = true
 		}
 	}
-	if soon := now.Add(gather); s.due.plan.IsZero() || soon.Before(s.due.plan) {
-		s.due.plan = soon
+	if s.changed || !due.mail.IsZero() || s.holds == nil {
+		s.changed = true
+		return
 	}
-	return true
+	addr := p.Exits[0].Addr
+	p.Bindings = with(s.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
+	p.Exits = with(s.exits, p.Exits, addr, func(e Exit) netip.Addr { return e.Addr })
+	if s.bind(p, now) { // else it comes with the next try
+		s.planBy(now.Add(gather))
+	}
+}
+
+func (s *Supervisor) planBy(at time.Time) {
+	if s.due.plan.IsZero() || at.Before(s.due.plan) {
+		s.due.plan = at
+	}
 }
 
 // with is what a plan for all has, in its order, with those of one AppVM replaced.

@@ -152,3 +152,39 @@ func TestFirewallFailsForAFirstProxy(t *testing.T) {
 		m.expect(m.after(time.Minute), "bind vif1.0 10.137.0.1 :1")
 	})
 }
+
+// TestManyThatComeUpTogetherAreOneWrite, about all of them: with iptables each takes tens of milliseconds, and what is to end
+// would wait for all.
+func TestManyThatComeUpTogetherAreOneWrite(t *testing.T) {
+	run(t, func(m *machine) {
+		var vifs []string
+		for i := range massStart - 1 {
+			ip := fmt.Sprintf("10.137.0.%d", i+1)
+			m.file(fmt.Sprintf("vm%d.%s", i, ip), "a")
+			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i+1, ip))
+		}
+		m.after(time.Second)
+		m.connect(vifs...)
+		m.after(time.Millisecond)
+		m.set(func() { m.syncs = 0 })
+		m.post(func() { time.Sleep(5 * time.Millisecond) }) // until all are up
+		m.expectCounts(m.after(time.Second), 1, map[string]int{"bind": len(vifs)})
+	})
+}
+
+// TestOneDiesAsAnotherComesUp: to write once more what leads to it would be a binding to a port where nobody listens.
+func TestOneDiesAsAnotherComesUp(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.file("work.10.137.0.2", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Minute)
+		m.appears("10.137.0.2", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+		m.post(func() { time.Sleep(5 * time.Millisecond) })
+		time.Sleep(4 * time.Millisecond)
+		m.proxy("social").gone("die", errors.New("killed"))
+		if c := counted(m.after(time.Second)); c["unbind"] != 1 || c["bind"] != 2 {
+			t.Errorf("done: %v", c) // and the fake firewall has its say
+		}
+	})
+}

@@ -36,7 +36,7 @@ type Limits struct {
 
 // Plan is the difference between what is and what should be. Bindings are those that hold from now on, in full, and
 // what ends does so when they are in force: no binding points at a port where nobody listens. What starts is bound by a
-// later plan.
+// later one, or alone (early.go).
 type Plan struct {
 	Bindings []firewall.Binding
 	Exits    []Exit // what their proxies may connect to meanwhile

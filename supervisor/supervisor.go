@@ -82,8 +82,8 @@ const (
 	syncBound  = 10 * time.Second       // of one firewall write
 	restLater  = 200 * time.Millisecond // until what a write has put off is done, where none follows
 
-	massStart = 8                     // as soon as so many proxies are starting,
-	gather    = 20 * time.Millisecond // news of several make one plan, which is about all AppVMs
+	massStart = 8                     // proxies that are starting: none is served alone any more
+	gather    = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
 
 	restAfter    = 10 * time.Second
 	sleepAtLeast = 5 * time.Second
@@ -118,7 +118,7 @@ type Supervisor struct {
 		check        time.Time // that firewall and sockets are as we left them
 		everything   time.Time // the slow look
 		drain        time.Time // look at retired processes
-		plan         time.Time // what the last plan put off
+		plan         time.Time // what the last plan put off, or what was done for one AppVM alone
 		temporary    time.Time // what is allowed for a time ends
 		names        time.Time // resolvers, and hosts that could not be looked up
 		ready        time.Time // say so although something is still starting
@@ -201,7 +201,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 		s.Rest()
 	}
 	s.schedule(s.waker.take(), now)
-	s.bindEarly(now)
+	s.welcome(now)
 	if s.read(now) {
 		s.reconcile(now)
 	}
@@ -292,10 +292,7 @@ func (s *Supervisor) read(now time.Time) bool {
 	if !work {
 		return false
 	}
-	binary, err := s.ReadBinary()
-	if s.troubles.note(s.Events, now, "tinyproxy", err); err == nil {
-		s.inputs.Binary = binary
-	}
+	s.readBinary(now)
 	resolvers, err := s.ReadResolvers()
 	if retry := s.troubles.note(s.Events, now, "resolvers", err); err == nil {
 		s.inputs.Resolvers = resolvers
@@ -303,6 +300,13 @@ func (s *Supervisor) read(now time.Time) bool {
 		s.due.names = retry
 	}
 	return true
+}
+
+func (s *Supervisor) readBinary(now time.Time) {
+	binary, err := s.ReadBinary()
+	if s.troubles.note(s.Events, now, "tinyproxy", err); err == nil {
+		s.inputs.Binary = binary
+	}
 }
 
 // truncated tells whether a rule file has become empty, which is how writing in place begins.

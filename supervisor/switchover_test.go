@@ -177,7 +177,6 @@ func TestRestOfAWriteIsPutOff(t *testing.T) {
 	})
 }
 
-// TestRestOfAWriteFails: what is in force stays so, and the rest is done later.
 // TestPutOffIsNoFailure: what could not be written before is in force, and only the rest of that write waits.
 func TestPutOffIsNoFailure(t *testing.T) {
 	run(t, func(m *machine) {
@@ -198,6 +197,7 @@ func TestPutOffIsNoFailure(t *testing.T) {
 	})
 }
 
+// TestRestOfAWriteFails: what is in force stays so, and the rest is done later.
 func TestRestOfAWriteFails(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")
