@@ -112,6 +112,31 @@ func TestFirewallFailureClosesAndIsRetried(t *testing.T) {
 	})
 }
 
+// TestRevokedThoughTheNewRulesDoNotStart: a disk may be full for days.
+func TestRevokedThoughTheNewRulesDoNotStart(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a", "b")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.set(func() { m.startErr = func(*Policy) error { return errors.New("no space left on device") } })
+		m.file("social.10.137.0.1", "a", "b", "c")
+		if c := counted(m.after(time.Second)); c["kill"]+c["unbind"] != 0 {
+			t.Errorf("nothing was taken away: %v", c)
+		}
+		m.file("social.10.137.0.1", "a")
+		if c := counted(m.after(settle + 5*time.Millisecond)); c["kill"] != 1 || c["unbind"] != 1 {
+			t.Errorf("b can be reached: %v", c)
+		}
+		if vm := m.vm("social"); vm.State != control.Failed || vm.Error != "no space left on device" {
+			t.Error(vm)
+		}
+		m.set(func() { m.startErr = nil })
+		if c := counted(m.after(time.Minute)); c["start"] == 0 || c["bind"] != 1 {
+			t.Errorf("it does not come back: %v", c)
+		}
+	})
+}
+
 func TestFilesThatCouldNotBeWrittenAreWrittenLater(t *testing.T) {
 	run(t, func(m *machine) {
 		m.set(func() { m.showErr = errors.New("no space left on device") })

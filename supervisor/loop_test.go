@@ -196,3 +196,24 @@ func TestLastGoodIsWhatServedLast(t *testing.T) {
 		}
 	})
 }
+
+// TestFilesOfNoAppVM are refused, shown, and told of once.
+func TestFilesOfNoAppVM(t *testing.T) {
+	run(t, func(m *machine) {
+		told := watched(m)
+		told()
+		for _, name := range []string{"bank.fd00::1", "social.10.0.0.256", "work.10.0.0.300"} {
+			m.file(name, "a")
+		}
+		m.after(time.Second)
+		if n := strings.Count(told(), "rules-refused"); n != 3 {
+			t.Errorf("told %d times", n)
+		}
+		m.file("personal.10.137.0.1", `^a\.example$`)
+		m.after(time.Second)
+		m.expect(told(), "rules-found vm=personal")
+		if vm := m.vm("bank"); vm.State != control.Refused || vm.IP != "fd00::1" {
+			t.Error(vm)
+		}
+	})
+}

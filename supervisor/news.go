@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"net/netip"
 	"slices"
 
 	"vifproxy/control"
@@ -12,13 +11,20 @@ const mostFindings = 20
 
 // tellNews tells what is different in the desired state, once for each change.
 func (s *Supervisor) tellNews(before []*Desired) {
-	was := make(map[netip.Addr]*Desired, len(before))
+	// The same AppVM is one with the same address, whatever its name; refused files may have none.
+	same := func(d *Desired) identity {
+		if d.Addr.IsValid() {
+			return identity{addr: d.Addr}
+		}
+		return identity{name: d.Name}
+	}
+	was := make(map[identity]*Desired, len(before))
 	for _, d := range before {
-		was[d.Addr] = d
+		was[same(d)] = d
 	}
 	for _, d := range s.want {
-		s.tell(was[d.Addr], d)
-		delete(was, d.Addr)
+		s.tell(was[same(d)], d)
+		delete(was, same(d))
 	}
 	for _, old := range was {
 		s.Events.Emit(rulesGone, control.About{VM: old.Name, IP: old.Addr})

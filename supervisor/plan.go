@@ -98,6 +98,9 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	}
 
 	serving := serving(a, target)
+	if serving != nil && a.Failures[target.key].Err != nil && !target.permitsAll(serving.Policy) {
+		serving = nil // who knows when the target will start: nothing serves rather than what was taken away
+	}
 	p.Exits = append(p.Exits, exit(target, serving))
 	if serving != nil {
 		for _, vif := range d.Vifs {
@@ -180,8 +183,10 @@ func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time
 			}
 		case g.Deaf:
 			p.end(g, Now, "its port is not its own any more")
-		case serving == nil:
+		case serving == nil && g.Policy.Bind != coming[0].Bind:
 			p.end(g, Now, "the gateway has changed")
+		case serving == nil:
+			p.end(g, Now, "its rules permitted what is not permitted any more, and the new ones do not start")
 		case !serving.Policy.permitsAll(g.Policy):
 			p.end(g, Soon, "its rules permitted what is not permitted any more")
 		case g.Idle:

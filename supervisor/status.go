@@ -93,7 +93,7 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 		if d.connected() {
 			row.Gateway = d.Bind.String()
 		}
-		if d.Addr.IsValid() {
+		if d.Addr.Is4() { // a refused file may have none, or one that no AppVM has
 			row.EgressRefused = s.refused[s.Users.UID(d.Addr)]
 		}
 		vm := s.vms[d.Addr]
