@@ -200,7 +200,7 @@ func (s *Supervisor) process(id int) *process {
 }
 
 // shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too.
-// Systemd allows it 5 s.
+// Systemd allows it 10 s (TimeoutStopSec in vifproxyd.service).
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
 	s.Events.Emit(daemonStops, control.About{})

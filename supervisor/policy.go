@@ -178,7 +178,7 @@ func syntax(f tinyproxy.Filter) rules.Syntax {
 	return s
 }
 
-// String is what a fake prints of a policy in tests and what debug logs show.
+// String is what the fakes of tests print of a policy.
 func (p *Policy) String() string {
 	texts := make([]string, len(p.Rules))
 	for i, l := range p.Rules {

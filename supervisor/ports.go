@@ -2,8 +2,8 @@ package supervisor
 
 import "fmt"
 
-// PortRange is the ports that proxies listen on, both ends included. It lies outside the kernel's ephemeral ports
-// (net.ipv4.ip_local_port_range, 32768–60999), so that no outgoing connection is ever given one of them.
+// PortRange is the ports that proxies listen on, both ends included. That of --listen-ports' default lies
+// outside the kernel's ephemeral ports (net.ipv4.ip_local_port_range, 32768–60999): no outgoing connection is given one.
 type PortRange struct{ First, Last uint16 }
 
 // ports hands out ports in turn. A port comes round again as late as possible, so that nothing an AppVM still

@@ -28,7 +28,7 @@ type refusalList struct {
 	forgotten int       // refusals of hosts that have been pushed out
 
 	events *rate.Limiter
-	kept   int // refusals since the last event that made none
+	hushed int // refusals since the last event that made none
 }
 
 func (r refusals) of(vm netip.Addr) *refusalList {
@@ -56,10 +56,10 @@ func (l *refusalList) add(host string, now time.Time) (tell bool, kept int) {
 	entry.Count++
 	entry.Last = now
 	if !l.events.AllowN(now, 1) {
-		l.kept++
+		l.hushed++
 		return false, 0
 	}
-	kept, l.kept = l.kept, 0
+	kept, l.hushed = l.hushed, 0
 	return true, kept
 }
 

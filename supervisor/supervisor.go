@@ -136,8 +136,8 @@ type Supervisor struct {
 	troubles  troubles
 	waiters   []*waiter
 	hosts     map[string]*host
-	exits     []Exit            // through the fence,
-	fenced    firewall.Fence    // as last written
+	exits     []Exit            // of the last plan
+	fenced    firewall.Fence    // that follows from them
 	cleaned   bool              // what an earlier run left in connection tracking is forgotten
 	refused   map[uint32]uint64 // by the fence, by uid
 	ready     bool              // and systemd knows
