@@ -69,7 +69,7 @@ func Rewrite(path string, edit func(content []byte) ([]byte, error)) (err error)
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock its directory: %w", err)
 	}
-	content, err := readFile(path)
+	content, err := ReadFile(path)
 	if err != nil {
 		return err
 	}

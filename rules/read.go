@@ -38,7 +38,7 @@ type Refused struct {
 
 // Read reads the directory dir and the template. A missing directory is an empty one, and a missing template
 // is the built-in one. An error means that the directory could not be read: nothing is known then.
-func Read(dir, template string) (Set, error) { return read(dir, template, readFile) }
+func Read(dir, template string) (Set, error) { return read(dir, template, ReadFile) }
 
 // listings is how often a directory is listed in which files that were listed have gone: every time means that
 // somebody changes it faster than it can be read.
@@ -156,7 +156,7 @@ func refuseDuplicates(candidates []Refused) {
 }
 
 func readTemplate(path string) (Template, error) {
-	content, err := readFile(path)
+	content, err := ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		dir := filepath.Dir(path)
@@ -170,9 +170,9 @@ func readTemplate(path string) (Template, error) {
 	return ParseTemplate(path, string(content))
 }
 
-// readFile returns up to one byte more than maxSize. The error is fs.ErrNotExist if there is no such file,
-// and an *Error otherwise.
-func readFile(path string) ([]byte, error) {
+// ReadFile returns what a file holds, up to one byte more than maxSize. It never waits for what is no file. The error is
+// fs.ErrNotExist if there is nothing at path, and an *Error otherwise.
+func ReadFile(path string) ([]byte, error) {
 	fail := func(text, remedy string) ([]byte, error) {
 		return nil, &Error{Path: path, Text: text, Remedy: remedy}
 	}

@@ -178,7 +178,7 @@ func TestReadWhileItChanges(t *testing.T) {
 			set, err := read(dir, filepath.Join(dir, "config"), func(path string) ([]byte, error) {
 				n++
 				change(t, dir, n)
-				return readFile(path)
+				return ReadFile(path)
 			})
 			got := strings.TrimSuffix(set.print(dir), "built-in template\n")
 			if err != nil {
@@ -265,7 +265,7 @@ func TestDirectoryReplacedWhileItIsRead(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		return readFile(path)
+		return ReadFile(path)
 	})
 	if err != nil || len(set.Files) != 3 {
 		t.Errorf("%d files, %v", len(set.Files), err)

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,9 +44,7 @@ func check(c *call) error {
 		if filepath.Base(path) == filepath.Base(c.templatePath()) {
 			continue // read already
 		}
-		if err := l.file(path); err != nil {
-			return err
-		}
+		l.file(path)
 	}
 	if l.untried != nil {
 		fmt.Fprintf(c.stderr, "vifproxyctl: patterns were not tried: %s\n", safe(l.untried.Error()))
@@ -84,11 +82,11 @@ func (l *linter) template() error {
 	}
 	path := l.templatePath()
 	t := rules.Builtin()
-	text, err := os.ReadFile(path)
+	text, err := rules.ReadFile(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return err
+		l.failed(path, err)
 	default:
 		for _, f := range l.check.Template(path, string(text)) {
 			l.add(f)
@@ -105,10 +103,22 @@ func (l *linter) template() error {
 	return nil
 }
 
-func (l *linter) file(path string) error {
-	content, err := os.ReadFile(path)
+// failed makes a finding of why a file cannot be checked: it is no reason to be silent about the others.
+func (l *linter) failed(path string, err error) {
+	f := rules.Finding{Path: path, Problem: err.Error(), Refused: true}
+	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
+		f.Problem, f.Remedy = flaw.Text, flaw.Remedy
+	} else if errors.Is(err, fs.ErrNotExist) {
+		f.Problem = "there is no such file"
+	}
+	l.add(f)
+}
+
+func (l *linter) file(path string) {
+	content, err := rules.ReadFile(path)
 	if err != nil {
-		return err
+		l.failed(path, err)
+		return
 	}
 	if l.fix {
 		if err := rules.Rewrite(path, func(old []byte) ([]byte, error) {
@@ -118,7 +128,8 @@ func (l *linter) file(path string) error {
 			}
 			return content, nil
 		}); err != nil {
-			return err
+			l.failed(path, err)
+			return
 		}
 	}
 	found := l.check.File(path, content)
@@ -137,7 +148,6 @@ func (l *linter) file(path string) error {
 		}
 		l.add(f)
 	}
-	return nil
 }
 
 func visits(host string) []tinyproxy.Question {
