@@ -185,6 +185,10 @@ func (i *importer) callers() error {
 			return err
 		}
 		for _, path := range paths {
+			info, err := os.Stat(path)
+			if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+				continue // nobody can run it
+			}
 			content, err := os.ReadFile(path)
 			if err != nil {
 				return err
