@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,7 +92,11 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	}
 	o.proxyPort = uint16(proxyPort)
 	p := &o.listenPorts
-	if n, err := fmt.Sscanf(listenPorts, "%d-%d", &p.First, &p.Last); n != 2 || err != nil || p.First < 1 || p.First > p.Last {
+	first, last, _ := strings.Cut(listenPorts, "-")
+	from, err := strconv.ParseUint(first, 10, 16)
+	to, err2 := strconv.ParseUint(last, 10, 16)
+	p.First, p.Last = uint16(from), uint16(to)
+	if err != nil || err2 != nil || p.First < 1 || p.First > p.Last {
 		return o, fmt.Errorf("--listen-ports=%s: want FIRST-LAST, such as 61000-64999", listenPorts)
 	}
 	if p.First <= o.proxyPort && o.proxyPort <= p.Last {
