@@ -61,7 +61,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.StringVar(&listenPorts, "listen-ports", "61000-64999", "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
 	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: nftables, iptables, or auto: nftables on Qubes R4.2 and later")
 	f.StringVar(&o.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "`PATH` of the tinyproxy program")
-	f.BoolVar(&o.requireConfinement, "require-confinement", false, "start no proxies on a machine that cannot confine them fully")
+	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot confine proxies fully")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
 	f.Func("egress-allow", "`NETWORKS` that all proxies may connect to although they are private, or at another port than "+
 		"80 and 443:\nCIDR[:PORT],... such as 192.168.1.5/32:8443; for one AppVM write '#: egress CIDR[:PORT]'\n"+
