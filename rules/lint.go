@@ -294,8 +294,8 @@ func (c Check) Template(path, text string) (all []Finding) {
 	return all
 }
 
-// Fix rewrites a rule file where that is safe: what was meant is clear, and nothing is permitted that was not before.
-// Comments, blank lines and line ends stay.
+// Fix rewrites a rule file where that is safe: what was meant is clear, and no line permits more than it did. A file that
+// was refused may become valid by it. Comments, blank lines and line ends stay.
 func (c Check) Fix(path string, content []byte) []byte {
 	for range 4 { // what one round has made narrow may be covered by another line in the next
 		byLine := map[int]Finding{}

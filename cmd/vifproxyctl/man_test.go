@@ -6,7 +6,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"vifproxy/control"
 	"vifproxy/internal/manpage"
 )
 
@@ -34,6 +36,23 @@ func TestManPage(t *testing.T) {
 	page.Head("See also")
 	page.Text("vifproxyd(8), tinyproxy.conf(5), /usr/share/doc/vifproxy\n")
 	upToDate(t, "../../packaging/man/vifproxyctl.1", page.String())
+}
+
+// The example in the help is what show prints.
+func TestExampleOfShow(t *testing.T) {
+	at := func(hour, minute, second int) time.Time {
+		return time.Date(2024, 11, 23, hour, minute, second, 0, time.Local)
+	}
+	shown := table([]control.VM{
+		{Name: "bank", IP: "10.137.0.12", Interfaces: []string{"vif7.0"}, PID: 2214, Port: 61003, State: control.Running,
+			Since: at(7, 31, 8)},
+		{Name: "social", IP: "10.137.0.13", State: control.Waiting, Since: at(7, 30, 52)},
+	})
+	for line := range strings.Lines(string(shown)) {
+		if !strings.Contains(usage, "    "+line) {
+			t.Errorf("missing in the help: %s", line)
+		}
+	}
 }
 
 // upToDate compares a file that is made from the program with what it should be, or makes it.

@@ -116,7 +116,8 @@ to them. No vifproxyd is needed. Patterns are tried with tinyproxy (/usr/bin/tin
 there is one. The exit status is 0 if nothing is wrong, and 1 otherwise.
 
     --fix           rewrite lines that can have meant one thing only, and remove those that
-                    add nothing. No host is allowed that was not.
+                    add nothing. No line allows a host that it did not, but a file that was
+                    refused may become valid, and then all its lines are in force.
 `,
 	}, {
 		name: "denied", args: "[NAME...]", most: math.MaxInt, json: true, flags: "[--since=TIME]", run: denied,
@@ -245,9 +246,9 @@ Exit status:
 
 Example:
     $ vifproxyctl show
-    NAME    IP           INTERFACE  PID   PORT   STATE    SINCE                RESTARTS  ERROR
-    bank    10.137.0.12  vif7.0     2214  61003  running  2024-11-23 07:31:08  0         --
-    social  10.137.0.13  --         --    --     waiting  2024-11-23 07:30:52  0         --
+    NAME    IP           INTERFACE  PID   PORT   STATE    SINCE                RESTARTS  EGRESS-REFUSED  ERROR
+    bank    10.137.0.12  vif7.0     2214  61003  running  2024-11-23 07:31:08  0         0               --
+    social  10.137.0.13  --         --    --     waiting  2024-11-23 07:30:52  0         0               --
     $ vifproxyctl restart bank
 `
 
