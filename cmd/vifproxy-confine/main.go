@@ -46,7 +46,8 @@ const (
 func init() { runtime.LockOSThread() }
 
 func main() {
-	if len(os.Args) != 2 {
+	parent, err := strconv.Atoi(os.Args[len(os.Args)-1])
+	if len(os.Args) != 2 || err != nil {
 		fail(cannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
 	}
 	admit := supervisor()
@@ -76,7 +77,7 @@ func main() {
 	becomeUser(o.uid)
 	// The signal is forgotten where the user changes (commit_creds in the kernel's kernel/cred.c).
 	check("parent-death signal", call(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0))
-	if os.Getppid() != number(os.Args[1]) {
+	if os.Getppid() != parent {
 		return
 	}
 	check("no_new_privs", call(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0))

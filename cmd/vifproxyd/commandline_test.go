@@ -64,6 +64,14 @@ func (s *site) untilState(name, state string) control.VM {
 	return vm
 }
 
+// Who finds it among the programs and asks what it is learns that it is not for people.
+func TestConfineTellsAPersonWhoseItIs(t *testing.T) {
+	out, err := exec.Command(filepath.Join(programs, "vifproxy-confine"), "--help").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "this program is vifproxyd's") {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
 func TestVerbsOfTheCommandLine(t *testing.T) {
 	s := newSite(t, lab.R42)
 	if _, errs, status := s.ctl("show"); status != 3 || !strings.Contains(errs, "not running") {
