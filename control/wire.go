@@ -1,9 +1,9 @@
 // Package control is how people and scripts talk to a running vifproxyd: HTTP and JSON over a unix socket.
 //
 // The protocol is as small as it can be: `GET /v1/status` and `POST /v1/VERB`, answered by the whole [Status]
-// as it stands after the verb, or by {"error": "…"} with a status code. Two questions have other answers: `GET
-// /v1/denied` a list of [Denied], and `GET /v1/watch` a stream of [Event], one JSON object a line, until either
-// side ends it. curl --unix-socket speaks it as well.
+// as it stands after the verb, or by {"error": "…"} with a status code. Three questions have other answers: `POST
+// /v1/explain` an [Explanation], `GET /v1/denied` a list of [Denied], and `GET /v1/watch` a stream of [Event], one JSON
+// object a line, until either side ends it. curl --unix-socket speaks it as well.
 //
 // Whoever reaches the socket can open and close what AppVMs may reach, so there are two locks on the door:
 // the mode of the socket (see [Listen]), and the credentials that the kernel reports of every peer (see
@@ -41,7 +41,7 @@ type VM struct {
 	State         string    `json:"state"`
 	Since         time.Time `json:"since"` // when it came into this state
 	Restarts      int       `json:"restarts"`
-	EgressRefused uint64    `json:"egress_refused"` // connections of its proxy that the fence has refused
+	EgressRefused uint64    `json:"egress_refused"` // packets of its proxy that the fence has refused, see firewall.Backend
 	Error         string    `json:"error"`          // what is wrong, also while an older proxy keeps running
 	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
 

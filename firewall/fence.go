@@ -39,15 +39,15 @@ type Hole struct {
 // (RFC 6890). They are disjoint. The networks for documentation are not among them: nobody is there.
 var forbidden = prefixes(
 	"0.0.0.0/8",      // this host
-	"10.0.0.0/8",     // private (RFC 1918), as the next but three and the last but three
+	"10.0.0.0/8",     // private (RFC 1918)
 	"100.64.0.0/10",  // behind a provider's NAT (RFC 6598)
 	"127.0.0.0/8",    // loopback
 	"169.254.0.0/16", // link-local; cloud providers' metadata
-	"172.16.0.0/12",
-	"192.0.0.0/24", // protocol assignments
-	"192.168.0.0/16",
-	"198.18.0.0/15", // benchmarks
-	"224.0.0.0/3",   // multicast, reserved, broadcast
+	"172.16.0.0/12",  // private
+	"192.0.0.0/24",   // protocol assignments
+	"192.168.0.0/16", // private
+	"198.18.0.0/15",  // benchmarks
+	"224.0.0.0/3",    // multicast, reserved, broadcast
 
 	"::/8",          // this host, loopback, IPv4 in IPv6
 	"64:ff9b::/120", // the networks above behind NAT64 (RFC 6052), as far as they are private

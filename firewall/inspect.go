@@ -58,24 +58,24 @@ func inspectNft(ctx context.Context) (Inspection, error) {
 		if err != nil {
 			return err
 		}
-		found.note(now.OwnTable, "table ip vifproxy")
-		if now.OwnTable { // else there can be nothing in it
+		found.note(now.ownTable, "table ip vifproxy")
+		if now.ownTable { // else there can be nothing in it
 			found.note(now.sets[portsMap], "map ports in table ip vifproxy")
 			found.note(now.sets[bindingsSet], "set bindings in table ip vifproxy")
 			for _, chain := range []string{"prerouting", "input"} {
 				found.note(now.hasRule("vifproxy", chain), "the rules of chain %s in table ip vifproxy", chain)
 			}
 		}
-		found.note(now.FenceTable, "table inet vifproxy")
-		if now.FenceTable {
+		found.note(now.fenceTable, "table inet vifproxy")
+		if now.fenceTable {
 			for _, chain := range []string{"output", "egress", "refuse"} {
 				found.note(now.hasRule("inet vifproxy", chain), "the rules of chain %s in table inet vifproxy", chain)
 			}
 		}
-		if now.UserChain {
-			found.note(now.AcceptSet, "set vifproxy in table ip qubes")
+		if now.userChain {
+			found.note(now.acceptSet, "set vifproxy in table ip qubes")
 			found.note(now.hasRule("qubes", "vifproxy-input"), "the rule of chain vifproxy-input in table ip qubes")
-			found.note(len(now.Jumps) > 0, "the jump in chain custom-input of table ip qubes")
+			found.note(len(now.jumps) > 0, "the jump in chain custom-input of table ip qubes")
 		}
 		return nil
 	})

@@ -150,20 +150,20 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 			return message(request, family, 0, attrs)
 		}
 		var all [][]byte
-		if now.OwnTable {
+		if now.ownTable {
 			all = append(all, del(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, name(nil, unix.NFTA_TABLE_NAME, "vifproxy")))
 		}
-		if now.FenceTable {
+		if now.fenceTable {
 			all = append(all, del(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, name(nil, unix.NFTA_TABLE_NAME, "vifproxy")))
 		}
 		rules := func(chain string) []byte { // of that chain in Qubes' table
 			return name(name(nil, unix.NFTA_RULE_TABLE, "qubes"), unix.NFTA_RULE_CHAIN, chain)
 		}
-		for _, handle := range now.Jumps {
+		for _, handle := range now.jumps {
 			all = append(all, del(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, attribute(rules("custom-input"),
 				unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, handle)...)))
 		}
-		if now.AcceptChain {
+		if now.acceptChain {
 			all = append(all, del(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, rules("vifproxy-input")))
 		}
 		if err := n.conn.transact(0, all); err != nil {
@@ -173,11 +173,11 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 		// The empty chain and set come after, on their own: should a foreign rule refer to them they must
 		// stay ("device or resource busy"), and that must not keep the rest from going.
 		all = nil
-		if now.AcceptChain {
+		if now.acceptChain {
 			all = append(all, del(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_IPV4,
 				name(name(nil, unix.NFTA_CHAIN_TABLE, "qubes"), unix.NFTA_CHAIN_NAME, "vifproxy-input")))
 		}
-		if now.AcceptSet {
+		if now.acceptSet {
 			all = append(all, del(unix.NFT_MSG_DELSET, unix.NFPROTO_IPV4,
 				name(name(nil, unix.NFTA_SET_TABLE, "qubes"), unix.NFTA_SET_NAME, "vifproxy")))
 		}
@@ -191,7 +191,7 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 func (n *nftBackend) qubes(ctx context.Context) (is bool, err error) {
 	err = n.do(ctx, func() error {
 		now, err := n.conn.read()
-		is = now.UserChain
+		is = now.userChain
 		return err
 	})
 	return is, err

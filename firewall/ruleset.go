@@ -30,16 +30,16 @@ func unsupported(err error) bool {
 
 var errBusy = errors.New("other programs keep changing the ruleset while it is read")
 
-// snapshot is what the kernel holds at one generation of its ruleset. The template reads the exported fields.
+// snapshot is what the kernel holds at one generation of its ruleset.
 type snapshot struct {
 	generation uint32
 
-	OwnTable    bool     // table ip vifproxy
-	FenceTable  bool     // table inet vifproxy
-	UserChain   bool     // chain custom-input in table ip qubes
-	AcceptChain bool     // chain vifproxy-input in table ip qubes
-	AcceptSet   bool     // set vifproxy in table ip qubes
-	Jumps       []uint64 // handles of the tagged jumps in custom-input, in their order
+	ownTable    bool     // table ip vifproxy
+	fenceTable  bool     // table inet vifproxy
+	userChain   bool     // chain custom-input in table ip qubes
+	acceptChain bool     // chain vifproxy-input in table ip qubes
+	acceptSet   bool     // set vifproxy in table ip qubes
+	jumps       []uint64 // handles of the tagged jumps in custom-input, in their order
 
 	// print has one line for each thing that is ours, or that ours hangs on, with its handle and what can be
 	// changed without giving it a new handle (a rule's content: `nft replace rule`). Within a table the
@@ -97,8 +97,8 @@ func (r *ruleset) readOnce() (snapshot, error) {
 	for _, t := range tables {
 		switch name := t.in(unix.NFTA_TABLE_NAME); name {
 		case "vifproxy", "inet vifproxy":
-			now.OwnTable = now.OwnTable || name == "vifproxy"
-			now.FenceTable = now.FenceTable || name == "inet vifproxy"
+			now.ownTable = now.ownTable || name == "vifproxy"
+			now.fenceTable = now.fenceTable || name == "inet vifproxy"
 			line("table %s: handle %d, flags %d", name,
 				t.number(nftaTableHandle), t.number(unix.NFTA_TABLE_FLAGS))
 		case "qubes":
@@ -114,9 +114,9 @@ func (r *ruleset) readOnce() (snapshot, error) {
 		table, name := c.in(unix.NFTA_CHAIN_TABLE), c.text(unix.NFTA_CHAIN_NAME)
 		switch {
 		case table == "qubes" && name == "custom-input":
-			now.UserChain = true
+			now.userChain = true
 		case table == "qubes" && name == "vifproxy-input":
-			now.AcceptChain = true
+			now.acceptChain = true
 		case table != "vifproxy" && table != "inet vifproxy":
 			continue
 		}
@@ -152,7 +152,7 @@ func (r *ruleset) readOnce() (snapshot, error) {
 			return now, err
 		}
 	}
-	now.AcceptSet = now.sets[acceptSet]
+	now.acceptSet = now.sets[acceptSet]
 	slices.SortFunc(now.elements, compareElements)
 
 	for _, from := range []struct {
@@ -169,7 +169,7 @@ func (r *ruleset) readOnce() (snapshot, error) {
 			switch {
 			case table == "vifproxy", table == "inet vifproxy":
 			case table == "qubes" && chain == "custom-input" && rule.isJump():
-				now.Jumps = append(now.Jumps, handle)
+				now.jumps = append(now.jumps, handle)
 			case table == "qubes" && chain == "vifproxy-input":
 			default:
 				continue

@@ -50,7 +50,7 @@ func skeleton(cfg Config, before snapshot, want State) string {
 		"leftovers": leftovers(before),
 	}
 	text := nftText
-	if before.UserChain {
+	if before.userChain {
 		text += nftQubesText
 	}
 	return os.Expand(text, func(name string) string {
@@ -100,13 +100,13 @@ func holeTexts(four bool, owner string, withPort bool, holes []Hole) (texts []st
 // leftovers are the lines that take what an earlier text has put into Qubes' table out of it.
 func leftovers(before snapshot) string {
 	var lines []string
-	for _, handle := range before.Jumps {
+	for _, handle := range before.jumps {
 		lines = append(lines, fmt.Sprint("delete rule ip qubes custom-input handle ", handle))
 	}
-	if before.AcceptChain {
+	if before.acceptChain {
 		lines = append(lines, "flush chain ip qubes vifproxy-input", "delete chain ip qubes vifproxy-input")
 	}
-	if before.AcceptSet {
+	if before.acceptSet {
 		lines = append(lines, "delete set ip qubes vifproxy")
 	}
 	return strings.Join(lines, "\n")

@@ -267,8 +267,8 @@ func (c *Cell) Order(socket int, uid uint32, output int, argv []string) error {
 	return os.NewSyscallError("sendmsg", err)
 }
 
-// Helper is the path of the program that Prepare's command runs, for a child of ours: through our descriptor,
-// since the proxy's user may not be able to pass the directories on the way to the file.
+// Helper is the path of vifproxy-confine, for a child of ours: through our descriptor, since the proxy's user may not be
+// able to pass the directories on the way to the file.
 func (s *Sandbox) Helper() string { return fmt.Sprintf("/proc/self/fd/%d", s.helper.Fd()) }
 
 func (s *Sandbox) program(b Box) (program, error) {
@@ -313,7 +313,7 @@ func (c *Cell) Remove() error {
 	return c.group.remove()
 }
 
-// checkCapabilities tells what capability.Drop, which the start of each proxy begins with, cannot do.
+// checkCapabilities tells what becomeUser in cmd/vifproxy-confine cannot do.
 func (s *Sandbox) checkCapabilities() {
 	if !capability.Have(unix.CAP_SETPCAP) {
 		s.Missing = append(s.Missing, "capabilities: the bounding set stays, idle, without CAP_SETPCAP")
