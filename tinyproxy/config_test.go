@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestParseConfig(t *testing.T) {
@@ -41,11 +41,11 @@ func TestParseConfig(t *testing.T) {
 		Filter:    Filter{Enabled: true, DefaultDeny: true, Extended: true, Fnmatch: true},
 		Rest:      sha256.Sum256([]byte(rest)),
 	}
-	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
-		t.Error(d)
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if d := cmp.Diff(wantText, text); d != "" {
-		t.Error(d)
+	if text != wantText {
+		t.Errorf("got  %q\nwant %q", text, wantText)
 	}
 	if again, same, err := ParseConfig("", text); err != nil || same != text || again.Rest != got.Rest {
 		t.Errorf("its own text reads differently: %q, %v", same, err)
@@ -61,12 +61,12 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]uint16{443, 563}, got.Connect); d != "" {
-		t.Error(d)
+	if want := []uint16{443, 563}; !slices.Equal(got.Connect, want) {
+		t.Errorf("got %v, want %v", got.Connect, want)
 	}
 	want := []Upstream{{"10.0.0.5", 3128, false}, {"proxy.corp.example", 1080, true}, {"fd00::1", 1080, false}, {"old.example", 8080, false}}
-	if d := cmp.Diff(want, got.Upstreams); d != "" {
-		t.Error(d)
+	if !slices.Equal(got.Upstreams, want) {
+		t.Errorf("got  %v\nwant %v", got.Upstreams, want)
 	}
 }
 
