@@ -63,7 +63,7 @@ func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
 		f.Ports = append(f.Ports, e.Ports...)
 		for _, up := range e.Upstreams {
 			named[up.Host] = true
-			for _, addr := range s.lookUp(up.Host, now) {
+			for _, addr := range s.addresses(up.Host, now) {
 				f.Holes = append(f.Holes, firewall.Hole{To: netip.PrefixFrom(addr, addr.BitLen()), Port: up.Port})
 			}
 		}
@@ -94,8 +94,8 @@ type host struct {
 	again time.Time // to be asked for; while a question is under way, far in the future
 }
 
-// lookUp returns the addresses of a host as far as they are known, and sees to it that they will be.
-func (s *Supervisor) lookUp(name string, now time.Time) []netip.Addr {
+// addresses returns those of a host that are known, and sees to it that they will be.
+func (s *Supervisor) addresses(name string, now time.Time) []netip.Addr {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{addr.Unmap().WithZone("")}
 	}
@@ -104,8 +104,21 @@ func (s *Supervisor) lookUp(name string, now time.Time) []netip.Addr {
 		h = &host{}
 		s.hosts[name] = h
 	}
+	s.lookUp(name, h, now)
+	return h.addrs
+}
+
+// askAgain asks for the hosts whose time has come, without a plan: most answers are the old ones.
+func (s *Supervisor) askAgain(now time.Time) {
+	for name, h := range s.hosts {
+		s.lookUp(name, h, now)
+	}
+}
+
+// lookUp asks for the addresses of a host if it is time.
+func (s *Supervisor) lookUp(name string, h *host, now time.Time) {
 	if now.Before(h.again) {
-		return h.addrs
+		return
 	}
 	h.again = now.Add(time.Hour)
 	s.running.Go(func() {
@@ -118,7 +131,6 @@ func (s *Supervisor) lookUp(name string, now time.Time) []netip.Addr {
 		slices.SortFunc(addrs, netip.Addr.Compare)
 		s.post(func() { s.answered(name, slices.Compact(addrs), err) })
 	})
-	return h.addrs
 }
 
 // answered is the news of a host's addresses.
@@ -128,8 +140,12 @@ func (s *Supervisor) answered(name string, addrs []netip.Addr, err error) {
 		return // not in the template any more
 	}
 	h.again = now.Add(s.Interval)
-	if retry := s.troubles.note(s.Events, now, "upstream "+name, err); err != nil {
-		h.again, s.due.names = retry, retry
+	trouble := "upstream " + name
+	if _, ill := s.troubles[trouble]; ill != (err != nil) {
+		s.changed = true // for systemd to be told
+	}
+	if retry := s.troubles.note(s.Events, now, trouble, err); err != nil {
+		h.again = retry
 		return
 	}
 	if !slices.Equal(h.addrs, addrs) {

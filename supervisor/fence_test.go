@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -95,6 +96,51 @@ func TestTemplateOpensTheFence(t *testing.T) {
 		if status, _ := m.Status(m.ctx); len(status.Problems) != 0 {
 			t.Errorf("nobody asks for it any more: %q", status.Problems)
 		}
+	})
+}
+
+// As with nftables, where the next look at everything is far away.
+func TestUpstreamsAreAskedForBetweenLooks(t *testing.T) {
+	run(t, func(m *machine) {
+		m.post(func() { m.Look = time.Hour })
+		m.set(func() { m.hosts = map[string]netip.Addr{"good.corp": netip.MustParseAddr("10.0.0.6")} })
+		m.file("config", fmt.Sprintf(toUpstream, "good.corp:3128")+"Upstream http ill.corp:3128 \".ill\"\n")
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(5 * time.Minute)
+
+		asked, rounds, lookUp := map[string]int{}, 0, m.LookUp
+		m.post(func() {
+			m.LookUp = func(ctx context.Context, name string) ([]netip.Addr, error) {
+				m.set(func() { asked[name]++ })
+				return lookUp(ctx, name)
+			}
+			m.Notify = func(string) { m.set(func() { rounds++ }) }
+		})
+		m.expect(m.after(10*time.Minute), "")
+		m.set(func() {
+			if n := asked["good.corp"]; n < 19 || n > 21 {
+				t.Errorf("asked %d times in ten minutes", n)
+			}
+			if n := asked["ill.corp"]; n < 16 || n > 26 { // ±20 %
+				t.Errorf("asked %d times for a host that is not there", n)
+			}
+			if rounds > 4*21 { // a question and its answer, for each
+				t.Errorf("%d rounds in ten minutes", rounds)
+			}
+			m.hosts["good.corp"] = netip.MustParseAddr("10.0.0.7")
+		})
+		m.expect(m.after(31*time.Second), "fence all 10.0.0.7/32:3128, all :563")
+
+		m.remove("config")
+		m.after(time.Minute)
+		m.set(func() { clear(asked); rounds = 0 })
+		m.after(10 * time.Minute)
+		m.set(func() {
+			if len(asked) > 0 || rounds > 21 {
+				t.Errorf("nobody is to be asked for: %v, %d rounds in ten minutes", asked, rounds)
+			}
+		})
 	})
 }
 

@@ -120,7 +120,7 @@ type Supervisor struct {
 		drain        time.Time // look at retired processes
 		plan         time.Time // what the last plan put off, or what was done for one AppVM alone
 		temporary    time.Time // what is allowed for a time ends
-		names        time.Time // resolvers, and hosts that could not be looked up
+		names        time.Time // resolvers
 		ready        time.Time // say so although something is still starting
 		rest         time.Time // nothing has happened since
 		mail         time.Time // plan with what mail changed
@@ -201,6 +201,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 		s.Rest()
 	}
 	s.schedule(s.waker.take(), now)
+	s.askAgain(now)
 	s.welcome(now)
 	if s.read(now) {
 		s.reconcile(now)
@@ -371,6 +372,9 @@ func (s *Supervisor) next(now time.Time) time.Time {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}
+	}
+	for _, h := range s.hosts {
+		next = earlier(next, h.again)
 	}
 	return next
 }
