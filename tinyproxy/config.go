@@ -93,11 +93,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		if strings.ContainsRune(line, 0) {
 			return bad("NUL byte", "tinyproxy would not read what follows it; remove it")
 		}
-		name, arg := line, ""
-		if n := strings.IndexAny(line, " \t\v\f\r"); n >= 0 {
-			name, arg = line[:n], line[n:]
-		}
-		name = strings.ToLower(name)
+		name, arg := directive(line)
 		var path string
 		if m := stringArg.FindStringSubmatch(arg); m != nil {
 			path = strings.Clone(m[1]) // a part of rendered would keep all of it in memory
@@ -180,6 +176,14 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 	}
 	rest.Sum(c.Rest[:0])
 	return c, kept.String(), nil
+}
+
+// directive cuts a trimmed line as config_parse does: the name ends at what C's isspace says.
+func directive(line string) (name, arg string) {
+	if n := strings.IndexAny(line, " \t\v\f\r"); n >= 0 {
+		line, arg = line[:n], line[n:]
+	}
+	return strings.ToLower(line), arg
 }
 
 // parseUpstream reads `http HOST:PORT ["SITE"]`, with socks4 and socks5 in the place of http and USER:PASSWORD@

@@ -47,11 +47,12 @@ func (e *BadPattern) Error() string { return fmt.Sprintf("bad regex %q", e.Text)
 // questionBound is for one process from start to end.
 const questionBound = 10 * time.Second
 
-// ConnectPorts returns the lines of a configuration that decide to which ports CONNECT may go.
+// ConnectPorts returns the lines of a configuration, as ParseConfig makes it, that decide to which ports CONNECT may go.
 func ConnectPorts(text string) (lines []string) {
 	for line := range strings.Lines(text) {
-		if name, _, _ := strings.Cut(strings.ToLower(line), " "); name == "connectport" {
-			lines = append(lines, strings.TrimSpace(line))
+		line = strings.TrimSuffix(line, "\n")
+		if name, _ := directive(line); name == "connectport" {
+			lines = append(lines, line)
 		}
 	}
 	return lines

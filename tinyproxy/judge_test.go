@@ -65,7 +65,7 @@ func TestJudgeNamesBadPatterns(t *testing.T) {
 }
 
 func TestJudgeKnowsPorts(t *testing.T) {
-	_, text, err := ParseConfig("", "Port 1\nConnectPort 443\n# ConnectPort 22\nconnectport  8443 \n")
+	_, text, err := ParseConfig("", "Port 1\nConnectPort\t443\n# ConnectPort 22\nconnectport  8443 \n")
 	if err != nil {
 		t.Fatal(err)
 	}
