@@ -76,6 +76,11 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 	c.MaxClients = defaultClients
 	var kept strings.Builder
 	rest := sha256.New()
+	type option struct {
+		value string
+		line  int
+	}
+	options := make(map[string]option) // of the filter, as last said
 	for i, line := range strings.Split(strings.TrimSuffix(rendered, "\n"), "\n") {
 		bad := func(what, remedy string) (Config, string, error) {
 			return Config{}, "", fmt.Errorf("%s:%d: %s (%s)", templateName(path), i+1, what, remedy)
@@ -97,6 +102,19 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		var path string
 		if m := stringArg.FindStringSubmatch(arg); m != nil {
 			path = strings.Clone(m[1]) // a part of rendered would keep all of it in memory
+		}
+		// 1.11 ORs repeated ones, in 1.10 the last one counts, except for FilterDefaultDeny.
+		if strings.HasPrefix(name, "filter") && name != "filter" {
+			o := option{strings.ToLower(strings.Trim(arg, " \t")), i + 1}
+			if boolArg.MatchString(arg) {
+				o.value = strconv.FormatBool(isTrue(arg))
+			}
+			before, said := options[name]
+			if said && before.value != o.value {
+				return bad(fmt.Sprintf("%q contradicts line %d", line, before.line),
+					"keep one of them, so that people and every tinyproxy read the same")
+			}
+			options[name] = o
 		}
 		keep, shared := true, true // in text, in Rest
 		switch name {
@@ -204,8 +222,7 @@ func parseUpstream(arg string) (Upstream, bool) {
 	return Upstream{strings.Clone(host), uint16(n), len(words) > 1}, true
 }
 
-// isTrue reports what get_bool_arg makes of an argument. 1.11 ORs the filter options of repeated
-// directives, 1.10 lets the last one win; only the first is believed here.
+// isTrue reports what get_bool_arg makes of an argument.
 func isTrue(arg string) bool {
 	m := boolArg.FindStringSubmatch(arg)
 	if m == nil {

@@ -17,7 +17,7 @@ func TestParseConfig(t *testing.T) {
 		"User nobody", "group nogroup", "Syslog On",
 		"  LOGFILE \t\"/var/log/x\"  ", `PidFile "/run/a b.pid"` + "\r",
 		"Port 61000", "Listen 10.137.0.1", "listen 127.0.0.1", `Filter "/run/v/social/61000/rules"`,
-		"FilterDefaultDeny Yes", "FilterExtended on", "FilterExtended off",
+		"FilterDefaultDeny Yes", "FilterExtended on", "filterextended \tYES",
 		"FilterCaseSensitive no", "FilterURLs OFF",
 		"FilterType FnMatch", "Timeout 600", "Allow 10.137.0.9", "MaxClients 20", "ConnectPort 563",
 		`ErrorFile 404 "/e 404"`, `DefaultErrorFile "/e"`, `StatFile "/s"`, "BindSame yes",
@@ -28,7 +28,7 @@ func TestParseConfig(t *testing.T) {
 	same := strings.Join([]string{"MaxClients 20", "ConnectPort 563",
 		`ErrorFile 404 "/e 404"`, `DefaultErrorFile "/e"`, `StatFile "/s"`, "BindSame yes",
 		`Upstream http user:pass@proxy.corp.example:3128 ".corp"`, ""}, "\n")
-	rest := "FilterDefaultDeny Yes\nFilterExtended on\nFilterExtended off\nFilterCaseSensitive no\nFilterURLs OFF\n" +
+	rest := "FilterDefaultDeny Yes\nFilterExtended on\nfilterextended \tYES\nFilterCaseSensitive no\nFilterURLs OFF\n" +
 		"filtertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n" + same
 	wantText := strings.Repeat("#\n", 9) +
 		"Port 61000\nListen 10.137.0.1\nlisten 127.0.0.1\nFilter \"/run/v/social/61000/rules\"\n" + rest
@@ -71,10 +71,17 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 }
 
 func TestParseConfigErrors(t *testing.T) {
+	const once = " (keep one of them, so that people and every tinyproxy read the same)"
 	for text, want := range map[string]string{
 		"Port 1\nLogFile /x": `2: "LogFile /x" has no path (write it in double quotes: LogFile "/path")`,
 		`PidFile "a`:         `1: "PidFile \"a" has no path (write it in double quotes: LogFile "/path")`,
 		"User \x00":          "1: NUL byte (tinyproxy would not read what follows it; remove it)",
+		"FilterDefaultDeny Yes\n\nFilterDefaultDeny on\nfilterdefaultdeny\tno": `4: "filterdefaultdeny\tno" contradicts line 3` + once,
+		"FilterDefaultDeny off\nFilterDefaultDeny Yes":                         `2: "FilterDefaultDeny Yes" contradicts line 1` + once,
+		"FilterURLs Yes\nFilterURLs No":                                        `2: "FilterURLs No" contradicts line 1` + once,
+		"FilterExtended Yes\nFilterExtended No":                                `2: "FilterExtended No" contradicts line 1` + once,
+		"FilterCaseSensitive Yes\nFilterCaseSensitive No":                      `2: "FilterCaseSensitive No" contradicts line 1` + once,
+		"FilterType ere\nFilterType ERE\nFilterType bre":                       `3: "FilterType bre" contradicts line 2` + once,
 		"\nAllow " + strings.Repeat("a", 1022): "2: line of 1028 bytes " +
 			"(tinyproxy would cut it; write at most 1022)",
 	} {
