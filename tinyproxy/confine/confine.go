@@ -127,7 +127,15 @@ func (s *Sandbox) openHelper(path string) error {
 }
 
 func (s *Sandbox) openFilters(denied seccomp.Action) error {
-	action := uint32(unix.SECCOMP_RET_USER_NOTIF) // since Linux 5.0
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	if release := unix.ByteSliceToString(name.Release[:]); !letsPass(release) {
+		s.Missing = append(s.Missing, "seccomp: Linux "+release+" is older than 5.5")
+		return nil
+	}
+	action := uint32(unix.SECCOMP_RET_USER_NOTIF)
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
 	if errno != 0 {
 		s.Missing = append(s.Missing, "seccomp: "+errno.Error())
@@ -154,6 +162,16 @@ func (s *Sandbox) openFilters(denied seccomp.Action) error {
 	}
 	s.Applied = append(s.Applied, "seccomp")
 	return nil
+}
+
+// letsPass tells whether the supervisor of a call can let it pass: SECCOMP_USER_NOTIF_FLAG_CONTINUE, since Linux 5.5
+// (seccomp(2)). Before, vifproxy-confine would wait for ever in its execve. Only who has a notification can ask for it.
+func letsPass(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 5
 }
 
 // inMemory makes a file that nobody can change, vifproxy-confine neither.

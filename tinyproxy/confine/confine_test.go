@@ -55,3 +55,14 @@ func TestHandledByOlderKernels(t *testing.T) {
 		}
 	}
 }
+
+func TestKernelsThatLetACallPass(t *testing.T) {
+	for release, want := range map[string]bool{
+		"4.19.0-26-amd64": false, "5.0.0": false, "5.4.293-1.qubes.x86_64": false, "5.5-rc1": true, "5.5.0": true,
+		"5.15.189": true, "6.1.0-37-amd64": true, "6.18.44-fc-v657": true, "10.0": true, "": false, "linux": false,
+	} {
+		if got := letsPass(release); got != want {
+			t.Errorf("%q: %t", release, got)
+		}
+	}
+}
