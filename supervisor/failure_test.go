@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/tinyproxy"
 )
 
 func TestDeathUnbindsAndComesBack(t *testing.T) {
@@ -92,6 +93,49 @@ func TestDeafProxyIsReplaced(t *testing.T) {
 		}
 		if vm := m.vm("social"); vm.State != control.Running || vm.Restarts != 1 {
 			t.Errorf("%+v", vm)
+		}
+	})
+}
+
+// As with nftables, where the next look at everything is far away.
+func TestSocketsAreLookedAtAgain(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Minute)
+		ill := make(chan error, 100)
+		for range 20 {
+			ill <- errors.New("no netlink")
+		}
+		m.post(func() {
+			m.Look = time.Hour
+			m.ReadListeners = func() (tinyproxy.Listeners, error) {
+				select {
+				case err := <-ill:
+					return nil, err
+				default:
+					return nil, nil
+				}
+			}
+			m.Wake(Force)
+		})
+		m.after(time.Minute)
+		if status, _ := m.Status(m.ctx); len(status.Problems) != 1 {
+			t.Errorf("problems: %q", status.Problems)
+		}
+		syncs := func() (n int) {
+			m.set(func() { n = m.syncs })
+			return n
+		}
+		before := syncs()
+		m.Wake(Firewall) // the next try may be far away
+		m.after(2 * repairGap)
+		if syncs() == before {
+			t.Error("what somebody did to the firewall waits for the sockets")
+		}
+		m.after(10 * time.Minute)
+		if status, _ := m.Status(m.ctx); len(status.Problems) > 0 {
+			t.Errorf("nobody looks again: %q", status.Problems)
 		}
 	})
 }

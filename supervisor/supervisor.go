@@ -235,8 +235,9 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	if reasons.has(Resolvers) {
 		s.due.names = now
 	}
-	if reasons.has(Firewall) && s.due.check.IsZero() {
-		s.due.check = later(now, s.checked.Add(repairGap))
+	repair := later(now, s.checked.Add(repairGap))
+	if reasons.has(Firewall) && (s.due.check.IsZero() || repair.Before(s.due.check)) {
+		s.due.check = repair
 	}
 }
 
