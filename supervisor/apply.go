@@ -177,7 +177,9 @@ func (s *Supervisor) release(bindings []firewall.Binding) {
 		s.running.Go(func() { // it takes as long as there are connections
 			n, err := s.ForgetAll(bindings)
 			s.Events.log.Debug("connections of an earlier run forgotten", "count", n)
-			s.post(func() { s.troubles.note(s.Events, time.Now(), "connection tracking", err) })
+			if err != nil {
+				s.Events.Emit(stillTracked, control.About{Err: err.Error()})
+			}
 		})
 	}
 	s.freed = slices.DeleteFunc(s.freed, func(port uint16) bool {

@@ -79,6 +79,8 @@ var (
 	proxyFails = kind("proxy-fails", "9fee039b9bbb4e069d38d018333885c7", slog.LevelWarn, "proxy does not start")
 	notShown   = kind("not-shown", "79ff3a72d588452895670ae00afb72ce", slog.LevelWarn,
 		"cannot show which configuration serves")
+	stillTracked = kind("still-tracked", "99f38234a61d4e2f950ebe8825f00a1b", slog.LevelWarn,
+		"connections of a proxy that ended may still be tracked")
 )
 
 // Events tells what happens: to the log, to those who watch, and what is refused to a list as well. Its methods

@@ -2,11 +2,13 @@ package supervisor
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/firewall"
 	"vifproxy/tinyproxy"
 )
 
@@ -136,6 +138,30 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 		m.after(10 * time.Minute)
 		if status, _ := m.Status(m.ctx); len(status.Problems) > 0 {
 			t.Errorf("nobody looks again: %q", status.Problems)
+		}
+	})
+}
+
+// It is not tried again, so it is told once and not shown as what is wrong now.
+func TestForgettingThatFailsIsToldOnly(t *testing.T) {
+	run(t, func(m *machine) {
+		told := watched(m)
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.post(func() {
+			m.Supervisor.Forget = func(netip.AddrPort, []netip.AddrPort) error { return errors.New("no netlink") }
+			m.ForgetAll = func([]firewall.Binding) (int, error) { return 0, errors.New("no netlink at all") }
+			m.cleaned = false
+		})
+		m.connect()
+		m.after(time.Second)
+		const one, all = "still-tracked vm=social port=1 err=no netlink\n", "still-tracked err=no netlink at all"
+		if got := told() + "\n"; strings.Count(got, one) != 1 || strings.Count(got, all) != 1 {
+			t.Errorf("told:\n%s", got)
+		}
+		if status, _ := m.Status(m.ctx); len(status.Problems) > 0 {
+			t.Errorf("problems: %q", status.Problems)
 		}
 	})
 }

@@ -116,8 +116,10 @@ func (s *Supervisor) carryOut(p *process, proxy Proxy) {
 	} else {
 		proxy.Kill()
 	}
-	err = errors.Join(err, s.Forget(netip.AddrPortFrom(p.Policy.Bind, p.Port), clients))
-	s.post(func() { s.troubles.note(s.Events, time.Now(), "connection tracking", err) })
+	// No trouble: there is no second time for it.
+	if err = errors.Join(err, s.Forget(netip.AddrPortFrom(p.Policy.Bind, p.Port), clients)); err != nil {
+		s.Events.Emit(stillTracked, control.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, Err: err.Error()})
+	}
 }
 
 // finish waits until a proxy that no new connection comes to has answered what it was asked. A tunnel or a download
