@@ -20,6 +20,11 @@ func clean(o options, log *slog.Logger, events *supervisor.Events) error {
 		return err
 	}
 	defer socket.Close()
+	name, err := alone()
+	if err != nil {
+		return err
+	}
+	defer name.Close()
 	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
 
 	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -89,5 +90,31 @@ func TestCleanTakesAwayWhatACrashLeft(t *testing.T) {
 		if now := s.ruleset(); sorted(now) != sorted(before) {
 			t.Errorf("now:\n%s\nbefore:\n%s", now, before)
 		}
+	})
+}
+
+// Another control socket makes no second daemon: the firewall and the uids of proxies are there once.
+func TestSecondDaemonIsRefused(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		s.start()
+		s.opens("work", "http://bank.example/")
+		pid, rules := s.untilState("work", control.Running).PID, s.ruleset()
+		for _, flags := range [][]string{nil, {"--clean"}} {
+			ctx, cancel := context.WithTimeout(s.Context(), patience)
+			out, err := s.vifproxyd(ctx, append(flags, "--control-socket="+s.dir+"/second/control.sock")...).CombinedOutput()
+			cancel()
+			if err == nil || !strings.Contains(string(out), "taken, by another vifproxyd") {
+				t.Errorf("%v: %v\n%s", flags, err, out)
+			}
+		}
+		if now := s.untilState("work", control.Running); now.PID != pid || s.ruleset() != rules {
+			t.Errorf("%+v, and it was pid %d; rules now:\n%s", now, pid, s.ruleset())
+		}
+		if out, _ := s.Command(s.Context(), "ss", "-xlp").Output(); !strings.Contains(string(out), "@vifproxyd") {
+			t.Errorf("ss does not show who it is:\n%s", out)
+		}
+		s.stop()
 	})
 }

@@ -71,12 +71,17 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	}
 	events.Emit(supervisor.DaemonStarts, control.About{Version: version, PID: os.Getpid()})
 
-	// The socket first: it is what tells that another vifproxyd is at work, before anything of its is taken away.
+	// The sockets first: they tell that another vifproxyd is at work, before anything of its is taken away.
 	socket, err := control.Listen(o.controlSocket, o.socketGroup)
 	if err != nil {
 		return err
 	}
 	defer socket.Close()
+	name, err := alone()
+	if err != nil {
+		return err
+	}
+	defer name.Close()
 
 	// Closed first, then clean: no binding is left when the processes of an earlier run are ended, and the fence is
 	// there before any proxy.

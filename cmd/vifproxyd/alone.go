@@ -1,0 +1,29 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// alone keeps every other vifproxyd away from this network namespace until the file is closed: it would take over the
+// firewall, and end the proxies, which it finds by uid. The control socket's lock is for one path, this name is for all:
+// abstract sockets belong to the network namespace (unix(7)), as the firewall does, and go with the process.
+func alone() (*os.File, error) {
+	const name = "@vifproxyd"
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+		unix.Close(fd)
+		if errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("the socket %s of this network namespace is taken, by another vifproxyd or a program "+
+				"that uses its name (`ss -xlp | grep %s` shows it: stop it first)", name, name)
+		}
+		return nil, fmt.Errorf("take the name %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
