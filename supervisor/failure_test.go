@@ -48,6 +48,43 @@ func TestFailingStartsBackOff(t *testing.T) {
 	})
 }
 
+// A port of somebody else's is not the policy's fault.
+func TestTakenPortsArePassed(t *testing.T) {
+	run(t, func(m *machine) {
+		taken := 3
+		m.set(func() {
+			m.startErr = func(*Policy) error {
+				if taken--; taken >= 0 {
+					return takenPort{errors.New("another process listens")}
+				}
+				return nil
+			}
+		})
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.expect(m.after(50*time.Millisecond), `start social (10.137.0.1) at 10.138.1.1: a :1
+			start social (10.137.0.1) at 10.138.1.1: a :2
+			start social (10.137.0.1) at 10.138.1.1: a :3
+			start social (10.137.0.1) at 10.138.1.1: a :4
+			bind vif1.0 10.137.0.1 :4`)
+		if vm := m.vm("social"); vm.State != control.Running || vm.Error != "" {
+			t.Errorf("%+v", vm)
+		}
+
+		m.set(func() { taken = 1000 })
+		m.connect()
+		m.after(time.Second)
+		m.connect("vif1.0 10.137.0.1")
+		got := m.after(10 * time.Minute)
+		if n := strings.Count(got, "start "); n < 20*(portTries+1) || n > 40*(portTries+1) {
+			t.Errorf("%d starts in ten minutes", n)
+		}
+		if vm := m.vm("social"); vm.Error != "another process listens" {
+			t.Errorf("%+v", vm)
+		}
+	})
+}
+
 func TestOneThatComesUpAndDiesBacksOff(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")

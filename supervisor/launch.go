@@ -95,6 +95,8 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	switch {
 	case errors.As(err, &problem) && problem.Config:
 		return nil, badPolicy{err}
+	case problem != nil && problem.Taken:
+		return nil, takenPort{err}
 	case err != nil:
 		return nil, err
 	}
@@ -130,3 +132,8 @@ type badPolicy struct{ error }
 func (e badPolicy) Unwrap() error { return e.error }
 
 func isBad(err error) bool { return errors.As(err, new(badPolicy)) }
+
+// takenPort is the error of a start at a port that somebody else has.
+type takenPort struct{ error }
+
+func (e takenPort) Unwrap() error { return e.error }

@@ -14,6 +14,10 @@ import (
 // twenty VMs may need a second or two.
 const startBound = 10 * time.Second
 
+// portTries is how many ports in a row that somebody else has are passed over at once. Where Landlock knows no ports, a
+// proxy in an AppVM's hands can listen on as many as it has descriptors.
+const portTries = 8
+
 // finishPoll is how often a process that is to end soon is asked whether it has answered all.
 const finishPoll = 2 * time.Millisecond
 
@@ -24,6 +28,7 @@ type appVM struct {
 	good      *Policy
 	failures  map[string]Failure
 	restarts  int
+	taken     int      // ports in a row that somebody else had
 	current   *process // the one that the bindings point at
 }
 
@@ -164,6 +169,7 @@ func (p *process) tell(how Ending) {
 func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 	s.up = append(s.up, p.vm.addr)
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
+	p.vm.taken = 0
 	if !p.Dying {
 		p.vm.good = p.Policy
 		if f, had := p.vm.failures[p.Policy.key]; had {
@@ -203,6 +209,12 @@ func (s *Supervisor) ended(p *process, err error) {
 	}
 	now := time.Now()
 	if !p.Ready {
+		if errors.As(err, new(takenPort)) && vm.taken < portTries { // the plan starts it at the next one
+			vm.taken++
+			s.Events.Emit(proxyFails, control.About{VM: p.Policy.Name, IP: vm.addr, Port: p.Port, Err: err.Error()})
+			return
+		}
+		vm.taken = 0
 		kind := proxyFails
 		if isBad(err) {
 			kind = rulesRefused

@@ -24,6 +24,7 @@ type Error struct {
 	Text   string // what is wrong, with file, line and pattern where it has them
 	Remedy string // what a person can do about it; may be empty
 	Config bool   // rules or template are at fault: the same files would fail the same way
+	Taken  bool   // somebody else has the port: another one would do
 	Err    error  // underlying error; may be nil
 }
 
@@ -92,7 +93,7 @@ func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *E
 		return e
 	case exitListen:
 		return &Error{Text: fmt.Sprintf("tinyproxy cannot listen on %s%s", spec.Listen, quoted(said)),
-			Remedy: listenRemedy(spec.Listen)}
+			Remedy: listenRemedy(spec.Listen), Taken: inUse(spec.Listen)}
 	case 0:
 		return &Error{Text: "tinyproxy ended by itself with status 0" + quoted(said),
 			Remedy: "somebody sent it SIGTERM, or it is not tinyproxy"}

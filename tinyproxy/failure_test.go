@@ -307,3 +307,25 @@ func TestFullRuntimeDir(t *testing.T) {
 		t.Errorf("pid file %q, want %d", got, next.PID)
 	}
 }
+
+// Who has a port need not listen there.
+func TestTakenPorts(t *testing.T) {
+	l := newLauncher(t, nil)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 61009}); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []string{"bound", "listens"} {
+		var e *Error
+		if _, err := l.Start(bounded(t), realBinary, newSpec(l, "social", 61009)); !errors.As(err, &e) || !e.Taken {
+			t.Errorf("%s: %v", how, err)
+		}
+		if err := unix.Listen(fd, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -112,7 +112,18 @@ func portFree(addr netip.AddrPort) *Error {
 
 func taken(addr netip.AddrPort, s *socket) *Error {
 	return &Error{Text: fmt.Sprintf("another process, of uid %d, listens on %s", s.uid, addr),
-		Remedy: fmt.Sprintf("end it; ss -ltnp 'sport = %d' shows it", addr.Port())}
+		Remedy: fmt.Sprintf("end it; ss -ltnp 'sport = %d' shows it", addr.Port()), Taken: true}
+}
+
+// inUse tells whether addr cannot be bound since somebody has bound it, who need not listen.
+func inUse(addr netip.AddrPort) bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) // as tinyproxy
+	return unix.Bind(fd, &unix.SockaddrInet4{Addr: addr.Addr().As4(), Port: int(addr.Port())}) == unix.EADDRINUSE
 }
 
 // listenRemedy finds out why addr cannot be listened on; tinyproxy does not say.
