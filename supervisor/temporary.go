@@ -14,7 +14,7 @@ import (
 )
 
 // identity is an AppVM as a person knows it: another one that gets the address later does not inherit what was allowed
-// for a time, nor its state.
+// for a time, nor since when it runs.
 type identity struct {
 	name string
 	addr netip.Addr
