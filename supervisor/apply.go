@@ -112,15 +112,12 @@ func (s *Supervisor) completeWrite(now time.Time) (putOff bool) {
 	w.putOff()
 	<-w.done
 	s.writing = nil
-	if putOff = errors.Is(w.err, context.Canceled); putOff {
-		w.err = nil // it is in force
-	}
-	retry := s.troubles.note(s.Events, now, "firewall", w.err)
-	switch {
-	case putOff:
+	if errors.Is(w.err, context.Canceled) {
+		s.troubles.note(s.Events, now, "firewall", nil) // it is in force
 		s.holds = nil
 		return true
-	case w.err != nil:
+	}
+	if retry := s.troubles.note(s.Events, now, "firewall", w.err); w.err != nil {
 		s.holds, s.due.check = nil, retry
 		return false
 	}

@@ -24,8 +24,8 @@ func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	for _, h := range hints {
 		found, err := s.LookAtLinks(h)
 		after, ok := s.inputs.Links.After(h, found)
-		if err != nil || !ok { // an error is for the reading of all to report
-			return true
+		if stale = err != nil || !ok; stale { // an error is for the reading of all to report
+			break
 		}
 		if len(after) == len(s.inputs.Links) {
 			continue
@@ -40,14 +40,16 @@ func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	}
 	switch {
 	case changed == 0:
-	case len(plans) == changed && s.starting() >= massStart:
+	case stale, len(plans) < changed:
+		s.due.plan = now // also if the reading of all finds nothing new: it is known by now
+	case s.starting() >= massStart:
 		s.planBy(now.Add(gather))
-	case len(plans) == 1 && changed == 1:
+	case changed == 1:
 		s.bindAlone(plans[0], now)
 	default:
 		s.due.plan = now
 	}
-	return false
+	return stale
 }
 
 // welcome binds the process that has come up just now.
@@ -98,13 +100,9 @@ func (s *Supervisor) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
 // bindAlone has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
 // little. If something else is due, that plan does it all.
 func (s *Supervisor) bindAlone(p Plan, now time.Time) {
-	due := s.due
-	for _, at := range []time.Time{due.links, due.rules, due.check, due.plan, due.temporary, due.names} {
-		if isDue(at, now) {
-			s.changed = true
-		}
-	}
-	if s.changed || !due.mail.IsZero() || s.holds == nil {
+	due := []time.Time{s.due.links, s.due.rules, s.due.check, s.due.plan, s.due.temporary, s.due.names}
+	more := slices.ContainsFunc(due, func(at time.Time) bool { return isDue(at, now) })
+	if more || s.changed || !s.due.mail.IsZero() || s.holds == nil {
 		s.changed = true
 		return
 	}

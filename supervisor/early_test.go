@@ -81,6 +81,30 @@ func TestHintAtAnotherVif(t *testing.T) {
 	})
 }
 
+// TestHintBeforeOneThatTellsNothing: all is read because of the second, and finds nothing that the first has not told.
+func TestHintBeforeOneThatTellsNothing(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a b") // refused: nothing to start, but to be shown
+		m.after(time.Second)
+		look := m.LookAtLinks
+		m.post(func() {
+			m.LookAtLinks = func(h netwatch.Hint) (netwatch.Snapshot, error) {
+				if h.Link == 9 {
+					return nil, errors.New("busy")
+				}
+				return look(h)
+			}
+			m.link("vif1.0 10.137.0.1")
+			m.Hint(netwatch.Hint{Link: 7, Host: netip.MustParseAddr("10.137.0.1")})
+			m.Hint(netwatch.Hint{Link: 9})
+		})
+		m.after(time.Second)
+		if vm := m.vm("social"); len(vm.Interfaces) != 1 {
+			t.Errorf("it is not shown as connected: %+v", vm)
+		}
+	})
+}
+
 // TestHintStartsNothingElse than a plan would.
 func TestHintStartsNothingElse(t *testing.T) {
 	run(t, func(m *machine) {
@@ -137,7 +161,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 	})
 }
 
-// TestFirewallFailsForAFirstProxy: the plan for all reports it, and tries again.
+// TestFirewallFailsForAFirstProxy: it is shown, and tried again.
 func TestFirewallFailsForAFirstProxy(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")
