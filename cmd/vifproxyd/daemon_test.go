@@ -45,6 +45,15 @@ type running struct {
 	told   []string // what it told systemd
 }
 
+// startWork starts the daemon with one AppVM, work, that has bank's page open.
+func (s *site) startWork() {
+	s.Helper()
+	s.rules("work.10.137.0.11", bank)
+	s.attach("work", "10.137.0.11")
+	s.start()
+	s.opens("work", "http://bank.example/")
+}
+
 // start runs vifproxyd in the firewall VM as systemd would and waits until it says that it is ready.
 func (s *site) start(flags ...string) {
 	s.Helper()

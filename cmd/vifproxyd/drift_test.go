@@ -81,10 +81,7 @@ func TestMeddlingIsRepaired(t *testing.T) {
 func TestTwoManagersDoNotFight(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
-	s.rules("work.10.137.0.11", bank)
-	s.attach("work", "10.137.0.11")
-	s.start()
-	s.opens("work", "http://bank.example/")
+	s.startWork()
 	repairs := func() int { return strings.Count(s.daemon.log.String(), "were changed by another program") }
 	begin, before := time.Now(), repairs()
 	deleted := 0
@@ -110,10 +107,7 @@ func TestTwoManagersDoNotFight(t *testing.T) {
 
 func TestFlushedRulesAreRepaired(t *testing.T) {
 	onBoth(t, func(s *site) {
-		s.rules("work.10.137.0.11", bank)
-		s.attach("work", "10.137.0.11")
-		s.start()
-		s.opens("work", "http://bank.example/")
+		s.startWork()
 		pid := s.show()["work"].PID
 		intact := s.ruleset()
 		if s.Ruleset == lab.R42 {

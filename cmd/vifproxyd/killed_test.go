@@ -19,10 +19,7 @@ func (s *site) clean() (output string, err error) {
 
 func TestKilledProxyComesBack(t *testing.T) {
 	onBoth(t, func(s *site) {
-		s.rules("work.10.137.0.11", bank)
-		s.attach("work", "10.137.0.11")
-		s.start()
-		s.opens("work", "http://bank.example/")
+		s.startWork()
 		for range 5 {
 			pid := s.untilState("work", control.Running).PID
 			s.must(syscall.Kill(pid, syscall.SIGKILL))
@@ -96,10 +93,7 @@ func TestCleanTakesAwayWhatACrashLeft(t *testing.T) {
 // Another control socket makes no second daemon: the firewall and the uids of proxies are there once.
 func TestSecondDaemonIsRefused(t *testing.T) {
 	onBoth(t, func(s *site) {
-		s.rules("work.10.137.0.11", bank)
-		s.attach("work", "10.137.0.11")
-		s.start()
-		s.opens("work", "http://bank.example/")
+		s.startWork()
 		pid, rules := s.untilState("work", control.Running).PID, s.ruleset()
 		for _, flags := range [][]string{nil, {"--clean"}} {
 			ctx, cancel := context.WithTimeout(s.Context(), patience)

@@ -146,10 +146,7 @@ func attempts(said string) (all [][2]string) {
 // TestConfinement: what proxies are confined by is shown, and what is missing refuses a start where all is required.
 func TestConfinement(t *testing.T) {
 	s := newSite(t, lab.R42)
-	s.rules("work.10.137.0.11", bank)
-	s.attach("work", "10.137.0.11")
-	s.start()
-	s.opens("work", "http://bank.example/")
+	s.startWork()
 	c := s.show()["work"].Confinement
 	if c == nil || !slices.Contains(c.Applied, "seccomp") || !slices.Contains(c.Applied, "landlock") {
 		t.Fatalf("confinement %+v", c)

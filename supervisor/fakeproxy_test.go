@@ -1,0 +1,102 @@
+package supervisor
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"time"
+
+	"vifproxy/tinyproxy"
+)
+
+// fakeProxy is a process of a machine.
+type fakeProxy struct {
+	m      *machine
+	policy *Policy
+	port   uint16
+	done   chan struct{}
+	told   []func() // when it is done
+	err    error
+	idle   bool
+	deaf   error // why it does not listen any more
+}
+
+func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {
+	m.mu.Lock()
+	m.did("start %s :%d", strings.TrimPrefix(p.String(), "vm"), port)
+	var err error
+	if m.startErr != nil {
+		err = m.startErr(p)
+	}
+	delay := m.delay
+	if m.stubborn {
+		ctx = context.WithoutCancel(ctx)
+	}
+	m.mu.Unlock()
+	select {
+	case <-time.After(delay):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	proxy := &fakeProxy{m: m, policy: p, port: port, done: make(chan struct{})}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.alive[port] = proxy
+	return proxy, nil
+}
+
+func (m *machine) Forget(string) {}
+
+func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
+func (p *fakeProxy) Done() <-chan struct{} { return p.done }
+func (p *fakeProxy) Err() error            { return p.err }
+func (p *fakeProxy) WhenDone(f func()) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	select {
+	case <-p.done:
+		go f()
+	default:
+		p.told = append(p.told, f)
+	}
+}
+func (p *fakeProxy) Listens(tinyproxy.Listeners) error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return p.deaf
+}
+func (p *fakeProxy) Current() error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.m.showErr == nil {
+		p.m.shown = p.port
+	}
+	return p.m.showErr
+}
+func (p *fakeProxy) Stop() { p.gone("stop", nil) }
+func (p *fakeProxy) Kill() { p.gone("kill", nil) }
+func (p *fakeProxy) Clients() ([]netip.AddrPort, error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.idle {
+		return nil, nil
+	}
+	return []netip.AddrPort{netip.AddrPortFrom(p.policy.Addr, 40000)}, nil
+}
+
+func (p *fakeProxy) gone(how string, err error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.m.alive[p.port] == p {
+		delete(p.m.alive, p.port)
+		p.m.did("%s :%d", how, p.port)
+		p.err = err
+		close(p.done)
+		for _, f := range p.told {
+			go f()
+		}
+	}
+}
