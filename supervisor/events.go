@@ -115,10 +115,10 @@ func (e *Events) Emit(k *Kind, about control.About) {
 // Refused is told of every refused request, counts it, and tells of it as often as one AppVM's share allows.
 func (e *Events) Refused(r tinyproxy.Refused) {
 	e.mu.Lock()
-	tell, kept := e.refusals.of(r.Addr).add(r.Host, time.Now())
+	tell, hushed := e.refusals.of(r.Addr).add(r.Host, time.Now())
 	e.mu.Unlock()
 	if tell {
-		e.Emit(refused, control.About{VM: r.VM, IP: r.Addr, Host: r.Host, NotShown: kept})
+		e.Emit(refused, control.About{VM: r.VM, IP: r.Addr, Host: r.Host, NotShown: hushed})
 	}
 }
 

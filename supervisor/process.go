@@ -211,7 +211,9 @@ func (s *Supervisor) ended(p *process, err error) {
 	if !p.Ready {
 		if errors.As(err, new(takenPort)) && vm.taken < portTries { // the plan starts it at the next one
 			vm.taken++
-			s.Events.Emit(proxyFails, control.About{VM: p.Policy.Name, IP: vm.addr, Port: p.Port, Err: err.Error()})
+			s.Events.Emit(proxyFails, control.About{
+				VM: p.Policy.Name, IP: vm.addr, Port: p.Port, RetryMS: control.Milliseconds(time.Millisecond), Err: err.Error(),
+			})
 			return
 		}
 		vm.taken = 0

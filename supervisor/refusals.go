@@ -41,7 +41,7 @@ func (r refusals) of(vm netip.Addr) *refusalList {
 }
 
 // add counts one refusal. It returns whether to make an event of it, and how many before it made none.
-func (l *refusalList) add(host string, now time.Time) (tell bool, kept int) {
+func (l *refusalList) add(host string, now time.Time) (tell bool, hushed int) {
 	if e := l.hosts[host]; e != nil {
 		l.order.MoveToFront(e)
 	} else {
@@ -59,8 +59,8 @@ func (l *refusalList) add(host string, now time.Time) (tell bool, kept int) {
 		l.hushed++
 		return false, 0
 	}
-	kept, l.hushed = l.hushed, 0
-	return true, kept
+	hushed, l.hushed = l.hushed, 0
+	return true, hushed
 }
 
 // since is the hosts that were refused then or later, newest first.
