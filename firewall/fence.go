@@ -21,6 +21,8 @@ type Fence struct {
 	Ports     []uint16 // open everywhere besides 80 and 443
 	Holes     []Hole   // of every proxy
 	Proxies   []Proxy
+	Leave     []string // interfaces by which proxies may leave, DNS included; none: any
+	Barred    []string // interfaces by which they may not, DNS included: what AppVMs send is not forwarded there
 }
 
 // Proxy is all processes of one uid. What is refused to it is counted, and holes may be its own.
@@ -30,9 +32,13 @@ type Proxy struct {
 }
 
 // Hole opens a network to TCP.
+//
+// Literal holes are single addresses that a person wrote, and lead there wherever that is. All others, networks and what
+// comes from DNS, never lead to own addresses, loopback, link-local addresses, or behind a vif.
 type Hole struct {
-	To   netip.Prefix
-	Port uint16 // 0: those that are open everywhere
+	To      netip.Prefix
+	Port    uint16 // 0: those that are open everywhere
+	Literal bool
 }
 
 // forbidden are networks to which only a hole leads, from the registries of IANA for special purposes
@@ -131,7 +137,7 @@ func ordered[T comparable](all []T, compare func(a, b T) int) []T {
 func (f Fence) withPorts(holes []Hole) (all []Hole) {
 	for _, h := range holes {
 		for _, port := range f.portsOf(h) {
-			all = append(all, Hole{h.To, port})
+			all = append(all, Hole{h.To, port, h.Literal})
 		}
 	}
 	return all

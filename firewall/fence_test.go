@@ -14,7 +14,7 @@ import (
 
 const personalUID, socialUID = 0x7089000b, 0x7089000c
 
-func hole(to string, port uint16) Hole { return Hole{netip.MustParsePrefix(to), port} }
+func hole(to string, port uint16) Hole { return Hole{To: netip.MustParsePrefix(to), Port: port} }
 
 // wide is a fence with something of everything.
 func wide() Fence {

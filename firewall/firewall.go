@@ -62,6 +62,9 @@ type State struct {
 	Fence    Fence
 }
 
+// ErrUnfenced is in the error of a Sync after which the fence may not stand as it should: no proxy may run then.
+var ErrUnfenced = errors.New("the fence around proxies does not stand")
+
 // Backend keeps the kernel's rules equal to a State. Its methods must not be called concurrently.
 type Backend interface {
 	// String is the backend's name: nftables or iptables.

@@ -68,7 +68,7 @@ func TestManyHoles(t *testing.T) {
 	addr := netip.MustParseAddr("fd00::")
 	for range 1500 {
 		addr = addr.Next()
-		want.Fence.Proxies[0].Holes = append(want.Fence.Proxies[0].Holes, Hole{netip.PrefixFrom(addr, 128), 443})
+		want.Fence.Proxies[0].Holes = append(want.Fence.Proxies[0].Holes, Hole{To: netip.PrefixFrom(addr, 128), Port: 443})
 	}
 	kernel := tap(b)
 	if n := syncState(t, b, want); n != 1500 {
