@@ -30,6 +30,13 @@ const (
 // States is all of them, the good ones first.
 var States = []string{Running, Starting, Waiting, Failed, Refused, Stopped}
 
+// What a rule file is: the hosts that pass, and no others; or, if the template says FilterDefaultDeny No, the hosts that
+// do not.
+const (
+	White = "white"
+	Black = "black"
+)
+
 // VM is one AppVM that has a rule file.
 type VM struct {
 	Name          string    `json:"name"`
@@ -43,6 +50,7 @@ type VM struct {
 	Restarts      int       `json:"restarts"`
 	EgressRefused uint64    `json:"egress_refused"` // packets of its proxy that the fence has refused, see firewall.Backend
 	Error         string    `json:"error"`          // what is wrong, also while an older proxy keeps running
+	List          string    `json:"list"`           // White or Black, as its proxy reads the rule file; "" if that is not known
 	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
 
 	Confinement *Confinement `json:"confinement,omitempty"` // of its proxy, if there is one

@@ -29,7 +29,7 @@ type Finding struct {
 // Check reads files as a template makes tinyproxy read them.
 type Check struct {
 	Syntax
-	Forbid bool // without FilterDefaultDeny: lines are what is forbidden, and a narrower line permits more
+	Forbid bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
 }
 
 // File returns all that is wrong with a rule file.

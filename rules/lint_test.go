@@ -80,7 +80,7 @@ func TestFindings(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	want := "1:6+1 unknown placeholder \"{prot}\"\n2:1+1 a single \"}\"\n0:0+1 the placeholder {port} is not used\n" +
-		"0:0+1 the placeholder {bind_ip} is not used\n0:0+1 the placeholder {rules_file} is not used\n"
+		"0:0+1 the placeholder {bind_ip} is not used\n0:0+1 the placeholder {rules_file} is not used\n0:0+1 FilterDefaultDeny is not said\n"
 	if got := report(basic.Template("/x/config", "Port {prot}\n}\n")); got != want {
 		t.Errorf("template: got %swant %s", got, want)
 	}

@@ -3,6 +3,7 @@ package rules
 import (
 	"crypto/sha256"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -49,9 +50,20 @@ var required = []struct{ name, line string }{
 	{"rules_file", `Filter "{rules_file}"`},
 }
 
+// A template has to say whether rule files are white lists: a proxy without FilterDefaultDeny lets everything pass that
+// its rule file does not name, and a template that was cut in the middle looks like one that wants that.
+var (
+	defaultDeny    = regexp.MustCompile(`(?i)^filterdefaultdeny([ \t\v\f\r]|$)`)
+	defaultDenyArg = regexp.MustCompile(`(?i)^\S+[ \t]+(yes|on|no|off)$`) // as tinyproxy's BOOL has it (src/conf.c)
+)
+
+const defaultDenyRemedy = "write FilterDefaultDeny Yes for white lists: hosts pass that a rule file names; " +
+	"or FilterDefaultDeny No for black lists: all others pass"
+
 // ParseTemplate reads the text of a template; path is for its errors, which are of type *Error. Placeholders
 // are {port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; {{ and }} stand for the braces
-// themselves. Whether the rest is a configuration that tinyproxy takes is not looked at.
+// themselves. FilterDefaultDeny has to be said, Yes or No. Whether the rest is a configuration that tinyproxy takes is
+// not looked at.
 func ParseTemplate(path, text string) (Template, error) {
 	t, flaws := parseTemplate(path, text)
 	if flaws != nil {
@@ -66,6 +78,7 @@ func parseTemplate(path, text string) (t Template, flaws []*Error) {
 	}
 	t.Path, t.sum = path, sha256.Sum256([]byte(text))
 	seen := map[string]bool{}
+	saysDeny := false
 	number := 0
 	for line := range strings.SplitAfterSeq(text, "\n") {
 		number++
@@ -77,6 +90,13 @@ func parseTemplate(path, text string) (t Template, flaws []*Error) {
 		if flaw == nil {
 			flaw = t.add(line, seen)
 		}
+		if text := strings.Trim(line, " \t\v\f\r\n"); flaw == nil && defaultDeny.MatchString(text) {
+			saysDeny = true
+			if !defaultDenyArg.MatchString(text) {
+				flaw = &Error{Col: strings.Index(line, text) + 1, Text: excerpt(text) + " says neither Yes nor No",
+					Remedy: defaultDenyRemedy}
+			}
+		}
 		if flaw != nil {
 			flaw.Path, flaw.Line = path, number
 			flaws = append(flaws, flaw)
@@ -87,6 +107,9 @@ func parseTemplate(path, text string) (t Template, flaws []*Error) {
 			flaws = append(flaws, &Error{Path: path, Text: "the placeholder {" + r.name + "} is not used",
 				Remedy: "add the line: " + r.line})
 		}
+	}
+	if !saysDeny {
+		flaws = append(flaws, &Error{Path: path, Text: "FilterDefaultDeny is not said", Remedy: defaultDenyRemedy})
 	}
 	return t, flaws
 }

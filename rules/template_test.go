@@ -15,7 +15,7 @@ var someValues = Values{
 	RulesFile: "/run/vifproxy/social/61001/rules",
 }
 
-const needed = "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\n"
+const needed = "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\nFilterDefaultDeny Yes\n"
 
 func TestRender(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
@@ -31,7 +31,7 @@ func TestRender(t *testing.T) {
 			t.Errorf("%q: %v", c.text, err)
 			continue
 		}
-		want := "Port 61001\nListen 10.138.0.1\nFilter \"/run/vifproxy/social/61001/rules\"\n" + c.want
+		want := "Port 61001\nListen 10.138.0.1\nFilter \"/run/vifproxy/social/61001/rules\"\nFilterDefaultDeny Yes\n" + c.want
 		if got := tmpl.Render(someValues); got != want {
 			t.Errorf("%q: got %q, want %q", c.text, got, want)
 		}
@@ -40,7 +40,7 @@ func TestRender(t *testing.T) {
 
 func TestParseTemplateErrors(t *testing.T) {
 	for _, c := range []struct{ what, text, err string }{
-		{"unknown", needed + "User {user}", `/rules/config:4: unknown placeholder "{user}" (known are ` +
+		{"unknown", needed + "User {user}", `/rules/config:5: unknown placeholder "{user}" (known are ` +
 			`{port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; write {{ and }} for braces)`},
 		{"unknown in a comment", "# {x}\n" + needed, `:1: unknown placeholder "{x}"`},
 		{"empty", "\n{}", `:2: unknown placeholder "{}"`},
@@ -61,12 +61,30 @@ func TestParseTemplateErrors(t *testing.T) {
 			"the placeholder {port} is not used"},
 		{"literal braces", strings.Replace(needed, "{port}", "{{port}}", 1),
 			"the placeholder {port} is not used"},
-		{"NUL", needed + "\x00", ":4: a NUL byte"},
-		{"invalid UTF-8", needed + "# f\xfcr", ":4: invalid UTF-8: byte 0xfc (save the file as UTF-8)"},
+		{"no FilterDefaultDeny", strings.Replace(needed, "FilterDefaultDeny Yes\n", "", 1),
+			"/rules/config: FilterDefaultDeny is not said (write FilterDefaultDeny Yes for white lists: hosts pass that a rule " +
+				"file names; or FilterDefaultDeny No for black lists: all others pass)"},
+		{"FilterDefaultDeny in a comment", strings.Replace(needed, "FilterDefaultDeny", " # FilterDefaultDeny", 1),
+			"FilterDefaultDeny is not said"},
+		{"cut in the middle", needed[:len(needed)-len("es\n")], `:4: "FilterDefaultDeny Y" says neither Yes nor No`},
+		{"without a value", strings.Replace(needed, " Yes", "", 1), `:4: "FilterDefaultDeny" says neither Yes nor No`},
+		{"a number", strings.Replace(needed, "Yes", "1", 1), `:4: "FilterDefaultDeny 1" says neither`},
+		{"a comment behind", strings.Replace(needed, "Yes", "Yes # no", 1), `says neither Yes nor No`},
+		{"NUL", needed + "\x00", ":5: a NUL byte"},
+		{"invalid UTF-8", needed + "# f\xfcr", ":5: invalid UTF-8: byte 0xfc (save the file as UTF-8)"},
 		{"too large", needed + strings.Repeat("#", maxSize), "/rules/config: is larger than 1024 KiB"},
 	} {
 		_, err := ParseTemplate("/rules/config", c.text)
 		checkError(t, c.what, err, c.err)
+	}
+}
+
+// The spellings are those that tinyproxy takes.
+func TestTemplateSaysWhetherListsAreWhite(t *testing.T) {
+	for _, line := range []string{"FilterDefaultDeny Yes", "\tfilterdefaultdeny \tON\r", "FILTERDEFAULTDENY no", "FilterDefaultDeny Off "} {
+		if _, err := ParseTemplate("/rules/config", strings.Replace(needed, "FilterDefaultDeny Yes", line, 1)); err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
 	}
 }
 

@@ -62,6 +62,8 @@ var (
 		"rule file can hardly mean this")
 	rulesOddMore = kind("rules-odd-more", "8397f7c262a243f4a74f9f8969de79ea", slog.LevelWarn,
 		"more mistakes in the rule file: see `vifproxyctl check`")
+	blackList = kind("black-list", "449ddca7852d4f648652f60ede38a96f", slog.LevelWarn,
+		"black list: the AppVM reaches all hosts but those in its rule file")
 	refused       = kind("refused", "92fa93ee45404cc780aaba9dcaf6dead", slog.LevelInfo, "refused host")
 	allowed       = kind("allowed", "f292835a6b484f0d8a8b09ba5ffe998f", slog.LevelInfo, "host allowed for a time")
 	allowedNoMore = kind("allowed-no-more", "3625e0665b6d41d2bbcd67768b7f01a6", slog.LevelInfo,

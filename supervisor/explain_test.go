@@ -33,6 +33,9 @@ func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...strin
 		t.Fatal(err)
 	}
 	text := "Listen {bind_ip}\nPort {port}\nFilter \"{rules_file}\"\nConnectPort 443\nLogLevel Critical\n"
+	if !slices.ContainsFunc(directives, func(d string) bool { return strings.HasPrefix(d, "FilterDefaultDeny ") }) {
+		directives = append(slices.Clone(directives), "FilterDefaultDeny No")
+	}
 	template, err := rules.ParseTemplate("config", text+strings.Join(directives, "\n")+"\n")
 	if err != nil {
 		t.Fatal(err)

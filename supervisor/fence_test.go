@@ -63,7 +63,7 @@ func TestBadRulesOpenNothing(t *testing.T) {
 	})
 }
 
-const toUpstream = "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\nConnectPort 563\nUpstream http %s\n"
+const toUpstream = "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\nFilterDefaultDeny Yes\nConnectPort 563\nUpstream http %s\n"
 
 func TestTemplateOpensTheFence(t *testing.T) {
 	run(t, func(m *machine) {

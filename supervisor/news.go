@@ -58,6 +58,9 @@ func (s *Supervisor) tell(old, d *Desired) {
 			}
 		}
 	}
+	if d.Policy != nil && d.Policy.list() == control.Black && (old.Policy == nil || old.Policy.list() != control.Black) {
+		s.Events.Emit(blackList, about)
+	}
 	for _, vif := range d.Vifs {
 		if !slices.Contains(old.Vifs, vif) {
 			s.Events.Emit(connected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -157,6 +158,14 @@ func (p *Policy) reachesAll(old *Policy) bool {
 	return !slices.ContainsFunc(old.Egress, func(e rules.Egress) bool {
 		return !slices.ContainsFunc(p.Egress, func(wider rules.Egress) bool { return wider.Covers(e) })
 	})
+}
+
+// list returns what the rule file is to tinyproxy, in the words of package control.
+func (p *Policy) list() string {
+	if p.Config.Filter.DefaultDeny {
+		return control.White
+	}
+	return control.Black
 }
 
 func subset(small, large []tinyproxy.Line) bool {

@@ -103,6 +103,9 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 		if row.State == control.Running {
 			row.PID, row.Port = vm.current.pid(), int(vm.current.Port)
 			row.Confinement = &s.Confined
+			row.List = vm.current.Policy.list()
+		} else if d.Policy != nil {
+			row.List = d.Policy.list()
 		}
 		status.VMs = append(status.VMs, row)
 	}

@@ -97,8 +97,8 @@ func TestWhatCannotBeAllowedForATime(t *testing.T) {
 		m.file("social.10.137.0.1", "^a$")
 		m.after(time.Second)
 		refused("is not a host name", "a b")
-		m.file("config", "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\n")
+		m.file("config", "Port {port}\nListen {bind_ip}\nFilter \"{rules_file}\"\nFilterDefaultDeny No\n")
 		m.after(time.Second)
-		refused("no FilterDefaultDeny", "a.example")
+		refused("FilterDefaultDeny No", "a.example")
 	})
 }

@@ -66,7 +66,7 @@ func newGrant(c *call) (*grant, error) {
 	g.check = checkFor(filter)
 	switch {
 	case g.check.Forbid:
-		return nil, fmt.Errorf("the template has no FilterDefaultDeny: lines of %s say what is forbidden, all else is allowed"+
+		return nil, fmt.Errorf("the template says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
 			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, g.hosts[0].Name)
 	case g.check.URLs:
 		return nil, fmt.Errorf("the template has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)

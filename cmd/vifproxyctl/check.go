@@ -46,6 +46,10 @@ func check(c *call) error {
 		}
 		l.file(path)
 	}
+	if len(l.black) > 0 {
+		fmt.Fprintf(c.stderr, "vifproxyctl: black lists, by FilterDefaultDeny No in %s: the VMs reach all hosts but those in %s\n",
+			safe(c.templatePath()), safe(strings.Join(l.black, ", ")))
+	}
 	if l.untried != nil {
 		fmt.Fprintf(c.stderr, "vifproxyctl: patterns were not tried: %s\n", safe(l.untried.Error()))
 	}
@@ -65,6 +69,7 @@ type linter struct {
 	judge    tinyproxy.Judge
 	untried  error // why no tinyproxy was asked
 	findings []rules.Finding
+	black    []string // files that name what is forbidden
 }
 
 func (l *linter) add(f rules.Finding) {
@@ -119,6 +124,9 @@ func (l *linter) file(path string) {
 	if err != nil {
 		l.failed(path, err)
 		return
+	}
+	if l.check.Forbid {
+		l.black = append(l.black, path)
 	}
 	if l.fix {
 		if err := rules.Rewrite(path, func(old []byte) ([]byte, error) {

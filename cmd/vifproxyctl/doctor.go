@@ -250,6 +250,10 @@ func (d *doctor) ruleFiles() {
 		}
 	}
 	if filter, err := filterOf(d.rules.Template); err == nil && d.rules.TemplateErr == nil {
+		if !filter.DefaultDeny && len(d.rules.Files) > 0 {
+			d.tell(check, levelNote, "write FilterDefaultDeny Yes into "+d.rules.Template.Path+" if the files are white lists",
+				"black lists: FilterDefaultDeny No lets these VMs reach all hosts but those in their rule files: %s", namesOf(d.rules.Files))
+		}
 		for _, file := range d.rules.Files {
 			if found := checkFor(filter).Parsed(file); len(found) > 0 {
 				d.tell(check, levelNote, "vifproxyctl check "+file.Path, "%v", found[0])
@@ -262,6 +266,15 @@ func (d *doctor) ruleFiles() {
 		return
 	}
 	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
+}
+
+// namesOf lists the VMs of rule files.
+func namesOf(files []rules.File) string {
+	names := make([]string, len(files))
+	for i, file := range files {
+		names[i] = file.Name
+	}
+	return strings.Join(names, ", ")
 }
 
 const (

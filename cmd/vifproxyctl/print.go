@@ -40,11 +40,23 @@ func table(vms []control.VM) []byte {
 		fmt.Fprintln(w, strings.Join([]string{
 			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")),
 			number(vm.PID), number(vm.Port), cell(vm.State),
-			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), cell(vm.Error),
+			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), cell(remark(vm)),
 		}, "\t"))
 	}
 	w.Flush() // to memory
 	return b.Bytes()
+}
+
+// remark returns what is wrong with a VM, or looks so: a black list lets a VM reach nearly everything.
+func remark(vm control.VM) string {
+	if vm.List != control.Black {
+		return vm.Error
+	}
+	const black = "black list: it reaches all hosts but those in its rule file"
+	if vm.Error == "" {
+		return black
+	}
+	return black + "; " + vm.Error
 }
 
 func cell(s string) string {

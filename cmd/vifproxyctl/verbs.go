@@ -145,6 +145,7 @@ object, whose "event" says what happened:
     refused                     a VM was refused "host"; "not_shown" before were not shown
     connected, disconnected     a VM, on "vif"
     rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
+    black-list                  the rule file of a VM says what is forbidden, not what passes
     allowed, allowed-no-more    "host", for a time
     proxy-listens, -retires, -ends, -died, -fails
     in-force                    a change, "ms" after it was noticed

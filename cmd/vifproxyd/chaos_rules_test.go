@@ -184,8 +184,8 @@ func (c *chaos) someTemplate() content {
 	if n > 0 {
 		t.text = strings.ReplaceAll(c.builtin(), "MaxClients 100", fmt.Sprintf("MaxClients %d", 100+n))
 	}
-	if t.open { // said in one way or the other
-		t.text = strings.ReplaceAll(t.text, defaultDeny, []string{"", "FilterDefaultDeny No\n"}[n%2])
+	if t.open {
+		t.text = strings.ReplaceAll(t.text, defaultDeny, "FilterDefaultDeny No\n")
 	}
 	return t
 }
