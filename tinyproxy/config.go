@@ -25,9 +25,10 @@ type Config struct {
 	Upstreams []Upstream // proxies that requests are passed on to
 
 	// What else decides how the proxy is confined.
-	MaxClients int      // served at a time
-	Reads      []string // files that tinyproxy reads while it serves: its pages
-	BindsOut   bool     // outgoing connections have an address given
+	MaxClients     int      // served at a time
+	MaxClientsLine int      // of the template; 0 if it does not say, and tinyproxy's default is in force
+	Reads          []string // files that tinyproxy reads while it serves: its pages
+	BindsOut       bool     // outgoing connections have an address given
 
 	// Rest is a digest of the text without comments, Port, Listen and Filter. Two configurations with equal Rest
 	// differ in nothing but where they listen and which rules they read.
@@ -153,7 +154,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			c.Filter.URLs = c.Filter.URLs || isTrue(arg)
 		case "maxclients":
 			if n, err := strconv.Atoi(strings.Trim(arg, " \t")); err == nil && n > 0 {
-				c.MaxClients = n
+				c.MaxClients, c.MaxClientsLine = n, i+1
 			}
 		case "errorfile", "defaulterrorfile", "statfile":
 			if name == "defaulterrorfile" || strings.HasPrefix(strings.TrimLeft(arg, " \t"), "403") {

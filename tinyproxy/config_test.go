@@ -33,7 +33,7 @@ func TestParseConfig(t *testing.T) {
 	wantText := strings.Repeat("#\n", 9) +
 		"Port 61000\nListen 10.137.0.1\nlisten 127.0.0.1\nFilter \"/run/v/social/61000/rules\"\n" + rest
 	want := Config{
-		MaxClients: 20, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, ErrorPage: true,
+		MaxClients: 20, MaxClientsLine: 22, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, ErrorPage: true,
 		Connect: []uint16{563}, Upstreams: []Upstream{{"proxy.corp.example", 3128, true}},
 		LogFile: "/var/log/x", PidFile: "/run/a b.pid", Port: 61000,
 		Listen:    []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},

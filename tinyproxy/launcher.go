@@ -289,6 +289,17 @@ func (l *Launcher) check(spec Spec) *Error {
 				Remedy: "remove it", Config: true}
 		}
 	}
+	if l.options.Sandbox == nil {
+		return nil
+	}
+	var tooMany *confine.TooManyClients
+	if err := l.options.Sandbox.Fits(c.MaxClients, spec.size()); errors.As(err, &tooMany) {
+		where := templateName(spec.TemplatePath)
+		if c.MaxClientsLine > 0 {
+			where = fmt.Sprintf("%s:%d", where, c.MaxClientsLine)
+		}
+		return &Error{Text: where, Err: err, Remedy: tooMany.Remedy, Config: true}
+	}
 	return nil
 }
 

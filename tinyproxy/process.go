@@ -149,7 +149,7 @@ func (p *Proxy) confine(program Binary, argv []string, output int) error {
 func (l *Launcher) box(program Binary, spec Spec) confine.Box {
 	c := spec.Config
 	b := confine.Box{
-		Program: program.Path, Identity: program, Clients: c.MaxClients, TimerSlack: timerSlack,
+		Program: program.Path, Identity: program, Clients: c.MaxClients, Rules: spec.size(), TimerSlack: timerSlack,
 		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.Reads...),
 		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
 		Connect: slices.Concat([]uint16{53, 80, 443}, c.Connect, spec.Connect),
@@ -161,6 +161,14 @@ func (l *Launcher) box(program Binary, spec Spec) confine.Box {
 		b.Bind = append(b.Bind, 0)
 	}
 	return b
+}
+
+// size is how many bytes of rules the proxy reads.
+func (s Spec) size() (n int) {
+	for _, r := range s.Rules {
+		n += len(r.Text) + 1
+	}
+	return n
 }
 
 // spawn forks and executes, on a thread that lives as long as the Launcher. The child has fds from 1 on.

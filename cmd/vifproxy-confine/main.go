@@ -50,6 +50,7 @@ func main() {
 	if len(os.Args) != 2 || err != nil {
 		fail(cannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
 	}
+	volunteer()
 	admit := supervisor()
 	o := receive(3)
 	if o == nil {
@@ -109,6 +110,25 @@ func main() {
 	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
 		uintptr(unsafe.Pointer(&pointers[0])), uintptr(unsafe.Pointer(&variables[0])))
 	fail(cannotExecute, "execute "+o.argv[0], errno)
+}
+
+// oomScore is what the kernel adds for a proxy, in thousandths of the memory, when it looks for a process to end for lack
+// of memory: any proxy, and the vifproxy-confine that waits, goes before the daemon and before Qubes' own services.
+const oomScore = "500"
+
+// volunteer has the kernel end this process, or the tinyproxy that it becomes, before others. To raise the score takes no
+// privilege. An AppVM that owns a tinyproxy could lower it again to the daemon's if Landlock did not forbid to write files.
+func volunteer() {
+	const path = "/proc/self/oom_score_adj"
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = syscall.Write(fd, []byte(oomScore))
+		syscall.Close(fd)
+	}
+	if err != nil {
+		errno, _ := err.(syscall.Errno)
+		fail(cannotConfine, path, errno)
+	}
 }
 
 // becomeUser gives up whatever this thread has: capabilities of all sets, groups, ids. The system calls and not

@@ -27,8 +27,9 @@ const patience = 30 * time.Second
 type site struct {
 	*testing.T
 	*lab.Lab
-	dir    string // rules, run and the control socket
-	user   int    // of the daemon
+	dir    string   // rules, run and the control socket
+	user   int      // of the daemon
+	within []string // a program and its arguments that the daemon is started by, such as prlimit
 	domid  int
 	vifs   map[string]string // by AppVM
 	daemon *running

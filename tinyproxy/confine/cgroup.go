@@ -85,6 +85,12 @@ func openGroups(dir string) (_ *groups, err error) {
 			g.enabled = append(g.enabled, c)
 		}
 	}
+	// However many proxies are busy, the daemon closes out who has gone, and starts who has come.
+	if slices.Contains(g.enabled, "cpu") {
+		if err := g.write(daemonGroup+"/cpu.weight", "1000"); err != nil {
+			return nil, err
+		}
+	}
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return nil, err
@@ -132,7 +138,7 @@ type group struct {
 
 // add makes the cgroup of a proxy, and opens its cgroup.procs for the process to enter by. Starting it inside
 // takes clone3(2), which RestrictNamespaces= of systemd does not let us have.
-func (g *groups) add(port uint16, clients int) (_ *group, procs *os.File, err error) {
+func (g *groups) add(port uint16, n needs) (_ *group, procs *os.File, err error) {
 	c := &group{g, fmt.Sprint(proxyPrefix, port)}
 	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
 		err = c.remove()
@@ -151,11 +157,11 @@ func (g *groups) add(port uint16, clients int) (_ *group, procs *os.File, err er
 		}
 	}()
 	for _, l := range []struct{ controller, file, value string }{
-		{"memory", "memory.max", fmt.Sprint(writable(clients))},
+		{"memory", "memory.max", fmt.Sprint(n.Memory)},
 		{"memory", "memory.swap.max", "0"},
 		{"memory", "memory.oom.group", "1"}, // ended as a whole
-		{"pids", "pids.max", fmt.Sprint(processes(clients))},
-		{"cpu", "cpu.weight", "50"}, // half of the daemon's
+		{"pids", "pids.max", fmt.Sprint(n.serving)},
+		{"cpu", "cpu.weight", "50"}, // of the daemon's 1000
 	} {
 		if !slices.Contains(g.enabled, l.controller) {
 			continue

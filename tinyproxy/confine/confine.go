@@ -44,6 +44,7 @@ type Sandbox struct {
 	once, allowed *os.File // seccomp filters; nil if the kernel has none
 	abi           int      // of Landlock; 0 if the kernel has none
 	groups        *groups  // nil if there is no cgroup of ours
+	ceilings      ceilings // of what a proxy may have
 
 	mu       sync.Mutex
 	programs map[any]program // by identity
@@ -58,6 +59,7 @@ type Box struct {
 	Bind     []uint16 // TCP ports that it binds, Port included; 0 for any of the ephemeral ones
 	Connect  []uint16 // TCP ports that it may connect to
 	Clients  int      // at a time
+	Rules    int      // bytes of its rules
 
 	TimerSlack int // by how many nanoseconds it may be woken too late
 }
@@ -90,6 +92,9 @@ func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
 		}
 	}()
 	if err := s.openHelper(helper); err != nil {
+		return nil, err
+	}
+	if s.ceilings, err = readCeilings(); err != nil {
 		return nil, err
 	}
 	s.checkCapabilities()
@@ -248,14 +253,15 @@ func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cell{sandbox: s, limits: limits(b.Clients, p.scratch), slack: b.TimerSlack, ruleset: -1}
+	n := need(b.Clients, b.Rules, p.scratch)
+	c := &Cell{sandbox: s, limits: s.ceilings.rlimits(n, p.scratch), slack: b.TimerSlack, ruleset: -1}
 	if s.abi > 0 {
 		if c.ruleset, err = s.ruleset(b, p); err != nil {
 			return nil, err
 		}
 	}
 	if s.groups != nil {
-		if c.group, c.procs, err = s.groups.add(b.Port, b.Clients); err != nil {
+		if c.group, c.procs, err = s.groups.add(b.Port, n); err != nil {
 			c.Started()
 			return nil, fmt.Errorf("make a cgroup: %w", err)
 		}

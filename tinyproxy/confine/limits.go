@@ -7,21 +7,138 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a proxy needs grows with the clients that it serves at a time, its MaxClients.
+// A proxy needs more the more clients it serves at once (its MaxClients), and the longer its rules are. The numbers are
+// those of tinyproxy 1.11.1 on x86-64, with room: at 100 silent clients it has 101 threads, 2.4 MB of memory (3.9 MB
+// when they send headers) and 28 MB of writable address space, most of it stacks of 256 KiB. A line of a rule file takes
+// 6.6 KB when it is compiled, about 150 times its length.
 const (
-	generations = 4 // of one VM, at a time; they share its uid, by which RLIMIT_NPROC counts
+	generations = 4 // of one AppVM's proxy at once; they share its uid, by which RLIMIT_NPROC counts
 	threads     = 16
 	descriptors = 64
-	memory      = 64 << 20 // of its own, writable
-	perClient   = 1 << 20
-	addresses   = 4 << 30 // what malloc reserves, and the Go runtime of vifproxy-confine: 1.2 GiB
+	memory      = 32 << 20
+	perRuleByte = 256
+	perClient   = 256 << 10 // resident, with what the kernel keeps for its thread and its connections
+	perStack    = 512 << 10 // writable address space
+	perProcess  = 1 << 20   // tinyproxy 1.10 has a process for each client
+	addresses   = 4 << 30   // what malloc reserves, and the Go runtime of vifproxy-confine: 1.2 GiB
+
+	mostClients = 1 << 20 // no machine serves so many
 )
 
-func processes(clients int) uint64 { return uint64(clients + threads) }
-func writable(clients int) uint64  { return memory + perClient*uint64(clients) }
+// Limits are what the proxy of one AppVM may take.
+type Limits struct {
+	Tasks       uint64 // processes and threads, of all generations together
+	Memory      uint64 // bytes, of one generation
+	Descriptors uint64 // of one process
+}
 
-// limits are the resource limits as vifproxy-confine takes them.
-func limits(clients int, scratch bool) string {
+// LimitsOf returns the limits of a proxy that serves so many clients at once, with rules of so many bytes. This machine
+// may allow less: see Sandbox.Fits.
+func LimitsOf(clients, rules int) Limits { return need(clients, rules, false).Limits }
+
+// needs are the limits of one proxy in detail.
+type needs struct {
+	Limits
+	serving  uint64 // tasks of the generation that serves
+	writable uint64 // bytes of address space
+}
+
+// need computes with numbers that cannot overflow. forks says that each client has a process of its own.
+func need(clients, rules int, forks bool) needs {
+	c, r := uint64(min(clients, mostClients)), uint64(rules)
+	n := needs{serving: c + threads}
+	// The generation that serves may be full, and so may be those that finish their connections, taken together.
+	n.Tasks = 2*c + generations*threads
+	// A client has two connections, and while a name is looked up two sockets and a file.
+	n.Descriptors = descriptors + 4*c
+	n.Memory = memory + perRuleByte*r + perClient*c
+	n.writable = memory + perRuleByte*r + perStack*c
+	if forks {
+		n.Memory += (perProcess - perClient) * c
+	}
+	return n
+}
+
+// ceilings are the hard limits of the daemon, which a proxy's cannot exceed without CAP_SYS_RESOURCE (setrlimit(2)), and
+// the memory of the machine.
+type ceilings struct {
+	tasks, descriptors, writable, addresses uint64
+	memory                                  uint64
+}
+
+func readCeilings() (c ceilings, err error) {
+	for _, l := range []struct {
+		resource int
+		value    *uint64
+	}{
+		{unix.RLIMIT_NPROC, &c.tasks},
+		{unix.RLIMIT_NOFILE, &c.descriptors},
+		{unix.RLIMIT_DATA, &c.writable},
+		{unix.RLIMIT_AS, &c.addresses},
+	} {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(l.resource, &limit); err != nil {
+			return c, fmt.Errorf("read our own limits: %w", err)
+		}
+		*l.value = limit.Max
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return c, fmt.Errorf("read the size of the memory: %w", err)
+	}
+	c.memory = uint64(info.Totalram) * uint64(info.Unit)
+	return c, nil
+}
+
+// TooManyClients is the error of a template that asks for more than this machine can give to one proxy.
+type TooManyClients struct {
+	Asked, Possible int // clients at once
+	Scarce          string
+	Remedy          string
+}
+
+func (e *TooManyClients) Error() string {
+	return fmt.Sprintf("MaxClients %d: this machine has room for a proxy with %d: %s", e.Asked, e.Possible, e.Scarce)
+}
+
+// Fits reports whether this machine can give a proxy what it needs for so many clients at once and rules of so many
+// bytes. An error is a *TooManyClients.
+func (s *Sandbox) Fits(clients, rules int) error { return s.ceilings.fit(clients, rules) }
+
+func (c ceilings) fit(clients, rules int) error {
+	const edit = "raise %s in the unit with `systemctl edit vifproxyd`"
+	// Half of the memory is for the other AppVMs and the rest of the machine.
+	fixed, half := memory+perRuleByte*uint64(rules), c.memory/2
+	least := &TooManyClients{Asked: clients, Possible: mostClients, Scarce: "no machine serves more"}
+	for _, l := range []struct {
+		has, fixed, each uint64
+		scarce, remedy   string
+	}{
+		{c.tasks, threads, 1, "RLIMIT_NPROC allows it %d processes and threads", fmt.Sprintf(edit, "LimitNPROC=")},
+		{c.descriptors, descriptors, 4, "RLIMIT_NOFILE allows it %d descriptors", fmt.Sprintf(edit, "LimitNOFILE=")},
+		{c.writable, fixed, perStack, "RLIMIT_DATA allows it %d bytes of data", fmt.Sprintf(edit, "LimitDATA=")},
+		{c.addresses, addresses + fixed, perStack, "RLIMIT_AS allows it %d bytes of addresses",
+			fmt.Sprintf(edit, "LimitAS=")},
+		{half, fixed, perClient, "half of the memory is %d bytes", "give this VM more memory"},
+	} {
+		if possible := int(min((l.has-min(l.has, l.fixed))/l.each, mostClients)); possible < least.Possible {
+			least.Possible, least.Scarce, least.Remedy = possible, fmt.Sprintf(l.scarce, l.has), l.remedy
+		}
+	}
+	if clients <= least.Possible {
+		return nil
+	}
+	if write := fmt.Sprintf("write MaxClients %d or less", least.Possible); least.Possible > 0 && least.Remedy != "" {
+		least.Remedy = write + ", or " + least.Remedy
+	} else if least.Possible > 0 {
+		least.Remedy = write
+	}
+	return least
+}
+
+// rlimits are the resource limits as vifproxy-confine takes them. The one of tasks is for all generations; where the
+// daemon's own is lower, they share that.
+func (c ceilings) rlimits(n needs, scratch bool) string {
 	size := uint64(0) // it writes to its pipe, and to no file
 	if scratch {
 		size = 1 << 20
@@ -35,11 +152,10 @@ func limits(clients int, scratch bool) string {
 		{unix.RLIMIT_FSIZE, size},
 		{unix.RLIMIT_MEMLOCK, 0},
 		{unix.RLIMIT_MSGQUEUE, 0},
-		// A client has two connections, and while a name is looked up two sockets and a file.
-		{unix.RLIMIT_NOFILE, descriptors + 4*uint64(clients)},
-		{unix.RLIMIT_NPROC, generations * processes(clients)},
-		{unix.RLIMIT_DATA, writable(clients)},
-		{unix.RLIMIT_AS, addresses + writable(clients)},
+		{unix.RLIMIT_NOFILE, n.Descriptors},
+		{unix.RLIMIT_NPROC, min(n.Tasks, c.tasks)},
+		{unix.RLIMIT_DATA, n.writable},
+		{unix.RLIMIT_AS, addresses + n.writable},
 	} {
 		all = append(all, fmt.Sprintf("%d:%d", l.resource, l.value))
 	}

@@ -154,6 +154,16 @@ var attempts = []attempt{
 	{"read /etc/shadow", func(targets) error { return openFor(unix.O_RDONLY, "/etc/shadow") }},
 	{"signal the daemon", func(t targets) error { return unix.Kill(t.process("Daemon"), 0) }},
 	{"signal another proxy", func(t targets) error { return unix.Kill(t.process("OtherProxy"), 0) }},
+	{"have other processes ended for lack of memory", func(targets) error {
+		const path = "/proc/self/oom_score_adj"
+		fd, err := unix.Open(path, unix.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		_, err = unix.Write(fd, []byte("0"))
+		return err
+	}},
 	{"mount", func(t targets) error {
 		err := unix.Mount("x", t["Writable"], "tmpfs", 0, "")
 		if err == nil {

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"vifproxy/control"
+)
+
+// template writes the template: what is built in, with another line in the place of one.
+func (s *site) template(old, line string) {
+	s.Helper()
+	text, err := os.ReadFile("../../rules/builtin.conf")
+	s.must(err)
+	if !strings.Contains(string(text), old+"\n") {
+		s.Fatalf("the built-in template has no line %q", old)
+	}
+	s.rules("config", strings.Replace(string(text), old+"\n", line+"\n", 1))
+}
+
+// TestMaxClientsWithinTheLimitsOfTheDaemon: where the daemon may have a thousand processes, a template that asks for
+// 400 clients is served, and one that asks for more than there are processes is refused with what is possible.
+func TestMaxClientsWithinTheLimitsOfTheDaemon(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.within = []string{"prlimit", "--nproc=1000:1000"}
+		s.template("MaxClients 100", "MaxClients 400")
+		s.startWork()
+		before := s.show()["work"]
+		s.template("MaxClients 100", "MaxClients 4000")
+		s.told("work", control.Running, "start proxy for work (10.137.0.11): DIR/rules/config:30: MaxClients 4000: this machine "+
+			"has room for a proxy with 984: RLIMIT_NPROC allows it 1000 processes and threads (write MaxClients 984 or less, "+
+			"or raise LimitNPROC= in the unit with `systemctl edit vifproxyd`)")
+		s.undisturbed(before, "http://bank.example/")
+		s.template("MaxClients 100", "MaxClients 984")
+		s.until("the new template serves", func() error {
+			if now := s.show()["work"]; now.PID == before.PID || now.Error != "" {
+				return fmt.Errorf("%+v", now)
+			}
+			return nil
+		})
+		s.opens("work", "http://bank.example/")
+		s.stop()
+	})
+}
+
+// TestProxiesEndBeforeTheDaemon: for lack of memory the kernel ends any proxy, and the vifproxy-confine that waits for the
+// next start, before the daemon.
+func TestProxiesEndBeforeTheDaemon(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.startWork()
+		daemon := s.daemon.cmd.Process.Pid
+		score := func(pid any) string {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%v/oom_score_adj", pid))
+			s.must(err)
+			return strings.TrimSpace(string(text))
+		}
+		if own, ours := score("self"), score(daemon); own != ours {
+			s.Errorf("the daemon's score is %s, and not %s", ours, own)
+		}
+		for _, pid := range s.proxies() {
+			if is := score(pid); is != "500" {
+				s.Errorf("a proxy's score is %s", is)
+			}
+		}
+		s.until("a vifproxy-confine waits with the score of a proxy", func() error {
+			for _, pid := range s.children(daemon) {
+				command, _ := os.ReadFile(fmt.Sprintf("/proc/%s/cmdline", pid)) // it may have got its order
+				if strings.HasPrefix(string(command), "vifproxy-confine\x00") && score(pid) == "500" {
+					return nil
+				}
+			}
+			return fmt.Errorf("children: %v", s.children(daemon))
+		})
+		s.stop()
+	})
+}
+
+// children are the processes that a process has started.
+func (s *site) children(pid int) (pids []string) {
+	s.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	s.must(err)
+	for _, path := range threads {
+		text, _ := os.ReadFile(path) // a thread may have ended
+		pids = append(pids, strings.Fields(string(text))...)
+	}
+	return pids
+}

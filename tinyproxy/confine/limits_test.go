@@ -1,0 +1,49 @@
+package confine
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"testing"
+)
+
+// TestWhatFits has the clients that a machine has room for, by what is scarce there.
+func TestWhatFits(t *testing.T) {
+	const much = math.MaxUint64
+	plenty := ceilings{tasks: much, descriptors: much, writable: much, addresses: much, memory: 64 << 30}
+	for _, test := range []struct {
+		change   func(*ceilings)
+		possible int
+		remedy   string
+	}{
+		{func(c *ceilings) { c.tasks = 1550 }, 1534, "write MaxClients 1534 or less, or raise LimitNPROC= in the unit"},
+		{func(c *ceilings) { c.descriptors = 4096 }, 1008, "or raise LimitNOFILE= "},
+		{func(c *ceilings) { c.writable = 64 << 20 }, 64, "or raise LimitDATA= "},
+		{func(c *ceilings) { c.addresses = 4<<30 + 33<<20 }, 2, "or raise LimitAS= "},
+		{func(c *ceilings) { c.memory = 400 << 20 }, 672, "or give this VM more memory"},
+		{func(c *ceilings) { c.tasks = 10 }, 0, "raise LimitNPROC= in the unit"},
+	} {
+		c := plenty
+		test.change(&c)
+		if err := c.fit(test.possible, 0); err != nil {
+			t.Errorf("%d clients: %v", test.possible, err)
+		}
+		var tooMany *TooManyClients
+		if err := c.fit(test.possible+1, 0); !errors.As(err, &tooMany) || tooMany.Possible != test.possible ||
+			!strings.Contains(tooMany.Remedy, test.remedy) {
+			t.Errorf("%d clients: %+v, want %d, %q", test.possible+1, err, test.possible, test.remedy)
+		}
+	}
+	if err := plenty.fit(math.MaxInt, 0); err == nil {
+		t.Error("any number of clients fits")
+	}
+	if small := (ceilings{tasks: 300, descriptors: much, writable: much, addresses: much, memory: 1 << 30}); small.fit(100, 0) != nil ||
+		!strings.Contains(small.rlimits(need(200, 0, false), false), "6:300") {
+		t.Error("RLIMIT_NPROC, which all generations share, is not cut to what the daemon has")
+	}
+	// Rules of 1 MiB, the most there can be, take memory that clients do not have then.
+	plenty.memory = 1 << 30
+	if err := plenty.fit(100, 1<<20); err != nil {
+		t.Errorf("the longest rules in half a GiB: %v", err)
+	}
+}
