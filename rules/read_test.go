@@ -3,12 +3,14 @@ package rules
 import (
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -269,5 +271,52 @@ func TestDirectoryReplacedWhileItIsRead(t *testing.T) {
 	})
 	if err != nil || len(set.Files) != 3 {
 		t.Errorf("%d files, %v", len(set.Files), err)
+	}
+}
+
+// A Reader sees every way in which what it read can become something else.
+func TestReaderSeesChanges(t *testing.T) {
+	top := t.TempDir()
+	dir, elsewhere := filepath.Join(top, "rules"), filepath.Join(top, "elsewhere")
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.Mkdir(elsewhere, 0o755))
+	social, work := netip.MustParseAddr("10.137.2.13"), netip.MustParseAddr("10.137.2.14")
+	target := filepath.Join(elsewhere, "list")
+	path, other, config := filepath.Join(dir, "social.10.137.2.13"), filepath.Join(dir, "work.10.137.2.14"), filepath.Join(dir, "config")
+	write(t, target, "a\n")
+	write(t, other, "a\n")
+	must(t, os.Symlink(target, path))
+	r := NewReader(dir, config)
+	for _, step := range []struct {
+		what string
+		do   func()
+		of   netip.Addr
+	}{
+		{"written behind a link", func() { write(t, target, "ab\n") }, social},
+		{"replaced behind a link", func() { write(t, target+".new", "ac\n"); must(t, os.Rename(target+".new", target)) }, social},
+		{"written", func() { write(t, other, "ab\n") }, work},
+		{"removed behind a link", func() { must(t, os.Remove(target)) }, social},
+		{"made behind a link", func() { write(t, target, "a\n") }, social},
+		{"the template comes", func() { write(t, config, needed) }, work},
+		{"another file comes", func() { write(t, filepath.Join(dir, "more.10.137.2.14"), "") }, work},
+		{"the directory goes", func() { must(t, os.Rename(dir, dir+".away")) }, social},
+		{"and comes", func() { must(t, os.Rename(dir+".away", dir)) }, social},
+	} {
+		_, err := r.Read()
+		must(t, err)
+		if r.Changed(social, work) {
+			t.Errorf("before %s: changed", step.what)
+		}
+		time.Sleep(10 * time.Millisecond) // a tick of the clock that the kernel stamps files with
+		step.do()
+		if !r.Changed(step.of) {
+			t.Errorf("%s: not changed", step.what)
+		}
+	}
+	// One that cannot be read has changed once.
+	must(t, os.RemoveAll(dir))
+	write(t, dir, "")
+	if _, err := r.Read(); err == nil || r.Changed(social, work) {
+		t.Errorf("a file in the place of the directory: %v, changed: %v", err, r.Changed(social, work))
 	}
 }

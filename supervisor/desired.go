@@ -31,6 +31,7 @@ type Desired struct {
 	Vifs   []string   // on which it is connected; none: it is not
 	Bind   netip.Addr // its gateway, where it is connected
 	Held   bool
+	Waits  bool    // it has just come, and its rules are to be read again before anything serves it
 	Policy *Policy // nil where Err says why there is none
 	Err    error   // its rule file or the template is wrong: what ran last goes on
 }

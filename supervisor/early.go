@@ -78,6 +78,9 @@ func (s *Supervisor) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
 	if i < 0 || at < 0 || slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == link.Addr }) {
 		return Plan{}
 	}
+	if s.isNew(link.Addr) && s.stale(now, link.Addr) {
+		return Plan{}
+	}
 	have := &Actual{Addr: link.Addr}
 	if vm := s.vms[link.Addr]; vm != nil {
 		have = vm.actual()
@@ -111,6 +114,46 @@ func (s *Supervisor) bindAlone(p Plan, now time.Time) {
 	p.Exits = with(s.exits, p.Exits, addr, func(e Exit) netip.Addr { return e.Addr })
 	if s.bind(p, now) { // else it comes with the next try
 		s.planBy(now.Add(gather))
+	}
+}
+
+// An AppVM that comes is served by the rules of now or not at all: it has no last good ones, and those that were read
+// before may be what somebody is changing at this moment.
+
+// isNew reports whether nothing has served an AppVM since it connected.
+func (s *Supervisor) isNew(addr netip.Addr) bool {
+	vm := s.vms[addr]
+	return vm == nil || vm.good == nil
+}
+
+// haveNewcomersWait has AppVMs that are new wait if rules are about to be read.
+func (s *Supervisor) haveNewcomersWait(now time.Time) {
+	var newcomers []*Desired
+	var addrs []netip.Addr
+	for _, d := range s.want {
+		if d.wanted() && s.isNew(d.Addr) {
+			newcomers, addrs = append(newcomers, d), append(addrs, d.Addr)
+		}
+	}
+	if len(newcomers) > 0 && s.stale(now, addrs...) {
+		for _, d := range newcomers {
+			d.Waits = true
+		}
+	}
+}
+
+// forgetPast takes the last good policy from AppVMs that have come again on other vifs: they were restarted so fast that
+// the loop has not seen them gone.
+func (s *Supervisor) forgetPast(before []*Desired) {
+	was := make(map[netip.Addr][]string, len(before))
+	for _, d := range before {
+		was[d.Addr] = d.Vifs
+	}
+	for _, d := range s.want {
+		stays := slices.ContainsFunc(d.Vifs, func(vif string) bool { return slices.Contains(was[d.Addr], vif) })
+		if vm := s.vms[d.Addr]; vm != nil && len(was[d.Addr]) > 0 && !stays {
+			vm.good = nil
+		}
 	}
 }
 

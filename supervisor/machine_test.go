@@ -210,6 +210,7 @@ func (m *machine) Remove(context.Context) error {
 // run runs f with a supervisor around it, in a bubble whose clock moves only when everybody waits.
 func run(t *testing.T, f func(m *machine)) {
 	dir := t.TempDir()
+	reader := rules.NewReader(dir, filepath.Join(dir, "config"))
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{t: t, dir: dir, alive: map[uint16]*fakeProxy{}, delay: 3 * time.Millisecond}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -236,7 +237,12 @@ func run(t *testing.T, f func(m *machine)) {
 				if m.rulesErr != nil {
 					return rules.Set{}, m.rulesErr
 				}
-				return rules.Read(m.dir, filepath.Join(m.dir, "config"))
+				return reader.Read()
+			},
+			RulesChanged: func(of ...netip.Addr) bool {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return reader.Changed(of...)
 			},
 			ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Binary{}, nil },
 			ReadResolvers: func() ([]netip.Addr, error) {

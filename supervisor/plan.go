@@ -97,6 +97,10 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 		return
 	}
 
+	if d.Waits {
+		return
+	}
+
 	serving := serving(a, target)
 	if serving != nil && a.Failures[target.key].Err != nil && !target.permitsAll(serving.Policy) {
 		serving = nil // who knows when the target will start: nothing serves rather than what was taken away

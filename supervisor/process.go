@@ -171,7 +171,9 @@ func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
 	p.vm.taken = 0
 	if !p.Dying {
-		p.vm.good = p.Policy
+		if !s.isNew(p.vm.addr) || !s.stale(p.ready, p.vm.addr) {
+			p.vm.good = p.Policy
+		}
 		if f, had := p.vm.failures[p.Policy.key]; had {
 			// How often it failed is forgotten when it has served for a while, in next: coming up is no merit of a
 			// process that ends right after.
@@ -286,7 +288,7 @@ func (s *Supervisor) prune() {
 		if !d.connected() {
 			vm.good = nil
 		}
-		if d.wanted() && d.Policy != nil && vm.runs(d.Policy) {
+		if d.wanted() && !d.Waits && d.Policy != nil && vm.runs(d.Policy) {
 			vm.good = d.Policy // also if it came up long ago, and serves again after rules that were taken back
 		}
 		if vm.good != nil {

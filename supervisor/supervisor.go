@@ -52,6 +52,7 @@ type Config struct {
 	ReadLinks     func() (netwatch.Snapshot, error)
 	LookAtLinks   func(netwatch.Hint) (netwatch.Snapshot, error)
 	ReadRules     func() (rules.Set, error)
+	RulesChanged  func(of ...netip.Addr) bool // whether ReadRules may return something else for these AppVMs now
 	ReadBinary    func() (tinyproxy.Binary, error)
 	ReadResolvers func() ([]netip.Addr, error)
 	ReadListeners func() (tinyproxy.Listeners, error)
@@ -223,14 +224,11 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 		s.due.everything = now.Add(s.Look)
 		return
 	}
+	if reasons.has(Rules) { // before the links, as who comes is to wait for it
+		s.expectRules(reasons.first, reasons.last, now)
+	}
 	if reasons.has(Links) || s.heed(reasons.hints, now) {
 		s.due.links = now
-	}
-	if reasons.has(Rules) {
-		if s.burst.IsZero() {
-			s.burst, s.edited = now, reasons.first
-		}
-		s.due.rules = earlier(reasons.last.Add(settle), s.burst.Add(settleMost))
 	}
 	if reasons.has(Resolvers) {
 		s.due.names = now
@@ -239,6 +237,23 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	if reasons.has(Firewall) && (s.due.check.IsZero() || repair.Before(s.due.check)) {
 		s.due.check = repair
 	}
+}
+
+// expectRules has the rules read when what changes them, from first to last as far as it is known, is over.
+func (s *Supervisor) expectRules(first, last, now time.Time) {
+	if s.burst.IsZero() {
+		s.burst, s.edited = now, first
+	}
+	s.due.rules = earlier(last.Add(settle), s.burst.Add(settleMost))
+}
+
+// stale reports whether the rules of AppVMs may be others than those that were read last. Then they are read soon.
+// Whether a change was heard of is not enough to go by: netlink may have been faster than inotify.
+func (s *Supervisor) stale(now time.Time, of ...netip.Addr) bool {
+	if s.burst.IsZero() && s.RulesChanged(of...) {
+		s.expectRules(now, now, now)
+	}
+	return !s.burst.IsZero()
 }
 
 // read reads the inputs that are due and tells whether there is anything to reconcile. What cannot be read stays
@@ -327,6 +342,8 @@ func (s *Supervisor) reconcile(now time.Time) {
 	before := s.want
 	s.want = desired(s.inputs, s.cache)
 	s.tellNews(before)
+	s.forgetPast(before)
+	s.haveNewcomersWait(now)
 	s.prune()
 	p := plan(s.want, s.actual(), now, s.Limits)
 	s.due.plan = p.Next

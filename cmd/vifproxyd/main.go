@@ -105,10 +105,12 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 
 	var helpers sync.WaitGroup
 	var binary tinyproxy.Binary // as last seen
+	ruleFiles := rules.NewReader(o.rulesDir, o.template)
 	s := supervisor.New(supervisor.Config{
-		ReadLinks:   netwatch.Read,
-		LookAtLinks: netwatch.Look,
-		ReadRules:   func() (rules.Set, error) { return rules.Read(o.rulesDir, o.template) },
+		ReadLinks:    netwatch.Read,
+		LookAtLinks:  netwatch.Look,
+		ReadRules:    ruleFiles.Read,
+		RulesChanged: ruleFiles.Changed,
 		ReadBinary: func() (tinyproxy.Binary, error) {
 			found, err := tinyproxy.Identify(o.tinyproxy)
 			if err == nil && found != binary {

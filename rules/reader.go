@@ -1,0 +1,73 @@
+package rules
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+)
+
+// A Reader reads a rule directory and a template again and again, and knows without reading whether they have changed
+// since. It is for one goroutine.
+type Reader struct {
+	dir, template string
+	stamps        map[string]stamp // of what the last Read looked at, by path
+	paths         map[netip.Addr][]string
+}
+
+// NewReader returns a Reader of the directory dir and the template.
+func NewReader(dir, template string) *Reader { return &Reader{dir: dir, template: template} }
+
+// Read returns what the function Read does.
+func (r *Reader) Read() (Set, error) {
+	// A stamp is taken before what it is of is read, so that a change meanwhile shows.
+	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
+	r.paths = map[netip.Addr][]string{}
+	set, err := read(r.dir, r.template, func(path string) ([]byte, error) {
+		r.stamps[path] = stampOf(path)
+		return ReadFile(path)
+	})
+	if err != nil {
+		return set, err
+	}
+	for _, f := range set.Files {
+		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
+	}
+	for _, f := range set.Refused {
+		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
+	}
+	return set, nil
+}
+
+// Changed reports whether the directory, the template or the rule files of these AppVMs are others than when they were
+// read last, or written since. It does not see what was written in place within the same tick of the file system's clock,
+// some 4 ms, in the same size.
+func (r *Reader) Changed(of ...netip.Addr) bool {
+	paths := []string{r.dir, r.template}
+	for _, addr := range of {
+		paths = append(paths, r.paths[addr]...)
+	}
+	return slices.ContainsFunc(paths, func(path string) bool {
+		was, read := r.stamps[path]
+		return read && was != stampOf(path)
+	})
+}
+
+// A stamp tells versions of a file or directory apart. Links are followed.
+type stamp struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime syscall.Timespec
+	err          syscall.Errno // why there is none
+}
+
+func stampOf(path string) (s stamp) {
+	info, err := os.Stat(path)
+	if err != nil {
+		errors.As(err, &s.err)
+		return s
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return stamp{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim} //nolint:unconvert // 32 bits on some
+}
