@@ -76,7 +76,7 @@ func (c *Client) Start(ctx context.Context, names []string) (Status, error) {
 	return c.do(ctx, http.MethodPost, "start", namesRequest{names})
 }
 
-// Stop takes the proxies of the named VMs away until Start or Update.
+// Stop takes the proxies of the named VMs away until Start or Restart.
 func (c *Client) Stop(ctx context.Context, names []string) (Status, error) {
 	return c.do(ctx, http.MethodPost, "stop", namesRequest{names})
 }
@@ -86,14 +86,9 @@ func (c *Client) Restart(ctx context.Context, names []string) (Status, error) {
 	return c.do(ctx, http.MethodPost, "restart", namesRequest{names})
 }
 
-// KillAll ends all proxies, and starts them again or holds them.
+// KillAll ends all proxies. Nobody has one then until Start; or, with restart, all are started again.
 func (c *Client) KillAll(ctx context.Context, restart bool) (Status, error) {
 	return c.do(ctx, http.MethodPost, "kill-all", killRequest{restart})
-}
-
-// Settle has everything read again, and waits until it is in force.
-func (c *Client) Settle(ctx context.Context) (Status, error) {
-	return c.do(ctx, http.MethodPost, "settle", noRequest{})
 }
 
 // Allow lets a VM reach hosts for a time, or takes that back.

@@ -118,7 +118,6 @@ func (s *server) routes(do Service) {
 	handle(s, "POST /v1/kill-all", func(ctx context.Context, r killRequest) (Status, error) {
 		return do.KillAll(ctx, r.Restart)
 	})
-	handle(s, "POST /v1/settle", func(ctx context.Context, _ noRequest) (Status, error) { return do.Settle(ctx) })
 	handle(s, "POST /v1/allow", func(ctx context.Context, r Temporary) (Status, error) {
 		if n := len(r.Hosts); n == 0 || n > maxNames || r.Seconds < 0 || r.Seconds > MaxTemporary {
 			return Status{}, refuse(http.StatusBadRequest, "%d hosts for %d seconds: 1 to %d hosts are allowed, for %d"+

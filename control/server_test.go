@@ -73,7 +73,6 @@ func (f *fakeDaemon) KillAll(ctx context.Context, restart bool) (Status, error) 
 	return f.do(ctx, fmt.Sprintf("kill-all restart=%t", restart))
 }
 
-func (f *fakeDaemon) Settle(ctx context.Context) (Status, error) { return f.do(ctx, "settle") }
 func (f *fakeDaemon) Allow(ctx context.Context, t Temporary) (Status, error) {
 	return f.do(ctx, fmt.Sprintf("allow %s %q %d", t.Name, t.Hosts, t.Seconds))
 }

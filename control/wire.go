@@ -52,6 +52,8 @@ type VM struct {
 	Error         string    `json:"error"`          // what is wrong, also while an older proxy keeps running
 	List          string    `json:"list"`           // White or Black, as its proxy reads the rule file; "" if that is not known
 	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
+	// StoppedBy says who has stopped it, or why that is not known. It is "" if State is not Stopped.
+	StoppedBy string `json:"stopped_by,omitempty"`
 
 	Confinement *Confinement `json:"confinement,omitempty"` // of its proxy, if there is one
 }
@@ -86,17 +88,14 @@ type Status struct {
 // promptly then: it ends when the client hangs up or the daemon stops. They may be called concurrently.
 type Service interface {
 	Status(ctx context.Context) (Status, error)
-	// Update reads everything again, lets go of what Stop and KillAll held, and waits until all is
-	// reconciled.
+	// Update reads everything again and waits until it is in force; what is stopped stays stopped.
 	Update(ctx context.Context) (Status, error)
 	// Start, Stop and Restart do nothing at all, and return an *UnknownError, when one of names is unknown.
 	Start(ctx context.Context, names []string) (Status, error)
 	Stop(ctx context.Context, names []string) (Status, error)
 	Restart(ctx context.Context, names []string) (Status, error)
-	// KillAll ends every proxy at once, connections and all; it holds them, or starts them again.
+	// KillAll ends every proxy at once, connections and all. Nobody gets one then until Start; or, with restart, all do.
 	KillAll(ctx context.Context, restart bool) (Status, error)
-	// Settle reads everything again and waits until it is in force; what is held stays held.
-	Settle(ctx context.Context) (Status, error)
 	// Allow lets an AppVM reach hosts for a time, or takes that back.
 	Allow(ctx context.Context, t Temporary) (Status, error)
 	// Explain says what would become of a request for a URL, or a HOST[:PORT].

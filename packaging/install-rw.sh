@@ -97,7 +97,7 @@ uninstall() {
 		# As hook_in makes it where there is none.
 		[ "$(cat $hook)" != '#!/bin/sh' ] || rm $hook
 	fi
-	rm -rf $home
+	rm -rf $home /var/lib/vifproxy /var/lib/private/vifproxy
 	echo "vifproxy is removed. Rule files stay in /rw/config/tinyproxy."
 }
 

@@ -18,8 +18,9 @@ type Inputs struct {
 	Rules     rules.Set
 	Binary    tinyproxy.Binary
 	Resolvers []netip.Addr
-	Held      map[netip.Addr]bool // by `stop`, until `start` or `update`
-	Restarts  map[netip.Addr]int  // by `restart`
+	Stops     Stops              // by `stop` and `kill-all`, until `start`
+	KillAlls  int                // under way: nobody has a proxy until all have ended
+	Restarts  map[netip.Addr]int // by `restart`
 
 	Temporary map[identity]map[rules.Host]time.Time // by `allow --for`, and until when
 }
@@ -34,6 +35,9 @@ type Desired struct {
 	Waits  bool    // it has just come, and its rules are to be read again before anything serves it
 	Policy *Policy // nil where Err says why there is none
 	Err    error   // its rule file or the template is wrong: what ran last goes on
+
+	StoppedBy string    // a person, or why that is not known; "" if it is not stopped
+	Since     time.Time // if so
 }
 
 func (d *Desired) connected() bool { return d != nil && len(d.Vifs) > 0 }
@@ -88,7 +92,9 @@ func (in Inputs) desiredOf(file rules.File, link netwatch.AppVM, cache policyCac
 }
 
 func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
-	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Held: in.Held[addr]}
+	since, by := in.Stops.of(identity{name, addr})
+	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway,
+		Held: by != "" || in.KillAlls > 0, StoppedBy: by, Since: since}
 }
 
 // policyCache holds the last policy of each AppVM, as long as rule file and template are the same and nothing else is

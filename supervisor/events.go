@@ -64,6 +64,8 @@ var (
 		"more mistakes in the rule file: see `vifproxyctl check`")
 	blackList = kind("black-list", "449ddca7852d4f648652f60ede38a96f", slog.LevelWarn,
 		"black list: the AppVM reaches all hosts but those in its rule file")
+	appVMStopped  = kind("stopped", "750cbbcbd4f64a9db72d03937efdd041", slog.LevelInfo, "AppVM stopped")
+	appVMStarted  = kind("started", "4da8bb6bb81f46349535491b4142185f", slog.LevelInfo, "AppVM started again")
 	refused       = kind("refused", "92fa93ee45404cc780aaba9dcaf6dead", slog.LevelInfo, "refused host")
 	allowed       = kind("allowed", "f292835a6b484f0d8a8b09ba5ffe998f", slog.LevelInfo, "host allowed for a time")
 	allowedNoMore = kind("allowed-no-more", "3625e0665b6d41d2bbcd67768b7f01a6", slog.LevelInfo,

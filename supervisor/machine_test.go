@@ -45,6 +45,9 @@ type machine struct {
 	fence     string
 	refused   map[uint32]uint64
 	resolvers []netip.Addr
+	stops     Stops         // as kept
+	stopsErr  error         // of reading and writing them
+	stopsWait chan struct{} // writing them waits until it is closed; nil: it does not
 	hosts     map[string]netip.Addr
 	syncs     int
 	alive     map[uint16]*fakeProxy
@@ -208,7 +211,11 @@ func (m *machine) Remove(context.Context) error {
 }
 
 // run runs f with a supervisor around it, in a bubble whose clock moves only when everybody waits.
-func run(t *testing.T, f func(m *machine)) {
+func run(t *testing.T, f func(m *machine)) { runAfter(t, func(*machine) {}, f) }
+
+// runAfter is run on a machine that is not new.
+func runAfter(t *testing.T, before, f func(m *machine)) {
+	t.Helper()
 	dir := t.TempDir()
 	reader := rules.NewReader(dir, filepath.Join(dir, "config"))
 	synctest.Test(t, func(t *testing.T) {
@@ -272,6 +279,25 @@ func run(t *testing.T, f func(m *machine)) {
 				}
 				return nil
 			},
+			ReadStops: func() (Stops, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.stops, m.stopsErr
+			},
+			WriteStops: func(s Stops) error {
+				m.mu.Lock()
+				wait := m.stopsWait
+				m.mu.Unlock()
+				if wait != nil {
+					<-wait
+				}
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if m.stopsErr == nil {
+					m.stops = s
+				}
+				return m.stopsErr
+			},
 			ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
 			Firewall:  m, Proxies: m, Users: new(tinyproxy.Identities),
 			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second, Look: 30 * time.Second, Rest: func() {},
@@ -284,6 +310,7 @@ func run(t *testing.T, f func(m *machine)) {
 			},
 			Events: NewEvents(slog.New(slog.DiscardHandler)),
 		})
+		before(m)
 		ended := make(chan error)
 		go func() { ended <- m.Run(ctx) }()
 		synctest.Wait()

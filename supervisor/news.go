@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"slices"
+	"time"
 
 	"vifproxy/control"
 )
@@ -70,6 +71,12 @@ func (s *Supervisor) tell(old, d *Desired) {
 		if !slices.Contains(d.Vifs, vif) {
 			s.Events.Emit(disconnected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
 		}
+	}
+	switch {
+	case d.StoppedBy != "" && old.StoppedBy == "":
+		s.Events.Emit(appVMStopped, control.About{VM: d.Name, IP: d.Addr, Why: "by " + d.StoppedBy + ", since " + d.Since.Format(time.DateTime)})
+	case d.StoppedBy == "" && old.StoppedBy != "":
+		s.Events.Emit(appVMStarted, about)
 	}
 	switch {
 	case d.Err != nil && (old.Err == nil || old.Err.Error() != d.Err.Error()):

@@ -304,11 +304,6 @@ func (s *Supervisor) prune() {
 		}
 	}
 	s.Events.forget(want)
-	for addr := range s.inputs.Held {
-		if want[addr] == nil {
-			delete(s.inputs.Held, addr)
-		}
-	}
 	for who := range s.inputs.Temporary {
 		if d := want[who.addr]; d == nil || d.Name != who.name {
 			delete(s.inputs.Temporary, who)

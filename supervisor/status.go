@@ -24,6 +24,9 @@ func (s *Supervisor) noteStates(now time.Time) {
 		if is.condition = s.conditionOf(d, s.vms[d.Addr]); is.state != was {
 			is.since = now
 		}
+		if d.StoppedBy != "" {
+			is.since = d.Since // maybe in an earlier life of the daemon
+		}
 		if d.connected() {
 			is.seen = now
 		}
@@ -88,7 +91,7 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 		is := s.states[identity{d.Name, d.Addr}]
 		row := control.VM{
 			Name: d.Name, IP: d.Addr.String(), Interfaces: append([]string{}, d.Vifs...),
-			State: is.state, Since: is.since, Seen: is.seen, Error: is.problem,
+			State: is.state, Since: is.since, Seen: is.seen, Error: is.problem, StoppedBy: d.StoppedBy,
 		}
 		if d.connected() {
 			row.Gateway = d.Bind.String()

@@ -57,6 +57,8 @@ type Config struct {
 	ReadResolvers func() ([]netip.Addr, error)
 	ReadListeners func() (tinyproxy.Listeners, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
+	ReadStops     func() (Stops, error) // as WriteStops left them, in whatever life of the daemon
+	WriteStops    func(Stops) error
 	Firewall      firewall.Backend
 	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see firewall.Forget
 	ForgetAll     func([]firewall.Binding) (int, error)                // those that lead nowhere, see firewall.Config
@@ -125,6 +127,7 @@ type Supervisor struct {
 		ready        time.Time // say so although something is still starting
 		rest         time.Time // nothing has happened since
 		mail         time.Time // plan with what mail changed
+		stops        time.Time // try again to read, or write, what is stopped
 	}
 	lastRound time.Time
 	planned   time.Time
@@ -136,14 +139,18 @@ type Supervisor struct {
 	up        []netip.Addr // AppVMs that a process has come up for just now
 	troubles  troubles
 	waiters   []*waiter
-	hosts     map[string]*host
-	exits     []Exit            // of the last plan
-	fenced    firewall.Fence    // that follows from them
-	cleaned   bool              // what an earlier run left in connection tracking is forgotten
-	refused   map[uint32]uint64 // by the fence, by uid
-	ready     bool              // and systemd knows
-	summary   string            // as last told to systemd
-	states    map[identity]stateSince
+	keeping   struct { // of the record of stops
+		busy bool           // it is being written
+		told []chan<- error // how the next write went
+	}
+	hosts   map[string]*host
+	exits   []Exit            // of the last plan
+	fenced  firewall.Fence    // that follows from them
+	cleaned bool              // what an earlier run left in connection tracking is forgotten
+	refused map[uint32]uint64 // by the fence, by uid
+	ready   bool              // and systemd knows
+	summary string            // as last told to systemd
+	states  map[identity]stateSince
 }
 
 // New makes a supervisor; Run runs it.
@@ -154,12 +161,11 @@ func New(c Config) *Supervisor {
 		done:   make(chan struct{}),
 
 		troubles: troubles{},
-		inputs: Inputs{Held: map[netip.Addr]bool{}, Restarts: map[netip.Addr]int{},
-			Temporary: map[identity]map[rules.Host]time.Time{}},
-		cache: policyCache{},
-		vms:   map[netip.Addr]*appVM{},
-		hosts: map[string]*host{},
-		ports: newPorts(c.Ports),
+		inputs:   Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[identity]map[rules.Host]time.Time{}},
+		cache:    policyCache{},
+		vms:      map[netip.Addr]*appVM{},
+		hosts:    map[string]*host{},
+		ports:    newPorts(c.Ports),
 
 		states: map[identity]stateSince{},
 	}
@@ -176,6 +182,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.done)
 	s.life = ctx
 	s.due.ready = time.Now().Add(readyBound)
+	s.readStops(time.Now())
 	s.Wake(Force)
 	timer := time.NewTimer(s.Interval)
 	defer timer.Stop()
@@ -202,6 +209,9 @@ func (s *Supervisor) round(now time.Time) time.Time {
 		s.Rest()
 	}
 	s.schedule(s.waker.take(), now)
+	if take(&s.due.stops, now) {
+		s.tryStops(now)
+	}
 	s.askAgain(now)
 	s.welcome(now)
 	if s.read(now) {
@@ -386,7 +396,7 @@ func (s *Supervisor) next(now time.Time) time.Time {
 	next := now.Add(s.Interval)
 	d := s.due
 	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready,
-		d.names, d.rest, d.mail} {
+		d.names, d.rest, d.mail, d.stops} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

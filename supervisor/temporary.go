@@ -103,11 +103,6 @@ func (s *Supervisor) expire(now time.Time) (any bool) {
 	return any
 }
 
-// Settle reads everything again and waits until it is in force.
-func (s *Supervisor) Settle(ctx context.Context) (control.Status, error) {
-	return s.request(ctx, func() error { return nil })
-}
-
 // find is what should be there for the AppVM of this name.
 func (s *Supervisor) find(name string) (*Desired, error) {
 	var known []string

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,52 +23,75 @@ func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
 	})
 }
 
-// Update reads everything again, tries at once what was waiting for another try, lets held AppVMs go, and returns
-// when what that set going has come up, ended or failed.
+// Update reads everything again, tries at once what was waiting for another try, and returns when what that set going has
+// come up, ended or failed. What a person has stopped stays so.
 func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
-	return s.request(ctx, func() error {
-		clear(s.inputs.Held)
-		return nil
-	})
+	return s.request(ctx, func() error { return nil })
 }
 
-// Start lets held AppVMs go.
+// Start lets AppVMs go that were stopped, by one verb or the other. A name may also be that of a stopped AppVM that has no
+// rule file now.
 func (s *Supervisor) Start(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(addr netip.Addr) { delete(s.inputs.Held, addr) })
+	return s.each(ctx, names, func(who identity) { s.inputs.Stops.start(who, time.Now()) })
 }
 
-// Stop ends the proxies of AppVMs and holds them until Start or Update.
+// Stop ends the proxies of AppVMs until Start, Restart, or KillAll with a restart.
 func (s *Supervisor) Stop(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(addr netip.Addr) { s.inputs.Held[addr] = true })
+	return s.each(ctx, names, func(who identity) { s.inputs.Stops.stop(who, time.Now()) })
 }
 
 // Restart replaces the processes of AppVMs by new ones, without a gap.
 func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(addr netip.Addr) {
-		delete(s.inputs.Held, addr)
-		s.inputs.Restarts[addr]++
+	return s.each(ctx, names, func(who identity) {
+		s.inputs.Stops.start(who, time.Now())
+		s.inputs.Restarts[who.addr]++
 	})
 }
 
-// KillAll ends all our proxies at once, connections and all. Then it holds them, or has them started again; a
-// caller that goes away between the two does not leave them held.
+// KillAll ends all our proxies at once, connections and all. Then nobody gets one until Start, not even an AppVM that has
+// no rule file yet; or, with restart, all are started again, those too that were stopped one by one. A caller that goes
+// away between the two does not leave them stopped, nor does the end of the daemon.
 func (s *Supervisor) KillAll(ctx context.Context, restart bool) (control.Status, error) {
-	if restart {
-		ctx = context.WithoutCancel(ctx)
+	if !restart {
+		return s.changeStops(ctx, new([]netip.Addr), func() error {
+			s.inputs.Stops = Stops{All: time.Now()}
+			return nil
+		})
 	}
+	ctx = context.WithoutCancel(ctx)
+	var outcome <-chan error
 	status, err := s.request(ctx, func() error {
-		for _, d := range s.want {
-			s.inputs.Held[d.Addr] = true
-		}
+		s.inputs.Stops, s.inputs.KillAlls = Stops{}, s.inputs.KillAlls+1
+		outcome = s.keep()
 		return nil
 	})
-	if err == nil && restart {
-		status, err = s.Update(ctx)
+	if err != nil {
+		return status, err
 	}
-	return status, err
+	status, err = s.request(ctx, func() error {
+		s.inputs.KillAlls--
+		return nil
+	})
+	return status, cmp.Or(err, s.kept(ctx, outcome))
 }
 
-// Reload is Update for SIGHUP: it tells systemd, and what is held stays held.
+// changeStops is requestOf for a change of what is stopped, which is kept for the daemon's next life as well.
+func (s *Supervisor) changeStops(ctx context.Context, of *[]netip.Addr, change func() error) (control.Status, error) {
+	var outcome <-chan error
+	status, err := s.requestOf(ctx, of, func() error {
+		err := change()
+		if err == nil {
+			outcome = s.keep()
+		}
+		return err
+	})
+	if err != nil {
+		return status, err
+	}
+	return status, s.kept(ctx, outcome)
+}
+
+// Reload is Update for SIGHUP: it tells systemd.
 func (s *Supervisor) Reload(ctx context.Context) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -122,21 +146,28 @@ func unknown(names, known []string) error {
 	return nil
 }
 
-func (s *Supervisor) each(ctx context.Context, names []string, do func(netip.Addr)) (control.Status, error) {
+// each changes what is stopped for the AppVMs of these names.
+func (s *Supervisor) each(ctx context.Context, names []string, change func(identity)) (control.Status, error) {
 	var addrs []netip.Addr
-	return s.requestOf(ctx, &addrs, func() error {
+	return s.changeStops(ctx, &addrs, func() error {
 		var known []string
+		var found []identity
 		for _, d := range s.want {
 			known = append(known, d.Name)
 			if slices.Contains(names, d.Name) {
-				addrs = append(addrs, d.Addr)
+				found, addrs = append(found, identity{d.Name, d.Addr}), append(addrs, d.Addr)
+			}
+		}
+		for _, name := range names {
+			if s.inputs.Stops.named(name) && !slices.Contains(known, name) {
+				known, found = append(known, name), append(found, identity{name: name})
 			}
 		}
 		if err := unknown(names, known); err != nil {
 			return err
 		}
-		for _, addr := range addrs {
-			do(addr)
+		for _, who := range found {
+			change(who)
 		}
 		return nil
 	})

@@ -41,7 +41,8 @@ func TestVerbs(t *testing.T) {
 		if len(m.alive) != 0 {
 			t.Errorf("kill-all left %v", m.alive)
 		}
-		step("update", func() (control.Status, error) { return m.Update(m.ctx) }, control.Running, control.Running)
+		step("update", func() (control.Status, error) { return m.Update(m.ctx) }, control.Stopped, control.Stopped)
+		step("start", func() (control.Status, error) { return m.Supervisor.Start(m.ctx, []string{"social"}) }, control.Running, control.Stopped)
 		step("kill-all-and-restart", func() (control.Status, error) { return m.KillAll(m.ctx, true) }, control.Running, control.Running)
 		var unknown *control.UnknownError
 		if _, err := m.Stop(m.ctx, []string{"social", "nobody"}); !errors.As(err, &unknown) {

@@ -165,7 +165,7 @@ func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) 
 		}
 	}
 	began := time.Now()
-	status, err := control.NewClient(c.socket).Settle(context.Background())
+	status, err := control.NewClient(c.socket).Update(context.Background())
 	if err != nil {
 		if printErr := g.print(c, what+" "+safe(g.Path)); printErr != nil {
 			return printErr

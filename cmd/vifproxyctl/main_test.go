@@ -216,7 +216,6 @@ func (f *fakeDaemon) KillAll(_ context.Context, restart bool) (control.Status, e
 	return f.do("kill-all " + strconv.FormatBool(restart))
 }
 
-func (f *fakeDaemon) Settle(context.Context) (control.Status, error) { return f.do("settle") }
 func (f *fakeDaemon) Allow(_ context.Context, t control.Temporary) (control.Status, error) {
 	return f.do(fmt.Sprintf("allow %s %d s", strings.Join(t.Hosts, " "), t.Seconds), t.Name)
 }

@@ -47,16 +47,20 @@ func table(vms []control.VM) []byte {
 	return b.Bytes()
 }
 
-// remark returns what is wrong with a VM, or looks so: a black list lets a VM reach nearly everything.
+// remark returns what is wrong with a VM, or looks so: a black list lets a VM reach nearly everything, and a person may
+// have stopped it long ago.
 func remark(vm control.VM) string {
-	if vm.List != control.Black {
-		return vm.Error
+	var all []string
+	if vm.StoppedBy != "" {
+		all = append(all, "stopped by "+vm.StoppedBy+": vifproxyctl start "+vm.Name)
 	}
-	const black = "black list: it reaches all hosts but those in its rule file"
-	if vm.Error == "" {
-		return black
+	if vm.List == control.Black {
+		all = append(all, "black list: it reaches all hosts but those in its rule file")
 	}
-	return black + "; " + vm.Error
+	if vm.Error != "" {
+		all = append(all, vm.Error)
+	}
+	return strings.Join(all, "; ")
 }
 
 func cell(s string) string {

@@ -35,7 +35,7 @@ func verbs() []verb {
     waiting     has a rule file, but is not connected
     failed      its proxy does not start or does not stay; it is tried again
     refused     its rule file or the template is wrong: see ERROR
-    stopped     held by stop or kill-all
+    stopped     by a person, with stop or kill-all, until start
 
 A running VM that has an ERROR is served by its last good rules. The exit status is 0
 whatever state the VMs are in.
@@ -43,30 +43,36 @@ whatever state the VMs are in.
 	}, {
 		name: "update", json: true, run: change(update),
 		summary: "Read all rule files again, and wait until they are in force.",
-		help: `vifproxyd notices changes by itself. Use update to know when they are in force, to try
-at once what has failed, and to start all that stop and kill-all hold.
+		help: `vifproxyd notices changes by itself. Use update to know when they are in force, and to try
+at once what has failed. What is stopped stays stopped.
 `,
 	}, {
 		name: "start", args: "NAME...", least: 1, most: math.MaxInt, json: true,
 		run:     change((*control.Client).Start),
-		summary: "Start the proxies of VMs that are held.",
+		summary: "Start the proxies of VMs that are stopped.",
 	}, {
 		name: "stop", args: "NAME...", least: 1, most: math.MaxInt, json: true,
 		run:     change((*control.Client).Stop),
-		summary: "Stop the proxies of VMs, and hold them until start or update.",
+		summary: "Stop the proxies of VMs until start or restart.",
+		help: `A stopped VM stays so whatever happens to vifproxyd and to the rule file: it is stopped by its
+name and by its address, so that a file that gets another name, or another address, does not
+start it. vifproxyd keeps that in /var/lib/vifproxy/stopped. Where a restart of this VM
+empties /var, as in a disposable and in every VM with a template, it forgets.
+`,
 	}, {
 		name: "restart", args: "NAME...", least: 1, most: math.MaxInt, json: true,
 		run:     change((*control.Client).Restart),
 		summary: "Give VMs new proxies, without a gap.",
 	}, {
 		name: "kill-all", json: true, run: change(killAll(false)),
-		summary: "End all proxies at once, and hold them until start or update.",
-		help: `Open connections are cut. Only vifproxyd's own proxies are ended, no other tinyproxy.
+		summary: "End all proxies at once; nobody has one until start.",
+		help: `Open connections are cut. VMs whose rule files come later are stopped as well. "start NAME..."
+lets VMs go one by one, kill-all-and-restart all of them. Only vifproxyd's own proxies are ended, no other tinyproxy.
 `,
 	}, {
 		name: "kill-all-and-restart", json: true, run: change(killAll(true)),
 		summary: "End all proxies at once, and start them again.",
-		help: `Open connections are cut. Only vifproxyd's own proxies are ended, no other tinyproxy.
+		help: `Open connections are cut. VMs that were stopped are started too. Only vifproxyd's own proxies are ended, no other tinyproxy.
 `,
 	}, {
 		name: "import", args: "[PATH]", most: 1, flags: "[--apply] [--rules-dir=DIR]", run: importOld,
@@ -147,6 +153,7 @@ object, whose "event" says what happened:
     rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
     black-list                  the rule file of a VM says what is forbidden, not what passes
     allowed, allowed-no-more    "host", for a time
+    stopped, started            a VM, by a person
     proxy-listens, -retires, -ends, -died, -fails
     in-force                    a change, "ms" after it was noticed
     daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown,

@@ -141,11 +141,8 @@ func (m *model) setFiles(vm *appVM, change func(map[string]content)) {
 	m.seen(vm, now)
 }
 
-// seen notes that c is what there is to read for an AppVM. Without a file, it is not held either.
+// seen notes that c is what there is to read for an AppVM.
 func (m *model) seen(vm *appVM, c content) {
-	if c.kind == absent {
-		vm.held[false] = true
-	}
 	if m.down {
 		vm.read = nil // nobody has read what was there before
 	}
@@ -231,13 +228,8 @@ func (vm *appVM) mayHold(held bool) {
 	vm.held[held] = true
 }
 
-// holds notes that an AppVM has been held, or let go, and that no other verb is under way. Where the file has gone
-// nobody knows: the daemon may have held the AppVM before it noticed, and then forgotten that with the file.
-func (vm *appVM) holds(held bool) {
-	if vm.now().kind != absent {
-		vm.held = map[bool]bool{held: true}
-	}
-}
+// holds notes that an AppVM has been held, or let go, and that no other verb is under way.
+func (vm *appVM) holds(held bool) { vm.held = map[bool]bool{held: true} }
 
 // disturb notes something that may cut everybody's connections.
 func (m *model) disturb() {
@@ -246,13 +238,12 @@ func (m *model) disturb() {
 	}
 }
 
-// ends is the end of the daemon and of all that it knows.
+// ends is the end of the daemon and of all that it knows but what is held.
 func (m *model) ends() {
 	m.down = true
 	m.template = m.template[len(m.template)-1:]
 	for _, vm := range m.vms {
 		vm.goods = map[policy]bool{nothing: true}
-		vm.held = map[bool]bool{false: true}
 		vm.read = []content{vm.now()}
 		vm.connected = len(vm.vifs) > 0
 		vm.disturbed = true
@@ -316,9 +307,6 @@ func (m *model) settle() {
 	template := m.template[len(m.template)-1]
 	for _, vm := range m.vms {
 		now := vm.now()
-		if now.kind == absent {
-			vm.held = map[bool]bool{false: true}
-		}
 		switch {
 		case len(vm.vifs) == 0 || now.kind == absent:
 			vm.goods = map[policy]bool{nothing: true}
@@ -387,8 +375,8 @@ func TestModelOfChaos(t *testing.T) {
 		"held, and let go":               {steps{hold, settle, letGo, settle}, a, a, true},
 		"the file changed meanwhile":     {steps{hold, settle, write(file(b)), settle, letGo, settle}, b, b, true},
 		"to the worse":                   {steps{hold, write(bad), settle, letGo, settle}, a, a, true},
-		"without a file it is not held":  {steps{hold, write(content{}), write(file(a)), settle}, a, 0, false},
-		"a crash lets go":                {steps{hold, settle, crash, settle}, a, a, true},
+		"a file that comes back is held": {steps{hold, write(content{}), settle, write(file(a)), settle}, 0, 0, false},
+		"a crash does not let go":        {steps{hold, settle, crash, settle}, 0, 0, false},
 		"who knows which template rules": {steps{open}, everything, 0, false},
 		"default allow":                  {steps{open, settle}, everything &^ a, everything &^ a, true},
 		"a line more forbids":            {steps{open, settle, write(file(a | b))}, everything &^ a, 0, false},

@@ -196,8 +196,8 @@ func (c *chaos) gateway(vm *appVM) netip.Addr {
 	return c.gateways[vm]
 }
 
-// settle mends all faults, has the daemon look at everything, and compares all there is with the model. It does so by
-// `update`, which lets go what is held, or leaves that as it is.
+// settle mends all faults, has the daemon look at everything, and compares all there is with the model. It may let go what
+// is held first.
 func (c *chaos) settle(letGo bool) {
 	c.Helper()
 	if c.broken() {
@@ -208,9 +208,7 @@ func (c *chaos) settle(letGo bool) {
 		c.up(true)
 	}
 	c.verbs.Wait()
-	verb := c.ctl.Settle
 	if letGo {
-		verb = c.ctl.Update
 		c.court.change(func(m *model) {
 			for _, vm := range m.vms {
 				vm.mayHold(false)
@@ -221,7 +219,7 @@ func (c *chaos) settle(letGo bool) {
 		c.until("the daemon has heard of it", func() error {
 			ctx, cancel := context.WithTimeout(c.Context(), patience)
 			defer cancel()
-			_, err := c.ctl.Settle(ctx)
+			_, err := c.ctl.Update(ctx)
 			return err
 		})
 	}
@@ -232,7 +230,15 @@ func (c *chaos) settle(letGo bool) {
 		}
 		ctx, cancel := context.WithTimeout(c.Context(), patience)
 		defer cancel()
-		if status, err = verb(ctx); err != nil {
+		for _, vm := range c.court.vms {
+			if letGo && err == nil {
+				err = c.letGo(ctx, vm)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if status, err = c.ctl.Update(ctx); err != nil {
 			return err
 		}
 		if letGo {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"syscall"
 
 	"vifproxy/control"
@@ -24,8 +25,22 @@ func (c *chaos) restartVerb() string {
 	vm := c.one()
 	name := c.name(vm)
 	c.court.change(func(*model) { vm.mayHold(false) })
-	c.ask(func(ctx context.Context) { c.ctl.Restart(ctx, []string{name}) }) //nolint:errcheck // see above
+	c.ask(func(ctx context.Context) {
+		c.letGo(ctx, vm)                   //nolint:errcheck // see above
+		c.ctl.Restart(ctx, []string{name}) //nolint:errcheck // see above
+	})
 	return name
+}
+
+// letGo starts an AppVM under all the names that it may have been stopped under: what a person has stopped by one name stays
+// so until it is started by that.
+func (c *chaos) letGo(ctx context.Context, vm *appVM) error {
+	for _, name := range c.namesOf(vm) {
+		if _, err := c.ctl.Start(ctx, []string{name}); err != nil && !isUnknown(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *chaos) killAllVerb() string {
@@ -43,9 +58,12 @@ func (c *chaos) killAllVerb() string {
 func (c *chaos) holdVerb(hold bool) string {
 	vm := c.one()
 	names, wait := []string{c.name(vm)}, c.rng.IntN(3) > 0
-	verb := c.ctl.Start
+	verb := func(ctx context.Context) error { return c.letGo(ctx, vm) }
 	if hold {
-		verb = c.ctl.Stop
+		verb = func(ctx context.Context) error {
+			_, err := c.ctl.Stop(ctx, names)
+			return err
+		}
 	}
 	if wait {
 		c.verbs.Wait() // what they did is done before
@@ -53,17 +71,17 @@ func (c *chaos) holdVerb(hold bool) string {
 	before := maps.Clone(vm.held)
 	c.court.change(func(*model) { vm.mayHold(hold) })
 	if !wait {
-		c.ask(func(ctx context.Context) { verb(ctx, names) }) //nolint:errcheck // see above
+		c.ask(func(ctx context.Context) { verb(ctx) }) //nolint:errcheck // see above
 		return names[0]
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
 	defer cancel()
-	_, err := verb(ctx, names)
+	err := verb(ctx)
 	c.court.change(func(*model) {
-		switch unknown := (*control.UnknownError)(nil); {
+		switch {
 		case err == nil:
 			vm.holds(hold)
-		case errors.As(err, &unknown): // the daemon has not read yet that the file has this name
+		case isUnknown(err): // the daemon has not read yet that the file has this name
 			vm.held = before
 		}
 	})
@@ -72,6 +90,12 @@ func (c *chaos) holdVerb(hold bool) string {
 	}
 	c.counts["verbs that held or let go"]++
 	return names[0] + " waits"
+}
+
+// isUnknown reports whether the daemon knows none of a name.
+func isUnknown(err error) bool {
+	var answer *control.DaemonError
+	return errors.As(err, &answer) && answer.Code == http.StatusNotFound
 }
 
 func (c *chaos) ask(verb func(context.Context)) {

@@ -29,7 +29,7 @@ func (s *site) unit() []string {
 // vifproxyd prepares the daemon to run in the firewall VM.
 func (s *site) vifproxyd(ctx context.Context, flags ...string) *exec.Cmd {
 	command := slices.Concat(s.within, s.unit(), []string{filepath.Join(programs, "vifproxyd"),
-		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--control-socket=" + s.socket(),
+		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--state-dir=" + s.stateDir(), "--control-socket=" + s.socket(),
 		"--log-format=text", "--log-level=debug"}, flags)
 	return s.Command(ctx, command[0], command[1:]...)
 }

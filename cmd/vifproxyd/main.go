@@ -124,6 +124,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
+		ReadStops: o.stops().Read, WriteStops: o.stops().Write,
 		Firewall:  fw,
 		Forget:    firewall.Forget,
 		ForgetAll: o.ports().ForgetAll,

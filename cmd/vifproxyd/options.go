@@ -20,17 +20,22 @@ import (
 var version = ""
 
 type options struct {
-	rulesDir, template, runtimeDir, compatDir string
-	controlSocket, socketGroup                string
-	proxyPort                                 uint16
-	listenPorts                               supervisor.PortRange
-	firewall, tinyproxy                       string
-	requireConfinement                        bool
-	drain                                     time.Duration
-	egress                                    []rules.Egress
-	logFormat                                 string
-	logLevel                                  slog.Level
-	clean                                     bool
+	rulesDir, template, runtimeDir, compatDir, stateDir string
+	controlSocket, socketGroup                          string
+	proxyPort                                           uint16
+	listenPorts                                         supervisor.PortRange
+	firewall, tinyproxy                                 string
+	requireConfinement                                  bool
+	drain                                               time.Duration
+	egress                                              []rules.Egress
+	logFormat                                           string
+	logLevel                                            slog.Level
+	clean                                               bool
+}
+
+// stops is where what people have stopped is kept.
+func (o options) stops() supervisor.StopsFile {
+	return supervisor.StopsFile(filepath.Join(o.stateDir, "stopped"))
 }
 
 const usage = `Usage:
@@ -54,6 +59,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.StringVar(&o.rulesDir, "rules-dir", "/rw/config/tinyproxy", "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; a good one is built in\n(default: `FILE` config in the rule directory)")
 	f.StringVar(&o.runtimeDir, "runtime-dir", "/run/vifproxy", "`DIR` with a directory NAME for each AppVM: its log and its configuration")
+	f.StringVar(&o.stateDir, "state-dir", "/var/lib/vifproxy", "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\ndoes not undo it")
 	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which links to these directories are kept for\nprograms that look in the old place; see migration.md (default: none)")
 	f.StringVar(&o.controlSocket, "control-socket", "/run/vifproxy/control.sock", "unix `SOCKET` on which vifproxyctl reaches the daemon")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket besides root (default: none)")

@@ -74,6 +74,7 @@ func newSite(t *testing.T, ruleset lab.Ruleset) *site {
 
 func (s *site) rulesDir() string { return filepath.Join(s.dir, "rules") }
 func (s *site) runDir() string   { return filepath.Join(s.dir, "run") }
+func (s *site) stateDir() string { return filepath.Join(s.dir, "state") }
 func (s *site) socket() string   { return filepath.Join(s.dir, "control.sock") }
 
 // inMemory gives the daemon a runtime directory with so much room.

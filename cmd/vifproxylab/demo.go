@@ -206,7 +206,7 @@ func (s *stage) start(program string) error {
 		return err
 	}
 	defer log.Close()
-	args := []string{"--rules-dir=" + s.dir + "/rules", "--runtime-dir=" + s.dir + "/run",
+	args := []string{"--rules-dir=" + s.dir + "/rules", "--runtime-dir=" + s.dir + "/run", "--state-dir=" + s.dir + "/state",
 		"--control-socket=" + s.dir + "/control.sock"}
 	s.prompt("firewall", filepath.Base(program)+" "+strings.Join(args, " \\\n              "))
 	s.daemon = s.Command(s.ctx, program, append(args, "--log-format=text")...)
