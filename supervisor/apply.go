@@ -11,14 +11,25 @@ import (
 )
 
 // apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
-// bindings, and in the same transaction the fence, then the ends. What starts does so meanwhile, as nothing leads to it.
+// bindings, and in the same transaction the fence, then the ends. What starts does so meanwhile, as nothing leads to it,
+// but only if the fence is known to stand.
 //
 // When the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a
 // port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
 // write succeeds, so that nobody else can be given them.
 func (s *Supervisor) apply(p Plan, now time.Time) {
-	s.startAll(p.Start, now)
-	if !s.bind(p, now) {
+	known := s.holds != nil
+	if known {
+		s.startAll(p.Start, now)
+	}
+	inForce := s.bind(p, now)
+	if s.guard.unfenced != nil {
+		return // all has been ended
+	}
+	if !known {
+		s.startAll(p.Start, now)
+	}
+	if !inForce {
 		for i := range p.End {
 			if p.End[i].How == Soon {
 				p.End[i].How = Now // for what is new still comes to it
@@ -57,10 +68,16 @@ func (s *Supervisor) end(ends []End) {
 
 // write is one write of the firewall.
 type write struct {
-	state  firewall.State
-	putOff context.CancelFunc // the rest of it, if it has not begun
-	done   chan struct{}
-	err    error // once done
+	state   firewall.State
+	putOff  context.CancelFunc // the rest of it, if it has not begun
+	late    bool               // it is given up
+	inForce chan struct{}
+	done    chan struct{}
+	writes  int   // once done
+	err     error // once done
+	known   bool  // to be in force
+	same    bool  // nothing else than the last one: it writes only what somebody has undone
+	again   bool  // another try follows at once if it fails
 }
 
 // sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
@@ -75,14 +92,30 @@ func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
 	}
 	s.completeWrite(now)
 	s.holds = nil
+	if s.guard.failed.Equal(now) {
+		return false // its time to be tried again comes
+	}
+	w := s.begin(state)
+	inForce := w.inForce
+	if s.last != nil && s.last.Equal(state) {
+		inForce = nil // the backend may say so before it has looked whether somebody undid that
+	}
+	s.await(w, inForce, now)
+	if s.writing == w {
+		s.stands(w, now)
+	}
+	return s.holds != nil
+}
+
+// begin starts a write beside the loop.
+func (s *Supervisor) begin(state firewall.State) *write {
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
-	w := &write{state: state, putOff: cancel, done: make(chan struct{})}
-	inForce := make(chan struct{})
+	w := &write{state: state, putOff: cancel, inForce: make(chan struct{}), done: make(chan struct{})}
+	s.writing = w
 	s.running.Go(func() {
 		defer cancel()
-		var writes int
-		if writes, w.err = s.Firewall.Sync(ctx, state, func() { close(inForce) }); writes > 0 {
-			s.Events.log.Debug("firewall written", "writes", writes)
+		if w.writes, w.err = s.Firewall.Sync(ctx, state, func() { close(w.inForce) }); w.writes > 0 {
+			s.Events.log.Debug("firewall written", "writes", w.writes)
 		}
 		close(w.done)
 		s.post(func() {
@@ -91,15 +124,28 @@ func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
 			}
 		})
 	})
-	s.writing = w
-	select {
-	case <-inForce:
-	case <-w.done:
-		s.completeWrite(now)
-		return s.holds != nil
+	return w
+}
+
+// await waits until a write is in force, or done; for the second alone if inForce is nil.
+func (s *Supervisor) await(w *write, inForce <-chan struct{}, now time.Time) {
+	tick := time.NewTicker(fenceBound)
+	defer tick.Stop()
+	for {
+		select {
+		case <-inForce:
+			return
+		case <-w.done:
+			s.completeWrite(now)
+			return
+		case <-tick.C:
+			if s.guard.suspect || s.waker.pending(Firewall) {
+				s.unfence(errLate)
+				w.late, inForce = true, nil
+				w.putOff()
+			}
+		}
 	}
-	s.holds = &w.state
-	return true
 }
 
 // completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
@@ -112,17 +158,18 @@ func (s *Supervisor) completeWrite(now time.Time) (putOff bool) {
 	w.putOff()
 	<-w.done
 	s.writing = nil
-	if errors.Is(w.err, context.Canceled) {
-		s.troubles.note(s.Events, now, "firewall", nil) // it is in force
-		s.holds = nil
+	switch {
+	case errors.Is(w.err, context.Canceled) && !w.late:
+		s.stands(w, now)
+		s.holds, s.last = nil, nil
 		return true
+	case w.err != nil:
+		s.holds = nil
+		s.notWritten(w, now)
+	default:
+		s.stands(w, now)
+		s.release(w.state.Bindings)
 	}
-	if retry := s.troubles.note(s.Events, now, "firewall", w.err); w.err != nil {
-		s.holds, s.due.check = nil, retry
-		return false
-	}
-	s.holds = &w.state
-	s.release(w.state.Bindings)
 	return false
 }
 

@@ -72,6 +72,9 @@ func (s *Supervisor) welcome(now time.Time) {
 // startAlone starts what a plan for one AppVM says, connected as given, if it has no proxy yet. What else it says is
 // returned; nothing, if the plan for all is to decide.
 func (s *Supervisor) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
+	if s.guard.unfenced != nil {
+		return Plan{}
+	}
 	set := s.inputs.Rules
 	i := slices.IndexFunc(set.Files, func(f rules.File) bool { return f.Addr == link.Addr })
 	at := slices.IndexFunc(s.want, func(d *Desired) bool { return d.Addr == link.Addr })

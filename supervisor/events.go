@@ -46,6 +46,8 @@ var (
 		"proxies are not fully confined")
 	trouble = kind("trouble", "e0eb85c074f741aeb3f5fba50fe91d6e", slog.LevelError,
 		"cannot go on with what changed: all stays as it was")
+	fenceDown = kind("unfenced", "6d617560e90d484590ac9abfaff7a896", slog.LevelError,
+		"the fence around proxies does not stand: all proxies end until it does")
 	recovered = kind("recovered", "d057cb6fb434480a84dcf3fb7c951c9e", slog.LevelInfo, "works again")
 )
 

@@ -168,7 +168,7 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 		}
 		before := syncs()
 		m.Wake(Firewall) // the next try may be far away
-		m.after(2 * repairGap)
+		m.after(time.Second)
 		if syncs() == before {
 			t.Error("what somebody did to the firewall waits for the sockets")
 		}

@@ -39,6 +39,8 @@ type machine struct {
 	bindings  []firewall.Binding
 	fwErr     error
 	forgotten []uint16      // ports of proxies whose connections are
+	looking   time.Duration // that a write takes until it is in force
+	undone    func() bool   // somebody has undone what the firewall held
 	rest      time.Duration // that a write takes on when it is in force
 	restErr   error
 	yields    bool // the rest can be put off
@@ -111,6 +113,14 @@ func (m *machine) proxy(name string) *fakeProxy {
 func (m *machine) String() string { return "fake" }
 
 func (m *machine) Sync(ctx context.Context, state firewall.State, inForce func()) (int, error) {
+	m.mu.Lock()
+	looking := m.looking
+	m.mu.Unlock()
+	select {
+	case <-time.After(looking):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	writes, err := m.write(state)
 	if err != nil {
 		return writes, err
@@ -154,6 +164,9 @@ func (m *machine) write(state firewall.State) (int, error) {
 		m.t.Errorf("something is there twice: %v", state)
 	}
 	writes := 0
+	if m.undone != nil && m.undone() {
+		writes++
+	}
 	for _, b := range m.bindings {
 		if !slices.Contains(want, b) {
 			m.did("unbind %s %s :%d", b.Vif, b.Addr, b.To.Port())

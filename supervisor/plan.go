@@ -83,6 +83,17 @@ func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
 	return p
 }
 
+// unfenced is the plan as long as the fence does not stand: nothing runs, and nothing leads anywhere.
+func unfenced(have []*Actual) Plan {
+	p := Plan{}
+	for _, a := range have {
+		for _, g := range a.Generations {
+			p.end(g, Now, "the fence around proxies does not stand")
+		}
+	}
+	return p
+}
+
 // appVM plans for one AppVM.
 func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	target := targetOf(d, a)

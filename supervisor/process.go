@@ -236,7 +236,8 @@ func (s *Supervisor) ended(p *process, err error) {
 // is somebody else's, counts as one that has died.
 func (s *Supervisor) verify(now time.Time) {
 	listeners, err := s.ReadListeners()
-	if s.due.check = s.troubles.note(s.Events, now, "sockets", err); err != nil {
+	if retry := s.troubles.note(s.Events, now, "sockets", err); err != nil {
+		s.checkBy(retry)
 		return // nothing is known: it stays what it was
 	}
 	for _, vm := range s.vms {

@@ -54,6 +54,8 @@ func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 		}
 	}
 	switch {
+	case d.wanted() && s.guard.unfenced != nil:
+		c.problem = "firewall: " + s.guard.unfenced.Error()
 	case d.Err != nil:
 		c.problem = d.Err.Error()
 	case failure.Err != nil:
@@ -64,6 +66,8 @@ func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 		c.state = control.Stopped
 	case len(d.Vifs) == 0 && d.Err == nil:
 		c.state = control.Waiting
+	case d.wanted() && s.guard.unfenced != nil:
+		c.state = control.Failed
 	case vm.served():
 		c.state = control.Running
 	case d.Err != nil || failure.Bad:

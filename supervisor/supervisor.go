@@ -79,7 +79,6 @@ type Config struct {
 const (
 	settle     = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
 	settleMost = 100 * time.Millisecond // but do not wait for ever
-	repairGap  = time.Second            // two managers of one ruleset must not fight at speed
 	drainPoll  = time.Second            // how often retired processes are looked at
 	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
 	syncBound  = 10 * time.Second       // of one firewall write
@@ -111,8 +110,10 @@ type Supervisor struct {
 	vms     map[netip.Addr]*appVM
 	ports   *ports
 	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
+	last    *firewall.State // the same, also where it is to be checked
 	writing *write          // in force but not complete
 	freed   []uint16        // ports of ended processes that the firewall may still know
+	guard   guard
 	lastID  int
 	running sync.WaitGroup // processes, and what goes on beside the loop
 
@@ -134,7 +135,6 @@ type Supervisor struct {
 	burst     time.Time    // when the changes of rules that are now settling were seen
 	edited    time.Time    // when they were made: the loop may have been busy
 	heard     time.Time    // when what this round is about was first heard of
-	checked   time.Time    // when the firewall was last looked at because of a hint
 	changed   bool         // mail changed something that the plan depends on
 	up        []netip.Addr // AppVMs that a process has come up for just now
 	troubles  troubles
@@ -217,6 +217,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 	if s.read(now) {
 		s.reconcile(now)
 	}
+	s.guard.rest(now)
 	return s.next(now)
 }
 
@@ -231,6 +232,7 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	if reasons.has(Force) || isDue(s.due.everything, now) {
 		s.burst = time.Time{}
 		s.due.links, s.due.rules, s.due.check = now, now, now
+		s.guard.suspect = true
 		s.due.everything = now.Add(s.Look)
 		return
 	}
@@ -243,9 +245,9 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	if reasons.has(Resolvers) {
 		s.due.names = now
 	}
-	repair := later(now, s.checked.Add(repairGap))
-	if reasons.has(Firewall) && (s.due.check.IsZero() || repair.Before(s.due.check)) {
-		s.due.check = repair
+	if reasons.has(Firewall) {
+		s.guard.suspect = true
+		s.checkBy(s.guard.next(now))
 	}
 }
 
@@ -310,7 +312,7 @@ func (s *Supervisor) read(now time.Time) bool {
 	}
 	if take(&s.due.check, now) {
 		work = true
-		s.checked, s.holds = now, nil
+		s.check(now)
 		s.verify(now)
 	}
 	for _, at := range []*time.Time{&s.due.drain, &s.due.plan, &s.due.ready, &s.due.names} {
@@ -356,6 +358,9 @@ func (s *Supervisor) reconcile(now time.Time) {
 	s.haveNewcomersWait(now)
 	s.prune()
 	p := plan(s.want, s.actual(), now, s.Limits)
+	if s.guard.unfenced != nil {
+		p = unfenced(s.actual())
+	}
 	s.due.plan = p.Next
 	s.apply(p, now)
 	s.report(now, s.atRest())

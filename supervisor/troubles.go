@@ -1,17 +1,20 @@
 package supervisor
 
 import (
+	"errors"
 	"slices"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/firewall"
 )
 
 // troubles are the failures that are not one AppVM's: of reading an input, of writing the firewall. While one
 // lasts, nothing that depends on it changes.
 type troubles map[string]Failure
 
-// note records how an attempt went, tells of a change, and returns when to try again; zero after a success.
+// note records how an attempt went, tells of a change, and returns when to try again; zero after a success. A fence that
+// does not stand is told of where proxies are ended for it.
 func (t troubles) note(events *Events, now time.Time, what string, err error) time.Time {
 	before, had := t[what]
 	if err == nil {
@@ -21,7 +24,7 @@ func (t troubles) note(events *Events, now time.Time, what string, err error) ti
 		}
 		return time.Time{}
 	}
-	if !had || before.Err.Error() != err.Error() {
+	if (!had || before.Err.Error() != err.Error()) && !errors.Is(err, firewall.ErrUnfenced) {
 		events.Emit(trouble, control.About{What: what, Err: err.Error()})
 	}
 	t[what] = before.next(now, err, false, 0)

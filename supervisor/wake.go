@@ -71,6 +71,13 @@ func (w *waker) hint(h netwatch.Hint) {
 	}
 }
 
+// pending tells whether a reason waits to be taken.
+func (w *waker) pending(r Reason) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now.has(r)
+}
+
 func (w *waker) take() woken {
 	w.mu.Lock()
 	defer w.mu.Unlock()

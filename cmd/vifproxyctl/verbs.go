@@ -157,7 +157,7 @@ object, whose "event" says what happened:
     proxy-listens, -retires, -ends, -died, -fails
     in-force                    a change, "ms" after it was noticed
     daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown,
-    confined, half-confined, vulnerable, still-tracked
+    confined, half-confined, vulnerable, still-tracked, unfenced
 `,
 	}, {
 		name: "log", args: "NAME", least: 1, most: 1, run: showLog,

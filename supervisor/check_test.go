@@ -1,0 +1,207 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+)
+
+var errFlushed = fmt.Errorf("nftables: %w: nft: killed", firewall.ErrUnfenced)
+
+// serveTwo has two AppVMs served.
+func serveTwo(m *machine) {
+	m.file("social.10.137.0.1", "a")
+	m.file("work.10.137.0.2", "a")
+	m.connect("vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+	m.after(time.Minute + time.Second) // past a look at everything
+}
+
+// TestNoFenceNoProxy: what somebody has undone and cannot be restored does not stay as it was last known.
+func TestNoFenceNoProxy(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		told := watched(m)
+		told()
+		m.set(func() { m.fwErr = errFlushed })
+		m.Wake(Firewall)
+		m.expect(m.after(checkGap), "kill :1\nkill :2")
+		for _, name := range []string{"social", "work"} {
+			if vm := m.vm(name); vm.State != control.Failed || vm.Error != "firewall: "+errFlushed.Error() || vm.PID != 0 {
+				t.Errorf("shown as %+v", vm)
+			}
+		}
+		if got := told(); !strings.HasPrefix(got, "unfenced err="+errFlushed.Error()) || strings.Contains(got, "trouble") ||
+			strings.Count(got, "proxy-ends") != 2 {
+			t.Errorf("told:\n%s", got)
+		}
+		if m.set(func() {}); !strings.Contains(m.notified[len(m.notified)-1], "2 failed; social: firewall: ") {
+			t.Errorf("STATUS: %q", m.notified)
+		}
+
+		// None starts, whatever comes, and the fence is tried again and again.
+		m.set(func() { m.syncs = 0 })
+		m.file("new.10.137.0.3", "a")
+		m.after(time.Second)
+		m.appears("10.137.0.3", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2", "vif3.0 10.137.0.3")
+		m.file("work.10.137.0.2", "a", "b")
+		if _, err := m.Restart(m.ctx, []string{"work"}); err != nil {
+			t.Error(err)
+		}
+		m.expect(m.after(time.Minute), "")
+		if m.syncs < 15 {
+			t.Errorf("%d tries in a minute", m.syncs)
+		}
+		m.set(func() { m.fwErr = nil })
+		if c := counted(m.after(fenceRetry + time.Second)); c["start"] != 3 || c["bind"] != 3 || c["kill"] != 0 {
+			t.Errorf("it does not come back: %v", c)
+		}
+		if vm := m.vm("social"); vm.State != control.Running || vm.Error != "" || vm.Restarts != 0 {
+			t.Errorf("shown as %+v", vm)
+		}
+		if got := told(); !strings.Contains(got, "recovered what=firewall") {
+			t.Errorf("told:\n%s", got)
+		}
+	})
+}
+
+// A check that fails says nothing of the fence, so that nothing is known of it. One that fails once is tried again first.
+func TestCheckThatCannotTell(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		sync := m.Firewall
+		fails := 1
+		m.post(func() { m.Firewall = &failing{Backend: sync, fails: &fails} })
+		m.Wake(Firewall)
+		m.expect(m.after(time.Second), "")
+		m.post(func() { fails = 2 })
+		m.Wake(Firewall)
+		if c := counted(m.after(time.Second)); c["kill"] != 2 || c["start"] != 2 {
+			t.Errorf("done: %v", c)
+		}
+	})
+}
+
+// TestWriteThatFailsEndsNothing: the fence stands, for what was looked at last.
+func TestWriteThatFailsEndsNothing(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.set(func() { m.fwErr = errors.New("no space in the set") })
+		m.file("work.10.137.0.2", "a", "b")
+		m.expect(m.after(time.Second), "start work (10.137.0.2) at 10.138.1.1: a b :3")
+		m.set(func() { m.fwErr = nil })
+	})
+}
+
+func TestFirstFenceThatCannotBePutUpLetsNothingStart(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.fwErr = errFlushed })
+		m.Wake(Force)
+		serveTwo(m)
+		m.set(func() { m.fwErr = nil })
+		if c := counted(m.after(time.Minute)); c["start"] != 2 || c["bind"] != 2 || c["kill"] != 0 {
+			t.Errorf("done: %v", c)
+		}
+	})
+}
+
+// TestFenceThatSomebodyKeepsBreaking is not restored for ever while what it is to stop passes in between.
+func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		repairs := 0
+		m.set(func() {
+			m.undone = func() bool {
+				repairs++
+				return true
+			}
+		})
+		breaks := func(n int) {
+			for range n {
+				m.Wake(Firewall)
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
+		breaks(mostRepairs)
+		m.expect(m.took(), "")
+		if repairs != mostRepairs {
+			t.Errorf("%d repairs, want one at once for each of %d", repairs, mostRepairs)
+		}
+		breaks(1)
+		m.expect(m.took(), "unbind vif1.0 10.137.0.1 :1\nunbind vif2.0 10.137.0.2 :2\nkill :1\nkill :2")
+		if vm := m.vm("work"); vm.State != control.Failed || vm.Error != "firewall: "+errUndone.Error() {
+			t.Errorf("shown as %+v", vm)
+		}
+		breaks(500)
+		m.expect(m.took(), "")
+		if repairs > mostRepairs+20 {
+			t.Errorf("%d repairs in 10 s of a fight", repairs)
+		}
+		m.set(func() { m.undone = nil })
+		m.expect(m.after(quietFor/2), "")
+		if c := counted(m.after(3 * quietFor)); c["start"] != 2 || c["bind"] != 2 || c["kill"] != 0 {
+			t.Errorf("it does not come back: %v", c)
+		}
+
+		// Slowly it is no fight.
+		m.set(func() { m.undone = func() bool { return true } })
+		for range 20 {
+			m.Wake(Firewall)
+			m.expect(m.after(quietFor/mostRepairs), "")
+		}
+		m.set(func() { m.undone = nil })
+	})
+}
+
+// TestCheckThatHangs: a firewall that does not answer is none.
+func TestCheckThatHangs(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.set(func() { m.looking = fenceBound + time.Second })
+		m.Wake(Firewall)
+		m.expect(m.after(fenceBound-time.Millisecond), "")
+		m.expect(m.after(time.Millisecond), "kill :1\nkill :2")
+		m.set(func() { m.looking = 0 })
+		if c := counted(m.after(10 * time.Second)); c["start"] != 2 || c["bind"] != 2 {
+			t.Errorf("it does not come back: %v", c)
+		}
+	})
+}
+
+// TestWriteThatHangsWhileSomebodyChangesTheFirewall: nobody looks meanwhile.
+func TestWriteThatHangsWhileSomebodyChangesTheFirewall(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.set(func() { m.looking = 3 * fenceBound })
+		m.file("work.10.137.0.2", "a", "b")
+		m.after(fenceBound + time.Second)
+		if len(m.alive) < 2 {
+			t.Error("a slow write alone ends nothing")
+		}
+		m.Wake(Firewall)
+		if c := counted(m.after(fenceBound)); c["kill"] == 0 || len(m.alive) > 0 {
+			t.Errorf("done: %v", c)
+		}
+		m.set(func() { m.looking = 0 })
+		m.after(time.Minute)
+	})
+}
+
+// failing is a firewall that fails some times.
+type failing struct {
+	firewall.Backend
+	fails *int
+}
+
+func (f *failing) Sync(ctx context.Context, want firewall.State, inForce func()) (int, error) {
+	if *f.fails > 0 {
+		*f.fails--
+		return 0, errors.New("no memory")
+	}
+	return f.Backend.Sync(ctx, want, inForce)
+}
