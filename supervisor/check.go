@@ -21,13 +21,14 @@ const (
 	checkShare   = 10                   // of the time, one in so many parts is for checks that hints ask for
 	mostRepairs  = 5                    // in quietFor; who undoes the rules more often ends the proxies
 	quietFor     = time.Second          // without a repair, until proxies run again
+	quietShare   = 10                   // the same in repairs, where these take long: the fence is open meanwhile
 	checkTooLong = 100 * time.Millisecond
 )
 
 var (
 	errLate   = fmt.Errorf("%w, for all that is known: the check takes longer than %v", firewall.ErrUnfenced, fenceBound)
 	errUndone = fmt.Errorf("%w: another program undoes the rules as often as they are restored; proxies run again when"+
-		" it has left them alone for %v", firewall.ErrUnfenced, quietFor)
+		" it leaves them alone", firewall.ErrUnfenced)
 )
 
 // guard is what is known of the fence.
@@ -37,25 +38,31 @@ type guard struct {
 	began    time.Time     // when the last check began
 	checked  time.Time     // when its round was over
 	took     time.Duration // its round
-	repairs  []time.Time   // of what somebody had undone, within quietFor
+	repairs  []time.Time   // of what somebody had undone, within the last quiet
 	undone   bool          // too often; until a check finds nothing to do
 	failed   time.Time     // the round in which a write failed: it is not tried once more in that round
 }
 
-// next is when a hint that comes now is acted on: at once, unless checks would take too much of the time. Two managers of
-// one ruleset must not fight at speed, and as long as they do, nothing is open.
+// next is when a hint that comes now is acted on: at once, unless checks that find nothing would take too much of the time.
+// Two managers of one ruleset must not fight at speed, and as long as they do, nothing is open.
 func (g *guard) next(now time.Time) time.Time {
-	if g.undone {
-		return later(now, g.checked.Add(quietFor))
+	switch {
+	case g.undone:
+		return later(now, g.checked.Add(g.quiet()))
+	case slices.ContainsFunc(g.repairs, g.began.Equal):
+		return now // it has found something, and may once more
 	}
-	return later(now, g.checked.Add(max(checkGap, (checkShare-1)*g.took)))
+	return later(now, g.checked.Add(max(checkGap, (checkShare-1)*min(g.took, checkTooLong))))
 }
+
+// quiet is the time in which more than mostRepairs are too many, and without any it is quiet.
+func (g *guard) quiet() time.Duration { return max(quietFor, quietShare*g.took) }
 
 // rest notes what the round of a check took.
 func (g *guard) rest(round time.Time) {
 	if g.began.Equal(round) {
 		g.checked = time.Now()
-		g.took = min(g.checked.Sub(round), checkTooLong)
+		g.took = g.checked.Sub(round)
 	}
 }
 
@@ -105,7 +112,7 @@ func (s *Supervisor) stands(w *write, now time.Time) {
 	s.holds, s.last = &w.state, &w.state
 	g.suspect = g.suspect && w.known // somebody may have come after that
 	w.known = true
-	g.repairs = slices.DeleteFunc(g.repairs, func(at time.Time) bool { return now.Sub(at) >= quietFor })
+	g.repairs = slices.DeleteFunc(g.repairs, func(at time.Time) bool { return now.Sub(at) >= g.quiet() })
 	switch {
 	case w.same && w.writes > 0:
 		g.repairs = append(g.repairs, now)
@@ -115,7 +122,7 @@ func (s *Supervisor) stands(w *write, now time.Time) {
 	}
 	if g.undone {
 		g.suspect = true
-		s.checkBy(now.Add(quietFor))
+		s.checkBy(now.Add(g.quiet()))
 		s.troubles.note(s.Events, now, "firewall", errUndone)
 		s.unfence(errUndone)
 		return

@@ -137,7 +137,7 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 		if vm := m.vm("work"); vm.State != control.Failed || vm.Error != "firewall: "+errUndone.Error() {
 			t.Errorf("shown as %+v", vm)
 		}
-		breaks(500)
+		breaks(500) // 10 s
 		m.expect(m.took(), "")
 		if repairs > mostRepairs+20 {
 			t.Errorf("%d repairs in 10 s of a fight", repairs)

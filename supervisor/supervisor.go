@@ -232,7 +232,7 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	if reasons.has(Force) || isDue(s.due.everything, now) {
 		s.burst = time.Time{}
 		s.due.links, s.due.rules, s.due.check = now, now, now
-		s.guard.suspect = true
+		s.guard.suspect, s.guard.undone = true, false
 		s.due.everything = now.Add(s.Look)
 		return
 	}

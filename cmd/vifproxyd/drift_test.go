@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/internal/lab"
 )
 
@@ -53,7 +54,10 @@ func TestMeddlingIsRepaired(t *testing.T) {
 		before := s.show()["work"]
 		intact := s.ruleset()
 		words := strings.NewReplacer("VIF ", vif+" ", "PORT", fmt.Sprint(before.Port), "GATEWAY", lab.Gateway.String())
-		for _, m := range meddling[s.Ruleset] {
+		for i, m := range meddling[s.Ruleset] {
+			if i%4 == 3 { // more often it is a fight, which ends proxies
+				time.Sleep(time.Second)
+			}
 			s.inFirewall("sh", "-ec", words.Replace(m.command))
 			if s.Ruleset == lab.R41 { // nobody tells of changes there; otherwise the next regular look finds them
 				s.must(s.daemon.cmd.Process.Signal(syscall.SIGHUP))
@@ -77,31 +81,33 @@ func TestMeddlingIsRepaired(t *testing.T) {
 	})
 }
 
-// TestTwoManagersDoNotFight deletes the jump as soon as it is there, for as long as some repairs take.
+// TestTwoManagersDoNotFight deletes the jump as soon as it is there. After some repairs proxies end, and then it is repaired
+// once a second at most.
 func TestTwoManagersDoNotFight(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.startWork()
 	repairs := func() int { return strings.Count(s.daemon.log.String(), "were changed by another program") }
 	begin, before := time.Now(), repairs()
+	const burst = 6 // and the next one ends the proxies
 	deleted := 0
-	s.until("three repairs were made", func() error {
+	s.until("some repairs more than a burst were made", func() error {
 		if strings.Contains(s.inFirewall("nft", "list", "chain", "ip", "qubes", "custom-input"), "vifproxy-input") {
 			s.inFirewall("nft", "flush", "chain", "ip", "qubes", "custom-input")
 			deleted++
 		}
 		s.show() // it answers all the while
-		if n := repairs() - before; n < 3 {
+		if n := repairs() - before; n < burst+3 {
 			return fmt.Errorf("%d repairs", n)
 		}
 		return nil
 	})
-	// A slow machine makes it fewer.
-	if n, most := repairs()-before, int(time.Since(begin)/time.Second)+2; n > most {
-		s.Errorf("%d repairs in %v, want at most one a second", n, time.Since(begin))
+	if n, most := repairs()-before, 2*int(time.Since(begin)/time.Second)+burst+2; n > most { // a slow machine makes it fewer
+		s.Errorf("%d repairs in %v, want at most %d", n, time.Since(begin), most)
 	}
 	s.Logf("%d deletions and %d repairs in %v", deleted, repairs()-before, time.Since(begin).Round(time.Millisecond))
-	s.opens("work", "http://bank.example/")
+	s.untilState("work", control.Running)
+	s.until("the bank's page opens", func() error { return s.page("work", "http://bank.example/") })
 	s.stop()
 }
 
