@@ -61,7 +61,15 @@ type VM struct {
 // Confinement is what keeps a proxy from doing anything but its work.
 type Confinement struct {
 	Applied []string `json:"applied"` // mechanisms in force
-	Missing []string `json:"missing"` // what this machine lacks, and why; never null on the wire
+	Missing []Lack   `json:"missing"` // what this machine lacks; never null on the wire
+}
+
+// Lack is what a machine does not have to confine proxies with.
+type Lack struct {
+	Mechanism string `json:"mechanism"` // one of those that can be in Applied
+	Cause     string `json:"cause"`
+	Remedy    string `json:"remedy"`
+	InPart    bool   `json:"in_part"` // the mechanism is in force, but not all that it can do
 }
 
 // Setup is how the daemon was started, as far as its clients need to know.
@@ -74,6 +82,9 @@ type Setup struct {
 	RuntimeDir string    `json:"runtime_dir"` // with a directory for each VM; its log is in there
 	Tinyproxy  string    `json:"tinyproxy"`
 	ProxyPort  int       `json:"proxy_port"` // where every AppVM finds its own proxy, on its gateway
+	PID        int       `json:"pid"`
+
+	Confinement Confinement `json:"confinement"` // of all proxies that start
 }
 
 // Status is everything there is to know.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/internal/lab"
 )
 
@@ -81,7 +82,7 @@ func (m *machine) journalHasFields() {
 // machine that this one runs on.
 func (m *machine) confines() {
 	var vms []struct {
-		Confinement struct{ Applied, Missing []string }
+		Confinement control.Confinement
 	}
 	if out := m.run("vifproxyctl", "show", "--json"); json.Unmarshal([]byte(out), &vms) != nil || len(vms) != 1 {
 		m.Fatalf("show --json: %s", out)
@@ -89,11 +90,11 @@ func (m *machine) confines() {
 	c := vms[0].Confinement
 	applied := strings.Join(c.Applied, " ")
 	if applied != "uid capabilities no_new_privs rlimits seccomp landlock cgroup" {
-		m.Errorf("in force: %s; missing: %q", applied, c.Missing)
+		m.Errorf("in force: %s; missing: %+v", applied, c.Missing)
 	}
 	for _, missing := range c.Missing {
-		if !strings.HasPrefix(missing, "cgroup: of the controllers") {
-			m.Errorf("missing: %s", missing)
+		if missing.Mechanism != "cgroup" || !strings.HasPrefix(missing.Cause, "of the controllers") {
+			m.Errorf("missing: %+v", missing)
 		}
 	}
 }

@@ -10,21 +10,27 @@ import (
 
 // Confine finds out how this machine can confine proxies and says so, in particular what it lacks. If all is
 // required, to lack something is an error.
-func Confine(events *Events, allRequired bool) (*confine.Sandbox, error) {
+func Confine(events *Events, allRequired bool) (*confine.Sandbox, control.Confinement, error) {
 	s, err := confine.New(confine.HelperPath())
 	if err != nil {
-		return nil, err
+		return nil, control.Confinement{}, err
 	}
-	applied, missing := strings.Join(s.Applied, ", "), strings.Join(s.Missing, "; ")
+	c := control.Confinement{Applied: s.Applied, Missing: []control.Lack{}}
+	var missing []string
+	for _, lack := range s.Missing {
+		c.Missing = append(c.Missing, control.Lack(lack))
+		missing = append(missing, lack.String())
+	}
+	applied, why := strings.Join(s.Applied, ", "), strings.Join(missing, "; ")
 	switch {
-	case missing == "":
+	case len(missing) == 0:
 		events.Emit(confined, control.About{What: applied})
 	case allRequired:
 		s.Close()
-		return nil, fmt.Errorf("this machine cannot confine proxies fully: %s (mend it, or start without "+
-			"--require-confinement)", missing)
+		return nil, c, fmt.Errorf("this machine cannot confine proxies fully: %s; mend it, or start without "+
+			"--require-confinement", why)
 	default:
-		events.Emit(halfConfined, control.About{What: applied, Why: missing})
+		events.Emit(halfConfined, control.About{What: applied, Why: why})
 	}
-	return s, nil
+	return s, c, nil
 }

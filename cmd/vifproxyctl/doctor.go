@@ -58,7 +58,9 @@ func examine(c *call) error {
 	d.daemon(c)
 	d.program()
 	d.firewall()
+	d.confinement()
 	d.ruleFiles()
+	d.limits()
 	if d.appVMs() {
 		d.netvm()
 		d.bypasses()

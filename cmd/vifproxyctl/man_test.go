@@ -45,7 +45,7 @@ func TestExampleOfShow(t *testing.T) {
 	}
 	shown := table([]control.VM{
 		{Name: "bank", IP: "10.137.0.12", Interfaces: []string{"vif7.0"}, PID: 2214, Port: 61003, State: control.Running,
-			Since: at(7, 31, 8)},
+			Since: at(7, 31, 8), Confinement: &control.Confinement{}},
 		{Name: "social", IP: "10.137.0.13", State: control.Waiting, Since: at(7, 30, 52)},
 	})
 	for line := range strings.Lines(string(shown)) {

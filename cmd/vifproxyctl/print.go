@@ -31,7 +31,7 @@ func print(c *call, vms []control.VM) error {
 func table(vms []control.VM) []byte {
 	var b bytes.Buffer
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tIP\tINTERFACE\tPID\tPORT\tSTATE\tSINCE\tRESTARTS\tEGRESS-REFUSED\tERROR")
+	fmt.Fprintln(w, "NAME\tIP\tINTERFACE\tPID\tPORT\tSTATE\tSINCE\tRESTARTS\tEGRESS-REFUSED\tCONFINED\tERROR")
 	for _, vm := range vms {
 		since := ""
 		if !vm.Since.IsZero() {
@@ -40,7 +40,7 @@ func table(vms []control.VM) []byte {
 		fmt.Fprintln(w, strings.Join([]string{
 			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")),
 			number(vm.PID), number(vm.Port), cell(vm.State),
-			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), cell(remark(vm)),
+			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), confined(vm), cell(remark(vm)),
 		}, "\t"))
 	}
 	w.Flush() // to memory
@@ -61,6 +61,17 @@ func remark(vm control.VM) string {
 		all = append(all, vm.Error)
 	}
 	return strings.Join(all, "; ")
+}
+
+// confined says whether all mechanisms keep a proxy in.
+func confined(vm control.VM) string {
+	switch {
+	case vm.Confinement == nil:
+		return cell("")
+	case len(vm.Confinement.Missing) > 0:
+		return "partly"
+	}
+	return "fully"
 }
 
 func cell(s string) string {

@@ -37,7 +37,8 @@ func verbs() []verb {
     refused     its rule file or the template is wrong: see ERROR
     stopped     by a person, with stop or kill-all, until start
 
-A running VM that has an ERROR is served by its last good rules. The exit status is 0
+CONFINED is "partly" if this machine does not have all that proxies are confined with: doctor
+says what is missing. A running VM that has an ERROR is served by its last good rules. The exit status is 0
 whatever state the VMs are in.
 `,
 	}, {
@@ -187,7 +188,8 @@ until it is restarted.
     wrong    makes the exit status 1
 
 It looks at vifproxyd and what that says of itself, tinyproxy and its known holes, the firewall,
-rule files, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
+what this machine has to confine proxies with, rule files, what all VMs together may take of this
+machine, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
 VMs do without their proxies, the service in dom0, and what this VM keeps at a restart. Nothing
 is changed. vifproxyd need not run; then the options tell where tinyproxy and files are.
 
@@ -254,9 +256,9 @@ Exit status:
 
 Example:
     $ vifproxyctl show
-    NAME    IP           INTERFACE  PID   PORT   STATE    SINCE                RESTARTS  EGRESS-REFUSED  ERROR
-    bank    10.137.0.12  vif7.0     2214  61003  running  2024-11-23 07:31:08  0         0               --
-    social  10.137.0.13  --         --    --     waiting  2024-11-23 07:30:52  0         0               --
+    NAME    IP           INTERFACE  PID   PORT   STATE    SINCE                RESTARTS  EGRESS-REFUSED  CONFINED  ERROR
+    bank    10.137.0.12  vif7.0     2214  61003  running  2024-11-23 07:31:08  0         0               fully     --
+    social  10.137.0.13  --         --    --     waiting  2024-11-23 07:30:52  0         0               --        --
     $ vifproxyctl restart bank
 `
 

@@ -89,7 +89,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	if err != nil {
 		return err
 	}
-	sandbox, err := supervisor.Confine(events, o.requireConfinement)
+	sandbox, confinement, err := supervisor.Confine(events, o.requireConfinement)
 	if err != nil {
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
@@ -130,7 +130,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		ForgetAll: o.ports().ForgetAll,
 		Proxies:   proxies,
 		Users:     users,
-		Confined:  control.Confinement{Applied: sandbox.Applied, Missing: append([]string{}, sandbox.Missing...)},
+		Confined:  confinement,
 		Egress:    o.egress,
 		Ports:     o.listenPorts,
 		Limits:    supervisor.Limits{Drain: o.drain, Generations: 3},
@@ -141,7 +141,8 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		Events:    events,
 		Setup: control.Setup{
 			Version: version, Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
-			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir,
+			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
+			Confinement: confinement,
 		},
 	})
 

@@ -162,8 +162,8 @@ func TestConfinement(t *testing.T) {
 	}
 	d := s.launch("--require-confinement")
 	<-d.exited
-	if log := d.log.String(); d.err == nil || !strings.Contains(log, c.Missing[0]) {
-		t.Errorf("required where there is no %q: %v\n%s", c.Missing, d.err, log)
+	if log := d.log.String(); d.err == nil || !strings.Contains(log, c.Missing[0].Cause) {
+		t.Errorf("required where there is no %+v: %v\n%s", c.Missing, d.err, log)
 	}
 	s.nothingLeft()
 }

@@ -27,6 +27,32 @@ type groups struct {
 	enabled []string // of controllers
 }
 
+var (
+	errNoCgroup2    = errors.New("no cgroup2 is mounted")
+	errNotDelegated = errors.New("is not delegated")
+	errControllers  = errors.New("are there")
+)
+
+// groupsRemedy returns what to do about an error of ownGroup, openGroups or lacking.
+func groupsRemedy(err error) string {
+	switch {
+	case errors.Is(err, errNotDelegated):
+		return "start vifproxyd by its unit, which has Delegate="
+	case errors.Is(err, errNoCgroup2), errors.Is(err, errControllers):
+		return "have the kernel started with systemd.unified_cgroup_hierarchy=1 and without cgroup_disable="
+	}
+	return "see `systemctl status vifproxyd`"
+}
+
+// lacking returns an error if controllers are missing.
+func (g *groups) lacking() error {
+	if len(g.enabled) == len(controllers) {
+		return nil
+	}
+	return fmt.Errorf("of the controllers %s only [%s] %w", strings.Join(controllers, ", "), strings.Join(g.enabled, ", "),
+		errControllers)
+}
+
 // ownGroup finds the directory of our cgroup, by /proc/self/cgroup and where cgroup2 is mounted.
 func ownGroup() (string, error) {
 	own, err := os.ReadFile("/proc/self/cgroup")
@@ -48,7 +74,7 @@ func ownGroup() (string, error) {
 			}
 		}
 	}
-	return "", errors.New("no cgroup2 is mounted")
+	return "", errNoCgroup2
 }
 
 // openGroups takes over a delegated cgroup. The kernel wants processes in leaves only, so the daemon moves
@@ -58,7 +84,7 @@ func openGroups(dir string) (_ *groups, err error) {
 		dir = filepath.Dir(dir)
 	}
 	if !delegated(dir) {
-		return nil, fmt.Errorf("%s is not delegated (run as a systemd unit with Delegate=)", dir)
+		return nil, fmt.Errorf("%s %w", dir, errNotDelegated)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -12,13 +12,13 @@ package confine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
@@ -38,7 +38,7 @@ const (
 // Sandbox is what all proxies are confined by.
 type Sandbox struct {
 	Applied []string // mechanisms in force for every proxy
-	Missing []string // what this machine lacks, each with its reason
+	Missing []Lack   // what this machine does not have
 
 	helper        *os.File // vifproxy-confine as it was when this daemon started: an upgrade may replace it
 	once, allowed *os.File // seccomp filters; nil if the kernel has none
@@ -101,12 +101,23 @@ func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
 	if err := s.openFilters(denied); err != nil {
 		return nil, err
 	}
-	s.openLandlock()
+	var lacks []Lack
+	s.abi, lacks = landlock()
+	s.Missing = append(s.Missing, lacks...)
+	if s.abi > 0 {
+		s.Applied = append(s.Applied, "landlock")
+	}
 	dir, err := ownGroup()
 	if err == nil {
 		s.groups, err = openGroups(dir)
 	}
-	s.reportGroups(err)
+	if err == nil {
+		s.Applied = append(s.Applied, "cgroup")
+		err = s.groups.lacking()
+	}
+	if err != nil {
+		s.Missing = append(s.Missing, Lack{"cgroup", err.Error(), groupsRemedy(err), errors.Is(err, errControllers)})
+	}
 	return s, nil
 }
 
@@ -132,23 +143,13 @@ func (s *Sandbox) openHelper(path string) error {
 }
 
 func (s *Sandbox) openFilters(denied seccomp.Action) error {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return os.NewSyscallError("uname", err)
-	}
-	if release := unix.ByteSliceToString(name.Release[:]); !letsPass(release) {
-		s.Missing = append(s.Missing, "seccomp: Linux "+release+" is older than 5.5")
-		return nil
-	}
-	action := uint32(unix.SECCOMP_RET_USER_NOTIF)
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
-	if errno != 0 {
-		s.Missing = append(s.Missing, "seccomp: "+errno.Error())
+	if lacks := filters(); len(lacks) > 0 {
+		s.Missing = append(s.Missing, lacks...)
 		return nil
 	}
 	machine, err := arch.GetInfo("")
 	if err != nil {
-		s.Missing = append(s.Missing, "seccomp: "+err.Error())
+		s.Missing = append(s.Missing, Lack{"seccomp", err.Error(), "run vifproxy on amd64 or arm64", false})
 		return nil
 	}
 	once, err := filterOnce(machine)
@@ -169,16 +170,6 @@ func (s *Sandbox) openFilters(denied seccomp.Action) error {
 	return nil
 }
 
-// letsPass tells whether the supervisor of a call can let it pass: SECCOMP_USER_NOTIF_FLAG_CONTINUE, since Linux 5.5
-// (seccomp(2)). Before, vifproxy-confine would wait for ever in its execve. Only who has a notification can ask for it.
-func letsPass(release string) bool {
-	var major, minor int
-	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
-		return false
-	}
-	return major > 5 || major == 5 && minor >= 5
-}
-
 // inMemory makes a file that nobody can change, vifproxy-confine neither.
 func inMemory(name string, content []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -196,33 +187,6 @@ func inMemory(name string, content []byte) (*os.File, error) {
 		return nil, fmt.Errorf("keep %s in memory: %w", name, err)
 	}
 	return f, nil
-}
-
-func (s *Sandbox) openLandlock() {
-	abi, err := createRuleset(nil, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if err != nil {
-		s.Missing = append(s.Missing, "landlock: "+err.Error())
-		return
-	}
-	s.abi = abi
-	s.Applied = append(s.Applied, "landlock")
-	if _, missing := handled(abi); len(missing) > 0 {
-		s.Missing = append(s.Missing,
-			fmt.Sprintf("landlock: ABI %d does not know of %s", abi, strings.Join(missing, ", ")))
-	}
-}
-
-func (s *Sandbox) reportGroups(err error) {
-	switch {
-	case err != nil:
-		s.Missing = append(s.Missing, "cgroup: "+err.Error())
-	case len(s.groups.enabled) < len(controllers):
-		s.Missing = append(s.Missing, fmt.Sprintf("cgroup: of the controllers %s only [%s] are there",
-			strings.Join(controllers, ", "), strings.Join(s.groups.enabled, ", ")))
-		fallthrough
-	default:
-		s.Applied = append(s.Applied, "cgroup")
-	}
 }
 
 // Close gives back what New took. Proxies stay confined.
@@ -340,6 +304,7 @@ func (c *Cell) Remove() error {
 // checkCapabilities tells what becomeUser in cmd/vifproxy-confine cannot do.
 func (s *Sandbox) checkCapabilities() {
 	if !capability.Have(unix.CAP_SETPCAP) {
-		s.Missing = append(s.Missing, "capabilities: the bounding set stays, idle, without CAP_SETPCAP")
+		s.Missing = append(s.Missing, Lack{"capabilities", "the bounding set stays, idle, without CAP_SETPCAP",
+			"start vifproxyd by its unit, or as root", true})
 	}
 }

@@ -40,8 +40,8 @@ func TestFiltersFit(t *testing.T) {
 
 func TestHandledByOlderKernels(t *testing.T) {
 	for abi, want := range map[int]string{
-		1: "truncating files, TCP ports, device ioctls, signals",
-		4: "device ioctls, signals",
+		1: "truncating files (Linux 6.2), TCP ports (Linux 6.7), device ioctls (Linux 6.10), signals (Linux 6.12)",
+		4: "device ioctls (Linux 6.10), signals (Linux 6.12)",
 		7: "",
 		9: "",
 	} {

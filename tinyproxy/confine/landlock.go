@@ -30,7 +30,7 @@ const (
 	ports = unix.LANDLOCK_ACCESS_NET_BIND_TCP | unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
 )
 
-// handled returns all that this version of Landlock can forbid, and names what it cannot.
+// handled returns all that this version of Landlock can forbid, and what it cannot, with the Linux that can.
 func handled(abi int) (attr unix.LandlockRulesetAttr, missing []string) {
 	attr.Handled_access_fs = unix.LANDLOCK_ACCESS_FS_REFER - 1 // ABI 1: all rights before that one
 	for _, right := range []struct {
@@ -40,10 +40,10 @@ func handled(abi int) (attr unix.LandlockRulesetAttr, missing []string) {
 		name string
 	}{
 		{2, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_REFER, ""},
-		{3, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_TRUNCATE, "truncating files"},
-		{4, &attr.Handled_access_net, ports, "TCP ports"},
-		{5, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "device ioctls"},
-		{6, &attr.Scoped, unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL, "signals"},
+		{3, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_TRUNCATE, "truncating files (Linux 6.2)"},
+		{4, &attr.Handled_access_net, ports, "TCP ports (Linux 6.7)"},
+		{5, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "device ioctls (Linux 6.10)"},
+		{6, &attr.Scoped, unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL, "signals (Linux 6.12)"},
 	} {
 		if abi >= right.abi {
 			*right.set |= right.bits

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"vifproxy/tinyproxy/confine"
+)
+
+// confinement names what this machine does not have to confine proxies with.
+func (d *doctor) confinement() {
+	const check = "confinement"
+	missing := []confine.Lack{}
+	if d.status == nil { // what systemd gives is not known then
+		missing = confine.OfTheKernel()
+	}
+	for _, lack := range d.setup.Confinement.Missing {
+		missing = append(missing, confine.Lack(lack))
+	}
+	for _, lack := range missing {
+		level := levelWrong
+		if lack.InPart {
+			level = levelNote
+		}
+		d.tell(check, level, lack.Remedy, "%s: %s", lack.Mechanism, lack.Cause)
+	}
+	if len(missing) == 0 {
+		d.tell(check, levelOK, "", "this machine has all that proxies are confined with")
+	}
+}
+
+// limits compares what all AppVMs together may take with what this machine has. It may be less: they seldom take it all at
+// once, and a proxy that takes too much ends before the daemon.
+func (d *doctor) limits() {
+	const check = "limits"
+	config, err := configOf(d.rules.Template)
+	if err != nil || d.rules.TemplateErr != nil || len(d.rules.Files) == 0 {
+		return
+	}
+	var sum struct{ tasks, memory, tracked, descriptors uint64 }
+	for _, file := range d.rules.Files {
+		size := 0
+		if info, err := os.Stat(file.Path); err == nil {
+			size = int(info.Size())
+		}
+		l := confine.LimitsOf(config.MaxClients, size)
+		sum.tasks += l.Tasks
+		sum.memory += l.Memory
+		sum.tracked += connectionsPerClient * uint64(config.MaxClients)
+		sum.descriptors += heldForEach
+	}
+	before := len(d.findings)
+	for _, of := range []struct {
+		need, unit uint64
+		what       string
+		has        scarce
+		remedy     string
+	}{
+		{sum.tasks, 1, "processes and threads", d.tasks(), "write a smaller MaxClients into the template, or give this VM more memory"},
+		{sum.memory, 1 << 20, "MiB of memory", d.memory(), "write a smaller MaxClients into the template, or give this VM more memory"},
+		{sum.tracked, 1, "tracked connections", scarce{"nf_conntrack_max", readNumber("/proc/sys/net/netfilter/nf_conntrack_max")},
+			"sysctl net.netfilter.nf_conntrack_max=" + strconv.FormatUint(2*sum.tracked, 10) + ", or write a smaller MaxClients into the template"},
+		{sum.descriptors + heldByItself, 1, "descriptors of vifproxyd", scarce{"its RLIMIT_NOFILE", d.openFiles()},
+			"raise LimitNOFILE= in the unit with `systemctl edit vifproxyd`"},
+	} {
+		if of.need <= of.has.limit {
+			continue
+		}
+		if strings.HasSuffix(of.has.file, ".max") {
+			of.remedy = fmt.Sprintf("raise what %s says: TasksMax=infinity, MemoryMax=infinity with `systemctl edit UNIT`", of.has.file)
+		}
+		d.tell(check, levelNote, of.remedy, "%d AppVMs may together take %d %s, and %s allows %d", len(d.rules.Files),
+			of.need/of.unit, of.what, of.has.file, of.has.limit/of.unit)
+	}
+	if len(d.findings) == before {
+		d.tell(check, levelOK, "", "this machine has what %d AppVMs may take: %d processes and threads, %d MiB, %d tracked connections",
+			len(d.rules.Files), sum.tasks, sum.memory>>20, sum.tracked)
+	}
+}
+
+// What the daemon holds open, and what the kernel tracks: a client's connection, and the one that is made for it.
+const (
+	heldForEach          = 16  // descriptors for an AppVM: process and output of each generation, a log, what a start takes
+	heldByItself         = 256 // descriptors: 64 connections of the control socket, sockets, directories
+	connectionsPerClient = 2
+)
+
+// scarce is a number in a file that limits something; math.MaxUint64 if it is not known, or unlimited.
+type scarce struct {
+	file  string
+	limit uint64
+}
+
+func least(all ...scarce) scarce {
+	return slices.MinFunc(all, func(a, b scarce) int {
+		switch {
+		case a.limit < b.limit:
+			return -1
+		case a.limit > b.limit:
+			return 1
+		}
+		return 0
+	})
+}
+
+func (d *doctor) tasks() scarce {
+	all := []scarce{
+		{"kernel.threads-max", readNumber("/proc/sys/kernel/threads-max")},
+		{"kernel.pid_max", readNumber("/proc/sys/kernel/pid_max")},
+	}
+	return least(append(all, d.groups("pids.max")...)...)
+}
+
+func (d *doctor) memory() scarce {
+	all := []scarce{{"the machine", math.MaxUint64}}
+	text, _ := os.ReadFile(root + "/proc/meminfo")
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
+			all[0].limit = number64(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+			if all[0].limit < math.MaxUint64 {
+				all[0].limit <<= 10
+			}
+		}
+	}
+	all = append(all, d.groups("memory.max")...)
+	return least(append(all, d.groups("memory.high")...)...)
+}
+
+// groups reads a limit of the cgroups above the daemon's own.
+func (d *doctor) groups(file string) (all []scarce) {
+	if d.setup.PID == 0 {
+		return nil
+	}
+	text, _ := os.ReadFile(fmt.Sprintf("%s/proc/%d/cgroup", root, d.setup.PID))
+	for line := range strings.Lines(string(text)) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		for ; ok && path != "/" && path != "."; path = filepath.Dir(path) {
+			name := filepath.Join("/sys/fs/cgroup", path, file)
+			all = append(all, scarce{name, readNumber(name)})
+		}
+	}
+	return all
+}
+
+// openFiles returns how many descriptors the daemon may have.
+func (d *doctor) openFiles() uint64 {
+	text, _ := os.ReadFile(fmt.Sprintf("%s/proc/%d/limits", root, d.setup.PID))
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "Max open files"); ok && len(strings.Fields(rest)) > 0 {
+			return number64(strings.Fields(rest)[0])
+		}
+	}
+	return math.MaxUint64
+}
+
+// readNumber reads a file with one number in it.
+func readNumber(path string) uint64 {
+	text, _ := os.ReadFile(root + path)
+	return number64(strings.TrimSpace(string(text)))
+}
+
+// number64 reads a number; "max", "unlimited" and what is none are no limit.
+func number64(text string) uint64 {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return math.MaxUint64
+	}
+	return n
+}

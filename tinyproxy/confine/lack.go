@@ -1,0 +1,131 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lack is what this machine does not have to confine proxies with.
+type Lack struct {
+	Mechanism string // seccomp, landlock, cgroup, capabilities
+	Cause     string
+	Remedy    string
+	InPart    bool // the mechanism is in force, but not all that it can do
+}
+
+func (l Lack) String() string { return fmt.Sprintf("%s: %s (%s)", l.Mechanism, l.Cause, l.Remedy) }
+
+// OfTheKernel returns what the running kernel does not have. What systemd does not give the daemon is found by New.
+func OfTheKernel() []Lack {
+	_, lacks := landlock()
+	return append(filters(), lacks...)
+}
+
+// filters returns what the kernel lacks for our seccomp filters.
+func filters() []Lack {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return []Lack{{Mechanism: "seccomp", Cause: err.Error()}}
+	}
+	if release := unix.ByteSliceToString(name.Release[:]); !letsPass(release) {
+		return noFilters("Linux " + release + " is older than 5.5")
+	}
+	action := uint32(unix.SECCOMP_RET_USER_NOTIF)
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOSYS:
+		return noFilters("the kernel was built without it (CONFIG_SECCOMP)")
+	case unix.EOPNOTSUPP:
+		return noFilters("the kernel does not have user notification")
+	}
+	return noFilters(errno.Error())
+}
+
+func noFilters(cause string) []Lack {
+	return []Lack{{Mechanism: "seccomp", Cause: cause, Remedy: later()}}
+}
+
+// letsPass tells whether the supervisor of a call can let it pass: SECCOMP_USER_NOTIF_FLAG_CONTINUE, since Linux 5.5
+// (seccomp(2)). Before, vifproxy-confine would wait for ever in its execve. Only who has a notification can ask for it.
+func letsPass(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 5
+}
+
+// landlock returns the version of Landlock's interface, 0 for none, and what is missing in it.
+func landlock() (abi int, lacks []Lack) {
+	abi, err := createRuleset(nil, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if err != nil {
+		modules, _ := os.ReadFile("/sys/kernel/security/lsm") // without it, the order that Linux has by default
+		return 0, []Lack{landlockLack(err, string(modules), qube())}
+	}
+	_, missing := handled(abi)
+	for _, what := range missing {
+		lacks = append(lacks, Lack{"landlock", fmt.Sprintf("ABI %d does not know of %s", abi, what), later(), true})
+	}
+	return abi, lacks
+}
+
+// landlockLack explains an error of landlock_create_ruleset(2). A kernel that has Landlock built in and does not list it
+// among the security modules that it starts with says EOPNOTSUPP, as Qubes' did until February 2026; ENOSYS is that of one
+// without it. modules are those that are on, as /sys/kernel/security/lsm lists them; qube is the name of this VM, if it is
+// one of Qubes OS.
+func landlockLack(err error, modules, qube string) Lack {
+	switch {
+	case errors.Is(err, unix.ENOSYS):
+		return Lack{"landlock", "the kernel was built without it (CONFIG_SECURITY_LANDLOCK)", later(), false}
+	case errors.Is(err, unix.EOPNOTSUPP):
+		option := lsmOption(modules)
+		remedy := "add " + option + " to the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub), and restart"
+		if qube != "" {
+			remedy = fmt.Sprintf("in dom0: qvm-prefs %s kernelopts \"$(qvm-prefs %s kernelopts) %s\", and restart this VM",
+				qube, qube, option)
+		}
+		return Lack{"landlock", "the kernel has it, but not switched on (it is not in lsm=)", remedy, false}
+	}
+	return Lack{"landlock", err.Error(), later(), false}
+}
+
+// lsmOption returns the option of the kernel's command line that switches Landlock on in addition to the modules that are
+// on. The option replaces the whole list (ordered_lsm_init in Linux' security/security.c), so it has to name them;
+// capability is always on.
+func lsmOption(modules string) string {
+	on := strings.FieldsFunc(modules, func(r rune) bool { return r == ',' || r == '\n' })
+	if len(on) == 0 {
+		on = []string{"lockdown", "yama", "integrity", "selinux", "apparmor", "bpf"}
+	}
+	on = slices.DeleteFunc(on, func(name string) bool { return name == "capability" || name == "landlock" })
+	return "lsm=" + strings.Join(append([]string{"landlock"}, on...), ",")
+}
+
+// later returns the remedy for a kernel that lacks something.
+func later() string {
+	const remedy = "use a later kernel"
+	if name := qube(); name != "" {
+		return fmt.Sprintf("%s; in dom0: qvm-prefs %s kernel", remedy, name)
+	}
+	return remedy
+}
+
+// qube returns the name of this VM in Qubes OS, which is its host name, or "" if it is none.
+func qube() string {
+	if _, err := os.Stat("/usr/share/qubes/marker-vm"); err != nil {
+		return ""
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "VM"
+	}
+	return name
+}
