@@ -3,7 +3,6 @@ package firewall
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -12,36 +11,23 @@ import (
 )
 
 // Watch calls wake whenever another program has changed the kernel's nftables ruleset (iptables-nft counts,
-// the old iptables does not report), and also when some change may have been missed. Changes made by this
+// the old iptables does not report), and once when it has subscribed. Changes made by this
 // process over netlink are ignored, those of the nft and iptables it runs are not. Watch blocks until ctx
-// ends and then returns nil; it returns an error only at once, if the kernel does not offer notifications.
+// ends and then returns nil. An error means that it could not subscribe, or that notifications were lost since.
 //
 // It does not use the library's Monitor, which blocks forever on its channel when the reader leaves, and
 // decodes every rule only to have it thrown away.
-func Watch(ctx context.Context, log *slog.Logger, wake func()) error {
+func Watch(ctx context.Context, wake func()) error {
 	conn, err := subscribe()
 	if err != nil {
 		return err
 	}
-	for {
-		wake()
-		err := follow(ctx, conn, wake)
-		conn.Close()
-		if ctx.Err() != nil {
-			return nil
-		}
-		log.Warn("nftables notifications were lost: subscribing again", "err", err)
-		for delay := time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
-			if conn, err = subscribe(); err == nil {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(delay):
-			}
-		}
+	defer conn.Close()
+	wake()
+	if err = follow(ctx, conn, wake); ctx.Err() != nil {
+		return nil
 	}
+	return fmt.Errorf("watch nftables: %w", err)
 }
 
 func subscribe() (*netlink.Conn, error) {

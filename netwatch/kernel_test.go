@@ -103,8 +103,6 @@ func observe(t *testing.T, watch func(context.Context, func(Hint)) error) *obser
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func watchKernel(ctx context.Context, wake func(Hint)) error { return Watch(ctx, discard(), wake) }
-
 // until waits for the wake after which Read, or what there is without it, says want.
 func (o *observer) until(t *testing.T, want string) {
 	t.Helper()
@@ -220,7 +218,7 @@ func TestReadWhileLinksComeAndGo(t *testing.T) {
 }
 
 func TestWatchFollows(t *testing.T) {
-	o := observe(t, watchKernel)
+	o := observe(t, Watch)
 	o.until(t, "")
 	const a, b = "10.137.0.15 via vif2.0 at 10.138.1.1\n", "10.137.0.16 via vif3.0 at 10.138.1.1\n"
 	first := attach(t, "vif2.0", "10.137.0.15")
@@ -269,7 +267,7 @@ func TestWatchFollows(t *testing.T) {
 
 // TestWatchStops waits for Watch to return while it is blocked in the kernel.
 func TestWatchStops(t *testing.T) {
-	o := observe(t, watchKernel)
+	o := observe(t, Watch)
 	<-o.woken
 	o.cancel()
 	err := <-o.ended
@@ -320,69 +318,37 @@ func TestQuietEvents(t *testing.T) {
 	}
 }
 
-// recorder is a subscription that tells how it ended.
-type recorder struct {
-	io.ReadCloser
-	failed *error
-}
-
-func (r recorder) Read(b []byte) (int, error) {
-	n, err := r.ReadCloser.Read(b)
-	if err != nil {
-		*r.failed = err
-	}
-	return n, err
-}
-
 // TestOverflow has the kernel drop events: its queue is as small as it can be and nobody reads it while
 // twenty AppVMs come, since that happens within the first wake.
 func TestOverflow(t *testing.T) {
 	const vms = 20
-	failed := make([]error, 1, 100)
-	subscriptions := 0
-	tiny := func() (io.ReadCloser, error) {
-		subscriptions++
-		events, err := subscribe(1)
-		failed = append(failed, nil)
-		return recorder{events, &failed[len(failed)-1]}, err
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	wakes := 0
-	err := watch(ctx, discard(), func(Hint) {
+	err := follow(t.Context(), func(Hint) {
 		if wakes++; wakes == 1 {
 			for i := range vms {
 				attach(t, vifName(20+i, 0), fmt.Sprintf("10.137.2.%d", i))
 			}
-			return
 		}
-		s, err := Read()
-		if err != nil || len(s) != vms {
-			t.Errorf("after wake %d: %d AppVMs of %d, %v", wakes, len(s), vms, err)
-		}
-		cancel()
-	}, tiny, readLinks)
-	check(t, err)
-	if subscriptions != 2 || !errors.Is(failed[1], unix.ENOBUFS) {
-		t.Errorf("%d subscriptions, the first ended with %v; want 2 and ENOBUFS", subscriptions, failed[1])
+	}, func() (io.ReadCloser, error) { return subscribe(1) }, readLinks)
+	if !errors.Is(err, unix.ENOBUFS) {
+		t.Errorf("follow = %v, want ENOBUFS", err)
 	}
 }
 
 // TestClosedSubscription takes the socket away under Watch.
 func TestClosedSubscription(t *testing.T) {
-	opened := make(chan io.Closer, 10)
-	o := observe(t, func(ctx context.Context, wake func(Hint)) error {
-		return watch(ctx, discard(), wake, func() (io.ReadCloser, error) {
+	opened, ended := make(chan io.Closer, 1), make(chan error)
+	go func() {
+		ended <- follow(t.Context(), func(Hint) {}, func() (io.ReadCloser, error) {
 			events, err := subscribe(queueSize)
 			opened <- events
 			return events, err
 		}, readLinks)
-	})
-	o.until(t, "")
+	}()
 	check(t, (<-opened).Close())
-	<-opened
-	attach(t, "vif2.0", "10.137.0.15")
-	o.until(t, "10.137.0.15 via vif2.0 at 10.138.1.1\n")
+	if err := <-ended; err == nil {
+		t.Error("no error")
+	}
 }
 
 // BenchmarkRead is the cost of one Read with 250 AppVMs connected. (The other ends of the pairs are links,

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/netip"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,9 +14,6 @@ import (
 // queueSize is how many bytes of events the kernel may keep for us, and it doubles that (sock_setsockopt in
 // net/core/sock.c). An attach takes about 10 kB of it.
 const queueSize = 4 << 20
-
-// The time between subscriptions that fail one after another. The first is renewed at once.
-const minDelay, maxDelay = 100 * time.Millisecond, 10 * time.Second
 
 // Hint says where something may have changed: about a link, or a host that a route leads to. The zero Hint is anywhere.
 type Hint struct {
@@ -29,11 +24,19 @@ type Hint struct {
 // Watch calls wake when what [Read] returns may have changed, in the network namespace of the calling thread,
 // and once when it has subscribed. It may call it needlessly. wake must not block.
 //
-// Lost events, and whatever else goes wrong with the subscription, are logged and answered with a new
-// subscription and then a wake. Watch returns nil when ctx ends; an error means that this process is not
-// allowed to subscribe.
-func Watch(ctx context.Context, log *slog.Logger, wake func(Hint)) error {
-	return watch(ctx, log, wake, func() (io.ReadCloser, error) { return subscribe(queueSize) }, readLinks)
+// Watch returns nil when ctx ends. An error means that it could not subscribe, or that events were lost since: what
+// changes then is not told of.
+func Watch(ctx context.Context, wake func(Hint)) error {
+	err := follow(ctx, wake, func() (io.ReadCloser, error) { return subscribe(queueSize) }, readLinks)
+	if ctx.Err() != nil {
+		return nil
+	}
+	for _, forbidden := range []error{unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EPERM, unix.EACCES} {
+		if errors.Is(err, forbidden) {
+			err = fmt.Errorf("%w (allow AF_NETLINK in RestrictAddressFamilies= of the service)", err)
+		}
+	}
+	return fmt.Errorf("watch the network: %w", err)
 }
 
 func subscribe(queueSize int) (io.ReadCloser, error) {
@@ -45,41 +48,12 @@ func subscribe(queueSize int) (io.ReadCloser, error) {
 	})
 }
 
-// watch renews the subscription as long as ctx lasts.
-func watch(ctx context.Context, log *slog.Logger, wake func(Hint),
-	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) error {
-	delay := time.Duration(0)
-	for {
-		heard, err := follow(ctx, wake, subscribe, list)
-		if ctx.Err() != nil {
-			return nil
-		}
-		for _, never := range []error{unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EPERM, unix.EACCES} {
-			if errors.Is(err, never) {
-				return fmt.Errorf("watch the network: %w (allow AF_NETLINK in RestrictAddressFamilies= "+
-					"of the service)", err)
-			}
-		}
-		if heard {
-			delay = 0
-		}
-		log.Warn("network events were lost, subscribing again", "err", err)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(delay):
-		}
-		delay = min(max(minDelay, 2*delay), maxDelay)
-	}
-}
-
-// follow subscribes and passes events on until that fails, as it does at the end of ctx. It reports whether
-// any event arrived.
+// follow subscribes and passes events on until that fails, as it does at the end of ctx.
 func follow(ctx context.Context, wake func(Hint),
-	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) (heard bool, err error) {
+	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) error {
 	events, err := subscribe()
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer events.Close()
 	stop := context.AfterFunc(ctx, func() { events.Close() })
@@ -93,9 +67,8 @@ func follow(ctx context.Context, wake func(Hint),
 	for buf := make([]byte, bufferSize); ; {
 		n, err := events.Read(buf)
 		if err != nil {
-			return heard, err
+			return err
 		}
-		heard = true
 		for _, hint := range f.concerns(buf[:n]) {
 			wake(hint)
 		}

@@ -1,17 +1,10 @@
 package netwatch
 
 import (
-	"bytes"
-	"context"
 	"encoding/binary"
-	"errors"
-	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,59 +112,6 @@ func TestFilterForgets(t *testing.T) {
 	}
 	if len(f.links) != 0 {
 		t.Errorf("%d links held, all have gone", len(f.links))
-	}
-}
-
-func noLinks() ([]link, error) { return nil, nil }
-
-// brokenEvents is a subscription on which every receive fails.
-type brokenEvents struct{ err error }
-
-func (b brokenEvents) Read([]byte) (int, error) { return 0, b.err }
-func (b brokenEvents) Close() error             { return nil }
-
-func TestWatchNeverSpins(t *testing.T) {
-	tests := map[string]func() (io.ReadCloser, error){
-		"no subscription":      func() (io.ReadCloser, error) { return nil, unix.EMFILE },
-		"no receive":           func() (io.ReadCloser, error) { return brokenEvents{unix.ENOBUFS}, nil },
-		"end of file":          func() (io.ReadCloser, error) { return brokenEvents{io.EOF}, nil },
-		"out of kernel memory": func() (io.ReadCloser, error) { return nil, unix.ENOMEM },
-	}
-	for name, subscribe := range tests {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				var out bytes.Buffer
-				attempts := 0
-				start := time.Now()
-				err := watch(ctx, slog.New(slog.NewTextHandler(&out, nil)), func(Hint) {},
-					func() (io.ReadCloser, error) { attempts++; return subscribe() }, noLinks)
-				if err != nil {
-					t.Error(err)
-				}
-				if took := time.Since(start); took != time.Minute {
-					t.Errorf("ended %v after its start, want at the end of its context", took)
-				}
-				// After 0, 0.1, 0.2, … 6.4, 10, 10 … seconds.
-				if attempts != 13 {
-					t.Errorf("%d attempts in a minute, want 13", attempts)
-				}
-				if lines := strings.Count(out.String(), "\n"); lines != attempts {
-					t.Errorf("%d attempts and %d log lines", attempts, lines)
-				}
-			})
-		})
-	}
-}
-
-func TestWatchThatCanNeverWork(t *testing.T) {
-	for _, never := range []error{unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EPERM, unix.EACCES} {
-		err := watch(t.Context(), slog.New(slog.DiscardHandler), func(Hint) { t.Error("wake without subscription") },
-			func() (io.ReadCloser, error) { return nil, never }, noLinks)
-		if !errors.Is(err, never) || !strings.Contains(err.Error(), "RestrictAddressFamilies") {
-			t.Errorf("watch = %v, want %v and its remedy", err, never)
-		}
 	}
 }
 

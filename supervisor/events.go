@@ -36,8 +36,8 @@ var (
 	DaemonFails  = kind("daemon-fails", "de5a1c62020b4c038d75f5b266e1ba4f", slog.LevelError, "vifproxyd gives up")
 	daemonStops  = kind("daemon-stops", "88ea375e00fb42a9996742a53d6ad400", slog.LevelInfo, "vifproxyd stops")
 	Reloading    = kind("reloading", "9704fc67e71e47eb8ff0571221adc873", slog.LevelInfo, "reading everything again")
-	Deaf         = kind("deaf", "0bf49795ad6040f3b6be14158db9c6b6", slog.LevelError,
-		"no more events: changes are seen at the next regular look only")
+	deaf         = kind("deaf", "0bf49795ad6040f3b6be14158db9c6b6", slog.LevelError,
+		"no events: looked at every 5 s instead")
 	Vulnerable = kind("vulnerable", "ed9908ac23ba4f1fbd8bf6e21f78b71b", slog.LevelWarn, "tinyproxy has a known hole")
 	leftovers  = kind("leftovers", "f759cce9252a47969f300381d9aa8cbb", slog.LevelWarn,
 		"ended proxies that an earlier run had left")

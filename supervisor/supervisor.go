@@ -129,6 +129,7 @@ type Supervisor struct {
 		rest         time.Time // nothing has happened since
 		mail         time.Time // plan with what mail changed
 		stops        time.Time // try again to read, or write, what is stopped
+		deaf         time.Time // read what has no watcher that works
 	}
 	lastRound time.Time
 	planned   time.Time
@@ -138,6 +139,7 @@ type Supervisor struct {
 	changed   bool         // mail changed something that the plan depends on
 	up        []netip.Addr // AppVMs that a process has come up for just now
 	troubles  troubles
+	deafTo    map[string]Reason // inputs whose watchers do not work, by what these are called
 	waiters   []*waiter
 	keeping   struct { // of the record of stops
 		busy bool           // it is being written
@@ -161,6 +163,7 @@ func New(c Config) *Supervisor {
 		done:   make(chan struct{}),
 
 		troubles: troubles{},
+		deafTo:   map[string]Reason{},
 		inputs:   Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[identity]map[rules.Host]time.Time{}},
 		cache:    policyCache{},
 		vms:      map[netip.Addr]*appVM{},
@@ -208,7 +211,7 @@ func (s *Supervisor) round(now time.Time) time.Time {
 	if take(&s.due.rest, now) {
 		s.Rest()
 	}
-	s.schedule(s.waker.take(), now)
+	s.schedule(s.pollDeaf(s.waker.take(), now), now)
 	if take(&s.due.stops, now) {
 		s.tryStops(now)
 	}
@@ -401,7 +404,7 @@ func (s *Supervisor) next(now time.Time) time.Time {
 	next := now.Add(s.Interval)
 	d := s.due
 	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready,
-		d.names, d.rest, d.mail, d.stops} {
+		d.names, d.rest, d.mail, d.stops, d.deaf} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

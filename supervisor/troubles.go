@@ -16,6 +16,11 @@ type troubles map[string]Failure
 // note records how an attempt went, tells of a change, and returns when to try again; zero after a success. A fence that
 // does not stand is told of where proxies are ended for it.
 func (t troubles) note(events *Events, now time.Time, what string, err error) time.Time {
+	return t.noteAs(trouble, events, now, what, err)
+}
+
+// noteAs is note with another kind of event for a failure.
+func (t troubles) noteAs(kind *Kind, events *Events, now time.Time, what string, err error) time.Time {
 	before, had := t[what]
 	if err == nil {
 		if had {
@@ -25,7 +30,7 @@ func (t troubles) note(events *Events, now time.Time, what string, err error) ti
 		return time.Time{}
 	}
 	if (!had || before.Err.Error() != err.Error()) && !errors.Is(err, firewall.ErrUnfenced) {
-		events.Emit(trouble, control.About{What: what, Err: err.Error()})
+		events.Emit(kind, control.About{What: what, Err: err.Error()})
 	}
 	t[what] = before.next(now, err, false, 0)
 	return t[what].Retry

@@ -1,8 +1,13 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
@@ -33,5 +38,73 @@ func TestTemplateHasToSayWhetherListsAreWhite(t *testing.T) {
 	if table, _, _ := s.ctl("show"); !strings.Contains(table, "black list: it reaches all hosts but those in its rule file") {
 		s.Errorf("show:\n%s", table)
 	}
+	s.stop()
+}
+
+// useUpInotify takes all instances of inotify that the kernel lets the daemon's user have, until free is called. The kernel
+// counts them by the effective uid of the thread that makes them (inotify_new_group in fs/notify/inotify/inotify_user.c).
+func (s *site) useUpInotify() (free func()) {
+	s.Helper()
+	var taken []int
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(s.user), ^uintptr(0)); errno != 0 {
+			done <- errno
+			return
+		}
+		for {
+			fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+			if err != nil {
+				done <- err
+				return
+			}
+			taken = append(taken, fd)
+		}
+	}()
+	if err := <-done; err != unix.EMFILE {
+		s.Fatalf("after %d instances: %v, want EMFILE", len(taken), err)
+	}
+	free = func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+		taken = nil
+	}
+	s.Cleanup(free)
+	return free
+}
+
+// Without inotify a host that is taken from a list is out of reach within seconds, people are told, and inotify is tried
+// again until there is some.
+func TestNoInotifyAtTheStart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.user = 64200 + os.Getpid()%300 // other tests have limits of their own
+	s.must(os.Chown(s.dir, s.user, 0))
+	free := s.useUpInotify()
+	s.rules("work.10.137.0.11", bank, shop)
+	s.attach("work", "10.137.0.11")
+	s.start()
+	s.opens("work", "http://shop.example/")
+	s.says("show", "events of rule directory: ", "events of resolvers: ", "too many open files")
+	s.says("doctor", "events of rule directory: ")
+	if !s.daemon.hasTold("STATUS=AppVMs: 1 running; events of ") {
+		s.Error("systemd was not told")
+	}
+	s.rules("work.10.137.0.11", bank)
+	s.until("the host is out of reach", func() error {
+		if r := s.Get("work", "http://shop.example/"); r.Status != 403 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	free()
+	s.until("the daemon hears of changes again", func() error {
+		if _, problems, _ := s.ctl("show"); strings.Contains(problems, "too many open files") {
+			return fmt.Errorf("%s", problems)
+		}
+		return nil
+	})
 	s.stop()
 }

@@ -146,36 +146,35 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		},
 	})
 
-	watch := func(what string, f func(context.Context) error) {
-		helpers.Go(func() {
-			if err := f(ctx); err != nil && ctx.Err() == nil {
-				events.Emit(supervisor.Deaf, control.About{What: what, Err: err.Error()})
-			}
-		})
+	watch := func(what string, input supervisor.Reason, f func(ctx context.Context, report func(error)) error) {
+		helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })
 	}
-	watch("netlink", func(ctx context.Context) error {
-		return netwatch.Watch(ctx, log, s.Hint)
+	watch("netlink", supervisor.Links, func(ctx context.Context, report func(error)) error {
+		return netwatch.Watch(ctx, func(h netwatch.Hint) { report(nil); s.Hint(h) })
 	})
-	watch("rule directory", func(ctx context.Context) error {
-		return rules.Watch(ctx, log, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) })
+	watch("rule directory", supervisor.Rules, func(ctx context.Context, report func(error)) error {
+		return rules.Watch(ctx, log, o.rulesDir, o.template, func() { report(nil); s.Wake(supervisor.Rules) })
 	})
-	watch("resolvers", func(ctx context.Context) error {
-		return netwatch.WatchResolvers(ctx, log, resolvConf, func() { s.Wake(supervisor.Resolvers) })
+	watch("resolvers", supervisor.Resolvers, func(ctx context.Context, report func(error)) error {
+		return netwatch.WatchResolvers(ctx, log, resolvConf, func() { report(nil); s.Wake(supervisor.Resolvers) })
 	})
-	watch("firewall", func(ctx context.Context) error {
-		return firewall.Watch(ctx, log, func() { s.Wake(supervisor.Firewall) })
+	watch("nftables", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
+		return firewall.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
 	})
-	watch("control socket", func(ctx context.Context) error { return control.Serve(ctx, socket, s, log) })
-	watch("SIGHUP", func(ctx context.Context) error {
+	watch("control socket", 0, func(ctx context.Context, report func(error)) error {
+		report(nil)
+		return control.Serve(ctx, socket, s, log)
+	})
+	helpers.Go(func() {
 		for {
 			select {
 			case <-hup:
 				events.Emit(supervisor.Reloading, control.About{Why: "SIGHUP"})
-				if err := s.Reload(ctx); err != nil {
-					return err
+				if err := s.Reload(ctx); err != nil && ctx.Err() == nil {
+					log.Error("cannot read everything again", "err", err)
 				}
 			case <-ctx.Done():
-				return nil
+				return
 			}
 		}
 	})
