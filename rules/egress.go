@@ -26,9 +26,43 @@ func (e Egress) String() string {
 	return fmt.Sprintf("[%s]:%d", e.To, e.Port)
 }
 
-// Covers tells whether whoever may connect to e may do all that other allows.
+// Single reports whether e is one address. It leads there wherever that is. A network never leads to addresses of the firewall
+// VM, loopback, link-local addresses or AppVMs.
+func (e Egress) Single() bool { return e.To.IsSingleIP() }
+
+// Covers reports whether a proxy that may connect to e may do all that other allows.
 func (e Egress) Covers(other Egress) bool {
-	return e.Port == other.Port && e.To.Bits() <= other.To.Bits() && e.To.Overlaps(other.To)
+	return e.Port == other.Port && e.To.Bits() <= other.To.Bits() && e.To.Overlaps(other.To) &&
+		(e.Single() || !other.Single())
+}
+
+// innermost are addresses of the firewall VM itself and of its links, whatever its interfaces have.
+var innermost = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"),
+}
+
+// openings returns what is odd about the lines that open the fence. Path is not set.
+func (f File) openings() (all []Finding) {
+	for _, e := range f.Egress {
+		finding := Finding{Line: e.Line, Col: 1}
+		within := slices.ContainsFunc(innermost, func(net netip.Prefix) bool {
+			return net.Bits() <= e.To.Bits() && net.Overlaps(e.To)
+		})
+		switch {
+		case within && e.Single():
+			finding.Problem = fmt.Sprintf("%s is the firewall VM itself, or on its own link: this AppVM reaches what listens there",
+				e.To.Addr())
+			finding.Remedy = "remove the line, unless that service is meant for this AppVM"
+		case within:
+			finding.Problem = fmt.Sprintf("%s leads nowhere: a network opens no address of the firewall VM or of its links", e.To)
+			finding.Remedy = "name the single address"
+		default:
+			continue
+		}
+		all = append(all, finding)
+	}
+	return all
 }
 
 // The widest networks that may be opened: those of RFC 1918 and RFC 4193. Whoever wants more than these wants

@@ -78,6 +78,11 @@ func (c Check) File(path string, content []byte) []Finding {
 		found.Col += strings.Index(found.Source, found.entry)
 		all = append(all, found)
 	}
+	for _, found := range f.openings() {
+		found.Path, found.Source = path, lines[found.Line-1]
+		found.Width = len(found.Source)
+		all = append(all, found)
+	}
 	slices.SortStableFunc(all, func(a, b Finding) int { return a.Line - b.Line })
 	return all
 }
@@ -87,7 +92,7 @@ func (c Check) Parsed(f File) []Finding {
 	if f.domains {
 		c.Language = Fnmatch
 	}
-	all := c.entries(f.entries, f.domains)
+	all := append(c.entries(f.entries, f.domains), f.openings()...)
 	for i := range all {
 		all[i].Path = f.Path
 	}

@@ -82,7 +82,8 @@ func (s *Supervisor) check(now time.Time) {
 		return
 	}
 	s.guard.began = now
-	state := firewall.State{Fence: s.last.Fence}
+	state := *s.last
+	state.Bindings = nil
 	for _, b := range s.last.Bindings {
 		if p := s.vms[b.Addr].serves(b.To.Port()); p != nil {
 			state.Bindings = append(state.Bindings, b)

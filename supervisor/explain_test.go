@@ -267,7 +267,9 @@ func TestExplainFence(t *testing.T) {
 			"(the line `#: egress [fd00::1/128]:443` in the rule file opens it)"},
 		{"#: egress 192.168.1.5:443", "", "both.example", "true 192.168.1.5 is opened by 1 #: egress 192.168.1.5/32:443"},
 		{"", "", "http://127.0.0.1/", "false 127.0.0.1 is refused: it is in 127.0.0.0/8 " +
-			"(the line `#: egress 127.0.0.1/32:80` in the rule file opens it)"},
+			"(it would open this VM or an AppVM, so no line is proposed)"},
+		{"", "", "http://198.18.0.7/", "false 198.18.0.7 is refused: it is in 198.18.0.0/15 " +
+			"(the line `#: egress 198.18.0.0/15:80` in the rule file opens it)"}, // the next look-up has another address
 		{"", "", "http://10.8.1.1/", "true 10.8.1.1 is opened for all by --egress-allow: 10.8.0.0/16"},
 		{"", "", "http://10.9.0.1:3128/", "true 10.9.0.1 is opened for all by an Upstream in the template: 10.9.0.1/32:3128"},
 		{"", "", "none.example", "true not asked, as no address of the host is known now: it has none"},

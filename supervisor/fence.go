@@ -14,7 +14,7 @@ import (
 // Exit is what the fence is to let the proxies of one AppVM do besides the usual.
 type Exit struct {
 	Addr      netip.Addr
-	Egress    []rules.Egress
+	Holes     []firewall.Hole
 	Ports     []uint16
 	Upstreams []tinyproxy.Upstream
 }
@@ -22,26 +22,28 @@ type Exit struct {
 // exit is what the target may do. As long as another policy serves, both must permit it: a process has no holes
 // but its own rules', and what was taken away is closed at once.
 func exit(target *Policy, serving *Generation) Exit {
-	e := Exit{target.Addr, target.Egress, target.Config.Connect, target.Config.Upstreams}
+	e := Exit{target.Addr, holes(target.Egress), target.Config.Connect, target.Config.Upstreams}
 	if serving == nil || serving.Policy.key == target.key {
 		return e
 	}
 	old := serving.Policy
-	e.Egress = common(target.Egress, old.Egress)
+	e.Holes = common(e.Holes, holes(old.Egress))
 	e.Ports = inBoth(e.Ports, old.Config.Connect)
 	e.Upstreams = inBoth(e.Upstreams, old.Config.Upstreams)
 	return e
 }
 
-// common is what both lists open: of two networks with a common part, the smaller.
-func common(a, b []rules.Egress) (both []rules.Egress) {
+// common is what both lists open: of two networks with a common part, the smaller. It is as wide as a network where one of
+// the two is.
+func common(a, b []firewall.Hole) (both []firewall.Hole) {
 	for _, x := range a {
 		for _, y := range b {
-			switch {
-			case x.Covers(y):
-				both = append(both, y)
-			case y.Covers(x):
-				both = append(both, x)
+			if x.Port == y.Port && x.To.Overlaps(y.To) {
+				to := x.To
+				if y.To.Bits() > to.Bits() {
+					to = y.To
+				}
+				both = append(both, firewall.Hole{To: to, Port: x.Port, Literal: x.Literal && y.Literal})
 			}
 		}
 	}
@@ -59,12 +61,15 @@ func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
 	}
 	named := make(map[string]bool)
 	for _, e := range exits {
-		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: holes(e.Egress)})
+		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: e.Holes})
 		f.Ports = append(f.Ports, e.Ports...)
 		for _, up := range e.Upstreams {
 			named[up.Host] = true
+			_, unnamed := netip.ParseAddr(up.Host)
 			for _, addr := range s.addresses(up.Host, now) {
-				f.Holes = append(f.Holes, firewall.Hole{To: netip.PrefixFrom(addr, addr.BitLen()), Port: up.Port})
+				f.Holes = append(f.Holes, firewall.Hole{
+					To: netip.PrefixFrom(addr, addr.BitLen()), Port: up.Port, Literal: unnamed == nil,
+				})
 			}
 		}
 	}
@@ -77,9 +82,11 @@ func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
 	return f
 }
 
+// holes are what lines open. A single address leads where it says, as a person wrote it; a network never leads to this VM or
+// to AppVMs.
 func holes(egress []rules.Egress) (all []firewall.Hole) {
 	for _, e := range egress {
-		all = append(all, firewall.Hole{To: e.To, Port: e.Port})
+		all = append(all, firewall.Hole{To: e.To, Port: e.Port, Literal: e.Single()})
 	}
 	return all
 }

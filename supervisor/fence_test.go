@@ -158,19 +158,52 @@ func TestRefusalsAreShown(t *testing.T) {
 
 func TestCommon(t *testing.T) {
 	for _, c := range []struct{ a, b, want string }{
-		{"10.0.0.0/8", "10.0.0.0/8", "[10.0.0.0/8]"},
-		{"10.0.0.0/8", "10.1.0.0/16", "[10.1.0.0/16]"},
-		{"10.1.0.0/16,192.168.1.0/24:81", "10.0.0.0/8,192.168.0.0/16", "[10.1.0.0/16]"},
-		{"192.168.1.0/24:81", "192.168.0.0/16:81", "[192.168.1.0/24:81]"},
+		{"10.0.0.0/8", "10.0.0.0/8", "[{10.0.0.0/8 0 false}]"},
+		{"10.0.0.0/8", "10.1.0.0/16", "[{10.1.0.0/16 0 false}]"},
+		{"10.1.0.0/16,192.168.1.0/24:81", "10.0.0.0/8,192.168.0.0/16", "[{10.1.0.0/16 0 false}]"},
+		{"192.168.1.0/24:81", "192.168.0.0/16:81", "[{192.168.1.0/24 81 false}]"},
 		{"10.1.0.0/16", "10.2.0.0/16", "[]"},
+		{"10.1.2.3", "10.1.2.3/32", "[{10.1.2.3/32 0 true}]"},
+		{"10.1.2.3", "10.0.0.0/8", "[{10.1.2.3/32 0 false}]"}, // as the network has it: not if it is an AppVM's
 	} {
 		a, _ := rules.ParseEgress(c.a)
 		b, _ := rules.ParseEgress(c.b)
 		for range 2 {
-			if got := fmt.Sprint(common(a, b)); got != c.want {
+			if got := fmt.Sprint(common(holes(a), holes(b))); got != c.want {
 				t.Errorf("%v and %v: %s, want %s", a, b, got, c.want)
 			}
 			a, b = b, a
 		}
 	}
+}
+
+// TestSingleAddressesAloneLeadAnywhere: a person wrote them. Networks and what a name server says do not.
+func TestSingleAddressesAloneLeadAnywhere(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.hosts = map[string]netip.Addr{"proxy.corp": netip.MustParseAddr("127.0.0.1")} })
+		m.post(func() {
+			m.Egress, _ = rules.ParseEgress("10.8.0.1:81,10.9.0.0/16,fd00::1,fd00::/64")
+		})
+		m.file("config", fmt.Sprintf(toUpstream, "proxy.corp:3128")+"Upstream http 127.0.0.1:3129 \".local\"\n")
+		m.file("social.10.137.0.1", "a", "#: egress 127.0.0.1:9050", "#: egress 127.0.0.0/8", "#: egress 10.138.1.1/32")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		want := map[string]bool{
+			"127.0.0.1/32:3128": false, "127.0.0.1/32:3129": true,
+			"10.8.0.1/32:81": true, "10.9.0.0/16:0": false, "fd00::1/128:0": true, "fd00::/64:0": false,
+			"127.0.0.1/32:9050": true, "127.0.0.0/8:0": false, "10.138.1.1/32:0": true,
+		}
+		m.post(func() {
+			for _, h := range append(m.fenced.Holes, m.fenced.Proxies[0].Holes...) {
+				to := fmt.Sprintf("%s:%d", h.To, h.Port)
+				if literal, ok := want[to]; !ok || literal != h.Literal {
+					t.Errorf("%s literal: %v", to, h.Literal)
+				}
+				delete(want, to)
+			}
+		})
+		if m.took(); len(want) > 0 {
+			t.Errorf("not open: %v", want)
+		}
+	})
 }

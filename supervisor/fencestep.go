@@ -50,9 +50,46 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 		step.Passes = false
 		says = append(says, fmt.Sprintf("%s is refused: %s", addr, verdict.Why))
 	}
-	remedy := rules.Egress{To: netip.PrefixFrom(addrs[0], addrs[0].BitLen()), Port: port}
-	step.Says = fmt.Sprintf("%s (the line `#: egress %s` in the rule file opens it)", strings.Join(says, "; "), remedy)
-	return step, nil
+	remedy, err := f.remedy(netip.AddrPortFrom(addrs[0], port), s.Egress)
+	step.Says = strings.Join(says, "; ") + remedy
+	return step, err
+}
+
+// invented is what resolvers of some proxies answer with, another address each time (Clash and sing-box, "fake-ip").
+var invented = netip.MustParsePrefix("198.18.0.0/15")
+
+// remedy says which line opens an address, if one should, and why lines that seem to do not. Each answer is tried: what a
+// network would not open is an address of this VM, or an AppVM's, and is not proposed.
+func (f served) remedy(to netip.AddrPort, forAll []rules.Egress) (string, error) {
+	addr := to.Addr()
+	line := rules.Egress{To: netip.PrefixFrom(addr, addr.BitLen()), Port: to.Port()}
+	if invented.Contains(addr) {
+		line.To = invented
+	}
+	opens := func(literal bool) (bool, error) {
+		if !literal && (addr.IsLoopback() || addr.IsUnspecified() || addr.IsLinkLocalUnicast()) {
+			return false, nil
+		}
+		fence := f.fence
+		fence.Holes = append(slices.Clone(fence.Holes), firewall.Hole{To: line.To, Port: line.Port, Literal: literal})
+		verdict, err := fence.Judge(f.uid, to)
+		return verdict.Passes, err
+	}
+	switch wide, err := opens(false); {
+	case err != nil:
+		return "", err
+	case wide:
+		return fmt.Sprintf(" (the line `#: egress %s` in the rule file opens it)", line), nil
+	}
+	covers := func(e rules.Egress) bool { return !e.Single() && e.To.Contains(addr) }
+	lists := slices.Concat(f.Egress, forAll)
+	if i := slices.IndexFunc(lists, covers); i >= 0 {
+		return fmt.Sprintf(" (`egress %s` does not lead there: a network opens no address of this VM or of an AppVM)", lists[i]), nil
+	}
+	if single, err := opens(true); err != nil || single {
+		return " (it would open this VM or an AppVM, so no line is proposed)", err
+	}
+	return " (no line in a rule file opens it)", nil
 }
 
 // opens says by what the fence lets through to an address. What is open for all proxies is, where the daemon's options

@@ -71,7 +71,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
 	f.Func("egress-allow", "`NETWORKS` that all proxies may connect to although they are private, or at another port than "+
 		"80 and 443:\nCIDR[:PORT],... such as 192.168.1.5/32:8443; for one AppVM write '#: egress CIDR[:PORT]'\n"+
-		"into its rule file (default: none)", func(list string) error {
+		"into its rule file. A network never leads to this VM or to AppVMs (default: none)", func(list string) error {
 		egress, err := rules.ParseEgress(list)
 		o.egress = append(o.egress, egress...)
 		return err
