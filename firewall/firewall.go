@@ -3,7 +3,7 @@
 //
 // Every AppVM connects to the same place, port 8100 of its gateway. Behind it each proxy listens on a port of
 // its own, and a Binding says who gets there: packets that come in on this vif, from this address, are sent
-// on to this proxy. Nothing else leads to a proxy. The rules have three parts, in either backend:
+// on to this proxy. Nothing else leads to a proxy. The rules have three parts:
 //
 //   - a nat rule that sends a bound AppVM's connections to port 8100 on to its proxy;
 //   - an accept rule, since the firewall VM rejects what AppVMs send to the firewall VM itself;
@@ -19,10 +19,13 @@
 // translation), so a binding can move to a new proxy, or go, without harm to it; whoever wants it cut ends
 // the old proxy.
 //
+// All of it is kept in tables of our own. What other programs' chains decide besides needs one rule in theirs: in
+// Qubes' table, or in the chain INPUT of iptables, see Open.
+//
 // Backends write the difference between what the kernel holds and what it is to hold. They believe nothing they
-// remember unless the kernel says that nobody has changed anything since (nftables counts its transactions,
-// iptables does not, and is read at each Sync), so whatever happened in between (another program's flush, a failed
-// Sync, a crash) the next Sync sets it right.
+// remember unless the kernel says that nobody has changed anything since (nftables counts its transactions; the chain
+// INPUT is read at each Sync), so whatever happened in between (another program's flush, a failed Sync, a crash) the next
+// Sync sets it right.
 package firewall
 
 import (
@@ -67,14 +70,14 @@ var ErrUnfenced = errors.New("the fence around proxies does not stand")
 
 // Backend keeps the kernel's rules equal to a State. Its methods must not be called concurrently.
 type Backend interface {
-	// String is the backend's name: nftables or iptables.
+	// String names what decides on this machine who reaches the firewall VM: nftables, or the chain INPUT of iptables.
 	String() string
 
 	// Sync makes the kernel hold exactly want, and repairs the rules around it where somebody changed them.
-	// It returns how many writes that took: elements with nftables, transactions with iptables and for a repair; 0 if
-	// nothing differed. A binding whose To changed moves without a moment in which the AppVM is locked out. If want has
-	// something that cannot be, such as the same vif and address twice, nothing is written. After an error the kernel
-	// holds some state between the old and the new; call Sync again.
+	// It returns how many writes that took: elements, and transactions of a repair; 0 if nothing differed. A binding
+	// whose To changed moves without a moment in which the AppVM is locked out. If want has something that cannot be,
+	// such as the same vif and address twice, nothing is written. After an error the kernel holds some state between the
+	// old and the new; call Sync again.
 	//
 	// It calls inForce once, unless it fails before, as soon as connections that are made from then on to port 8100
 	// go where want says. What may be left to take away then is the leave for AppVMs to reach their own old proxies. Where
@@ -99,16 +102,21 @@ func once(f func()) func() {
 	}
 }
 
-// Open chooses the backend named by kind, "nftables" or "iptables", or with "auto" the one that fits the
-// machine: nftables where Qubes (R4.2 and later) has its user chain for it, else iptables. It loads the rules
-// without any binding, so that whatever an earlier run left, with either backend, leads nowhere once Open
-// returns.
+// Open puts up the guard and the fence without any binding, so that whatever an earlier run left leads nowhere once Open
+// returns, and takes leftovers away.
+//
+// All kinds keep our own tables of nftables and, if Qubes (R4.2 and later) has its user chain for it, a rule there.
+// "iptables" and "auto" also keep one in the chain INPUT of iptables wherever there is that chain, now or later;
+// "nftables" leaves it alone.
+//
+// It fails if the kernel has no nftables or the fence cannot be put up. That a chain of others cannot be written shuts
+// AppVMs out and lets nobody in: it is a warning here, and the error of the next Sync.
 func Open(ctx context.Context, log *slog.Logger, kind string, cfg Config) (Backend, error) {
-	return open(ctx, log, kind, cfg, tools{nft: find("nft"), iptables: find("iptables")})
+	return open(ctx, log, kind, cfg, tools{nft: find("nft")})
 }
 
 // tools are absolute paths, "" for a program that is not installed.
-type tools struct{ nft, iptables string }
+type tools struct{ nft string }
 
 // find looks beyond PATH, because the PATH of a root shell or service does not always have the sbin folders.
 func find(name string) string {
@@ -128,32 +136,20 @@ func load(ctx context.Context, text, path string, args ...string) error {
 	return nil
 }
 
-// execute runs a program and returns what it prints.
+// execute runs a program, in the network of this thread, and returns what it prints.
 func execute(ctx context.Context, stdin, path string, args ...string) (string, error) {
-	return begin(ctx, stdin, path, args...)()
-}
-
-// begin starts a program, in the network of this thread. The function it returns must be called: it waits for the
-// end and returns what the program prints.
-func begin(ctx context.Context, stdin, path string, args ...string) (end func() (string, error)) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.WaitDelay = time.Second
-	err := cmd.Start()
-	return func() (string, error) {
-		defer cancel()
-		if err == nil {
-			err = cmd.Wait()
-		}
-		if err != nil {
-			return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
-		}
-		return stdout.String(), nil
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
 	}
+	return stdout.String(), nil
 }
 
 func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have tools) (Backend, error) {
@@ -165,74 +161,71 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 	if cfg.FirstUID == 0 || cfg.FirstUID > cfg.LastUID {
 		return nil, fmt.Errorf("firewall: uids %d-%d of proxies: need a range without root", cfg.FirstUID, cfg.LastUID)
 	}
-	nft := &nftBackend{log: log, cfg: cfg, tool: have.nft}
-	qubes, err := nft.qubes(ctx)
-	if err != nil && !unsupported(err) && kind != "iptables" {
-		return nil, fmt.Errorf("firewall: %w", err)
+	if !slices.Contains([]string{"auto", "nftables", "iptables"}, kind) {
+		return nil, fmt.Errorf("firewall: unknown backend %q (use auto, nftables or iptables)", kind)
 	}
-	asked := kind
-	kind, why, err := choose(asked, qubes, have)
+	if have.nft == "" {
+		return nil, errors.New("firewall: the program nft is not installed (install the package nftables)")
+	}
+	return begin(ctx, &nftBackend{log: log, cfg: cfg, tool: have.nft}, kind)
+}
+
+// begin is open when it is clear what is asked for.
+func begin(ctx context.Context, nft *nftBackend, kind string) (Backend, error) {
+	log, ipt := nft.log, newIptables(nft, kind)
+	_, err := nft.Sync(ctx, State{}, func() {})
+	if unsupported(err) {
+		err = errNoNftables
+	}
 	if err != nil {
-		return nil, err
-	}
-	log.Info("firewall chosen", "backend", kind, "why", why)
-	if kind == "nftables" && !qubes {
-		log.Warn("table ip qubes has no chain custom-input: using only our own table; " +
-			"other rules must let AppVMs reach the proxies' ports themselves")
+		return nil, fmt.Errorf("firewall: load rules into an empty state: %w", err)
 	}
 
-	// The chosen backend's guard comes first: it also stops what the other one's leftovers would still let
-	// through, so that failing to remove those is worth a warning but no more.
-	var chosen, other Backend = nft, nil
-	if have.iptables != "" {
-		if other, err = newIptables(log, cfg, have.iptables); err != nil && kind == "iptables" {
-			return nil, err
-		} else if err != nil {
-			if !errors.Is(err, errLegacy) { // no earlier run as who we are can have left such rules
-				log.Warn("cannot look for leftovers of an earlier run with iptables", "err", err)
-			}
-			other = nil
+	// The guard and the fence stand, and stop what leftovers would let through. So failing to remove those is worth a
+	// warning but no more.
+	for _, a := range ipt.admissions {
+		if err := a.discardOld(ctx); err != nil {
+			log.Warn("cannot remove leftovers of an earlier run", "err", err)
 		}
 	}
-	if kind == "iptables" {
-		chosen, other = other, chosen
+	var chosen Backend = ipt
+	if kind == "nftables" {
+		chosen, err = nft, ipt.dismiss(ctx)
+	} else {
+		_, err = ipt.admit(ctx)
 	}
-	if _, err := chosen.Sync(ctx, State{}, func() {}); err != nil {
-		return nil, fmt.Errorf("load rules into an empty state: %w", err)
+	if err != nil {
+		log.Warn("cannot write the chain INPUT of iptables", "err", err)
 	}
-	if other != nil {
-		if err := other.Remove(ctx); err != nil && !unsupported(err) {
-			log.Warn("cannot remove leftovers of an earlier run", "backend", other, "err", err)
-		}
+	qubes, err := nft.qubes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: %w", err)
 	}
-	if asked == "auto" && kind == "iptables" && have.nft != "" {
-		return &automatic{Backend: chosen, log: log, nft: nft}, nil
+	_, why := fitting(qubes, chosen.String() == "iptables")
+	if kind != "auto" {
+		why = "asked for"
+	}
+	log.Info("firewall chosen", "backend", chosen, "why", why)
+	if !qubes && chosen.String() == "nftables" {
+		log.Warn("there is neither a chain custom-input in table ip qubes nor a chain INPUT of iptables: using only our own " +
+			"tables; other rules must let AppVMs reach the proxies' ports themselves")
 	}
 	return chosen, nil
 }
 
-// choose decides on a backend and says why.
-func choose(kind string, qubes bool, have tools) (chosen, why string, err error) {
-	const noNft = "firewall: the program nft is not installed (install the package nftables)"
-	const noIptables = "firewall: the program iptables is not installed (install the package iptables)"
+// errNoNftables is the end: without a fence there is no proxy.
+var errNoNftables = errors.New("this kernel has no nftables, which keep proxies in (use one with CONFIG_NF_TABLES=y or m, " +
+	"as those of Qubes R4.1 and later and of Debian are; if it is a module, `modprobe nf_tables`)")
+
+// fitting names the chains of others that decide on this machine, and says why.
+func fitting(qubes, input bool) (kind, why string) {
 	switch {
-	case kind == "nftables" && have.nft == "", kind == "auto" && qubes && have.nft == "":
-		return "", "", errors.New(noNft)
-	case kind == "iptables" && have.iptables == "":
-		return "", "", errors.New(noIptables)
-	case kind == "nftables", kind == "iptables":
-		return kind, "asked for", nil
-	case kind != "auto":
-		return "", "", fmt.Errorf("firewall: unknown backend %q (use auto, nftables or iptables)", kind)
 	case qubes:
-		return "nftables", "table ip qubes has the chain custom-input", nil
-	case have.iptables != "":
-		return "iptables", "there is no table ip qubes with a chain custom-input", nil
-	case have.nft != "":
-		return "nftables", "iptables is not installed", nil
+		return "nftables", "table ip qubes has the chain custom-input"
+	case input:
+		return "iptables", "iptables has a chain INPUT, and there is no table ip qubes with a chain custom-input"
 	}
-	return "", "", errors.New("firewall: neither nft nor iptables is installed " +
-		"(install the package nftables, on Qubes before R4.2 the package iptables)")
+	return "nftables", "there is no chain INPUT of iptables"
 }
 
 // isName is narrower than the kernel's idea of an interface name: both tools read some other characters as
@@ -245,12 +238,6 @@ func isName(vif string) bool {
 		}
 	}
 	return 0 < len(vif) && len(vif) < 16 // IFNAMSIZ, with the final zero
-}
-
-// check finds what must not get into a rule.
-func (c Config) check(want []Binding) error {
-	_, err := c.inOrder(want)
-	return err
 }
 
 // inOrder is the same bindings in the one order in which equal bindings are equal, or what is wrong with them and must

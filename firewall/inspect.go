@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -20,40 +21,48 @@ func (i *Inspection) note(there bool, format string, args ...any) {
 	}
 }
 
-// Fitting tells which backend "auto" chooses on this machine, and why. An error says what it lacks.
+// Fitting tells which chains of others decide on this machine, as Backend.String names them, and why. An error says what
+// the machine lacks.
 func Fitting(ctx context.Context) (kind, why string, err error) {
-	nft := &nftBackend{}
+	nft := &nftBackend{log: slog.New(slog.DiscardHandler)}
 	defer nft.hangUp()
 	qubes, err := nft.qubes(ctx)
-	if err != nil && !unsupported(err) {
+	if unsupported(err) {
+		err = errNoNftables
+	}
+	var found Inspection
+	if err == nil {
+		err = newIptables(nft, "auto").inspectInputs(ctx, &found)
+	}
+	if err != nil {
 		return "", "", fmt.Errorf("firewall: %w", err)
 	}
-	return choose("auto", qubes, tools{nft: find("nft"), iptables: find("iptables")})
+	kind, why = fitting(qubes, len(found.Present)+len(found.Missing) > 0)
+	return kind, why, nil
 }
 
-// Inspect looks for the rules of the backend of this name, "nftables" or "iptables", around proxies of the uids of
-// cfg. It changes nothing.
-func Inspect(ctx context.Context, kind string, cfg Config) (Inspection, error) {
-	return inspect(ctx, kind, find("iptables"), cfg)
-}
-
-func inspect(ctx context.Context, kind, iptables string, cfg Config) (Inspection, error) {
-	switch {
-	case kind == "nftables":
-		return inspectNft(ctx)
-	case kind != "iptables":
-		return Inspection{}, fmt.Errorf("firewall: unknown backend %q", kind)
-	case iptables == "":
-		return Inspection{}, nil // whatever it would show, nobody could have made it
-	}
-	return inspectIptables(ctx, iptables, cfg)
-}
-
-func inspectNft(ctx context.Context) (Inspection, error) {
-	var found Inspection
-	nft := &nftBackend{}
+// Inspect looks for the rules of the backend of this name, "nftables" or "iptables", and changes nothing.
+func Inspect(ctx context.Context, kind string) (Inspection, error) {
+	nft := &nftBackend{log: slog.New(slog.DiscardHandler)}
 	defer nft.hangUp()
-	err := nft.do(ctx, func() error {
+	found, err := nft.inspect(ctx)
+	switch kind {
+	case "nftables":
+	case "iptables":
+		if err == nil {
+			err = newIptables(nft, kind).inspectInputs(ctx, &found)
+		}
+	default:
+		return Inspection{}, fmt.Errorf("firewall: unknown backend %q", kind)
+	}
+	if unsupported(err) {
+		return Inspection{}, nil // a kernel without nftables holds nothing of ours
+	}
+	return found, err
+}
+
+func (nft *nftBackend) inspect(ctx context.Context) (found Inspection, err error) {
+	err = nft.do(ctx, func() error {
 		now, err := nft.conn.read()
 		if err != nil {
 			return err
@@ -79,49 +88,18 @@ func inspectNft(ctx context.Context) (Inspection, error) {
 		}
 		return nil
 	})
-	if unsupported(err) {
-		err = nil // a kernel without nftables holds nothing of ours
-	}
 	return found, err
+}
+
+// inspectInputs looks at the chain INPUT of both variants of iptables.
+func (b *iptBackend) inspectInputs(ctx context.Context, found *Inspection) (err error) {
+	for _, a := range b.admissions {
+		err = errors.Join(err, a.inspect(ctx, found))
+	}
+	return err
 }
 
 // hasRule tells whether a chain of ours is there and not empty.
 func (s snapshot) hasRule(table, chain string) bool {
 	return strings.Contains(s.print, "rule "+table+" "+chain+": ")
-}
-
-func inspectIptables(ctx context.Context, path string, cfg Config) (Inspection, error) {
-	var found Inspection
-	backend, err := newIptables(slog.New(slog.DiscardHandler), cfg, path)
-	if err != nil {
-		return found, err
-	}
-	six, filter, nat, err := backend.readAll(ctx)
-	if err != nil {
-		return found, err
-	}
-	for _, table := range []*iptTable{filter, nat, six} {
-		if table == nil {
-			continue
-		}
-		name := table.name
-		chains := map[string][]string{"filter": ourChains, "nat": ourChains[:1]}[name]
-		if table == six {
-			name, chains = "filter of IPv6", ourChains[1:]
-		}
-		for _, chain := range chains {
-			found.note(table.there[chain], "chain %s in table %s", chain, name)
-			if table.there[chain] && table != nat { // in nat there are as many as there are bindings
-				found.note(len(table.rules[chain]) > 0, "the rules of chain %s in table %s", chain, name)
-			}
-		}
-		for _, j := range table.jumps {
-			chain, _ := j.words()
-			found.note(j.count > 0, "the jump in chain %s of table %s", chain, name)
-			if j.count > 0 && !j.first {
-				found.note(false, "the first place for the jump in chain %s of table %s", chain, name)
-			}
-		}
-	}
-	return found, nil
 }

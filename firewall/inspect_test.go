@@ -12,7 +12,7 @@ func TestInspect(t *testing.T) {
 		look := func(what string, present, missing bool) []string {
 			t.Helper()
 			before := m.rules(t)
-			found, err := inspect(t.Context(), m.kind, m.tools.iptables, testConfig)
+			found, err := Inspect(t.Context(), m.kind)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -40,14 +40,13 @@ func TestInspect(t *testing.T) {
 				{"nft flush chain inet vifproxy egress", "the rules of chain egress in table inet vifproxy"},
 			},
 			"iptables-nft": {
-				{m.tools.iptables + " -F INPUT", "the jump in chain INPUT of table filter"},
-				{m.tools.iptables + " -F VIFPROXY", "the rules of chain VIFPROXY in table filter"},
-				{m.tools.iptables + " -F OUTPUT", "the jump in chain OUTPUT of table filter"},
-				{"ip6tables-nft -F VIFPROXY-OUT", "the rules of chain VIFPROXY-OUT in table filter of IPv6"},
+				{m.iptables + " -F INPUT", `the rule "kept by vifproxyd" in chain INPUT of table ip filter`},
+				{m.iptables + " -I INPUT -j ACCEPT", `the first place for the rule "kept by vifproxyd" in chain INPUT of table ip filter`},
+				{"nft delete table ip vifproxy", "table ip vifproxy"},
 			},
 			"iptables-legacy": {
-				{m.tools.iptables + " -t nat -F PREROUTING", "the jump in chain PREROUTING of table nat"},
-				{m.tools.iptables + " -I INPUT -j ACCEPT", "the first place for the jump in chain INPUT of table filter"},
+				{m.iptables + " -F INPUT", `the rule "kept by vifproxyd" in chain INPUT of iptables-legacy`},
+				{m.iptables + " -I INPUT -j ACCEPT", `the first place for the rule "kept by vifproxyd" in chain INPUT of iptables-legacy`},
 			},
 		}[m.name] {
 			args := strings.Fields(damage.command)
@@ -70,15 +69,11 @@ func TestInspect(t *testing.T) {
 func TestFitting(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		inNamespace(t)
-		want := "iptables"
-		if m.name == "qubes" {
-			want = "nftables"
-		}
-		if kind, why, err := Fitting(t.Context()); err != nil || kind != want || why == "" {
+		if kind, why, err := Fitting(t.Context()); err != nil || kind != m.kind || why == "" {
 			t.Errorf("%s, %q, %v", kind, why, err)
 		}
 	})
-	if _, err := Inspect(t.Context(), "ebtables", testConfig); err == nil {
+	if _, err := Inspect(t.Context(), "ebtables"); err == nil {
 		t.Error("a backend that there is none of was inspected")
 	}
 }

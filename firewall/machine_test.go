@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,15 +23,15 @@ var testConfig = Config{ProxyPort: 8100, FirstPort: 61000, LastPort: 64999, Firs
 // machine is a kind of firewall VM: what rules are there already, and the backend for it.
 type machine struct {
 	name, kind string
-	tools      tools
+	iptables   string // the variant that the machine's own rules are made with
 	foreign    string // file in testdata
 }
 
 var machines = []machine{
-	{"qubes", "nftables", tools{nft: "/usr/sbin/nft"}, "qubes-r4.2.nft"},
-	{"nft", "nftables", tools{nft: "/usr/sbin/nft"}, ""},
-	{"iptables-nft", "iptables", tools{iptables: "/usr/sbin/iptables-nft"}, "qubes-r4.1.iptables"},
-	{"iptables-legacy", "iptables", tools{iptables: "/usr/sbin/iptables-legacy"}, "qubes-r4.1.iptables"},
+	{"qubes", "nftables", "", "qubes-r4.2.nft"},
+	{"nft", "nftables", "", ""},
+	{"iptables-nft", "iptables", "/usr/sbin/iptables-nft", "qubes-r4.1.iptables"},
+	{"iptables-legacy", "iptables", "/usr/sbin/iptables-legacy", "qubes-r4.1.iptables"},
 }
 
 // onEach runs a test on each kind of machine, in a network namespace of its own with the foreign rules
@@ -77,45 +76,53 @@ func (m machine) loadForeign(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.kind == "nftables" {
+	if m.iptables == "" {
 		run(t, string(text), "nft", "-f", "-")
 	} else {
-		run(t, string(text), m.tools.iptables+"-restore")
+		run(t, string(text), m.iptables+"-restore")
 	}
 }
 
 func (m machine) open(t testing.TB) Backend {
 	t.Helper()
 	inNamespace(t)
-	b, err := open(t.Context(), quiet, m.kind, testConfig, m.tools)
+	b, err := open(t.Context(), quiet, m.kind, testConfig, tools{nft: "/usr/sbin/nft"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
-// rules prints everything in the namespace's firewall that m's kind of tool knows, without counters.
+// rules prints everything in the namespace's firewall, without counters: with iptables, its tables and then ours.
 func (m machine) rules(t testing.TB) string {
 	t.Helper()
-	if m.kind == "nftables" {
+	if m.iptables == "" {
 		return run(t, "", "nft", "-s", "list", "ruleset")
 	}
-	six := strings.Replace(m.tools.iptables, "iptables", "ip6tables", 1)
-	return run(t, "", m.tools.iptables, "-S") + run(t, "", m.tools.iptables, "-t", "nat", "-S") +
-		run(t, "", six, "-S")
+	all := m.iptablesRules(t)
+	for _, ours := range []string{"ip vifproxy", "inet vifproxy"} {
+		if strings.Contains(run(t, "", "nft", "list", "tables"), ours+"\n") {
+			all += run(t, "", "nft", append([]string{"-s", "list", "table"}, strings.Fields(ours)...)...)
+		}
+	}
+	return all
+}
+
+func (m machine) iptablesRules(t testing.TB) string {
+	t.Helper()
+	six := strings.Replace(m.iptables, "iptables", "ip6tables", 1)
+	return run(t, "", m.iptables, "-S") + run(t, "", m.iptables, "-t", "nat", "-S") + run(t, "", six, "-S")
 }
 
 // shell runs commands in the namespace; "iptables" and "ip6tables" stand for the variant that the machine has.
 func (m machine) shell(t testing.TB, commands string) {
 	t.Helper()
-	if m.tools.iptables != "" {
-		six := strings.Replace(m.tools.iptables, "iptables", "ip6tables", 1)
-		commands = strings.NewReplacer("ip6tables", six, "iptables", m.tools.iptables).Replace(commands)
+	if m.iptables != "" {
+		six := strings.Replace(m.iptables, "iptables", "ip6tables", 1)
+		commands = strings.NewReplacer("ip6tables", six, "iptables", m.iptables).Replace(commands)
 	}
 	run(t, "", "sh", "-ec", commands)
 }
-
-func init() { restPause = time.Millisecond }
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -153,8 +160,16 @@ func syncState(t testing.TB, b Backend, want State) (writes int) {
 	return writes
 }
 
-func golden(t *testing.T, name, got string) {
+// golden compares the rules with a file of the machine's: of iptables there is one for all stages, since its rules stay as
+// they are, and ours are those of the machine "nft".
+func (m machine) golden(t *testing.T, stage string) {
 	t.Helper()
+	name, got := m.name+"-"+stage, ""
+	if m.iptables == "" {
+		got = m.rules(t)
+	} else {
+		name, got = "iptables", m.iptablesRules(t)
+	}
 	path := filepath.Join("testdata", name+".golden")
 	if *update {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -11,35 +12,28 @@ import (
 )
 
 func TestChoice(t *testing.T) {
-	const nft, legacy = "/usr/sbin/nft", "/usr/sbin/iptables-legacy"
+	const nft = "/usr/sbin/nft"
 	for _, test := range []struct {
 		name, kind string
-		qubes      bool
-		have       tools
+		on         machine
+		nft        string
 		want       string // in the log or in the error
 	}{
-		{"R4.2", "auto", true, tools{nft, legacy}, `backend=nftables why="table ip qubes has the chain`},
-		{"R4.2 without nft", "auto", true, tools{"", legacy}, "install the package nftables"},
-		{"R4.1", "auto", false, tools{nft, legacy}, `backend=iptables why="there is no table ip qubes`},
-		{"no iptables", "auto", false, tools{nft, ""}, `backend=nftables why="iptables is not installed"`},
-		{"no nft", "auto", false, tools{"", legacy}, `backend=iptables`},
-		{"neither", "auto", false, tools{}, "neither nft nor iptables is installed"},
-		{"forced nftables", "nftables", false, tools{nft, legacy}, "using only our own table"},
-		{"forced nftables without nft", "nftables", false, tools{"", legacy}, "install the package nftables"},
-		{"forced iptables", "iptables", true, tools{nft, legacy}, `backend=iptables why="asked for"`},
-		{"forced iptables without it", "iptables", true, tools{nft, ""}, "install the package iptables"},
-		{"unknown", "ufw", true, tools{nft, legacy}, `unknown backend "ufw" (use auto, nftables or iptables)`},
-		{"broken iptables", "iptables", true, tools{nft, "/bin/false"}, "iptables: "},
-		{"broken iptables not needed", "nftables", true, tools{nft, "/bin/false"}, "cannot look for leftovers"},
-		{"broken nft", "nftables", true, tools{"/bin/false", legacy}, "load rules with /bin/false: exit status 1"},
+		{"R4.2", "auto", machines[0], nft, `backend=nftables why="table ip qubes has the chain`},
+		{"R4.1", "auto", machines[2], nft, `backend=iptables why="iptables has a chain INPUT`},
+		{"R4.1, legacy", "auto", machines[3], nft, `backend=iptables why="iptables has a chain INPUT`},
+		{"neither", "auto", machines[1], nft, "using only our own tables"},
+		{"forced nftables", "nftables", machines[2], nft, "using only our own tables"},
+		{"forced iptables", "iptables", machines[0], nft, `backend=iptables why="asked for"`},
+		{"unknown", "ufw", machines[0], nft, `unknown backend "ufw" (use auto, nftables or iptables)`},
+		{"without nft", "auto", machines[0], "", "install the package nftables"},
+		{"broken nft", "nftables", machines[0], "/bin/false", "load rules with /bin/false: exit status 1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			enterNamespace(t)
-			if test.qubes {
-				machines[0].loadForeign(t)
-			}
+			test.on.loadForeign(t)
 			var log bytes.Buffer
-			b, err := open(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), test.kind, testConfig, test.have)
+			b, err := open(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), test.kind, testConfig, tools{nft: test.nft})
 			if got := log.String(); err != nil {
 				got = err.Error()
 				if !strings.Contains(got, test.want) {
@@ -57,7 +51,7 @@ func TestFind(t *testing.T) {
 	enterNamespace(t)
 	machines[0].loadForeign(t)
 	t.Setenv("PATH", "/nowhere")
-	for _, name := range []string{"nft", "iptables"} {
+	for _, name := range []string{"nft", "iptables-legacy"} {
 		if got := find(name); got != "/usr/sbin/"+name {
 			t.Errorf("%s: %q", name, got)
 		}
@@ -72,76 +66,68 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// A firewall VM whose rules are just being loaded anew looks like one of R4.1.
-func TestTableOfQubesComesLate(t *testing.T) {
-	enterNamespace(t)
-	have := tools{"/usr/sbin/nft", "/usr/sbin/iptables-legacy"}
-	b, err := open(t.Context(), quiet, "auto", testConfig, have)
-	if err != nil || b.String() != "iptables" {
-		t.Fatal(b, err)
-	}
-	sync(t, b, personal)
-	machines[0].loadForeign(t)
-	sync(t, b, personal)
-	got := machines[0].rules(t)
-	if b.String() != "nftables" {
-		t.Errorf("backend is %s", b)
-	}
-	if old := (machine{tools: tools{iptables: have.iptables}}).rules(t); strings.Contains(old, "VIFPROXY") {
-		t.Errorf("rules of iptables are left:\n%s", old)
-	}
-	if n := sync(t, b, personal); n != 0 {
-		t.Errorf("%d writes where nothing differs", n)
-	}
-	must(t, b.Remove(t.Context()))
+// A firewall VM whose rules are just being loaded anew looks like another one.
+func TestRulesOfTheMachineComeLate(t *testing.T) {
+	for _, m := range machines {
+		t.Run(m.name, func(t *testing.T) {
+			enterNamespace(t)
+			have := tools{"/usr/sbin/nft"}
+			b, err := open(t.Context(), quiet, "auto", testConfig, have)
+			if err != nil || b.String() != "nftables" {
+				t.Fatal(b, err)
+			}
+			sync(t, b, personal)
+			m.loadForeign(t)
+			sync(t, b, personal)
+			got := sorted(m.rules(t))
+			if b.String() != m.kind {
+				t.Errorf("backend is %s", b)
+			}
+			if n := sync(t, b, personal); n != 0 {
+				t.Errorf("%d writes where nothing differs", n)
+			}
+			must(t, b.Remove(t.Context()))
 
-	// The same as if it had been there from the beginning.
-	if b, err = open(t.Context(), quiet, "auto", testConfig, have); err != nil {
-		t.Fatal(err)
-	}
-	sync(t, b, personal)
-	if want := machines[0].rules(t); got != want {
-		t.Errorf("rules:\n%s", diff(want, got))
+			// The same as if they had been there from the beginning.
+			if b, err = open(t.Context(), quiet, "auto", testConfig, have); err != nil {
+				t.Fatal(err)
+			}
+			sync(t, b, personal)
+			if want := sorted(m.rules(t)); got != want {
+				t.Errorf("rules:\n%s", diff(want, got))
+			}
+		})
 	}
 }
 
-// Whatever backend a daemon that crashed has used, the next one's Open leaves no binding of it.
+// Whatever kind a daemon that crashed has used, the next one's Open leaves no binding of it.
 func TestLeftovers(t *testing.T) {
-	const legacy = "/usr/sbin/iptables-legacy"
-	nft := machine{"", "nftables", tools{"/usr/sbin/nft", legacy}, ""}
-	ipt := machine{"", "iptables", tools{"", legacy}, ""} // not even nft is needed to remove its rules
-	for _, test := range []struct {
-		name      string
-		old, next machine
-		has       string // of next
-	}{
-		{"nftables twice", nft, nft, ""},
-		{"iptables twice", ipt, ipt, ""},
-		{"nftables then iptables", nft, ipt, ""},
-		{"iptables then nftables", ipt, nft, ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			all := func() string { return nft.rules(t) + ipt.rules(t) }
-			enterNamespace(t)
-			machines[0].loadForeign(t)
-			m := machine{tools: ipt.tools, foreign: "qubes-r4.1.iptables"}
-			m.loadForeign(t)
-			before := all()
-			b := test.next.open(t)
-			want := all()
-			must(t, b.Remove(t.Context()))
-			if got := all(); got != before {
-				t.Errorf("after Remove:\n%s", diff(before, got))
-			}
-			sync(t, test.old.open(t), personal, social)
-			b = test.next.open(t)
-			if got := all(); got != want {
-				t.Errorf("after Open:\n%s", diff(want, got))
-			}
-			if n := sync(t, b); n != 0 {
-				t.Errorf("%d writes after Open", n)
-			}
-		})
+	for _, m := range machines {
+		for _, kinds := range [][2]string{
+			{"nftables", "nftables"}, {"iptables", "iptables"}, {"nftables", "iptables"}, {"iptables", "nftables"},
+		} {
+			t.Run(fmt.Sprint(m.name, kinds), func(t *testing.T) {
+				enterNamespace(t)
+				m.loadForeign(t)
+				before := m.rules(t)
+				next := m
+				m.kind, next.kind = kinds[0], kinds[1]
+				b := next.open(t)
+				want := sorted(m.rules(t))
+				must(t, b.Remove(t.Context()))
+				if got := m.rules(t); got != before {
+					t.Errorf("after Remove:\n%s", diff(before, got))
+				}
+				sync(t, m.open(t), personal, social)
+				b = next.open(t)
+				if got := sorted(m.rules(t)); got != want {
+					t.Errorf("after Open:\n%s", diff(want, got))
+				}
+				if n := sync(t, b); n != 0 {
+					t.Errorf("%d writes after Open", n)
+				}
+			})
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"strings"
 	"testing"
 )
 
@@ -14,11 +13,10 @@ var (
 // What a person sees with nft list ruleset or iptables -S. Both variants of iptables print the same.
 func TestRules(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
-		name, _, _ := strings.Cut(m.name, "-")
 		before := m.rules(t)
 		b := m.open(t)
 		empty := m.rules(t)
-		golden(t, name+"-empty", empty)
+		m.golden(t, "empty")
 		if n := sync(t, b); n != 0 {
 			t.Errorf("%d writes with nothing to do", n)
 		}
@@ -26,7 +24,7 @@ func TestRules(t *testing.T) {
 		if n := sync(t, b, personal, social, stubdom); n == 0 {
 			t.Error("no writes reported for three new bindings")
 		}
-		golden(t, name+"-bound", m.rules(t))
+		m.golden(t, "bound")
 		if n := sync(t, b, stubdom, personal, social); n != 0 {
 			t.Errorf("%d writes for the same bindings in another order", n)
 		}
@@ -36,7 +34,7 @@ func TestRules(t *testing.T) {
 		if n := sync(t, b, moved, stubdom); n == 0 {
 			t.Error("no writes reported for a moved and a removed binding")
 		}
-		golden(t, name+"-moved", m.rules(t))
+		m.golden(t, "moved")
 
 		sync(t, b)
 		if got := m.rules(t); got != empty {

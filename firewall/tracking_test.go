@@ -58,11 +58,7 @@ func TestOldTrackingEntry(t *testing.T) {
 		if who, err := again(5001); !closedOut(err) {
 			t.Errorf("with the guard: %q, %v", who, err)
 		}
-		if m.kind == "nftables" {
-			m.shell(t, "nft flush chain ip vifproxy input")
-		} else {
-			m.shell(t, "iptables -F VIFPROXY")
-		}
+		m.shell(t, "nft flush chain ip vifproxy input")
 		if who, err := again(5002); who != "b's proxy" {
 			t.Errorf("without the guard: %q, %v; then what is it good for?", who, err)
 		}

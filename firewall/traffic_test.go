@@ -309,7 +309,7 @@ func TestMovesWithoutAGap(t *testing.T) {
 		backend := m.open(t)
 		sync(t, backend, personal)
 		moves := 500
-		if m.kind == "iptables" { // each takes programs
+		if m.name == "iptables-legacy" { // each takes a program
 			moves = 50
 		}
 		over := make(chan struct{})

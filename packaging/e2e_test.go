@@ -164,18 +164,19 @@ func TestOnAnOrdinaryMachine(t *testing.T) {
 		m.run("systemctl", "stop", "vifproxyd")
 		m.nothingLeft()
 		m.run("update-alternatives", "--set", "iptables", "/usr/sbin/iptables-legacy")
-		if out, err := m.try("systemctl", "start", "vifproxyd"); err == nil {
-			m.Errorf("it starts, as somebody who cannot use this iptables: %s", out)
-		}
+		m.run("iptables-legacy", "-A", "INPUT", "-i", "vif+", "-j", "REJECT")
+		m.run("systemctl", "start", "vifproxyd")
 		log := m.run("journalctl", "--boot", "--output=cat", "--unit=vifproxyd")
-		if !strings.Contains(log, "(legacy): only root can use it, with CAP_NET_RAW (use iptables-nft, on Debian by ") {
+		if !strings.Contains(log, "only root can use iptables-legacy, with CAP_NET_RAW (use iptables-nft, on Debian by ") {
 			m.Errorf("the journal: %s", log)
 		}
 		m.drop("run-as-root.conf", m.run("cat", "/usr/share/doc/vifproxy/examples/run-as-root.conf"))
-		m.run("systemctl", "start", "vifproxyd") // the lab's rules, of the other variant, go on refusing
-		if text := m.run("iptables-legacy", "-S", "VIFPROXY"); !strings.Contains(text, "10.137.0.11") {
+		m.run("systemctl", "restart", "vifproxyd")
+		m.served("banking", "bank.example", "shop.example") // the lab's rules, of the other variant, refuse too
+		if text := m.run("iptables-legacy", "-S", "INPUT"); !strings.Contains(text, "kept by vifproxyd") {
 			m.Errorf("rules: %s", text)
 		}
+		m.run("iptables-legacy", "-F", "INPUT")
 		m.run("systemctl", "stop", "vifproxyd")
 		m.nothingLeft()
 		m.undrop("run-as-root.conf")

@@ -334,10 +334,11 @@ func (m *machine) proxies() []string {
 // filter is all rules of the packet filter.
 func (m *machine) filter() string {
 	m.Helper()
-	if m.Ruleset == lab.R42 {
-		return m.run("nft", "-s", "list", "ruleset")
+	all := m.run("nft", "-s", "list", "ruleset")
+	if m.Ruleset == lab.R41 {
+		all += m.run("iptables", "-S") // with comments
 	}
-	return m.run("iptables", "-t", "nat", "-S") + m.run("iptables", "-S")
+	return all
 }
 
 // nothingLeft checks that no rule, chain, process or file of the daemon's is there.

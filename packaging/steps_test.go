@@ -129,11 +129,8 @@ func (m *machine) flush() {
 }
 
 func (m *machine) reloadRepairs() {
-	intact, pids := m.filter(), m.proxies()
+	pids := m.proxies()
 	m.flush()
-	if m.filter() == intact && m.Ruleset == lab.R41 { // nftables tells the daemon, which may be quicker than this
-		m.Error("flushing changes nothing, so that this test shows nothing")
-	}
 	m.run("systemctl", "reload", "vifproxyd")
 	m.repaired(pids)
 }

@@ -200,9 +200,7 @@ func (d *doctor) firewall() {
 		}
 		kind = d.status.Backend
 	}
-	found, err := firewall.Inspect(d.ctx, kind, firewall.Config{
-		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID,
-	})
+	found, err := firewall.Inspect(d.ctx, kind)
 	switch {
 	case err != nil:
 		d.tell(check, levelWrong, "", "%s: %v", kind, err)

@@ -295,12 +295,12 @@ func (c *chaos) flush() string {
 		for _, args := range []string{"-F", "-X", "-t nat -F", "-t nat -X"} {
 			c.attempt("iptables " + args)
 		}
+		if c.rng.IntN(2) == 0 {
+			c.attempt("nft flush ruleset")
+		}
 	}
 	c.must(c.LoadRules(c.Context()))
 	c.unplugged(c.court.vms...)
-	if c.Ruleset == lab.R41 {
-		c.hangUp()
-	}
 	return ""
 }
 
@@ -313,19 +313,14 @@ func (c *chaos) foreignRules() string {
 		{"nft add element ip vifproxy ports { vif9.9 . 10.99.0.1 : 10.138.1.1 . 61001 }",
 			"nft add element ip vifproxy bindings { vif9.9 . 10.99.0.1 . 61001 }"},
 		{"nft add element ip qubes vifproxy { vif9.9 . 10.99.0.1 . 61001 }"},
-		{"nft flush chain ip qubes custom-input"},
 		{"nft delete table ip vifproxy"},
 		{"nft flush map ip vifproxy ports"},
+		{"nft flush chain ip qubes custom-input"},
 	}
 	if c.Ruleset == lab.R41 {
-		changes = [][]string{
-			{"iptables -t nat -A VIFPROXY -s 10.99.0.1/32 -i vif9.9 -p tcp --dport 8100 " +
-				"-j DNAT --to-destination 10.138.1.1:61001"},
-			{"iptables -I VIFPROXY -s 10.99.0.1/32 -i vif9.9 -j ACCEPT"},
-			{"iptables -D INPUT -m comment --comment vifproxy -j VIFPROXY"},
-			{"iptables -t nat -F VIFPROXY"},
-			{"iptables -I INPUT -s 10.99.0.1/32 -j DROP"},
-		}
+		changes[1] = []string{"nft add rule ip filter INPUT meta skuid 77 ct state new drop"} // iptables cannot list it
+		changes = append(changes[:4], []string{"iptables -D INPUT 1"}, []string{"iptables -F INPUT"},
+			[]string{"iptables -F OUTPUT"}, []string{"iptables -t nat -F"}, []string{"iptables -I INPUT -s 10.99.0.1/32 -j DROP"})
 	}
 	n := c.rng.IntN(len(changes))
 	if n >= 2 {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -14,8 +12,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"vifproxy/internal/lab"
 )
 
 // This file looks at the kernel's bindings and sockets, over and over.
@@ -33,35 +29,21 @@ func (b binding) String() string { return fmt.Sprintf("%s %s to %s", b.vif, b.ad
 type sampler struct {
 	*site
 	mu  sync.Mutex
-	nft *nftables.Conn // nil with iptables; used under mu
+	nft *nftables.Conn // used under mu
 }
 
 func newSampler(s *site) *sampler {
 	p := &sampler{site: s}
-	if s.Ruleset == lab.R42 {
-		s.must(s.Do(func() (err error) {
-			p.nft, err = nftables.New(nftables.AsLasting())
-			return err
-		}))
-		s.Cleanup(func() { p.nft.CloseLasting() })
-	}
+	s.must(s.Do(func() (err error) {
+		p.nft, err = nftables.New(nftables.AsLasting())
+		return err
+	}))
+	s.Cleanup(func() { p.nft.CloseLasting() })
 	return p
 }
 
-var translation = regexp.MustCompile(`-s (\S+)/32 -i (\S+) .* --to-destination (\S+)`)
-
 func (p *sampler) bindings() (all map[binding]bool, err error) {
 	all = map[binding]bool{}
-	if p.nft == nil {
-		out, err := p.Command(context.Background(), "iptables", "-t", "nat", "-S", "VIFPROXY").Output()
-		if err != nil {
-			return all, nil // no such chain, or the tables are being replaced
-		}
-		for _, m := range translation.FindAllStringSubmatch(string(out), -1) {
-			all[binding{m[2], netip.MustParseAddr(m[1]), netip.MustParseAddrPort(m[3])}] = true
-		}
-		return all, nil
-	}
 	table := &nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyIPv4}
 	p.mu.Lock()
 	elements, err := p.nft.GetSetElements(&nftables.Set{Table: table, Name: "ports"})

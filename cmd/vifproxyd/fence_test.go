@@ -229,12 +229,7 @@ func TestFenceIsMended(t *testing.T) {
 		s.opens("work", "http://bank.example/")
 		s.fenced("work", "http://lan.example/")
 		counted := s.show()["work"].EgressRefused
-		if s.Ruleset == lab.R42 {
-			s.inFirewall("nft", "delete", "table", "inet", "vifproxy")
-		} else {
-			s.inFirewall("iptables", "-F", "VIFPROXY-OUT")
-			s.update()
-		}
+		s.inFirewall("nft", "delete", "table", "inet", "vifproxy")
 		s.until("the fence is back", func() error {
 			if r := s.Get("work", "http://lan.example/"); r.Status == 200 {
 				return fmt.Errorf("%+v", r)
@@ -250,9 +245,6 @@ func TestFenceIsMended(t *testing.T) {
 		write("nameserver 10.139.1.2\n")
 		s.until("only the resolver that is left may be asked", func() error {
 			_, fence, _ := strings.Cut(s.ruleset(), "inet vifproxy")
-			if s.Ruleset == lab.R41 {
-				fence = s.ruleset()
-			}
 			if strings.Contains(fence, "10.139.1.1") || !strings.Contains(fence, "10.139.1.2") {
 				return fmt.Errorf("%s", fence)
 			}

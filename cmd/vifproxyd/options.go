@@ -65,7 +65,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket besides root (default: none)")
 	f.UintVar(&proxyPort, "proxy-port", 8100, "TCP `PORT` at which every AppVM finds its own proxy")
 	f.StringVar(&listenPorts, "listen-ports", "61000-64999", "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
-	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: nftables, iptables, or auto: nftables on Qubes R4.2 and later")
+	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto or iptables keep a rule in the chain INPUT of iptables, if there is one; nftables leaves it alone")
 	f.StringVar(&o.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "`PATH` of the tinyproxy program")
 	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot confine proxies fully")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")

@@ -86,16 +86,11 @@ func TestLeftoversAreNotTrusted(t *testing.T) {
 				came <- true
 			}
 		}()
+		s.inFirewall("nft", "flush map ip vifproxy ports; flush set ip vifproxy bindings")
+		s.inFirewall("nft", fmt.Sprintf("add element ip vifproxy ports { %s . 10.137.0.11 : %s . 61000 };"+
+			"add element ip vifproxy bindings { %[1]s . 10.137.0.11 . 61000 }", vif, lab.Gateway))
 		if s.Ruleset == lab.R42 {
-			s.inFirewall("nft", "flush map ip vifproxy ports; flush set ip vifproxy bindings; flush set ip qubes vifproxy")
-			s.inFirewall("nft", fmt.Sprintf("add element ip vifproxy ports { %s . 10.137.0.11 : %s . 61000 };"+
-				"add element ip vifproxy bindings { %[1]s . 10.137.0.11 . 61000 };"+
-				"add element ip qubes vifproxy { %[1]s . 10.137.0.11 . 61000 }", vif, lab.Gateway))
-		} else {
-			s.inFirewall("iptables", "-F", "VIFPROXY")
-			s.inFirewall("iptables", "-A", "VIFPROXY", "-i", vif, "-j", "ACCEPT")
-			s.inFirewall("iptables", "-t", "nat", "-I", "VIFPROXY", "-i", vif, "-p", "tcp", "--dport", "8100",
-				"-j", "DNAT", "--to-destination", fmt.Sprintf("%s:61000", lab.Gateway))
+			s.inFirewall("nft", fmt.Sprintf("flush set ip qubes vifproxy; add element ip qubes vifproxy { %s . 10.137.0.11 . 61000 }", vif))
 		}
 
 		// A process of ours, and one that is not; a file that says there is a proxy, and ones that are not ours.

@@ -1,0 +1,203 @@
+package firewall
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+)
+
+// nftInput is INPUT of iptables-nft: chain INPUT of nftables' table ip filter.
+//
+// It is read and written through netlink, for one native rule of nft in the table makes iptables-nft -S and -C fail, and
+// -save leave the table out (1.8.9: "is incompatible, use 'nft' tool"; "unknown ipv4 meta key").
+type nftInput struct {
+	nft        *nftBackend
+	generation uint32 // of the ruleset, when it was read
+}
+
+func (in *nftInput) String() string { return "chain INPUT of table ip filter" }
+
+var inputRules = name(name(nil, unix.NFTA_RULE_TABLE, "filter"), unix.NFTA_RULE_CHAIN, "INPUT")
+
+func (in *nftInput) read(ctx context.Context) (rules []inputRule, there bool, err error) {
+	err = in.nft.do(ctx, func() (err error) {
+		conn := in.nft.conn
+		if in.generation, err = conn.generation(); err != nil {
+			return err
+		}
+		_, err = conn.ask(message(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_IPV4, 0,
+			name(name(nil, unix.NFTA_CHAIN_TABLE, "filter"), unix.NFTA_CHAIN_NAME, "INPUT")))
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read %s: %w", in, err)
+		}
+		there = true
+		all, err := conn.ask(message(unix.NFT_MSG_GETRULE, unix.NFPROTO_IPV4, unix.NLM_F_DUMP, inputRules))
+		if err != nil {
+			return fmt.Errorf("read the rules of %s: %w", in, err)
+		}
+		for _, rule := range all {
+			handle := rule.number(unix.NFTA_RULE_HANDLE)
+			content := crc32.ChecksumIEEE(rule[unix.NFTA_RULE_EXPRESSIONS])
+			rules = append(rules, inputRule{rule.comment() == admissionComment, fmt.Sprintf("%d %08x", handle, content), handle})
+		}
+		return nil
+	})
+	return rules, there, err
+}
+
+func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) error {
+	var changes [][]byte
+	for _, r := range gone {
+		changes = append(changes, message(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, 0, attribute(slices.Clone(inputRules),
+			unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, r.handle)...)))
+	}
+	if admit {
+		insert, err := in.nft.cfg.admission()
+		if err != nil {
+			return err
+		}
+		changes = append(changes, insert)
+	}
+	return in.nft.do(ctx, func() error {
+		err := in.nft.conn.transact(in.generation, changes)
+		if last := &in.nft.conn.last; err == nil && last.generation == in.generation {
+			last.generation = following(in.generation) // what it says is not about this chain
+		}
+		return err
+	})
+}
+
+// admission is the request that inserts the rule as iptables-nft writes it, so that iptables shows and saves it: its
+// extensions tcp, conntrack and comment, which nft_compat.c in the kernel runs.
+func (c Config) admission() ([]byte, error) {
+	tcp := []byte{unix.IPPROTO_TCP}
+	conntrack := &xt.ConntrackMtinfo3{OrigDstPortHigh: c.ProxyPort}
+	conntrack.OrigDstPort, conntrack.StateMask = c.ProxyPort, stateDNAT
+	conntrack.MatchFlags = uint16(xt.ConntrackState | xt.ConntrackOrigDstPort)
+	var text [commentSize]byte
+	copy(text[:], admissionComment)
+	comment := xt.Unknown(text[:])
+
+	var failed error
+	attrs := nested(slices.Clone(inputRules), unix.NFTA_RULE_EXPRESSIONS, func(list []byte) []byte {
+		for _, e := range []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: tcp},
+			&expr.Match{Name: "tcp", Info: &xt.Tcp{SrcPorts: [2]uint16{0, 65535}, DstPorts: [2]uint16{c.FirstPort, c.LastPort}}},
+			&expr.Match{Name: "conntrack", Rev: 3, Info: conntrack},
+			&expr.Match{Name: "comment", Info: &comment},
+			&expr.Verdict{Kind: expr.VerdictAccept},
+		} {
+			data, err := expr.Marshal(unix.NFPROTO_IPV4, e)
+			failed = errors.Join(failed, err)
+			list = attribute(list, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, data...)
+		}
+		return list
+	})
+	attrs = nested(attrs, unix.NFTA_RULE_COMPAT, func(compat []byte) []byte { // which protocol it is about
+		compat = attribute(compat, unix.NFTA_RULE_COMPAT_PROTO, binary.BigEndian.AppendUint32(nil, unix.IPPROTO_TCP)...)
+		return attribute(compat, unix.NFTA_RULE_COMPAT_FLAGS, 0, 0, 0, 0)
+	})
+	return message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, unix.NLM_F_CREATE, attrs), failed
+}
+
+// Of the kernel's include/uapi/linux/netfilter: XT_CONNTRACK_STATE_DNAT in xt_conntrack.h, and XT_MAX_COMMENT_LEN in
+// xt_comment.h.
+const (
+	stateDNAT   = 1 << 7
+	commentSize = 256
+)
+
+// expressions are what those of this name in a rule say.
+func (o object) expressions(name string) (all [][]byte) {
+	for _, e := range attributes(o[unix.NFTA_RULE_EXPRESSIONS]) {
+		if string(inside(e, unix.NFTA_EXPR_NAME)) == name+"\x00" {
+			all = append(all, inside(e, unix.NFTA_EXPR_DATA))
+		}
+	}
+	return all
+}
+
+// comment is what was given to iptables as --comment.
+func (o object) comment() string {
+	for _, match := range o.expressions("match") {
+		if string(inside(match, unix.NFTA_MATCH_NAME)) == "comment\x00" {
+			return unix.ByteSliceToString(inside(match, unix.NFTA_MATCH_INFO))
+		}
+	}
+	return ""
+}
+
+// leadsTo is the chain that a rule jumps to.
+func (o object) leadsTo() string {
+	for _, immediate := range o.expressions("immediate") {
+		return unix.ByteSliceToString(inside(immediate, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN))
+	}
+	return ""
+}
+
+// discardOld removes jumps first, and the rules of the chains with them. The empty chains come after, one by one: one that a
+// foreign rule leads to must stay ("device or resource busy"), and that must not keep the rest from going.
+func (in *nftInput) discardOld(ctx context.Context) error {
+	return in.nft.do(ctx, func() error {
+		conn := in.nft.conn
+		all, err := conn.dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
+		if err != nil {
+			return fmt.Errorf("read chains: %w", err)
+		}
+		old := slices.DeleteFunc(all, func(c object) bool {
+			table := oldTable{c[0][0], c.text(unix.NFTA_CHAIN_TABLE)}
+			return !slices.Contains(oldTables, table) || !slices.Contains(oldChains, c.text(unix.NFTA_CHAIN_NAME))
+		})
+		if len(old) == 0 {
+			return nil
+		}
+		var changes [][]byte
+		for _, table := range oldTables {
+			rules, err := conn.dump(unix.NFT_MSG_GETRULE, table.family, table.name)
+			if err != nil {
+				return fmt.Errorf("read rules: %w", err)
+			}
+			for _, r := range rules {
+				if r.comment() == "vifproxy" && slices.Contains(oldChains, r.leadsTo()) {
+					rule := name(name(nil, unix.NFTA_RULE_TABLE, table.name), unix.NFTA_RULE_CHAIN, r.text(unix.NFTA_RULE_CHAIN))
+					changes = append(changes, message(unix.NFT_MSG_DELRULE, table.family, 0,
+						attribute(rule, unix.NFTA_RULE_HANDLE, r[unix.NFTA_RULE_HANDLE]...)))
+				}
+			}
+		}
+		for _, c := range old {
+			rules := name(name(nil, unix.NFTA_RULE_TABLE, c.text(unix.NFTA_CHAIN_TABLE)), unix.NFTA_RULE_CHAIN, c.text(unix.NFTA_CHAIN_NAME))
+			changes = append(changes, message(unix.NFT_MSG_DELRULE, c[0][0], 0, rules))
+		}
+		if err := conn.transact(0, changes); err != nil {
+			return fmt.Errorf("remove rules of an older version: %w", err)
+		}
+		for _, c := range old {
+			chain := name(name(nil, unix.NFTA_CHAIN_TABLE, c.text(unix.NFTA_CHAIN_TABLE)), unix.NFTA_CHAIN_NAME, c.text(unix.NFTA_CHAIN_NAME))
+			if e := conn.transact(0, [][]byte{message(unix.NFT_MSG_DELCHAIN, c[0][0], 0, chain)}); e != nil {
+				err = errors.Join(err, fmt.Errorf("remove chain %s of an older version: %w", c.text(unix.NFTA_CHAIN_NAME), e))
+			}
+		}
+		return err
+	})
+}
+
+// oldTable is one of those in which older versions had chains.
+type oldTable struct {
+	family byte
+	name   string
+}
+
+var oldTables = []oldTable{
+	{unix.NFPROTO_IPV4, "filter"}, {unix.NFPROTO_IPV4, "nat"}, {unix.NFPROTO_IPV6, "filter"},
+}
