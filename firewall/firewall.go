@@ -68,13 +68,18 @@ type State struct {
 // ErrUnfenced is in the error of a Sync after which the fence may not stand as it should: no proxy may run then.
 var ErrUnfenced = errors.New("the fence around proxies does not stand")
 
+// ErrShut is in the error of a Sync after which all is in force, and the fence stands, but the chain INPUT of iptables may
+// still shut AppVMs out from their proxies.
+var ErrShut = errors.New("iptables may shut AppVMs out from their proxies")
+
 // Backend keeps the kernel's rules equal to a State. Its methods must not be called concurrently.
 type Backend interface {
 	// String names what decides on this machine who reaches the firewall VM: nftables, or the chain INPUT of iptables.
 	String() string
 
 	// Sync makes the kernel hold exactly want, and repairs the rules around it where somebody changed them.
-	// It returns how many writes that took: elements, and transactions of a repair; 0 if nothing differed. A binding
+	// It returns how many writes that took: elements, and transactions of a repair; 0 if nothing differed.
+	// What it writes into the chain INPUT of iptables is not counted. A binding
 	// whose To changed moves without a moment in which the AppVM is locked out. If want has something that cannot be,
 	// such as the same vif and address twice, nothing is written. After an error the kernel holds some state between the
 	// old and the new; call Sync again.
@@ -192,7 +197,7 @@ func begin(ctx context.Context, nft *nftBackend, kind string) (Backend, error) {
 	if kind == "nftables" {
 		chosen, err = nft, ipt.dismiss(ctx)
 	} else {
-		_, err = ipt.admit(ctx)
+		err = ipt.admit(ctx)
 	}
 	if err != nil {
 		log.Warn("cannot write the chain INPUT of iptables", "err", err)

@@ -84,23 +84,27 @@ func (b *iptBackend) Sync(ctx context.Context, want State, inForce func()) (writ
 		return writes, err
 	}
 	before := b.String()
-	admitted, err := b.admit(ctx)
+	if err = b.admit(ctx); errors.Is(ctx.Err(), context.Canceled) {
+		err = ctx.Err() // the caller has something newer
+	} else if err != nil {
+		err = fmt.Errorf("%w: %w", ErrShut, err)
+	}
 	if now := b.String(); now != before {
 		b.log.Info("other rules of this machine decide now who reaches it", "before", before, "now", now)
 	}
-	return writes + admitted, err
+	return writes, err
 }
 
 // admit keeps the admission in both variants.
-func (b *iptBackend) admit(ctx context.Context) (writes int, err error) {
+func (b *iptBackend) admit(ctx context.Context) (err error) {
 	here := false
 	for _, a := range b.admissions {
-		there, n, e := a.keep(ctx)
-		here, writes, err = here || there, writes+n, errors.Join(err, e)
+		there, e := a.keep(ctx)
+		here, err = here || there, errors.Join(err, e)
 	}
 	qubes, e := b.qubes(ctx)
 	b.here.Store(here && !qubes)
-	return writes, errors.Join(err, e)
+	return errors.Join(err, e)
 }
 
 // Remove implements Backend. The admission goes first.
@@ -117,15 +121,15 @@ func (b *iptBackend) dismiss(ctx context.Context) (err error) {
 }
 
 // keep makes the admission the first rule of INPUT, and the only one with its comment.
-func (a *admission) keep(ctx context.Context) (there bool, writes int, err error) {
+func (a *admission) keep(ctx context.Context) (there bool, err error) {
 	for range attempts {
 		rules, there, err := a.read(ctx)
 		if err != nil || !there {
-			return there, 0, err
+			return there, err
 		}
 		ours := ofOurs(rules)
 		if len(ours) == 1 && rules[0].print == a.print {
-			return true, 0, nil
+			return true, nil
 		}
 		if a.print != "" {
 			a.log.Warn("another program has changed the rule that lets AppVMs to their proxies: putting it back", "chain", a)
@@ -134,16 +138,16 @@ func (a *admission) keep(ctx context.Context) (there bool, writes int, err error
 		if err := a.write(ctx, ours, true); errors.Is(err, errOutrun) {
 			continue
 		} else if err != nil {
-			return true, 0, fmt.Errorf("put the rule %q first in %s: %w", admissionComment, a, err)
+			return true, fmt.Errorf("put the rule %q first in %s: %w", admissionComment, a, err)
 		}
 
 		// The first is what we wrote unless somebody was faster than this look; then the next finds it in the way.
 		if rules, _, err = a.read(ctx); err == nil && len(rules) > 0 && rules[0].ours {
 			a.print = rules[0].print
 		}
-		return true, 1, err
+		return true, err
 	}
-	return true, 0, errBusy
+	return true, errBusy
 }
 
 func (a *admission) dismiss(ctx context.Context) error {

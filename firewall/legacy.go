@@ -30,7 +30,7 @@ type legacyInput struct {
 var errLegacy = errors.New("only root can use iptables-legacy, with CAP_NET_RAW (use iptables-nft, on Debian by " +
 	"`update-alternatives --config iptables`; or have vifproxyd run as root, by /usr/share/doc/vifproxy/examples/run-as-root.conf)")
 
-const lockTimeout = 5 // seconds to wait for another iptables-legacy to release the lock of all of them
+const lockTimeout = 1 // seconds to wait for another iptables-legacy to release the lock of all of them
 
 // legacyTables are those that iptables-legacy has made in this thread's network, for IPv4 ("ip") or IPv6 ("ip6"). To ask
 // the program would make them.

@@ -81,7 +81,7 @@ type write struct {
 }
 
 // sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
-// nobody needs any more, goes on beside the loop: iptables takes tens of milliseconds for it. What the firewall was
+// nobody needs any more, goes on beside the loop: iptables-legacy takes tens of milliseconds for it. What the firewall was
 // made to hold is believed until it is to be checked again: a new process is started without reading all rules before.
 func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
 	if s.holds != nil && s.holds.Equal(state) {
@@ -163,12 +163,15 @@ func (s *Supervisor) completeWrite(now time.Time) (putOff bool) {
 		s.stands(w, now)
 		s.holds, s.last = nil, nil
 		return true
-	case w.err != nil:
+	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
 		s.holds = nil
 		s.notWritten(w, now)
 	default:
 		s.stands(w, now)
 		s.release(w.state.Bindings)
+		if retry := s.troubles.note(s.Events, now, "iptables", w.err); w.err != nil {
+			s.checkBy(retry)
+		}
 	}
 	return false
 }

@@ -207,3 +207,45 @@ func (f *failing) Sync(ctx context.Context, want firewall.State, inForce func())
 	}
 	return f.Backend.Sync(ctx, want, inForce)
 }
+
+// shut is a firewall beside a chain INPUT of iptables that cannot be written.
+type shut struct {
+	firewall.Backend
+	err error
+}
+
+func (f *shut) Sync(ctx context.Context, want firewall.State, inForce func()) (int, error) {
+	n, err := f.Backend.Sync(ctx, want, inForce)
+	if err == nil {
+		err = f.err
+	}
+	return n, err
+}
+
+// TestShutByIptablesEndsNothing: the fence stands, bindings are in force, and iptables is tried again and again.
+func TestShutByIptablesEndsNothing(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		told := watched(m)
+		told()
+		outside := &shut{Backend: m.Firewall, err: fmt.Errorf("%w: the lock is held", firewall.ErrShut)}
+		m.post(func() { m.Firewall = outside })
+		m.Wake(Firewall)
+		m.expect(m.after(time.Minute), "")
+		if vm := m.vm("social"); vm.State != control.Running {
+			t.Errorf("shown as %+v", vm)
+		}
+		if status, err := m.Status(m.ctx); err != nil || len(status.Problems) != 1 || status.Problems[0] != "iptables: "+outside.err.Error() {
+			t.Errorf("problems: %q", status.Problems)
+		}
+		m.connect("vif1.0 10.137.0.1") // a change is in force all the same
+		if c := counted(m.after(time.Second)); c["unbind"] != 1 {
+			t.Errorf("done: %v", c)
+		}
+		m.post(func() { outside.err = nil })
+		m.after(time.Minute)
+		if got := told(); !strings.Contains(got, "recovered what=iptables") {
+			t.Errorf("told:\n%s", got)
+		}
+	})
+}
