@@ -24,22 +24,24 @@ const (
 
 // About is whom and what an event concerns. What does not apply is zero, and left out everywhere.
 type About struct {
-	VM       string     `json:"vm,omitempty"`
-	IP       netip.Addr `json:"ip,omitzero"`
-	VIF      string     `json:"vif,omitempty"`
-	Host     string     `json:"host,omitempty"` // as the AppVM sent it, escaped where it is not printable
-	Port     uint16     `json:"port,omitempty"`
-	PID      int        `json:"pid,omitempty"`
-	MS       int64      `json:"ms,omitempty"` // how long it took, rounded up
-	RetryMS  int64      `json:"retry_ms,omitempty"`
-	Seconds  int        `json:"seconds,omitempty"` // for so long
-	Why      string     `json:"why,omitempty"`
-	Old      string     `json:"old,omitempty"` // name of a renamed AppVM
-	What     string     `json:"what,omitempty"`
-	Version  string     `json:"version,omitempty"`
-	Count    int        `json:"count,omitempty"`
-	NotShown int        `json:"not_shown,omitempty"` // refusals since the last event that made none
-	Err      string     `json:"err,omitempty"`
+	VM      string     `json:"vm,omitempty"`
+	IP      netip.Addr `json:"ip,omitzero"`
+	VIF     string     `json:"vif,omitempty"`
+	Host    string     `json:"host,omitempty"` // as the AppVM sent it, escaped where it is not printable
+	Port    uint16     `json:"port,omitempty"`
+	PID     int        `json:"pid,omitempty"`
+	MS      int64      `json:"ms,omitempty"` // how long it took, rounded up
+	RetryMS int64      `json:"retry_ms,omitempty"`
+	Seconds int        `json:"seconds,omitempty"` // for so long
+	Why     string     `json:"why,omitempty"`
+	Old     string     `json:"old,omitempty"` // name of a renamed AppVM
+	What    string     `json:"what,omitempty"`
+	Version string     `json:"version,omitempty"`
+	Count   int        `json:"count,omitempty"`
+	// Connections counts those of the AppVM that were cut.
+	Connections int    `json:"connections,omitempty"`
+	NotShown    int    `json:"not_shown,omitempty"` // refusals since the last event that made none
+	Err         string `json:"err,omitempty"`
 }
 
 // Milliseconds rounds up, so that what took time is never left out.
@@ -77,6 +79,7 @@ func (a About) Attrs() []slog.Attr {
 	text("what", a.What)
 	text("version", a.Version)
 	number("count", int64(a.Count))
+	number("connections", int64(a.Connections))
 	number("not_shown", int64(a.NotShown))
 	text("err", a.Err)
 	return attrs

@@ -91,8 +91,9 @@ type Setup struct {
 type Status struct {
 	VMs      []VM     `json:"vms"`
 	Setup    Setup    `json:"setup"`
-	Backend  string   `json:"backend"`  // of the firewall
-	Problems []string `json:"problems"` // those that are not one VM's: template, directory, firewall
+	Backend  string   `json:"backend"`       // of the firewall
+	Problems []string `json:"problems"`      // those that are not one VM's: template, directory, firewall
+	Cut      int      `json:"cut,omitempty"` // connections that the verb has cut
 }
 
 // Service is what the daemon does when asked. Verbs return when their work is done, or when ctx ends,

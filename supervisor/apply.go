@@ -58,9 +58,11 @@ func (s *Supervisor) startAll(policies []*Policy, now time.Time) {
 func (s *Supervisor) end(ends []End) {
 	for _, end := range ends {
 		if q := s.process(end.ID); q != nil {
-			s.Events.Emit(proxyEnds, control.About{
-				VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid(), Why: end.Why,
-			})
+			if q.proxy == nil { // else it is told when it is known how many connections that cuts
+				s.Events.Emit(proxyEnds, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, Why: end.Why})
+			} else {
+				q.order.why = end.Why
+			}
 			q.tell(end.How)
 		}
 	}
@@ -259,6 +261,7 @@ func (s *Supervisor) shutdown() error {
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {
+				p.order.why = "vifproxyd stops"
 				p.tell(Gently)
 			}
 		}

@@ -18,6 +18,7 @@ type fakeProxy struct {
 	told   []func() // when it is done
 	err    error
 	idle   bool
+	more   int   // clients than the one that it has otherwise
 	deaf   error // why it does not listen any more
 }
 
@@ -84,7 +85,11 @@ func (p *fakeProxy) Clients() ([]netip.AddrPort, error) {
 	if p.idle {
 		return nil, nil
 	}
-	return []netip.AddrPort{netip.AddrPortFrom(p.policy.Addr, 40000)}, nil
+	var clients []netip.AddrPort
+	for i := range 1 + p.more {
+		clients = append(clients, netip.AddrPortFrom(p.policy.Addr, uint16(40000+i)))
+	}
+	return clients, nil
 }
 
 func (p *fakeProxy) gone(how string, err error) {

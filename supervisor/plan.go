@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -18,6 +19,7 @@ type Generation struct {
 	Deaf    bool      // its port is not its own any more
 	Retired time.Time // since when a newer one serves; zero if not
 	Idle    bool      // retired, and no client is connected any more
+	Clients int       // retired, and how many were connected when it was last looked at
 }
 
 // Actual is what there is for one AppVM.
@@ -187,7 +189,7 @@ func (p *Plan) start(target *Policy, a *Actual, now time.Time) {
 
 // retire decides the end of all generations but the serving one and those that start what is coming.
 func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time.Time, limits Limits) {
-	draining := 0
+	var draining []Generation
 	for i := len(a.Generations) - 1; i >= 0; i-- { // newest first: they may stay longest
 		g := a.Generations[i]
 		switch {
@@ -206,18 +208,24 @@ func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time
 			p.end(g, Soon, "its rules permitted what is not permitted any more")
 		case g.Idle:
 			p.end(g, Gently, "its last connection has ended")
-		case draining >= limits.Generations:
-			p.end(g, Gently, "too many older processes")
 		case !g.Retired.IsZero() && !now.Before(g.Retired.Add(limits.Drain)):
 			p.end(g, Gently, "its time to finish is over")
 		default:
-			draining++
+			draining = append(draining, g)
 			if g.Retired.IsZero() {
 				p.Retire = append(p.Retire, g.ID)
 				p.lookAgain(now.Add(limits.Drain))
 			} else {
 				p.lookAgain(g.Retired.Add(limits.Drain))
 			}
+		}
+	}
+	if more := len(draining) - limits.Generations; more > 0 { // those that serve fewest go, and of these the oldest
+		slices.Reverse(draining)
+		slices.SortStableFunc(draining, func(a, b Generation) int { return cmp.Compare(a.Clients, b.Clients) })
+		for _, g := range draining[:more] {
+			p.Retire = slices.DeleteFunc(p.Retire, func(id int) bool { return id == g.ID })
+			p.end(g, Gently, "too many older processes")
 		}
 	}
 }

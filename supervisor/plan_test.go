@@ -18,7 +18,7 @@ import (
 var (
 	gateway = netip.MustParseAddr("10.138.1.1")
 	t0      = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	limits  = Limits{Drain: time.Hour, Generations: 3}
+	limits  = Limits{Drain: time.Hour, Generations: 16}
 )
 
 // allow is the policy of an AppVM whose white list is the given lines.
@@ -306,6 +306,7 @@ func TestRetiredAreBounded(t *testing.T) {
 	want := func(p *Policy) []*Desired {
 		return []*Desired{{Name: "x", Addr: addr, Vifs: []string{"vif1.0"}, Bind: gateway, Policy: p}}
 	}
+	limits := Limits{Drain: time.Hour, Generations: 3}
 	all := gens(t0)
 	p := plan(want(all[5].Policy), []*Actual{{Addr: addr, Generations: all}}, t0, limits)
 	if got := ids(p); !slices.Equal(got, []int{1, 2}) {

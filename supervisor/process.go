@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"vifproxy/control"
@@ -40,8 +41,9 @@ type process struct {
 	asked   time.Time // when the change that it is for was first heard of
 	started time.Time
 	ready   time.Time
-	shown   bool  // the files under its AppVM's name tell of it
-	order   order // not to be touched any more once abandon was called
+	shown   bool         // the files under its AppVM's name tell of it
+	order   order        // not to be touched any more once abandon was called
+	cut     atomic.Int64 // connections of its AppVM
 	abandon context.CancelFunc
 }
 
@@ -49,6 +51,7 @@ type process struct {
 type order struct {
 	Ending
 	heard time.Time // of the change that makes it end Soon
+	why   string    // to be told when it is carried out; "" if that has been told
 }
 
 // actual is the AppVMs as plan sees them.
@@ -116,6 +119,11 @@ func (s *Supervisor) carryOut(p *process, proxy Proxy) {
 		finish(proxy, p.order.heard)
 	}
 	clients, err := proxy.Clients()
+	p.cut.Store(int64(len(clients)))
+	if p.order.why != "" {
+		s.Events.Emit(proxyEnds, control.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, PID: proxy.PID(),
+			Why: p.order.why, Connections: len(clients)})
+	}
 	if p.order.Ending == Gently {
 		proxy.Stop()
 	} else {
@@ -200,6 +208,11 @@ func (s *Supervisor) ended(p *process, err error) {
 	vm := p.vm
 	vm.processes = slices.DeleteFunc(vm.processes, func(q *process) bool { return q == p })
 	s.freed = append(s.freed, p.Port)
+	for _, w := range s.waiters {
+		if w.of == nil || slices.Contains(w.of, vm.addr) {
+			w.cut += int(p.cut.Load())
+		}
+	}
 	if !s.named(p.Policy.Name) {
 		s.Proxies.Forget(p.Policy.Name)
 	}
@@ -357,7 +370,7 @@ func (s *Supervisor) pollRetired(now time.Time) {
 				continue
 			}
 			clients, err := p.proxy.Clients()
-			p.Idle = err == nil && len(clients) == 0
+			p.Idle, p.Clients = err == nil && len(clients) == 0, len(clients)
 			s.due.drain = now.Add(drainPoll)
 		}
 	}

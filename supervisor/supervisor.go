@@ -394,6 +394,7 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 	if len(done) > 0 {
 		status := s.statusNow(now)
 		for _, w := range done {
+			status.Cut = w.cut
 			w.reply <- answer{status: status}
 		}
 	}

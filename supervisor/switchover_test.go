@@ -62,6 +62,57 @@ func TestOldTunnelOutlivesManyAdditions(t *testing.T) {
 	})
 }
 
+// TestAdditionsCutNothing: each leaves a process with connections, and all of them go on. Where these are too many, the one that
+// serves fewest ends, and it is told how many connections that cut.
+func TestAdditionsCutNothing(t *testing.T) {
+	run(t, func(m *machine) {
+		told := watched(m)
+		lines := []string{"a"}
+		m.file("social.10.137.0.1", lines...)
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		for i := range limits.Generations + 1 {
+			m.set(func() { m.alive[uint16(i+1)].more = 30 - i })
+			if c := counted(m.took()); c["stop"]+c["kill"] != 0 {
+				t.Errorf("addition %d has cut something: %v", i, c)
+			}
+			lines = append(lines, fmt.Sprint("a", i))
+			m.file("social.10.137.0.1", lines...)
+			if i < limits.Generations {
+				m.after(2 * time.Second)
+			}
+		}
+		told()
+		m.expect(m.after(2*time.Second), `start social (10.137.0.1) at 10.138.1.1: a a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11 a12 a13 a14 a15 a16 :18
+			unbind vif1.0 10.137.0.1 :17
+			bind vif1.0 10.137.0.1 :18
+			stop :17`)
+		if got, want := told(), "proxy-ends vm=social port=17 why=too many older processes connections=15"; !strings.Contains(got, want) {
+			t.Errorf("told:\n%s\nwant %s", got, want)
+		}
+	})
+}
+
+// TestVerbsTellWhatTheyCut: the connections of those AppVMs alone.
+func TestVerbsTellWhatTheyCut(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.set(func() { m.alive[1].more, m.alive[2].more = 2, 4 })
+		if status, err := m.Update(m.ctx); err != nil || status.Cut != 0 {
+			t.Errorf("update: %d, %v", status.Cut, err)
+		}
+		if status, err := m.Stop(m.ctx, []string{"social"}); err != nil || status.Cut != 3 {
+			t.Errorf("stop: %d, %v; want 3", status.Cut, err)
+		}
+		if status, err := m.Restart(m.ctx, []string{"work"}); err != nil || status.Cut != 0 {
+			t.Errorf("restart leaves connections: %d, %v", status.Cut, err)
+		}
+		if status, err := m.KillAll(m.ctx, true); err != nil || status.Cut != 6 { // and one of the new process
+			t.Errorf("kill-all-and-restart: %d, %v; want 6", status.Cut, err)
+		}
+	})
+}
+
 func TestEmptyFileIsWaitedFor(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")

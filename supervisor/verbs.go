@@ -68,10 +68,12 @@ func (s *Supervisor) KillAll(ctx context.Context, restart bool) (control.Status,
 	if err != nil {
 		return status, err
 	}
+	cut := status.Cut
 	status, err = s.request(ctx, func() error {
 		s.inputs.KillAlls--
 		return nil
 	})
+	status.Cut += cut
 	return status, cmp.Or(err, s.kept(ctx, outcome))
 }
 
@@ -198,6 +200,7 @@ func (s *Supervisor) requestOf(ctx context.Context, of *[]netip.Addr, change fun
 type waiter struct {
 	reply chan<- answer
 	of    []netip.Addr // nil: all
+	cut   int          // connections of these that have ended since
 	last  int          // generations from this one on are not waited for; 0 until it is known
 }
 

@@ -155,6 +155,8 @@ func eventLine(e control.Event, colours bool) string {
 			value = "for " + value + " s"
 		case "old":
 			value = "was " + value
+		case "connections":
+			value += " connections cut"
 		case "not_shown":
 			value += " before not shown"
 		}

@@ -195,6 +195,9 @@ func change(do func(*control.Client, context.Context, []string) (control.Status,
 		if err := print(c, concerned); err != nil {
 			return err
 		}
+		if status.Cut > 0 {
+			fmt.Fprintf(c.stderr, "vifproxyctl: connections cut: %d\n", status.Cut)
+		}
 		problems(c, status)
 		troubled := len(c.names) == 0 && len(status.Problems) > 0
 		for _, vm := range concerned {

@@ -36,6 +36,10 @@ const (
 	iptablesLook = 30 * time.Second // iptables tells nobody when it is flushed
 )
 
+// mostRetired is how many older processes of one AppVM may finish their connections. Each takes some 2 MB as long as it has
+// any, for --drain at most.
+const mostRetired = 16
+
 // resolvConf is where the proxies' C library finds its resolvers (resolv.conf(5)).
 const resolvConf = "/etc/resolv.conf"
 
@@ -133,7 +137,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		Confined:  confinement,
 		Egress:    o.egress,
 		Ports:     o.listenPorts,
-		Limits:    supervisor.Limits{Drain: o.drain, Generations: 3},
+		Limits:    supervisor.Limits{Drain: o.drain, Generations: mostRetired},
 		Interval:  interval(),
 		Look:      look(fw),
 		Rest:      debug.FreeOSMemory,

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"vifproxy/control"
+)
+
+// TestAdditionsKeepTunnels: more of them than a person makes in a row, each with a tunnel through the process that it replaces.
+func TestAdditionsKeepTunnels(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.startWork()
+		told := s.watch("work")
+		lines := []string{bank}
+		var tunnels []io.ReadWriteCloser
+		for i := range 8 {
+			tunnels = append(tunnels, s.tunnel("work", "bank.example:443"))
+			before := s.show()["work"].PID
+			lines = append(lines, fmt.Sprintf(`^a%d\.example$`, i))
+			s.rules("work.10.137.0.11", lines...)
+			s.until("the addition is in force", func() error {
+				if vm := s.show()["work"]; vm.PID == before || vm.State != control.Running {
+					return fmt.Errorf("%+v", vm)
+				}
+				return nil
+			})
+		}
+		for i, conn := range tunnels {
+			if _, err := conn.Write([]byte("\x16\x03\x01\x00\x01\x01")); err != nil {
+				t.Errorf("tunnel %d: %v", i, err)
+			}
+		}
+		if n := len(s.proxies()); n < 9 {
+			t.Errorf("%d processes, want one for each tunnel, and the one that serves", n)
+		}
+		_, stderr, status := s.ctl("stop", "work")
+		if status != 0 || !strings.Contains(stderr, "connections cut: 8") {
+			t.Errorf("stop: status %d, %q", status, stderr)
+		}
+		s.until("watch has told of all connections", func() error {
+			cut := 0
+			for _, e := range told() {
+				if e.Event == "proxy-ends" {
+					cut += e.Connections
+				}
+			}
+			if cut != 8 {
+				return fmt.Errorf("%d cut", cut)
+			}
+			return nil
+		})
+		s.stop()
+	})
+}
