@@ -149,7 +149,7 @@ func BenchmarkBareStart(b *testing.B) {
 
 // BenchmarkRefusedLine is what a line costs when an AppVM floods.
 func BenchmarkRefusedLine(b *testing.B) {
-	v := newVMLog("social", slog.New(slog.DiscardHandler), func(Refused) {})
+	v := newVMLog("social", slog.New(slog.DiscardHandler), func(Refused) {}, nil)
 	v.open(netip.Addr{}, b.TempDir()+"/log")
 	line := fmt.Appendf(nil, refusedLine, "example.org")
 	for b.Loop() {

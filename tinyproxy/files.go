@@ -83,7 +83,7 @@ func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 	defer l.mu.Unlock()
 	log := l.logs[spec.Name]
 	if log == nil {
-		log = newVMLog(spec.Name, l.options.Log, l.options.OnRefused)
+		log = newVMLog(spec.Name, l.options.Log, l.options.OnRefused, l.space)
 		l.logs[spec.Name] = log
 	}
 	path := cmp.Or(spec.Config.LogFile, l.Paths(spec.Name, 0).LogFile)
@@ -134,17 +134,21 @@ func (l *Launcher) stage(spec Spec) error {
 	if !spec.Config.ErrorPage { // behind all other lines, so that their numbers stay the template's
 		config += fmt.Sprintf("ErrorFile 403 \"%s\"\n", filepath.Join(l.options.RuntimeDir, page))
 	}
+	refused := refusedPage(spec)
+	var rules strings.Builder
+	for _, r := range spec.Rules {
+		rules.WriteString(r.Text + "\n")
+	}
+	if err := l.space.stage(dir, len(config), len(refused), rules.Len()); err != nil {
+		return err
+	}
 	if err := writeFile(l.root, filepath.Join(dir, "config"), config, spec.UID); err != nil {
 		return err
 	}
 	if !spec.Config.ErrorPage {
-		if err := writeFile(l.root, page, refusedPage(spec), spec.UID); err != nil {
+		if err := writeFile(l.root, page, refused, spec.UID); err != nil {
 			return err
 		}
-	}
-	var rules strings.Builder
-	for _, r := range spec.Rules {
-		rules.WriteString(r.Text + "\n")
 	}
 	return writeFile(l.root, filepath.Join(dir, "rules"), rules.String(), spec.UID)
 }
@@ -157,7 +161,9 @@ func portDir(spec Spec) string {
 func (l *Launcher) unstage(spec Spec) {
 	if err := l.root.RemoveAll(portDir(spec)); err != nil {
 		l.options.Log.Warn("files of an ended proxy stay", "vm", spec.Name, "port", spec.Listen.Port(), "err", err)
+		return
 	}
+	l.space.unstage(portDir(spec))
 }
 
 // writeFile makes a new file; one of that name must not exist.

@@ -74,6 +74,7 @@ type Options struct {
 type Launcher struct {
 	options Options
 	root    *os.Root // RuntimeDir
+	space   *space   // in it
 	null    *os.File
 
 	forks    chan func()   // to the starter threads
@@ -126,6 +127,11 @@ func NewLauncher(o Options) (*Launcher, error) {
 	if err != nil {
 		return nil, err
 	}
+	space, err := newSpace(dir, root, o.Log)
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		root.Close()
@@ -139,7 +145,7 @@ func NewLauncher(o Options) (*Launcher, error) {
 	}
 	closeOnExec()
 	l := &Launcher{
-		options: o, root: root, null: null, poller: poller,
+		options: o, root: root, space: space, null: null, poller: poller,
 		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), logs: make(map[string]*vmLog),
 	}
@@ -306,6 +312,8 @@ func (l *Launcher) check(spec Spec) *Error {
 // storageRemedy says what to do about an error of the file system under the runtime directory.
 func (l *Launcher) storageRemedy(err error) string {
 	switch {
+	case errors.Is(err, errNoSpace):
+		return fmt.Sprintf("shorten the rule files, or enlarge the file system of %s; see df", l.options.RuntimeDir)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Sprintf("free space on the file system of %s; see df", l.options.RuntimeDir)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):

@@ -22,7 +22,7 @@ import (
 // logged before; a person's browsing fits into the burst many times over.
 const (
 	maxLine  = 1024    // bytes; tinyproxy itself stops at 799
-	maxLog   = 1 << 20 // bytes; and as much again in log.1
+	maxLog   = 1 << 20 // bytes; and as much again in log.1; less where many share little, see space
 	logBurst = 256 << 10
 	logRate  = 1 << 10 // bytes a second
 )
@@ -33,9 +33,11 @@ type vmLog struct {
 	addr      netip.Addr
 	log       *slog.Logger
 	onRefused func(Refused)
+	space     *space // nil counts nothing
 
 	mu      sync.Mutex
 	path    string
+	counted bool     // the file is one of those that space counts
 	file    *os.File // nil while it cannot be opened
 	size    int64
 	lines   *rate.Limiter
@@ -43,8 +45,8 @@ type vmLog struct {
 	ill     bool // trouble with the file has been reported
 }
 
-func newVMLog(vm string, log *slog.Logger, onRefused func(Refused)) *vmLog {
-	return &vmLog{vm: vm, log: log, onRefused: onRefused,
+func newVMLog(vm string, log *slog.Logger, onRefused func(Refused), space *space) *vmLog {
+	return &vmLog{vm: vm, log: log, onRefused: onRefused, space: space,
 		lines: rate.NewLimiter(logRate, logBurst)}
 }
 
@@ -58,7 +60,7 @@ func (v *vmLog) open(addr netip.Addr, path string) {
 		return
 	}
 	v.shut()
-	v.path, v.ill = path, false
+	v.path, v.ill, v.counted = path, false, v.space != nil && v.space.has(path)
 	v.report(v.reopen())
 }
 
@@ -80,6 +82,9 @@ func (v *vmLog) reopen() error {
 		return err
 	}
 	v.file, v.size = file, info.Size()
+	if v.counted {
+		v.space.opened(v.vm, v.size)
+	}
 	return nil
 }
 
@@ -127,13 +132,20 @@ func (v *vmLog) tellDropped() {
 // write appends text, after making room. The caller holds v.mu.
 func (v *vmLog) write(text string) {
 	var err error
-	if v.file != nil && v.size+int64(len(text)) > maxLog {
+	if v.file != nil && v.size+int64(len(text)) > v.bound() {
 		if err = os.Rename(v.path, v.path+".1"); err == nil {
 			v.shut()
+			if v.counted {
+				v.space.rotated(v.vm)
+			}
 		}
 	}
 	if v.file == nil && err == nil {
 		err = v.reopen()
+	}
+	if err == nil && v.counted && !v.space.append(v.vm, len(text)) {
+		v.dropped++ // that there is no room is told for all logs at once
+		return
 	}
 	if err == nil {
 		var n int
@@ -144,6 +156,14 @@ func (v *vmLog) write(text string) {
 		v.dropped++
 	}
 	v.report(err)
+}
+
+// bound returns how large the file may become.
+func (v *vmLog) bound() int64 {
+	if v.counted {
+		return v.space.logBound()
+	}
+	return maxLog
 }
 
 func (v *vmLog) shut() {
@@ -159,6 +179,9 @@ func (v *vmLog) close() {
 	defer v.mu.Unlock()
 	v.tellDropped()
 	v.shut()
+	if v.counted {
+		v.space.forget(v.vm)
+	}
 }
 
 // printable shows a line as text that does nothing to a terminal.

@@ -65,7 +65,7 @@ func FuzzLogLine(f *testing.F) {
 
 func newTestLog(t *testing.T, onRefused func(Refused)) (*vmLog, string) {
 	path := filepath.Join(t.TempDir(), "log")
-	v := newVMLog("social", slog.New(slog.DiscardHandler), onRefused)
+	v := newVMLog("social", slog.New(slog.DiscardHandler), onRefused, nil)
 	v.open(netip.MustParseAddr("10.137.0.9"), path)
 	return v, path
 }
@@ -186,7 +186,7 @@ func TestBadLogFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		var complaints bytes.Buffer
-		v := newVMLog("social", slog.New(slog.NewTextHandler(&complaints, nil)), nil)
+		v := newVMLog("social", slog.New(slog.NewTextHandler(&complaints, nil)), nil, nil)
 		v.open(netip.MustParseAddr("10.137.0.9"), path)
 		v.line([]byte("one"))
 		v.line([]byte("two"))

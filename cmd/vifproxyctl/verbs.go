@@ -166,7 +166,7 @@ object, whose "event" says what happened:
 		summary: "Show what the proxies of a VM have logged.",
 		help: `    -f    go on with what comes, until Ctrl-C
 
-Control characters are shown as escapes. vifproxyd keeps between 1 and 2 MiB for each VM,
+Control characters are shown as escapes. vifproxyd keeps up to 2 MiB for each VM, less where many share little memory,
 until it is restarted.
 `,
 	}, {

@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"vifproxy/control"
+	"vifproxy/internal/lab"
 )
 
 // template writes the template: what is built in, with another line in the place of one.
@@ -88,4 +90,37 @@ func (s *site) children(pid int) (pids []string) {
 		pids = append(pids, strings.Fields(string(text))...)
 	}
 	return pids
+}
+
+// TestRuntimeDirectoryHasOneBound: the files of all AppVMs take a quarter of the file system at most, whatever their AppVMs
+// have logged, and there is room for another proxy.
+func TestRuntimeDirectoryHasOneBound(t *testing.T) {
+	s := newSite(t, lab.R42)
+	s.inMemory("1m")
+	s.rules(hostile+".10.137.0.11", bank)
+	s.attach(hostile, "10.137.0.11")
+	s.start()
+	s.opens(hostile, "http://bank.example/")
+	s.inHostile(4, func(dial func() (net.Conn, error)) error {
+		for i := range 500 { // a line of a hundred bytes and more each
+			if err := refuse(dial, fmt.Sprintf("host%d-%s.example", i, strings.Repeat("x", 100))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.rules("work.10.137.0.12", bank)
+	s.attach("work", "10.137.0.12")
+	s.opens("work", "http://bank.example/")
+	var all int64
+	s.must(filepath.Walk(s.runDir(), func(path string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			all += info.Size()
+		}
+		return nil
+	}))
+	if all > 256<<10 || all < 64<<10 {
+		s.Errorf("%d bytes of files in 1 MiB", all)
+	}
+	s.stop()
 }
