@@ -166,8 +166,8 @@ object, whose "event" says what happened:
 		summary: "Show what the proxies of a VM have logged.",
 		help: `    -f    go on with what comes, until Ctrl-C
 
-Control characters are shown as escapes. vifproxyd keeps up to 2 MiB for each VM, less where many share little memory,
-until it is restarted.
+Control characters are shown as escapes. vifproxyd keeps up to 2 MiB for each VM, less where many
+share little memory, until it is restarted.
 `,
 	}, {
 		name: "client", args: "NAME", least: 1, most: 1, run: configure,
