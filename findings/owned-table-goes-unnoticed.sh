@@ -49,7 +49,7 @@ until_true gone
 after=$(generation)
 saw "generations between the table of a running process, and none" 0 "$((after - before))"
 
-# What comes later is heard, so what came before it would have been.
+# A later change is heard, so a change before it would have been heard too.
 nft add table ip later
 until_true heard 'add table ip later'
 saw "generations for the next change, of an empty table" 1 "$(($(generation) - before))"
