@@ -78,11 +78,14 @@ func (s Syntax) compile(name string) []string {
 		return []string{host, host + "."}
 	}
 	begin, end := "^", `\.\{0,1\}$`
-	if wildcard {
-		begin = `^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.`
-	}
 	if s.Language == Extended {
 		end = `\.?$`
+	}
+	switch {
+	case wildcard && s.Language == Extended:
+		begin = `^([a-zA-Z0-9_-]+\.)+` // no empty label
+	case wildcard:
+		begin = `^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.`
 	}
 	return []string{begin + strings.ReplaceAll(host, ".", `\.`) + end}
 }

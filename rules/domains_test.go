@@ -39,18 +39,18 @@ func TestDomainLines(t *testing.T) {
 		want   string
 	}{
 		{Syntax{}, `
+2 ^www\.a1\.example\.?$
+3 ^([a-zA-Z0-9_-]+\.)+b\.example\.?$
+`},
+		{Syntax{Language: Fnmatch}, `
+2 ^[wW][wW][wW]\.[aA]1\.[eE][xX][aA][mM][pP][lL][eE]\.?$
+3 ^([a-zA-Z0-9_-]+\.)+[bB]\.[eE][xX][aA][mM][pP][lL][eE]\.?$
+`},
+		{Syntax{Forbid: true}, `
 2 ^www\.a1\.example\.\{0,1\}$
 3 ^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.b\.example\.\{0,1\}$
 `},
-		{Syntax{Language: Extended}, `
-2 ^www\.a1\.example\.?$
-3 ^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.b\.example\.?$
-`},
-		{Syntax{Language: Extended, CaseSensitive: true}, `
-2 ^[wW][wW][wW]\.[aA]1\.[eE][xX][aA][mM][pP][lL][eE]\.?$
-3 ^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.[bB]\.[eE][xX][aA][mM][pP][lL][eE]\.?$
-`},
-		{Syntax{Language: Fnmatch}, `
+		{Syntax{Forbid: true, Language: Fnmatch}, `
 2 [wW][wW][wW].[aA]1.[eE][xX][aA][mM][pP][lL][eE]
 2 [wW][wW][wW].[aA]1.[eE][xX][aA][mM][pP][lL][eE].
 3 ?*.[bB].[eE][xX][aA][mM][pP][lL][eE]

@@ -46,6 +46,9 @@ func (f File) Same(other File) bool { return f.Path == other.Path && f.sum == ot
 type Line struct {
 	Text string // one pattern, without blanks or comments; at most 511 bytes
 	Line int    // the line of the rule file that it comes from
+
+	// Source is the pattern as the rule file has it, if Text is compiled from that and differs.
+	Source string
 }
 
 // Language is the kind of pattern that tinyproxy takes a filter line for.
@@ -62,14 +65,47 @@ type Syntax struct {
 	Language      Language
 	CaseSensitive bool // FilterCaseSensitive; Fnmatch is case-sensitive with or without it
 	URLs          bool // FilterURLs: lines are compared with the whole URL
+	Forbid        bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
 }
 
-// Lines returns what tinyproxy is to read for the file, in the file's order. A file of patterns gives the
-// same lines under every syntax: its author wrote them for the template. A file of host names is compiled,
-// and that can fail with an *Error: not every syntax can express every name.
+// narrows reports whether lines are compiled to extended expressions that match host names only. With FilterURLs they
+// match more than a host, and a black list must not forbid less than it says.
+func (s Syntax) narrows() bool { return !s.Forbid && !s.URLs }
+
+// compiled returns the syntax of what Lines returns.
+func (s Syntax) compiled() Syntax {
+	if s.narrows() {
+		s.CaseSensitive = s.CaseSensitive || s.Language == Fnmatch
+		s.Language = Extended
+	}
+	return s
+}
+
+// Lines returns what tinyproxy has to read for the file, in the file's order. The lines of a white list are extended
+// expressions that match host names only, whatever the template's language; a line that matches no host name is left
+// out. Other patterns stay as they are written. Host names are compiled for the template's language. Errors are of
+// type *Error.
 func (f File) Lines(s Syntax) ([]Line, error) {
-	if !f.domains {
+	if !f.domains && !s.narrows() {
 		return slices.Clone(f.entries), nil
+	}
+	if !f.domains {
+		lines := make([]Line, 0, len(f.entries))
+		for _, entry := range f.entries {
+			n, flaw := s.narrow(entry.Text)
+			if flaw != nil {
+				flaw.Path, flaw.Line = f.Path, max(entry.Line, 0)
+				return nil, flaw
+			}
+			if n.text != "" {
+				line := Line{Text: n.text, Line: entry.Line}
+				if n.text != entry.Text {
+					line.Source = entry.Text
+				}
+				lines = append(lines, line)
+			}
+		}
+		return lines, nil
 	}
 	if s.URLs {
 		return nil, &Error{
@@ -81,7 +117,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 	}
 	var lines []Line
 	for _, entry := range f.entries {
-		for _, text := range s.compile(entry.Text) {
+		for _, text := range s.compiled().compile(entry.Text) {
 			if len(text) > maxLine {
 				return nil, &Error{
 					Path:   f.Path,
@@ -90,7 +126,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template",
 				}
 			}
-			lines = append(lines, Line{text, entry.Line})
+			lines = append(lines, Line{Text: text, Line: entry.Line})
 		}
 	}
 	return lines, nil
@@ -167,7 +203,7 @@ func (f *File) add(line string, number int) *Error {
 	} else {
 		flaw = plain(entry)
 	}
-	f.entries = append(f.entries, Line{entry, number})
+	f.entries = append(f.entries, Line{Text: entry, Line: number})
 	return flaw
 }
 

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -58,7 +59,7 @@ func (h Host) TooWide() string {
 	return ""
 }
 
-// Entry is the line for a host in this file: what is added to allow it, and removed to take that back.
+// Entry returns the line for a host in this file: the line that is added to allow it.
 func (f File) Entry(s Syntax, h Host) string {
 	if f.domains {
 		return h.String()
@@ -66,14 +67,20 @@ func (f File) Entry(s Syntax, h Host) string {
 	return s.Language.name(h.Name, h.Below)
 }
 
-// LineOf returns the number of the line that has the entry; 0 if none has.
-func (f File) LineOf(entry string) int {
+// Entries returns the entries in the file that stand for the host and for nothing else, in whatever way they are written.
+func (f File) Entries(s Syntax, h Host) (all []string) {
+	language := s.Language
+	if f.domains {
+		language = Fnmatch // names and *.names look the same in it
+	}
 	for _, line := range f.entries {
-		if line.Text == entry {
-			return line.Line
+		shape := language.shapeOf(line.Text)
+		same := strings.EqualFold(shape.domain, h.Name) && shape.below == h.Below
+		if shape.exact() && same && !slices.Contains(all, line.Text) {
+			all = append(all, line.Text)
 		}
 	}
-	return 0
+	return all
 }
 
 // With returns the file with more entries at its end, which come from no line of it: the
@@ -81,7 +88,7 @@ func (f File) LineOf(entry string) int {
 func (f File) With(entries []string) File {
 	f.entries = f.entries[:len(f.entries):len(f.entries)]
 	for i, text := range entries {
-		f.entries = append(f.entries, Line{text, -1 - i})
+		f.entries = append(f.entries, Line{Text: text, Line: -1 - i})
 	}
 	return f
 }

@@ -27,10 +27,7 @@ type Finding struct {
 }
 
 // Check reads files as a template makes tinyproxy read them.
-type Check struct {
-	Syntax
-	Forbid bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
-}
+type Check struct{ Syntax }
 
 // File returns all that is wrong with a rule file.
 func (c Check) File(path string, content []byte) []Finding {
@@ -87,12 +84,14 @@ func (c Check) File(path string, content []byte) []Finding {
 	return all
 }
 
-// Parsed returns what File does of a file that was accepted. All of a line that is known is its entry.
+// Parsed returns what File does of a file that was accepted, without the lines that Lines refuses. All of a line that is
+// known is its entry.
 func (c Check) Parsed(f File) []Finding {
 	if f.domains {
 		c.Language = Fnmatch
 	}
-	all := append(c.entries(f.entries, f.domains), f.openings()...)
+	used := slices.DeleteFunc(c.entries(f.entries, f.domains), func(found Finding) bool { return found.Refused })
+	all := append(used, f.openings()...)
 	for i := range all {
 		all[i].Path = f.Path
 	}
@@ -127,7 +126,7 @@ func (c Check) entries(lines []Line, domains bool) (all []Finding) {
 		}
 		seen[line.Text] = line.Line
 		if !domains {
-			all = append(all, c.pattern(finding, shapes[i])...)
+			all = append(all, c.line(finding, shapes[i])...)
 		} else if shapes[i].below && tooWide(shapes[i].domain) && !c.Forbid {
 			all = append(all, wide(finding, shapes[i]))
 		}
@@ -172,7 +171,46 @@ func (c Check) fold(name string) string {
 	return strings.ToLower(name)
 }
 
-// pattern finds what is wrong with one pattern. f is the finding as far as it is known.
+// line finds what is wrong with one line of patterns. f is the finding as far as it is known.
+func (c Check) line(f Finding, s shape) []Finding {
+	if !c.narrows() {
+		return c.pattern(f, s)
+	}
+	n, flaw := c.narrow(s.text)
+	if flaw != nil {
+		f.Problem, f.Remedy, f.Refused = flaw.Text, flaw.Remedy, true
+		if flaw.Col > 0 {
+			f.Col, f.Width = flaw.Col, 1
+		}
+		return []Finding{f}
+	}
+	all := c.pattern(f, s)
+	switch {
+	case n.text != "" && len(all) > 0, len(s.plain) > 0:
+		return all
+	case n.odd > 0 || n.text == "":
+		f.Problem = "no host name has this character"
+		f.Remedy = `a host name is letters, digits, '-', '_' and '.', which is written \.; an IPv6 address has its line alone`
+		if n.odd > 0 {
+			f.Col, f.Width = n.odd, 1
+		}
+	case !n.exact && c.Language != Fnmatch:
+		f.Problem = "stands for more than host names; vifproxy lets nothing else pass, so write that"
+		f.Remedy = "write " + hostClass + " for what may be any character of a name"
+		switch {
+		case s.exact():
+			f.Better = s.meant(c.Language)
+		case c.Language == Extended || !strings.ContainsAny(n.text, "(){}|+?"):
+			f.Better = []string{n.text}
+		}
+		f.Fixable = f.Better != nil
+	default:
+		return nil
+	}
+	return []Finding{f}
+}
+
+// pattern finds what is wrong with one pattern, if its characters are those of host names.
 func (c Check) pattern(f Finding, s shape) (all []Finding) {
 	if len(s.plain) > 0 {
 		found, t := f, s.plain[0]
@@ -296,8 +334,18 @@ func (c Check) Template(path, text string) (all []Finding) {
 		}
 		all = append(all, f)
 	}
+	for i, line := range lines {
+		if m := urls.FindStringIndex(line); m != nil && !c.Forbid {
+			all = append(all, Finding{Path: path, Line: i + 1, Col: 1, Width: len(line), Source: line,
+				Problem: "lines are compared with all of a URL, so what is no host name can pass them",
+				Remedy:  "remove it, and list hosts"})
+		}
+	}
 	return all
 }
+
+// urls is a directive that makes tinyproxy compare lines with URLs.
+var urls = regexp.MustCompile(`(?i)^[ \t]*filterurls[ \t]+(yes|on)[ \t]*$`)
 
 // Fix rewrites a rule file where that is safe: what was meant is clear, and no line permits more than it did. A file that
 // was refused may become valid by it. Comments, blank lines and line ends stay.

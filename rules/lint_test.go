@@ -33,6 +33,7 @@ func TestFindings(t *testing.T) {
 		anywhere = "matches anywhere in a name: it is not anchored"
 		ending   = "matches the end of other names too: the beginning is not anchored"
 		starting = "matches the beginning of other names too: there is no $ at the end"
+		more     = "stands for more than host names; vifproxy lets nothing else pass, so write that"
 		dot      = `this character stands for any one: a dot is written \.`
 	)
 	basic, extended, glob := Check{}, Check{Syntax: Syntax{Language: Extended}}, Check{Syntax: Syntax{Language: Fnmatch}}
@@ -40,20 +41,27 @@ func TestFindings(t *testing.T) {
 		check         Check
 		content, want string
 	}{
-		{basic, "# fine\n^www\\.bank\\.com$\n\\.bank\\.com$ # all\n^api[0-9]*\\.shop\\.com$\n^localhost$\n^.*\\.b\\.com$\n",
+		{basic, "# fine\n^www\\.bank\\.com$\n^[a-zA-Z0-9._-]*\\.bank\\.com$ # all\n^api[0-9]*\\.shop\\.com$\n^localhost$\n^2001:db8::1$\n",
 			"2:1+16 adds nothing to line 3\n"},
-		{basic, `bank\.com`, "1:1+9 " + anywhere + ` → ^bank\.com$ \.bank\.com$ (evil-bank.com.evil.example)`},
-		{basic, `bank\.com$`, "1:1+10 " + ending + ` → ^bank\.com$ \.bank\.com$ (evil-bank.com)`},
-		{basic, `.*bank\.com$`, "1:1+12 " + ending + ` → ^bank\.com$ \.bank\.com$ (evil-bank.com)`},
+		{basic, "\\.bank\\.com$\n^.*\\.b\\.com$\n^[^.]*\\.c\\.com$\n^\\([^a]\\)\\.c\\.com$",
+			"1:1+12 " + more + " → ^[a-zA-Z0-9._-]*\\.bank\\.com$\n2:1+12 " + more + " → ^[a-zA-Z0-9._-]*\\.b\\.com$\n" +
+				"3:1+15 " + more + " → ^[a-z0-9_-]*\\.c\\.com$\n4:1+18 " + more + "\n"},
+		{extended, `(^|\.)bank\.com$`, "1:1+16 " + more + ` → ^[a-zA-Z0-9._-]*(^|\.)bank\.com$`},
+		{basic, `^bank\.com/x$`, "1:11+1 no host name has this character"},
+		{basic, `*.bank.com`, "1:1+1 no host name has this character"},
+		{basic, `^2001:db8:.*$`, "1:6+1 no host name has this character"},
+		{basic, `bank\.com`, "1:1+9 " + anywhere + ` → ^bank\.com$ ^[a-zA-Z0-9._-]*\.bank\.com$ (evil-bank.com.evil.example)`},
+		{basic, `bank\.com$`, "1:1+10 " + ending + ` → ^bank\.com$ ^[a-zA-Z0-9._-]*\.bank\.com$ (evil-bank.com)`},
+		{basic, `.*bank\.com$`, "1:1+12 " + ending + ` → ^bank\.com$ ^[a-zA-Z0-9._-]*\.bank\.com$ (evil-bank.com)`},
 		{basic, `^bank\.com`, "1:10+1 " + starting + ` → ^bank\.com$ (bank.com.evil.example)`},
 		{basic, `^cdn\.`, "1:6+1 " + starting},
 		{basic, `^bank[.]com`, "1:11+1 " + starting + ` → ^bank\.com$ (bank.com.evil.example)`},
 		{basic, `  ^www.bank\.com$  # why`, "1:7+1 " + dot + ` → ^www\.bank\.com$ (wwwxbank.com)`},
-		{basic, `.bank\.com$`, "1:1+1 " + dot + ` → \.bank\.com$ (evilxbank.com)`},
+		{basic, `.bank\.com$`, "1:1+1 " + dot + ` → ^[a-zA-Z0-9._-]*\.bank\.com$ (evilxbank.com)`},
 		{basic, `^(a|b)\.bank\.com$`, "1:2+1 '(' is a character like any other in a basic regular expression: no host has it" +
 			` → ^a\.bank\.com$ ^b\.bank\.com$`},
 		{extended, `^(a|b)\.bank\.com$`, ""},
-		{extended, `^a\.com|b\.com$`, `1:1+15 "^a\\.com" ` + starting + ` → ^a\.com$ ^b\.com$ \.b\.com$ (a.com.evil.example)`},
+		{extended, `^a\.com|b\.com$`, `1:1+15 "^a\\.com" ` + starting + ` → ^a\.com$ ^b\.com$ ^[a-zA-Z0-9._-]*\.b\.com$ (a.com.evil.example)`},
 		{basic, `\.co\.uk$`, "1:1+9 admits every host below co.uk, where anybody can have one (evil.co.uk)"},
 		{basic, ".*", "1:1+2 admits every host (evil.example)"},
 		{basic, "^a\\.com$\n^b\\.com$\n^a\\.com$ # again", "3:1+8 says the same as line 1\n"},
@@ -65,7 +73,7 @@ func TestFindings(t *testing.T) {
 				"5:1+11 says the same as line 3\n6:2+1 white space inside \"x y\"; tinyproxy would cut it to \"x\"\n"},
 		{glob, "*bank.com\nwww.bank.*\n*.shop.com\n*", "1:1+9 " + ending + " → bank.com *.bank.com (evil-bank.com)\n" +
 			"2:10+1 matches the beginning of other names too: it ends with *\n4:1+1 admits every host (evil.example)\n"},
-		{Check{Forbid: true}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
+		{Check{Syntax{Forbid: true}}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
 		{Check{Syntax: Syntax{URLs: true}}, `bank.com`, ""},
 	} {
 		want := tt.want
@@ -88,7 +96,7 @@ func TestFindings(t *testing.T) {
 
 func TestFixKeepsWhatPeopleWrote(t *testing.T) {
 	before := "\ufeff# mine\r\n\r\n  bank.com\t# the bank\r\n^www\\.bank\\.com$ # covered\r\n^cdn\\.\r\n^x\\.com $\r\n^x\\.com$"
-	want := "\ufeff# mine\r\n\r\n  ^bank\\.com$\t# the bank\r\n\\.bank\\.com$\r\n# covered\r\n^cdn\\.\r\n^x\\.com$\r\n"
+	want := "\ufeff# mine\r\n\r\n  ^bank\\.com$\t# the bank\r\n^[a-zA-Z0-9._-]*\\.bank\\.com$\r\n# covered\r\n^cdn\\.\r\n^x\\.com$\r\n"
 	if got := string(Check{}.Fix(somePath, []byte(before))); got != want {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
@@ -104,7 +112,7 @@ func TestFindingsInTinyproxy(t *testing.T) {
 	parts := strings.Fields(`bank com . \. . \. www a b [.] [ab] .* * ^ $ \(a\) (a|b) | co.uk b\.com -`)
 	examples, corrections := 0, 0
 	for round := range 240 {
-		c := Check{Syntax: syntaxes[round%len(syntaxes)]}
+		c := Check{syntaxes[round%len(syntaxes)]}
 		pick := func(from ...string) string { return from[random.IntN(len(from))] }
 		pattern := pick("^", "", ".*", "^.*", `\.`, ".", "*") // and then a name, or anything
 		if round%3 > 0 {
@@ -160,7 +168,7 @@ func FuzzFix(f *testing.F) {
 		f.Add([]byte(seed), byte(i))
 	}
 	f.Fuzz(func(t *testing.T, content []byte, syntax byte) {
-		c := Check{Syntax: syntaxes[int(syntax)%len(syntaxes)]}
+		c := Check{syntaxes[int(syntax)%len(syntaxes)]}
 		fixed := c.Fix(somePath, content)
 		for _, found := range c.File(somePath, fixed) {
 			if found.Fixable {
@@ -169,6 +177,9 @@ func FuzzFix(f *testing.F) {
 		}
 		refused := slices.ContainsFunc(c.File(somePath, fixed), func(f Finding) bool { return f.Refused })
 		file, err := ParseFile(somePath, fixed)
+		if err == nil && !file.domains {
+			_, err = file.Lines(c.Syntax)
+		}
 		if (err != nil) != refused {
 			t.Fatalf("%q became %q: %v", content, fixed, err)
 		}

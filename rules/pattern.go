@@ -22,7 +22,7 @@ type shape struct {
 	domain string  // as it was written, without escapes; "" if the tokens are no name
 }
 
-// A token is a part of a pattern that matches one character, or any number of them.
+// A token is a part of a pattern that matches one character, or any number of them: of all, or of those in host names.
 type token struct {
 	kind     byte // a literal byte 'c', any character '.', any number of them '*', something else '?'
 	c        byte
@@ -91,11 +91,12 @@ func backslashes(s string) int { return len(s) - len(strings.TrimRight(s, `\`)) 
 func (l Language) next(s string) token {
 	t := token{kind: literal, c: s[0], len: 1}
 	switch c := s[0]; {
-	case l == Fnmatch && c == '*', l != Fnmatch && strings.HasPrefix(s, ".*"):
+	case l == Fnmatch && c == '*':
 		t.kind = anyNumber
-		if l != Fnmatch {
-			t.len = 2
-		}
+	case l != Fnmatch && strings.HasPrefix(s, ".*"):
+		t.kind, t.len = anyNumber, 2
+	case l != Fnmatch && strings.HasPrefix(s, hostClass+"*"):
+		t.kind, t.len = anyNumber, len(hostClass)+1
 	case l == Fnmatch && c == '?', l != Fnmatch && c == '.':
 		t.kind = anyOne
 	case c == '\\' && len(s) > 1 && strings.IndexByte(".-_/:", s[1]) >= 0:
@@ -166,7 +167,7 @@ func (l Language) name(domain string, below bool) string {
 	case l == Fnmatch:
 		return domain
 	case below:
-		return `\.` + strings.ReplaceAll(domain, ".", `\.`) + "$"
+		return "^" + hostClass + `*\.` + strings.ReplaceAll(domain, ".", `\.`) + "$"
 	}
 	return "^" + strings.ReplaceAll(domain, ".", `\.`) + "$"
 }

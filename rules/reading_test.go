@@ -46,12 +46,12 @@ func TestNothingIsPermittedByAnEmptyFile(t *testing.T) {
 	}
 }
 
-// TestBadRegex shows why patterns are not compiled here: tinyproxy does it with the C library that will use
-// them, and a proxy that has bad ones does not start.
+// TestBadRegex shows that the lines of a black list are left to tinyproxy and its C library: a proxy that has bad ones
+// does not start.
 func TestBadRegex(t *testing.T) {
 	f, err := ParseFile(somePath, []byte("^a$\n[\n"))
 	must(t, err)
-	lines, err := f.Lines(Syntax{})
+	lines, err := f.Lines(Syntax{Forbid: true})
 	must(t, err)
 	_, err = start(t, Syntax{}, staged(lines))
 	checkError(t, "[", err, "exit status 65")
@@ -118,6 +118,8 @@ func TestPatternsInTinyproxy(t *testing.T) {
 			content.WriteString(pick([]string{"", "", " ", "\t"}) + pattern)
 			content.WriteString(pick([]string{"\n", "\n", "\r\n", " \n", "\t # why\n", " #why\r\n"}))
 		}
+		compare(t, []byte(content.String()), syntax, someHosts)
+		syntax.Forbid = true // as it is written
 		lines := compare(t, []byte(content.String()), syntax, someHosts)
 		for i, line := range lines {
 			if line.Text != patterns[i] {
@@ -164,7 +166,7 @@ var someHosts = []string{
 }
 
 // compare asks tinyproxy about hosts and holds its answers against those of an oracle: for patterns grep, for
-// names plain comparison of strings. A file of patterns must also mean the same to tinyproxy when it reads
+// names plain comparison of strings. Nothing but host names passes compiled lines. A file of patterns must also mean the same to tinyproxy when it reads
 // the file itself. Content that is refused, or has a pattern that the C library refuses, is passed over. The
 // result is the lines that tinyproxy was given.
 func compare(t *testing.T, content []byte, syntax Syntax, hosts []string) []Line {
@@ -179,7 +181,7 @@ func compare(t *testing.T, content []byte, syntax Syntax, hosts []string) []Line
 	}
 	want := make([]bool, len(hosts))
 	for _, entry := range f.entries {
-		matched, ok := named(entry.Text, syntax, hosts), true
+		matched, ok := named(entry.Text, hosts), true
 		if !f.domains {
 			matched, ok = grep(t, syntax, entry.Text, hosts)
 		}
@@ -195,7 +197,11 @@ func compare(t *testing.T, content []byte, syntax Syntax, hosts []string) []Line
 		filters["the file"] = bytes.TrimPrefix(content, []byte("\ufeff"))
 	}
 	for what, filter := range filters {
-		p, err := start(t, syntax, filter)
+		reading := syntax
+		if what == "our lines" {
+			reading = syntax.compiled()
+		}
+		p, err := start(t, reading, filter)
 		if err != nil && strings.Contains(err.Error(), "Bad regex") {
 			return nil
 		}
@@ -206,27 +212,31 @@ func compare(t *testing.T, content []byte, syntax Syntax, hosts []string) []Line
 			if !f.domains && syntax.Language == Fnmatch {
 				continue // no oracle
 			}
-			if got := p.permits(host); got != want[i] {
+			want := want[i] && (what == "the file" || !syntax.narrows() || isHost(host))
+			if got := p.permits(host); got != want {
 				t.Errorf("%s of %q under %+v: host %q permitted: %v, want %v",
-					what, content, syntax, host, got, want[i])
+					what, content, syntax, host, got, want)
 			}
 		}
 	}
 	return lines
 }
 
+func isHost(text string) bool {
+	return strings.Trim(text, "-_.abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
+}
+
 // named is the oracle for names: which of the hosts a name stands for.
-func named(name string, syntax Syntax, hosts []string) []bool {
+func named(name string, hosts []string) []bool {
 	matched := make([]bool, len(hosts))
 	for i, host := range hosts {
 		host = strings.ToLower(strings.TrimSuffix(host, "."))
 		if apex, wildcard := strings.CutPrefix(name, "*."); wildcard {
 			below, ok := strings.CutSuffix(host, "."+apex)
-			proper := !strings.HasPrefix(below, ".") &&
-				strings.Trim(below, "-_.abcdefghijklmnopqrstuvwxyz0123456789") == ""
-			matched[i] = ok && below != "" && (proper || syntax.Language == Fnmatch)
+			proper := !strings.HasPrefix(below, ".") && !strings.HasSuffix(below, ".") && !strings.Contains(below, "..")
+			matched[i] = ok && below != "" && proper && isHost(below)
 		} else {
-			matched[i] = host == name
+			matched[i] = host == name // its characters are those of host names
 		}
 	}
 	return matched

@@ -121,7 +121,7 @@ func questionFor(address string) (q tinyproxy.Question, err error) {
 }
 
 func (p *Policy) judge() tinyproxy.Judge {
-	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter}
+	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter.Compiled()}
 }
 
 // connectPortStep: a tunnel goes only to the ports that the template names.
@@ -157,7 +157,11 @@ func rulesStep(ctx context.Context, p served, q tinyproxy.Question) (control.Ste
 		return step, err
 	}
 	for _, i := range matches[0] {
-		step.Lines = append(step.Lines, control.Line{Path: p.RulesPath, Line: p.Rules[i].Number, Text: p.Rules[i].Text})
+		line := control.Line{Path: p.RulesPath, Line: p.Rules[i].Number, Text: p.Rules[i].Text}
+		if written := p.Written[line.Line]; written != "" {
+			line.Text = written
+		}
+		step.Lines = append(step.Lines, line)
 	}
 	matched := len(step.Lines) > 0
 	step.Passes = matched == p.Config.Filter.DefaultDeny

@@ -23,6 +23,7 @@ type Policy struct {
 	Template  rules.Template
 	Config    tinyproxy.Config // of the template, rendered for no port and no files in particular
 	Rules     []tinyproxy.Line
+	Written   map[int]string        // Rules as the rule file has them, by line number, where that is another text
 	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
 	RulesPath string                // the user's rule file, for messages
 	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may have holes
@@ -44,12 +45,13 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 	}
 	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
 	var err error
-	if p.Config, _, err = p.render(anyFiles, anyPort); err != nil {
+	var text string
+	if p.Config, text, err = p.render(anyFiles, anyPort); err != nil {
 		return nil, err
 	}
 	f := p.Config.Filter
 	reading := syntax(f)
-	for _, finding := range (rules.Check{Syntax: reading, Forbid: !f.DefaultDeny}).Parsed(file) {
+	for _, finding := range (rules.Check{Syntax: reading}).Parsed(file) {
 		p.Findings = append(p.Findings, finding.String())
 	}
 	if f.DefaultDeny && !f.URLs { // else a line would forbid, or match nothing
@@ -64,10 +66,17 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 		return nil, err
 	}
 	listed := make(map[string]bool, len(lines))
-	p.Temporary = map[string]rules.Host{}
+	p.Temporary, p.Written = map[string]rules.Host{}, map[int]string{}
 	for _, l := range lines {
+		if addr, misleads := tinyproxy.MisleadsUpstream(l.Text, text); misleads && f.DefaultDeny && !f.URLs {
+			return nil, &rules.Error{Path: file.Path, Line: l.Line,
+				Text: tinyproxy.Misled(addr), Remedy: tinyproxy.NotMisled(addr)}
+		}
 		switch {
 		case l.Line > 0:
+			if l.Source != "" {
+				p.Written[l.Line] = l.Source
+			}
 			listed[l.Text] = true
 			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text, Number: l.Line})
 		case !listed[l.Text]:
@@ -177,7 +186,7 @@ func subset(small, large []tinyproxy.Line) bool {
 }
 
 func syntax(f tinyproxy.Filter) rules.Syntax {
-	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs}
+	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, Forbid: !f.DefaultDeny}
 	switch {
 	case f.Fnmatch:
 		s.Language = rules.Fnmatch

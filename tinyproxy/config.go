@@ -45,6 +45,16 @@ type Filter struct {
 	URLs          bool // lines match whole URLs; otherwise host names
 }
 
+// Compiled returns the filter as tinyproxy is made to read it. The daemon compiles the lines of a white list of hosts to
+// extended expressions, whatever the template's language is: fnmatch cannot say which characters a '*' stands for.
+func (f Filter) Compiled() Filter {
+	if f.DefaultDeny && !f.URLs {
+		f.CaseSensitive = f.CaseSensitive || f.Fnmatch
+		f.Extended, f.Fnmatch = true, false
+	}
+	return f
+}
+
 // Upstream is another proxy, by address or by name.
 type Upstream struct {
 	Host string
@@ -71,11 +81,12 @@ var (
 // without regard to case. What concerns the daemon and not tinyproxy is taken out: LogFile and Syslog
 // (tinyproxy is read through a pipe), PidFile, User and Group (it starts as the user it shall be). A line
 // taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's. What remains is
-// text, for tinyproxy to read.
+// text, for tinyproxy to read. How it reads filter lines stands at its end, see Filter.Compiled.
 // path is the template's, for messages. Directives it does not know are tinyproxy's to judge.
 func ParseConfig(path, rendered string) (c Config, text string, err error) {
 	c.MaxClients = defaultClients
-	var kept strings.Builder
+	var kept []string
+	var reading []int // lines that say how filter lines are read, as indexes
 	rest := sha256.New()
 	type option struct {
 		value string
@@ -89,7 +100,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		// Leading and trailing white space is what C's isspace says; a person does not see it.
 		line = strings.Trim(line, " \t\v\f\r")
 		if line == "" || line[0] == '#' {
-			kept.WriteString("#\n") // 1.11 takes an indented comment for a syntax error
+			kept = append(kept, "#") // 1.11 takes an indented comment for a syntax error
 			continue
 		}
 		if len(line) > maxConfigLine {
@@ -147,8 +158,10 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		case "filterdefaultdeny":
 			c.Filter.DefaultDeny = c.Filter.DefaultDeny || isTrue(arg)
 		case "filterextended":
+			reading = append(reading, i)
 			c.Filter.Extended = c.Filter.Extended || isTrue(arg)
 		case "filtercasesensitive":
+			reading = append(reading, i)
 			c.Filter.CaseSensitive = c.Filter.CaseSensitive || isTrue(arg)
 		case "filterurls":
 			c.Filter.URLs = c.Filter.URLs || isTrue(arg)
@@ -174,6 +187,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		case "bind", "bindsame":
 			c.BindsOut = c.BindsOut || name == "bind" || isTrue(arg)
 		case "filtertype":
+			reading = append(reading, i)
 			// 1.11.1 and 1.11.2 accept ERE and then compare with "ere" in lower case only, so that
 			// lines would silently be basic expressions (handle_filtertype).
 			line = strings.ToLower(line)
@@ -185,16 +199,26 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			}
 		}
 		if !keep {
-			kept.WriteString("#\n")
-			continue
-		}
-		kept.WriteString(line + "\n")
-		if shared {
+			line = "#"
+		} else if shared {
 			fmt.Fprintln(rest, line)
 		}
+		kept = append(kept, line)
 	}
 	rest.Sum(c.Rest[:0])
-	return c, kept.String(), nil
+	if c.Filter.DefaultDeny && c.Filter.URLs && len(c.Upstreams) > 0 {
+		return Config{}, "", fmt.Errorf("%s:%d: with an Upstream, FilterURLs lets anything pass that looks like a listed URL, "+
+			"and the Upstream may read another host in it (remove FilterURLs and list hosts, or remove the Upstream)",
+			templateName(path), options["filterurls"].line)
+	}
+	text = strings.Join(kept, "\n") + "\n"
+	if compiled := c.Filter.Compiled(); compiled != c.Filter {
+		for _, i := range reading {
+			kept[i] = "#"
+		}
+		text = strings.Join(kept, "\n") + "\n" + compiled.directives()
+	}
+	return c, text, nil
 }
 
 // directive cuts a trimmed line as config_parse does: the name ends at what C's isspace says.

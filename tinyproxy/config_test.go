@@ -31,7 +31,9 @@ func TestParseConfig(t *testing.T) {
 	rest := "FilterDefaultDeny Yes\nFilterExtended on\nfilterextended \tYES\nFilterCaseSensitive no\nFilterURLs OFF\n" +
 		"filtertype fnmatch\nTimeout 600\nAllow 10.137.0.9\n" + same
 	wantText := strings.Repeat("#\n", 9) +
-		"Port 61000\nListen 10.137.0.1\nlisten 127.0.0.1\nFilter \"/run/v/social/61000/rules\"\n" + rest
+		"Port 61000\nListen 10.137.0.1\nlisten 127.0.0.1\nFilter \"/run/v/social/61000/rules\"\n" +
+		"FilterDefaultDeny Yes\n#\n#\n#\nFilterURLs OFF\n#\nTimeout 600\nAllow 10.137.0.9\n" + same +
+		"FilterExtended Yes\nFilterCaseSensitive Yes\n" // fnmatch's, which is compiled
 	want := Config{
 		MaxClients: 20, MaxClientsLine: 22, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, ErrorPage: true,
 		Connect: []uint16{563}, Upstreams: []Upstream{{"proxy.corp.example", 3128, true}},
@@ -47,8 +49,11 @@ func TestParseConfig(t *testing.T) {
 	if text != wantText {
 		t.Errorf("got  %q\nwant %q", text, wantText)
 	}
-	if again, same, err := ParseConfig("", text); err != nil || same != text || again.Rest != got.Rest {
-		t.Errorf("its own text reads differently: %q, %v", same, err)
+	for _, white := range []string{"Port 1\nFilterDefaultDeny Yes\nFilterURLs Yes\nfiltertype fnmatch\n",
+		"filtertype fnmatch\n", "filtertype ere\nFilterDefaultDeny Yes\n"} {
+		if _, text, err := ParseConfig("", white); err != nil || text != white {
+			t.Errorf("%q became %q, %v", white, text, err)
+		}
 	}
 }
 
@@ -82,6 +87,8 @@ func TestParseConfigErrors(t *testing.T) {
 		"FilterExtended Yes\nFilterExtended No":                                `2: "FilterExtended No" contradicts line 1` + once,
 		"FilterCaseSensitive Yes\nFilterCaseSensitive No":                      `2: "FilterCaseSensitive No" contradicts line 1` + once,
 		"FilterType ere\nFilterType ERE\nFilterType bre":                       `3: "FilterType bre" contradicts line 2` + once,
+		"Upstream http x:1\nFilterDefaultDeny Yes\nFilterURLs Yes": `3: with an Upstream, FilterURLs lets anything pass that looks ` +
+			"like a listed URL, and the Upstream may read another host in it (remove FilterURLs and list hosts, or remove the Upstream)",
 		"\nAllow " + strings.Repeat("a", 1022): "2: line of 1028 bytes " +
 			"(tinyproxy would cut it; write at most 1022)",
 	} {
@@ -96,14 +103,20 @@ func TestFilterTypes(t *testing.T) {
 	l := newLauncher(t, nil)
 	for line, want := range map[string]struct {
 		filter Filter
-		status string // of a request for www.example.com, where the rule is (www|ftp)[.]example.com
+		status string // of a request for www.example.com, where the black list says (www|ftp)[.]example.com
 	}{
-		"":                   {Filter{Enabled: true, DefaultDeny: true}, "403"},
-		"FilterType ERE":     {Filter{Enabled: true, DefaultDeny: true, Extended: true}, "500"},
-		"FilterExtended yes": {Filter{Enabled: true, DefaultDeny: true, Extended: true}, "500"},
-		"FilterType bre":     {Filter{Enabled: true, DefaultDeny: true}, "403"},
+		"":                   {Filter{Enabled: true}, "500"},
+		"FilterType ERE":     {Filter{Enabled: true, Extended: true}, "403"},
+		"FilterExtended yes": {Filter{Enabled: true, Extended: true}, "403"},
+		"FilterType bre":     {Filter{Enabled: true}, "500"},
 	} {
-		spec := newSpec(l, "social", 61000, line)
+		spec := newSpec(l, "social", 61000)
+		text := strings.TrimSuffix(spec.Text, "FilterExtended Yes\n") // a white list's
+		var err error
+		spec.Config, spec.Text, err = ParseConfig("", strings.Replace(text, "FilterDefaultDeny Yes", line, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
 		spec.Rules = []Line{{`^(www|ftp)[.]example[.]com$`, 1}}
 		if spec.Config.Filter != want.filter {
 			t.Errorf("%s: %+v", line, spec.Config.Filter)

@@ -1,6 +1,7 @@
 package tinyproxy
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -31,6 +32,28 @@ func UpstreamFor(host, text string) (to Upstream, ok bool) {
 		}
 	}
 	return to, ok
+}
+
+// MisleadsUpstream returns the IPv6 address that an expression of a white list stands for, if tinyproxy passes requests for
+// it on to an Upstream. tinyproxy does so without brackets (1.11.1, connect_to_upstream in src/reqs.c): the Upstream gets
+// "2001:db8::1:443" for [2001:db8::1]:443, which is another address. A compiled line has colons in no other case.
+func MisleadsUpstream(expression, text string) (addr netip.Addr, misleads bool) {
+	literal := strings.ReplaceAll(strings.Trim(expression, "^$"), `\.`, ".")
+	addr, err := netip.ParseAddr(literal)
+	if err != nil || !addr.Is6() {
+		return addr, false
+	}
+	_, misleads = UpstreamFor(literal, text)
+	return addr, misleads
+}
+
+// Misled says what is wrong with an address that MisleadsUpstream returned, and NotMisled what to do.
+func Misled(addr netip.Addr) string {
+	return fmt.Sprintf("tinyproxy passes %s on to the Upstream without brackets, which reads another address", addr)
+}
+
+func NotMisled(addr netip.Addr) string {
+	return fmt.Sprintf("name the host, or add `Upstream none \"%s\"` to the template", addr)
 }
 
 // siteMatches is hostspec_match in src/hostspec.c. What 1.11 does with a name and a network depends on what happened to

@@ -23,10 +23,9 @@ type grant struct {
 	InForceMS    float64               `json:"in_force_ms"` // from the save until bindings had moved; 0: not known
 	Explanations []control.Explanation `json:"explanations"`
 
-	file    rules.File
-	check   rules.Check
-	hosts   []rules.Host
-	entries []string
+	file  rules.File
+	check rules.Check
+	hosts []rules.Host
 }
 
 // newGrant reads what the command line, the rule file and the template say about it.
@@ -71,9 +70,6 @@ func newGrant(c *call) (*grant, error) {
 	case g.check.URLs:
 		return nil, fmt.Errorf("the template has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)
 	}
-	for _, host := range g.hosts {
-		g.entries = append(g.entries, g.file.Entry(g.check.Syntax, host))
-	}
 	return g, nil
 }
 
@@ -95,9 +91,9 @@ func allow(c *call) error {
 		g.Seconds = int(c.duration / time.Second)
 		return g.temporary(c)
 	}
-	for _, entry := range g.entries {
-		if g.file.LineOf(entry) == 0 {
-			g.Lines = append(g.Lines, entry)
+	for _, host := range g.hosts {
+		if len(g.file.Entries(g.check.Syntax, host)) == 0 {
+			g.Lines = append(g.Lines, g.file.Entry(g.check.Syntax, host))
 		}
 	}
 	return g.change(c, "added to", func(content []byte) ([]byte, error) {
@@ -111,10 +107,8 @@ func deny(c *call) error {
 	if err != nil {
 		return err
 	}
-	for _, entry := range g.entries {
-		if g.file.LineOf(entry) > 0 {
-			g.Lines = append(g.Lines, entry)
-		}
+	for _, host := range g.hosts {
+		g.Lines = append(g.Lines, g.file.Entries(g.check.Syntax, host)...)
 	}
 	if !c.dryRun {
 		_, err := control.NewClient(c.socket).Allow(context.Background(), control.Temporary{Name: g.VM, Hosts: g.Hosts})

@@ -67,7 +67,8 @@ type linter struct {
 	*call
 	check    rules.Check
 	judge    tinyproxy.Judge
-	untried  error // why no tinyproxy was asked
+	config   string // as tinyproxy gets it
+	untried  error  // why no tinyproxy was asked
 	findings []rules.Finding
 	black    []string // files that name what is forbidden
 }
@@ -93,18 +94,22 @@ func (l *linter) template() error {
 	case err != nil:
 		l.failed(path, err)
 	default:
-		for _, f := range l.check.Template(path, string(text)) {
-			l.add(f)
-		}
 		if parsed, err := rules.ParseTemplate(path, string(text)); err == nil {
 			t = parsed
 		}
 	}
-	filter, err := filterOf(t)
+	config, rendered, err := configOf(t)
 	if err != nil {
 		l.add(rules.Finding{Path: path, Problem: strings.TrimPrefix(err.Error(), path+":"), Refused: true})
 	}
-	l.check, l.judge = checkFor(filter), tinyproxy.Judge{Binary: l.tinyproxy, Filter: filter}
+	filter := config.Filter
+	l.config = rendered
+	l.check, l.judge = checkFor(filter), tinyproxy.Judge{Binary: l.tinyproxy, Filter: filter.Compiled()}
+	if text != nil {
+		for _, f := range l.check.Template(path, string(text)) {
+			l.add(f)
+		}
+	}
 	return nil
 }
 
@@ -177,6 +182,10 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 	byLine = map[int][]string{}
 	var texts []string
 	for _, line := range lines {
+		if addr, misleads := tinyproxy.MisleadsUpstream(line.Text, l.config); misleads && !l.check.Forbid && !l.check.URLs {
+			bad = append(bad, rules.Finding{Path: path, Line: line.Line, Problem: tinyproxy.Misled(addr),
+				Source: strings.Split(string(content), "\n")[line.Line-1], Remedy: tinyproxy.NotMisled(addr), Refused: true})
+		}
 		texts = append(texts, line.Text)
 		byLine[line.Line] = append(byLine[line.Line], line.Text)
 	}

@@ -38,7 +38,7 @@ func (d *doctor) confinement() {
 // once, and a proxy that takes too much ends before the daemon.
 func (d *doctor) limits() {
 	const check = "limits"
-	config, err := configOf(d.rules.Template)
+	config, _, err := configOf(d.rules.Template)
 	if err != nil || d.rules.TemplateErr != nil || len(d.rules.Files) == 0 {
 		return
 	}

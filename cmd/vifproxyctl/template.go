@@ -18,21 +18,20 @@ func (c *call) templatePath() string {
 
 // filterOf is how a template makes tinyproxy read rule files.
 func filterOf(t rules.Template) (tinyproxy.Filter, error) {
-	config, err := configOf(t)
+	config, _, err := configOf(t)
 	return config.Filter, err
 }
 
-// configOf returns what a template makes of a proxy, of no AppVM in particular.
-func configOf(t rules.Template) (tinyproxy.Config, error) {
+// configOf returns what a template makes of a proxy, of no AppVM in particular, and the text that tinyproxy gets.
+func configOf(t rules.Template) (tinyproxy.Config, string, error) {
 	local := netip.IPv4Unspecified()
-	config, _, err := tinyproxy.ParseConfig(t.Path, t.Render(rules.Values{
+	return tinyproxy.ParseConfig(t.Path, t.Render(rules.Values{
 		Port: 1, VMIP: local, BindIP: local, LogFile: "log", PidFile: "pid", RulesFile: "rules",
 	}))
-	return config, err
 }
 
 func checkFor(f tinyproxy.Filter) rules.Check {
-	c := rules.Check{Syntax: rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs}, Forbid: !f.DefaultDeny}
+	c := rules.Check{Syntax: rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, Forbid: !f.DefaultDeny}}
 	switch {
 	case f.Fnmatch:
 		c.Language = rules.Fnmatch

@@ -98,7 +98,7 @@ and 1 if it would not.
 		summary: "Let a VM reach hosts.",
 		help: `A line for each HOST is added to the rule file of NAME, with dots and ends as they must
 be, or the plain name if the file has "#: format domains". HOST may also be a URL, or
-*.HOST for all hosts below it.
+*.HOST for all hosts below it: ^[a-zA-Z0-9._-]*\.HOST$, as nothing but a host name passes.
 
     --subdomains    the hosts below each HOST too
     --for=TIME      for so long only, such as 10m: no file is changed, and vifproxyd takes

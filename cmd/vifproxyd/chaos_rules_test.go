@@ -106,9 +106,7 @@ func (c *chaos) badEdit() string {
 		{kind: misread, text: strings.Repeat("x", 600)},
 		{kind: misread, text: "^b\\.example$\x00"},
 		{kind: misread, text: ofDomains + "\nhttp://a.example/"},
-		{kind: misrun, text: `^\(a\.example$`},
-		{kind: misrun, text: "^a\\.example$\n[b"},
-	}[c.rng.IntN(7)]
+	}[c.rng.IntN(5)]
 	c.write(vm, c.name(vm), bad)
 	return fmt.Sprintf("%s %.20q", c.name(vm), bad.text)
 }

@@ -77,8 +77,7 @@ func TestWhatIsWrongInARuleFile(t *testing.T) {
 		{"^b\xfcro$\n", file + `:1: invalid UTF-8: byte 0xfc (save the file as UTF-8)`},
 		{"#: upstreem http x:1\n", file + `:1: unknown directive "#: upstreem http x:1" (known are "#: format domains", ` +
 			`"#: format patterns" and "#: egress CIDR[:PORT]"; no comment begins with "#:")`},
-		{bank + "\n# fine\n^[shop\n", `start proxy for work (10.137.0.11): ` + file + `:3: bad regex "^[shop" (correct it; tinyproxy ` +
-			`takes it for a POSIX basic regular expression, see regex(7))`},
+		{bank + "\n# fine\n^[shop\n", file + `:3: "^[shop" opens a bracket that nothing closes (close it, or write \[)`},
 	} {
 		s.must(os.WriteFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte(row.content), 0o644))
 		s.told("work", control.Running, row.message)
