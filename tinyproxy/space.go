@@ -19,6 +19,8 @@ const (
 	fileShare = 4
 	// mostFiles bounds it where that file system is a disk.
 	mostFiles = 256 << 20
+	// leastFiles are those of a few proxies: there is no smaller file system that anybody would give to them.
+	leastFiles = 128 << 10
 	// leastLog is what the log of an AppVM may take however many there are.
 	leastLog = 32 << 10
 	// pageSize is what tmpfs counts by.
@@ -51,7 +53,7 @@ func newSpace(dir string, root *os.Root, log *slog.Logger) (*space, error) {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return nil, fmt.Errorf("size of the runtime directory: %w", err)
 	}
-	most := min(int64(fs.Blocks)*fs.Bsize/fileShare, mostFiles)
+	most := max(min(int64(fs.Blocks)*fs.Bsize/fileShare, mostFiles), leastFiles)
 	return &space{root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
 }
 
