@@ -7,6 +7,9 @@ import (
 	"log/slog"
 	"slices"
 	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // iptBackend is nftables, and one rule more in the chain INPUT of iptables, wherever that chain is.
@@ -32,7 +35,11 @@ type admission struct {
 	inputChain
 	log   *slog.Logger
 	print string // of the rule as it was right after we wrote it; "" if that is not known
+	told  rate.Sometimes
 }
+
+// toldAgain is the time between two lines of the log about a program that keeps changing INPUT.
+const toldAgain = 10 * time.Second
 
 // inputChain is INPUT of one variant of iptables.
 type inputChain interface {
@@ -65,8 +72,8 @@ var oldChains = []string{"VIFPROXY", "VIFPROXY-OUT", "VIFPROXY-NO"}
 
 func newIptables(nft *nftBackend, named string) *iptBackend {
 	return &iptBackend{nftBackend: nft, named: named, admissions: []*admission{
-		{inputChain: &nftInput{nft: nft}, log: nft.log},
-		{inputChain: &legacyInput{log: nft.log, cfg: nft.cfg}, log: nft.log},
+		{inputChain: &nftInput{nft: nft}, log: nft.log, told: rate.Sometimes{Interval: toldAgain}},
+		{inputChain: &legacyInput{log: nft.log, cfg: nft.cfg}, log: nft.log, told: rate.Sometimes{Interval: toldAgain}},
 	}}
 }
 
@@ -132,7 +139,9 @@ func (a *admission) keep(ctx context.Context) (there bool, err error) {
 			return true, nil
 		}
 		if a.print != "" {
-			a.log.Warn("another program has changed the rule that lets AppVMs to their proxies: putting it back", "chain", a)
+			a.told.Do(func() {
+				a.log.Warn("another program has changed the rule that lets AppVMs to their proxies: putting it back", "chain", a)
+			})
 		}
 		a.print = ""
 		if err := a.write(ctx, ours, true); errors.Is(err, errOutrun) {

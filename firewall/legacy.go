@@ -66,14 +66,15 @@ func (in *legacyInput) String() string { return "chain INPUT of iptables-legacy"
 // read says that there is no chain if we are not who can look.
 func (in *legacyInput) read(ctx context.Context) (rules []inputRule, there bool, err error) {
 	tables, err := legacyTables("ip")
-	if err != nil || !slices.Contains(tables, "filter") {
-		return nil, false, err
+	if err == nil && slices.Contains(tables, "filter") {
+		in.path, err = legacyProgram(ctx, "ip")
+	} else if err == nil {
+		return nil, false, nil
 	}
-	in.path, err = legacyProgram(ctx, "ip")
-	if errors.Is(err, errLegacy) {
+	if errors.Is(err, errLegacy) || errors.Is(err, fs.ErrPermission) {
 		// Mostly somebody has listed the rules once with that program, which makes empty tables.
 		if !in.told {
-			in.log.Warn("there is a table filter of iptables-legacy, and what it refuses to AppVMs stays refused", "err", err)
+			in.log.Warn("rules of iptables-legacy cannot be looked at: what they refuse to AppVMs stays refused", "err", err)
 		}
 		in.told = true
 		return nil, false, nil
