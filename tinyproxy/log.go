@@ -151,6 +151,9 @@ func (v *vmLog) write(text string) {
 		var n int
 		n, err = v.file.WriteString(text)
 		v.size += int64(n)
+		if v.counted {
+			v.space.unwritten(v.vm, len(text)-n)
+		}
 	}
 	if err != nil {
 		v.dropped++

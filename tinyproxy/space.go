@@ -109,6 +109,16 @@ func (s *space) append(vm string, n int) bool {
 	return true
 }
 
+// unwritten gives back room in an AppVM's log that could not be written to.
+func (s *space) unwritten(vm string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.logs[vm]; l != nil {
+		s.used -= int64(n)
+		l.now -= int64(n)
+	}
+}
+
 // rotated notes that the log of an AppVM has become its older one.
 func (s *space) rotated(vm string) {
 	s.mu.Lock()
