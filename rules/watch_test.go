@@ -2,7 +2,7 @@ package rules
 
 import (
 	"context"
-	"log/slog"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,10 +21,14 @@ func watch(t *testing.T, dir, template string) *watched {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
-		done <- Watch(ctx, slog.New(slog.DiscardHandler), dir, template, func() {
+		done <- Watch(ctx, dir, template, func() {
 			select {
 			case w.wakes <- struct{}{}:
 			default:
+			}
+		}, func(err error) {
+			if err != nil {
+				t.Error(err)
 			}
 		})
 	}()
@@ -121,12 +125,41 @@ func TestWatchSurvivesDirectoriesThatVanish(t *testing.T) {
 
 func TestConcerns(t *testing.T) {
 	for base, want := range map[string]bool{
-		"social.10.137.2.13": true, "social.10.137.2.300": true, "six.fd00::1": true, "config": true,
+		"social.10.137.2.13": true, "social.10.137.2.300": true, "six.fd00::1": true,
 		"config~": false, ".config.swp": false, "social.10.137.2.13~": false, "notes": false,
 		".": false, "/": false,
 	} {
-		if got := concerns(base, "config"); got != want {
+		if got := concerns(base); got != want {
 			t.Errorf("%q: %v", base, got)
 		}
 	}
+}
+
+// A rule file that is a link, and one that has another name as well, are read again when what they lead to is written.
+func TestWatchBehindLinks(t *testing.T) {
+	top := t.TempDir()
+	dir, dotfiles := filepath.Join(top, "rules"), filepath.Join(top, "dotfiles")
+	must(t, os.Mkdir(dotfiles, 0o755))
+	write(t, filepath.Join(dotfiles, "social"), "^a$\n")
+	write(t, filepath.Join(dotfiles, "work"), "^c$\n")
+	write(t, filepath.Join(dotfiles, "config"), needed)
+	must(t, os.Symlink(dotfiles+"/../rules.real", dir))
+	must(t, os.Mkdir(filepath.Join(top, "rules.real"), 0o755))
+	config := filepath.Join(dir, "config")
+	w := watch(t, dir, config)
+	w.until(builtin)
+	must(t, os.Symlink("../dotfiles/social", filepath.Join(dir, "social.10.137.2.13")))
+	must(t, os.Link(filepath.Join(dotfiles, "work"), filepath.Join(dir, "work.10.137.2.14")))
+	must(t, os.Symlink("../dotfiles/config", config))
+	want := func(social, work string) string {
+		return fmt.Sprintf("social 10.137.2.13 \"1 ^%s$\\n\"\nwork 10.137.2.14 \"1 ^%s$\\n\"\ntemplate config\n", social, work)
+	}
+	w.until(want("a", "c"))
+	write(t, filepath.Join(dotfiles, "social"), "^b$\n")
+	w.until(want("b", "c"))
+	write(t, filepath.Join(dotfiles, "work"), "^d$\n")
+	w.until(want("b", "d"))
+	must(t, os.Remove(filepath.Join(dotfiles, "config")))
+	w.until(strings.Replace(want("b", "d"), "template config", "config: cannot be opened: no such file or directory "+
+		"(make it a readable file, or remove it)", 1))
 }

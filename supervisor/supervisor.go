@@ -1,6 +1,6 @@
 // Package supervisor makes the firewall VM be what links and rule files say it should be.
 //
-// One loop owns all state. Events (netlink, fsnotify, exits, nft, SIGHUP, verbs) only wake it; it reads its inputs
+// One loop owns all state. Events (netlink, inotify, exits, nft, SIGHUP, verbs) only wake it; it reads its inputs
 // (netlink's where the event points, see early.go), computes what is desired (desired.go) and the difference to what
 // there is (plan.go), both pure, and applies that difference in an order in which no binding ever points at a port where
 // its own proxy does not listen (apply.go).

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -93,12 +94,7 @@ func TestNoInotifyAtTheStart(t *testing.T) {
 		s.Error("systemd was not told")
 	}
 	s.rules("work.10.137.0.11", bank)
-	s.until("the host is out of reach", func() error {
-		if r := s.Get("work", "http://shop.example/"); r.Status != 403 {
-			return fmt.Errorf("%+v", r)
-		}
-		return nil
-	})
+	s.until("the host is out of reach", func() error { return s.refused("work", "http://shop.example/") })
 	free()
 	s.until("the daemon hears of changes again", func() error {
 		if _, problems, _ := s.ctl("show"); strings.Contains(problems, "too many open files") {
@@ -107,4 +103,43 @@ func TestNoInotifyAtTheStart(t *testing.T) {
 		return nil
 	})
 	s.stop()
+}
+
+// A list in a repository, with a link in the rule directory, is a list like any other.
+func TestRuleFileBehindLinks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	write := func(path string, lines ...string) {
+		s.must(os.MkdirAll(filepath.Dir(filepath.Join(s.dir, path)), 0o755))
+		s.must(os.WriteFile(filepath.Join(s.dir, path), []byte(strings.Join(lines, "\n")+"\n"), 0o644))
+	}
+	link := func(target, path string) {
+		s.must(os.Symlink(target, filepath.Join(s.dir, path+".new")))
+		s.must(os.Rename(filepath.Join(s.dir, path+".new"), filepath.Join(s.dir, path)))
+	}
+	write("v1/lists/work", bank, shop)
+	link("v1", "current")
+	link("../current/lists/work", "rules/work.10.137.0.11")
+	s.attach("work", "10.137.0.11")
+	s.start()
+	s.opens("work", "http://shop.example/")
+	write("v1/lists/work", bank)
+	s.until("what was taken away behind the link is refused", func() error { return s.refused("work", "http://shop.example/") })
+	write("v2/lists/work", shop)
+	link("v2", "current")
+	s.until("the link leads elsewhere", func() error { return s.refused("work", "http://bank.example/") })
+	s.opens("work", "http://shop.example/")
+	link("work.10.137.0.11", "rules/work.10.137.0.11")
+	s.told("work", control.Running,
+		"DIR/rules/work.10.137.0.11: cannot be opened: too many levels of symbolic links (make it a readable file, or remove it)")
+	s.opens("work", "http://shop.example/")
+	s.stop()
+}
+
+// refused reports whether a page is refused by the list.
+func (s *site) refused(vm, page string) error {
+	if r := s.Get(vm, page); r.Status != 403 {
+		return fmt.Errorf("%+v", r)
+	}
+	return nil
 }

@@ -157,10 +157,10 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		return netwatch.Watch(ctx, func(h netwatch.Hint) { report(nil); s.Hint(h) })
 	})
 	watch("rule directory", supervisor.Rules, func(ctx context.Context, report func(error)) error {
-		return rules.Watch(ctx, log, o.rulesDir, o.template, func() { report(nil); s.Wake(supervisor.Rules) })
+		return rules.Watch(ctx, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) }, report)
 	})
 	watch("resolvers", supervisor.Resolvers, func(ctx context.Context, report func(error)) error {
-		return netwatch.WatchResolvers(ctx, log, resolvConf, func() { report(nil); s.Wake(supervisor.Resolvers) })
+		return netwatch.WatchResolvers(ctx, resolvConf, func() { s.Wake(supervisor.Resolvers) }, report)
 	})
 	watch("nftables", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
 		return firewall.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
