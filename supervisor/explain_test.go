@@ -248,6 +248,10 @@ func TestExplainFence(t *testing.T) {
 			return []netip.Addr{netip.MustParseAddr("10.1.2.3")}, nil
 		case "both.example":
 			return []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("::ffff:192.168.1.5")}, nil
+		case "proxy.corp.example":
+			return []netip.Addr{netip.MustParseAddr("10.9.0.9"), netip.MustParseAddr("10.9.0.1")}, nil
+		case "proxy.evil.example":
+			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 		case "none.example":
 			return nil, nil
 		}
@@ -279,13 +283,22 @@ func TestExplainFence(t *testing.T) {
 		{"", "", "none.example", "true not asked, as no address of the host is known now: it has none"},
 		{"", "", "other.example", "true not asked, as no address of the host is known now: no such host"},
 		{"", "Upstream http proxy.corp.example:3128", "lan.example",
-			"true the template's Upstream, proxy.corp.example:3128, connects for it"},
+			"true the template's Upstream, proxy.corp.example:3128, connects for it; 10.9.0.9 is refused: it is in 10.0.0.0/8; " +
+				"10.9.0.1 is open"},
 		{"", `Upstream http proxy.corp.example:3128 ".example"`, "lan.example",
-			"true the template's Upstream, proxy.corp.example:3128, connects for it"},
+			"true the template's Upstream, proxy.corp.example:3128, connects for it; 10.9.0.9 is refused: it is in 10.0.0.0/8; " +
+				"10.9.0.1 is open"},
 		{"", "Upstream http proxy.corp.example:3128\nUpstream none \"10.8.0.0/16\"", "http://10.8.1.1/",
 			"true 10.8.1.1 is opened for all by --egress-allow: 10.8.0.0/16"},
 		{"", "Upstream http proxy.corp.example:3128\nUpstream none \".example\"", "lan.example", "false 10.1.2.3 is refused: " +
 			"it is in 10.0.0.0/8 (the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
+		{"", "Upstream http proxy.evil.example:3128", "lan.example",
+			"false the template's Upstream, proxy.evil.example:3128, connects for it; 127.0.0.1 is refused: it is in 127.0.0.0/8 " +
+				"(the name's addresses of the last 10 min are open, but for those of this VM and of AppVMs: " +
+				"if it is meant to be there, write the address into the template)"},
+		{"", "Upstream http 10.9.0.1:3128", "lan.example", "true the template's Upstream, 10.9.0.1:3128, connects for it; 10.9.0.1 is open"},
+		{"", "Upstream http gone.example:3128", "lan.example", "true the template's Upstream, gone.example:3128, connects for it; " +
+			"no address of it is known now: no such host"},
 		{"", `Upstream http proxy.corp.example:3128 ".corp.example"`, "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
 			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
 	} {

@@ -1,7 +1,9 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -91,15 +93,48 @@ func holes(egress []rules.Egress) (all []firewall.Hole) {
 	return all
 }
 
-// lookupBound is how long the question for an upstream's addresses may take.
-const lookupBound = 10 * time.Second
+const (
+	// lookupBound is how long the question for an upstream's addresses may take.
+	lookupBound = 10 * time.Second
 
-// host is a name in the template. tinyproxy asks for its addresses at each connection, the fence has to know them
-// before: it is asked for every now and then, and what was last heard stays.
+	// addressMemory is how long an address of an upstream stays open after the last answer that had it.
+	addressMemory = 10 * time.Minute
+
+	// mostAddresses is how many addresses of one upstream are open.
+	mostAddresses = 64
+
+	// askOften is the time between questions for an upstream that is new, and askOftenFor how long it is new.
+	askOften    = time.Second
+	askOftenFor = 30 * time.Second
+)
+
+// host is a name in the template. tinyproxy asks for its addresses at each connection, and the fence has to know them
+// before. A name server that has several may answer with one, another each time. So the daemon asks often at first, then
+// every now and then, and what it has heard in the last minutes stays open. If nobody answers, all of it stays.
 type host struct {
-	addrs []netip.Addr
-	again time.Time // to be asked for; while a question is under way, far in the future
+	seen  map[netip.Addr]time.Time // addresses, and when an answer had them last
+	since time.Time                // when the name was new
+	again time.Time                // to be asked for; while a question is under way, far in the future
 }
+
+// heard takes in an answer, and reports whether other addresses are known now.
+func (h *host) heard(addrs []netip.Addr, now time.Time) (changed bool) {
+	before := h.addrs()
+	for _, addr := range addrs {
+		h.seen[addr] = now
+	}
+	maps.DeleteFunc(h.seen, func(_ netip.Addr, last time.Time) bool { return now.Sub(last) > addressMemory })
+	byAge := slices.SortedFunc(maps.Keys(h.seen), func(a, b netip.Addr) int {
+		return cmp.Or(h.seen[b].Compare(h.seen[a]), a.Compare(b))
+	})
+	for _, addr := range byAge[min(len(byAge), mostAddresses):] {
+		delete(h.seen, addr)
+	}
+	return !slices.Equal(before, h.addrs())
+}
+
+// addrs returns the known addresses in order.
+func (h *host) addrs() []netip.Addr { return slices.SortedFunc(maps.Keys(h.seen), netip.Addr.Compare) }
 
 // addresses returns those of a host that are known, and sees to it that they will be.
 func (s *Supervisor) addresses(name string, now time.Time) []netip.Addr {
@@ -108,11 +143,11 @@ func (s *Supervisor) addresses(name string, now time.Time) []netip.Addr {
 	}
 	h := s.hosts[name]
 	if h == nil {
-		h = &host{}
+		h = &host{seen: map[netip.Addr]time.Time{}, since: now}
 		s.hosts[name] = h
 	}
 	s.lookUp(name, h, now)
-	return h.addrs
+	return h.addrs()
 }
 
 // askAgain asks for the hosts whose time has come, without a plan: most answers are the old ones.
@@ -135,8 +170,7 @@ func (s *Supervisor) lookUp(name string, h *host, now time.Time) {
 		for i := range addrs {
 			addrs[i] = addrs[i].Unmap().WithZone("")
 		}
-		slices.SortFunc(addrs, netip.Addr.Compare)
-		s.post(func() { s.answered(name, slices.Compact(addrs), err) })
+		s.post(func() { s.answered(name, addrs, err) })
 	})
 }
 
@@ -155,8 +189,11 @@ func (s *Supervisor) answered(name string, addrs []netip.Addr, err error) {
 		h.again = retry
 		return
 	}
-	if !slices.Equal(h.addrs, addrs) {
-		h.addrs, s.changed = addrs, true
+	if now.Sub(h.since) < askOftenFor {
+		h.again = now.Add(min(askOften, s.Interval))
+	}
+	if h.heard(addrs, now) {
+		s.changed = true
 	}
 }
 

@@ -84,7 +84,8 @@ func TestTemplateOpensTheFence(t *testing.T) {
 			fence all 10.0.0.6/32:3128, all :563
 			kill :1`)
 		m.set(func() { m.hosts["proxy.corp"] = netip.MustParseAddr("10.0.0.7") })
-		m.expect(m.after(2*time.Minute), "fence all 10.0.0.7/32:3128, all :563")
+		m.expect(m.after(2*time.Minute), "fence all 10.0.0.6/32:3128, all 10.0.0.7/32:3128, all :563")
+		m.expect(m.after(10*time.Minute), "fence all 10.0.0.7/32:3128, all :563")
 		m.set(func() { delete(m.hosts, "proxy.corp") })
 		m.expect(m.after(2*time.Minute), "")
 		status, err := m.Status(m.ctx)
@@ -130,7 +131,7 @@ func TestUpstreamsAreAskedForBetweenLooks(t *testing.T) {
 			}
 			m.hosts["good.corp"] = netip.MustParseAddr("10.0.0.7")
 		})
-		m.expect(m.after(31*time.Second), "fence all 10.0.0.7/32:3128, all :563")
+		m.expect(m.after(31*time.Second), "fence all 10.0.0.6/32:3128, all 10.0.0.7/32:3128, all :563")
 
 		m.remove("config")
 		m.after(time.Minute)
@@ -141,6 +142,51 @@ func TestUpstreamsAreAskedForBetweenLooks(t *testing.T) {
 				t.Errorf("nobody is to be asked for: %v, %d rounds in ten minutes", asked, rounds)
 			}
 		})
+	})
+}
+
+// TestUpstreamsThatRotateStayOpen: a name server answers with one of several addresses, another each time, and tinyproxy
+// asks for itself. All addresses of the last minutes are open, and no more than some.
+func TestUpstreamsThatRotateStayOpen(t *testing.T) {
+	run(t, func(m *machine) {
+		answers, asked := 6, 0
+		m.post(func() {
+			m.LookUp = func(context.Context, string) ([]netip.Addr, error) {
+				m.set(func() { asked++ })
+				return []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 1, byte(asked % answers)})}, nil
+			}
+		})
+		m.file("config", fmt.Sprintf(toUpstream, "proxy.corp:3128"))
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		open := func() (n int) {
+			m.post(func() { n = len(m.fenced.Holes) })
+			m.took()
+			return n
+		}
+		m.after(10 * time.Second)
+		if n := open(); n != 6 {
+			t.Errorf("%d of 6 addresses are open after some seconds", n)
+		}
+		m.after(time.Hour)
+		if n := open(); n != 6 {
+			t.Errorf("%d of 6 addresses are open after an hour", n)
+		}
+		// A name server that makes addresses up.
+		m.set(func() { asked, answers = 0, 256 })
+		m.post(func() { m.Interval = time.Second })
+		m.after(5 * time.Minute)
+		if n := open(); n != mostAddresses {
+			t.Errorf("%d addresses are open, want %d", n, mostAddresses)
+		}
+		// One that fails takes nothing away.
+		m.post(func() {
+			m.LookUp = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
+		})
+		m.after(time.Hour)
+		if n := open(); n != mostAddresses {
+			t.Errorf("%d addresses are open although nobody answers, want %d", n, mostAddresses)
+		}
 	})
 }
 

@@ -28,8 +28,7 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 	}
 	template := f.Template.Render(rules.Values{VMIP: f.Addr, BindIP: f.Bind})
 	if up, ok := tinyproxy.UpstreamFor(host, template); ok {
-		step.Says = fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)
-		return step, nil
+		return s.upstreamStep(ctx, f, up)
 	}
 	addrs, err := s.addressesOf(ctx, host)
 	if err != nil {
@@ -53,6 +52,33 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 	remedy, err := f.remedy(netip.AddrPortFrom(addrs[0], port), s.Egress)
 	step.Says = strings.Join(says, "; ") + remedy
 	return step, err
+}
+
+// upstreamStep: the addresses that an Upstream has, as the proxy will ask for them. tinyproxy takes the first that answers.
+func (s *Supervisor) upstreamStep(ctx context.Context, f served, up tinyproxy.Upstream) (control.Step, error) {
+	step := control.Step{Guard: "fence", Passes: true, Lines: []control.Line{},
+		Says: fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)}
+	addrs, err := s.addressesOf(ctx, up.Host)
+	if err != nil {
+		step.Says += "; no address of it is known now: " + err.Error()
+		return step, nil
+	}
+	for _, addr := range addrs {
+		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, up.Port))
+		if err != nil {
+			return step, err
+		}
+		if step.Passes = verdict.Passes; step.Passes {
+			step.Says += fmt.Sprintf("; %s is open", addr)
+			return step, nil
+		}
+		step.Says += fmt.Sprintf("; %s is refused: %s", addr, verdict.Why)
+	}
+	if _, err := netip.ParseAddr(up.Host); err != nil {
+		step.Says += " (the name's addresses of the last 10 min are open, but for those of this VM and of AppVMs: " +
+			"if it is meant to be there, write the address into the template)"
+	}
+	return step, nil
 }
 
 // invented is what resolvers of some proxies answer with, another address each time (Clash and sing-box, "fake-ip").

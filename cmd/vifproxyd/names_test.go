@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +59,45 @@ func (c *corporate) all() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.asked)
+}
+
+// An Upstream whose name server answers with one of several addresses, another each time, is reached at each.
+func TestUpstreamsThatRotateAreReached(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.corporate(3128)
+		var pool []netip.Addr
+		for i := range 4 {
+			pool = append(pool, netip.AddrFrom4([4]byte{198, 51, 100, byte(80 + i)}))
+		}
+		rotate := func(i int) { s.Host("proxy.corp.example", pool[i%len(pool)]) }
+		rotate(0)
+		s.attach("work", "10.137.0.11")
+		s.templateWith("Upstream http proxy.corp.example:3128")
+		s.rules("work.10.137.0.11", bank)
+		s.start()
+		for i := range pool {
+			rotate(i)
+			s.until("the fence has the address", func() error {
+				if said, _, status := s.ctl("explain", "work", "http://bank.example/"); status != 0 || !strings.Contains(said, pool[i].String()+" is open") {
+					return errors.New(said)
+				}
+				return nil
+			})
+		}
+		for i := range 12 {
+			rotate(i)
+			if got := s.request("work", "GET", "http://bank.example/"); !strings.HasPrefix(got, "200") {
+				t.Errorf("at %s: %s", pool[i%len(pool)], got)
+			}
+		}
+		// What whoever answers for the name makes of it.
+		s.Host("proxy.corp.example", netip.MustParseAddr("127.0.0.1"))
+		said, _, status := s.ctl("explain", "work", "http://bank.example/")
+		if status != 1 || !strings.Contains(said, "127.0.0.1 is refused") {
+			t.Errorf("explain: exit status %d, %s", status, said)
+		}
+		s.stop()
+	})
 }
 
 // request sends a request line as no browser would and returns the status line of the answer.
