@@ -82,6 +82,7 @@ func (m *machine) journalHasFields() {
 // machine that this one runs on.
 func (m *machine) confines() {
 	var vms []struct {
+		PID         int
 		Confinement control.Confinement
 	}
 	if out := m.run("vifproxyctl", "show", "--json"); json.Unmarshal([]byte(out), &vms) != nil || len(vms) != 1 {
@@ -95,6 +96,14 @@ func (m *machine) confines() {
 	for _, missing := range c.Missing {
 		if missing.Mechanism != "cgroup" || !strings.HasPrefix(missing.Cause, "of the controllers") {
 			m.Errorf("missing: %+v", missing)
+		}
+	}
+	if most := m.property("TasksMax"); most != "infinity" {
+		m.Errorf("TasksMax is %s: a few AppVMs could use up the tasks of all", most)
+	}
+	for pid, want := range map[string]string{m.property("MainPID"): "-900", fmt.Sprint(vms[0].PID): "500"} {
+		if score := strings.TrimSpace(m.run("cat", "/proc/"+pid+"/oom_score_adj")); score != want {
+			m.Errorf("the kernel's score of process %s is %s, want %s", pid, score, want)
 		}
 	}
 }

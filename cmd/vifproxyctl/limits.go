@@ -85,7 +85,7 @@ func (d *doctor) limits() {
 
 // What the daemon holds open, and what the kernel tracks: a client's connection, and the one that is made for it.
 const (
-	heldForEach          = 16  // descriptors for an AppVM: process and output of each generation, a log, what a start takes
+	heldForEach          = 40  // descriptors for an AppVM: process and output of 18 generations, a log, what a start takes
 	heldByItself         = 256 // descriptors: 64 connections of the control socket, sockets, directories
 	connectionsPerClient = 2
 )

@@ -124,3 +124,45 @@ func TestRuntimeDirectoryHasOneBound(t *testing.T) {
 	}
 	s.stop()
 }
+
+// TestDescriptorsOfTheDaemon: the daemon holds a bounded number of descriptors for each AppVM, whatever its list has gone
+// through, and none for one that has left. `doctor` reckons with 40, for 18 generations (heldForEach in cmd/vifproxyctl).
+func TestDescriptorsOfTheDaemon(t *testing.T) {
+	s := newSite(t, lab.R42)
+	s.start()
+	held := func() int {
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.daemon.cmd.Process.Pid))
+		s.must(err)
+		return len(open)
+	}
+	base := held()
+	ips := map[string]string{"work": "10.137.0.11", "play": "10.137.0.12", "home": "10.137.0.13"}
+	for name, ip := range ips {
+		s.rules(name+"."+ip, bank)
+		s.attach(name, ip)
+		s.opens(name, "http://bank.example/")
+		s.tunnel(name, "bank.example:443") // it keeps a generation
+		lines := []string{bank, shop}
+		for i := range 5 {
+			s.rules(name+"."+ip, lines...)
+			s.update()
+			s.tunnel(name, "bank.example:443")
+			lines = append(lines, fmt.Sprintf(`^host%d\.example$`, i))
+		}
+	}
+	if now := held(); now-base > 16*len(ips) { // of 7 generations
+		s.Errorf("%d descriptors for %d AppVMs", now-base, len(ips))
+	} else {
+		s.Logf("%d descriptors, and %d for %d AppVMs with old generations", base, now-base, len(ips))
+	}
+	for name := range ips {
+		s.detach(name)
+	}
+	s.until("the descriptors are closed", func() error {
+		if now := held(); now > base+4 { // a start more that is at hand, and what Go's runtime opens on the way
+			return fmt.Errorf("%d, before %d", now, base)
+		}
+		return nil
+	})
+	s.stop()
+}

@@ -12,7 +12,7 @@ import (
 // when they send headers) and 28 MB of writable address space, most of it stacks of 256 KiB. A line of a rule file takes
 // 6.6 KB when it is compiled, about 150 times its length.
 const (
-	generations = 4 // of one AppVM's proxy at once; they share its uid, by which RLIMIT_NPROC counts
+	generations = 18 // of one AppVM's proxy at once; they share its uid, by which RLIMIT_NPROC counts
 	threads     = 16
 	descriptors = 64
 	memory      = 32 << 20
@@ -47,8 +47,9 @@ type needs struct {
 func need(clients, rules int, forks bool) needs {
 	c, r := uint64(min(clients, mostClients)), uint64(rules)
 	n := needs{serving: c + threads}
-	// The generation that serves may be full, and so may be those that finish their connections, taken together.
-	n.Tasks = 2*c + generations*threads
+	// The generation that serves may be full, and so may be those that finish their connections, taken together. One may
+	// start meanwhile.
+	n.Tasks = 2*c + generations + 2*threads
 	// A client has two connections, and while a name is looked up two sockets and a file.
 	n.Descriptors = descriptors + 4*c
 	n.Memory = memory + perRuleByte*r + perClient*c
