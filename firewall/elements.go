@@ -68,15 +68,19 @@ const onTheWay = 2 * time.Millisecond
 
 // hold notes that the elements are what this state says, and forgets them.
 func (s *snapshot) hold(state State) {
-	bindings := append(s.held.Bindings[:0], state.Bindings...) // they are the caller's, who may change them
-	s.known, s.held = true, State{bindings, state.Fence}
+	bindings := s.held.Bindings[:0]
+	s.known, s.held = true, state
+	s.held.Bindings = append(bindings, state.Bindings...) // they are the caller's, who may change them
 	s.elements = nil
 }
 
-// says tells whether the elements of the sets that are there are this state.
-func (s *snapshot) says(state State) bool {
-	want := slices.DeleteFunc(elementsOf(state), func(e element) bool { return !s.sets[e.set] })
-	return slices.Equal(s.elements, want)
+// saysFrom reports whether the elements of the sets that are there, from this one on, are what this state says.
+func (s *snapshot) saysFrom(first int, state State) bool {
+	if s.known {
+		return s.held.Equal(state)
+	}
+	other := func(e element) bool { return e.set < first || !s.sets[e.set] }
+	return slices.Equal(slices.DeleteFunc(slices.Clone(s.elements), other), slices.DeleteFunc(elementsOf(state), other))
 }
 
 // ofSet splits elements, which are in order and begin with those of this set.
@@ -93,9 +97,9 @@ func ofSet(set int, all []element) (these, others []element) {
 const perMessage = 48 << 10
 
 // change puts or deletes elements of a set.
-func change(request uint16, flags uint16, set setName, all []element) (changes [][]byte) {
+func change(request uint16, flags uint16, set set, all []element) (changes [][]byte) {
 	besides := uint16(unix.NFTA_SET_ELEM_DATA)
-	if set.family() == unix.NFPROTO_INET {
+	if set.interval {
 		besides = nftaSetElemKeyEnd
 	}
 	for len(all) > 0 {

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Fence says where proxies may connect to. Whoever has taken a tinyproxy over sends what he likes, and a
@@ -55,17 +57,9 @@ var forbidden = prefixes(
 	"198.18.0.0/15",  // benchmarks
 	"224.0.0.0/3",    // multicast, reserved, broadcast
 
-	"::/8",          // this host, loopback, IPv4 in IPv6
-	"64:ff9b::/120", // the networks above behind NAT64 (RFC 6052), as far as they are private
-	"64:ff9b::a00:0/104",
-	"64:ff9b::6440:0/106",
-	"64:ff9b::7f00:0/104",
-	"64:ff9b::a9fe:0/112",
-	"64:ff9b::ac10:0/108",
-	"64:ff9b::c0a8:0/112",
-	"64:ff9b:1::/48", // local NAT64 (RFC 8215)
-	"100::/64",       // discarded
-	"2001::/32",      // Teredo, and 6to4: IPv4 in IPv6 again
+	"::/8",      // this host, loopback, IPv4 in IPv6, NAT64 (RFC 6052, RFC 8215)
+	"100::/64",  // discarded
+	"2001::/32", // Teredo, and 6to4: IPv4 in IPv6 again
 	"2002::/16",
 	"fc00::/7",  // private (RFC 4193)
 	"fe80::/10", // link-local
@@ -73,11 +67,47 @@ var forbidden = prefixes(
 	"ff00::/8",  // multicast
 )
 
+// own are networks to which only a literal hole leads: this host, its links, and everybody on them. So does whatever the
+// routing tables call its own, and what is behind a vif.
+var own = prefixes(
+	"0.0.0.0/8",
+	"127.0.0.0/8",
+	"169.254.0.0/16",
+	"224.0.0.0/3",
+
+	"::/8",
+	"2002::/24", // the same in 6to4
+	"2002:7f00::/24",
+	"2002:a9fe::/32",
+	"fe80::/10",
+	"ff00::/8",
+)
+
 func prefixes(texts ...string) (all []netip.Prefix) {
 	for _, text := range texts {
 		all = append(all, netip.MustParsePrefix(text))
 	}
 	return all
+}
+
+// normalState is the same state in the one order in which equal states are equal, or what is wrong with it. A port that
+// somebody is bound to is guarded in any case.
+func (c Config) normalState(s State) (State, error) {
+	var err error
+	if s.Bindings, err = c.inOrder(s.Bindings); err != nil {
+		return State{}, err
+	}
+	guarded := make([]uint16, 0, len(s.Bindings)+len(s.Guarded))
+	for _, b := range s.Bindings {
+		guarded = append(guarded, b.To.Port())
+	}
+	s.Guarded = ordered(append(guarded, s.Guarded...), cmp.Compare)
+	if s.Fence, err = c.normal(s.Fence); err != nil {
+		return State{}, err
+	}
+	// The kernel makes the others' counters when they are needed.
+	s.Fence.Proxies = slices.DeleteFunc(s.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
+	return s, nil
 }
 
 // normal is the same fence in the one order in which equal fences are equal, or what is wrong with it.
@@ -91,6 +121,14 @@ func (c Config) normal(f Fence) (Fence, error) {
 	f.Ports = ordered(append([]uint16{80, 443}, f.Ports...), cmp.Compare)
 	if f.Ports[0] == 0 {
 		return f, fmt.Errorf("fence: 0 is no port")
+	}
+	for _, names := range []*[]string{&f.Leave, &f.Barred} {
+		*names = ordered(*names, strings.Compare)
+		for _, name := range *names {
+			if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsRune(name, 0) {
+				return f, fmt.Errorf("fence: %q is no name of an interface", name)
+			}
+		}
 	}
 	var err error
 	if f.Holes, err = normalHoles(f.Holes); err != nil {
@@ -121,10 +159,24 @@ func normalHoles(holes []Hole) ([]Hole, error) {
 		if !h.To.IsValid() || h.To != h.To.Masked() || h.To.Addr().Is4In6() {
 			return nil, fmt.Errorf("fence: %v is no network", h.To)
 		}
+		if h.Literal && !h.To.IsSingleIP() {
+			return nil, fmt.Errorf("fence: %v is no single address", h.To)
+		}
 	}
 	return ordered(holes, func(a, b Hole) int {
-		return cmp.Or(a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()), cmp.Compare(a.Port, b.Port))
+		return cmp.Or(a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()), cmp.Compare(a.Port, b.Port),
+			literalFirst(a, b))
 	}), nil
+}
+
+func literalFirst(a, b Hole) int {
+	switch {
+	case a.Literal == b.Literal:
+		return 0
+	case a.Literal:
+		return -1
+	}
+	return 1
 }
 
 func ordered[T comparable](all []T, compare func(a, b T) int) []T {
@@ -143,15 +195,15 @@ func (f Fence) withPorts(holes []Hole) (all []Hole) {
 	return all
 }
 
-// disjoint is the same holes but those inside of another of the same port, as a set of the kernel must have them.
+// disjoint is the same holes but those inside of another of the same port and class, as a set of the kernel must have them.
 func disjoint(holes []Hole) []Hole {
 	// The wider of two that begin alike comes first, and what is inside of a network follows it.
 	holes = slices.SortedFunc(slices.Values(holes), func(a, b Hole) int {
-		return cmp.Or(cmp.Compare(a.Port, b.Port), a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()))
+		return cmp.Or(literalFirst(a, b), cmp.Compare(a.Port, b.Port), a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()))
 	})
 	kept := holes[:0]
 	for _, h := range holes {
-		if n := len(kept); n == 0 || kept[n-1].Port != h.Port || !kept[n-1].To.Overlaps(h.To) {
+		if n := len(kept); n == 0 || kept[n-1].Port != h.Port || kept[n-1].Literal != h.Literal || !kept[n-1].To.Overlaps(h.To) {
 			kept = append(kept, h)
 		}
 	}

@@ -16,17 +16,25 @@ const personalUID, socialUID = 0x7089000b, 0x7089000c
 
 func hole(to string, port uint16) Hole { return Hole{To: netip.MustParsePrefix(to), Port: port} }
 
+// literal is a hole to one address that a person wrote.
+func literal(to string, port uint16) Hole {
+	addr := netip.MustParseAddr(to)
+	return Hole{To: netip.PrefixFrom(addr, addr.BitLen()), Port: port, Literal: true}
+}
+
 // wide is a fence with something of everything.
 func wide() Fence {
 	return Fence{
 		Resolvers: []netip.Addr{netip.MustParseAddr("10.139.1.2"), netip.MustParseAddr("10.139.1.1"),
 			netip.MustParseAddr("fd00::53")},
-		Ports: []uint16{563, 443},
-		Holes: []Hole{hole("10.9.9.9/32", 3128)},
+		Ports:  []uint16{563, 443},
+		Holes:  []Hole{hole("10.9.9.9/32", 3128), literal("10.9.9.9", 3128), literal("fd12::9", 0)},
+		Barred: []string{"wg0"}, Leave: []string{"eth1", "eth0"},
 		Proxies: []Proxy{
 			{UID: socialUID},
 			{UID: personalUID, Holes: []Hole{hole("192.168.1.0/24", 0), hole("192.168.0.0/16", 8080),
-				hole("fd12::/64", 443)}},
+				hole("fd12::/64", 443), literal("127.0.0.1", 8080), literal("fd12::1", 443), literal("10.138.0.1", 0),
+				literal("fd12::1", 0)}},
 		},
 	}
 }
@@ -210,7 +218,7 @@ func TestWhereProxiesReach(t *testing.T) {
 			Resolvers: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Ports: []uint16{563},
 			Holes: []Hole{hole("172.16.0.0/12", 3128)},
 			Proxies: []Proxy{{UID: socialUID}, {UID: personalUID, Holes: []Hole{
-				hole("127.0.0.0/8", 80), hole(gateway+"/32", 0), hole(b.addr+"/32", 80), hole("192.168.1.0/24", 0)}}},
+				literal("127.0.0.1", 80), literal(gateway, 0), literal(b.addr, 80), hole("192.168.1.0/24", 0)}}},
 		}
 		syncState(t, backend, State{Fence: fence})
 		before := [2]uint64{refused(personalUID), refused(socialUID)}

@@ -62,6 +62,7 @@ type Config struct {
 // State is what the kernel is to hold.
 type State struct {
 	Bindings []Binding
+	Guarded  []uint16 // ports of proxies that nobody is bound to: they start, or finish their connections
 	Fence    Fence
 }
 
@@ -117,47 +118,6 @@ func once(f func()) func() {
 // It fails if the kernel has no nftables or the fence cannot be put up. That a chain of others cannot be written shuts
 // AppVMs out and lets nobody in: it is a warning here, and the error of the next Sync.
 func Open(ctx context.Context, log *slog.Logger, kind string, cfg Config) (Backend, error) {
-	return open(ctx, log, kind, cfg, tools{nft: find("nft")})
-}
-
-// tools are absolute paths, "" for a program that is not installed.
-type tools struct{ nft string }
-
-// find looks beyond PATH, because the PATH of a root shell or service does not always have the sbin folders.
-func find(name string) string {
-	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if path, err := exec.LookPath(candidate); err == nil {
-			return path
-		}
-	}
-	return ""
-}
-
-// load gives text to a program, which makes one transaction of it.
-func load(ctx context.Context, text, path string, args ...string) error {
-	if _, err := execute(ctx, text, path, args...); err != nil {
-		return fmt.Errorf("load rules with %w", err)
-	}
-	return nil
-}
-
-// execute runs a program, in the network of this thread, and returns what it prints.
-func execute(ctx context.Context, stdin, path string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	cmd.Stdin = strings.NewReader(stdin)
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
-	}
-	return stdout.String(), nil
-}
-
-func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have tools) (Backend, error) {
 	if cfg.ProxyPort == 0 || cfg.FirstPort == 0 || cfg.FirstPort > cfg.LastPort ||
 		cfg.FirstPort <= cfg.ProxyPort && cfg.ProxyPort <= cfg.LastPort {
 		return nil, fmt.Errorf("firewall: port %d for AppVMs and ports %d-%d for proxies: "+
@@ -169,13 +129,10 @@ func open(ctx context.Context, log *slog.Logger, kind string, cfg Config, have t
 	if !slices.Contains([]string{"auto", "nftables", "iptables"}, kind) {
 		return nil, fmt.Errorf("firewall: unknown backend %q (use auto, nftables or iptables)", kind)
 	}
-	if have.nft == "" {
-		return nil, errors.New("firewall: the program nft is not installed (install the package nftables)")
-	}
-	return begin(ctx, &nftBackend{log: log, cfg: cfg, tool: have.nft}, kind)
+	return begin(ctx, &nftBackend{log: log, cfg: cfg}, kind)
 }
 
-// begin is open when it is clear what is asked for.
+// begin is Open when it is clear what is asked for.
 func begin(ctx context.Context, nft *nftBackend, kind string) (Backend, error) {
 	log, ipt := nft.log, newIptables(nft, kind)
 	_, err := nft.Sync(ctx, State{}, func() {})
@@ -216,6 +173,40 @@ func begin(ctx context.Context, nft *nftBackend, kind string) (Backend, error) {
 			"tables; other rules must let AppVMs reach the proxies' ports themselves")
 	}
 	return chosen, nil
+}
+
+// find looks beyond PATH, because the PATH of a root shell or service does not always have the sbin folders.
+func find(name string) string {
+	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// load gives text to a program, which makes one transaction of it.
+func load(ctx context.Context, text, path string, args ...string) error {
+	if _, err := execute(ctx, text, path, args...); err != nil {
+		return fmt.Errorf("load rules with %w", err)
+	}
+	return nil
+}
+
+// execute runs a program, in the network of this thread, and returns what it prints.
+func execute(ctx context.Context, stdin, path string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
 }
 
 // errNoNftables is the end: without a fence there is no proxy.

@@ -1,12 +1,8 @@
 package firewall
 
 import (
-	"bytes"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -81,44 +77,4 @@ func TestManyHoles(t *testing.T) {
 	if n := syncState(t, b, want); n != 0 {
 		t.Errorf("%d writes where nothing differs", n)
 	}
-}
-
-// An nft that understands the text in another way than we do is not believed.
-func TestOtherText(t *testing.T) {
-	enterNamespace(t)
-	b := machines[1].open(t).(*nftBackend)
-	tool := b.tool
-	b.tool = edited(t, tool, "s/1888026635/1888026636/")
-	machines[1].shell(t, "nft delete table inet vifproxy")
-	want := State{Fence: wide()}
-	if _, err := b.Sync(t.Context(), want, func() {}); err == nil || !strings.Contains(err.Error(), errOtherText.Error()) {
-		t.Errorf("error %v", err)
-	}
-	b.tool = tool
-	if n := syncState(t, b, want); n != 1 {
-		t.Errorf("%d writes instead of 1", n)
-	}
-}
-
-// Rules that do not turn the uid are those of an older nft; or, as here, of a set without intervals.
-func TestUIDNotTurned(t *testing.T) {
-	for script, warned := range map[string]bool{"": false, "/set owned4/,/}/s/flags interval//": true} {
-		enterNamespace(t)
-		b := machines[1].open(t).(*nftBackend)
-		var out bytes.Buffer
-		b.log = slog.New(slog.NewTextHandler(&out, nil))
-		b.tool = edited(t, b.tool, script)
-		machines[1].shell(t, "nft delete table inet vifproxy")
-		sync(t, b)
-		if strings.Contains(out.String(), "older than 1.0.6") != warned {
-			t.Errorf("%q: log: %s", script, &out)
-		}
-	}
-}
-
-// edited is an nft that reads what sed has made of the text.
-func edited(t *testing.T, tool, script string) string {
-	path := filepath.Join(t.TempDir(), "nft")
-	must(t, os.WriteFile(path, []byte("#!/bin/sh\nsed '"+script+"' | "+tool+" -f -\n"), 0o755))
-	return path
 }

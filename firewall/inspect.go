@@ -71,14 +71,14 @@ func (nft *nftBackend) inspect(ctx context.Context) (found Inspection, err error
 		if now.ownTable { // else there can be nothing in it
 			found.note(now.sets[portsMap], "map ports in table ip vifproxy")
 			found.note(now.sets[bindingsSet], "set bindings in table ip vifproxy")
-			for _, chain := range []string{"prerouting", "input"} {
-				found.note(now.hasRule("vifproxy", chain), "the rules of chain %s in table ip vifproxy", chain)
-			}
 		}
 		found.note(now.fenceTable, "table inet vifproxy")
-		if now.fenceTable {
-			for _, chain := range []string{"output", "egress", "refuse"} {
-				found.note(now.hasRule("inet vifproxy", chain), "the rules of chain %s in table inet vifproxy", chain)
+		for _, c := range (Config{}).chains() {
+			switch {
+			case c.table == "vifproxy" && now.ownTable:
+				found.note(now.hasRule(c.table, c.name), "the rules of chain %s in table ip vifproxy", c.name)
+			case c.table == "inet vifproxy" && now.fenceTable:
+				found.note(now.hasRule(c.table, c.name), "the rules of chain %s in table inet vifproxy", c.name)
 			}
 		}
 		if now.userChain {

@@ -105,7 +105,7 @@ func TestFlushedIptablesOpenNothing(t *testing.T) {
 		listen(t, gateway+":80", "gateway")
 		b.do(func() error { listen(t, b.addr+":80", "b"); return nil })
 		backend := m.open(t)
-		want := State{Bindings: []Binding{personal}, Fence: Fence{Proxies: []Proxy{{UID: personalUID}}}}
+		want := State{Bindings: []Binding{personal}, Guarded: []uint16{61001}, Fence: Fence{Proxies: []Proxy{{UID: personalUID}}}}
 		syncState(t, backend, want)
 		m.shell(t, "iptables-save > "+saved)
 		for _, act := range []string{
@@ -198,7 +198,7 @@ func TestRulesOfOlderVersionsGoBesideNativeOnes(t *testing.T) {
 	m.shell(t, oldRules+native)
 	m.shell(t, "iptables -A FORWARD -j VIFPROXY-NO") // this one cannot go, which must not keep the others
 	var log bytes.Buffer
-	_, err := open(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), "auto", testConfig, tools{nft: "/usr/sbin/nft"})
+	_, err := Open(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), "auto", testConfig)
 	must(t, err)
 	if !strings.Contains(log.String(), "remove chain VIFPROXY-NO of an older version: device or resource busy") {
 		t.Errorf("log: %s", &log)

@@ -86,7 +86,7 @@ func (m machine) loadForeign(t testing.TB) {
 func (m machine) open(t testing.TB) Backend {
 	t.Helper()
 	inNamespace(t)
-	b, err := open(t.Context(), quiet, m.kind, testConfig, tools{nft: "/usr/sbin/nft"})
+	b, err := Open(t.Context(), quiet, m.kind, testConfig)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,29 +2,29 @@ package firewall
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
-// nftBackend loads the skeleton with the program nft, which takes some milliseconds, and changes elements
-// through netlink, which takes some microseconds.
+// nftBackend keeps rules through netlink. It needs no program, so it lives beside the rules of every version of nft, and
+// repairs them in well under a millisecond.
 type nftBackend struct {
-	log  *slog.Logger
-	cfg  Config
-	tool string // path of nft; "" if it is not installed, then only Remove works
+	log *slog.Logger
+	cfg Config
 
 	conn *ruleset // nil until needed and after an error
 
 	// loaded is the print of the structure as it was right after we loaded it; "" if that is not known. The
 	// elements of the sets, and that is all that a State says, are no part of it.
 	loaded string
+	held   State // what the last Sync that succeeded has written, in order
+
+	// partial is why the last load left out what belongs into Qubes' table; nil if it did not. The next Sync tries again.
+	partial error
 
 	refused refusals
 }
@@ -35,92 +35,120 @@ func (n *nftBackend) String() string { return "nftables" }
 // Qubes does at every attach of a vif, in a few transactions.
 const attempts = 5
 
-var errOtherText = errors.New("the program nft has put other elements into our sets than it was told to")
+var errOtherElements = errors.New("the kernel has other elements in our sets than it was told to")
 
 func (n *nftBackend) Sync(ctx context.Context, want State, inForce func()) (writes int, err error) {
-	if want.Bindings, err = n.cfg.inOrder(want.Bindings); err != nil {
-		return 0, err
+	want, invalid := n.cfg.normalState(want)
+	if invalid != nil {
+		want = n.held // which another program may have undone
+		inForce = func() {}
 	}
-	if want.Fence, err = n.cfg.normal(want.Fence); err != nil {
-		return 0, err
-	}
-	// The kernel makes the others' counters when they are needed.
-	want.Fence.Proxies = slices.DeleteFunc(want.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
 	inForce = once(inForce)
 	err = n.do(ctx, func() error {
-		if n.loaded != "" && n.conn.last.known && n.conn.last.held.Equal(want) {
-			inForce() // for all we know; what follows makes sure
-		}
-		for range attempts {
-			// A state that is known to differ is written without a look: the kernel refuses if what is known has
-			// passed.
-			now := n.conn.last
-			if !now.known || now.held.Equal(want) {
-				var err error
-				if now, err = n.conn.read(); err != nil {
-					return err
-				}
-			}
-			if n.loaded != "" && now.print == n.loaded {
-				changed, err := n.conn.update(want, inForce)
-				if errors.Is(err, errOutrun) {
-					n.conn.last = snapshot{}
-					continue
-				}
-				writes += changed
-				return err
-			}
-			if n.loaded != "" {
-				gone, added := changes(n.loaded, now.print)
-				n.log.Warn("firewall rules were changed by another program: loading them again",
-					"gone", gone, "new", added)
-			}
-			n.loaded = ""
-			if err := n.load(ctx, now, want); err != nil {
-				after, readErr := n.conn.read()
-				if readErr == nil && after.generation != now.generation {
-					continue // the text was for what somebody else has changed since
-				}
-				return err
-			}
-			writes++
-
-			// What is there now is what we loaded only if nobody else's transaction came in between: each
-			// adds one to the generation (nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c).
-			after, err := n.conn.read()
-			if err != nil {
-				return err
-			}
-			if after.generation == following(now.generation) {
-				if !after.says(want) {
-					return errOtherText
-				}
-				if after.unturned {
-					n.log.Warn("nft is older than 1.0.6: what one AppVM's proxy alone may reach (#: egress) stays closed")
-				}
-				n.loaded = after.print
-				n.conn.last.hold(want)
-				return nil
-			}
-		}
-		return errBusy
+		writes, err = n.sync(want, inForce)
+		return err
 	})
-	if err == nil {
+	switch {
+	case err != nil && ctx.Err() == nil && !n.stands(ctx, want):
+		err = fmt.Errorf("%w: %w", ErrUnfenced, err)
+	case err == nil:
+		n.held = n.conn.last.held
 		inForce()
 	}
-	return writes, err
+	return writes, errors.Join(invalid, err)
+}
+
+// stands reports whether the fence is there, and lets pass what the last Sync has said, or this one.
+func (n *nftBackend) stands(ctx context.Context, want State) (stands bool) {
+	err := n.do(ctx, func() error {
+		now, err := n.conn.read()
+		fence := func(s State) bool { return now.saysFrom(leaveSet, s) }
+		stands = err == nil && n.loaded != "" && now.print == n.loaded && (fence(n.held) || fence(want))
+		return err
+	})
+	return err == nil && stands
+}
+
+func (n *nftBackend) sync(want State, inForce func()) (writes int, err error) {
+	if n.partial != nil {
+		n.loaded = ""
+	}
+	if n.loaded != "" && n.conn.last.known && n.conn.last.held.Equal(want) {
+		inForce() // for all we know; what follows makes sure
+	}
+	for range attempts {
+		// A state that is known to differ is written without a look: the kernel refuses if what is known has
+		// passed.
+		now := n.conn.last
+		if !now.known || now.held.Equal(want) {
+			if now, err = n.conn.read(); err != nil {
+				return writes, err
+			}
+		}
+		if n.loaded != "" && now.print == n.loaded {
+			changed, err := n.conn.update(want, inForce)
+			if errors.Is(err, errOutrun) {
+				n.conn.last = snapshot{}
+				continue
+			}
+			return writes + changed, err
+		}
+		if n.loaded != "" {
+			gone, added := changes(n.loaded, now.print)
+			n.log.Warn("firewall rules were changed by another program: loading them again", "gone", gone, "new", added)
+		}
+		n.loaded = ""
+		err := n.load(now, want)
+		if errors.Is(err, errOutrun) {
+			n.conn.last = snapshot{}
+			continue
+		}
+		if err != nil {
+			return writes, err
+		}
+		writes++
+
+		// What is there now is what we loaded only if nobody else's transaction came in between: each
+		// adds one to the generation (nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c).
+		after, err := n.conn.read()
+		if err != nil {
+			return writes, err
+		}
+		if after.generation == following(now.generation) {
+			n.loaded = after.print
+			if n.partial != nil {
+				return writes, n.partial
+			}
+			if !after.saysFrom(0, want) {
+				return writes, errOtherElements
+			}
+			n.conn.last.hold(want)
+			return writes, nil
+		}
+	}
+	return writes, errBusy
 }
 
 // load replaces everything of ours by the skeleton with what want says in one transaction. If anything in
 // before is no longer true, the transaction fails as a whole.
-func (n *nftBackend) load(ctx context.Context, before snapshot, want State) error {
+func (n *nftBackend) load(before snapshot, want State) error {
 	refused, err := n.conn.refused()
 	if err != nil {
 		return err
 	}
 	n.refused.add(refused)
-	if err := load(ctx, skeleton(n.cfg, before, want), n.tool, "-f", "-"); err != nil {
-		return err
+	n.partial = nil
+	err = n.conn.transact(before.generation, n.replaceAll(before, want, before.userChain))
+	if err != nil && !errors.Is(err, errOutrun) && before.userChain { // a foreign rule may refer to what we replace there
+		n.partial = fmt.Errorf("load rules into table ip qubes: %w", err)
+		n.hangUp() // more answers to what failed are under way
+		if n.conn, err = dial(); err != nil {
+			return err
+		}
+		err = n.conn.transact(before.generation, n.replaceAll(before, want, false))
+	}
+	if err != nil {
+		return fmt.Errorf("load rules: %w", err)
 	}
 	n.refused.last = nil
 	return nil
@@ -138,7 +166,7 @@ func (n *nftBackend) Refused(ctx context.Context) (map[uint32]uint64, error) {
 	return maps.Clone(n.refused.total), err
 }
 
-// Remove needs no program, so that it can clean up where nft is not installed.
+// Remove implements Backend.
 func (n *nftBackend) Remove(ctx context.Context) error {
 	n.loaded = ""
 	err := n.do(ctx, func() error {
@@ -146,42 +174,12 @@ func (n *nftBackend) Remove(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		del := func(request uint16, family byte, attrs []byte) []byte {
-			return message(request, family, 0, attrs)
-		}
-		var all [][]byte
-		if now.ownTable {
-			all = append(all, del(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, name(nil, unix.NFTA_TABLE_NAME, "vifproxy")))
-		}
-		if now.fenceTable {
-			all = append(all, del(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, name(nil, unix.NFTA_TABLE_NAME, "vifproxy")))
-		}
-		rules := func(chain string) []byte { // of that chain in Qubes' table
-			return name(name(nil, unix.NFTA_RULE_TABLE, "qubes"), unix.NFTA_RULE_CHAIN, chain)
-		}
-		for _, handle := range now.jumps {
-			all = append(all, del(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, attribute(rules("custom-input"),
-				unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, handle)...)))
-		}
-		if now.acceptChain {
-			all = append(all, del(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, rules("vifproxy-input")))
-		}
-		if err := n.conn.transact(0, all); err != nil {
+		if err := n.conn.transact(0, append(removeTables(now), removeRules(now)...)); err != nil {
 			return err
 		}
-
 		// The empty chain and set come after, on their own: should a foreign rule refer to them they must
 		// stay ("device or resource busy"), and that must not keep the rest from going.
-		all = nil
-		if now.acceptChain {
-			all = append(all, del(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_IPV4,
-				name(name(nil, unix.NFTA_CHAIN_TABLE, "qubes"), unix.NFTA_CHAIN_NAME, "vifproxy-input")))
-		}
-		if now.acceptSet {
-			all = append(all, del(unix.NFT_MSG_DELSET, unix.NFPROTO_IPV4,
-				name(name(nil, unix.NFTA_SET_TABLE, "qubes"), unix.NFTA_SET_NAME, "vifproxy")))
-		}
-		return n.conn.transact(0, all)
+		return n.conn.transact(0, removeEmpty(now))
 	})
 	n.hangUp()
 	return err

@@ -14,7 +14,8 @@ import (
 )
 
 // ruleset is a connection to the kernel's nftables. There is a library for that, but it tells neither handles nor
-// generations, and cannot make a transaction depend on a generation.
+// generations, cannot make a transaction depend on a generation, and lacks some of the expressions of our rules
+// (github.com/google/nftables 0.3.0).
 type ruleset struct {
 	socket   io.ReadWriteCloser // a Write is one request, a Read some messages of the answer
 	sequence uint32             // number of the last request; answers have it too
@@ -46,9 +47,6 @@ type snapshot struct {
 	// kernel never gives a handle twice, and a table made anew has a new handle itself: so equal prints mean
 	// that nobody touched anything.
 	print string
-
-	// unturned means that rules look for a uid in an order of bytes in which no element has it, see elementsOf.
-	unturned bool
 
 	sets     [len(ourSets)]bool // which are there
 	elements []element          // in order
@@ -129,22 +127,22 @@ func (r *ruleset) readOnce() (snapshot, error) {
 		return now, fmt.Errorf("read sets: %w", err)
 	}
 	for _, s := range sets {
-		set := setName{s.in(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
-		if set.table != "vifproxy" && set.table != "inet vifproxy" && set != ourSets[acceptSet] {
+		name := setName{s.in(unix.NFTA_SET_TABLE), s.text(unix.NFTA_SET_NAME)}
+		if name.table != "vifproxy" && name.table != "inet vifproxy" && name != ourSets[acceptSet].setName {
 			continue
 		}
-		line("set %s %s: handle %d", set.table, set.name, s.number(nftaSetHandle))
-		place := slices.Index(ourSets[:], set)
+		line("set %s %s: handle %d", name.table, name.name, s.number(nftaSetHandle))
+		place := slices.IndexFunc(ourSets[:], func(s set) bool { return s.setName == name })
 		if place < 0 {
 			continue
 		}
 		now.sets[place] = true
-		if err := r.elements(set, func(e []byte) {
+		if err := r.elements(name, func(e []byte) {
 			key := inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
 			value := inside(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE)
 			end := inside(e, nftaSetElemKeyEnd, unix.NFTA_DATA_VALUE)
 			if key == nil { // nobody but nft can take it out again
-				line("set %s %s: an element for all keys", set.table, set.name)
+				line("set %s %s: an element for all keys", name.table, name.name)
 				return
 			}
 			now.elements = append(now.elements, element{place, string(key), string(value) + string(end)})
@@ -175,9 +173,6 @@ func (r *ruleset) readOnce() (snapshot, error) {
 				continue
 			}
 			line("rule %s %s: handle %d, content %08x", table, chain, handle, crc32.ChecksumIEEE(content))
-			if bytes.Contains(content, []byte(ourSets[ownedSets].name+"\x00")) {
-				now.unturned = !bytes.Contains(content, []byte("byteorder\x00"))
-			}
 		}
 	}
 	now.print = strings.Join(lines, "\n")
@@ -203,7 +198,6 @@ func (r *ruleset) refused() (map[uint32]uint64, error) {
 // isJump finds our rule in custom-input again: it has our comment and names our chain. A rule of the user's
 // that only has the same comment is the user's.
 func (o object) isJump() bool {
-	const comment = "\x00\x09vifproxy\x00" // as nft stores it: type, length, value
-	return string(o[unix.NFTA_RULE_USERDATA]) == comment &&
+	return string(o[unix.NFTA_RULE_USERDATA]) == userdata("vifproxy") &&
 		bytes.Contains(o[unix.NFTA_RULE_EXPRESSIONS], []byte("vifproxy-input\x00"))
 }

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"cmp"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,30 +12,61 @@ import (
 // setName says the table as nft writes it: with the family before its name if it is not ip.
 type setName struct{ table, name string }
 
-// ourSets hold all that a State says, and are in the order in which their elements are written.
-var ourSets = [...]setName{
-	portsMap:         {"vifproxy", "ports"},
-	bindingsSet:      {"vifproxy", "bindings"},
-	acceptSet:        {"qubes", "vifproxy"},
-	openPortsSet:     {"inet vifproxy", "ports"},
-	resolverSets:     {"inet vifproxy", "resolvers4"},
-	resolverSets + 1: {"inet vifproxy", "resolvers6"},
-	holeSets:         {"inet vifproxy", "holes4"},
-	holeSets + 1:     {"inet vifproxy", "holes6"},
-	ownedSets:        {"inet vifproxy", "owned4"},
-	ownedSets + 1:    {"inet vifproxy", "owned6"},
-	wideSets:         {"inet vifproxy", "wide4"},
-	wideSets + 1:     {"inet vifproxy", "wide6"},
+// set is a set of ours, or a map, as it is declared.
+type set struct {
+	setName
+	key, to  []datatype // what elements are made of; to is where they lead, in a map
+	interval bool       // its elements are intervals
+}
+
+// ourSets hold all that a State says, and are in the order in which their elements are written. All are declared in the
+// same way, without what nft notes for itself (userdata): nft 0.9.8 and 1.0.6 end with an assertion or worse when they
+// list a ruleset with some sets as nft 1.1 declares them.
+var ourSets = [...]set{
+	portsMap:             {setName{"vifproxy", "ports"}, keys(ifname, ipv4Addr), keys(ipv4Addr, inetService), false},
+	bindingsSet:          {setName{"vifproxy", "bindings"}, keys(ifname, ipv4Addr, inetService), nil, false},
+	guardedSet:           {setName{"vifproxy", "guarded"}, keys(inetService), nil, false},
+	acceptSet:            {setName{"qubes", "vifproxy"}, keys(ifname, ipv4Addr, inetService), nil, false},
+	leaveSet:             {setName{"inet vifproxy", "leave"}, keys(ifname), nil, false},
+	anywhereSet:          {setName{"inet vifproxy", "anywhere"}, keys(nfProto), nil, false},
+	barredSet:            {setName{"inet vifproxy", "barred"}, keys(ifname), nil, false},
+	barredAgainSet:       {setName{"inet vifproxy", "barred_again"}, keys(ifname), nil, false},
+	openPortsSet:         {setName{"inet vifproxy", "ports"}, keys(inetService), nil, false},
+	resolverSets:         {setName{"inet vifproxy", "resolvers4"}, keys(ipv4Addr), nil, false},
+	resolverSets + 1:     {setName{"inet vifproxy", "resolvers6"}, keys(ipv6Addr), nil, false},
+	literalSets:          {setName{"inet vifproxy", "literals4"}, keys(ipv4Addr, inetService), nil, false},
+	literalSets + 1:      {setName{"inet vifproxy", "literals6"}, keys(ipv6Addr, inetService), nil, false},
+	ownedLiteralSets:     {setName{"inet vifproxy", "owned_literals4"}, keys(uid, ipv4Addr, inetService), nil, false},
+	ownedLiteralSets + 1: {setName{"inet vifproxy", "owned_literals6"}, keys(uid, ipv6Addr, inetService), nil, false},
+	wideLiteralSets:      {setName{"inet vifproxy", "wide_literals4"}, keys(uid, ipv4Addr), nil, false},
+	wideLiteralSets + 1:  {setName{"inet vifproxy", "wide_literals6"}, keys(uid, ipv6Addr), nil, false},
+	holeSets:             {setName{"inet vifproxy", "holes4"}, keys(ipv4Addr, inetService), nil, true},
+	holeSets + 1:         {setName{"inet vifproxy", "holes6"}, keys(ipv6Addr, inetService), nil, true},
+	ownedSets:            {setName{"inet vifproxy", "owned4"}, keys(uid, ipv4Addr, inetService), nil, true},
+	ownedSets + 1:        {setName{"inet vifproxy", "owned6"}, keys(uid, ipv6Addr, inetService), nil, true},
+	wideSets:             {setName{"inet vifproxy", "wide4"}, keys(uid, ipv4Addr), nil, true},
+	wideSets + 1:         {setName{"inet vifproxy", "wide6"}, keys(uid, ipv6Addr), nil, true},
 }
 
 const (
 	portsMap = iota
 	bindingsSet
+	guardedSet
 	acceptSet
+	leaveSet // the first of the fence
+	anywhereSet
+	barredSet
+	barredAgainSet // the same for the second look, as this is a set that opens something when it is flushed
 	openPortsSet
 	resolverSets // of IPv4; that of IPv6 follows
 	_
-	holeSets
+	literalSets // of all proxies
+	_
+	ownedLiteralSets // of one proxy
+	_
+	wideLiteralSets // of one proxy, at the ports that are open everywhere
+	_
+	holeSets // the same for what is not literal
 	_
 	ownedSets
 	_
@@ -47,6 +77,23 @@ const (
 // refusedSet is filled by the kernel.
 var refusedSet = setName{"inet vifproxy", "refused"}
 
+// datatype is what one part of a key is to nft (enum datatypes in its include/datatype.h), for those who list it.
+type datatype struct {
+	number uint32
+	size   int // in bytes
+}
+
+var (
+	nfProto     = datatype{2, 1}
+	ipv4Addr    = datatype{7, 4}
+	ipv6Addr    = datatype{8, 16}
+	inetService = datatype{13, 2}
+	uid         = datatype{24, 4}
+	ifname      = datatype{41, unix.IFNAMSIZ}
+)
+
+func keys(parts ...datatype) []datatype { return parts }
+
 func (s setName) family() byte {
 	if strings.HasPrefix(s.table, "inet ") {
 		return unix.NFPROTO_INET
@@ -56,9 +103,11 @@ func (s setName) family() byte {
 
 // attributes name the set to the kernel.
 func (s setName) attributes() []byte {
-	table := strings.TrimPrefix(s.table, "inet ")
-	return name(name(nil, unix.NFTA_SET_ELEM_LIST_TABLE, table), unix.NFTA_SET_ELEM_LIST_SET, s.name)
+	return name(name(nil, unix.NFTA_SET_ELEM_LIST_TABLE, s.bare()), unix.NFTA_SET_ELEM_LIST_SET, s.name)
 }
+
+// bare is the table's name without its family.
+func (s setName) bare() string { return strings.TrimPrefix(s.table, "inet ") }
 
 // element is one of one of our sets, which is said by its place among them. Besides its key it has, in a map, where the
 // key leads, and in a set of intervals the last key.
@@ -73,46 +122,89 @@ func compareElements(a, b element) int {
 
 // elementsOf says a state as the kernel holds it, in order.
 func elementsOf(s State) (all []element) {
-	put := func(set int, key, value string) { all = append(all, element{set, key, value}) }
-	// open puts an interval: from the first address of a network to its last.
-	open := func(set int, owner string, net netip.Prefix, port string) {
-		first, last := net.Addr().AsSlice(), net.Addr().AsSlice()
-		for bit := net.Bits(); bit < 8*len(last); bit++ {
-			last[bit/8] |= 0x80 >> (bit % 8)
+	put := func(set int, key string) { all = append(all, element{set, key, ""}) }
+	// open puts holes: one address, or the interval from the first address of a network to its last.
+	open := func(literal, other int, owner uint32, h Hole) {
+		port := ""
+		if h.Port != 0 {
+			port = keyPart(h.Port)
 		}
-		put(set+version(net.Addr()), owner+string(first)+port, owner+string(last)+port)
+		if h.Literal {
+			put(literal+version(h.To.Addr()), part(host32, owner)+string(h.To.Addr().AsSlice())+port)
+			return
+		}
+		// In the order of bytes in which intervals are compared.
+		first, last := string(h.To.Addr().AsSlice()), string(lastOf(h.To).AsSlice())
+		prefix := part(net32, owner)
+		all = append(all, element{other + version(h.To.Addr()), prefix + first + port, prefix + last + port})
 	}
 	for _, b := range s.Bindings {
-		var vif [unix.IFNAMSIZ]byte
-		copy(vif[:], b.Vif)
-		source := string(vif[:]) + string(b.Addr.AsSlice())
+		source := ifnameKey(b.Vif) + string(b.Addr.AsSlice())
 		port := keyPart(b.To.Port())
-		put(portsMap, source, string(b.To.Addr().AsSlice())+port)
-		put(bindingsSet, source+port, "")
-		put(acceptSet, source+port, "")
+		all = append(all, element{portsMap, source, string(b.To.Addr().AsSlice()) + port})
+		put(bindingsSet, source+port)
+		put(acceptSet, source+port)
 	}
-	for _, port := range s.Fence.Ports {
-		put(openPortsSet, keyPart(port)[:2], "")
+	for _, port := range s.Guarded {
+		put(guardedSet, keyPart(port)[:2])
 	}
-	for _, addr := range s.Fence.Resolvers {
-		put(resolverSets+version(addr), string(addr.AsSlice()), "")
+	f := s.Fence
+	for _, ifname := range f.Leave {
+		put(leaveSet, ifnameKey(ifname))
 	}
-	for _, h := range disjoint(s.Fence.withPorts(s.Fence.Holes)) {
-		open(holeSets, "", h.To, keyPart(h.Port))
+	if len(f.Leave) == 0 {
+		put(anywhereSet, string([]byte{unix.NFPROTO_IPV4}))
+		put(anywhereSet, string([]byte{unix.NFPROTO_IPV6}))
 	}
-	for _, p := range s.Fence.Proxies {
-		// The order of bytes in which intervals are compared; nft 1.0.6 and later have the rule turn the uid into it.
-		uid := string(binary.BigEndian.AppendUint32(nil, p.UID))
+	for _, ifname := range f.Barred {
+		put(barredSet, ifnameKey(ifname))
+		put(barredAgainSet, ifnameKey(ifname))
+	}
+	for _, port := range f.Ports {
+		put(openPortsSet, keyPart(port)[:2])
+	}
+	for _, addr := range f.Resolvers {
+		put(resolverSets+version(addr), string(addr.AsSlice()))
+	}
+	for _, h := range disjoint(f.withPorts(f.Holes)) {
+		open(literalSets, holeSets, 0, h)
+	}
+	for _, p := range f.Proxies {
 		for _, h := range disjoint(p.Holes) {
 			if h.Port == 0 {
-				open(wideSets, uid, h.To, "")
+				open(wideLiteralSets, wideSets, p.UID, h)
 			} else {
-				open(ownedSets, uid, h.To, keyPart(h.Port))
+				open(ownedLiteralSets, ownedSets, p.UID, h)
 			}
 		}
 	}
 	slices.SortFunc(all, compareElements)
 	return all
+}
+
+// part is the owner of a hole in a key, if the hole has one.
+func part(order func(uint32) []byte, owner uint32) string {
+	if owner == 0 {
+		return ""
+	}
+	return string(order(owner))
+}
+
+// lastOf is the last address of a network.
+func lastOf(net netip.Prefix) netip.Addr {
+	last := net.Addr().AsSlice()
+	for bit := net.Bits(); bit < 8*len(last); bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	addr, _ := netip.AddrFromSlice(last)
+	return addr
+}
+
+// ifnameKey is the name of an interface in a key.
+func ifnameKey(name string) string {
+	var key [unix.IFNAMSIZ]byte
+	copy(key[:], name)
+	return string(key[:])
 }
 
 // keyPart is a port in a key of several parts, where every part is padded to a multiple of 4 bytes.
@@ -128,7 +220,8 @@ func version(a netip.Addr) int {
 // Equal tells whether two states say the same in the same order.
 func (s State) Equal(other State) bool {
 	f, g := s.Fence, other.Fence
-	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(f.Resolvers, g.Resolvers) &&
+	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(s.Guarded, other.Guarded) &&
+		slices.Equal(f.Leave, g.Leave) && slices.Equal(f.Barred, g.Barred) && slices.Equal(f.Resolvers, g.Resolvers) &&
 		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)
 }
 
@@ -136,7 +229,13 @@ func (s State) Equal(other State) bool {
 func apart(have, want State) (gone, added State) {
 	gone, added = have, want
 	gone.Bindings, added.Bindings = unshared(have.Bindings, want.Bindings, compareBindings, same[Binding])
+	if slices.Equal(have.Guarded, want.Guarded) {
+		gone.Guarded, added.Guarded = nil, nil
+	}
 	f, g := &gone.Fence, &added.Fence
+	if slices.Equal(f.Barred, g.Barred) {
+		f.Barred, g.Barred = nil, nil
+	}
 	f.Proxies, g.Proxies = unshared(f.Proxies, g.Proxies, compareProxies, sameProxy)
 	if slices.Equal(f.Resolvers, g.Resolvers) {
 		f.Resolvers, g.Resolvers = nil, nil

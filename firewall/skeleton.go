@@ -1,72 +1,146 @@
 package firewall
 
 import (
-	_ "embed"
-	"fmt"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
-var (
-	//go:embed vifproxy.nft
-	nftText string
-	//go:embed qubes.nft
-	nftQubesText string
-)
+// The skeleton is everything of ours but the elements of ourSets: tables, chains, rules, and sets that never change. Its
+// rules are always the same; testdata/qubes-empty.golden shows them as nft lists them.
+//
+// Every rule accepts, under all the conditions that it needs, and what no rule accepts is refused at the end of a chain
+// that calls it, not of its own. So a rule or a chain that another program takes away closes something, and opens nothing:
+//
+//   - the fence is asked twice, in hook output for every packet and in hook postrouting for those that begin something. By
+//     then also another program's nat or route chain has had its say about where the packet goes;
+//   - the guard is in hook input, by the ports that proxies have, and in hook output, by the uid of the socket that answers.
 
-// skeleton is the text that replaces everything of ours by the rules with what want says. It is valid only as long as
-// before holds: the handles of the jumps are in it.
-func skeleton(cfg Config, before snapshot, want State) string {
-	f := want.Fence
-	var ports, bindings []string
-	for _, b := range want.Bindings {
-		ports = append(ports, fmt.Sprintf("%q . %s : %s . %d", b.Vif, b.Addr, b.To.Addr(), b.To.Port()))
-		bindings = append(bindings, fmt.Sprintf("%q . %s . %d", b.Vif, b.Addr, b.To.Port()))
-	}
-	holes := f.withPorts(f.Holes)
-	values := map[string]string{
-		"proxy_port": fmt.Sprint(cfg.ProxyPort),
-		"first_port": fmt.Sprint(cfg.FirstPort),
-		"last_port":  fmt.Sprint(cfg.LastPort),
-		"first_uid":  fmt.Sprint(cfg.FirstUID),
-		"last_uid":   fmt.Sprint(cfg.LastUID),
-		"forbidden4": join(ofFamily(true, forbidden, netip.Prefix.Addr), ", "),
-		"forbidden6": join(ofFamily(false, forbidden, netip.Prefix.Addr), ", "),
-
-		"ports":      elements(ports),
-		"bindings":   elements(bindings),
-		"resolvers4": elements(ofFamily(true, f.Resolvers, netip.Addr.Unmap)),
-		"resolvers6": elements(ofFamily(false, f.Resolvers, netip.Addr.Unmap)),
-		"open":       elements(f.Ports),
-		"holes4":     elements(holeTexts(true, "", true, holes)),
-		"holes6":     elements(holeTexts(false, "", true, holes)),
-		"owned4":     elements(f.owned(true, true)),
-		"owned6":     elements(f.owned(false, true)),
-		"wide4":      elements(f.owned(true, false)),
-		"wide6":      elements(f.owned(false, false)),
-
-		"leftovers": leftovers(before),
-	}
-	text := nftText
-	if before.userChain {
-		text += nftQubesText
-	}
-	return os.Expand(text, func(name string) string {
-		if value, ok := values[name]; ok {
-			return value
-		}
-		return "$" + name // which nft will say is unknown
-	})
+// chain is a chain of ours, and its rules.
+type chain struct {
+	table, name string
+	hook        hook // the zero hook is none: others jump here
+	rules       []rule
 }
 
-// elements are those of a set; to say that there are none is an error to nft.
-func elements[T any](all []T) string {
-	if len(all) == 0 {
-		return ""
+// hook is where the kernel calls a base chain.
+type hook struct {
+	kind     string // "filter" or "nat"
+	number   uint32
+	priority int32
+}
+
+// Priorities are relative to where the kernel's own things are (enum nf_ip_hook_priorities).
+const (
+	afterTracking = -150 // a timeout can be given only then: "mangle"
+	beforeDnat    = -101 // the first nat chain that translates decides
+	beforeFilter  = -10
+	beforeSnat    = 99
+)
+
+// chains are those of our own two tables.
+func (cfg Config) chains() []chain {
+	aProxy := between(skuidTurned, net32(cfg.FirstUID), net32(cfg.LastUID))
+	fromProxy := all(tcp, between(sport, net16(cfg.FirstPort), net16(cfg.LastPort)))
+	bound := in(bindingsSet, iifname, ipSaddr, dport)
+	return []chain{
+		// Only what is addressed to the firewall VM itself: the port of another host is none of our business.
+		{"vifproxy", "prerouting", hook{"nat", unix.NF_INET_PRE_ROUTING, beforeDnat}, []rule{
+			all(tcp, is(dport, net16(cfg.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
+		}},
+		// Qubes' firewall.py (qubes-core-agent 4.3) deletes the tracked connections of an AppVM that its new rules forbid.
+		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before.
+		{"vifproxy", "postrouting", hook{"nat", unix.NF_INET_POST_ROUTING, beforeSnat}, []rule{
+			all(toVif, fromProxy, notSyn, aProxy, snatToPort(cfg.ProxyPort)),
+		}},
+		// The guard. In a base chain of our own, so that no accept of another chain skips it. By SYN flag, since an old
+		// connection's tracking entry would make a new connection look established.
+		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []rule{
+			all(tcp, syn, in(guardedSet, dport), jump("guard")),
+			all(tcp, syn, in(guardedSet, dport), rejectReset),
+		}},
+		{"vifproxy", "guard", hook{}, []rule{
+			all(tcp, bound, accept),
+		}},
+		// The same for any proxy, whether its port is known or not. It grants no connection but to whom it is bound.
+		{"vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []rule{
+			all(tcp, synAck, aProxy, notIn(bindingsSet, oifname, ipDaddr, sport), drop),
+		}},
+
+		// The fence. It looks at every packet that a proxy sends, so that what it does not allow any more ends at once.
+		{"inet vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []rule{
+			all(aProxy, goTo("fence")),
+		}},
+		{"inet vifproxy", "postrouting", hook{"filter", unix.NF_INET_POST_ROUTING, beforeFilter}, []rule{
+			all(aProxy, tcp, notSyn, accept),
+			all(aProxy, in(barredAgainSet, oifname), drop),
+			all(aProxy, jump("egress")),
+			all(aProxy, drop),
+		}},
+		// A reset has the address that was not to be reached as its source, and Qubes' antispoofing drops what seems to
+		// come from an AppVM and does not; towards AppVMs it is ICMP.
+		{"inet vifproxy", "fence", hook{}, []rule{
+			jump("egress"),
+			each(refusedSet.name, 0, counter, skuid),
+			all(toVif, rejectByICMP),
+			all(tcp, rejectReset),
+			rejectByICMP,
+		}},
+		// Answers to those who connected to the proxy pass: they come from a port where only proxies listen, and do not
+		// begin anything. Connection tracking would not do: it forgets, see postrouting above.
+		{"inet vifproxy", "egress", hook{}, []rule{
+			all(toVif, fromProxy, notSyn, accept),
+			all(toLo, jump("reach")),
+			all(in(leaveSet, oifname), notIn(barredSet, oifname), jump("reach")),
+			all(in(anywhereSet, nfproto), notIn(barredSet, oifname), jump("reach")),
+		}},
+		{"inet vifproxy", "reach", hook{}, []rule{
+			all(udp, is(dport, net16(53)...), jump("resolve")),
+			all(tcp, is(dport, net16(53)...), jump("resolve")),
+			// Another program may have sent it on to a resolver of its own (nat in hook output).
+			all(udp, forward, is(originalDport, net16(53)...), jump("redirected")),
+			all(tcp, forward, is(originalDport, net16(53)...), jump("redirected")),
+			all(ipv4, tcp, in(literalSets, ipDaddr, dport), accept),
+			all(ipv6, tcp, in(literalSets+1, ip6Daddr, dport), accept),
+			all(ipv4, tcp, in(ownedLiteralSets, skuid, ipDaddr, dport), accept),
+			all(ipv6, tcp, in(ownedLiteralSets+1, skuid, ip6Daddr, dport), accept),
+			all(ipv4, tcp, in(openPortsSet, dport), in(wideLiteralSets, skuid, ipDaddr), accept),
+			all(ipv6, tcp, in(openPortsSet, dport), in(wideLiteralSets+1, skuid, ip6Daddr), accept),
+			all(toOther, unicast, ipv4, outside("own4", ipDaddr), jump("others")),
+			all(toOther, unicast, ipv6, outside("own6", ip6Daddr), jump("others")),
+		}},
+		{"inet vifproxy", "resolve", hook{}, []rule{
+			all(ipv4, in(resolverSets, ipDaddr), accept),
+			all(ipv6, in(resolverSets+1, ip6Daddr), accept),
+		}},
+		{"inet vifproxy", "redirected", hook{}, []rule{
+			all(ipv4, in(resolverSets, originalDaddr), accept),
+			all(ipv6, in(resolverSets+1, originalIP6Daddr), accept),
+		}},
+		// Other machines, which are no AppVMs.
+		{"inet vifproxy", "others", hook{}, []rule{
+			all(ipv4, tcp, in(holeSets, ipDaddr, dport), accept),
+			all(ipv6, tcp, in(holeSets+1, ip6Daddr, dport), accept),
+			all(ipv4, tcp, in(ownedSets, skuidTurned, ipDaddr, dport), accept),
+			all(ipv6, tcp, in(ownedSets+1, skuidTurned, ip6Daddr, dport), accept),
+			all(ipv4, tcp, in(openPortsSet, dport), in(wideSets, skuidTurned, ipDaddr), accept),
+			all(ipv6, tcp, in(openPortsSet, dport), in(wideSets+1, skuidTurned, ip6Daddr), accept),
+			all(ipv4, tcp, in(openPortsSet, dport), outside("forbidden4", ipDaddr), accept),
+			all(ipv6, tcp, in(openPortsSet, dport), outside("forbidden6", ip6Daddr), accept),
+		}},
 	}
-	return "elements = {\n\t\t\t" + join(all, ",\n\t\t\t") + "\n\t\t}"
+}
+
+// constants are sets that nobody can change while rules look into them (NFT_SET_CONSTANT).
+var constants = []struct {
+	set
+	nets []netip.Prefix
+}{
+	{set{setName{"inet vifproxy", "own4"}, keys(ipv4Addr), nil, true}, ofFamily(true, own, netip.Prefix.Addr)},
+	{set{setName{"inet vifproxy", "own6"}, keys(ipv6Addr), nil, true}, ofFamily(false, own, netip.Prefix.Addr)},
+	{set{setName{"inet vifproxy", "forbidden4"}, keys(ipv4Addr), nil, true}, ofFamily(true, forbidden, netip.Prefix.Addr)},
+	{set{setName{"inet vifproxy", "forbidden6"}, keys(ipv6Addr), nil, true}, ofFamily(false, forbidden, netip.Prefix.Addr)},
 }
 
 // ofFamily are those that belong to IPv4, or to IPv6.
@@ -74,40 +148,222 @@ func ofFamily[T any](four bool, all []T, addr func(T) netip.Addr) []T {
 	return slices.DeleteFunc(slices.Clone(all), func(x T) bool { return addr(x).Is4() != four })
 }
 
-// owned are the holes of single proxies.
-func (f Fence) owned(four, withPort bool) (all []string) {
-	for _, p := range f.Proxies {
-		all = append(all, holeTexts(four, fmt.Sprint(p.UID, " . "), withPort, p.Holes)...)
+// replaceAll is the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
+// long as before holds: the handles of the jumps are in it. Where Qubes has a chain for users, and qubes says so, that is
+// included.
+func (n *nftBackend) replaceAll(before snapshot, want State, qubes bool) (messages [][]byte) {
+	put := func(message ...[]byte) { messages = append(messages, message...) }
+	put(removeTables(before)...)
+	for _, table := range []string{"vifproxy", "inet vifproxy"} {
+		put(about(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, table, nil))
 	}
-	return all
+	for _, s := range ourSets {
+		if s.table != "qubes" {
+			put(s.declare())
+		}
+	}
+	put(dynamic(refusedSet, 0, 65535, uid))
+	for _, c := range constants {
+		put(c.declare(unix.NFT_SET_CONSTANT), c.fill(c.nets))
+	}
+	chains := n.cfg.chains()
+	for _, c := range chains {
+		put(c.declare())
+	}
+	for _, c := range chains {
+		for _, r := range c.rules {
+			put(c.append(r))
+		}
+	}
+	if qubes {
+		put(removeRules(before)...)
+		put(removeEmpty(before)...)
+		put(ourSets[acceptSet].declare())
+		accepts := chain{"qubes", "vifproxy-input", hook{}, nil}
+		put(accepts.declare(), accepts.append(all(tcp, in(acceptSet, iifname, ipSaddr, dport), accept)))
+		user := chain{"qubes", "custom-input", hook{}, nil}
+		put(user.insert(jump("vifproxy-input"), "vifproxy"))
+	}
+	elements := elementsOf(want)
+	for i, s := range ourSets {
+		var own []element
+		if own, elements = ofSet(i, elements); i != acceptSet || qubes {
+			put(change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s, own)...)
+		}
+	}
+	return messages
 }
 
-// holeTexts are those holes that have a port of their own, or those that have none.
-func holeTexts(four bool, owner string, withPort bool, holes []Hole) (texts []string) {
-	for _, h := range disjoint(holes) {
-		if h.To.Addr().Is4() != four || (h.Port != 0) != withPort {
-			continue
+// removeTables takes our own tables away, as far as they are there.
+func removeTables(before snapshot) (messages [][]byte) {
+	for table, there := range map[string]bool{"vifproxy": before.ownTable, "inet vifproxy": before.fenceTable} {
+		if there {
+			messages = append(messages, about(unix.NFT_MSG_DELTABLE, 0, table, nil))
 		}
-		text := owner + h.To.String()
-		if withPort {
-			text += fmt.Sprint(" . ", h.Port)
-		}
-		texts = append(texts, text)
 	}
-	return texts
+	return messages
 }
 
-// leftovers are the lines that take what an earlier text has put into Qubes' table out of it.
-func leftovers(before snapshot) string {
-	var lines []string
+// removeRules takes what an earlier skeleton has put into Qubes' table away, but for a chain and a set that may still be in
+// use; removeEmpty takes these.
+func removeRules(before snapshot) (messages [][]byte) {
 	for _, handle := range before.jumps {
-		lines = append(lines, fmt.Sprint("delete rule ip qubes custom-input handle ", handle))
+		messages = append(messages, about(unix.NFT_MSG_DELRULE, 0, "qubes", attribute(
+			name(nil, unix.NFTA_RULE_CHAIN, "custom-input"), unix.NFTA_RULE_HANDLE, net64(handle)...)))
 	}
 	if before.acceptChain {
-		lines = append(lines, "flush chain ip qubes vifproxy-input", "delete chain ip qubes vifproxy-input")
+		messages = append(messages, about(unix.NFT_MSG_DELRULE, 0, "qubes", name(nil, unix.NFTA_RULE_CHAIN, "vifproxy-input")))
+	}
+	return messages
+}
+
+func removeEmpty(before snapshot) (messages [][]byte) {
+	if before.acceptChain {
+		messages = append(messages, about(unix.NFT_MSG_DELCHAIN, 0, "qubes", name(nil, unix.NFTA_CHAIN_NAME, "vifproxy-input")))
 	}
 	if before.acceptSet {
-		lines = append(lines, "delete set ip qubes vifproxy")
+		messages = append(messages, about(unix.NFT_MSG_DELSET, 0, "qubes", name(nil, unix.NFTA_SET_NAME, "vifproxy")))
 	}
-	return strings.Join(lines, "\n")
+	return messages
+}
+
+// about is a request about a table, or something in it.
+func about(request, flags uint16, table string, attrs []byte) []byte {
+	t := setName{table: table}
+	return message(request, t.family(), flags, append(name(nil, unix.NFTA_TABLE_NAME, t.bare()), attrs...))
+}
+
+// declare makes the chain, without rules.
+func (c chain) declare() []byte {
+	attrs := name(nil, unix.NFTA_CHAIN_NAME, c.name)
+	if c.hook.kind != "" {
+		attrs = nested(attrs, unix.NFTA_CHAIN_HOOK, func(to []byte) []byte {
+			to = attribute(to, unix.NFTA_HOOK_HOOKNUM, net32(c.hook.number)...)
+			return attribute(to, unix.NFTA_HOOK_PRIORITY, net32(uint32(c.hook.priority))...)
+		})
+		attrs = attribute(attrs, unix.NFTA_CHAIN_POLICY, net32(1)...) // accept
+		attrs = name(attrs, unix.NFTA_CHAIN_TYPE, c.hook.kind)
+	}
+	return about(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE|unix.NLM_F_EXCL, c.table, attrs)
+}
+
+// append adds a rule at the end of the chain.
+func (c chain) append(r rule) []byte {
+	return about(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, c.table, c.with(r))
+}
+
+// insert puts one at its begin, with a comment as nft stores it.
+func (c chain) insert(r rule, comment string) []byte {
+	attrs := attribute(c.with(r), unix.NFTA_RULE_USERDATA, []byte(userdata(comment))...)
+	return about(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE, c.table, attrs)
+}
+
+func (c chain) with(r rule) []byte {
+	attrs := name(nil, unix.NFTA_RULE_CHAIN, c.name)
+	return attribute(attrs, unix.NLA_F_NESTED|unix.NFTA_RULE_EXPRESSIONS, r...)
+}
+
+// userdata is a comment as nft stores it: type, length, value.
+func userdata(comment string) string { return "\x00" + string(rune(len(comment)+1)) + comment + "\x00" }
+
+// outside matches addresses that are not in a constant set.
+func outside(set string, addr field) rule { return lookup(set, unix.NFT_LOOKUP_F_INV, addr) }
+
+// declare makes the set, without elements.
+func (s set) declare(flags ...uint32) []byte {
+	return declare(s, append(flags, 0)[0], 0)
+}
+
+// dynamic declares a set that rules fill, with room for so many elements.
+func dynamic(s setName, flags uint32, room uint32, parts ...datatype) []byte {
+	return declare(set{s, parts, nil, false}, unix.NFT_SET_EVAL|flags, room)
+}
+
+func declare(s set, flags, room uint32) []byte {
+	attrs := name(nil, unix.NFTA_SET_NAME, s.name)
+	concatenated := len(s.key) > 1
+	if s.interval {
+		flags |= unix.NFT_SET_INTERVAL
+		if concatenated {
+			flags |= setConcat
+		}
+	}
+	if s.to != nil {
+		flags |= unix.NFT_SET_MAP
+	}
+	attrs = attribute(attrs, unix.NFTA_SET_FLAGS, net32(flags)...)
+	attrs = typed(attrs, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN, s.key)
+	if s.to != nil {
+		attrs = typed(attrs, unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_DATA_LEN, s.to)
+	}
+	attrs = attribute(attrs, unix.NFTA_SET_ID, net32(1)...) // required, and for who refers to it by number
+	attrs = nested(attrs, unix.NFTA_SET_DESC, func(to []byte) []byte {
+		if room > 0 {
+			to = attribute(to, unix.NFTA_SET_DESC_SIZE, net32(room)...)
+		}
+		if s.interval && concatenated {
+			to = nested(to, setDescConcat, func(to []byte) []byte {
+				for _, part := range s.key {
+					to = nested(to, unix.NFTA_LIST_ELEM, func(to []byte) []byte {
+						return attribute(to, setFieldLen, net32(uint32(part.size))...)
+					})
+				}
+				return to
+			})
+		}
+		return to
+	})
+	return about(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s.table, attrs)
+}
+
+// Numbers from the kernel's include/uapi/linux/netfilter/nf_tables.h that package unix lacks.
+const (
+	setConcat     = 0x80 // NFT_SET_CONCAT
+	setDescConcat = 2    // NFTA_SET_DESC_CONCAT
+	setFieldLen   = 1    // NFTA_SET_FIELD_LEN
+)
+
+// typed says what a key or a value is made of: to nft the types, 6 bits each; to the kernel the length.
+func typed(to []byte, typeAttr, lenAttr uint16, parts []datatype) []byte {
+	var types, size uint32
+	for _, part := range parts {
+		types = types<<6 | part.number
+		if len(parts) == 1 {
+			size = uint32(part.size)
+		} else {
+			size += uint32(part.size+3) &^ 3
+		}
+	}
+	return attribute(attribute(to, typeAttr, net32(types)...), lenAttr, net32(size)...)
+}
+
+// fill puts networks into a set of one part: the first address of each range, and after the last an end.
+func (s set) fill(nets []netip.Prefix) []byte {
+	type edge struct {
+		at  netip.Addr
+		end bool
+	}
+	var edges []edge
+	for _, net := range nets { // in order, and disjoint
+		if n := len(edges); n > 0 && edges[n-1].end && edges[n-1].at == net.Addr() {
+			edges = edges[:n-1] // this one follows at once
+		} else {
+			edges = append(edges, edge{at: net.Addr()})
+		}
+		if after := lastOf(net).Next(); after.IsValid() {
+			edges = append(edges, edge{after, true})
+		}
+	}
+	attrs := nested(s.attributes(), unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
+		for _, e := range edges {
+			list = nested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
+				if e.end {
+					one = attribute(one, unix.NFTA_SET_ELEM_FLAGS, net32(unix.NFT_SET_ELEM_INTERVAL_END)...)
+				}
+				return value(one, unix.NFTA_SET_ELEM_KEY, string(e.at.AsSlice()))
+			})
+		}
+		return list
+	})
+	return message(unix.NFT_MSG_NEWSETELEM, s.family(), unix.NLM_F_CREATE|unix.NLM_F_EXCL, attrs)
 }

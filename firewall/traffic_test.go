@@ -154,7 +154,7 @@ func listen(t *testing.T, addr, name string) (stop func()) {
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
 		})
 	}}
-	l, err := config.Listen(t.Context(), "tcp4", addr)
+	l, err := config.Listen(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Error(err)
 		return func() {}
@@ -220,6 +220,11 @@ func TestWhoReachesWhat(t *testing.T) {
 				t.Errorf("%s to %s: %s, want %s", h.addr, to, got, want)
 			}
 		}
+		proxies := []uint16{61000, 61001}
+		sync := func(t *testing.T, b Backend, want ...Binding) {
+			syncState(t, b, State{Bindings: want, Guarded: proxies})
+		}
+		sync(t, backend)
 		expect(a, gateway+":8100", "closed out")
 		expect(a, gateway+":61000", "closed out")
 

@@ -24,64 +24,92 @@ type Verdict struct {
 func (f Fence) Judge(uid uint32, to netip.AddrPort) (Verdict, error) {
 	addr, port := to.Addr().Unmap(), to.Port()
 	ports := append([]uint16{80, 443}, f.Ports...)
-	through := func(holes []Hole) *Hole {
+	through := func(holes []Hole, literal bool) *Hole {
 		i := slices.IndexFunc(holes, func(h Hole) bool {
-			return h.To.Contains(addr) && (h.Port == port || h.Port == 0 && slices.Contains(ports, port))
+			return h.Literal == literal && h.To.Contains(addr) &&
+				(h.Port == port || h.Port == 0 && slices.Contains(ports, port))
 		})
 		if i < 0 {
 			return nil
 		}
 		return &holes[i]
 	}
+	by := func(literal bool) (v Verdict) {
+		if hole := through(f.Holes, literal); hole != nil {
+			return Verdict{Passes: true, Hole: hole}
+		}
+		for _, p := range f.Proxies {
+			if hole := through(p.Holes, literal); p.UID == uid && hole != nil {
+				return Verdict{Passes: true, Hole: hole, Own: true}
+			}
+		}
+		return v
+	}
+	leads, err := route(addr)
+	if err != nil {
+		return Verdict{}, err
+	}
+	switch {
+	case leads.by == "lo": // does not leave
+	case slices.Contains(f.Barred, leads.by):
+		return Verdict{Why: fmt.Sprintf("it is behind %s, where what AppVMs send is not forwarded", leads.by)}, nil
+	case len(f.Leave) > 0 && leads.by != "" && !slices.Contains(f.Leave, leads.by):
+		return Verdict{Why: fmt.Sprintf("it is behind %s, and proxies may leave by %s only",
+			leads.by, strings.Join(f.Leave, ", "))}, nil
+	}
 	if port == 53 && slices.Contains(f.Resolvers, addr) {
 		return Verdict{Passes: true, Why: "it is a resolver"}, nil
 	}
-	if hole := through(f.Holes); hole != nil {
-		return Verdict{Passes: true, Hole: hole}, nil
+	if v := by(true); v.Passes {
+		return v, nil
 	}
-	for _, p := range f.Proxies {
-		if hole := through(p.Holes); p.UID == uid && hole != nil {
-			return Verdict{Passes: true, Hole: hole, Own: true}, nil
-		}
+	if net := within(own, addr); net.IsValid() {
+		return Verdict{Why: "it is in " + net.String()}, nil
 	}
-	for _, net := range forbidden {
-		if net.Contains(addr) {
-			return Verdict{Why: "it is in " + net.String()}, nil
-		}
-	}
-	unicast, vif, err := route(addr)
-	switch {
-	case err != nil:
-		return Verdict{}, err
-	case !unicast:
+	if !leads.unicast {
 		return Verdict{Why: "it is the firewall VM's own"}, nil
-	case vif != "":
-		return Verdict{Why: "it is behind " + vif}, nil
-	case !slices.Contains(ports, port):
+	}
+	if strings.HasPrefix(leads.by, "vif") {
+		return Verdict{Why: "it is behind " + leads.by}, nil
+	}
+	if v := by(false); v.Passes {
+		return v, nil
+	}
+	if net := within(forbidden, addr); net.IsValid() {
+		return Verdict{Why: "it is in " + net.String()}, nil
+	}
+	if !slices.Contains(ports, port) {
 		return Verdict{Why: fmt.Sprintf("port %d is not open", port)}, nil
 	}
 	return Verdict{Passes: true, Why: fmt.Sprintf("port %d is open everywhere", port)}, nil
 }
 
-// route asks the kernel where an address leads: to another machine, and if so, through which vif, if through one. An
-// address that leads nowhere is another machine's.
-func route(addr netip.Addr) (unicast bool, vif string, err error) {
+// within returns the first network that the address is in.
+func within(nets []netip.Prefix, addr netip.Addr) netip.Prefix {
+	if i := slices.IndexFunc(nets, func(net netip.Prefix) bool { return net.Contains(addr) }); i >= 0 {
+		return nets[i]
+	}
+	return netip.Prefix{}
+}
+
+// path is where an address leads: to another machine or not, and by which interface; "" if by none.
+type path struct {
+	unicast bool
+	by      string
+}
+
+// route asks the kernel where an address leads. One that leads nowhere is another machine's.
+func route(addr netip.Addr) (path, error) {
 	routes, err := netlink.RouteGet(addr.AsSlice())
 	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-		return true, "", nil
+		return path{unicast: true}, nil
 	}
 	if err != nil || len(routes) == 0 {
-		return false, "", fmt.Errorf("ask for the route to %s: %w", addr, err)
-	}
-	if routes[0].Type != unix.RTN_UNICAST {
-		return false, "", nil
+		return path{}, fmt.Errorf("ask for the route to %s: %w", addr, err)
 	}
 	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
-		return false, "", fmt.Errorf("ask for the route to %s: %w", addr, err)
+		return path{}, fmt.Errorf("ask for the route to %s: %w", addr, err)
 	}
-	if name := link.Attrs().Name; strings.HasPrefix(name, "vif") {
-		vif = name
-	}
-	return true, vif, nil
+	return path{routes[0].Type == unix.RTN_UNICAST, link.Attrs().Name}, nil
 }

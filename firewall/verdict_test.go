@@ -46,7 +46,7 @@ func TestJudgeAgreesWithTheKernel(t *testing.T) {
 			Resolvers: []netip.Addr{netip.MustParseAddr("10.139.1.1")}, Ports: []uint16{563},
 			Holes: []Hole{hole("10.9.9.0/24", 3128), hole("172.20.0.0/16", 0)},
 			Proxies: []Proxy{{UID: socialUID}, {UID: personalUID, Holes: []Hole{
-				hole("127.0.0.1/32", 80), hole(gateway+"/32", 0), hole(b.addr+"/32", 22), hole("192.168.1.0/24", 0),
+				literal("127.0.0.1", 80), literal(gateway, 0), literal(b.addr, 22), hole("192.168.1.0/24", 0),
 				hole("198.51.100.7/32", 8443)}}},
 		}
 		backend := m.open(t)

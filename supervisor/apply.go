@@ -42,7 +42,7 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 // bind has the firewall hold what the plan says, and tells whether that is in force.
 func (s *Supervisor) bind(p Plan, now time.Time) bool {
 	s.exits, s.fenced = p.Exits, s.fence(p.Exits, now)
-	if !s.sync(firewall.State{Bindings: p.Bindings, Fence: s.fenced}, now) {
+	if !s.sync(firewall.State{Bindings: p.Bindings, Guarded: s.ports.taken(), Fence: s.fenced}, now) {
 		return false
 	}
 	s.bound(p, now)
@@ -85,12 +85,17 @@ type write struct {
 // sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
 // nobody needs any more, goes on beside the loop: iptables-legacy takes tens of milliseconds for it. What the firewall was
 // made to hold is believed until it is to be checked again: a new process is started without reading all rules before.
+// That a port is guarded, or not any more, comes with the next write for another reason: a proxy grants no connection to
+// whom it is not bound, guarded or not.
 func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
-	if s.holds != nil && s.holds.Equal(state) {
-		if s.writing == nil {
-			s.release(state.Bindings)
+	if s.holds != nil {
+		same := state
+		if same.Guarded = s.holds.Guarded; s.holds.Equal(same) {
+			if s.writing == nil {
+				s.release(state.Bindings)
+			}
+			return true
 		}
-		return true
 	}
 	s.completeWrite(now)
 	s.holds = nil

@@ -1,6 +1,10 @@
 package supervisor
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // PortRange is the ports that proxies listen on, both ends included. That of --listen-ports' default lies
 // outside the kernel's ephemeral ports (net.ipv4.ip_local_port_range, 32768–60999): no outgoing connection is given one.
@@ -33,3 +37,6 @@ func (p *ports) take() (uint16, error) {
 }
 
 func (p *ports) release(port uint16) { delete(p.used, port) }
+
+// taken returns the ports in use, in order.
+func (p *ports) taken() []uint16 { return slices.Sorted(maps.Keys(p.used)) }
