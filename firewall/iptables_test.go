@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -277,5 +278,30 @@ func TestKernelWithoutNftables(t *testing.T) {
 	_, err := begin(t.Context(), nft, "auto")
 	if err == nil || !strings.Contains(err.Error(), "CONFIG_NF_TABLES") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// INPUT may have thousands of rules: they are read when somebody else has changed something, and not for our own changes.
+func TestInputIsReadAgainOnlyAfterOthers(t *testing.T) {
+	enterNamespace(t)
+	m := machines[2]
+	m.loadForeign(t)
+	b := m.open(t)
+	sync(t, b, personal)
+	kernel := tap(b.(*iptBackend).nftBackend)
+	rules := fmt.Sprintf("message %#x", unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETRULE)
+	for _, want := range [][]Binding{{personal, social}, {social}, {social}, {personal}} {
+		sync(t, b, want...)
+		if asked := kernel.asked(); strings.Contains(asked, rules) {
+			t.Errorf("asked for %s", asked)
+		}
+	}
+	m.shell(t, "iptables -I INPUT -j DROP")
+	sync(t, b, personal, social)
+	if asked := kernel.asked(); !strings.Contains(asked, rules) {
+		t.Errorf("asked for %s", asked)
+	}
+	if rules := m.iptablesRules(t); !strings.Contains(rules, "ACCEPT\n-A INPUT -j DROP\n") {
+		t.Errorf("not put back:\n%s", rules)
 	}
 }

@@ -18,8 +18,15 @@ import (
 // It is read and written through netlink, for one native rule of nft in the table makes iptables-nft -S and -C fail, and
 // -save leave the table out (1.8.9: "is incompatible, use 'nft' tool"; "unknown ipv4 meta key").
 type nftInput struct {
-	nft        *nftBackend
-	generation uint32 // of the ruleset, when it was read
+	nft *nftBackend
+
+	// What was read last. It is what there is as long as all transactions since are ours, since each adds one to the
+	// generation, and none of ours but write's is about this chain.
+	conn       *ruleset // by which it was read; nil if it was not
+	generation uint32
+	made       uint32 // transactions of ours until then
+	there      bool
+	rules      []inputRule
 }
 
 func (in *nftInput) String() string { return "chain INPUT of table ip filter" }
@@ -27,31 +34,39 @@ func (in *nftInput) String() string { return "chain INPUT of table ip filter" }
 var inputRules = name(name(nil, unix.NFTA_RULE_TABLE, "filter"), unix.NFTA_RULE_CHAIN, "INPUT")
 
 func (in *nftInput) read(ctx context.Context) (rules []inputRule, there bool, err error) {
-	err = in.nft.do(ctx, func() (err error) {
+	err = in.nft.do(ctx, func() error {
 		conn := in.nft.conn
-		if in.generation, err = conn.generation(); err != nil {
+		generation, err := conn.generation()
+		if err != nil {
 			return err
 		}
-		_, err = conn.ask(message(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_IPV4, 0,
-			name(name(nil, unix.NFTA_CHAIN_TABLE, "filter"), unix.NFTA_CHAIN_NAME, "INPUT")))
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("read %s: %w", in, err)
+		if conn != in.conn || generation-in.generation != conn.made-in.made {
+			in.conn = nil
+			if in.rules, in.there, err = readInput(conn); err != nil {
+				return fmt.Errorf("read %s: %w", in, err)
+			}
 		}
-		there = true
-		all, err := conn.ask(message(unix.NFT_MSG_GETRULE, unix.NFPROTO_IPV4, unix.NLM_F_DUMP, inputRules))
-		if err != nil {
-			return fmt.Errorf("read the rules of %s: %w", in, err)
-		}
-		for _, rule := range all {
-			handle := rule.number(unix.NFTA_RULE_HANDLE)
-			content := crc32.ChecksumIEEE(rule[unix.NFTA_RULE_EXPRESSIONS])
-			rules = append(rules, inputRule{rule.comment() == admissionComment, fmt.Sprintf("%d %08x", handle, content), handle})
-		}
+		in.conn, in.generation, in.made = conn, generation, conn.made
 		return nil
 	})
-	return rules, there, err
+	return in.rules, in.there, err
+}
+
+func readInput(conn *ruleset) (rules []inputRule, there bool, err error) {
+	_, err = conn.ask(message(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_IPV4, 0,
+		name(name(nil, unix.NFTA_CHAIN_TABLE, "filter"), unix.NFTA_CHAIN_NAME, "INPUT")))
+	if errors.Is(err, unix.ENOENT) {
+		return nil, false, nil
+	} else if err != nil {
+		return nil, false, err
+	}
+	all, err := conn.ask(message(unix.NFT_MSG_GETRULE, unix.NFPROTO_IPV4, unix.NLM_F_DUMP, inputRules))
+	for _, rule := range all {
+		handle := rule.number(unix.NFTA_RULE_HANDLE)
+		content := crc32.ChecksumIEEE(rule[unix.NFTA_RULE_EXPRESSIONS])
+		rules = append(rules, inputRule{rule.comment() == admissionComment, fmt.Sprintf("%d %08x", handle, content), handle})
+	}
+	return rules, true, err
 }
 
 func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) error {
@@ -67,6 +82,7 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 		}
 		changes = append(changes, insert)
 	}
+	in.conn = nil
 	return in.nft.do(ctx, func() error {
 		err := in.nft.conn.transact(in.generation, changes)
 		if last := &in.nft.conn.last; err == nil && last.generation == in.generation {

@@ -112,6 +112,9 @@ func (r *ruleset) transact(generation uint32, changes [][]byte) error {
 	if errors.Is(err, unix.ERESTART) {
 		return errOutrun
 	}
+	if err == nil {
+		r.made++
+	}
 	return err
 }
 

@@ -20,6 +20,7 @@ type ruleset struct {
 	socket   io.ReadWriteCloser // a Write is one request, a Read some messages of the answer
 	sequence uint32             // number of the last request; answers have it too
 	buf      []byte
+	made     uint32   // how many transactions of ours have succeeded
 	last     snapshot // as long as its generation is the kernel's, it is what the kernel holds
 }
 

@@ -319,8 +319,8 @@ func (c *chaos) foreignRules() string {
 	}
 	if c.Ruleset == lab.R41 {
 		changes[1] = []string{"nft add rule ip filter INPUT meta skuid 77 ct state new drop"} // iptables cannot list it
-		changes = append(changes[:4], []string{"iptables -D INPUT 1"}, []string{"iptables -F INPUT"},
-			[]string{"iptables -F OUTPUT"}, []string{"iptables -t nat -F"}, []string{"iptables -I INPUT -s 10.99.0.1/32 -j DROP"})
+		changes = append(changes[:4], []string{"iptables -D INPUT 1"}, []string{"iptables -F OUTPUT"},
+			[]string{"iptables -I INPUT -s 10.99.0.1/32 -j DROP"})
 	}
 	n := c.rng.IntN(len(changes))
 	if n >= 2 {
