@@ -8,8 +8,6 @@ import (
 	"hash/crc32"
 	"slices"
 
-	"github.com/google/nftables/expr"
-	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,11 +74,7 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 			unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, r.handle)...)))
 	}
 	if admit {
-		insert, err := in.nft.cfg.admission()
-		if err != nil {
-			return err
-		}
-		changes = append(changes, insert)
+		changes = append(changes, in.nft.cfg.admission())
 	}
 	in.conn = nil
 	return in.nft.do(ctx, func() error {
@@ -92,45 +86,89 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 	})
 }
 
-// admission is the request that inserts the rule as iptables-nft writes it, so that iptables shows and saves it: its
+// admission is the request that inserts the rule as iptables-nft writes it, so that iptables shows and saves it: with its
 // extensions tcp, conntrack and comment, which nft_compat.c in the kernel runs.
-func (c Config) admission() ([]byte, error) {
-	tcp := []byte{unix.IPPROTO_TCP}
-	conntrack := &xt.ConntrackMtinfo3{OrigDstPortHigh: c.ProxyPort}
-	conntrack.OrigDstPort, conntrack.StateMask = c.ProxyPort, stateDNAT
-	conntrack.MatchFlags = uint16(xt.ConntrackState | xt.ConntrackOrigDstPort)
-	var text [commentSize]byte
-	copy(text[:], admissionComment)
-	comment := xt.Unknown(text[:])
+func (c Config) admission() []byte {
+	tcp := xtTCP{Sources: [2]uint16{0, 65535}, Destinations: [2]uint16{c.FirstPort, c.LastPort}}
+	conntrack := xtConntrack{
+		Matches: matchState | matchOriginalPort, States: stateDNAT, OriginalPort: c.ProxyPort, OriginalPortLast: c.ProxyPort,
+	}
+	var comment xtComment
+	copy(comment[:], admissionComment)
 
-	var failed error
 	attrs := nested(slices.Clone(inputRules), unix.NFTA_RULE_EXPRESSIONS, func(list []byte) []byte {
-		for _, e := range []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: tcp},
-			&expr.Match{Name: "tcp", Info: &xt.Tcp{SrcPorts: [2]uint16{0, 65535}, DstPorts: [2]uint16{c.FirstPort, c.LastPort}}},
-			&expr.Match{Name: "conntrack", Rev: 3, Info: conntrack},
-			&expr.Match{Name: "comment", Info: &comment},
-			&expr.Verdict{Kind: expr.VerdictAccept},
-		} {
-			data, err := expr.Marshal(unix.NFPROTO_IPV4, e)
-			failed = errors.Join(failed, err)
-			list = attribute(list, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, data...)
-		}
-		return list
+		list = oneExpression(list, "meta", func(of []byte) []byte { // the protocol, which -p tcp asks for
+			of = attribute(of, unix.NFTA_META_KEY, 0, 0, 0, unix.NFT_META_L4PROTO)
+			return attribute(of, unix.NFTA_META_DREG, 0, 0, 0, unix.NFT_REG_1)
+		})
+		list = oneExpression(list, "cmp", func(of []byte) []byte {
+			of = attribute(of, unix.NFTA_CMP_SREG, 0, 0, 0, unix.NFT_REG_1)
+			of = attribute(of, unix.NFTA_CMP_OP, 0, 0, 0, unix.NFT_CMP_EQ)
+			return value(of, unix.NFTA_CMP_DATA, string(byte(unix.IPPROTO_TCP)))
+		})
+		list = extension(list, "tcp", 0, tcp)
+		list = extension(list, "conntrack", 3, conntrack)
+		list = extension(list, "comment", 0, comment)
+		return oneExpression(list, "immediate", func(of []byte) []byte {
+			of = attribute(of, unix.NFTA_IMMEDIATE_DREG, 0, 0, 0, unix.NFT_REG_VERDICT)
+			return nested(of, unix.NFTA_IMMEDIATE_DATA, func(to []byte) []byte {
+				return nested(to, unix.NFTA_DATA_VERDICT, func(to []byte) []byte {
+					return attribute(to, unix.NFTA_VERDICT_CODE, 0, 0, 0, nfAccept)
+				})
+			})
+		})
 	})
-	attrs = nested(attrs, unix.NFTA_RULE_COMPAT, func(compat []byte) []byte { // which protocol it is about
-		compat = attribute(compat, unix.NFTA_RULE_COMPAT_PROTO, binary.BigEndian.AppendUint32(nil, unix.IPPROTO_TCP)...)
+	attrs = nested(attrs, unix.NFTA_RULE_COMPAT, func(compat []byte) []byte { // for extensions that are for one protocol
+		compat = attribute(compat, unix.NFTA_RULE_COMPAT_PROTO, 0, 0, 0, unix.IPPROTO_TCP)
 		return attribute(compat, unix.NFTA_RULE_COMPAT_FLAGS, 0, 0, 0, 0)
 	})
-	return message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, unix.NLM_F_CREATE, attrs), failed
+	return message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, unix.NLM_F_CREATE, attrs)
 }
 
-// Of the kernel's include/uapi/linux/netfilter: XT_CONNTRACK_STATE_DNAT in xt_conntrack.h, and XT_MAX_COMMENT_LEN in
-// xt_comment.h.
+// oneExpression appends an expression to those of a rule.
+func oneExpression(list []byte, kind string, fill func(of []byte) []byte) []byte {
+	return nested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
+		return nested(name(one, unix.NFTA_EXPR_NAME, kind), unix.NFTA_EXPR_DATA, fill)
+	})
+}
+
+// extension appends one of iptables' matches.
+func extension(list []byte, match string, revision byte, info any) []byte {
+	return oneExpression(list, "match", func(of []byte) []byte {
+		of = attribute(name(of, unix.NFTA_MATCH_NAME, match), unix.NFTA_MATCH_REV, 0, 0, 0, revision)
+		data, _ := binary.Append(nil, binary.NativeEndian, info) // a struct of numbers has no error
+		return attribute(of, unix.NFTA_MATCH_INFO, data...)
+	})
+}
+
+// What the extensions are told, of the kernel's include/uapi/linux/netfilter; each with its padding to 8 bytes (XT_ALIGN).
+type (
+	xtTCP struct { // struct xt_tcp
+		Sources, Destinations              [2]uint16
+		Option, FlagsMask, FlagsCmp, Other uint8
+		_                                  [4]byte
+	}
+	xtConntrack struct { // struct xt_conntrack_mtinfo3
+		_                 [8][16]byte // addresses and masks
+		_                 [2]uint32   // when it expires
+		_, _              uint16      // protocol, original source port
+		OriginalPort      uint16      // to which the connection was made, before any translation
+		_, _              uint16      // ports of the answers
+		Matches, Inverted uint16
+		States, Statuses  uint16
+		_                 uint16
+		OriginalPortLast  uint16
+		_, _              uint16
+		_                 [6]byte
+	}
+	xtComment [256]byte // struct xt_comment_info
+)
+
 const (
-	stateDNAT   = 1 << 7
-	commentSize = 256
+	matchState        = 1 << 0 // XT_CONNTRACK_STATE
+	matchOriginalPort = 1 << 9 // XT_CONNTRACK_ORIGDST_PORT
+	stateDNAT         = 1 << 7 // XT_CONNTRACK_STATE_DNAT
+	nfAccept          = 1      // NF_ACCEPT of linux/netfilter.h
 )
 
 // expressions are what those of this name in a rule say.
