@@ -48,6 +48,8 @@ var (
 		"cannot go on with what changed: all stays as it was")
 	fenceDown = kind("unfenced", "6d617560e90d484590ac9abfaff7a896", slog.LevelError,
 		"the fence around proxies does not stand: all proxies end until it does")
+	impaired = kind("impaired", "7f10c1dd73864498b1467219664f9608", slog.LevelError,
+		"something does not work; AppVMs are served all the same")
 	recovered = kind("recovered", "d057cb6fb434480a84dcf3fb7c951c9e", slog.LevelInfo, "works again")
 )
 

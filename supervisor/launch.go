@@ -113,6 +113,12 @@ func egressPorts(lists ...[]rules.Egress) (ports []uint16) {
 	return ports
 }
 
+// OnLogProblem has f called when LogProblem may return something else.
+func (t *Tinyproxies) OnLogProblem(f func()) { t.launcher.OnLogProblem(f) }
+
+// LogProblem returns which logs of proxies cannot be written, and why; nil if all can.
+func (t *Tinyproxies) LogProblem() error { return t.launcher.LogProblem() }
+
 // Forget implements Proxies.
 func (t *Tinyproxies) Forget(name string) { t.launcher.Forget(name) }
 

@@ -209,7 +209,7 @@ func (s *Supervisor) readStops(now time.Time) {
 		stops = Stops{All: now, unread: true}
 	}
 	s.inputs.Stops = stops
-	s.due.stops = s.troubles.note(s.Events, now, theStops, err)
+	s.due.stops = s.troubles.noteAs(impaired, s.Events, now, theStops, err)
 }
 
 // keep has the record of stops written, beside the loop, and returns where the outcome will be said.
@@ -233,7 +233,7 @@ func (s *Supervisor) writeStops() {
 		err := s.WriteStops(stops)
 		s.post(func() {
 			s.keeping.busy = false
-			s.due.stops = s.troubles.note(s.Events, time.Now(), theStops, err)
+			s.due.stops = s.troubles.noteAs(impaired, s.Events, time.Now(), theStops, err)
 			for _, outcome := range told {
 				outcome <- err
 			}
@@ -265,7 +265,7 @@ func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 		err = fmt.Errorf("the file system does not answer for %v", keepTimeout)
 		s.post(func() {
 			if s.keeping.busy {
-				s.troubles.note(s.Events, time.Now(), theStops, err)
+				s.troubles.noteAs(impaired, s.Events, time.Now(), theStops, err)
 			}
 		})
 	case <-ctx.Done():

@@ -9,8 +9,8 @@ import (
 	"vifproxy/firewall"
 )
 
-// troubles are the failures that are not one AppVM's: of reading an input, of writing the firewall. While one
-// lasts, nothing that depends on it changes.
+// troubles are the failures that are not one AppVM's. While one of reading an input or of writing the firewall lasts, nothing
+// that depends on it changes. One of what is beside the way, such as the log, holds up nothing.
 type troubles map[string]Failure
 
 // note records how an attempt went, tells of a change, and returns when to try again; zero after a success. A fence that
@@ -44,4 +44,13 @@ func (t troubles) list() []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// Impaired has the loop ask what is wrong with something that AppVMs do not depend on, and tell of it: in the log, in `show`,
+// and to systemd. problem returns nil if nothing is. Impaired never waits and may be called from anywhere.
+func (s *Supervisor) Impaired(what string, problem func() error) {
+	s.post(func() {
+		s.troubles.noteAs(impaired, s.Events, time.Now(), what, problem())
+		s.changed = true
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -149,11 +149,11 @@ func BenchmarkBareStart(b *testing.B) {
 
 // BenchmarkRefusedLine is what a line costs when an AppVM floods.
 func BenchmarkRefusedLine(b *testing.B) {
-	v := newVMLog("social", slog.New(slog.DiscardHandler), func(Refused) {}, nil)
+	v := newVMLog("social", func(Refused) {}, nil)
 	v.open(netip.Addr{}, b.TempDir()+"/log")
 	line := fmt.Appendf(nil, refusedLine, "example.org")
 	for b.Loop() {
 		v.line(line)
 	}
-	v.close()
+	v.close(time.Minute)
 }

@@ -81,16 +81,12 @@ func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	log := l.logs[spec.Name]
-	if log == nil {
-		log = newVMLog(spec.Name, l.options.Log, l.options.OnRefused, l.space)
-		l.logs[spec.Name] = log
-	}
+	log := l.logOf(spec.Name)
 	path := cmp.Or(spec.Config.LogFile, l.Paths(spec.Name, 0).LogFile)
 	if err := l.pointTo(spec.Name, "log", path); err != nil {
 		return nil, err
 	}
-	// A log that cannot be written is no reason to be without a proxy: the log complains and drops.
+	// A log that cannot be written is no reason to be without a proxy: it drops, and LogProblem says so.
 	log.open(spec.Addr, path)
 	return log, nil
 }

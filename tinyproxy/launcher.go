@@ -88,6 +88,8 @@ type Launcher struct {
 	proxies map[*Proxy]bool
 	current map[string]*Proxy // by VM name: the one that RUNTIME/NAME/config shows
 	logs    map[string]*vmLog // by VM name
+
+	onLogProblem atomic.Pointer[func()]
 }
 
 // Line is one pattern of a rule file.
@@ -337,9 +339,7 @@ func (l *Launcher) Close() {
 	close(l.quit)
 	l.starters.Wait()
 	l.poller.close()
-	for name := range l.logs {
-		l.Forget(name)
-	}
+	l.closeLogs()
 	if err := l.clean(); err != nil {
 		l.options.Log.Warn("runtime directory not clean", "err", err)
 	}
@@ -347,14 +347,15 @@ func (l *Launcher) Close() {
 	l.root.Close()
 }
 
-// Forget is told that a VM has no proxy any more and none is wanted: its log is closed. The log file stays,
-// for a person to read, until the daemon stops or the VM is back.
-func (l *Launcher) Forget(name string) {
+// lastLines is how long Close waits for all logs to be written.
+const lastLines = time.Second
+
+func (l *Launcher) closeLogs() {
 	l.mu.Lock()
-	log := l.logs[name]
-	delete(l.logs, name)
+	logs := slices.Collect(maps.Values(l.logs))
 	l.mu.Unlock()
-	if log != nil {
-		log.close()
+	over := time.Now().Add(lastLines)
+	for _, log := range logs {
+		log.close(time.Until(over))
 	}
 }

@@ -3,7 +3,7 @@ package tinyproxy
 import (
 	"bytes"
 	"fmt"
-	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/time/rate"
+
+	"vifproxy/internal/backlog"
 )
 
 // Most of what a proxy says is what its AppVM made it say, so all of it is limited: a line, the file, and
@@ -27,138 +29,136 @@ const (
 	logRate  = 1 << 10 // bytes a second
 )
 
-// vmLog is the log of a VM: all its proxies write to it, and none can stop because of it.
+// What waits for the log file of a VM, whose file system may not answer.
+const (
+	logMessages = 1000
+	logBytes    = 64 << 10
+)
+
+// vmLog is the log of a VM: all its proxies write to it, and none can stop because of it, nor can what reads their output.
 type vmLog struct {
 	vm        string
-	addr      netip.Addr
-	log       *slog.Logger
 	onRefused func(Refused)
-	space     *space // nil counts nothing
+	queue     *backlog.Queue // for the file
+	space     *space         // nil counts nothing
 
-	mu      sync.Mutex
-	path    string
-	counted bool     // the file is one of those that space counts
+	// Guarded by launcher.mu.
+	wanted bool // a proxy runs, or starts
+	ending bool // the queue will close the file
+
+	mu    sync.Mutex
+	addr  netip.Addr
+	path  string // to write to
+	lines *rate.Limiter
+
+	// These belong to what the queue calls.
+	opened  string   // path of file
+	counted bool     // it is one of those that space counts
 	file    *os.File // nil while it cannot be opened
 	size    int64
-	lines   *rate.Limiter
-	dropped int
-	ill     bool // trouble with the file has been reported
 }
 
-func newVMLog(vm string, log *slog.Logger, onRefused func(Refused), space *space) *vmLog {
-	return &vmLog{vm: vm, log: log, onRefused: onRefused, space: space,
-		lines: rate.NewLimiter(logRate, logBurst)}
+func newVMLog(vm string, onRefused func(Refused), space *space) *vmLog {
+	v := &vmLog{vm: vm, onRefused: onRefused, space: space, lines: rate.NewLimiter(logRate, logBurst)}
+	v.queue = backlog.New(logMessages, logBytes, func(n int) error {
+		return v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
+	})
+	return v
 }
 
-// open makes the log, of the VM with this address now, write to path. A file that cannot be written is reported once, to slog,
-// and tried again with every line; the lines meanwhile are dropped.
+// open makes the log, of the VM with this address now, write to path, from the next line on. A file that cannot be written
+// is tried again with every line; the lines meanwhile are dropped.
 func (v *vmLog) open(addr netip.Addr, path string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.addr = addr
-	if v.path == path && v.file != nil {
+	v.addr, v.path = addr, path
+}
+
+// problem returns why the log cannot be written; nil if it can.
+func (v *vmLog) problem() error {
+	err := v.queue.Problem()
+	if err == nil {
+		return nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return fmt.Errorf("%s of %s cannot be written, its lines are dropped: %w", v.path, v.vm, err)
+}
+
+// line reports a refused request, and logs the line within its limits.
+func (v *vmLog) line(raw []byte) {
+	if host, ok := refusedHost(raw); ok && v.onRefused != nil {
+		v.mu.Lock()
+		addr := v.addr
+		v.mu.Unlock()
+		v.onRefused(Refused{VM: v.vm, Addr: addr, Host: printable([]byte(host))})
+	}
+	text := printable(raw) + "\n"
+	if !v.lines.AllowN(time.Now(), len(text)) {
+		v.queue.Drop()
 		return
 	}
-	v.shut()
-	v.path, v.ill, v.counted = path, false, v.space != nil && v.space.has(path)
-	v.report(v.reopen())
+	v.queue.Put(len(text), false, func() error { return v.write(text) })
+}
+
+// write appends text, after making room.
+func (v *vmLog) write(text string) error {
+	v.mu.Lock()
+	path := v.path
+	v.mu.Unlock()
+	if v.file != nil && v.opened != path {
+		v.end()
+	}
+	if v.file != nil && v.size+int64(len(text)) > v.bound() {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return err
+		}
+		v.shut()
+		if v.counted {
+			v.space.rotated(v.vm)
+		}
+	}
+	if v.file == nil {
+		if err := v.reopen(path); err != nil {
+			return err
+		}
+	}
+	if v.counted && !v.space.append(v.vm, len(text)) {
+		return errNoSpace
+	}
+	n, err := v.file.WriteString(text)
+	v.size += int64(n)
+	if v.counted {
+		v.space.unwritten(v.vm, len(text)-n)
+	}
+	if err != nil {
+		v.shut() // it may be another one's by now, or gone
+	}
+	return err
 }
 
 // reopen opens the file, to append. It follows no link and writes to nothing but a regular file: the path
 // is the template's, and may lie where others can write.
-func (v *vmLog) reopen() error {
+func (v *vmLog) reopen(path string) error {
 	// Nonblocking, since opening a FIFO would wait for its reader.
 	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
-	file, err := os.OpenFile(v.path, flags, 0o640)
+	file, err := os.OpenFile(path, flags, 0o640)
 	if err != nil {
 		return withRemedy(err, `write LogFile "{log_file}", or nothing, into the template, or `+drop("LogsDirectory="))
 	}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("log file %s is not a regular file (remove it)", v.path)
+		err = fmt.Errorf("log file %s is not a regular file (remove it)", path)
 	}
 	if err != nil {
 		file.Close()
 		return err
 	}
-	v.file, v.size = file, info.Size()
-	if v.counted {
+	v.file, v.opened, v.size = file, path, info.Size()
+	if v.counted = v.space != nil && v.space.has(path); v.counted {
 		v.space.opened(v.vm, v.size)
 	}
 	return nil
-}
-
-// report tells of trouble with the file, once until it is well again.
-func (v *vmLog) report(err error) {
-	if err != nil && !v.ill {
-		v.log.Warn("log of a proxy cannot be written, its lines are dropped", "vm", v.vm, "err", err)
-	}
-	v.ill = err != nil
-}
-
-// line reports a refused request, and logs the line within its limits.
-func (v *vmLog) line(raw []byte) {
-	if host, ok := refusedHost(raw); ok {
-		v.refuse(printable([]byte(host)))
-	}
-	text := printable(raw) + "\n"
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if !v.lines.AllowN(time.Now(), len(text)) {
-		v.dropped++
-		return
-	}
-	v.tellDropped()
-	v.write(text)
-}
-
-func (v *vmLog) refuse(host string) {
-	if v.onRefused == nil {
-		return
-	}
-	v.mu.Lock()
-	addr := v.addr
-	v.mu.Unlock()
-	v.onRefused(Refused{VM: v.vm, Addr: addr, Host: host})
-}
-
-func (v *vmLog) tellDropped() {
-	if n := v.dropped; n > 0 {
-		v.dropped = 0
-		v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
-	}
-}
-
-// write appends text, after making room. The caller holds v.mu.
-func (v *vmLog) write(text string) {
-	var err error
-	if v.file != nil && v.size+int64(len(text)) > v.bound() {
-		if err = os.Rename(v.path, v.path+".1"); err == nil {
-			v.shut()
-			if v.counted {
-				v.space.rotated(v.vm)
-			}
-		}
-	}
-	if v.file == nil && err == nil {
-		err = v.reopen()
-	}
-	if err == nil && v.counted && !v.space.append(v.vm, len(text)) {
-		v.dropped++ // that there is no room is told for all logs at once
-		return
-	}
-	if err == nil {
-		var n int
-		n, err = v.file.WriteString(text)
-		v.size += int64(n)
-		if v.counted {
-			v.space.unwritten(v.vm, len(text)-n)
-		}
-	}
-	if err != nil {
-		v.dropped++
-	}
-	v.report(err)
 }
 
 // bound returns how large the file may become.
@@ -169,6 +169,14 @@ func (v *vmLog) bound() int64 {
 	return maxLog
 }
 
+// end closes the file of a VM that has no proxy any more.
+func (v *vmLog) end() {
+	v.shut()
+	if v.counted {
+		v.space.forget(v.vm)
+	}
+}
+
 func (v *vmLog) shut() {
 	if v.file != nil {
 		v.file.Close()
@@ -176,15 +184,78 @@ func (v *vmLog) shut() {
 	}
 }
 
-// close is called when no proxy of the VM runs any more.
-func (v *vmLog) close() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.tellDropped()
-	v.shut()
-	if v.counted {
-		v.space.forget(v.vm)
+// close writes what is left, and waits for that, but not longer than it is told.
+func (v *vmLog) close(timeout time.Duration) {
+	v.queue.Close(timeout)
+	select {
+	case <-v.queue.Done():
+		v.end()
+	default: // the file system does not answer
 	}
+}
+
+// logOf returns the log of a VM that a proxy is about to start for. The caller holds mu.
+func (l *Launcher) logOf(name string) *vmLog {
+	log := l.logs[name]
+	if log == nil {
+		log = newVMLog(name, l.options.OnRefused, l.space)
+		log.queue.OnChange(func() {
+			if f := l.onLogProblem.Load(); f != nil {
+				(*f)()
+			}
+		})
+		l.logs[name] = log
+	}
+	log.wanted = true
+	return log
+}
+
+// OnLogProblem has f called when LogProblem may return something else. f must not wait.
+func (l *Launcher) OnLogProblem(f func()) { l.onLogProblem.Store(&f) }
+
+// LogProblem returns which logs cannot be written, and why; nil if all can.
+func (l *Launcher) LogProblem() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var first error
+	n := 0
+	for _, name := range slices.Sorted(maps.Keys(l.logs)) {
+		if err := l.logs[name].problem(); err != nil {
+			if n++; first == nil {
+				first = err
+			}
+		}
+	}
+	if n > 1 {
+		return fmt.Errorf("%w (and %d more)", first, n-1)
+	}
+	return first
+}
+
+// Forget is told that a VM has no proxy any more and none is wanted: its log is closed. The log file stays,
+// for a person to read, until the daemon stops or the VM is back. A file system that does not answer keeps its log in the
+// books, so that there is never a second one for the same VM.
+func (l *Launcher) Forget(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	log := l.logs[name]
+	if log == nil {
+		return
+	}
+	log.wanted = false
+	if log.ending {
+		return
+	}
+	log.ending = true
+	log.queue.Then(func() {
+		log.end()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		log.ending = false
+		if !log.wanted {
+			delete(l.logs, name)
+		}
+	})
 }
 
 // printable shows a line as text that does nothing to a terminal.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -65,9 +64,16 @@ func FuzzLogLine(f *testing.F) {
 
 func newTestLog(t *testing.T, onRefused func(Refused)) (*vmLog, string) {
 	path := filepath.Join(t.TempDir(), "log")
-	v := newVMLog("social", slog.New(slog.DiscardHandler), onRefused, nil)
+	v := newVMLog("social", onRefused, nil)
 	v.open(netip.MustParseAddr("10.137.0.9"), path)
 	return v, path
+}
+
+// written waits until all lines are, or are dropped.
+func written(v *vmLog) {
+	done := make(chan bool)
+	v.queue.Then(func() { close(done) })
+	<-done
 }
 
 // TestHostileLines has lines come in pieces of several sizes: where a read ends makes no difference.
@@ -90,7 +96,7 @@ func TestHostileLines(t *testing.T) {
 		}
 		out.end()
 		out.end() // and once more is none
-		v.close()
+		v.close(time.Minute)
 		want := "plain\n\\x1b[31mred\\x00\\t\\xfe \\u202eevil é\n\n" + strings.Repeat("x", maxLine) + "\n" +
 			strings.Repeat("y", maxLine) + "\n" + strings.Repeat("z", maxLine) + "\nafter\nno newline at the end\n"
 		if got := read(t, path); got != want {
@@ -134,12 +140,13 @@ func TestFlood(t *testing.T) {
 			t.Errorf("%d reports of %d refusals", reported, requests)
 		}
 		v.line([]byte("last"))
+		written(v)
 		got := read(t, path+".1") + read(t, path)
 		if !strings.HasPrefix(got, "first\n") ||
 			!strings.HasSuffix(got, " lines dropped here\nlast\n") {
 			t.Errorf("log is %d bytes, %.100q…", len(got), got)
 		}
-		v.close()
+		v.close(time.Minute)
 	})
 }
 
@@ -150,7 +157,7 @@ func TestRotation(t *testing.T) {
 			v.line(fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", 1000)))
 			time.Sleep(time.Second)
 		}
-		v.close()
+		v.close(time.Minute)
 		for _, p := range []string{path, path + ".1"} {
 			if info, err := os.Stat(p); err != nil || info.Size() > maxLog || info.Size() < maxLog/10 {
 				t.Errorf("%s: %v, %v", p, info, err)
@@ -162,10 +169,11 @@ func TestRotation(t *testing.T) {
 		v, _ = newTestLog(t, nil)
 		v.open(netip.MustParseAddr("10.137.0.9"), path)
 		v.line([]byte("again"))
+		written(v)
 		if got := read(t, path); !strings.Contains(got, "4999 ") || !strings.HasSuffix(got, "\nagain\n") {
 			t.Error("a log that is opened again is not continued")
 		}
-		v.close()
+		v.close(time.Minute)
 	})
 }
 
@@ -185,24 +193,24 @@ func TestBadLogFiles(t *testing.T) {
 		if err := make(); err != nil {
 			t.Fatal(err)
 		}
-		var complaints bytes.Buffer
-		v := newVMLog("social", slog.New(slog.NewTextHandler(&complaints, nil)), nil, nil)
+		v := newVMLog("social", nil, nil)
 		v.open(netip.MustParseAddr("10.137.0.9"), path)
 		v.line([]byte("one"))
 		v.line([]byte("two"))
-		n := strings.Count(complaints.String(), "log of a proxy cannot be written")
-		if n != 1 || read(t, victim) != "" {
-			t.Errorf("%s: victim %q, %s", name, read(t, victim), complaints.String())
+		written(v)
+		if err := v.problem(); err == nil || read(t, victim) != "" {
+			t.Errorf("%s: victim %q, %v", name, read(t, victim), err)
 		}
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 		v.line([]byte("three"))
 		v.line([]byte("four"))
-		if got := read(t, path); got != "vifproxyd: 2 lines dropped here\nthree\nfour\n" {
-			t.Errorf("%s: %q", name, got)
+		written(v)
+		if got := read(t, path); got != "vifproxyd: 2 lines dropped here\nthree\nfour\n" || v.problem() != nil {
+			t.Errorf("%s: %q, %v", name, got, v.problem())
 		}
-		v.close()
+		v.close(time.Minute)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}

@@ -157,8 +157,8 @@ object, whose "event" says what happened:
     stopped, started            a VM, by a person
     proxy-listens, -retires, -ends, -died, -fails
     in-force                    a change, "ms" after it was noticed
-    daemon-starts, -stops, -fails, reloading, deaf, trouble, recovered, leftovers, not-shown,
-    confined, half-confined, vulnerable, still-tracked, unfenced
+    daemon-starts, -stops, -fails, reloading, deaf, trouble, impaired, recovered, leftovers,
+    not-shown, confined, half-confined, vulnerable, still-tracked, unfenced
 `,
 	}, {
 		name: "log", args: "NAME", least: 1, most: 1, run: showLog,

@@ -84,6 +84,9 @@ func (s *site) launch(flags ...string) *running {
 	}
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	if s.stderr != nil {
+		d.cmd.Stderr = s.stderr
+	}
 	s.must(d.cmd.Start())
 	s.daemon = d
 	go func() {

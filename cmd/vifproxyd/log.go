@@ -1,28 +1,53 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"vifproxy/internal/backlog"
 )
 
-// newLogger makes the daemon's logger: structured journal fields under systemd, readable text on a terminal.
-func newLogger(format string, level slog.Level) *slog.Logger {
+// What waits for a reader of the log. An AppVM can add one message a second.
+const (
+	logMessages = 1000
+	logBytes    = 1 << 20
+)
+
+// newLogger makes the daemon's logger: structured journal fields under systemd, readable text on a terminal. Nobody who
+// logs waits for what reads it: all goes through the queue, which is the caller's to close.
+func newLogger(format string, level slog.Level) (*slog.Logger, *backlog.Queue) {
 	if format == "auto" {
 		format = "text"
 		if ok, err := journal.StderrIsJournalStream(); err == nil && ok {
 			format = "journal"
 		}
 	}
+	// A reader of standard error that has gone is an error of write(2) then, and does not end the daemon (package signal).
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	if format == "journal" {
+		queue := backlog.New(logMessages, logBytes, func(n int) error {
+			return journal.Send(lost(n), journal.PriWarning, map[string]string{"COUNT": strconv.Itoa(n)})
+		})
+		return slog.New(&journalHandler{level: level, queue: queue}), queue
+	}
+	queue := backlog.New(logMessages, logBytes, func(n int) error {
+		_, err := fmt.Fprintln(os.Stderr, lost(n))
+		return err
+	})
+	to := &queued{queue: queue}
 	options := &slog.HandlerOptions{Level: level}
-	switch format {
-	case "journal":
-		return slog.New(&journalHandler{level: level})
-	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+	if format == "json" {
+		return slog.New(textHandler{slog.NewJSONHandler(to, options), to}), queue
 	}
 	options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && a.Key == slog.TimeKey {
@@ -33,7 +58,50 @@ func newLogger(format string, level slog.Level) *slog.Logger {
 		}
 		return a
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
+	return slog.New(textHandler{slog.NewTextHandler(to, options), to}), queue
+}
+
+// lost is what the log says in place of n messages.
+func lost(n int) string {
+	return fmt.Sprintf("%d messages are lost here: what reads the log did not take them", n)
+}
+
+// textHandler has a handler of package slog write to a queue.
+type textHandler struct {
+	slog.Handler
+	to *queued
+}
+
+// queued is a writer whose lines standard error gets when it takes them.
+type queued struct {
+	mu     sync.Mutex
+	queue  *backlog.Queue
+	urgent bool // what is being written
+}
+
+func (h textHandler) Handle(ctx context.Context, r slog.Record) error {
+	h.to.mu.Lock()
+	defer h.to.mu.Unlock()
+	h.to.urgent = r.Level >= slog.LevelError
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h textHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return textHandler{h.Handler.WithAttrs(attrs), h.to}
+}
+
+func (h textHandler) WithGroup(name string) slog.Handler {
+	return textHandler{h.Handler.WithGroup(name), h.to}
+}
+
+// Write is called once for each record (slog.NewTextHandler).
+func (w *queued) Write(line []byte) (int, error) {
+	kept := bytes.Clone(line)
+	w.queue.Put(len(kept), w.urgent, func() error {
+		_, err := os.Stderr.Write(kept)
+		return err
+	})
+	return len(line), nil
 }
 
 // isID tells what only programs read: EVENT and MESSAGE_ID of supervisor.Kind.
@@ -44,6 +112,7 @@ func isID(a slog.Attr) bool { return a.Key == "event" || a.Key == "message_id" }
 // MESSAGE_ID leads to what packaging/vifproxy.catalog has to say.
 type journalHandler struct {
 	level slog.Level
+	queue *backlog.Queue
 	attrs []slog.Attr
 }
 
@@ -72,11 +141,17 @@ func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 			return err
 		}
 	}
-	return journal.Send(strings.TrimSpace(text.String()), priority(r.Level), fields)
+	message := strings.TrimSpace(text.String())
+	size := len(message)
+	for key, value := range fields {
+		size += len(key) + len(value)
+	}
+	h.queue.Put(size, r.Level >= slog.LevelError, func() error { return journal.Send(message, priority(r.Level), fields) })
+	return nil
 }
 
 func (h *journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &journalHandler{h.level, append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
+	return &journalHandler{h.level, h.queue, append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
 }
 
 // WithGroup drops the name: the daemon's vocabulary of keys is flat.

@@ -22,6 +22,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/backlog"
 	"vifproxy/internal/capability"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -40,6 +41,9 @@ const (
 // any, for --drain at most.
 const mostRetired = 16
 
+// lastWords is how long the daemon's end waits for who reads its log, and for systemd.
+const lastWords = time.Second
+
 // resolvConf is where the proxies' C library finds its resolvers (resolv.conf(5)).
 const resolvConf = "/etc/resolv.conf"
 
@@ -52,20 +56,24 @@ func main() {
 		fmt.Fprintf(os.Stderr, "vifproxyd: %v\nTry 'vifproxyd --help'.\n", err)
 		os.Exit(2)
 	}
-	log := newLogger(o.logFormat, o.logLevel)
+	log, backlog := newLogger(o.logFormat, o.logLevel)
 	events := supervisor.NewEvents(log)
-	do := run
 	if o.clean {
-		do = clean
+		err = clean(o, log, events)
+	} else {
+		err = run(o, log, backlog, events)
 	}
-	if err := do(o, log, events); err != nil {
+	if err != nil {
 		events.Emit(supervisor.DaemonFails, control.About{Err: err.Error()})
+	}
+	backlog.Close(lastWords)
+	if err != nil {
 		os.Exit(1)
 	}
 }
 
 // run is the daemon's life, from nothing to nothing.
-func run(o options, log *slog.Logger, events *supervisor.Events) error {
+func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor.Events) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	hup := make(chan os.Signal, 1)
@@ -107,6 +115,8 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 	}
 	defer proxies.Close()
 
+	systemd := newNotifier(toSystemd)
+	defer systemd.close(lastWords)
 	var helpers sync.WaitGroup
 	var binary tinyproxy.Binary // as last seen
 	ruleFiles := rules.NewReader(o.rulesDir, o.template)
@@ -141,7 +151,7 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		Interval:  interval(),
 		Look:      look(fw),
 		Rest:      debug.FreeOSMemory,
-		Notify:    func(state string) { daemon.SdNotify(false, state) },
+		Notify:    systemd.notify,
 		Events:    events,
 		Setup: control.Setup{
 			Version: version, Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
@@ -150,6 +160,8 @@ func run(o options, log *slog.Logger, events *supervisor.Events) error {
 		},
 	})
 
+	proxies.OnLogProblem(func() { s.Impaired("logs of proxies", proxies.LogProblem) })
+	backlog.OnChange(func() { s.Impaired("log", backlog.Problem) })
 	watch := func(what string, input supervisor.Reason, f func(ctx context.Context, report func(error)) error) {
 		helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })
 	}

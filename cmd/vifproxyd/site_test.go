@@ -30,6 +30,7 @@ type site struct {
 	dir    string   // rules, run and the control socket
 	user   int      // of the daemon
 	within []string // a program and its arguments that the daemon is started by, such as prlimit
+	stderr *os.File // of the daemon, if its log is not to be collected
 	domid  int
 	vifs   map[string]string // by AppVM
 	daemon *running

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
+	"vifproxy/internal/lab"
+)
+
+// fullPipe is a pipe that takes nothing more.
+func (s *site) fullPipe() (r, w *os.File) {
+	s.Helper()
+	r, w, err := os.Pipe()
+	s.must(err)
+	s.Cleanup(func() { r.Close(); w.Close() })
+	fd := int(w.Fd()) // blocking from now on, as the daemon's is
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 4096)
+	s.must(err)
+	s.must(unix.SetNonblock(fd, true))
+	for err == nil {
+		_, err = unix.Write(fd, bytes.Repeat([]byte("x"), 100))
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		s.Fatal(err)
+	}
+	s.must(unix.SetNonblock(fd, false))
+	return r, w
+}
+
+// TestALogThatNobodyReads holds up nothing: AppVMs come, rules are taken back, verbs answer, systemd is told. What was lost
+// is counted.
+func TestALogThatNobodyReads(t *testing.T) {
+	s := newSite(t, lab.R42)
+	r, w := s.fullPipe()
+	s.stderr = w
+	s.pair()
+	s.says("show", "problem: log: ")
+	s.says("doctor", "log: what reads it has taken nothing")
+	s.until("systemd is told", func() error {
+		if !s.daemon.hasTold("log: what reads it") {
+			return errors.New("not told")
+		}
+		return nil
+	})
+	for range 100 { // several lines each
+		s.does("stop", "play")
+		s.does("start", "play")
+	}
+	s.rules("work.10.137.0.11", shop)
+	s.opens("work", "http://shop.example/")
+	s.refuses("work", "http://bank.example/")
+
+	text := make(chan string)
+	go func() {
+		var all strings.Builder
+		buffer := make([]byte, 1<<16)
+		for {
+			n, err := r.Read(buffer)
+			all.Write(buffer[:n])
+			if err != nil {
+				text <- all.String()
+				return
+			}
+		}
+	}()
+	s.until("nothing is wrong any more", func() error {
+		if out, errs, _ := s.ctl("show"); strings.Contains(errs, "problem") {
+			return errors.New(out + errs)
+		}
+		return nil
+	})
+	s.stop()
+	w.Close()
+	said := <-text
+	lost := regexp.MustCompile(`(?m)^[0-9]+ messages are lost here`).FindAllString(said, -1)
+	if len(lost) != 1 || !strings.Contains(said, "vifproxyd stops") {
+		t.Errorf("%q in a log of %d bytes that ends\n%s", lost, len(said), said[max(0, len(said)-1000):])
+	}
+}
+
+// TestALogWhoseReaderHasGone does not end the daemon. Its end waits for no reader longer than a second.
+func TestALogWhoseReaderHasGone(t *testing.T) {
+	s := newSite(t, lab.R42)
+	r, w := s.fullPipe()
+	s.stderr = w
+	s.startWork()
+	r.Close()
+	s.says("doctor", "log: write /dev/stderr: broken pipe")
+	s.opens("work", "http://bank.example/")
+	s.untilState("work", control.Running)
+
+	first := s.daemon
+	begin := time.Now()
+	_, s.stderr = s.fullPipe()
+	failing := s.launch() // there is one already
+	<-failing.exited
+	if took := time.Since(begin); failing.cmd.ProcessState.ExitCode() != 1 || took > 10*time.Second {
+		t.Errorf("it ended after %v: %v", took, failing.err)
+	}
+	s.daemon = first
+	s.must(s.daemon.cmd.Process.Signal(syscall.SIGTERM))
+	<-s.daemon.exited
+	s.nothingLeft()
+}
+
+// deadFileSystem mounts one at dir that answers nothing, until revive is called, after which all fails.
+func (s *site) deadFileSystem(dir string) (revive func()) {
+	s.Helper()
+	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		s.Skipf("no FUSE: %v", err)
+	}
+	s.must(os.Mkdir(dir, 0o755))
+	s.must(unix.Mount("dead", dir, "fuse", 0,
+		fmt.Sprintf("fd=%d,rootmode=40755,user_id=%d,group_id=0,allow_other", fuse, s.user)))
+	revive = sync.OnceFunc(func() {
+		unix.Close(fuse)
+		if s.daemon != nil { // it has a mount namespace of its own
+			s.must(exec.Command("nsenter", "--mount", fmt.Sprintf("--target=%d", s.daemon.cmd.Process.Pid), "umount", "--lazy", dir).Run())
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			s.Error(err)
+		}
+	})
+	s.Cleanup(revive)
+	return revive
+}
+
+// TestLogsOnADeadFileSystem hold up no proxy, and nothing of the daemon.
+func TestLogsOnADeadFileSystem(t *testing.T) {
+	s := newSite(t, lab.R42)
+	template, err := os.ReadFile("../../rules/builtin.conf")
+	s.must(err)
+	dead := filepath.Join(s.dir, "dead")
+	s.rules("config", strings.Replace(string(template), "{log_file}", dead+"/{vm_ip}", 1))
+	revive := s.deadFileSystem(dead)
+	s.pair()
+	for i := range 100 {
+		s.refuses("work", fmt.Sprintf("http://refused%d.example/", i))
+	}
+	if n := len(s.denied("work")["work"].Hosts); n != 100 {
+		t.Errorf("%d refused hosts are listed", n)
+	}
+	s.says("show", "problem: logs of proxies: "+dead, "of play cannot be written", "and 1 more")
+	s.detach("work")
+	s.untilState("work", control.Waiting)
+	s.attach("work", "10.137.0.11")
+	s.opens("work", "http://bank.example/")
+	revive()
+	s.must(os.Chown(dead, s.user, 0))
+	s.until("nothing is wrong any more", func() error {
+		s.refuses("play", "http://bank.example/")
+		s.refuses("work", "http://shop.example/")
+		if _, errs, _ := s.ctl("show"); strings.Contains(errs, "problem") {
+			return errors.New(errs)
+		}
+		return nil
+	})
+	log, err := os.ReadFile(filepath.Join(dead, "10.137.0.11"))
+	if err != nil || !strings.Contains(string(log), " lines dropped here\n") {
+		t.Errorf("%v: %s", err, log)
+	}
+	s.stop()
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// notifier tells systemd how the daemon is (sd_notify(3)), in order, from a goroutine of its own: the socket is one of
+// datagrams, and who sends to a full one waits. Of what waits with the same variable in front, only the last is sent.
+type notifier struct {
+	send func(state string)
+
+	mu      sync.Mutex
+	waiting []string
+	closed  bool
+	wake    chan struct{} // capacity 1
+	done    chan struct{} // closed when all is sent, after close
+}
+
+func newNotifier(send func(state string)) *notifier {
+	n := &notifier{send: send, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go n.run()
+	return n
+}
+
+// toSystemd is what a notifier sends with.
+func toSystemd(state string) { daemon.SdNotify(false, state) } //nolint:errcheck // there is nobody to tell
+
+// notify leaves a state to be sent. It never waits.
+func (n *notifier) notify(state string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	variable, _, _ := strings.Cut(state, "=")
+	n.waiting = slices.DeleteFunc(n.waiting, func(old string) bool { return strings.HasPrefix(old, variable+"=") })
+	n.waiting = append(n.waiting, state)
+	n.poke()
+}
+
+// close sends what waits, for so long at most.
+func (n *notifier) close(timeout time.Duration) {
+	n.mu.Lock()
+	n.closed = true
+	n.poke()
+	n.mu.Unlock()
+	select {
+	case <-n.done:
+	case <-time.After(timeout):
+	}
+}
+
+func (n *notifier) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (n *notifier) run() {
+	defer close(n.done)
+	for {
+		n.mu.Lock()
+		states, closed := n.waiting, n.closed
+		n.waiting = nil
+		n.mu.Unlock()
+		for _, state := range states {
+			n.send(state)
+		}
+		if len(states) > 0 {
+			continue
+		}
+		if closed {
+			return
+		}
+		<-n.wake
+	}
+}
