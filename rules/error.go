@@ -13,6 +13,8 @@ type Error struct {
 	Col    int    // from 1, in bytes; 0 when the line as a whole is meant
 	Text   string // what is wrong; whatever it quotes from the file is quoted with %q
 	Remedy string // what the file's owner can do
+
+	Unsettled bool // nothing is wrong with the file but that it is not complete yet
 }
 
 func (e *Error) Error() string {

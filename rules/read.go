@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A Set is the rule directory at one moment.
@@ -26,6 +27,8 @@ type Set struct {
 	TemplateErr error     // an *Error, or nil; when set, Template is the zero value
 	Files       []File    // sorted by Name
 	Refused     []Refused // sorted by Path
+
+	Again time.Duration // until a file that is Unsettled should be read again; 0 if none is
 }
 
 // Refused is a rule file that cannot be used.
@@ -46,7 +49,7 @@ const listings = 5
 
 func read(dir, template string, readFile func(path string) ([]byte, error)) (Set, error) {
 	var set Set
-	set.Template, set.TemplateErr = readTemplate(template)
+	set.Template, set.TemplateErr = readTemplate(template, readFile)
 	for range listings {
 		entries, unchanged, err := list(dir)
 		if err != nil && !missing(dir, err) {
@@ -155,8 +158,8 @@ func refuseDuplicates(candidates []Refused) {
 	}
 }
 
-func readTemplate(path string) (Template, error) {
-	content, err := ReadFile(path)
+func readTemplate(path string, readFile func(path string) ([]byte, error)) (Template, error) {
+	content, err := readFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		dir := filepath.Dir(path)
@@ -173,14 +176,20 @@ func readTemplate(path string) (Template, error) {
 // ReadFile returns what a file holds, up to one byte more than maxSize. It never waits for what is no file. The error is
 // fs.ErrNotExist if there is nothing at path, and an *Error otherwise.
 func ReadFile(path string) ([]byte, error) {
-	fail := func(text, remedy string) ([]byte, error) {
-		return nil, &Error{Path: path, Text: text, Remedy: remedy}
+	content, _, err := readAfter(path, func(*os.File) error { return nil })
+	return content, err
+}
+
+// readAfter is ReadFile with a look at the open file before it is read. It also returns when it was last changed.
+func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error) {
+	fail := func(text, remedy string) ([]byte, time.Time, error) {
+		return nil, time.Time{}, &Error{Path: path, Text: text, Remedy: remedy}
 	}
 	// Nonblocking, for opening a FIFO waits for its writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if err != nil {
 		if missing(path, err) {
-			return nil, fs.ErrNotExist
+			return nil, time.Time{}, fs.ErrNotExist
 		}
 		if errors.Is(err, fs.ErrPermission) {
 			return fail("cannot be opened: "+cause(err), openToGroup)
@@ -195,11 +204,17 @@ func ReadFile(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return fail("is not a regular file", "replace it with one, or remove it")
 	}
+	if err := look(file); err != nil {
+		return nil, time.Time{}, err
+	}
+	if info, err = file.Stat(); err != nil {
+		return fail("cannot be examined: "+cause(err), "")
+	}
 	content, err := io.ReadAll(io.LimitReader(file, maxSize+1))
 	if err != nil {
 		return fail("cannot be read: "+cause(err), "")
 	}
-	return content, nil
+	return content, info.ModTime(), nil
 }
 
 // openToGroup is what to do about a file or directory that only root may read.

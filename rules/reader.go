@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 )
 
 // A Reader reads a rule directory and a template again and again, and knows without reading whether they have changed
@@ -19,18 +20,25 @@ type Reader struct {
 // NewReader returns a Reader of the directory dir and the template.
 func NewReader(dir, template string) *Reader { return &Reader{dir: dir, template: template} }
 
-// Read returns what the function Read does.
+// Read returns what the function Read does, but believes no file that is not complete: such a one is among the Refused, or
+// is the TemplateErr, with an *Error that is Unsettled.
 func (r *Reader) Read() (Set, error) {
 	// A stamp is taken before what it is of is read, so that a change meanwhile shows.
 	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
 	r.paths = map[netip.Addr][]string{}
+	var soonest time.Duration
 	set, err := read(r.dir, r.template, func(path string) ([]byte, error) {
 		r.stamps[path] = stampOf(path)
-		return ReadFile(path)
+		content, again, err := readClosed(path)
+		if again > 0 && (soonest == 0 || again < soonest) {
+			soonest = again
+		}
+		return content, err
 	})
 	if err != nil {
 		return set, err
 	}
+	set.Again = soonest
 	for _, f := range set.Files {
 		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
 	}

@@ -34,7 +34,8 @@ type Desired struct {
 	Held   bool
 	Waits  bool    // it has just come, and its rules are to be read again before anything serves it
 	Policy *Policy // nil where Err says why there is none
-	Err    error   // its rule file or the template is wrong: what ran last goes on
+	Err    error   // its rule file or the template is wrong, or not complete: what ran last goes on
+	Told   error   // what of Err people were told: nothing, while somebody writes
 
 	StoppedBy string    // a person, or why that is not known; "" if it is not stopped
 	Since     time.Time // if so

@@ -78,10 +78,14 @@ func (s *Supervisor) tell(old, d *Desired) {
 	case d.StoppedBy == "" && old.StoppedBy != "":
 		s.Events.Emit(appVMStarted, about)
 	}
+	d.Told = d.Err
+	if unsettled(d.Err) != nil {
+		d.Told = old.Told
+	}
 	switch {
-	case d.Err != nil && (old.Err == nil || old.Err.Error() != d.Err.Error()):
-		s.Events.Emit(rulesRefused, control.About{VM: d.Name, IP: d.Addr, Err: d.Err.Error()})
-	case d.Err == nil && old.Err != nil:
+	case d.Told != nil && (old.Told == nil || old.Told.Error() != d.Told.Error()):
+		s.Events.Emit(rulesRefused, control.About{VM: d.Name, IP: d.Addr, Err: d.Told.Error()})
+	case d.Told == nil && old.Told != nil:
 		s.Events.Emit(rulesAccepted, about)
 	}
 }

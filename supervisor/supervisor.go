@@ -139,7 +139,8 @@ type Supervisor struct {
 	changed   bool         // mail changed something that the plan depends on
 	up        []netip.Addr // AppVMs that a process has come up for just now
 	troubles  troubles
-	deafTo    map[string]Reason // inputs whose watchers do not work, by what these are called
+	deafTo    map[string]Reason    // inputs whose watchers do not work, by what these are called
+	writers   map[string]time.Time // of files that are not complete, since when
 	waiters   []*waiter
 	keeping   struct { // of the record of stops
 		busy bool           // it is being written
@@ -164,6 +165,7 @@ func New(c Config) *Supervisor {
 
 		troubles: troubles{},
 		deafTo:   map[string]Reason{},
+		writers:  map[string]time.Time{},
 		inputs:   Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[identity]map[rules.Host]time.Time{}},
 		cache:    policyCache{},
 		vms:      map[netip.Addr]*appVM{},
@@ -302,6 +304,10 @@ func (s *Supervisor) read(now time.Time) bool {
 		case err == nil:
 			s.cache.keep(s.inputs.Rules, set)
 			s.inputs.Rules = set
+			s.noteWriters(set, now)
+			if set.Again > 0 {
+				s.due.rules = now.Add(set.Again)
+			}
 			fallthrough
 		default:
 			work = true

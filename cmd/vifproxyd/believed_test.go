@@ -143,3 +143,65 @@ func (s *site) refused(vm, page string) error {
 	}
 	return nil
 }
+
+// open opens a file of the rule directory for writing, as an editor or `cat >config` does, and empties it.
+func (s *site) open(file string) *os.File {
+	s.Helper()
+	f, err := os.Create(filepath.Join(s.rulesDir(), file))
+	s.must(err)
+	return f
+}
+
+// A file is believed when who writes it is done, and serves nobody new before.
+func TestHalfAFileIsNotBelieved(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.pair()
+		work, play := s.show()["work"], s.show()["play"]
+		const writing = "is open for writing: what it said before stays in force (close it in the program that writes it)"
+		write := func(f *os.File, text string) {
+			_, err := f.WriteString(text)
+			s.must(err)
+			s.told("work", control.Running, strings.Replace(f.Name(), s.dir, "DIR", 1)+": "+writing)
+			s.undisturbed(work, "http://bank.example/")
+			s.must(s.refused("work", "http://shop.example/"))
+		}
+		// Each piece would be a template, and one that opens everything.
+		f := s.open("config")
+		write(f, "Listen {bind_ip}\nPort {port}\nFilter \"{rules_file}\"\nFilterDefaultDeny No\n")
+		s.rules("new.10.137.0.13", bank)
+		s.attach("new", "10.137.0.13")
+		s.untilState("new", control.Refused)
+		s.must(s.cutOff("new"))
+		write(f, "MaxClients 20\n")
+		s.must(f.Truncate(0))
+		_, err := f.Seek(0, 0)
+		s.must(err)
+		_, err = f.WriteString(whiteList)
+		s.must(err)
+		s.must(f.Close())
+		s.opens("new", "http://bank.example/")
+		s.must(s.refused("work", "http://shop.example/"))
+		work = s.show()["work"]
+
+		f = s.open("work.10.137.0.11")
+		write(f, shop+"\n")
+		s.must(f.Close())
+		s.opens("work", "http://shop.example/")
+		s.until("bank is refused", func() error { return s.refused("work", "http://bank.example/") })
+		if s.show()["play"].State != play.State || s.page("play", "http://shop.example/") != nil {
+			s.Error("play was disturbed")
+		}
+
+		// At the start there is no last good one.
+		f = s.open("work.10.137.0.11")
+		_, err = f.WriteString(bank + "\n")
+		s.must(err)
+		s.stop()
+		s.start()
+		s.opens("play", "http://shop.example/")
+		s.must(s.cutOff("work"))
+		s.must(f.Close())
+		s.opens("work", "http://bank.example/")
+		s.stop()
+	})
+}

@@ -1,0 +1,49 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"vifproxy/rules"
+)
+
+// longWrite is how long somebody may write a file before people are told.
+const longWrite = 30 * time.Second
+
+var errStillWritten = fmt.Errorf("has not been complete for %v: what it said before stays in force", longWrite)
+
+// unsettled returns the error of a file that somebody is writing, and nil for others.
+func unsettled(err error) *rules.Error {
+	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) && flaw.Unsettled {
+		return flaw
+	}
+	return nil
+}
+
+// noteWriters tells of files that somebody has been writing for long, and when that is over.
+func (s *Supervisor) noteWriters(set rules.Set, now time.Time) {
+	errs := []error{set.TemplateErr}
+	for _, refused := range set.Refused {
+		errs = append(errs, refused.Err)
+	}
+	writing := map[string]bool{}
+	for _, err := range errs {
+		flaw := unsettled(err)
+		if flaw == nil {
+			continue
+		}
+		writing[flaw.Path] = true
+		if since, known := s.writers[flaw.Path]; !known {
+			s.writers[flaw.Path] = now
+		} else if now.Sub(since) >= longWrite {
+			s.troubles.note(s.Events, now, flaw.Path, errStillWritten)
+		}
+	}
+	for path := range s.writers {
+		if !writing[path] {
+			delete(s.writers, path)
+			s.troubles.note(s.Events, now, path, nil)
+		}
+	}
+}
