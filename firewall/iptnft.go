@@ -71,7 +71,7 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 	var changes [][]byte
 	for _, r := range gone {
 		changes = append(changes, message(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, 0, attribute(slices.Clone(inputRules),
-			unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, r.handle)...)))
+			unix.NFTA_RULE_HANDLE, net64(r.handle)...)))
 	}
 	if admit {
 		changes = append(changes, in.nft.cfg.admission())
@@ -89,56 +89,26 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 // admission is the request that inserts the rule as iptables-nft writes it, so that iptables shows and saves it: with its
 // extensions tcp, conntrack and comment, which nft_compat.c in the kernel runs.
 func (c Config) admission() []byte {
-	tcp := xtTCP{Sources: [2]uint16{0, 65535}, Destinations: [2]uint16{c.FirstPort, c.LastPort}}
-	conntrack := xtConntrack{
-		Matches: matchState | matchOriginalPort, States: stateDNAT, OriginalPort: c.ProxyPort, OriginalPortLast: c.ProxyPort,
-	}
 	var comment xtComment
 	copy(comment[:], admissionComment)
-
-	attrs := nested(slices.Clone(inputRules), unix.NFTA_RULE_EXPRESSIONS, func(list []byte) []byte {
-		list = oneExpression(list, "meta", func(of []byte) []byte { // the protocol, which -p tcp asks for
-			of = attribute(of, unix.NFTA_META_KEY, 0, 0, 0, unix.NFT_META_L4PROTO)
-			return attribute(of, unix.NFTA_META_DREG, 0, 0, 0, unix.NFT_REG_1)
-		})
-		list = oneExpression(list, "cmp", func(of []byte) []byte {
-			of = attribute(of, unix.NFTA_CMP_SREG, 0, 0, 0, unix.NFT_REG_1)
-			of = attribute(of, unix.NFTA_CMP_OP, 0, 0, 0, unix.NFT_CMP_EQ)
-			return value(of, unix.NFTA_CMP_DATA, string(byte(unix.IPPROTO_TCP)))
-		})
-		list = extension(list, "tcp", 0, tcp)
-		list = extension(list, "conntrack", 3, conntrack)
-		list = extension(list, "comment", 0, comment)
-		return oneExpression(list, "immediate", func(of []byte) []byte {
-			of = attribute(of, unix.NFTA_IMMEDIATE_DREG, 0, 0, 0, unix.NFT_REG_VERDICT)
-			return nested(of, unix.NFTA_IMMEDIATE_DATA, func(to []byte) []byte {
-				return nested(to, unix.NFTA_DATA_VERDICT, func(to []byte) []byte {
-					return attribute(to, unix.NFTA_VERDICT_CODE, 0, 0, 0, nfAccept)
-				})
-			})
-		})
-	})
-	attrs = nested(attrs, unix.NFTA_RULE_COMPAT, func(compat []byte) []byte { // for extensions that are for one protocol
-		compat = attribute(compat, unix.NFTA_RULE_COMPAT_PROTO, 0, 0, 0, unix.IPPROTO_TCP)
-		return attribute(compat, unix.NFTA_RULE_COMPAT_FLAGS, 0, 0, 0, 0)
-	})
-	return message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, unix.NLM_F_CREATE, attrs)
+	rule := all(tcp,
+		extension("tcp", 0, xtTCP{Sources: [2]uint16{0, 65535}, Destinations: [2]uint16{c.FirstPort, c.LastPort}}),
+		extension("conntrack", 3, xtConntrack{
+			Matches: matchState | matchOriginalPort, States: stateDNAT, OriginalPort: c.ProxyPort, OriginalPortLast: c.ProxyPort,
+		}),
+		extension("comment", 0, comment),
+		accept)
+	attrs := attribute(slices.Clone(inputRules), unix.NLA_F_NESTED|unix.NFTA_RULE_EXPRESSIONS, rule...)
+	compat := group(unix.NFTA_RULE_COMPAT, // for extensions that are for one protocol
+		number(unix.NFTA_RULE_COMPAT_PROTO, unix.IPPROTO_TCP), number(unix.NFTA_RULE_COMPAT_FLAGS, 0))
+	return message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, unix.NLM_F_CREATE, attribute(attrs, compat.number, compat.data...))
 }
 
-// oneExpression appends an expression to those of a rule.
-func oneExpression(list []byte, kind string, fill func(of []byte) []byte) []byte {
-	return nested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
-		return nested(name(one, unix.NFTA_EXPR_NAME, kind), unix.NFTA_EXPR_DATA, fill)
-	})
-}
-
-// extension appends one of iptables' matches.
-func extension(list []byte, match string, revision byte, info any) []byte {
-	return oneExpression(list, "match", func(of []byte) []byte {
-		of = attribute(name(of, unix.NFTA_MATCH_NAME, match), unix.NFTA_MATCH_REV, 0, 0, 0, revision)
-		data, _ := binary.Append(nil, binary.NativeEndian, info) // a struct of numbers has no error
-		return attribute(of, unix.NFTA_MATCH_INFO, data...)
-	})
+// extension is one of iptables' matches.
+func extension(match string, revision uint32, info any) rule {
+	data, _ := binary.Append(nil, binary.NativeEndian, info) // a struct of numbers has no error
+	return expression("match", text(unix.NFTA_MATCH_NAME, match), number(unix.NFTA_MATCH_REV, revision),
+		attr{unix.NFTA_MATCH_INFO, data})
 }
 
 // What the extensions are told, of the kernel's include/uapi/linux/netfilter; each with its padding to 8 bytes (XT_ALIGN).
@@ -168,7 +138,6 @@ const (
 	matchState        = 1 << 0 // XT_CONNTRACK_STATE
 	matchOriginalPort = 1 << 9 // XT_CONNTRACK_ORIGDST_PORT
 	stateDNAT         = 1 << 7 // XT_CONNTRACK_STATE_DNAT
-	nfAccept          = 1      // NF_ACCEPT of linux/netfilter.h
 )
 
 // expressions are what those of this name in a rule say.
