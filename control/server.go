@@ -49,7 +49,7 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 		// ReadTimeout and WriteTimeout would also end a verb that rightly takes its time; see receive and
 		// reply.
 		ReadHeaderTimeout: limits.receive,
-		MaxHeaderBytes:    8 << 10,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {

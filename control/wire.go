@@ -169,6 +169,7 @@ type (
 
 // Bounds of what either side takes from the other, in bytes and in names.
 const (
+	maxHeader  = 8 << 10
 	maxRequest = 64 << 10
 	maxReply   = 16 << 20
 	maxEvent   = 1 << 20

@@ -193,16 +193,21 @@ func load(ctx context.Context, text, path string, args ...string) error {
 	return nil
 }
 
+const (
+	programBound = 10 * time.Second // of nft or iptables
+	outputBound  = time.Second      // of what it has left behind that holds its output open
+)
+
 // execute runs a program, in the network of this thread, and returns what it prints.
 func execute(ctx context.Context, stdin, path string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, programBound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = outputBound
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("%s: %w: %.1000s", path, err, strings.TrimSpace(stderr.String()))
 	}

@@ -47,8 +47,11 @@ func dial() (*ruleset, error) {
 		file.Close()
 		return nil, fmt.Errorf("connect netlink socket: %w", err)
 	}
-	return &ruleset{socket: file, buf: make([]byte, 64<<10)}, nil // the kernel sends 32 KiB at most (netlink_dump)
+	return &ruleset{socket: file, buf: make([]byte, answerSize)}, nil
 }
+
+// answerSize is the room for a part of an answer: the kernel sends 32 KiB at most (netlink_dump).
+const answerSize = 64 << 10
 
 // message is one request to nftables. Its family is that of the table it is about.
 func message(request uint16, family byte, flags uint16, attrs []byte) []byte {

@@ -30,13 +30,16 @@ func Watch(ctx context.Context, wake func()) error {
 	return fmt.Errorf("watch nftables: %w", err)
 }
 
+// noticeSize is how many bytes of notifications the kernel may keep for us.
+const noticeSize = 1 << 20
+
 func subscribe() (*netlink.Conn, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
 	// Room for a large transaction's notifications, even if this process has no time to read them at once.
-	_ = conn.SetReadBuffer(1 << 20)
+	_ = conn.SetReadBuffer(noticeSize)
 	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("watch nftables: %w", err)

@@ -44,7 +44,7 @@ func Identify(path string) (Binary, error) {
 // Version runs the program, as nobody, and returns what it calls itself: "tinyproxy 1.11.1".
 func (b Binary) Version(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, b.Path, "-v")
-	cmd.Env, cmd.Dir, cmd.WaitDelay = environment, "/", time.Second
+	cmd.Env, cmd.Dir, cmd.WaitDelay = environment, "/", outputBound
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &nobody}
 	var out []byte
 	err := onBareThread(func() (err error) {

@@ -187,7 +187,7 @@ func (j Judge) askOne(ctx context.Context, lines []string, questions []Question,
 	defer stop()
 	cmd := exec.CommandContext(ctx, j.Binary, "-d", "-c", "/proc/self/fd/3")
 	var said bytes.Buffer
-	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = environment, "/", files, time.Second
+	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = environment, "/", files, outputBound
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	if os.Geteuid() == 0 || capability.Have(unix.CAP_SETUID) { // else it is run by a user of vifproxyctl, as he is

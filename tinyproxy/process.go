@@ -198,6 +198,14 @@ func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential
 	return pid, pidfd, err
 }
 
+const (
+	// outputBound is how long a process that has ended may keep others from its output that have left its group.
+	outputBound = time.Second
+	// A zombie of the group is waited for a little.
+	zombieTries = 50
+	zombiePause = time.Millisecond
+)
+
 // bury cleans up behind a process that has ended, and that nobody watches any more.
 func (p *Proxy) bury() {
 	p.mu.Lock()
@@ -213,7 +221,7 @@ func (p *Proxy) bury() {
 	// end of the pipe says that all of it is dead, unless something has left the group and holds it open.
 	if p.pipe >= 0 {
 		pipe := os.NewFile(uintptr(p.pipe), "output of "+p.Spec.Name)
-		_ = pipe.SetReadDeadline(time.Now().Add(time.Second))
+		_ = pipe.SetReadDeadline(time.Now().Add(outputBound))
 		_, _ = io.CopyBuffer(&p.output, struct{ io.Reader }{pipe}, make([]byte, readAtOnce))
 		pipe.Close()
 	}
@@ -224,11 +232,11 @@ func (p *Proxy) bury() {
 		}
 	}
 	// An init that is slow to reap leaves zombies, which hold nothing.
-	for range 50 {
+	for range zombieTries {
 		if errors.Is(unix.Kill(-p.PID, 0), unix.ESRCH) {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(zombiePause)
 	}
 
 	if !stopped {

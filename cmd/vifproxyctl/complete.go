@@ -18,10 +18,11 @@ import (
 // candidates, each with a tab and an explanation, or the one line ":files" where a path is wanted. It never
 // fails and never waits for long: somebody is typing.
 func complete(c *call) error {
+	const typingBound = 2 * time.Second
 	if len(c.names) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), typingBound)
 	defer cancel()
 	t := &typed{ctx: ctx, call: c}
 	t.read(c.names)

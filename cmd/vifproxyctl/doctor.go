@@ -48,9 +48,12 @@ func (d *doctor) tell(check, level, remedy, format string, args ...any) {
 	d.findings = append(d.findings, finding{check, level, fmt.Sprintf(format, args...), remedy})
 }
 
+// doctorBound is how long all of it may take.
+const doctorBound = time.Minute
+
 // examine is the verb doctor.
 func examine(c *call) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), doctorBound)
 	defer cancel()
 	d := &doctor{ctx: ctx, setup: control.Setup{
 		RulesDir: c.rulesDir, Template: c.templatePath(), Tinyproxy: c.tinyproxy, ProxyPort: 8100,

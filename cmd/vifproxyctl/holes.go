@@ -96,6 +96,9 @@ func changelog(ctx context.Context, path string) string {
 	return text
 }
 
+// maxChangelog is what is read of a change log, in bytes.
+const maxChangelog = 1 << 20
+
 func gunzip(path string) string {
 	file, err := os.Open(path)
 	if err != nil {
@@ -106,7 +109,7 @@ func gunzip(path string) string {
 	if err != nil {
 		return ""
 	}
-	text, err := io.ReadAll(io.LimitReader(unpacked, 1<<20))
+	text, err := io.ReadAll(io.LimitReader(unpacked, maxChangelog))
 	if err != nil {
 		return ""
 	}

@@ -56,16 +56,17 @@ func (d *doctor) limits() {
 	}
 	before := len(d.findings)
 	for _, of := range []struct {
-		need, unit uint64
-		what       string
-		has        scarce
-		remedy     string
+		need   uint64
+		bits   int // that are not shown
+		what   string
+		has    scarce
+		remedy string
 	}{
-		{sum.tasks, 1, "processes and threads", d.tasks(), "write a smaller MaxClients into the template, or give this VM more memory"},
-		{sum.memory, 1 << 20, "MiB of memory", d.memory(), "write a smaller MaxClients into the template, or give this VM more memory"},
-		{sum.tracked, 1, "tracked connections", scarce{"nf_conntrack_max", readNumber("/proc/sys/net/netfilter/nf_conntrack_max")},
+		{sum.tasks, 0, "processes and threads", d.tasks(), "write a smaller MaxClients into the template, or give this VM more memory"},
+		{sum.memory, 20, "MiB of memory", d.memory(), "write a smaller MaxClients into the template, or give this VM more memory"},
+		{sum.tracked, 0, "tracked connections", scarce{"nf_conntrack_max", readNumber("/proc/sys/net/netfilter/nf_conntrack_max")},
 			"sysctl net.netfilter.nf_conntrack_max=" + strconv.FormatUint(2*sum.tracked, 10) + ", or write a smaller MaxClients into the template"},
-		{sum.descriptors + heldByItself, 1, "descriptors of vifproxyd", scarce{"its RLIMIT_NOFILE", d.openFiles()},
+		{sum.descriptors + heldByItself, 0, "descriptors of vifproxyd", scarce{"its RLIMIT_NOFILE", d.openFiles()},
 			"raise LimitNOFILE= in the unit with `systemctl edit vifproxyd`"},
 	} {
 		if of.need <= of.has.limit {
@@ -75,7 +76,7 @@ func (d *doctor) limits() {
 			of.remedy = fmt.Sprintf("raise what %s says: TasksMax=infinity, MemoryMax=infinity with `systemctl edit UNIT`", of.has.file)
 		}
 		d.tell(check, levelNote, of.remedy, "%d AppVMs may together take %d %s, and %s allows %d", len(d.rules.Files),
-			of.need/of.unit, of.what, of.has.file, of.has.limit/of.unit)
+			of.need>>of.bits, of.what, of.has.file, of.has.limit>>of.bits)
 	}
 	if len(d.findings) == before {
 		d.tell(check, levelOK, "", "this machine has what %d AppVMs may take: %d processes and threads, %d MiB, %d tracked connections",

@@ -17,12 +17,17 @@ import (
 // root is where the files of the system are. Tests move it.
 var root = ""
 
+const (
+	programBound = 10 * time.Second // of a program that doctor runs
+	outputBound  = time.Second      // of what it has left behind that holds its output open
+)
+
 // output runs a program and returns what it prints, "" if it fails or is not there.
 func output(ctx context.Context, name string, args ...string) (text string, ok bool) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, programBound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = outputBound
 	out, err := cmd.Output()
 	if err != nil {
 		return "", false

@@ -201,9 +201,12 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	return err
 }
 
+// versionBound is how long tinyproxy may take to say its version.
+const versionBound = 10 * time.Second
+
 // lookForHoles warns of a tinyproxy that is known to be unsafe.
 func lookForHoles(ctx context.Context, events *supervisor.Events, binary tinyproxy.Binary) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, versionBound)
 	defer cancel()
 	version, err := binary.Version(ctx)
 	if err != nil {

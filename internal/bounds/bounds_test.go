@@ -85,8 +85,9 @@ var ofTime = map[string]int64{
 
 // source is the values that a Go file sets.
 type source struct {
-	values map[string]ast.Expr // by name, or by variable and field
-	bounds map[string]bool     // the constants that bound something
+	values  map[string]ast.Expr // by name, or by variable and field
+	bounds  map[string]bool     // the constants that bound something
+	unnamed []token.Position    // times and sizes in the midst of code
 }
 
 // limiting are words in the names of constants that bound something.
@@ -95,12 +96,16 @@ var limiting = regexp.MustCompile(`^(max|most|min|least|widest|per|each|total)($
 
 func read(t *testing.T, path string) source {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(top, path), nil, parser.SkipObjectResolution)
+	files := token.NewFileSet()
+	file, err := parser.ParseFile(files, filepath.Join(top, path), nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := source{values: map[string]ast.Expr{}, bounds: map[string]bool{}}
 	ast.Inspect(file, func(n ast.Node) bool {
+		if product, ok := n.(*ast.BinaryExpr); ok && isLiteral(product.X) && isQuantity(product) {
+			s.unnamed = append(s.unnamed, files.Position(n.Pos()))
+		}
 		declaration, ok := n.(*ast.GenDecl)
 		if !ok || declaration.Tok != token.CONST && declaration.Tok != token.VAR {
 			return true
@@ -113,9 +118,14 @@ func read(t *testing.T, path string) source {
 				}
 			}
 		}
-		return true
+		return false
 	})
 	return s
+}
+
+func isLiteral(e ast.Expr) bool {
+	literal, ok := e.(*ast.BasicLit)
+	return ok && literal.Kind == token.INT
 }
 
 func (s source) declare(name string, value ast.Expr, isConstant bool) {
@@ -204,11 +214,14 @@ func shipped(t *testing.T) (files []string) {
 }
 
 // TestEveryBoundIsDocumented holds the table against the sources: each row has the value that is set, and each constant
-// of a shipped program that is a time, a size, or called a bound has a row.
+// of a shipped program that is a time, a size, or called a bound has a row. A time or size in the midst of code has a name.
 func TestEveryBoundIsDocumented(t *testing.T) {
 	rows := documented(t)
 	for _, path := range shipped(t) {
 		s := read(t, path)
+		for _, at := range s.unnamed {
+			t.Errorf("%s: give this a name, and docs/bounds.md a row for it", at)
+		}
 		for _, name := range slices.Sorted(maps.Keys(s.bounds)) {
 			if _, ok := rows[place{path, name}]; s.bounds[name] && !ok {
 				t.Errorf("docs/bounds.md has no row \"| bound | value | reason | `%s` in %s |\"", name, path)

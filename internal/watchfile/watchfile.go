@@ -90,9 +90,12 @@ type place struct {
 	file  bool
 }
 
+// eventSize is how many bytes of events are read at once.
+const eventSize = 64 << 10
+
 // loop renews the watches and takes events in turns.
 func (r *run) loop(ctx context.Context) error {
-	buffer := make([]byte, 64<<10)
+	buffer := make([]byte, eventSize)
 	renew := true
 	var later time.Time // when to renew, or tell, although no event comes; zero: not
 	for {

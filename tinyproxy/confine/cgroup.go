@@ -204,15 +204,21 @@ func (g *groups) add(port uint16, n needs) (_ *group, procs *os.File, err error)
 // kill ends all processes in it, whatever they did to leave their group or session.
 func (c *group) kill() { _ = c.parent.write(c.name+"/cgroup.kill", "1") } // since Linux 5.14
 
+// A cgroup is removed when the kernel has taken away what was in it.
+const (
+	removeTries = 500
+	removePause = time.Millisecond
+)
+
 // remove ends what is left in it and takes it away.
 func (c *group) remove() error {
 	var err error
-	for range 500 { // dead processes leave in their own time
+	for range removeTries { // dead processes leave in their own time
 		c.kill()
 		if err = c.parent.root.Remove(c.name); !errors.Is(err, unix.EBUSY) {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(removePause)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

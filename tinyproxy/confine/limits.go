@@ -22,6 +22,7 @@ const (
 	perProcess  = 1 << 20   // tinyproxy 1.10 has a process for each client
 	addresses   = 4 << 30   // what malloc reserves, and the Go runtime of vifproxy-confine: 1.2 GiB
 
+	scratchSize = 1 << 20 // of each file that tinyproxy 1.10 makes
 	mostClients = 1 << 20 // no machine serves so many
 )
 
@@ -142,7 +143,7 @@ func (c ceilings) fit(clients, rules int) error {
 func (c ceilings) rlimits(n needs, scratch bool) string {
 	size := uint64(0) // it writes to its pipe, and to no file
 	if scratch {
-		size = 1 << 20
+		size = scratchSize
 	}
 	var all []string
 	for _, l := range []struct {
