@@ -50,9 +50,10 @@ func (cfg Config) chains() []chain {
 			all(tcp, is(dport, net16(cfg.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
 		}},
 		// Qubes' firewall.py (qubes-core-agent 4.3) deletes the tracked connections of an AppVM that its new rules forbid.
-		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before.
+		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before. Not by uid, as
+		// a socket that was closed with data still to send has none.
 		{"vifproxy", "postrouting", hook{"nat", unix.NF_INET_POST_ROUTING, beforeSnat}, []rule{
-			all(toVif, fromProxy, notSyn, aProxy, snatToPort(cfg.ProxyPort)),
+			all(toVif, tcp, notSyn, in(guardedSet, sport), snatToPort(cfg.ProxyPort)),
 		}},
 		// The guard. In a base chain of our own, so that no accept of another chain skips it. By SYN flag, since an old
 		// connection's tracking entry would make a new connection look established.

@@ -75,10 +75,16 @@ type connection struct {
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (d *deadConnections) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	if flow.Forward.Protocol != unix.IPPROTO_TCP {
+		return false
+	}
 	asked, answers := flow.Forward, flow.Reverse
+	if flow.Reverse.DstPort == d.ProxyPort { // tracked since an answer, see chain postrouting in skeleton.go
+		asked = netlink.IPTuple{SrcIP: flow.Reverse.SrcIP, SrcPort: flow.Reverse.SrcPort, DstPort: flow.Reverse.DstPort}
+		answers = netlink.IPTuple{SrcPort: flow.Forward.SrcPort}
+	}
 	from, ok := netip.AddrFromSlice(asked.SrcIP)
-	if !ok || asked.Protocol != unix.IPPROTO_TCP || asked.DstPort != d.ProxyPort ||
-		answers.SrcPort < d.FirstPort || answers.SrcPort > d.LastPort {
+	if !ok || asked.DstPort != d.ProxyPort || answers.SrcPort < d.FirstPort || answers.SrcPort > d.LastPort {
 		return false
 	}
 	from = from.Unmap()
