@@ -8,6 +8,7 @@ import (
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 30 * time.Second
+	lastBad    = 10 * time.Minute // of a start that fails because of rules or template
 	stable     = 10 * time.Second // a proxy that served this long has no history
 )
 
@@ -28,16 +29,20 @@ func (f Failure) next(now time.Time, err error, bad bool, served time.Duration) 
 	f.Err, f.Bad = err, bad
 	f.Retry = now
 	if f.Count > 1 || served == 0 {
-		f.Retry = now.Add(retryDelay(f.Count))
+		most := lastRetry
+		if bad {
+			most = lastBad
+		}
+		f.Retry = now.Add(retryDelay(f.Count, most))
 	}
 	return f
 }
 
-// retryDelay doubles from firstRetry to lastRetry, each ±20 %, so that proxies that died together come back apart.
-func retryDelay(count int) time.Duration {
-	d := lastRetry
-	if shift := count - 1; shift < 9 {
-		d = min(firstRetry<<shift, lastRetry)
+// retryDelay doubles from firstRetry to most, each ±20 %, so that proxies that died together come back apart.
+func retryDelay(count int, most time.Duration) time.Duration {
+	d := most
+	if shift := count - 1; shift < 16 {
+		d = min(firstRetry<<shift, most)
 	}
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }

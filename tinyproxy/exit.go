@@ -75,6 +75,11 @@ func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *E
 			if rest, ok := strings.CutPrefix(line, "Bad regex in "+filepath.Join(dir, "rules")+": "); ok {
 				return badRegex(spec, rest)
 			}
+			// 1.11 says so where malloc fails; the C library's own lack of memory is a bad regex to it.
+			if strings.HasPrefix(line, "out of memory parsing filter file") {
+				return &Error{Text: fmt.Sprintf("%s: tinyproxy has no memory for a list of %d lines", spec.RulesPath, len(spec.Rules)),
+					Remedy: "shorten it, or give this VM more memory", Config: true}
+			}
 		}
 	case exitConfig:
 		e := &Error{Text: templateName(spec.TemplatePath) + ": tinyproxy refuses it" + quoted(said), Config: true,

@@ -119,6 +119,11 @@ func TestStartErrors(t *testing.T) {
 				`it said "/usr/bin/tinyproxy: Could not create listening sockets." ` +
 				"(no interface has the address 10.137.0.1: the AppVM has left, or its vif is not ready)",
 		},
+		"no memory for its rules": {
+			binary: script(t, `echo "out of memory parsing filter file $(dirname $3)/rules: line 420"; exit 65`),
+			want:   "/rw/social.10.137.238.73: tinyproxy has no memory for a list of 1 lines (shorten it, or give this VM more memory)",
+			config: true,
+		},
 		"bad regex": {
 			change: twoRules,
 			want: `/rw/social.10.137.238.73:7: bad regex "a[" ` +

@@ -301,7 +301,11 @@ func (l *Launcher) check(spec Spec) *Error {
 		return nil
 	}
 	var tooMany *confine.TooManyClients
-	if err := l.options.Sandbox.Fits(c.MaxClients, spec.size()); errors.As(err, &tooMany) {
+	var tooLong *confine.TooLong
+	switch err := l.options.Sandbox.Fits(c.MaxClients, spec.size()); {
+	case errors.As(err, &tooLong):
+		return &Error{Text: spec.RulesPath, Err: err, Remedy: tooLong.Remedy, Config: true}
+	case errors.As(err, &tooMany):
 		where := templateName(spec.TemplatePath)
 		if c.MaxClientsLine > 0 {
 			where = fmt.Sprintf("%s:%d", where, c.MaxClientsLine)

@@ -44,9 +44,12 @@ func (d *doctor) limits() {
 	}
 	var sum struct{ tasks, memory, tracked, descriptors uint64 }
 	for _, file := range d.rules.Files {
-		size := 0
-		if info, err := os.Stat(file.Path); err == nil {
-			size = int(info.Size())
+		var size confine.Rules
+		if lines, err := file.Lines(checkFor(config.Filter).Syntax); err == nil {
+			size.Lines = len(lines)
+			for _, line := range lines {
+				size.Bytes += len(line.Text)
+			}
 		}
 		l := confine.LimitsOf(config.MaxClients, size)
 		sum.tasks += l.Tasks

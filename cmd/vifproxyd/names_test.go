@@ -201,3 +201,30 @@ func TestOnlyHostNamesReachAnUpstream(t *testing.T) {
 		s.stop()
 	})
 }
+
+// A long list goes on to be served at work, when it takes several times the memory that it took to be read.
+func TestLongListsAreServed(t *testing.T) {
+	s := newSite(t, lab.R42)
+	s.pair()
+	before, play := s.show()["work"], s.show()["play"]
+	lines := []string{"#: format domains", "bank.example"}
+	for i := range 8000 {
+		lines = append(lines, fmt.Sprintf("*.n%d.list.example", i))
+	}
+	s.rules("work.10.137.0.11", lines...)
+	s.until("the list serves", func() error {
+		if now := s.show()["work"]; now.PID == before.PID || now.Error != "" {
+			return fmt.Errorf("%+v", now)
+		}
+		return nil
+	})
+	for i := range 100 {
+		host := fmt.Sprintf("%s.n%d.list.example", strings.Repeat(string(rune('a'+i%26)), 1+i%40), i*70)
+		if r := s.Get("work", "http://"+host+"/"); r.Status != 200 {
+			t.Fatalf("after %d requests: %s: %+v", i, host, r)
+		}
+	}
+	s.refuses("work", "http://a.n1.evil.example/")
+	s.undisturbed(play, "http://shop.example/")
+	s.stop()
+}

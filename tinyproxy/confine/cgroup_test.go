@@ -55,7 +55,7 @@ func TestGroups(t *testing.T) {
 	t.Logf("controllers %q", g.enabled)
 
 	// A process that leaves its session, and what it forked, in the proxy's cgroup.
-	c, procs, err := g.add(61000, need(100, 0, false))
+	c, procs, err := g.add(61000, need(100, Rules{}, false))
 	if err != nil {
 		t.Fatal(err)
 	}

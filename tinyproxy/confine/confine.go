@@ -59,7 +59,7 @@ type Box struct {
 	Bind     []uint16 // TCP ports that it binds, Port included; 0 for any of the ephemeral ones
 	Connect  []uint16 // TCP ports that it may connect to
 	Clients  int      // at a time
-	Rules    int      // bytes of its rules
+	Rules    Rules    // its list
 
 	TimerSlack int // by how many nanoseconds it may be woken too late
 }

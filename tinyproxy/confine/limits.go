@@ -2,6 +2,7 @@ package confine
 
 import (
 	"fmt"
+	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -10,13 +11,16 @@ import (
 // A proxy needs more the more clients it serves at once (its MaxClients), and the longer its rules are. The numbers are
 // those of tinyproxy 1.11.1 on x86-64, with room: at 100 silent clients it has 101 threads, 2.4 MB of memory (3.9 MB
 // when they send headers) and 28 MB of writable address space, most of it stacks of 256 KiB. A line of a rule file takes
-// 6.6 KB when it is compiled, about 150 times its length.
+// 2.4 KB and 90 times its length when it is compiled. At work it takes three to four times as much, since the C library
+// keeps for each line what it has found out about it (2 KB for each state, build_trtable in posix/regexec.c of glibc):
+// after 600 requests 15.4 KB for "^a.example$" and 23.9 KB for "^([a-z]+\.)+a.example$", with names of 14 letters.
 const (
 	generations = 18 // of one AppVM's proxy at once; they share its uid, by which RLIMIT_NPROC counts
 	threads     = 16
 	descriptors = 64
 	memory      = 32 << 20
-	perRuleByte = 256
+	perRule     = 16 << 10
+	perRuleByte = 192
 	perClient   = 256 << 10 // resident, with what the kernel keeps for its thread and its connections
 	perStack    = 512 << 10 // writable address space
 	perProcess  = 1 << 20   // tinyproxy 1.10 has a process for each client
@@ -33,9 +37,14 @@ type Limits struct {
 	Descriptors uint64 // of one process
 }
 
-// LimitsOf returns the limits of a proxy that serves so many clients at once, with rules of so many bytes. This machine
-// may allow less: see Sandbox.Fits.
-func LimitsOf(clients, rules int) Limits { return need(clients, rules, false).Limits }
+// Rules is how long a list is: its lines, and their bytes with repetitions written out.
+type Rules struct{ Lines, Bytes int }
+
+func (r Rules) memory() uint64 { return perRule*uint64(r.Lines) + perRuleByte*uint64(r.Bytes) }
+
+// LimitsOf returns the limits of a proxy that serves so many clients at once by a list. This machine may allow less: see
+// Sandbox.Fits.
+func LimitsOf(clients int, rules Rules) Limits { return need(clients, rules, false).Limits }
 
 // needs are the limits of one proxy in detail.
 type needs struct {
@@ -45,16 +54,16 @@ type needs struct {
 }
 
 // need computes with numbers that cannot overflow. forks says that each client has a process of its own.
-func need(clients, rules int, forks bool) needs {
-	c, r := uint64(min(clients, mostClients)), uint64(rules)
+func need(clients int, rules Rules, forks bool) needs {
+	c, r := uint64(min(clients, mostClients)), rules.memory()
 	n := needs{serving: c + threads}
 	// The generation that serves may be full, and so may be those that finish their connections, taken together. One may
 	// start meanwhile.
 	n.Tasks = 2*c + generations + 2*threads
 	// A client has two connections, and while a name is looked up two sockets and a file.
 	n.Descriptors = descriptors + 4*c
-	n.Memory = memory + perRuleByte*r + perClient*c
-	n.writable = memory + perRuleByte*r + perStack*c
+	n.Memory = memory + r + perClient*c
+	n.writable = memory + r + perStack*c
 	if forks {
 		n.Memory += (perProcess - perClient) * c
 	}
@@ -97,20 +106,45 @@ type TooManyClients struct {
 	Asked, Possible int // clients at once
 	Scarce          string
 	Remedy          string
+
+	more string // what would give this machine room for more
 }
 
 func (e *TooManyClients) Error() string {
 	return fmt.Sprintf("MaxClients %d: this machine has room for a proxy with %d: %s", e.Asked, e.Possible, e.Scarce)
 }
 
-// Fits reports whether this machine can give a proxy what it needs for so many clients at once and rules of so many
-// bytes. An error is a *TooManyClients.
-func (s *Sandbox) Fits(clients, rules int) error { return s.ceilings.fit(clients, rules) }
+// TooLong is the error of a list that needs more memory than this machine can give to one proxy.
+type TooLong struct {
+	Lines, Possible int // of this length
+	Scarce          string
+	Remedy          string
+}
 
-func (c ceilings) fit(clients, rules int) error {
+func (e *TooLong) Error() string {
+	return fmt.Sprintf("a list of %d lines: this machine has room for a proxy with %d such lines: %s", e.Lines, e.Possible, e.Scarce)
+}
+
+// Fits reports whether this machine can give a proxy what it needs for so many clients at once and its list. An error
+// is a *TooManyClients, or a *TooLong where the clients alone would fit.
+func (s *Sandbox) Fits(clients int, rules Rules) error { return s.ceilings.fits(clients, rules) }
+
+func (c ceilings) fits(clients int, rules Rules) error {
+	err := c.fit(clients, rules)
+	if err == nil || c.fit(clients, Rules{}) != nil {
+		return err
+	}
+	lines := sort.Search(rules.Lines, func(n int) bool {
+		return c.fit(clients, Rules{n + 1, int(uint64(rules.Bytes) * uint64(n+1) / uint64(rules.Lines))}) != nil
+	})
+	least := err.(*TooManyClients)
+	return &TooLong{Lines: rules.Lines, Possible: lines, Scarce: least.Scarce, Remedy: "shorten it, or " + least.more}
+}
+
+func (c ceilings) fit(clients int, rules Rules) error {
 	const edit = "raise %s in the unit with `systemctl edit vifproxyd`"
 	// Half of the memory is for the other AppVMs and the rest of the machine.
-	fixed, half := memory+perRuleByte*uint64(rules), c.memory/2
+	fixed, half := memory+rules.memory(), c.memory/2
 	least := &TooManyClients{Asked: clients, Possible: mostClients, Scarce: "no machine serves more"}
 	for _, l := range []struct {
 		has, fixed, each uint64
@@ -124,14 +158,15 @@ func (c ceilings) fit(clients, rules int) error {
 		{half, fixed, perClient, "half of the memory is %d bytes", "give this VM more memory"},
 	} {
 		if possible := int(min((l.has-min(l.has, l.fixed))/l.each, mostClients)); possible < least.Possible {
-			least.Possible, least.Scarce, least.Remedy = possible, fmt.Sprintf(l.scarce, l.has), l.remedy
+			least.Possible, least.Scarce, least.more = possible, fmt.Sprintf(l.scarce, l.has), l.remedy
 		}
 	}
 	if clients <= least.Possible {
 		return nil
 	}
-	if write := fmt.Sprintf("write MaxClients %d or less", least.Possible); least.Possible > 0 && least.Remedy != "" {
-		least.Remedy = write + ", or " + least.Remedy
+	least.Remedy = least.more
+	if write := fmt.Sprintf("write MaxClients %d or less", least.Possible); least.Possible > 0 && least.more != "" {
+		least.Remedy = write + ", or " + least.more
 	} else if least.Possible > 0 {
 		least.Remedy = write
 	}

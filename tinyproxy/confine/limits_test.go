@@ -25,25 +25,35 @@ func TestWhatFits(t *testing.T) {
 	} {
 		c := plenty
 		test.change(&c)
-		if err := c.fit(test.possible, 0); err != nil {
+		if err := c.fit(test.possible, Rules{}); err != nil {
 			t.Errorf("%d clients: %v", test.possible, err)
 		}
 		var tooMany *TooManyClients
-		if err := c.fit(test.possible+1, 0); !errors.As(err, &tooMany) || tooMany.Possible != test.possible ||
+		if err := c.fit(test.possible+1, Rules{}); !errors.As(err, &tooMany) || tooMany.Possible != test.possible ||
 			!strings.Contains(tooMany.Remedy, test.remedy) {
 			t.Errorf("%d clients: %+v, want %d, %q", test.possible+1, err, test.possible, test.remedy)
 		}
 	}
-	if err := plenty.fit(math.MaxInt, 0); err == nil {
+	if err := plenty.fit(math.MaxInt, Rules{}); err == nil {
 		t.Error("any number of clients fits")
 	}
-	if small := (ceilings{tasks: 300, descriptors: much, writable: much, addresses: much, memory: 1 << 30}); small.fit(100, 0) != nil ||
-		!strings.Contains(small.rlimits(need(200, 0, false), false), "6:300") {
+	if small := (ceilings{tasks: 300, descriptors: much, writable: much, addresses: much, memory: 1 << 30}); small.fit(100, Rules{}) != nil ||
+		!strings.Contains(small.rlimits(need(200, Rules{}, false), false), "6:300") {
 		t.Error("RLIMIT_NPROC, which all generations share, is not cut to what the daemon has")
 	}
-	// Rules of 1 MiB, the most there can be, take memory that clients do not have then.
-	plenty.memory = 1 << 30
-	if err := plenty.fit(100, 1<<20); err != nil {
-		t.Errorf("the longest rules in half a GiB: %v", err)
+	// A list takes memory, and where the clients alone would fit, the list is what is too long.
+	plenty.memory = 400 << 20
+	names := func(n int) Rules { return Rules{n, 30 * n} }
+	var tooLong *TooLong
+	if err := plenty.fits(100, names(36000)); !errors.As(err, &tooLong) || tooLong.Lines != 36000 || tooLong.Possible != 6771 ||
+		tooLong.Remedy != "shorten it, or give this VM more memory" {
+		t.Errorf("36000 names in 400 MiB: %+v", err)
+	}
+	if err := plenty.fits(100, names(6771)); err != nil {
+		t.Errorf("as many as are possible: %v", err)
+	}
+	var tooMany *TooManyClients
+	if err := plenty.fits(4000, names(6771)); !errors.As(err, &tooMany) {
+		t.Errorf("too many clients, whatever the list: %v", err)
 	}
 }
