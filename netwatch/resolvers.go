@@ -35,9 +35,9 @@ func Resolvers(path string) ([]netip.Addr, error) {
 	return all, nil
 }
 
-// WatchResolvers calls changed after what may have changed what Resolvers returns, links followed, and once when it has
+// WatchResolvers calls changed after what may have changed the files of the resolver, links followed, and once when it has
 // begun, until ctx ends. Before, it calls report: with nil, or with why not all changes are told of. An error means that
 // it cannot watch at all.
-func WatchResolvers(ctx context.Context, path string, changed func(), report func(error)) error {
-	return watchfile.Watch{Paths: func() []string { return []string{path} }, Changed: changed, Report: report}.Run(ctx)
+func WatchResolvers(ctx context.Context, files []string, changed func(), report func(error)) error {
+	return watchfile.Watch{Paths: func() []string { return files }, Changed: changed, Report: report}.Run(ctx)
 }

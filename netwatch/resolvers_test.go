@@ -44,7 +44,7 @@ func TestWatchResolvers(t *testing.T) {
 	}
 	write := func(path string) { must(os.WriteFile(path, []byte("nameserver 10.0.0.1\n"), 0o644)) }
 	wakes := make(chan struct{}, 1000)
-	go WatchResolvers(t.Context(), path, func() { wakes <- struct{}{} }, func(error) {}) //nolint:errcheck // ends with the test
+	go WatchResolvers(t.Context(), []string{path}, func() { wakes <- struct{}{} }, func(error) {}) //nolint:errcheck // ends with the test
 	<-wakes
 	target := filepath.Join(elsewhere, "stub-resolv.conf")
 	for _, step := range []struct {

@@ -18,6 +18,7 @@ type Inputs struct {
 	Rules     rules.Set
 	Binary    tinyproxy.Binary
 	Resolvers []netip.Addr
+	Places    string             // that sandboxes depend on
 	Stops     Stops              // by `stop` and `kill-all`, until `start`
 	KillAlls  int                // under way: nobody has a proxy until all have ended
 	Restarts  map[netip.Addr]int // by `restart`
@@ -31,6 +32,7 @@ type Desired struct {
 	Addr   netip.Addr
 	Vifs   []string   // on which it is connected; none: it is not
 	Bind   netip.Addr // its gateway, where it is connected
+	Places string     // that its sandbox depends on
 	Held   bool
 	Waits  bool    // it has just come, and its rules are to be read again before anything serves it
 	Policy *Policy // nil where Err says why there is none
@@ -88,13 +90,13 @@ func (in Inputs) desiredOf(file rules.File, link netwatch.AppVM, cache policyCac
 	if !d.connected() {
 		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 	}
-	d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policyInput{bind, in.Binary, in.Restarts[d.Addr]})
+	d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policyInput{bind, in.Binary, in.Places, in.Restarts[d.Addr]})
 	return d
 }
 
 func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
 	since, by := in.Stops.of(identity{name, addr})
-	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway,
+	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Places: in.Places,
 		Held: by != "" || in.KillAlls > 0, StoppedBy: by, Since: since}
 }
 
@@ -112,6 +114,7 @@ type cachedPolicy struct {
 type policyInput struct {
 	bind     netip.Addr
 	binary   tinyproxy.Binary
+	places   string
 	restarts int
 }
 
@@ -137,7 +140,7 @@ func (c policyCache) policy(f rules.File, temporary func(rules.File) []rules.Hos
 	made, ok := c[f.Addr]
 	if !ok || made.policyInput != in {
 		made = cachedPolicy{policyInput: in}
-		made.policy, made.err = newPolicy(f, temporary(f), t, in.bind, in.binary, in.restarts)
+		made.policy, made.err = newPolicy(f, temporary(f), t, in)
 		c[f.Addr] = made
 	}
 	return made.policy, made.err

@@ -40,7 +40,7 @@ func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := newPolicy(file, nil, template, bind, tinyproxy.Binary{Path: realBinary}, 0)
+	p, err := newPolicy(file, nil, template, policyInput{bind: bind, binary: tinyproxy.Binary{Path: realBinary}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,7 @@ type machine struct {
 	fence     string
 	refused   map[uint32]uint64
 	resolvers []netip.Addr
+	places    string
 	stops     Stops         // as kept
 	stopsErr  error         // of reading and writing them
 	stopsWait chan struct{} // writing them waits until it is closed; nil: it does not
@@ -265,6 +266,11 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				return reader.Changed(of...)
 			},
 			ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Binary{}, nil },
+			ReadPlaces: func(...string) string {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return "places" + m.places
+			},
 			ReadResolvers: func() ([]netip.Addr, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()

@@ -145,7 +145,7 @@ func targetOf(d *Desired, a *Actual) *Policy {
 	}
 	good := a.Good
 	if good != nil {
-		good = good.at(d.Bind)
+		good = good.at(d.Bind, d.Places)
 	}
 	if d.Policy == nil {
 		return good

@@ -85,7 +85,7 @@ func randomWorld(r *rand.Rand) *world {
 		var policies []*Policy
 		for n := range 4 {
 			lines := []string{"a", "b", "c", "d"}[:n+1]
-			policies = append(policies, allow(addr, lines...).at(gateways[r.IntN(2)]))
+			policies = append(policies, allow(addr, lines...).at(gateways[r.IntN(2)], ""))
 		}
 		pick := func() *Policy { return policies[r.IntN(len(policies))] }
 		if r.IntN(5) > 0 {
@@ -94,7 +94,7 @@ func randomWorld(r *rand.Rand) *world {
 				d.Vifs = append(d.Vifs, fmt.Sprintf("vif%d.%d", i, n))
 			}
 			if r.IntN(5) > 0 {
-				d.Policy = pick().at(d.Bind)
+				d.Policy = pick().at(d.Bind, d.Places)
 			} else {
 				d.Err = errors.New("bad rule file")
 			}
@@ -187,7 +187,7 @@ func (w *world) equalsDesired(bindings []firewall.Binding) error {
 		if a != nil {
 			waiting = a.Failures
 			if a.Good != nil {
-				good = a.Good.at(d.Bind)
+				good = a.Good.at(d.Bind, d.Places)
 			}
 		}
 		target := d.Policy

@@ -26,6 +26,7 @@ type Policy struct {
 	Written   map[int]string        // Rules as the rule file has them, by line number, where that is another text
 	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
 	RulesPath string                // the user's rule file, for messages
+	Places    string                // that its sandbox depends on: the sandbox of a running process knows no others
 	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may have holes
 	Temporary map[string]rules.Host // those of Rules that are in no file: allowed for a time
 	Findings  []string              // what is wrong with the rule file although it can be used
@@ -34,14 +35,13 @@ type Policy struct {
 	key string
 }
 
-// newPolicy renders what file and template ask of the proxy of an AppVM whose gateway is bind.
+// newPolicy renders what file and template ask of the proxy of an AppVM.
 // temporary is what else it may reach. An error is one of the inputs, in the words of the package that refused it.
-func newPolicy(file rules.File, temporary []rules.Host, template rules.Template, bind netip.Addr, bin tinyproxy.Binary,
-	restarts int) (*Policy, error) {
+func newPolicy(file rules.File, temporary []rules.Host, template rules.Template, in policyInput) (*Policy, error) {
 	p := &Policy{
-		Name: file.Name, Addr: file.Addr, Bind: bind,
-		Template: template, RulesPath: file.Path,
-		Binary: bin, Restarts: restarts, Egress: slices.Clone(file.Egress),
+		Name: file.Name, Addr: file.Addr, Bind: in.bind,
+		Template: template, RulesPath: file.Path, Places: in.places,
+		Binary: in.binary, Restarts: in.restarts, Egress: slices.Clone(file.Egress),
 	}
 	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
 	var err error
@@ -101,13 +101,14 @@ func (p *Policy) render(paths tinyproxy.Paths, port uint16) (tinyproxy.Config, s
 	}))
 }
 
-// at is the same policy for another gateway: what is kept of a last good policy when the netvm's address changes.
-func (p *Policy) at(bind netip.Addr) *Policy {
-	if p.Bind == bind {
+// at is the same policy for another gateway, and other places in the file system: what is kept of a last good policy when
+// the netvm's address or what its sandbox depends on changes.
+func (p *Policy) at(bind netip.Addr, places string) *Policy {
+	if p.Bind == bind && p.Places == places {
 		return p
 	}
 	moved := *p
-	moved.Bind = bind
+	moved.Bind, moved.Places = bind, places
 	moved.key = moved.digest()
 	return &moved
 }
@@ -133,7 +134,7 @@ func (p *Policy) only(hosts map[rules.Host]time.Time) *Policy {
 func (p *Policy) digest() string {
 	h := sha256.New()
 	c := p.Config
-	fmt.Fprintf(h, "%q %s %s %v %d\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts)
+	fmt.Fprintf(h, "%q %s %s %v %d %q\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts, p.Places)
 	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Rest[:])
 	for _, e := range p.Egress {
 		fmt.Fprintf(h, "%s\n", e)

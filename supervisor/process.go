@@ -309,7 +309,7 @@ func (s *Supervisor) prune() {
 			vm.good = vm.good.only(s.inputs.Temporary[identity{vm.good.Name, addr}])
 		}
 		for key := range vm.failures {
-			if !d.connected() || !(d.Policy != nil && d.Policy.key == key || vm.good != nil && vm.good.at(d.Bind).key == key) {
+			if !d.connected() || !(d.Policy != nil && d.Policy.key == key || vm.good != nil && vm.good.at(d.Bind, d.Places).key == key) {
 				delete(vm.failures, key)
 			}
 		}

@@ -55,6 +55,7 @@ type Config struct {
 	RulesChanged  func(of ...netip.Addr) bool // whether ReadRules may return something else for these AppVMs now
 	ReadBinary    func() (tinyproxy.Binary, error)
 	ReadResolvers func() ([]netip.Addr, error)
+	ReadPlaces    func(files ...string) string // that sandboxes depend on, see confine.Places
 	ReadListeners func() (tinyproxy.Listeners, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	ReadStops     func() (Stops, error) // as WriteStops left them, in whatever life of the daemon
@@ -139,10 +140,14 @@ type Supervisor struct {
 	changed   bool         // mail changed something that the plan depends on
 	up        []netip.Addr // AppVMs that a process has come up for just now
 	troubles  troubles
-	deafTo    map[string]Reason    // inputs whose watchers do not work, by what these are called
-	writers   map[string]time.Time // of files that are not complete, since when
-	waiters   []*waiter
-	keeping   struct { // of the record of stops
+	deafTo    map[string]Reason // inputs whose watchers do not work, by what these are called
+	moved     struct {          // places that sandboxes do not know yet
+		places string
+		since  time.Time
+	}
+	writers map[string]time.Time // of files that are not complete, since when
+	waiters []*waiter
+	keeping struct { // of the record of stops
 		busy bool           // it is being written
 		told []chan<- error // how the next write went
 	}
@@ -331,6 +336,7 @@ func (s *Supervisor) read(now time.Time) bool {
 		return false
 	}
 	s.readBinary(now)
+	s.readPlaces(now)
 	resolvers, err := s.ReadResolvers()
 	if retry := s.troubles.note(s.Events, now, "resolvers", err); err == nil {
 		s.inputs.Resolvers = resolvers
@@ -338,6 +344,34 @@ func (s *Supervisor) read(now time.Time) bool {
 		s.due.names = retry
 	}
 	return true
+}
+
+// readPlaces reads what sandboxes depend on. A change is believed when it has lasted for a moment: directories in /run are
+// taken away and made again when their service restarts, and every change is a new process for each AppVM.
+func (s *Supervisor) readPlaces(now time.Time) {
+	places := s.ReadPlaces(s.pages()...)
+	switch {
+	case places == s.inputs.Places:
+		s.moved.places = ""
+	case s.inputs.Places == "" || places == s.moved.places && now.Sub(s.moved.since) >= settleMost:
+		s.inputs.Places, s.moved.places = places, ""
+	default:
+		if places != s.moved.places {
+			s.moved.places, s.moved.since = places, now
+		}
+		s.due.names = s.moved.since.Add(settleMost)
+	}
+}
+
+// pages returns the files that templates make tinyproxy read while it serves, each once.
+func (s *Supervisor) pages() (files []string) {
+	for _, d := range s.want {
+		if d.Policy != nil {
+			files = append(files, d.Policy.Config.Reads...)
+		}
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 func (s *Supervisor) readBinary(now time.Time) {

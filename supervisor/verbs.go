@@ -226,7 +226,7 @@ func (vm *appVM) fallsBack(p *process) bool {
 	for _, f := range vm.failures {
 		refused = refused || f.Bad
 	}
-	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.at(p.Policy.Bind).key == p.Policy.key
+	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.at(p.Policy.Bind, p.Policy.Places).key == p.Policy.key
 }
 
 // answer is what the loop says to a verb.

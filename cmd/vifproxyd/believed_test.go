@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -202,6 +206,66 @@ func TestHalfAFileIsNotBelieved(t *testing.T) {
 		s.must(s.cutOff("work"))
 		s.must(f.Close())
 		s.opens("work", "http://bank.example/")
+		s.stop()
+	})
+}
+
+// ownEtc gives the daemon an /etc of its own, a layer above the machine's, with the lab's resolv.conf as a plain file.
+// change runs a shell script there, in the daemon's mount namespace.
+func (s *site) ownEtc() (change func(script string)) {
+	s.Helper()
+	layers := s.TempDir()
+	s.must(syscall.Mount("tmpfs", layers, "tmpfs", 0, "mode=755"))
+	s.Cleanup(func() { syscall.Unmount(layers, syscall.MNT_DETACH) }) //nolint:errcheck // with the machine's tests
+	const script = `cp /etc/resolv.conf "$1"/resolv && umount /etc/resolv.conf && mkdir "$1"/upper "$1"/work &&
+		mount -t overlay etc -o lowerdir=/etc,upperdir="$1"/upper,workdir="$1"/work /etc &&
+		cp "$1"/resolv /etc/resolv.conf.new && mv /etc/resolv.conf.new /etc/resolv.conf && shift && exec "$@"`
+	s.within = []string{"sh", "-c", script, "sh", layers}
+	return func(script string) {
+		s.Helper()
+		pid := fmt.Sprint(s.daemon.cmd.Process.Pid)
+		if out, err := exec.Command("nsenter", "-t", pid, "-m", "sh", "-ec", "DIR="+s.dir+"; "+script).CombinedOutput(); err != nil {
+			s.Fatalf("%v: %s", err, out)
+		}
+	}
+}
+
+// The sandbox of a proxy lets it read resolv.conf where that was when it started.
+func TestResolvConfBecomesALink(t *testing.T) {
+	onBoth(t, func(s *site) {
+		change := s.ownEtc()
+		s.startWork()
+		pid := s.show()["work"].PID
+		conn := s.tunnel("work", "bank.example:443")
+		for _, step := range []string{
+			// as `dpkg -i systemd-resolved` does, and VPN clients
+			`mkdir -p $DIR/resolve; cp /etc/resolv.conf $DIR/resolve/stub; ln -s $DIR/resolve/stub /etc/r; mv -T /etc/r /etc/resolv.conf`,
+			// its service restarts
+			`cp $DIR/resolve/stub $DIR/stub; rm -r $DIR/resolve; mkdir $DIR/resolve; cp $DIR/stub $DIR/resolve/stub`,
+			// one more link, by way of a directory that is one
+			`mkdir $DIR/vpn; ln -s $DIR/resolve $DIR/vpn/d; ln -s $DIR/vpn/d/stub /etc/r; mv -T /etc/r /etc/resolv.conf
+				mkdir $DIR/new; cp $DIR/stub $DIR/new/stub; ln -sfn $DIR/new $DIR/vpn/d; rm -r $DIR/resolve`,
+			// and it is a file again
+			`cp $DIR/stub /etc/r; mv -T /etc/r /etc/resolv.conf`,
+		} {
+			change(step)
+			s.until("a new process serves", func() error {
+				if now := s.show()["work"].PID; now == pid || now == 0 {
+					return fmt.Errorf("pid %d still", now)
+				}
+				return nil
+			})
+			pid = s.show()["work"].PID
+			s.opens("work", "http://bank.example/", "https://bank.example/")
+		}
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Errorf("the tunnel was cut: %v", err)
+		}
+		s.must(conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)))
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the tunnel was cut: %v", err)
+		}
+		conn.Close()
 		s.stop()
 	})
 }

@@ -28,6 +28,7 @@ import (
 	"vifproxy/rules"
 	"vifproxy/supervisor"
 	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/confine"
 )
 
 // How often something is done although no event came.
@@ -134,6 +135,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 			return found, err
 		},
 		ReadListeners: tinyproxy.ReadListeners,
+		ReadPlaces:    confine.Places,
 		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -172,7 +174,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		return rules.Watch(ctx, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) }, report)
 	})
 	watch("resolvers", supervisor.Resolvers, func(ctx context.Context, report func(error)) error {
-		return netwatch.WatchResolvers(ctx, resolvConf, func() { s.Wake(supervisor.Resolvers) }, report)
+		return netwatch.WatchResolvers(ctx, confine.Resolver, func() { s.Wake(supervisor.Resolvers) }, report)
 	})
 	watch("nftables", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
 		return firewall.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })

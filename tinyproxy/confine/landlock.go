@@ -12,10 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Resolver is the files that the C library reads to find addresses: resolv.conf(5), hosts(5), nsswitch.conf(5), gai.conf(5),
+// host.conf(5).
+var Resolver = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf"}
+
 // What a proxy reads besides its own files. /etc as a whole, since network managers replace resolv.conf by a
 // new file, which a rule for the old one would not be about; file modes protect what is secret there.
 var (
-	resolver  = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf"}
 	libraries = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
 	others    = []string{"/etc", "/etc/localtime", "/usr/share/tinyproxy", "/sys/devices/system/cpu/online"}
 )
@@ -129,10 +132,24 @@ func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
 	return nil
 }
 
+// Places returns what in the file system the sandbox of a proxy would depend on if it were made now: where the links among
+// the resolver's files lead to, and the given files. A rule of Landlock is about an inode, so a proxy does not see what has
+// taken the place of one: it answers every request with an error if that is the directory of resolv.conf. Another text than
+// before means that sandboxes have to be made again.
+func Places(files ...string) string {
+	var text strings.Builder
+	for _, path := range append(resolverDirs(), files...) {
+		var st unix.Stat_t
+		err := unix.Stat(path, &st)
+		fmt.Fprintf(&text, "%q %d %d %v\n", path, st.Dev, st.Ino, err)
+	}
+	return text.String()
+}
+
 // resolverDirs are the directories that the resolver's files are in when they are links, as with
 // systemd-resolved, which replaces them there. Of a directory that others use too, only the file.
 func resolverDirs() (paths []string) {
-	for _, file := range resolver {
+	for _, file := range Resolver {
 		real, err := filepath.EvalSymlinks(file)
 		if err != nil || filepath.Dir(real) == "/etc" {
 			continue
