@@ -220,7 +220,7 @@ func (m *machine) unitIsHardened() {
 		m.Errorf("exposure level %v, want at most %v", exposure, most)
 	}
 	// What that comes to, and what it hands down: to proxies nothing, to what becomes one CAP_SETGID, CAP_SETUID and
-	// CAP_SETPCAP, to other programs CAP_NET_ADMIN.
+	// CAP_SETPCAP, to other programs nothing.
 	is := func(who, status string, wants ...string) {
 		m.Helper()
 		for _, want := range wants {
@@ -232,12 +232,10 @@ func (m *machine) unitIsHardened() {
 	const all, none = "00000000000011e0", "0000000000000000"
 	daemon := m.property("MainPID")
 	for _, thread := range strings.Fields(m.run("ls", "/proc/"+daemon+"/task")) {
-		ambient := "0000000000001000"
+		ambient := none
 		status := m.run("cat", "/proc/"+daemon+"/task/"+thread+"/status")
-		for _, other := range []string{none, "00000000000001c0"} { // one that starts proxies, or what becomes them
-			if strings.Contains(status, "CapAmb:\t"+other) {
-				ambient = other
-			}
+		if begins := "00000000000001c0"; strings.Contains(status, "CapAmb:\t"+begins) { // what becomes a proxy
+			ambient = begins
 		}
 		is("a thread of the daemon", status, "Groups:\t ", "CapEff:\t"+all, "CapPrm:\t"+all, "CapAmb:\t"+ambient,
 			"NoNewPrivs:\t1", "Seccomp:\t2")

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
 	"vifproxy/firewall"
@@ -79,7 +78,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	defer stop()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
-	if err := capability.HandDown(unix.CAP_NET_ADMIN); err != nil { // nft and iptables need it; proxies get none
+	if err := capability.Keep(); err != nil { // no program that the daemon runs needs any
 		return err
 	}
 	events.Emit(supervisor.DaemonStarts, control.About{Version: version, PID: os.Getpid()})

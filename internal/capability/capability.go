@@ -73,19 +73,14 @@ func Leave(these ...int) error {
 	return nil
 }
 
-// HandDown has what the process executes from now on get no capability but keep, as far as the ambient set gives it
-// any. A program built with cgo, as for the race detector, cannot change all of its threads
+// Keep has what the process executes from now on get no capability from the ambient set. A program built with cgo, as for the race detector, cannot change all of its threads
 // (syscall.AllThreadsSyscall), and stays as it is.
-func HandDown(keep int) error {
+func Keep() error {
 	s, err := own()
 	if err != nil {
 		return err
 	}
-	var kept sets
-	kept[keep/32].Inheritable = 1 << (keep % 32)
-	for i := range s {
-		s[i].Inheritable &= kept[i].Inheritable
-	}
+	s[0].Inheritable, s[1].Inheritable = 0, 0
 	h := header
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET,
 		uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&s[0])), 0)

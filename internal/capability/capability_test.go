@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	case "drop":
 		runtime.LockOSThread()
 		err = Drop()
-	case "hand down":
-		err = HandDown(unix.CAP_NET_ADMIN)
+	case "keep":
+		err = Keep()
 	}
 	have := fmt.Sprintf("Have:\t%t\n", Have(unix.CAP_NET_ADMIN) && Have(unix.CAP_SETUID))
 	out, err2 := exec.Command("grep", "^Cap", "/proc/self/status").Output()
@@ -74,7 +74,7 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-func TestHandDown(t *testing.T) {
+func TestKeep(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // others must be able to execute it
 		t.Fatal(err)
@@ -85,14 +85,14 @@ func TestHandDown(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	out := runAs(t, program, "hand down", 64123)
-	for _, want := range []string{"CapPrm:\t0000000000001000\n", "CapAmb:\t0000000000001000\n", "Have:\ttrue\n"} {
+	out := runAs(t, program, "keep", 64123)
+	for _, want := range []string{"CapPrm:\t0000000000000000\n", "CapAmb:\t0000000000000000\n", "Have:\ttrue\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("lacks %q:\n%s", want, out)
 		}
 	}
 	// As root it is the user id that gives capabilities.
-	if out := runAs(t, program, "hand down", 0); !strings.Contains(out, "CapAmb:\t0000000000000000\n") ||
+	if out := runAs(t, program, "keep", 0); !strings.Contains(out, "CapAmb:\t0000000000000000\n") ||
 		strings.Contains(out, "CapPrm:\t0000000000000000\n") {
 		t.Errorf("root: %s", out)
 	}
