@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -22,7 +23,7 @@ func TestUnexpectedEnd(t *testing.T) {
 	for sig, want := range map[unix.Signal]string{
 		unix.SIGKILL: "proxy for social (10.137.238.72): tinyproxy was killed by SIGKILL " +
 			"(by a person, or for lack of memory: see the kernel's log)",
-		unix.SIGTERM: "tinyproxy ended by itself with status 0; it said ",
+		unix.SIGTERM: "tinyproxy ended by itself with status 0 (somebody sent it SIGTERM)",
 	} {
 		p := start(t, l, realBinary, newSpec(l, "social", 61000))
 		told := make(chan error)
@@ -186,4 +187,28 @@ func running(t *testing.T, ok func(pid, group int) bool) []string {
 		}
 	}
 	return found
+}
+
+// TestDyingWordsOfOneThatHasServed decide nothing: its AppVM may own it, and says what tinyproxy says of bad rules.
+func TestDyingWordsOfOneThatHasServed(t *testing.T) {
+	for status, words := range map[int]string{
+		exitFilter: "Bad regex in %s/rules: line 1 - forged",
+		exitConfig: "Syntax error on line 1",
+		exitListen: "forged",
+		1:          "forged",
+	} {
+		l := newLauncher(t, nil)
+		spec := newSpec(l, "social", 61000)
+		words := strings.ReplaceAll(words, "%s", filepath.Join(l.options.RuntimeDir, "social/61000"))
+		p := start(t, l, script(t, "trap : TERM; "+realBinary+` "$@" & sleep 0.5; echo '`+words+`'; exit `+fmt.Sprint(status)), spec)
+		var e *Error
+		want := fmt.Sprintf("tinyproxy, which had served, exited with status %d", status)
+		if err := p.Err(); !errors.As(err, &e) || e.Config || e.Taken || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), "forged") {
+			t.Errorf("status %d: %v", status, err)
+		}
+		if log := read(t, l.options.RuntimeDir, "social/log"); !strings.Contains(log, words) {
+			t.Errorf("its log:\n%s", log)
+		}
+	}
 }

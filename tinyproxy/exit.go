@@ -63,11 +63,7 @@ var (
 // explain makes a sentence of an exit status and of the last raw lines that tinyproxy said. dir has what it read.
 func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *Error {
 	if status.Signaled() {
-		e := &Error{Text: fmt.Sprintf("tinyproxy was killed by %s", unix.SignalName(status.Signal()))}
-		if status.Signal() == unix.SIGKILL {
-			e.Remedy = "by a person, or for lack of memory: see the kernel's log"
-		}
-		return e
+		return explainServed(status)
 	}
 	switch status.ExitStatus() {
 	case exitFilter:
@@ -104,6 +100,23 @@ func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *E
 			Remedy: "somebody sent it SIGTERM, or it is not tinyproxy"}
 	}
 	return &Error{Text: fmt.Sprintf("tinyproxy exited with status %d%s", status.ExitStatus(), quoted(said))}
+}
+
+// explainServed makes a sentence of the end of a process that has served. Its AppVM may own it, so that neither its exit
+// status nor what it said is a judgement about rules or template, and what it said is quoted nowhere but in its log.
+func explainServed(status syscall.WaitStatus) *Error {
+	switch {
+	case status.Exited() && status.ExitStatus() == 0:
+		return &Error{Text: "tinyproxy ended by itself with status 0", Remedy: "somebody sent it SIGTERM"}
+	case status.Exited():
+		return &Error{Text: fmt.Sprintf("tinyproxy, which had served, exited with status %d", status.ExitStatus()),
+			Remedy: "its log may say why: see vifproxyctl log"}
+	}
+	e := &Error{Text: fmt.Sprintf("tinyproxy was killed by %s", unix.SignalName(status.Signal()))}
+	if status.Signal() == unix.SIGKILL {
+		e.Remedy = "by a person, or for lack of memory: see the kernel's log"
+	}
+	return e
 }
 
 // cannotExecute is the error of a program that does not start as such.

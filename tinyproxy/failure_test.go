@@ -265,6 +265,7 @@ func TestFullRuntimeDir(t *testing.T) {
 	l := newLauncher(t, func(o *Options) { o.RuntimeDir = dir })
 	old := start(t, l, realBinary, newSpec(l, "social", 61000))
 
+	hasLog(t, old)
 	ballast := filepath.Join(dir, "ballast")
 	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatal(err)

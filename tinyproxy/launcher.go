@@ -268,6 +268,7 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		p.Kill()
 		return fail(e)
 	}
+	p.ready()
 	return p, nil
 }
 

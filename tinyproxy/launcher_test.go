@@ -72,6 +72,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		}
 	})
 	t.Run("files", func(t *testing.T) {
+		hasLog(t, p)
 		want := "social social/61000 social/61000/config social/61000/refused.html social/61000/rules social/log"
 		if got := tree(t, run); got != want {
 			t.Errorf("files %s, want %s", got, want)

@@ -33,6 +33,8 @@ const (
 const (
 	logMessages = 1000
 	logBytes    = 64 << 10
+	// flushTimeout is how long the end of a process is kept back for that.
+	flushTimeout = 100 * time.Millisecond
 )
 
 // vmLog is the log of a VM: all its proxies write to it, and none can stop because of it, nor can what reads their output.
@@ -51,6 +53,8 @@ type vmLog struct {
 	path  string // to write to
 	lines *rate.Limiter
 
+	intake *rate.Limiter // what is read of its proxies' output
+
 	// These belong to what the queue calls.
 	opened  string   // path of file
 	counted bool     // it is one of those that space counts
@@ -59,7 +63,8 @@ type vmLog struct {
 }
 
 func newVMLog(vm string, onRefused func(Refused), space *space) *vmLog {
-	v := &vmLog{vm: vm, onRefused: onRefused, space: space, lines: rate.NewLimiter(logRate, logBurst)}
+	v := &vmLog{vm: vm, onRefused: onRefused, space: space, lines: rate.NewLimiter(logRate, logBurst),
+		intake: rate.NewLimiter(readRate, readBurst)}
 	v.queue = backlog.New(logMessages, logBytes, func(n int) error {
 		return v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
 	})
@@ -181,6 +186,23 @@ func (v *vmLog) shut() {
 	if v.file != nil {
 		v.file.Close()
 		v.file = nil
+	}
+}
+
+// flush waits until what was said is written, but not long: then the end of a process is told when its log has its last
+// words.
+func (v *vmLog) flush(timeout time.Duration) {
+	if v.queue.Problem() != nil {
+		return
+	}
+	done := make(chan struct{})
+	v.queue.Then(func() { close(done) })
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-v.queue.Done():
+	case <-timer.C:
 	}
 }
 

@@ -76,6 +76,17 @@ func written(v *vmLog) {
 	<-done
 }
 
+// hasLog waits until a proxy's first lines are written: it may listen before they are read.
+func hasLog(t *testing.T, p *Proxy) {
+	t.Helper()
+	for ctx := bounded(t); len(p.output.said.lines()) == 0; time.Sleep(time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Fatal("it says nothing")
+		}
+	}
+	written(p.output.log)
+}
+
 // TestHostileLines has lines come in pieces of several sizes: where a read ends makes no difference.
 func TestHostileLines(t *testing.T) {
 	for _, size := range []int{1, 7, maxLine, readAtOnce, 64 << 10} {

@@ -13,6 +13,18 @@ import (
 // readAtOnce is how many bytes of a proxy's output are read before it is another one's turn.
 const readAtOnce = 4 << 10
 
+// An AppVM that owns its proxy can have it say as much as a CPU can read, and no cgroup limits the daemon. So no more is read
+// than this; the pipe fills then, and the proxy waits in write(2). A person's browsing with LogLevel Info makes some KB a
+// second.
+const (
+	readRate  = 512 << 10 // bytes a second, for each AppVM
+	readBurst = 1 << 20
+	// readPause is how long the output of one that has used that up is not read, at least: each turn costs.
+	readPause = 50 * time.Millisecond
+	// lastWords is how many bytes are read of a proxy that has ended: what a pipe holds (pipe(7)).
+	lastWords = 64 << 10
+)
+
 // poller reads what all proxies say, and sees them end. It is one goroutine, since one for each proxy would be a stack
 // for each, of some KB, for as long as the AppVM is connected.
 type poller struct {
@@ -71,6 +83,27 @@ func (w *poller) remove(fd int) {
 	delete(w.watched, fd)
 }
 
+// pause does not read a proxy's output for a while. The descriptor is removed meanwhile: one that is watched for nothing
+// still reports its end, all the time (EPOLLHUP in epoll_ctl(2)).
+func (w *poller) pause(fd int, p *Proxy, wait time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, fd, nil)
+	time.AfterFunc(wait, func() { w.resume(fd, p) })
+}
+
+func (w *poller) resume(fd int, p *Proxy) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.watched[fd] != p {
+		return // it has ended meanwhile
+	}
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+	if err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &event); err != nil { // the kernel has no memory now
+		time.AfterFunc(time.Second, func() { w.resume(fd, p) })
+	}
+}
+
 func (w *poller) run() {
 	defer close(w.stopped)
 	conn, err := w.file.SyscallConn()
@@ -108,6 +141,9 @@ func (w *poller) look(fd int, buffer []byte) {
 		switch n, err := unix.Read(fd, buffer); {
 		case n > 0:
 			p.output.Write(buffer[:n])
+			if wait := p.output.log.intake.ReserveN(time.Now(), n).Delay(); wait > 0 {
+				w.pause(fd, p, max(wait, readPause))
+			}
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 		default: // its end
 			w.remove(fd)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,4 +111,37 @@ func TestUnwatchable(t *testing.T) {
 		t.Errorf("%d descriptors open, %d before; %d proxies in the books", n, before, len(l.proxies))
 	}
 	start(t, l, realBinary, spec).Kill()
+}
+
+// TestAFloodIsReadAsItsBudgetRefills: beyond its burst a proxy that says all it can waits in write(2), and takes little of the
+// daemon's CPU. One that says what is usual does not wait.
+func TestAFloodIsReadAsItsBudgetRefills(t *testing.T) {
+	l := newLauncher(t, nil)
+	loud := start(t, l, script(t, "yes & exec "+realBinary+` "$@"`), newSpec(l, "loud", 61000))
+	quiet := start(t, l, realBinary, newSpec(l, "quiet", 61001))
+	used := func() time.Duration {
+		var r unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	time.Sleep(time.Second) // the burst is over
+	before := used()
+	for range 20 {
+		get(t, quiet, "example.org")
+		time.Sleep(100 * time.Millisecond)
+	}
+	if took := used() - before; took > time.Second {
+		t.Errorf("%v of CPU in 2 s", took)
+	}
+	begin := time.Now()
+	loud.Kill()
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("its end took %v", took)
+	}
+	quiet.Kill()
+	if n := len(l.poller.watched); n > 0 {
+		t.Errorf("%d descriptors are still watched", n)
+	}
 }

@@ -41,6 +41,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	reaped   bool // PID may belong to somebody else
 	stopped  bool // we asked for the end
+	served   bool // it was ready: its AppVM may own it, and what it says decides nothing any more
 	whenDone []func()
 }
 
@@ -229,6 +230,13 @@ func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential
 	return pid, pidfd, err
 }
 
+// ready notes that the process has its start behind it.
+func (p *Proxy) ready() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.served = true
+}
+
 const (
 	// outputBound is how long a process that has ended may keep others from its output that have left its group.
 	outputBound = time.Second
@@ -245,7 +253,7 @@ func (p *Proxy) bury() {
 	var status syscall.WaitStatus
 	_, err := syscall.Wait4(p.PID, &status, 0, nil)
 	p.reaped = true
-	stopped := p.stopped
+	stopped, served := p.stopped, p.served
 	p.mu.Unlock()
 
 	// What the process forked and the signal killed ends in its own time, and is not ours to wait for. The
@@ -253,10 +261,11 @@ func (p *Proxy) bury() {
 	if p.pipe >= 0 {
 		pipe := os.NewFile(uintptr(p.pipe), "output of "+p.Spec.Name)
 		_ = pipe.SetReadDeadline(time.Now().Add(outputBound))
-		_, _ = io.CopyBuffer(&p.output, struct{ io.Reader }{pipe}, make([]byte, readAtOnce))
+		_, _ = io.CopyBuffer(&p.output, io.LimitReader(pipe, lastWords), make([]byte, readAtOnce))
 		pipe.Close()
 	}
 	p.output.end()
+	p.output.log.flush(flushTimeout)
 	if p.cell != nil {
 		if err := p.cell.Remove(); err != nil {
 			p.launcher.options.Log.Warn("cgroup of an ended proxy stays", "vm", p.Spec.Name, "err", err)
@@ -271,7 +280,7 @@ func (p *Proxy) bury() {
 	}
 
 	if !stopped {
-		p.err = p.explain(status, err)
+		p.err = p.explain(status, err, served)
 	}
 	p.launcher.ended(p)
 	p.mu.Lock()
@@ -283,11 +292,14 @@ func (p *Proxy) bury() {
 }
 
 // explain makes an error of the way a running proxy ended.
-func (p *Proxy) explain(status syscall.WaitStatus, waitErr error) *Error {
+func (p *Proxy) explain(status syscall.WaitStatus, waitErr error, served bool) *Error {
 	var e *Error
-	if waitErr != nil { // somebody else in this process waited for our child
+	switch {
+	case waitErr != nil: // somebody else in this process waited for our child
 		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) ended, nobody knows how", p.PID), Err: waitErr}
-	} else {
+	case served:
+		e = explainServed(status)
+	default:
 		said := p.output.said.lines()
 		if e = p.explainConfined(status, said); e == nil {
 			e = explain(p.Spec, filepath.Join(p.launcher.options.RuntimeDir, portDir(p.Spec)), status, said)
