@@ -1,0 +1,656 @@
+package firewall
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ForwardReader reads the chains of hook forward: those of nftables, which are also those of iptables-nft, and of
+// iptables-legacy where it is in use. It is for one goroutine.
+type ForwardReader struct {
+	conn       *ruleset
+	generation uint32 // of the ruleset that chains are of
+	chains     []*forwardChain
+}
+
+// Read returns what they say now. Rules are read again only if the ruleset has changed.
+func (r *ForwardReader) Read(ctx context.Context) (Forward, error) {
+	list, err := netlink.LinkList()
+	if err != nil {
+		return Forward{}, fmt.Errorf("read the links that chains of hook forward are about: %w", err)
+	}
+	var links []link
+	for _, l := range list {
+		a := l.Attrs()
+		links = append(links, link{a.Name, uint32(a.Index), a.Group})
+	}
+	if r.conn == nil {
+		if r.conn, err = dial(); err != nil {
+			return Forward{}, fmt.Errorf("read chains of hook forward: %w", err)
+		}
+	}
+	if err = r.readChains(); err != nil {
+		_ = r.conn.socket.Close() // answers may be under way
+		r.conn, r.chains = nil, nil
+		if !unsupported(err) {
+			return Forward{}, fmt.Errorf("read chains of hook forward: %w", err)
+		}
+	}
+	legacy, unread, err := legacyForward(ctx)
+	if err != nil {
+		return Forward{}, fmt.Errorf("read chain FORWARD of iptables-legacy: %w", err)
+	}
+	f := judgeAll(slices.Concat(r.chains, legacy), links)
+	f.Unread = unread
+	return f, nil
+}
+
+func (r *ForwardReader) readChains() error {
+	for range attempts {
+		generation, err := r.conn.generation()
+		if err != nil {
+			return err
+		}
+		if r.chains != nil && r.generation == generation {
+			return nil
+		}
+		chains, err := r.conn.forwardChains()
+		after, err2 := r.conn.generation()
+		switch {
+		case err2 != nil:
+			return err2
+		case after != generation:
+			continue // whatever err says, something may only have vanished
+		case err != nil:
+			return err
+		}
+		r.chains, r.generation = chains, generation
+		return nil
+	}
+	return errBusy
+}
+
+// forwardChains are all chains of the tables that have a chain of hook forward.
+func (r *ruleset) forwardChains() (all []*forwardChain, err error) {
+	all = []*forwardChain{}
+	list, err := r.dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
+	if err != nil {
+		return nil, err
+	}
+	type table struct {
+		family byte
+		name   string
+	}
+	tables := make(map[table]map[string]*forwardChain)
+	var order []table
+	for _, o := range list {
+		t := table{o[0][0], o.text(unix.NFTA_CHAIN_TABLE)}
+		hook := inside(o[unix.NFTA_CHAIN_HOOK], unix.NFTA_HOOK_HOOKNUM)
+		families, ok := map[byte][]bool{
+			unix.NFPROTO_IPV4: {false}, unix.NFPROTO_IPV6: {true}, unix.NFPROTO_INET: {false, true},
+		}[t.family]
+		if !ok {
+			continue
+		}
+		if tables[t] == nil {
+			tables[t] = make(map[string]*forwardChain)
+			order = append(order, t)
+		}
+		name := o.text(unix.NFTA_CHAIN_NAME)
+		c := &forwardChain{place: fmt.Sprintf("table %s, chain %s", tableName(t.family, t.name), name), families: families, table: tables[t]}
+		kind := o.text(unix.NFTA_CHAIN_TYPE)
+		c.hook = len(hook) == 4 && binary.BigEndian.Uint32(hook) == unix.NF_INET_FORWARD && kind == "filter"
+		c.policy = accepted
+		if o.number(unix.NFTA_CHAIN_POLICY) == 0 && o[unix.NFTA_CHAIN_POLICY] != nil { // NF_DROP
+			c.policy = dropped
+		}
+		tables[t][name] = c
+		all = append(all, c)
+	}
+	for _, t := range order {
+		if !slices.ContainsFunc(all, func(c *forwardChain) bool { return c.hook && tables[t][lastWord(c.place)] == c }) {
+			continue
+		}
+		rules, err := r.dump(unix.NFT_MSG_GETRULE, t.family, t.name)
+		if err != nil {
+			return nil, fmt.Errorf("rules of table %s: %w", tableName(t.family, t.name), err)
+		}
+		count := make(map[string]int)
+		for _, o := range rules {
+			name := o.text(unix.NFTA_RULE_CHAIN)
+			c := tables[t][name]
+			if c == nil || o[0][0] != t.family || o.text(unix.NFTA_RULE_TABLE) != t.name {
+				continue
+			}
+			count[name]++
+			d := decoder{ruleset: r, chain: c, family: t.family, table: t.name,
+				place: place("table "+tableName(t.family, t.name), name, count[name])}
+			if err := d.rule(o[unix.NFTA_RULE_EXPRESSIONS]); err != nil {
+				return nil, fmt.Errorf("%s: %w", d.place, err)
+			}
+		}
+	}
+	return all, nil
+}
+
+func lastWord(text string) string { return text[strings.LastIndexByte(text, ' ')+1:] }
+
+func tableName(family byte, name string) string {
+	return map[byte]string{unix.NFPROTO_IPV4: "ip ", unix.NFPROTO_IPV6: "ip6 ", unix.NFPROTO_INET: "inet "}[family] + name
+}
+
+// field is what a register holds.
+type register int
+
+const (
+	other register = iota
+	outName
+	outIndex
+	outGroup
+	outOther // something else about that interface
+	inName
+	inIndexOf
+	inGroupOf
+	ctState
+	ipVersion
+	etherType
+	l4Protocol
+	source
+	destination
+	destinationPort
+	destinationType
+	packetMark
+)
+
+func (f register) byOut() bool { return outName <= f && f <= outOther }
+
+// content is a register: a field, and the bits of it that are left.
+type content struct {
+	register
+	mask []byte // nil: all
+}
+
+// decoder makes forwardRules of the expressions of one rule.
+type decoder struct {
+	*ruleset
+	chain     *forwardChain
+	family    byte
+	table     string
+	place     string
+	registers [20]content // in units of 4 bytes
+	matches   []match
+}
+
+// unit is the place of a register: NFT_REG_1 to NFT_REG_4 have 16 bytes, those from NFT_REG32_00 (8) on have 4.
+func unit(register uint32) int {
+	switch {
+	case register >= 8 && register < 28:
+		return int(register) - 8
+	case register >= 1 && register <= 4:
+		return int(register-1) * 4
+	}
+	return 0
+}
+
+func (d *decoder) add(v ending, to string, more ...match) {
+	d.chain.rules = append(d.chain.rules, forwardRule{d.place, slices.Concat(d.matches, more), v, to})
+}
+
+// rule reads a rule's expressions in their order (nf_tables.h: enum nft_*_attributes). What is not known may match or not.
+func (d *decoder) rule(list []byte) error {
+	for _, element := range attributes(list) {
+		name := string(bytes.TrimSuffix(inside(element, unix.NFTA_EXPR_NAME), []byte{0}))
+		data := inside(element, unix.NFTA_EXPR_DATA)
+		attr := func(n uint16) []byte { return inside(data, n) }
+		number := func(n uint16) uint32 {
+			if b := attr(n); len(b) == 4 {
+				return binary.BigEndian.Uint32(b)
+			}
+			return 0
+		}
+		put := func(register uint32, f register) { d.registers[unit(register)] = content{register: f} }
+		switch name {
+		case "meta":
+			if attr(unix.NFTA_META_DREG) != nil {
+				put(number(unix.NFTA_META_DREG), metaField(number(unix.NFTA_META_KEY)))
+			}
+		case "ct":
+			if attr(unix.NFTA_CT_DREG) != nil {
+				f := other
+				if number(unix.NFTA_CT_KEY) == unix.NFT_CT_STATE {
+					f = ctState
+				}
+				put(number(unix.NFTA_CT_DREG), f)
+			}
+		case "payload":
+			if attr(unix.NFTA_PAYLOAD_DREG) != nil {
+				put(number(unix.NFTA_PAYLOAD_DREG), payloadField(number(unix.NFTA_PAYLOAD_BASE),
+					number(unix.NFTA_PAYLOAD_OFFSET), number(unix.NFTA_PAYLOAD_LEN)))
+			}
+		case "fib":
+			f := other
+			const toDestination = unix.NFTA_FIB_F_DADDR
+			if number(unix.NFTA_FIB_RESULT) == unix.NFT_FIB_RESULT_ADDRTYPE && number(unix.NFTA_FIB_FLAGS) == toDestination {
+				f = destinationType
+			}
+			put(number(unix.NFTA_FIB_DREG), f)
+		case "bitwise":
+			c := d.registers[unit(number(unix.NFTA_BITWISE_SREG))]
+			mask, xor := inside(data, unix.NFTA_BITWISE_MASK, unix.NFTA_DATA_VALUE), inside(data, unix.NFTA_BITWISE_XOR, unix.NFTA_DATA_VALUE)
+			if c.mask != nil || mask == nil || !zero(xor) {
+				c = content{register: outOr(c.register)}
+			} else {
+				c.mask = mask
+			}
+			d.registers[unit(number(unix.NFTA_BITWISE_DREG))] = c
+		case "cmp":
+			c := d.registers[unit(number(unix.NFTA_CMP_SREG))]
+			d.matches = append(d.matches, d.compare(c, number(unix.NFTA_CMP_OP), inside(data, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE)))
+		case "range":
+			c := d.registers[unit(number(unix.NFTA_RANGE_SREG))]
+			m := d.between(c, inside(data, unix.NFTA_RANGE_FROM_DATA, unix.NFTA_DATA_VALUE), inside(data, unix.NFTA_RANGE_TO_DATA, unix.NFTA_DATA_VALUE))
+			if number(unix.NFTA_RANGE_OP) == unix.NFT_RANGE_NEQ {
+				m = m.inverted()
+			}
+			d.matches = append(d.matches, m)
+		case "lookup":
+			if err := d.lookup(data, attr(unix.NFTA_LOOKUP_DREG) != nil && number(unix.NFTA_LOOKUP_DREG) == unix.NFT_REG_VERDICT,
+				number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0); err != nil {
+				return err
+			}
+			if attr(unix.NFTA_LOOKUP_DREG) != nil {
+				put(number(unix.NFTA_LOOKUP_DREG), other)
+			}
+		case "immediate":
+			if v := inside(data, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT); v != nil {
+				d.add(endingOf(v))
+			} else {
+				put(number(unix.NFTA_IMMEDIATE_DREG), other)
+			}
+		case "reject":
+			d.add(dropped, "")
+		case "target": // of xtables
+			switch string(bytes.TrimRight(attr(unix.NFTA_TARGET_NAME), "\x00")) {
+			case "REJECT", "DROP", "TARPIT":
+				d.add(dropped, "")
+			}
+		case "match":
+			if string(bytes.TrimRight(attr(unix.NFTA_MATCH_NAME), "\x00")) != "comment" {
+				d.matches = append(d.matches, constant(maybe))
+			}
+		case "limit", "connlimit": // what is over the limit is nothing usual
+			flags := map[string]uint16{"limit": unix.NFTA_LIMIT_FLAGS, "connlimit": nftaConnlimitFlags}[name]
+			a := maybe
+			if number(flags)&1 != 0 { // NFT_LIMIT_F_INV, NFT_CONNLIMIT_F_INV
+				a = never
+			}
+			d.matches = append(d.matches, constant(a))
+		case "counter", "log", "last", "notrack", "objref", "flow_offload", "masq", "nat", "redir":
+		default:
+			d.matches = append(d.matches, constant(maybe))
+		}
+	}
+	return nil
+}
+
+const nftaConnlimitFlags = 2 // NFTA_CONNLIMIT_FLAGS
+
+func metaField(key uint32) register {
+	switch key {
+	case unix.NFT_META_OIFNAME:
+		return outName
+	case unix.NFT_META_OIF:
+		return outIndex
+	case unix.NFT_META_OIFGROUP:
+		return outGroup
+	case unix.NFT_META_OIFTYPE, nftMetaOIFKind:
+		return outOther
+	case unix.NFT_META_IIFNAME:
+		return inName
+	case unix.NFT_META_IIF:
+		return inIndexOf
+	case unix.NFT_META_IIFGROUP:
+		return inGroupOf
+	case unix.NFT_META_NFPROTO:
+		return ipVersion
+	case unix.NFT_META_PROTOCOL:
+		return etherType
+	case unix.NFT_META_L4PROTO:
+		return l4Protocol
+	case unix.NFT_META_MARK:
+		return packetMark
+	}
+	return other
+}
+
+const nftMetaOIFKind = 26 // NFT_META_OIFKIND
+
+// payloadField reads places in the headers of IPv4 and IPv6; nft asks for the version before.
+func payloadField(base, offset, length uint32) register {
+	switch base {
+	case unix.NFT_PAYLOAD_NETWORK_HEADER:
+		switch [2]uint32{offset, length} {
+		case [2]uint32{9, 1}, [2]uint32{6, 1}:
+			return l4Protocol
+		case [2]uint32{12, 4}, [2]uint32{8, 16}:
+			return source
+		case [2]uint32{16, 4}, [2]uint32{24, 16}:
+			return destination
+		}
+		if offset == 16 && length < 4 || offset == 24 && length < 16 { // a network of whole bytes
+			return destination
+		}
+	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
+		if offset == 2 && length == 2 {
+			return destinationPort
+		}
+	}
+	return other
+}
+
+// outOr is what is left of a field that was calculated with.
+func outOr(f register) register {
+	if f.byOut() {
+		return outOther
+	}
+	return other
+}
+
+func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
+func endingOf(v []byte) (ending, string) {
+	to := string(bytes.TrimSuffix(inside(v, unix.NFTA_VERDICT_CHAIN), []byte{0}))
+	code := inside(v, unix.NFTA_VERDICT_CODE)
+	if len(code) != 4 {
+		return unsure, ""
+	}
+	switch int32(binary.BigEndian.Uint32(code)) {
+	case unix.NFT_JUMP:
+		return jumps, to
+	case unix.NFT_GOTO:
+		return leaps, to
+	case unix.NFT_RETURN:
+		return returns, ""
+	case unix.NFT_CONTINUE:
+		return goOn, ""
+	case 0: // NF_DROP
+		return dropped, ""
+	case 1: // NF_ACCEPT
+		return accepted, ""
+	}
+	return unsure, "" // NF_QUEUE
+}
+
+// compare is the match of a field with a value.
+func (d *decoder) compare(c content, op uint32, value []byte) match {
+	if op != unix.NFT_CMP_EQ && op != unix.NFT_CMP_NEQ {
+		return match{c.byOut(), func(asked) answer { return maybe }}
+	}
+	m := match{c.byOut(), d.equals(c, value)}
+	if op == unix.NFT_CMP_NEQ {
+		m = m.inverted()
+	}
+	return m
+}
+
+// nameOf is a name as a rule has it: without a NUL at its end it is all names that begin so.
+func nameOf(value []byte) linkName {
+	text, _, whole := bytes.Cut(value, []byte{0})
+	return linkName{string(text), !whole && len(value) < ifNameSize}
+}
+
+// equals tells whether a field has a value.
+func (d *decoder) equals(c content, value []byte) func(asked) answer {
+	number := uint32(0)
+	if len(value) == 4 {
+		number = binary.NativeEndian.Uint32(value)
+	}
+	said := func(a answer) func(asked) answer { return func(asked) answer { return a } }
+	switch {
+	case c.register == destination:
+		network := value
+		if c.mask != nil {
+			network = c.mask
+			if len(c.mask) > 0 && c.mask[0] != 0xff { // wider than any private network
+				return said(maybe)
+			}
+		}
+		if len(network) == 0 {
+			return said(maybe)
+		}
+		return said(never)
+	case c.register == ctState && c.mask != nil && len(c.mask) == 4 && number == 0: // none of these states
+		return said(state(binary.NativeEndian.Uint32(c.mask)).not())
+	case c.mask != nil:
+		return said(maybe)
+	}
+	switch c.register {
+	case outName:
+		name := nameOf(value)
+		if !name.prefix {
+			d.chain.out = append(d.chain.out, name.name)
+		}
+		return name.out
+	case outIndex:
+		return func(q asked) answer { return whether(q.out.index == number && number != 0) }
+	case outGroup:
+		return func(q asked) answer { return whether(q.out.group == number) }
+	case inName:
+		return nameOf(value).in
+	case inIndexOf:
+		return inIndex(number)
+	case inGroupOf:
+		return inGroup(number)
+	case ctState:
+		return said(state(number))
+	case ipVersion:
+		return func(q asked) answer { return whether(len(value) == 1 && (value[0] == unix.NFPROTO_IPV6) == q.six) }
+	case etherType:
+		return func(q asked) answer { return whether(bytes.Equal(value, []byte{0x86, 0xdd}) == q.six) }
+	case l4Protocol:
+		if len(value) == 1 {
+			return said(protocol(value[0]))
+		}
+	case destinationPort:
+		if len(value) == 2 {
+			port := binary.BigEndian.Uint16(value)
+			return said(ports(port, port))
+		}
+	case destinationType:
+		return said(whether(number == unix.RTN_UNICAST))
+	}
+	return said(maybe)
+}
+
+// between tells whether a field has a value in a range.
+func (d *decoder) between(c content, from, to []byte) match {
+	said := func(a answer) match { return match{c.byOut(), func(asked) answer { return a }} }
+	switch {
+	case c.mask != nil || len(from) == 0 || len(from) != len(to):
+	case c.register == destination && from[0] == to[0]: // within one network of 8 bits
+		return said(never)
+	case c.register == destinationPort && len(from) == 2:
+		return said(ports(binary.BigEndian.Uint16(from), binary.BigEndian.Uint16(to)))
+	case c.register == outGroup && len(from) == 4:
+		first, last := binary.BigEndian.Uint32(from), binary.BigEndian.Uint32(to)
+		return match{true, func(q asked) answer { return whether(first <= q.out.group && q.out.group <= last) }}
+	case c.register == outName: // "eth*" in a set: its bytes from "eth" on, and all that follows
+		return match{true, func(q asked) answer {
+			var name [ifNameSize]byte
+			copy(name[:], q.out.name)
+			return whether(bytes.Compare(from, name[:]) <= 0 && bytes.Compare(name[:], to) <= 0)
+		}}
+	}
+	return said(maybe)
+}
+
+// entry is an element of a set: a key, or keys between two, and what a verdict map has for it.
+type entry struct {
+	from, to []byte // equal for a single key; nil: all keys
+	ending   []byte
+}
+
+// entries reads a set. Of sets of intervals that are no ranges in themselves (pipapo), elements are where one begins and where
+// it has ended.
+func (d *decoder) entries(set string) (all []entry, err error) {
+	attrs := name(name(nil, unix.NFTA_SET_ELEM_LIST_TABLE, d.table), unix.NFTA_SET_ELEM_LIST_SET, set)
+	lists, err := d.ask(message(unix.NFT_MSG_GETSETELEM, d.family, unix.NLM_F_DUMP, attrs))
+	if err != nil {
+		return nil, fmt.Errorf("elements of set %s: %w", set, err)
+	}
+	type edge struct {
+		entry
+		end bool
+	}
+	var edges []edge
+	intervals := false
+	for _, list := range lists {
+		for _, e := range attributes(list[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+			flags := inside(e, unix.NFTA_SET_ELEM_FLAGS)
+			end := len(flags) == 4 && binary.BigEndian.Uint32(flags)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			key := inside(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
+			to := inside(e, nftaSetElemKeyEnd, unix.NFTA_DATA_VALUE)
+			if to == nil {
+				to = key
+			}
+			intervals = intervals || end
+			edges = append(edges, edge{entry{key, to, inside(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT)}, end})
+		}
+	}
+	if !intervals {
+		for _, e := range edges {
+			all = append(all, e.entry)
+		}
+		return all, nil
+	}
+	slices.SortStableFunc(edges, func(a, b edge) int { return bytes.Compare(a.from, b.from) })
+	for i, e := range edges {
+		if e.end || e.from == nil {
+			if e.from == nil {
+				all = append(all, e.entry)
+			}
+			continue
+		}
+		e.to = bytes.Repeat([]byte{0xff}, len(e.from))
+		if i+1 < len(edges) {
+			e.to = before(edges[i+1].from)
+		}
+		all = append(all, e.entry)
+	}
+	return all, nil
+}
+
+// before is the number before, in network order.
+func before(b []byte) []byte {
+	b = slices.Clone(b)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i]--; b[i] != 0xff {
+			break
+		}
+	}
+	return b
+}
+
+// sizes of fields in a key of several, in units of 4 bytes.
+func (d *decoder) units(f register) int {
+	switch f {
+	case outName, inName:
+		return ifNameSize / 4
+	case source, destination:
+		if d.family == unix.NFPROTO_IPV6 {
+			return 4
+		}
+	}
+	return 1
+}
+
+// lookup reads a question for a set, or for a map of verdicts.
+func (d *decoder) lookup(data []byte, verdicts, inverted bool) error {
+	register := inside(data, unix.NFTA_LOOKUP_SREG)
+	if len(register) != 4 {
+		return nil
+	}
+	first := unit(binary.BigEndian.Uint32(register))
+	entries, err := d.entries(string(bytes.TrimSuffix(inside(data, unix.NFTA_LOOKUP_SET), []byte{0})))
+	if err != nil {
+		return err
+	}
+	byOut := false
+	var keys []func(asked) answer
+	for _, e := range entries {
+		m := d.key(first, e)
+		byOut = byOut || m.byOut
+		keys = append(keys, m.of)
+		if verdicts {
+			v, to := unsure, ""
+			if e.ending != nil {
+				v, to = endingOf(e.ending)
+			}
+			d.add(v, to, m)
+		}
+	}
+	if verdicts {
+		return nil
+	}
+	for _, c := range d.registers[first:min(first+1, len(d.registers))] {
+		byOut = byOut || c.byOut()
+	}
+	m := match{byOut, func(q asked) answer {
+		best := never
+		for _, key := range keys {
+			best = max(best, key(q))
+		}
+		return best
+	}}
+	if inverted {
+		m = m.inverted()
+	}
+	d.matches = append(d.matches, m)
+	return nil
+}
+
+// key is whether a packet is what an element of a set is about. A key of several fields has each in whole units of 4 bytes.
+func (d *decoder) key(first int, e entry) match {
+	if e.from == nil {
+		return constant(always)
+	}
+	all := []match{}
+	byOut := false
+	for at := 0; at < len(e.from); {
+		c := content{}
+		if i := first + at/4; i < len(d.registers) {
+			c = d.registers[i]
+		}
+		size := min(4*d.units(c.register), len(e.from)-at)
+		if at == 0 && len(e.from) <= 4*d.units(c.register) || c.register == destination && at+16 <= len(e.from) && len(e.from) == 16 {
+			size = len(e.from)
+		}
+		from, to := e.from[at:at+size], e.to[at:at+size]
+		if c.register == destinationPort && size == 4 {
+			from, to = from[:2], to[:2]
+		} else if (c.register == l4Protocol || c.register == ipVersion) && size == 4 {
+			from, to = from[:1], to[:1]
+		}
+		m := d.between(c, from, to)
+		if bytes.Equal(from, to) {
+			m = match{c.byOut(), d.equals(c, from)}
+		}
+		byOut = byOut || m.byOut
+		all = append(all, m)
+		at += size
+	}
+	return match{byOut, func(q asked) answer {
+		a := always
+		for _, m := range all {
+			a = min(a, m.of(q))
+		}
+		return a
+	}}
+}
