@@ -92,8 +92,15 @@ type Status struct {
 	VMs      []VM     `json:"vms"`
 	Setup    Setup    `json:"setup"`
 	Backend  string   `json:"backend"`       // of the firewall
+	Barred   []Barred `json:"barred"`        // interfaces by which proxies may not leave
 	Problems []string `json:"problems"`      // those that are not one VM's: template, directory, firewall
 	Cut      int      `json:"cut,omitempty"` // connections that the verb has cut
+}
+
+// Barred is an interface by which what AppVMs send is not forwarded, so that proxies may not leave there either.
+type Barred struct {
+	Interface string `json:"interface"`
+	Rule      string `json:"rule"` // of the firewall, for that
 }
 
 // Service is what the daemon does when asked. Verbs return when their work is done, or when ctx ends,

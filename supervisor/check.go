@@ -129,7 +129,7 @@ func (s *Supervisor) stands(w *write, now time.Time) {
 		return
 	}
 	s.troubles.note(s.Events, now, "firewall", nil)
-	if g.unfenced != nil {
+	if g.unfenced != nil && s.knowsForward() {
 		g.unfenced = nil
 		s.changed = true
 	}

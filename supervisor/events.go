@@ -50,6 +50,9 @@ var (
 		"the fence around proxies does not stand: all proxies end until it does")
 	impaired = kind("impaired", "7f10c1dd73864498b1467219664f9608", slog.LevelError,
 		"something does not work; AppVMs are served all the same")
+	barred = kind("barred", "7ff9e10904954f9b8ecd42fa963f975f", slog.LevelWarn,
+		"proxies may not leave by an interface: what AppVMs send is not forwarded there")
+	notBarred = kind("not-barred", "e0a0143aac06481189b0aa84069fc6db", slog.LevelInfo, "proxies may leave by an interface again")
 	recovered = kind("recovered", "d057cb6fb434480a84dcf3fb7c951c9e", slog.LevelInfo, "works again")
 )
 

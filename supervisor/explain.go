@@ -51,6 +51,8 @@ type served struct {
 	fence firewall.Fence
 	uid   uint32 // of the proxy
 	note  string // why it is not in force
+
+	barred []control.Barred
 }
 
 func (s *Supervisor) served(ctx context.Context, name string) (f served, err error) {
@@ -75,7 +77,7 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 			err = &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
 		} else {
 			// As long as it has no proxy, what the fence will be.
-			f.uid, f.fence = s.Users.UID(d.Addr), s.fenced
+			f.uid, f.fence, f.barred = s.Users.UID(d.Addr), s.fenced, s.barredNow()
 			f.fence.Ports = slices.Concat(f.fence.Ports, f.Config.Connect)
 			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{UID: f.uid, Holes: holes(f.Egress)})
 		}

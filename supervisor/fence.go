@@ -61,6 +61,7 @@ func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
 	f := firewall.Fence{
 		Resolvers: s.inputs.Resolvers, Holes: holes(s.Egress), Proxies: make([]firewall.Proxy, 0, len(exits)),
 	}
+	f.Leave, f.Barred = s.leave()
 	named := make(map[string]bool)
 	for _, e := range exits {
 		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: e.Holes})

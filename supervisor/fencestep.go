@@ -49,8 +49,9 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 		step.Passes = false
 		says = append(says, fmt.Sprintf("%s is refused: %s", addr, verdict.Why))
 	}
-	remedy, err := f.remedy(netip.AddrPortFrom(addrs[0], port), s.Egress)
-	step.Says = strings.Join(says, "; ") + remedy
+	step.Says = strings.Join(says, "; ")
+	remedy, err := f.remedy(netip.AddrPortFrom(addrs[0], port), s.Egress, step.Says)
+	step.Says += remedy
 	return step, err
 }
 
@@ -86,7 +87,7 @@ var invented = netip.MustParsePrefix("198.18.0.0/15")
 
 // remedy says which line opens an address, if one should, and why lines that seem to do not. Each answer is tried: what a
 // network would not open is an address of this VM, or an AppVM's, and is not proposed.
-func (f served) remedy(to netip.AddrPort, forAll []rules.Egress) (string, error) {
+func (f served) remedy(to netip.AddrPort, forAll []rules.Egress, says string) (string, error) {
 	addr := to.Addr()
 	line := rules.Egress{To: netip.PrefixFrom(addr, addr.BitLen()), Port: to.Port()}
 	if invented.Contains(addr) {
@@ -114,6 +115,12 @@ func (f served) remedy(to netip.AddrPort, forAll []rules.Egress) (string, error)
 	}
 	if single, err := opens(true); err != nil || single {
 		return " (it would open this VM or an AppVM, so no line is proposed)", err
+	}
+	for i, b := range f.barred {
+		if i == len(f.barred)-1 || strings.Contains(says, " "+b.Interface+",") {
+			return fmt.Sprintf(" (what AppVMs send there is dropped by %s; no line in a rule file opens it, "+
+				"`vifproxyd --egress-interface` does)", b.Rule), nil
+		}
 	}
 	return " (no line in a rule file opens it)", nil
 }

@@ -29,38 +29,40 @@ type machine struct {
 	*Supervisor
 	ctx context.Context
 
-	mu        sync.Mutex
-	links     netwatch.Snapshot
-	looks     int // at one AppVM's links
-	reads     int // of all
-	linksErr  error
-	dir       string
-	rulesErr  error
-	bindings  []firewall.Binding
-	fwErr     error
-	forgotten []uint16      // ports of proxies whose connections are
-	looking   time.Duration // that a write takes until it is in force
-	undone    func() bool   // somebody has undone what the firewall held
-	rest      time.Duration // that a write takes on when it is in force
-	restErr   error
-	yields    bool // the rest can be put off
-	fence     string
-	refused   map[uint32]uint64
-	resolvers []netip.Addr
-	places    string
-	stops     Stops         // as kept
-	stopsErr  error         // of reading and writing them
-	stopsWait chan struct{} // writing them waits until it is closed; nil: it does not
-	hosts     map[string]netip.Addr
-	syncs     int
-	alive     map[uint16]*fakeProxy
-	journal   []string
-	notified  []string
-	startErr  func(*Policy) error
-	showErr   error
-	shown     uint16        // the port of the proxy that the files tell of
-	delay     time.Duration // until a proxy listens
-	stubborn  bool          // a proxy comes up although it was abandoned
+	mu         sync.Mutex
+	links      netwatch.Snapshot
+	looks      int // at one AppVM's links
+	reads      int // of all
+	linksErr   error
+	dir        string
+	rulesErr   error
+	bindings   []firewall.Binding
+	fwErr      error
+	forgotten  []uint16      // ports of proxies whose connections are
+	looking    time.Duration // that a write takes until it is in force
+	undone     func() bool   // somebody has undone what the firewall held
+	rest       time.Duration // that a write takes on when it is in force
+	restErr    error
+	yields     bool // the rest can be put off
+	fence      string
+	forward    firewall.Forward
+	forwardErr error
+	refused    map[uint32]uint64
+	resolvers  []netip.Addr
+	places     string
+	stops      Stops         // as kept
+	stopsErr   error         // of reading and writing them
+	stopsWait  chan struct{} // writing them waits until it is closed; nil: it does not
+	hosts      map[string]netip.Addr
+	syncs      int
+	alive      map[uint16]*fakeProxy
+	journal    []string
+	notified   []string
+	startErr   func(*Policy) error
+	showErr    error
+	shown      uint16        // the port of the proxy that the files tell of
+	delay      time.Duration // until a proxy listens
+	stubborn   bool          // a proxy comes up although it was abandoned
 }
 
 func (m *machine) did(format string, args ...any) {
@@ -208,6 +210,12 @@ func printed(f firewall.Fence) string {
 	for _, h := range f.Holes {
 		parts = append(parts, fmt.Sprintf("all %s:%d", h.To, h.Port))
 	}
+	for _, name := range f.Leave {
+		parts = append(parts, "leave "+name)
+	}
+	for _, name := range f.Barred {
+		parts = append(parts, "barred "+name)
+	}
 	for _, p := range f.Proxies {
 		for _, h := range p.Holes {
 			parts = append(parts, fmt.Sprintf("%x %s:%d", p.UID, h.To, h.Port))
@@ -288,6 +296,11 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 					return []netip.Addr{addr}, nil
 				}
 				return nil, errors.New("no such host " + name)
+			},
+			ReadForward: func(context.Context) (firewall.Forward, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.forward, m.forwardErr
 			},
 			ReadListeners: func() (tinyproxy.Listeners, error) { return nil, nil },
 			Forget: func(to netip.AddrPort, from []netip.AddrPort) error {

@@ -90,7 +90,8 @@ func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.cur
 func (s *Supervisor) statusNow(now time.Time) control.Status {
 	s.countRefused()
 	s.noteStates(now)
-	status := control.Status{Setup: s.Setup, Backend: s.Firewall.String(), Problems: s.problems(), VMs: []control.VM{}}
+	status := control.Status{Setup: s.Setup, Backend: s.Firewall.String(), Problems: s.problems(), VMs: []control.VM{},
+		Barred: s.barredNow()}
 	for _, d := range s.want {
 		is := s.states[identity{d.Name, d.Addr}]
 		row := control.VM{
@@ -122,6 +123,9 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 // problems are those that are not one AppVM's.
 func (s *Supervisor) problems() []string {
 	all := s.troubles.list()
+	if s.forward != nil && s.forward.Unread != "" {
+		all = append(all, s.forward.Unread)
+	}
 	for _, refused := range s.inputs.Rules.Refused {
 		if refused.Name == "" {
 			all = append(all, refused.Err.Error())

@@ -67,6 +67,8 @@ type Config struct {
 	Users         *tinyproxy.Identities // as Proxies starts them
 	Confined      control.Confinement   // how Proxies are confined
 	Egress        []rules.Egress        // of all proxies
+	Leave         []string              // interfaces by which they may leave; none: where AppVMs are forwarded
+	ReadForward   func(context.Context) (firewall.Forward, error)
 	Ports         PortRange
 	Limits        Limits
 	Interval      time.Duration      // of signs of life to systemd, at most
@@ -115,6 +117,7 @@ type Supervisor struct {
 	writing *write          // in force but not complete
 	freed   []uint16        // ports of ended processes that the firewall may still know
 	guard   guard
+	forward *firewall.Forward // as last read; nil if never
 	lastID  int
 	running sync.WaitGroup // processes, and what goes on beside the loop
 
@@ -326,7 +329,13 @@ func (s *Supervisor) read(now time.Time) bool {
 	}
 	if take(&s.due.check, now) {
 		work = true
-		s.check(now)
+		if s.knowsForward() {
+			s.check(now) // before anything else
+			s.readForward(now)
+		} else {
+			s.readForward(now) // without it nothing starts
+			s.check(now)
+		}
 		s.verify(now)
 	}
 	for _, at := range []*time.Time{&s.due.drain, &s.due.plan, &s.due.ready, &s.due.names} {

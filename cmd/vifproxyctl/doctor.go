@@ -127,6 +127,10 @@ func (d *doctor) daemon(c *call) {
 		d.tell(check, levelNote, "systemctl restart vifproxyd", "vifproxyd is version %s, vifproxyctl %s",
 			status.Setup.Version, build())
 	}
+	for _, b := range status.Barred {
+		d.tell("leave", levelNote, "none if that is meant, as by the kill switch of a VPN; else vifproxyd --egress-interface",
+			"proxies may not leave by %s, where what AppVMs send is dropped by %s", b.Interface, b.Rule)
+	}
 	for _, problem := range status.Problems {
 		d.tell(check, levelWrong, "journalctl -u vifproxyd", "%s", problem)
 	}

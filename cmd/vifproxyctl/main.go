@@ -221,6 +221,10 @@ func inTrouble(vm control.VM) bool {
 }
 
 func problems(c *call, status control.Status) {
+	for _, b := range status.Barred {
+		fmt.Fprintf(c.stderr, "vifproxyctl: proxies may not leave by %s, where what AppVMs send is dropped by %s\n",
+			safe(b.Interface), safe(b.Rule))
+	}
 	for _, problem := range status.Problems {
 		fmt.Fprintf(c.stderr, "vifproxyctl: problem: %s\n", safe(problem))
 	}

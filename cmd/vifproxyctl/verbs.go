@@ -158,7 +158,8 @@ object, whose "event" says what happened:
     proxy-listens, -retires, -ends, -died, -fails
     in-force                    a change, "ms" after it was noticed
     daemon-starts, -stops, -fails, reloading, deaf, trouble, impaired, recovered, leftovers,
-    not-shown, confined, half-confined, vulnerable, still-tracked, unfenced
+    not-shown, confined, half-confined, vulnerable, still-tracked, unfenced,
+    barred, not-barred
 `,
 	}, {
 		name: "log", args: "NAME", least: 1, most: 1, run: showLog,

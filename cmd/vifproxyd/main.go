@@ -147,13 +147,16 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		Users:     users,
 		Confined:  confinement,
 		Egress:    o.egress,
-		Ports:     o.listenPorts,
-		Limits:    supervisor.Limits{Drain: o.drain, Generations: mostRetired},
-		Interval:  interval(),
-		Look:      look(fw),
-		Rest:      debug.FreeOSMemory,
-		Notify:    systemd.notify,
-		Events:    events,
+		Leave:     o.leave,
+
+		ReadForward: new(firewall.ForwardReader).Read,
+		Ports:       o.listenPorts,
+		Limits:      supervisor.Limits{Drain: o.drain, Generations: mostRetired},
+		Interval:    interval(),
+		Look:        look(fw),
+		Rest:        debug.FreeOSMemory,
+		Notify:      systemd.notify,
+		Events:      events,
 		Setup: control.Setup{
 			Version: version, Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
@@ -177,6 +180,9 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	})
 	watch("nftables", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
 		return firewall.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
+	})
+	watch("links", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
+		return firewall.WatchLinks(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
 	})
 	watch("control socket", 0, func(ctx context.Context, report func(error)) error {
 		report(nil)

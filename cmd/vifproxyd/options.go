@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -27,6 +28,7 @@ type options struct {
 	firewall, tinyproxy                                 string
 	requireConfinement                                  bool
 	drain                                               time.Duration
+	leave                                               []string // interfaces
 	egress                                              []rules.Egress
 	logFormat                                           string
 	logLevel                                            slog.Level
@@ -37,6 +39,9 @@ type options struct {
 func (o options) stops() supervisor.StopsFile {
 	return supervisor.StopsFile(filepath.Join(o.stateDir, "stopped"))
 }
+
+// interfaceName is what may be a name of an interface: up to 15 characters (IFNAMSIZ), of those that people give.
+var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,15}$`)
 
 const usage = `Usage:
     vifproxyd [OPTION]...
@@ -75,6 +80,16 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		egress, err := rules.ParseEgress(list)
 		o.egress = append(o.egress, egress...)
 		return err
+	})
+	f.Func("egress-interface", "`NAMES` of interfaces, A,B,..., by which alone proxies may leave, with questions for names too\n"+
+		"(default: all but those by which the firewall forwards nothing of AppVMs)", func(list string) error {
+		for _, name := range strings.Split(list, ",") {
+			if !interfaceName.MatchString(name) {
+				return fmt.Errorf("%.40q is no name of an interface; write them like eth0,wg0", name)
+			}
+			o.leave = append(o.leave, name)
+		}
+		return nil
 	})
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` of messages: debug, info, warn, error")

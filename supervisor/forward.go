@@ -1,0 +1,95 @@
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+)
+
+// A proxy may not go where its AppVM may not: where the chains of hook forward drop what leaves by an interface, as the kill
+// switch of a VPN does, the fence refuses what proxies send there, DNS included. By which interfaces proxies may leave can
+// also be said (--egress-interface), and is not asked of those chains then.
+
+// forwardBound is how long reading them may take.
+const forwardBound = 2 * time.Second
+
+var errForward = errors.New("nobody knows by which interfaces proxies may leave")
+
+// readForward reads the chains of hook forward, and tells whether they say something new. What cannot be read stays as it
+// was last known; until it has been read once, no proxy runs.
+func (s *Supervisor) readForward(now time.Time) (changed bool) {
+	if len(s.Leave) > 0 || s.ReadForward == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), forwardBound)
+	defer cancel()
+	forward, err := s.ReadForward(ctx)
+	if retry := s.troubles.note(s.Events, now, "chains of hook forward", err); err != nil {
+		s.guard.suspect = true
+		s.checkBy(retry)
+		if s.forward == nil {
+			s.unfence(fmt.Errorf("%w: %w: %w", firewall.ErrUnfenced, errForward, err))
+		}
+		return false
+	}
+	before := cmp.Or(s.forward, &firewall.Forward{})
+	changed = s.forward == nil || !slices.Equal(before.Barred, forward.Barred) || before.Others != forward.Others ||
+		!slices.Equal(before.Open, forward.Open)
+	s.forward = &forward
+	was, is := barredOf(*before), barredOf(forward)
+	for _, b := range is {
+		if !slices.Contains(was, b) {
+			s.Events.Emit(barred, control.About{What: b.Interface, Why: b.Rule})
+		}
+	}
+	for _, b := range was {
+		if !slices.ContainsFunc(is, func(a control.Barred) bool { return a.Interface == b.Interface }) {
+			s.Events.Emit(notBarred, control.About{What: b.Interface})
+		}
+	}
+	return changed
+}
+
+// knowsForward tells whether it is known by which interfaces proxies may leave.
+func (s *Supervisor) knowsForward() bool {
+	return s.forward != nil || len(s.Leave) > 0 || s.ReadForward == nil
+}
+
+// barredOf are interfaces by which proxies may not leave, as people are told.
+func barredOf(f firewall.Forward) (all []control.Barred) {
+	for _, b := range f.Barred {
+		all = append(all, control.Barred{Interface: b.Interface, Rule: b.Rule})
+	}
+	if f.Others != "" {
+		all = append(all, control.Barred{Interface: "all others", Rule: f.Others})
+	}
+	return all
+}
+
+// leave is by which interfaces proxies may leave, none for all of them, and by which they may not. Loopback is neither.
+func (s *Supervisor) leave() (leave, barred []string) {
+	if len(s.Leave) > 0 || s.forward == nil {
+		return s.Leave, nil
+	}
+	for _, b := range s.forward.Barred {
+		barred = append(barred, b.Interface)
+	}
+	if s.forward.Others != "" {
+		leave = append([]string{"lo"}, s.forward.Open...) // an interface that comes is none of these
+	}
+	return leave, barred
+}
+
+// barredNow are the interfaces by which proxies may not leave, as people are told.
+func (s *Supervisor) barredNow() []control.Barred {
+	if s.forward == nil || len(s.Leave) > 0 {
+		return []control.Barred{}
+	}
+	return append([]control.Barred{}, barredOf(*s.forward)...)
+}
