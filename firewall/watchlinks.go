@@ -19,7 +19,7 @@ func WatchLinks(ctx context.Context, wake func()) error {
 		return fmt.Errorf("watch links: %w", err)
 	}
 	defer conn.Close()
-	_ = conn.SetReadBuffer(1 << 20)
+	_ = conn.SetReadBuffer(noticeSize)
 	if err := conn.JoinGroup(unix.RTNLGRP_LINK); err != nil {
 		return fmt.Errorf("watch links: %w", err)
 	}
