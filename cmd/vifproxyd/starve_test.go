@@ -171,8 +171,8 @@ func TestStarvation(t *testing.T) {
 	s.Logf("%d connections, whose proxies took %.1f %% of a CPU; the quiet AppVM's %d requests: p99 %v, median %v; before: p99 %v, "+
 		"median %v", len(open), 100*float64(used()-usedBefore)/float64(time.Since(began)), len(busy), p99(busy), busy[len(busy)/2],
 		p99(alone), alone[len(alone)/2])
-	// A short look is at a machine that does other things too.
-	if most := 2 * p99(alone); p99(busy) > most && (*starveTime >= time.Minute || p99(busy) > time.Second) {
+	// A short look, beside other tests, is about requests that fail.
+	if p99(busy) > 2*p99(alone) && *starveTime >= time.Minute {
 		s.Errorf("p99 is %v, and was %v", p99(busy), p99(alone))
 	}
 

@@ -111,11 +111,10 @@ func openGroups(dir string) (_ *groups, err error) {
 			g.enabled = append(g.enabled, c)
 		}
 	}
-	// However many proxies are busy, the daemon closes out who has gone, and starts who has come.
+	// However many proxies are busy, the daemon closes out AppVMs that have gone, and starts proxies for those that come.
+	// A failure is no reason to do without limits.
 	if slices.Contains(g.enabled, "cpu") {
-		if err := g.write(daemonGroup+"/cpu.weight", "1000"); err != nil {
-			return nil, err
-		}
+		_ = g.write(daemonGroup+"/cpu.weight", "1000")
 	}
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {

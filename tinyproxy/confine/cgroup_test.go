@@ -89,6 +89,9 @@ func TestGroups(t *testing.T) {
 			t.Errorf("%s: %q, %v", file, limit, err)
 		}
 	}
+	if weight, err := g.root.ReadFile(daemonGroup + "/cpu.weight"); slices.Contains(g.enabled, "cpu") && string(weight) != "1000\n" {
+		t.Errorf("the daemon's cpu.weight: %q, %v", weight, err)
+	}
 	if pids, err := g.root.ReadFile(c.name + "/cgroup.procs"); err != nil || len(strings.Fields(string(pids))) < 2 {
 		t.Errorf("shell and background process are not both in the cgroup: %q, %v", pids, err)
 	}
