@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"vifproxy/internal/secret"
 )
 
 // Error says what is wrong with a rule file or a template: where, what, and what to do about it.
@@ -38,9 +40,10 @@ func printable(path string) string {
 	return path
 }
 
-// excerpt quotes text from a file for an error message: readable, one line, not too long.
+// excerpt quotes text from a file for an error message: readable, one line, not too long, and without a password.
 func excerpt(text string) string {
 	const most = 80
+	text = secret.Text(text)
 	if len(text) > most {
 		return strconv.Quote(text[:most]) + "…"
 	}

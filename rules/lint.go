@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"vifproxy/internal/secret"
 )
 
 // A Finding is something in a rule file or a template that its author hardly meant.
@@ -79,6 +81,11 @@ func (c Check) File(path string, content []byte) []Finding {
 		found.Path, found.Source = path, lines[found.Line-1]
 		found.Width = len(found.Source)
 		all = append(all, found)
+	}
+	for i, found := range all {
+		if secret.Text(found.Source) != found.Source { // somebody wrote an Upstream into a rule file
+			all[i].Source = ""
+		}
 	}
 	slices.SortStableFunc(all, func(a, b Finding) int { return a.Line - b.Line })
 	return all
@@ -329,7 +336,7 @@ func (c Check) Template(path, text string) (all []Finding) {
 	lines := sourceLines([]byte(text))
 	for _, flaw := range flaws {
 		f := Finding{Path: path, Line: flaw.Line, Col: flaw.Col, Width: 1, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}
-		if flaw.Line > 0 {
+		if flaw.Line > 0 && secret.Directive(lines[flaw.Line-1]) == lines[flaw.Line-1] {
 			f.Source = lines[flaw.Line-1]
 		}
 		all = append(all, f)

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"vifproxy/internal/secret"
 )
 
 // A Template is the text of a tinyproxy configuration with placeholders for what differs between AppVMs.
@@ -138,7 +140,11 @@ func (t *Template) add(line string, seen map[string]bool) *Error {
 		}
 		value, ok := placeholders[name]
 		if !ok {
-			return &Error{Col: col, Text: "unknown placeholder " + excerpt("{"+name+"}"),
+			what := excerpt("{" + name + "}")
+			if secret.Directive(line) != line { // braces of a password
+				what = "in a line that is not shown, as it may hold a password"
+			}
+			return &Error{Col: col, Text: "unknown placeholder " + what,
 				Remedy: "known are {port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; " +
 					"write {{ and }} for braces"}
 		}

@@ -3,10 +3,8 @@ package tinyproxy
 import (
 	"crypto/sha256"
 	"fmt"
-	"net"
 	"net/netip"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -229,22 +227,22 @@ func directive(line string) (name, arg string) {
 	return strings.ToLower(line), arg
 }
 
-// parseUpstream reads `http HOST:PORT ["SITE"]`, with socks4 and socks5 in the place of http and USER:PASSWORD@
-// before the host, or without a type as old versions had it. `none "SITE"` names no proxy.
+// upstreamArg is `http HOST:PORT ["SITE"]`, with socks4 and socks5 in the place of http and USER:PASSWORD@ before the host,
+// or without a type as old versions had it. A password may contain blanks (PASSWORD in src/conf.c of 1.11).
+var upstreamArg = regexp.MustCompile(`(?i)^[ \t]+(?:(?:http|socks4|socks5)[ \t]+)?(?:.*@)?` +
+	`(?:\[([^]]+)\]|([^][ \t:@"]+)):([0-9]+)([ \t]+"[^"]+")?$`)
+
+// parseUpstream reads the argument of Upstream. `none "SITE"` names no proxy.
 func parseUpstream(arg string) (Upstream, bool) {
-	words := strings.Fields(arg)
-	if len(words) > 1 && slices.Contains([]string{"http", "socks4", "socks5"}, strings.ToLower(words[0])) {
-		words = words[1:]
-	}
-	if len(words) == 0 {
+	m := upstreamArg.FindStringSubmatch(arg)
+	if m == nil {
 		return Upstream{}, false
 	}
-	host, port, err := net.SplitHostPort(words[0][strings.LastIndex(words[0], "@")+1:])
-	n, err2 := strconv.ParseUint(port, 10, 16)
-	if err != nil || err2 != nil || n == 0 || host == "" {
+	n, err := strconv.ParseUint(m[3], 10, 16)
+	if err != nil || n == 0 {
 		return Upstream{}, false
 	}
-	return Upstream{strings.Clone(host), uint16(n), len(words) > 1}, true
+	return Upstream{strings.Clone(m[1] + m[2]), uint16(n), m[4] != ""}, true
 }
 
 // isTrue reports what get_bool_arg makes of an argument.

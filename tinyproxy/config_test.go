@@ -62,6 +62,7 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 		"ConnectPort 443", "connectport \t563", "ConnectPort x", "ConnectPort 0",
 		"Upstream http 10.0.0.5:3128", `upstream socks5 me:p@ss@proxy.corp.example:1080 ".example"`,
 		`Upstream SOCKS4 [fd00::1]:1080`, "Upstream old.example:8080", `Upstream none ".local"`, "Upstream", "Upstream http x:0",
+		"Upstream http me:two words@blank.example:3128", "Upstream http me:12 host:3128", `Upstream http a:1 x`,
 	}, "\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +70,7 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 	if want := []uint16{443, 563}; !slices.Equal(got.Connect, want) {
 		t.Errorf("got %v, want %v", got.Connect, want)
 	}
-	want := []Upstream{{"10.0.0.5", 3128, false}, {"proxy.corp.example", 1080, true}, {"fd00::1", 1080, false}, {"old.example", 8080, false}}
+	want := []Upstream{{"10.0.0.5", 3128, false}, {"proxy.corp.example", 1080, true}, {"fd00::1", 1080, false}, {"old.example", 8080, false}, {"blank.example", 3128, false}}
 	if !slices.Equal(got.Upstreams, want) {
 		t.Errorf("got  %v\nwant %v", got.Upstreams, want)
 	}

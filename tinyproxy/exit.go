@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/secret"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -88,7 +89,7 @@ func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *E
 			if m := syntaxError.FindStringSubmatch(line); m != nil {
 				n, _ := strconv.Atoi(m[1])
 				e.Text = fmt.Sprintf("%s:%d: tinyproxy does not understand %q",
-					templateName(spec.TemplatePath), n, lineOf(filepath.Join(dir, "config"), n))
+					templateName(spec.TemplatePath), n, secret.Directive(lineOf(filepath.Join(dir, "config"), n)))
 			}
 		}
 		return e

@@ -144,7 +144,12 @@ func TestStartErrors(t *testing.T) {
 		},
 		"unknown directive": {
 			line:   "Colour blue",
-			want:   `/rw/config:9: tinyproxy does not understand "Colour blue"` + see,
+			want:   `/rw/config:9: tinyproxy does not understand "Colour …"` + see,
+			config: true,
+		},
+		"a mistake beside a password": {
+			line:   "Upstream http me:secret.proxy.example:3128",
+			want:   `/rw/config:9: tinyproxy does not understand "Upstream …"` + see,
 			config: true,
 		},
 		"syntax error, 1.10": {

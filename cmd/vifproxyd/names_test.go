@@ -228,3 +228,30 @@ func TestLongListsAreServed(t *testing.T) {
 	s.undisturbed(play, "http://shop.example/")
 	s.stop()
 }
+
+// A mistake in a line with a password is told with its place, and without the password, wherever it is told.
+func TestPasswordsAreNotTold(t *testing.T) {
+	s := newSite(t, lab.R42)
+	s.pair()
+	for _, line := range []string{
+		"Upstream http me:s3cret@proxy.example", "Upstream http me:s3cret.proxy.example:3128", "Upstraem http me:s3cret@proxy.example:3128",
+		"Upstream http me:s3cret @proxy.example:x", "Upstream http me:{s3cret}@proxy.example:3128", "BasicAuht me s3cret",
+		"BasicAuth s3cret",
+	} {
+		s.templateWith(line)
+		_, said, status := s.ctl("update")
+		if status != 1 || !strings.Contains(said, "config:") {
+			t.Errorf("%q: update: exit status %d, %s", line, status, said)
+		}
+		for _, args := range [][]string{{"show"}, {"show", "--json"}, {"check", "--rules-dir=" + s.rulesDir()},
+			{"check", "--json", "--rules-dir=" + s.rulesDir()}, {"doctor", "--rules-dir=" + s.rulesDir()},
+			{"explain", "work", "http://bank.example/"}} {
+			out, errs, _ := s.ctl(args...)
+			said += out + errs
+		}
+		if strings.Contains(said+s.daemon.log.String(), "s3cret") {
+			t.Errorf("%q is told:\n%s%s", line, said, s.daemon.log.String())
+		}
+	}
+	s.stop()
+}
