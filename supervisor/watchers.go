@@ -8,6 +8,9 @@ import (
 // deafPoll is how often an input is read whose watcher does not work.
 const deafPoll = 5 * time.Second
 
+// lostAgain is how soon a watcher that works may lose events again before it waits, and the longest that it waits.
+const lostAgain = time.Second
+
 // KeepWatching runs a watcher until ctx ends, and runs it again, with a growing delay, when it ends before. As long as it
 // does not work, its input is read every 5 s, and that is among the problems.
 //
@@ -37,8 +40,14 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 		if !works.IsZero() {
 			served = time.Since(works)
 		}
+		if served >= lostAgain {
+			failure = Failure{}
+		}
 		failure = failure.next(time.Now(), err, false, served)
 		delay := time.Until(failure.Retry)
+		if served > 0 { // it can work: what it lost is read at once
+			delay = min(delay, lostAgain)
+		}
 		if delay <= 0 { // once in a long time, as when events came faster than they were read
 			s.Events.log.Warn("watching again", "what", what, "err", err)
 		} else {

@@ -36,6 +36,8 @@ var actions = []action{
 	{3, "flip tunnels", (*chaos).flipTunnels},
 	{6, "bad edit", (*chaos).badEdit},
 	{3, "write in place", (*chaos).writeInPlace},
+	{3, "write slowly", (*chaos).writeSlowly},
+	{3, "link", (*chaos).link},
 	{3, "remove", (*chaos).removeOne},
 	{3, "rename", (*chaos).rename},
 	{3, "same address", (*chaos).sameAddress},

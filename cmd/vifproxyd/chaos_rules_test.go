@@ -123,6 +123,49 @@ func (c *chaos) writeInPlace() string {
 	return fmt.Sprintf("%s %v", name, text.lines)
 }
 
+// writeSlowly has a file open for writing for a while. What is in it meanwhile would permit everything.
+func (c *chaos) writeSlowly() string {
+	vm := c.one()
+	name, text := c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable)
+	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{kind: misread}) })
+	f, err := os.Create(filepath.Join(c.rulesDir(), file(vm, name)))
+	c.must(err)
+	_, err = f.WriteString("^[a-z.]*$\n")
+	c.must(err)
+	c.moment()
+	c.must(f.Truncate(0))
+	_, err = f.WriteAt([]byte(text.text), 0)
+	c.must(err)
+	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
+	c.must(f.Close())
+	return fmt.Sprintf("%s %v", name, text.lines)
+}
+
+// link has a rule file lead to one in another directory, and changes that one.
+func (c *chaos) link() string {
+	vm := c.one()
+	name := c.name(vm)
+	lists := filepath.Join(c.dir, "lists")
+	c.must(os.MkdirAll(lists, 0o755))
+	target := filepath.Join(lists, file(vm, name))
+	replace := func(text content) {
+		c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
+		c.must(os.WriteFile(target+".new", []byte(text.text), 0o644))
+	}
+	// That it leads to what an earlier link did is none of the changes that the model knows.
+	target += fmt.Sprint(c.rng.IntN(1e9))
+	replace(c.someRules(hosts(c.rng.UintN(1<<16)) & listable))
+	c.must(os.Rename(target+".new", target))
+	aside := filepath.Join(c.rulesDir(), ".link")
+	c.must(os.Symlink(target, aside))
+	c.must(os.Rename(aside, filepath.Join(c.rulesDir(), file(vm, name))))
+	c.moment()
+	text := c.someRules(hosts(c.rng.UintN(1<<16)) & listable)
+	replace(text)
+	c.must(os.Rename(target+".new", target))
+	return fmt.Sprintf("%s %v", name, text.lines)
+}
+
 func (c *chaos) removeOne() string {
 	vm := c.one()
 	name := file(vm, c.name(vm))
