@@ -23,7 +23,7 @@ type Inputs struct {
 	KillAlls  int                // under way: nobody has a proxy until all have ended
 	Restarts  map[netip.Addr]int // by `restart`
 
-	Temporary map[identity]map[rules.Host]time.Time // by `allow --for`, and until when
+	Temporary map[identity]map[rules.Host]time.Duration // by `allow --for`, and until when, as BootTime counts
 }
 
 // Desired is what should be there for one AppVM that has a rule file.

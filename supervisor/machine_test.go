@@ -50,6 +50,7 @@ type machine struct {
 	refused    map[uint32]uint64
 	resolvers  []netip.Addr
 	places     string
+	asleep     time.Duration // how long it was suspended, all in all
 	stops      Stops         // as kept
 	stopsErr   error         // of reading and writing them
 	stopsWait  chan struct{} // writing them waits until it is closed; nil: it does not
@@ -244,6 +245,7 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 		m := &machine{t: t, dir: dir, alive: map[uint16]*fakeProxy{}, delay: 3 * time.Millisecond}
 		ctx, cancel := context.WithCancel(t.Context())
 		m.ctx = ctx
+		began := time.Now()
 		m.Supervisor = New(Config{
 			ReadLinks: func() (netwatch.Snapshot, error) {
 				m.mu.Lock()
@@ -311,6 +313,12 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				}
 				return nil
 			},
+			BootTime: func() time.Duration {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return time.Since(began) + m.asleep
+			},
+			WakeAt: func(time.Duration) {},
 			ReadStops: func() (Stops, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()

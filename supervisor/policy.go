@@ -115,7 +115,7 @@ func (p *Policy) at(bind netip.Addr, places string) *Policy {
 
 // only is the same policy with no more temporary lines than those for the given hosts: a last good policy must not
 // keep what has expired.
-func (p *Policy) only(hosts map[rules.Host]time.Time) *Policy {
+func (p *Policy) only(hosts map[rules.Host]time.Duration) *Policy {
 	gone := func(l tinyproxy.Line) bool {
 		host, temporary := p.Temporary[l.Text]
 		_, valid := hosts[host]

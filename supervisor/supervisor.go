@@ -60,6 +60,8 @@ type Config struct {
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	ReadStops     func() (Stops, error) // as WriteStops left them, in whatever life of the daemon
 	WriteStops    func(Stops) error
+	BootTime      func() time.Duration // since the machine began, what it was suspended included, whatever the clock is set to
+	WakeAt        func(time.Duration)  // has Wake called at a BootTime, also when that is over at the end of a suspend
 	Firewall      firewall.Backend
 	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see firewall.Forget
 	ForgetAll     func([]firewall.Binding) (int, error)                // those that lead nowhere, see firewall.Config
@@ -136,6 +138,7 @@ type Supervisor struct {
 		deaf         time.Time // read what has no watcher that works
 	}
 	lastRound time.Time
+	lastBoot  time.Duration // BootTime then
 	planned   time.Time
 	burst     time.Time    // when the changes of rules that are now settling were seen
 	edited    time.Time    // when they were made: the loop may have been busy
@@ -174,7 +177,7 @@ func New(c Config) *Supervisor {
 		troubles: troubles{},
 		deafTo:   map[string]Reason{},
 		writers:  map[string]time.Time{},
-		inputs:   Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[identity]map[rules.Host]time.Time{}},
+		inputs:   Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[identity]map[rules.Host]time.Duration{}},
 		cache:    policyCache{},
 		vms:      map[netip.Addr]*appVM{},
 		hosts:    map[string]*host{},
@@ -214,10 +217,11 @@ func (s *Supervisor) Run(ctx context.Context) error {
 func (s *Supervisor) round(now time.Time) time.Time {
 	s.notify("WATCHDOG=1")
 	s.readMail()
-	if slept(s.lastRound, now) {
+	boot := s.BootTime()
+	if !s.lastRound.IsZero() && slept(now.Sub(s.lastRound), boot-s.lastBoot) {
 		s.Wake(Force) // a resume may bring no event at all
 	}
-	s.lastRound = now
+	s.lastRound, s.lastBoot = now, boot
 	if take(&s.due.rest, now) {
 		s.Rest()
 	}
@@ -234,11 +238,9 @@ func (s *Supervisor) round(now time.Time) time.Time {
 	return s.next(now)
 }
 
-// slept tells whether the machine was suspended between two rounds: the monotonic clock stands still meanwhile
-// (clock_gettime(2)), the other does not. Who sets the clock forward gets a look for it, which does no harm.
-func slept(before, now time.Time) bool {
-	return !before.IsZero() && now.Round(0).Sub(before.Round(0))-now.Sub(before) > sleepAtLeast
-}
+// slept reports whether the machine was suspended for long while so much time passed: the monotonic clock stands still
+// meanwhile, and that of the boot time does not (clock_gettime(2)).
+func slept(monotonic, boot time.Duration) bool { return boot-monotonic > sleepAtLeast }
 
 // schedule turns reasons into times: at once, or when a burst is over.
 func (s *Supervisor) schedule(reasons woken, now time.Time) {

@@ -58,13 +58,13 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) {
 	until := s.inputs.Temporary[who]
 	if until == nil {
-		until = map[rules.Host]time.Time{}
+		until = map[rules.Host]time.Duration{}
 		s.inputs.Temporary[who] = until
 	}
 	for _, host := range hosts {
 		about := control.About{VM: who.name, IP: who.addr, Host: host.String()}
 		if _, there := until[host]; how > 0 {
-			until[host] = now.Add(how)
+			until[host] = s.BootTime() + how
 			about.Seconds = int(how.Seconds())
 			s.Events.Emit(allowed, about)
 		} else if there {
@@ -77,25 +77,30 @@ func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, 
 	s.expire(now)
 }
 
-// expire takes back what is over, and tells whether there was any.
+// expire takes back what is over, and reports whether there was any. The time that the machine is suspended counts; that
+// somebody sets the clock, forward or back, does not.
 func (s *Supervisor) expire(now time.Time) (any bool) {
 	s.due.temporary = time.Time{}
+	boot, next := s.BootTime(), time.Duration(0)
 	for who, hosts := range s.inputs.Temporary {
 		for host, until := range hosts {
-			// Time that the machine was suspended counts: that is in the wall clock, without the monotonic reading.
-			if !now.Before(until) || !now.Round(0).Before(until.Round(0)) {
+			if until <= boot {
 				s.Events.Emit(allowedNoMore, control.About{
 					VM: who.name, IP: who.addr, Host: host.String(), Why: "its time is over",
 				})
 				delete(hosts, host)
 				any = true
-			} else if s.due.temporary.IsZero() || until.Before(s.due.temporary) {
-				s.due.temporary = until
+			} else if next == 0 || until < next {
+				next = until
 			}
 		}
 		if len(hosts) == 0 {
 			delete(s.inputs.Temporary, who)
 		}
+	}
+	if next > 0 {
+		s.due.temporary = now.Add(next - boot)
+		s.WakeAt(next)
 	}
 	if any {
 		clear(s.cache)

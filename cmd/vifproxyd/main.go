@@ -83,6 +83,11 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	}
 	events.Emit(supervisor.DaemonStarts, control.About{Version: version, PID: os.Getpid()})
 
+	alarm, err := newAlarm()
+	if err != nil {
+		return err
+	}
+
 	// The sockets first: they tell that another vifproxyd is at work, before anything of its is taken away.
 	socket, err := control.Listen(o.controlSocket, o.socketGroup)
 	if err != nil {
@@ -140,6 +145,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
 		ReadStops: o.stops().Read, WriteStops: o.stops().Write,
+		BootTime: bootTime, WakeAt: alarm.set,
 		Firewall:  fw,
 		Forget:    firewall.Forget,
 		ForgetAll: o.ports().ForgetAll,
@@ -165,6 +171,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	})
 
 	proxies.OnLogProblem(func() { s.Impaired("logs of proxies", proxies.LogProblem) })
+	helpers.Go(func() { alarm.run(ctx, func() { s.Wake(0) }) })
 	backlog.OnChange(func() { s.Impaired("log", backlog.Problem) })
 	watch := func(what string, input supervisor.Reason, f func(ctx context.Context, report func(error)) error) {
 		helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestBootTime compares it with what the kernel says elsewhere, and has the alarm of that clock go off.
+func TestBootTime(t *testing.T) {
+	text, err := os.ReadFile("/proc/uptime") // counts suspends too (uptime_proc_show in Linux' fs/proc/uptime.c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seconds, err := strconv.ParseFloat(strings.Fields(string(text))[0], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if off := bootTime() - time.Duration(seconds*float64(time.Second)); off < -time.Second || off > time.Second {
+		t.Errorf("it is %v off", off)
+	}
+	a, err := newAlarm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	woken := make(chan time.Duration)
+	ended := make(chan bool)
+	go func() {
+		a.run(ctx, func() { woken <- bootTime() })
+		close(ended)
+	}()
+	for _, in := range []time.Duration{20 * time.Millisecond, -time.Hour} { // or long ago, as at the end of a suspend
+		at := bootTime() + in
+		a.set(at + time.Hour)
+		a.set(at)
+		if got := <-woken; got < at {
+			t.Errorf("%v too early", at-got)
+		}
+	}
+	cancel()
+	<-ended
+	a.set(1) // and nobody minds
+}
