@@ -56,9 +56,10 @@ func whether(b bool) answer {
 
 // asked is what a match is asked about: a packet of an AppVM that leaves by out.
 type asked struct {
-	out  link
-	six  bool
-	vifs []link // from where it may come; empty: not known
+	out     link
+	six     bool
+	vifs    []link // from where it may come, as far as they are known
+	uplinks []link // all others
 }
 
 // match is one condition of a rule.
@@ -203,6 +204,7 @@ func judgeAll(chains []*forwardChain, links []link) Forward {
 	var f Forward
 	var vifs, candidates []link
 	known := map[string]bool{"lo": true}
+	uplinks := slices.DeleteFunc(slices.Clone(links), func(l link) bool { return strings.HasPrefix(l.name, "vif") })
 	for _, l := range links {
 		switch {
 		case strings.HasPrefix(l.name, "vif"):
@@ -224,7 +226,7 @@ func judgeAll(chains []*forwardChain, links []link) Forward {
 	bar := func(l link) string {
 		for _, c := range chains {
 			if c.hook {
-				if rule := c.judge(asked{out: l, vifs: vifs}); rule != "" {
+				if rule := c.judge(asked{out: l, vifs: vifs, uplinks: uplinks}); rule != "" {
 					return rule
 				}
 			}
@@ -291,12 +293,10 @@ func inGroup(group uint32) func(asked) answer {
 // inIndex is the same for one interface.
 func inIndex(index uint32) func(asked) answer {
 	return func(q asked) answer {
-		for _, vif := range q.vifs {
-			if vif.index == index {
-				return maybe
-			}
+		if slices.ContainsFunc(q.uplinks, func(l link) bool { return l.index == index }) {
+			return never
 		}
-		return never
+		return maybe // a vif, perhaps a new one
 	}
 }
 

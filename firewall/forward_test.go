@@ -59,6 +59,8 @@ var forwards = []struct{ name, rules, barred string }{
 	{"all but the tunnel", `oifname != "wg0" drop`, "eth0 eth1 others"},
 	{"all but some", `oifname != { "wg0", "lo" } drop`, "eth0 eth1 others"},
 	{"what comes from AppVMs", `iifname "vif*" oifname "eth0" drop`, "eth0"},
+	{"from the index of one", `iif "vif1.0" oifname "eth0" drop`, "eth0"},
+	{"from an index that came since", `iif 4711 oifname "eth0" drop`, "eth0"},
 	{"by their group", `iifgroup 2 oifname "eth0" drop`, "eth0"},
 	{"what does not come from the tunnel", `iifname != "wg0" oifname "eth0" drop`, "eth0"},
 	{"pairs", `iifname . oifname { "vif1.0" . "eth0", "wg0" . "eth1" } drop`, "eth0"},
@@ -90,6 +92,7 @@ var forwards = []struct{ name, rules, barred string }{
 	{"mail alone", `oifname "eth0" tcp dport 25 drop`, ""},
 	{"ping", `oifname "eth0" meta l4proto icmp drop`, ""},
 	{"too many at once", `oifname "eth0" limit rate over 100/second drop`, ""},
+	{"from the index of another", `iif "wg0" oifname "eth0" drop`, ""},
 	{"from elsewhere", `iifname "wg0" oifname "eth0" drop`, ""},
 	{"from the uplink to AppVMs", `iifname "eth0" oifgroup 2 drop`, ""},
 	{"AppVMs are accepted before", `iifname "vif*" oifname "eth0" accept; oifname "eth0" drop`, ""},
@@ -226,6 +229,7 @@ func TestForwardIsReadAgain(t *testing.T) {
 	run(t, inForward("ip", "accept", `oifname "eth*" drop`), "nft", "-f", "-")
 	read("eth0 eth1")
 	makePair(t, "eth2", "vif4.0")
+	r.LinksChanged()
 	read("eth0 eth1 eth2")
 	run(t, "", "nft", "flush", "ruleset")
 	read("")

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,18 +20,41 @@ type ForwardReader struct {
 	conn       *ruleset
 	generation uint32 // of the ruleset that chains are of
 	chains     []*forwardChain
+	links      []link
+	looked     time.Time   // at links
+	stale      atomic.Bool // links
 }
 
-// Read returns what they say now. Rules are read again only if the ruleset has changed.
-func (r *ForwardReader) Read(ctx context.Context) (Forward, error) {
+// linksStay is how long links are believed if nobody says that they have changed.
+const linksStay = 30 * time.Second
+
+// LinksChanged has the next Read look at the links again. It may be called from anywhere.
+func (r *ForwardReader) LinksChanged() { r.stale.Store(true) }
+
+// readLinks reads them if they may have changed: that takes as long as there are AppVMs, whose vifs come and go without it.
+func (r *ForwardReader) readLinks() error {
+	if !r.stale.Swap(false) && time.Since(r.looked) < linksStay {
+		return nil
+	}
 	list, err := netlink.LinkList()
 	if err != nil {
-		return Forward{}, fmt.Errorf("read the links that chains of hook forward are about: %w", err)
+		r.stale.Store(true)
+		return fmt.Errorf("read the links that chains of hook forward are about: %w", err)
 	}
-	var links []link
+	r.links, r.looked = nil, time.Now()
 	for _, l := range list {
 		a := l.Attrs()
-		links = append(links, link{a.Name, uint32(a.Index), a.Group})
+		r.links = append(r.links, link{a.Name, uint32(a.Index), a.Group})
+	}
+	return nil
+}
+
+// Read returns what they say now. Rules are read again only if the ruleset has changed, and
+// links if LinksChanged was called, or after 30 s.
+func (r *ForwardReader) Read(ctx context.Context) (Forward, error) {
+	err := r.readLinks()
+	if err != nil {
+		return Forward{}, err
 	}
 	if r.conn == nil {
 		if r.conn, err = dial(); err != nil {
@@ -47,7 +72,7 @@ func (r *ForwardReader) Read(ctx context.Context) (Forward, error) {
 	if err != nil {
 		return Forward{}, fmt.Errorf("read chain FORWARD of iptables-legacy: %w", err)
 	}
-	f := judgeAll(slices.Concat(r.chains, legacy), links)
+	f := judgeAll(slices.Concat(r.chains, legacy), r.links)
 	f.Unread = unread
 	return f, nil
 }

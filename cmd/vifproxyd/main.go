@@ -124,6 +124,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	defer systemd.close(lastWords)
 	var helpers sync.WaitGroup
 	var binary tinyproxy.Binary // as last seen
+	forward := new(firewall.ForwardReader)
 	ruleFiles := rules.NewReader(o.rulesDir, o.template)
 	s := supervisor.New(supervisor.Config{
 		ReadLinks:    netwatch.Read,
@@ -155,7 +156,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		Egress:    o.egress,
 		Leave:     o.leave,
 
-		ReadForward: new(firewall.ForwardReader).Read,
+		ReadForward: forward.Read,
 		Ports:       o.listenPorts,
 		Limits:      supervisor.Limits{Drain: o.drain, Generations: mostRetired},
 		Interval:    interval(),
@@ -189,7 +190,11 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		return firewall.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
 	})
 	watch("links", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
-		return firewall.WatchLinks(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
+		return firewall.WatchLinks(ctx, func() {
+			report(nil)
+			forward.LinksChanged()
+			s.Wake(supervisor.Firewall)
+		})
 	})
 	watch("control socket", 0, func(ctx context.Context, report func(error)) error {
 		report(nil)
