@@ -84,7 +84,7 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 			t.Errorf("%s: not noticed", act)
 		}
 	}
-	for _, c := range testConfig.chains() {
+	for _, c := range testConfig.chains(boundsOf(trackedMax())) {
 		table := c.table
 		if table == "vifproxy" {
 			table = "ip vifproxy"

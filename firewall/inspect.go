@@ -73,7 +73,7 @@ func (nft *nftBackend) inspect(ctx context.Context) (found Inspection, err error
 			found.note(now.sets[bindingsSet], "set bindings in table ip vifproxy")
 		}
 		found.note(now.fenceTable, "table inet vifproxy")
-		for _, c := range (Config{}).chains() {
+		for _, c := range (Config{}).chains(nil) {
 			switch {
 			case c.table == "vifproxy" && now.ownTable:
 				found.note(now.hasRule(c.table, c.name), "the rules of chain %s in table ip vifproxy", c.name)

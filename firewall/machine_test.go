@@ -197,3 +197,5 @@ func diff(want, got string) string {
 	}
 	return out.String()
 }
+
+func init() { trackedMax = func() int { return 65536 } } // the same on every machine

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ type nftBackend struct {
 
 	// partial is why the last load left out what belongs into Qubes' table; nil if it did not. The next Sync tries again.
 	partial error
+
+	unbounded bool // this kernel lacks what bounds on connection tracking take
 
 	refused refusals
 }
@@ -137,21 +140,42 @@ func (n *nftBackend) load(before snapshot, want State) error {
 		return err
 	}
 	n.refused.add(refused)
+	// The kernel may lack what bounds take, and a foreign rule may refer to what we replace in Qubes' table. Neither keeps
+	// the guard and the fence from standing.
 	n.partial = nil
-	err = n.conn.transact(before.generation, n.replaceAll(before, want, before.userChain))
-	if err != nil && !errors.Is(err, errOutrun) && before.userChain { // a foreign rule may refer to what we replace there
-		n.partial = fmt.Errorf("load rules into table ip qubes: %w", err)
+	var first error
+	for _, try := range []struct{ bounds, qubes bool }{{true, true}, {false, true}, {true, false}, {false, false}} {
+		if try.bounds && n.unbounded || try.qubes && !before.userChain {
+			continue
+		}
+		var b *bounds
+		if try.bounds {
+			b = boundsOf(trackedMax())
+		}
+		if err = n.conn.transact(before.generation, n.cfg.replaceAll(before, want, b, try.qubes)); err == nil {
+			if !try.bounds && !n.unbounded {
+				n.unbounded = true
+				n.log.Warn("one AppVM can fill connection tracking for all: this kernel does not bound it "+
+					"(CONFIG_NF_CONNTRACK_TIMEOUT, CONFIG_NFT_CONNLIMIT, CONFIG_NFT_LIMIT)", "err", first)
+			}
+			if !try.qubes && before.userChain {
+				n.partial = fmt.Errorf("load rules into table ip qubes: %w", first)
+			}
+			n.refused.last = nil
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
+		if errors.Is(err, errOutrun) {
+			break
+		}
 		n.hangUp() // more answers to what failed are under way
 		if n.conn, err = dial(); err != nil {
 			return err
 		}
-		err = n.conn.transact(before.generation, n.replaceAll(before, want, false))
 	}
-	if err != nil {
-		return fmt.Errorf("load rules: %w", err)
-	}
-	n.refused.last = nil
-	return nil
+	return fmt.Errorf("load rules: %w", cmp.Or(err, first))
 }
 
 // Refused implements Backend.

@@ -39,12 +39,13 @@ const (
 	beforeSnat    = 99
 )
 
-// chains are those of our own two tables.
-func (cfg Config) chains() []chain {
+// chains are those of our own two tables. Without bounds, which take modules that a kernel may lack, they let the same
+// connections pass.
+func (cfg Config) chains(b *bounds) []chain {
 	aProxy := between(skuidTurned, net32(cfg.FirstUID), net32(cfg.LastUID))
 	fromProxy := all(tcp, between(sport, net16(cfg.FirstPort), net16(cfg.LastPort)))
 	bound := in(bindingsSet, iifname, ipSaddr, dport)
-	return []chain{
+	chains := []chain{
 		// Only what is addressed to the firewall VM itself: the port of another host is none of our business.
 		{"vifproxy", "prerouting", hook{"nat", unix.NF_INET_PRE_ROUTING, beforeDnat}, []rule{
 			all(tcp, is(dport, net16(cfg.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
@@ -131,6 +132,25 @@ func (cfg Config) chains() []chain {
 			all(ipv6, tcp, in(openPortsSet, dport), outside("forbidden6", ip6Daddr), accept),
 		}},
 	}
+	if b == nil {
+		return chains
+	}
+	for i := range chains {
+		if c := &chains[i]; c.table == "vifproxy" && c.name == "guard" {
+			c.rules = append([]rule{
+				all(tcp, bound, each(ratesSet.name, rateMemory, over(b.rate, b.burst), iifname, ipSaddr), rejectReset),
+				all(tcp, bound, each(heldSet.name, 0, ctCountOver(b.held), iifname, ipSaddr), rejectReset),
+			}, c.rules...)
+		}
+	}
+	return append(chains,
+		chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []rule{
+			all(fromVif, tcp, syn, is(dport, net16(cfg.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
+		}},
+		chain{"vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []rule{
+			all(aProxy, tcp, syn, ctTimeoutSet(tcpTimeouts)),
+			all(aProxy, udp, ctTimeoutSet(udpTimeouts)),
+		}})
 }
 
 // constants are sets that nobody can change while rules look into them (NFT_SET_CONSTANT).
@@ -152,7 +172,7 @@ func ofFamily[T any](four bool, all []T, addr func(T) netip.Addr) []T {
 // replaceAll is the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
 // long as before holds: the handles of the jumps are in it. Where Qubes has a chain for users, and qubes says so, that is
 // included.
-func (n *nftBackend) replaceAll(before snapshot, want State, qubes bool) (messages [][]byte) {
+func (cfg Config) replaceAll(before snapshot, want State, b *bounds, qubes bool) (messages [][]byte) {
 	put := func(message ...[]byte) { messages = append(messages, message...) }
 	put(removeTables(before)...)
 	for _, table := range []string{"vifproxy", "inet vifproxy"} {
@@ -167,7 +187,10 @@ func (n *nftBackend) replaceAll(before snapshot, want State, qubes bool) (messag
 	for _, c := range constants {
 		put(c.declare(unix.NFT_SET_CONSTANT), c.fill(c.nets))
 	}
-	chains := n.cfg.chains()
+	if b != nil {
+		put(declareBounds()...)
+	}
+	chains := cfg.chains(b)
 	for _, c := range chains {
 		put(c.declare())
 	}

@@ -307,6 +307,7 @@ func TestEstablishedSurvives(t *testing.T) {
 
 // While a binding moves, nobody is refused: a connection comes to the one proxy or to the other.
 func TestMovesWithoutAGap(t *testing.T) {
+	defer trackAtMost(1 << 20)() // it connects faster than anybody may else
 	onEach(t, func(t *testing.T, m machine) {
 		a, _ := site(t)
 		listen(t, gateway+":61000", "one")

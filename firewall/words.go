@@ -183,6 +183,24 @@ func each(set string, timeout time.Duration, keep rule, fields ...field) rule {
 	return all(key(fields), expression("dynset", attrs...))
 }
 
+// over matches packets beyond so many a second, after a burst.
+func over(rate, burst uint32) rule {
+	return expression("limit", attr{unix.NFTA_LIMIT_RATE, net64(uint64(rate))}, attr{unix.NFTA_LIMIT_UNIT, net64(1)},
+		number(unix.NFTA_LIMIT_BURST, burst), number(unix.NFTA_LIMIT_TYPE, unix.NFT_LIMIT_PKTS),
+		number(unix.NFTA_LIMIT_FLAGS, unix.NFT_LIMIT_F_INV))
+}
+
+// ctCountOver matches if more connections than so many are tracked.
+func ctCountOver(count uint32) rule {
+	const nftaCount, nftaFlags, inverted = 1, 2, 1 // NFTA_CONNLIMIT_*, NFT_CONNLIMIT_F_INV
+	return expression("connlimit", number(nftaCount, count), number(nftaFlags, inverted))
+}
+
+// ctTimeoutSet gives the connection that this packet begins the times of an object.
+func ctTimeoutSet(object string) rule {
+	return expression("objref", number(unix.NFTA_OBJREF_IMM_TYPE, unix.NFT_OBJECT_CT_TIMEOUT), text(unix.NFTA_OBJREF_IMM_NAME, object))
+}
+
 var (
 	counter = expression("counter")
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -48,11 +49,14 @@ func (s *site) inFirewall(name string, args ...string) string {
 	return string(out)
 }
 
-// ruleset is all rules of the firewall VM as text, without counters. Those of iptables are as iptables shows them, which
+// counted are the elements of sets that the kernel fills as packets pass.
+var counted = regexp.MustCompile(`(?s)(flags dynamic[^\n]*\n)\t\telements = \{.*?\}\n`)
+
+// ruleset is all rules of the firewall VM as text, without what is counted. Those of iptables are as iptables shows them, which
 // makes and removes chains without rules as it likes.
 func (s *site) ruleset() string {
 	s.Helper()
-	all := s.inFirewall("nft", "-s", "list", "ruleset")
+	all := counted.ReplaceAllString(s.inFirewall("nft", "-s", "list", "ruleset"), "$1")
 	if s.Ruleset == lab.R42 {
 		return all
 	}
