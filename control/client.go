@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"syscall"
 	"time"
 )
@@ -185,6 +186,12 @@ func (c *Client) open(ctx context.Context, method, verb string, request any) (io
 	return nil, problem
 }
 
+// aDaemonRuns reports whether the name that a vifproxyd takes in its network namespace is taken.
+func aDaemonRuns() bool {
+	text, err := os.ReadFile("/proc/self/net/unix")
+	return err == nil && bytes.Contains(text, []byte(" "+OnlyName+"\n"))
+}
+
 // explain makes a sentence of what the kernel said when the socket was used.
 func (c *Client) explain(ctx context.Context, err error) error {
 	var errno syscall.Errno
@@ -194,6 +201,10 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case dialing && errors.As(err, &errno) && (errno == syscall.ENOENT || errno == syscall.ECONNREFUSED):
+		if aDaemonRuns() {
+			return fmt.Errorf("vifproxyd runs, but nobody listens on %s (%v): if that is its socket, somebody has removed it;"+
+				" `systemctl status vifproxyd` says more, `systemctl restart vifproxyd` makes it again", c.socket, errno)
+		}
 		return &NotRunningError{c.socket, errno}
 	case dialing && errors.As(err, &errno) && (errno == syscall.EACCES || errno == syscall.EPERM):
 		return &PermissionError{c.socket, errno}

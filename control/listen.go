@@ -23,6 +23,9 @@ type Listener struct {
 	socket *net.UnixListener
 	lock   *os.File
 	gid    int // of the group that may use the socket besides root and the daemon's own user; -1 if none
+	path   string
+	group  string
+	made   fs.FileInfo // the socket as bind(2) made it
 }
 
 // Listen makes the control socket at path, an absolute path: mode 0600, or, with a group, that group's and
@@ -38,7 +41,7 @@ func Listen(path, group string) (*Listener, error) {
 }
 
 func listen(path, group string) (_ *Listener, err error) {
-	l := &Listener{gid: -1}
+	l := &Listener{gid: -1, path: path, group: group}
 	if group != "" {
 		if l.gid, err = groupID(group); err != nil {
 			return nil, err
@@ -75,6 +78,7 @@ func listen(path, group string) (_ *Listener, err error) {
 		bound, err := private.Listen(context.Background(), "unix", path)
 		if err == nil {
 			l.socket = bound.(*net.UnixListener)
+			l.made, err = os.Lstat(path)
 		}
 		return err
 	}
@@ -104,6 +108,30 @@ func (l *Listener) Close() error {
 		}
 	}
 	return errors.Join(err, l.lock.Close())
+}
+
+// ErrRemoved says that the socket is not at its path any more: somebody has removed it, or the directory around it.
+var ErrRemoved = errors.New("the control socket was removed")
+
+// removed reports whether the socket is at its path no more. An error of looking is no answer.
+func (l *Listener) removed() bool {
+	now, err := os.Lstat(l.path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, l.made)
+}
+
+// Again makes the socket anew after Serve has returned ErrRemoved, with the directory around it if that is missing and the
+// daemon may make it.
+func (l *Listener) Again() error {
+	if err := l.lock.Close(); err != nil && !errors.Is(err, fs.ErrClosed) { // it may be the lock of a directory that is no more
+		return err
+	}
+	next, err := Listen(l.path, l.group)
+	if err != nil {
+		return fmt.Errorf("%w (nobody can reach vifproxyd meanwhile, AppVMs are served: `systemctl restart vifproxyd` makes"+
+			" its directory again)", err)
+	}
+	*l = *next
+	return nil
 }
 
 func groupID(name string) (int, error) {

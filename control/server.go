@@ -23,13 +23,16 @@ type limits struct {
 	receive     time.Duration // for the header, and again for the body
 	send        time.Duration // for the reply, once there is one
 	end         time.Duration // for what is under way when the daemon stops
+	look        time.Duration // between looks whether the socket is still there
 }
 
 var defaults = limits{
 	connections: 64, watchers: 32, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
+	look: 2 * time.Second,
 }
 
-// Serve answers requests until ctx ends, and returns nil then, or an error when the socket fails. What is
+// Serve answers requests until ctx ends, and returns nil then, or an error when the socket fails, ErrRemoved if somebody has
+// removed it: then see [Listener.Again]. What is
 // under way when ctx ends is cancelled; no request is being served any more when Serve returns. The socket is
 // gone then, its lock is not: see [Listener.Close].
 func Serve(ctx context.Context, l *Listener, service Service, log *slog.Logger) error {
@@ -74,10 +77,22 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 	}
 	h.SetKeepAlivesEnabled(false) // one question, one answer: nothing lingers
 
+	removed := false
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		<-ctx.Done()
+		tick := time.NewTicker(limits.look)
+		defer tick.Stop()
+		for !removed && ctx.Err() == nil {
+			select {
+			case <-tick.C:
+				removed = l.removed()
+			case <-ctx.Done():
+			}
+		}
+		if removed { // what is at the path now is not ours to remove
+			l.socket.SetUnlinkOnClose(false)
+		}
 		bounded, done := context.WithTimeout(context.WithoutCancel(ctx), limits.end)
 		defer done()
 		if h.Shutdown(bounded) != nil {
@@ -88,6 +103,9 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 	cancel()
 	<-ended
 	connections.Wait()
+	if removed {
+		return ErrRemoved
+	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

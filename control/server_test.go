@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -418,5 +419,59 @@ func TestServeSaysWhenTheSocketFails(t *testing.T) {
 	err = Serve(t.Context(), l, &fakeDaemon{}, slog.New(slog.DiscardHandler))
 	if !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestARemovedSocketIsMadeAgain, with the directory around it.
+func TestARemovedSocketIsMadeAgain(t *testing.T) {
+	socket := filepath.Join(openDir(t), "vifproxy", "control.sock")
+	l, err := Listen(socket, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	limits := defaults
+	limits.look = time.Millisecond
+	for what, remove := range map[string]func() error{
+		"the socket":    func() error { return os.Remove(socket) },
+		"its directory": func() error { return os.RemoveAll(filepath.Dir(socket)) },
+		"replaced": func() error {
+			if err := os.Remove(socket); err != nil {
+				return err
+			}
+			return os.WriteFile(socket, nil, 0o600)
+		},
+	} {
+		if err := remove(); err != nil {
+			t.Fatal(err)
+		}
+		log := slog.New(slog.DiscardHandler)
+		if err := serve(t.Context(), l, &fakeDaemon{}, log, limits); !errors.Is(err, ErrRemoved) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if what == "replaced" {
+			if err := l.Again(); err == nil || !strings.Contains(err.Error(), "something else is there") {
+				t.Errorf("over a file: %v", err)
+			}
+			if err := os.Remove(socket); err != nil {
+				t.Fatalf("it was removed: %v", err)
+			}
+		}
+		if err := l.Again(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- serve(ctx, l, &fakeDaemon{}, log, limits) }()
+		if _, err := NewClient(socket).Status(t.Context()); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := l.Again(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

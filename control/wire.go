@@ -126,6 +126,9 @@ type Service interface {
 	Watch(ctx context.Context, names []string, send func(Event) error) error
 }
 
+// OnlyName is the abstract unix socket that a vifproxyd takes, so that there is one in a network namespace.
+const OnlyName = "@vifproxyd"
+
 // UnknownError says that there is no rule file for Names.
 type UnknownError struct {
 	Names, Known []string

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -179,4 +180,28 @@ func TestDenied(t *testing.T) {
 			t.Error("the list stays when the rule file has gone")
 		}
 	})
+}
+
+// TestNamesOfAppVMsFitIntoAnAnswer however many AppVMs choose them, and however long JSON makes them.
+func TestNamesOfAppVMsFitIntoAnAnswer(t *testing.T) {
+	var all []control.Denied
+	for range 250 {
+		d := control.Denied{VM: "x"}
+		for range deniedHosts {
+			d.Hosts = append(d.Hosts, control.DeniedHost{Host: strings.Repeat("<", 255), Count: 2})
+		}
+		all = append(all, d)
+	}
+	bounded(all)
+	text, err := json.Marshal(all)
+	if err != nil || len(text) > 9<<20 {
+		t.Errorf("%d bytes, %v", len(text), err)
+	}
+	if d := all[249]; len(d.Hosts) == 0 || len(d.Hosts)*2+d.Forgotten != 2*deniedHosts {
+		t.Errorf("%d hosts, %d forgotten", len(d.Hosts), d.Forgotten)
+	}
+	few := []control.Denied{{Hosts: all[0].Hosts}}
+	if bounded(few); few[0].Forgotten != 0 {
+		t.Error("one AppVM's are cut")
+	}
 }

@@ -6,13 +6,15 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
 )
 
 // alone keeps every other vifproxyd away from this network namespace until the file is closed: it would take over the
 // firewall, and end the proxies, which it finds by uid. The control socket's lock is for one path, this name is for all:
 // abstract sockets belong to the network namespace (unix(7)), as the firewall does, and go with the process.
 func alone() (*os.File, error) {
-	const name = "@vifproxyd"
+	const name = control.OnlyName
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)

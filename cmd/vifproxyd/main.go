@@ -196,9 +196,17 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 			s.Wake(supervisor.Firewall)
 		})
 	})
+	removed := false // the socket
 	watch("control socket", 0, func(ctx context.Context, report func(error)) error {
+		if removed {
+			if err := socket.Again(); err != nil {
+				return err
+			}
+		}
 		report(nil)
-		return control.Serve(ctx, socket, s, log)
+		err := control.Serve(ctx, socket, s, log)
+		removed = errors.Is(err, control.ErrRemoved)
+		return err
 	})
 	helpers.Go(func() {
 		for {

@@ -49,6 +49,21 @@ func TestSystemdIsTold(t *testing.T) {
 	}
 }
 
+// TestARemovedControlSocketComesBack: meanwhile vifproxyctl does not say that nothing runs.
+func TestARemovedControlSocketComesBack(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.startWork()
+		s.must(os.Remove(s.socket()))
+		out, err := s.Command(s.Context(), filepath.Join(programs, "vifproxyctl"), "--socket="+s.socket(), "show").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "vifproxyd runs, but nobody listens on") {
+			s.Errorf("%v: %s", err, out)
+		}
+		s.says("show", "running")
+		s.opens("work", "http://bank.example/")
+		s.stop()
+	})
+}
+
 func TestSecondDaemonKeepsItsHandsOff(t *testing.T) {
 	s := newSite(t, lab.R42)
 	s.rules("work.10.137.0.11", bank)
