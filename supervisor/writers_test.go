@@ -37,7 +37,12 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 			}
 			return slices.Contains(status.Problems, path+": "+errStillWritten.Error())
 		}
-		if told() || m.want[0].Told != nil {
+		m.post(func() {
+			if m.want[0].Told != nil {
+				t.Errorf("told at once: %v", m.want[0].Told)
+			}
+		})
+		if told() {
 			t.Errorf("told at once")
 		}
 		if m.after(longWrite + 2*time.Second); !told() {
