@@ -218,15 +218,6 @@ func (f Fence) portsOf(h Hole) []uint16 {
 	return f.Ports
 }
 
-// join writes a list as both tools read it.
-func join[T any](all []T, separator string) string {
-	texts := make([]string, len(all))
-	for i, one := range all {
-		texts[i] = fmt.Sprint(one)
-	}
-	return strings.Join(texts, separator)
-}
-
 // refusals adds up counters of the kernel that begin at 0 again whenever rules are loaded.
 type refusals struct{ total, last map[uint32]uint64 }
 

@@ -61,9 +61,9 @@ func Inspect(ctx context.Context, kind string) (Inspection, error) {
 	return found, err
 }
 
-func (nft *nftBackend) inspect(ctx context.Context) (found Inspection, err error) {
-	err = nft.do(ctx, func() error {
-		now, err := nft.conn.read()
+func (n *nftBackend) inspect(ctx context.Context) (found Inspection, err error) {
+	err = n.do(ctx, func() error {
+		now, err := n.conn.read()
 		if err != nil {
 			return err
 		}
