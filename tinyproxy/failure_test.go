@@ -340,3 +340,22 @@ func TestTakenPorts(t *testing.T) {
 		}
 	}
 }
+
+// TestARemovedRuntimeDirectoryIsNamed as what keeps proxies from starting. Those that run go on.
+func TestARemovedRuntimeDirectoryIsNamed(t *testing.T) {
+	l := newLauncher(t, nil)
+	old := start(t, l, realBinary, newSpec(l, "social", 61000))
+	if err := os.RemoveAll(l.options.RuntimeDir); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Start(bounded(t), realBinary, newSpec(l, "work", 61001))
+	if err == nil || !strings.Contains(err.Error(), "somebody has removed "+l.options.RuntimeDir) {
+		t.Error(err)
+	}
+	if got := get(t, old, "example.org"); !strings.Contains(got, " 403 ") {
+		t.Errorf("answer %q", got)
+	}
+	if err := os.Mkdir(l.options.RuntimeDir, 0o755); err != nil { // for the end of the test
+		t.Fatal(err)
+	}
+}

@@ -316,6 +316,17 @@ func (l *Launcher) check(spec Spec) *Error {
 	return nil
 }
 
+// removed reports whether the runtime directory is not the one that the Launcher has open: where that is gone, nothing can be
+// made in it (may_create in Linux' fs/namei.c), nor can the daemon, by its unit, make another one in /run.
+func (l *Launcher) removed() bool {
+	own, err := l.root.Stat(".")
+	if err != nil {
+		return false
+	}
+	now, err := os.Stat(l.options.RuntimeDir)
+	return errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(own, now)
+}
+
 // storageRemedy says what to do about an error of the file system under the runtime directory.
 func (l *Launcher) storageRemedy(err error) string {
 	switch {
@@ -323,6 +334,9 @@ func (l *Launcher) storageRemedy(err error) string {
 		return fmt.Sprintf("shorten the rule files, or enlarge the file system of %s; see df", l.options.RuntimeDir)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Sprintf("free space on the file system of %s; see df", l.options.RuntimeDir)
+	case l.removed():
+		return fmt.Sprintf("somebody has removed %s, and no proxy can start until `systemctl restart vifproxyd` makes it again",
+			l.options.RuntimeDir)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
 		return fmt.Sprintf("run as root, or with CAP_SETGID and with %s its own and writable", l.options.RuntimeDir)
 	}
