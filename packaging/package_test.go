@@ -140,9 +140,11 @@ func TestContents(t *testing.T) {
 		must(t, err)
 		return string(out)
 	}
-	if out := query("--requires"); !strings.Contains(out, "tinyproxy >= 1.10\n") ||
-		!strings.Contains(out, "(nftables or iptables)\n") {
+	if out := query("--requires"); !strings.Contains(out, "tinyproxy >= 1.10\n") || strings.Contains(out, "nftables") {
 		t.Errorf("the .rpm requires\n%s", out)
+	}
+	if out := query("--recommends"); out != "nftables\n" {
+		t.Errorf("the .rpm recommends\n%s", out)
 	}
 	if out := query("--configfiles"); out != "/etc/default/vifproxyd\n" {
 		t.Errorf("configuration files of the .rpm:\n%s", out)
