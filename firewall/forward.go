@@ -33,7 +33,8 @@ const (
 // link is an interface as rules know it. The zero link is one that no rule names.
 type link struct {
 	name         string
-	index, group uint32
+	kind         string // such as "wireguard"
+	index, group uint32 // index 0: it is not there
 }
 
 // answer is whether a rule's match is true of what AppVMs send to public addresses, for the web and DNS.
@@ -60,12 +61,14 @@ type asked struct {
 	six     bool
 	vifs    []link // from where it may come, as far as they are known
 	uplinks []link // all others
+	fresh   bool   // it begins a connection
 }
 
 // match is one condition of a rule.
 type match struct {
-	byOut bool // it is about the interface by which a packet leaves
-	of    func(asked) answer
+	byOut  bool // it is about the interface by which a packet leaves
+	byMark bool // it is about a mark, which a rule may have set by that interface
+	of     func(asked) answer
 }
 
 type ending int
@@ -86,6 +89,7 @@ type forwardRule struct {
 	matches []match
 	ending  ending
 	to      string // chain that it leads to
+	marks   bool   // it sets a mark
 }
 
 // forwardChain is a chain of one table; base chains have a hook.
@@ -99,12 +103,15 @@ type forwardChain struct {
 	out      []string                 // names that its rules have for the interface by which packets leave
 }
 
-// judge tells which rule of the base chain bars an interface; "" if none does.
-func (c *forwardChain) judge(q asked) (bar string) {
+// judge tells which rule of the base chain bars an interface; "" if none does. marked says that a mark may tell by which
+// interface a packet leaves.
+func (c *forwardChain) judge(q asked, marked *bool) (bar string) {
 	for _, six := range c.families {
 		q.six = six
-		w := &walk{asked: q}
-		if end := w.chain(c, 0, false); end == returns && c.policy == dropped && w.escape {
+		w := &walk{asked: q, neighbours: c.table, marked: *marked}
+		end := w.chain(c, 0, false)
+		*marked = w.marked
+		if end == returns && c.policy == dropped && w.escape {
 			w.bar = c.place + ", its policy"
 		}
 		if w.steps > mostSteps && c.asks() {
@@ -132,9 +139,11 @@ func (c *forwardChain) asks() bool {
 // walk is the way of a packet through the chains.
 type walk struct {
 	asked
-	steps  int
-	escape bool   // a rule before has let pass what leaves by another interface: what is dropped from here on is so by interface
-	bar    string // the rule that drops the packet because of its interface
+	neighbours map[string]*forwardChain
+	steps      int
+	escape     bool   // a rule before has let pass what leaves by another interface: what is dropped from here on is so by interface
+	marked     bool   // a rule, of whatever chain, sets a mark by interface
+	bar        string // the rule that drops the packet because of its interface
 }
 
 // chain follows the rules of a chain. It returns accept or drop if the packet certainly ends there, otherwise back. byOut says that
@@ -152,6 +161,7 @@ func (w *walk) chain(c *forwardChain, depth int, byOut bool) ending {
 			continue
 		}
 		certain := matches == always
+		w.marked = w.marked || r.marks && (byOut || byThis)
 		switch r.ending {
 		case dropped:
 			if byOut || byThis || w.escape {
@@ -182,21 +192,41 @@ func (w *walk) chain(c *forwardChain, depth int, byOut bool) ending {
 // matches tells whether a rule is about the packet, and whether it asks for the interface for that.
 func (w *walk) matches(r forwardRule) (all answer, byOut bool) {
 	all = always
-	elsewhere, ours := false, true // it is about another interface, and but for that about the packet
+	elsewhere := false // it is about another interface
 	for _, m := range r.matches {
 		a := m.of(w.asked)
-		byOut = byOut || m.byOut
-		if a == never && m.byOut {
-			elsewhere = true
-		} else if a == never {
-			ours = false
-		}
+		byOut = byOut || m.byOut || m.byMark && w.marked
+		elsewhere = elsewhere || a == never && m.byOut
 		all = min(all, a)
 	}
-	if elsewhere && ours && r.ending != dropped && r.ending != goOn {
+	if elsewhere && w.begins(r) && w.lets(r, 0) {
 		w.escape = true
 	}
 	return all, byOut
+}
+
+// begins tells whether a rule may be about a packet that begins a connection and leaves by the interface that it asks for.
+func (w *walk) begins(r forwardRule) bool {
+	q := w.asked
+	q.fresh = true
+	return !slices.ContainsFunc(r.matches, func(m match) bool { return !m.byOut && m.of(q) == never })
+}
+
+// lets tells whether a rule, or one in the chain that it jumps to, may spare a packet what follows.
+func (w *walk) lets(r forwardRule, depth int) bool {
+	switch r.ending {
+	case accepted, leaps, unsure:
+		return true
+	case returns:
+		return depth == 0
+	case jumps:
+		next := w.steps <= mostSteps && depth <= mostJumps && w.neighbours[r.to] != nil
+		return next && slices.ContainsFunc(w.neighbours[r.to].rules, func(inner forwardRule) bool {
+			w.steps++
+			return w.begins(inner) && w.lets(inner, depth+1)
+		})
+	}
+	return false
 }
 
 // judgeAll holds all base chains against all interfaces.
@@ -224,11 +254,17 @@ func judgeAll(chains []*forwardChain, links []link) Forward {
 	}
 	slices.SortFunc(candidates, func(a, b link) int { return strings.Compare(a.name, b.name) })
 	bar := func(l link) string {
-		for _, c := range chains {
-			if c.hook {
-				if rule := c.judge(asked{out: l, vifs: vifs, uplinks: uplinks}); rule != "" {
-					return rule
+		marked := false
+		for range 2 { // a chain that is called before may set the mark that this one asks for
+			for _, c := range chains {
+				if c.hook {
+					if rule := c.judge(asked{out: l, vifs: vifs, uplinks: uplinks}, &marked); rule != "" {
+						return rule
+					}
 				}
+			}
+			if !marked {
+				break
 			}
 		}
 		return ""
@@ -321,20 +357,26 @@ func protocol(number byte) answer {
 }
 
 // state is whether connection tracking gives it one of these states (NF_CT_STATE_BIT in the kernel's nf_conntrack_common.h).
-func state(bits uint32) answer {
+func state(bits uint32) func(asked) answer {
 	const established, fresh = 1 << 1, 1 << 3
-	switch bits & (established | fresh) {
-	case 0:
-		return never
-	case established | fresh:
-		return always
+	return func(q asked) answer {
+		switch bits & (established | fresh) {
+		case 0:
+			return never
+		case established | fresh:
+			return always
+		}
+		if q.fresh {
+			return whether(bits&fresh != 0)
+		}
+		return maybe
 	}
-	return maybe
 }
 
 func (m match) inverted() match {
 	of := m.of
-	return match{m.byOut, func(q asked) answer { return of(q).not() }}
+	m.of = func(q asked) answer { return of(q).not() }
+	return m
 }
 
 func constant(a answer) match { return match{of: func(asked) answer { return a }} }

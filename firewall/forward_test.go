@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // printedForward is what chains of hook forward bar, as text.
@@ -83,6 +85,23 @@ var forwards = []struct{ name, rules, barred string }{
 	{"accepts that are no general ones", `oifname "eth0" ct state established,related accept; oifname "eth0" drop`, "eth0"},
 	{"accepts of one port", `oifname "eth0" tcp dport 22 accept; oifname "eth0" drop`, "eth0"},
 
+	{"by the routing table", `fib daddr oifname "eth0" drop`, "eth0"},
+	{"by the routing table's index", `fib daddr oif "eth0" drop`, "eth0"},
+	{"by kind", `meta oifkind "dummy" drop`, "others"}, // one that comes may be such
+	{"all but a kind", `meta oifkind != "veth" drop`, "others"},
+	{"everywhere, as ranges", `oifname "eth0" ip daddr vmap { 0.0.0.0/1 : drop, 128.0.0.0/1 : drop }`, "eth0"},
+	{"everywhere, as one range", `oifname "eth0" ip daddr { 0.0.0.0/0 } drop`, "eth0"},
+	{"some by a hash", `oifname "eth0" jhash ip saddr mod 2 0 drop`, "eth0"},
+	{"some by their number", `oifname "eth0" numgen inc mod 2 vmap { 0 : drop, 1 : accept }`, "eth0"},
+	{"marked by interface", `oifname "eth0" meta mark set 1; meta mark 1 drop`, "eth0"},
+	{"marked by interface, in their connection", `oifname "eth0" ct mark set 1; ct mark & 1 == 1 drop`, "eth0"},
+	{"marked by a map", `meta mark set oifname map { "eth0" : 1 }; meta mark 1 drop`, "eth0"},
+	{"answers leave by another", `oifname "docker0" ct state new,established accept; drop`, "eth0 eth1 wg0 others"},
+
+	{"only answers leave by another", `oifname "docker0" ct state established,related accept; drop`, ""},
+	{"marked otherwise", `meta mark set 1; meta mark 1 drop`, ""},
+	{"what comes by another", `meta iifkind "veth" drop`, ""},
+	{"back by another", `fib saddr . iif oif missing drop`, ""},
 	{"invalid", `oifname "eth0" ct state invalid drop`, ""},
 	{"by a map of states", `oifname "eth0" ct state vmap { invalid : drop, established : accept }`, ""},
 	{"to the LAN", `oifname "eth0" ip daddr 192.168.0.0/16 drop`, ""},
@@ -183,6 +202,15 @@ func TestForwardOfQubesBarsNothing(t *testing.T) {
 	}
 }
 
+// docker is what dockerd 20 makes of the chain: an AppVM's packets are forwarded nowhere.
+const docker = `-P FORWARD DROP
+-N DOCKER
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT`
+
 func TestForwardOfIptables(t *testing.T) {
 	for _, variant := range []string{"nft", "legacy"} {
 		for _, c := range []struct{ rules, barred string }{
@@ -192,6 +220,9 @@ func TestForwardOfIptables(t *testing.T) {
 			{"-N KILL\n-A FORWARD -o eth0 -j KILL\n-A KILL -m comment --comment \"no -o way\" -p udp -j DROP", "eth0"},
 			{"-P FORWARD DROP\n-A FORWARD -i vif+ -o wg0 -j ACCEPT", "eth0 eth1 others"},
 			{"-A FORWARD -o eth0 -m conntrack --ctstate NEW -j DROP", "eth0"},
+			{"-A FORWARD -m devgroup --dst-group 7 -j DROP", "eth1"},
+			{docker, ""},
+			{docker + "\n-A DOCKER -i vif+ -o docker0 -p tcp --dport 80 -j ACCEPT", "eth0 eth1 wg0 others"},
 			{"-P FORWARD DROP\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", ""},
 			{"-A FORWARD -o eth0 -d 10.0.0.0/8 -j DROP", ""},
 			{"-A FORWARD -i wg0 -o eth0 -j DROP", ""},
@@ -200,6 +231,7 @@ func TestForwardOfIptables(t *testing.T) {
 			t.Run(variant, func(t *testing.T) {
 				enterNamespace(t)
 				makeLinks(t)
+				run(t, "", "ip", "link", "set", "eth1", "group", "7")
 				for line := range strings.Lines(c.rules) {
 					run(t, "", "sh", "-c", "iptables-"+variant+" "+line)
 				}
@@ -233,6 +265,33 @@ func TestForwardIsReadAgain(t *testing.T) {
 	read("eth0 eth1 eth2")
 	run(t, "", "nft", "flush", "ruleset")
 	read("")
+}
+
+// TestForwardOfALargeSet: a list of 50,000 addresses, as block lists have, is not read to its end.
+func TestForwardOfALargeSet(t *testing.T) {
+	enterNamespace(t)
+	makeLinks(t)
+	var list strings.Builder
+	for i := range 50_000 {
+		fmt.Fprintf(&list, "5.%d.%d.%d,", i>>16, i>>8&255, i&255)
+	}
+	run(t, "table inet t {\nset s {\ntype ipv4_addr\nelements = { "+list.String()+" }\n}\nchain c {\n"+
+		"type filter hook forward priority 0\nip daddr @s drop\nip daddr @s oifname eth1 drop\noifname eth0 drop\n}\n}\n", "nft", "-f", "-")
+	conn, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := decoder{ruleset: conn, family: unix.NFPROTO_INET, table: "t"}
+	for range 2 {
+		all, whole, err := d.entries("s")
+		if err != nil || whole || len(all) > 2*mostEntries {
+			t.Errorf("%d elements, whole: %v (%v)", len(all), whole, err)
+		}
+	}
+	var r ForwardReader
+	if f, err := r.Read(t.Context()); err != nil || printedForward(f) != "eth0 eth1" {
+		t.Errorf("bars %q (%v)", printedForward(f), err)
+	}
 }
 
 // Chains that lead to many others end somewhere.

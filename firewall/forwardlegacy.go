@@ -89,7 +89,9 @@ func (c *forwardChain) legacyRule(r *forwardRule, words []string) {
 			if !n.prefix {
 				c.out = append(c.out, n.name)
 			}
-			add(match{true, n.out})
+			add(match{byOut: true, of: n.out})
+		case "--dst-group":
+			add(match{byOut: true, of: legacyGroup(value)})
 		case "-i":
 			add(match{of: legacyName(value).in})
 		case "-s":
@@ -111,7 +113,7 @@ func (c *forwardChain) legacyRule(r *forwardRule, words []string) {
 			for _, s := range strings.Split(value, ",") {
 				bits |= map[string]uint32{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}[s]
 			}
-			add(constant(state(bits)))
+			add(match{of: state(bits)})
 		case "--dport", "--dports":
 			a := never
 			for _, s := range strings.Split(value, ",") {
@@ -161,6 +163,22 @@ func (c *forwardChain) legacyRule(r *forwardRule, words []string) {
 				not = false
 			}
 		}
+	}
+}
+
+// legacyGroup is whether a packet leaves by an interface of a group, as in "0x7" or "0x7/0xff".
+func legacyGroup(text string) func(asked) answer {
+	group, mask, masked := strings.Cut(text, "/")
+	number, err := strconv.ParseUint(group, 0, 32)
+	bits, err2 := uint64(0xffffffff), error(nil)
+	if masked {
+		bits, err2 = strconv.ParseUint(mask, 0, 32)
+	}
+	return func(q asked) answer {
+		if err != nil || err2 != nil { // by a name of /etc/iproute2/group
+			return maybe
+		}
+		return whether((uint64(q.out.group)^number)&bits == 0)
 	}
 }
 

@@ -44,7 +44,7 @@ func (r *ForwardReader) readLinks() error {
 	r.links, r.looked = nil, time.Now()
 	for _, l := range list {
 		a := l.Attrs()
-		r.links = append(r.links, link{a.Name, uint32(a.Index), a.Group})
+		r.links = append(r.links, link{a.Name, l.Type(), uint32(a.Index), a.Group})
 	}
 	return nil
 }
@@ -143,6 +143,14 @@ func (r *ruleset) forwardChains() (all []*forwardChain, err error) {
 		if !slices.ContainsFunc(all, func(c *forwardChain) bool { return c.hook && tables[t][lastWord(c.place)] == c }) {
 			continue
 		}
+		sets, err := r.dump(unix.NFT_MSG_GETSET, t.family, t.name)
+		if err != nil {
+			return nil, fmt.Errorf("sets of table %s: %w", tableName(t.family, t.name), err)
+		}
+		intervals := make(map[string]bool)
+		for _, o := range sets {
+			intervals[o.text(unix.NFTA_SET_NAME)] = o.number(unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0
+		}
 		rules, err := r.dump(unix.NFT_MSG_GETRULE, t.family, t.name)
 		if err != nil {
 			return nil, fmt.Errorf("rules of table %s: %w", tableName(t.family, t.name), err)
@@ -155,7 +163,7 @@ func (r *ruleset) forwardChains() (all []*forwardChain, err error) {
 				continue
 			}
 			count[name]++
-			d := decoder{ruleset: r, chain: c, family: t.family, table: t.name,
+			d := decoder{ruleset: r, chain: c, family: t.family, table: t.name, intervals: intervals,
 				place: place("table "+tableName(t.family, t.name), name, count[name])}
 			if err := d.rule(o[unix.NFTA_RULE_EXPRESSIONS]); err != nil {
 				return nil, fmt.Errorf("%s: %w", d.place, err)
@@ -179,6 +187,7 @@ const (
 	outName
 	outIndex
 	outGroup
+	outKind
 	outOther // something else about that interface
 	inName
 	inIndexOf
@@ -191,7 +200,7 @@ const (
 	destination
 	destinationPort
 	destinationType
-	packetMark
+	mark // of the packet, or its connection
 )
 
 func (f register) byOut() bool { return outName <= f && f <= outOther }
@@ -202,6 +211,11 @@ type content struct {
 	mask []byte // nil: all
 }
 
+// match asks something of the field.
+func (c content) match(of func(asked) answer) match {
+	return match{byOut: c.byOut(), byMark: c.register == mark, of: of}
+}
+
 // decoder makes forwardRules of the expressions of one rule.
 type decoder struct {
 	*ruleset
@@ -209,7 +223,8 @@ type decoder struct {
 	family    byte
 	table     string
 	place     string
-	registers [20]content // in units of 4 bytes
+	intervals map[string]bool // which sets are of intervals
+	registers [20]content     // in units of 4 bytes
 	matches   []match
 }
 
@@ -225,7 +240,19 @@ func unit(register uint32) int {
 }
 
 func (d *decoder) add(v ending, to string, more ...match) {
-	d.chain.rules = append(d.chain.rules, forwardRule{d.place, slices.Concat(d.matches, more), v, to})
+	d.chain.rules = append(d.chain.rules, forwardRule{place: d.place, matches: slices.Concat(d.matches, more), ending: v, to: to})
+}
+
+// marks notes that the rule sets a mark.
+func (d *decoder) marks() {
+	d.chain.rules = append(d.chain.rules, forwardRule{place: d.place, matches: slices.Clone(d.matches), marks: true})
+}
+
+// forget follows an expression that is not known: it may have written to any register.
+func (d *decoder) forget() {
+	for i, c := range d.registers {
+		d.registers[i] = content{register: outOr(c.register)}
+	}
 }
 
 // rule reads a rule's expressions in their order (nf_tables.h: enum nft_*_attributes). What is not known may match or not.
@@ -245,14 +272,21 @@ func (d *decoder) rule(list []byte) error {
 		case "meta":
 			if attr(unix.NFTA_META_DREG) != nil {
 				put(number(unix.NFTA_META_DREG), metaField(number(unix.NFTA_META_KEY)))
+			} else if number(unix.NFTA_META_KEY) == unix.NFT_META_MARK {
+				d.marks()
 			}
 		case "ct":
 			if attr(unix.NFTA_CT_DREG) != nil {
 				f := other
-				if number(unix.NFTA_CT_KEY) == unix.NFT_CT_STATE {
+				switch number(unix.NFTA_CT_KEY) {
+				case unix.NFT_CT_STATE:
 					f = ctState
+				case unix.NFT_CT_MARK:
+					f = mark
 				}
 				put(number(unix.NFTA_CT_DREG), f)
+			} else if number(unix.NFTA_CT_KEY) == unix.NFT_CT_MARK {
+				d.marks()
 			}
 		case "payload":
 			if attr(unix.NFTA_PAYLOAD_DREG) != nil {
@@ -262,8 +296,9 @@ func (d *decoder) rule(list []byte) error {
 		case "fib":
 			f := other
 			const toDestination = unix.NFTA_FIB_F_DADDR
-			if number(unix.NFTA_FIB_RESULT) == unix.NFT_FIB_RESULT_ADDRTYPE && number(unix.NFTA_FIB_FLAGS) == toDestination {
-				f = destinationType
+			if flags := number(unix.NFTA_FIB_FLAGS); flags&^unix.NFTA_FIB_F_MARK == toDestination {
+				f = map[uint32]register{unix.NFT_FIB_RESULT_ADDRTYPE: destinationType,
+					unix.NFT_FIB_RESULT_OIF: outIndex, unix.NFT_FIB_RESULT_OIFNAME: outName}[number(unix.NFTA_FIB_RESULT)]
 			}
 			put(number(unix.NFTA_FIB_DREG), f)
 		case "bitwise":
@@ -291,7 +326,7 @@ func (d *decoder) rule(list []byte) error {
 				return err
 			}
 			if attr(unix.NFTA_LOOKUP_DREG) != nil {
-				put(number(unix.NFTA_LOOKUP_DREG), other)
+				put(number(unix.NFTA_LOOKUP_DREG), outOr(d.registers[unit(number(unix.NFTA_LOOKUP_SREG))].register))
 			}
 		case "immediate":
 			if v := inside(data, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT); v != nil {
@@ -305,11 +340,11 @@ func (d *decoder) rule(list []byte) error {
 			switch string(bytes.TrimRight(attr(unix.NFTA_TARGET_NAME), "\x00")) {
 			case "REJECT", "DROP", "TARPIT":
 				d.add(dropped, "")
+			case "MARK", "CONNMARK":
+				d.marks()
 			}
 		case "match":
-			if string(bytes.TrimRight(attr(unix.NFTA_MATCH_NAME), "\x00")) != "comment" {
-				d.matches = append(d.matches, constant(maybe))
-			}
+			d.matches = append(d.matches, xtMatch(string(bytes.TrimRight(attr(unix.NFTA_MATCH_NAME), "\x00")), attr(unix.NFTA_MATCH_INFO)))
 		case "limit", "connlimit": // what is over the limit is nothing usual
 			flags := map[string]uint16{"limit": unix.NFTA_LIMIT_FLAGS, "connlimit": nftaConnlimitFlags}[name]
 			a := maybe
@@ -318,7 +353,10 @@ func (d *decoder) rule(list []byte) error {
 			}
 			d.matches = append(d.matches, constant(a))
 		case "counter", "log", "last", "notrack", "objref", "flow_offload", "masq", "nat", "redir":
+		case "byteorder", "hash", "numgen", "rt", "exthdr", "socket", "osf", "tunnel", "xfrm": // they fill a register
+			d.forget()
 		default:
+			d.forget()
 			d.matches = append(d.matches, constant(maybe))
 		}
 	}
@@ -335,7 +373,9 @@ func metaField(key uint32) register {
 		return outIndex
 	case unix.NFT_META_OIFGROUP:
 		return outGroup
-	case unix.NFT_META_OIFTYPE, nftMetaOIFKind:
+	case nftMetaOIFKind:
+		return outKind
+	case unix.NFT_META_OIFTYPE:
 		return outOther
 	case unix.NFT_META_IIFNAME:
 		return inName
@@ -350,12 +390,12 @@ func metaField(key uint32) register {
 	case unix.NFT_META_L4PROTO:
 		return l4Protocol
 	case unix.NFT_META_MARK:
-		return packetMark
+		return mark
 	}
 	return other
 }
 
-const nftMetaOIFKind = 26 // NFT_META_OIFKIND
+const nftMetaOIFKind = 27 // NFT_META_OIFKIND
 
 // payloadField reads places in the headers of IPv4 and IPv6; nft asks for the version before.
 func payloadField(base, offset, length uint32) register {
@@ -380,10 +420,37 @@ func payloadField(base, offset, length uint32) register {
 	return other
 }
 
+// xtMatch reads a match of iptables, as its own structures have it.
+func xtMatch(name string, info []byte) match {
+	number := binary.NativeEndian.Uint32
+	short := func(at int) uint32 { return uint32(binary.NativeEndian.Uint16(info[at:])) }
+	switch {
+	case name == "comment":
+		return constant(always)
+	case name == "mark", name == "connmark":
+		return match{byMark: true, of: func(asked) answer { return maybe }}
+	case name == "devgroup" && len(info) >= 20 && number(info)&4 != 0: // XT_DEVGROUP_MATCH_DST
+		invert, group, mask := number(info)&8 != 0, number(info[12:]), number(info[16:])
+		return match{byOut: true, of: func(q asked) answer {
+			return whether(((q.out.group^group)&mask == 0) != invert)
+		}}
+	case name == "conntrack" && len(info) >= 152 && short(146) == 1: // xt_conntrack_mtinfo3, XT_CONNTRACK_STATE alone
+		m := match{of: state(short(150))}
+		if short(148) != 0 {
+			m = m.inverted()
+		}
+		return m
+	}
+	return constant(maybe)
+}
+
 // outOr is what is left of a field that was calculated with.
 func outOr(f register) register {
-	if f.byOut() {
+	switch {
+	case f.byOut():
 		return outOther
+	case f == mark:
+		return mark
 	}
 	return other
 }
@@ -416,9 +483,9 @@ func endingOf(v []byte) (ending, string) {
 // compare is the match of a field with a value.
 func (d *decoder) compare(c content, op uint32, value []byte) match {
 	if op != unix.NFT_CMP_EQ && op != unix.NFT_CMP_NEQ {
-		return match{c.byOut(), func(asked) answer { return maybe }}
+		return c.match(func(asked) answer { return maybe })
 	}
-	m := match{c.byOut(), d.equals(c, value)}
+	m := c.match(d.equals(c, value))
 	if op == unix.NFT_CMP_NEQ {
 		m = m.inverted()
 	}
@@ -452,7 +519,7 @@ func (d *decoder) equals(c content, value []byte) func(asked) answer {
 		}
 		return said(never)
 	case c.register == ctState && c.mask != nil && len(c.mask) == 4 && number == 0: // none of these states
-		return said(state(binary.NativeEndian.Uint32(c.mask)).not())
+		return match{of: state(binary.NativeEndian.Uint32(c.mask))}.inverted().of
 	case c.mask != nil:
 		return said(maybe)
 	}
@@ -473,8 +540,15 @@ func (d *decoder) equals(c content, value []byte) func(asked) answer {
 		return inIndex(number)
 	case inGroupOf:
 		return inGroup(number)
+	case outKind:
+		return func(q asked) answer {
+			if q.out.index == 0 {
+				return maybe
+			}
+			return whether(q.out.kind == string(bytes.TrimRight(value, "\x00")))
+		}
 	case ctState:
-		return said(state(number))
+		return state(number)
 	case ipVersion:
 		return func(q asked) answer { return whether(len(value) == 1 && (value[0] == unix.NFPROTO_IPV6) == q.six) }
 	case etherType:
@@ -496,7 +570,7 @@ func (d *decoder) equals(c content, value []byte) func(asked) answer {
 
 // between tells whether a field has a value in a range.
 func (d *decoder) between(c content, from, to []byte) match {
-	said := func(a answer) match { return match{c.byOut(), func(asked) answer { return a }} }
+	said := func(a answer) match { return c.match(func(asked) answer { return a }) }
 	switch {
 	case c.mask != nil || len(from) == 0 || len(from) != len(to):
 	case c.register == destination && from[0] == to[0]: // within one network of 8 bits
@@ -505,13 +579,13 @@ func (d *decoder) between(c content, from, to []byte) match {
 		return said(ports(binary.BigEndian.Uint16(from), binary.BigEndian.Uint16(to)))
 	case c.register == outGroup && len(from) == 4:
 		first, last := binary.BigEndian.Uint32(from), binary.BigEndian.Uint32(to)
-		return match{true, func(q asked) answer { return whether(first <= q.out.group && q.out.group <= last) }}
+		return c.match(func(q asked) answer { return whether(first <= q.out.group && q.out.group <= last) })
 	case c.register == outName: // "eth*" in a set: its bytes from "eth" on, and all that follows
-		return match{true, func(q asked) answer {
+		return c.match(func(q asked) answer {
 			var name [ifNameSize]byte
 			copy(name[:], q.out.name)
 			return whether(bytes.Compare(from, name[:]) <= 0 && bytes.Compare(name[:], to) <= 0)
-		}}
+		})
 	}
 	return said(maybe)
 }
@@ -522,20 +596,33 @@ type entry struct {
 	ending   []byte
 }
 
-// entries reads a set. Of sets of intervals that are no ranges in themselves (pipapo), elements are where one begins and where
-// it has ended.
-func (d *decoder) entries(set string) (all []entry, err error) {
+// mostEntries is how many elements of a set are looked at: lists of addresses have hundreds of thousands, and rules are read
+// again after each change of any.
+const mostEntries = 4096
+
+// entries reads a set, or its first elements if it has too many. Of sets of intervals that are no ranges in themselves
+// (pipapo), elements are where one begins and where it has ended.
+func (d *decoder) entries(set string) (all []entry, whole bool, err error) {
 	attrs := name(name(nil, unix.NFTA_SET_ELEM_LIST_TABLE, d.table), unix.NFTA_SET_ELEM_LIST_SET, set)
-	lists, err := d.ask(message(unix.NFT_MSG_GETSETELEM, d.family, unix.NLM_F_DUMP, attrs))
+	count := 0
+	lists, whole, err := d.askUntil(message(unix.NFT_MSG_GETSETELEM, d.family, unix.NLM_F_DUMP, attrs), func(o object) bool {
+		for range attributes(o[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+			count++
+		}
+		return count > mostEntries
+	})
+	if err == nil && !whole {
+		err = d.redial()
+	}
 	if err != nil {
-		return nil, fmt.Errorf("elements of set %s: %w", set, err)
+		return nil, false, fmt.Errorf("elements of set %s: %w", set, err)
 	}
 	type edge struct {
 		entry
 		end bool
 	}
 	var edges []edge
-	intervals := false
+	intervals := d.intervals[set]
 	for _, list := range lists {
 		for _, e := range attributes(list[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
 			flags := inside(e, unix.NFTA_SET_ELEM_FLAGS)
@@ -544,8 +631,9 @@ func (d *decoder) entries(set string) (all []entry, err error) {
 			to := inside(e, nftaSetElemKeyEnd, unix.NFTA_DATA_VALUE)
 			if to == nil {
 				to = key
+			} else {
+				intervals = false // they are ranges in themselves
 			}
-			intervals = intervals || end
 			edges = append(edges, edge{entry{key, to, inside(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT)}, end})
 		}
 	}
@@ -553,7 +641,7 @@ func (d *decoder) entries(set string) (all []entry, err error) {
 		for _, e := range edges {
 			all = append(all, e.entry)
 		}
-		return all, nil
+		return all, whole, nil
 	}
 	slices.SortStableFunc(edges, func(a, b edge) int { return bytes.Compare(a.from, b.from) })
 	for i, e := range edges {
@@ -569,7 +657,7 @@ func (d *decoder) entries(set string) (all []entry, err error) {
 		}
 		all = append(all, e.entry)
 	}
-	return all, nil
+	return all, whole, nil
 }
 
 // before is the number before, in network order.
@@ -586,7 +674,7 @@ func before(b []byte) []byte {
 // sizes of fields in a key of several, in units of 4 bytes.
 func (d *decoder) units(f register) int {
 	switch f {
-	case outName, inName:
+	case outName, inName, outKind:
 		return ifNameSize / 4
 	case source, destination:
 		if d.family == unix.NFPROTO_IPV6 {
@@ -603,15 +691,18 @@ func (d *decoder) lookup(data []byte, verdicts, inverted bool) error {
 		return nil
 	}
 	first := unit(binary.BigEndian.Uint32(register))
-	entries, err := d.entries(string(bytes.TrimSuffix(inside(data, unix.NFTA_LOOKUP_SET), []byte{0})))
+	entries, whole, err := d.entries(string(bytes.TrimSuffix(inside(data, unix.NFTA_LOOKUP_SET), []byte{0})))
 	if err != nil {
 		return err
 	}
-	byOut := false
+	var all match // what any of its elements is about
+	if first < len(d.registers) {
+		all = d.registers[first].match(nil)
+	}
 	var keys []func(asked) answer
 	for _, e := range entries {
 		m := d.key(first, e)
-		byOut = byOut || m.byOut
+		all.byOut, all.byMark = all.byOut || m.byOut, all.byMark || m.byMark
 		keys = append(keys, m.of)
 		if verdicts {
 			v, to := unsure, ""
@@ -621,23 +712,25 @@ func (d *decoder) lookup(data []byte, verdicts, inverted bool) error {
 			d.add(v, to, m)
 		}
 	}
-	if verdicts {
-		return nil
-	}
-	for _, c := range d.registers[first:min(first+1, len(d.registers))] {
-		byOut = byOut || c.byOut()
-	}
-	m := match{byOut, func(q asked) answer {
+	all.of = func(q asked) answer {
 		best := never
+		if !whole {
+			best = maybe
+		}
 		for _, key := range keys {
 			best = max(best, key(q))
 		}
 		return best
-	}}
-	if inverted {
-		m = m.inverted()
 	}
-	d.matches = append(d.matches, m)
+	switch {
+	case verdicts && !whole:
+		d.add(dropped, "", match{byOut: all.byOut, byMark: all.byMark, of: func(asked) answer { return maybe }})
+	case verdicts:
+	case inverted:
+		d.matches = append(d.matches, all.inverted())
+	default:
+		d.matches = append(d.matches, all)
+	}
 	return nil
 }
 
@@ -646,8 +739,8 @@ func (d *decoder) key(first int, e entry) match {
 	if e.from == nil {
 		return constant(always)
 	}
+	var whole match
 	all := []match{}
-	byOut := false
 	for at := 0; at < len(e.from); {
 		c := content{}
 		if i := first + at/4; i < len(d.registers) {
@@ -665,17 +758,18 @@ func (d *decoder) key(first int, e entry) match {
 		}
 		m := d.between(c, from, to)
 		if bytes.Equal(from, to) {
-			m = match{c.byOut(), d.equals(c, from)}
+			m = c.match(d.equals(c, from))
 		}
-		byOut = byOut || m.byOut
+		whole.byOut, whole.byMark = whole.byOut || m.byOut, whole.byMark || m.byMark
 		all = append(all, m)
 		at += size
 	}
-	return match{byOut, func(q asked) answer {
+	whole.of = func(q asked) answer {
 		a := always
 		for _, m := range all {
 			a = min(a, m.of(q))
 		}
 		return a
-	}}
+	}
+	return whole
 }

@@ -25,6 +25,17 @@ const (
 // others are there when a request has been sent.
 var answerTime = unix.Timeval{Sec: 10}
 
+// redial gives up an answer that is under way.
+func (r *ruleset) redial() error {
+	fresh, err := dial()
+	if err != nil {
+		return err
+	}
+	_ = r.socket.Close()
+	r.socket, r.sequence = fresh.socket, 0
+	return nil
+}
+
 func dial() (*ruleset, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -149,37 +160,47 @@ func following(generation uint32) uint32 { return max(generation+1, 1) }
 
 // ask sends a request, one message or a batch, and returns the messages of the answer.
 func (r *ruleset) ask(request []byte) (answer []object, err error) {
+	answer, _, err = r.askUntil(request, func(object) bool { return false })
+	return answer, err
+}
+
+// askUntil is ask, but reads no more of the answer after a message that is enough. Then the answer is not whole, the rest of it
+// is under way, and the next thing to do is redial.
+func (r *ruleset) askUntil(request []byte, enough func(object) bool) (answer []object, whole bool, err error) {
 	r.sequence++
 	for m := request; len(m) > 0; m = m[binary.NativeEndian.Uint32(m):] {
 		binary.NativeEndian.PutUint32(m[8:], r.sequence)
 	}
 	if _, err := r.socket.Write(request); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for {
 		n, err := r.socket.Read(r.buf)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		messages, err := syscall.ParseNetlinkMessage(slices.Clone(r.buf[:n]))
 		if err != nil {
-			return nil, fmt.Errorf("malformed netlink message: %w", err)
+			return nil, false, fmt.Errorf("malformed netlink message: %w", err)
 		}
 		for _, m := range messages {
 			if m.Header.Seq != r.sequence || len(m.Data) < 4 { // all begin with an errno, or struct nfgenmsg
-				return nil, fmt.Errorf("netlink message out of place (number %d instead of %d, %d bytes)",
+				return nil, false, fmt.Errorf("netlink message out of place (number %d instead of %d, %d bytes)",
 					m.Header.Seq, r.sequence, len(m.Data))
 			}
 			switch m.Header.Type {
 			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
 				if errno := -int32(binary.NativeEndian.Uint32(m.Data)); errno != 0 {
-					return nil, unix.Errno(errno)
+					return nil, false, unix.Errno(errno)
 				}
-				return answer, nil
+				return answer, true, nil
 			}
 			answer = append(answer, parse(m.Data))
+			if enough(answer[len(answer)-1]) {
+				return answer, false, nil
+			}
 			if m.Header.Flags&unix.NLM_F_MULTI == 0 {
-				return answer, nil
+				return answer, true, nil
 			}
 		}
 	}
