@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -100,8 +99,6 @@ func observe(t *testing.T, watch func(context.Context, func(Hint)) error) *obser
 	})
 	return o
 }
-
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // until waits for the wake after which Read, or what there is without it, says want.
 func (o *observer) until(t *testing.T, want string) {

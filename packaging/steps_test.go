@@ -296,7 +296,9 @@ func (m *machine) needsRights() {
 	text = strings.Replace(text, "{pid_file}", "/run/tinyproxy/{vm_ip}", 1)
 	m.run("mkdir", "/var/log/vifproxy")
 	m.rule("config", text)
-	m.run("vifproxyctl", "update")
+	if out, err := m.try("vifproxyctl", "update"); err == nil {
+		m.Errorf("update does not say that logs cannot be written: %s", out)
+	}
 	says("or nothing, into the template, or add LogsDirectory= to the unit with `systemctl edit vifproxyd`)")
 	says("may not write there: write PidFile ")
 	m.served("banking", "bank.example", "shop.example") // all the same

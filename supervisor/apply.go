@@ -204,11 +204,8 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 			vm.current.asked = s.heard
 		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
-		err := vm.current.proxy.Current()
-		vm.current.shown = err == nil // else at the next look again: the disk may be full now
-		if err != nil && vm.current != before {
-			s.Events.Emit(notShown, control.About{VM: vm.current.Policy.Name, IP: vm.addr, Err: err.Error()})
-		}
+		vm.current.shown = false
+		s.show(vm)
 		if before != nil && before.Policy.key != vm.current.Policy.key {
 			s.Events.Emit(inForce, control.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
@@ -223,6 +220,33 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		s.Events.Emit(proxyRetires, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
 }
+
+// show has the files under an AppVM's name tell of the process that serves it, beside the loop: a file system may not answer.
+func (s *Supervisor) show(vm *appVM) {
+	p := vm.current
+	if vm.showing || p == nil || p.shown {
+		return
+	}
+	vm.showing = true
+	s.running.Go(func() {
+		err := p.proxy.Current()
+		s.post(func() {
+			vm.showing, p.shown = false, err == nil                 // else at the next look again: the disk may be full now
+			s.changed = s.changed || len(s.waiters) > 0 || !s.ready // they wait for it
+			if err != nil && !p.hidden && !p.Dying {
+				s.Events.Emit(notShown, control.About{VM: p.Policy.Name, IP: vm.addr, Err: err.Error()})
+			}
+			p.hidden = err != nil
+			if vm.current != p {
+				s.show(vm)
+			}
+		})
+	})
+}
+
+// beingShown reports whether files are being written that somebody may be about to read. Where that has failed before, nobody
+// waits for it.
+func (vm *appVM) beingShown() bool { return vm.showing && vm.current != nil && !vm.current.hidden }
 
 // release follows a successful write of these bindings: nothing else in the firewall leads to a proxy's port.
 func (s *Supervisor) release(bindings []firewall.Binding) {

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -252,8 +253,85 @@ func TestFilesThatCouldNotBeWrittenAreWrittenLater(t *testing.T) {
 		m.Update(m.ctx)
 		m.set(func() { m.showErr = nil })
 		m.Update(m.ctx)
+		m.after(time.Millisecond)
 		if m.set(func() {}); m.shown != m.proxy("a").port {
 			t.Errorf("files tell of port %d, not of %d", m.shown, m.proxy("a").port)
+		}
+	})
+}
+
+// TestNobodyWaitsForFilesThatAreNotWritten: neither the loop nor the other AppVMs.
+func TestNobodyWaitsForFilesThatAreNotWritten(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() { m.showTakes = time.Second })
+		m.file("a.10.0.0.1", "x", "y")
+		m.connect("vif1.0 10.0.0.1")
+		m.after(100 * time.Millisecond)
+		m.file("a.10.0.0.1", "x")
+		if c := counted(m.after(200 * time.Millisecond)); c["kill"] != 1 || m.vm("a").State != control.Running {
+			t.Errorf("%v, %v", c, m.vm("a"))
+		}
+		if m.after(3 * time.Second); m.shown != m.proxy("a").port {
+			t.Errorf("files tell of port %d, not of %d", m.shown, m.proxy("a").port)
+		}
+	})
+}
+
+// TestARuntimeDirectoryThatOnlySystemdMakes ends the daemon when a proxy cannot start, but not right after its start, and
+// not where nobody starts it again.
+func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
+	for _, systemd := range []bool{true, false} {
+		run(t, func(m *machine) {
+			m.post(func() { m.SystemdMakesFiles, m.Setup.Started = systemd, time.Now() })
+			m.file("a.10.0.0.1", "x")
+			m.connect("vif1.0 10.0.0.1")
+			m.after(time.Second)
+			m.set(func() { m.startErr = func(*Policy) error { return fmt.Errorf("%w: no", tinyproxy.ErrRemoved) } })
+			m.after(time.Second)
+			m.file("b.10.0.0.2", "x")
+			m.connect("vif1.0 10.0.0.1", "vif2.0 10.0.0.2")
+			m.after(restartGap - 3*time.Second)
+			if m.vm("a").State != control.Running {
+				t.Errorf("before its time: %v", m.vm("a"))
+			}
+			if systemd {
+				m.ends = tinyproxy.ErrRemoved
+			}
+			m.after(time.Minute)
+			select {
+			case <-m.done:
+				if !systemd {
+					t.Error("nobody starts it again")
+				}
+			default:
+				if systemd {
+					t.Error("it goes on without a runtime directory")
+				}
+			}
+		})
+	}
+}
+
+// TestADeathTellsOfConnectionsThatWereKnown: those of an older process, which is asked for them each second.
+func TestADeathTellsOfConnectionsThatWereKnown(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("a.10.0.0.1", "x")
+		m.connect("vif1.0 10.0.0.1")
+		m.after(time.Second)
+		old := m.proxy("a")
+		m.set(func() { old.more = 2 })
+		m.file("a.10.0.0.1", "x", "y")
+		m.after(3 * time.Second)
+		told := watched(m)
+		told()
+		old.gone("die", errors.New("killed"))
+		if text := told(); !strings.Contains(text, "proxy-died vm=a") || !strings.Contains(text, "connections=3") {
+			t.Error(text)
+		}
+		m.after(time.Minute)
+		m.proxy("a").gone("die", errors.New("killed"))
+		if text := told(); !strings.Contains(text, "proxy-died vm=a err=killed") {
+			t.Error(text)
 		}
 	})
 }

@@ -73,6 +73,10 @@ func (p *fakeProxy) Listens(tinyproxy.Listeners) error {
 }
 func (p *fakeProxy) Current() error {
 	p.m.mu.Lock()
+	takes := p.m.showTakes
+	p.m.mu.Unlock()
+	time.Sleep(takes)
+	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if p.m.showErr == nil {
 		p.m.shown = p.port

@@ -119,6 +119,14 @@ func (t *Tinyproxies) OnLogProblem(f func()) { t.launcher.OnLogProblem(f) }
 // LogProblem returns which logs of proxies cannot be written, and why; nil if all can.
 func (t *Tinyproxies) LogProblem() error { return t.launcher.LogProblem() }
 
+// KeepFiles makes files that somebody has removed from the runtime directory again until ctx ends; see tinyproxy.Launcher.
+func (t *Tinyproxies) KeepFiles(ctx context.Context, told func(error)) {
+	t.launcher.KeepFiles(ctx, told)
+}
+
+// Renewals is a part of what processes depend on: another text than before means that they have lost their files.
+func (t *Tinyproxies) Renewals() string { return t.launcher.Renewals() }
+
 // Forget implements Proxies.
 func (t *Tinyproxies) Forget(name string) { t.launcher.Forget(name) }
 

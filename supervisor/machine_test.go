@@ -61,8 +61,10 @@ type machine struct {
 	notified   []string
 	startErr   func(*Policy) error
 	showErr    error
+	showTakes  time.Duration
 	shown      uint16        // the port of the proxy that the files tell of
 	delay      time.Duration // until a proxy listens
+	ends       error         // why the loop is to end before it is told to
 	stubborn   bool          // a proxy comes up although it was abandoned
 }
 
@@ -356,7 +358,7 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 		synctest.Wait()
 		f(m)
 		cancel()
-		if err := <-ended; err != nil {
+		if err := <-ended; !errors.Is(err, m.ends) {
 			t.Error(err)
 		}
 		if len(m.alive) > 0 || len(m.bindings) > 0 {

@@ -9,11 +9,16 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/tinyproxy"
 )
 
 // startBound is how long a proxy may take until it listens. The usual is a few milliseconds; a machine that boots
 // twenty VMs may need a second or two.
 const startBound = 10 * time.Second
+
+// restartGap is how long the daemon has to have run until it ends so that systemd makes the runtime directory again: somebody
+// who keeps removing it does not keep all AppVMs from being served.
+const restartGap = 10 * time.Second
 
 // portTries is how many ports in a row that somebody else has are passed over at once. Where Landlock knows no ports, a
 // proxy in an AppVM's hands can listen on as many as it has descriptors.
@@ -31,6 +36,7 @@ type appVM struct {
 	restarts  int
 	taken     int      // ports in a row that somebody else had
 	current   *process // the one that the bindings point at
+	showing   bool     // the files under its name are being written
 }
 
 // process is one generation with what it takes to end it.
@@ -42,6 +48,7 @@ type process struct {
 	started time.Time
 	ready   time.Time
 	shown   bool         // the files under its AppVM's name tell of it
+	hidden  bool         // and it was told that they cannot
 	order   order        // not to be touched any more once abandon was called
 	cut     atomic.Int64 // connections of its AppVM
 	abandon context.CancelFunc
@@ -237,12 +244,15 @@ func (s *Supervisor) ended(p *process, err error) {
 			kind = rulesRefused
 		}
 		s.failed(kind, vm, p.Policy, now, err, 0)
+		if s.SystemdMakesFiles && errors.Is(err, tinyproxy.ErrRemoved) && now.Sub(s.Setup.Started) >= restartGap {
+			s.gaveUp = err
+		}
 		return
 	}
 	if p.Retired.IsZero() {
 		vm.restarts++
 	}
-	s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+	s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
 }
 
 // verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
@@ -277,16 +287,22 @@ func (s *Supervisor) named(name string) bool {
 }
 
 // failed notes that a process did not come up or did not stay up. Trying again in vain is no event.
-func (s *Supervisor) failed(kind *Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration) {
+// Connections are those that ended with it, if that is known.
+func (s *Supervisor) failed(kind *Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
+	connections ...int) {
 	before := vm.failures[policy.key]
 	f := before.next(now, err, kind == rulesRefused, served)
 	vm.failures[policy.key] = f
 	s.changed = true
 	s.Wake(Mail)
 	if kind == proxyDied || before.Err == nil || before.Err.Error() != err.Error() {
-		s.Events.Emit(kind, control.About{
+		about := control.About{
 			VM: policy.Name, IP: policy.Addr, RetryMS: control.Milliseconds(f.Retry.Sub(now)), Err: err.Error(),
-		})
+		}
+		for _, n := range connections {
+			about.Connections += n
+		}
+		s.Events.Emit(kind, about)
 	}
 }
 
@@ -340,7 +356,7 @@ func (vm *appVM) runs(p *Policy) bool {
 // atRest tells whether no process is on its way up or down.
 func (s *Supervisor) atRest() bool {
 	for _, vm := range s.vms {
-		if slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
+		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
 			return false
 		}
 	}

@@ -12,6 +12,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -44,7 +45,8 @@ type Proxy interface {
 	Clients() ([]netip.AddrPort, error) // the far ends of its AppVM's connections
 	// Listens is nil if the kernel says that its port is its own.
 	Listens(tinyproxy.Listeners) error
-	Current() error // it is the one that serves: what is on disk under the AppVM's name tells of it
+	// Current makes it the one that serves: what is on disk under the AppVM's name tells of it. It may take a second.
+	Current() error
 }
 
 // Config is what a Supervisor works with.
@@ -79,6 +81,9 @@ type Config struct {
 	Notify        func(state string) // sd_notify(3)
 	Events        *Events
 	Setup         control.Setup // what clients are told of the options
+
+	// SystemdMakesFiles says that systemd makes the runtime directory at each start of the daemon, and starts it when it ends.
+	SystemdMakesFiles bool
 }
 
 const (
@@ -163,6 +168,7 @@ type Supervisor struct {
 	cleaned bool              // what an earlier run left in connection tracking is forgotten
 	refused map[uint32]uint64 // by the fence, by uid
 	ready   bool              // and systemd knows
+	gaveUp  error             // why the daemon ends, for systemd to start it again
 	summary string            // as last told to systemd
 	states  map[identity]stateSince
 }
@@ -193,7 +199,7 @@ func (s *Supervisor) Wake(r Reason) { s.waker.wake(r) }
 // Hint is Wake(Links) where it is known where to look.
 func (s *Supervisor) Hint(h netwatch.Hint) { s.waker.hint(h) }
 
-// Run reconciles until ctx ends, then takes everything away. Its error is of that taking away.
+// Run reconciles until ctx ends, then takes everything away. Its error is of that taking away, or why only a new start helps.
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.done)
 	s.life = ctx
@@ -210,6 +216,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		timer.Reset(time.Until(s.round(time.Now())))
+		if s.gaveUp != nil {
+			s.notify("STATUS=" + s.gaveUp.Error())
+			return errors.Join(s.gaveUp, s.shutdown())
+		}
 	}
 }
 

@@ -232,7 +232,7 @@ func (s *Supervisor) onItsWay(w *waiter) bool {
 		if w.of != nil && !slices.Contains(w.of, vm.addr) {
 			continue
 		}
-		if slices.ContainsFunc(vm.processes, func(p *process) bool {
+		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool {
 			return p.ID < w.last && !p.rests() || vm.fallsBack(p)
 		}) {
 			return true

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -341,21 +342,94 @@ func TestTakenPorts(t *testing.T) {
 	}
 }
 
-// TestARemovedRuntimeDirectoryIsNamed as what keeps proxies from starting. Those that run go on.
-func TestARemovedRuntimeDirectoryIsNamed(t *testing.T) {
+// TestARemovedRuntimeDirectoryIsMadeAgain when a proxy starts, or at the next look. Those that run go on, and it is told that
+// their files are gone: once, as new ones are to take over.
+func TestARemovedRuntimeDirectoryIsMadeAgain(t *testing.T) {
 	l := newLauncher(t, nil)
 	old := start(t, l, realBinary, newSpec(l, "social", 61000))
-	if err := os.RemoveAll(l.options.RuntimeDir); err != nil {
+	if err := l.Current(old); err != nil {
 		t.Fatal(err)
 	}
-	_, err := l.Start(bounded(t), realBinary, newSpec(l, "work", 61001))
-	if err == nil || !strings.Contains(err.Error(), "somebody has removed "+l.options.RuntimeDir) {
+	before := l.Renewals()
+	for _, what := range []string{".", "social", "social/61000/config"} {
+		remove(t, filepath.Join(l.options.RuntimeDir, what))
+		if what != "." {
+			before = l.Renewals()
+			l.dir.renewed = time.Time{}
+		}
+		next := start(t, l, realBinary, newSpec(l, "work", 61001))
+		if got := get(t, old, "example.org"); !strings.Contains(got, " 403 ") {
+			t.Errorf("answer %q", got)
+		}
+		if err := l.restore(); err != nil {
+			t.Error(err)
+		}
+		if !l.renew(time.Now()) || l.Renewals() == before {
+			t.Errorf("%s is gone, and no new process is wanted", what)
+		}
+		if l.dir.renewed = (time.Time{}); l.renew(time.Now()) {
+			t.Errorf("%s: wanted twice", what)
+		}
+		if err := l.Current(next); err != nil {
+			t.Fatal(err)
+		}
+		next.Kill()
+		if l.renew(time.Now()) {
+			t.Error("an ended process is missed")
+		}
+		again := start(t, l, realBinary, newSpec(l, "social", 61002))
+		if err := l.Current(again); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, l.options.RuntimeDir, "social/config"); !strings.Contains(got, "Port 61002") {
+			t.Errorf("%s: the configuration shown is %q", what, got)
+		}
+		old.Kill()
+		hasLog(t, again)
+		again.Kill()
+		old = start(t, l, realBinary, newSpec(l, "social", 61000))
+		if err := l.Current(old); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// remove does what `rm -r` does, again where a log is written meanwhile.
+func remove(t *testing.T, path string) {
+	t.Helper()
+	for ctx := bounded(t); os.RemoveAll(path) != nil; {
+		if ctx.Err() != nil {
+			t.Fatal(path, "stays")
+		}
+	}
+}
+
+// TestARuntimeDirectoryThatCannotBeMadeAgain is named as what keeps proxies from starting: as by the unit, /run is not the daemon's.
+func TestARuntimeDirectoryThatCannotBeMadeAgain(t *testing.T) {
+	l := newLauncher(t, nil)
+	dir := l.options.RuntimeDir
+	remove(t, dir)
+	for what, replace := range map[string]func() error{
+		"file":      func() error { return os.WriteFile(dir, nil, 0o644) },
+		"link":      func() error { return os.Symlink(t.TempDir(), dir) },
+		"another's": func() error { return errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, 12345, 0)) },
+		"open":      func() error { return errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o777)) },
+	} {
+		if err := replace(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := l.Start(bounded(t), realBinary, newSpec(l, "work", 61001))
+		var problem *Error
+		if !errors.Is(err, ErrRemoved) || !errors.As(err, &problem) || problem.Config ||
+			!strings.Contains(err.Error(), "somebody has removed the runtime directory") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := start(t, l, realBinary, newSpec(l, "work", 61001))
+	if err := l.Current(p); err != nil {
 		t.Error(err)
-	}
-	if got := get(t, old, "example.org"); !strings.Contains(got, " 403 ") {
-		t.Errorf("answer %q", got)
-	}
-	if err := os.Mkdir(l.options.RuntimeDir, 0o755); err != nil { // for the end of the test
-		t.Fatal(err)
 	}
 }

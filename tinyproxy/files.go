@@ -16,33 +16,6 @@ import (
 	"vifproxy/internal/filegroup"
 )
 
-// openRuntimeDir makes the runtime directory if need be and refuses one that others can write to.
-func openRuntimeDir(dir string) (*os.Root, error) {
-	remedy := "name another with --runtime-dir"
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make runtime directory: %w (%s)", withRemedy(err, drop("RuntimeDirectory=")), remedy)
-	}
-	info, err := os.Lstat(dir)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("runtime directory: %w", err)
-	case !info.IsDir():
-		return nil, fmt.Errorf("runtime directory %s is not a directory (remove it, or %s)", dir, remedy)
-	case info.Mode().Perm()&0o022 != 0 || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()):
-		return nil, fmt.Errorf("runtime directory %s: others can write to it (chown it to uid %d and chmod 755 it, or %s)",
-			dir, os.Geteuid(), remedy)
-	}
-	// Proxies look up their files with a uid of their own, whatever the umask was.
-	if err := os.Chmod(dir, info.Mode().Perm()|0o555); err != nil {
-		return nil, fmt.Errorf("runtime directory: %w", err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fmt.Errorf("runtime directory: %w", err)
-	}
-	return root, nil
-}
-
 // withRemedy says what to do where err comes of our not being root, as the unit has it.
 func withRemedy(err error, remedy string) error {
 	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) {
@@ -64,15 +37,15 @@ func ours(info fs.FileInfo) bool {
 
 // prepare makes the VM's directory and log and the link to it under the old path.
 func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
-	info, err := l.root.Lstat(spec.Name)
+	info, err := l.root().Lstat(spec.Name)
 	if err == nil && !ours(info) {
 		// One that is empty can go.
-		if !info.IsDir() || l.root.Remove(spec.Name) != nil {
+		if !info.IsDir() || l.root().Remove(spec.Name) != nil {
 			return nil, fmt.Errorf("%s is not ours (remove it, or rename the rule file)",
 				filepath.Join(l.options.RuntimeDir, spec.Name))
 		}
 	}
-	if err := makeDir(l.root, spec.Name, spec.UID); err != nil {
+	if err := makeDir(l.root(), spec.Name, spec.UID); err != nil {
 		return nil, err
 	}
 	if err := l.linkCompat(spec.Name); err != nil {
@@ -80,8 +53,8 @@ func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 			"err", withRemedy(err, drop("RuntimeDirectory="+filepath.Base(l.options.CompatDir))))
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	log := l.logOf(spec.Name)
+	l.mu.Unlock()
 	path := cmp.Or(spec.Config.LogFile, l.Paths(spec.Name, 0).LogFile)
 	if err := l.pointTo(spec.Name, "log", path); err != nil {
 		return nil, err
@@ -96,10 +69,10 @@ func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 func (l *Launcher) pointTo(vm, file, path string) error {
 	name := filepath.Join(vm, file)
 	if path != filepath.Join(l.options.RuntimeDir, name) {
-		return replaceLink(l.root, path, name)
+		return replaceLink(l.root(), path, name)
 	}
-	if _, err := l.root.Readlink(name); err == nil {
-		return l.root.Remove(name)
+	if _, err := l.root().Readlink(name); err == nil {
+		return l.root().Remove(name)
 	}
 	return nil
 }
@@ -123,7 +96,7 @@ func makeDir(root *os.Root, name string, gid uint32) error {
 func (l *Launcher) stage(spec Spec) error {
 	l.unstage(spec)
 	dir := portDir(spec)
-	if err := makeDir(l.root, dir, spec.UID); err != nil {
+	if err := makeDir(l.root(), dir, spec.UID); err != nil {
 		return err
 	}
 	config, page := spec.Text, filepath.Join(dir, "refused.html")
@@ -138,15 +111,15 @@ func (l *Launcher) stage(spec Spec) error {
 	if err := l.space.stage(dir, len(config), len(refused), rules.Len()); err != nil {
 		return err
 	}
-	if err := writeFile(l.root, filepath.Join(dir, "config"), config, spec.UID); err != nil {
+	if err := writeFile(l.root(), filepath.Join(dir, "config"), config, spec.UID); err != nil {
 		return err
 	}
 	if !spec.Config.ErrorPage {
-		if err := writeFile(l.root, page, refused, spec.UID); err != nil {
+		if err := writeFile(l.root(), page, refused, spec.UID); err != nil {
 			return err
 		}
 	}
-	return writeFile(l.root, filepath.Join(dir, "rules"), rules.String(), spec.UID)
+	return writeFile(l.root(), filepath.Join(dir, "rules"), rules.String(), spec.UID)
 }
 
 func portDir(spec Spec) string {
@@ -155,7 +128,7 @@ func portDir(spec Spec) string {
 
 // unstage removes what stage wrote.
 func (l *Launcher) unstage(spec Spec) {
-	if err := l.root.RemoveAll(portDir(spec)); err != nil {
+	if err := l.root().RemoveAll(portDir(spec)); err != nil {
 		l.options.Log.Warn("files of an ended proxy stay", "vm", spec.Name, "port", spec.Listen.Port(), "err", err)
 		return
 	}
@@ -182,92 +155,12 @@ func replaceLink(root *os.Root, target, name string) error {
 	if old, err := root.Readlink(name); err == nil && old == target {
 		return nil
 	}
-	tmp := filepath.Join(filepath.Dir(name), ".link") // no VM's name begins with a dot
+	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".link") // no VM's name begins with a dot
 	_ = root.Remove(tmp)
 	if err := root.Symlink(target, tmp); err != nil {
 		return err
 	}
 	return root.Rename(tmp, name)
-}
-
-// Current records that p serves its VM from now on: RUNTIME/NAME/config and the pid file show it until it
-// ends or another proxy is recorded. After an error (a full file system, above all) they show nothing: a pid
-// of a process that has ended is another's before long. Call it again then.
-func (l *Launcher) Current(p *Proxy) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.proxies[p] {
-		return fmt.Errorf("proxy for %s: ended already", p.Spec.Name)
-	}
-	before := l.current[p.Spec.Name]
-	l.current[p.Spec.Name] = p
-	err := l.show(p)
-	if err != nil {
-		l.hide(p)
-		if before != nil {
-			l.hide(before)
-		}
-	}
-	return err
-}
-
-func (l *Launcher) show(p *Proxy) error {
-	config := filepath.Join(strconv.Itoa(int(p.Spec.Listen.Port())), "config")
-	if err := replaceLink(l.root, config, filepath.Join(p.Spec.Name, "config")); err != nil {
-		return fmt.Errorf("show the configuration of %s: %w", p.Spec.Name, err)
-	}
-	if err := l.writePid(p); err != nil {
-		return fmt.Errorf("write the pid file of %s: %w", p.Spec.Name,
-			withRemedy(err, `write PidFile "{pid_file}", or nothing, into the template`))
-	}
-	return nil
-}
-
-// hide takes away what show wrote; a pid file elsewhere only if it is the one that p's show wrote.
-func (l *Launcher) hide(p *Proxy) {
-	_ = l.root.Remove(filepath.Join(p.Spec.Name, "config"))
-	if info, err := os.Lstat(p.Spec.Config.PidFile); err == nil && os.SameFile(info, p.pidFile) {
-		_ = os.Remove(p.Spec.Config.PidFile)
-	}
-	_ = l.root.Remove(filepath.Join(p.Spec.Name, "pid"))
-}
-
-// writePid writes the pid file where the template wants one, as tinyproxy would have done.
-func (l *Launcher) writePid(p *Proxy) error {
-	path := p.Spec.Config.PidFile
-	if path == "" {
-		return nil
-	}
-	dir, err := os.OpenRoot(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	tmp := "." + filepath.Base(path) + ".vifproxy"
-	_ = dir.Remove(tmp)
-	defer func() { _ = dir.Remove(tmp) }() // no room, no half a file
-	if err := writeFile(dir, tmp, fmt.Sprintf("%d\n", p.PID), p.Spec.UID); err != nil {
-		return err
-	}
-	if err := dir.Rename(tmp, filepath.Base(path)); err != nil {
-		return err
-	}
-	if p.pidFile, err = dir.Lstat(filepath.Base(path)); err != nil {
-		return err
-	}
-	return l.pointTo(p.Spec.Name, "pid", path)
-}
-
-// ended takes a proxy that has ended out of the books and its files away.
-func (l *Launcher) ended(p *Proxy) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.proxies, p)
-	if name := p.Spec.Name; l.current[name] == p {
-		delete(l.current, name)
-		l.hide(p)
-	}
-	l.unstage(p.Spec)
 }
 
 // linkCompat makes CompatDir/NAME lead to the VM's directory. What is there and not ours stays.
@@ -301,8 +194,8 @@ func (l *Launcher) clean() error {
 		return fmt.Errorf("clean the runtime directory: %w", err)
 	}
 	for _, e := range entries {
-		if info, err := l.root.Lstat(e.Name()); err == nil && ours(info) {
-			if err := l.root.RemoveAll(e.Name()); err != nil {
+		if info, err := l.root().Lstat(e.Name()); err == nil && ours(info) {
+			if err := l.root().RemoveAll(e.Name()); err != nil {
 				return fmt.Errorf("clean the runtime directory: %w", err)
 			}
 		}

@@ -73,8 +73,8 @@ type Options struct {
 // the proxies of one VM are started one after the other.
 type Launcher struct {
 	options Options
-	root    *os.Root // RuntimeDir
-	space   *space   // in it
+	dir     *runtimeDir
+	space   *space // in it
 	null    *os.File
 
 	forks    chan func()   // to the starter threads
@@ -84,10 +84,12 @@ type Launcher struct {
 	starting atomic.Int32 // proxies that do not listen yet
 	poller   *poller
 
-	mu      sync.Mutex
+	mu      sync.Mutex // nobody waits for a file system with it
 	proxies map[*Proxy]bool
-	current map[string]*Proxy // by VM name: the one that RUNTIME/NAME/config shows
-	logs    map[string]*vmLog // by VM name
+	// By VM name:
+	current    map[string]*Proxy // the one that RUNTIME/NAME/config is to show
+	publishers map[string]*publisher
+	logs       map[string]*vmLog
 
 	onLogProblem atomic.Pointer[func()]
 }
@@ -129,28 +131,27 @@ func NewLauncher(o Options) (*Launcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	space, err := newSpace(dir, root, o.Log)
-	if err != nil {
+	l := &Launcher{
+		options: o, dir: &runtimeDir{path: dir},
+		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
+		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), publishers: make(map[string]*publisher),
+		logs: make(map[string]*vmLog),
+	}
+	l.dir.open.Store(root)
+	if l.space, err = newSpace(dir, l.root, o.Log); err != nil {
 		root.Close()
 		return nil, err
 	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
+	if l.null, err = os.Open(os.DevNull); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("standard input for proxies: %w", err)
 	}
-	poller, err := newPoller()
-	if err != nil {
-		null.Close()
+	if l.poller, err = newPoller(); err != nil {
+		l.null.Close()
 		root.Close()
 		return nil, fmt.Errorf("watch proxies: %w", err)
 	}
 	closeOnExec()
-	l := &Launcher{
-		options: o, root: root, space: space, null: null, poller: poller,
-		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
-		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), logs: make(map[string]*vmLog),
-	}
 	ready := make(chan error)
 	for i := range starters {
 		l.starters.Go(func() { l.fork(ready, i == 0) })
@@ -161,8 +162,8 @@ func NewLauncher(o Options) (*Launcher, error) {
 	if err != nil {
 		close(l.quit)
 		l.starters.Wait()
-		poller.close()
-		null.Close()
+		l.poller.close()
+		l.null.Close()
 		root.Close()
 		return nil, fmt.Errorf("proxies would keep capabilities: %w", err)
 	}
@@ -250,6 +251,9 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 	if e := portFree(spec.Listen); e != nil {
 		return fail(e)
 	}
+	if err := l.restore(); err != nil {
+		return fail(&Error{Err: err})
+	}
 	log, err := l.prepare(spec)
 	if err == nil {
 		err = l.stage(spec)
@@ -266,6 +270,9 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 	}
 	if e := p.awaitReady(ctx); e != nil {
 		p.Kill()
+		if l.removed() { // which is no fault of rules or template
+			e = &Error{Text: "somebody has removed " + l.dir.path + " meanwhile"}
+		}
 		return fail(e)
 	}
 	p.ready()
@@ -316,17 +323,6 @@ func (l *Launcher) check(spec Spec) *Error {
 	return nil
 }
 
-// removed reports whether the runtime directory is not the one that the Launcher has open: where that is gone, nothing can be
-// made in it (may_create in Linux' fs/namei.c), nor can the daemon, by its unit, make another one in /run.
-func (l *Launcher) removed() bool {
-	own, err := l.root.Stat(".")
-	if err != nil {
-		return false
-	}
-	now, err := os.Stat(l.options.RuntimeDir)
-	return errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(own, now)
-}
-
 // storageRemedy says what to do about an error of the file system under the runtime directory.
 func (l *Launcher) storageRemedy(err error) string {
 	switch {
@@ -334,9 +330,6 @@ func (l *Launcher) storageRemedy(err error) string {
 		return fmt.Sprintf("shorten the rule files, or enlarge the file system of %s; see df", l.options.RuntimeDir)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Sprintf("free space on the file system of %s; see df", l.options.RuntimeDir)
-	case l.removed():
-		return fmt.Sprintf("somebody has removed %s, and no proxy can start until `systemctl restart vifproxyd` makes it again",
-			l.options.RuntimeDir)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
 		return fmt.Sprintf("run as root, or with CAP_SETGID and with %s its own and writable", l.options.RuntimeDir)
 	}
@@ -363,7 +356,7 @@ func (l *Launcher) Close() {
 		l.options.Log.Warn("runtime directory not clean", "err", err)
 	}
 	l.null.Close()
-	l.root.Close()
+	l.root().Close()
 }
 
 // lastLines is how long Close waits for all logs to be written.

@@ -2,7 +2,9 @@ package tinyproxy
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -56,9 +58,10 @@ type vmLog struct {
 	intake *rate.Limiter // what is read of its proxies' output
 
 	// These belong to what the queue calls.
-	opened  string   // path of file
-	counted bool     // it is one of those that space counts
-	file    *os.File // nil while it cannot be opened
+	opened  string      // path of file
+	counted bool        // it is one of those that space counts
+	file    *os.File    // nil while it cannot be opened
+	made    os.FileInfo // of file
 	size    int64
 }
 
@@ -114,6 +117,9 @@ func (v *vmLog) write(text string) error {
 	if v.file != nil && v.opened != path {
 		v.end()
 	}
+	if v.file != nil && v.removed() {
+		v.shut()
+	}
 	if v.file != nil && v.size+int64(len(text)) > v.bound() {
 		if err := os.Rename(path, path+".1"); err != nil {
 			return err
@@ -159,11 +165,17 @@ func (v *vmLog) reopen(path string) error {
 		file.Close()
 		return err
 	}
-	v.file, v.opened, v.size = file, path, info.Size()
+	v.file, v.made, v.opened, v.size = file, info, path, info.Size()
 	if v.counted = v.space != nil && v.space.has(path); v.counted {
 		v.space.opened(v.vm, v.size)
 	}
 	return nil
+}
+
+// removed reports whether the file is not at its path any more: somebody has removed it, or the directory around it.
+func (v *vmLog) removed() bool {
+	now, err := os.Lstat(v.opened)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, v.made)
 }
 
 // bound returns how large the file may become.

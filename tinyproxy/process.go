@@ -29,7 +29,8 @@ type Proxy struct {
 	PID  int  // also of the process group and the session, which are its own
 
 	launcher *Launcher
-	pidFile  os.FileInfo // what Current wrote; guarded by launcher.mu
+	pidFile  os.FileInfo // what show wrote; belongs to the publisher
+	bare     bool        // its files were removed, and that was told; guarded by launcher.mu
 	binary   string
 	cell     *confine.Cell // nil if it is not confined
 	output   output

@@ -33,7 +33,8 @@ var errNoSpace = errors.New("no room for more files of proxies")
 // space keeps account of what the files of all AppVMs take in the runtime directory, configurations, rules and logs. Logs
 // share half of it. Where there is no room, the logs of AppVMs that have left go first, then the older logs of others.
 type space struct {
-	root *os.Root
+	dir  string // the runtime directory
+	root func() *os.Root
 	log  *slog.Logger
 	most int64 // bytes, of all
 
@@ -48,17 +49,17 @@ type space struct {
 // logSize is what the logs of an AppVM take.
 type logSize struct{ now, before int64 }
 
-func newSpace(dir string, root *os.Root, log *slog.Logger) (*space, error) {
+func newSpace(dir string, root func() *os.Root, log *slog.Logger) (*space, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return nil, fmt.Errorf("size of the runtime directory: %w", err)
 	}
 	most := max(min(int64(fs.Blocks)*fs.Bsize/fileShare, mostFiles), leastFiles)
-	return &space{root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
+	return &space{dir: dir, root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
 }
 
 // has reports whether a file is in the runtime directory, where it counts; the template may name another place.
-func (s *space) has(path string) bool { return strings.HasPrefix(path, s.root.Name()+"/") }
+func (s *space) has(path string) bool { return strings.HasPrefix(path, s.dir+"/") }
 
 // stage makes room for files of these sizes in a directory. An error is errNoSpace.
 func (s *space) stage(dir string, sizes ...int) error {
@@ -189,7 +190,7 @@ func (s *space) evict() bool {
 }
 
 func (s *space) remove(vm, file string) {
-	if err := s.root.Remove(filepath.Join(vm, file)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.root().Remove(filepath.Join(vm, file)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.log.Warn("log of a proxy cannot be removed", "vm", vm, "err", err)
 	}
 }

@@ -23,7 +23,7 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 	}
 	defer root.Close()
 	var said bytes.Buffer
-	s, err := newSpace(dir, root, slog.New(slog.NewTextHandler(&said, nil)))
+	s, err := newSpace(dir, func() *os.Root { return root }, slog.New(slog.NewTextHandler(&said, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,9 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -140,7 +142,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 			return found, err
 		},
 		ReadListeners: tinyproxy.ReadListeners,
-		ReadPlaces:    confine.Places,
+		ReadPlaces:    func(files ...string) string { return confine.Places(files...) + proxies.Renewals() },
 		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -169,10 +171,17 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
 			Confinement: confinement,
 		},
+		SystemdMakesFiles: systemdMakes(o.runtimeDir),
 	})
 
 	proxies.OnLogProblem(func() { s.Impaired("logs of proxies", proxies.LogProblem) })
 	helpers.Go(func() { alarm.run(ctx, func() { s.Wake(0) }) })
+	helpers.Go(func() {
+		proxies.KeepFiles(ctx, func(err error) {
+			s.Impaired("files of proxies", func() error { return err })
+			s.Wake(supervisor.Resolvers) // with them, places are read
+		})
+	})
 	backlog.OnChange(func() { s.Impaired("log", backlog.Problem) })
 	watch := func(what string, input supervisor.Reason, f func(ctx context.Context, report func(error)) error) {
 		helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })
@@ -226,6 +235,12 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	stop()
 	helpers.Wait()
 	return err
+}
+
+// systemdMakes reports whether systemd makes a directory at each start, as RuntimeDirectory= of the unit has it: it names those
+// to the daemon (systemd.exec(5)).
+func systemdMakes(dir string) bool {
+	return slices.Contains(filepath.SplitList(os.Getenv("RUNTIME_DIRECTORY")), dir)
 }
 
 // versionBound is how long tinyproxy may take to say its version.
