@@ -378,16 +378,22 @@ func (s *Supervisor) starting() (n int) {
 // rests tells whether a process is neither on its way up nor down.
 func (p *process) rests() bool { return p.Ready && !p.Dying }
 
-// pollRetired looks whether retired processes still serve anybody.
+// pollRetired looks whether retired processes still serve anybody. Where an AppVM has as many as may be, its other one is
+// looked at too: it may be about to retire, and who serves fewest is known of all then.
 func (s *Supervisor) pollRetired(now time.Time) {
 	for _, vm := range s.vms {
+		full := len(vm.processes) > s.Limits.Generations
 		for _, p := range vm.processes {
-			if p.Retired.IsZero() || p.Dying {
+			retired := !p.Retired.IsZero()
+			if !p.rests() || !retired && !full {
 				continue
 			}
-			clients, err := p.proxy.Clients()
-			p.Idle, p.Clients = err == nil && len(clients) == 0, len(clients)
-			s.due.drain = now.Add(drainPoll)
+			if clients, err := p.proxy.Clients(); err == nil { // else as it was last known
+				p.Idle, p.Clients = retired && len(clients) == 0, len(clients)
+			}
+			if retired {
+				s.due.drain = now.Add(drainPoll)
+			}
 		}
 	}
 }

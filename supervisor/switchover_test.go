@@ -93,6 +93,26 @@ func TestAdditionsCutNothing(t *testing.T) {
 	})
 }
 
+// TestOfThoseThatServeAsFewTheOldestEnds: the one that has just been replaced serves somebody too.
+func TestOfThoseThatServeAsFewTheOldestEnds(t *testing.T) {
+	run(t, func(m *machine) {
+		lines := []string{"a"}
+		m.file("social.10.137.0.1", lines...)
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		var last string
+		for i := range limits.Generations + 1 {
+			m.set(func() { m.alive[uint16(i+1)].more = 1 })
+			lines = append(lines, fmt.Sprint("a", i))
+			m.file("social.10.137.0.1", lines...)
+			last = m.after(2 * time.Second)
+		}
+		if !strings.Contains(last+"\n", "stop :1\n") || counted(last)["stop"] != 1 {
+			t.Errorf("the oldest should have ended, and it alone:\n%s", last)
+		}
+	})
+}
+
 // TestVerbsTellWhatTheyCut: the connections of those AppVMs alone.
 func TestVerbsTellWhatTheyCut(t *testing.T) {
 	run(t, func(m *machine) {
