@@ -67,6 +67,24 @@ func TestFenceRules(t *testing.T) {
 	})
 }
 
+// TestWhatNftListsItLoads: a person, or netfilter-persistent, saves the rules that are there and loads them at the next start.
+// If nft refuses one line of the file, the machine starts without a packet filter.
+func TestWhatNftListsItLoads(t *testing.T) {
+	for _, m := range machines[:2] {
+		t.Run(m.name, func(t *testing.T) {
+			enterNamespace(t)
+			m.loadForeign(t)
+			b := m.open(t)
+			syncState(t, b, State{Bindings: []Binding{personal}, Fence: wide()})
+			saved := run(t, "", "nft", "list", "ruleset")
+			run(t, "flush ruleset\n"+saved, "nft", "-f", "-")
+			if loaded := run(t, "", "nft", "list", "ruleset"); loaded != saved {
+				t.Errorf("what is loaded differs from what was saved:\n%s", diff(saved, loaded))
+			}
+		})
+	}
+}
+
 // The fence must not grow with the number of proxies.
 func TestFenceOfManyProxies(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {

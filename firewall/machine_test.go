@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -97,15 +98,35 @@ func (m machine) open(t testing.TB) Backend {
 func (m machine) rules(t testing.TB) string {
 	t.Helper()
 	if m.iptables == "" {
-		return run(t, "", "nft", "-s", "list", "ruleset")
+		return likeOlder(run(t, "", "nft", "-s", "list", "ruleset"))
 	}
 	all := m.iptablesRules(t)
 	for _, ours := range []string{"ip vifproxy", "inet vifproxy"} {
 		if strings.Contains(run(t, "", "nft", "list", "tables"), ours+"\n") {
-			all += run(t, "", "nft", append([]string{"-s", "list", "table"}, strings.Fields(ours)...)...)
+			all += likeOlder(run(t, "", "nft", append([]string{"-s", "list", "table"}, strings.Fields(ours)...)...))
 		}
 	}
 	return all
+}
+
+var (
+	newerFlags = regexp.MustCompile(`tcp flags & \(([a-z, |]+)\) (==|!=) ([a-z]+(?:(?: \| |,)[a-z]+)*)`)
+	newerTimes = regexp.MustCompile(`(?m)^(\t*policy = \{.*) (\d+)s\b`)
+)
+
+// likeOlder writes what nft 1.1 (Debian 13) prints as 1.0.6 (Debian 12) prints it, so that one golden file does for both:
+//
+//	tcp flags & (syn | ack) != syn      tcp flags != syn / syn,ack
+//	policy = { close : 3s }             policy = { close : 3 }
+func likeOlder(list string) string {
+	list = newerFlags.ReplaceAllStringFunc(list, func(found string) string {
+		part := newerFlags.FindStringSubmatch(strings.ReplaceAll(found, " | ", ","))
+		return "tcp flags " + strings.TrimPrefix(part[2]+" ", "== ") + part[3] + " / " + part[1]
+	})
+	for newerTimes.MatchString(list) {
+		list = newerTimes.ReplaceAllString(list, "$1 $2")
+	}
+	return list
 }
 
 func (m machine) iptablesRules(t testing.TB) string {

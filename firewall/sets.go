@@ -20,8 +20,8 @@ type set struct {
 }
 
 // ourSets hold all that a State says, and are in the order in which their elements are written. All are declared in the
-// same way, without what nft notes for itself (userdata): nft 0.9.8 and 1.0.6 end with an assertion or worse when they
-// list a ruleset with some sets as nft 1.1 declares them.
+// same way, with the order of bytes alone of what nft notes for itself (userdata): nft 0.9.8 and 1.0.6 end with an assertion or
+// worse when they list a ruleset with some sets as nft 1.1 declares them.
 var ourSets = [...]set{
 	portsMap:             {setName{"vifproxy", "ports"}, keys(ifname, ipv4Addr), keys(ipv4Addr, inetService), false},
 	bindingsSet:          {setName{"vifproxy", "bindings"}, keys(ifname, ipv4Addr, inetService), nil, false},
@@ -79,17 +79,18 @@ var refusedSet = setName{"inet vifproxy", "refused"}
 
 // datatype is what one part of a key is to nft (enum datatypes in its include/datatype.h), for those who list it.
 type datatype struct {
-	number uint32
-	size   int // in bytes
+	number    uint32
+	size      int  // in bytes
+	hostOrder bool // nft takes its bytes to be in this computer's order
 }
 
 var (
-	nfProto     = datatype{2, 1}
-	ipv4Addr    = datatype{7, 4}
-	ipv6Addr    = datatype{8, 16}
-	inetService = datatype{13, 2}
-	uid         = datatype{24, 4}
-	ifname      = datatype{41, unix.IFNAMSIZ}
+	nfProto     = datatype{2, 1, true}
+	ipv4Addr    = datatype{7, 4, false}
+	ipv6Addr    = datatype{8, 16, false}
+	inetService = datatype{13, 2, false}
+	uid         = datatype{24, 4, true}
+	ifname      = datatype{41, unix.IFNAMSIZ, true}
 )
 
 func keys(parts ...datatype) []datatype { return parts }

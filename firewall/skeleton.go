@@ -337,8 +337,16 @@ func declare(s set, flags, room uint32) []byte {
 		}
 		return to
 	})
+	if !concatenated && s.key[0].hostOrder {
+		attrs = attribute(attrs, unix.NFTA_SET_USERDATA, hostOrderNote...)
+	}
 	return about(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s.table, attrs)
 }
+
+// hostOrderNote tells nft that keys are in the order of this computer's bytes: NFTNL_UDATA_SET_KEYBYTEORDER, of 4 bytes,
+// BYTEORDER_HOST_ENDIAN. Without it nft, from 0.9.8 to 1.1.3, lists an interface as "", and a uid with its bytes reversed; and
+// what is listed so, no nft loads. In a concatenation it knows by the type of each part.
+var hostOrderNote = append([]byte{0, 4}, host32(1)...)
 
 // Numbers from the kernel's include/uapi/linux/netfilter/nf_tables.h that package unix lacks.
 const (
