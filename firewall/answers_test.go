@@ -157,7 +157,7 @@ X`)
 		syncState(t, backend, State{Fence: Fence{Resolvers: []netip.Addr{netip.MustParseAddr(resolver)}}})
 		for to, want := range map[string]bool{resolver + ":53": true, resolver + ":80": false, stranger + ":53": false,
 			stranger + ":80": false, "10.9.9.1:53": false, "10.9.9.1:5353": false} {
-			if got := opens(t, personalUID, to); got != want {
+			if got := opens(t, personalUID, to, want); got != want {
 				t.Errorf("%s opens: %t", to, got)
 			}
 		}
@@ -194,7 +194,7 @@ func TestPortsOfOthersAreNobodysBusiness(t *testing.T) {
 					t.Errorf("from the firewall VM to a proxy, %s: %s", to, who)
 				}
 			}
-			if opens(t, 0, gateway+":61002") {
+			if opens(t, 0, gateway+":61002", false) {
 				t.Error("a proxy whose port nobody has told yet grants a connection")
 			}
 			if who := a.reach(gateway + ":61001"); who != "closed out" {

@@ -63,7 +63,7 @@ func TestWideOpeningsDoNotLeadHome(t *testing.T) {
 		lan := []string{"192.168.1.9", "fd00::9"}
 		expect := func(what, addr string, want bool) {
 			t.Helper()
-			if got := opens(t, personalUID, net.JoinHostPort(addr, "80")); got != want {
+			if got := opens(t, personalUID, net.JoinHostPort(addr, "80"), want); got != want {
 				t.Errorf("%s: %s opens: %t", what, addr, got)
 			}
 		}
@@ -157,7 +157,7 @@ func TestProxiesLeaveByTheInterfacesThatTheyMay(t *testing.T) {
 			for vif, addr := range places {
 				for _, port := range []string{":80", ":53"} {
 					want := slices.Contains(strings.Fields(test.want), vif) || vif == "lo" && port == ":53" // a resolver of the firewall VM's own
-					if got := opens(t, personalUID, addr+port); got != want {
+					if got := opens(t, personalUID, addr+port, want); got != want {
 						t.Errorf("%s: %s%s opens: %t", test.name, vif, port, got)
 					}
 					verdict, err := fence.Judge(personalUID, netip.MustParseAddrPort(addr+port))

@@ -74,9 +74,27 @@ func attach(t *testing.T, vif, addr, gateway string, group int) *host {
 			netlink.LinkSetUp(eth0),
 			netlink.RouteAdd(&netlink.Route{
 				LinkIndex: eth0.Attrs().Index, Dst: single(gateway), Scope: netlink.SCOPE_LINK}),
-			netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP(gateway)}))
+			netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP(gateway)}),
+			awaitCarrier(h.addr, "eth0"))
 	}))
+	must(t, awaitCarrier("the firewall VM", vif))
 	return h
+}
+
+// awaitCarrier waits until a link passes packets on. The end of a veth pair that came up first drops them until a worker of the
+// kernel has seen to it (net/core/link_watch.c), and TCP waits a second to repeat a SYN.
+func awaitCarrier(where, name string) error {
+	for range 5000 {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("link %s of %s has no carrier after 5 seconds", name, where)
 }
 
 func single(addr string) *net.IPNet {
