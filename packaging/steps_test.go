@@ -59,7 +59,7 @@ func (m *machine) readyAfterTheFirstReconcile() {
 func (m *machine) journalHasFields() {
 	m.served("banking", "bank.example", "refused.example")
 	m.until("the journal has the refused host", func() error {
-		out := m.run("journalctl", "--unit=vifproxyd", "VM=banking", "HOST=refused.example", "--output=json")
+		out := m.run("journalctl", "--unit=vifproxyd", "--identifier=vifproxyd", "VM=banking", "HOST=refused.example", "--output=json")
 		var entry struct {
 			IP       string `json:"IP"`
 			Priority string `json:"PRIORITY"`

@@ -23,6 +23,10 @@ const (
 	logBytes    = 1 << 20
 )
 
+// identifier is what `journalctl -t` finds the daemon by. Of a message without one journald 257 takes the name of the process,
+// which is "(ifproxyd)" until systemd has executed the daemon.
+const identifier = "vifproxyd"
+
 // newLogger makes the daemon's logger: structured journal fields under systemd, readable text on a terminal. Nobody who
 // logs waits for what reads it: all goes through the queue, which is the caller's to close.
 func newLogger(format string, level slog.Level) (*slog.Logger, *backlog.Queue) {
@@ -36,7 +40,7 @@ func newLogger(format string, level slog.Level) (*slog.Logger, *backlog.Queue) {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if format == "journal" {
 		queue := backlog.New(logMessages, logBytes, func(n int) error {
-			return journal.Send(lost(n), journal.PriWarning, map[string]string{"COUNT": strconv.Itoa(n)})
+			return journal.Send(lost(n), journal.PriWarning, map[string]string{"COUNT": strconv.Itoa(n), "SYSLOG_IDENTIFIER": identifier})
 		})
 		return slog.New(&journalHandler{level: level, queue: queue}), queue
 	}
@@ -121,7 +125,7 @@ func (h *journalHandler) Enabled(_ context.Context, l slog.Level) bool { return 
 func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 	var text strings.Builder
 	text.WriteString(r.Message)
-	fields := map[string]string{}
+	fields := map[string]string{"SYSLOG_IDENTIFIER": identifier}
 	plain := slog.NewTextHandler(&text, &slog.HandlerOptions{ReplaceAttr: dropBuiltin})
 	record := slog.NewRecord(r.Time, r.Level, "", 0)
 	add := func(a slog.Attr) bool {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/coreos/go-systemd/v22/journal"
 
 	"vifproxy/control"
 	"vifproxy/firewall"
@@ -55,7 +56,7 @@ func main() {
 	case errors.Is(err, flag.ErrHelp):
 		return
 	case err != nil:
-		fmt.Fprintf(os.Stderr, "vifproxyd: %v\nTry 'vifproxyd --help'.\n", err)
+		complain(err)
 		os.Exit(2)
 	}
 	log, backlog := newLogger(o.logFormat, o.logLevel)
@@ -72,6 +73,16 @@ func main() {
 	if err != nil {
 		os.Exit(1)
 	}
+}
+
+// complain says what is wrong with the command line, in one line: systemd tries again each second. The number in front makes
+// it an error to the journal (sd-daemon(3)), where `vifproxyctl doctor` finds it.
+func complain(err error) {
+	prefix := ""
+	if ok, err := journal.StderrIsJournalStream(); err == nil && ok {
+		prefix = "<3>"
+	}
+	fmt.Fprintf(os.Stderr, "%svifproxyd: %v\n", prefix, err)
 }
 
 // run is the daemon's life, from nothing to nothing.

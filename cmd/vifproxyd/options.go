@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"vifproxy/internal/usage"
 	"vifproxy/rules"
 	"vifproxy/supervisor"
 )
@@ -43,7 +45,14 @@ func (o options) stops() supervisor.StopsFile {
 // interfaceName is what may be a name of an interface: up to 15 characters (IFNAMSIZ), of those that people give.
 var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,15}$`)
 
-const usage = `Usage:
+// wants is what the values of some options are to be, where package flag has no words for it.
+var wants = map[string]string{
+	"drain":      "a time with its unit, such as 30s, 10m or 1h30m",
+	"proxy-port": "a TCP port, such as 8100",
+	"log-level":  "debug, info, warn or error",
+}
+
+const head = `Usage:
     vifproxyd [OPTION]...
 
 Runs one tinyproxy for every connected AppVM that has a rule file, lets that VM and no other reach it at
@@ -95,13 +104,16 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` of messages: debug, info, warn, error")
 	f.BoolVar(&o.clean, "clean", false, "take away what a vifproxyd that crashed has left: rules, proxies, files; then end")
 	f.BoolVar(&showVersion, "version", false, "print the version and end")
-	f.Usage = func() { printUsage(f, help) }
+	f.Usage = func() {} // package flag would print it before each error, and systemd tries again each second
 
-	if err := f.Parse(args); err != nil {
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		printUsage(f, help)
 		return o, err
+	} else if err != nil {
+		return o, usage.Error(f, args, err, usage.Names(f), wants)
 	}
 	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+		return o, fmt.Errorf("unexpected argument %q; see `vifproxyd --help`", f.Arg(0))
 	}
 	if showVersion {
 		fmt.Fprintln(help, "vifproxyd", version)
@@ -137,17 +149,17 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 }
 
 func printUsage(f *flag.FlagSet, w io.Writer) {
-	fmt.Fprint(w, usage)
+	fmt.Fprint(w, head)
 	f.VisitAll(func(f *flag.Flag) {
 		value, text := flag.UnquoteUsage(f)
-		head := "--" + f.Name
+		line := "--" + f.Name
 		switch {
 		case f.DefValue != "" && f.DefValue != "false":
-			head += "=" + f.DefValue
+			line += "=" + f.DefValue
 		case value != "":
-			head += "=" + value
+			line += "=" + value
 		}
-		fmt.Fprintf(w, "    %s\n        %s\n", head, strings.ReplaceAll(text, "\n", "\n        "))
+		fmt.Fprintf(w, "    %s\n        %s\n", line, strings.ReplaceAll(text, "\n", "\n        "))
 	})
 }
 

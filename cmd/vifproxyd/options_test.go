@@ -21,3 +21,20 @@ func TestListenPorts(t *testing.T) {
 		}
 	}
 }
+
+// systemd starts the daemon again each second: what is wrong with its options is one line, and no page.
+func TestWrongOptionIsOneLine(t *testing.T) {
+	for arg, want := range map[string]string{
+		"--ruls-dir=/etc/x":   "there is no option --ruls-dir: did you mean --rules-dir?",
+		"--frobnicate":        "there is no option --frobnicate; see `vifproxyd --help`",
+		"--log-level=verbose": "--log-level=verbose: want debug, info, warn or error",
+		"--drain=10":          "--drain=10: want a time with its unit, such as 30s, 10m or 1h30m",
+		"banking":             `unexpected argument "banking"; see ` + "`vifproxyd --help`",
+	} {
+		var help strings.Builder
+		_, err := parseOptions([]string{arg}, &help)
+		if err == nil || err.Error() != want || help.Len() > 0 {
+			t.Errorf("%s: %v\nwant %s\nhelp: %s", arg, err, want, help.String())
+		}
+	}
+}
