@@ -16,6 +16,8 @@ type Error struct {
 	Text   string // what is wrong; whatever it quotes from the file is quoted with %q
 	Remedy string // what the file's owner can do
 
+	twoWords bool // there is white space within a line
+
 	Unsettled bool // nothing is wrong with the file but that it is not complete yet
 }
 

@@ -98,7 +98,7 @@ func TestLinesThatCannotBeNarrowed(t *testing.T) {
 		if err != nil && !strings.HasPrefix(err.Error(), somePath+":2: ") {
 			t.Errorf("%s: %v", tt.line, err)
 		}
-		if found := (Check{tt.syntax}).File(somePath, []byte(tt.line)); len(found) != 1 || !found[0].Refused {
+		if found := (Check{Syntax: tt.syntax}).File(somePath, []byte(tt.line)); len(found) != 1 || !found[0].Refused {
 			t.Errorf("%s: found %+v", tt.line, found)
 		}
 	}

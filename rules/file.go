@@ -37,10 +37,14 @@ type File struct {
 	entries    []Line            // patterns as written, or canonical host names
 	domains    bool              // whether they are names
 	formatLine int               // the line that says so, or says the contrary
+	almost     Line              // the first comment that was meant to say so, and what it should be
 }
 
 // Same tells whether the other file is the same in every byte, and in the same place.
 func (f File) Same(other File) bool { return f.Path == other.Path && f.sum == other.sum }
+
+// Unwritten reports whether a file has neither entries nor a format, so that it can begin with either.
+func (f File) Unwritten() bool { return len(f.entries) == 0 && f.formatLine == 0 && len(f.Egress) == 0 }
 
 // A Line is one line of what tinyproxy is given to read.
 type Line struct {
@@ -192,10 +196,16 @@ func (f *File) add(line string, number int) *Error {
 		return flaw
 	}
 	if text == "" || text[0] == '#' {
+		if meant := directiveMeant(line); meant != "" && f.almost.Line == 0 {
+			f.almost = Line{Text: meant, Line: number}
+		}
 		return nil
 	}
 	entry, flaw := entryOf(line)
 	if flaw != nil {
+		if f.domains && flaw.twoWords {
+			flaw.Text, flaw.Remedy = "more than one name in "+excerpt(text), "write one name a line; a comment begins with '#'"
+		}
 		return flaw
 	}
 	if f.domains {
@@ -259,6 +269,8 @@ func entryOf(line string) (string, *Error) {
 			Col:    start + end + 1,
 			Text:   "white space inside " + excerpt(text) + "; tinyproxy would cut it to " + excerpt(entry),
 			Remedy: "remove the white space, or begin the comment with '#'",
+
+			twoWords: true,
 		}
 	}
 	return entry, nil

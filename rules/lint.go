@@ -29,7 +29,11 @@ type Finding struct {
 }
 
 // Check reads files as a template makes tinyproxy read them.
-type Check struct{ Syntax }
+type Check struct {
+	Syntax
+
+	unsaid bool // the file says nothing of its format
+}
 
 // File returns all that is wrong with a rule file.
 func (c Check) File(path string, content []byte) []Finding {
@@ -59,14 +63,31 @@ func (c Check) File(path string, content []byte) []Finding {
 		f.entries = f.entries[:good]
 		flaw.Path, flaw.Line = path, i+1
 		refuse(flaw, line)
+		last := &all[len(all)-1]
+		if meant := directiveMeant(line); meant != "" {
+			last.Better, last.Fixable, last.entry = []string{meant}, !c.Forbid && f.formatLine == 0 && len(f.entries) == 0, strings.Trim(line, " \t")
+			_ = f.add(meant, i+1) // what follows is read as it was meant
+			continue
+		}
+		if f.domains {
+			last.entry = withoutComment(line)
+			last.Better = namesMeant(last.entry)
+			last.Fixable = last.Better != nil && !c.Forbid
+			continue
+		}
 		// "^bank\.com $": there is one thing that this can have meant.
-		if words := strings.Fields(line); len(words) == 2 && words[1] == "$" && flaw.Col > 0 && !f.domains {
-			last := &all[len(all)-1]
+		if words := strings.Fields(line); len(words) == 2 && words[1] == "$" && flaw.Col > 0 {
 			last.Better, last.Fixable, last.entry = []string{words[0] + "$"}, !c.Forbid, strings.Trim(line, " \t")
 		}
 	}
 	if f.domains {
 		c.Language = Fnmatch // names and *.names look the same in it
+	}
+	c.unsaid = f.formatLine == 0
+	for _, found := range f.almostDirectives() {
+		found.Path, found.Source, found.Width = path, lines[found.Line-1], len(lines[found.Line-1])
+		found.entry = strings.Trim(found.Source, " \t")
+		all = append(all, found)
 	}
 	for _, found := range c.entries(f.entries, f.domains) {
 		found.Path, found.Source = path, lines[found.Line-1]
@@ -97,8 +118,9 @@ func (c Check) Parsed(f File) []Finding {
 	if f.domains {
 		c.Language = Fnmatch
 	}
+	c.unsaid = f.formatLine == 0
 	used := slices.DeleteFunc(c.entries(f.entries, f.domains), func(found Finding) bool { return found.Refused })
-	all := append(used, f.openings()...)
+	all := slices.Concat(f.almostDirectives(), used, f.openings())
 	for i := range all {
 		all[i].Path = f.Path
 	}
@@ -195,6 +217,9 @@ func (c Check) line(f Finding, s shape) []Finding {
 	switch {
 	case n.text != "" && len(all) > 0, len(s.plain) > 0:
 		return all
+	case c.unsaid && c.Language != Fnmatch && looksLikeName(s.text):
+		f.Problem = "matches no host: it is read as a pattern, as the file does not begin with " + quotedFormat
+		f.Remedy = "begin the file with " + quotedFormat + ", and write names; or write " + c.Language.nameOf(s.text)
 	case n.odd > 0 || n.text == "":
 		f.Problem = "no host name has this character"
 		f.Remedy = `a host name is letters, digits, '-', '_' and '.', which is written \.; an IPv6 address has its line alone`
@@ -247,6 +272,10 @@ func (c Check) pattern(f Finding, s shape) (all []Finding) {
 	start := s.start || s.below || s.odd && strings.Contains(s.text, "^") || len(s.tokens) > 0 && s.tokens[0].c == '.'
 	end := s.end || s.odd && strings.Contains(s.text, "$")
 	switch {
+	case !start && !end && c.unsaid && looksLikeName(s.text):
+		f.Problem = "matches anywhere in a name: it is read as a pattern, as the file does not begin with " + quotedFormat
+		f.Remedy = "if these are names, begin the file with " + quotedFormat + "; else write " + c.Language.nameOf(s.text)
+		return []Finding{f}
 	case !start && !end:
 		f.Problem = "matches anywhere in a name: it is not anchored"
 	case !start:
@@ -273,6 +302,80 @@ func (c Check) pattern(f Finding, s shape) (all []Finding) {
 		all = append(all, found)
 	}
 	return all
+}
+
+// quotedFormat is what a file of names begins with.
+const quotedFormat = `"#: format domains"`
+
+// looksLikeName reports whether a person takes a line for a host name, names below one, or a URL, and not for a pattern.
+func looksLikeName(text string) bool {
+	if strings.ContainsAny(text, `\^$()[]{}|+?`) {
+		return false
+	}
+	host, err := ParseHost(text)
+	return err == nil && strings.Contains(host.Name, ".")
+}
+
+// nameOf is the line of patterns for what looksLikeName.
+func (l Language) nameOf(text string) string {
+	host, err := ParseHost(text)
+	if err != nil {
+		return ""
+	}
+	return l.name(host.Name, host.Below)
+}
+
+// namesMeant returns the names for a line of a file of names that is none; nil if it is not clear which are meant.
+func namesMeant(line string) (names []string) {
+	for _, word := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t,;", r) }) {
+		if rest, ok := strings.CutPrefix(word, "."); ok { // .example.com, as other programs have it
+			word = "*." + rest
+		}
+		_, port, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(word, "https://"), "http://"), ":")
+		host, err := ParseHost(word)
+		if port, _, _ = strings.Cut(port, "/"); err != nil || port != "" && port != "443" || !looksLikeName(word) {
+			return nil
+		}
+		names = append(names, host.String())
+	}
+	return names
+}
+
+// withoutComment returns what a line holds besides a comment and the blanks around it.
+func withoutComment(line string) string {
+	for i := range len(line) {
+		if line[i] == '#' && i > 0 && strings.IndexByte(" \t", line[i-1]) >= 0 {
+			line = line[:i]
+			break
+		}
+	}
+	return strings.Trim(line, " \t")
+}
+
+// almostFormat is a comment or a directive that was meant to say the format of a file.
+var almostFormat = regexp.MustCompile(`(?i)^#[ \t]*:?[ \t]*format[ \t]*[:=]?[ \t]*(domains?|patterns?)[ \t]*$`)
+
+// directiveMeant returns the directive that a line was meant to be; "" if it is none, or right.
+func directiveMeant(line string) string {
+	line = strings.Trim(line, " \t")
+	m := almostFormat.FindStringSubmatch(line)
+	if m == nil {
+		return ""
+	}
+	meant := "#: format " + strings.TrimSuffix(strings.ToLower(m[1]), "s") + "s"
+	if strings.Join(strings.Fields(line), " ") == meant {
+		return ""
+	}
+	return meant
+}
+
+// almostDirectives finds comments that were meant as directives.
+func (f File) almostDirectives() (all []Finding) {
+	if f.formatLine > 0 || f.almost.Line == 0 {
+		return nil
+	}
+	return []Finding{{Line: f.almost.Line, Col: 1, Problem: "is a comment, and says nothing of the format", Better: []string{f.almost.Text},
+		Remedy: "write " + f.almost.Text}}
 }
 
 // alternation looks at a top-level "a|b": each side has anchors of its own.

@@ -29,6 +29,7 @@ func report(found []Finding) string {
 }
 
 func TestFindings(t *testing.T) {
+	const notNames = `: it is read as a pattern, as the file does not begin with "#: format domains"`
 	const (
 		anywhere = "matches anywhere in a name: it is not anchored"
 		ending   = "matches the end of other names too: the beginning is not anchored"
@@ -48,7 +49,19 @@ func TestFindings(t *testing.T) {
 				"3:1+15 " + more + " → ^[a-z0-9_-]*\\.c\\.com$\n4:1+18 " + more + "\n"},
 		{extended, `(^|\.)bank\.com$`, "1:1+16 " + more + ` → ^[a-zA-Z0-9._-]*(^|\.)bank\.com$`},
 		{basic, `^bank\.com/x$`, "1:11+1 no host name has this character"},
-		{basic, `*.bank.com`, "1:1+1 no host name has this character"},
+		{basic, `*.bank.com`, "1:1+10 matches no host" + notNames},
+		{basic, `https://pay.example/`, "1:1+20 matches no host" + notNames},
+		{basic, `bank.example`, "1:1+12 matches anywhere in a name" + notNames + " (evil-bankxexample.evil.example)"},
+		{basic, "# format domains\nbank.example", "1:1+16 is a comment, and says nothing of the format → #: format domains\n" +
+			"2:1+12 matches anywhere in a name" + notNames + " (evil-bankxexample.evil.example)"},
+		{basic, "#: format patterns\nbank.example", "2:1+12 matches anywhere in a name: it is not anchored (evil-bankxexample.evil.example)\n" +
+			"2:5+1 this character stands for any one: a dot is written \\. (evil-bankxexample.evil.example)"},
+		{basic, "#: format domain\nbank.example\n*.bank.example", `1:11+1 unknown directive "#: format domain" → #: format domains`},
+		{basic, "#: format domains\nhttps://bank.example/login # the bank\na.example, b.example\n.c.example\nd.example:8443",
+			"2:0+1 \"https://bank.example/login\" is not a host name → bank.example\n" +
+				"3:11+1 more than one name in \"a.example, b.example\" → a.example b.example\n" +
+				"4:0+1 \".c.example\" is not a host name → *.c.example\n" +
+				"5:0+1 \"d.example:8443\" is not a host name"},
 		{basic, `^2001:db8:.*$`, "1:6+1 no host name has this character"},
 		{basic, `bank\.com`, "1:1+9 " + anywhere + ` → ^bank\.com$ ^[a-zA-Z0-9._-]*\.bank\.com$ (evil-bank.com.evil.example)`},
 		{basic, `bank\.com$`, "1:1+10 " + ending + ` → ^bank\.com$ ^[a-zA-Z0-9._-]*\.bank\.com$ (evil-bank.com)`},
@@ -70,10 +83,10 @@ func TestFindings(t *testing.T) {
 			" → ^a\\.com$\n2:2+1 " + starting + " (b.evil.example)\n3:1+1 the invisible character '\\x01'\n"},
 		{basic, "#: format domains\n*.A.example\nb.a.example\n*.com\nb.a.EXAMPLE # x\nx y",
 			"3:1+11 adds nothing to line 2\n4:1+5 admits every host below com, where anybody can have one (evil.com)\n" +
-				"5:1+11 says the same as line 3\n6:2+1 white space inside \"x y\"; tinyproxy would cut it to \"x\"\n"},
+				"5:1+11 says the same as line 3\n6:2+1 more than one name in \"x y\"\n"},
 		{glob, "*bank.com\nwww.bank.*\n*.shop.com\n*", "1:1+9 " + ending + " → bank.com *.bank.com (evil-bank.com)\n" +
 			"2:10+1 matches the beginning of other names too: it ends with *\n4:1+1 admits every host (evil.example)\n"},
-		{Check{Syntax{Forbid: true}}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
+		{Check{Syntax: Syntax{Forbid: true}}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
 		{Check{Syntax: Syntax{URLs: true}}, `bank.com`, ""},
 	} {
 		want := tt.want
@@ -105,6 +118,19 @@ func TestFixKeepsWhatPeopleWrote(t *testing.T) {
 var lintHosts = []string{"bank.com", "www.bank.com", "a.b.bank.com", "evil-bank.com", "bank.com.evil.example", "bankxcom",
 	"wwwxbank.com", "b.com", "xb.com", "a.com", "a.com.b.com", "com", "x", "shop.co.uk", "WWW.bank.com", "co.uk", "^a.com"}
 
+// What can be but one name is written as such, and its comment stays; a port is not taken away in silence.
+func TestFixOfNames(t *testing.T) {
+	before := "#: format domain\nhttps://bank.example/login # the bank\na.example b.example\nd.example:8443\n"
+	want := "#: format domains\nbank.example # the bank\na.example\nb.example\nd.example:8443\n"
+	if got := string(Check{}.Fix(somePath, []byte(before))); got != want {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	before = "# format domains\nbank.example\n"
+	if got := string(Check{}.Fix(somePath, []byte(before))); got != before {
+		t.Errorf("what may be names or patterns became %q", got)
+	}
+}
+
 // Patterns are written as people write them, at random. A real tinyproxy says what they admit: each example that a finding
 // gives must be admitted, and no correction may admit more than the pattern did.
 func TestFindingsInTinyproxy(t *testing.T) {
@@ -112,7 +138,7 @@ func TestFindingsInTinyproxy(t *testing.T) {
 	parts := strings.Fields(`bank com . \. . \. www a b [.] [ab] .* * ^ $ \(a\) (a|b) | co.uk b\.com -`)
 	examples, corrections := 0, 0
 	for round := range 240 {
-		c := Check{syntaxes[round%len(syntaxes)]}
+		c := Check{Syntax: syntaxes[round%len(syntaxes)]}
 		pick := func(from ...string) string { return from[random.IntN(len(from))] }
 		pattern := pick("^", "", ".*", "^.*", `\.`, ".", "*") // and then a name, or anything
 		if round%3 > 0 {
@@ -168,7 +194,7 @@ func FuzzFix(f *testing.F) {
 		f.Add([]byte(seed), byte(i))
 	}
 	f.Fuzz(func(t *testing.T, content []byte, syntax byte) {
-		c := Check{syntaxes[int(syntax)%len(syntaxes)]}
+		c := Check{Syntax: syntaxes[int(syntax)%len(syntaxes)]}
 		fixed := c.Fix(somePath, content)
 		for _, found := range c.File(somePath, fixed) {
 			if found.Fixable {
