@@ -54,6 +54,10 @@ type VM struct {
 	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
 	// StoppedBy says who has stopped it, or why that is not known. It is "" if State is not Stopped.
 	StoppedBy string `json:"stopped_by,omitempty"`
+	// Doubt is the first thing in its rule file that its author hardly meant, with the remedy; "" if there is none. Doubts
+	// counts all.
+	Doubt  string `json:"doubt,omitempty"`
+	Doubts int    `json:"doubts,omitempty"`
 
 	Confinement *Confinement `json:"confinement,omitempty"` // of its proxy, if there is one
 }
@@ -95,6 +99,8 @@ type Status struct {
 	Barred   []Barred `json:"barred"`        // interfaces by which proxies may not leave
 	Problems []string `json:"problems"`      // those that are not one VM's: template, directory, firewall
 	Cut      int      `json:"cut,omitempty"` // connections that the verb has cut
+
+	TakenBack []string `json:"taken_back,omitempty"` // hosts that were allowed for a time, and that Allow has taken back
 }
 
 // Barred is an interface by which what AppVMs send is not forwarded, so that proxies may not leave there either.

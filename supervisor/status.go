@@ -98,6 +98,9 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 			Name: d.Name, IP: d.Addr.String(), Interfaces: append([]string{}, d.Vifs...),
 			State: is.state, Since: is.since, Seen: is.seen, Error: is.problem, StoppedBy: d.StoppedBy,
 		}
+		if d.Policy != nil && len(d.Policy.Findings) > 0 {
+			row.Doubt, row.Doubts = d.Policy.Findings[0], len(d.Policy.Findings)
+		}
 		if d.connected() {
 			row.Gateway = d.Bind.String()
 		}

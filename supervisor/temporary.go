@@ -30,7 +30,8 @@ func (in Inputs) temporary(f rules.File) []rules.Host {
 // Allow lets an AppVM reach hosts for a time, or takes back what it let. No file knows of it: it ends by itself, with
 // the rule file, and with the daemon.
 func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.Status, error) {
-	return s.request(ctx, func() error {
+	var back []string
+	status, err := s.request(ctx, func() error {
 		d, err := s.find(t.Name)
 		if err != nil {
 			return err
@@ -50,12 +51,17 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 			}
 			hosts = append(hosts, host)
 		}
-		s.allow(identity{d.Name, d.Addr}, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
+		back = s.allow(identity{d.Name, d.Addr}, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
 		return nil
 	})
+	if err == nil {
+		status.TakenBack = back
+	}
+	return status, err
 }
 
-func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) {
+// allow returns the hosts that it has taken back.
+func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
 	until := s.inputs.Temporary[who]
 	if until == nil {
 		until = map[rules.Host]time.Duration{}
@@ -71,10 +77,12 @@ func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, 
 			delete(until, host)
 			about.Why = "taken back"
 			s.Events.Emit(allowedNoMore, about)
+			back = append(back, host.String())
 		}
 	}
 	clear(s.cache)
 	s.expire(now)
+	return back
 }
 
 // expire takes back what is over, and reports whether there was any. The time that the machine is suspended counts; that

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/netwatch"
 	"vifproxy/rules"
 )
 
@@ -23,54 +27,151 @@ type grant struct {
 	InForceMS    float64               `json:"in_force_ms"` // from the save until bindings had moved; 0: not known
 	Explanations []control.Explanation `json:"explanations"`
 
-	file  rules.File
-	check rules.Check
-	hosts []rules.Host
+	TakenBack []string `json:"taken_back,omitempty"` // of Hosts, what was allowed for a time
+
+	place   place
+	file    rules.File
+	mayMake bool // the rule file, if there is none
+	makes   bool // there is none
+	asNames bool // it says nothing yet, and begins with names
+	check   rules.Check
+	hosts   []rules.Host
+	asked   []string // for each of hosts, what explain is asked: the URL as it was given
 }
 
-// newGrant reads what the command line, the rule file and the template say about it.
+// namesHeader begins a rule file of names, which are what people mean.
+const namesHeader = "#: format domains\n"
+
+const byteOrderMark = "\ufeff"
+
+// newGrant reads what the command line says of hosts.
 func newGrant(c *call) (*grant, error) {
 	g := &grant{VM: c.names[0], Hosts: []string{}, Lines: []string{}, Explanations: []control.Explanation{}}
 	for _, text := range c.names[1:] {
 		if strings.Trim(text, "*.") == "" {
 			return nil, usagef("%q is every host: name those that are needed", text)
 		}
+		if strings.Contains(text, ",") {
+			return nil, usagef("%q: separate hosts by spaces", text)
+		}
 		host, err := rules.ParseHost(text)
 		if err != nil {
 			return nil, usagef("%v", err)
 		}
-		hosts := []rules.Host{host}
+		g.add(host, address(text, host))
 		if c.subdomains && !host.Below {
-			hosts = append(hosts, rules.Host{Name: host.Name, Below: true})
+			g.add(rules.Host{Name: host.Name, Below: true}, "any."+host.Name)
 		}
-		for _, h := range hosts {
-			g.hosts, g.Hosts = append(g.hosts, h), append(g.Hosts, h.String())
-		}
-	}
-	set, err := rules.Read(c.rulesDir, c.templatePath())
-	if err != nil {
-		return nil, err
-	}
-	if set.TemplateErr != nil {
-		return nil, set.TemplateErr
-	}
-	if g.file, err = set.Find(g.VM); err != nil {
-		return nil, err
-	}
-	g.Path = g.file.Path
-	filter, err := filterOf(set.Template)
-	if err != nil {
-		return nil, err
-	}
-	g.check = checkFor(filter)
-	switch {
-	case g.check.Forbid:
-		return nil, fmt.Errorf("the template says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
-			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, g.hosts[0].Name)
-	case g.check.URLs:
-		return nil, fmt.Errorf("the template has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)
 	}
 	return g, nil
+}
+
+func (g *grant) add(host rules.Host, asked string) {
+	g.hosts, g.Hosts, g.asked = append(g.hosts, host), append(g.Hosts, host.String()), append(g.asked, asked)
+}
+
+// address returns what explain is to be asked about a host that a person gave as text. Where that has a port or a scheme
+// which are not those of HTTPS, they matter.
+func address(text string, host rules.Host) string {
+	if host.Below {
+		return "any." + host.Name
+	}
+	if u, err := url.Parse(text); err == nil && (u.Scheme == "http" || u.Scheme == "https" || u.Scheme == "ws") && u.Host != "" {
+		if port := u.Port(); port != "" || u.Scheme != "https" {
+			at := host.Name
+			if port != "" {
+				at += ":" + port
+			}
+			return u.Scheme + "://" + at
+		}
+	} else if _, port, ok := strings.Cut(text, ":"); ok && port != "" && strings.Trim(port, "0123456789") == "" {
+		return host.Name + ":" + port
+	}
+	return host.Name
+}
+
+// read reads the rule file and its template.
+func (g *grant) read(c *call) error {
+	set, err := rules.Read(g.place.dir, g.place.template)
+	if err != nil {
+		return err
+	}
+	if set.TemplateErr != nil {
+		return set.TemplateErr
+	}
+	filter, err := filterOf(set.Template)
+	if err != nil {
+		return err
+	}
+	g.check = checkFor(filter)
+	if g.file, err = set.Find(g.VM); err != nil {
+		err = g.first(set, err)
+	} else if g.mayMake && g.file.Unwritten() {
+		g.asNames = true
+		g.file, err = rules.ParseFile(g.file.Path, []byte(namesHeader))
+	}
+	if err != nil {
+		return err
+	}
+	g.Path = g.file.Path
+	switch {
+	case g.check.Forbid:
+		return fmt.Errorf("the template says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
+			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, g.hosts[0].Name)
+	case g.check.URLs:
+		return fmt.Errorf("the template has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)
+	}
+	return nil
+}
+
+// first makes the first rule file of a VM that is named with its address, NAME.IP. none is why there is no other.
+func (g *grant) first(set rules.Set, none error) error {
+	name, addr, err := rules.ParseFileName(g.VM)
+	if err != nil || !addr.IsValid() {
+		if slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Name == g.VM }) || !g.mayMake {
+			return none
+		}
+		text := fmt.Sprintf("%v, in %s; for a first one name it with its address: vifproxyctl allow %s.IP %s", none, g.place.dir,
+			g.VM, strings.Join(g.Hosts, " "))
+		if without := connectedWithout(set); without != nil {
+			text += "; connected without a rule file: " + strings.Join(without, ", ")
+		}
+		return errors.New(text)
+	}
+	for _, other := range set.Files {
+		switch {
+		case other.Name == name && other.Addr == addr:
+			g.VM, g.file = name, other
+			return nil
+		case other.Name == name || other.Addr == addr:
+			return fmt.Errorf("%s is there: rename or remove it first, as a VM has one rule file", other.Path)
+		}
+	}
+	for _, other := range set.Refused {
+		if other.Name == name || other.Addr == addr {
+			return other.Err
+		}
+	}
+	if !g.mayMake {
+		return none
+	}
+	g.VM, g.makes = name, true
+	g.file, err = rules.ParseFile(filepath.Join(g.place.dir, name+"."+addr.String()), []byte(namesHeader))
+	return err
+}
+
+// connectedWithout returns the AppVMs that are connected and have no rule file.
+func connectedWithout(set rules.Set) (all []string) {
+	links, err := netwatch.Read()
+	if err != nil {
+		return nil
+	}
+	for _, vm := range links {
+		if !slices.ContainsFunc(set.Files, func(f rules.File) bool { return f.Addr == vm.Addr }) {
+			all = append(all, fmt.Sprintf("%s on %s", vm.Addr, strings.Join(vm.Vifs, ", ")))
+		}
+	}
+	return all
 }
 
 // allow is the verb allow.
@@ -84,17 +185,28 @@ func allow(c *call) error {
 			return usagef("%s (name a host below it, or insist with --force)", why)
 		}
 	}
-	switch {
-	case c.duration < 0 || c.duration > 0 && c.duration < time.Second || c.duration > control.MaxTemporary*time.Second:
-		return usagef("--for=%v: from 1s to %v", c.duration, control.MaxTemporary*time.Second)
-	case c.duration > 0:
-		g.Seconds = int(c.duration / time.Second)
-		return g.temporary(c)
+	const longest = control.MaxTemporary * time.Second
+	if c.duration.given && (c.duration.d < time.Second || c.duration.d > longest) {
+		return usagef("--for=%v: from 1s to %v; without --for it is for good", c.duration, length{d: longest})
+	}
+	g.place = c.place(context.Background())
+	if err := g.place.fatal(); err != nil {
+		return err
+	}
+	g.mayMake = !c.duration.given
+	if err := g.read(c); err != nil && (!c.duration.given || c.dryRun) { // for a time no file is needed
+		return err
 	}
 	for _, host := range g.hosts {
 		if len(g.file.Entries(g.check.Syntax, host)) == 0 {
 			g.Lines = append(g.Lines, g.file.Entry(g.check.Syntax, host))
+		} else if c.duration.given {
+			c.warn("%s is on the list for good, and stays there: %s", host, g.Path)
 		}
+	}
+	if c.duration.given {
+		g.Seconds, g.Lines = int(c.duration.d/time.Second), []string{}
+		return g.temporary(c)
 	}
 	return g.change(c, "added to", func(content []byte) ([]byte, error) {
 		return rules.Append(content, g.Lines), nil
@@ -107,14 +219,22 @@ func deny(c *call) error {
 	if err != nil {
 		return err
 	}
+	g.place = c.place(context.Background())
+	if err := g.place.fatal(); err != nil {
+		return err
+	}
+	if err := g.read(c); err != nil {
+		return err
+	}
 	for _, host := range g.hosts {
 		g.Lines = append(g.Lines, g.file.Entries(g.check.Syntax, host)...)
 	}
-	if !c.dryRun {
-		_, err := control.NewClient(c.socket).Allow(context.Background(), control.Temporary{Name: g.VM, Hosts: g.Hosts})
-		if notRunning := (*control.NotRunningError)(nil); err != nil && !errors.As(err, &notRunning) {
+	if !c.dryRun && g.place.err == nil {
+		status, err := control.NewClient(c.socket).Allow(context.Background(), control.Temporary{Name: g.VM, Hosts: g.Hosts})
+		if err != nil {
 			return err
 		}
+		g.TakenBack = status.TakenBack
 	}
 	return g.change(c, "removed from", func(content []byte) ([]byte, error) {
 		file, err := rules.ParseFile(g.Path, content)
@@ -124,8 +244,9 @@ func deny(c *call) error {
 
 // temporary has the daemon allow it.
 func (g *grant) temporary(c *call) error {
+	what := fmt.Sprintf("allowed for %v", c.duration)
 	if c.dryRun {
-		return g.print(c, fmt.Sprintf("would be allowed for %v", c.duration))
+		return g.print(c, "would be "+what)
 	}
 	began := time.Now()
 	_, err := control.NewClient(c.socket).Allow(context.Background(),
@@ -134,7 +255,7 @@ func (g *grant) temporary(c *call) error {
 		return err
 	}
 	g.InForceMS = milliseconds(began)
-	return g.conclude(c, fmt.Sprintf("allowed for %v", c.duration), true)
+	return g.conclude(c, what, true)
 }
 
 // change rewrites the file and waits until that is in force. The file is this program's to write, with the rights of
@@ -144,19 +265,16 @@ func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) 
 		return g.print(c, "would be "+what+" "+safe(g.Path))
 	}
 	if len(g.Lines) > 0 {
-		err := rules.Rewrite(g.Path, func(content []byte) ([]byte, error) {
-			changed, err := edit(content)
-			if err == nil {
-				_, err = rules.ParseFile(g.Path, changed)
-			}
-			return changed, err
-		})
-		if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-			return fmt.Errorf("%w: run as root (sudo)", err)
-		}
-		if err != nil {
+		if err := g.write(edit); err != nil {
 			return err
 		}
+		if what == "added to" {
+			g.findings(c)
+		}
+		c.toldLost(g.Path)
+	}
+	if !g.place.daemons { // nobody to wait for
+		return errors.Join(g.print(c, what+" "+safe(g.Path)), g.place.err)
 	}
 	began := time.Now()
 	status, err := control.NewClient(c.socket).Update(context.Background())
@@ -166,15 +284,56 @@ func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) 
 		}
 		return err
 	}
-	if len(g.Lines) > 0 {
+	if len(g.Lines)+len(g.TakenBack) > 0 {
 		g.InForceMS = milliseconds(began)
 	}
-	for _, vm := range status.VMs {
-		if vm.Name == g.VM && inTrouble(vm) {
-			fmt.Fprintf(c.stderr, "%s (%s): %s: %s\n", safe(vm.Name), safe(vm.IP), safe(vm.State), safe(vm.Error))
+	err = printRemarks(c, c.stderr, remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && inTrouble(vm) }))
+	return errors.Join(err, g.conclude(c, what+" "+safe(g.Path), what == "added to"))
+}
+
+// write rewrites the rule file, or makes the first one.
+func (g *grant) write(edit func([]byte) ([]byte, error)) error {
+	valid := func(content []byte) ([]byte, error) {
+		changed, err := edit(content)
+		if err == nil {
+			_, err = rules.ParseFile(g.Path, changed)
 		}
+		return changed, err
 	}
-	return g.conclude(c, what+" "+safe(g.Path), what == "added to")
+	var err error
+	if g.makes {
+		var content []byte
+		if content, err = valid([]byte(namesHeader)); err == nil {
+			err = os.MkdirAll(g.place.dir, 0o755)
+		}
+		if err == nil {
+			err = writeNew(g.Path, content)
+		}
+	} else {
+		err = rules.Rewrite(g.Path, func(content []byte) ([]byte, error) {
+			if g.asNames {
+				rest, marked := strings.CutPrefix(string(content), byteOrderMark)
+				content = []byte(strings.Repeat(byteOrderMark, map[bool]int{true: 1}[marked]) + namesHeader + rest)
+			}
+			return valid(content)
+		})
+	}
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: run as root (sudo)", err)
+	}
+	return err
+}
+
+// findings warns where the lines of the file hardly mean what their author meant, as a new line beneath them looks like
+// a sign that all is well.
+func (g *grant) findings(c *call) {
+	if found := g.check.Parsed(g.file); len(found) > 0 {
+		text := found[0].String()
+		if more := len(found) - 1; more > 0 {
+			text += fmt.Sprintf("; and %d more: vifproxyctl check %s", more, g.VM)
+		}
+		c.warn("%s", text)
+	}
 }
 
 func milliseconds(began time.Time) float64 {
@@ -184,17 +343,17 @@ func milliseconds(began time.Time) float64 {
 // conclude asks the daemon whether the hosts pass now, as they should or should not, and says so.
 func (g *grant) conclude(c *call, what string, should bool) error {
 	trouble := false
-	for _, host := range g.hosts {
-		name := host.Name
-		if host.Below {
-			name = "any." + name
-		}
-		e, err := control.NewClient(c.socket).Explain(context.Background(), g.VM, name)
+	for _, address := range g.asked {
+		e, err := control.NewClient(c.socket).Explain(context.Background(), g.VM, address)
 		if err != nil {
 			return err
 		}
 		g.Explanations = append(g.Explanations, e)
 		trouble = trouble || e.Passes != should
+		if port := refusedPort(e); should && port != "" {
+			c.warn("a rule file says which hosts pass; a tunnel to port %s needs the line ConnectPort %[1]s in the template %s,"+
+				" which opens this port for all VMs", port, g.place.template)
+		}
 	}
 	if err := g.print(c, what); err != nil {
 		return err
@@ -203,6 +362,16 @@ func (g *grant) conclude(c *call, what string, should bool) error {
 		return errTrouble
 	}
 	return nil
+}
+
+// refusedPort returns the port of a request that its port alone stops; "" for any other.
+func refusedPort(e control.Explanation) string {
+	for _, step := range e.Steps {
+		if step.Passes != (step.Guard != "connect-port") {
+			return ""
+		}
+	}
+	return e.Request[strings.LastIndex(e.Request, ":")+1:]
 }
 
 func (g *grant) print(c *call, what string) error {
@@ -223,6 +392,12 @@ func (g *grant) print(c *call, what string) error {
 	}
 	if len(lines) == 0 {
 		text = "nothing is " + what + "\n"
+	}
+	if len(g.TakenBack) > 0 {
+		text += "allowed for a time, and no more:\n"
+		for _, host := range g.TakenBack {
+			text += "    " + safe(host) + "\n"
+		}
 	}
 	if g.InForceMS > 0 {
 		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,58 +21,130 @@ import (
 // check is the verb check: it needs no daemon. With a tinyproxy at hand, that is asked about every pattern.
 func check(c *call) error {
 	l := &linter{call: c, findings: []rules.Finding{}}
-	if err := l.template(); err != nil {
+	paths, err := l.locate()
+	if err != nil {
 		return err
 	}
-	paths := c.names
-	if len(paths) == 0 {
-		set, err := rules.Read(c.rulesDir, c.templatePath())
-		if err != nil {
+	if err := l.readTemplate(); err != nil {
+		return err
+	}
+	if paths == nil {
+		if paths, err = l.directory(); err != nil {
 			return err
 		}
-		for _, f := range set.Files {
-			paths = append(paths, f.Path)
-		}
-		for _, r := range set.Refused {
-			paths = append(paths, r.Path)
-			// What is wrong with more than one file, such as two for one VM, is in none of them.
-			if flaw := (*rules.Error)(nil); errors.As(r.Err, &flaw) && flaw.Line == 0 {
-				l.add(rules.Finding{Path: r.Path, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true})
-			}
-		}
-		slices.Sort(paths)
 	}
 	for _, path := range paths {
-		if filepath.Base(path) == filepath.Base(c.templatePath()) {
+		if filepath.Base(path) == filepath.Base(l.at.template) {
 			continue // read already
 		}
 		l.file(path)
 	}
 	if len(l.black) > 0 {
-		fmt.Fprintf(c.stderr, "vifproxyctl: black lists, by FilterDefaultDeny No in %s: the VMs reach all hosts but those in %s\n",
-			safe(c.templatePath()), safe(strings.Join(l.black, ", ")))
+		c.warn("black lists, by FilterDefaultDeny No in %s: the VMs reach all hosts but those in %s", l.at.template,
+			strings.Join(l.black, ", "))
 	}
 	if l.untried != nil {
-		fmt.Fprintf(c.stderr, "vifproxyctl: patterns were not tried: %s\n", safe(l.untried.Error()))
+		c.warn("patterns were not tried: %v", l.untried)
+	}
+	if l.fix && l.fixed == 0 && len(l.findings) > 0 {
+		c.warn("nothing was changed: of what is found, no mistake has but one thing that it can have meant")
 	}
 	if err := l.print(); err != nil {
 		return err
 	}
-	if len(l.findings) > 0 {
+	if len(l.findings) > 0 || l.empty {
 		return errTrouble
 	}
 	return nil
 }
 
+// locate finds the files that are meant: those that are named, by path or by VM, or nil for all of a directory.
+func (l *linter) locate() (paths []string, err error) {
+	ctx := context.Background()
+	isDir := func(path string) bool { info, err := os.Stat(path); return err == nil && info.IsDir() }
+	switch {
+	case len(l.names) == 1 && isDir(l.names[0]):
+		if _, addr, err := rules.ParseFileName(l.names[0]); err == nil && !addr.IsValid() { // else it stands where a file should
+			l.at = l.placeOf(ctx, l.names[0])
+			return nil, nil
+		}
+	case len(l.names) == 0:
+		l.at = l.call.place(ctx)
+		return nil, nil
+	}
+	for _, name := range l.names {
+		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) && !strings.Contains(name, "/") {
+			if l.at.dir == "" {
+				l.at = l.call.place(ctx)
+			}
+			path, err := l.ofVM(name)
+			if err != nil {
+				return nil, err
+			}
+			name = path
+		}
+		paths = append(paths, name)
+	}
+	if l.at.dir == "" { // the template is that of the first file
+		l.at = l.placeOf(ctx, filepath.Dir(paths[0]))
+	}
+	return paths, nil
+}
+
+// ofVM returns the rule file of a VM, in whatever state it is.
+func (l *linter) ofVM(name string) (string, error) {
+	set, err := rules.Read(l.at.dir, l.at.template)
+	if err != nil {
+		return "", err
+	}
+	for _, r := range set.Refused {
+		if r.Name == name {
+			return r.Path, nil
+		}
+	}
+	file, err := set.Find(name)
+	if err != nil {
+		return "", usagef("%s is neither a file nor a VM: %v, in %s", name, err, l.at.dir)
+	}
+	return file.Path, nil
+}
+
+// directory returns all rule files of the directory, and tells which files were meant as such.
+func (l *linter) directory() (paths []string, err error) {
+	set, err := rules.Read(l.at.dir, l.at.template)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range set.Files {
+		paths = append(paths, f.Path)
+	}
+	for _, r := range set.Refused {
+		paths = append(paths, r.Path)
+		// What is wrong with more than one file, such as two for one VM, is in none of them.
+		if flaw := (*rules.Error)(nil); errors.As(r.Err, &flaw) && flaw.Line == 0 {
+			l.add(rules.Finding{Path: r.Path, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true})
+		}
+	}
+	slices.Sort(paths)
+	l.empty = len(paths) == 0
+	for _, text := range unread(l.at.dir, len(paths)) {
+		l.warn("%s", text)
+	}
+	return paths, nil
+}
+
 // linter is one run of check.
 type linter struct {
 	*call
+	at       place
 	check    rules.Check
 	judge    tinyproxy.Judge
 	config   string // as tinyproxy gets it
 	untried  error  // why no tinyproxy was asked
 	findings []rules.Finding
 	black    []string // files that name what is forbidden
+	fixed    int      // lines
+	empty    bool     // the directory has no rule files
 }
 
 func (l *linter) add(f rules.Finding) {
@@ -80,13 +154,9 @@ func (l *linter) add(f rules.Finding) {
 	}
 }
 
-// template reads the template, which decides how rule files are read: that of the first file's directory when files
-// are named.
-func (l *linter) template() error {
-	if len(l.names) > 0 && l.call.template == "" {
-		l.call.template = filepath.Join(filepath.Dir(l.names[0]), "config")
-	}
-	path := l.templatePath()
+// readTemplate reads the template, which decides how rule files are read.
+func (l *linter) readTemplate() error {
+	path := l.at.template
 	t := rules.Builtin()
 	text, err := rules.ReadFile(path)
 	switch {
@@ -136,9 +206,7 @@ func (l *linter) file(path string) {
 	if l.fix {
 		if err := rules.Rewrite(path, func(old []byte) ([]byte, error) {
 			content = l.check.Fix(path, old)
-			if !slices.Equal(content, old) {
-				fmt.Fprintf(l.stderr, "vifproxyctl: fixed %s\n", safe(path))
-			}
+			l.changed(path, old, content)
 			return content, nil
 		}); err != nil {
 			l.failed(path, err)
@@ -161,6 +229,41 @@ func (l *linter) file(path string) {
 		}
 		l.add(f)
 	}
+}
+
+// changed shows which lines of a file Fix has changed.
+func (l *linter) changed(path string, before, after []byte) {
+	if bytes.Equal(before, after) {
+		return
+	}
+	l.warn("fixed %s:", path)
+	old, new := strings.Split(string(before), "\n"), strings.Split(string(after), "\n")
+	for _, edit := range difference(old, new) {
+		l.fixed++
+		fmt.Fprintf(l.stderr, "    %s\n", safe(strings.TrimRight(edit, "\r")))
+	}
+	l.toldLost(path)
+}
+
+// difference returns the lines that are gone, with "- " in front, and those that are new, with "+ ". Of two that say the same
+// Fix removes the later one, so each line of old is the next such one of new.
+func difference(old, new []string) (edits []string) {
+	added := func(lines []string) {
+		for _, line := range lines {
+			edits = append(edits, "+ "+line)
+		}
+	}
+	for _, line := range old {
+		i := slices.Index(new, line)
+		if i < 0 {
+			edits = append(edits, "- "+line)
+			continue
+		}
+		added(new[:i])
+		new = new[i+1:]
+	}
+	added(new)
+	return edits
 }
 
 func visits(host string) []tinyproxy.Question {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -49,7 +51,7 @@ type typed struct {
 }
 
 // ownFlag is a flag as the table of verbs names it.
-var ownFlag = regexp.MustCompile(`\[(--?[a-z-]+)(=[A-Z]+)?\]`)
+var ownFlag = regexp.MustCompile(`[[|](--?[a-z-]+)(=[A-Z]+)?`)
 
 func (t *typed) read(words []string) {
 	t.last = words[len(words)-1]
@@ -119,6 +121,10 @@ func (t *typed) candidates() []string {
 func (t *typed) arguments(kind string) []string {
 	var all []string
 	switch {
+	case strings.Contains(kind, "FILE"): // or NAME
+		if all = t.vms(); !slices.ContainsFunc(all, func(candidate string) bool { return strings.HasPrefix(candidate, t.last) }) {
+			return []string{files}
+		}
 	case strings.Contains(kind, "NAME"):
 		all = t.vms()
 	case strings.Contains(kind, "HOST") && t.verb.name == "deny": // what is allowed is in files
@@ -195,7 +201,8 @@ func (t *typed) vms() (all []string) {
 	}
 	status, err := control.NewClient(t.socket).Status(t.ctx)
 	if err != nil {
-		set, err := rules.Read(t.rulesDir, t.templatePath())
+		dir := cmp.Or(t.rulesDir, defaultRules)
+		set, err := rules.Read(dir, filepath.Join(dir, templateName))
 		if err != nil {
 			return nil
 		}

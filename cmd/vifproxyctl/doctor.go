@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,10 +56,12 @@ const doctorBound = time.Minute
 func examine(c *call) error {
 	ctx, cancel := context.WithTimeout(context.Background(), doctorBound)
 	defer cancel()
+	dir := cmp.Or(c.rulesDir, defaultRules)
 	d := &doctor{ctx: ctx, setup: control.Setup{
-		RulesDir: c.rulesDir, Template: c.templatePath(), Tinyproxy: c.tinyproxy, ProxyPort: 8100,
+		RulesDir: dir, Template: cmp.Or(c.template, filepath.Join(dir, templateName)), Tinyproxy: c.tinyproxy, ProxyPort: 8100,
 	}}
 	d.daemon(c)
+	d.options()
 	d.program()
 	d.firewall()
 	d.confinement()
@@ -106,8 +109,11 @@ func (d *doctor) daemon(c *call) {
 	var permission *control.PermissionError
 	switch {
 	case errors.As(err, &notRunning):
-		d.tell(check, levelWrong, "systemctl start vifproxyd", "vifproxyd is not running (%s: %v)",
-			notRunning.Socket, notRunning.Err)
+		text, remedy := fmt.Sprintf("vifproxyd is not running (%s: %v)", notRunning.Socket, notRunning.Err), "systemctl start vifproxyd"
+		if last := d.lastError(); last != "" {
+			text, remedy = text+"; its last error: "+last, "set right what the error says, then systemctl restart vifproxyd"
+		}
+		d.tell(check, levelWrong, remedy, "%s", text)
 	case errors.As(err, &permission):
 		d.tell(check, levelWrong, "run doctor as root", "permission denied on %s", permission.Socket)
 	case err != nil:
@@ -267,9 +273,11 @@ func (d *doctor) ruleFiles() {
 			}
 		}
 	}
+	for _, text := range unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
+		text, remedy, _ := strings.Cut(text, ": ")
+		d.tell(check, levelNote, remedy, "%s", text)
+	}
 	if len(d.rules.Files)+len(d.rules.Refused) == 0 {
-		d.tell(check, levelNote, "write "+filepath.Join(dir, "NAME.IP")+" for each AppVM that is to have a proxy",
-			"%s: there are no rule files", dir)
 		return
 	}
 	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))

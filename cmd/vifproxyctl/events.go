@@ -22,8 +22,8 @@ import (
 // denied lists what VMs were refused.
 func denied(c *call) error {
 	var since time.Time
-	if c.since != 0 {
-		since = time.Now().Add(-c.since)
+	if c.since.given {
+		since = time.Now().Add(-c.since.d)
 	}
 	vms, err := control.NewClient(c.socket).Denied(context.Background(), c.names, since)
 	if err != nil {

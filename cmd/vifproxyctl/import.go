@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,7 +32,8 @@ func importOld(c *call) error {
 	if len(c.names) > 0 {
 		from = c.names[0]
 	}
-	i := &importer{call: c, from: filepath.Clean(from), to: filepath.Clean(c.rulesDir)}
+	at := c.place(context.Background())
+	i := &importer{call: c, from: filepath.Clean(from), to: filepath.Clean(at.dir)}
 	steps := []func() error{i.ruleFiles, i.script, i.callers}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -43,6 +45,9 @@ func importOld(c *call) error {
 		return fmt.Errorf("import %s: there are no rule files NAME.IP, no template %s and no %s", i.from, templateName, oldScript)
 	case !c.apply && i.todo > 0:
 		i.tell("", "nothing has been changed: run this again with --apply")
+	case c.apply && i.todo > 0:
+		i.tell("", "what is marked with + has been done; see what the files permit: vifproxyctl check %s", i.to)
+		c.toldLost(filepath.Join(i.to, templateName))
 	}
 	if i.wrong > 0 {
 		return fmt.Errorf("import %s: %d things need your attention; they are marked with ! above", i.from, i.wrong)
@@ -89,11 +94,18 @@ func (i *importer) ruleFiles() error {
 		i.found++
 		i.tell("!", "%v", refused.Err)
 	}
+	filter, filterErr := filterOf(set.Template)
 	for _, file := range set.Files {
 		i.found++
 		i.tell("", "%s: what %s (%s) may reach", file.Path, file.Name, file.Addr)
 		if err := i.take(file.Path); err != nil {
 			return err
+		}
+		if filterErr != nil || set.TemplateErr != nil {
+			continue
+		}
+		if found := checkFor(filter).Parsed(file); len(found) > 0 {
+			i.tell("", "%d lines permit more than they seem to, or nothing: vifproxyctl check %s", len(found), file.Path)
 		}
 	}
 	return nil
@@ -122,14 +134,18 @@ func (i *importer) take(path string) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	i.tell("+", "copy it to %s", target)
 	if !i.apply {
+		i.tell("+", "copy it to %s", target)
 		return nil
 	}
 	if err := os.MkdirAll(i.to, 0o755); err != nil {
 		return err
 	}
-	return writeNew(target, content)
+	if err := writeNew(target, content); err != nil {
+		return err
+	}
+	i.tell("+", "copied to %s", target)
+	return nil
 }
 
 // writeNew makes a file whole or not at all: vifproxyd must not read half of it. It replaces none.
@@ -158,8 +174,8 @@ func (i *importer) script() error {
 	}
 	i.found++
 	i.tell("", "%s: the old script; vifproxyctl knows its verbs under that name too", path)
-	i.tell("+", "keep it as %s, and make a link to vifproxyctl of it", keptScript)
 	if !i.apply {
+		i.tell("+", "keep it as %s, and make a link to vifproxyctl of it", keptScript)
 		return nil
 	}
 	kept := filepath.Join(i.from, keptScript)
@@ -173,7 +189,11 @@ func (i *importer) script() error {
 	if err := os.Rename(path, kept); err != nil {
 		return err
 	}
-	return os.Symlink(self, path)
+	if err := os.Symlink(self, path); err != nil {
+		return err
+	}
+	i.tell("+", "kept as %s; %s is a link to vifproxyctl now", keptScript, oldScript)
+	return nil
 }
 
 // callers finds the lines that ran the old script. They stay: they may be part of something that only their

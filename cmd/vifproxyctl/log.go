@@ -27,22 +27,37 @@ const (
 	glance = 200 * time.Millisecond
 )
 
+// followed is how many lines there are at first of a log that is followed, as tail(1) has it.
+const followed = 10
+
 // showLog is the verb log: what a VM's proxies said, the older file first.
 func showLog(c *call) error {
-	path, err := logFile(c)
+	path, notRunning, err := logFile(c)
 	if err != nil {
 		return err
 	}
 	out := bufio.NewWriter(c.stdout)
-	l := &logReader{path: path, out: out}
+	last := &lastLines{out: out, most: c.lines}
+	if c.follow && c.lines < 0 {
+		last.most = followed
+	}
+	l := &logReader{path: path, out: out, last: last}
 	if err := l.older(); err != nil {
 		return err
 	}
 	err = l.read()
+	if l.file != nil && !c.follow {
+		l.close() // its last line has no end, maybe
+	}
+	last.print()
+	l.last = nil
 	if errors.Is(err, fs.ErrNotExist) && c.follow {
 		err = nil // it will come
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && notRunning != nil:
+		err = notRunning
+	case errors.Is(err, fs.ErrNotExist):
 		err = fmt.Errorf("%s has no log yet: its proxy has not run since vifproxyd started (%s)", c.names[0], path)
 	}
 	if err == nil && c.follow {
@@ -51,24 +66,46 @@ func showLog(c *call) error {
 	return errors.Join(err, l.end())
 }
 
-// logFile is where the log of the named VM is. Without a daemon it may still be there, in the default place.
-func logFile(c *call) (string, error) {
+// lastLines keeps the last lines of a log; most is how many, or -1 for all.
+type lastLines struct {
+	out   *bufio.Writer
+	most  int
+	lines []string
+}
+
+func (l *lastLines) add(line string) {
+	switch {
+	case l.most < 0:
+		fmt.Fprintln(l.out, line) // an error comes back from Flush
+	case l.most > 0:
+		l.lines = append(l.lines[max(0, len(l.lines)+1-l.most):], line)
+	}
+}
+
+func (l *lastLines) print() {
+	for _, line := range l.lines {
+		fmt.Fprintln(l.out, line)
+	}
+}
+
+// logFile returns where the log of the named VM is. Without a daemon it may still be there, in the default place; then
+// notRunning says so.
+func logFile(c *call) (path string, notRunning error, err error) {
 	name := c.names[0]
 	status, err := control.NewClient(c.socket).Status(context.Background())
-	var notRunning *control.NotRunningError
-	if errors.As(err, &notRunning) {
+	if gone := (*control.NotRunningError)(nil); errors.As(err, &gone) {
 		if parsed, _, bad := rules.ParseFileName(name + ".0.0.0.0"); bad != nil || parsed != name {
-			return "", usagef("%q is not a VM name", name)
+			return "", nil, usagef("%q is not a VM name", name)
 		}
-		return filepath.Join(root+defaultRuntime, name, "log"), nil
+		return filepath.Join(root+defaultRuntime, name, "log"), gone, nil
 	}
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if _, err := pick(status, name); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return filepath.Join(status.Setup.RuntimeDir, name, "log"), nil
+	return filepath.Join(status.Setup.RuntimeDir, name, "log"), nil, nil
 }
 
 // logReader reads a log that may be renamed to log.1, or go away, while it is read.
@@ -78,6 +115,8 @@ type logReader struct {
 	file *os.File // nil: none is open
 	in   *bufio.Reader
 	part []byte // of a line whose end is not written yet
+
+	last *lastLines // where lines go that are there already; nil: to out
 }
 
 // older shows what was renamed to make room.
@@ -86,7 +125,7 @@ func (l *logReader) older() error {
 	if target, err := filepath.EvalSymlinks(path); err == nil { // the template has it elsewhere
 		path = target
 	}
-	older := &logReader{path: path + ".1", out: l.out}
+	older := &logReader{path: path + ".1", out: l.out, last: l.last}
 	if err := older.read(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -137,7 +176,11 @@ func (l *logReader) line() {
 		text = strconv.Quote(text)
 		text = text[1 : len(text)-1]
 	}
-	fmt.Fprintln(l.out, text) // an error comes back from Flush
+	if l.last != nil {
+		l.last.add(text)
+	} else {
+		fmt.Fprintln(l.out, text) // an error comes back from Flush
+	}
 	l.part = l.part[:0]
 }
 

@@ -7,13 +7,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"runtime/debug"
 	"slices"
-	"strings"
-	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/usage"
 )
 
 // version is set by the linker: -ldflags '-X main.version=…'.
@@ -37,13 +37,21 @@ type call struct {
 	json   bool
 	names  []string
 
-	rulesDir, template, tinyproxy                 string // files, for verbs that read them themselves
-	apply, fix, subdomains, dryRun, force, follow bool
-	duration, since                               time.Duration
-	format                                        string
+	rulesDir, template, tinyproxy                       string // files, for verbs that read them themselves
+	apply, fix, subdomains, dryRun, force, follow, wide bool
+	duration, since                                     length
+	lines                                               int // -1: all
+	format                                              string
+
+	theirs string // the rule directory of vifproxyd, once it was asked
 
 	stdout io.Writer
 	stderr io.Writer
+}
+
+// warn tells what is no error, but what the caller has to know.
+func (c *call) warn(format string, args ...any) {
+	fmt.Fprintf(c.stderr, "vifproxyctl: %s\n", safe(fmt.Sprintf(format, args...)))
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -55,12 +63,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "vifproxyctl: %s\n", safe(err.Error()))
 	}
 	var (
-		usage      *usageError
+		wrong      *usageError
 		notRunning *control.NotRunningError
 		permission *control.PermissionError
+		said       *control.DaemonError
 	)
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &wrong), errors.As(err, &said) && said.Code == http.StatusBadRequest:
 		return exitUsage
 	case errors.As(err, &notRunning):
 		return exitNotRunning
@@ -80,13 +89,13 @@ func usagef(format string, args ...any) error {
 }
 
 func invoke(args []string, stdout, stderr io.Writer) error {
-	c := &call{stdout: stdout, stderr: stderr}
+	c := &call{lines: -1, stdout: stdout, stderr: stderr}
 	var help, showVersion bool
 	flags := flag.NewFlagSet("vifproxyctl", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // its words come back as an error
 	flags.StringVar(&c.socket, "socket", defaultSocket, "")
 	flags.BoolVar(&c.json, "json", false, "")
-	flags.StringVar(&c.rulesDir, "rules-dir", defaultRules, "")
+	flags.StringVar(&c.rulesDir, "rules-dir", "", "")
 	flags.BoolVar(&c.apply, "apply", false, "")
 	flags.StringVar(&c.template, "template", "", "")
 	flags.StringVar(&c.tinyproxy, "tinyproxy", packaged, "")
@@ -94,16 +103,19 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	flags.BoolVar(&c.subdomains, "subdomains", false, "")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "")
 	flags.BoolVar(&c.force, "force", false, "")
-	flags.DurationVar(&c.duration, "for", 0, "")
-	flags.DurationVar(&c.since, "since", 0, "")
+	flags.BoolVar(&c.wide, "wide", false, "")
+	flags.Var(&c.duration, "for", "")
+	flags.Var(&c.since, "since", "")
 	flags.StringVar(&c.format, "format", "env", "")
 	flags.BoolVar(&c.follow, "f", false, "")
+	flags.BoolVar(&c.follow, "follow", false, "")
+	flags.IntVar(&c.lines, "n", -1, "")
 	flags.BoolVar(&help, "help", false, "")
 	flags.BoolVar(&help, "h", false, "")
 	flags.BoolVar(&showVersion, "version", false, "")
 	words, err := parse(flags, args)
 	if err != nil {
-		return usagef("%v; see `vifproxyctl --help`", err)
+		return usagef("%v", usage.Error(flags, args, err, usage.Names(flags, "f", "n", "h"), map[string]string{"n": "a number of lines"}))
 	}
 	switch {
 	case showVersion:
@@ -126,7 +138,7 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 		}
 	})
 	if foreign != "" {
-		return usagef("%s does not take --%s", v.name, foreign)
+		return usagef("%s does not take %s", v.name, dashed(foreign))
 	}
 	c.names = words[1:]
 	switch n := len(c.names); {
@@ -136,12 +148,21 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 		return usagef("%s needs the name of a VM; `vifproxyctl show` lists them", v.name)
 	case n > v.most:
 		return usagef("%s: too many arguments; see `vifproxyctl %[1]s --help`", v.name)
+	case c.lines < -1:
+		return usagef("-n %d: want a number of lines", c.lines)
 	case c.json && !v.json:
 		return usagef("%s does not take --json", v.name)
-	case c.since < 0:
-		return usagef("--since=%s lies in the future: write how long ago, such as 10m", c.since)
+	case c.since.d < 0:
+		return usagef("--since=%s is in the future: write how long ago, such as 10m", c.since)
 	}
 	return v.run(c)
+}
+
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }
 
 // parse takes flags wherever they stand, up to a "--", and returns the other words. Package flag on its own
@@ -171,8 +192,16 @@ func list(c *call) error {
 	if err != nil {
 		return err
 	}
-	problems(c, status)
-	return print(c, status.VMs)
+	if err := known(status, c.names); err != nil {
+		return err
+	}
+	vms := concerned(status, c.names)
+	problems(c, status, vms)
+	if err := print(c, vms); err != nil {
+		return err
+	}
+	misnamed(c, status)
+	return printRemarks(c, c.stdout, remarks(vms, func(control.VM) bool { return true }))
 }
 
 // change is a verb that changes something: it shows what became of the VMs concerned, the named ones or all, and
@@ -183,35 +212,45 @@ func change(do func(*control.Client, context.Context, []string) (control.Status,
 		if err != nil {
 			return err
 		}
-		concerned := status.VMs
-		if len(c.names) > 0 {
-			concerned = nil
-			for _, vm := range status.VMs {
-				if slices.Contains(c.names, vm.Name) {
-					concerned = append(concerned, vm)
-				}
-			}
-		}
-		if err := print(c, concerned); err != nil {
+		vms := concerned(status, c.names)
+		if err := print(c, vms); err != nil {
 			return err
 		}
 		if status.Cut > 0 {
-			fmt.Fprintf(c.stderr, "vifproxyctl: connections cut: %d\n", status.Cut)
+			c.warn("connections cut: %d", status.Cut)
 		}
-		problems(c, status)
-		troubled := len(c.names) == 0 && len(status.Problems) > 0
-		for _, vm := range concerned {
-			if inTrouble(vm) {
-				troubled = true
-				fmt.Fprintln(c.stderr, strings.TrimSuffix(fmt.Sprintf("%s (%s): %s: %s",
-					safe(vm.Name), safe(vm.IP), safe(vm.State), safe(vm.Error)), ": "))
-			}
+		problems(c, status, vms)
+		misnamed(c, status)
+		calm := func(vm control.VM) bool { return !inTrouble(vm) }
+		if err := printRemarks(c, c.stdout, remarks(vms, calm)); err != nil {
+			return err
 		}
-		if troubled {
+		if err := printRemarks(c, c.stderr, remarks(vms, inTrouble)); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(vms, inTrouble) || len(c.names) == 0 && len(status.Problems) > 0 {
 			return errTrouble
 		}
 		return nil
 	}
+}
+
+// concerned returns the VMs of these names, or all. A stopped VM whose rule file has gone may be named, but has no row.
+func concerned(status control.Status, names []string) []control.VM {
+	if len(names) == 0 {
+		return status.VMs
+	}
+	return slices.DeleteFunc(slices.Clone(status.VMs), func(vm control.VM) bool { return !slices.Contains(names, vm.Name) })
+}
+
+// known returns an error if a name is not that of a VM.
+func known(status control.Status, names []string) error {
+	for _, name := range names {
+		if _, err := pick(status, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inTrouble: a VM that is held was told to be, whatever else there is to say about its rule file.
@@ -220,13 +259,26 @@ func inTrouble(vm control.VM) bool {
 		vm.Error != "" && vm.State != control.Stopped
 }
 
-func problems(c *call, status control.Status) {
+// problems tells what is wrong with the daemon, but for what is said of VMs anyway.
+func problems(c *call, status control.Status, vms []control.VM) {
 	for _, b := range status.Barred {
-		fmt.Fprintf(c.stderr, "vifproxyctl: proxies may not leave by %s, where what AppVMs send is dropped by %s\n",
-			safe(b.Interface), safe(b.Rule))
+		c.warn("proxies may not leave by %s, where what AppVMs send is dropped by %s", b.Interface, b.Rule)
 	}
 	for _, problem := range status.Problems {
-		fmt.Fprintf(c.stderr, "vifproxyctl: problem: %s\n", safe(problem))
+		if !slices.ContainsFunc(vms, func(vm control.VM) bool { return vm.Error == problem }) {
+			fmt.Fprintf(c.stderr, "vifproxyctl: problem: %s\n", safe(problem))
+		}
+	}
+}
+
+// misnamed tells of files that were meant as rule files and are not read, and of a directory without any.
+func misnamed(c *call, status control.Status) {
+	dir := status.Setup.RulesDir
+	if dir == "" {
+		return
+	}
+	for _, text := range unread(dir, len(status.VMs)) {
+		c.warn("%s", text)
 	}
 }
 

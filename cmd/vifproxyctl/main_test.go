@@ -217,7 +217,11 @@ func (f *fakeDaemon) KillAll(_ context.Context, restart bool) (control.Status, e
 }
 
 func (f *fakeDaemon) Allow(_ context.Context, t control.Temporary) (control.Status, error) {
-	return f.do(fmt.Sprintf("allow %s %d s", strings.Join(t.Hosts, " "), t.Seconds), t.Name)
+	status, err := f.do(fmt.Sprintf("allow %s %d s", strings.Join(t.Hosts, " "), t.Seconds), t.Name)
+	if slices.Contains(t.Hosts, "for.a.while") {
+		status.TakenBack = []string{"for.a.while"}
+	}
+	return status, err
 }
 
 // Explain lets everything pass, unless there is a problem.
@@ -227,7 +231,11 @@ func (f *fakeDaemon) Explain(_ context.Context, name, url string) (control.Expla
 		return control.Explanation{}, err
 	}
 	passes := len(status.Problems) == 0
-	e := control.Explanation{VM: name, Request: "CONNECT " + url + ":443", Passes: passes, Note: status.Backend,
+	target := url[strings.LastIndex(url, "/")+1:]
+	if !strings.Contains(target, ":") {
+		target += ":443"
+	}
+	e := control.Explanation{VM: name, Request: "CONNECT " + target, Passes: passes, Note: status.Backend,
 		Steps: []control.Step{{Guard: "connect-port", Passes: true, Says: "any port", Lines: []control.Line{}},
 			{Guard: "rules", Says: "no line permits it", Lines: []control.Line{}}}}
 	if passes {
@@ -276,20 +284,5 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 	}
 	if want := "vifproxyctl: write /dev/full: no space left on device\n"; stderr.String() != want {
 		t.Errorf("got %q, want %q", stderr.String(), want)
-	}
-}
-
-func TestDistance(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"", "show", 4}, {"show", "show", 0}, {"shwo", "show", 2}, {"sart", "start", 1},
-		{"updates", "update", 1}, {"kitten", "sitting", 3}} {
-		if got := distance(tt.a, tt.b); got != tt.want {
-			t.Errorf("from %q to %q: %d, want %d", tt.a, tt.b, got, tt.want)
-		}
-		if distance(tt.a, tt.b) != distance(tt.b, tt.a) {
-			t.Errorf("%q and %q: not the same both ways", tt.a, tt.b)
-		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,9 +18,12 @@ import (
 func print(c *call, vms []control.VM) error {
 	var text []byte
 	var err error
-	if c.json {
+	switch {
+	case c.json:
 		text, err = array(vms)
-	} else {
+	case c.wide:
+		text = wideTable(vms)
+	default:
 		text = table(vms)
 	}
 	if err == nil {
@@ -28,39 +32,105 @@ func print(c *call, vms []control.VM) error {
 	return err
 }
 
+// table is what fits on a terminal.
 func table(vms []control.VM) []byte {
-	var b bytes.Buffer
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tIP\tINTERFACE\tPID\tPORT\tSTATE\tSINCE\tRESTARTS\tEGRESS-REFUSED\tCONFINED\tERROR")
+	rows := [][]string{{"NAME", "STATE", "VIF", "IP"}}
+	for _, vm := range vms {
+		rows = append(rows, []string{cell(vm.Name), cell(vm.State), cell(strings.Join(vm.Interfaces, ",")), cell(vm.IP)})
+	}
+	return aligned(rows)
+}
+
+// wideTable is all that there is in a row.
+func wideTable(vms []control.VM) []byte {
+	rows := [][]string{{"NAME", "IP", "INTERFACE", "PID", "PORT", "STATE", "SINCE", "RESTARTS", "EGRESS-REFUSED", "CONFINED"}}
 	for _, vm := range vms {
 		since := ""
 		if !vm.Since.IsZero() {
 			since = moment(vm.Since)
 		}
-		fmt.Fprintln(w, strings.Join([]string{
-			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")),
-			number(vm.PID), number(vm.Port), cell(vm.State),
-			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), confined(vm), cell(remark(vm)),
-		}, "\t"))
+		rows = append(rows, []string{
+			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")), number(vm.PID), number(vm.Port), cell(vm.State),
+			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), confined(vm),
+		})
+	}
+	return aligned(rows)
+}
+
+func aligned(rows [][]string) []byte {
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	w.Flush() // to memory
 	return b.Bytes()
 }
 
-// remark returns what is wrong with a VM, or looks so: a black list lets a VM reach nearly everything, and a person may
-// have stopped it long ago.
-func remark(vm control.VM) string {
-	var all []string
-	if vm.StoppedBy != "" {
-		all = append(all, "stopped by "+vm.StoppedBy+": vifproxyctl start "+vm.Name)
+// remarks are what there is to say below a table about those VMs that are chosen, each thing once with all VMs that it is
+// about.
+func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
+	about := map[string][]string{}
+	var texts []string
+	add := func(vm control.VM, text string) {
+		if about[text] == nil {
+			texts = append(texts, text)
+		}
+		who := safe(vm.Name)
+		if vm.IP != "" {
+			who += " (" + safe(vm.IP) + ")"
+		}
+		about[text] = append(about[text], who)
 	}
-	if vm.List == control.Black {
-		all = append(all, "black list: it reaches all hosts but those in its rule file")
+	for _, vm := range vms {
+		if !chosen(vm) {
+			continue
+		}
+		if vm.StoppedBy != "" {
+			add(vm, "stopped by "+vm.StoppedBy+": vifproxyctl start "+vm.Name)
+		}
+		if vm.List == control.Black {
+			add(vm, "black list: reaches all hosts but those in its rule file")
+		}
+		switch {
+		case vm.Error != "" && vm.State == control.Running:
+			add(vm, "served by its last good rules: "+vm.Error)
+		case vm.Error != "":
+			add(vm, vm.Error)
+		case vm.State == control.Failed || vm.State == control.Refused:
+			add(vm, vm.State)
+		}
+		if vm.Doubt != "" {
+			text := vm.Doubt
+			if vm.Doubts > 1 {
+				text += fmt.Sprintf("; and %d more: vifproxyctl check %s", vm.Doubts-1, vm.Name)
+			}
+			add(vm, text)
+		}
+		if confined(vm) == "partly" {
+			add(vm, "not fully confined: vifproxyctl doctor says what is missing")
+		}
 	}
-	if vm.Error != "" {
-		all = append(all, vm.Error)
+	for _, text := range texts {
+		lines = append(lines, strings.Join(about[text], ", ")+": "+safe(text))
 	}
-	return strings.Join(all, "; ")
+	return lines
+}
+
+// printRemarks wraps them if a terminal shows them. Scripts have the same in JSON.
+func printRemarks(c *call, w io.Writer, lines []string) error {
+	if c.json && w == c.stdout || len(lines) == 0 {
+		return nil
+	}
+	text := ""
+	if w == c.stdout {
+		text = "\n"
+	}
+	for _, line := range lines {
+		text += wrap(line, terminalWidth(w), 4)
+	}
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 // confined says whether all mechanisms keep a proxy in.

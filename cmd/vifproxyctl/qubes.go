@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -89,23 +90,53 @@ func (d *doctor) vmName() string {
 func (d *doctor) persistence() {
 	const check = "persistence"
 	dir := d.setup.RulesDir
-	switch kind := qubesdb(d.ctx, "/qubes-vm-persistence"); kind {
+	if !exists("/usr/share/qubes/marker-vm") && qubesdb(d.ctx, persistenceKey) == "" {
+		return
+	}
+	kept := keeps(d.ctx, dir)
+	level := levelOK
+	switch {
+	case kept.unknown, kept.disposable:
+		level = levelNote
+	case kept.lost:
+		level = levelWrong
+	}
+	d.tell(check, level, kept.remedy, "%s", kept.text)
+}
+
+// persistenceKey of QubesDB says what of a VM outlives its restart: "full", "rw-only" or, of a disposable, "none"
+// (create_qdb_entries in qubes-core-admin's qubes/vm/qubesvm.py and dispvm.py).
+const persistenceKey = "/qubes-vm-persistence"
+
+// kept is what becomes of a directory when this VM is restarted.
+type kept struct {
+	lost, disposable, unknown bool
+	text, remedy              string
+}
+
+func keeps(ctx context.Context, dir string) kept {
+	switch kind := qubesdb(ctx, persistenceKey); kind {
 	case "":
-		if exists("/usr/share/qubes/marker-vm") {
-			d.tell(check, levelNote, "", "QubesDB does not say what of this VM is kept")
-		}
+		return kept{unknown: true, text: "QubesDB does not say what of this VM is kept"}
 	case "full":
-		d.tell(check, levelOK, "", "all files of this VM are kept")
+		return kept{text: "all files of this VM are kept"}
 	case "rw-only":
 		if !onRW(dir) {
-			d.tell(check, levelWrong, "move it below /rw and name it to vifproxyd with --rules-dir",
-				"%s is lost when this VM is restarted: only /rw is kept", dir)
-			return
+			return kept{lost: true, text: dir + " is lost when this VM is restarted: only /rw is kept",
+				remedy: "move it below /rw and name it to vifproxyd with --rules-dir"}
 		}
-		d.tell(check, levelOK, "", "%s is on /rw, which is kept", dir)
-	default: // "none": a disposable
-		d.tell(check, levelNote, "put the rule files into the template that it is made of",
-			"this VM keeps no files, also not %s (QubesDB says %s)", dir, kind)
+		return kept{text: dir + " is on /rw, which is kept"}
+	default:
+		template := cmp.Or(qubesdb(ctx, "/qubes-base-template"), "the template that it is made of")
+		return kept{lost: true, disposable: true, text: "this VM is a disposable and keeps no files, also not " + dir,
+			remedy: "write the same into " + dir + " of its disposable template " + template + ", and restart this VM"}
+	}
+}
+
+// toldLost warns where what was written to a file is lost when this VM is restarted: until then, it is in force.
+func (c *call) toldLost(path string) {
+	if kept := keeps(context.Background(), filepath.Dir(path)); kept.lost {
+		c.warn("until this VM is restarted: %s; %s", kept.text, kept.remedy)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/usage"
 )
 
 const defaultSocket = "/run/vifproxy/control.sock"
@@ -27,25 +29,29 @@ type verb struct {
 // verbs is the table. It is a function because one of its rows reads it.
 func verbs() []verb {
 	return []verb{{
-		name: "show", json: true, run: list,
-		summary: "List all VMs that have a rule file, and their proxies.",
+		name: "show", args: "[NAME...]", most: math.MaxInt, json: true, flags: "[--wide]", run: list,
+		summary: "List VMs that have a rule file, and what is wrong.",
 		help: `STATE is one of
     running     its proxy listens, and the VM reaches it
     starting    on the way there
     waiting     has a rule file, but is not connected
     failed      its proxy does not start or does not stay; it is tried again
-    refused     its rule file or the template is wrong: see ERROR
+    refused     its rule file or the template is wrong
     stopped     by a person, with stop or kill-all, until start
 
-CONFINED is "partly" if this machine does not have all that proxies are confined with: doctor
-says what is missing. A running VM that has an ERROR is served by its last good rules. The exit status is 0
-whatever state the VMs are in.
+Below the table is what is wrong, or looks so, once for all VMs that it is about: errors in
+files, lines that hardly mean what their author meant, black lists, a person's stop. The exit
+status is 0 whatever state the VMs are in.
+
+    --wide    also process, port, since when, restarts, how many packets of the proxy the
+              fence has refused, and whether the proxy is fully confined
 `,
 	}, {
-		name: "update", json: true, run: change(update),
+		name: "update", args: "[NAME...]", most: math.MaxInt, json: true, run: change(update),
 		summary: "Read all rule files again, and wait until they are in force.",
 		help: `vifproxyd notices changes by itself. Use update to know when they are in force, and to try
-at once what has failed. What is stopped stays stopped.
+at once what has failed. What is stopped stays stopped. All files are read; NAME is which VMs are
+shown and decide the exit status.
 `,
 	}, {
 		name: "start", args: "NAME...", least: 1, most: math.MaxInt, json: true,
@@ -80,8 +86,8 @@ lets VMs go one by one, kill-all-and-restart all of them. Only vifproxyd's own p
 		summary: "Take over a set-up of proxyctl.py, or say what is in its way.",
 		help: `PATH (` + defaultRules + `) is searched for rule files, the template and proxyctl.py, and
 the directory above it for scripts that call proxyctl.py. Every finding is explained. Nothing is
-changed without --apply; then what is good is copied to DIR (` + defaultRules + `) unless
-PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1 while something
+changed without --apply; then what is good is copied to DIR, the directory that vifproxyd
+reads, unless PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1 while something
 needs your attention. vifproxyd need not run.
 `,
 	}, {
@@ -99,10 +105,13 @@ and 1 if it would not.
 		help: `A line for each HOST is added to the rule file of NAME, with dots and ends as they must
 be, or the plain name if the file has "#: format domains". HOST may also be a URL, or
 *.HOST for all hosts below it: ^[a-zA-Z0-9._-]*\.HOST$, as nothing but a host name passes.
+The file is the one that vifproxyd reads, unless DIR is another. NAME.IP for NAME makes the
+first file of a VM, with "#: format domains".
 
     --subdomains    the hosts below each HOST too
-    --for=TIME      for so long only, such as 10m: no file is changed, and vifproxyd takes
-                    it back by itself, open connections included, at its end at the latest
+    --for=TIME      for so long only, such as 10m, 1h30m or 7d, which is the most: no file is
+                    changed, and vifproxyd takes it back by itself, open connections included,
+                    at its end at the latest
     --dry-run       change nothing, say what would be done
     --force         also what is too wide: co.uk, github.io and other public suffixes
 `,
@@ -115,15 +124,16 @@ for a time ends. Open connections are cut. If something else still lets a HOST p
 shown, and the exit status is 1.
 `,
 	}, {
-		name: "check", args: "[FILE...]", most: math.MaxInt, json: true, run: check,
+		name: "check", args: "[FILE|NAME|DIR...]", most: math.MaxInt, json: true, run: check,
 		flags:   "[--fix] [--tinyproxy=PATH] " + fileFlags,
 		summary: "Find mistakes in rule files and template.",
-		help: `All files of the rule directory are read, or the named ones, with the template "config" next
-to them. No vifproxyd is needed. Patterns are tried with tinyproxy (/usr/bin/tinyproxy), if
-there is one. The exit status is 0 if nothing is wrong, and 1 otherwise.
+		help: `All files of the directory that vifproxyd reads are read, or those of DIR, or the named ones, with
+the template "config" next to them. No vifproxyd is needed. Patterns and the template are
+tried with tinyproxy (/usr/bin/tinyproxy), if there is one. The exit status is 0 if nothing is
+wrong, and 1 otherwise, also if there are no rule files.
 
     --fix           rewrite lines that can have meant one thing only, and remove those that
-                    add nothing. No line allows a host that it did not, but a file that was
+                    add nothing, and show them. No line allows a host that it did not, but a file that was
                     refused may become valid, and then all its lines are in force.
 `,
 	}, {
@@ -134,7 +144,7 @@ An international name is shown as it was sent and, in parentheses, the other way
 it. The exit status is 0 also if there is nothing to list. With --json: an array of VMs, each
 with an array of hosts.
 
-    --since=TIME    only what was refused in the last TIME, such as 10m or 1h30m
+    --since=TIME    only what was refused in the last TIME, such as 10m, 1h30m or 2d
 `,
 	}, {
 		name: "watch", args: "[NAME...]", most: math.MaxInt, json: true, run: watch,
@@ -163,9 +173,10 @@ object, whose "event" says what happened:
 `,
 	}, {
 		name: "log", args: "NAME", least: 1, most: 1, run: showLog,
-		flags:   "[-f]",
+		flags:   "[-f|--follow] [-n=LINES]",
 		summary: "Show what the proxies of a VM have logged.",
-		help: `    -f    go on with what comes, until Ctrl-C
+		help: `    -f, --follow    go on with what comes, until Ctrl-C; begin with the last 10 lines
+    -n LINES        only the last lines, or as many before those that come
 
 Control characters are shown as escapes. vifproxyd keeps up to 2 MiB for each VM, less where many
 share little memory, until it is restarted.
@@ -216,12 +227,20 @@ const packaged = "/usr/bin/tinyproxy"
 
 // takes tells whether the verb has a flag of its own of this name.
 func (v verb) takes(name string) bool {
-	return strings.Contains(v.flags, "[--"+name+"]") || strings.Contains(v.flags, "[--"+name+"=") ||
-		strings.Contains(v.flags, "[-"+name+"]")
+	for _, flag := range strings.FieldsFunc(v.flags, func(r rune) bool { return strings.ContainsRune("[]| ", r) }) {
+		if flag, _, _ = strings.Cut(flag, "="); strings.TrimLeft(flag, "-") == name {
+			return true
+		}
+	}
+	return false
 }
 
-func update(c *control.Client, ctx context.Context, _ []string) (control.Status, error) {
-	return c.Update(ctx)
+func update(c *control.Client, ctx context.Context, names []string) (control.Status, error) {
+	status, err := c.Update(ctx)
+	if err == nil {
+		err = known(status, names)
+	}
+	return status, err
 }
 
 func killAll(restart bool) func(*control.Client, context.Context, []string) (control.Status, error) {
@@ -230,7 +249,7 @@ func killAll(restart bool) func(*control.Client, context.Context, []string) (con
 	}
 }
 
-const usage = `Vifproxyctl shows and steers vifproxyd, which runs one filtering proxy for every AppVM
+const general = `Vifproxyctl shows and steers vifproxyd, which runs one filtering proxy for every AppVM
 that has a rule file.
 
 Usage:
@@ -243,6 +262,9 @@ Options:
     --json           Print JSON, of most verbs an array of VMs.
     --help           Explain, with a VERB only that.
     --version        Print the version.
+
+Verbs that read or write rule files ask vifproxyd where they are. --rules-dir=DIR and
+--template=FILE, of those verbs, overrule it, which they say.
 
 Verbs that change something fail when a VM concerned is in trouble: NAME, or all if there is none.
 Each is named on standard error.
@@ -257,9 +279,9 @@ Exit status:
 
 Example:
     $ vifproxyctl show
-    NAME    IP           INTERFACE  PID   PORT   STATE    SINCE                RESTARTS  EGRESS-REFUSED  CONFINED  ERROR
-    bank    10.137.0.12  vif7.0     2214  61003  running  2024-11-23 07:31:08  0         0               fully     --
-    social  10.137.0.13  --         --    --     waiting  2024-11-23 07:30:52  0         0               --        --
+    NAME    STATE    VIF     IP
+    bank    running  vif7.0  10.137.0.12
+    social  waiting  --      10.137.0.13
     $ vifproxyctl restart bank
 `
 
@@ -272,7 +294,7 @@ func help(c *call) error {
 			}
 			fmt.Fprintf(&rows, "    %-28s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
-		return say(c.stdout, usage, rows.String())
+		return say(c.stdout, general, rows.String())
 	}
 	v, err := find(c.names[0])
 	if err != nil {
@@ -297,41 +319,25 @@ func say(w io.Writer, format string, args ...any) error {
 	return err
 }
 
+// synonyms are words that people try, and the verbs that do what they mean.
+var synonyms = map[string]string{
+	"status": "show", "list": "show", "ls": "show", "reload": "update", "refresh": "update", "add": "allow", "remove": "deny",
+	"rm": "deny", "revoke": "deny", "logs": "log", "lint": "check", "refused": "denied", "blocked": "denied", "test": "explain",
+}
+
 // find looks a verb up, and guesses what was meant when there is none of that name.
 func find(name string) (verb, error) {
-	var nearest string
-	least := 3 // more mistakes than this are another word
+	var known []string
 	for _, v := range verbs() {
 		if v.name == name {
 			return v, nil
 		}
-		if d := distance(name, v.name); d < least && !v.hidden {
-			nearest, least = v.name, d
+		if !v.hidden {
+			known = append(known, v.name)
 		}
 	}
-	if nearest != "" {
-		return verb{}, usagef("there is no verb %q: did you mean `%s`?", name, nearest)
+	if meant := cmp.Or(synonyms[name], usage.Nearest(name, known)); meant != "" {
+		return verb{}, usagef("there is no verb %q: did you mean `%s`?", name, meant)
 	}
 	return verb{}, usagef("there is no verb %q; see `vifproxyctl --help`", name)
-}
-
-// distance is how many bytes must be inserted, removed or replaced to make b of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1) // from the part of a seen so far to every beginning of b
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }

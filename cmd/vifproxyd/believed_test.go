@@ -40,7 +40,7 @@ func TestTemplateHasToSayWhetherListsAreWhite(t *testing.T) {
 	if vm := s.show()["work"]; vm.List != control.Black {
 		s.Errorf("show says of a black list: %+v", vm)
 	}
-	if table, _, _ := s.ctl("show"); !strings.Contains(table, "black list: it reaches all hosts but those in its rule file") {
+	if table, _, _ := s.ctl("show"); !strings.Contains(table, "black list: reaches all hosts but those in its rule file") {
 		s.Errorf("show:\n%s", table)
 	}
 	s.stop()

@@ -82,7 +82,7 @@ func TestVerbsOfTheCommandLine(t *testing.T) {
 	s.attach("work", "10.137.0.11")
 	s.start()
 	out, _, _ := s.ctl("show")
-	if head := strings.Fields(strings.SplitN(out, "\n", 2)[0]); !slices.Equal(head[:3], []string{"NAME", "IP", "INTERFACE"}) {
+	if head := strings.Fields(strings.SplitN(out, "\n", 2)[0]); !slices.Equal(head[:3], []string{"NAME", "STATE", "VIF"}) {
 		t.Errorf("show:\n%s", out)
 	}
 

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// length is the value of --for and --since: a time as package time has it, or with days.
+type length struct {
+	d     time.Duration
+	given bool // also if it is 0
+}
+
+const hoursADay = 24
+
+// withDays is a time that begins with days. More than 5 digits would overflow a time.Duration.
+var withDays = regexp.MustCompile(`^([0-9]{1,5})d(.*)$`)
+
+// Set is of flag.Value.
+func (l *length) Set(text string) (err error) {
+	rest := text
+	var days int
+	if m := withDays.FindStringSubmatch(text); m != nil {
+		days, _ = strconv.Atoi(m[1])
+		rest = m[2]
+		if rest == "" {
+			rest = "0"
+		}
+	}
+	*l = length{given: true}
+	if l.d, err = time.ParseDuration(rest); err != nil || days > 0 && l.d < 0 {
+		return fmt.Errorf("write a time with its unit, such as 30s, 10m, 1h30m or 7d")
+	}
+	l.d += time.Duration(days*hoursADay) * time.Hour
+	return nil
+}
+
+// String is short: 10m, 1h30m, 7d.
+func (l length) String() string {
+	if hours := int(l.d / time.Hour); hours > 0 && hours%hoursADay == 0 && l.d%time.Hour == 0 {
+		return strconv.Itoa(hours/hoursADay) + "d"
+	}
+	text := l.d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
