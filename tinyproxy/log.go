@@ -286,8 +286,13 @@ func (l *Launcher) Forget(name string) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		log.ending = false
-		if !log.wanted {
-			delete(l.logs, name)
+		if log.wanted {
+			return
+		}
+		delete(l.logs, name)
+		log.queue.Abandon()
+		if f := l.onLogProblem.Load(); f != nil {
+			(*f)() // what could not be written is nobody's problem any more
 		}
 	})
 }

@@ -69,6 +69,30 @@ func newTestLog(t *testing.T, onRefused func(Refused)) (*vmLog, string) {
 	return v, path
 }
 
+// TestAForgottenLogIsNoProblem: what could not be written of a VM that has gone is told of no longer.
+func TestAForgottenLogIsNoProblem(t *testing.T) {
+	l := newLauncher(t, nil)
+	told := make(chan error, 10)
+	l.OnLogProblem(func() { told <- nil })
+	l.mu.Lock()
+	log := l.logOf("social")
+	l.mu.Unlock()
+	log.open(netip.MustParseAddr("10.137.0.9"), "/dev/full/log")
+	log.line([]byte("lost"))
+	written(log)
+	if l.LogProblem() == nil {
+		t.Fatal("it was written")
+	}
+	for len(told) > 0 {
+		<-told
+	}
+	l.Forget("social")
+	<-told
+	if err := l.LogProblem(); err != nil {
+		t.Error(err)
+	}
+}
+
 // written waits until all lines are, or are dropped.
 func written(v *vmLog) {
 	done := make(chan bool)

@@ -13,11 +13,13 @@ const (
 	reserve = 4
 	// slow is how long one message may take until the reader counts as stuck.
 	slow = 3 * time.Second
+	// retryInterval is how long a queue with nothing to pass on waits until it tries a reader again that has failed.
+	retryInterval = 5 * time.Second
 )
 
 // Queue passes messages on in their order, from one goroutine, which there is only while there are messages. When it is
-// full, messages are counted and dropped; as soon as the reader works again, one message says how many. Safe for concurrent
-// use.
+// full, messages are counted and dropped; as soon as the reader works again, one message says how many. A reader that has
+// failed is tried again with each message, and otherwise every 5 s. Safe for concurrent use.
 type Queue struct {
 	messagesMax, bytesMax int               // that wait
 	lost                  func(n int) error // passes on that n messages are lost
@@ -29,6 +31,8 @@ type Queue struct {
 	dropped int           // after the last of waiting
 	full    bool          // drop until there is room again
 	news    bool          // that some were dropped is to be said although nothing follows
+	retry   *time.Timer   // sets failed; nil while none runs
+	failed  bool          // the reader is to be tried again, with the news of what is lost
 	running bool          // the goroutine
 	passed  int           // the number of the last message that was passed on, or failed
 	problem error         // what is wrong with the reader
@@ -40,7 +44,8 @@ type Queue struct {
 
 type message struct {
 	size   int
-	after  int // how many were dropped before it
+	after  int  // how many were dropped before it
+	again  bool // it is the news of what is lost, once more
 	passOn func() error
 	then   func() // instead
 }
@@ -126,7 +131,18 @@ func (q *Queue) Close(timeout time.Duration) {
 	}
 }
 
-// Done is closed when Close was called and nothing waits any more.
+// Abandon drops what waits, without a word, and what comes later. It may be called by what the queue calls.
+func (q *Queue) Abandon() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting, q.bytes, q.dropped, q.failed = nil, 0, 0, false
+	if !q.closed {
+		q.closed = true
+		q.start()
+	}
+}
+
+// Done is closed when Close or Abandon was called and nothing waits any more.
 func (q *Queue) Done() <-chan struct{} { return q.done }
 
 // start has the goroutine run. The caller holds mu.
@@ -163,12 +179,29 @@ func (q *Queue) take() (m message, ok bool) {
 	case q.dropped > 0 && (q.news || q.closed):
 		m.after, q.dropped, q.news, q.full = q.dropped, 0, false, false
 		return m, true
+	case q.failed:
+		q.failed = false
+		return message{again: true}, true
 	}
 	q.waiting, q.running, q.full = nil, false, false
-	if q.closed {
+	switch {
+	case q.closed:
 		close(q.done)
+	case q.problem != nil && q.retry == nil:
+		q.retry = time.AfterFunc(retryInterval, q.tryAgain)
 	}
 	return m, false
+}
+
+// tryAgain has the reader tried again: it may have nothing more to say what shows that it works.
+func (q *Queue) tryAgain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.retry = nil
+	if !q.closed && q.problem != nil {
+		q.failed = true
+		q.start()
+	}
 }
 
 func (q *Queue) pass(m message) {
@@ -187,7 +220,7 @@ func (q *Queue) pass(m message) {
 	if m.then != nil {
 		m.then()
 	}
-	if m.passOn != nil || m.after > 0 {
+	if m.passOn != nil || m.after > 0 || m.again {
 		q.note(id, true, err)
 	}
 }

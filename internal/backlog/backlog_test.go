@@ -126,6 +126,31 @@ func TestWhatFailsIsLost(t *testing.T) {
 	})
 }
 
+// TestAReaderThatFailedIsTriedAgain: that it works again is known although nobody has anything to say.
+func TestAReaderThatFailedIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, q := newReader()
+		r.set(func() { r.err = errors.New("no space left on device") })
+		r.put(q, false, "1")
+		time.Sleep(3 * retryInterval)
+		r.set(func() { r.err = nil })
+		time.Sleep(retryInterval + time.Second)
+		if !reflect.DeepEqual(r.got, []string{"1 lost"}) || q.Problem() != nil {
+			t.Errorf("%q, problem %v", r.got, q.Problem())
+		}
+		r.set(func() { r.err = errors.New("no space left on device") })
+		r.put(q, false, "2")
+		synctest.Wait()
+		q.Abandon()
+		<-q.Done()
+		r.set(func() { r.err = nil })
+		time.Sleep(time.Minute)
+		if len(r.got) != 1 {
+			t.Errorf("after the end: %q", r.got)
+		}
+	})
+}
+
 func TestTheEndIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, q := newReader()
