@@ -17,7 +17,7 @@ type Failure struct {
 	Count int
 	Retry time.Time // not before
 	Err   error
-	Bad   bool // the configuration is wrong: trying again changes nothing until somebody mends it
+	Bad   bool // tinyproxy has refused the configuration: trying again changes nothing until somebody mends it
 }
 
 // next is the failure after one more. A proxy that had served for a while is started again at once.
@@ -26,7 +26,7 @@ func (f Failure) next(now time.Time, err error, bad bool, served time.Duration) 
 		f = Failure{}
 	}
 	f.Count++
-	f.Err, f.Bad = err, bad
+	f.Err, f.Bad = err, bad || f.Bad // another failure, such as a lack of descriptors, is no better judgement
 	f.Retry = now
 	if f.Count > 1 || served == 0 {
 		most := lastRetry

@@ -86,6 +86,33 @@ func TestTakenPortsArePassed(t *testing.T) {
 	})
 }
 
+// TestRefusedStaysRefused: rules that tinyproxy has refused stay so when a later start fails for another reason, such as a
+// lack of descriptors. The last good ones serve on.
+func TestRefusedStaysRefused(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Minute)
+		m.set(func() { m.startErr = func(*Policy) error { return badPolicy{errors.New("bad regex")} } })
+		m.file("social.10.137.0.1", "b(")
+		m.after(time.Second)
+		m.set(func() { m.startErr = func(*Policy) error { return errors.New("too many open files") } })
+		if got := m.after(time.Hour); !strings.Contains(got, "start ") || strings.Contains(got, "bind ") {
+			t.Errorf("%s", got)
+		}
+		if vm := m.vm("social"); vm.State != control.Running || vm.Error != "too many open files" {
+			t.Errorf("%+v", vm)
+		}
+		if status, err := m.Update(m.ctx); err != nil || status.VMs[0].State != control.Running {
+			t.Errorf("%+v, %v", status, err)
+		}
+		m.set(func() { m.startErr = nil })
+		if status, err := m.Update(m.ctx); err != nil || status.VMs[0].Error != "" {
+			t.Errorf("%+v, %v", status, err)
+		}
+	})
+}
+
 func TestOneThatComesUpAndDiesBacksOff(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")

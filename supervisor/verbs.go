@@ -210,11 +210,21 @@ func (s *Supervisor) requestOf(ctx context.Context, of *[]netip.Addr, change fun
 			return
 		}
 		for _, vm := range s.vms {
-			clear(vm.failures) // what waited is tried at once
+			vm.forgive()
 		}
 		s.waiters = append(s.waiters, &waiter{reply: reply, of: *of})
 		s.Wake(Force)
 	})
+}
+
+// forgive has what waited tried at once. What tinyproxy has refused stays refused until it comes up: the last good policy does
+// not end because of a try that fails for another reason.
+func (vm *appVM) forgive() {
+	for key, f := range vm.failures {
+		if vm.failures[key] = (Failure{Bad: true}); !f.Bad {
+			delete(vm.failures, key)
+		}
+	}
 }
 
 // waiter is a verb that waits for what it set going, and for nothing that begins later: other AppVMs' proxies may
