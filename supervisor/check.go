@@ -73,8 +73,8 @@ func (s *Supervisor) checkBy(at time.Time) {
 	}
 }
 
-// check has the firewall hold what it was last made to hold, but for bindings to what does not serve any more. If nobody can
-// have changed it since, a write is due that failed or was put off, which is the plan's.
+// check has the firewall hold what it was last made to hold, but for bindings to what does not serve any more, and ports of
+// processes that have ended. If nobody can have changed it since, a write is due that failed or was put off, which is the plan's.
 func (s *Supervisor) check(now time.Time) {
 	s.completeWrite(now)
 	s.holds = nil
@@ -89,7 +89,8 @@ func (s *Supervisor) check(now time.Time) {
 			state.Bindings = append(state.Bindings, b)
 		}
 	}
-	same := len(state.Bindings) == len(s.last.Bindings)
+	state.Guarded = slices.DeleteFunc(slices.Clone(state.Guarded), func(port uint16) bool { return !s.ports.used[port] })
+	same := len(state.Bindings) == len(s.last.Bindings) && len(state.Guarded) == len(s.last.Guarded)
 	for _, again := range []bool{true, false} {
 		w := s.begin(state)
 		w.same, w.again = same, again

@@ -22,6 +22,23 @@ func serveTwo(m *machine) {
 	m.after(time.Minute + time.Second) // past a look at everything
 }
 
+// TestPortsOfEndedProxiesAreNobodys: an update takes them out of the guard, also if nothing else is to be written.
+func TestPortsOfEndedProxiesAreNobodys(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.file("social.10.137.0.1", "b")
+		m.after(time.Minute)
+		if _, err := m.Update(m.ctx); err != nil {
+			t.Fatal(err)
+		}
+		m.set(func() {
+			if len(m.guarded) != len(m.alive) || len(m.alive) != 2 {
+				t.Errorf("guarded are %v, %d proxies run", m.guarded, len(m.alive))
+			}
+		})
+	})
+}
+
 // TestNoFenceNoProxy: what somebody has undone and cannot be restored does not stay as it was last known.
 func TestNoFenceNoProxy(t *testing.T) {
 	run(t, func(m *machine) {

@@ -37,6 +37,7 @@ type machine struct {
 	dir        string
 	rulesErr   error
 	bindings   []firewall.Binding
+	guarded    []uint16
 	fwErr      error
 	forgotten  []uint16      // ports of proxies whose connections are
 	looking    time.Duration // that a write takes until it is in force
@@ -154,6 +155,7 @@ func (m *machine) write(state firewall.State) (int, error) {
 	if m.fwErr != nil {
 		return 0, m.fwErr
 	}
+	m.guarded = state.Guarded
 	for _, b := range want {
 		if p := m.alive[b.To.Port()]; p == nil || p.policy.Addr != b.Addr {
 			m.t.Errorf("%v is bound to a port where no proxy of its own listens", b)
