@@ -43,6 +43,7 @@ var actions = []action{
 	{3, "same address", (*chaos).sameAddress},
 	{6, "template", (*chaos).editTemplate},
 	{3, "bad template", (*chaos).badTemplate},
+	{2, "write template slowly", (*chaos).writeTemplateSlowly},
 	{2, "directory replaced", (*chaos).replaceDirectory},
 	{2, "directory away", (*chaos).directoryAway},
 	{3, "directory unreadable", (*chaos).directoryUnreadable},
@@ -56,7 +57,20 @@ var actions = []action{
 	{4, "start verb", func(c *chaos) string { return c.holdVerb(false) }},
 	{1, "kill-all verb", (*chaos).killAllVerb},
 	{4, "flush firewall", (*chaos).flush},
+	{2, "delete the fence", (*chaos).deleteFence},
+	{6, "take away a part", (*chaos).takeAway},
+	{2, "fight", (*chaos).fight},
+	{1, "owned table", (*chaos).ownTable},
 	{5, "foreign rules", (*chaos).foreignRules},
+	{3, "bar the uplink", (*chaos).barUplink},
+	{3, "forget connections", (*chaos).forgetConnections},
+	{2, "hasty connections", (*chaos).hasty},
+	{8, "lie", (*chaos).lie},
+	{2, "truth", func(c *chaos) string { c.truth(); return "" }},
+	{2, "resolvers", (*chaos).editResolvers},
+	{2, "stop journal", (*chaos).stopJournal},
+	{2, "no inotify", (*chaos).noInotify},
+	{3, "no descriptors", (*chaos).noDescriptors},
 	{3, "fill disk", (*chaos).fill},
 	{3, "free disk", func(c *chaos) string { c.free(); return "" }},
 	{2, "storm", (*chaos).storm},
@@ -74,6 +88,7 @@ func (c *chaos) plug(vm *appVM, last lab.Step) string {
 		if last == lab.Complete {
 			vm.connect(at.Vif())
 		}
+		vm.strays(at.Vif(), last == lab.Routed)
 	})
 	c.must(c.AttachUpTo(at, last))
 	c.plugs[vm] = append(c.plugs[vm], at)
@@ -197,7 +212,7 @@ func (c *chaos) killProxies() string {
 			vm.disturbed = vm.disturbed || victim == "all" || vm.ip == ip
 		}
 	})
-	c.killed = true
+	c.late = true
 	for _, pid := range c.proxies() {
 		if victim == "all" || ownerOf(pid) == uidOf(ip) {
 			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may have ended by itself
@@ -226,12 +241,19 @@ func (c *chaos) up(wait bool) {
 		return
 	}
 	c.court.change(func(m *model) { m.down = false })
-	var d *running
+	d := c.launchRead()
 	if wait {
-		c.start()
-		d = c.daemon
-	} else {
-		d = c.launch()
+		c.until("the daemon is ready", func() error {
+			select {
+			case <-d.exited:
+				c.Fatalf("vifproxyd has ended: %v", d.err)
+			default:
+			}
+			if !d.hasTold("READY=1") {
+				return errors.New("no READY=1 yet")
+			}
+			return nil
+		})
 	}
 	c.running.Go(func() {
 		select {
@@ -277,61 +299,12 @@ func (c *chaos) end(how syscall.Signal) {
 	})
 	c.court.change(func(m *model) { m.ends() })
 	c.unplugged(c.court.vms...)
+	c.reader.reads(true)
+	<-c.reader.over
 	c.noRace(d)
 	c.counts["netlink overflows"] += strings.Count(d.log.String(), "network events were lost")
 	c.counts["inotify overflows"] += strings.Count(d.log.String(), "watching the rules again")
 	c.before = d.log.takeTail(8 << 10)
-}
-
-// attempt runs a program in the firewall VM; it may find that there is nothing to do.
-func (c *chaos) attempt(command string) {
-	args := strings.Fields(command)
-	c.Command(c.Context(), args[0], args[1:]...).Run() //nolint:errcheck // as said
-}
-
-func (c *chaos) flush() string {
-	c.court.change(func(m *model) { m.disturb() })
-	if c.Ruleset == lab.R42 {
-		c.inFirewall("nft", "flush", "ruleset")
-	} else {
-		for _, args := range []string{"-F", "-X", "-t nat -F", "-t nat -X"} {
-			c.attempt("iptables " + args)
-		}
-		if c.rng.IntN(2) == 0 {
-			c.attempt("nft flush ruleset")
-		}
-	}
-	c.must(c.LoadRules(c.Context()))
-	c.unplugged(c.court.vms...)
-	return ""
-}
-
-// foreigner is an address that only somebody else's rules know.
-var foreigner = netip.MustParseAddr("10.99.0.1")
-
-// foreignRules is another program, or a person, at work in our chains and sets.
-func (c *chaos) foreignRules() string {
-	changes := [][]string{ // the first two disturb nobody
-		{"nft add element ip vifproxy ports { vif9.9 . 10.99.0.1 : 10.138.1.1 . 61001 }",
-			"nft add element ip vifproxy bindings { vif9.9 . 10.99.0.1 . 61001 }"},
-		{"nft add element ip qubes vifproxy { vif9.9 . 10.99.0.1 . 61001 }"},
-		{"nft delete table ip vifproxy"},
-		{"nft flush map ip vifproxy ports"},
-		{"nft flush chain ip qubes custom-input"},
-	}
-	if c.Ruleset == lab.R41 {
-		changes[1] = []string{"nft add rule ip filter INPUT meta skuid 77 ct state new drop"} // iptables cannot list it
-		changes = append(changes[:4], []string{"iptables -D INPUT 1"}, []string{"iptables -F OUTPUT"},
-			[]string{"iptables -I INPUT -s 10.99.0.1/32 -j DROP"})
-	}
-	n := c.rng.IntN(len(changes))
-	if n >= 2 {
-		c.court.change(func(m *model) { m.disturb() })
-	}
-	for _, change := range changes[n] {
-		c.attempt(change)
-	}
-	return changes[n][0]
 }
 
 func (c *chaos) fill() string {

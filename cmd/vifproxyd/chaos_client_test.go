@@ -24,6 +24,7 @@ type trial struct {
 	may     bool // permitted at some time meanwhile
 	must    bool // permitted all the time
 	certain bool // its proxy had to be there all the time
+	lied    bool // the name had another address than its own at some time meanwhile
 }
 
 // court holds the model, and judges what clients saw by all that held while they saw it.
@@ -51,7 +52,8 @@ func (c *court) look(t *trial) {
 	must, certain := c.must(t.vm)
 	t.may = t.may || c.may(t.vm).has(t.host)
 	t.must = t.must && must.has(t.host)
-	t.certain = t.certain && certain
+	t.lied = t.lied || c.lies.has(t.host)
+	t.certain = t.certain && certain && !t.lied
 }
 
 // begin begins a trial. Liable is false for what may fail at any time.
@@ -77,7 +79,7 @@ func (c *court) end(t *trial, r lab.Result, isNew bool) error {
 		t.vm.ip, universe[t.host], r.Status, r.Err, t.vm.read, slices.Collect(maps.Keys(t.vm.goods)))
 	switch {
 	case r.Status == 200 && r.Err == nil:
-		if isNew {
+		if isNew && !t.lied {
 			c.reached[t.host]++
 		}
 		if !t.may {
@@ -122,8 +124,8 @@ func (c *chaos) client(vm *appVM, seed uint64) {
 			c.neighbour(vm, rng)
 		case 1, 2:
 			if tunnel == nil {
-				tunnel = c.dig(vm)
-			} else if !c.ping(vm, tunnel) {
+				tunnel = c.dig(vm, false)
+			} else if !c.ping(vm, tunnel, false) {
 				hangUp()
 			}
 		default:
@@ -213,11 +215,11 @@ func newCable() (c cable) {
 
 var echoHost = len(universe) - 2
 
-// dig opens a tunnel to echo.example; nil if it cannot be.
-func (c *chaos) dig(vm *appVM) net.Conn {
+// dig opens a tunnel to echo.example; nil if it cannot be. Sure is whether it has to be possible where that is permitted.
+func (c *chaos) dig(vm *appVM, sure bool) net.Conn {
 	cable := c.cable(vm)
-	t := c.court.begin(vm, echoHost, false)
-	ctx, cancel := c.bounded(vm, false)
+	t := c.court.begin(vm, echoHost, sure)
+	ctx, cancel := c.bounded(vm, sure)
 	defer cancel()
 	conn, err := c.Dial(ctx, c.names[vm], "tcp", fmt.Sprintf("%s:%d", c.gateway(vm), lab.ProxyPort))
 	r := lab.Result{Err: err}
@@ -248,10 +250,10 @@ func (c *chaos) dig(vm *appVM) net.Conn {
 	return conn
 }
 
-// ping sends a byte through a tunnel. When it comes back, the host was reached again.
-func (c *chaos) ping(vm *appVM, tunnel net.Conn) bool {
-	t := c.court.begin(vm, echoHost, false)
-	ctx, cancel := c.bounded(vm, false)
+// ping sends a byte through a tunnel. When it comes back, the host was reached again. Sure is whether it has to come back.
+func (c *chaos) ping(vm *appVM, tunnel net.Conn, sure bool) bool {
+	t := c.court.begin(vm, echoHost, sure)
+	ctx, cancel := c.bounded(vm, sure)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { tunnel.SetDeadline(time.Unix(1, 0)) })()
 	one := []byte{'x'}

@@ -84,9 +84,15 @@ func (c content) under(template content) policy {
 	return policy{true, c.lines}
 }
 
-const ofDomains = "#: format domains"
-
-func (c content) domains() bool { return strings.HasPrefix(c.text, ofDomains) }
+// head returns the directives of a rule file: what it says of all its lines.
+func (c content) head() (head string) {
+	for line := range strings.Lines(c.text) {
+		if strings.HasPrefix(line, "#: ") {
+			head += line
+		}
+	}
+	return head
+}
 
 // appVM is one AppVM of the model.
 type appVM struct {
@@ -95,6 +101,7 @@ type appVM struct {
 	read  []content          // what may have been read since the last settled moment; the last is there now
 	vifs  []string           // on which it is connected, in the order of domids
 
+	astray    []string        // vifs that are half there, by which answers to it leave: it gets none
 	connected bool            // at some time since the last settled moment
 	held      map[bool]bool   // each may be so now: it is by `stop`, or not
 	goods     map[policy]bool // each may be what is remembered of it as its last good policy
@@ -106,6 +113,8 @@ type model struct {
 	vms      []*appVM
 	template []content // as appVM.read
 	down     bool      // no daemon runs
+	lies     hosts     // that name servers give other addresses than their own, or may
+	barred   bool      // nothing may leave by the uplink
 }
 
 func newModel(ips ...string) *model {
@@ -158,10 +167,10 @@ func (m *model) setFile(vm *appVM, name string, c content) {
 	})
 }
 
-// alike tells whether a rule file is in the format of all others. Connections go on by what the lines say, and not by
-// what they match, so a change of format ends them.
+// alike tells whether a rule file has the directives of all others. Connections go on by what the lines say, and not by
+// what they match, so a change of format ends them; and so may what they open.
 func (c content) alike(others []content) bool {
-	return !slices.ContainsFunc(others, func(o content) bool { return o.kind != good || o.domains() != c.domains() })
+	return !slices.ContainsFunc(others, func(o content) bool { return o.kind != good || o.head() != c.head() })
 }
 
 // gap is a moment in which the directory is empty or not there.
@@ -208,6 +217,7 @@ func (m *model) setTemplate(c content) {
 func (vm *appVM) connect(vif string) {
 	vm.disturbed = true // with a second vif, the way of its packets changes
 	vm.connected = true
+	vm.strays(vif, false)
 	vm.vifs = append(vm.vifs, vif)
 	slices.SortFunc(vm.vifs, func(a, b string) int { // by domid: all are vifN.0
 		return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
@@ -216,9 +226,18 @@ func (vm *appVM) connect(vif string) {
 
 func (vm *appVM) disconnect(vif string) {
 	vm.disturbed = true
+	vm.strays(vif, false)
 	vm.vifs = slices.DeleteFunc(vm.vifs, func(v string) bool { return v == vif })
 	if len(vm.vifs) == 0 {
 		vm.cut()
+	}
+}
+
+// strays notes whether a vif has the route to an AppVM, and no gateway. A connection is granted by a vif that is bound only.
+func (vm *appVM) strays(vif string, on bool) {
+	vm.astray = slices.DeleteFunc(vm.astray, func(v string) bool { return v == vif })
+	if on {
+		vm.astray = append(vm.astray, vif)
 	}
 }
 
@@ -280,6 +299,9 @@ func (m *model) unheld(vm *appVM) map[policy]bool {
 
 // may is every host that an AppVM can rightly reach now.
 func (m *model) may(vm *appVM) (all hosts) {
+	if m.barred {
+		return 0
+	}
 	for p := range m.possible(vm) {
 		all |= p.permits
 	}
@@ -288,7 +310,7 @@ func (m *model) may(vm *appVM) (all hosts) {
 
 // must is every host that it has to reach. It has a proxy for sure when certain is true.
 func (m *model) must(vm *appVM) (all hosts, certain bool) {
-	if vm.disturbed || len(vm.vifs) == 0 {
+	if vm.disturbed || len(vm.vifs) == 0 || len(vm.astray) > 0 {
 		return 0, false
 	}
 	all = everything

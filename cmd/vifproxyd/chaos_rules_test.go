@@ -33,26 +33,39 @@ func file(vm *appVM, name string) string { return name + "." + vm.ip.String() }
 
 // someRules is a rule file whose lines match the given hosts.
 func (c *chaos) someRules(lines hosts) content {
-	return rulesFor(lines, c.rng.IntN(3) == 0)
+	head := ""
+	if c.rng.IntN(3) == 0 {
+		head += ofDomains + "\n"
+	}
+	if c.rng.IntN(3) == 0 {
+		head += ofNetwork + "\n"
+	}
+	return rulesFor(lines, head)
 }
 
 // like is a rule file in the format of another one: only then the lines for the same hosts are the same.
 func (c content) like(lines hosts) content {
-	return rulesFor(lines, c.domains())
+	return rulesFor(lines, c.head())
 }
 
-func rulesFor(lines hosts, domains bool) content {
-	head := []string{"# somebody wrote this", ""}
-	form := func(name string) string { return "^" + strings.ReplaceAll(name, ".", `\.`) + "$" }
-	if domains {
-		head, form = []string{ofDomains}, func(name string) string { return name + " # a name" }
+const (
+	ofDomains = "#: format domains"
+	// ofNetwork opens where AppVMs and gateways have their addresses: a network never leads to these.
+	ofNetwork = "#: egress 10.136.0.0/14"
+)
+
+func rulesFor(lines hosts, head string) content {
+	text := head + "# somebody wrote this\n\n"
+	form := func(name string) string { return "^" + strings.ReplaceAll(name, ".", `\.`) + "$\n" }
+	if strings.Contains(head, ofDomains) {
+		form = func(name string) string { return name + " # a name\n" }
 	}
 	for i, name := range universe {
 		if lines.has(i) {
-			head = append(head, form(name))
+			text += form(name)
 		}
 	}
-	return content{kind: good, lines: lines, text: strings.Join(append(head, ""), "\n")}
+	return content{kind: good, lines: lines, text: text}
 }
 
 // readRules is which hosts the staged form of such rules matches.
@@ -247,6 +260,27 @@ func (c *chaos) badTemplate() string {
 	}[c.rng.IntN(3)]
 	c.setTemplate(t)
 	return fmt.Sprint(t.kind)
+}
+
+// writeTemplateSlowly has the template open for writing for a while. What is in it meanwhile would permit everything.
+func (c *chaos) writeTemplateSlowly() string {
+	t := c.someTemplate()
+	if t.text == "" {
+		t.text = c.builtin()
+	}
+	c.court.change(func(m *model) { m.setTemplate(content{kind: misread}) })
+	f, err := os.Create(filepath.Join(c.rulesDir(), "config"))
+	c.must(err)
+	half, _, _ := strings.Cut(c.builtin(), defaultDeny)
+	_, err = f.WriteString(half + "FilterDefaultDeny No\n")
+	c.must(err)
+	c.moment()
+	c.must(f.Truncate(0))
+	_, err = f.WriteAt([]byte(t.text), 0)
+	c.must(err)
+	c.court.change(func(m *model) { m.setTemplate(t) })
+	c.must(f.Close())
+	return map[bool]string{true: "default allow", false: "default deny"}[t.open]
 }
 
 // builtin is the built-in template's text.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -91,7 +92,7 @@ func (in *internet) connect() error {
 func (in *internet) serve() error {
 	in.names.set("echo.example", []netip.Addr{Echo})
 	err := in.space.do(func() error {
-		for _, addr := range nameServers {
+		for _, addr := range append(slices.Clone(nameServers), OtherNameServer) {
 			conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 53)))
 			if err != nil {
 				return err

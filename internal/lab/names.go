@@ -12,6 +12,9 @@ import (
 // nameServers are the addresses that Qubes gives to its VMs for name resolution.
 var nameServers = []netip.Addr{netip.MustParseAddr("10.139.1.1"), netip.MustParseAddr("10.139.1.2")}
 
+// OtherNameServer answers as these do. Nobody asks it, unless somebody sends questions on to it.
+var OtherNameServer = netip.MustParseAddr("203.0.113.53")
+
 // firstOrigin is the address of the first *.example name; further names get the following ones. The last
 // address of its /24 serves all names after the 253rd.
 var firstOrigin = netip.MustParseAddr("198.51.100.1")

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file is what the daemon has to do without in the chaos run: a reader of its log, inotify, descriptors.
+
+// ofChaos is the user of the daemon, of its own: the kernel counts instances of inotify by user.
+const ofChaos = 64124
+
+// logReader reads what a daemon logs, but for when it does not.
+type logReader struct {
+	gate    sync.Mutex    // held while it does not read
+	stopped bool          // whether it is held
+	over    chan struct{} // closed when all is read
+}
+
+// reads has it read, or not.
+func (r *logReader) reads(on bool) {
+	switch {
+	case on && r.stopped:
+		r.gate.Unlock()
+	case !on && !r.stopped:
+		r.gate.Lock()
+	}
+	r.stopped = !on
+}
+
+// launchRead starts the daemon, with its log read by somebody who may stop.
+func (c *chaos) launchRead() *running {
+	r, w, err := os.Pipe()
+	c.must(err)
+	defer w.Close()
+	_, err = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
+	c.must(err)
+	c.stderr = w
+	d := c.launch()
+	over := make(chan struct{})
+	c.reader.over = over
+	go func() {
+		defer close(over)
+		defer r.Close()
+		buffer := make([]byte, 4096)
+		for {
+			n, err := r.Read(buffer)
+			c.reader.gate.Lock()
+			d.log.Write(buffer[:n])
+			c.reader.gate.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return d
+}
+
+// stopJournal has nobody read the log until all is mended.
+func (c *chaos) stopJournal() string {
+	c.reader.reads(false)
+	return ""
+}
+
+// harmless are actions that may happen while the daemon lacks something: none of them waits for it.
+var harmless = []action{
+	{0, "attach", (*chaos).attachOne},
+	{0, "detach", (*chaos).detachOne},
+	{0, "flap", (*chaos).flap},
+	{0, "edit", (*chaos).edit},
+	{0, "add host", (*chaos).addHost},
+	{0, "bad edit", (*chaos).badEdit},
+	{0, "template", (*chaos).editTemplate},
+	{0, "kill proxies", (*chaos).killProxies},
+	{0, "foreign rules", (*chaos).foreignRules},
+	{0, "delete the fence", (*chaos).deleteFence},
+	{0, "link", (*chaos).link},
+}
+
+// meanwhile does some of them.
+func (c *chaos) meanwhile() (what string) {
+	for range 1 + c.rng.IntN(3) {
+		a := harmless[c.rng.IntN(len(harmless))]
+		what += fmt.Sprintf("; %s %s", a.name, a.do(c))
+		c.moment()
+	}
+	return what
+}
+
+// noInotify has the daemon start anew while its user has no instance of inotify left.
+func (c *chaos) noInotify() string {
+	how := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM}[c.rng.IntN(2)]
+	if c.user == 0 {
+		return "root has other programs"
+	}
+	taken := c.takeInotify()
+	c.end(how)
+	c.up(c.rng.IntN(2) == 0)
+	what := c.meanwhile()
+	for _, fd := range taken {
+		unix.Close(fd)
+	}
+	return fmt.Sprintf("%d taken%s", len(taken), what)
+}
+
+// takeInotify takes all instances that the daemon's user has left.
+func (c *chaos) takeInotify() (taken []int) {
+	err := c.asDaemon(func() error {
+		for {
+			fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+			if err != nil {
+				return err
+			}
+			taken = append(taken, fd)
+		}
+	})
+	if !errors.Is(err, unix.EMFILE) {
+		c.Fatalf("use up inotify: %v", err)
+	}
+	return taken
+}
+
+// asDaemon does something on a thread that is the daemon's user.
+func (c *chaos) asDaemon(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with its user
+		user := uintptr(c.user)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, user, user, user); errno != 0 {
+			done <- errno
+			return
+		}
+		done <- do()
+	}()
+	return <-done
+}
+
+// noDescriptors lets the daemon open nothing for a while.
+func (c *chaos) noDescriptors() string {
+	if !c.isReady() {
+		return "not now" + c.meanwhile()
+	}
+	pid := c.daemon.cmd.Process.Pid
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	c.must(err)
+	limit := func(now, before *unix.Rlimit) { // CAP_SYS_RESOURCE would do too
+		c.must(c.asDaemon(func() error { return unix.Prlimit(pid, unix.RLIMIT_NOFILE, now, before) }))
+	}
+	var before unix.Rlimit
+	limit(nil, &before)
+	limit(&unix.Rlimit{Cur: uint64(len(open)), Max: before.Max}, nil)
+	c.late = true
+	what := c.meanwhile()
+	limit(&before, nil)
+	return what
+}
