@@ -164,15 +164,19 @@ func (c *chaos) permitted(dir string) error {
 var (
 	proxyPort = regexp.MustCompile(`\b6[1-4][0-9]{3}\b`)
 	between   = regexp.MustCompile(`[,{}\n]`)
+	refusedBy = regexp.MustCompile(`^[0-9]+ counter$`) // a uid
 )
 
-// state is bindings, rules and `show` as text, but for what is another each time: ports, pids, times.
+// state is bindings, rules and `show` as text, but for what is another each time: ports, pids, times, counters.
 func (c *chaos) state() string {
 	status, err := c.ctl.Status(c.Context())
 	c.must(err)
 	var all []string
 	for _, part := range between.Split(proxyPort.ReplaceAllString(c.ruleset(), "PORT"), -1) {
-		all = append(all, strings.TrimPrefix(strings.TrimSpace(part), "elements = "))
+		part = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(part), "elements ="))
+		if part != "" && !refusedBy.MatchString(part) {
+			all = append(all, part)
+		}
 	}
 	for _, vm := range status.VMs {
 		all = append(all, fmt.Sprint(vm.Name, vm.IP, vm.Interfaces, vm.State, vm.Error))

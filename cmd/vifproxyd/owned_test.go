@@ -35,9 +35,14 @@ func TestOwnedProxy(t *testing.T) {
 		s.program(string(real))
 		s.rules("other.10.137.0.12", bank)
 		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
-		s.attach("other", "10.137.0.12")
+		s.barSpare()
+		at := s.next("other", "10.137.0.12")
+		at.Gateway = netip.MustParseAddr("10.138.2.1")
+		s.must(s.Attach(at))
 		s.start("--tinyproxy=" + filepath.Join(s.dir, "tinyproxy"))
+		s.attach("spare", "10.137.0.13") // has the usual gateway
 		s.inside()
+		s.listens(at.Gateway.String() + ":80")
 		s.opens("other", "http://bank.example/")
 		other := s.show()["other"]
 		targets := s.targets(other)
@@ -45,7 +50,11 @@ func TestOwnedProxy(t *testing.T) {
 		s.rules("work.10.137.0.11", targets...)
 		s.attach("work", "10.137.0.11")
 		s.until("the owned proxy has tried everything", func() error {
-			if work := s.show()["work"]; !strings.Contains(work.Error, "exited with status 3") {
+			work := s.show()["work"]
+			if strings.Contains(work.Error, "words-of-an-owned-proxy") || work.State == control.Refused {
+				s.Fatalf("its dying words are believed: %+v", work)
+			}
+			if !strings.Contains(work.Error, "which had served, exited with status 65") {
 				return fmt.Errorf("%+v", work)
 			}
 			return nil
@@ -56,6 +65,7 @@ func TestOwnedProxy(t *testing.T) {
 
 		free := s.TempDir()
 		s.must(os.WriteFile(filepath.Join(free, "rules"), []byte(strings.Join(targets, "\n")), 0o600))
+		s.must(os.WriteFile(filepath.Join(free, "config"), fmt.Appendf(nil, "Port 61096\nListen %s\n", lab.Gateway), 0o600))
 		said, _ := s.Command(t.Context(), filepath.Join(s.dir, "tinyproxy"), "-d", "-c", filepath.Join(free, "config")).Output()
 		outside := attempts(string(said))
 
@@ -76,7 +86,7 @@ func TestOwnedProxy(t *testing.T) {
 		}
 		w.Flush()
 		s.Logf("\n%s", &table)
-		if len(inside) < len(outside) || len(outside) < 45 {
+		if len(inside) < len(outside) || len(outside) < 58 {
 			s.Errorf("%d attempts by the proxy, %d by the free program", len(inside), len(outside))
 		}
 		if now := s.show()["other"]; now.PID != other.PID || now.State != control.Running {
@@ -115,7 +125,7 @@ func (s *site) targets(other control.VM) []string {
 		same.Process.Kill()
 		same.Wait()
 	})
-	return []string{
+	targets := []string{
 		"Secret=" + path("secret"),
 		"OtherRules=" + filepath.Join(s.runDir(), "other", fmt.Sprint(other.Port), "rules"),
 		"Writable=" + path("open"),
@@ -126,10 +136,49 @@ func (s *site) targets(other control.VM) []string {
 		fmt.Sprintf("OtherProxy=%d", other.PID),
 		fmt.Sprintf("Daemon=%d", s.daemon.cmd.Process.Pid),
 		"Gateway=" + lab.Gateway.String(),
+		"OtherGateway=10.138.2.1",
+		"Barred=" + spareHost,
 		"AppVM=10.137.0.12",
 		"LAN=10.9.8.7",
 		"World=198.51.100.9",
 	}
+	for i, t := range targets {
+		name, value, _ := strings.Cut(t, "=")
+		targets[i] = fmt.Sprintf("^%s-%x$", name, value)
+	}
+	return targets
+}
+
+// spareHost is a host in the world that is behind another interface than all others.
+const spareHost = "203.0.113.99"
+
+// barSpare makes that interface, and has nothing of AppVMs forwarded to it.
+func (s *site) barSpare() {
+	s.Helper()
+	for _, args := range []string{
+		"link add spare0 type veth peer name spare1 netns " + s.Name + "-net", "addr add 100.64.9.2/24 dev spare0", "link set spare0 up",
+		"-n " + s.Name + "-net addr add 100.64.9.1/24 dev spare1", "-n " + s.Name + "-net link set spare1 up",
+		"route add " + spareHost + " via 100.64.9.1",
+	} {
+		s.inFirewall("ip", strings.Fields(args)...)
+	}
+	if s.Ruleset == lab.R42 {
+		s.inFirewall("nft", "add", "rule", "ip", "qubes", "custom-forward", "oifname", "spare0", "drop")
+	} else {
+		s.inFirewall("iptables", "-I", "FORWARD", "-o", "spare0", "-j", "DROP")
+	}
+}
+
+// listens has somebody listen in the firewall VM.
+func (s *site) listens(addr string) {
+	s.Helper()
+	s.must(s.Do(func() error {
+		l, err := net.Listen("tcp4", addr)
+		if err == nil {
+			s.Cleanup(func() { l.Close() })
+		}
+		return err
+	}))
 }
 
 // attempts are the lines of the hostile program: what it tried, and the result.
