@@ -1,8 +1,11 @@
 package firewall
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -165,6 +168,42 @@ X`)
 			t.Error("not the same by UDP")
 		}
 	})
+}
+
+// TestProxiesAnswerNobodyByIPv6: AppVMs are bound by their IPv4 addresses. A proxy that was taken over may listen at its port
+// with IPv6 too, and no other AppVM gets there, whatever other rules let in.
+func TestProxiesAnswerNobodyByIPv6(t *testing.T) {
+	for _, m := range machines[1:] {
+		t.Run(m.name, func(t *testing.T) {
+			enterNamespace(t)
+			_, b := site(t)
+			six := func(name, addr string) error {
+				return errors.Join(os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0o644),
+					exec.Command("ip", "addr", "add", addr, "dev", name, "nodad").Run())
+			}
+			must(t, six("vif2.0", "fd00:2::1/64"))
+			must(t, b.do(func() error { return six("eth0", "fd00:2::2/64") }))
+			reaches := func(port string) bool {
+				return b.do(func() error {
+					conn, err := net.DialTimeout("tcp6", "[fd00:2::1]:"+port, 3*time.Second)
+					if err == nil {
+						conn.Close()
+					}
+					return err
+				}) == nil
+			}
+			backend := m.open(t)
+			syncState(t, backend, State{Bindings: []Binding{personal}, Guarded: []uint16{61001}})
+			as(t, personalUID, func() { listen(t, "[::]:61000", "a's proxy") })
+			listen(t, "[::]:61500", "a service")
+			if !reaches("61500") {
+				t.Fatal("no service is reached: this shows nothing")
+			}
+			if reaches("61000") {
+				t.Error("an AppVM reaches another one's proxy")
+			}
+		})
+	}
 }
 
 // TestPortsOfOthersAreNobodysBusiness: in the range of --listen-ports, the guard minds ports of proxies only.

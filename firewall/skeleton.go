@@ -90,9 +90,9 @@ func (cfg Config) chains(b *bounds) []chain {
 			rejectByICMP,
 		}},
 		// Answers to those who connected to the proxy pass: they come from a port where only proxies listen, and do not
-		// begin anything. Connection tracking would not do: it forgets, see postrouting above.
+		// begin anything. Connection tracking would not do: it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
 		{"inet vifproxy", "egress", hook{}, []rule{
-			all(toVif, fromProxy, notSyn, accept),
+			all(ipv4, toVif, fromProxy, notSyn, accept),
 			all(toLo, jump("reach")),
 			all(in(leaveSet, oifname), notIn(barredSet, oifname), jump("reach")),
 			all(in(anywhereSet, nfproto), notIn(barredSet, oifname), jump("reach")),
