@@ -41,20 +41,20 @@ const (
 
 // chains are those of our own two tables. Without bounds, which take modules that a kernel may lack, they let the same
 // connections pass.
-func (cfg Config) chains(b *bounds) []chain {
-	aProxy := between(skuidTurned, net32(cfg.FirstUID), net32(cfg.LastUID))
-	fromProxy := all(tcp, between(sport, net16(cfg.FirstPort), net16(cfg.LastPort)))
+func (c Config) chains(b *bounds) []chain {
+	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID))
+	fromProxy := all(tcp, between(sport, net16(c.FirstPort), net16(c.LastPort)))
 	bound := in(bindingsSet, iifname, ipSaddr, dport)
 	chains := []chain{
 		// Only what is addressed to the firewall VM itself: the port of another host is none of our business.
 		{"vifproxy", "prerouting", hook{"nat", unix.NF_INET_PRE_ROUTING, beforeDnat}, []rule{
-			all(tcp, is(dport, net16(cfg.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
+			all(tcp, is(dport, net16(c.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
 		}},
 		// Qubes' firewall.py (qubes-core-agent 4.3) deletes the tracked connections of an AppVM that its new rules forbid.
 		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before. Not by uid, as
 		// a socket that was closed with data still to send has none.
 		{"vifproxy", "postrouting", hook{"nat", unix.NF_INET_POST_ROUTING, beforeSnat}, []rule{
-			all(toVif, tcp, notSyn, in(guardedSet, sport), snatToPort(cfg.ProxyPort)),
+			all(toVif, tcp, notSyn, in(guardedSet, sport), snatToPort(c.ProxyPort)),
 		}},
 		// The guard. In a base chain of our own, so that no accept of another chain skips it. By SYN flag, since an old
 		// connection's tracking entry would make a new connection look established.
@@ -136,16 +136,16 @@ func (cfg Config) chains(b *bounds) []chain {
 		return chains
 	}
 	for i := range chains {
-		if c := &chains[i]; c.table == "vifproxy" && c.name == "guard" {
-			c.rules = append([]rule{
+		if guard := &chains[i]; guard.table == "vifproxy" && guard.name == "guard" {
+			guard.rules = append([]rule{
 				all(tcp, bound, each(ratesSet.name, rateMemory, over(b.rate, b.burst), iifname, ipSaddr), rejectReset),
 				all(tcp, bound, each(heldSet.name, 0, ctCountOver(b.held), iifname, ipSaddr), rejectReset),
-			}, c.rules...)
+			}, guard.rules...)
 		}
 	}
 	return append(chains,
 		chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []rule{
-			all(fromVif, tcp, syn, is(dport, net16(cfg.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
+			all(fromVif, tcp, syn, is(dport, net16(c.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
 		}},
 		chain{"vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []rule{
 			all(aProxy, tcp, syn, ctTimeoutSet(tcpTimeouts)),
@@ -172,7 +172,7 @@ func ofFamily[T any](four bool, all []T, addr func(T) netip.Addr) []T {
 // replaceAll is the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
 // long as before holds: the handles of the jumps are in it. Where Qubes has a chain for users, and qubes says so, that is
 // included.
-func (cfg Config) replaceAll(before snapshot, want State, b *bounds, qubes bool) (messages [][]byte) {
+func (c Config) replaceAll(before snapshot, want State, b *bounds, qubes bool) (messages [][]byte) {
 	put := func(message ...[]byte) { messages = append(messages, message...) }
 	put(removeTables(before)...)
 	for _, table := range []string{"vifproxy", "inet vifproxy"} {
@@ -184,19 +184,19 @@ func (cfg Config) replaceAll(before snapshot, want State, b *bounds, qubes bool)
 		}
 	}
 	put(dynamic(refusedSet, 0, 65535, uid))
-	for _, c := range constants {
-		put(c.declare(unix.NFT_SET_CONSTANT), c.fill(c.nets))
+	for _, set := range constants {
+		put(set.declare(unix.NFT_SET_CONSTANT), set.fill(set.nets))
 	}
 	if b != nil {
 		put(declareBounds()...)
 	}
-	chains := cfg.chains(b)
-	for _, c := range chains {
-		put(c.declare())
+	chains := c.chains(b)
+	for _, chain := range chains {
+		put(chain.declare())
 	}
-	for _, c := range chains {
-		for _, r := range c.rules {
-			put(c.append(r))
+	for _, chain := range chains {
+		for _, r := range chain.rules {
+			put(chain.append(r))
 		}
 	}
 	if qubes {

@@ -14,7 +14,7 @@ import (
 func (m *machine) watched() (runs func() []time.Duration, lose chan error, stop func()) {
 	start := time.Now()
 	var all []time.Duration
-	var broken error = errors.New("too many open files")
+	broken := errors.New("too many open files")
 	lose = make(chan error)
 	ctx, cancel := context.WithCancel(m.ctx)
 	ended := make(chan struct{})
