@@ -112,6 +112,8 @@ func TestInQubes(t *testing.T) {
 	m.step("hardened", (*machine).unitIsHardened)
 	m.step("rights", (*machine).needsRights)
 	m.step("crash", (*machine).crashIsCleanedUp)
+	m.step("removed files", (*machine).removedFilesComeBack)
+	m.step("stopped journal", (*machine).stoppedJournalHoldsUpNothing)
 	m.step("stop", func(m *machine) {
 		m.run("systemctl", "stop", "vifproxyd")
 		m.nothingLeft()
@@ -220,6 +222,19 @@ func (m *machine) upgradeAndRemove(before, now pkg) {
 	m.undrop("root.conf")
 	m.install(now.deb)
 	version(now)
+	m.served("banking", "bank.example", "shop.example")
+	// A person's no outlives an upgrade, and a removal takes its record away.
+	m.run("vifproxyctl", "stop", "banking")
+	m.install(before.deb)
+	m.install(now.deb)
+	version(now)
+	m.staysStopped("banking")
+	m.run("vifproxyctl", "start", "banking")
+	m.served("banking", "bank.example", "shop.example")
+	m.run("vifproxyctl", "stop", "banking")
+	m.run("dpkg", "--remove", "vifproxy")
+	m.install(now.deb)
+	m.run("systemctl", "start", "vifproxyd")
 	m.served("banking", "bank.example", "shop.example")
 	if out := m.run("cat", "/etc/default/vifproxyd"); !strings.Contains(out, "\nOPTIONS=") {
 		m.Errorf("the upgrade took away options:\n%s", out)

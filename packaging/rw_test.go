@@ -74,6 +74,7 @@ func TestInstallRW(t *testing.T) {
 	m.served("banking", "bank.example", "shop.example")
 	m.run("test", "-e", "/run/mine")
 	hooked, pid := read(), m.property("MainPID")
+	m.run("vifproxyctl", "stop", "banking")
 	m.run(script)
 	if read() != hooked {
 		t.Errorf("another installation makes of rc.local\n%s\nbefore\n%s", read(), hooked)
@@ -81,6 +82,8 @@ func TestInstallRW(t *testing.T) {
 	if m.property("MainPID") == pid {
 		t.Error("another installation leaves the old program running")
 	}
+	m.staysStopped("banking")
+	m.run("vifproxyctl", "start", "banking")
 	m.served("banking", "bank.example", "shop.example")
 	if out := m.run("vifproxyctl", "show"); !strings.Contains(out, "running") {
 		t.Errorf("vifproxyctl show: %s", out)

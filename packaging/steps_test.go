@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -327,6 +328,85 @@ func (m *machine) needsRights() {
 	m.run("rm", "-r", "/var/log/vifproxy", "/var/log/private/vifproxy")
 	m.run("systemd-tmpfiles", "--create", "tinyproxy.conf")
 	m.run("systemctl", "start", "tinyproxy")
+}
+
+// staysStopped checks that what a person has stopped is, in a daemon that is ready.
+func (m *machine) staysStopped(vm string) {
+	m.Helper()
+	is := regexp.MustCompile("(?m)^" + vm + " .* stopped ")
+	if out := m.run("vifproxyctl", "show"); !is.MatchString(out) {
+		m.Errorf("%s was stopped: %s", vm, out)
+	}
+	if err := m.page(vm, "http://bank.example/"); err == nil {
+		m.Errorf("%s was stopped, and has a page", vm)
+	}
+}
+
+// The unit's daemon may not make its runtime directory. It serves on without, and ends when that keeps a proxy from starting.
+func (m *machine) removedFilesComeBack() {
+	m.run("systemctl", "restart", "vifproxyd")
+	m.served("banking", "bank.example", "shop.example")
+	pid := m.property("MainPID")
+	time.Sleep(10 * time.Second) // restartGap, of supervisor
+	m.run("rm", "-r", "/run/vifproxy")
+	m.until("systemd's status tells", func() error {
+		if text := m.property("StatusText"); !strings.Contains(text, "mkdir /run/vifproxy") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	if out, err := m.try("vifproxyctl", "show"); err == nil || !strings.Contains(out, "systemctl restart vifproxyd") {
+		m.Errorf("vifproxyctl says %v, %s", err, out)
+	}
+	m.served("banking", "bank.example", "shop.example")
+	if now := m.property("MainPID"); now != pid {
+		m.Errorf("nothing had to start, and the daemon ended: %s, %s before", now, pid)
+	}
+	begin := time.Now()
+	m.rule("banking.10.137.0.11", "#: format domains", "bank.example", "shop.example") // takes another process
+	m.served("banking", "shop.example", "other.example")
+	m.Logf("from a change that takes a runtime directory to a page: %v", time.Since(begin))
+	m.until("another daemon is ready", func() error {
+		if state := m.property("ActiveState"); state != "active" || m.property("MainPID") == pid {
+			return errors.New(state)
+		}
+		return nil
+	})
+	m.run("vifproxyctl", "show")
+	m.rule("banking.10.137.0.11", "#: format domains", "bank.example")
+	m.run("vifproxyctl", "update")
+	m.served("banking", "bank.example", "shop.example")
+}
+
+// A journal that takes nothing any more holds up no AppVM, and has later how much it missed.
+func (m *machine) stoppedJournalHoldsUpNothing() {
+	journald := strings.TrimSpace(m.run("systemctl", "show", "--value", "--property=MainPID", "systemd-journald"))
+	m.run("kill", "-STOP", journald)
+	// systemd itself must not need to log meanwhile: no systemctl.
+	const often = `i=0; while [ $i -lt 300 ]; do vifproxyctl stop banking; vifproxyctl start banking; i=$((i+1)); done`
+	_, err := m.try("sh", "-c", often)
+	said, _ := m.try("vifproxyctl", "show")
+	page := m.page("banking", "http://bank.example/")
+	m.run("kill", "-CONT", journald)
+	if err != nil || page != nil {
+		m.Errorf("while the journal is stopped: %v, %v", err, page)
+	}
+	if !strings.Contains(said, "problem: log: ") {
+		m.Errorf("show does not tell: %s", said)
+	}
+	m.until("the journal has what it missed", func() error {
+		out := m.run("journalctl", "--boot", "--unit=vifproxyd", "--output=cat", "--grep=messages are lost here")
+		if !strings.Contains(out, "lost") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	m.until("nothing is wrong any more", func() error {
+		if out := m.run("vifproxyctl", "show"); strings.Contains(out, "problem") {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 func (m *machine) crashIsCleanedUp() {
