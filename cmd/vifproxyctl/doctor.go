@@ -74,7 +74,7 @@ func examine(c *call) error {
 	d.service()
 	d.persistence()
 
-	text := d.text()
+	text := d.text(terminalWidth(c.stdout))
 	if c.json {
 		var err error
 		if text, err = document(d.findings); err != nil {
@@ -90,12 +90,14 @@ func examine(c *call) error {
 	return nil
 }
 
-func (d *doctor) text() []byte {
+// text is for people, on a terminal of this width; 0 is none.
+func (d *doctor) text(width int) []byte {
+	const indent = 20
 	var b bytes.Buffer
 	for _, f := range d.findings {
-		fmt.Fprintf(&b, "%-5s  %-11s  %s\n", f.Level, f.Check, safe(f.Text))
+		b.WriteString(wrap(fmt.Sprintf("%-5s  %-11s  %s", f.Level, f.Check, safe(f.Text)), width, indent))
 		if f.Remedy != "" {
-			fmt.Fprintf(&b, "%20s%s\n", "→ ", safe(f.Remedy))
+			b.WriteString(wrap(fmt.Sprintf("%*s%s", indent, "→ ", safe(f.Remedy)), width, indent))
 		}
 	}
 	return b.Bytes()

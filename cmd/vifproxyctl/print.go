@@ -93,10 +93,11 @@ func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
 			add(vm, "black list: reaches all hosts but those in its rule file")
 		}
 		switch {
-		case vm.Error != "" && vm.State == control.Running:
-			add(vm, "served by its last good rules: "+vm.Error)
 		case vm.Error != "":
 			add(vm, vm.Error)
+			if vm.State == control.Running {
+				add(vm, "served by the last good rules")
+			}
 		case vm.State == control.Failed || vm.State == control.Refused:
 			add(vm, vm.State)
 		}

@@ -14,12 +14,10 @@ import (
 	"vifproxy/internal/lab"
 )
 
-// on runs vifproxyctl, which must end with the status want, and returns what it says.
+// on runs vifproxyctl, which must end with the status want, and returns what it says. It asks the daemon where rule files
+// are, which is not the default place.
 func (s *site) on(want int, args ...string) string {
 	s.Helper()
-	if args[0] != "explain" {
-		args = append(args, "--rules-dir="+s.rulesDir())
-	}
 	out, errs, status := s.ctl(args...)
 	if status != want {
 		s.Errorf("vifproxyctl %s: exit status %d, want %d:\n%s%s", strings.Join(args, " "), status, want, out, errs)
