@@ -3,6 +3,7 @@ package supervisor
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -94,8 +95,11 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 		Barred: s.barredNow()}
 	for _, d := range s.want {
 		is := s.states[identity{d.Name, d.Addr}]
+		if !d.Addr.IsValid() { // another file of that name may have no address either
+			is.condition = s.conditionOf(d, nil)
+		}
 		row := control.VM{
-			Name: d.Name, IP: d.Addr.String(), Interfaces: append([]string{}, d.Vifs...),
+			Name: d.Name, IP: addressText(d.Addr), Interfaces: append([]string{}, d.Vifs...),
 			State: is.state, Since: is.since, Seen: is.seen, Error: is.problem, StoppedBy: d.StoppedBy,
 		}
 		if d.Policy != nil && len(d.Policy.Findings) > 0 {
@@ -121,6 +125,14 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 		status.VMs = append(status.VMs, row)
 	}
 	return status
+}
+
+// addressText returns an address as text; "" for one that a refused file does not have.
+func addressText(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return ""
+	}
+	return addr.String()
 }
 
 // problems are those that are not one AppVM's.

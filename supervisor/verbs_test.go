@@ -55,6 +55,24 @@ func TestVerbs(t *testing.T) {
 	})
 }
 
+// Two files of one name whose addresses are none are two rows, each with its own error.
+func TestEachFileHasItsOwnError(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("banking.010.137.0.11", "a")
+		m.file("banking.10.137.0.300", "a")
+		m.after(time.Second)
+		status, err := m.Status(m.ctx)
+		if err != nil || len(status.VMs) != 2 {
+			t.Fatalf("%+v, %v", status.VMs, err)
+		}
+		for i, want := range []string{"banking.010.137.0.11", "banking.10.137.0.300"} {
+			if !strings.Contains(status.VMs[i].Error+status.VMs[1-i].Error, want) {
+				t.Errorf("nothing is said of %s: %+v", want, status.VMs)
+			}
+		}
+	})
+}
+
 func TestVerbsDoNotWaitForOthers(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")
