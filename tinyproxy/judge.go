@@ -3,6 +3,7 @@ package tinyproxy
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,6 +141,88 @@ func (f Filter) directives() string {
 	return b.String()
 }
 
+// BadConfig is the error of a Judge about a configuration that tinyproxy does not take.
+type BadConfig struct {
+	Line int    // from 1; 0 if tinyproxy does not tell
+	Said string // what it said, if it does not tell the line
+}
+
+func (e *BadConfig) Error() string {
+	if e.Line > 0 {
+		return fmt.Sprintf("tinyproxy does not understand line %d", e.Line)
+	}
+	return "tinyproxy refuses it" + e.Said
+}
+
+// Takes asks whether tinyproxy takes a configuration, as ParseConfig returns it: a *BadConfig says that it does not. The
+// process reads it, and ends before it listens, since it is given a port that somebody has.
+func (j Judge) Takes(ctx context.Context, text string) error {
+	return onBareThread(func() error { return j.takes(ctx, text) })
+}
+
+func (j Judge) takes(ctx context.Context, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, questionBound)
+	defer cancel()
+	taken, at, err := reserve()
+	if err != nil {
+		return fmt.Errorf("ask tinyproxy: %w", err)
+	}
+	defer unix.Close(taken)
+	var lines []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		switch name, arg := directive(line); {
+		case name == "listen" && listenArg.MatchString(arg):
+			line = "Listen " + at.Addr().String()
+		case name == "port" && portArg.MatchString(arg):
+			line = fmt.Sprintf("Port %d", at.Port())
+		}
+		lines = append(lines, line)
+	}
+	config, err := memoryFile(strings.Join(lines, "\n") + "\n")
+	if err != nil {
+		return fmt.Errorf("ask tinyproxy: %w", err)
+	}
+	defer config.Close()
+	cmd, said := j.command(ctx, []*os.File{config})
+	err = cmd.Run()
+	exit := (*exec.ExitError)(nil)
+	switch {
+	case !errors.As(err, &exit):
+		return fmt.Errorf("ask tinyproxy: %w", cmp.Or(err, errors.New("it ended with status 0")))
+	case exit.ExitCode() != exitConfig:
+		return nil // it came as far as what is not the configuration's
+	}
+	last := strings.Split(strings.TrimSpace(said.String()), "\n")
+	for _, line := range last {
+		if m := syntaxError.FindStringSubmatch(line); m != nil {
+			n, _ := strconv.Atoi(m[1])
+			return &BadConfig{Line: n}
+		}
+	}
+	return &BadConfig{Said: quoted(last[max(0, len(last)-3):])}
+}
+
+// Arguments that are right: others are left for tinyproxy to refuse.
+var (
+	listenArg = regexp.MustCompile(`^[ \t]+[0-9a-fA-F:.]+[ \t]*$`)
+	portArg   = regexp.MustCompile(`^[ \t]+[0-9]+[ \t]*$`)
+)
+
+// command is a tinyproxy that reads its configuration from the first of files, and the buffer that it speaks to.
+func (j Judge) command(ctx context.Context, files []*os.File) (*exec.Cmd, *bytes.Buffer) {
+	cmd := exec.CommandContext(ctx, j.Binary, "-d", "-c", "/proc/self/fd/3")
+	said := new(bytes.Buffer)
+	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = environment, "/", files, outputBound
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	if os.Geteuid() == 0 || capability.Have(unix.CAP_SETUID) { // else it is run by a user of vifproxyctl, as that user
+		cmd.SysProcAttr.Credential = &nobody
+	}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) } // 1.10 has children
+	return cmd, said
+}
+
 // ask starts a tinyproxy that permits what lines match, or everything if there are none, and tells for each question
 // whether it refuses it.
 func (j Judge) ask(ctx context.Context, lines []string, questions []Question, config []string) (refused []bool, err error) {
@@ -185,15 +268,7 @@ func (j Judge) askOne(ctx context.Context, lines []string, questions []Question,
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	cmd := exec.CommandContext(ctx, j.Binary, "-d", "-c", "/proc/self/fd/3")
-	var said bytes.Buffer
-	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = environment, "/", files, outputBound
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	if os.Geteuid() == 0 || capability.Have(unix.CAP_SETUID) { // else it is run by a user of vifproxyctl, as he is
-		cmd.SysProcAttr.Credential = &nobody
-	}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) } // 1.10 has children
+	cmd, said := j.command(ctx, files)
 	if err := cmd.Start(); err != nil {
 		return fail(err)
 	}

@@ -64,6 +64,24 @@ func TestJudgeNamesBadPatterns(t *testing.T) {
 	}
 }
 
+func TestJudgeReadsConfigurations(t *testing.T) {
+	j := Judge{Binary: realBinary}
+	const good = "Listen 10.137.0.1\nPort 8100\nMaxClients 10\nStartServers 1\nMinSpareServers 1\nMaxSpareServers 2\n" +
+		"Filter \"rules\"\nFilterDefaultDeny Yes\n"
+	if err := j.Takes(bounded(t), good); err != nil {
+		t.Error(err)
+	}
+	for text, line := range map[string]int{"Timout 600\n": 9, "Timeout many\n": 9, "Listen\n": 9, "\n\nConnectPort x\n": 11} {
+		var bad *BadConfig
+		if err := j.Takes(bounded(t), good+text); !errors.As(err, &bad) || bad.Line != line {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if err := (Judge{Binary: "/none"}).Takes(bounded(t), good); err == nil {
+		t.Error("there is no such program")
+	}
+}
+
 func TestJudgeKnowsPorts(t *testing.T) {
 	_, text, err := ParseConfig("", "Port 1\nConnectPort\t443\n# ConnectPort 22\nconnectport  8443 \n")
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"vifproxy/internal/secret"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -179,8 +180,27 @@ func (l *linter) readTemplate() error {
 		for _, f := range l.check.Template(path, string(text)) {
 			l.add(f)
 		}
+		if rendered != "" {
+			l.tryTemplate(path, string(text))
+		}
 	}
 	return nil
+}
+
+// tryTemplate has tinyproxy read what the template makes of a configuration. Their lines are the same.
+func (l *linter) tryTemplate(path, text string) {
+	err := l.judge.Takes(context.Background(), l.config)
+	bad := (*tinyproxy.BadConfig)(nil)
+	if !errors.As(err, &bad) {
+		l.untried = err
+		return
+	}
+	f := rules.Finding{Path: path, Line: bad.Line, Problem: bad.Error(), Remedy: "see tinyproxy.conf(5) of the installed version", Refused: true}
+	if lines := strings.Split(text, "\n"); bad.Line > 0 && bad.Line <= len(lines) {
+		f.Source = secret.Directive(strings.TrimSuffix(lines[bad.Line-1], "\r"))
+		f.Problem = "tinyproxy does not understand this line"
+	}
+	l.add(f)
 }
 
 // failed makes a finding of why a file cannot be checked: it is no reason to be silent about the others.
