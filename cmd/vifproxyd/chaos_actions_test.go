@@ -71,6 +71,7 @@ var actions = []action{
 	{2, "stop journal", (*chaos).stopJournal},
 	{2, "no inotify", (*chaos).noInotify},
 	{3, "no descriptors", (*chaos).noDescriptors},
+	{2, "no tasks", (*chaos).noTasks},
 	{3, "fill disk", (*chaos).fill},
 	{3, "free disk", func(c *chaos) string { c.free(); return "" }},
 	{2, "storm", (*chaos).storm},
@@ -290,6 +291,11 @@ func (c *chaos) end(how syscall.Signal) {
 		c.must(d.cmd.Process.Signal(how))
 		<-d.exited
 	}
+	c.hasEnded(d)
+}
+
+// hasEnded follows the end of a daemon.
+func (c *chaos) hasEnded(d *running) {
 	c.verbs.Wait()
 	c.until("no proxy is left", func() error {
 		if pids := c.proxies(); len(pids) > 0 {

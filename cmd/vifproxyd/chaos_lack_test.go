@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file is what the daemon has to do without in the chaos run: a reader of its log, inotify, descriptors.
+// This file is what the daemon has to do without in the chaos run: a reader of its log, inotify, descriptors, tasks.
 
 // ofChaos is the user of the daemon, of its own: the kernel counts instances of inotify by user.
 const ofChaos = 64124
@@ -149,14 +149,51 @@ func (c *chaos) noDescriptors() string {
 	pid := c.daemon.cmd.Process.Pid
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	c.must(err)
-	limit := func(now, before *unix.Rlimit) { // CAP_SYS_RESOURCE would do too
-		c.must(c.asDaemon(func() error { return unix.Prlimit(pid, unix.RLIMIT_NOFILE, now, before) }))
-	}
-	var before unix.Rlimit
-	limit(nil, &before)
-	limit(&unix.Rlimit{Cur: uint64(len(open)), Max: before.Max}, nil)
+	restore := c.limit(pid, unix.RLIMIT_NOFILE, uint64(len(open)))
 	c.late = true
 	what := c.meanwhile()
-	limit(&before, nil)
+	restore()
 	return what
+}
+
+// noTasks lets the daemon start no thread and no process for a while. The Go runtime ends a program that needs a thread and
+// gets none: then proxies end with it, as in a crash.
+func (c *chaos) noTasks() string {
+	if c.user == 0 || !c.isReady() {
+		return "not now" + c.meanwhile()
+	}
+	d := c.daemon
+	c.mu.Lock()
+	c.ended[d] = true
+	c.mu.Unlock()
+	c.court.change(func(m *model) { m.disturb() })
+	c.late = true
+	restore := c.limit(d.cmd.Process.Pid, unix.RLIMIT_NPROC, 1)
+	what := c.meanwhile()
+	restore()
+	c.moment()
+	select {
+	case <-d.exited:
+		c.counts["daemons without a thread"]++
+		c.hasEnded(d)
+		return "the daemon has ended" + what
+	default:
+	}
+	c.mu.Lock()
+	delete(c.ended, d)
+	c.mu.Unlock()
+	return what
+}
+
+// limit sets a soft limit of the daemon.
+func (c *chaos) limit(pid, resource int, most uint64) (restore func()) {
+	set := func(now, before *unix.Rlimit) { // CAP_SYS_RESOURCE would do too
+		if err := c.asDaemon(func() error { return unix.Prlimit(pid, resource, now, before) }); !errors.Is(err, unix.ESRCH) {
+			c.must(err)
+		}
+	}
+	var before unix.Rlimit
+	set(nil, &before)
+	set(&unix.Rlimit{Cur: most, Max: before.Max}, nil)
+	return func() { set(&before, nil) }
 }
