@@ -72,6 +72,7 @@ var actions = []action{
 	{2, "no inotify", (*chaos).noInotify},
 	{3, "no descriptors", (*chaos).noDescriptors},
 	{2, "no tasks", (*chaos).noTasks},
+	{1, "remove control socket", (*chaos).removeSocket},
 	{3, "fill disk", (*chaos).fill},
 	{3, "free disk", func(c *chaos) string { c.free(); return "" }},
 	{2, "storm", (*chaos).storm},

@@ -185,6 +185,13 @@ func (c *chaos) noTasks() string {
 	return what
 }
 
+// removeSocket takes the daemon's control socket away. It comes back by itself.
+func (c *chaos) removeSocket() string {
+	c.late = true
+	os.Remove(c.socket()) //nolint:errcheck // there may be none
+	return ""
+}
+
 // limit sets a soft limit of the daemon.
 func (c *chaos) limit(pid, resource int, most uint64) (restore func()) {
 	set := func(now, before *unix.Rlimit) { // CAP_SYS_RESOURCE would do too
