@@ -462,6 +462,13 @@ func (p *parser) atom(one *piece, first bool) *Error {
 			one.set[b] = map[byte]bool{'w': word, 'W': !word, 's': space, 'S': !space}[rest[1]]
 		}
 		p.pos += 2
+	case c == '\\' && p.fold && isLower(rest[1]):
+		// It matches nothing: where both cases are the same, the C library turns what it reads into upper case, but not
+		// a letter behind a backslash (peek_token in posix/regcomp.c of glibc 2.36).
+		if p.odd == 0 {
+			p.odd = p.pos + 1
+		}
+		p.pos += 2
 	case c == '\\':
 		p.character(one, rest[1], 2)
 	default:
