@@ -2,7 +2,7 @@ package main
 
 import (
 	"fmt"
-	"io"
+	"net"
 	"strings"
 	"testing"
 
@@ -14,10 +14,12 @@ func TestAdditionsKeepTunnels(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.startWork()
 		told := s.watch("work")
-		lines := []string{bank}
-		var tunnels []io.ReadWriteCloser
+		lines := []string{bank, echoRule}
+		s.rules("work.10.137.0.11", lines...)
+		s.update()
+		var tunnels []net.Conn
 		for i := range 8 {
-			tunnels = append(tunnels, s.tunnel("work", "bank.example:443"))
+			tunnels = append(tunnels, s.tunnel("work", "echo.example:443"))
 			before := s.show()["work"].PID
 			lines = append(lines, fmt.Sprintf(`^a%d\.example$`, i))
 			s.rules("work.10.137.0.11", lines...)
@@ -29,7 +31,7 @@ func TestAdditionsKeepTunnels(t *testing.T) {
 			})
 		}
 		for i, conn := range tunnels {
-			if _, err := conn.Write([]byte("\x16\x03\x01\x00\x01\x01")); err != nil {
+			if err := echoes(conn); err != nil {
 				t.Errorf("tunnel %d: %v", i, err)
 			}
 		}

@@ -141,8 +141,10 @@ func (in *internet) enter() bool {
 	return !in.closed
 }
 
+// serveHTTP serves pages until the lab ends. It has no time-outs: a tunnel through which nothing is said stays open however
+// slow the machine is.
 func (in *internet) serveHTTP(l net.Listener) {
-	server := &http.Server{Handler: http.HandlerFunc(in.page), ReadHeaderTimeout: 10 * time.Second,
+	server := &http.Server{Handler: http.HandlerFunc(in.page),
 		BaseContext: func(net.Listener) context.Context { return in.ctx }}
 	defer context.AfterFunc(in.ctx, func() { server.Close() })()
 	server.Serve(l) //nolint:errcheck // it ends when close closes the listener
