@@ -5,6 +5,7 @@
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOTESTSUM   = $(GO) run gotest.tools/gotestsum@v1.13.0
 NFPM        = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 BIN        ?= bin
 DIST       ?= dist
@@ -17,7 +18,7 @@ PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/
 SECONDS    ?= 60
 SEED       ?= 0
 
-.PHONY: build package test bench chaos e2e lint demo man deps root clean
+.PHONY: build package test bench chaos e2e lint demo man deps-demo deps-test deps-e2e root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -37,22 +38,21 @@ package: build ## .deb and .rpm in dist/
 	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager deb --target $(DIST)/
 	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager rpm --target $(DIST)/
 
-test: root deps build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
-	$(GO) test -race -timeout 30m ./...
+test: root deps-test build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
+	$(GOTESTSUM) --format=testname -- -race -timeout 30m ./...
 
 # Its daemon with the tag profile is for --profile only: the one that is measured is the one that is shipped.
-bench: root deps build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
+bench: root deps-demo build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X main.version=$(VERSION)' \
 		-o $(BIN)/bench/ ./cmd/vifproxyd ./cmd/vifproxy-confine ./internal/bench/empty
 	$(BIN)/vifproxylab bench --daemon=$(if $(findstring --profile,$(BENCH)),$(BIN)/bench,$(BIN))/vifproxyd \
 		--empty=$(BIN)/bench/empty $(BENCH)
 
-chaos: root deps ## all that may happen, in random order, for SECONDS=n; SEED=s repeats a run
+chaos: root deps-test ## all that may happen, in random order, for SECONDS=n; SEED=s repeats a run
 	$(GO) test -race -count=1 -timeout 0 -run '^TestChaos$$' -v ./cmd/vifproxyd \
 		-args -chaos.time=$(SECONDS)s -chaos.seed=$(SEED)
 
-e2e: root ## the packages, on a Debian with a real systemd
-	@packaging/install-deps.sh e2e
+e2e: root deps-e2e ## the packages, on a Debian with a real systemd
 	$(GO) test -tags e2e -count 1 -timeout 40m ./packaging/...
 
 lint:
@@ -64,15 +64,15 @@ lint:
 	$(STATICCHECK) -tags e2e ./packaging/...
 	$(STATICCHECK) -tags profile ./cmd/vifproxyd
 
-demo: root deps build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
+demo: root deps-demo build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
 	bin/vifproxylab demo --daemon bin/vifproxyd --ctl bin/vifproxyctl
 
 man: ## write the manual pages anew, from the help texts
 	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd -run TestManPage -update
 
-# The programs that vifproxy drives, those that the lab is made of, and the C compiler that the race detector needs.
-deps:
-	@packaging/install-deps.sh
+# The programs that vifproxy drives, those that the lab is made of, and for tests what only these need.
+deps-demo deps-test deps-e2e: deps-%:
+	@packaging/install-deps.sh $*
 
 root:
 	@test "$$(id -u)" = 0 || { echo "make: run as root: network namespaces and firewalls are for root only" >&2; exit 1; }
