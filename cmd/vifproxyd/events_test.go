@@ -229,7 +229,7 @@ func TestFloodOfRefusals(t *testing.T) {
 	s.opens("social", "http://bank.example/")
 	s.opens("loud", "http://bank.example/")
 	s.refuses("social", "http://shop.example/")
-	const requests, callers = 100_000, 8
+	const requests, callers = 30_000, 8
 	flood := func(from, to int) {
 		var wait sync.WaitGroup
 		for caller := range callers {
@@ -259,7 +259,7 @@ func TestFloodOfRefusals(t *testing.T) {
 		}
 		return nil
 	})
-	if after := s.memory(); after > before+32<<10 {
+	if after := s.memory(); after > before+16<<10 {
 		t.Errorf("the daemon has grown from %d to %d KB", before, after)
 	}
 	if d := s.denied()["social"]; len(d.Hosts) != 1 || d.Hosts[0].Host != "shop.example" {
