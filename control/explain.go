@@ -9,19 +9,28 @@ type Line struct {
 
 // Step is what one guard on the way of a request says.
 type Step struct {
-	Guard  string `json:"guard"` // who: "connect-port", "rules" or "fence"
+	Guard  string `json:"guard"` // who: "proxy", "template", "connect-port", "rules", "fence" or "try"
 	Passes bool   `json:"passes"`
 	Says   string `json:"says"`
 	Lines  []Line `json:"lines"` // that match, the first ones
 }
 
+// Verdicts about a request.
+const (
+	Passes    = "passes"
+	IsRefused = "is refused" // by the list, a port, the template or the fence
+	Fails     = "fails"      // for another reason: its name does not resolve, nobody answers, its proxy is stopped
+)
+
 // Explanation says what would become of one request of an AppVM.
 type Explanation struct {
 	VM      string `json:"vm"`
 	Request string `json:"request"` // what its browser would send to the proxy
-	Passes  bool   `json:"passes"`
-	Steps   []Step `json:"steps"` // all guards, whatever those before say
-	Note    string `json:"note"`  // why the answer may not be what is in force; "" if it is
+	Verdict string `json:"verdict"`
+	Passes  bool   `json:"passes"` // whether Verdict is Passes
+	Steps   []Step `json:"steps"`  // all guards, whatever those before say; the last one is the try
+	Remedy  string `json:"remedy"` // what makes it pass, or what that has shown when it was tried; "" if nothing is known
+	Note    string `json:"note"`   // why the answer may not be what is in force; "" if it is
 }
 
 // Temporary is what an AppVM may reach for a time only.

@@ -93,6 +93,8 @@ func (c Config) chains(b *bounds) []chain {
 		// begin anything. Connection tracking would not do: it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
 		{"inet vifproxy", "egress", hook{}, []rule{
 			all(ipv4, toVif, fromProxy, notSyn, accept),
+			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants nobody here a connection.
+			all(ipv4, toLo, fromProxy, notSyn, accept),
 			all(toLo, jump("reach")),
 			all(in(leaveSet, oifname), notIn(barredSet, oifname), jump("reach")),
 			all(in(anywhereSet, nfproto), notIn(barredSet, oifname), jump("reach")),

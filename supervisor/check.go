@@ -85,7 +85,7 @@ func (s *Supervisor) check(now time.Time) {
 	state := *s.last
 	state.Bindings = nil
 	for _, b := range s.last.Bindings {
-		if p := s.vms[b.Addr].serves(b.To.Port()); p != nil {
+		if s.vms[b.Addr].serves(b.To.Port()) != nil || s.tries(b) {
 			state.Bindings = append(state.Bindings, b)
 		}
 	}
@@ -163,5 +163,6 @@ func (s *Supervisor) unfence(why error) {
 	}
 	s.guard.unfenced = why
 	s.end(unfenced(s.actual()).End)
+	s.giveUpTrials()
 	s.changed = true
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"vifproxy/control"
 	"vifproxy/firewall"
@@ -18,8 +19,9 @@ import (
 // mostLines is how many matching lines an explanation names.
 const mostLines = 10
 
-// Explain says what would become of a request, under the policy that serves now. Each guard on its way gives one step.
-// A real tinyproxy is asked about the lines, so there is no second opinion on what they match.
+// Explain says what becomes of a request, under the policy that serves now. Each guard on its way gives one step, and the last
+// step is what came of trying it, which decides. A real tinyproxy is asked about the lines, so there is no second opinion on what
+// they match.
 func (s *Supervisor) Explain(ctx context.Context, name, address string) (control.Explanation, error) {
 	e := control.Explanation{VM: name}
 	question, err := questionFor(address)
@@ -31,18 +33,128 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	if err != nil {
 		return e, err
 	}
-	e.Note, e.Passes = f.note, true
+	soon, cancel := context.WithTimeout(ctx, tryBound)
+	defer cancel()
+	outcome := make(chan tried, 1)
+	go func() {
+		o, err := s.try(soon, f.Policy, question)
+		outcome <- tried{o, err}
+	}()
+	e.Note = f.note
+	e.Steps = []control.Step{f.proxyStep(), templateStep(f)}
 	for _, guard := range []func(context.Context, served, tinyproxy.Question) (control.Step, error){
-		connectPortStep, rulesStep, s.fenceStep,
+		connectPortStep, rulesStep,
 	} {
 		step, err := guard(ctx, f, question)
 		if err != nil {
 			return e, err
 		}
 		e.Steps = append(e.Steps, step)
-		e.Passes = e.Passes && step.Passes
 	}
+	fence, err := s.fenceStep(soon, f, question)
+	if err != nil {
+		return e, err
+	}
+	t := <-outcome
+	e.Steps = append(e.Steps, fence, tryStep(t, question))
+	e.Verdict = verdict(e.Steps, t)
+	e.Passes = e.Verdict == control.Passes
 	return e, nil
+}
+
+// verdict is what steps come to. The try decides where it can: what it has opened is not refused by a fence that was asked about
+// other addresses, or about none.
+func verdict(steps []control.Step, t tried) string {
+	connected := t.err == nil && t.Stage == tinyproxy.Connected
+	failed := false
+	for _, step := range steps {
+		switch {
+		case step.Passes:
+		case step.Guard == guardProxy, step.Guard == guardTry:
+			failed = true
+		case step.Guard == guardFence && connected:
+		default:
+			return control.IsRefused
+		}
+	}
+	switch {
+	case t.err == nil && t.Stage == tinyproxy.Asked && t.Status != 0:
+		return control.IsRefused // by a line that none of the steps knows
+	case failed:
+		return control.Fails
+	}
+	return control.Passes
+}
+
+// Guards on the way of a request.
+const (
+	guardProxy    = "proxy"
+	guardTemplate = "template"
+	guardPort     = "connect-port"
+	guardRules    = "rules"
+	guardFence    = "fence"
+	guardTry      = "try"
+)
+
+// proxyStep: there has to be one, with room for one more connection.
+func (f served) proxyStep() control.Step {
+	step := control.Step{Guard: guardProxy, Passes: f.off == "", Says: f.off, Lines: []control.Line{}}
+	switch most := f.Config.MaxClients; {
+	case f.off != "":
+	case f.clients >= most:
+		step.Passes = false
+		step.Says = fmt.Sprintf("it is full: %d connections are open, and MaxClients is %d", f.clients, most)
+	default:
+		step.Says = fmt.Sprintf("it serves %d of %d connections", f.clients, most)
+	}
+	return step
+}
+
+// templateStep: who asks, and whether a password is wanted.
+func templateStep(f served) control.Step {
+	step := control.Step{Guard: guardTemplate, Lines: []control.Line{}}
+	text := f.Template.Render(rules.Values{VMIP: f.Addr, BindIP: f.Bind})
+	if step.Passes, step.Says = tinyproxy.Admits(text, f.Addr); step.Passes {
+		step.Says = "Allow, Deny and BasicAuth let the AppVM in"
+	}
+	return step
+}
+
+// tryStep tells what came of the try.
+func tryStep(t tried, q tinyproxy.Question) control.Step {
+	step := control.Step{Guard: guardTry, Lines: []control.Line{}}
+	took := t.Took.Round(time.Millisecond)
+	switch {
+	case t.err != nil:
+		step.Says = "not tried: " + t.err.Error()
+	case t.Stage == tinyproxy.Connected && t.Status == http.StatusOK:
+		step.Passes = true
+		step.Says = fmt.Sprintf("connected in %v; nothing was sent to it", took)
+	case t.Stage == tinyproxy.Connected && q.Method != http.MethodConnect:
+		step.Passes = true
+		step.Says = fmt.Sprintf("the Upstream is connected in %v; a tunnel is not what the request asks of it, and it answers that with %d",
+			took, t.Status)
+	case t.Stage == tinyproxy.Connected && t.Status != 0:
+		step.Says = fmt.Sprintf("the Upstream answers %d", t.Status)
+	case t.Stage == tinyproxy.Connected:
+		step.Says = fmt.Sprintf("the Upstream does not answer within %v", took)
+	case t.Stage == tinyproxy.Unknown:
+		step.Says = "the name does not resolve"
+		if t.Why != "" {
+			step.Says += ": " + t.Why
+		}
+	case t.Stage == tinyproxy.Resolving:
+		step.Says = fmt.Sprintf("no resolver has answered within %v", took)
+	case t.Stage == tinyproxy.NoAnswer:
+		step.Says = "the connection is refused, or there is no route"
+	case t.Stage == tinyproxy.Opening:
+		step.Says = fmt.Sprintf("no address has answered within %v: the host is silent, or another program's rule drops what the proxy sends", took)
+	case t.Status != 0:
+		step.Says = fmt.Sprintf("tinyproxy answers %d", t.Status)
+	default:
+		step.Says = fmt.Sprintf("tinyproxy has not answered within %v", took)
+	}
+	return step
 }
 
 // served is what an AppVM's requests meet, or would meet if it were connected.
@@ -51,11 +163,15 @@ type served struct {
 	fence firewall.Fence
 	uid   uint32 // of the proxy
 	note  string // why it is not in force
+	off   string // why no proxy serves it
+
+	clients int // connections of its proxy
 
 	barred []control.Barred
 }
 
 func (s *Supervisor) served(ctx context.Context, name string) (f served, err error) {
+	var proxy Proxy
 	_, err = s.ask(ctx, func(reply chan<- answer) {
 		d, err := s.find(name)
 		if err != nil {
@@ -65,13 +181,16 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 		f.Policy = d.Policy
 		switch vm := s.vms[d.Addr]; {
 		case d.Held:
-			f.note = "its proxy is stopped"
+			f.off = "it is stopped: vifproxyctl start " + name
 		case !d.connected():
-			f.note = "it is not connected"
+			f.off = "the AppVM is not connected"
 		case vm == nil || vm.current == nil:
-			f.note = "its proxy does not run"
+			f.off = "it does not run: see vifproxyctl show"
 		case d.Policy == nil || d.Policy.key != vm.current.Policy.key:
 			f.Policy, f.note = vm.current.Policy, "these are the last good rules, not those of the file"
+			fallthrough
+		default:
+			proxy = vm.current.proxy
 		}
 		if f.Policy == nil {
 			err = &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
@@ -83,6 +202,13 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 		}
 		reply <- answer{err: err}
 	})
+	if err == nil && proxy != nil {
+		clients, err := proxy.Clients()
+		if err != nil {
+			return f, err
+		}
+		f.clients = len(clients)
+	}
 	return f, err
 }
 
@@ -128,7 +254,7 @@ func (p *Policy) judge() tinyproxy.Judge {
 
 // connectPortStep: a tunnel goes only to the ports that the template names.
 func connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
-	step := control.Step{Guard: "connect-port", Passes: true, Lines: []control.Line{}}
+	step := control.Step{Guard: guardPort, Passes: true, Lines: []control.Line{}}
 	if q.Method != http.MethodConnect {
 		step.Says = "no tunnel"
 		return step, nil
@@ -149,7 +275,7 @@ func connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (contr
 
 // rulesStep: the lines of the rule file.
 func rulesStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
-	step := control.Step{Guard: "rules", Lines: []control.Line{}}
+	step := control.Step{Guard: guardRules, Lines: []control.Line{}}
 	texts := make([]string, len(p.Rules))
 	for i, line := range p.Rules {
 		texts[i] = line.Text

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"time"
@@ -52,6 +53,10 @@ func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, err
 }
 
 func (m *machine) Forget(string) {}
+
+func (m *machine) Try(context.Context, *Policy, uint16, tinyproxy.Question) (Trial, error) {
+	return nil, errors.New("not on this machine")
+}
 
 func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
 func (p *fakeProxy) Done() <-chan struct{} { return p.done }

@@ -1,16 +1,11 @@
 package supervisor
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"vifproxy/control"
@@ -21,8 +16,8 @@ import (
 
 // fenceStep: the addresses that the host has, as the proxy will ask for them.
 func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Question) (control.Step, error) {
-	step := control.Step{Guard: "fence", Passes: true, Lines: []control.Line{}}
-	host, port, err := destination(q)
+	step := control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{}}
+	host, port, err := q.Destination()
 	if err != nil {
 		return step, err
 	}
@@ -57,7 +52,7 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 
 // upstreamStep: the addresses that an Upstream has, as the proxy will ask for them. tinyproxy takes the first that answers.
 func (s *Supervisor) upstreamStep(ctx context.Context, f served, up tinyproxy.Upstream) (control.Step, error) {
-	step := control.Step{Guard: "fence", Passes: true, Lines: []control.Line{},
+	step := control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{},
 		Says: fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)}
 	addrs, err := s.addressesOf(ctx, up.Host)
 	if err != nil {
@@ -160,22 +155,4 @@ func (s *Supervisor) addressesOf(ctx context.Context, host string) ([]netip.Addr
 		addrs[i] = addrs[i].Unmap().WithZone("")
 	}
 	return addrs, err
-}
-
-// destination is where a proxy connects to for a request.
-func destination(q tinyproxy.Question) (host string, port uint16, err error) {
-	address := q.Target
-	if q.Method != http.MethodConnect {
-		u, err := url.Parse(q.Target)
-		if err != nil {
-			return "", 0, err
-		}
-		address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80"))
-	}
-	host, digits, err := net.SplitHostPort(address)
-	if err != nil {
-		return "", 0, err
-	}
-	n, err := strconv.ParseUint(digits, 10, 16)
-	return host, uint16(n), err
 }

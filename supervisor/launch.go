@@ -82,15 +82,11 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	}
 	ctx, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
-	config, text, err := p.render(t.launcher.Paths(p.Name, port), port)
+	spec, err := t.spec(p, port)
 	if err != nil {
 		return nil, badPolicy{err}
 	}
-	proxy, err := t.launcher.Start(ctx, t.binary, tinyproxy.Spec{
-		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: t.users.UID(p.Addr),
-		Config: config, Text: text, Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
-		Connect: egressPorts(t.egress, p.Egress),
-	})
+	proxy, err := t.launcher.Start(ctx, t.binary, spec)
 	var problem *tinyproxy.Error
 	switch {
 	case errors.As(err, &problem) && problem.Config:
@@ -101,6 +97,25 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 		return nil, err
 	}
 	return started{proxy, t.launcher}, nil
+}
+
+// spec is what the launcher is told of a policy.
+func (t *Tinyproxies) spec(p *Policy, port uint16) (tinyproxy.Spec, error) {
+	config, text, err := p.render(t.launcher.Paths(p.Name, port), port)
+	return tinyproxy.Spec{
+		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: t.users.UID(p.Addr),
+		Config: config, Text: text, Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+		Connect: egressPorts(t.egress, p.Egress),
+	}, err
+}
+
+// Try implements Proxies.
+func (t *Tinyproxies) Try(ctx context.Context, p *Policy, port uint16, q tinyproxy.Question) (Trial, error) {
+	spec, err := t.spec(p, port)
+	if err != nil {
+		return nil, err
+	}
+	return t.launcher.Try(ctx, t.binary, spec, q)
 }
 
 // egressPorts are the ports that holes name.

@@ -30,6 +30,8 @@ type Proxies interface {
 	// Start returns once the proxy listens on the policy's gateway at port. The error of a policy that
 	// tinyproxy refused is Bad (see isBad).
 	Start(ctx context.Context, p *Policy, port uint16) (Proxy, error)
+	// Try is Start for a proxy that is asked one question and ends then.
+	Try(ctx context.Context, p *Policy, port uint16, q tinyproxy.Question) (Trial, error)
 	// Forget is told that nothing runs under an AppVM's name any more.
 	Forget(name string)
 }
@@ -47,6 +49,13 @@ type Proxy interface {
 	Listens(tinyproxy.Listeners) error
 	// Current makes it the one that serves: what is on disk under the AppVM's name tells of it. It may take a second.
 	Current() error
+}
+
+// Trial is a process that is there for one question.
+type Trial interface {
+	// Ask sends the question from an address of this machine. It returns when that is decided, or ctx ends.
+	Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, error)
+	Kill() // returns when nothing of it is left
 }
 
 // Config is what a Supervisor works with.
@@ -122,7 +131,8 @@ type Supervisor struct {
 	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
 	last    *firewall.State // the same, also where it is to be checked
 	writing *write          // in force but not complete
-	freed   []uint16        // ports of ended processes that the firewall may still know
+	trials  []*trial
+	freed   []uint16 // ports of ended processes that the firewall may still know
 	guard   guard
 	forward *firewall.Forward // as last read; nil if never
 	lastID  int

@@ -35,7 +35,7 @@ func ours(info fs.FileInfo) bool {
 	return info.IsDir() && isOurs(info.Sys().(*syscall.Stat_t).Gid)
 }
 
-// prepare makes the VM's directory and log and the link to it under the old path.
+// prepare makes the VM's directory and log and the link to it under the old path. A trial has no log: nil.
 func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 	info, err := l.root().Lstat(spec.Name)
 	if err == nil && !ours(info) {
@@ -45,7 +45,7 @@ func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 				filepath.Join(l.options.RuntimeDir, spec.Name))
 		}
 	}
-	if err := makeDir(l.root(), spec.Name, spec.UID); err != nil {
+	if err := makeDir(l.root(), spec.Name, spec.UID); err != nil || spec.heard != nil {
 		return nil, err
 	}
 	if err := l.linkCompat(spec.Name); err != nil {

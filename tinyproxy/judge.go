@@ -7,9 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
@@ -365,12 +368,35 @@ func (q Question) send(ctx context.Context, addr netip.AddrPort) (int, error) {
 	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", q.Method, q.Target); err != nil {
 		return 0, err
 	}
-	answer, err := bufio.NewReader(conn).ReadString('\n')
+	return readStatus(conn)
+}
+
+// readStatus reads the status line of an answer.
+func readStatus(conn io.Reader) (int, error) {
+	answer, err := bufio.NewReader(io.LimitReader(conn, maxLine)).ReadString('\n')
 	words := strings.Fields(answer)
 	if len(words) < 2 {
 		return 0, fmt.Errorf("answered %q: %w", answer, err)
 	}
 	return strconv.Atoi(words[1])
+}
+
+// Destination is where a proxy connects to for a question, if no Upstream does.
+func (q Question) Destination() (host string, port uint16, err error) {
+	address := q.Target
+	if q.Method != http.MethodConnect {
+		u, err := url.Parse(q.Target)
+		if err != nil {
+			return "", 0, err
+		}
+		address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80"))
+	}
+	host, digits, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	return host, uint16(n), err
 }
 
 // 1.10 does not tell the line.

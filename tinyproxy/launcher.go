@@ -115,6 +115,8 @@ type Spec struct {
 
 	RulesPath    string // the user's rule file, for messages
 	TemplatePath string // the user's template, for messages; "" for the built-in one
+
+	heard func(line string) // of a trial: what it says goes there, and not into the AppVM's log
 }
 
 // Paths are the files of a proxy as its template has to name them.

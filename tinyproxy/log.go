@@ -321,10 +321,11 @@ func printable(raw []byte) string {
 
 // output is what one process says, cut into lines for the log of its VM.
 type output struct {
-	log  *vmLog
-	said tail
-	part []byte // of a line that has not ended yet
-	cut  bool   // that line was too long and is in the log: what is left of it is dropped
+	log   *vmLog            // nil for a trial
+	heard func(line string) // of a trial
+	said  tail
+	part  []byte // of a line that has not ended yet
+	cut   bool   // that line was too long and is in the log: what is left of it is dropped
 }
 
 // Write takes all that comes, whatever it is: tinyproxy would block on a full pipe.
@@ -355,7 +356,12 @@ func (o *output) end() {
 
 func (o *output) line(raw []byte) {
 	o.said.add(raw)
-	o.log.line(raw)
+	if o.log != nil {
+		o.log.line(raw)
+	}
+	if o.heard != nil {
+		o.heard(string(raw))
+	}
 	o.part = o.part[:0]
 }
 

@@ -141,6 +141,9 @@ func (w *poller) look(fd int, buffer []byte) {
 		switch n, err := unix.Read(fd, buffer); {
 		case n > 0:
 			p.output.Write(buffer[:n])
+			if p.output.log == nil { // a trial, which ends soon
+				break
+			}
 			if wait := p.output.log.intake.ReserveN(time.Now(), n).Delay(); wait > 0 {
 				w.pause(fd, p, max(wait, readPause))
 			}

@@ -109,7 +109,7 @@ func (l *Launcher) run(program Binary, spec Spec, log *vmLog) (*Proxy, error) {
 	defer unix.Close(pipe[1])
 	_ = unix.SetNonblock(pipe[0], true) // on our side only
 
-	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, output: output{log: log}, pipe: pipe[0],
+	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, output: output{log: log, heard: spec.heard}, pipe: pipe[0],
 		done: make(chan struct{})}
 	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
 	var err error
@@ -266,7 +266,9 @@ func (p *Proxy) bury() {
 		pipe.Close()
 	}
 	p.output.end()
-	p.output.log.flush(flushTimeout)
+	if p.output.log != nil {
+		p.output.log.flush(flushTimeout)
+	}
 	if p.cell != nil {
 		if err := p.cell.Remove(); err != nil {
 			p.launcher.options.Log.Warn("cgroup of an ended proxy stays", "vm", p.Spec.Name, "err", err)

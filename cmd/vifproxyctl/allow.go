@@ -349,7 +349,7 @@ func (g *grant) conclude(c *call, what string, should bool) error {
 			return err
 		}
 		g.Explanations = append(g.Explanations, e)
-		trouble = trouble || e.Passes != should
+		trouble = trouble || (e.Verdict != control.IsRefused) != should // whether it answers is not the list's matter
 		if port := refusedPort(e); should && port != "" {
 			c.warn("a rule file says which hosts pass; a tunnel to port %s needs the line ConnectPort %[1]s in the template %s,"+
 				" which opens this port for all VMs", port, g.place.template)
@@ -367,6 +367,9 @@ func (g *grant) conclude(c *call, what string, should bool) error {
 // refusedPort returns the port of a request that its port alone stops; "" for any other.
 func refusedPort(e control.Explanation) string {
 	for _, step := range e.Steps {
+		if step.Guard == "proxy" || step.Guard == "try" { // no guard decides by a list there
+			continue
+		}
 		if step.Passes != (step.Guard != "connect-port") {
 			return ""
 		}

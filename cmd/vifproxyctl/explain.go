@@ -22,15 +22,20 @@ func explain(c *call) error {
 	} else {
 		err = printExplanation(c.stdout, e)
 	}
-	if err == nil && !e.Passes {
-		return errTrouble
+	switch {
+	case err != nil || e.Verdict == control.Passes:
+		return err
+	case e.Verdict == control.Fails:
+		return errFails
 	}
-	return err
+	return errTrouble
 }
 
+// errFails ends a run that has explained why a request fails although nothing refuses it.
+var errFails = fmt.Errorf("the request fails: %w", errTrouble)
+
 func printExplanation(w io.Writer, e control.Explanation) error {
-	verdict := map[bool]string{true: "passes", false: "is refused"}
-	text := fmt.Sprintf("%s by %s: %s\n", safe(e.Request), safe(e.VM), verdict[e.Passes])
+	text := fmt.Sprintf("%s by %s: %s\n", safe(e.Request), safe(e.VM), safe(e.Verdict))
 	for _, step := range e.Steps {
 		text += fmt.Sprintf("    %-13s %s", safe(step.Guard), safe(step.Says))
 		for i, line := range step.Lines {
@@ -44,6 +49,9 @@ func printExplanation(w io.Writer, e control.Explanation) error {
 			}
 		}
 		text += "\n"
+	}
+	if e.Remedy != "" {
+		text += "    remedy        " + safe(e.Remedy) + "\n"
 	}
 	if e.Note != "" {
 		text += "    note          " + safe(e.Note) + "\n"

@@ -25,6 +25,7 @@ const (
 	exitUsage
 	exitNotRunning
 	exitPermission
+	exitFails // a request fails although nothing refuses it
 )
 
 func main() {
@@ -75,6 +76,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitNotRunning
 	case errors.As(err, &permission):
 		return exitPermission
+	case errors.Is(err, errFails):
+		return exitFails
 	}
 	return exitFailed
 }

@@ -230,12 +230,19 @@ func (f *fakeDaemon) Explain(_ context.Context, name, url string) (control.Expla
 	if err != nil {
 		return control.Explanation{}, err
 	}
-	passes := len(status.Problems) == 0
+	passes, verdict := len(status.Problems) == 0, control.Passes
+	switch {
+	case passes:
+	case status.Problems[0] == "fail":
+		verdict = control.Fails
+	default:
+		verdict = control.IsRefused
+	}
 	target := url[strings.LastIndex(url, "/")+1:]
 	if !strings.Contains(target, ":") {
 		target += ":443"
 	}
-	e := control.Explanation{VM: name, Request: "CONNECT " + target, Passes: passes, Note: status.Backend,
+	e := control.Explanation{VM: name, Request: "CONNECT " + target, Verdict: verdict, Passes: passes, Note: status.Backend,
 		Steps: []control.Step{{Guard: "connect-port", Passes: true, Says: "any port", Lines: []control.Line{}},
 			{Guard: "rules", Says: "no line permits it", Lines: []control.Line{}}}}
 	if passes {

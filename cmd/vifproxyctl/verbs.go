@@ -92,11 +92,21 @@ needs your attention. vifproxyd need not run.
 `,
 	}, {
 		name: "explain", args: "NAME URL|HOST[:PORT]", least: 2, most: 2, json: true, run: explain,
-		summary: "Say whether a request of a VM would pass, and why.",
-		help: `A real tinyproxy is asked, with the rules that are in force, and then the fence around it,
-about the addresses that HOST has now: which line of which file lets it pass, or what stops
-it. A HOST alone stands for https://HOST/. The exit status is 0 if the request would pass,
-and 1 if it would not.
+		summary: "Say whether a request of a VM passes, and why: it is tried.",
+		help: `A tinyproxy of its own, with all that the VM's proxy has (user, sandbox, fence, rules),
+resolves the name and connects. Then it ends: nothing is sent to HOST. A HOST alone stands for
+https://HOST/. The verdict comes within 3 s, and with it what each guard on the way says:
+    proxy         the VM's proxy runs, and has room for one more connection
+    template      Allow, Deny and BasicAuth of the template
+    connect-port  ports to which a tunnel may go
+    rules         which line of which file
+    fence         the addresses that HOST has now
+    try           what came of it
+
+The exit status is
+    0  the request passes
+    1  it is refused: by the list, a port, the template or the fence
+    5  it fails: its name does not resolve, nobody answers, the proxy is stopped or full
 `,
 	}, {
 		name: "allow", args: "NAME HOST...", least: 2, most: math.MaxInt, json: true, run: allow,
@@ -271,11 +281,12 @@ Each is named on standard error.
 
 Exit status:
     0  all is well
-    1  a VM concerned is in trouble, vifproxyd could not do it, a request would be refused,
+    1  a VM concerned is in trouble, vifproxyd could not do it, a request is refused,
        or a file has mistakes
     2  wrong usage
     3  vifproxyd is not running
     4  permission denied
+    5  a request that explain tries fails, although nothing refuses it
 
 Example:
     $ vifproxyctl show

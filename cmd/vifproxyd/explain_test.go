@@ -1,0 +1,66 @@
+package main
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// explained has a request explained, within the time that a person waits, and checks exit status and words.
+func (s *site) explained(status int, vm, request string, wants ...string) {
+	s.Helper()
+	began := time.Now()
+	said, _, got := s.ctl("explain", vm, request)
+	if got != status {
+		s.Errorf("explain %s %s: exit status %d, want %d:\n%s", vm, request, got, status, said)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		s.Errorf("explain %s %s took %v", vm, request, took)
+	}
+	for _, want := range wants {
+		if !strings.Contains(said, want) {
+			s.Errorf("%s to %s is explained by\n%s, want %s", vm, request, said, want)
+		}
+	}
+}
+
+// Exit statuses of explain.
+const (
+	passes    = 0
+	isRefused = 1
+	fails     = 5
+)
+
+// A request is tried, so what explain says is so.
+func TestExplainTries(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.Host("gone.example")
+		s.Host("empty.example", netip.MustParseAddr("198.18.0.9"))
+		s.rules("work.10.137.0.11", bank, `^gone\.example$`, `^198\.51\.100\.77$`, "#: egress 10.77.0.0/16", `^lan\.example$`)
+		s.rules("other.10.137.0.12", bank)
+		s.start()
+		s.attach("work", "10.137.0.11")
+		before, err := s.Reached("bank.example", 443)
+		s.must(err)
+		s.explained(passes, "work", "https://bank.example/", "CONNECT bank.example:443 by work: passes", "try           connected in ")
+		s.explained(passes, "work", "http://bank.example/", "GET http://bank.example/ by work: passes", "nothing was sent")
+		if after, err := s.Reached("bank.example", 443); err != nil || after != before+1 {
+			t.Errorf("port 443 was reached %d times, before %d (%v)", after, before, err)
+		}
+		s.explained(isRefused, "work", "https://shop.example/", "is refused", "no line permits it", "tinyproxy answers 403")
+		s.explained(fails, "work", "https://gone.example/", "by work: fails", "the name does not resolve: Name or service not known")
+		s.explained(fails, "other", "https://bank.example/", "by other: fails", "the AppVM is not connected", "connected in")
+		s.ctl("stop", "work")
+		s.explained(fails, "work", "https://bank.example/", "by work: fails", "it is stopped: vifproxyctl start work")
+		s.ctl("start", "work")
+		s.explained(passes, "work", "https://bank.example/")
+		if denied, _, _ := s.ctl("denied"); strings.Contains(denied, "shop.example") {
+			t.Errorf("what the daemon asked itself is told as the AppVM's:\n%s", denied)
+		}
+		if bindings := s.inFirewall("nft", "list", "set", "ip", "vifproxy", "bindings"); strings.Contains(bindings, `"lo"`) {
+			t.Errorf("a binding of a trial is left:\n%s", bindings)
+		}
+		s.stop()
+	})
+}

@@ -1,0 +1,183 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"vifproxy/firewall"
+	"vifproxy/tinyproxy"
+)
+
+// A question that is explained is tried too: a proxy of its own, with the AppVM's policy, uid, sandbox and fence, opens the
+// connection and sends nothing. It listens at a port that is guarded like any other, and bound to an address of this machine's
+// loopback, from which the daemon asks it: so no AppVM reaches it, not even its own. Like all else, the binding comes when it
+// listens and goes before it ends.
+
+const (
+	tryBound  = 2500 * time.Millisecond // for all trials of one explanation; the answer is there within 3 s
+	mostTries = 4                       // at once, and one for each AppVM
+	tryAgain  = 10 * time.Millisecond   // between looks whether it is its turn
+	unbinding = time.Second             // until a trial is ended although its binding may be there
+)
+
+var (
+	errNotItsTurn = errors.New("too many requests are being explained at once")
+	errNotNow     = errors.New("the firewall is being written")
+)
+
+// trial is a process that is asked one question. Channels are closed by the loop.
+type trial struct {
+	policy   *Policy
+	question tinyproxy.Question
+	port     uint16
+	from     netip.Addr // the daemon asks from there: loopback, and no other trial's
+	give     context.CancelFunc
+
+	listens, over bool          // belong to the loop
+	bound, gone   chan struct{} // the binding is there, and is there no more
+	outcome       chan tried
+}
+
+type tried struct {
+	tinyproxy.Outcome
+	err error
+}
+
+// try has a request tried under a policy, until ctx ends. An error says why that cannot be.
+func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Question) (tinyproxy.Outcome, error) {
+	if !policy.Bind.IsValid() || policy.Bind.IsUnspecified() { // of an AppVM that is not connected
+		policy = policy.at(netip.AddrFrom4([4]byte{127, 0, 0, 1}), policy.Places)
+	}
+	t := &trial{policy: policy, question: q, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
+	for {
+		_, err := s.ask(ctx, func(reply chan<- answer) { reply <- answer{err: s.beginTrial(ctx, t)} })
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errNotItsTurn) && !errors.Is(err, errNotNow) {
+			return tinyproxy.Outcome{}, err
+		}
+		select {
+		case <-time.After(tryAgain):
+		case <-ctx.Done():
+			return tinyproxy.Outcome{}, err
+		}
+	}
+	select {
+	case o := <-t.outcome:
+		return o.Outcome, o.err
+	case <-s.done:
+		return tinyproxy.Outcome{}, errStopping
+	}
+}
+
+// beginTrial starts a trial if it may be now. It belongs to the loop.
+func (s *Supervisor) beginTrial(ctx context.Context, t *trial) error {
+	switch {
+	case s.guard.unfenced != nil:
+		return s.guard.unfenced
+	case s.holds == nil:
+		return errNotNow
+	case len(s.trials) >= mostTries, slices.ContainsFunc(s.trials, func(u *trial) bool { return u.policy.Addr == t.policy.Addr }):
+		return errNotItsTurn
+	}
+	var err error
+	if t.port, err = s.ports.take(); err != nil {
+		return err
+	}
+	t.from = netip.AddrFrom4([4]byte{127, byte(t.port >> 8), byte(t.port), 1})
+	ctx, t.give = context.WithCancel(ctx)
+	s.trials = append(s.trials, t)
+	s.running.Go(func() {
+		defer context.AfterFunc(s.life, t.give)()
+		s.runTrial(ctx, t)
+	})
+	return nil
+}
+
+// runTrial is a trial from start to end, beside the loop.
+func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
+	defer t.give()
+	proxy, err := s.Proxies.Try(ctx, t.policy, t.port, t.question)
+	if err != nil {
+		t.outcome <- tried{err: err}
+		s.post(func() { s.endTrial(t) })
+		return
+	}
+	s.post(func() { t.listens, s.changed = true, true })
+	select {
+	case <-t.bound:
+		outcome, err := proxy.Ask(ctx, t.from)
+		t.outcome <- tried{outcome, err}
+		s.post(func() { t.over, s.changed = true, true })
+		select {
+		case <-t.gone:
+		case <-time.After(unbinding):
+		case <-s.life.Done():
+		}
+	case <-ctx.Done():
+		t.outcome <- tried{err: ctx.Err()}
+	}
+	proxy.Kill()
+	s.post(func() { s.endTrial(t) })
+}
+
+// endTrial follows the end of its process.
+func (s *Supervisor) endTrial(t *trial) {
+	s.trials = slices.DeleteFunc(s.trials, func(u *trial) bool { return u == t })
+	s.freed, s.changed = append(s.freed, t.port), true
+}
+
+// withTrials returns bindings of AppVMs with those of trials that listen.
+func (s *Supervisor) withTrials(bindings []firewall.Binding) []firewall.Binding {
+	all := slices.DeleteFunc(slices.Clone(bindings), isTrial)
+	for _, t := range s.trials {
+		if b := t.binding(); t.listens && !t.over {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// isTrial reports whether a binding is a trial's: the interface is no AppVM's.
+func isTrial(b firewall.Binding) bool { return b.Vif == "lo" }
+
+func (t *trial) binding() firewall.Binding {
+	return firewall.Binding{Vif: "lo", Addr: t.from, To: netip.AddrPortFrom(t.policy.Bind, t.port)}
+}
+
+// trialsBound follows a write that has these bindings.
+func (s *Supervisor) trialsBound(bindings []firewall.Binding) {
+	for _, t := range s.trials {
+		there := slices.Contains(bindings, t.binding())
+		switch {
+		case there:
+			closeOnce(t.bound)
+		case t.over:
+			closeOnce(t.gone)
+		}
+	}
+}
+
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// tries reports whether a binding is that of a trial that may be asked.
+func (s *Supervisor) tries(b firewall.Binding) bool {
+	return slices.ContainsFunc(s.trials, func(t *trial) bool { return t.listens && !t.over && t.binding() == b })
+}
+
+// giveUpTrials ends all trials.
+func (s *Supervisor) giveUpTrials() {
+	for _, t := range s.trials {
+		t.give()
+	}
+}

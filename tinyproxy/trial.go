@@ -1,0 +1,201 @@
+package tinyproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Trial is a proxy that is asked one question and then ended. All that an AppVM's proxy has is its own too: uid, sandbox,
+// configuration and rules. So the C library that tinyproxy was linked with resolves the name, and the kernel's fence is asked
+// by a socket of that uid. The request goes as far as a connection: no byte of it comes to the site.
+type Trial struct {
+	*Proxy
+	tunnel string // HOST:PORT
+	heard  *heard
+}
+
+// Outcome is what became of the question of a Trial.
+type Outcome struct {
+	Stage Stage
+	// Status is what tinyproxy answered; 0 if it had no answer by then.
+	Status int
+	// Why is what the C library says about a name that does not resolve; else "".
+	Why  string
+	Took time.Duration
+}
+
+// Stage is how far a request came.
+type Stage int
+
+const (
+	Asked     Stage = iota // tinyproxy has it
+	Resolving              // it asks for the addresses of the host, or of its Upstream
+	Unknown                // there are none
+	Opening                // it opens a connection to one of them
+	NoAnswer               // that fails
+	Connected              // that succeeds
+)
+
+// Try starts a Trial for a question. It is Start but for the AppVM's log and the files that tell of its proxy, which stay as they
+// are. The configuration is that of spec without what is about who asks (see Admits) and, for a request that is no CONNECT,
+// without ConnectPort and FilterURLs, since it is tried as a tunnel: else tinyproxy would send it to the site.
+func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, q Question) (*Trial, error) {
+	t := &Trial{tunnel: q.Target, heard: &heard{news: make(chan struct{}, 1)}}
+	if q.Method != http.MethodConnect {
+		host, port, err := q.Destination()
+		if err != nil {
+			return nil, err
+		}
+		t.tunnel = net.JoinHostPort(host, strconv.Itoa(int(port)))
+	}
+	spec.Text = trialText(spec.Text, q.Method != http.MethodConnect && spec.Config.Filter.URLs, q.Method)
+	spec.heard = t.heard.add
+	var err error
+	t.Proxy, err = l.Start(ctx, binary, spec)
+	return t, err
+}
+
+// trialText is a configuration for a Trial, line by line as it was. The level of the log is the one that tells of each stage; the
+// last one counts (handle_loglevel in src/conf.c of 1.11).
+func trialText(text string, unfiltered bool, method string) string {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, line := range lines {
+		switch name, _ := directive(line); name {
+		case "allow", "deny", "basicauth", "loglevel":
+			lines[i] = "#"
+		case "connectport":
+			if method != http.MethodConnect {
+				lines[i] = "#"
+			}
+		case "filter", "filterurls", "filterdefaultdeny":
+			if unfiltered {
+				lines[i] = "#"
+			}
+		}
+	}
+	return strings.Join(lines, "\n") + "\nLogLevel Info\n"
+}
+
+// Ask sends the question, from an address of this machine, and waits until it is decided or ctx ends; then the outcome is how far
+// it has come. An error is about the trial, and says nothing about the request.
+func (t *Trial) Ask(ctx context.Context, from netip.Addr) (Outcome, error) {
+	began := time.Now()
+	fail := func(err error) (Outcome, error) {
+		return Outcome{}, fmt.Errorf("ask the trial of %s: %w", t.Spec.Name, err)
+	}
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	conn, err := dialer.DialContext(ctx, "tcp4", t.Spec.Listen.String())
+	if err != nil {
+		return fail(err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.0\r\n\r\n", t.tunnel); err != nil {
+		return fail(err)
+	}
+	answered := make(chan int, 1)
+	go func() {
+		status, err := readStatus(conn)
+		if err == nil {
+			answered <- status
+		}
+	}()
+	var o Outcome
+	// What is logged comes through a pipe, and may come later than the answer. A failure is logged a second before it is answered.
+	var late <-chan time.Time
+	for {
+		o.Stage, o.Why = t.heard.stage()
+		o.Took = time.Since(began)
+		switch {
+		case o.Stage == Unknown, o.Stage == NoAnswer:
+			return o, nil
+		case o.Stage == Connected && o.Status != 0:
+			return o, nil
+		}
+		select {
+		case o.Status = <-answered:
+			late = time.After(lateWords)
+		case <-t.heard.news:
+		case <-late:
+			return o, nil
+		case <-ctx.Done():
+			return o, nil
+		case <-t.Done():
+			return fail(errors.New("it has ended"))
+		}
+	}
+}
+
+// lateWords is how long what a trial logs may take after its answer.
+const lateWords = 100 * time.Millisecond
+
+// heard is what a Trial has logged.
+type heard struct {
+	news chan struct{} // something has come
+
+	mu   sync.Mutex
+	is   Stage
+	why  string
+	line int
+}
+
+// mostHeard is how many lines of a trial are looked at. It says about twenty.
+const mostHeard = 200
+
+// stages are what tinyproxy logs at each stage: opensock in src/sock.c, connect_to_upstream and handle_connection in src/reqs.c of
+// 1.11; 1.10 logs the same but for "returned".
+var stages = []struct {
+	Stage
+	says *regexp.Regexp
+}{
+	{Unknown, regexp.MustCompile(`opensock: Could not retrieve (?:address )?info for [^ ]+(?:: (.*))?$`)},
+	{NoAnswer, regexp.MustCompile(`opensock: Could not establish a connection to `)},
+	{NoAnswer, regexp.MustCompile(`Could not connect to upstream proxy\.`)},
+	{Connected, regexp.MustCompile(`Established connection to `)},
+	{Opening, regexp.MustCompile(`opensock: getaddrinfo returned for `)},
+	{Resolving, regexp.MustCompile(`opensock: opening connection to `)},
+}
+
+func (h *heard) add(line string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.line++; h.line > mostHeard {
+		return
+	}
+	i := slices.IndexFunc(stages, func(s struct {
+		Stage
+		says *regexp.Regexp
+	}) bool {
+		return s.says.MatchString(line)
+	})
+	if i < 0 || stages[i].Stage <= h.is {
+		return
+	}
+	if h.is == Unknown {
+		return // "Could not connect to upstream proxy" follows
+	}
+	h.is = stages[i].Stage
+	if m := stages[i].says.FindStringSubmatch(line); len(m) > 1 {
+		h.why = printable([]byte(m[1]))
+	}
+	select {
+	case h.news <- struct{}{}:
+	default:
+	}
+}
+
+func (h *heard) stage() (Stage, string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.is, h.why
+}
