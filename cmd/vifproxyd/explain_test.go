@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"vifproxy/control"
 )
 
 // explained has a request explained, within the time that a person waits, and checks exit status and words.
@@ -41,6 +43,7 @@ func TestExplainTries(t *testing.T) {
 		s.rules("other.10.137.0.12", bank)
 		s.start()
 		s.attach("work", "10.137.0.11")
+		s.untilState("work", control.Running)
 		before, err := s.Reached("bank.example", 443)
 		s.must(err)
 		s.explained(passes, "work", "https://bank.example/", "CONNECT bank.example:443 by work: passes", "try           connected in ")
@@ -53,7 +56,7 @@ func TestExplainTries(t *testing.T) {
 		s.explained(fails, "other", "https://bank.example/", "by other: fails", "the AppVM is not connected", "connected in")
 		s.ctl("stop", "work")
 		s.explained(fails, "work", "https://bank.example/", "by work: fails", "it is stopped: vifproxyctl start work")
-		s.ctl("start", "work")
+		s.ctl("start", "work") // returns when it runs
 		s.explained(passes, "work", "https://bank.example/")
 		if denied, _, _ := s.ctl("denied"); strings.Contains(denied, "shop.example") {
 			t.Errorf("what the daemon asked itself is told as the AppVM's:\n%s", denied)
