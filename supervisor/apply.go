@@ -288,7 +288,10 @@ func (s *Supervisor) shutdown() error {
 	s.Events.Emit(daemonStops, control.About{})
 	s.sync(firewall.State{}, time.Now())
 	s.completeWrite(time.Now())
-	unbound := s.troubles["firewall"].Err
+	var unbound error
+	if s.holds == nil { // else what is wrong is that somebody undid the rules before: they are as they should be now
+		unbound = s.troubles["firewall"].Err
+	}
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {

@@ -177,6 +177,22 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 	})
 }
 
+// TestEndDuringAFight is no failure: what is taken away is away.
+func TestEndDuringAFight(t *testing.T) {
+	run(t, func(m *machine) { // which looks at how it ends
+		serveTwo(m)
+		m.set(func() { m.undone = func() bool { return true } })
+		for range 2 * mostRepairs {
+			m.Wake(Firewall)
+			time.Sleep(20 * time.Millisecond)
+		}
+		if vm := m.vm("work"); vm.Error != "firewall: "+errUndone.Error() {
+			t.Errorf("shown as %+v", vm)
+		}
+		m.set(func() { m.undone = nil })
+	})
+}
+
 // TestCheckThatHangs: a firewall that does not answer is none.
 func TestCheckThatHangs(t *testing.T) {
 	run(t, func(m *machine) {

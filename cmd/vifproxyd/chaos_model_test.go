@@ -84,11 +84,11 @@ func (c content) under(template content) policy {
 	return policy{true, c.lines}
 }
 
-// head returns the directives of a rule file: what it says of all its lines.
+// head returns the directives of a rule file that are good: what it says of all its lines.
 func (c content) head() (head string) {
 	for line := range strings.Lines(c.text) {
-		if strings.HasPrefix(line, "#: ") {
-			head += line
+		if line = strings.TrimSpace(line); line == ofDomains || line == ofNetwork {
+			head += line + "\n"
 		}
 	}
 	return head
