@@ -383,7 +383,7 @@ func (m *machine) stoppedJournalHoldsUpNothing() {
 	journald := strings.TrimSpace(m.run("systemctl", "show", "--value", "--property=MainPID", "systemd-journald"))
 	m.run("kill", "-STOP", journald)
 	// systemd itself must not need to log meanwhile: no systemctl.
-	const often = `i=0; while [ $i -lt 300 ]; do vifproxyctl stop banking; vifproxyctl start banking; i=$((i+1)); done`
+	const often = `i=0; while [ $i -lt 250 ]; do vifproxyctl stop banking; vifproxyctl start banking; i=$((i+1)); done`
 	_, err := m.try("sh", "-c", often)
 	said, _ := m.try("vifproxyctl", "show")
 	page := m.page("banking", "http://bank.example/")
