@@ -211,7 +211,8 @@ func TestHalfAFileIsNotBelieved(t *testing.T) {
 }
 
 // ownEtc gives the daemon an /etc of its own, a layer above the machine's, with the lab's resolv.conf as a plain file.
-// change runs a shell script there, in the daemon's mount namespace.
+// change runs a shell script there, in the daemon's mount namespace and below its root: nsenter alone goes to the root of the
+// namespace, which in a chroot is another machine's, whose /etc it would change.
 func (s *site) ownEtc() (change func(script string)) {
 	s.Helper()
 	layers := s.TempDir()
@@ -224,7 +225,9 @@ func (s *site) ownEtc() (change func(script string)) {
 	return func(script string) {
 		s.Helper()
 		pid := fmt.Sprint(s.daemon.cmd.Process.Pid)
-		if out, err := exec.Command("nsenter", "-t", pid, "-m", "sh", "-ec", "DIR="+s.dir+"; "+script).CombinedOutput(); err != nil {
+		cmd := exec.Command("nsenter", "-t", pid, "-m", "-r", "sh", "-ec",
+			`[ "$(stat -fc %T /etc)" = overlayfs ]; DIR=`+s.dir+"; "+script)
+		if out, err := cmd.CombinedOutput(); err != nil {
 			s.Fatalf("%v: %s", err, out)
 		}
 	}

@@ -129,7 +129,8 @@ func (s *site) deadFileSystem(dir string) (revive func()) {
 	revive = sync.OnceFunc(func() {
 		unix.Close(fuse)
 		if s.daemon != nil { // it has a mount namespace of its own
-			s.must(exec.Command("nsenter", "--mount", fmt.Sprintf("--target=%d", s.daemon.cmd.Process.Pid), "umount", "--lazy", dir).Run())
+			s.must(exec.Command("nsenter", "--mount", "--root", fmt.Sprintf("--target=%d", s.daemon.cmd.Process.Pid),
+				"umount", "--lazy", dir).Run())
 		}
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			s.Error(err)
