@@ -59,7 +59,33 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	e.Steps = append(e.Steps, fence, tryStep(t, question))
 	e.Verdict = verdict(e.Steps, t)
 	e.Passes = e.Verdict == control.Passes
+	if byList := func(step control.Step) bool { return step.Guard == guardRules && !step.Passes }; slices.ContainsFunc(e.Steps, byList) {
+		e.Remedy = s.listRemedy(soon, f, question)
+	}
 	return e, nil
+}
+
+// listRemedy tries what `allow` adds for a host, and offers that only if the request passes then. The AppVM's own proxy keeps its
+// list.
+func (s *Supervisor) listRemedy(ctx context.Context, f served, q tinyproxy.Question) string {
+	host, _, err := q.Destination()
+	if err != nil {
+		return ""
+	}
+	h, err := rules.ParseHost(host)
+	if filter := f.Config.Filter; err != nil || f.file.Path == "" || !filter.DefaultDeny || filter.URLs {
+		return ""
+	}
+	policy, err := newPolicy(f.file, append(slices.Clone(f.temporary), h), f.Template, f.input)
+	if err != nil {
+		return ""
+	}
+	outcome, err := s.try(ctx, policy, q)
+	step := tryStep(tried{outcome, err}, q)
+	if !step.Passes {
+		return "none by the list: with a line for " + host + " it fails all the same: " + step.Says
+	}
+	return fmt.Sprintf("vifproxyctl allow %s %s (tried: it passes then)", f.Name, host)
 }
 
 // verdict is what steps come to. The try decides where it can: what it has opened is not refused by a fence that was asked about
@@ -165,6 +191,10 @@ type served struct {
 	note  string // why it is not in force
 	off   string // why no proxy serves it
 
+	file      rules.File // and what else its policy is made of
+	temporary []rules.Host
+	input     policyInput
+
 	clients int // connections of its proxy
 
 	barred []control.Barred
@@ -197,6 +227,11 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 		} else {
 			// As long as it has no proxy, what the fence will be.
 			f.uid, f.fence, f.barred = s.Users.UID(d.Addr), s.fenced, s.barredNow()
+			if i := slices.IndexFunc(s.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
+				f.file = s.inputs.Rules.Files[i]
+				f.temporary = s.inputs.temporary(f.file)
+				f.input = policyInput{f.Bind, s.inputs.Binary, s.inputs.Places, s.inputs.Restarts[d.Addr]}
+			}
 			f.fence.Ports = slices.Concat(f.fence.Ports, f.Config.Connect)
 			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{UID: f.uid, Holes: holes(f.Egress)})
 		}

@@ -38,6 +38,8 @@ const (
 func TestExplainTries(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.Host("gone.example")
+		s.Host("nowhere.example")
+		s.Host("own.example", netip.MustParseAddr("127.0.0.1"))
 		s.Host("empty.example", netip.MustParseAddr("198.18.0.9"))
 		s.rules("work.10.137.0.11", bank, `^gone\.example$`, `^198\.51\.100\.77$`, "#: egress 10.77.0.0/16", `^lan\.example$`)
 		s.rules("other.10.137.0.12", bank)
@@ -51,14 +53,18 @@ func TestExplainTries(t *testing.T) {
 		if after, err := s.Reached("bank.example", 443); err != nil || after != before+1 {
 			t.Errorf("port 443 was reached %d times, before %d (%v)", after, before, err)
 		}
-		s.explained(isRefused, "work", "https://shop.example/", "is refused", "no line permits it", "tinyproxy answers 403")
+		s.explained(isRefused, "work", "https://shop.example/", "is refused", "no line permits it", "tinyproxy answers 403",
+			"remedy        vifproxyctl allow work shop.example (tried: it passes then)")
+		s.explained(isRefused, "work", "https://nowhere.example/", "with a line for nowhere.example it fails all the same: the name does not resolve")
+		s.explained(isRefused, "work", "https://own.example/", "with a line for own.example it fails all the same")
+		s.refuses("work", "https://shop.example/") // the AppVM, meanwhile and after that
 		s.explained(fails, "work", "https://gone.example/", "by work: fails", "the name does not resolve: Name or service not known")
 		s.explained(fails, "other", "https://bank.example/", "by other: fails", "the AppVM is not connected", "connected in")
 		s.ctl("stop", "work")
 		s.explained(fails, "work", "https://bank.example/", "by work: fails", "it is stopped: vifproxyctl start work")
 		s.ctl("start", "work") // returns when it runs
 		s.explained(passes, "work", "https://bank.example/")
-		if denied, _, _ := s.ctl("denied"); strings.Contains(denied, "shop.example") {
+		if denied, _, _ := s.ctl("denied"); strings.Contains(denied, "nowhere.example") {
 			t.Errorf("what the daemon asked itself is told as the AppVM's:\n%s", denied)
 		}
 		if bindings := s.inFirewall("nft", "list", "set", "ip", "vifproxy", "bindings"); strings.Contains(bindings, `"lo"`) {
