@@ -28,7 +28,8 @@ type About struct {
 	IP      netip.Addr `json:"ip,omitzero"`
 	VIF     string     `json:"vif,omitempty"`
 	Host    string     `json:"host,omitempty"` // as the AppVM sent it, escaped where it is not printable
-	Port    uint16     `json:"port,omitempty"`
+	Port    uint16     `json:"port,omitempty"` // of the proxy, or of Host in the event refused
+	Reason  string     `json:"reason,omitempty"`
 	PID     int        `json:"pid,omitempty"`
 	MS      int64      `json:"ms,omitempty"` // how long it took, rounded up
 	RetryMS int64      `json:"retry_ms,omitempty"`
@@ -70,6 +71,7 @@ func (a About) Attrs() []slog.Attr {
 	text("vif", a.VIF)
 	text("host", a.Host)
 	number("port", int64(a.Port))
+	text("reason", a.Reason)
 	number("pid", int64(a.PID))
 	number("ms", a.MS)
 	number("retry_ms", a.RetryMS)
@@ -85,19 +87,46 @@ func (a About) Attrs() []slog.Attr {
 	return attrs
 }
 
-// Denied is what one AppVM was refused.
+// Denied is what one AppVM asked for and did not get.
 type Denied struct {
 	VM    string       `json:"vm"`
 	IP    string       `json:"ip"`
 	Hosts []DeniedHost `json:"hosts"` // newest first; never null on the wire
-	// Forgotten counts refusals of hosts that are not listed any more, because newer ones took their place.
+	// Forgotten counts requests for hosts that are not listed any more, because newer ones took their place.
 	Forgotten int `json:"forgotten"`
 }
 
-// DeniedHost is one host, or URL where the template sets FilterURLs, that was refused.
+// DeniedHost is one host, or URL where the template sets FilterURLs, that was asked for at one port and not reached for one
+// reason. What the AppVM sent is escaped where it is not printable.
 type DeniedHost struct {
-	Host  string    `json:"host"` // as the AppVM sent it, escaped where it is not printable
+	Host   string `json:"host"`           // empty if it is not known
+	Port   uint16 `json:"port,omitempty"` // 0 if it is not known
+	Reason string `json:"reason"`         // one of those below
+	What   string `json:"what,omitempty"` // the same in more detail, in a word, the last time
+	Why    string `json:"why,omitempty"`  // the same for a person
+
 	Count int       `json:"count"`
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
 }
+
+// Reasons why a request is not served, in the order in which it meets them. They are tinyproxy's, as far as the daemon sees
+// them: an AppVM that has taken over its proxy can make them up.
+const (
+	DeniedFull     = "full"     // as many connections are open as MaxClients permits
+	DeniedTemplate = "template" // What is Allow or BasicAuth
+	DeniedPort     = "port"     // a tunnel (CONNECT) to a port that is not open for tunnels
+	DeniedList     = "list"     // no line permits it
+	DeniedName     = "name"     // it has no address
+	DeniedConnect  = "connect"  // What is NoAnswer or one of those that follow it
+)
+
+// What became of a connection.
+const (
+	NoAnswer     = "no-answer"
+	HostRefused  = "refused"       // by the host
+	Closed       = "closed"        // by the host, without an answer
+	FenceRefused = "fence"         // proxies may not go there
+	NoRoute      = "no-route"      // nothing leads there
+	OtherTable   = "another-table" // what the proxy sends does not leave the VM, and it is not the fence
+)

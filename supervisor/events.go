@@ -71,9 +71,14 @@ var (
 		"more mistakes in the rule file: see `vifproxyctl check`")
 	blackList = kind("black-list", "449ddca7852d4f648652f60ede38a96f", slog.LevelWarn,
 		"black list: the AppVM reaches all hosts but those in its rule file")
-	appVMStopped  = kind("stopped", "750cbbcbd4f64a9db72d03937efdd041", slog.LevelInfo, "AppVM stopped")
-	appVMStarted  = kind("started", "4da8bb6bb81f46349535491b4142185f", slog.LevelInfo, "AppVM started again")
-	refused       = kind("refused", "92fa93ee45404cc780aaba9dcaf6dead", slog.LevelInfo, "refused host")
+	appVMStopped = kind("stopped", "750cbbcbd4f64a9db72d03937efdd041", slog.LevelInfo, "AppVM stopped")
+	appVMStarted = kind("started", "4da8bb6bb81f46349535491b4142185f", slog.LevelInfo, "AppVM started again")
+	refused      = kind("refused", "92fa93ee45404cc780aaba9dcaf6dead", slog.LevelInfo, "refused host")
+	unreached    = kind("unreached", "1eb1275eb9d4404988faecd0b2f07175", slog.LevelInfo, "host not reached")
+	turnedAway   = kind("turned-away", "79960327a9ad43cf96cb4ccf7b4355ee", slog.LevelInfo,
+		"the template lets no request of the AppVM in")
+	clientsFull = kind("full", "3b4a561001ec49479f17b2b389e61e7e", slog.LevelInfo,
+		"all connections that the AppVM may have are open")
 	allowed       = kind("allowed", "f292835a6b484f0d8a8b09ba5ffe998f", slog.LevelInfo, "host allowed for a time")
 	allowedNoMore = kind("allowed-no-more", "3625e0665b6d41d2bbcd67768b7f01a6", slog.LevelInfo,
 		"host not allowed any more")
@@ -102,6 +107,7 @@ type Events struct {
 	mu       sync.Mutex
 	watchers map[*watcher]bool
 	refusals refusals
+	examine  func(tinyproxy.Denied) bool // see examiner; nil while there is none
 }
 
 // NewEvents writes its events to log.
@@ -123,13 +129,49 @@ func (e *Events) Emit(k *Kind, about control.About) {
 	}
 }
 
-// Refused is told of every refused request, counts it, and tells of it as often as one AppVM's share allows.
-func (e *Events) Refused(r tinyproxy.Refused) {
+// Denied is told of every request that a proxy did not serve. What became of a connection is found out first, if somebody
+// does that.
+func (e *Events) Denied(d tinyproxy.Denied) {
 	e.mu.Lock()
-	tell, hushed := e.refusals.of(r.Addr).add(r.Host, time.Now())
+	examine := e.examine
+	if d.Reason != tinyproxy.Connect || d.What != "" || examine != nil && !e.refusals.of(d.Addr).looks.AllowN(time.Now(), 1) {
+		examine = nil
+	}
+	e.mu.Unlock()
+	if examine == nil || !examine(d) {
+		e.record(d)
+	}
+}
+
+// kindOf returns the kind of event that a request is which was not served.
+func kindOf(r tinyproxy.Reason) *Kind {
+	switch r {
+	case tinyproxy.Name, tinyproxy.Connect:
+		return unreached
+	case tinyproxy.Template:
+		return turnedAway
+	case tinyproxy.Full:
+		return clientsFull
+	}
+	return refused
+}
+
+// examineBy has a function find out what became of connections. It reports whether it does, and calls record in the end.
+func (e *Events) examineBy(examine func(tinyproxy.Denied) bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.examine = examine
+}
+
+// record counts a request that was not served, and tells of it as often as one AppVM's share allows.
+func (e *Events) record(d tinyproxy.Denied) {
+	host := control.DeniedHost{Host: d.Host, Port: d.Port, Reason: string(d.Reason), What: d.What, Why: d.Why}
+	e.mu.Lock()
+	host, tell, hushed := e.refusals.of(d.Addr).add(host, time.Now())
 	e.mu.Unlock()
 	if tell {
-		e.Emit(refused, control.About{VM: r.VM, IP: r.Addr, Host: r.Host, NotShown: hushed})
+		e.Emit(kindOf(d.Reason), control.About{VM: d.VM, IP: d.Addr, Host: host.Host, Port: host.Port, Reason: host.Reason,
+			What: host.What, Why: host.Why, NotShown: hushed})
 	}
 }
 

@@ -45,7 +45,7 @@ type LaunchOptions struct {
 // Launch makes ready to start proxies, and ends what an earlier run may have left.
 func Launch(ctx context.Context, events *Events, o LaunchOptions) (*Tinyproxies, error) {
 	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
-		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: events.log, OnRefused: events.Refused, Sandbox: o.Sandbox,
+		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: events.log, OnDenied: events.Denied, Sandbox: o.Sandbox,
 	})
 	if err != nil {
 		return nil, err

@@ -56,6 +56,7 @@ type machine struct {
 	stopsErr   error         // of reading and writing them
 	stopsWait  chan struct{} // writing them waits until it is closed; nil: it does not
 	hosts      map[string]netip.Addr
+	attempts   []firewall.Attempt
 	syncs      int
 	alive      map[uint16]*fakeProxy
 	journal    []string
@@ -289,6 +290,11 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				return m.resolvers, nil
+			},
+			Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.attempts, nil
 			},
 			LookUp: func(ctx context.Context, name string) ([]netip.Addr, error) {
 				select {

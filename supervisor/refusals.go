@@ -10,57 +10,70 @@ import (
 	"vifproxy/control"
 )
 
-// What an AppVM is refused is its own doing, as often and with as many names as it likes. So each has a list of
-// its own, which holds deniedHosts names of at most 1020 bytes (tinyproxy.Refused): 300 KB. Nothing it does changes
-// another's.
+// What an AppVM does not get is its own doing, as often and with as many names as it likes. So each has a list of its own,
+// which holds deniedHosts entries, of 1020 bytes for the host and as many for the reason (tinyproxy.Denied): 600 KB. Nothing
+// it does changes another's.
 const (
 	deniedHosts  = 256
 	refusedBurst = 20 // events, to the journal and to those who watch
-	refusedRate  = 1  // events a second
+	refusedRate  = 1  // events a second; connections that are looked into as well
 )
 
 // refusals are the lists, by AppVM.
 type refusals map[netip.Addr]*refusalList
 
 type refusalList struct {
-	hosts     map[string]*list.Element
+	hosts     map[refusalKey]*list.Element
 	order     list.List // of *control.DeniedHost, newest first
 	forgotten int       // refusals of hosts that have been pushed out
 
 	events *rate.Limiter
-	hushed int // refusals since the last event that made none
+	hushed int           // refusals since the last event that made none
+	looks  *rate.Limiter // at what became of connections
+}
+
+// refusalKey is what refusals that are counted together have in common.
+type refusalKey struct {
+	host   string
+	port   uint16
+	reason string
 }
 
 func (r refusals) of(vm netip.Addr) *refusalList {
 	l := r[vm]
 	if l == nil {
-		l = &refusalList{hosts: map[string]*list.Element{}, events: rate.NewLimiter(refusedRate, refusedBurst)}
+		l = &refusalList{hosts: map[refusalKey]*list.Element{},
+			events: rate.NewLimiter(refusedRate, refusedBurst), looks: rate.NewLimiter(refusedRate, refusedBurst)}
 		r[vm] = l
 	}
 	return l
 }
 
-// add counts one refusal. It returns whether to make an event of it, and how many before it made none.
-func (l *refusalList) add(host string, now time.Time) (tell bool, hushed int) {
-	if e := l.hosts[host]; e != nil {
+// add counts one refusal. It returns what is known of it, whether to make an event of it, and how many before it made none.
+func (l *refusalList) add(d control.DeniedHost, now time.Time) (known control.DeniedHost, tell bool, hushed int) {
+	key := refusalKey{d.Host, d.Port, d.Reason}
+	if e := l.hosts[key]; e != nil {
 		l.order.MoveToFront(e)
 	} else {
 		if len(l.hosts) == deniedHosts {
 			oldest := l.order.Remove(l.order.Back()).(*control.DeniedHost)
-			delete(l.hosts, oldest.Host)
+			delete(l.hosts, refusalKey{oldest.Host, oldest.Port, oldest.Reason})
 			l.forgotten += oldest.Count
 		}
-		l.hosts[host] = l.order.PushFront(&control.DeniedHost{Host: host, First: now})
+		l.hosts[key] = l.order.PushFront(&control.DeniedHost{Host: d.Host, Port: d.Port, Reason: d.Reason, First: now})
 	}
 	entry := l.order.Front().Value.(*control.DeniedHost)
+	if d.What != "" || entry.What == "" { // else it was not looked into this time
+		entry.What, entry.Why = d.What, d.Why
+	}
 	entry.Count++
 	entry.Last = now
 	if !l.events.AllowN(now, 1) {
 		l.hushed++
-		return false, 0
+		return *entry, false, 0
 	}
 	hushed, l.hushed = l.hushed, 0
-	return true, hushed
+	return *entry, true, hushed
 }
 
 // since is the hosts that were refused then or later, newest first.

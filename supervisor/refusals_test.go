@@ -39,7 +39,7 @@ func FuzzRefusals(f *testing.F) {
 			now = now.Add(time.Duration(random.IntN(3)) * time.Second)
 			host := fmt.Sprint(random.UintN(names))
 			all, times = append(all, host), append(times, now)
-			list.add(host, now)
+			list.add(control.DeniedHost{Host: host}, now)
 		}
 		got := list.since(time.Time{})
 		if len(got) > deniedHosts || len(got) != len(list.hosts) {
@@ -89,7 +89,7 @@ func TestOneAppVMCannotFloodAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log countingHandler
 		e := NewEvents(slog.New(&log))
-		e.Refused(tinyproxy.Refused{VM: "quiet", Addr: vmB, Host: "shop.example"})
+		e.Denied(tinyproxy.Denied{VM: "quiet", Addr: vmB, Host: "shop.example"})
 		heap := func() uint64 {
 			runtime.GC()
 			var m runtime.MemStats
@@ -99,7 +99,7 @@ func TestOneAppVMCannotFloodAnother(t *testing.T) {
 		before := heap()
 		const requests = 100_000
 		for i := range requests {
-			e.Refused(tinyproxy.Refused{VM: "loud", Addr: vmA, Host: fmt.Sprintf("%01020d", i)})
+			e.Denied(tinyproxy.Denied{VM: "loud", Addr: vmA, Host: fmt.Sprintf("%01020d", i)})
 			if i%100 == 0 {
 				time.Sleep(time.Second)
 			}
@@ -118,7 +118,7 @@ func TestOneAppVMCannotFloodAnother(t *testing.T) {
 			t.Errorf("%d lines in the log, at most %d", log.lines, most)
 		}
 		time.Sleep(time.Hour)
-		e.Refused(tinyproxy.Refused{VM: "loud", Addr: vmA, Host: "last"})
+		e.Denied(tinyproxy.Denied{VM: "loud", Addr: vmA, Host: "last"})
 		if log.shown+log.notShown != requests+2 {
 			t.Errorf("the log tells of %d refusals and of %d that are not shown", log.shown, log.notShown)
 		}
@@ -136,7 +136,7 @@ func TestDenied(t *testing.T) {
 		m.after(time.Second)
 		began := time.Now()
 		for _, host := range []string{"old.example", "new.example", "old.example"} {
-			m.Events.Refused(tinyproxy.Refused{VM: "social", Addr: vmA, Host: host})
+			m.Events.Denied(tinyproxy.Denied{VM: "social", Addr: vmA, Host: host})
 			time.Sleep(time.Minute)
 		}
 		show := func(names []string, since time.Time) string {

@@ -69,6 +69,7 @@ type Config struct {
 	ReadPlaces    func(files ...string) string // that sandboxes depend on, see confine.Places
 	ReadListeners func() (tinyproxy.Listeners, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
+	Attempts      func(uid uint32, port uint16) ([]firewall.Attempt, error)
 	ReadStops     func() (Stops, error) // as WriteStops left them, in whatever life of the daemon
 	WriteStops    func(Stops) error
 	BootTime      func() time.Duration // since the machine began, what it was suspended included, whatever the clock is set to
@@ -138,6 +139,12 @@ type Supervisor struct {
 	lastID  int
 	running sync.WaitGroup // processes, and what goes on beside the loop
 
+	examined struct { // connections that are being looked into
+		sync.Mutex
+		all int
+		by  map[netip.Addr]int
+	}
+
 	due struct { // when to do what; zero: not
 		links, rules time.Time // read them
 		check        time.Time // that firewall and sockets are as we left them
@@ -185,7 +192,7 @@ type Supervisor struct {
 
 // New makes a supervisor; Run runs it.
 func New(c Config) *Supervisor {
-	return &Supervisor{
+	s := &Supervisor{
 		Config: c,
 		waker:  newWaker(),
 		done:   make(chan struct{}),
@@ -201,6 +208,11 @@ func New(c Config) *Supervisor {
 
 		states: map[identity]stateSince{},
 	}
+	s.examined.by = map[netip.Addr]int{}
+	if c.Events != nil {
+		c.Events.examineBy(s.examine)
+	}
+	return s
 }
 
 // Wake tells the loop to look again. It never blocks and may be called from anywhere, also before Run.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,7 +19,9 @@ type Config struct {
 	Listen    []netip.Addr // listening addresses; none means every address of the machine
 	RulesFile string       // the file that tinyproxy reads as its filter; "" if it filters nothing
 	Filter    Filter
-	ErrorPage bool       // it has a page of its own for refused requests
+	LogLevel  LogLevel   // what the template wants in the log; tinyproxy itself is made to say all
+	BasicAuth bool       // it wants a user and a password
+	Pages     []string   // status codes that it has pages of its own for; "*" is all
 	Connect   []uint16   // ports of ConnectPort, the ones that CONNECT may go to; none means every port
 	Upstreams []Upstream // proxies that requests are passed on to
 
@@ -60,6 +63,11 @@ type Upstream struct {
 	Some bool // it is for some hosts only
 }
 
+// hasPage reports whether the template has a page of its own for a status code.
+func (c Config) hasPage(code string) bool {
+	return slices.Contains(c.Pages, code) || slices.Contains(c.Pages, "*")
+}
+
 // maxConfigLine is what every supported version reads as one line: 1.10 has `char buffer[1024]` for
 // line, newline and NUL (config_parse in src/conf.c), and takes the tail of a longer line for a directive
 // of its own. 1.11 has LINE_MAX, which is 2048.
@@ -77,8 +85,8 @@ var (
 
 // ParseConfig reads a rendered template the way tinyproxy's config_parse does: one directive a line, names
 // without regard to case. What concerns the daemon and not tinyproxy is taken out: LogFile and Syslog
-// (tinyproxy is read through a pipe), PidFile, User and Group (it starts as the user it shall be). A line
-// taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's. What remains is
+// (tinyproxy is read through a pipe), PidFile, User and Group (it starts as the user it shall be). LogLevel is
+// Info whatever the template says, as the daemon reads what is logged. A line taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's. What remains is
 // text, for tinyproxy to read. How it reads filter lines stands at its end, see Filter.Compiled.
 // path is the template's, for messages. Directives it does not know are tinyproxy's to judge.
 func ParseConfig(path, rendered string) (c Config, text string, err error) {
@@ -127,6 +135,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			options[name] = o
 		}
 		keep, shared := true, true // in text, in Rest
+		written := line
 		switch name {
 		case "logfile", "pidfile":
 			if path == "" {
@@ -168,8 +177,10 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 				c.MaxClients, c.MaxClientsLine = n, i+1
 			}
 		case "errorfile", "defaulterrorfile", "statfile":
-			if name == "defaulterrorfile" || strings.HasPrefix(strings.TrimLeft(arg, " \t"), "403") {
-				c.ErrorPage = true
+			if name == "defaulterrorfile" {
+				c.Pages = append(c.Pages, "*")
+			} else if code := strings.Fields(arg); name == "errorfile" && len(code) > 0 {
+				c.Pages = append(c.Pages, strings.Clone(code[0]))
 			}
 			if m := lastArg.FindStringSubmatch(arg); m != nil {
 				c.Reads = append(c.Reads, strings.Clone(m[1]))
@@ -182,6 +193,12 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			if u, ok := parseUpstream(arg); ok {
 				c.Upstreams = append(c.Upstreams, u)
 			}
+		case "loglevel":
+			if level, ok := parseLogLevel(arg); ok {
+				c.LogLevel, written = level, "LogLevel Info" // refused CONNECTs are said at no other level
+			}
+		case "basicauth":
+			c.BasicAuth = true
 		case "bind", "bindsame":
 			c.BindsOut = c.BindsOut || name == "bind" || isTrue(arg)
 		case "filtertype":
@@ -189,6 +206,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			// 1.11.1 and 1.11.2 accept ERE and then compare with "ere" in lower case only, so that
 			// lines would silently be basic expressions (handle_filtertype).
 			line = strings.ToLower(line)
+			written = line
 			switch strings.ToLower(strings.Trim(arg, " \t")) {
 			case "ere":
 				c.Filter.Extended = true
@@ -197,11 +215,11 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			}
 		}
 		if !keep {
-			line = "#"
+			written = "#"
 		} else if shared {
 			fmt.Fprintln(rest, line)
 		}
-		kept = append(kept, line)
+		kept = append(kept, written)
 	}
 	rest.Sum(c.Rest[:0])
 	if c.Filter.DefaultDeny && c.Filter.URLs && len(c.Upstreams) > 0 {

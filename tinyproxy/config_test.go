@@ -34,7 +34,7 @@ func TestParseConfig(t *testing.T) {
 		"FilterDefaultDeny Yes\n#\n#\n#\nFilterURLs OFF\n#\nTimeout 600\nAllow 10.137.0.9\n" + same +
 		"FilterExtended Yes\nFilterCaseSensitive Yes\n" // fnmatch's, which is compiled
 	want := Config{
-		MaxClients: 20, MaxClientsLine: 22, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, ErrorPage: true,
+		MaxClients: 20, MaxClientsLine: 22, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, Pages: []string{"404", "*"},
 		Connect: []uint16{563}, Upstreams: []Upstream{{"proxy.corp.example", 3128, true}},
 		LogFile: "/var/log/x", PidFile: "/run/a b.pid", Port: 61000,
 		Listen:    []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},
@@ -53,6 +53,30 @@ func TestParseConfig(t *testing.T) {
 		if _, text, err := ParseConfig("", white); err != nil || text != white {
 			t.Errorf("%q became %q, %v", white, text, err)
 		}
+	}
+}
+
+// TestTinyproxySaysAll, whatever the template wants in the log.
+func TestTinyproxySaysAll(t *testing.T) {
+	for line, want := range map[string]struct {
+		level LogLevel
+		text  string
+	}{
+		"":                     {"", "#\n"},
+		"LogLevel Notice":      {"notice", "LogLevel Info\n"},
+		"loglevel \t CRITICAL": {"critical", "LogLevel Info\n"},
+		"LogLevel Connect":     {"connect", "LogLevel Info\n"},
+		"LogLevel Loud":        {"", "LogLevel Loud\n"}, // tinyproxy is to refuse it
+	} {
+		c, text, err := ParseConfig("", line+"\n")
+		if err != nil || c.LogLevel != want.level || text != want.text {
+			t.Errorf("%q: level %q, %q, %v", line, c.LogLevel, text, err)
+		}
+	}
+	quiet, _, err1 := ParseConfig("", "LogLevel Critical\n")
+	loud, _, err2 := ParseConfig("", "LogLevel Info\n")
+	if err1 != nil || err2 != nil || quiet.Rest == loud.Rest {
+		t.Error("a change of LogLevel makes no new process")
 	}
 }
 

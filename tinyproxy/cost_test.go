@@ -163,11 +163,12 @@ func BenchmarkBareStart(b *testing.B) {
 
 // BenchmarkRefusedLine is what a line costs when an AppVM floods.
 func BenchmarkRefusedLine(b *testing.B) {
-	v := newVMLog("social", func(Refused) {}, nil)
+	v := newVMLog("social", func(Denied) {}, nil)
 	v.open(netip.Addr{}, b.TempDir()+"/log")
-	line := fmt.Appendf(nil, refusedLine, "example.org")
+	out := output{log: v, requests: &requests{config: &Config{}, onDeny: v.denied}}
+	line := fmt.Appendf(nil, refusedLine+"\n", "example.org")
 	for b.Loop() {
-		v.line(line)
+		out.Write(line)
 	}
 	v.close(time.Minute)
 }

@@ -284,7 +284,7 @@ func TestFullRuntimeDir(t *testing.T) {
 		t.Errorf("%v\nwant: %s", err, want)
 	}
 	const want61000 = "ballast social social/61000 social/61000/config social/61000/refused.html " +
-		"social/61000/rules social/log"
+		"social/61000/rules social/61000/unreached.html social/log"
 	if got := tree(t, dir); got != want61000 {
 		t.Errorf("files: %s", got)
 	}

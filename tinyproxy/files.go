@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -99,27 +100,35 @@ func (l *Launcher) stage(spec Spec) error {
 	if err := makeDir(l.root(), dir, spec.UID); err != nil {
 		return err
 	}
-	config, page := spec.Text, filepath.Join(dir, "refused.html")
-	if !spec.Config.ErrorPage { // behind all other lines, so that their numbers stay the template's
-		config += fmt.Sprintf("ErrorFile 403 \"%s\"\n", filepath.Join(l.options.RuntimeDir, page))
-	}
-	refused := refusedPage(spec)
 	var rules strings.Builder
 	for _, r := range spec.Rules {
 		rules.WriteString(r.Text + "\n")
 	}
-	if err := l.space.stage(dir, len(config), len(refused), rules.Len()); err != nil {
+	type file struct{ name, text string }
+	files := []file{{"config", spec.Text}, {"rules", rules.String()}}
+	for _, page := range errorPages {
+		if spec.Config.hasPage(page.code) {
+			continue
+		}
+		// Behind all other lines, so that their numbers stay the template's.
+		files[0].text += fmt.Sprintf("ErrorFile %s \"%s\"\n", page.code, filepath.Join(l.options.RuntimeDir, dir, page.file))
+		if f := (file{page.file, page.text(spec)}); !slices.Contains(files, f) {
+			files = append(files, f)
+		}
+	}
+	var sizes []int
+	for _, f := range files {
+		sizes = append(sizes, len(f.text))
+	}
+	if err := l.space.stage(dir, sizes...); err != nil {
 		return err
 	}
-	if err := writeFile(l.root(), filepath.Join(dir, "config"), config, spec.UID); err != nil {
-		return err
-	}
-	if !spec.Config.ErrorPage {
-		if err := writeFile(l.root(), page, refused, spec.UID); err != nil {
+	for _, f := range files {
+		if err := writeFile(l.root(), filepath.Join(dir, f.name), f.text, spec.UID); err != nil {
 			return err
 		}
 	}
-	return writeFile(l.root(), filepath.Join(dir, "rules"), rules.String(), spec.UID)
+	return nil
 }
 
 func portDir(spec Spec) string {

@@ -19,7 +19,7 @@
 //
 //	RUNTIME/NAME/61000/config  what tinyproxy runs with, while it runs
 //	RUNTIME/NAME/61000/rules   what it reads as its filter: our copy, never the user's file
-//	RUNTIME/NAME/61000/refused.html  what it answers where a rule says no; see refusedPage
+//	RUNTIME/NAME/61000/refused.html, unreached.html  what it answers where it gets no page; see errorPage
 //	RUNTIME/NAME/config        symlink to the config of the process that serves the AppVM now
 //	RUNTIME/NAME/pid           its pid, where the template has PidFile
 //	RUNTIME/NAME/log, log.1    what the processes say; stays readable until Close, also when the VM has left
@@ -63,10 +63,10 @@ type Options struct {
 	RuntimeDir string       // made if missing; nobody but us writes there
 	CompatDir  string       // where a symlink NAME leads to RuntimeDir/NAME; "" for none
 	Log        *slog.Logger // what no caller is told: trouble with logs and links
-	// OnRefused is called for every refused request. An AppVM can make thousands a second: it must be cheap,
+	// OnDenied is called for every request that was not served. An AppVM can make thousands a second: it must be cheap,
 	// must not block, and what it keeps or passes on it must limit. May be nil.
-	OnRefused func(Refused)
-	Sandbox   *confine.Sandbox // that proxies run in; nil for none
+	OnDenied func(Denied)
+	Sandbox  *confine.Sandbox // that proxies run in; nil for none
 }
 
 // Launcher starts proxies and owns their runtime directory. Safe for concurrent use, except that

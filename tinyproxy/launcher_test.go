@@ -73,14 +73,15 @@ func TestLifeOfAProxy(t *testing.T) {
 	})
 	t.Run("files", func(t *testing.T) {
 		hasLog(t, p)
-		want := "social social/61000 social/61000/config social/61000/refused.html social/61000/rules social/log"
+		want := "social social/61000 social/61000/config social/61000/refused.html social/61000/rules social/61000/unreached.html social/log"
 		if got := tree(t, run); got != want {
 			t.Errorf("files %s, want %s", got, want)
 		}
 		if err := l.Current(p); err != nil {
 			t.Fatal(err)
 		}
-		want = spec.Text + fmt.Sprintf("ErrorFile 403 %q\n", filepath.Join(run, "social/61000/refused.html"))
+		want = spec.Text + fmt.Sprintf("ErrorFile 403 %q\nErrorFile 500 %[2]q\nErrorFile 502 %[2]q\n",
+			filepath.Join(run, "social/61000/refused.html"), filepath.Join(run, "social/61000/unreached.html"))
 		if got := read(t, run, "social/config"); got != want {
 			t.Errorf("config %q", got)
 		}

@@ -41,10 +41,10 @@ const (
 
 // vmLog is the log of a VM: all its proxies write to it, and none can stop because of it, nor can what reads their output.
 type vmLog struct {
-	vm        string
-	onRefused func(Refused)
-	queue     *backlog.Queue // for the file
-	space     *space         // nil counts nothing
+	vm       string
+	onDenied func(Denied)
+	queue    *backlog.Queue // for the file
+	space    *space         // nil counts nothing
 
 	// Guarded by launcher.mu.
 	wanted bool // a proxy runs, or starts
@@ -65,8 +65,8 @@ type vmLog struct {
 	size    int64
 }
 
-func newVMLog(vm string, onRefused func(Refused), space *space) *vmLog {
-	v := &vmLog{vm: vm, onRefused: onRefused, space: space, lines: rate.NewLimiter(logRate, logBurst),
+func newVMLog(vm string, onDenied func(Denied), space *space) *vmLog {
+	v := &vmLog{vm: vm, onDenied: onDenied, space: space, lines: rate.NewLimiter(logRate, logBurst),
 		intake: rate.NewLimiter(readRate, readBurst)}
 	v.queue = backlog.New(logMessages, logBytes, func(n int) error {
 		return v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
@@ -93,14 +93,19 @@ func (v *vmLog) problem() error {
 	return fmt.Errorf("%s of %s cannot be written, its lines are dropped: %w", v.path, v.vm, err)
 }
 
-// line reports a refused request, and logs the line within its limits.
-func (v *vmLog) line(raw []byte) {
-	if host, ok := refusedHost(raw); ok && v.onRefused != nil {
-		v.mu.Lock()
-		addr := v.addr
-		v.mu.Unlock()
-		v.onRefused(Refused{VM: v.vm, Addr: addr, Host: printable([]byte(host))})
+// denied tells of a request that one of its proxies did not serve.
+func (v *vmLog) denied(d Denied) {
+	if v.onDenied == nil {
+		return
 	}
+	v.mu.Lock()
+	d.VM, d.Addr = v.vm, v.addr
+	v.mu.Unlock()
+	v.onDenied(d)
+}
+
+// line logs the line within its limits.
+func (v *vmLog) line(raw []byte) {
 	text := printable(raw) + "\n"
 	if !v.lines.AllowN(time.Now(), len(text)) {
 		v.queue.Drop()
@@ -232,7 +237,7 @@ func (v *vmLog) close(timeout time.Duration) {
 func (l *Launcher) logOf(name string) *vmLog {
 	log := l.logs[name]
 	if log == nil {
-		log = newVMLog(name, l.options.OnRefused, l.space)
+		log = newVMLog(name, l.options.OnDenied, l.space)
 		log.queue.OnChange(func() {
 			if f := l.onLogProblem.Load(); f != nil {
 				(*f)()
@@ -321,11 +326,13 @@ func printable(raw []byte) string {
 
 // output is what one process says, cut into lines for the log of its VM.
 type output struct {
-	log   *vmLog            // nil for a trial
-	heard func(line string) // of a trial
-	said  tail
-	part  []byte // of a line that has not ended yet
-	cut   bool   // that line was too long and is in the log: what is left of it is dropped
+	log      *vmLog            // nil for a trial
+	heard    func(line string) // of a trial
+	level    LogLevel
+	requests *requests // nil for a trial
+	said     tail
+	part     []byte // of a line that has not ended yet
+	cut      bool   // that line was too long and is in the log: what is left of it is dropped
 }
 
 // Write takes all that comes, whatever it is: tinyproxy would block on a full pipe.
@@ -352,11 +359,20 @@ func (o *output) end() {
 	if len(o.part) > 0 {
 		o.line(o.part)
 	}
+	if o.requests != nil {
+		o.requests.end()
+	}
 }
 
 func (o *output) line(raw []byte) {
-	o.said.add(raw)
-	if o.log != nil {
+	if o.requests != nil {
+		o.requests.line(raw)
+	}
+	wanted := o.level.wants(raw)
+	if wanted || LogLevel("notice").wants(raw) { // a template may want so little that it hides why a start fails
+		o.said.add(raw)
+	}
+	if wanted && o.log != nil {
 		o.log.line(raw)
 	}
 	if o.heard != nil {

@@ -1,7 +1,6 @@
 package tinyproxy
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net/netip"
@@ -17,42 +16,27 @@ import (
 
 const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
 
-func TestRefusedHost(t *testing.T) {
-	const request = "CONNECT   Nov 23 07:31:08.180 [1]: Request (file descriptor 4): "
-	long := strings.Repeat("a", 700)
-	for _, c := range []struct{ line, want string }{
-		{fmt.Sprintf(refusedLine, "example.org"), "example.org"},
-		{`NOTICE    Nov  3 07:31:08 [1]: Proxying refused on filtered url "http://a/?b"`, "http://a/?b"}, // 1.10
-		{fmt.Sprintf(refusedLine, `a" "b"`), `a" "b"`},
-		{fmt.Sprintf(refusedLine, "\x1b[2J\r\xff"), "\x1b[2J\r\xff"},
-		{fmt.Sprintf(refusedLine, ""), ""},
-		{strings.TrimSuffix(fmt.Sprintf(refusedLine, long), `"`), long[:255]}, // cut by tinyproxy
-		{" " + fmt.Sprintf(refusedLine, "forged"), "-"},
-		{request + fmt.Sprintf(refusedLine, "forged"), "-"},
-		{"NOTICE    Nov 23 07:31:08.180 [1]: " + fmt.Sprintf(refusedLine, "forged"), "-"},
-		{"", "-"},
-	} {
-		got, ok := refusedHost([]byte(c.line))
-		if !ok {
-			got = "-"
-		}
-		if got != c.want {
-			t.Errorf("%q: %q, want %q", c.line, got, c.want)
-		}
-	}
-}
-
 func FuzzLogLine(f *testing.F) {
 	f.Add([]byte(fmt.Sprintf(refusedLine, "example.org")))
 	f.Add([]byte(fmt.Sprintf(refusedLine, "\x1b\"\r")))
+	f.Add([]byte("CONNECT   Nov 23 07:31:08.180 [1]: Request (file descriptor 4): CONNECT [::1]:22 HTTP/1.1"))
+	f.Add([]byte("ERROR     Nov 23 07:31:08.180 [1]: opensock: Could not establish a connection to a:1"))
 	f.Add([]byte("\xff\x00\u202e"))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		host, ok := refusedHost(line)
-		if len(host) > maxHost || ok && !bytes.Contains(line, []byte(host)) {
-			t.Errorf("host %q", host)
-		}
-		shown := printable(line)
 		active := func(r rune) bool { return r < ' ' || 0x7f <= r && r < 0xa0 || r == '\u202e' }
+		r := requests{config: &Config{BasicAuth: true}, onDeny: func(d Denied) {
+			if len(d.Host) > 4*maxHost || len(d.Why) > 4*maxHost || strings.ContainsFunc(d.Host+d.Why, active) {
+				t.Errorf("%+v", d)
+			}
+		}}
+		for range maxPending + 1 {
+			r.line(line)
+		}
+		if len(r.pending) > maxPending {
+			t.Errorf("%d requests are remembered", len(r.pending))
+		}
+		r.end()
+		shown := printable(line)
 		if strings.ContainsFunc(shown, active) {
 			t.Errorf("%q is shown as %q", line, shown)
 		}
@@ -62,9 +46,9 @@ func FuzzLogLine(f *testing.F) {
 	})
 }
 
-func newTestLog(t *testing.T, onRefused func(Refused)) (*vmLog, string) {
+func newTestLog(t *testing.T, onDenied func(Denied)) (*vmLog, string) {
 	path := filepath.Join(t.TempDir(), "log")
-	v := newVMLog("social", onRefused, nil)
+	v := newVMLog("social", onDenied, nil)
 	v.open(netip.MustParseAddr("10.137.0.9"), path)
 	return v, path
 }
@@ -156,25 +140,27 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reported := 0
-		v, path := newTestLog(t, func(r Refused) {
-			if r.Host != "example.org" || r.VM != "social" || r.Addr.String() != "10.137.0.9" {
-				t.Fatalf("%+v", r)
+		v, path := newTestLog(t, func(d Denied) {
+			if d.Host != "example.org" || d.VM != "social" || d.Addr.String() != "10.137.0.9" || d.Reason != List {
+				t.Fatalf("%+v", d)
 			}
 			reported++
 		})
-		v.line([]byte("first"))
-		line := fmt.Appendf(nil, refusedLine, "example.org")
+		out := output{log: v, requests: &requests{config: &Config{}, onDeny: v.denied}}
+		say := func(line string) { fmt.Fprintln(&out, line) }
+		say("first")
+		line := fmt.Sprintf(refusedLine, "example.org")
 		const requests, seconds = 225_000, 900
 		for range seconds {
 			for range requests / seconds {
-				v.line(line)
+				say(line)
 			}
 			time.Sleep(time.Second)
 		}
 		if reported != requests {
 			t.Errorf("%d reports of %d refusals", reported, requests)
 		}
-		v.line([]byte("last"))
+		say("last")
 		written(v)
 		got := read(t, path+".1") + read(t, path)
 		if !strings.HasPrefix(got, "first\n") ||
@@ -257,10 +243,10 @@ func TestHostileClient(t *testing.T) {
 	var mu sync.Mutex
 	var hosts []string
 	l := newLauncher(t, func(o *Options) {
-		o.OnRefused = func(r Refused) {
+		o.OnDenied = func(d Denied) {
 			mu.Lock()
 			defer mu.Unlock()
-			hosts = append(hosts, r.Host)
+			hosts = append(hosts, d.Host)
 		}
 	})
 	spec := newSpec(l, "social", 61000)

@@ -8,19 +8,34 @@ import (
 	"strings"
 )
 
-//go:embed refused.html
-var refusedHTML string
+var (
+	//go:embed refused.html
+	refusedHTML string
+	//go:embed unreached.html
+	unreachedHTML string
+)
 
-// refusedPage is what an AppVM's browser shows instead of a page that a rule refused.
+// errorPage is what an AppVM's browser shows instead of one that it asked for over plain HTTP.
+type errorPage struct{ code, file, html string }
+
+// errorPages are those for what the proxy refuses, for a host that it cannot connect to, and for an Upstream (404 in 1.10).
+var errorPages = []errorPage{
+	{"403", "refused.html", refusedHTML},
+	{"500", "unreached.html", unreachedHTML},
+	{"502", "unreached.html", unreachedHTML},
+}
+
+// text is the page for one proxy.
 //
 // Nothing in it comes from the client. Of the variables that tinyproxy fills in, {url} and {request} are what
 // the client sent, unescaped in every version (src/html-error.c), so the page has none of them, nor any brace:
-// 1.10 and 1.11 read braces differently. The one variable used, {cause}, is a constant of src/reqs.c. The name
+// 1.10 and 1.11 read braces differently. The one variable used, {cause}, is a constant of src/reqs.c, by
+// which the page finds its words. The name
 // of the host is put there by the browser, which knows where it wanted to go; as text, and into the command
 // only if it is a plain name: browsers take $(id).example for a host, and somebody may paste that into a
 // shell. The policy in the head lets this one script run and nothing else.
-func refusedPage(spec Spec) string {
-	_, rest, _ := strings.Cut(refusedHTML, "<script>")
+func (p errorPage) text(spec Spec) string {
+	_, rest, _ := strings.Cut(p.html, "<script>")
 	script, _, _ := strings.Cut(rest, "</script>")
 	hash := sha256.Sum256([]byte(script))
 	return strings.NewReplacer(
@@ -28,5 +43,5 @@ func refusedPage(spec Spec) string {
 		"VM-NAME", html.EscapeString(spec.Name), // which has no braces either: rules/filename.go
 		"VM-ADDRESS", spec.Addr.String(),
 		"PROXY-ADDRESS", spec.Listen.Addr().String(),
-	).Replace(refusedHTML)
+	).Replace(p.html)
 }

@@ -31,7 +31,7 @@ func answer(t *testing.T, p *Proxy, text string) string {
 func TestNothingOfTheClientIsOnThePage(t *testing.T) {
 	l := newLauncher(t, nil)
 	p := start(t, l, realBinary, newSpec(l, "social", 61000))
-	page := strings.ReplaceAll(refusedPage(p.Spec), "{cause}", "Filtered")
+	page := strings.ReplaceAll(errorPages[0].text(p.Spec), "{cause}", "Filtered")
 	for _, must := range []string{
 		"vifproxyctl denied social<", "vifproxyctl allow social <", p.Spec.Addr.String(), "127.0.0.1",
 	} {
@@ -60,26 +60,41 @@ func TestNothingOfTheClientIsOnThePage(t *testing.T) {
 	}
 }
 
-// TestThePageRunsItsOwnScriptOnly: a browser runs a script whose hash the policy names, and no other.
-func TestThePageRunsItsOwnScriptOnly(t *testing.T) {
-	page := refusedPage(newSpec(newLauncher(t, nil), "a-b_c.d", 61000))
-	scripts := regexp.MustCompile(`(?s)<script>(.*?)</script>`).FindAllStringSubmatch(page, -1)
-	if len(scripts) != 1 {
-		t.Fatalf("%d scripts", len(scripts))
-	}
-	hash := sha256.Sum256([]byte(scripts[0][1]))
-	policy := fmt.Sprintf(`"default-src 'none'; script-src 'sha256-%s'"`, base64.StdEncoding.EncodeToString(hash[:]))
-	if !strings.Contains(page, policy) {
-		t.Errorf("no %s:\n%s", policy, page)
-	}
-	// The variables are tinyproxy's constants, and no other brace is there for any version to misread.
-	if rest := strings.ReplaceAll(page, "{cause}", ""); strings.ContainsAny(rest, "{}") {
-		t.Errorf("a brace:\n%s", rest)
-	}
-	for line := range strings.Lines(page) {
-		if len(line) > 1000 { // tinyproxy reads 4095 bytes at a time, and looks for variables in each
-			t.Errorf("a line of %d bytes", len(line))
+// TestPagesRunTheirOwnScriptOnly: a browser runs a script whose hash the policy names, and no other.
+func TestPagesRunTheirOwnScriptOnly(t *testing.T) {
+	for _, p := range errorPages {
+		page := p.text(newSpec(newLauncher(t, nil), "a-b_c.d", 61000))
+		scripts := regexp.MustCompile(`(?s)<script>(.*?)</script>`).FindAllStringSubmatch(page, -1)
+		if len(scripts) != 1 {
+			t.Fatalf("%d scripts", len(scripts))
 		}
+		hash := sha256.Sum256([]byte(scripts[0][1]))
+		policy := fmt.Sprintf(`"default-src 'none'; script-src 'sha256-%s'"`, base64.StdEncoding.EncodeToString(hash[:]))
+		if !strings.Contains(page, policy) {
+			t.Errorf("no %s:\n%s", policy, page)
+		}
+		// The variables are tinyproxy's constants, and no other brace is there for any version to misread.
+		if rest := strings.ReplaceAll(page, "{cause}", ""); strings.ContainsAny(rest, "{}") {
+			t.Errorf("a brace:\n%s", rest)
+		}
+		for line := range strings.Lines(page) {
+			if len(line) > 1000 { // tinyproxy reads 4095 bytes at a time, and looks for variables in each
+				t.Errorf("a line of %d bytes", len(line))
+			}
+		}
+	}
+}
+
+// TestAHostThatIsNotReachedHasAPage: also there nothing is of the client.
+func TestAHostThatIsNotReachedHasAPage(t *testing.T) {
+	l := newLauncher(t, nil)
+	spec := newSpec(l, "social", 61000)
+	spec.Rules = []Line{{Text: "^127", Number: 1}}
+	p := start(t, l, realBinary, spec)
+	head, body, _ := strings.Cut(answer(t, p, "GET http://127.0.0.1:1/ HTTP/1.0\r\n\r\n"), "\r\n\r\n")
+	if want := strings.ReplaceAll(errorPages[1].text(p.Spec), "{cause}", "Unable to connect"); body != want ||
+		!strings.Contains(head, " 500 Unable to connect") || !strings.Contains(body, "vifproxyctl denied social<") {
+		t.Errorf("%s\n%s\nwant\n%s", head, body, want)
 	}
 }
 

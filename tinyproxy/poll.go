@@ -14,11 +14,11 @@ import (
 const readAtOnce = 4 << 10
 
 // An AppVM that owns its proxy can have it say as much as a CPU can read, and no cgroup limits the daemon. So no more is read
-// than this; the pipe fills then, and the proxy waits in write(2). A person's browsing with LogLevel Info makes some KB a
-// second.
+// than this; the pipe fills then, and the proxy waits in write(2). A request makes half a KB: that is 4000 a second, which
+// take some percent of a CPU here.
 const (
-	readRate  = 512 << 10 // bytes a second, for each AppVM
-	readBurst = 1 << 20
+	readRate  = 2 << 20 // bytes a second, for each AppVM
+	readBurst = 4 << 20
 	// readPause is how long the output of one that has used that up is not read, at least: each turn costs.
 	readPause = 50 * time.Millisecond
 	// lastWords is how many bytes are read of a proxy that has ended: what a pipe holds (pipe(7)).

@@ -19,8 +19,8 @@ func TestFloodHoldsUpNobody(t *testing.T) {
 	var floods atomic.Int64
 	heard := make(chan int64, 1) // how many floods were read before
 	l := newLauncher(t, func(o *Options) {
-		o.OnRefused = func(r Refused) {
-			if r.VM == "loud" {
+		o.OnDenied = func(d Denied) {
+			if d.VM == "loud" {
 				floods.Add(1)
 			} else {
 				heard <- floods.Load()

@@ -109,8 +109,11 @@ func (l *Launcher) run(program Binary, spec Spec, log *vmLog) (*Proxy, error) {
 	defer unix.Close(pipe[1])
 	_ = unix.SetNonblock(pipe[0], true) // on our side only
 
-	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, output: output{log: log, heard: spec.heard}, pipe: pipe[0],
-		done: make(chan struct{})}
+	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, pipe: pipe[0], done: make(chan struct{})}
+	p.output = output{log: log, level: spec.Config.LogLevel, heard: spec.heard}
+	if log != nil {
+		p.output.requests = &requests{config: &p.Spec.Config, uid: spec.UID, onDeny: log.denied}
+	}
 	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
 	var err error
 	if l.options.Sandbox != nil {

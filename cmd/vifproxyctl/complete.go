@@ -217,7 +217,7 @@ func (t *typed) vms() (all []string) {
 	return all
 }
 
-// hosts are those that a VM was refused, the newest first.
+// hosts are those that a VM asked for and did not get, the newest first; for allow, those that no rule permits.
 func (t *typed) hosts(vm string) (all []string) {
 	denied, err := control.NewClient(t.socket).Denied(t.ctx, []string{vm}, time.Time{})
 	if err != nil {
@@ -225,7 +225,8 @@ func (t *typed) hosts(vm string) (all []string) {
 	}
 	for _, vm := range denied {
 		for _, host := range vm.Hosts {
-			if plainHost.MatchString(host.Host) {
+			wanted := host.Reason == control.DeniedList || t.verb.name != "allow"
+			if wanted && plainHost.MatchString(host.Host) {
 				all = append(all, fmt.Sprintf("%s\trefused %d times, last %s",
 					host.Host, host.Count, moment(host.Last)))
 			}

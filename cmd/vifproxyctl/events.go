@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,7 +20,7 @@ import (
 	"vifproxy/control"
 )
 
-// denied lists what VMs were refused.
+// denied lists what VMs asked for and did not get.
 func denied(c *call) error {
 	var since time.Time
 	if c.since.given {
@@ -61,12 +62,25 @@ func deniedTable(vms []control.Denied) []byte {
 	slices.SortStableFunc(rows, func(a, b row) int { return b.Last.Compare(a.Last) })
 	var b bytes.Buffer
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VM\tHOST\tCOUNT\tFIRST\tLAST")
+	fmt.Fprintln(w, "VM\tHOST\tCOUNT\tFIRST\tLAST\tPORT\tREASON")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", safe(r.vm), hostText(r.Host), r.Count, moment(r.First), moment(r.Last))
+		port := ""
+		if r.Port != 0 {
+			port = strconv.Itoa(int(r.Port))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", safe(r.vm), hostText(r.Host), r.Count, moment(r.First), moment(r.Last),
+			cell(port), cell(reasonText(r.Reason, r.Why)))
 	}
 	w.Flush() // to memory
 	return b.Bytes()
+}
+
+// reasonText is a reason with what explains it. That of a host that is not listed needs no more words.
+func reasonText(reason, why string) string {
+	if why == "" || reason == control.DeniedList {
+		return reason
+	}
+	return reason + ": " + why
 }
 
 func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
@@ -145,6 +159,12 @@ func eventLine(e control.Event, colours bool) string {
 			continue
 		case "host":
 			value = hostText(a.Value.String())
+		case "reason":
+			value = safe(reasonText(e.Reason, e.Why))
+		case "what", "why":
+			if e.Reason != "" {
+				continue // said with the reason
+			}
 		case "port", "pid", "version":
 			value = a.Key + " " + value
 		case "ms":
@@ -178,7 +198,7 @@ func eventColour(e control.Event) string {
 	switch {
 	case e.Level == "error":
 		return "31"
-	case e.Level == "warn" || e.Event == "refused":
+	case e.Level == "warn" || e.Reason != "":
 		return "33"
 	case e.Event == "proxy-listens" || e.Event == "in-force":
 		return "32"

@@ -148,28 +148,40 @@ wrong, and 1 otherwise, also if there are no rule files.
 `,
 	}, {
 		name: "denied", args: "[NAME...]", most: math.MaxInt, json: true, flags: "[--since=TIME]", run: denied,
-		summary: "List what VMs were refused, newest first.",
-		help: `vifproxyd keeps the 256 hosts that were refused last for each VM, until it is restarted.
-An international name is shown as it was sent and, in parentheses, the other way of writing
-it. The exit status is 0 also if there is nothing to list. With --json: an array of VMs, each
-with an array of hosts.
+		summary: "List what VMs asked for and did not get, and why, newest first.",
+		help: `vifproxyd keeps the last 256 of these hosts for each VM, until it is restarted. REASON is
+    list        no rule permits the host: see allow
+    port        a tunnel (HTTPS) to a port that tunnels may not go to: see ConnectPort
+    name        the name has no address: there is none, or no name server answers
+    connect     nobody answers, the host refuses, or something is in the way: the fence, no
+                route, rules of another program
+    template    Allow, Deny or BasicAuth in the template
+    full        as many connections as MaxClients permits are open: the next one waits
+Whoever is asked for and answers nothing is listed after 5 s. If the template has an Upstream
+that cannot be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not
+say them. An international name is shown as it was sent and, in parentheses, the other way
+of writing it. The exit status is 0 also if there is nothing to list. With --json: an array
+of VMs, each with an array of hosts, which have "what" besides "reason": Allow, BasicAuth,
+no-answer, refused, closed, fence, no-route, another-table.
 
-    --since=TIME    only what was refused in the last TIME, such as 10m, 1h30m or 2d
+    --since=TIME    only what came in the last TIME, such as 10m, 1h30m or 2d
 `,
 	}, {
 		name: "watch", args: "[NAME...]", most: math.MaxInt, json: true, run: watch,
 		summary: "Show what happens, line by line, as it happens.",
 		help: `VMs come and go, proxies listen, hosts are refused, changes of rules are in force. What
 concerns no VM in particular is shown as well. It ends with Ctrl-C, not with vifproxyd: it
-waits for that to come back. Of the hosts that a VM is refused one a second is shown, after
-a burst of 20; denied counts them all.
+waits for that to come back. Of what a VM is refused or does not reach one a second is
+shown, after a burst of 20; denied counts all of it.
 
 On a terminal lines have colours, unless NO_COLOR is set. With --json each line is an
 object, whose "event" says what happened:
     watching                    the first line, and again when vifproxyd is back
     lost                        vifproxyd has gone
     missed                      "count" events were not read fast enough
-    refused                     a VM was refused "host"; "not_shown" before were not shown
+    refused                     a VM was refused "host" at "port", for "reason" list or port
+    unreached                   "host" was not reached, for "reason" name or connect
+    turned-away, full           "reason" template, full; "not_shown" before were not shown
     connected, disconnected     a VM, on "vif"
     rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
     black-list                  the rule file of a VM says what is forbidden, not what passes

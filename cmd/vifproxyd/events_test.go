@@ -205,7 +205,8 @@ func TestHostileHosts(t *testing.T) {
 	}
 	s.until("all are on the list", func() error {
 		out, _, _ := s.ctl("denied")
-		if strings.ContainsAny(out, "\x1b\x07\u202e") || !utf8.ValidString(out) || strings.Count(out, "\n") != 2+len(hosts) ||
+		if strings.ContainsAny(out, "\x1b\x07\u202e") || !utf8.ValidString(out) || strings.Count(out, "\n") != 2+2*len(hosts) || // by port
+
 			!strings.Contains(out, `\x1b]0;evil\a `) || !strings.Contains(out, `\xff\u202e`) {
 			return errors.New(out)
 		}

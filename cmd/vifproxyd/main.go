@@ -155,6 +155,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		ReadListeners: tinyproxy.ReadListeners,
 		ReadPlaces:    func(files ...string) string { return confine.Places(files...) + proxies.Renewals() },
 		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
+		Attempts:      firewall.Attempts,
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},

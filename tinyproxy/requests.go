@@ -1,0 +1,431 @@
+package tinyproxy
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxHost bounds what is kept of a host: longer than any name in the DNS.
+	maxHost = 255
+	// maxPending is how many requests of one proxy are remembered until their outcome is known. A browser has fewer; of an
+	// AppVM that has more, the oldest are forgotten.
+	maxPending = 64
+	// connectPatience is how long a connection may take until people are told that nobody has answered.
+	connectPatience = 5 * time.Second
+	// passwordPatience is how long a request may be without any outcome where the template has BasicAuth. tinyproxy logs
+	// nothing when it answers 401 or 407 (handle_connection in src/reqs.c of 1.10 to 1.11.2).
+	passwordPatience = time.Second
+)
+
+// requests makes sense of what one tinyproxy logs about requests. No line has all of it: which host a refused CONNECT was
+// for, for example, is said in an earlier line. A line is known by its level and the beginning of its message, in every
+// version from 1.10 to 1.11.2 (src/reqs.c, src/sock.c, src/acl.c, src/child.c). An AppVM can get a line break into the log,
+// by folding its Host header, but only one with a blank after it, and nothing of its own before "]: ".
+type requests struct {
+	config *Config
+	uid    uint32
+	onDeny func(Denied) // VM and Addr are not set; called with mu held, must not block
+
+	mu      sync.Mutex
+	pending []pending
+	timer   *time.Timer // to tell of what has no outcome
+	rings   time.Time   // when; zero: never
+	ended   bool
+}
+
+// pending is a request whose outcome is not known yet.
+type pending struct {
+	client  string // process and descriptor: 1.10 serves each client from a process of its own
+	host    string
+	port    uint16
+	connect bool
+	step    step
+	since   time.Time // of this step
+}
+
+type step int
+
+const (
+	asked   step = iota // the request line has come
+	opening             // tinyproxy resolves the name, and connects
+	waiting             // the same, and people have been told
+	opened
+)
+
+// line takes in one line of the log.
+func (r *requests) line(raw []byte) {
+	process, message, ok := bytes.Cut(raw, []byte("]: "))
+	if !ok {
+		return
+	}
+	level, _, _ := bytes.Cut(process, []byte(" "))
+	_, process, _ = bytes.Cut(process, []byte(" ["))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return
+	}
+	switch string(level) {
+	case "CONNECT":
+		if rest, ok := bytes.CutPrefix(message, []byte("Connect (file descriptor ")); ok {
+			r.forget(client(process, rest))
+		} else if rest, ok := bytes.CutPrefix(message, []byte("Request (file descriptor ")); ok {
+			_, line, _ := bytes.Cut(rest, []byte("): "))
+			r.ask(client(process, rest), string(line))
+		} else if rest, ok := bytes.CutPrefix(message, []byte("Established connection to ")); ok {
+			_, rest, _ := bytes.Cut(rest, []byte(`"`)) // host "HOST", upstream proxy "HOST", socks5 proxy "HOST"
+			host, _, _ := bytes.Cut(rest, []byte(`"`))
+			r.established(string(host))
+		}
+	case "INFO":
+		if rest, ok := bytes.CutPrefix(message, []byte("Refused CONNECT method on port ")); ok {
+			r.refusedPort(string(rest))
+		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: opening connection to ")); ok {
+			r.open(string(rest))
+		} else if rest, ok := bytes.CutPrefix(message, []byte("Closed connection between local client (fd:")); ok {
+			r.drop(client(process, rest))
+		} else if rest, ok := bytes.CutPrefix(message, []byte("process_server_headers failed: ")); ok {
+			r.noAnswer(string(rest), "Broken pipe") // to the AppVM, which does not want the answer any more
+		} else if rest, ok := bytes.CutPrefix(message, []byte("process_client_headers failed: ")); ok {
+			r.noAnswer(string(rest), "Success") // the AppVM did not send all of its request
+		}
+	case "NOTICE":
+		if rest, ok := bytes.CutPrefix(message, []byte("Proxying refused on filtered ")); ok {
+			r.filtered(rest)
+		} else if bytes.HasPrefix(message, []byte("Unauthorized connection from ")) {
+			r.deny(Denied{Reason: Template, What: "Allow", Why: "Allow and Deny in the template do not let it in"})
+		}
+	case "WARNING":
+		if bytes.HasPrefix(message, []byte("Maximum number of connections reached")) {
+			r.deny(Denied{Reason: Full,
+				Why: fmt.Sprintf("all %d connections of MaxClients are open: the next one waits", r.config.MaxClients)})
+		}
+	case "ERROR":
+		if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not establish a connection to ")); ok {
+			r.failed(string(rest), Connect, "no connection")
+		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not retrieve address info for ")); ok {
+			target, why, _ := strings.Cut(string(rest), ": ")
+			r.failed(target, Name, why)
+		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not retrieve info for ")); ok { // 1.10
+			r.failed(string(rest), Name, "no name server has an address for it, or none answers")
+		}
+	}
+	r.wake(time.Now())
+}
+
+// client returns what a line says of a client's descriptor, together with the process that has it.
+func client(process, rest []byte) string {
+	fd, _, _ := bytes.Cut(rest, []byte(")"))
+	return string(process[:min(len(process), 20)]) + " " + string(fd[:min(len(fd), 20)])
+}
+
+// ask remembers a request line.
+func (r *requests) ask(client, line string) {
+	r.forget(client) // it asks again
+	method, line, _ := strings.Cut(line, " ")
+	target, _, _ := strings.Cut(line, " ")
+	p := pending{client: client, connect: method == "CONNECT", since: time.Now()}
+	p.host, p.port = destination(target, p.connect)
+	r.add(p)
+}
+
+// add remembers a request, and forgets the oldest if there are too many.
+func (r *requests) add(p pending) {
+	if len(r.pending) == maxPending {
+		r.remove(0)
+	}
+	r.pending = append(r.pending, p)
+}
+
+// destination returns host and port as extract_url in src/reqs.c takes them from a request. Both are empty if the host is
+// in another line of the request.
+func destination(target string, connect bool) (host string, port uint16) {
+	port = 443
+	if !connect {
+		scheme, rest, ok := strings.Cut(target, "://")
+		if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "ftp") {
+			return "", 0
+		}
+		target, port = rest, 80
+	}
+	host, _, _ = strings.Cut(target, "/")
+	if _, rest, ok := strings.Cut(host, "@"); ok {
+		host = rest
+	}
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.Contains(host[i:], "]") {
+		if n, err := strconv.ParseUint(host[i+1:], 10, 16); err == nil && n > 0 {
+			port = uint16(n)
+		}
+		host = host[:i]
+	}
+	if strings.HasPrefix(host, "[") {
+		host = strings.TrimSuffix(host[1:], "]")
+	}
+	return host[:min(len(host), maxHost)], port
+}
+
+// find returns the newest pending request of which is is true; -1 if there is none. The newest, since an older one may
+// still wait for the rest of its headers. Among requests that are alike it may be another than tinyproxy meant, and what is
+// told of them is alike too.
+func (r *requests) find(is func(pending) bool) int {
+	for i, p := range slices.Backward(r.pending) {
+		if is(p) {
+			return i
+		}
+	}
+	return -1
+}
+
+// remove returns a pending request, and forgets it.
+func (r *requests) remove(i int) pending {
+	p := r.pending[i]
+	r.pending = slices.Delete(r.pending, i, i+1)
+	return p
+}
+
+// forget is told that a descriptor is another client's now.
+func (r *requests) forget(client string) {
+	i := r.find(func(p pending) bool { return p.client == client })
+	if i < 0 {
+		return
+	}
+	if p := r.remove(i); p.step == asked && r.config.BasicAuth {
+		r.unauthorized(p)
+	}
+}
+
+// drop is told that a request is over.
+func (r *requests) drop(client string) {
+	r.pending = slices.DeleteFunc(r.pending, func(p pending) bool { return p.client == client })
+}
+
+func (r *requests) refusedPort(text string) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return
+	}
+	d := Denied{Port: uint16(port), Reason: Port, Why: "ConnectPort does not name it"}
+	if i := r.find(func(p pending) bool { return p.connect && p.step == asked && p.port == d.Port }); i >= 0 {
+		d.Host = r.remove(i).host
+	}
+	r.deny(d)
+}
+
+// filtered is told of a host or URL that the list refuses. The closing quote is missing where tinyproxy cut the line at
+// 798 bytes (STRING_LENGTH in src/log.c) and where the host has a line break.
+func (r *requests) filtered(rest []byte) {
+	raw, ok := bytes.CutPrefix(rest, []byte(`domain "`))
+	if !ok {
+		if raw, ok = bytes.CutPrefix(rest, []byte(`url "`)); !ok {
+			return
+		}
+	}
+	raw = bytes.TrimSuffix(raw, []byte(`"`))
+	d := Denied{Host: string(raw[:min(len(raw), maxHost)]), Reason: List, Why: "no line of its list permits it"}
+	if !r.config.Filter.DefaultDeny {
+		d.Why = "a line of its list forbids it"
+	}
+	host := string(raw)
+	if r.config.Filter.URLs {
+		host, d.Port = destination(host, !strings.Contains(host, "://"))
+	}
+	if i := r.find(func(p pending) bool { return p.step == asked && strings.EqualFold(p.host, host) }); i >= 0 {
+		d.Port = r.remove(i).port
+	} else if i := r.find(func(p pending) bool { return p.step == asked && p.host == "" }); i >= 0 {
+		r.remove(i) // its host was in a header
+	}
+	r.deny(d)
+}
+
+// isTarget reports whether a request is for what tinyproxy calls target: HOST:PORT, or HOST in 1.10.
+func (p pending) isTarget(target string) bool {
+	host, port := hostPort(target)
+	return target == p.host || p.port == port && strings.EqualFold(p.host, host)
+}
+
+func hostPort(target string) (host string, port uint16) {
+	i := strings.LastIndexByte(target, ':')
+	if i < 0 {
+		return target, 0
+	}
+	n, err := strconv.ParseUint(target[i+1:], 10, 16)
+	if err != nil {
+		return target, 0
+	}
+	return target[:i], uint16(n)
+}
+
+// upstream returns the Upstream of the template that is called so.
+func (r *requests) upstream(target string) (Upstream, bool) {
+	host, port := hostPort(target)
+	i := slices.IndexFunc(r.config.Upstreams, func(u Upstream) bool {
+		return u.Host == target || u.Host == host && u.Port == port
+	})
+	if i < 0 {
+		return Upstream{}, false
+	}
+	return r.config.Upstreams[i], true
+}
+
+// open is told that tinyproxy begins to connect to target. An Upstream's connection is a request of its own here, since
+// no line says for whom it is.
+func (r *requests) open(target string) {
+	now := time.Now()
+	if i := r.find(func(p pending) bool { return p.step == asked && p.isTarget(target) }); i >= 0 {
+		r.pending[i].step, r.pending[i].since = opening, now
+		return
+	}
+	p := pending{step: opening, since: now}
+	if u, ok := r.upstream(target); ok {
+		p.host, p.port = u.Host, u.Port
+		if i := r.find(func(p pending) bool { return p.step == asked }); i >= 0 {
+			p.client, p.connect = r.pending[i].client, r.pending[i].connect
+			r.remove(i)
+		}
+	} else { // the host was in a header, or the request is one of too many
+		p.host, p.port = hostPort(target)
+		if i := r.find(func(p pending) bool { return p.step == asked && p.host == "" }); i >= 0 {
+			p.client = r.remove(i).client
+		}
+	}
+	p.host = p.host[:min(len(p.host), maxHost)]
+	r.add(p)
+}
+
+// isOpening reports whether a connection is being made.
+func (p pending) isOpening() bool { return p.step == opening || p.step == waiting }
+
+// established is told that a host, or an Upstream, has answered.
+func (r *requests) established(host string) {
+	i := r.find(func(p pending) bool { return p.isOpening() && strings.EqualFold(p.host, host) })
+	if i < 0 {
+		return
+	}
+	if r.pending[i].connect {
+		r.remove(i)
+	} else {
+		r.pending[i].step = opened
+	}
+}
+
+// failed is told that tinyproxy got no connection. It was told before that it tries.
+func (r *requests) failed(target string, reason Reason, why string) {
+	d := Denied{Reason: reason, Why: why}
+	d.Host, d.Port = hostPort(target)
+	// Of requests that are alike, the one that began first fails first.
+	i := slices.IndexFunc(r.pending, func(p pending) bool { return p.isOpening() && p.isTarget(target) })
+	if i >= 0 {
+		p := r.remove(i)
+		if p.step == waiting {
+			return // told
+		}
+		d.Host, d.Port, d.Took = p.host, p.port, time.Since(p.since)
+	}
+	r.deny(d)
+}
+
+// noAnswer is told of a host that was connected to, and of the errno of what then failed, in the words of the C locale. One
+// of them says that it is the AppVM that has closed its connection.
+func (r *requests) noAnswer(rest, ofAppVM string) {
+	why, rest, _ := strings.Cut(rest, `. host "`)
+	host, _, _ := strings.Cut(rest, `"`)
+	i := r.find(func(p pending) bool { return p.step == opened && strings.EqualFold(p.host, host) })
+	if i < 0 {
+		return
+	}
+	p := r.remove(i)
+	d := Denied{Host: p.host, Port: p.port, Reason: Connect, What: "closed", Why: "it closed the connection without an answer"}
+	switch why {
+	case ofAppVM:
+		return
+	case "Resource temporarily unavailable": // Timeout is over (set_socket_timeout in src/sock.c)
+		d.What, d.Why = "no-answer", "it took the connection, and sent no answer"
+	}
+	r.deny(d)
+}
+
+func (r *requests) unauthorized(p pending) {
+	r.deny(Denied{Host: p.host, Port: p.port, Reason: Template, What: "BasicAuth",
+		Why: "BasicAuth in the template wants a user and a password that were not sent"})
+}
+
+// deny tells of a request, as text that does nothing to a terminal.
+func (r *requests) deny(d Denied) {
+	d.Upstream = slices.ContainsFunc(r.config.Upstreams, func(u Upstream) bool {
+		return (d.Reason == Name || d.Reason == Connect) && u.Host == d.Host && u.Port == d.Port
+	})
+	d.Host, d.Why, d.UID = printable([]byte(d.Host)), printable([]byte(d.Why[:min(len(d.Why), maxHost)])), r.uid
+	r.onDeny(d)
+}
+
+// deadline returns when there will be something to tell of a request if no line comes before; zero if never.
+func (r *requests) deadline(p pending) time.Time {
+	switch {
+	case p.step == opening:
+		return p.since.Add(connectPatience)
+	case p.step == asked && r.config.BasicAuth:
+		return p.since.Add(passwordPatience)
+	}
+	return time.Time{}
+}
+
+// wake has what is due told, and sets the timer for what is not.
+func (r *requests) wake(now time.Time) {
+	var next time.Time
+	for i := 0; i < len(r.pending); i++ {
+		p := &r.pending[i]
+		at := r.deadline(*p)
+		switch {
+		case at.IsZero():
+		case now.Before(at):
+			if next.IsZero() || at.Before(next) {
+				next = at
+			}
+		case p.step == opening:
+			p.step = waiting
+			d := Denied{Host: p.host, Port: p.port, Reason: Connect, Waiting: true, Took: now.Sub(p.since),
+				Why: fmt.Sprintf("no answer for %.0f s", now.Sub(p.since).Seconds())}
+			r.deny(d)
+		default:
+			r.unauthorized(r.remove(i))
+			i--
+		}
+	}
+	if next.Equal(r.rings) {
+		return
+	}
+	r.rings = next
+	switch {
+	case next.IsZero():
+		r.timer.Stop()
+	case r.timer == nil:
+		r.timer = time.AfterFunc(next.Sub(now), r.fire)
+	default:
+		r.timer.Reset(next.Sub(now))
+	}
+}
+
+func (r *requests) fire() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.ended {
+		r.rings = time.Time{}
+		r.wake(time.Now())
+	}
+}
+
+// end is told that the process has ended: of what it was about to do nothing is told.
+func (r *requests) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended, r.pending = true, nil
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}

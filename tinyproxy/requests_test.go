@@ -1,0 +1,294 @@
+package tinyproxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// said is a line of tinyproxy's.
+func said(level, format string, args ...any) string {
+	return fmt.Sprintf("%-9s Nov 23 07:31:08.180 [16035]: ", level) + fmt.Sprintf(format, args...)
+}
+
+// asks is a request line.
+func asks(fd int, request string) string {
+	return said("CONNECT", "Request (file descriptor %d): %s HTTP/1.1", fd, request)
+}
+
+// denials feeds lines to requests, and returns what is told, one a line.
+func denials(c Config, wait time.Duration, lines ...string) string {
+	var told []string
+	r := requests{config: &c, onDeny: func(d Denied) {
+		text := fmt.Sprintf("%s %s %d", d.Reason, d.Host, d.Port)
+		for _, more := range []string{d.What, map[bool]string{true: "waiting"}[d.Waiting], map[bool]string{true: "upstream"}[d.Upstream]} {
+			if more != "" {
+				text += " " + more
+			}
+		}
+		if d.Reason == Name {
+			text += ": " + d.Why
+		}
+		told = append(told, text)
+	}}
+	for _, line := range lines {
+		r.line([]byte(line))
+	}
+	time.Sleep(wait)
+	synctest.Wait()
+	r.end()
+	return strings.Join(told, "\n")
+}
+
+func TestWhatIsDeniedAndWhy(t *testing.T) {
+	const cannot, noName = "opensock: Could not establish a connection to %s", "opensock: Could not retrieve address info for %s: %s"
+	long := strings.Repeat("a", 700)
+	opening := func(target string) string { return said("INFO", "opensock: opening connection to %s", target) }
+	refused := func(port string) string { return said("INFO", "Refused CONNECT method on port %s", port) }
+	corp := Config{Upstreams: []Upstream{{"proxy.corp", 3128, false}}}
+	for _, c := range []struct {
+		name   string
+		config Config
+		lines  []string
+		want   string
+	}{
+		{"list", Config{}, []string{asks(4, "CONNECT a.example:443"), fmt.Sprintf(refusedLine, "a.example")}, "list a.example 443"},
+		{"list, plain HTTP", Config{}, []string{asks(4, "GET http://u:p@a.example:8080/x?y"), fmt.Sprintf(refusedLine, "a.example")},
+			"list a.example 8080"},
+		{"list, host in a header", Config{}, []string{asks(4, "GET /"), fmt.Sprintf(refusedLine, "a.example")}, "list a.example 0"},
+		{"list, request forgotten", Config{}, []string{fmt.Sprintf(refusedLine, `a" "b"`)}, `list a" "b" 0`},
+		{"list, not printable", Config{}, []string{fmt.Sprintf(refusedLine, "\x1b[2J\r\xff")}, `list \x1b[2J\r\xff 0`},
+		{"list, URLs", Config{Filter: Filter{URLs: true}},
+			[]string{said("NOTICE", `Proxying refused on filtered url "http://a:8/?b"`)}, "list http://a:8/?b 8"},
+		{"list, 1.10", Config{}, []string{`NOTICE    Nov  3 07:31:08 [1]: Proxying refused on filtered domain "a"`}, "list a 0"},
+		{"list, cut", Config{}, []string{strings.TrimSuffix(fmt.Sprintf(refusedLine, long), `"`)}, "list " + long[:255] + " 0"},
+		{"forged", Config{}, []string{" " + fmt.Sprintf(refusedLine, "x"), asks(4, fmt.Sprintf(refusedLine, "x")),
+			said("NOTICE", refusedLine, "x"), said("CONNECT", `Proxying refused on filtered domain "x"`), "", "]: ", "INFO ]: "}, ""},
+
+		{"port", Config{}, []string{asks(4, "CONNECT a.example:8443"), asks(5, "CONNECT b.example:443"), refused("8443")},
+			"port a.example 8443"},
+		{"ports, interleaved", Config{}, []string{asks(4, "CONNECT a.example:22"), asks(5, "CONNECT b.example:23"), refused("22"),
+			refused("23")}, "port a.example 22\nport b.example 23"},
+		{"port, IPv6", Config{}, []string{asks(4, "CONNECT [2001:db8::1]:22"), refused("22")}, "port 2001:db8::1 22"},
+		{"port, another client since", Config{}, []string{asks(4, "CONNECT a.example:22"),
+			said("CONNECT", "Connect (file descriptor 4): 10.137.0.9"), refused("22")}, "port  22"},
+		{"port, 1.10 with its processes", Config{}, []string{asks(4, "CONNECT a.example:22"),
+			strings.Replace(asks(4, "CONNECT b.example:23"), "[16035]", "[16036]", 1), refused("22"), refused("23")},
+			"port a.example 22\nport b.example 23"},
+		{"port, not a number", Config{}, []string{refused("x")}, ""},
+
+		{"name", Config{}, []string{asks(4, "GET http://a.example/"), opening("a.example:80"),
+			said("ERROR", noName, "a.example:80", "Name or service not known")}, "name a.example 80: Name or service not known"},
+		{"name, 1.10", Config{}, []string{asks(4, "CONNECT a.example:443"), opening("a.example:443"),
+			said("ERROR", "opensock: Could not retrieve info for a.example")},
+			"name a.example 443: no name server has an address for it, or none answers"},
+		{"connect", Config{}, []string{asks(4, "CONNECT a.example:443"), opening("a.example:443"),
+			said("ERROR", cannot, "a.example:443")}, "connect a.example 443"},
+		{"connect, IPv6", Config{}, []string{asks(4, "CONNECT [2001:db8::1]:443"), opening("2001:db8::1:443"),
+			said("ERROR", cannot, "2001:db8::1:443")}, "connect 2001:db8::1 443"},
+		{"connect, 1.10", Config{}, []string{asks(4, "CONNECT [2001:db8::1]:443"), opening("2001:db8::1:443"),
+			said("ERROR", cannot, "2001:db8::1")}, "connect 2001:db8::1 443"},
+		{"connect, host in a header", Config{}, []string{asks(4, "GET /"), opening("a.example:80"),
+			said("ERROR", cannot, "a.example:80")}, "connect a.example 80"},
+		{"connect, an Upstream", corp, []string{asks(4, "CONNECT a.example:443"),
+			said("INFO", "Found upstream proxy http proxy.corp:3128 for a.example"), opening("proxy.corp:3128"),
+			said("ERROR", cannot, "proxy.corp:3128"), said("WARNING", "Could not connect to upstream proxy.")},
+			"connect proxy.corp 3128 upstream"},
+		{"connect, closed", Config{}, []string{asks(4, "GET http://a.example/"), opening("a.example:80"),
+			said("CONNECT", `Established connection to host "a.example" using file descriptor 5.`),
+			said("INFO", `process_server_headers failed: Success. host "a.example" using file descriptor 5.`)},
+			"connect a.example 80 closed"},
+		{"connect, closed at once", Config{}, []string{asks(4, "GET http://a.example/"), opening("a.example:80"),
+			said("CONNECT", `Established connection to host "a.example" using file descriptor 5.`),
+			said("INFO", `process_client_headers failed: Broken pipe. host "a.example" using file descriptor 5.`)},
+			"connect a.example 80 closed"},
+		{"the AppVM has gone", Config{}, []string{asks(4, "GET http://a.example/"), opening("a.example:80"),
+			said("CONNECT", `Established connection to host "a.example" using file descriptor 5.`),
+			said("INFO", `process_server_headers failed: Broken pipe. host "a.example" using file descriptor 5.`)}, ""},
+		{"all well", Config{BasicAuth: true}, []string{asks(4, "CONNECT a.example:443"), opening("a.example:443"),
+			said("CONNECT", `Established connection to host "a.example" using file descriptor 5.`),
+			said("INFO", "Closed connection between local client (fd:4) and remote client (fd:5)"),
+			said("CONNECT", "Connect (file descriptor 4): 10.137.0.9")}, ""},
+
+		{"full", Config{}, []string{said("WARNING", "Maximum number of connections reached. Refusing new connections.")}, "full  0"},
+		{"template, Allow", Config{}, []string{said("NOTICE", `Unauthorized connection from "10.137.0.9".`)}, "template  0 Allow"},
+		{"template, BasicAuth", Config{BasicAuth: true}, []string{asks(4, "CONNECT a.example:443")}, "template a.example 443 BasicAuth"},
+		{"template, BasicAuth, the next comes", Config{BasicAuth: true}, []string{asks(4, "CONNECT a.example:443"),
+			said("CONNECT", "Connect (file descriptor 4): 10.137.0.9"), asks(4, "CONNECT b.example:443"),
+			fmt.Sprintf(refusedLine, "b.example")}, "template a.example 443 BasicAuth\nlist b.example 443"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			if got := denials(c.config, time.Hour, c.lines...); got != c.want {
+				t.Errorf("%s: %q, want %q", c.name, got, c.want)
+			}
+		})
+	}
+}
+
+// TestAHangingConnectionIsTold while it hangs, and once.
+func TestAHangingConnectionIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := []string{asks(4, "CONNECT a.example:443"), said("INFO", "opensock: opening connection to a.example:443")}
+		if got := denials(Config{}, connectPatience-1, open...); got != "" {
+			t.Errorf("too early: %s", got)
+		}
+		if got := denials(Config{}, connectPatience, open...); got != "connect a.example 443 waiting" {
+			t.Errorf("while it hangs: %q", got)
+		}
+		var n int
+		r := requests{config: &Config{}, onDeny: func(Denied) { n++ }}
+		for _, line := range open {
+			r.line([]byte(line))
+		}
+		time.Sleep(2 * time.Minute)
+		r.line([]byte(said("ERROR", "opensock: Could not establish a connection to a.example:443")))
+		if n != 1 || len(r.pending) != 0 {
+			t.Errorf("told %d times, %d are remembered", n, len(r.pending))
+		}
+	})
+}
+
+func TestRequestsOfAProxyAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := requests{config: &Config{BasicAuth: true}, onDeny: func(Denied) {}}
+		for i := range 100_000 {
+			r.line([]byte(asks(i, fmt.Sprintf("CONNECT %0400d.example:443", i))))
+			r.line([]byte(said("INFO", "opensock: opening connection to %0400d:1", i)))
+		}
+		if len(r.pending) > maxPending {
+			t.Errorf("%d requests are remembered", len(r.pending))
+		}
+		r.end()
+	})
+}
+
+// TestWhatTheTemplateWantsInTheLog is there, and no more, though tinyproxy says all.
+func TestWhatTheTemplateWantsInTheLog(t *testing.T) {
+	lines := map[string]string{}
+	for _, level := range []string{"CRITICAL", "ERROR", "WARNING", "NOTICE", "CONNECT", "INFO"} {
+		lines[level] = said(level, "text")
+	}
+	for level, want := range map[LogLevel]string{
+		"critical": "CRITICAL", "error": "CRITICAL ERROR", "warning": "CRITICAL ERROR WARNING",
+		"notice": "CRITICAL ERROR WARNING NOTICE", "connect": "CRITICAL ERROR WARNING NOTICE CONNECT",
+		"info": "CRITICAL ERROR WARNING NOTICE CONNECT INFO", "": "CRITICAL ERROR WARNING NOTICE CONNECT INFO",
+	} {
+		var got []string
+		for _, of := range []string{"CRITICAL", "ERROR", "WARNING", "NOTICE", "CONNECT", "INFO"} {
+			if level.wants([]byte(lines[of])) {
+				got = append(got, of)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q: %q, want %q", level, got, want)
+		}
+		if !level.wants([]byte("malloc(): corrupted")) {
+			t.Errorf("%q drops what the C library says", level)
+		}
+	}
+}
+
+// TestEveryFailureIsTold has the real tinyproxy fail for each reason, with a template that wants next to nothing logged.
+func TestEveryFailureIsTold(t *testing.T) {
+	var mu sync.Mutex
+	var told []Denied
+	l := newLauncher(t, func(o *Options) {
+		o.OnDenied = func(d Denied) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, d)
+		}
+	})
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	go func() {
+		for {
+			conn, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close() // without an answer
+		}
+	}()
+	port := silent.Addr().(*net.TCPAddr).Port
+	serve := func(port uint16, more ...string) *Proxy {
+		spec := newSpec(l, "social", port, append([]string{"ConnectPort 443", "LogLevel Critical"}, more...)...)
+		spec.Rules = []Line{{Text: `^listed\.invalid$`, Number: 1}, {Text: "^127", Number: 2}}
+		return start(t, l, realBinary, spec)
+	}
+	p := serve(61000)
+	for request, want := range map[string]string{
+		"CONNECT other.example:443":                            "list other.example 443",
+		"CONNECT listed.invalid:8443":                          "port listed.invalid 8443",
+		"GET http://listed.invalid/":                           "name listed.invalid 80",
+		"GET http://127.0.0.1:1/":                              "connect 127.0.0.1 1",
+		fmt.Sprintf("GET http://127.0.0.1:%d/", port):          fmt.Sprintf("connect 127.0.0.1 %d", port),
+		"GET http://" + strings.Repeat("x", 300) + ".example/": "list " + strings.Repeat("x", 255) + " 0",
+	} {
+		mu.Lock()
+		told = nil
+		mu.Unlock()
+		answer(t, p, request+" HTTP/1.0\r\n\r\n")
+		until(t, want, func() string {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(told) == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%s %s %d", told[0].Reason, told[0].Host, told[0].Port)
+		})
+	}
+	p.Kill()
+	if log, err := os.ReadFile(l.options.RuntimeDir + "/social/log"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("in the log there is, %v,\n%s", err, log)
+	}
+	mu.Lock()
+	told = nil
+	mu.Unlock()
+	for want, more := range map[string][]string{
+		"template  Allow":                   {"Allow 10.0.0.1"},
+		"template listed.invalid BasicAuth": {"BasicAuth user password"},
+		"full  ":                            {"MaxClients 1"},
+	} {
+		mu.Lock()
+		told = nil
+		mu.Unlock()
+		p := serve(61001, more...)
+		if strings.HasPrefix(want, "full") {
+			first := dial(t, p.Spec.Listen)
+			defer first.Close()
+			second := dial(t, p.Spec.Listen)
+			defer second.Close()
+		} else {
+			answer(t, p, "GET http://listed.invalid/ HTTP/1.0\r\n\r\n")
+		}
+		until(t, want, func() string {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(told) == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%s %s %s", told[0].Reason, told[0].Host, told[0].What)
+		})
+		p.Kill()
+	}
+}
+
+// until waits for what is told.
+func until(t *testing.T, want string, got func() string) {
+	t.Helper()
+	for ctx := bounded(t); got() != want; time.Sleep(time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Fatalf("told %q, want %q", got(), want)
+		}
+	}
+}
