@@ -135,13 +135,30 @@ func portDir(spec Spec) string {
 	return filepath.Join(spec.Name, strconv.Itoa(int(spec.Listen.Port())))
 }
 
-// unstage removes what stage wrote.
+// unstage removes what stage wrote. What cannot be removed, as for lack of descriptors, KeepFiles tries again.
 func (l *Launcher) unstage(spec Spec) {
-	if err := l.root().RemoveAll(portDir(spec)); err != nil {
+	l.leftMu.Lock()
+	defer l.leftMu.Unlock()
+	dir := portDir(spec)
+	delete(l.left, dir)
+	if err := l.root().RemoveAll(dir); err != nil {
 		l.options.Log.Warn("files of an ended proxy stay", "vm", spec.Name, "port", spec.Listen.Port(), "err", err)
+		l.left[dir] = true
 		return
 	}
-	l.space.unstage(portDir(spec))
+	l.space.unstage(dir)
+}
+
+// removeLeft removes files of ended proxies that could not be removed when these ended.
+func (l *Launcher) removeLeft() {
+	l.leftMu.Lock()
+	defer l.leftMu.Unlock()
+	for dir := range l.left {
+		if l.root().RemoveAll(dir) == nil {
+			l.space.unstage(dir)
+			delete(l.left, dir)
+		}
+	}
 }
 
 // writeFile makes a new file; one of that name must not exist.

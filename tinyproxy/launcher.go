@@ -91,6 +91,9 @@ type Launcher struct {
 	publishers map[string]*publisher
 	logs       map[string]*vmLog
 
+	leftMu sync.Mutex
+	left   map[string]bool // directories of proxies that have ended, which could not be removed
+
 	onLogProblem atomic.Pointer[func()]
 }
 
@@ -137,6 +140,7 @@ func NewLauncher(o Options) (*Launcher, error) {
 		options: o, dir: &runtimeDir{path: dir},
 		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), publishers: make(map[string]*publisher),
+		left: make(map[string]bool),
 		logs: make(map[string]*vmLog),
 	}
 	l.dir.open.Store(root)

@@ -324,3 +324,33 @@ func TestReplacedBinary(t *testing.T) {
 	}
 	start(t, l, path, newSpec(l, "social", 61001))
 }
+
+// TestFilesThatStayAreRemovedLater: the end of a proxy cannot always remove its files, as for lack of descriptors.
+func TestFilesThatStayAreRemovedLater(t *testing.T) {
+	l := newLauncher(t, nil)
+	p := start(t, l, realBinary, newSpec(l, "social", 61510))
+	dir := filepath.Join(l.options.RuntimeDir, portDir(p.Spec))
+	kept := filepath.Join(dir, "kept")
+	if err := os.Mkdir(kept, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", kept, "tmpfs", 0, "size=4k"); err != nil { // nobody can remove it meanwhile
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(kept, unix.MNT_DETACH) }) //nolint:errcheck // it is done by then
+	p.Kill()
+	if _, err := os.Stat(dir); err != nil {
+		t.Fatalf("this shows nothing: %v", err)
+	}
+	if err := unix.Unmount(kept, 0); err != nil {
+		t.Fatal(err)
+	}
+	go l.KeepFiles(t.Context(), func(error) {})
+	for deadline := time.Now().Add(10 * filesPoll); ; time.Sleep(filesPoll / 10) {
+		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			return
+		} else if time.Now().After(deadline) {
+			t.Fatalf("%s is there", dir)
+		}
+	}
+}

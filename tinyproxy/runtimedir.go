@@ -104,8 +104,8 @@ func (l *Launcher) restore() error {
 	return nil
 }
 
-// KeepFiles makes the runtime directory again when somebody has removed it, and notices where files of proxies are gone, until
-// ctx ends. After each look it calls told with what is wrong, nil if nothing is, if that or Renewals has changed.
+// KeepFiles makes the runtime directory again when somebody has removed it, notices where files of proxies are gone, and removes
+// files of ended proxies that could not be removed before, until ctx ends. After each look it calls told with what is wrong, nil if nothing is, if that or Renewals has changed.
 func (l *Launcher) KeepFiles(ctx context.Context, told func(error)) {
 	tick := time.NewTicker(filesPoll)
 	defer tick.Stop()
@@ -116,6 +116,7 @@ func (l *Launcher) KeepFiles(ctx context.Context, told func(error)) {
 		case <-ctx.Done():
 			return
 		}
+		l.removeLeft()
 		err := l.restore()
 		renewed := err == nil && l.renew(time.Now())
 		if text := fmt.Sprint(err); text != last && (err != nil || last != "") || renewed {
