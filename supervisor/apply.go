@@ -286,12 +286,11 @@ func (s *Supervisor) process(id int) *process {
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
 	s.Events.Emit(daemonStops, control.About{})
+	s.guard = guard{} // that somebody undid the rules before is no failure of what is written now
+	delete(s.troubles, "firewall")
 	s.sync(firewall.State{}, time.Now())
 	s.completeWrite(time.Now())
-	var unbound error
-	if s.holds == nil { // else what is wrong is that somebody undid the rules before: they are as they should be now
-		unbound = s.troubles["firewall"].Err
-	}
+	unbound := s.troubles["firewall"].Err
 	for _, vm := range s.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {

@@ -179,18 +179,23 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 
 // TestEndDuringAFight is no failure: what is taken away is away.
 func TestEndDuringAFight(t *testing.T) {
-	run(t, func(m *machine) { // which looks at how it ends
-		serveTwo(m)
-		m.set(func() { m.undone = func() bool { return true } })
-		for range 2 * mostRepairs {
-			m.Wake(Firewall)
-			time.Sleep(20 * time.Millisecond)
-		}
-		if vm := m.vm("work"); vm.Error != "firewall: "+errUndone.Error() {
-			t.Errorf("shown as %+v", vm)
-		}
-		m.set(func() { m.undone = nil })
-	})
+	for _, yields := range []bool{false, true} {
+		run(t, func(m *machine) { endDuringAFight(t, m, yields) }) // which looks at how it ends
+	}
+}
+
+func endDuringAFight(t *testing.T, m *machine, yields bool) {
+	serveTwo(m)
+	m.set(func() { m.undone = func() bool { return true } })
+	for range 2 * mostRepairs {
+		m.Wake(Firewall)
+		time.Sleep(20 * time.Millisecond)
+	}
+	if vm := m.vm("work"); vm.Error != "firewall: "+errUndone.Error() {
+		t.Errorf("shown as %+v", vm)
+	}
+	m.file("new.10.137.0.3", "a") // so that something is to be written at the end
+	m.set(func() { m.undone, m.yields, m.rest = nil, yields, time.Second })
 }
 
 // TestCheckThatHangs: a firewall that does not answer is none.
