@@ -17,6 +17,7 @@ import (
 //   - DNS goes to the resolvers, UDP and TCP;
 //   - TCP goes to the ports, anywhere but to the firewall VM itself, AppVMs, and networks that are private,
 //     link-local, multicast or reserved;
+//   - TCP goes there to ports of the proxy's own as well;
 //   - TCP goes through holes, wherever they lead.
 type Fence struct {
 	Resolvers []netip.Addr
@@ -27,11 +28,15 @@ type Fence struct {
 	Barred    []string // interfaces by which they may not, DNS included: what AppVMs send is not forwarded there
 }
 
-// Proxy is all processes of one uid. What is refused to it is counted, and holes may be its own.
+// Proxy is all processes of one uid. What is refused to it is counted, and holes and ports may be its own.
 type Proxy struct {
 	UID   uint32
 	Holes []Hole
+	Ports []uint16 // open to it besides those that are open everywhere, at public addresses only
 }
+
+// plain reports whether the proxy has nothing of its own.
+func (p Proxy) plain() bool { return len(p.Holes) == 0 && len(p.Ports) == 0 }
 
 // Hole opens a network to TCP.
 //
@@ -106,7 +111,7 @@ func (c Config) normalState(s State) (State, error) {
 		return State{}, err
 	}
 	// The kernel makes the others' counters when they are needed.
-	s.Fence.Proxies = slices.DeleteFunc(s.Fence.Proxies, func(p Proxy) bool { return len(p.Holes) == 0 })
+	s.Fence.Proxies = slices.DeleteFunc(s.Fence.Proxies, Proxy.plain)
 	return s, nil
 }
 
@@ -144,8 +149,11 @@ func (c Config) normal(f Fence) (Fence, error) {
 		if i > 0 && f.Proxies[i-1].UID == p.UID {
 			return f, fmt.Errorf("fence: uid %d twice", p.UID)
 		}
-		if len(p.Holes) == 0 { // as a rule
+		if p.plain() { // as a rule
 			continue
+		}
+		if p.Ports = ordered(p.Ports, cmp.Compare); len(p.Ports) > 0 && p.Ports[0] == 0 {
+			return f, fmt.Errorf("fence: 0 is no port")
 		}
 		if p.Holes, err = normalHoles(p.Holes); err != nil {
 			return f, err

@@ -34,7 +34,7 @@ func wide() Fence {
 			{UID: socialUID},
 			{UID: personalUID, Holes: []Hole{hole("192.168.1.0/24", 0), hole("192.168.0.0/16", 8080),
 				hole("fd12::/64", 443), literal("127.0.0.1", 8080), literal("fd12::1", 443), literal("10.138.0.1", 0),
-				literal("fd12::1", 0)}},
+				literal("fd12::1", 0)}, Ports: []uint16{8443, 22}},
 		},
 	}
 }
@@ -111,6 +111,7 @@ func TestFenceRefused(t *testing.T) {
 		"invalid IP is no address of a resolver": func(f *Fence) { f.Resolvers = append(f.Resolvers, netip.Addr{}) },
 		"::ffff:10.0.0.1 is no address of a":     func(f *Fence) { f.Resolvers[0] = netip.MustParseAddr("::ffff:10.0.0.1") },
 		"0 is no port":                           func(f *Fence) { f.Ports = append(f.Ports, 0) },
+		"fence: 0 is no port":                    func(f *Fence) { f.Proxies[1].Ports[0] = 0 },
 		"10.0.0.1/8 is no network":               func(f *Fence) { f.Holes[0] = hole("10.0.0.1/8", 0) },
 		"invalid Prefix is no network":           func(f *Fence) { f.Proxies[1].Holes[0].To = netip.Prefix{} },
 		"uid 0 is outside the fenced range":      func(f *Fence) { f.Proxies[0].UID = 0 },
@@ -260,6 +261,17 @@ func TestWhereProxiesReach(t *testing.T) {
 			t.Errorf("%d refused, want 4", n)
 		}
 		expect("refused", personalUID, "192.168.1.9:22", "127.0.0.1:22", "10.9.9.9:80", "172.16.0.9:80", internet+":53")
+
+		// A port of one proxy is open to that one, at public addresses; what holes open is not opened at it.
+		fence.Proxies[1].Ports = []uint16{22}
+		syncState(t, backend, State{Fence: fence})
+		expect("port 22", personalUID, internet+":22")
+		expect("port 563", personalUID, internet+":563")
+		expect("refused", socialUID, internet+":22")
+		expect("refused", personalUID, internet+":3128", "10.9.9.9:22", "192.168.1.9:22", "127.0.0.1:22", gateway+":22", b.addr+":22")
+		fence.Proxies[1].Ports = nil
+		syncState(t, backend, State{Fence: fence})
+		expect("refused", personalUID, internet+":22")
 
 		// Who connects to a proxy gets its answers.
 		as(t, socialUID, func() { listen(t, gateway+":61001", "b's proxy") })

@@ -38,7 +38,7 @@ func TestHistoryOfHoles(t *testing.T) {
 	b := m.open(t)
 	for range 40 {
 		want := State{Fence: Fence{Ports: []uint16{80, 443, 563}[:1+random.IntN(3)], Holes: some(),
-			Proxies: []Proxy{{personalUID, some()}, {socialUID, some()}}}}
+			Proxies: []Proxy{{personalUID, some(), nil}, {socialUID, some(), []uint16{22, 443, 8443}[:random.IntN(4)]}}}}
 		syncState(t, b, want)
 		got := sorted(m.rules(t))
 		m.shell(t, "nft delete table inet vifproxy")

@@ -58,7 +58,7 @@ func housing(n int, holes ...Hole) State {
 		Ports:     []uint16{563},
 	}}
 	for i := range n {
-		s.Fence.Proxies = append(s.Fence.Proxies, Proxy{testConfig.FirstUID + uint32(i), holes})
+		s.Fence.Proxies = append(s.Fence.Proxies, Proxy{UID: testConfig.FirstUID + uint32(i), Holes: holes})
 	}
 	return s
 }

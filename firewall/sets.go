@@ -40,6 +40,7 @@ var ourSets = [...]set{
 	ownedLiteralSets + 1: {setName{"inet vifproxy", "owned_literals6"}, keys(uid, ipv6Addr, inetService), nil, false},
 	wideLiteralSets:      {setName{"inet vifproxy", "wide_literals4"}, keys(uid, ipv4Addr), nil, false},
 	wideLiteralSets + 1:  {setName{"inet vifproxy", "wide_literals6"}, keys(uid, ipv6Addr), nil, false},
+	ownedPortsSet:        {setName{"inet vifproxy", "owned_ports"}, keys(uid, inetService), nil, false},
 	holeSets:             {setName{"inet vifproxy", "holes4"}, keys(ipv4Addr, inetService), nil, true},
 	holeSets + 1:         {setName{"inet vifproxy", "holes6"}, keys(ipv6Addr, inetService), nil, true},
 	ownedSets:            {setName{"inet vifproxy", "owned4"}, keys(uid, ipv4Addr, inetService), nil, true},
@@ -66,7 +67,8 @@ const (
 	_
 	wideLiteralSets // of one proxy, at the ports that are open everywhere
 	_
-	holeSets // the same for what is not literal
+	ownedPortsSet // of one proxy, at public addresses
+	holeSets      // the same for what is not literal
 	_
 	ownedSets
 	_
@@ -171,6 +173,9 @@ func elementsOf(s State) (all []element) {
 		open(literalSets, holeSets, 0, h)
 	}
 	for _, p := range f.Proxies {
+		for _, port := range p.Ports {
+			put(ownedPortsSet, part(host32, p.UID)+keyPart(port))
+		}
 		for _, h := range disjoint(p.Holes) {
 			if h.Port == 0 {
 				open(wideLiteralSets, wideSets, p.UID, h)
@@ -251,7 +256,9 @@ func same[T comparable](a, b T) bool { return a == b }
 
 func compareProxies(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) }
 
-func sameProxy(a, b Proxy) bool { return a.UID == b.UID && slices.Equal(a.Holes, b.Holes) }
+func sameProxy(a, b Proxy) bool {
+	return a.UID == b.UID && slices.Equal(a.Holes, b.Holes) && slices.Equal(a.Ports, b.Ports)
+}
 
 // unshared is what only one of two ordered lists has.
 func unshared[T any](have, want []T, compare func(a, b T) int, same func(a, b T) bool) (gone, added []T) {

@@ -132,6 +132,8 @@ func (c Config) chains(b *bounds) []chain {
 			all(ipv6, tcp, in(openPortsSet, dport), in(wideSets+1, skuidTurned, ip6Daddr), accept),
 			all(ipv4, tcp, in(openPortsSet, dport), outside("forbidden4", ipDaddr), accept),
 			all(ipv6, tcp, in(openPortsSet, dport), outside("forbidden6", ip6Daddr), accept),
+			all(ipv4, tcp, in(ownedPortsSet, skuid, dport), outside("forbidden4", ipDaddr), accept),
+			all(ipv6, tcp, in(ownedPortsSet, skuid, dport), outside("forbidden6", ip6Daddr), accept),
 		}},
 	}
 	if b == nil {

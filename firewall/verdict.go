@@ -15,7 +15,7 @@ import (
 type Verdict struct {
 	Passes bool
 	Hole   *Hole  // by which it passes, if by one
-	Own    bool   // the hole is this proxy's and no other's
+	Own    bool   // what opens it, hole or port, is this proxy's and no other's
 	Why    string // it does not pass, or passes without a hole
 }
 
@@ -78,10 +78,14 @@ func (f Fence) Judge(uid uint32, to netip.AddrPort) (Verdict, error) {
 	if net := within(forbidden, addr); net.IsValid() {
 		return Verdict{Why: "it is in " + net.String()}, nil
 	}
-	if !slices.Contains(ports, port) {
-		return Verdict{Why: fmt.Sprintf("port %d is not open", port)}, nil
+	owned := slices.ContainsFunc(f.Proxies, func(p Proxy) bool { return p.UID == uid && slices.Contains(p.Ports, port) })
+	switch {
+	case slices.Contains(ports, port):
+		return Verdict{Passes: true, Why: fmt.Sprintf("port %d is open everywhere", port)}, nil
+	case owned:
+		return Verdict{Passes: true, Own: true, Why: fmt.Sprintf("port %d is open to this proxy", port)}, nil
 	}
-	return Verdict{Passes: true, Why: fmt.Sprintf("port %d is open everywhere", port)}, nil
+	return Verdict{Why: fmt.Sprintf("port %d is not open", port)}, nil
 }
 
 // within returns the first network that the address is in.

@@ -47,7 +47,7 @@ func TestJudgeAgreesWithTheKernel(t *testing.T) {
 			Holes: []Hole{hole("10.9.9.0/24", 3128), hole("172.20.0.0/16", 0)},
 			Proxies: []Proxy{{UID: socialUID}, {UID: personalUID, Holes: []Hole{
 				literal("127.0.0.1", 80), literal(gateway, 0), literal(b.addr, 22), hole("192.168.1.0/24", 0),
-				hole("198.51.100.7/32", 8443)}}},
+				hole("198.51.100.7/32", 8443)}, Ports: []uint16{22}}},
 		}
 		backend := m.open(t)
 		syncState(t, backend, State{Fence: fence})
