@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"golang.org/x/net/idna"
@@ -21,18 +23,59 @@ var numeric = regexp.MustCompile(`^([0-9]+|0x[0-9a-f]*)$`)
 var idn = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false),
 	idna.CheckHyphens(false), idna.CheckJoiners(true), idna.BidiRule())
 
-// canonical reads an entry of "#: format domains": the host name in the form in which browsers send it, lower
-// case and punycode, after "*." if the entry stands for all names below it. The error lacks path and line.
+// parseEntry reads an entry of "#: format domains": HOST, *.HOST, an IPv4 address, or an IPv6 address in brackets; each
+// with or without a port behind a colon. The error lacks path and line.
+func parseEntry(entry string) (h Host, flaw *Error) {
+	name, port, hasPort := entry, "", false
+	if inner, ok := strings.CutPrefix(entry, "["); ok {
+		literal, rest, closed := strings.Cut(inner, "]")
+		port, hasPort = strings.CutPrefix(rest, ":")
+		addr, err := netip.ParseAddr(literal)
+		if !closed || err != nil || !addr.Is6() || addr.Is4In6() || addr.Zone() != "" || !hasPort && rest != "" {
+			return h, &Error{Text: excerpt(entry) + " is not a host name, nor an IPv6 address in brackets",
+				Remedy: `write it like [2001:db8::1]:443, or remove "#: format domains" if the file holds patterns`}
+		}
+		h.Name = addr.String() // as browsers write it
+	} else {
+		if strings.Count(entry, ":") == 1 && !strings.ContainsAny(entry, "/@") {
+			name, port, hasPort = strings.Cut(entry, ":")
+		}
+		if name, flaw = canonical(name); flaw != nil {
+			return h, flaw
+		}
+		h.Name, h.Below = strings.CutPrefix(name, "*.")
+	}
+	if h.Port = parsePort(port); hasPort && h.Port == 0 {
+		return Host{}, &Error{Text: excerpt(entry) + " has no port from 1 to 65535 behind the colon",
+			Remedy: "write a number, or the host alone"}
+	}
+	return h, nil
+}
+
+// parsePort reads a number from 1 to 65535 as people write it; 0 if it is none.
+func parsePort(text string) uint16 {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || text != strconv.FormatUint(n, 10) {
+		return 0
+	}
+	return uint16(n)
+}
+
+// canonical returns a host name in the form in which browsers send it, lower case and punycode, after "*." if it stands
+// for all names below it; or an IPv4 address as it is. The error lacks path and line.
 func canonical(entry string) (string, *Error) {
 	rest, wildcard := strings.CutPrefix(entry, "*.")
 	fail := func(remedy string) (string, *Error) {
 		return "", &Error{Text: excerpt(entry) + " is not a host name", Remedy: remedy}
 	}
+	if addr, err := netip.ParseAddr(entry); err == nil && addr.Is4() {
+		return addr.String(), nil
+	}
 	switch {
 	case strings.ContainsAny(rest, `\^$()[]|+?`):
 		return fail(`remove "#: format domains" if the file holds patterns`)
 	case strings.ContainsAny(rest, "/:@"):
-		return fail("write the host name alone, without scheme, port or path")
+		return fail("write the host name alone, or HOST:PORT, without scheme or path")
 	case strings.Contains(rest, "*"), strings.HasPrefix(rest, "."):
 		return fail("write *.example.com for all names below example.com")
 	}
@@ -52,7 +95,7 @@ func canonical(entry string) (string, *Error) {
 		return fail("a name has at most 253 characters")
 	}
 	if numeric.MatchString(labels[len(labels)-1]) {
-		return fail(`addresses need a file of patterns: ^192\.0\.2\.1$`)
+		return fail("an address is four numbers from 0 to 255, as in 192.0.2.1, and has no names below it")
 	}
 	if wildcard {
 		name = "*." + name
@@ -65,6 +108,12 @@ func canonical(entry string) (string, *Error) {
 // dot that may end a name, or by what only looks like a name: "203.0.113.9<TAB>.example.com" is an address to
 // the resolver of glibc before 2.29 (CVE-2016-10739).
 func (s Syntax) compile(name string) []string {
+	if _, err := netip.ParseAddr(name); err == nil { // which has one way of writing it
+		if s.Language == Fnmatch {
+			return []string{name}
+		}
+		return []string{"^" + strings.ReplaceAll(name, ".", `\.`) + "$"}
+	}
 	host, wildcard := strings.CutPrefix(name, "*.")
 	if s.CaseSensitive || s.Language == Fnmatch {
 		host = anyCase(host)

@@ -101,8 +101,7 @@ func TestCanonical(t *testing.T) {
 		{"例え。テスト", "xn--r8jz45g.xn--zckzah", ""},
 		{"ｅｘａｍｐｌｅ．ｃｏｍ", "example.com", ""},
 
-		{"https://example.com/", "", "write the host name alone, without scheme, port or path"},
-		{"example.com:443", "", "write the host name alone"},
+		{"https://example.com/", "", "write the host name alone, or HOST:PORT, without scheme or path"},
 		{"[::1]", "", "if the file holds patterns"},
 		{"^example\\.com$", "",
 			`"^example\\.com$" is not a host name (remove "#: format domains" if the file holds patterns)`},
@@ -123,11 +122,13 @@ func TestCanonical(t *testing.T) {
 		{strings.Repeat("aa.", 84) + "example", "", "at most 253"},
 		{"xn--a.example", "", "idna"},
 		{"a\u05d0.example", "", "idna"}, // Latin and Hebrew letters in one label
-		{"192.0.2.1", "", "addresses need a file of patterns"},
-		{"*.1", "", "addresses need"},
-		{"127.1", "", "addresses need"},
-		{"0x7f000001", "", "addresses need"},
-		{"1.0x", "", "addresses need"},
+		{"192.0.2.1", "192.0.2.1", ""},
+		{"192.0.2.256", "", "an address is"},
+		{"*.192.0.2.1", "", "no names below it"},
+		{"*.1", "", "an address is"},
+		{"127.1", "", "an address is"},
+		{"0x7f000001", "", "an address is"},
+		{"1.0x", "", "an address is"},
 	} {
 		got, flaw := canonical(c.entry)
 		if flaw != nil {

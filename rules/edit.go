@@ -30,21 +30,23 @@ func Append(content []byte, lines []string) []byte {
 	return content
 }
 
-// Remove returns content without the lines of f, which was parsed from it, that have one of the entries.
-func (f File) Remove(content []byte, entries []string) []byte {
-	gone := map[int]bool{}
-	for _, line := range f.entries {
-		if slices.Contains(entries, line.Text) {
-			gone[line.Line] = true
-		}
-	}
+// rewriteLines returns content with other text in the place of some lines, by number; those with none are removed.
+func rewriteLines(content []byte, edits map[int]string) []byte {
 	var b bytes.Buffer
 	number := 0
 	for line := range bytes.Lines(content) {
-		if number++; !gone[number] {
+		number++
+		text, edited := edits[number]
+		if !edited {
 			b.Write(line)
-		} else if bytes.HasPrefix(line, []byte("\ufeff")) {
+			continue
+		}
+		if bytes.HasPrefix(line, []byte("\ufeff")) {
 			b.WriteString("\ufeff")
+		}
+		if text != "" {
+			b.WriteString(text)
+			b.Write(line[len(bytes.TrimRight(line, "\r\n")):])
 		}
 	}
 	return b.Bytes()

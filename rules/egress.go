@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -57,6 +56,36 @@ func (f File) openings() (all []Finding) {
 		case within:
 			finding.Problem = fmt.Sprintf("%s leads nowhere: a network opens no address of the firewall VM or of its links", e.To)
 			finding.Remedy = "name the single address"
+		default:
+			continue
+		}
+		all = append(all, finding)
+	}
+	return all
+}
+
+// hardlyMeant are ports that hardly anybody means to open for a web proxy.
+var hardlyMeant = map[uint16]string{
+	25: "mail servers take mail from each other there: this AppVM can send mail as this network",
+	53: "name servers answer there: what a look-up carries away passes no list",
+}
+
+// ports returns what is odd about the lines that open ports. Path is not set.
+func (f File) ports() (all []Finding) {
+	first := map[uint16]int{} // by directive
+	for _, p := range f.Ports {
+		finding := Finding{Line: p.Line, Col: 1}
+		before, again := first[p.Number]
+		directive := strings.HasPrefix(p.Text, "#:")
+		if directive && !again {
+			first[p.Number] = p.Line
+		}
+		switch why := hardlyMeant[p.Number]; {
+		case directive && again:
+			finding.Problem, finding.Remedy = fmt.Sprintf("port %d is opened by line %d already", p.Number, before), "remove it"
+		case why != "":
+			finding.Problem = fmt.Sprintf("port %d is open for all hosts of this list: %s", p.Number, why)
+			finding.Remedy = "remove the port, unless that is meant"
 		default:
 			continue
 		}
@@ -119,11 +148,9 @@ func parseEgress(text string) (Egress, *Error) {
 	case addr.Is4In6():
 		return fail("is IPv4 written as IPv6", form)
 	case hasPort:
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 || port != strconv.FormatUint(n, 10) {
+		if e.Port = parsePort(port); e.Port == 0 {
 			return fail("has no port from 1 to 65535 behind the colon", form)
 		}
-		e.Port = uint16(n)
 	}
 	if masked := e.To.Masked(); masked != e.To {
 		return fail("has bits behind the length of the network",

@@ -33,6 +33,10 @@ type File struct {
 	// Egress is what the AppVM's proxy may connect to besides public addresses at the usual ports.
 	Egress []Egress
 
+	// Ports are open for this AppVM, besides those that the template opens for all: for each host that it may reach, as
+	// tinyproxy cannot tie a port to a host. A number may be there more than once, from several lines.
+	Ports []Port
+
 	sum        [sha256.Size]byte // of the content
 	entries    []Line            // patterns as written, or canonical host names
 	domains    bool              // whether they are names
@@ -40,11 +44,27 @@ type File struct {
 	almost     Line              // the first comment that was meant to say so, and what it should be
 }
 
+// Names reports whether the file says "#: format domains".
+func (f File) Names() bool { return f.domains }
+
 // Same tells whether the other file is the same in every byte, and in the same place.
 func (f File) Same(other File) bool { return f.Path == other.Path && f.sum == other.sum }
 
 // Unwritten reports whether a file has neither entries nor a format, so that it can begin with either.
-func (f File) Unwritten() bool { return len(f.entries) == 0 && f.formatLine == 0 && len(f.Egress) == 0 }
+func (f File) Unwritten() bool {
+	return len(f.entries) == 0 && f.formatLine == 0 && len(f.Egress)+len(f.Ports) == 0
+}
+
+// A Port is one that a line opens.
+type Port struct {
+	Number uint16
+	Line   int    // of the rule file
+	Text   string // of that line, without blanks and comments
+}
+
+// MostPorts is how many different ports a list may open: each is an element of the fence, a rule of Landlock and a line
+// for tinyproxy.
+const MostPorts = 32
 
 // A Line is one line of what tinyproxy is given to read.
 type Line struct {
@@ -53,6 +73,8 @@ type Line struct {
 
 	// Source is the pattern as the rule file has it, if Text is compiled from that and differs.
 	Source string
+
+	port uint16 // in a list of names, what is opened with the host; 0 if none
 }
 
 // Language is the kind of pattern that tinyproxy takes a filter line for.
@@ -121,6 +143,14 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 	}
 	var lines []Line
 	for _, entry := range f.entries {
+		if entry.port != 0 && s.Forbid {
+			return nil, &Error{
+				Path:   f.Path,
+				Line:   entry.Line,
+				Text:   excerpt(entry.written()) + " has a port, and a black list forbids a host at all ports",
+				Remedy: "write the host alone",
+			}
+		}
 		for _, text := range s.compiled().compile(entry.Text) {
 			if len(text) > maxLine {
 				return nil, &Error{
@@ -190,7 +220,7 @@ func (f *File) add(line string, number int) *Error {
 	if directive, ok := strings.CutPrefix(text, "#:"); ok {
 		words := strings.Fields(directive)
 		flaw := f.direct(words, number)
-		if flaw != nil && len(words) > 1 {
+		if flaw != nil && (len(words) == 2 || len(words) > 2 && words[0] != "port") {
 			flaw.Col = strings.LastIndex(line, words[len(words)-1]) + 1
 		}
 		return flaw
@@ -208,13 +238,33 @@ func (f *File) add(line string, number int) *Error {
 		}
 		return flaw
 	}
-	if f.domains {
-		entry, flaw = canonical(entry)
-	} else {
-		flaw = plain(entry)
+	if !f.domains {
+		f.entries = append(f.entries, Line{Text: entry, Line: number})
+		return plain(entry)
 	}
-	f.entries = append(f.entries, Line{Text: entry, Line: number})
+	host, flaw := parseEntry(entry)
+	if flaw == nil && host.Port != 0 {
+		flaw = f.open(Port{Number: host.Port, Line: number, Text: host.String()})
+	}
+	name := host.Name
+	if host.Below {
+		name = "*." + name
+	}
+	f.entries = append(f.entries, Line{Text: name, Line: number, port: host.Port})
 	return flaw
+}
+
+// open takes in a port that a line opens.
+func (f *File) open(p Port) *Error {
+	different := map[uint16]bool{p.Number: true}
+	for _, other := range f.Ports {
+		different[other.Number] = true
+	}
+	if len(different) > MostPorts {
+		return &Error{Text: fmt.Sprintf("more than %d different ports", MostPorts), Remedy: "open those that are needed"}
+	}
+	f.Ports = append(f.Ports, p)
+	return nil
 }
 
 // direct obeys a directive: a line that begins with "#:", which is a comment to tinyproxy.
@@ -237,12 +287,31 @@ func (f *File) direct(words []string, number int) *Error {
 		}
 		f.domains, f.formatLine = value == "domains", number
 		return nil
+	case len(words) > 1 && words[0] == "port":
+		return f.openAll(words[1:], number)
 	}
 	return &Error{
 		Text: "unknown directive " + excerpt("#: "+strings.Join(words, " ")),
-		Remedy: `known are "#: format domains", "#: format patterns" and "#: egress CIDR[:PORT]"; ` +
+		Remedy: `known are "#: format domains", "#: format patterns", "#: port PORT..." and "#: egress CIDR[:PORT]"; ` +
 			`no comment begins with "#:"`,
 	}
+}
+
+// openAll obeys the directive port.
+func (f *File) openAll(words []string, line int) *Error {
+	for i, word := range words {
+		number := parsePort(word)
+		if number == 0 {
+			return &Error{Text: excerpt(word) + " is no port", Remedy: "write numbers from 1 to 65535, as in #: port 22 8443"}
+		}
+		if slices.Contains(words[:i], word) {
+			return &Error{Text: "port " + word + " twice in a line", Remedy: "remove one of them"}
+		}
+		if flaw := f.open(Port{Number: number, Line: line, Text: "#: port " + strings.Join(words, " ")}); flaw != nil {
+			return flaw
+		}
+	}
+	return nil
 }
 
 // entryOf returns what a line holds besides blanks and a comment.

@@ -1,31 +1,60 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// A Host is what a person wants to allow: one host name, or with Below all names below it.
+// A Host is what a person wants to allow: one host name or address, or with Below all names below it.
 type Host struct {
-	Name  string // lower case, punycode, no dot at the end
+	Name  string // lower case, punycode, no dot at the end; or an address
 	Below bool
+	Port  uint16 // to be opened with it; 0 if none
 }
 
 func (h Host) String() string {
-	if h.Below {
-		return "*." + h.Name
+	text := h.Name
+	switch {
+	case h.Below:
+		text = "*." + text
+	case strings.Contains(text, ":"):
+		text = "[" + text + "]"
 	}
-	return h.Name
+	if h.Port != 0 {
+		text += ":" + strconv.Itoa(int(h.Port))
+	}
+	return text
+}
+
+// IsAddr reports whether the host is an address, below which there is nothing.
+func (h Host) IsAddr() bool {
+	_, err := netip.ParseAddr(h.Name)
+	return err == nil
+}
+
+// WithoutPort returns the host alone.
+func (h Host) WithoutPort() Host { return Host{Name: h.Name, Below: h.Below} }
+
+// ParseEntry takes a host as a list of names has it: HOST, *.HOST or an address, with or without a port.
+func ParseEntry(text string) (Host, error) {
+	h, flaw := parseEntry(text)
+	if flaw != nil {
+		return h, fmt.Errorf("%s (%s)", flaw.Text, flaw.Remedy)
+	}
+	return h, nil
 }
 
 // ParseHost takes a host as people have it at hand: a name in any writing, a URL from the address bar, a name with a
-// port. "*.example.com" is the names below example.com.
+// port. "*.example.com" is the names below example.com. Port 80 without a scheme, and the usual port of a scheme, is
+// none; web sockets without encryption (ws) need port 80, since browsers make a tunnel for them.
 func ParseHost(text string) (Host, error) {
-	name := text
-	if scheme, rest, ok := strings.Cut(name, "://"); ok && !strings.ContainsAny(scheme, "/.") {
-		name = rest
+	name, scheme := text, ""
+	if before, rest, ok := strings.Cut(name, "://"); ok && !strings.ContainsAny(before, "/.") {
+		scheme, name = strings.ToLower(before), rest
 	}
 	name, _, _ = strings.Cut(name, "/")
 	name, _, _ = strings.Cut(name, "?")
@@ -34,21 +63,21 @@ func ParseHost(text string) (Host, error) {
 		name = name[at+1:]
 	}
 	if addr, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil && addr.Is6() || strings.HasPrefix(name, "[") {
-		return Host{}, fmt.Errorf("%s is an IPv6 address: name the host, proxies speak IPv4 here", excerpt(name))
+		return Host{}, fmt.Errorf("%s is an IPv6 address: name the host, or write the address into the list by hand, "+
+			"[2001:db8::1] in a list of names", excerpt(name))
 	}
-	if host, port, ok := strings.Cut(name, ":"); ok && strings.Trim(port, "0123456789") == "" {
-		name = host
+	h, err := ParseEntry(name)
+	if err != nil {
+		return h, err
 	}
-	if addr, err := netip.ParseAddr(name); err == nil {
-		return Host{}, fmt.Errorf("%s is an address, not a name: if nothing else will do, write the line %s"+
-			` into a rule file without "#: format domains" by hand`, addr, Basic.name(addr.String(), false))
+	usual := map[string]uint16{"": 80, "http": 80, "https": 443, "wss": 443}[scheme]
+	switch {
+	case scheme == "ws":
+		h.Port = cmp.Or(h.Port, 80)
+	case h.Port == usual:
+		h.Port = 0
 	}
-	rest, below := strings.CutPrefix(name, "*.")
-	canon, flaw := canonical(rest)
-	if flaw != nil {
-		return Host{}, fmt.Errorf("%s (%s)", flaw.Text, flaw.Remedy)
-	}
-	return Host{Name: canon, Below: below}, nil
+	return h, nil
 }
 
 // TooWide says why a host should not be on a white list; "" if nothing is wrong with it.
@@ -59,36 +88,96 @@ func (h Host) TooWide() string {
 	return ""
 }
 
-// Entry returns the line for a host in this file: the line that is added to allow it.
-func (f File) Entry(s Syntax, h Host) string {
+// Lacks returns the lines to add to the file for a host to be allowed, with its port: none if they are there.
+func (f File) Lacks(s Syntax, h Host) (lines []string) {
 	if f.domains {
-		return h.String()
+		if !slices.ContainsFunc(f.entries, func(l Line) bool { return f.standsFor(s, l, h) && l.port == h.Port }) {
+			lines = append(lines, h.String())
+		}
+		return lines
 	}
-	return s.Language.name(h.Name, h.Below)
+	if h.Port != 0 && !slices.ContainsFunc(f.Ports, func(p Port) bool { return p.Number == h.Port }) {
+		lines = append(lines, portLine(h.Port))
+	}
+	if !slices.ContainsFunc(f.entries, func(l Line) bool { return f.standsFor(s, l, h) }) {
+		lines = append(lines, s.Language.name(h.Name, h.Below))
+	}
+	return lines
 }
 
-// Entries returns the entries in the file that stand for the host and for nothing else, in whatever way they are written.
-func (f File) Entries(s Syntax, h Host) (all []string) {
+// standsFor reports whether a line stands for the host and for nothing else, in whatever way it is written. Its port does
+// not matter.
+func (f File) standsFor(s Syntax, l Line, h Host) bool {
 	language := s.Language
 	if f.domains {
 		language = Fnmatch // names and *.names look the same in it
 	}
-	for _, line := range f.entries {
-		shape := language.shapeOf(line.Text)
-		same := strings.EqualFold(shape.domain, h.Name) && shape.below == h.Below
-		if shape.exact() && same && !slices.Contains(all, line.Text) {
-			all = append(all, line.Text)
-		}
-	}
-	return all
+	shape := language.shapeOf(l.Text)
+	return shape.exact() && strings.EqualFold(shape.domain, h.Name) && shape.below == h.Below
 }
 
-// With returns the file with more entries at its end, which come from no line of it: the
-// Line of entries[i] is -1-i.
-func (f File) With(entries []string) File {
-	f.entries = f.entries[:len(f.entries):len(f.entries)]
-	for i, text := range entries {
+// With returns the file with more hosts at its end, which come from no line of it: the
+// Line of hosts[i] is -1-i.
+func (f File) With(s Syntax, hosts []Host) File {
+	f.entries, f.Ports = slices.Clip(f.entries), slices.Clip(f.Ports)
+	for i, h := range hosts {
+		text := h.WithoutPort().String()
+		if !f.domains {
+			text = s.Language.name(h.Name, h.Below)
+		}
 		f.entries = append(f.entries, Line{Text: text, Line: -1 - i})
+		if h.Port != 0 {
+			f.Ports = append(f.Ports, Port{Number: h.Port, Line: -1 - i, Text: h.String()})
+		}
 	}
 	return f
 }
+
+// Without returns content, which f was parsed from, without the lines that allow these hosts and nothing else, and the
+// text of these lines. A host without a port is taken away with all ports that lines name with it. In a file of patterns,
+// where a port belongs to no host, a port is taken away too.
+func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, removed []string) {
+	edits := map[int]string{} // by line: what becomes of it, "" if nothing
+	for _, h := range hosts {
+		for _, l := range f.entries {
+			if f.standsFor(s, l, h) && (!f.domains || h.Port == 0 || h.Port == l.port) {
+				if _, twice := edits[l.Line]; !twice {
+					removed = append(removed, l.written())
+				}
+				edits[l.Line] = ""
+			}
+		}
+		if f.domains || h.Port == 0 {
+			continue
+		}
+		for _, p := range f.Ports {
+			if p.Number == h.Port {
+				removed = append(removed, portLine(h.Port))
+				edits[p.Line] = ""
+			}
+		}
+	}
+	// A directive may open other ports as well.
+	for _, p := range f.Ports {
+		text, edited := edits[p.Line]
+		goes := slices.ContainsFunc(hosts, func(h Host) bool { return h.Port == p.Number })
+		switch {
+		case f.domains || !edited || goes:
+		case text == "":
+			edits[p.Line] = portLine(p.Number)
+		default:
+			edits[p.Line] = text + " " + strconv.Itoa(int(p.Number))
+		}
+	}
+	return rewriteLines(content, edits), removed
+}
+
+// written is the entry as a file has it.
+func (l Line) written() string {
+	if l.port == 0 {
+		return l.Text
+	}
+	return fmt.Sprintf("%s:%d", l.Text, l.port)
+}
+
+func portLine(number uint16) string { return fmt.Sprintf("#: port %d", number) }

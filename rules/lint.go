@@ -98,7 +98,7 @@ func (c Check) File(path string, content []byte) []Finding {
 		found.Col += strings.Index(found.Source, found.entry)
 		all = append(all, found)
 	}
-	for _, found := range f.openings() {
+	for _, found := range f.besides() {
 		found.Path, found.Source = path, lines[found.Line-1]
 		found.Width = len(found.Source)
 		all = append(all, found)
@@ -120,12 +120,15 @@ func (c Check) Parsed(f File) []Finding {
 	}
 	c.unsaid = f.formatLine == 0
 	used := slices.DeleteFunc(c.entries(f.entries, f.domains), func(found Finding) bool { return found.Refused })
-	all := slices.Concat(f.almostDirectives(), used, f.openings())
+	all := slices.Concat(f.almostDirectives(), used, f.besides())
 	for i := range all {
 		all[i].Path = f.Path
 	}
 	return all
 }
+
+// besides returns what is odd about the lines that open something besides hosts. Path is not set.
+func (f File) besides() []Finding { return append(f.openings(), f.ports()...) }
 
 // String is a finding on one line.
 func (f Finding) String() string {
@@ -147,13 +150,13 @@ func (c Check) entries(lines []Line, domains bool) (all []Finding) {
 	for i, line := range lines {
 		finding := Finding{Line: line.Line, Col: 1, Width: len(line.Text)}
 		shapes[i] = c.Language.shapeOf(line.Text)
-		if first, again := seen[line.Text]; again {
+		if first, again := seen[line.written()]; again {
 			finding.Problem, finding.Remedy = fmt.Sprintf("says the same as line %d", first), "remove it"
 			finding.Fixable = true
 			all = append(all, finding)
 			continue
 		}
-		seen[line.Text] = line.Line
+		seen[line.written()] = line.Line
 		if !domains {
 			all = append(all, c.line(finding, shapes[i])...)
 		} else if shapes[i].below && tooWide(shapes[i].domain) && !c.Forbid {
@@ -165,23 +168,23 @@ func (c Check) entries(lines []Line, domains bool) (all []Finding) {
 	}
 	first := map[Host]int{} // what is said exactly, and where
 	for i, s := range shapes {
-		host := Host{c.fold(s.domain), s.below}
+		host := Host{c.fold(s.domain), s.below, lines[i].port}
 		if _, again := first[host]; s.exact() && !again {
 			first[host] = i
 		}
 	}
 	for i, s := range shapes {
-		if !s.exact() || lines[i].Line != seen[lines[i].Text] {
+		if !s.exact() || lines[i].Line != seen[lines[i].written()] {
 			continue // or said already
 		}
-		host := Host{c.fold(s.domain), s.below}
+		host := Host{c.fold(s.domain), s.below, lines[i].port}
 		k, covered := first[host], first[host] != i
 		for name := host.Name; !covered; {
 			_, above, ok := strings.Cut(name, ".")
 			if !ok {
 				break
 			}
-			k, covered = first[Host{above, true}]
+			k, covered = first[Host{above, true, host.Port}]
 			name = above
 		}
 		if covered {

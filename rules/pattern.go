@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -202,6 +203,9 @@ func registrable(domain string) bool {
 
 // publicSuffix returns the part of a name below which anybody can have a name, and whether the list has it.
 func publicSuffix(domain string) (suffix string, known bool) {
+	if _, err := netip.ParseAddr(domain); err == nil {
+		return "", false
+	}
 	suffix, icann := publicsuffix.PublicSuffix(strings.ToLower(domain))
 	return suffix, icann || strings.Contains(suffix, ".")
 }

@@ -43,7 +43,7 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	e.Note = f.note
 	e.Steps = []control.Step{f.proxyStep(), templateStep(f)}
 	for _, guard := range []func(context.Context, served, tinyproxy.Question) (control.Step, error){
-		connectPortStep, rulesStep,
+		s.connectPortStep, rulesStep,
 	} {
 		step, err := guard(ctx, f, question)
 		if err != nil {
@@ -62,7 +62,7 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	if byList := func(step control.Step) bool { return step.Guard == guardRules && !step.Passes }; slices.ContainsFunc(e.Steps, byList) {
 		e.Remedy = s.listRemedy(soon, f, question)
 	}
-	return e, nil
+	return e, offer(e.Steps, f, question)
 }
 
 // listRemedy tries what `allow` adds for a host, and offers that only if the request passes then. The AppVM's own proxy keeps its
@@ -233,7 +233,8 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 				f.input = policyInput{f.Bind, s.inputs.Binary, s.inputs.Places, s.inputs.Restarts[d.Addr]}
 			}
 			f.fence.Ports = slices.Concat(f.fence.Ports, f.Config.Connect)
-			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{UID: f.uid, Holes: holes(f.Egress)})
+			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{
+				UID: f.uid, Holes: holes(f.Egress), Ports: numbers(f.Ports)})
 		}
 		reply <- answer{err: err}
 	})
@@ -287,25 +288,83 @@ func (p *Policy) judge() tinyproxy.Judge {
 	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter.Compiled()}
 }
 
-// connectPortStep: a tunnel goes only to the ports that the template names.
-func connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
+// connectPortStep: a tunnel goes only to the ports that the template names, and to those that the list opens.
+func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
 	step := control.Step{Guard: guardPort, Passes: true, Lines: []control.Line{}}
 	if q.Method != http.MethodConnect {
 		step.Says = "no tunnel"
 		return step, nil
 	}
-	_, text, err := p.render(anyFiles, anyPort)
+	_, port, err := q.Destination()
+	if err != nil {
+		return step, err
+	}
+	config, text, err := p.render(anyFiles, anyPort)
 	if err != nil {
 		return step, err
 	}
 	judge := p.judge()
-	judge.ConnectPorts = tinyproxy.ConnectPorts(text)
+	judge.ConnectPorts = tinyproxy.ConnectPorts(text + config.ConnectTo(p.connects(s.Egress)))
 	step.Passes, err = judge.PortAllowed(ctx, q)
-	step.Says = "ConnectPort in the template allows the port"
-	if !step.Passes {
-		step.Says = "ConnectPort in the template does not allow the port"
+	opened := p.opening(port)
+	for _, e := range p.Egress {
+		if e.Port == port {
+			opened = append(opened, control.Line{Path: p.RulesPath, Line: e.Line, Text: "#: egress " + e.String()})
+		}
+	}
+	switch {
+	case !step.Passes:
+		step.Says = fmt.Sprintf("port %d is not open for tunnels, by ConnectPort in the template or by a line", port)
+	case config.AnyPort || slices.Contains(config.Connect, port):
+		step.Says = "ConnectPort in the template allows the port"
+	case len(opened) > 0:
+		step.Says, step.Lines = "the port is opened by", opened[:min(len(opened), mostLines)]
+	default:
+		step.Says = "the port is opened by --egress-allow"
 	}
 	return step, err
+}
+
+// opening returns the first lines that open a port at public addresses.
+func (p *Policy) opening(port uint16) (lines []control.Line) {
+	for _, l := range p.Ports {
+		if l.Number == port && len(lines) < mostLines {
+			lines = append(lines, control.Line{Path: p.RulesPath, Line: l.Line, Text: l.Text})
+		}
+	}
+	return lines
+}
+
+// portLine returns the line that would open the port of a request.
+func (p *Policy) portLine(q tinyproxy.Question) (string, error) {
+	text, port, err := q.Destination()
+	if err != nil {
+		return "", err
+	}
+	if host, err := rules.ParseEntry(text); err == nil && p.Names && p.Config.Filter.DefaultDeny {
+		host.Port = port
+		return host.String(), nil
+	}
+	return fmt.Sprintf("#: port %d", port), nil
+}
+
+// offer says in the step of ConnectPort what opens a port. What that of the fence offers for an address that is not public
+// opens it as well.
+func offer(steps []control.Step, f served, q tinyproxy.Question) error {
+	of := func(guard string) *control.Step {
+		return &steps[slices.IndexFunc(steps, func(s control.Step) bool { return s.Guard == guard })]
+	}
+	port, fence := of(guardPort), of(guardFence)
+	switch line, err := f.portLine(q); {
+	case err != nil:
+		return err
+	case port.Passes:
+	case fence.Passes:
+		port.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", line)
+	case strings.Contains(fence.Says, "` in the rule file opens it"):
+		port.Says += " (the line that opens the fence, below, opens it too)"
+	}
+	return nil
 }
 
 // rulesStep: the lines of the rule file.

@@ -224,7 +224,7 @@ func TestExplainSteps(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		port, err1 := connectPortStep(context.Background(), served{Policy: p}, q)
+		port, err1 := new(Supervisor).connectPortStep(context.Background(), served{Policy: p}, q)
 		step, err2 := rulesStep(context.Background(), served{Policy: p}, q)
 		got := fmt.Sprintf("%s %s: %v; %v %s", q.Method, q.Target, port.Passes, step.Passes, step.Says)
 		for _, line := range step.Lines {

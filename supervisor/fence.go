@@ -17,20 +17,22 @@ import (
 type Exit struct {
 	Addr      netip.Addr
 	Holes     []firewall.Hole
-	Ports     []uint16
+	Ports     []uint16 // that the template opens, for all
+	Own       []uint16 // that its list opens, for it alone
 	Upstreams []tinyproxy.Upstream
 }
 
 // exit is what the target may do. As long as another policy serves, both must permit it: a process has no holes
 // but its own rules', and what was taken away is closed at once.
 func exit(target *Policy, serving *Generation) Exit {
-	e := Exit{target.Addr, holes(target.Egress), target.Config.Connect, target.Config.Upstreams}
+	e := Exit{target.Addr, holes(target.Egress), target.Config.Connect, numbers(target.Ports), target.Config.Upstreams}
 	if serving == nil || serving.Policy.key == target.key {
 		return e
 	}
 	old := serving.Policy
 	e.Holes = common(e.Holes, holes(old.Egress))
 	e.Ports = inBoth(e.Ports, old.Config.Connect)
+	e.Own = inBoth(e.Own, numbers(old.Ports))
 	e.Upstreams = inBoth(e.Upstreams, old.Config.Upstreams)
 	return e
 }
@@ -64,7 +66,7 @@ func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
 	f.Leave, f.Barred = s.leave()
 	named := make(map[string]bool)
 	for _, e := range exits {
-		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: e.Holes})
+		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: e.Holes, Ports: e.Own})
 		f.Ports = append(f.Ports, e.Ports...)
 		for _, up := range e.Upstreams {
 			named[up.Host] = true

@@ -30,6 +30,8 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 		step.Says = "not asked, as no address of the host is known now: " + err.Error()
 		return step, nil
 	}
+	open, opens := f.fence, false // the port for this proxy
+	open.Proxies = append(slices.Clone(open.Proxies), firewall.Proxy{UID: f.uid, Ports: []uint16{port}})
 	var says []string
 	for _, addr := range addrs { // tinyproxy takes the first that answers
 		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, port))
@@ -38,13 +40,22 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 		}
 		if verdict.Passes {
 			step.Passes = true
-			step.Says, step.Lines = f.opens(addr, verdict, s.Egress)
+			step.Says, step.Lines = f.opens(netip.AddrPortFrom(addr, port), verdict, s.Egress)
 			return step, nil
 		}
 		step.Passes = false
 		says = append(says, fmt.Sprintf("%s is refused: %s", addr, verdict.Why))
+		if verdict, err = open.Judge(f.uid, netip.AddrPortFrom(addr, port)); err != nil {
+			return step, err
+		}
+		opens = opens || verdict.Passes
 	}
 	step.Says = strings.Join(says, "; ")
+	if opens {
+		line, err := f.portLine(q)
+		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", line)
+		return step, err
+	}
 	remedy, err := f.remedy(netip.AddrPortFrom(addrs[0], port), s.Egress, step.Says)
 	step.Says += remedy
 	return step, err
@@ -122,7 +133,11 @@ func (f served) remedy(to netip.AddrPort, forAll []rules.Egress, says string) (s
 
 // opens says by what the fence lets through to an address. What is open for all proxies is, where the daemon's options
 // do not say so, the address of an Upstream.
-func (f served) opens(addr netip.Addr, v firewall.Verdict, forAll []rules.Egress) (says string, lines []control.Line) {
+func (f served) opens(to netip.AddrPort, v firewall.Verdict, forAll []rules.Egress) (says string, lines []control.Line) {
+	addr := to.Addr()
+	if v.Hole == nil && v.Own {
+		return fmt.Sprintf("%s is public, and port %d is opened by", addr, to.Port()), f.opening(to.Port())
+	}
 	if v.Hole == nil {
 		return fmt.Sprintf("%s is public, and %s", addr, v.Why), []control.Line{}
 	}

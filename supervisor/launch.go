@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"runtime"
-	"slices"
 	"time"
 
 	"vifproxy/control"
@@ -102,10 +101,11 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 // spec is what the launcher is told of a policy.
 func (t *Tinyproxies) spec(p *Policy, port uint16) (tinyproxy.Spec, error) {
 	config, text, err := p.render(t.launcher.Paths(p.Name, port), port)
+	ports := p.connects(t.egress)
 	return tinyproxy.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: t.users.UID(p.Addr),
-		Config: config, Text: text, Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
-		Connect: egressPorts(t.egress, p.Egress),
+		Config: config, Text: text + config.ConnectTo(ports), Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+		Connect: ports,
 	}, err
 }
 
@@ -116,16 +116,6 @@ func (t *Tinyproxies) Try(ctx context.Context, p *Policy, port uint16, q tinypro
 		return nil, err
 	}
 	return t.launcher.Try(ctx, t.binary, spec, q)
-}
-
-// egressPorts are the ports that holes name.
-func egressPorts(lists ...[]rules.Egress) (ports []uint16) {
-	for _, e := range slices.Concat(lists...) {
-		if e.Port != 0 {
-			ports = append(ports, e.Port)
-		}
-	}
-	return ports
 }
 
 // OnLogProblem has f called when LogProblem may return something else.

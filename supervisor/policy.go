@@ -25,6 +25,8 @@ type Policy struct {
 	Rules     []tinyproxy.Line
 	Written   map[int]string        // Rules as the rule file has them, by line number, where that is another text
 	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
+	Ports     []rules.Port          // that its list opens and the template does not, sorted; Line 0 is for a time only
+	Names     bool                  // its list is of names
 	RulesPath string                // the user's rule file, for messages
 	Places    string                // that its sandbox depends on: the sandbox of a running process knows no others
 	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may have holes
@@ -41,7 +43,7 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 	p := &Policy{
 		Name: file.Name, Addr: file.Addr, Bind: in.bind,
 		Template: template, RulesPath: file.Path, Places: in.places,
-		Binary: in.binary, Restarts: in.restarts, Egress: slices.Clone(file.Egress),
+		Binary: in.binary, Restarts: in.restarts, Names: file.Names(), Egress: slices.Clone(file.Egress),
 	}
 	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
 	var err error
@@ -55,12 +57,14 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 		p.Findings = append(p.Findings, finding.String())
 	}
 	if f.DefaultDeny && !f.URLs { // else a line would forbid, or match nothing
-		entries := make([]string, len(temporary))
-		for i, host := range temporary {
-			entries[i] = file.Entry(reading, host)
-		}
-		file = file.With(entries)
+		file = file.With(reading, temporary)
 	}
+	for _, port := range file.Ports {
+		if port.Line = max(port.Line, 0); !slices.Contains(p.Config.Connect, port.Number) {
+			p.Ports = append(p.Ports, port)
+		}
+	}
+	slices.SortStableFunc(p.Ports, func(a, b rules.Port) int { return cmp.Compare(a.Number, b.Number) })
 	lines, err := file.Lines(reading)
 	if err != nil {
 		return nil, err
@@ -80,7 +84,8 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 			listed[l.Text] = true
 			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text, Number: l.Line})
 		case !listed[l.Text]:
-			p.Temporary[l.Text] = temporary[-1-l.Line]
+			p.Temporary[l.Text] = temporary[-1-l.Line].WithoutPort()
+			listed[l.Text] = true
 			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text})
 		}
 	}
@@ -113,19 +118,24 @@ func (p *Policy) at(bind netip.Addr, places string) *Policy {
 	return &moved
 }
 
-// only is the same policy with no more temporary lines than those for the given hosts: a last good policy must not
-// keep what has expired.
+// only is the same policy with no more temporary lines and ports than those for the given hosts: a last good policy must
+// not keep what has expired.
 func (p *Policy) only(hosts map[rules.Host]time.Duration) *Policy {
+	valid, open := map[rules.Host]bool{}, map[uint16]bool{}
+	for host := range hosts {
+		valid[host.WithoutPort()], open[host.Port] = true, true
+	}
 	gone := func(l tinyproxy.Line) bool {
 		host, temporary := p.Temporary[l.Text]
-		_, valid := hosts[host]
-		return temporary && !valid
+		return temporary && !valid[host]
 	}
-	if !slices.ContainsFunc(p.Rules, gone) {
+	closed := func(port rules.Port) bool { return port.Line == 0 && !open[port.Number] }
+	if !slices.ContainsFunc(p.Rules, gone) && !slices.ContainsFunc(p.Ports, closed) {
 		return p
 	}
 	less := *p
 	less.Rules = slices.DeleteFunc(slices.Clone(p.Rules), gone)
+	less.Ports = slices.DeleteFunc(slices.Clone(p.Ports), closed)
 	less.key = less.digest()
 	return &less
 }
@@ -139,6 +149,7 @@ func (p *Policy) digest() string {
 	for _, e := range p.Egress {
 		fmt.Fprintf(h, "%s\n", e)
 	}
+	fmt.Fprintf(h, "%v\n", numbers(p.Ports))
 	for _, l := range p.Rules {
 		fmt.Fprintf(h, "%q\n", l.Text)
 	}
@@ -147,7 +158,7 @@ func (p *Policy) digest() string {
 
 // permitsAll tells whether p lets through at least all that old did, so that connections made under old may live on.
 // It is decided from the text alone, and only where that leaves no doubt: filter lines added under default deny,
-// or taken away under default allow, and egress added, with the template and the gateway as they were.
+// or taken away under default allow, and egress and ports added, with the template and the gateway as they were.
 func (p *Policy) permitsAll(old *Policy) bool {
 	f := p.Config.Filter
 	switch {
@@ -163,11 +174,34 @@ func (p *Policy) permitsAll(old *Policy) bool {
 	return subset(p.Rules, old.Rules)
 }
 
-// reachesAll tells whether the fence lets p's process do all that it let old's do.
+// reachesAll tells whether fence and ConnectPort let p's process do all that they let old's do.
 func (p *Policy) reachesAll(old *Policy) bool {
+	if len(inBoth(numbers(old.Ports), numbers(p.Ports))) < len(numbers(old.Ports)) {
+		return false
+	}
 	return !slices.ContainsFunc(old.Egress, func(e rules.Egress) bool {
 		return !slices.ContainsFunc(p.Egress, func(wider rules.Egress) bool { return wider.Covers(e) })
 	})
+}
+
+// connects returns the ports to which its requests may go besides the usual ones and the template's, as far as it is not
+// the fence that says where: those of its list, and of what the fence opens to it, forAll included.
+func (p *Policy) connects(forAll []rules.Egress) []uint16 {
+	ports := numbers(p.Ports)
+	for _, e := range slices.Concat(p.Egress, forAll) {
+		if e.Port != 0 {
+			ports = append(ports, e.Port)
+		}
+	}
+	return ports
+}
+
+// numbers returns the numbers of ports, which are sorted, each once.
+func numbers(ports []rules.Port) (all []uint16) {
+	for _, port := range ports {
+		all = append(all, port.Number)
+	}
+	return slices.Compact(all)
 }
 
 // list returns what the rule file is to tinyproxy, in the words of package control.
@@ -205,6 +239,9 @@ func (p *Policy) String() string {
 	}
 	for _, e := range p.Egress {
 		texts = append(texts, "egress "+e.String())
+	}
+	for _, port := range numbers(p.Ports) {
+		texts = append(texts, fmt.Sprintf("port %d", port))
 	}
 	return fmt.Sprintf("%s (%s) at %s: %s", p.Name, p.Addr, p.Bind, strings.Join(texts, " "))
 }

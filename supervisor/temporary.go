@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -45,13 +46,21 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 		}
 		var hosts []rules.Host
 		for _, text := range t.Hosts {
-			host, err := rules.ParseHost(text)
+			host, err := rules.ParseEntry(text)
+			if err != nil {
+				host, err = rules.ParseHost(text)
+			}
 			if err != nil {
 				return &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
 			}
 			hosts = append(hosts, host)
 		}
-		back = s.allow(identity{d.Name, d.Addr}, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
+		who := identity{d.Name, d.Addr}
+		if n := s.temporaryPorts(who, hosts); n > rules.MostPorts && t.Seconds > 0 {
+			return &control.DaemonError{Code: http.StatusConflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
+				" time, more than %d", d.Name, n, rules.MostPorts)}
+		}
+		back = s.allow(who, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
 		return nil
 	})
 	if err == nil {
@@ -60,7 +69,18 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 	return status, err
 }
 
-// allow returns the hosts that it has taken back.
+// temporaryPorts returns how many different ports hosts open for a time, with those that are open already.
+func (s *Supervisor) temporaryPorts(who identity, more []rules.Host) int {
+	ports := map[uint16]bool{}
+	for _, host := range slices.AppendSeq(slices.Clone(more), maps.Keys(s.inputs.Temporary[who])) {
+		ports[host.Port] = true
+	}
+	delete(ports, 0)
+	return len(ports)
+}
+
+// allow lets hosts pass for a time, or takes them back if that is 0: a host without a port with all its ports. It
+// returns those that it has taken back.
 func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
 	until := s.inputs.Temporary[who]
 	if until == nil {
@@ -68,16 +88,19 @@ func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, 
 		s.inputs.Temporary[who] = until
 	}
 	for _, host := range hosts {
-		about := control.About{VM: who.name, IP: who.addr, Host: host.String()}
-		if _, there := until[host]; how > 0 {
+		if how > 0 {
 			until[host] = s.BootTime() + how
-			about.Seconds = int(how.Seconds())
-			s.Events.Emit(allowed, about)
-		} else if there {
-			delete(until, host)
-			about.Why = "taken back"
-			s.Events.Emit(allowedNoMore, about)
-			back = append(back, host.String())
+			s.Events.Emit(allowed, control.About{VM: who.name, IP: who.addr, Host: host.String(), Seconds: int(how.Seconds())})
+			continue
+		}
+		for there := range until {
+			if there == host || host.Port == 0 && there.WithoutPort() == host {
+				delete(until, there)
+				s.Events.Emit(allowedNoMore, control.About{
+					VM: who.name, IP: who.addr, Host: there.String(), Why: "taken back",
+				})
+				back = append(back, there.String())
+			}
 		}
 	}
 	clear(s.cache)

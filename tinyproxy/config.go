@@ -22,7 +22,8 @@ type Config struct {
 	LogLevel  LogLevel   // what the template wants in the log; tinyproxy itself is made to say all
 	BasicAuth bool       // it wants a user and a password
 	Pages     []string   // status codes that it has pages of its own for; "*" is all
-	Connect   []uint16   // ports of ConnectPort, the ones that CONNECT may go to; none means every port
+	Connect   []uint16   // ports of ConnectPort, which CONNECT may go to
+	AnyPort   bool       // there is no ConnectPort: CONNECT may go to every port
 	Upstreams []Upstream // proxies that requests are passed on to
 
 	// What else decides how the proxy is confined.
@@ -90,7 +91,7 @@ var (
 // text, for tinyproxy to read. How it reads filter lines stands at its end, see Filter.Compiled.
 // path is the template's, for messages. Directives it does not know are tinyproxy's to judge.
 func ParseConfig(path, rendered string) (c Config, text string, err error) {
-	c.MaxClients = defaultClients
+	c.MaxClients, c.AnyPort = defaultClients, true
 	var kept []string
 	var reading []int // lines that say how filter lines are read, as indexes
 	rest := sha256.New()
@@ -186,6 +187,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 				c.Reads = append(c.Reads, strings.Clone(m[1]))
 			}
 		case "connectport":
+			c.AnyPort = false
 			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil && n > 0 {
 				c.Connect = append(c.Connect, uint16(n))
 			}
@@ -235,6 +237,22 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		text = strings.Join(kept, "\n") + "\n" + compiled.directives()
 	}
 	return c, text, nil
+}
+
+// ConnectTo returns the lines to add to the text of a configuration for CONNECT to go to more ports. Where there is no
+// ConnectPort, CONNECT goes to all ports, and the first such line would take the others away (check_allowed_connect_ports in
+// src/connect-ports.c of 1.11).
+func (c Config) ConnectTo(ports []uint16) string {
+	if c.AnyPort {
+		return ""
+	}
+	var lines strings.Builder
+	for _, port := range slices.Compact(slices.Sorted(slices.Values(ports))) {
+		if !slices.Contains(c.Connect, port) {
+			fmt.Fprintf(&lines, "ConnectPort %d\n", port)
+		}
+	}
+	return lines.String()
 }
 
 // directive cuts a trimmed line as config_parse does: the name ends at what C's isspace says.

@@ -110,7 +110,7 @@ type Spec struct {
 	Listen netip.AddrPort // IPv4; the proxy must be configured to listen there
 	UID    uint32         // from Identities
 	Config Config
-	Text   string // of its configuration, as ParseConfig returned it with Config
+	Text   string // of its configuration, as ParseConfig returned it with Config, and more lines at its end
 	Rules  []Line
 	// Connect are TCP ports that it may connect to besides 53, 80, 443 and what Config names, as far as its sandbox is
 	// concerned. Where they are is the firewall's matter.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +22,7 @@ type grant struct {
 	Path         string                `json:"path"`        // the rule file
 	Hosts        []string              `json:"hosts"`       // as they are sent to the proxy
 	Lines        []string              `json:"lines"`       // added or removed
+	Ports        []uint16              `json:"ports"`       // opened with them, for all hosts of the list
 	Seconds      int                   `json:"seconds"`     // for which, 0 for good
 	InForceMS    float64               `json:"in_force_ms"` // from the save until bindings had moved; 0: not known
 	Explanations []control.Explanation `json:"explanations"`
@@ -46,7 +46,7 @@ const byteOrderMark = "\ufeff"
 
 // newGrant reads what the command line says of hosts.
 func newGrant(c *call) (*grant, error) {
-	g := &grant{VM: c.names[0], Hosts: []string{}, Lines: []string{}, Explanations: []control.Explanation{}}
+	g := &grant{VM: c.names[0], Hosts: []string{}, Lines: []string{}, Ports: []uint16{}, Explanations: []control.Explanation{}}
 	for _, text := range c.names[1:] {
 		if strings.Trim(text, "*.") == "" {
 			return nil, usagef("%q is every host: name those that are needed", text)
@@ -58,36 +58,32 @@ func newGrant(c *call) (*grant, error) {
 		if err != nil {
 			return nil, usagef("%v", err)
 		}
-		g.add(host, address(text, host))
-		if c.subdomains && !host.Below {
-			g.add(rules.Host{Name: host.Name, Below: true}, "any."+host.Name)
+		hosts := []rules.Host{host}
+		if c.subdomains && !host.Below && !host.IsAddr() {
+			hosts = append(hosts, rules.Host{Name: host.Name, Below: true, Port: host.Port})
+		}
+		for _, h := range hosts {
+			g.hosts, g.Hosts, g.asked = append(g.hosts, h), append(g.Hosts, h.String()), append(g.asked, requestFor(text, h))
 		}
 	}
 	return g, nil
 }
 
-func (g *grant) add(host rules.Host, asked string) {
-	g.hosts, g.Hosts, g.asked = append(g.hosts, host), append(g.Hosts, host.String()), append(g.asked, asked)
-}
-
-// address returns what explain is to be asked about a host that a person gave as text. Where that has a port or a scheme
-// which are not those of HTTPS, they matter.
-func address(text string, host rules.Host) string {
-	if host.Below {
-		return "any." + host.Name
+// requestFor returns what explain is asked about a host that a person gave as text: the URL without its path, or the host and
+// its port.
+func requestFor(text string, h rules.Host) string {
+	name := h.Name
+	if h.Below {
+		name = "any." + name
 	}
-	if u, err := url.Parse(text); err == nil && (u.Scheme == "http" || u.Scheme == "https" || u.Scheme == "ws") && u.Host != "" {
-		if port := u.Port(); port != "" || u.Scheme != "https" {
-			at := host.Name
-			if port != "" {
-				at += ":" + port
-			}
-			return u.Scheme + "://" + at
-		}
-	} else if _, port, ok := strings.Cut(text, ":"); ok && port != "" && strings.Trim(port, "0123456789") == "" {
-		return host.Name + ":" + port
+	if h.Port != 0 {
+		name = fmt.Sprintf("%s:%d", name, h.Port)
 	}
-	return host.Name
+	scheme, _, isURL := strings.Cut(text, "://")
+	if scheme = strings.ToLower(scheme); isURL && (scheme != "https" || h.Port == 80) {
+		name = scheme + "://" + name + "/"
+	}
+	return name
 }
 
 // read reads the rule file and its template.
@@ -99,11 +95,17 @@ func (g *grant) read(c *call) error {
 	if set.TemplateErr != nil {
 		return set.TemplateErr
 	}
-	filter, err := filterOf(set.Template)
+	config, _, err := configOf(set.Template)
 	if err != nil {
 		return err
 	}
-	g.check = checkFor(filter)
+	g.check = checkFor(config.Filter)
+	for i := range g.hosts {
+		if slices.Contains(config.Connect, g.hosts[i].Port) { // open for all
+			g.hosts[i].Port = 0
+			g.Hosts[i] = g.hosts[i].String()
+		}
+	}
 	if g.file, err = set.Find(g.VM); err != nil {
 		err = g.first(set, err)
 	} else if g.mayMake && g.file.Unwritten() {
@@ -198,9 +200,16 @@ func allow(c *call) error {
 		return err
 	}
 	for _, host := range g.hosts {
-		if len(g.file.Entries(g.check.Syntax, host)) == 0 {
-			g.Lines = append(g.Lines, g.file.Entry(g.check.Syntax, host))
-		} else if c.duration.given {
+		if host.Port != 0 && !slices.Contains(g.Ports, host.Port) {
+			g.Ports = append(g.Ports, host.Port)
+		}
+		lacks := g.file.Lacks(g.check.Syntax, host)
+		for _, line := range lacks {
+			if !slices.Contains(g.Lines, line) {
+				g.Lines = append(g.Lines, line)
+			}
+		}
+		if lacks == nil && c.duration.given {
 			c.warn("%s is on the list for good, and stays there: %s", host, g.Path)
 		}
 	}
@@ -226,9 +235,15 @@ func deny(c *call) error {
 	if err := g.read(c); err != nil {
 		return err
 	}
-	for _, host := range g.hosts {
-		g.Lines = append(g.Lines, g.file.Entries(g.check.Syntax, host)...)
+	content, err := rules.ReadFile(g.Path)
+	if err != nil {
+		return err
 	}
+	if g.file, err = rules.ParseFile(g.Path, content); err != nil {
+		return err
+	}
+	_, removed := g.file.Without(content, g.check.Syntax, g.hosts)
+	g.Lines = append(g.Lines, removed...)
 	if !c.dryRun && g.place.err == nil {
 		status, err := control.NewClient(c.socket).Allow(context.Background(), control.Temporary{Name: g.VM, Hosts: g.Hosts})
 		if err != nil {
@@ -238,7 +253,8 @@ func deny(c *call) error {
 	}
 	return g.change(c, "removed from", func(content []byte) ([]byte, error) {
 		file, err := rules.ParseFile(g.Path, content)
-		return file.Remove(content, g.Lines), err
+		changed, _ := file.Without(content, g.check.Syntax, g.hosts)
+		return changed, err
 	})
 }
 
@@ -401,6 +417,9 @@ func (g *grant) print(c *call, what string) error {
 		for _, host := range g.TakenBack {
 			text += "    " + safe(host) + "\n"
 		}
+	}
+	for _, port := range g.Ports {
+		text += fmt.Sprintf("port %d is for all hosts that %s may reach: tinyproxy ties none to one host\n", port, safe(g.VM))
 	}
 	if g.InForceMS > 0 {
 		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)

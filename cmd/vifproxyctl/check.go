@@ -44,6 +44,9 @@ func check(c *call) error {
 		c.warn("black lists, by FilterDefaultDeny No in %s: the VMs reach all hosts but those in %s", l.at.template,
 			strings.Join(l.black, ", "))
 	}
+	for _, ports := range l.ports {
+		c.warn("%s for all hosts of the list, as tinyproxy ties none to one host", ports)
+	}
 	if l.untried != nil {
 		c.warn("patterns were not tried: %v", l.untried)
 	}
@@ -144,6 +147,7 @@ type linter struct {
 	untried  error  // why no tinyproxy was asked
 	findings []rules.Finding
 	black    []string // files that name what is forbidden
+	ports    []string // files that open ports, and which
 	fixed    int      // lines
 	empty    bool     // the directory has no rule files
 }
@@ -297,6 +301,9 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 	if err != nil {
 		return nil, nil, nil // said already
 	}
+	if numbers := openPorts(file); numbers != "" {
+		l.ports = append(l.ports, path+" opens "+numbers)
+	}
 	lines, err := file.Lines(l.check.Syntax)
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
 		bad = []rules.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}
@@ -348,6 +355,25 @@ func (l *linter) print() error {
 		}
 	}
 	return nil
+}
+
+// openPorts names the ports that a file opens besides those of the web.
+func openPorts(file rules.File) string {
+	var numbers []uint16
+	for _, p := range file.Ports {
+		if p.Number != 80 && p.Number != 443 {
+			numbers = append(numbers, p.Number)
+		}
+	}
+	slices.Sort(numbers)
+	text := strings.Trim(fmt.Sprint(slices.Compact(numbers)), "[]")
+	switch {
+	case text == "":
+		return ""
+	case strings.Contains(text, " "):
+		return "ports " + strings.ReplaceAll(text, " ", ", ")
+	}
+	return "port " + text
 }
 
 // printFinding shows where, what, the line with the offending text underlined, and what to do.

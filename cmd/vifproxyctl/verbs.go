@@ -118,6 +118,10 @@ be, or the plain name if the file has "#: format domains". HOST may also be a UR
 The file is the one that vifproxyd reads, unless DIR is another. NAME.IP for NAME makes the
 first file of a VM, with "#: format domains".
 
+With a port, as in git.example:22 or https://shop.example:8443/, that port is opened too: the line
+is git.example:22, or "#: port 22" in a file of patterns. It is open for all hosts of the list,
+as tinyproxy ties no port to a host. Ports that the template opens for all need no line.
+
     --subdomains    the hosts below each HOST too
     --for=TIME      for so long only, such as 10m, 1h30m or 7d, which is the most: no file is
                     changed, and vifproxyd takes it back by itself, open connections included,
@@ -130,7 +134,8 @@ first file of a VM, with "#: format domains".
 		flags:   "[--subdomains] [--dry-run] " + fileFlags,
 		summary: "Take back what allow did.",
 		help: `The lines that allow would add are removed from the rule file of NAME, and what is allowed
-for a time ends. Open connections are cut. If something else still lets a HOST pass, it is
+for a time ends. Open connections are cut. A HOST without a port is taken back with all its
+ports; with one, in a file of patterns, that port is closed for all hosts. If something else still lets a HOST pass, it is
 shown, and the exit status is 1.
 `,
 	}, {

@@ -167,7 +167,7 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 func TestTakenOverProxy(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.rules("work.10.137.0.11", bank)
-		s.rules("other.10.137.0.12", bank)
+		s.rules("other.10.137.0.12", bank, "#: port 22")
 		s.start()
 		s.attach("work", "10.137.0.11")
 		s.attach("other", "10.137.0.12")
@@ -198,6 +198,12 @@ func TestTakenOverProxy(t *testing.T) {
 			}
 			if !strings.HasSuffix(to, ":53") && to != theirs && !connects("65534", to) {
 				t.Errorf("another uid does not get to %s: then it is not the fence that is tested", to)
+			}
+		}
+		// A port of a list is open to the proxy of that list, at public addresses.
+		for to, want := range map[string]bool{"198.51.100.9:22": true, "10.9.8.7:22": false, lab.Gateway.String() + ":22": false} {
+			if got := connects("1887993868", to); got != want {
+				t.Errorf("the uid of a proxy with port 22 to %s: connects %v, want %v", to, got, want)
 			}
 		}
 		s.stop()

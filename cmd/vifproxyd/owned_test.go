@@ -13,6 +13,8 @@ import (
 	"testing"
 	"text/tabwriter"
 
+	"golang.org/x/sys/unix"
+
 	"vifproxy/control"
 	"vifproxy/internal/lab"
 )
@@ -33,7 +35,8 @@ func TestOwnedProxy(t *testing.T) {
 
 		// The other AppVM's proxy is a tinyproxy, and stays one: what is in its place now has no targets, and ends.
 		s.program(string(real))
-		s.rules("other.10.137.0.12", bank)
+		// Its list opens port 22, which is closed to the owned proxy all the same, by its own sandbox and by the fence.
+		s.rules("other.10.137.0.12", "#: port 22", bank)
 		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
 		s.barSpare()
 		at := s.next("other", "10.137.0.12")
@@ -79,6 +82,9 @@ func TestOwnedProxy(t *testing.T) {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", a[0], inside[i][1], a[1])
 			if inside[i][1] == "done" {
 				s.Errorf("an owned proxy can: %s", a[0])
+			}
+			if a[0] == "connect to port 22 outside" && inside[i][1] != unix.EACCES.Error() {
+				s.Errorf("%s, which the other list opens: %s; that is not Landlock", a[0], inside[i][1])
 			}
 			if a[1] != "done" {
 				s.Errorf("without confinement and fence, too, one cannot: %s: %s", a[0], a[1])

@@ -88,7 +88,7 @@ func (in *internet) connect() error {
 	return nil
 }
 
-// serve starts the origin servers on ports 80, 443 and 22 of all addresses, and the name servers.
+// serve starts the origin servers on ports 80, 443, 8443 and 22 of all addresses, and the name servers.
 func (in *internet) serve() error {
 	in.names.set("echo.example", []netip.Addr{Echo})
 	err := in.space.do(func() error {
@@ -101,7 +101,7 @@ func (in *internet) serve() error {
 			in.running.Go(func() { in.names.serve(conn) })
 		}
 		for port, serve := range map[string]func(net.Listener){
-			"80": in.serveHTTP, "443": in.serveHTTPS, "22": in.serveSSH,
+			"80": in.serveHTTP, "443": in.serveHTTPS, "8443": in.serveHTTPS, "22": in.serveSSH,
 		} {
 			listener, err := net.Listen("tcp4", ":"+port)
 			if err != nil {
