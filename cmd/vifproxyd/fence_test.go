@@ -193,7 +193,7 @@ func TestTakenOverProxy(t *testing.T) {
 			"10.9.8.7:80": false, "198.51.100.9:22": false, "198.51.100.9:53": false,
 			"198.51.100.9:80": true, "198.51.100.9:443": true,
 		} {
-			if got := connects("1887993867", to); got != want { // 0x7089000b
+			if got := connects("1888026635", to); got != want { // 0x7089000b
 				t.Errorf("a proxy's uid to %s: connects %v, want %v", to, got, want)
 			}
 			if !strings.HasSuffix(to, ":53") && to != theirs && !connects("65534", to) {
@@ -202,7 +202,7 @@ func TestTakenOverProxy(t *testing.T) {
 		}
 		// A port of a list is open to the proxy of that list, at public addresses.
 		for to, want := range map[string]bool{"198.51.100.9:22": true, "10.9.8.7:22": false, lab.Gateway.String() + ":22": false} {
-			if got := connects("1887993868", to); got != want {
+			if got := connects("1888026636", to); got != want {
 				t.Errorf("the uid of a proxy with port 22 to %s: connects %v, want %v", to, got, want)
 			}
 		}
