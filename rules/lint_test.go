@@ -60,8 +60,7 @@ func TestFindings(t *testing.T) {
 		{basic, "#: format domains\nhttps://bank.example/login # the bank\na.example, b.example\n.c.example\nd.example:8443",
 			"2:0+1 \"https://bank.example/login\" is not a host name → bank.example\n" +
 				"3:11+1 more than one name in \"a.example, b.example\" → a.example b.example\n" +
-				"4:0+1 \".c.example\" is not a host name → *.c.example\n" +
-				"5:0+1 \"d.example:8443\" is not a host name"},
+				"4:0+1 \".c.example\" is not a host name → *.c.example\n"},
 		{basic, `^2001:db8:.*$`, "1:6+1 no host name has this character"},
 		{basic, `bank\.com`, "1:1+9 " + anywhere + ` → ^bank\.com$ ^[a-zA-Z0-9._-]*\.bank\.com$ (evil-bank.com.evil.example)`},
 		{basic, `bank\.com$`, "1:1+10 " + ending + ` → ^bank\.com$ ^[a-zA-Z0-9._-]*\.bank\.com$ (evil-bank.com)`},
