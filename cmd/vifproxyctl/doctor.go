@@ -15,6 +15,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/usage"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -95,9 +96,9 @@ func (d *doctor) text(width int) []byte {
 	const indent = 20
 	var b bytes.Buffer
 	for _, f := range d.findings {
-		b.WriteString(wrap(fmt.Sprintf("%-5s  %-11s  %s", f.Level, f.Check, safe(f.Text)), width, indent))
+		b.WriteString(usage.Wrap(fmt.Sprintf("%-5s  %-11s  %s", f.Level, f.Check, safe(f.Text)), width, indent))
 		if f.Remedy != "" {
-			b.WriteString(wrap(fmt.Sprintf("%*s%s", indent, "→ ", safe(f.Remedy)), width, indent))
+			b.WriteString(usage.Wrap(fmt.Sprintf("%*s%s", indent, "→ ", safe(f.Remedy)), width, indent))
 		}
 	}
 	return b.Bytes()

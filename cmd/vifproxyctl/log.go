@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,7 +42,7 @@ func showLog(c *call) error {
 	if c.follow && c.lines < 0 {
 		last.most = followed
 	}
-	l := &logReader{path: path, out: out, last: last}
+	l := &logReader{path: path, out: out, all: c.all, last: last}
 	if err := l.older(); err != nil {
 		return err
 	}
@@ -65,6 +66,11 @@ func showLog(c *call) error {
 	}
 	return errors.Join(err, l.end())
 }
+
+// noise is what tinyproxy 1.10 and 1.11 log at each start, change of rules and end, whatever happens: src/main.c, and the
+// directives that one of the versions needs and the other warns of (src/conf.c).
+var noise = regexp.MustCompile(`^(WARNING: obsolete config item on line [0-9]+|(NOTICE|INFO|CONNECT) .*\]: (Initializing tinyproxy \.\.\.|` +
+	`Reloading config file( finished)?|Shutting down\.|Starting main loop\. Accepting connections\.))$`)
 
 // lastLines keeps the last lines of a log; most is how many, or -1 for all.
 type lastLines struct {
@@ -116,6 +122,7 @@ type logReader struct {
 	in   *bufio.Reader
 	part []byte // of a line whose end is not written yet
 
+	all  bool       // noise too
 	last *lastLines // where lines go that are there already; nil: to out
 }
 
@@ -125,7 +132,7 @@ func (l *logReader) older() error {
 	if target, err := filepath.EvalSymlinks(path); err == nil { // the template has it elsewhere
 		path = target
 	}
-	older := &logReader{path: path + ".1", out: l.out, last: l.last}
+	older := &logReader{path: path + ".1", out: l.out, all: l.all, last: l.last}
 	if err := older.read(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -176,9 +183,11 @@ func (l *logReader) line() {
 		text = strconv.Quote(text)
 		text = text[1 : len(text)-1]
 	}
-	if l.last != nil {
+	switch {
+	case !l.all && noise.MatchString(text):
+	case l.last != nil:
 		l.last.add(text)
-	} else {
+	default:
 		fmt.Fprintln(l.out, text) // an error comes back from Flush
 	}
 	l.part = l.part[:0]

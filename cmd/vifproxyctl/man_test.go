@@ -29,7 +29,7 @@ func TestManPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		synopsis, rest, _ := strings.Cut(text.String(), "\n\n")
-		page.Subhead(strings.TrimPrefix(synopsis, "Usage:\n    vifproxyctl "))
+		page.Subhead(strings.TrimPrefix(strings.Join(strings.Fields(synopsis), " "), "Usage: vifproxyctl "))
 		page.Text(rest)
 	}
 	page.Help(after)

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"vifproxy/control"
+	"vifproxy/internal/usage"
 )
 
 // print shows VMs as a table, or as a JSON array for scripts.
@@ -128,7 +129,7 @@ func printRemarks(c *call, w io.Writer, lines []string) error {
 		text = "\n"
 	}
 	for _, line := range lines {
-		text += wrap(line, terminalWidth(w), 4)
+		text += usage.Wrap(line, terminalWidth(w), 4)
 	}
 	_, err := io.WriteString(w, text)
 	return err

@@ -200,10 +200,12 @@ object, whose "event" says what happened:
 `,
 	}, {
 		name: "log", args: "NAME", least: 1, most: 1, run: showLog,
-		flags:   "[-f|--follow] [-n=LINES]",
+		flags:   "[-f|--follow] [-n=LINES] [--all]",
 		summary: "Show what the proxies of a VM have logged.",
 		help: `    -f, --follow    go on with what comes, until Ctrl-C; begin with the last 10 lines
     -n LINES        only the last lines, or as many before those that come
+    --all           also what tinyproxy says at each start, change of rules and end, and its
+                    warnings of directives that another version of it needs
 
 Control characters are shown as escapes. vifproxyd keeps up to 2 MiB for each VM, less where many
 share little memory, until it is restarted.
@@ -320,9 +322,9 @@ func help(c *call) error {
 			if v.hidden {
 				continue
 			}
-			fmt.Fprintf(&rows, "    %-28s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
+			fmt.Fprintf(&rows, "    %-28s  %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
-		return say(c.stdout, general, rows.String())
+		return say(c.stdout, "%s", usage.Fill(fmt.Sprintf(general, rows.String())))
 	}
 	v, err := find(c.names[0])
 	if err != nil {
@@ -339,7 +341,7 @@ func help(c *call) error {
 	if v.help != "" {
 		text += "\n" + v.help
 	}
-	return say(c.stdout, "%s", text)
+	return say(c.stdout, "%s", usage.Fill(text))
 }
 
 func say(w io.Writer, format string, args ...any) error {

@@ -149,7 +149,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 }
 
 func printUsage(f *flag.FlagSet, w io.Writer) {
-	fmt.Fprint(w, head)
+	fmt.Fprint(w, usage.Fill(head))
 	f.VisitAll(func(f *flag.Flag) {
 		value, text := flag.UnquoteUsage(f)
 		line := "--" + f.Name
@@ -159,7 +159,8 @@ func printUsage(f *flag.FlagSet, w io.Writer) {
 		case value != "":
 			line += "=" + value
 		}
-		fmt.Fprintf(w, "    %s\n        %s\n", line, strings.ReplaceAll(text, "\n", "\n        "))
+		const indent = 8
+		fmt.Fprintf(w, "    %s\n%s", line, usage.Wrap(strings.Repeat(" ", indent)+strings.ReplaceAll(text, "\n", " "), usage.Width, indent))
 	})
 }
 

@@ -7,26 +7,8 @@ import (
 	"unicode/utf8"
 
 	"vifproxy/control"
+	"vifproxy/internal/usage"
 )
-
-func TestWrap(t *testing.T) {
-	for _, tt := range []struct {
-		line  string
-		width int
-		want  string
-	}{
-		{"one two three", 0, "one two three\n"},
-		{"one two three", 80, "one two three\n"},
-		{"one two three", 9, "one two\n  three\n"},
-		{"      → a remedy of words", 14, "      → a\n  remedy of\n  words\n"},
-		{"a-word-that-is-longer-than-a-line b", 10, "a-word-that-is-longer-than-a-line\n  b\n"},
-		{"", 10, "\n"},
-	} {
-		if got := wrap(tt.line, tt.width, 2); got != tt.want {
-			t.Errorf("%q in %d columns: %q, want %q", tt.line, tt.width, got, tt.want)
-		}
-	}
-}
 
 // A usual table, and what is said below it, fit on a terminal of 80 columns, and each thing is said once.
 func TestShowFitsOnATerminal(t *testing.T) {
@@ -38,7 +20,7 @@ func TestShowFitsOnATerminal(t *testing.T) {
 	}
 	var lines []string
 	for _, line := range remarks(vms, func(control.VM) bool { return true }) {
-		lines = append(lines, wrap(line, columns, 4))
+		lines = append(lines, usage.Wrap(line, columns, 4))
 	}
 	shown := string(table(vms)) + strings.Join(lines, "")
 	for line := range strings.Lines(shown) {
@@ -48,5 +30,23 @@ func TestShowFitsOnATerminal(t *testing.T) {
 	}
 	if n := strings.Count(strings.Join(strings.Fields(shown), " "), text); n != 1 {
 		t.Errorf("it is said %d times:\n%s", n, shown)
+	}
+}
+
+func TestHelpFitsOnATerminal(t *testing.T) {
+	for _, v := range append(verbs(), verb{}) {
+		var text strings.Builder
+		c := &call{stdout: &text}
+		if v.name != "" {
+			c.names = []string{v.name}
+		}
+		if err := help(c); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(text.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > usage.Width {
+				t.Errorf("help %s: %d columns: %s", v.name, n, line)
+			}
+		}
 	}
 }

@@ -1,0 +1,79 @@
+package usage
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Wrap returns a line, with its end, as lines of at most width columns, where its words allow that; 0 is no limit. All but
+// the first are indented.
+func Wrap(line string, width, indent int) string {
+	var b strings.Builder
+	column := 0
+	for i, word := range strings.SplitAfter(line, " ") {
+		length := utf8.RuneCountInString(strings.TrimSuffix(word, " "))
+		if i > 0 && width > 0 && column > indent && column+length > width {
+			text := strings.TrimRight(b.String(), " ")
+			b.Reset()
+			b.WriteString(text + "\n" + strings.Repeat(" ", indent))
+			column = indent
+		}
+		b.WriteString(word)
+		column += utf8.RuneCountInString(word)
+	}
+	return strings.TrimRight(b.String(), " ") + "\n"
+}
+
+// Width is that of help texts: 80 columns are what every terminal has.
+const Width = 80
+
+var (
+	entry     = regexp.MustCompile(`^( *)(\S.*?)(  +)(\S.*)$`) // a word and, behind two blanks, what it means
+	beginning = regexp.MustCompile(`^ *`)
+)
+
+// Fill breaks paragraphs and entries of a text that have a line of more than Width columns anew; others stay as they are.
+func Fill(text string) string {
+	var b strings.Builder
+	var block []string
+	hang := 0 // where lines of block after its first one begin
+	flush := func() {
+		if len(block) == 0 {
+			return
+		}
+		tooLong := slices.ContainsFunc(block, func(line string) bool { return utf8.RuneCountInString(line) > Width })
+		if !tooLong {
+			b.WriteString(strings.Join(block, "\n") + "\n")
+		} else {
+			for i := range block[1:] {
+				block[i+1] = strings.TrimLeft(block[i+1], " ")
+			}
+			b.WriteString(Wrap(strings.Join(block, " "), Width, hang))
+		}
+		block = nil
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		indent := len(beginning.FindString(line))
+		switch {
+		case line == "":
+			flush()
+			b.WriteString("\n")
+			continue
+		case len(block) > 0 && indent == hang && (indent == 0 || indent > len(beginning.FindString(block[0]))):
+			block = append(block, line)
+			continue
+		}
+		flush()
+		block, hang = []string{line}, indent
+		if m := entry.FindStringSubmatch(line); m != nil && indent > 0 {
+			hang = len(m[1]) + len(m[2]) + len(m[3])
+		} else if indent > 0 {
+			hang = indent + 4
+		}
+	}
+	flush()
+	return b.String()
+}
