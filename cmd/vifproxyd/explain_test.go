@@ -73,3 +73,27 @@ func TestExplainTries(t *testing.T) {
 		s.stop()
 	})
 }
+
+// What nobody answers, what the template turns away, and what is full, is told as such.
+func TestExplainTellsWhatFails(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.templateWith("MaxClients 2")
+		s.start()
+		s.attach("work", "10.137.0.11")
+		s.untilState("work", control.Running)
+		s.explained(passes, "work", "https://bank.example/")
+		s.inFirewall("nft", "add table inet other; add chain inet other out { type filter hook output priority 0; }; "+
+			"add rule inet other out tcp dport 443 drop")
+		s.explained(fails, "work", "https://bank.example/", "no address has answered within ", "another program's rule")
+		s.inFirewall("nft", "delete table inet other")
+		for range 2 {
+			s.tunnel("work", "bank.example:443")
+		}
+		s.explained(fails, "work", "https://bank.example/", "it is full: 2 connections are open, and MaxClients is 2")
+		s.templateWith("BasicAuth user password")
+		s.update()
+		s.explained(isRefused, "work", "https://bank.example/", "BasicAuth wants a user and a password")
+		s.stop()
+	})
+}
