@@ -80,9 +80,12 @@ func TestConfinedTraffic(t *testing.T) {
 func TestStrictSandboxKills(t *testing.T) {
 	l := newLauncher(t, confined(t, confine.NewStrict))
 	spec := newSpec(l, "social", 61000)
-	spec.Rules = []Line{{"Secret=/", 1}}
-	_, err := l.Start(bounded(t), build(t, openDir(t), "vifproxy/tinyproxy/confine/hostile"), spec)
-	if err == nil || !strings.Contains(err.Error(), "tinyproxy was killed by SIGSYS") {
+	spec.Rules = []Line{{"^Secret-2f$", 1}}
+	p, err := l.Start(bounded(t), build(t, openDir(t), "vifproxy/tinyproxy/confine/hostile"), spec)
+	if err == nil { // it listened before it tried
+		err = p.Err()
+	}
+	if err == nil || !strings.Contains(err.Error(), "killed by SIGSYS") {
 		t.Error(err)
 	}
 }
