@@ -135,19 +135,23 @@ func TestAReaderThatFailedIsTriedAgain(t *testing.T) {
 		time.Sleep(3 * retryInterval)
 		r.set(func() { r.err = nil })
 		time.Sleep(retryInterval + time.Second)
-		if !reflect.DeepEqual(r.got, []string{"1 lost"}) || q.Problem() != nil {
-			t.Errorf("%q, problem %v", r.got, q.Problem())
-		}
-		r.set(func() { r.err = errors.New("no space left on device") })
+		r.set(func() {
+			if !reflect.DeepEqual(r.got, []string{"1 lost"}) || q.Problem() != nil {
+				t.Errorf("%q, problem %v", r.got, q.Problem())
+			}
+			r.err = errors.New("no space left on device")
+		})
 		r.put(q, false, "2")
 		synctest.Wait()
 		q.Abandon()
 		<-q.Done()
 		r.set(func() { r.err = nil })
 		time.Sleep(time.Minute)
-		if len(r.got) != 1 {
-			t.Errorf("after the end: %q", r.got)
-		}
+		r.set(func() {
+			if len(r.got) != 1 {
+				t.Errorf("after the end: %q", r.got)
+			}
+		})
 	})
 }
 
