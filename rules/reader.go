@@ -2,6 +2,7 @@ package rules
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -9,20 +10,68 @@ import (
 	"time"
 )
 
+// readTimeout is how long a Reader waits for the file system. A file behind a link may be on one that does not answer.
+const readTimeout = 2 * time.Second
+
+var errSlow = fmt.Errorf("the rule directory, or a file that a link in it leads to, cannot be read within %v: "+
+	"its file system does not answer", readTimeout)
+
 // A Reader reads a rule directory and a template again and again, and knows without reading whether they have changed
-// since. It is for one goroutine.
+// since. No call takes much longer than readTimeout; as long as the file system does not answer to an earlier one, all fail.
 type Reader struct {
 	dir, template string
-	stamps        map[string]stamp // of what the last Read looked at, by path
-	paths         map[netip.Addr][]string
+	busy          chan struct{} // holds a token while something is being read
+
+	// Below is for who has put the token there.
+	stamps map[string]stamp // of what the last Read looked at, by path
+	paths  map[netip.Addr][]string
 }
 
 // NewReader returns a Reader of the directory dir and the template.
-func NewReader(dir, template string) *Reader { return &Reader{dir: dir, template: template} }
+func NewReader(dir, template string) *Reader {
+	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1)}
+}
 
 // Read returns what the function Read does, but believes no file that is not complete: such a one is among the Refused, or
 // is the TemplateErr, with an *Error that is Unsettled.
 func (r *Reader) Read() (Set, error) {
+	type answer struct {
+		set Set
+		err error
+	}
+	a, ok := inTime(r.busy, func() answer {
+		set, err := r.read()
+		return answer{set, err}
+	})
+	if !ok {
+		return Set{}, errSlow
+	}
+	return a.set, a.err
+}
+
+// inTime returns what f does, which has the token meanwhile. It reports false if that takes too long; f goes on then.
+func inTime[T any](token chan struct{}, f func() T) (answer T, ok bool) {
+	timer := time.NewTimer(readTimeout)
+	defer timer.Stop()
+	select {
+	case token <- struct{}{}:
+	case <-timer.C:
+		return answer, false
+	}
+	done := make(chan T, 1)
+	go func() {
+		defer func() { <-token }()
+		done <- f()
+	}()
+	select {
+	case answer = <-done:
+		return answer, true
+	case <-timer.C:
+		return answer, false
+	}
+}
+
+func (r *Reader) read() (Set, error) {
 	// A stamp is taken before what it is of is read, so that a change meanwhile shows.
 	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
 	r.paths = map[netip.Addr][]string{}
@@ -50,8 +99,13 @@ func (r *Reader) Read() (Set, error) {
 
 // Changed reports whether the directory, the template or the rule files of these AppVMs are others than when they were
 // read last, or written since. It does not see what was written in place within the same tick of the file system's clock,
-// some 4 ms, in the same size.
+// some 4 ms, in the same size. If the file system does not answer, they may be others.
 func (r *Reader) Changed(of ...netip.Addr) bool {
+	changed, ok := inTime(r.busy, func() bool { return r.changed(of) })
+	return changed || !ok
+}
+
+func (r *Reader) changed(of []netip.Addr) bool {
 	paths := []string{r.dir, r.template}
 	for _, addr := range of {
 		paths = append(paths, r.paths[addr]...)

@@ -272,3 +272,23 @@ func TestResolvConfBecomesALink(t *testing.T) {
 		s.stop()
 	})
 }
+
+// TestAListOnADeadFileSystem: a rule file may be a link to where nothing answers. The daemon goes on meanwhile, and says so.
+func TestAListOnADeadFileSystem(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	dead := filepath.Join(s.dir, "dead")
+	revive := s.deadFileSystem(dead)
+	s.startWork()
+	link := filepath.Join(s.rulesDir(), "play.10.137.0.12")
+	s.must(os.Symlink(filepath.Join(dead, "play"), link))
+	s.says("show", "does not answer")
+	if err := s.page("work", "http://bank.example/"); err != nil {
+		s.Error(err)
+	}
+	revive()
+	s.must(os.Remove(link))
+	s.rules("work.10.137.0.11", bank, shop)
+	s.opens("work", "http://shop.example/")
+	s.stop()
+}

@@ -31,9 +31,13 @@ const (
 	retry = 5 * time.Second
 	// modified is how often a file that is being written is told of before it is closed.
 	modified = time.Second
+	// renewTimeout is how long renewing the watches may take until that is told.
+	renewTimeout = 2 * time.Second
 	// mostWalks bounds how often all paths are followed because they have changed meanwhile.
 	mostWalks = 10
 )
+
+var errSlow = errors.New("a directory or file to watch is on a file system that does not answer")
 
 // Masks of inotify(7). A read is no event, or reading what has changed would be one.
 const (
@@ -52,8 +56,8 @@ type Watch struct {
 	Concerns func(name string) bool
 	// Changed is called when something has changed, or may have, and once when the watches are there.
 	Changed func()
-	// Report is called before Changed, whenever the watches have been renewed: with nil, or with why not all changes are
-	// seen.
+	// Report is called before Changed, whenever the watches have been renewed, or cannot be for a while: with nil, or with
+	// why not all changes are seen.
 	Report func(error)
 }
 
@@ -100,7 +104,7 @@ func (r *run) loop(ctx context.Context) error {
 	var later time.Time // when to renew, or tell, although no event comes; zero: not
 	for {
 		if renew {
-			err := r.renew()
+			err := r.renewOrTell()
 			later = time.Time{}
 			if err != nil {
 				later = time.Now().Add(retry)
@@ -164,6 +168,21 @@ func (r *run) look(events []byte) (moved, changed, writing bool) {
 		}
 	}
 	return moved, changed, writing
+}
+
+// renewOrTell renews the watches. While a file system on the way does not answer, that is told, and changes are not seen.
+func (r *run) renewOrTell() error {
+	told := make(chan struct{})
+	late := time.AfterFunc(renewTimeout, func() {
+		defer close(told)
+		r.Report(errSlow)
+		r.Changed()
+	})
+	err := r.renew()
+	if !late.Stop() {
+		<-told
+	}
+	return err
 }
 
 // renew makes the watches be those that the paths ask for now.
