@@ -38,14 +38,16 @@ type byHand struct {
 // those that the kernel gives to who asks whether somebody listens.
 var aside = netip.MustParseAddrPort("127.0.0.1:65535")
 
+// strangerUID is no proxy's: the guard lets no process with such a uid accept a connection that is not bound to it.
+const strangerUID = 0x6fffffff
+
 // byHand prepares it, in the firewall VM of a site, for a client.
 func (b *bench) byHand(s *site, listen netip.AddrPort, client netip.Addr) (*byHand, error) {
 	dir, err := os.MkdirTemp(s.dir, "by-hand-")
 	if err != nil {
 		return nil, err
 	}
-	h := &byHand{lab: s.Lab, listen: listen, uid: new(tinyproxy.Identities).UID(client),
-		config: filepath.Join(dir, "config")}
+	h := &byHand{lab: s.Lab, listen: listen, uid: strangerUID, config: filepath.Join(dir, "config")}
 	text := rules.Builtin().Render(rules.Values{Port: listen.Port(), VMIP: client, BindIP: listen.Addr(),
 		LogFile: dir + "/log", PidFile: dir + "/pid", RulesFile: dir + "/rules"})
 	config, text, err := tinyproxy.ParseConfig("", text)
