@@ -1,12 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
@@ -31,7 +31,12 @@ func TestAPersonsNoStays(t *testing.T) {
 		s.does("update")
 		stopped("update")
 		s.removeRules("work.10.137.0.11")
-		time.Sleep(400 * time.Millisecond)
+		s.until("the rule file is seen to be away", func() error {
+			if vm, there := s.show()["work"]; there {
+				return fmt.Errorf("shown: %+v", vm)
+			}
+			return nil
+		})
 		s.rules("work.10.137.0.11", bank)
 		s.does("update")
 		stopped("a rule file that was away")
