@@ -30,6 +30,7 @@ type About struct {
 	Host    string     `json:"host,omitempty"` // as the AppVM sent it, escaped where it is not printable
 	Port    uint16     `json:"port,omitempty"` // of the proxy, or of Host in the event refused
 	Reason  string     `json:"reason,omitempty"`
+	Browser string     `json:"browser,omitempty"` // what browsers want of Host by themselves, for a person
 	PID     int        `json:"pid,omitempty"`
 	MS      int64      `json:"ms,omitempty"` // how long it took, rounded up
 	RetryMS int64      `json:"retry_ms,omitempty"`
@@ -72,6 +73,7 @@ func (a About) Attrs() []slog.Attr {
 	text("host", a.Host)
 	number("port", int64(a.Port))
 	text("reason", a.Reason)
+	text("browser", a.Browser)
 	number("pid", int64(a.PID))
 	number("ms", a.MS)
 	number("retry_ms", a.RetryMS)
@@ -91,7 +93,7 @@ func (a About) Attrs() []slog.Attr {
 type Denied struct {
 	VM    string       `json:"vm"`
 	IP    string       `json:"ip"`
-	Hosts []DeniedHost `json:"hosts"` // newest first; never null on the wire
+	Hosts []DeniedHost `json:"hosts"` // those that browsers ask for by themselves last, else newest first; never null on the wire
 	// Forgotten counts requests for hosts that are not listed any more, because newer ones took their place.
 	Forgotten int `json:"forgotten"`
 }
@@ -104,6 +106,8 @@ type DeniedHost struct {
 	Reason string `json:"reason"`         // one of those below
 	What   string `json:"what,omitempty"` // the same in more detail, in a word, the last time
 	Why    string `json:"why,omitempty"`  // the same for a person
+	// Browser is what browsers want of this host by themselves, for a person; empty if none is known to ask for it.
+	Browser string `json:"browser,omitempty"`
 
 	Count int       `json:"count"`
 	First time.Time `json:"first"`

@@ -171,7 +171,7 @@ func (e *Events) record(d tinyproxy.Denied) {
 	e.mu.Unlock()
 	if tell {
 		e.Emit(kindOf(d.Reason), control.About{VM: d.VM, IP: d.Addr, Host: host.Host, Port: host.Port, Reason: host.Reason,
-			What: host.What, Why: host.Why, NotShown: hushed})
+			What: host.What, Why: host.Why, Browser: host.Browser, NotShown: hushed})
 	}
 }
 

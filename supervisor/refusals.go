@@ -8,6 +8,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"vifproxy/control"
+	"vifproxy/internal/browsers"
 )
 
 // What an AppVM does not get is its own doing, as often and with as many names as it likes. So each has a list of its own,
@@ -17,6 +18,7 @@ const (
 	deniedHosts  = 256
 	refusedBurst = 20 // events, to the journal and to those who watch
 	refusedRate  = 1  // events a second; connections that are looked into as well
+	refusedKept  = 10 // of the burst, for hosts that no browser asks for by itself
 )
 
 // refusals are the lists, by AppVM.
@@ -60,7 +62,8 @@ func (l *refusalList) add(d control.DeniedHost, now time.Time) (known control.De
 			delete(l.hosts, refusalKey{oldest.Host, oldest.Port, oldest.Reason})
 			l.forgotten += oldest.Count
 		}
-		l.hosts[key] = l.order.PushFront(&control.DeniedHost{Host: d.Host, Port: d.Port, Reason: d.Reason, First: now})
+		l.hosts[key] = l.order.PushFront(&control.DeniedHost{Host: d.Host, Port: d.Port, Reason: d.Reason,
+			Browser: browsers.Purpose(d.Host), First: now})
 	}
 	entry := l.order.Front().Value.(*control.DeniedHost)
 	if d.What != "" || entry.What == "" { // else it was not looked into this time
@@ -68,7 +71,7 @@ func (l *refusalList) add(d control.DeniedHost, now time.Time) (known control.De
 	}
 	entry.Count++
 	entry.Last = now
-	if !l.events.AllowN(now, 1) {
+	if entry.Browser != "" && l.events.TokensAt(now) <= refusedKept || !l.events.AllowN(now, 1) {
 		l.hushed++
 		return *entry, false, 0
 	}
@@ -76,17 +79,22 @@ func (l *refusalList) add(d control.DeniedHost, now time.Time) (known control.De
 	return *entry, true, hushed
 }
 
-// since is the hosts that were refused then or later, newest first.
+// since returns the hosts that were refused then or later: newest first, and those that browsers ask for by themselves behind
+// all others, since a person looks for what a page misses.
 func (l *refusalList) since(then time.Time) []control.DeniedHost {
-	hosts := []control.DeniedHost{}
+	hosts, background := []control.DeniedHost{}, []control.DeniedHost(nil)
 	for e := l.order.Front(); e != nil; e = e.Next() {
 		h := e.Value.(*control.DeniedHost)
 		if h.Last.Before(then) {
 			break
 		}
-		hosts = append(hosts, *h)
+		if h.Browser != "" {
+			background = append(background, *h)
+		} else {
+			hosts = append(hosts, *h)
+		}
 	}
-	return hosts
+	return append(hosts, background...)
 }
 
 // denied is what an AppVM was refused.

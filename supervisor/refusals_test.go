@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -125,6 +126,63 @@ func TestOneAppVMCannotFloodAnother(t *testing.T) {
 		e.forget(map[netip.Addr]*Desired{vmB: {}})
 		if hosts, _ := e.denied(vmA, time.Time{}); len(hosts) != 0 || len(e.refusals) != 1 {
 			t.Errorf("after its rule file has gone: %v", hosts)
+		}
+	})
+}
+
+// What browsers ask for by themselves is marked, is listed behind what a page misses however late it comes, and leaves room
+// among the events for that.
+func TestWhatBrowsersAskForByThemselvesIsLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEvents(slog.New(slog.DiscardHandler))
+		var told []control.Event
+		ctx, cancel := context.WithCancel(t.Context())
+		go e.Watch(ctx, nil, func(event control.Event) error { //nolint:errcheck // it ends with ctx
+			told = append(told, event)
+			return nil
+		})
+		synctest.Wait()
+		ask := func(host string) {
+			e.Denied(tinyproxy.Denied{VM: "social", Addr: vmA, Host: host, Reason: tinyproxy.List})
+		}
+		ask("cdn.example")
+		for i := range deniedHosts / 2 {
+			time.Sleep(time.Millisecond)
+			ask(fmt.Sprintf("a%d.services.mozilla.com", i))
+		}
+		ask("detectportal.firefox.com.example") // not below the name
+		ask("shop.example")
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+
+		hosts, forgotten := e.denied(vmA, time.Time{})
+		if len(hosts) != deniedHosts/2+3 || forgotten != 0 {
+			t.Errorf("%d hosts, %d forgotten", len(hosts), forgotten)
+		}
+		var first []string
+		for i, h := range hosts {
+			if i < 3 {
+				first = append(first, h.Host)
+			}
+			if marked := h.Browser != ""; marked != (i >= 3) {
+				t.Errorf("place %d: %+v", i, h)
+			}
+		}
+		if got := strings.Join(first, " "); got != "shop.example detectportal.firefox.com.example cdn.example" {
+			t.Error(got)
+		}
+		marked := 0
+		pages := map[string]bool{}
+		for _, event := range told[1:] { // after that it watches
+			if event.Browser != "" {
+				marked++
+			} else {
+				pages[event.Host] = true
+			}
+		}
+		if marked == 0 || marked > refusedBurst-refusedKept || len(pages) != 3 {
+			t.Errorf("events of %d marked hosts and of %v", marked, pages)
 		}
 	})
 }

@@ -59,7 +59,9 @@ func deniedTable(vms []control.Denied) []byte {
 			rows = append(rows, row{vm.VM, host})
 		}
 	}
-	slices.SortStableFunc(rows, func(a, b row) int { return b.Last.Compare(a.Last) })
+	slices.SortStableFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(background(a.DeniedHost), background(b.DeniedHost)), b.Last.Compare(a.Last))
+	})
 	var b bytes.Buffer
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "VM\tHOST\tCOUNT\tFIRST\tLAST\tPORT\tREASON")
@@ -69,11 +71,31 @@ func deniedTable(vms []control.Denied) []byte {
 			port = strconv.Itoa(int(r.Port))
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", safe(r.vm), hostText(r.Host), r.Count, moment(r.First), moment(r.Last),
-			cell(port), cell(reasonText(r.Reason, r.Why)))
+			cell(port), cell(strings.Join(reasons(r.DeniedHost), "; ")))
 	}
 	w.Flush() // to memory
 	return b.Bytes()
 }
+
+// background is 1 for a host that browsers ask for by themselves: it comes behind those that a page may miss.
+func background(h control.DeniedHost) int {
+	if h.Browser != "" {
+		return 1
+	}
+	return 0
+}
+
+// reasons returns why a host was not reached, and who may have asked for it.
+func reasons(h control.DeniedHost) []string {
+	texts := []string{reasonText(h.Reason, h.Why)}
+	if h.Browser != "" {
+		texts = append(texts, byItself(h.Browser))
+	}
+	return texts
+}
+
+// byItself marks what browsers ask for without a page.
+func byItself(purpose string) string { return "by itself: " + purpose }
 
 // reasonText is a reason with what explains it. That of a host that is not listed needs no more words.
 func reasonText(reason, why string) string {
@@ -161,6 +183,8 @@ func eventLine(e control.Event, colours bool) string {
 			value = hostText(a.Value.String())
 		case "reason":
 			value = safe(reasonText(e.Reason, e.Why))
+		case "browser":
+			value = safe(byItself(a.Value.String()))
 		case "what", "why":
 			if e.Reason != "" {
 				continue // said with the reason
@@ -192,12 +216,14 @@ func eventLine(e control.Event, colours bool) string {
 	return fmt.Sprintf("%s  %-12s  %s\n", e.Time.Local().Format("15:04:05.000"), cmp.Or(safe(e.VM), "--"), text)
 }
 
-// eventColour is an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, green
-// for what works from now on.
+// eventColour is an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, faint for
+// what browsers ask for by themselves, green for what works from now on.
 func eventColour(e control.Event) string {
 	switch {
 	case e.Level == "error":
 		return "31"
+	case e.Browser != "":
+		return "2"
 	case e.Level == "warn" || e.Reason != "":
 		return "33"
 	case e.Event == "proxy-listens" || e.Event == "in-force":

@@ -164,10 +164,12 @@ wrong, and 1 otherwise, also if there are no rule files.
     full        as many connections as MaxClients permits are open: the next one waits
 Whoever is asked for and answers nothing is listed after 5 s. If the template has an Upstream
 that cannot be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not
-say them. An international name is shown as it was sent and, in parentheses, the other way
+say them. Hosts that browsers are known to ask for by themselves, without a page, are marked
+"by itself" and come last; a page may need them all the same. An international name is shown as it was sent and, in parentheses, the other way
 of writing it. The exit status is 0 also if there is nothing to list. With --json: an array
 of VMs, each with an array of hosts, which have "what" besides "reason": Allow, BasicAuth,
-no-answer, refused, closed, fence, no-route, another-table.
+no-answer, refused, closed, fence, no-route, another-table; and "browser": what browsers want of
+the host by themselves.
 
     --since=TIME    only what came in the last TIME, such as 10m, 1h30m or 2d
 `,
@@ -177,7 +179,8 @@ no-answer, refused, closed, fence, no-route, another-table.
 		help: `VMs come and go, proxies listen, hosts are refused, changes of rules are in force. What
 concerns no VM in particular is shown as well. It ends with Ctrl-C, not with vifproxyd: it
 waits for that to come back. Of what a VM is refused or does not reach one a second is
-shown, after a burst of 20; denied counts all of it.
+shown, after a burst of 20; denied counts all of it. Of that burst 10 are for hosts that no
+browser asks for by itself; those that one does are marked.
 
 On a terminal lines have colours, unless NO_COLOR is set. With --json each line is an
 object, whose "event" says what happened:

@@ -141,3 +141,46 @@ func TestTemplateAndMaxClientsAreReasons(t *testing.T) {
 		s.stop()
 	})
 }
+
+// What a page misses comes before what its browser asks for by itself, later and more often, in `denied` and for scripts. The
+// mark opens nothing: such a host is refused and allowed like any other.
+func TestWhatThePageMissesIsFirst(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("social.10.137.0.11", "#: format domains", "bank.example")
+		s.start()
+		watched := s.watch("social")
+		s.attach("social", "10.137.0.11")
+		s.opens("social", "http://bank.example/")
+		const portal = "detectportal.firefox.com"
+		s.Host(portal, netip.MustParseAddr("203.0.113.80"))
+		s.refuses("social", "http://cdn.example/", "http://aus5.mozilla.org/", "http://detectportal.firefox.com.evil.example/")
+		for range 30 {
+			s.refuses("social", "http://"+portal+"/")
+		}
+		s.untilTold(watched, 0, "a marked host", func(e control.Event) bool { return e.Host == portal && e.Browser != "" })
+		s.refuses("social", "http://shop.example/")
+		s.untilTold(watched, 0, "what the page misses", func(e control.Event) bool { return e.Host == "shop.example" })
+		s.until("denied has all in order", func() error {
+			var hosts []string
+			for _, d := range s.denied("social")["social"].Hosts {
+				if d.Browser != "" {
+					d.Host += "*"
+				}
+				hosts = append(hosts, d.Host)
+			}
+			got := strings.Join(hosts, " ")
+			if got != "shop.example detectportal.firefox.com.evil.example cdn.example "+portal+"* aus5.mozilla.org*" {
+				return errors.New(got)
+			}
+			return nil
+		})
+		if out, _, _ := s.ctl("denied", "social"); !strings.HasSuffix(out, "list; by itself: Firefox looks for updates of itself and of media plug-ins\n") {
+			t.Error(out)
+		}
+		if _, errs, status := s.ctl("allow", "social", portal); status != 0 {
+			t.Errorf("allow: %d %s", status, errs)
+		}
+		s.opens("social", "http://"+portal+"/")
+		s.stop()
+	})
+}
