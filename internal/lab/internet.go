@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
@@ -155,8 +156,8 @@ func (in *internet) serveHTTPS(l net.Listener) {
 	in.serveHTTP(tls.NewListener(l, &tls.Config{GetCertificate: in.authority.certificate}))
 }
 
-// page is what every origin serves: a line that names host and path. /stream sends lines until the client has
-// enough, for tests that need a response that does not end.
+// page is what every origin serves: a line that names host and path. /page?needs=URL&needs=URL… is HTML that draws on these
+// URLs. /stream sends lines until the client has enough, for tests that need a response that does not end.
 func (in *internet) page(w http.ResponseWriter, r *http.Request) {
 	if !in.enter() {
 		return
@@ -166,7 +167,15 @@ func (in *internet) page(w http.ResponseWriter, r *http.Request) {
 	if h, _, err := net.SplitHostPort(name); err == nil {
 		name = h
 	}
-	if r.URL.Path != "/stream" {
+	switch r.URL.Path {
+	case "/page":
+		fmt.Fprintf(w, "<!DOCTYPE html><title>hello from %s</title>\n", html.EscapeString(name))
+		for _, needed := range r.URL.Query()["needs"] {
+			fmt.Fprintf(w, "<script src=\"%s\"></script>\n", html.EscapeString(needed))
+		}
+		return
+	case "/stream":
+	default:
 		fmt.Fprintf(w, "hello from %s, page %s\n", name, r.URL.Path)
 		return
 	}
