@@ -87,6 +87,7 @@ type Setup struct {
 	Tinyproxy  string    `json:"tinyproxy"`
 	ProxyPort  int       `json:"proxy_port"` // where every AppVM finds its own proxy, on its gateway
 	PID        int       `json:"pid"`
+	Leave      []string  `json:"leave,omitempty"` // interfaces by which alone proxies may leave, if that was said
 
 	Confinement Confinement `json:"confinement"` // of all proxies that start
 }

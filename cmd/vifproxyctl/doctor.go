@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"vifproxy/control"
@@ -18,7 +17,6 @@ import (
 	"vifproxy/internal/usage"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
-	"vifproxy/tinyproxy"
 )
 
 // Levels of findings.
@@ -30,10 +28,11 @@ const (
 
 // finding is one thing that doctor has to say.
 type finding struct {
-	Check  string `json:"check"`
-	Level  string `json:"level"`
-	Text   string `json:"text"`
-	Remedy string `json:"remedy"` // "" where there is nothing to do
+	Check   string   `json:"check"`
+	Level   string   `json:"level"`
+	Text    string   `json:"text"`
+	Remedy  string   `json:"remedy"`            // "" where there is nothing to do
+	Details []string `json:"details,omitempty"` // what Text sums up
 }
 
 // doctor is a look at everything around vifproxyd. It changes nothing, and needs no daemon.
@@ -47,7 +46,30 @@ type doctor struct {
 }
 
 func (d *doctor) tell(check, level, remedy, format string, args ...any) {
-	d.findings = append(d.findings, finding{check, level, fmt.Sprintf(format, args...), remedy})
+	d.findings = append(d.findings, finding{Check: check, Level: level, Text: fmt.Sprintf(format, args...), Remedy: remedy})
+}
+
+// mostNamed is how many subjects a finding names; its details have all.
+const mostNamed = 10
+
+// tellOf tells of all that is found of one kind in one line: one is a sentence about a subject, many about their number and
+// their names.
+func (d *doctor) tellOf(check, level, remedy, one, many string, subjects []string) {
+	switch len(subjects) {
+	case 0:
+		return
+	case 1:
+		d.tell(check, level, remedy, one, subjects[0])
+		return
+	}
+	names := strings.Join(subjects[:min(len(subjects), mostNamed)], ", ")
+	if more := len(subjects) - mostNamed; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	d.tell(check, level, remedy, many, len(subjects), names)
+	if len(subjects) > mostNamed {
+		d.findings[len(d.findings)-1].Details = subjects
+	}
 }
 
 // doctorBound is how long all of it may take.
@@ -64,18 +86,28 @@ func examine(c *call) error {
 	d.daemon(c)
 	d.options()
 	d.program()
-	d.firewall()
+	here := d.here()
+	if here {
+		d.firewall()
+	}
 	d.confinement()
 	d.ruleFiles()
 	d.limits()
-	if d.appVMs() {
-		d.netvm()
-		d.bypasses()
+	if here {
+		if d.appVMs() {
+			d.netvm()
+			d.bypasses()
+		}
+		d.network()
 	}
 	d.service()
 	d.persistence()
+	return d.print(c)
+}
 
-	text := d.text(terminalWidth(c.stdout))
+// print shows what was found, and fails if something is wrong.
+func (d *doctor) print(c *call) error {
+	text := d.text(terminalWidth(c.stdout), c.verbose)
 	if c.json {
 		var err error
 		if text, err = document(d.findings); err != nil {
@@ -92,13 +124,18 @@ func examine(c *call) error {
 }
 
 // text is for people, on a terminal of this width; 0 is none.
-func (d *doctor) text(width int) []byte {
+func (d *doctor) text(width int, verbose bool) []byte {
 	const indent = 20
 	var b bytes.Buffer
 	for _, f := range d.findings {
 		b.WriteString(usage.Wrap(fmt.Sprintf("%-5s  %-11s  %s", f.Level, f.Check, safe(f.Text)), width, indent))
 		if f.Remedy != "" {
 			b.WriteString(usage.Wrap(fmt.Sprintf("%*s%s", indent, "→ ", safe(f.Remedy)), width, indent))
+		}
+		for _, detail := range f.Details {
+			if verbose {
+				b.WriteString(usage.Wrap(fmt.Sprintf("%*s%s", indent, "- ", safe(detail)), width, indent))
+			}
 		}
 	}
 	return b.Bytes()
@@ -136,10 +173,6 @@ func (d *doctor) daemon(c *call) {
 		d.tell(check, levelNote, "systemctl restart vifproxyd", "vifproxyd is version %s, vifproxyctl %s",
 			status.Setup.Version, build())
 	}
-	for _, b := range status.Barred {
-		d.tell("leave", levelNote, "none if that is meant, as by the kill switch of a VPN; else vifproxyd --egress-interface",
-			"proxies may not leave by %s, where what AppVMs send is dropped by %s", b.Interface, b.Rule)
-	}
 	for _, problem := range status.Problems {
 		d.tell(check, levelWrong, "journalctl -u vifproxyd", "%s", problem)
 	}
@@ -159,43 +192,17 @@ func (d *doctor) daemon(c *call) {
 	}
 }
 
-// program looks at tinyproxy.
-func (d *doctor) program() {
-	const check = "tinyproxy"
-	binary, err := tinyproxy.Identify(d.setup.Tinyproxy)
-	if err != nil {
-		d.tell(check, levelWrong, "", "%v", err)
-		return
+// here reports whether the network that doctor sees is that of vifproxyd. Its links, routes and rules are all in one network
+// namespace; in another one all of them seem to be missing.
+func (d *doctor) here() bool {
+	own, err := os.Readlink("/proc/self/ns/net")
+	theirs, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", d.setup.PID))
+	if err != nil || err2 != nil || own == theirs { // only root may read theirs
+		return true
 	}
-	text, err := binary.Version(d.ctx)
-	if err != nil {
-		remedy := "reinstall the package tinyproxy"
-		if os.Geteuid() != 0 { // it is run as nobody
-			remedy = "run doctor as root"
-		}
-		d.tell(check, levelWrong, remedy, "%v", err)
-		return
-	}
-	version, ok := parseVersion(text)
-	switch {
-	case !ok:
-		d.tell(check, levelNote, "", "%s calls itself %q: not known whether it has holes", binary.Path, text)
-		return
-	case version.before(release{1, 10, 0}):
-		d.tell(check, levelWrong, "install tinyproxy 1.10 or later", "%s: %s is too old", binary.Path, text)
-		return
-	}
-	d.tell(check, levelOK, "", "%s: %s", binary.Path, text)
-	changes := changelog(d.ctx, binary.Path)
-	for _, h := range holes {
-		if !h.last.before(version) && !h.fixedIn(changes) {
-			remedy := h.remedy()
-			if changes == "" {
-				remedy += "; your distribution may have mended it already: it left no change log to see that by"
-			}
-			d.tell(check, h.level, remedy, "%s: %s", strings.Join(h.ids, ", "), h.text)
-		}
-	}
+	d.tell("namespace", levelWrong, fmt.Sprintf("nsenter --net=/proc/%d/ns/net vifproxyctl doctor", d.setup.PID),
+		"doctor runs in another network namespace than vifproxyd: links, routes and firewall are not looked at")
+	return false
 }
 
 func (d *doctor) firewall() {
@@ -231,129 +238,4 @@ func (d *doctor) firewall() {
 	default:
 		d.tell(check, levelOK, "", "%s: everything is in place", kind)
 	}
-}
-
-func (d *doctor) ruleFiles() {
-	const check = "rules"
-	dir := d.setup.RulesDir
-	var err error
-	d.rules, err = rules.Read(dir, d.setup.Template)
-	if err != nil {
-		d.tell(check, levelWrong, "", "%v", err)
-		return
-	}
-	bad := func(err error) {
-		text := err.Error()
-		if !slices.ContainsFunc(d.findings, func(f finding) bool { return strings.Contains(f.Text, text) }) {
-			d.tell(check, levelWrong, "", "%s", text) // else the daemon has said so
-		}
-	}
-	if err := d.rules.TemplateErr; err != nil {
-		bad(err)
-	}
-	for _, refused := range d.rules.Refused {
-		bad(refused.Err)
-	}
-	if d.status == nil { // else it has said so
-		paths := []string{dir, d.setup.Template}
-		for _, file := range d.rules.Files {
-			paths = append(paths, file.Path)
-		}
-		for _, path := range paths {
-			if onlyOwnerReads(path) {
-				d.tell(check, levelWrong, makeReadable, "%s: %s", path, notReadable)
-			}
-		}
-	}
-	if filter, err := filterOf(d.rules.Template); err == nil && d.rules.TemplateErr == nil {
-		if !filter.DefaultDeny && len(d.rules.Files) > 0 {
-			d.tell(check, levelNote, "write FilterDefaultDeny Yes into "+d.rules.Template.Path+" if the files are white lists",
-				"black lists: FilterDefaultDeny No lets these VMs reach all hosts but those in their rule files: %s", namesOf(d.rules.Files))
-		}
-		for _, file := range d.rules.Files {
-			if found := checkFor(filter).Parsed(file); len(found) > 0 {
-				d.tell(check, levelNote, "vifproxyctl check "+file.Path, "%v", found[0])
-			}
-		}
-	}
-	for _, text := range unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
-		text, remedy, _ := strings.Cut(text, ": ")
-		d.tell(check, levelNote, remedy, "%s", text)
-	}
-	if len(d.rules.Files)+len(d.rules.Refused) == 0 {
-		return
-	}
-	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
-}
-
-// namesOf lists the VMs of rule files.
-func namesOf(files []rules.File) string {
-	names := make([]string, len(files))
-	for i, file := range files {
-		names[i] = file.Name
-	}
-	return strings.Join(names, ", ")
-}
-
-const (
-	notReadable  = "only its owner may read it, and vifproxyd is not root, but in root's group"
-	makeReadable = "chgrp root and chmod g+rX it, or chmod a+rX"
-)
-
-// onlyOwnerReads tells whether there is a file, or directory, that root's group may not read.
-func onlyOwnerReads(path string) bool {
-	info, err := os.Stat(path)
-	if err != nil {
-		return false
-	}
-	mode, group := info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
-	return mode&0o004 == 0 && (group != 0 || mode&0o040 == 0)
-}
-
-// appVMs compares who is connected with who has a rule file. It tells whether that is known.
-func (d *doctor) appVMs() bool {
-	const check = "AppVMs"
-	var err error
-	if d.links, err = netwatch.Read(); err != nil {
-		d.tell(check, levelWrong, "", "cannot find out who is connected: %v", err)
-		return false
-	}
-	served := 0
-	for _, vm := range d.links {
-		if _, ok := d.ruleFile(vm); ok {
-			served++
-			continue
-		}
-		file := filepath.Join(d.setup.RulesDir, "NAME."+vm.Addr.String())
-		d.tell(check, levelNote, "if it is to have one, write "+file, "%s on %s has no rule file, and so no proxy",
-			vm.Addr, strings.Join(vm.Vifs, ", "))
-	}
-	for _, vm := range d.unseen() {
-		d.tell(check, levelNote, "compare with `qvm-ls --network` in dom0 which address it has",
-			"%s (%s) was not connected since vifproxyd started, %s", vm.Name, vm.IP,
-			d.setup.Started.Local().Format("2006-01-02 15:04:05"))
-	}
-	d.tell(check, levelOK, "", "%d connected, %d of them with a rule file", len(d.links), served)
-	return true
-}
-
-func (d *doctor) ruleFile(vm netwatch.AppVM) (rules.File, bool) {
-	i := slices.IndexFunc(d.rules.Files, func(f rules.File) bool { return f.Addr == vm.Addr })
-	if i < 0 {
-		return rules.File{}, false
-	}
-	return d.rules.Files[i], true
-}
-
-// unseen are the VMs with a rule file that the daemon has never seen.
-func (d *doctor) unseen() (vms []control.VM) {
-	if d.status == nil {
-		return nil
-	}
-	for _, vm := range d.status.VMs {
-		if vm.Seen.IsZero() {
-			vms = append(vms, vm)
-		}
-	}
-	return vms
 }

@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -26,8 +27,8 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// A distribution that names a hole in its change log has mended it, whatever the version.
-func TestHolesMendedByTheDistribution(t *testing.T) {
+// A distribution that names an advisory in its change log has patched it, whatever the version; the others are one line.
+func TestAdvisoriesPatchedByTheDistribution(t *testing.T) {
 	root = t.TempDir()
 	defer func() { root = "" }()
 	t.Setenv("PATH", root)
@@ -60,14 +61,16 @@ func TestHolesMendedByTheDistribution(t *testing.T) {
 	if other := changelog(t.Context(), "/usr/local/bin/tinyproxy"); other != "" {
 		t.Errorf("another program has the package's change log: %q", other)
 	}
-	var open []string
-	for _, h := range holes {
-		if !h.last.before(release{1, 11, 1}) && !h.fixedIn(changes) {
-			open = append(open, h.ids[0])
-		}
+	d := &doctor{}
+	d.advisories(release{1, 11, 1}, changes)
+	if len(d.findings) != 1 || d.findings[0].Level != levelNote || strings.Contains(d.findings[0].Text, "CVE-2023-49606") ||
+		!strings.Contains(d.findings[0].Text, "CVE-2025-63938, CVE-2026-3945") || len(d.findings[0].Details) != 5 {
+		t.Errorf("what is patched is told, or not all in one line: %+v", d.findings)
 	}
-	if len(open) != len(holes)-2 {
-		t.Errorf("open are %v", open)
+	d = &doctor{}
+	d.advisories(release{1, 11, 1}, "")
+	if len(d.findings) != 2 || d.findings[0].Level != levelWrong || !strings.Contains(d.findings[0].Remedy, "no change log tells") {
+		t.Errorf("without a change log: %+v", d.findings)
 	}
 }
 

@@ -38,11 +38,11 @@ type call struct {
 	json   bool
 	names  []string
 
-	rulesDir, template, tinyproxy                            string // files, for verbs that read them themselves
-	apply, fix, subdomains, dryRun, force, follow, wide, all bool
-	duration, since                                          length
-	lines                                                    int // -1: all
-	format                                                   string
+	rulesDir, template, tinyproxy                                     string // files, for verbs that read them themselves
+	apply, fix, subdomains, dryRun, force, follow, wide, all, verbose bool
+	duration, since                                                   length
+	lines                                                             int // -1: all
+	format                                                            string
 
 	theirs string // the rule directory of vifproxyd, once it was asked
 
@@ -108,6 +108,7 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	flags.BoolVar(&c.force, "force", false, "")
 	flags.BoolVar(&c.wide, "wide", false, "")
 	flags.BoolVar(&c.all, "all", false, "")
+	flags.BoolVar(&c.verbose, "verbose", false, "")
 	flags.Var(&c.duration, "for", "")
 	flags.Var(&c.since, "since", "")
 	flags.StringVar(&c.format, "format", "env", "")

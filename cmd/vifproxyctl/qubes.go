@@ -190,35 +190,51 @@ func (d *doctor) bypasses() {
 		d.tell(check, levelOK, "", "there is no QubesDB: other rules of this firewall are not looked at")
 		return
 	}
+	var unknown, open, asking, pinging, closed []string
 	for _, vm := range d.links {
 		file, ok := d.ruleFile(vm)
 		if !ok {
 			continue
 		}
-		name, who := file.Name, fmt.Sprintf("%s (%s)", file.Name, file.Addr)
+		who := fmt.Sprintf("%s (%s)", file.Name, file.Addr)
 		text, _ := output(d.ctx, "qubesdb-multiread", "/qubes-firewall/"+vm.Addr.String()+"/")
 		rules, ok := parseEgress(text)
 		if !ok {
-			d.tell(check, levelNote, "", "%s: QubesDB has no rules for it", who)
+			unknown = append(unknown, who)
 			continue
 		}
-		before := len(d.findings)
+		before := len(open) + len(asking) + len(pinging)
 		if rules.open(tcpAnywhere) {
-			d.tell(check, levelWrong, "in dom0 find the rule with `qvm-firewall "+name+" list` and remove it with "+
-				"`qvm-firewall "+name+" del --rule-no N`", "%s reaches hosts without its proxy", who)
+			open = append(open, who)
 		}
 		if rules.open(dns) {
-			d.tell(check, levelWrong, "in dom0: qvm-firewall "+name+" del accept specialtarget=dns",
-				"%s may ask name servers, and so send data to anybody; its proxy does that for it", who)
+			asking = append(asking, who)
 		}
 		if rules.open(icmp) {
-			d.tell(check, levelWrong, "in dom0: qvm-firewall "+name+" del accept proto=icmp",
-				"%s may send ICMP, and so data, to anybody", who)
+			pinging = append(pinging, who)
 		}
-		if len(d.findings) == before {
-			d.tell(check, levelOK, "", "%s reaches nothing else by DNS, ICMP or general rules", who)
+		if len(open)+len(asking)+len(pinging) == before {
+			closed = append(closed, who)
 		}
 	}
+	of := func(who []string) string { // the one it is about
+		if len(who) == 1 {
+			name, _, _ := strings.Cut(who[0], " ")
+			return name
+		}
+		return "NAME"
+	}
+	d.tellOf(check, levelNote, "", "%s: QubesDB has no rules for it", "QubesDB has no rules for %d AppVMs: %s", unknown)
+	d.tellOf(check, levelWrong, "in dom0 find the rule with `qvm-firewall "+of(open)+" list` and remove it with "+
+		"`qvm-firewall "+of(open)+" del --rule-no N`", "%s reaches hosts without its proxy",
+		"%d AppVMs reach hosts without their proxies: %s", open)
+	d.tellOf(check, levelWrong, "in dom0: qvm-firewall "+of(asking)+" del accept specialtarget=dns",
+		"%s may ask name servers, and so send data to anybody; its proxy does that for it",
+		"%d AppVMs may ask name servers, and so send data to anybody; their proxies do that for them: %s", asking)
+	d.tellOf(check, levelWrong, "in dom0: qvm-firewall "+of(pinging)+" del accept proto=icmp",
+		"%s may send ICMP, and so data, to anybody", "%d AppVMs may send ICMP, and so data, to anybody: %s", pinging)
+	d.tellOf(check, levelOK, "", "%s reaches nothing else by DNS, ICMP or general rules",
+		"%d AppVMs reach nothing else by DNS, ICMP or general rules: %s", closed)
 }
 
 // egress is the rules of one AppVM as dom0 gives them to its netvm, in their order; the policy is the last

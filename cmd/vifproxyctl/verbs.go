@@ -224,20 +224,23 @@ share little memory, until it is restarted.
 `,
 	}, {
 		name: "doctor", json: true, run: examine,
-		flags:   "[--tinyproxy=PATH] " + fileFlags,
+		flags:   "[--verbose] [--tinyproxy=PATH] " + fileFlags,
 		summary: "Say whether everything around vifproxyd is as it should be.",
 		help: `Each line is a finding, with a remedy where something can be done:
     ok       as it should be
     note     may be meant so
     wrong    makes the exit status 1
 
-It looks at vifproxyd and what that says of itself, tinyproxy and its known holes, the firewall,
+It looks at vifproxyd and what that says of itself, tinyproxy and the advisories on it, the firewall,
 what this machine has to confine proxies with, rule files, what all VMs together may take of this
 machine, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
-VMs do without their proxies, the service in dom0, and what this VM keeps at a restart. Nothing
-is changed. vifproxyd need not run; then the options tell where tinyproxy and files are.
+VMs do without their proxies, routes and tunnels, the service in dom0, and what this VM keeps at
+a restart. Nothing is changed. vifproxyd need not run; then the options tell where tinyproxy and
+files are. Findings of one kind are one line.
 
-With --json: an array of objects with check, level, text and remedy.
+    --verbose    also what such a line sums up
+
+With --json: an array of objects with check, level, text, remedy and, if the text sums up, details.
 `,
 	}, {
 		name: "complete", args: "WORD...", most: math.MaxInt, hidden: true, run: complete,

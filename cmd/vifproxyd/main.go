@@ -181,6 +181,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		Setup: control.Setup{
 			Version: version, Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
+			Leave:       o.leave,
 			Confinement: confinement,
 		},
 		SystemdMakesFiles: systemdMakes(o.runtimeDir),

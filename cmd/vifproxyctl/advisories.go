@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"vifproxy/tinyproxy"
 )
 
 // release is a version of tinyproxy.
@@ -35,17 +37,17 @@ func parseVersion(text string) (r release, ok bool) {
 	return r, true
 }
 
-// hole is a published weakness of tinyproxy.
-type hole struct {
+// advisory is a published weakness of tinyproxy.
+type advisory struct {
 	ids   []string
 	last  release // that has it; all before have it too
 	level string  // what it is worth here, where each AppVM has a proxy and a user id of its own
 	text  string
 }
 
-// holes are from the CVE list and tinyproxy's own repository; the commit that mended each is named. To keep
+// advisories are from the CVE list and tinyproxy's own repository; the commit that mended each is named. To keep
 // the list fresh, compare it with https://security-tracker.debian.org/tracker/source-package/tinyproxy.
-var holes = []hole{
+var advisories = []advisory{
 	// Talos TALOS-2023-1889; commit 12a8484 in 1.11.2.
 	{[]string{"CVE-2023-49606"}, release{1, 11, 1}, levelWrong,
 		"an AppVM can make its proxy use memory that was freed, and perhaps take it over"},
@@ -69,20 +71,76 @@ var holes = []hole{
 		"an AppVM can see the statistics of its own proxy"},
 }
 
-// fixedIn tells whether a distribution's change log says that it has mended the hole.
-func (h hole) fixedIn(changes string) bool {
-	return slices.ContainsFunc(h.ids, func(id string) bool { return strings.Contains(changes, id) })
+// patchedIn reports whether a distribution's change log names one of its numbers: the package has the patch then.
+func (a advisory) patchedIn(changes string) bool {
+	return slices.ContainsFunc(a.ids, func(id string) bool { return strings.Contains(changes, id) })
 }
 
-func (h hole) remedy() string {
-	if h.level == levelNote {
-		return "update tinyproxy when there is one later than " + h.last.String()
+// program looks at tinyproxy.
+func (d *doctor) program() {
+	const check = "tinyproxy"
+	binary, err := tinyproxy.Identify(d.setup.Tinyproxy)
+	if err != nil {
+		d.tell(check, levelWrong, "", "%v", err)
+		return
 	}
-	return "update tinyproxy: what is later than " + h.last.String() + " does not have it"
+	text, err := binary.Version(d.ctx)
+	if err != nil {
+		remedy := "reinstall the package tinyproxy"
+		if os.Geteuid() != 0 { // it is run as nobody
+			remedy = "run doctor as root"
+		}
+		d.tell(check, levelWrong, remedy, "%v", err)
+		return
+	}
+	version, ok := parseVersion(text)
+	switch {
+	case !ok:
+		d.tell(check, levelNote, "", "%s calls itself %q: not known which advisories are about it", binary.Path, text)
+		return
+	case version.before(release{1, 10, 0}):
+		d.tell(check, levelWrong, "install tinyproxy 1.10 or later", "%s: %s is too old", binary.Path, text)
+		return
+	}
+	d.tell(check, levelOK, "", "%s: %s", binary.Path, text)
+	d.advisories(version, changelog(d.ctx, binary.Path))
+}
+
+// advisories names those that a version has and the distribution's change log does not, in a line for each level.
+func (d *doctor) advisories(version release, changes string) {
+	for _, level := range []string{levelWrong, levelNote} {
+		var ids, texts []string
+		var last release
+		for _, a := range advisories {
+			if a.level != level || a.last.before(version) || a.patchedIn(changes) {
+				continue
+			}
+			ids = append(ids, a.ids...)
+			texts = append(texts, strings.Join(a.ids, ", ")+": "+a.text)
+			if last.before(a.last) {
+				last = a.last
+			}
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		remedy := "update tinyproxy: what is later than " + last.String() + " does not have it"
+		text := "advisories on this version: %s; by these an AppVM harms its own proxy, or sites that it may reach anyway"
+		if level == levelWrong {
+			text = "advisories on this version: %s; by these an AppVM may take its own proxy over"
+		} else {
+			remedy = "update tinyproxy when there is one later than " + last.String()
+		}
+		if changes == "" {
+			remedy += "; the distribution may have patched it: no change log tells"
+		}
+		d.tell("tinyproxy", level, remedy+"; --verbose tells more", text, strings.Join(ids, ", "))
+		d.findings[len(d.findings)-1].Details = texts
+	}
 }
 
 // changelog is what the distribution says of its package of the program at path; "" where it says nothing.
-// Distributions mend holes without changing the number of the version, and name them there.
+// Distributions patch without changing the number of the version, and name advisories there.
 func changelog(ctx context.Context, path string) string {
 	if path != packaged {
 		return ""

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+)
+
+// appVMs compares who is connected with who has a rule file. It tells whether that is known.
+func (d *doctor) appVMs() bool {
+	const check = "AppVMs"
+	var err error
+	if d.links, err = netwatch.Read(); err != nil {
+		d.tell(check, levelWrong, "", "cannot find out who is connected: %v", err)
+		return false
+	}
+	served := 0
+	var listless, disposables []string
+	for _, vm := range d.links {
+		switch _, ok := d.ruleFile(vm); {
+		case ok:
+			served++
+		case ofDisposables.Contains(vm.Addr):
+			disposables = append(disposables, onVifs(vm))
+		default:
+			listless = append(listless, onVifs(vm))
+		}
+	}
+	d.tellOf(check, levelNote, "for each that is to have a proxy: vifproxyctl allow NAME.IP HOST makes its first rule file",
+		"%s has no rule file, and so no proxy", "%d AppVMs have no rule file, and so no proxy: %s", listless)
+	d.tellOf(check, levelNote, "none if no disposable needs a proxy; one that does is to be a named disposable, which keeps its address",
+		"%s has no rule file, and so no proxy; by its address it is a disposable, and the next one has another address",
+		"%d disposables have no rule file, and so no proxy; the next ones have other addresses: %s", disposables)
+	d.sharedAddresses()
+	d.tellOf(check, levelNote, "compare with `qvm-ls --network` in dom0 which address they have",
+		"%s was not connected since vifproxyd started, "+d.setup.Started.Local().Format("2006-01-02 15:04:05"),
+		"%d AppVMs with a rule file were not connected since vifproxyd started: %s", d.unseen())
+	d.tell(check, levelOK, "", "%d connected, %d of them with a rule file", len(d.links), served)
+	return true
+}
+
+func (d *doctor) ruleFile(vm netwatch.AppVM) (rules.File, bool) {
+	i := slices.IndexFunc(d.rules.Files, func(f rules.File) bool { return f.Addr == vm.Addr })
+	if i < 0 {
+		return rules.File{}, false
+	}
+	return d.rules.Files[i], true
+}
+
+// unseen returns the VMs with a rule file that the daemon has never seen.
+func (d *doctor) unseen() (vms []string) {
+	if d.status == nil {
+		return nil
+	}
+	for _, vm := range d.status.VMs {
+		if vm.Seen.IsZero() {
+			vms = append(vms, fmt.Sprintf("%s (%s)", vm.Name, vm.IP))
+		}
+	}
+	return vms
+}
+
+// ofDisposables is where Qubes takes the addresses of disposables from, by their number (get_ip_for_dispvm in
+// qubes-core-admin's qubes/vm/mix/net.py of R4.1 to R4.3).
+var ofDisposables = netip.MustParsePrefix("10.138.0.0/16")
+
+func onVifs(vm netwatch.AppVM) string {
+	return fmt.Sprintf("%s on %s", vm.Addr, strings.Join(vm.Vifs, ", "))
+}
+
+// sharedAddresses names addresses behind more than one vif. An HVM has two with one address, its own and its stub domain's, whose
+// number follows its own (libxl makes the one right after the other); two qubes of one address cannot be told apart.
+func (d *doctor) sharedAddresses() {
+	var perhaps, certain []string
+	for _, vm := range d.links {
+		switch {
+		case len(vm.Vifs) == 1:
+		case len(vm.Vifs) == 2 && domid(vm.Vifs[1])-domid(vm.Vifs[0]) == 1:
+			perhaps = append(perhaps, onVifs(vm))
+		default:
+			certain = append(certain, onVifs(vm))
+		}
+	}
+	const remedy = "find in dom0, by `qvm-ls --network`, which qubes have the address, and give one another: qvm-prefs NAME ip ADDRESS"
+	d.tellOf("AppVMs", levelWrong, remedy, "one address on two qubes, which have one list and one proxy: %s",
+		"%d addresses are on two qubes each, which have one list and one proxy: %s", certain)
+	d.tellOf("AppVMs", levelNote, "none if it is an HVM; else "+remedy,
+		"%s: an HVM with its stub domain, or two qubes of one address, which have one list and one proxy",
+		"%d addresses are on two vifs: HVMs with their stub domains, or two qubes of one address: %s", perhaps)
+}
+
+func domid(vif string) int {
+	id, _, _ := netwatch.ParseVif(vif)
+	return id
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"vifproxy/rules"
+)
+
+func (d *doctor) ruleFiles() {
+	const check = "rules"
+	dir := d.setup.RulesDir
+	var err error
+	d.rules, err = rules.Read(dir, d.setup.Template)
+	if err != nil {
+		d.tell(check, levelWrong, "", "%v", err)
+		return
+	}
+	bad := func(err error) {
+		text := err.Error()
+		if !slices.ContainsFunc(d.findings, func(f finding) bool { return strings.Contains(f.Text, text) }) {
+			d.tell(check, levelWrong, "", "%s", text) // else the daemon has said so
+		}
+	}
+	if err := d.rules.TemplateErr; err != nil {
+		bad(err)
+	}
+	for _, refused := range d.rules.Refused {
+		bad(refused.Err)
+	}
+	if d.status == nil { // else it has said so
+		paths := []string{dir, d.setup.Template}
+		for _, file := range d.rules.Files {
+			paths = append(paths, file.Path)
+		}
+		paths = slices.DeleteFunc(paths, func(path string) bool { return !onlyOwnerReads(path) })
+		d.tellOf(check, levelWrong, makeReadable, "%s: "+notReadable, "%d files: "+notReadable+": %s", paths)
+	}
+	if filter, err := filterOf(d.rules.Template); err == nil && d.rules.TemplateErr == nil {
+		if !filter.DefaultDeny && len(d.rules.Files) > 0 {
+			d.tell(check, levelNote, "write FilterDefaultDeny Yes into "+d.rules.Template.Path+" if the files are white lists",
+				"black lists: FilterDefaultDeny No lets these VMs reach all hosts but those in their rule files: %s", namesOf(d.rules.Files))
+		}
+		d.doubts(checkFor(filter))
+	}
+	for _, text := range unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
+		text, remedy, _ := strings.Cut(text, ": ")
+		d.tell(check, levelNote, remedy, "%s", text)
+	}
+	if len(d.rules.Files)+len(d.rules.Refused) == 0 {
+		return
+	}
+	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
+}
+
+// doubts names files with lines that their authors hardly meant.
+func (d *doctor) doubts(c rules.Check) {
+	var names, texts []string
+	remedy := ""
+	for _, file := range d.rules.Files {
+		if found := c.Parsed(file); len(found) > 0 {
+			names, texts = append(names, file.Name), append(texts, fmt.Sprint(found[0]))
+			remedy = "vifproxyctl check " + file.Path
+		}
+	}
+	if len(names) == 1 {
+		d.tell("rules", levelNote, remedy, "%s", texts[0])
+		return
+	}
+	d.tellOf("rules", levelNote, "vifproxyctl check", "%s", "%d rule files have lines that their authors hardly meant: %s", names)
+	if len(names) > 1 {
+		d.findings[len(d.findings)-1].Details = texts
+	}
+}
+
+// namesOf lists the VMs of rule files.
+func namesOf(files []rules.File) string {
+	names := make([]string, len(files))
+	for i, file := range files {
+		names[i] = file.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+const (
+	notReadable  = "only its owner may read it, and vifproxyd is not root, but in root's group"
+	makeReadable = "chgrp root and chmod g+rX it, or chmod a+rX"
+)
+
+// onlyOwnerReads tells whether there is a file, or directory, that root's group may not read.
+func onlyOwnerReads(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	mode, group := info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
+	return mode&0o004 == 0 && (group != 0 || mode&0o040 == 0)
+}

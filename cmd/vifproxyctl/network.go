@@ -1,0 +1,177 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
+)
+
+// anywhere4 and anywhere6 stand for what is far away: no packet goes there. They are in both halves of IPv4, as a VPN leads there
+// by two routes beside the default route of the uplink.
+var (
+	anywhere4 = []netip.Addr{netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("198.51.100.1")}
+	anywhere6 = netip.MustParseAddr("2001:db8::1")
+)
+
+// network looks at the ways by which proxies leave.
+func (d *doctor) network() {
+	d.egressInterfaces()
+	ways := d.ways()
+	d.barredWays(ways)
+	d.tunnels(ways)
+}
+
+// egressInterfaces looks at the interfaces by which alone proxies may leave.
+func (d *doctor) egressInterfaces() {
+	const remedy = "bring it up, as by starting the VPN; or change --egress-interface and restart vifproxyd"
+	var absent, down []string
+	for _, name := range d.setup.Leave {
+		switch link, err := netlink.LinkByName(name); {
+		case errors.As(err, &netlink.LinkNotFoundError{}):
+			absent = append(absent, name)
+		case err == nil && !isUp(link):
+			down = append(down, name)
+		}
+	}
+	d.tellOf("leave", levelWrong, remedy, "there is no interface %s, by which proxies are to leave (--egress-interface)",
+		"%d of the interfaces by which proxies are to leave (--egress-interface) are not there: %s", absent)
+	d.tellOf("leave", levelWrong, remedy, "%s is down, and proxies are to leave by it (--egress-interface)",
+		"%d of the interfaces by which proxies are to leave (--egress-interface) are down: %s", down)
+}
+
+// isUp reports whether an interface is up. Tunnels have no carrier to speak of: their state is "unknown".
+func isUp(link netlink.Link) bool {
+	a := link.Attrs()
+	return a.RawFlags&unix.IFF_UP != 0 && a.OperState != netlink.OperDown && a.OperState != netlink.OperLowerLayerDown
+}
+
+// ways returns the links by which what proxies send leaves this VM, and tells if there are none, or one is down.
+func (d *doctor) ways() (links []netlink.Link) {
+	const check = "routes"
+	var missing []string
+	for _, to := range anywhere4 {
+		link, err := wayTo(to)
+		switch {
+		case err != nil:
+			missing = append(missing, err.Error())
+		case !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == link.Attrs().Index }):
+			links = append(links, link)
+		}
+	}
+	const remedy = "see `ip route`: connect this VM to a netvm (in dom0: qvm-prefs NAME netvm NETVM), or bring up what brings the route, as a VPN"
+	switch {
+	case len(links) == 0:
+		d.tell(check, levelWrong, remedy, "no route leads to the internet: %s", missing[0])
+	case len(missing) > 0:
+		d.tell(check, levelWrong, remedy, "no route leads to a part of the internet: %s", missing[0])
+	}
+	var down []string
+	for _, link := range links {
+		if !isUp(link) {
+			down = append(down, link.Attrs().Name)
+		}
+	}
+	d.tellOf(check, levelWrong, "bring it up: `ip link set dev NAME up`; in Qubes, see whether the netvm runs",
+		"the route to the internet leads to %s, which is down", "%d interfaces to which routes lead are down: %s", down)
+	return links
+}
+
+// wayTo returns the link by which packets to an address leave.
+func wayTo(to netip.Addr) (netlink.Link, error) {
+	routes, err := netlink.RouteGet(to.AsSlice())
+	switch {
+	case errors.Is(err, unix.ENETUNREACH):
+		return nil, errors.New("there is no default route")
+	case err != nil: // of types unreachable, blackhole and prohibit: EHOSTUNREACH, EINVAL, EACCES
+		return nil, fmt.Errorf("a route refuses it (%w)", err)
+	case len(routes) == 0:
+		return nil, errors.New("there is no default route")
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return nil, err
+	}
+	return link, nil
+}
+
+// barredWays tells of interfaces by which proxies may not leave: it is wrong if routes lead there, and may be meant else.
+func (d *doctor) barredWays(ways []netlink.Link) {
+	const check = "leave"
+	taken := func(name string) bool {
+		return slices.ContainsFunc(ways, func(l netlink.Link) bool { return l.Attrs().Name == name })
+	}
+	var idle []string
+	for _, b := range d.barred() {
+		if taken(b.Interface) {
+			d.tell(check, levelWrong, "start the VPN whose kill switch that is, so that routes lead to its tunnel; or, if proxies may pass "+
+				"by it, vifproxyd --egress-interface="+b.Interface,
+				"routes lead to %s, by which proxies may not leave: what AppVMs send there is dropped by %s", b.Interface, b.Rule)
+			continue
+		}
+		idle = append(idle, fmt.Sprintf("%s, where what AppVMs send is dropped by %s", b.Interface, b.Rule))
+	}
+	d.tellOf(check, levelNote, "none if that is meant, as by the kill switch of a VPN; else vifproxyd --egress-interface",
+		"proxies may not leave by %s", "proxies may not leave by %d interfaces: %s", idle)
+	for _, way := range ways {
+		if name := way.Attrs().Name; len(d.setup.Leave) > 0 && !slices.Contains(d.setup.Leave, name) {
+			d.tell(check, levelWrong, "bring up "+strings.Join(d.setup.Leave, ", ")+", so that routes lead there; or change --egress-interface",
+				"routes lead to %s, and proxies may leave by %s only (--egress-interface)", name, strings.Join(d.setup.Leave, ", "))
+		}
+	}
+}
+
+// barred are the interfaces by which proxies may not leave.
+func (d *doctor) barred() []control.Barred {
+	if d.status == nil {
+		return nil
+	}
+	return d.status.Barred
+}
+
+// tunnelKinds are the kinds of links that VPNs make.
+var tunnelKinds = []string{"wireguard", "tuntap", "tun", "ipip", "gre", "sit", "xfrm", "vti", "ppp", "ip6tnl"}
+
+// tunnels tells by what proxies leave, and of tunnels beside that way.
+func (d *doctor) tunnels(ways []netlink.Link) {
+	const check = "routes"
+	all, err := netlink.LinkList()
+	if err != nil {
+		d.tell(check, levelWrong, "", "cannot read the links of this VM: %v", err)
+		return
+	}
+	var by, beside []string
+	for _, link := range all {
+		name := link.Attrs().Name
+		isWay := slices.ContainsFunc(ways, func(l netlink.Link) bool { return l.Attrs().Name == name })
+		tunnel := slices.Contains(tunnelKinds, link.Type())
+		switch {
+		case isWay && tunnel:
+			by = append(by, fmt.Sprintf("%s (a tunnel, %s)", name, link.Type()))
+		case isWay:
+			by = append(by, name)
+		case tunnel && !slices.Contains(fallbackTunnels, name):
+			beside = append(beside, name)
+		}
+	}
+	if len(by) == 0 {
+		return
+	}
+	d.tell(check, levelOK, "", "what proxies send leaves by %s", strings.Join(by, ", "))
+	closed := len(d.setup.Leave) > 0 || len(d.barred()) > 0
+	if closed {
+		return // proxies keep to it, or it was told
+	}
+	d.tellOf(check, levelNote, "none if that is meant; if all is to pass by the tunnel, a kill switch makes proxies keep to it: see the guide, 5",
+		"there is a tunnel, %s, and what proxies send leaves beside it, by "+strings.Join(by, ", "),
+		"there are %d tunnels, and what proxies send leaves beside them, by "+strings.Join(by, ", ")+": %s", beside)
+}
+
+// fallbackTunnels are made by the kernel with its modules (net.core.fb_tunnels_only_for_init_net), and lead nowhere.
+var fallbackTunnels = []string{"tunl0", "gre0", "sit0", "ip6tnl0", "ip6_vti0", "ip_vti0", "ip6gre0"}
