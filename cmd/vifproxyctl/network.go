@@ -13,12 +13,9 @@ import (
 	"vifproxy/control"
 )
 
-// anywhere4 and anywhere6 stand for what is far away: no packet goes there. They are in both halves of IPv4, as a VPN leads there
-// by two routes beside the default route of the uplink.
-var (
-	anywhere4 = []netip.Addr{netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("198.51.100.1")}
-	anywhere6 = netip.MustParseAddr("2001:db8::1")
-)
+// anywhere stands for what is far away: no packet goes there. It is in both halves of IPv4, because a VPN leads there by two
+// routes beside the default route of the uplink.
+var anywhere = []netip.Addr{netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("198.51.100.1")}
 
 // network looks at the ways by which proxies leave.
 func (d *doctor) network() {
@@ -56,7 +53,7 @@ func isUp(link netlink.Link) bool {
 func (d *doctor) ways() (links []netlink.Link) {
 	const check = "routes"
 	var missing []string
-	for _, to := range anywhere4 {
+	for _, to := range anywhere {
 		link, err := wayTo(to)
 		switch {
 		case err != nil:
