@@ -13,9 +13,9 @@ import (
 	"vifproxy/control"
 )
 
-// anywhere stands for what is far away: no packet goes there. It is in both halves of IPv4, because a VPN leads there by two
+// farAway stands for what is far away: no packet goes there. It is in both halves of IPv4, because a VPN leads there by two
 // routes beside the default route of the uplink.
-var anywhere = []netip.Addr{netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("198.51.100.1")}
+var farAway = []netip.Addr{netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("198.51.100.1")}
 
 // network looks at the ways by which proxies leave.
 func (d *doctor) network() {
@@ -53,7 +53,7 @@ func isUp(link netlink.Link) bool {
 func (d *doctor) ways() (links []netlink.Link) {
 	const check = "routes"
 	var missing []string
-	for _, to := range anywhere {
+	for _, to := range farAway {
 		link, err := wayTo(to)
 		switch {
 		case err != nil:
