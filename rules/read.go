@@ -48,26 +48,73 @@ func Read(dir, template string) (Set, error) { return read(dir, template, ReadFi
 const listings = 5
 
 func read(dir, template string, readFile func(path string) ([]byte, error)) (Set, error) {
-	var set Set
-	set.Template, set.TemplateErr = readTemplate(template, readFile)
+	l, err := load(dir, template, readFile)
+	if err != nil {
+		return Set{}, err
+	}
+	return l.parse(), nil
+}
+
+// loaded is what a rule directory and a template hold, as it was read.
+type loaded struct {
+	template    string // its path
+	content     []byte // of the template; nil if there is none
+	templateErr error
+	files       []loadedFile
+}
+
+// loadedFile is what is named like a rule file.
+type loadedFile struct {
+	Refused // unless Err is nil
+	content []byte
+}
+
+// load asks the file system for all that is needed, and looks at nothing of it.
+func load(dir, template string, readFile func(path string) ([]byte, error)) (loaded, error) {
+	l := loaded{template: template}
+	l.content, l.templateErr = loadTemplate(template, readFile)
 	for range listings {
 		entries, unchanged, err := list(dir)
 		if err != nil && !missing(dir, err) {
 			if errors.Is(err, fs.ErrPermission) {
 				err = fmt.Errorf("%w (%s)", err, openToGroup)
 			}
-			return Set{}, fmt.Errorf("read rule directory: %w", err)
+			return loaded{}, fmt.Errorf("read rule directory: %w", err)
 		}
 		candidates := ruleFiles(dir, entries)
 		refuseDuplicates(candidates)
 		var gone bool
-		if set.Files, set.Refused, gone = readFiles(candidates, readFile); !gone && unchanged() {
-			slices.SortFunc(set.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
-			slices.SortFunc(set.Refused, func(a, b Refused) int { return strings.Compare(a.Path, b.Path) })
-			return set, nil
+		if l.files, gone = loadFiles(candidates, readFile); !gone && unchanged() {
+			return l, nil
 		}
 	}
-	return Set{}, fmt.Errorf("read rule directory: %d times, %s or files of it had gone before they could be opened", listings, dir)
+	return loaded{}, fmt.Errorf("read rule directory: %d times, %s or files of it had gone before they could be opened", listings, dir)
+}
+
+// parse says what was read. It asks the file system for nothing, and takes seconds for the longest lists on a slow machine.
+func (l loaded) parse() (set Set) {
+	switch {
+	case l.templateErr != nil:
+		set.TemplateErr = l.templateErr
+	case l.content == nil:
+		set.Template = Builtin()
+	default:
+		set.Template, set.TemplateErr = ParseTemplate(l.template, string(l.content))
+	}
+	for _, f := range l.files {
+		var file File
+		if f.Err == nil {
+			file, f.Err = ParseFile(f.Path, f.content)
+		}
+		if f.Err != nil {
+			set.Refused = append(set.Refused, f.Refused)
+		} else {
+			set.Files = append(set.Files, file)
+		}
+	}
+	slices.SortFunc(set.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(set.Refused, func(a, b Refused) int { return strings.Compare(a.Path, b.Path) })
+	return set
 }
 
 // list lists a directory; unchanged tells afterwards whether that is still the one of this name. Another that has
@@ -90,29 +137,20 @@ func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) 
 	}, err
 }
 
-// readFiles parses what was listed. Of a file that has gone since, it is not known whether it was deleted, or the
+// loadFiles reads what was listed. Of a file that has gone since, it is not known whether it was deleted, or the
 // directory replaced by another or by a link that leads nowhere: only another list can tell.
-func readFiles(candidates []Refused, readFile func(path string) ([]byte, error)) (files []File, refused []Refused,
-	gone bool) {
+func loadFiles(candidates []Refused, readFile func(path string) ([]byte, error)) (files []loadedFile, gone bool) {
 	for _, c := range candidates {
-		var content []byte
-		var file File
-		if c.Err == nil {
-			content, c.Err = readFile(c.Path)
+		f := loadedFile{Refused: c}
+		if f.Err == nil {
+			f.content, f.Err = readFile(f.Path)
 		}
-		if errors.Is(c.Err, fs.ErrNotExist) {
-			return nil, nil, true
+		if errors.Is(f.Err, fs.ErrNotExist) {
+			return nil, true
 		}
-		if c.Err == nil {
-			file, c.Err = ParseFile(c.Path, content)
-		}
-		if c.Err != nil {
-			refused = append(refused, c)
-		} else {
-			files = append(files, file)
-		}
+		files = append(files, f)
 	}
-	return files, refused, false
+	return files, false
 }
 
 // ruleFiles picks what is named like a rule file, rightly or wrongly.
@@ -158,19 +196,20 @@ func refuseDuplicates(candidates []Refused) {
 	}
 }
 
-func readTemplate(path string, readFile func(path string) ([]byte, error)) (Template, error) {
+// loadTemplate returns what a template holds, or nil if there is none.
+func loadTemplate(path string, readFile func(path string) ([]byte, error)) ([]byte, error) {
 	content, err := readFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		dir := filepath.Dir(path)
 		if _, err := os.Stat(dir); err != nil && !missing(dir, err) {
-			return Template{}, &Error{Path: path, Text: "cannot be opened: " + cause(err), Remedy: "see what " + dir + " leads to"}
+			return nil, &Error{Path: path, Text: "cannot be opened: " + cause(err), Remedy: "see what " + dir + " leads to"}
 		}
-		return Builtin(), nil
+		return nil, nil
 	case err != nil:
-		return Template{}, err
+		return nil, err
 	}
-	return ParseTemplate(path, string(content))
+	return append([]byte{}, content...), nil // an empty one is one
 }
 
 // ReadFile returns what a file holds, up to one byte more than maxSize. It never waits for what is no file. The error is

@@ -274,6 +274,23 @@ func TestDirectoryReplacedWhileItIsRead(t *testing.T) {
 	}
 }
 
+// The time that the file system has is not used up by looking at what it gave: on a slow machine a long list takes seconds,
+// and would never be in force.
+func TestTheTimeForReadingIsNotForParsing(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "bad.10.137.2.13"), "^a b$\n")
+	write(t, filepath.Join(dir, "good.10.137.2.14"), "^a$\n")
+	write(t, filepath.Join(dir, "config"), "Port {prt}\n")
+	l, _, err := NewReader(dir, filepath.Join(dir, "config")).load()
+	must(t, err)
+	if l.templateErr != nil || len(l.files) != 2 || l.files[0].Err != nil || l.files[1].Err != nil {
+		t.Errorf("something has been looked at: %+v", l)
+	}
+	if set := l.parse(); len(set.Files) != 1 || len(set.Refused) != 1 || set.TemplateErr == nil {
+		t.Errorf("parsed: %+v", set)
+	}
+}
+
 // A Reader sees every way in which what it read can become something else.
 func TestReaderSeesChanges(t *testing.T) {
 	top := t.TempDir()

@@ -17,7 +17,8 @@ var errSlow = fmt.Errorf("the rule directory, or a file that a link in it leads 
 	"its file system does not answer", readTimeout)
 
 // A Reader reads a rule directory and a template again and again, and knows without reading whether they have changed
-// since. No call takes much longer than readTimeout; as long as the file system does not answer to an earlier one, all fail.
+// since. No call waits for the file system for much longer than readTimeout; as long as that does not answer to an earlier
+// one, all fail.
 type Reader struct {
 	dir, template string
 	busy          chan struct{} // holds a token while something is being read
@@ -36,17 +37,23 @@ func NewReader(dir, template string) *Reader {
 // is the TemplateErr, with an *Error that is Unsettled.
 func (r *Reader) Read() (Set, error) {
 	type answer struct {
-		set Set
-		err error
+		loaded
+		again time.Duration
+		err   error
 	}
-	a, ok := inTime(r.busy, func() answer {
-		set, err := r.read()
-		return answer{set, err}
+	a, ok := inTime(r.busy, func() (a answer) {
+		a.loaded, a.again, a.err = r.load()
+		return a
 	})
 	if !ok {
 		return Set{}, errSlow
 	}
-	return a.set, a.err
+	if a.err != nil {
+		return Set{}, a.err
+	}
+	set := a.parse()
+	set.Again = a.again
+	return set, nil
 }
 
 // inTime returns what f does, which has the token meanwhile. It reports false if that takes too long; f goes on then.
@@ -71,30 +78,22 @@ func inTime[T any](token chan struct{}, f func() T) (answer T, ok bool) {
 	}
 }
 
-func (r *Reader) read() (Set, error) {
+func (r *Reader) load() (l loaded, again time.Duration, err error) {
 	// A stamp is taken before what it is of is read, so that a change meanwhile shows.
 	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
 	r.paths = map[netip.Addr][]string{}
-	var soonest time.Duration
-	set, err := read(r.dir, r.template, func(path string) ([]byte, error) {
+	l, err = load(r.dir, r.template, func(path string) ([]byte, error) {
 		r.stamps[path] = stampOf(path)
-		content, again, err := readClosed(path)
-		if again > 0 && (soonest == 0 || again < soonest) {
-			soonest = again
+		content, soon, err := readClosed(path)
+		if soon > 0 && (again == 0 || soon < again) {
+			again = soon
 		}
 		return content, err
 	})
-	if err != nil {
-		return set, err
-	}
-	set.Again = soonest
-	for _, f := range set.Files {
+	for _, f := range l.files {
 		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
 	}
-	for _, f := range set.Refused {
-		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
-	}
-	return set, nil
+	return l, again, err
 }
 
 // Changed reports whether the directory, the template or the rule files of these AppVMs are others than when they were
