@@ -131,20 +131,30 @@ func (c *chaos) fight() string {
 	}
 	c.court.change(func(m *model) { m.disturb() })
 	c.late, c.thin = true, true
+	ctx, cancel := context.WithTimeout(c.Context(), lasts)
+	defer cancel()
+	return fmt.Sprintf("%s%s, %d times in %v", what, chain.Name, c.undoes(ctx, chain), lasts)
+}
+
+// undoes flushes a chain as fast as it can until ctx ends, and returns how often it has.
+func (s *site) undoes(ctx context.Context, chain *nftables.Chain) (n int) {
 	var conn *nftables.Conn
-	c.must(c.Do(func() (err error) {
+	err := s.Do(func() (err error) {
 		conn, err = nftables.New(nftables.AsLasting())
 		return err
-	}))
+	})
+	if err != nil {
+		s.Error(err)
+		return 0
+	}
 	defer conn.CloseLasting() //nolint:errcheck // nothing is to be done about it
-	n := 0
-	for begin := time.Now(); time.Since(begin) < lasts; time.Sleep(2 * time.Millisecond) {
+	for ; ctx.Err() == nil; time.Sleep(2 * time.Millisecond) {
 		conn.FlushChain(chain)
 		if conn.Flush() == nil {
 			n++
 		}
 	}
-	return fmt.Sprintf("%s%s, %d times in %v", what, chain.Name, n, lasts)
+	return n
 }
 
 // ownTable has another process own the table of the fence, where nobody else can write then: there is no fence, and no proxy.
@@ -160,7 +170,8 @@ func (c *chaos) ownTable() string {
 	c.must(owner.Start())
 	begin := time.Now()
 	c.fence.deletes(func() {
-		_, err := io.WriteString(commands, "delete table inet vifproxy; add table inet vifproxy { flags owner; }\n")
+		// It is added first since there may be none.
+		_, err := io.WriteString(commands, "add table inet vifproxy; delete table inet vifproxy; add table inet vifproxy { flags owner; }\n")
 		c.must(err)
 		c.until("the table is another's", func() error {
 			if list := c.inFirewall("nft", "list", "tables"); !strings.Contains(list, "inet vifproxy") {
@@ -230,6 +241,18 @@ func (c *chaos) foreignRules() string {
 		c.attempt(change)
 	}
 	return changes[n][0]
+}
+
+// removeUnlisted takes away the rules that iptables cannot list: nothing could be compared with what it lists.
+func (c *chaos) removeUnlisted() {
+	if c.Ruleset != lab.R41 {
+		return
+	}
+	for line := range strings.Lines(c.inFirewall("nft", "-a", "list", "chain", "ip", "filter", "INPUT")) {
+		if rule, handle, _ := strings.Cut(line, "# handle "); strings.Contains(rule, "skuid 77") {
+			c.inFirewall("nft", "delete", "rule", "ip", "filter", "INPUT", "handle", strings.TrimSpace(handle))
+		}
+	}
 }
 
 // barUplink is a tunnel's kill switch: nothing of AppVMs is forwarded to the uplink, so no proxy leaves by it either.

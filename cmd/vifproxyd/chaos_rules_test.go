@@ -338,6 +338,7 @@ func (c *chaos) moment() {
 
 // mend makes all rule files and the template good.
 func (c *chaos) mend() {
+	c.removeUnlisted()
 	c.setTemplate(c.someTemplate())
 	for _, vm := range c.court.vms[:len(c.court.vms)-1] {
 		name := "z" + c.names[vm]

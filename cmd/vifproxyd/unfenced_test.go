@@ -1,16 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
@@ -20,36 +21,31 @@ import (
 // workUID is that of work's proxy: 0x70000000 and the last three bytes of 10.137.0.11.
 const workUID = 0x7089000b
 
-// gap is what came through a fence while it was broken.
-type gap struct {
-	passed int           // connections of a proxy's uid
-	last   time.Duration // the last of them, after the fence was broken
-}
-
-// throughFence has a proxy's uid connect to a web server of the firewall VM in a tight loop, until it was refused for
-// quiet, and says what came through since a moment.
-func (s *site) throughFence(since time.Time, quiet time.Duration) (g gap) {
+// passesFence reports whether a proxy's uid gets a connection to a web server of the firewall VM, which the fence refuses.
+func (s *site) passesFence() (passes bool) {
 	s.Helper()
 	s.must(s.Do(func() error {
 		if err := unix.Setfsuid(workUID); err != nil { // whose socket it is (nft_meta.c: f_cred->fsuid); of this thread alone
 			return err
 		}
 		defer unix.Setfsuid(0) //nolint:errcheck // back to what it was
-		for refused := time.Now(); time.Since(refused) < quiet; {
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-			if err != nil {
-				return err
-			}
-			if err = unix.Connect(fd, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{127, 0, 0, 1}}); err == nil {
-				g.passed++
-				g.last = time.Since(since)
-				refused = time.Now()
-			}
-			unix.Close(fd)
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return err
 		}
+		defer unix.Close(fd)
+		passes = unix.Connect(fd, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{127, 0, 0, 1}}) == nil
 		return nil
 	}))
-	return g
+	return passes
+}
+
+// fence is the table of it, as text; "" if there is none.
+func (s *site) fence() string {
+	s.Helper()
+	_, fence, _ := strings.Cut(s.ruleset(), "table inet vifproxy {")
+	fence, _, _ = strings.Cut(fence, "\n}\n")
+	return sorted(fence)
 }
 
 // insider has a site with work, whose list names what is in the firewall VM and in the LAN. The requests go on until end,
@@ -93,24 +89,31 @@ func (s *site) insider() (end func() (asked, got int64)) {
 	}
 }
 
-// usualGap is how long a fence that somebody broke stays open at most, but for now and then on a busy machine. It was a second.
-const usualGap = 300 * time.Millisecond
-
-// TestBrokenFenceIsRestoredAtOnce: also the second time within a second.
+// TestBrokenFenceIsRestoredAtOnce: each time that somebody breaks it, by what the kernel tells of it. The next look that
+// nobody asks for comes after slowLook, ten times as late as what is waited for here. That no time passes before the
+// repair, TestFenceThatSomebodyKeepsBreaking of the supervisor holds.
 func TestBrokenFenceIsRestoredAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
 	end := s.insider()
+	intact := s.fence()
 	for _, command := range []string{"flush chain inet vifproxy egress", "flush table inet vifproxy", "delete table inet vifproxy",
 		"flush chain inet vifproxy output", "flush ruleset"} {
-		var gaps []time.Duration
 		passed := 0
 		for i := range 8 {
-			begin := time.Now()
 			s.inFirewall("nft", strings.Fields(command)...)
-			g := s.throughFence(begin, 100*time.Millisecond)
-			passed += g.passed
-			gaps = append(gaps, g.last.Round(100*time.Microsecond))
+			s.until(fmt.Sprintf("%q is undone, the time number %d", command, i+1), func() error {
+				if s.passesFence() {
+					passed++
+				}
+				if now := s.fence(); now != intact {
+					return fmt.Errorf("now:\n%s\nbefore:\n%s", now, intact)
+				}
+				return nil
+			})
+			if s.passesFence() {
+				t.Errorf("%s: open when it was undone", command)
+			}
 			if i%4 == 3 { // more often it is a fight
 				time.Sleep(time.Second)
 			}
@@ -118,11 +121,7 @@ func TestBrokenFenceIsRestoredAtOnce(t *testing.T) {
 		if command == "flush ruleset" {
 			s.must(s.LoadRules(t.Context()))
 		}
-		slices.Sort(gaps)
-		t.Logf("%s: %d connections came through, for %v", command, passed, gaps)
-		if usual := gaps[len(gaps)/2]; usual > usualGap {
-			t.Errorf("%s: open for %v, want at most %v", command, usual, usualGap)
-		}
+		t.Logf("%s: %d connections came through before it was undone", command, passed)
 	}
 	asked, got := end()
 	t.Logf("%d of %d requests of the AppVM got a page from inside", got, asked)
@@ -136,8 +135,15 @@ func TestFenceThatIsBrokenAgainAndAgain(t *testing.T) {
 	s := newSite(t, lab.R42)
 	s.startWork()
 	told := s.watch()
+	ctx, cancel := context.WithCancel(t.Context())
+	var fight sync.WaitGroup
+	fight.Go(func() {
+		table := &nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyINet}
+		s.undoes(ctx, &nftables.Chain{Table: table, Name: "egress"})
+	})
+	defer fight.Wait()
+	defer cancel()
 	s.until("its proxy is ended", func() error {
-		s.inFirewall("nft", "flush", "chain", "inet", "vifproxy", "egress")
 		if vm := s.show()["work"]; vm.State != control.Failed || !strings.HasPrefix(vm.Error, "firewall: the fence around proxies") {
 			return fmt.Errorf("%+v", vm)
 		}
@@ -146,6 +152,7 @@ func TestFenceThatIsBrokenAgainAndAgain(t *testing.T) {
 		}
 		return nil
 	})
+	cancel()
 	s.untilTold(told, 1, "the fence is down", func(e control.Event) bool { return e.Event == "unfenced" && e.Err != "" })
 	if !s.daemon.hasTold("STATUS=AppVMs: 1 failed; work: firewall: ") {
 		t.Errorf("systemd was told %q", s.daemon.told)
