@@ -21,7 +21,7 @@ import (
 // What of the files of an administrator is believed, and when.
 
 // whiteList is a template that is complete.
-const whiteList = "Listen {bind_ip}\nPort {port}\nAllow {vm_ip}\nFilter \"{rules_file}\"\nFilterDefaultDeny Yes\nMaxClients 20\n"
+const whiteList = "Listen {bind_ip}\nPort {port}\nAllow {vm_ip}\nFilter \"{rules_file}\"\nFilterDefaultDeny Yes\nMaxClients 100\n"
 
 func TestTemplateHasToSayWhetherListsAreWhite(t *testing.T) {
 	t.Parallel()
@@ -176,7 +176,7 @@ func TestHalfAFileIsNotBelieved(t *testing.T) {
 		s.attach("new", "10.137.0.13")
 		s.untilState("new", control.Refused)
 		s.must(s.cutOff("new"))
-		write(f, "MaxClients 20\n")
+		write(f, "MaxClients 100\n")
 		s.must(f.Truncate(0))
 		_, err := f.Seek(0, 0)
 		s.must(err)

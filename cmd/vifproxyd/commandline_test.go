@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,20 +37,21 @@ func (s *site) update() {
 	}
 }
 
-// show is what `vifproxyctl show --json` says, by name.
+// show is what `vifproxyctl show --json` says, by name. It asks as vifproxyctl does, without a process for each time that a
+// test looks.
 func (s *site) show() map[string]control.VM {
 	s.Helper()
-	out, errs, status := s.ctl("show", "--json")
-	if status != 0 {
-		s.Fatalf("show: exit status %d: %s", status, errs)
-	}
-	var vms []control.VM
-	s.must(json.Unmarshal([]byte(out), &vms))
-	byName := map[string]control.VM{}
+	status, err := control.NewClient(s.socket()).Status(context.Background())
+	s.must(err)
+	return byName(status.VMs)
+}
+
+func byName(vms []control.VM) map[string]control.VM {
+	all := map[string]control.VM{}
 	for _, vm := range vms {
-		byName[vm.Name] = vm
+		all[vm.Name] = vm
 	}
-	return byName
+	return all
 }
 
 func (s *site) untilState(name, state string) control.VM {
@@ -73,6 +75,7 @@ func TestConfineTellsAPersonWhoseItIs(t *testing.T) {
 }
 
 func TestVerbsOfTheCommandLine(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	if _, errs, status := s.ctl("show"); status != 3 || !strings.Contains(errs, "not running") {
 		t.Errorf("without a daemon: exit status %d, %s", status, errs)
@@ -84,6 +87,15 @@ func TestVerbsOfTheCommandLine(t *testing.T) {
 	out, _, _ := s.ctl("show")
 	if head := strings.Fields(strings.SplitN(out, "\n", 2)[0]); !slices.Equal(head[:3], []string{"NAME", "STATE", "VIF"}) {
 		t.Errorf("show:\n%s", out)
+	}
+	out, _, _ = s.ctl("show", "--json")
+	var vms []control.VM
+	err := json.Unmarshal([]byte(out), &vms)
+	shown := byName(vms)
+	for name, vm := range s.show() {
+		if is := shown[name]; is.PID != vm.PID || is.State != vm.State || !is.Since.Equal(vm.Since) {
+			t.Errorf("show --json: %v:\n%s\nwant %+v", err, out, vm)
+		}
 	}
 
 	expect := func(want int, args ...string) {

@@ -82,7 +82,7 @@ func (s *site) launch(flags ...string) *running {
 		cmd: s.vifproxyd(context.Background(), flags...),
 		log: &lockedBuffer{}, exited: make(chan struct{}), notify: notify,
 	}
-	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	d.cmd.Env = append(slices.Concat(os.Environ(), s.env), "NOTIFY_SOCKET="+path)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	if s.stderr != nil {
 		d.cmd.Stderr = s.stderr

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"vifproxy/internal/lab"
@@ -19,6 +20,7 @@ var documented = regexp.MustCompile(`^\s*(?:\[[a-z-]+\])?(?:\$ )?(?:sudo )?vifpr
 
 // TestCommandsOfTheDocs runs every command that the pages tell people to type, in their order.
 func TestCommandsOfTheDocs(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	for name, ip := range map[string]string{"banking": "10.137.0.11", "social": "10.137.0.12", "work": "10.137.0.13"} {
 		s.rules(name+"."+ip, "#: format domains", "bank.example")
@@ -92,6 +94,6 @@ func (s *site) begins(page string, args []string) {
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		s.Errorf("%s: vifproxyctl %s says nothing: %v", page, strings.Join(args, " "), err)
 	}
-	s.must(cmd.Process.Signal(os.Interrupt))
-	cmd.Wait() //nolint:errcheck // by the signal
+	s.must(cmd.Process.Signal(syscall.SIGTERM)) // SIGINT is ignored below a shell that runs the tests in the background
+	cmd.Wait()                                  //nolint:errcheck // by the signal
 }

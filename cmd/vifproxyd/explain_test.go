@@ -77,10 +77,10 @@ func TestExplainTries(t *testing.T) {
 // What nobody answers, what the template turns away, and what is full, is told as such.
 func TestExplainTellsWhatFails(t *testing.T) {
 	onBoth(t, func(s *site) {
-		s.rules("work.10.137.0.11", bank)
+		s.rules("work.10.137.2.11", bank)
 		s.templateWith("MaxClients 2")
 		s.start()
-		s.attach("work", "10.137.0.11")
+		s.attach("work", "10.137.2.11")
 		s.untilState("work", control.Running)
 		s.explained(passes, "work", "https://bank.example/")
 		s.inFirewall("nft", "add table inet other; add chain inet other out { type filter hook output priority 0; }; "+

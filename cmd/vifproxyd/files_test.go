@@ -34,6 +34,7 @@ func (s *site) filesOf(vm string) error {
 // TestARemovedRuntimeDirectoryComesBack, and what is in it: AppVMs that come are served at once, new processes write their files
 // again, and no connection ends.
 func TestARemovedRuntimeDirectoryComesBack(t *testing.T) {
+	t.Parallel()
 	for _, gone := range []string{"", "work"} {
 		t.Run("gone="+gone, func(t *testing.T) {
 			onBoth(t, func(s *site) {
@@ -75,8 +76,9 @@ func TestARemovedRuntimeDirectoryComesBack(t *testing.T) {
 // TestARuntimeDirectoryThatOnlySystemdMakes: as by the unit, the daemon may not make it. It says so, serves on, and ends when a
 // proxy cannot start, so that systemd starts it with a new one.
 func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
-	t.Setenv("RUNTIME_DIRECTORY", s.runDir())
+	s.env = []string{"RUNTIME_DIRECTORY=" + s.runDir()}
 	own := func(uid int) { s.must(os.Chown(s.dir, uid, 0)) }
 	systemd := func() {
 		own(0)
@@ -118,6 +120,7 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 
 // TestFilesOnADeadFileSystem hold up nothing: here it is that of pid files.
 func TestFilesOnADeadFileSystem(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	template, err := os.ReadFile("../../rules/builtin.conf")
 	s.must(err)

@@ -95,6 +95,7 @@ func (s *site) children(pid int) (pids []string) {
 // TestRuntimeDirectoryHasOneBound: the files of all AppVMs take a quarter of the file system at most, whatever their AppVMs
 // have logged, and there is room for another proxy.
 func TestRuntimeDirectoryHasOneBound(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.inMemory("1m")
 	s.rules(hostile+".10.137.0.11", bank)
@@ -128,6 +129,7 @@ func TestRuntimeDirectoryHasOneBound(t *testing.T) {
 // TestDescriptorsOfTheDaemon: the daemon holds a bounded number of descriptors for each AppVM, whatever its list has gone
 // through, and none for one that has left. `doctor` reckons with 40, for 18 generations (heldForEach in cmd/vifproxyctl).
 func TestDescriptorsOfTheDaemon(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.start()
 	held := func() int {

@@ -43,6 +43,7 @@ func (s *site) fullPipe() (r, w *os.File) {
 // TestALogThatNobodyReads holds up nothing: AppVMs come, rules are taken back, verbs answer, systemd is told. What was lost
 // is counted.
 func TestALogThatNobodyReads(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	r, w := s.fullPipe()
 	s.stderr = w
@@ -93,6 +94,7 @@ func TestALogThatNobodyReads(t *testing.T) {
 
 // TestALogWhoseReaderHasGone does not end the daemon. Its end waits for no reader longer than a second.
 func TestALogWhoseReaderHasGone(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	r, w := s.fullPipe()
 	s.stderr = w
@@ -142,6 +144,7 @@ func (s *site) deadFileSystem(dir string) (revive func()) {
 
 // TestLogsOnADeadFileSystem hold up no proxy, and nothing of the daemon.
 func TestLogsOnADeadFileSystem(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	template, err := os.ReadFile("../../rules/builtin.conf")
 	s.must(err)

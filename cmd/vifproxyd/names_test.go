@@ -204,6 +204,7 @@ func TestOnlyHostNamesReachAnUpstream(t *testing.T) {
 
 // A long list goes on to be served at work, when it takes several times the memory that it took to be read.
 func TestLongListsAreServed(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.pair()
 	before, play := s.show()["work"], s.show()["play"]
@@ -231,6 +232,7 @@ func TestLongListsAreServed(t *testing.T) {
 
 // A mistake in a line with a password is told with its place, and without the password, wherever it is told.
 func TestPasswordsAreNotTold(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.pair()
 	for _, line := range []string{

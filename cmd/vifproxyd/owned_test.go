@@ -69,7 +69,14 @@ func TestOwnedProxy(t *testing.T) {
 		free := s.TempDir()
 		s.must(os.WriteFile(filepath.Join(free, "rules"), []byte(strings.Join(targets, "\n")), 0o600))
 		s.must(os.WriteFile(filepath.Join(free, "config"), fmt.Appendf(nil, "Port 61096\nListen %s\n", lab.Gateway), 0o600))
-		said, _ := s.Command(t.Context(), filepath.Join(s.dir, "tinyproxy"), "-d", "-c", filepath.Join(free, "config")).Output()
+		output, err := os.Create(filepath.Join(free, "output")) // which takes what is written as fast as it comes, as a pipe would not
+		s.must(err)
+		defer output.Close()
+		cmd := s.Command(t.Context(), filepath.Join(s.dir, "tinyproxy"), "-d", "-c", filepath.Join(free, "config"))
+		cmd.Stdout = output
+		cmd.Run() //nolint:errcheck // what it says tells how it went
+		said, err := os.ReadFile(output.Name())
+		s.must(err)
 		outside := attempts(string(said))
 
 		var table strings.Builder
@@ -200,6 +207,7 @@ func attempts(said string) (all [][2]string) {
 
 // TestConfinement: what proxies are confined by is shown, and what is missing refuses a start where all is required.
 func TestConfinement(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.startWork()
 	c := s.show()["work"].Confinement

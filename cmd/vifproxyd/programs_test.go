@@ -1,16 +1,28 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 )
 
 // programs is where TestMain has built the real programs, race detector included.
 var programs string
 
+// atOnce is how many tests run at once, if -parallel does not say. They wait most of the time, each in a lab of its own; go
+// test would run as many as there are CPUs.
+const atOnce = 8
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["test.parallel"] {
+		flag.Set("test.parallel", strconv.Itoa(atOnce)) //nolint:errcheck // it is a number
+	}
 	os.Exit(func() int {
 		os.Setenv("GORACE", "atexit_sleep_ms=10") // instead of a second, at the end of each program
 		dir, err := os.MkdirTemp("", "vifproxy-programs-")

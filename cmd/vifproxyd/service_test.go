@@ -15,6 +15,7 @@ import (
 )
 
 func TestSystemdIsTold(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.rules("work.10.137.0.11", bank)
 	s.attach("work", "10.137.0.11")
@@ -65,6 +66,7 @@ func TestARemovedControlSocketComesBack(t *testing.T) {
 }
 
 func TestSecondDaemonKeepsItsHandsOff(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.rules("work.10.137.0.11", bank)
 	s.attach("work", "10.137.0.11")
@@ -87,6 +89,7 @@ func TestSecondDaemonKeepsItsHandsOff(t *testing.T) {
 }
 
 func TestFilesUnderTheRuntimeDirectory(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.rules("work.10.137.0.11", bank)
 	s.attach("work", "10.137.0.11")

@@ -23,22 +23,26 @@ const (
 // patience is how long a condition may take to come true. It bounds a hang; no test measures time with it.
 const patience = 30 * time.Second
 
-// site is a lab with the daemon's directories in it.
+// site is a lab with the daemon's directories in it. Tests run side by side, each in a site of its own. These share what the
+// kernel keeps for a user: the daemons have one, and so have the proxies of AppVMs with the same address (RLIMIT_NPROC,
+// instances of inotify). A test that uses that up has users and addresses of its own.
 type site struct {
 	*testing.T
 	*lab.Lab
 	dir    string   // rules, run and the control socket
 	user   int      // of the daemon
 	within []string // a program and its arguments that the daemon is started by, such as prlimit
+	env    []string // of the daemon, in addition to that of the test
 	stderr *os.File // of the daemon, if its log is not to be collected
 	domid  int
 	vifs   map[string]string // by AppVM
 	daemon *running
 }
 
-// onBoth runs a test in a lab with each firewall. In an R4.1 the daemon is root, as who starts it by hand; in an R4.2 it
-// is who its unit has it be.
+// onBoth runs a test in a lab with each firewall, beside the other tests. In an R4.1 the daemon is root, as who starts it by
+// hand; in an R4.2 it is who its unit has it be.
 func onBoth(t *testing.T, f func(s *site)) {
+	t.Parallel()
 	for _, ruleset := range []lab.Ruleset{lab.R42, lab.R41} {
 		t.Run(string(ruleset), func(t *testing.T) {
 			t.Parallel()
@@ -130,21 +134,18 @@ func (s *site) detach(name string) {
 	delete(s.vifs, name)
 }
 
-// until waits for a condition.
+// until waits for a condition. It looks less often the longer that takes, since the other tests need the machine too.
 func (s *site) until(what string, met func() error) {
 	s.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for {
+	for began := time.Now(); ; {
 		err := met()
 		if err == nil {
 			return
 		}
-		select {
-		case <-tick.C:
-		case <-deadline:
+		waited := time.Since(began)
+		if waited > patience {
 			s.Fatalf("waited in vain until %s: %v", what, err)
 		}
+		time.Sleep(min(max(waited/10, 5*time.Millisecond), 200*time.Millisecond))
 	}
 }

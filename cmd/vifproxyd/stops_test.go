@@ -82,6 +82,7 @@ func TestAPersonsNoStays(t *testing.T) {
 
 // TestAStopThatCannotBeKept says so; an unreadable record of stops stops all, and says how to get on.
 func TestAStopThatCannotBeKept(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.must(os.Mkdir(s.stateDir(), 0o755))
 	s.must(syscall.Mount("tmpfs", s.stateDir(), "tmpfs", 0, "size=8k,mode=755"))
