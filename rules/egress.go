@@ -13,6 +13,7 @@ type Egress struct {
 	To   netip.Prefix // masked
 	Port uint16       // 0: the ports that are open everywhere
 	Line int          // in its rule file; 0 if it is from none
+	Text string       // of that line, as it stands
 }
 
 func (e Egress) String() string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"vifproxy/internal/secret"
 )
@@ -13,7 +14,7 @@ type Error struct {
 	Path   string
 	Line   int    // from 1; 0 when the file as a whole is meant
 	Col    int    // from 1, in bytes; 0 when the line as a whole is meant
-	Text   string // what is wrong; whatever it quotes from the file is quoted with %q
+	Text   string // what is wrong; whatever it quotes from the file is an excerpt
 	Remedy string // what the file's owner can do
 
 	twoWords bool // there is white space within a line
@@ -36,18 +37,27 @@ func (e *Error) Error() string {
 
 // printable returns a path as it is, or quoted when it would play tricks on a terminal or a log.
 func printable(path string) string {
-	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
-		return quoted
+	if !plainText(path) {
+		return strconv.Quote(path)
 	}
 	return path
+}
+
+// plainText reports whether text does nothing to a terminal or a log.
+func plainText(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) })
 }
 
 // excerpt quotes text from a file for an error message: readable, one line, not too long, and without a password.
 func excerpt(text string) string {
 	const most = 80
 	text = secret.Text(text)
+	end := ""
 	if len(text) > most {
-		return strconv.Quote(text[:most]) + "…"
+		text, end = text[:most], "…"
 	}
-	return strconv.Quote(text)
+	if plainText(text) { // a pattern's backslashes are not doubled
+		return `"` + text + `"` + end
+	}
+	return strconv.Quote(text) + end
 }

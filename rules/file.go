@@ -59,7 +59,7 @@ func (f File) Unwritten() bool {
 type Port struct {
 	Number uint16
 	Line   int    // of the rule file
-	Text   string // of that line, without blanks and comments
+	Text   string // of that line, as it stands
 }
 
 // MostPorts is how many different ports a list may open: each is an element of the fence, a rule of Landlock and a line
@@ -71,7 +71,8 @@ type Line struct {
 	Text string // one pattern, without blanks or comments; at most 511 bytes
 	Line int    // the line of the rule file that it comes from
 
-	// Source is the pattern as the rule file has it, if Text is compiled from that and differs.
+	// Source is the line as it stands in the rule file, comment included, without the blanks around it. It is empty for a line
+	// that comes from none.
 	Source string
 
 	port uint16 // in a list of names, what is opened with the host; 0 if none
@@ -124,11 +125,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 				return nil, flaw
 			}
 			if n.text != "" {
-				line := Line{Text: n.text, Line: entry.Line}
-				if n.text != entry.Text {
-					line.Source = entry.Text
-				}
-				lines = append(lines, line)
+				lines = append(lines, Line{Text: n.text, Line: entry.Line, Source: entry.Source})
 			}
 		}
 		return lines, nil
@@ -160,7 +157,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template",
 				}
 			}
-			lines = append(lines, Line{Text: text, Line: entry.Line})
+			lines = append(lines, Line{Text: text, Line: entry.Line, Source: entry.Source})
 		}
 	}
 	return lines, nil
@@ -219,7 +216,7 @@ func (f *File) add(line string, number int) *Error {
 	text := strings.Trim(line, " \t")
 	if directive, ok := strings.CutPrefix(text, "#:"); ok {
 		words := strings.Fields(directive)
-		flaw := f.direct(words, number)
+		flaw := f.direct(words, number, text)
 		if flaw != nil && (len(words) == 2 || len(words) > 2 && words[0] != "port") {
 			flaw.Col = strings.LastIndex(line, words[len(words)-1]) + 1
 		}
@@ -227,7 +224,7 @@ func (f *File) add(line string, number int) *Error {
 	}
 	if text == "" || text[0] == '#' {
 		if meant := directiveMeant(line); meant != "" && f.almost.Line == 0 {
-			f.almost = Line{Text: meant, Line: number}
+			f.almost = Line{Text: meant, Line: number, Source: text}
 		}
 		return nil
 	}
@@ -239,18 +236,18 @@ func (f *File) add(line string, number int) *Error {
 		return flaw
 	}
 	if !f.domains {
-		f.entries = append(f.entries, Line{Text: entry, Line: number})
+		f.entries = append(f.entries, Line{Text: entry, Line: number, Source: text})
 		return plain(entry)
 	}
 	host, flaw := parseEntry(entry)
 	if flaw == nil && host.Port != 0 {
-		flaw = f.open(Port{Number: host.Port, Line: number, Text: host.String()})
+		flaw = f.open(Port{Number: host.Port, Line: number, Text: text})
 	}
 	name := host.Name
 	if host.Below {
 		name = "*." + name
 	}
-	f.entries = append(f.entries, Line{Text: name, Line: number, port: host.Port})
+	f.entries = append(f.entries, Line{Text: name, Line: number, Source: text, port: host.Port})
 	return flaw
 }
 
@@ -267,8 +264,8 @@ func (f *File) open(p Port) *Error {
 	return nil
 }
 
-// direct obeys a directive: a line that begins with "#:", which is a comment to tinyproxy.
-func (f *File) direct(words []string, number int) *Error {
+// direct obeys a directive: a line that begins with "#:", which is a comment to tinyproxy. Its words follow that.
+func (f *File) direct(words []string, number int, line string) *Error {
 	verb, value := "", ""
 	if len(words) == 2 {
 		verb, value = words[0], words[1]
@@ -277,7 +274,7 @@ func (f *File) direct(words []string, number int) *Error {
 	case verb == "egress":
 		egress, flaw := parseEgress(value)
 		same := func(e Egress) bool { return e.To == egress.To && e.Port == egress.Port }
-		if egress.Line = number; flaw == nil && !slices.ContainsFunc(f.Egress, same) {
+		if egress.Line, egress.Text = number, line; flaw == nil && !slices.ContainsFunc(f.Egress, same) {
 			f.Egress = append(f.Egress, egress)
 		}
 		return flaw
@@ -288,7 +285,7 @@ func (f *File) direct(words []string, number int) *Error {
 		f.domains, f.formatLine = value == "domains", number
 		return nil
 	case len(words) > 1 && words[0] == "port":
-		return f.openAll(words[1:], number)
+		return f.openAll(words[1:], number, line)
 	}
 	return &Error{
 		Text: "unknown directive " + excerpt("#: "+strings.Join(words, " ")),
@@ -298,16 +295,16 @@ func (f *File) direct(words []string, number int) *Error {
 }
 
 // openAll obeys the directive port.
-func (f *File) openAll(words []string, line int) *Error {
+func (f *File) openAll(words []string, number int, line string) *Error {
 	for i, word := range words {
-		number := parsePort(word)
-		if number == 0 {
+		port := parsePort(word)
+		if port == 0 {
 			return &Error{Text: excerpt(word) + " is no port", Remedy: "write numbers from 1 to 65535, as in #: port 22 8443"}
 		}
 		if slices.Contains(words[:i], word) {
 			return &Error{Text: "port " + word + " twice in a line", Remedy: "remove one of them"}
 		}
-		if flaw := f.open(Port{Number: number, Line: line, Text: "#: port " + strings.Join(words, " ")}); flaw != nil {
+		if flaw := f.open(Port{Number: port, Line: number, Text: line}); flaw != nil {
 			return flaw
 		}
 	}

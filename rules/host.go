@@ -142,7 +142,7 @@ func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, r
 		for _, l := range f.entries {
 			if f.standsFor(s, l, h) && (!f.domains || h.Port == 0 || h.Port == l.port) {
 				if _, twice := edits[l.Line]; !twice {
-					removed = append(removed, l.written())
+					removed = append(removed, l.Source)
 				}
 				edits[l.Line] = ""
 			}
@@ -172,7 +172,7 @@ func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, r
 	return rewriteLines(content, edits), removed
 }
 
-// written is the entry as a file has it.
+// written is the entry alone, as it is written back.
 func (l Line) written() string {
 	if l.port == 0 {
 		return l.Text

@@ -121,18 +121,37 @@ func (c Check) Parsed(f File) []Finding {
 	c.unsaid = f.formatLine == 0
 	used := slices.DeleteFunc(c.entries(f.entries, f.domains), func(found Finding) bool { return found.Refused })
 	all := slices.Concat(f.almostDirectives(), used, f.besides())
+	source := f.sources()
 	for i := range all {
-		all[i].Path = f.Path
+		all[i].Path, all[i].Source = f.Path, secret.Text(source[all[i].Line])
 	}
 	return all
+}
+
+// sources returns the lines of a file that mean something, as they stand in it, by number.
+func (f File) sources() map[int]string {
+	lines := map[int]string{f.almost.Line: f.almost.Source}
+	for _, l := range f.entries {
+		lines[l.Line] = l.Source
+	}
+	for _, e := range f.Egress {
+		lines[e.Line] = e.Text
+	}
+	for _, p := range f.Ports {
+		lines[p.Line] = p.Text
+	}
+	return lines
 }
 
 // besides returns what is odd about the lines that open something besides hosts. Path is not set.
 func (f File) besides() []Finding { return append(f.openings(), f.ports()...) }
 
-// String is a finding on one line.
+// String is a finding on one line, with the line of the file that it is about.
 func (f Finding) String() string {
 	text := f.Problem
+	if f.Source != "" {
+		text = printable(f.Source) + ": " + text
+	}
 	if f.Admits != "" {
 		text += ", and admits " + f.Admits
 	}

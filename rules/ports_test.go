@@ -96,7 +96,7 @@ func TestAllowedWithAPort(t *testing.T) {
 	}{
 		{names, "git.example:22", "git.example:22", "", ""},
 		{names + "git.example\n", "git.example:22", "git.example:22", "", ""},
-		{names + "git.example:22 # ssh\nx\n", "git.example:22", "", "git.example:22", names + "x\n"},
+		{names + "git.example:22 # ssh\nx\n", "git.example:22", "", "git.example:22 # ssh", names + "x\n"},
 		{names + "git.example:22\ngit.example\n", "git.example:22", "", "git.example:22", names + "git.example\n"},
 		{names + "git.example:22\n", "git.example:8443", "git.example:8443", "", ""},
 		{names + "git.example:22\ngit.example\ngit.example:8443\n", "git.example", "", "git.example:22 git.example git.example:8443", names},

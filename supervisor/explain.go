@@ -309,7 +309,7 @@ func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.
 	opened := p.opening(port)
 	for _, e := range p.Egress {
 		if e.Port == port {
-			opened = append(opened, control.Line{Path: p.RulesPath, Line: e.Line, Text: "#: egress " + e.String()})
+			opened = append(opened, control.Line{Path: p.RulesPath, Line: e.Line, Text: e.Text})
 		}
 	}
 	switch {
@@ -380,8 +380,10 @@ func rulesStep(ctx context.Context, p served, q tinyproxy.Question) (control.Ste
 	}
 	for _, i := range matches[0] {
 		line := control.Line{Path: p.RulesPath, Line: p.Rules[i].Number, Text: p.Rules[i].Text}
-		if written := p.Written[line.Line]; written != "" {
-			line.Text = written
+		if host, temporary := p.Temporary[line.Text]; temporary {
+			line.Text = host.String()
+		} else if line.Line > 0 {
+			line.Text = p.Written[line.Line]
 		}
 		step.Lines = append(step.Lines, line)
 	}

@@ -273,7 +273,7 @@ func TestExplainFence(t *testing.T) {
 			"true 10.1.2.3 is opened by 2 #: egress 10.1.2.0/24:8080"},
 		{"", "", "both.example", "false fd00::1 is refused: it is in fc00::/7; 192.168.1.5 is refused: it is in 192.168.0.0/16 " +
 			"(the line `#: egress [fd00::1/128]:443` in the rule file opens it)"},
-		{"#: egress 192.168.1.5:443", "", "both.example", "true 192.168.1.5 is opened by 1 #: egress 192.168.1.5/32:443"},
+		{"#: egress 192.168.1.5:443", "", "both.example", "true 192.168.1.5 is opened by 1 #: egress 192.168.1.5:443"},
 		{"", "", "http://127.0.0.1/", "false 127.0.0.1 is refused: it is in 127.0.0.0/8 " +
 			"(it would open this VM or an AppVM, so no line is proposed)"},
 		{"", "", "http://198.18.0.7/", "false 198.18.0.7 is refused: it is in 198.18.0.0/15 " +

@@ -145,7 +145,7 @@ func (f served) opens(to netip.AddrPort, v firewall.Verdict, forAll []rules.Egre
 	for _, e := range f.Egress {
 		if v.Own && e.To == hole.To && e.Port == hole.Port {
 			return fmt.Sprintf("%s is opened by", addr),
-				[]control.Line{{Path: f.RulesPath, Line: e.Line, Text: "#: egress " + hole.String()}}
+				[]control.Line{{Path: f.RulesPath, Line: e.Line, Text: e.Text}}
 		}
 	}
 	by := "an Upstream in the template"

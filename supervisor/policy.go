@@ -23,7 +23,7 @@ type Policy struct {
 	Template  rules.Template
 	Config    tinyproxy.Config // of the template, rendered for no port and no files in particular
 	Rules     []tinyproxy.Line
-	Written   map[int]string        // Rules as the rule file has them, by line number, where that is another text
+	Written   map[int]string        // lines as the rule file has them, by number, for those of Rules
 	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
 	Ports     []rules.Port          // that its list opens and the template does not, sorted; Line 0 is for a time only
 	Names     bool                  // its list is of names
@@ -78,9 +78,7 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 		}
 		switch {
 		case l.Line > 0:
-			if l.Source != "" {
-				p.Written[l.Line] = l.Source
-			}
+			p.Written[l.Line] = l.Source
 			listed[l.Text] = true
 			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text, Number: l.Line})
 		case !listed[l.Text]:

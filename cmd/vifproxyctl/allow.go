@@ -189,7 +189,7 @@ func allow(c *call) error {
 	}
 	const longest = control.MaxTemporary * time.Second
 	if c.duration.given && (c.duration.d < time.Second || c.duration.d > longest) {
-		return usagef("--for=%v: from 1s to %v; without --for it is for good", c.duration, length{d: longest})
+		return usagef("--for=%s: from 1s to %v; without --for it is for good", c.duration.typed, length{d: longest})
 	}
 	g.place = c.place(context.Background())
 	if err := g.place.fatal(); err != nil {

@@ -11,7 +11,8 @@ import (
 // length is the value of --for and --since: a time as package time has it, or with days.
 type length struct {
 	d     time.Duration
-	given bool // also if it is 0
+	given bool   // also if it is 0
+	typed string // as it was given
 }
 
 const hoursADay = 24
@@ -30,7 +31,7 @@ func (l *length) Set(text string) (err error) {
 			rest = "0"
 		}
 	}
-	*l = length{given: true}
+	*l = length{given: true, typed: text}
 	if l.d, err = time.ParseDuration(rest); err != nil || days > 0 && l.d < 0 {
 		return fmt.Errorf("write a time with its unit, such as 30s, 10m, 1h30m or 7d")
 	}
@@ -38,10 +39,15 @@ func (l *length) Set(text string) (err error) {
 	return nil
 }
 
-// String is short: 10m, 1h30m, 7d.
+// String is short: 10m, 1h30m, 7d, 1d12h.
 func (l length) String() string {
-	if hours := int(l.d / time.Hour); hours > 0 && hours%hoursADay == 0 && l.d%time.Hour == 0 {
-		return strconv.Itoa(hours/hoursADay) + "d"
+	const day = hoursADay * time.Hour
+	days, rest := l.d/day, l.d%day
+	if days > 0 && rest == 0 {
+		return fmt.Sprintf("%dd", days)
+	}
+	if days > 0 {
+		return fmt.Sprintf("%dd%v", days, length{d: rest})
 	}
 	text := l.d.String()
 	if strings.HasSuffix(text, "m0s") {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"runtime/debug"
 	"slices"
 
@@ -52,7 +53,12 @@ type call struct {
 
 // warn tells what is no error, but what the caller has to know.
 func (c *call) warn(format string, args ...any) {
-	fmt.Fprintf(c.stderr, "vifproxyctl: %s\n", safe(fmt.Sprintf(format, args...)))
+	complain(c.stderr, fmt.Sprintf(format, args...))
+}
+
+// complain prints a message, wrapped if a terminal shows it.
+func complain(w io.Writer, text string) {
+	_, _ = io.WriteString(w, usage.Wrap("vifproxyctl: "+safe(text), terminalWidth(w), 4))
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -61,7 +67,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	if !errors.Is(err, errTrouble) { // that has been told VM by VM
-		fmt.Fprintf(stderr, "vifproxyctl: %s\n", safe(err.Error()))
+		complain(stderr, err.Error())
 	}
 	var (
 		wrong      *usageError
@@ -120,7 +126,7 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	flags.BoolVar(&showVersion, "version", false, "")
 	words, err := parse(flags, args)
 	if err != nil {
-		return usagef("%v", usage.Error(flags, args, err, usage.Names(flags, "f", "n", "h"), map[string]string{"n": "a number of lines"}))
+		return wrongOption(flags, args, err)
 	}
 	switch {
 	case showVersion:
@@ -138,7 +144,7 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	}
 	var foreign string
 	flags.Visit(func(f *flag.Flag) {
-		if !slices.Contains([]string{"socket", "json", "help", "h", "version"}, f.Name) && !v.takes(f.Name) {
+		if !slices.Contains(general, f.Name) && !v.takes(f.Name) {
 			foreign = f.Name
 		}
 	})
@@ -151,17 +157,35 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 		return usagef("%s needs more: vifproxyctl %[1]s %s", v.name, v.args)
 	case n < v.least:
 		return usagef("%s needs the name of a VM; `vifproxyctl show` lists them", v.name)
+	case slices.Contains(c.names, "") && !v.hidden:
+		return usagef("%s: an argument is empty; see `vifproxyctl %[1]s --help`", v.name)
 	case n > v.most:
 		return usagef("%s: too many arguments; see `vifproxyctl %[1]s --help`", v.name)
-	case c.lines < -1:
-		return usagef("-n %d: want a number of lines", c.lines)
+	case c.lines < -1 || given(flags, "n") && c.lines < 0:
+		return usagef("-n %d: want a number of lines, such as -n 20", c.lines)
 	case c.json && !v.json:
 		return usagef("%s does not take --json", v.name)
 	case c.since.d < 0:
-		return usagef("--since=%s is in the future: write how long ago, such as 10m", c.since)
+		return usagef("--since=%s is in the future: write how long ago, such as 10m", c.since.typed)
 	}
 	return v.run(c)
 }
+
+// wrongOption says what is wrong with an option, and which one that the verb takes was meant.
+func wrongOption(flags *flag.FlagSet, args []string, err error) error {
+	known := usage.Names(flags, "f", "n", "h")
+	for _, word := range args {
+		if v, unknown := find(word); unknown == nil {
+			flags.Init("vifproxyctl "+v.name, flag.ContinueOnError)
+			known = slices.DeleteFunc(known, func(name string) bool { return !v.takes(name) && !slices.Contains(general, name) })
+			break
+		}
+	}
+	return usagef("%v", usage.Error(flags, args, err, known, map[string]string{"n": "a number of lines, such as -n 20"}))
+}
+
+// general are options of all verbs.
+var general = []string{"socket", "json", "help", "h", "version"}
 
 func dashed(name string) string {
 	if len(name) == 1 {
@@ -170,9 +194,24 @@ func dashed(name string) string {
 	return "--" + name
 }
 
+// given reports whether a flag was on the command line.
+func given(flags *flag.FlagSet, name string) (is bool) {
+	flags.Visit(func(f *flag.Flag) { is = is || f.Name == name })
+	return is
+}
+
+// tailLines is how people write a number of lines for tail(1).
+var tailLines = regexp.MustCompile(`^-n?([0-9]+)$`)
+
 // parse takes flags wherever they stand, up to a "--", and returns the other words. Package flag on its own
 // stops at the first word that is not a flag.
 func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		if m := tailLines.FindStringSubmatch(arg); m != nil && (i == 0 || args[i-1] != "-n") {
+			args[i] = "-n=" + m[1]
+		}
+	}
 	for {
 		if err := flags.Parse(args); err != nil {
 			return nil, err
@@ -201,10 +240,10 @@ func list(c *call) error {
 		return err
 	}
 	vms := concerned(status, c.names)
-	problems(c, status, vms)
 	if err := print(c, vms); err != nil {
 		return err
 	}
+	problems(c, status, vms)
 	misnamed(c, status)
 	return printRemarks(c, c.stdout, remarks(vms, func(control.VM) bool { return true }))
 }
@@ -271,7 +310,7 @@ func problems(c *call, status control.Status, vms []control.VM) {
 	}
 	for _, problem := range status.Problems {
 		if !slices.ContainsFunc(vms, func(vm control.VM) bool { return vm.Error == problem }) {
-			fmt.Fprintf(c.stderr, "vifproxyctl: problem: %s\n", safe(problem))
+			c.warn("problem: %s", safe(problem))
 		}
 	}
 }

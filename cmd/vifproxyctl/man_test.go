@@ -17,7 +17,7 @@ var rewrite = flag.Bool("update", false, "write the manual page")
 // The page in the package says what the program's help says: `make man` makes it.
 func TestManPage(t *testing.T) {
 	page := manpage.Page{Name: "vifproxyctl", Section: 1, Summary: "show and steer vifproxyd"}
-	before, after, _ := strings.Cut(general, "Verbs:\n%s\n")
+	before, after, _ := strings.Cut(overview, "Verbs:\n%s\n")
 	page.Help(before)
 	page.Head("Verbs")
 	for _, v := range verbs() {
@@ -49,7 +49,7 @@ func TestExampleOfShow(t *testing.T) {
 		{Name: "social", IP: "10.137.0.13", State: control.Waiting, Since: at(7, 30, 52)},
 	})
 	for line := range strings.Lines(string(shown)) {
-		if !strings.Contains(general, "    "+line) {
+		if !strings.Contains(overview, "    "+line) {
 			t.Errorf("missing in the help: %s", line)
 		}
 	}

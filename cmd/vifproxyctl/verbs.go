@@ -284,7 +284,7 @@ func killAll(restart bool) func(*control.Client, context.Context, []string) (con
 	}
 }
 
-const general = `Vifproxyctl shows and steers vifproxyd, which runs one filtering proxy for every AppVM
+const overview = `Vifproxyctl shows and steers vifproxyd, which runs one filtering proxy for every AppVM
 that has a rule file.
 
 Usage:
@@ -330,7 +330,7 @@ func help(c *call) error {
 			}
 			fmt.Fprintf(&rows, "    %-28s  %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
-		return say(c.stdout, "%s", usage.Fill(fmt.Sprintf(general, rows.String())))
+		return say(c.stdout, "%s", usage.Fill(fmt.Sprintf(overview, rows.String())))
 	}
 	v, err := find(c.names[0])
 	if err != nil {

@@ -1,11 +1,12 @@
 package usage
 
-// mostMistakes is by how many letters a word may differ from the one that was meant: with more it is another word.
+// mostMistakes is by how many letters a word may differ from the one that was meant, and by half of its letters at most: with
+// more it is another word.
 const mostMistakes = 2
 
 // Nearest returns the first of the known words that is nearest to word; "" if none is near.
 func Nearest(word string, known []string) (nearest string) {
-	least := mostMistakes + 1
+	least := min(mostMistakes, len(word)/2) + 1
 	for _, other := range known {
 		if d := distance(word, other); d < least {
 			nearest, least = other, d

@@ -19,7 +19,7 @@ func TestDistance(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	known := []string{"show", "stop", "start"}
-	for word, want := range map[string]string{"shwo": "show", "stat": "start", "": "", "frobnicate": "", "stop": "stop"} {
+	for word, want := range map[string]string{"shwo": "show", "stat": "start", "": "", "frobnicate": "", "stop": "stop", "x": "", "sow": "show"} {
 		if got := Nearest(word, known); got != want {
 			t.Errorf("%q: %q, want %q", word, got, want)
 		}

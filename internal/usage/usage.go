@@ -13,7 +13,8 @@ import (
 var (
 	undefined = regexp.MustCompile(`^flag provided but not defined: -(.*)$`)
 	missing   = regexp.MustCompile(`^flag needs an argument: -(.*)$`)
-	invalid   = regexp.MustCompile(`(?s)^invalid (?:boolean )?value "(.*)" for (?:flag )?-([a-z-]+): (.*)$`)
+	boolean   = regexp.MustCompile(`(?s)^invalid boolean value "(.*)" for -([a-z-]+): .*$`)
+	invalid   = regexp.MustCompile(`(?s)^invalid value "(.*)" for flag -([a-z-]+): (.*)$`)
 )
 
 // Error returns an error of f.Parse(args) in the words of a person: the option as it was typed, and the known one that
@@ -29,6 +30,9 @@ func Error(f *flag.FlagSet, args []string, err error, known []string, wants map[
 	}
 	if m := missing.FindStringSubmatch(text); m != nil {
 		return fmt.Errorf("%s needs a value; see `%s --help`", dashed(m[1]), f.Name())
+	}
+	if m := boolean.FindStringSubmatch(text); m != nil {
+		return fmt.Errorf("%s takes no value: write it without =%s", dashed(m[2]), m[1])
 	}
 	if m := invalid.FindStringSubmatch(text); m != nil {
 		reason := m[3]

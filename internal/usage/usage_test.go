@@ -22,7 +22,8 @@ func TestError(t *testing.T) {
 		{[]string{"--rules-dir"}, "--rules-dir needs a value; see `program --help`"},
 		{[]string{"--drain=10"}, "--drain=10: want a time such as 10m"},
 		{[]string{"--drain", "10"}, "--drain=10: want a time such as 10m"},
-		{[]string{"--clean=maybe"}, "--clean=maybe: parse error"},
+		{[]string{"--clean=maybe"}, "--clean takes no value: write it without =maybe"},
+		{[]string{"-x"}, "there is no option -x; see `program --help`"},
 	} {
 		err := f.Parse(tt.args)
 		if err == nil {

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"vifproxy/control"
+)
+
+// Lines are shown as they stand in the file, never as they are compiled.
+func TestLinesAreShownAsTheyStand(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", "#: format domains", "Bank.example.   # the bank", "  *.Bank.example", "git.example:8443 # ours",
+			"#:  egress  192.168.1.5:8443", "192.168.1.5", "co.uk", "*.co.uk")
+		s.rules("old.10.137.0.12", "^bank\\.example   # anchored at one side", "static.bank.example")
+		s.attach("work", "10.137.0.11")
+		s.attach("old", "10.137.0.12")
+		s.start()
+		s.untilState("work", control.Running)
+		s.untilState("old", control.Running)
+		work, old := filepath.Join(s.rulesDir(), "work.10.137.0.11"), filepath.Join(s.rulesDir(), "old.10.137.0.12")
+		for _, c := range []struct {
+			wants string
+			verb  []string
+		}{
+			{work + ":2: Bank.example.   # the bank\n", []string{"explain", "work", "https://bank.example/"}},
+			{work + ":3: *.Bank.example\n", []string{"explain", "work", "https://www.bank.example/"}},
+			{work + ":4: git.example:8443 # ours\n", []string{"explain", "work", "https://git.example:8443/"}},
+			{work + ":5: #:  egress  192.168.1.5:8443\n", []string{"explain", "work", "https://192.168.1.5:8443/"}},
+			{old + ":1: ^bank\\.example   # anchored at one side\n", []string{"explain", "old", "bank.example"}},
+			{"for a time: shop.example\n", []string{"allow", "work", "shop.example", "--for=1h"}},
+			{work + ":9: new.example\n", []string{"allow", "work", "new.example"}},
+			{"    Bank.example.   # the bank\n", []string{"deny", "work", "bank.example"}},
+			{work + ":7: *.co.uk: admits every host below co.uk", []string{"show"}},
+			{old + ":1: ^bank\\.example   # anchored at one side: matches the beginning", []string{"show", "old"}},
+		} {
+			said, errs, _ := s.ctl(c.verb...)
+			if said += errs; !strings.Contains(said, c.wants) {
+				t.Errorf("%v says\n%swant %s", c.verb, said, c.wants)
+			}
+			if strings.Contains(said, `\.?$`) || strings.Contains(said, "[-_0-9A-Za-z]") {
+				t.Errorf("%v shows a compiled line:\n%s", c.verb, said)
+			}
+		}
+		s.stop()
+	})
+}
