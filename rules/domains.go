@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -33,7 +34,7 @@ func parseEntry(entry string) (h Host, flaw *Error) {
 		addr, err := netip.ParseAddr(literal)
 		if !closed || err != nil || !addr.Is6() || addr.Is4In6() || addr.Zone() != "" || !hasPort && rest != "" {
 			return h, &Error{Text: excerpt(entry) + " is not a host name, nor an IPv6 address in brackets",
-				Remedy: `write it like [2001:db8::1]:443, or remove "#: format domains" if the file holds patterns`}
+				Remedy: "write it like [2001:db8::1] or [2001:db8::1]:443"}
 		}
 		h.Name = addr.String() // as browsers write it
 	} else {
@@ -73,15 +74,20 @@ func canonical(entry string) (string, *Error) {
 	}
 	switch {
 	case strings.ContainsAny(rest, `\^$()[]|+?`):
-		return fail(`remove "#: format domains" if the file holds patterns`)
+		return "", &Error{Text: excerpt(entry) + " is a pattern, not a host name",
+			Remedy: "write a name, such as bank.example, or *.bank.example for all names below it"}
 	case strings.ContainsAny(rest, "/:@"):
 		return fail("write the host name alone, or HOST:PORT, without scheme or path")
 	case strings.Contains(rest, "*"), strings.HasPrefix(rest, "."):
-		return fail("write *.example.com for all names below example.com")
+		base := strings.TrimLeft(rest, "*.")
+		if strings.Contains(base, "*") || base == "" {
+			return fail("write *.example.com for all names below example.com: a '*' is for all that is in front of a name")
+		}
+		return fail(fmt.Sprintf("write *.%s for all names below %[1]s, %[1]s for that host, or both", printable(base)))
 	}
 	name, err := idn.ToASCII(rest)
 	if err != nil {
-		return fail(err.Error())
+		return fail("look at its spelling: no such international name can be")
 	}
 	// example.com. with the dot is the same name to DNS; what is compiled from it covers both.
 	name = strings.TrimSuffix(name, ".")

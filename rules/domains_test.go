@@ -102,14 +102,14 @@ func TestCanonical(t *testing.T) {
 		{"ｅｘａｍｐｌｅ．ｃｏｍ", "example.com", ""},
 
 		{"https://example.com/", "", "write the host name alone, or HOST:PORT, without scheme or path"},
-		{"[::1]", "", "if the file holds patterns"},
+		{"[::1]", "", "is a pattern"},
 		{"^example\\.com$", "",
-			`"^example\\.com$" is not a host name (remove "#: format domains" if the file holds patterns)`},
+			`"^example\.com$" is a pattern, not a host name (write a name, such as bank.example, or *.bank.example for all`},
 		{"*", "", "write *.example.com for all"},
 		{"*.*.example.com", "", "write *.example.com for all"},
 		{"www.*.com", "", "write *.example.com for all"},
 		{"*example.com", "", "write *.example.com for all"},
-		{".example.com", "", "write *.example.com for all"},
+		{".example.com", "", "write *.example.com for all names below example.com, example.com for that host, or both"},
 		{"*.", "", "labels are"},
 		{".", "", "write *.example.com"},
 		{"a..example", "", "labels are"},
@@ -120,8 +120,8 @@ func TestCanonical(t *testing.T) {
 		{"＊.example.com", "", "labels are"},
 		{strings.Repeat("a", 64) + ".example", "", "labels are"},
 		{strings.Repeat("aa.", 84) + "example", "", "at most 253"},
-		{"xn--a.example", "", "idna"},
-		{"a\u05d0.example", "", "idna"}, // Latin and Hebrew letters in one label
+		{"xn--a.example", "", "look at its spelling"},
+		{"a\u05d0.example", "", "look at its spelling"}, // Latin and Hebrew letters in one label
 		{"192.0.2.1", "192.0.2.1", ""},
 		{"192.0.2.256", "", "an address is"},
 		{"*.192.0.2.1", "", "no names below it"},

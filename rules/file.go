@@ -217,6 +217,9 @@ func (f *File) add(line string, number int) *Error {
 	if directive, ok := strings.CutPrefix(text, "#:"); ok {
 		words := strings.Fields(directive)
 		flaw := f.direct(words, number, text)
+		if meant := directiveMeant(text); flaw != nil && meant != "" {
+			flaw.Remedy = "write " + meant
+		}
 		if flaw != nil && (len(words) == 2 || len(words) > 2 && words[0] != "port") {
 			flaw.Col = strings.LastIndex(line, words[len(words)-1]) + 1
 		}
@@ -240,6 +243,9 @@ func (f *File) add(line string, number int) *Error {
 		return plain(entry)
 	}
 	host, flaw := parseEntry(entry)
+	if meant := NamesMeant(entry); flaw != nil && meant != nil {
+		flaw.Remedy = "write " + strings.Join(meant, " and ")
+	}
 	if flaw == nil && host.Port != 0 {
 		flaw = f.open(Port{Number: host.Port, Line: number, Text: text})
 	}

@@ -33,6 +33,7 @@ type Check struct {
 	Syntax
 
 	unsaid bool // the file says nothing of its format
+	named  bool // nor is there a pattern in it: its lines may be names or patterns
 }
 
 // File returns all that is wrong with a rule file.
@@ -65,13 +66,14 @@ func (c Check) File(path string, content []byte) []Finding {
 		refuse(flaw, line)
 		last := &all[len(all)-1]
 		if meant := directiveMeant(line); meant != "" {
-			last.Better, last.Fixable, last.entry = []string{meant}, !c.Forbid && f.formatLine == 0 && len(f.entries) == 0, strings.Trim(line, " \t")
-			_ = f.add(meant, i+1) // what follows is read as it was meant
+			// What follows is read as it was meant.
+			clear := f.add(meant, i+1) == nil
+			last.Better, last.Fixable, last.entry = []string{meant}, clear && !c.Forbid, strings.Trim(line, " \t")
 			continue
 		}
 		if f.domains {
 			last.entry = withoutComment(line)
-			last.Better = namesMeant(last.entry)
+			last.Better = NamesMeant(last.entry)
 			last.Fixable = last.Better != nil && !c.Forbid
 			continue
 		}
@@ -84,6 +86,7 @@ func (c Check) File(path string, content []byte) []Finding {
 		c.Language = Fnmatch // names and *.names look the same in it
 	}
 	c.unsaid = f.formatLine == 0
+	c.named = c.unsaid && f.allNames()
 	for _, found := range f.almostDirectives() {
 		found.Path, found.Source, found.Width = path, lines[found.Line-1], len(lines[found.Line-1])
 		found.entry = strings.Trim(found.Source, " \t")
@@ -119,6 +122,7 @@ func (c Check) Parsed(f File) []Finding {
 		c.Language = Fnmatch
 	}
 	c.unsaid = f.formatLine == 0
+	c.named = c.unsaid && f.allNames()
 	used := slices.DeleteFunc(c.entries(f.entries, f.domains), func(found Finding) bool { return found.Refused })
 	all := slices.Concat(f.almostDirectives(), used, f.besides())
 	source := f.sources()
@@ -141,6 +145,11 @@ func (f File) sources() map[int]string {
 		lines[p.Line] = p.Text
 	}
 	return lines
+}
+
+// allNames reports whether all lines of a file look like names.
+func (f File) allNames() bool {
+	return !slices.ContainsFunc(f.entries, func(l Line) bool { return !looksLikeName(l.Text) })
 }
 
 // besides returns what is odd about the lines that open something besides hosts. Path is not set.
@@ -285,7 +294,9 @@ func (c Check) pattern(f Finding, s shape) (all []Finding) {
 	if s.domain != "" && tooWide(s.domain) && s.end && !s.start && (s.below || strings.Contains(s.domain, ".")) {
 		return []Finding{wide(f, s)}
 	}
-	f.Better = s.meant(c.Language)
+	if !c.named {
+		f.Better = s.meant(c.Language)
+	}
 	f.Fixable, f.Admits = f.Better != nil, s.example()
 	if s.exact() && f.Better != nil {
 		return nil
@@ -328,68 +339,6 @@ func (c Check) pattern(f Finding, s shape) (all []Finding) {
 
 // quotedFormat is what a file of names begins with.
 const quotedFormat = `"#: format domains"`
-
-// looksLikeName reports whether a person takes a line for a host name, names below one, or a URL, and not for a pattern.
-func looksLikeName(text string) bool {
-	if strings.ContainsAny(text, `\^$()[]{}|+?`) {
-		return false
-	}
-	host, err := ParseHost(text)
-	return err == nil && strings.Contains(host.Name, ".")
-}
-
-// nameOf is the line of patterns for what looksLikeName.
-func (l Language) nameOf(text string) string {
-	host, err := ParseHost(text)
-	if err != nil {
-		return ""
-	}
-	return l.name(host.Name, host.Below)
-}
-
-// namesMeant returns the names for a line of a file of names that is none; nil if it is not clear which are meant.
-func namesMeant(line string) (names []string) {
-	for _, word := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t,;", r) }) {
-		if rest, ok := strings.CutPrefix(word, "."); ok { // .example.com, as other programs have it
-			word = "*." + rest
-		}
-		_, port, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(word, "https://"), "http://"), ":")
-		host, err := ParseHost(word)
-		if port, _, _ = strings.Cut(port, "/"); err != nil || port != "" && port != "443" || !looksLikeName(word) {
-			return nil
-		}
-		names = append(names, host.String())
-	}
-	return names
-}
-
-// withoutComment returns what a line holds besides a comment and the blanks around it.
-func withoutComment(line string) string {
-	for i := range len(line) {
-		if line[i] == '#' && i > 0 && strings.IndexByte(" \t", line[i-1]) >= 0 {
-			line = line[:i]
-			break
-		}
-	}
-	return strings.Trim(line, " \t")
-}
-
-// almostFormat is a comment or a directive that was meant to say the format of a file.
-var almostFormat = regexp.MustCompile(`(?i)^#[ \t]*:?[ \t]*format[ \t]*[:=]?[ \t]*(domains?|patterns?)[ \t]*$`)
-
-// directiveMeant returns the directive that a line was meant to be; "" if it is none, or right.
-func directiveMeant(line string) string {
-	line = strings.Trim(line, " \t")
-	m := almostFormat.FindStringSubmatch(line)
-	if m == nil {
-		return ""
-	}
-	meant := "#: format " + strings.TrimSuffix(strings.ToLower(m[1]), "s") + "s"
-	if strings.Join(strings.Fields(line), " ") == meant {
-		return ""
-	}
-	return meant
-}
 
 // almostDirectives finds comments that were meant as directives.
 func (f File) almostDirectives() (all []Finding) {

@@ -24,12 +24,13 @@ type grant struct {
 	Lines        []string              `json:"lines"`       // added or removed
 	Ports        []uint16              `json:"ports"`       // opened with them, for all hosts of the list
 	Seconds      int                   `json:"seconds"`     // for which, 0 for good
-	InForceMS    float64               `json:"in_force_ms"` // from the save until bindings had moved; 0: not known
+	InForceMS    float64               `json:"in_force_ms"` // from the save until bindings had moved; 0: not known, or nobody is served
 	Explanations []control.Explanation `json:"explanations"`
 
 	TakenBack []string `json:"taken_back,omitempty"` // of Hosts, what was allowed for a time
 
 	place   place
+	notice  string // why what is in force serves nobody
 	file    rules.File
 	mayMake bool // the rule file, if there is none
 	makes   bool // there is none
@@ -55,6 +56,9 @@ func newGrant(c *call) (*grant, error) {
 			return nil, usagef("%q: separate hosts by spaces", text)
 		}
 		host, err := rules.ParseHost(text)
+		if meant := rules.NamesMeant(text); err != nil && len(meant) > 0 {
+			return nil, usagef("%s is not a host name: write %s", text, strings.Join(meant, " "))
+		}
 		if err != nil {
 			return nil, usagef("%v", err)
 		}
@@ -265,12 +269,12 @@ func (g *grant) temporary(c *call) error {
 		return g.print(c, "would be "+what)
 	}
 	began := time.Now()
-	_, err := control.NewClient(c.socket).Allow(context.Background(),
+	status, err := control.NewClient(c.socket).Allow(context.Background(),
 		control.Temporary{Name: g.VM, Hosts: g.Hosts, Seconds: g.Seconds})
 	if err != nil {
 		return err
 	}
-	g.InForceMS = milliseconds(began)
+	g.serves(status, began)
 	return g.conclude(c, what, true)
 }
 
@@ -301,10 +305,28 @@ func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) 
 		return err
 	}
 	if len(g.Lines)+len(g.TakenBack) > 0 {
-		g.InForceMS = milliseconds(began)
+		g.serves(status, began)
 	}
 	err = printRemarks(c, c.stderr, remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && inTrouble(vm) }))
 	return errors.Join(err, g.conclude(c, what+" "+safe(g.Path), what == "added to"))
+}
+
+// serves notes since when a change is in force, or why it is not: nobody is served by a proxy that does not run.
+func (g *grant) serves(status control.Status, began time.Time) {
+	vm, err := pick(status, g.VM)
+	switch {
+	case err != nil:
+	case vm.State == control.Running && vm.Error != "":
+		g.notice = "not taken over: the last good rules serve on"
+	case vm.State == control.Running:
+		g.InForceMS = milliseconds(began)
+	case vm.State == control.Stopped:
+		g.notice = fmt.Sprintf("serves nobody: the proxy of %s is stopped; start it with `vifproxyctl start %[1]s`", g.VM)
+	case vm.State == control.Waiting:
+		g.notice = fmt.Sprintf("serves nobody yet: no AppVM with the address %s is connected", vm.IP)
+	default:
+		g.notice = fmt.Sprintf("serves nobody: the proxy of %s is in the state %q; see `vifproxyctl show %[1]s`", g.VM, vm.State)
+	}
 }
 
 // write rewrites the rule file, or makes the first one.
@@ -364,6 +386,9 @@ func (g *grant) conclude(c *call, what string, should bool) error {
 		if err != nil {
 			return err
 		}
+		if !should {
+			e.Remedy = "" // that is what was taken back
+		}
 		g.Explanations = append(g.Explanations, e)
 		trouble = trouble || (e.Verdict != control.IsRefused) != should // whether it answers is not the list's matter
 		if port := refusedPort(e); should && port != "" {
@@ -421,7 +446,10 @@ func (g *grant) print(c *call, what string) error {
 	for _, port := range g.Ports {
 		text += fmt.Sprintf("port %d is for all hosts that %s may reach: tinyproxy ties none to one host\n", port, safe(g.VM))
 	}
-	if g.InForceMS > 0 {
+	switch {
+	case g.notice != "":
+		text += safe(g.notice) + "\n"
+	case g.InForceMS > 0:
 		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)
 	}
 	if err := say(c.stdout, "%s", text); err != nil {

@@ -147,8 +147,10 @@ the template "config" next to them. No vifproxyd is needed. Patterns and the tem
 tried with tinyproxy (/usr/bin/tinyproxy), if there is one. The exit status is 0 if nothing is
 wrong, and 1 otherwise, also if there are no rule files.
 
-    --fix           rewrite lines that can have meant one thing only, and remove those that
-                    add nothing, and show them. No line allows a host that it did not, but a file that was
+    --fix           rewrite lines that can have meant one thing only, such as a URL or two names
+                    in a line of a file of names, and remove those that add nothing, and show
+                    both. What can mean two things stays, as .bank.example, or names in a file
+                    without "#: format domains". No line allows a host that it did not, but a file that was
                     refused may become valid, and then all its lines are in force.
 `,
 	}, {

@@ -117,7 +117,7 @@ func TestAllowAndDeny(t *testing.T) {
 		if said := s.on(1, "deny", "work", "shop.example"); !strings.Contains(said, path+":1: shop") {
 			t.Errorf("deny: %s", said)
 		}
-		if !strings.Contains(s.daemon.log.String(), path+":1: matches anywhere in a name") {
+		if !strings.Contains(s.daemon.log.String(), path+":1: shop: matches anywhere in a name") {
 			t.Error("the daemon did not log what check would say")
 		}
 		s.stop()

@@ -46,3 +46,37 @@ func TestLinesAreShownAsTheyStand(t *testing.T) {
 		s.stop()
 	})
 }
+
+// Where no proxy serves, no verb says that a change is in force, or that a request passes.
+func TestNothingIsInForceWhereNobodyIsServed(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", "#: format domains", "bank.example")
+		s.rules("away.10.137.0.12", "#: format domains", "bank.example")
+		s.attach("work", "10.137.0.11")
+		s.start()
+		s.untilState("work", control.Running)
+		if said := s.on(0, "allow", "work", "one.example"); !strings.Contains(said, "in force after") {
+			t.Errorf("allow of a served AppVM says\n%s", said)
+		}
+		s.on(0, "stop", "work")
+		for vm, want := range map[string]string{
+			"work": "serves nobody: the proxy of work is stopped; start it with `vifproxyctl start work`",
+			"away": "serves nobody yet: no AppVM with the address 10.137.0.12 is connected",
+		} {
+			for _, verb := range [][]string{{"allow", vm, "shop.example"}, {"allow", vm, "pay.example", "--for=1h"},
+				{"deny", vm, "shop.example", "pay.example"}} {
+				said := s.on(0, verb...)
+				if !strings.Contains(said, want) || strings.Contains(said, "in force") || strings.Contains(said, ": passes") {
+					t.Errorf("%v says\n%swant %s", verb, said, want)
+				}
+			}
+			if said := s.on(fails, "explain", vm, "bank.example"); strings.Contains(said, ": passes") {
+				t.Errorf("explain says\n%s", said)
+			}
+		}
+		if said := s.on(0, "deny", "work", "one.example"); strings.Contains(said, "remedy") {
+			t.Errorf("deny offers what it took back:\n%s", said)
+		}
+		s.stop()
+	})
+}

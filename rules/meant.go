@@ -1,0 +1,128 @@
+package rules
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"vifproxy/internal/usage"
+)
+
+// NamesMeant returns the entries of a file of names that a text can only have meant: a URL is its host, with a port that is not
+// the usual one, two names are two entries, and a pattern that matches one name is that name. It returns nil if there is more
+// than one thing that the text can have meant.
+func NamesMeant(text string) (names []string) {
+	words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t,;", r) })
+	for _, word := range words {
+		host, clear := hostMeant(strings.Trim(word, `"'`))
+		// An address beside a name is a line of /etc/hosts, or of a list of what is to be blocked.
+		if !clear || host.IsAddr() && len(words) > 1 {
+			return nil
+		}
+		names = append(names, host.String())
+	}
+	return names
+}
+
+// hostMeant returns the host that a word can only have meant.
+func hostMeant(word string) (h Host, clear bool) {
+	scheme, rest, isURL := strings.Cut(word, "://")
+	if isURL && !slices.Contains([]string{"http", "https", "ws", "wss"}, strings.ToLower(scheme)) {
+		return h, false
+	}
+	if !isURL {
+		rest = word
+		if s := Basic.shapeOf(word); s.exact() && looksLikePattern(word) {
+			return Host{Name: strings.ToLower(s.domain), Below: s.below}, strings.Contains(s.domain, ".")
+		}
+	}
+	authority, _, _ := strings.Cut(rest, "/")
+	if looksLikePattern(authority) || strings.Contains(authority, "@") { // an e-mail address, a user
+		return h, false
+	}
+	h, err := ParseHost(word)
+	return h, err == nil && strings.Contains(h.Name, ".")
+}
+
+// looksLikePattern reports whether a text has what no host name has and a regular expression has.
+func looksLikePattern(text string) bool { return strings.ContainsAny(text, `\^$()[]{}|+?`) }
+
+// looksLikeName reports whether a person takes a line for a host name, names below one, or a URL, and not for a pattern.
+func looksLikeName(text string) bool {
+	host, err := ParseHost(text)
+	return err == nil && !looksLikePattern(text) && strings.Contains(host.Name, ".")
+}
+
+// nameOf is the line of patterns for what looksLikeName.
+func (l Language) nameOf(text string) string {
+	host, err := ParseHost(text)
+	if err != nil {
+		return ""
+	}
+	return l.name(host.Name, host.Below)
+}
+
+// withoutComment returns what a line holds besides a comment and the blanks around it.
+func withoutComment(line string) string {
+	for i := range len(line) {
+		if line[i] == '#' && i > 0 && strings.IndexByte(" \t", line[i-1]) >= 0 {
+			line = line[:i]
+			break
+		}
+	}
+	return strings.Trim(line, " \t")
+}
+
+// almostFormat is a comment or a directive that was meant to say the format of a file.
+var almostFormat = regexp.MustCompile(`(?i)^#[ \t]*:?[ \t]*format[ \t]*[:=]?[ \t]*(domains?|patterns?)[ \t]*$`)
+
+// otherFormats are words that people write for the two formats.
+var otherFormats = map[string]string{
+	"names": "domains", "hosts": "domains", "hostnames": "domains", "regex": "patterns", "regexes": "patterns", "expressions": "patterns",
+}
+
+// directiveMeant returns the directive that a line was meant to be; "" if it is right, no directive at all, or not clear.
+func directiveMeant(line string) string {
+	line = strings.Trim(line, " \t")
+	meant := ""
+	if m := almostFormat.FindStringSubmatch(line); m != nil {
+		meant = "#: format " + strings.TrimSuffix(strings.ToLower(m[1]), "s") + "s"
+	} else if rest, ok := strings.CutPrefix(line, "#:"); ok {
+		meant = mistyped(strings.FieldsFunc(strings.ToLower(rest), func(r rune) bool { return strings.ContainsRune(" \t,=", r) }))
+	}
+	if strings.Join(strings.Fields(line), " ") == meant {
+		return ""
+	}
+	return meant
+}
+
+// mistyped returns the directive that these words were meant to be; "" if that is not clear.
+func mistyped(words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	format := func(word string) string {
+		if other := otherFormats[word]; other != "" {
+			return other
+		}
+		if meant := usage.Nearest(word, []string{"domain", "domains", "pattern", "patterns"}); meant != "" {
+			return strings.TrimSuffix(meant, "s") + "s"
+		}
+		return ""
+	}
+	if words[0] == "ingress" { // the contrary of egress, and no slip of the pen
+		return ""
+	}
+	verb := usage.Nearest(strings.TrimSuffix(words[0], ":"), []string{"format", "egress", "port"})
+	meant := "#: " + verb + " " + strings.Join(words[1:], " ")
+	switch which := format(words[len(words)-1]); {
+	case which != "" && (len(words) == 1 || len(words) == 2 && verb == "format"):
+		meant = "#: format " + which
+	case verb == "" || verb == "format":
+		return ""
+	}
+	if (&File{}).direct(strings.Fields(meant)[1:], 1, meant) != nil {
+		return ""
+	}
+	return meant
+}

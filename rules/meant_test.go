@@ -1,0 +1,64 @@
+package rules
+
+import (
+	"strings"
+	"testing"
+)
+
+// What can only mean one thing is that; what can mean two is nothing.
+func TestNamesMeant(t *testing.T) {
+	for text, want := range map[string]string{
+		"https://bank.example/": "bank.example", "HTTP://Bank.example:80/x?y#z": "bank.example", "bank.example/login": "bank.example",
+		"https://bank.example:8443/x": "bank.example:8443", "bank.example:8443/x": "bank.example:8443", "wss://a.example/ws": "a.example",
+		"https://bank.example/login?next=/(a)": "bank.example", "https://*.bank.example/*": "*.bank.example",
+		"a.example b.example": "a.example b.example", "a.example,b.example; *.c.example": "a.example b.example *.c.example",
+		`"bank.example"`: "bank.example", "bank.example,": "bank.example", `^bank\.example$`: "bank.example",
+		`^[a-zA-Z0-9._-]*\.bank\.example$`: "*.bank.example", "198.51.100.7/x": "198.51.100.7",
+
+		".bank.example": "", "*bank.example": "", "ftp://bank.example/": "", "user@bank.example": "", "https://user:word@bank.example/": "",
+		"127.0.0.1 tracker.example": "", "0.0.0.0 tracker.example": "", "bank.example and shop.example": "", "bank": "", "": "",
+		`^bank.example$`: "", `bank\.example`: "", "(a|b).example": "", "||bank.example^": "", "https://bank/": "", "- bank.example": "",
+	} {
+		if got := strings.Join(NamesMeant(text), " "); got != want {
+			t.Errorf("%q means %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestDirectiveMeant(t *testing.T) {
+	for line, want := range map[string]string{
+		"#: format domain": "#: format domains", "#:format:domains": "#: format domains", "#: Format Domains": "#: format domains",
+		"#: format domian": "#: format domains", "#: domains": "#: format domains", "#: format names": "#: format domains",
+		"# format domains": "#: format domains", "#: formt patterns": "#: format patterns", "#: ports 22, 8443": "#: port 22 8443",
+		"#: egres 192.168.1.5:80": "#: egress 192.168.1.5:80", "#: Egress 192.168.1.5": "#: egress 192.168.1.5",
+
+		"#: format domains": "", "#: port 22": "", "#: ingress 192.168.1.5": "", "#: port": "", "#: port x": "", "#: my own words": "",
+		"# the format of domains": "", "#: format": "", "#:": "", "bank.example": "",
+	} {
+		if got := directiveMeant(line); got != want {
+			t.Errorf("%q means %q, want %q", line, got, want)
+		}
+	}
+}
+
+// Names in a file that says nothing of its format may be names, or patterns that match much more: nobody but their author knows.
+func TestFixLeavesWhatMayBeTwoThings(t *testing.T) {
+	for _, before := range []string{
+		"bank.com\n*.bank.com\n", "# format domains\nbank.com\n", "https://bank.com/\n", "#: format domains\n.bank.com\n",
+		"#: format domains\n*bank.com\n", "#: format domains\n127.0.0.1 tracker.com\n", "#: format domains\nftp://bank.com/\n",
+	} {
+		if got := string(Check{}.Fix(somePath, []byte(before))); got != before {
+			t.Errorf("%q became %q", before, got)
+		}
+	}
+	for before, want := range map[string]string{
+		"#: ports 22\r\n^bank\\.com$\r\n":                                     "#: port 22\r\n^bank\\.com$\r\n",
+		"#: format domains\n^bank\\.com$ # mine\n":                            "#: format domains\nbank.com # mine\n",
+		"#: format domains\n\thttps://bank.com:8443/x # y":                    "#: format domains\n\tbank.com:8443 # y",
+		"#: format domains\n# https://x.com/\nhttps://a.com/#b\nc.com/,d.com": "#: format domains\n# https://x.com/\na.com\nc.com\nd.com",
+	} {
+		if got := string(Check{}.Fix(somePath, []byte(before))); got != want {
+			t.Errorf("%q became %q, want %q", before, got, want)
+		}
+	}
+}
