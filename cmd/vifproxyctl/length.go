@@ -41,8 +41,7 @@ func (l *length) Set(text string) (err error) {
 
 // String is short: 10m, 1h30m, 7d, 1d12h.
 func (l length) String() string {
-	const day = hoursADay * time.Hour
-	days, rest := l.d/day, l.d%day
+	days, rest := l.d/(hoursADay*time.Hour), l.d%(hoursADay*time.Hour)
 	if days > 0 && rest == 0 {
 		return fmt.Sprintf("%dd", days)
 	}
