@@ -27,10 +27,11 @@ type Explanation struct {
 	VM      string `json:"vm"`
 	Request string `json:"request"` // what its browser would send to the proxy
 	Verdict string `json:"verdict"`
-	Passes  bool   `json:"passes"` // whether Verdict is Passes
-	Steps   []Step `json:"steps"`  // all guards, whatever those before say; the last one is the try
-	Remedy  string `json:"remedy"` // what makes it pass, or what that has shown when it was tried; "" if nothing is known
-	Note    string `json:"note"`   // why the answer may not be what is in force; "" if it is
+	Passes  bool   `json:"passes"`         // whether Verdict is Passes
+	Steps   []Step `json:"steps"`          // all guards, whatever those before say; the last one is the try
+	Remedy  string `json:"remedy"`         // what makes it pass, or what that has shown when it was tried; "" if nothing is known
+	What    string `json:"what,omitempty"` // what the try failed by: one of NoAnswer and those that follow it, or DeniedName
+	Note    string `json:"note"`           // why the answer may not be what is in force; "" if it is
 }
 
 // Temporary is what an AppVM may reach for a time only.

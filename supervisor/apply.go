@@ -41,7 +41,7 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 
 // bind has the firewall hold what the plan says, and tells whether that is in force.
 func (s *Supervisor) bind(p Plan, now time.Time) bool {
-	s.exits, s.fenced = p.Exits, s.fence(p.Exits, now)
+	s.exits, s.fenced = p.Exits, s.fence(slices.Concat(p.Exits, s.trialExits()), now)
 	bindings := s.withTrials(p.Bindings)
 	if !s.sync(firewall.State{Bindings: bindings, Guarded: s.ports.taken(), Fence: s.fenced}, now) {
 		return false

@@ -36,10 +36,7 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	soon, cancel := context.WithTimeout(ctx, tryBound)
 	defer cancel()
 	outcome := make(chan tried, 1)
-	go func() {
-		o, err := s.try(soon, f.Policy, question)
-		outcome <- tried{o, err}
-	}()
+	go func() { outcome <- s.try(soon, f.Policy, question, f.off != "") }() // a proxy that is off has nothing in the fence
 	e.Note = f.note
 	e.Steps = []control.Step{f.proxyStep(), templateStep(f)}
 	for _, guard := range []func(context.Context, served, tinyproxy.Question) (control.Step, error){
@@ -51,7 +48,7 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 		}
 		e.Steps = append(e.Steps, step)
 	}
-	fence, err := s.fenceStep(soon, f, question)
+	fence, opens, err := s.fenceStep(soon, f, question)
 	if err != nil {
 		return e, err
 	}
@@ -59,33 +56,11 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	e.Steps = append(e.Steps, fence, tryStep(t, question))
 	e.Verdict = verdict(e.Steps, t)
 	e.Passes = e.Verdict == control.Passes
-	if byList := func(step control.Step) bool { return step.Guard == guardRules && !step.Passes }; slices.ContainsFunc(e.Steps, byList) {
-		e.Remedy = s.listRemedy(soon, f, question)
+	e.What = t.what()
+	if e.Verdict == control.IsRefused {
+		e.Remedy = s.tryRemedy(soon, f, e.Steps, question, opens)
 	}
 	return e, offer(e.Steps, f, question)
-}
-
-// listRemedy tries what `allow` adds for a host, and offers that only if the request passes then. The AppVM's own proxy keeps its
-// list.
-func (s *Supervisor) listRemedy(ctx context.Context, f served, q tinyproxy.Question) string {
-	host, _, err := q.Destination()
-	if err != nil {
-		return ""
-	}
-	h, err := rules.ParseHost(host)
-	if filter := f.Config.Filter; err != nil || f.file.Path == "" || !filter.DefaultDeny || filter.URLs {
-		return ""
-	}
-	policy, err := newPolicy(f.file, append(slices.Clone(f.temporary), h), f.Template, f.input)
-	if err != nil {
-		return ""
-	}
-	outcome, err := s.try(ctx, policy, q)
-	step := tryStep(tried{outcome, err}, q)
-	if !step.Passes {
-		return "none by the list: with a line for " + host + " it fails all the same: " + step.Says
-	}
-	return fmt.Sprintf("vifproxyctl allow %s %s (tried: it passes then)", f.Name, host)
 }
 
 // verdict is what steps come to. The try decides where it can: what it has opened is not refused by a fence that was asked about
@@ -173,6 +148,9 @@ func tryStep(t tried, q tinyproxy.Question) control.Step {
 		step.Says = fmt.Sprintf("no resolver has answered within %v", took)
 	case t.Stage == tinyproxy.NoAnswer:
 		step.Says = "the connection is refused, or there is no route"
+	case t.stuck.IsValid():
+		step.Says = fmt.Sprintf("no address has answered within %v: what the proxy sends to %s does not leave this VM, as another program's rule drops it",
+			took, t.stuck)
 	case t.Stage == tinyproxy.Opening:
 		step.Says = fmt.Sprintf("no address has answered within %v: the host is silent, or another program's rule drops what the proxy sends", took)
 	case t.Status != 0:

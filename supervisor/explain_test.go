@@ -310,7 +310,7 @@ func TestExplainFence(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		step, err := s.fenceStep(t.Context(), f, q)
+		step, _, err := s.fenceStep(t.Context(), f, q)
 		got := fmt.Sprint(step.Passes, " ", step.Says)
 		for _, line := range step.Lines {
 			got += fmt.Sprintf(" %d %s", line.Line, line.Text)

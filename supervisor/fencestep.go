@@ -15,50 +15,51 @@ import (
 )
 
 // fenceStep: the addresses that the host has, as the proxy will ask for them.
-func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Question) (control.Step, error) {
-	step := control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{}}
+func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Question) (step control.Step, by opening, err error) {
+	step = control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{}}
 	host, port, err := q.Destination()
 	if err != nil {
-		return step, err
+		return step, by, err
 	}
 	template := f.Template.Render(rules.Values{VMIP: f.Addr, BindIP: f.Bind})
 	if up, ok := tinyproxy.UpstreamFor(host, template); ok {
-		return s.upstreamStep(ctx, f, up)
+		step, err = s.upstreamStep(ctx, f, up)
+		return step, by, err
 	}
 	addrs, err := s.addressesOf(ctx, host)
 	if err != nil {
 		step.Says = "not asked, as no address of the host is known now: " + err.Error()
-		return step, nil
+		return step, by, nil
 	}
-	open, opens := f.fence, false // the port for this proxy
+	open := f.fence // the port for this proxy
 	open.Proxies = append(slices.Clone(open.Proxies), firewall.Proxy{UID: f.uid, Ports: []uint16{port}})
 	var says []string
 	for _, addr := range addrs { // tinyproxy takes the first that answers
 		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, port))
 		if err != nil {
-			return step, err
+			return step, by, err
 		}
 		if verdict.Passes {
 			step.Passes = true
 			step.Says, step.Lines = f.opens(netip.AddrPortFrom(addr, port), verdict, s.Egress)
-			return step, nil
+			return step, opening{}, nil
 		}
 		step.Passes = false
 		says = append(says, fmt.Sprintf("%s is refused: %s", addr, verdict.Why))
 		if verdict, err = open.Judge(f.uid, netip.AddrPortFrom(addr, port)); err != nil {
-			return step, err
+			return step, by, err
 		}
-		opens = opens || verdict.Passes
+		by.port = by.port || verdict.Passes
 	}
 	step.Says = strings.Join(says, "; ")
-	if opens {
+	if by.port {
 		line, err := f.portLine(q)
 		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", line)
-		return step, err
+		return step, by, err
 	}
-	remedy, err := f.remedy(netip.AddrPortFrom(addrs[0], port), s.Egress, step.Says)
-	step.Says += remedy
-	return step, err
+	text, line, err := f.egressLine(netip.AddrPortFrom(addrs[0], port), s.Egress, step.Says)
+	step.Says += text
+	return step, opening{egress: line}, err
 }
 
 // upstreamStep: the addresses that an Upstream has, as the proxy will ask for them. tinyproxy takes the first that answers.
@@ -91,9 +92,9 @@ func (s *Supervisor) upstreamStep(ctx context.Context, f served, up tinyproxy.Up
 // invented is what resolvers of some proxies answer with, another address each time (Clash and sing-box, "fake-ip").
 var invented = netip.MustParsePrefix("198.18.0.0/15")
 
-// remedy says which line opens an address, if one should, and why lines that seem to do not. Each answer is tried: what a
-// network would not open is an address of this VM, or an AppVM's, and is not proposed.
-func (f served) remedy(to netip.AddrPort, forAll []rules.Egress, says string) (string, error) {
+// egressLine says which line opens an address, if one should, and why lines that seem to do not. What a network would not
+// open is an address of this VM, or an AppVM's, and is not proposed: open is no Egress then.
+func (f served) egressLine(to netip.AddrPort, forAll []rules.Egress, says string) (text string, open rules.Egress, err error) {
 	addr := to.Addr()
 	line := rules.Egress{To: netip.PrefixFrom(addr, addr.BitLen()), Port: to.Port()}
 	if invented.Contains(addr) {
@@ -110,25 +111,25 @@ func (f served) remedy(to netip.AddrPort, forAll []rules.Egress, says string) (s
 	}
 	switch wide, err := opens(false); {
 	case err != nil:
-		return "", err
+		return "", open, err
 	case wide:
-		return fmt.Sprintf(" (the line `#: egress %s` in the rule file opens it)", line), nil
+		return fmt.Sprintf(" (the line `#: egress %s` in the rule file opens it)", line), line, nil
 	}
 	covers := func(e rules.Egress) bool { return !e.Single() && e.To.Contains(addr) }
 	lists := slices.Concat(f.Egress, forAll)
 	if i := slices.IndexFunc(lists, covers); i >= 0 {
-		return fmt.Sprintf(" (`egress %s` does not lead there: a network opens no address of this VM or of an AppVM)", lists[i]), nil
+		return fmt.Sprintf(" (`egress %s` does not lead there: a network opens no address of this VM or of an AppVM)", lists[i]), open, nil
 	}
 	if single, err := opens(true); err != nil || single {
-		return " (it would open this VM or an AppVM, so no line is proposed)", err
+		return " (it would open this VM or an AppVM, so no line is proposed)", open, err
 	}
 	for i, b := range f.barred {
 		if i == len(f.barred)-1 || strings.Contains(says, " "+b.Interface+",") {
 			return fmt.Sprintf(" (what AppVMs send there is dropped by %s; no line in a rule file opens it, "+
-				"`vifproxyd --egress-interface` does)", b.Rule), nil
+				"`vifproxyd --egress-interface` does)", b.Rule), open, nil
 		}
 	}
-	return " (no line in a rule file opens it)", nil
+	return " (no line in a rule file opens it)", open, nil
 }
 
 // opens says by what the fence lets through to an address. What is open for all proxies is, where the daemon's options

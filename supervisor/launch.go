@@ -81,7 +81,7 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	}
 	ctx, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
-	spec, err := t.spec(p, port)
+	spec, err := t.spec(p, t.users.UID(p.Addr), port)
 	if err != nil {
 		return nil, badPolicy{err}
 	}
@@ -99,19 +99,21 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 }
 
 // spec is what the launcher is told of a policy.
-func (t *Tinyproxies) spec(p *Policy, port uint16) (tinyproxy.Spec, error) {
+func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) (tinyproxy.Spec, error) {
 	config, text, err := p.render(t.launcher.Paths(p.Name, port), port)
 	ports := p.connects(t.egress)
 	return tinyproxy.Spec{
-		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: t.users.UID(p.Addr),
+		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: uid,
 		Config: config, Text: text + config.ConnectTo(ports), Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
 		Connect: ports,
 	}, err
 }
 
 // Try implements Proxies.
-func (t *Tinyproxies) Try(ctx context.Context, p *Policy, port uint16, q tinyproxy.Question) (Trial, error) {
-	spec, err := t.spec(p, port)
+func (t *Tinyproxies) Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Question) (Trial, error) {
+	own := *p
+	own.Name = tinyproxy.TrialName(port)
+	spec, err := t.spec(&own, uid, port)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/tinyproxy"
 )
@@ -32,6 +33,7 @@ var (
 type trial struct {
 	policy   *Policy
 	question tinyproxy.Question
+	apart    bool // it has a uid of its own, and in the fence what its policy opens, which the AppVM's proxy has not
 	port     uint16
 	from     netip.Addr // the daemon asks from there: loopback, and no other trial's
 	give     context.CancelFunc
@@ -43,34 +45,53 @@ type trial struct {
 
 type tried struct {
 	tinyproxy.Outcome
-	err error
+	stuck netip.AddrPort // where what was sent has not left this VM for; the zero AddrPort if all has
+	err   error
 }
 
-// try has a request tried under a policy, until ctx ends. An error says why that cannot be.
-func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Question) (tinyproxy.Outcome, error) {
+// what says what a try failed by, in the words of package control; "" if it did not.
+func (t tried) what() string {
+	switch {
+	case t.err != nil, t.Stage == tinyproxy.Connected:
+		return ""
+	case t.stuck.IsValid():
+		return control.OtherTable
+	case t.Stage == tinyproxy.Opening:
+		return control.NoAnswer
+	case t.Stage == tinyproxy.NoAnswer:
+		return control.HostRefused
+	case t.Stage == tinyproxy.Unknown, t.Stage == tinyproxy.Resolving:
+		return control.DeniedName
+	}
+	return ""
+}
+
+// try has a request tried under a policy, until ctx ends. It is apart if the policy is not the one that serves: nobody but
+// the trial may reach then what that policy opens.
+func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Question, apart bool) tried {
 	if !policy.Bind.IsValid() || policy.Bind.IsUnspecified() { // of an AppVM that is not connected
 		policy = policy.at(netip.AddrFrom4([4]byte{127, 0, 0, 1}), policy.Places)
 	}
-	t := &trial{policy: policy, question: q, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
+	t := &trial{policy: policy, question: q, apart: apart, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
 	for {
 		_, err := s.ask(ctx, func(reply chan<- answer) { reply <- answer{err: s.beginTrial(ctx, t)} })
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, errNotItsTurn) && !errors.Is(err, errNotNow) {
-			return tinyproxy.Outcome{}, err
+			return tried{err: err}
 		}
 		select {
 		case <-time.After(tryAgain):
 		case <-ctx.Done():
-			return tinyproxy.Outcome{}, err
+			return tried{err: err}
 		}
 	}
 	select {
 	case o := <-t.outcome:
-		return o.Outcome, o.err
+		return o
 	case <-s.done:
-		return tinyproxy.Outcome{}, errStopping
+		return tried{err: errStopping}
 	}
 }
 
@@ -101,7 +122,8 @@ func (s *Supervisor) beginTrial(ctx context.Context, t *trial) error {
 // runTrial is a trial from start to end, beside the loop.
 func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
 	defer t.give()
-	proxy, err := s.Proxies.Try(ctx, t.policy, t.port, t.question)
+	uid := s.Users.UID(t.who())
+	proxy, err := s.Proxies.Try(ctx, t.policy, uid, t.port, t.question)
 	if err != nil {
 		t.outcome <- tried{err: err}
 		s.post(func() { s.endTrial(t) })
@@ -110,8 +132,11 @@ func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
 	s.post(func() { t.listens, s.changed = true, true })
 	select {
 	case <-t.bound:
-		outcome, err := proxy.Ask(ctx, t.from)
-		t.outcome <- tried{outcome, err}
+		o := tried{}
+		if o.Outcome, o.err = proxy.Ask(ctx, t.from); o.err == nil && o.Stage == tinyproxy.Opening {
+			o.stuck = s.stuck(t.question, uid)
+		}
+		t.outcome <- o
 		s.post(func() { t.over, s.changed = true, true })
 		select {
 		case <-t.gone:
@@ -123,6 +148,38 @@ func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
 	}
 	proxy.Kill()
 	s.post(func() { s.endTrial(t) })
+}
+
+// who is the address that the uid of the trial's proxy is for: the AppVM's, or that of the trial itself.
+func (t *trial) who() netip.Addr {
+	if t.apart {
+		return t.from
+	}
+	return t.policy.Addr
+}
+
+// stuck returns where a connection that is being opened would lead if what is sent for it left this VM; the zero AddrPort if it
+// does, or if that is not known.
+func (s *Supervisor) stuck(q tinyproxy.Question, uid uint32) (to netip.AddrPort) {
+	_, port, err := q.Destination()
+	if err != nil {
+		return to
+	}
+	tries, err := s.Attempts(uid, port)
+	if i := slices.IndexFunc(tries, func(a firewall.Attempt) bool { return !a.Left }); err == nil && i >= 0 {
+		to = tries[i].To
+	}
+	return to
+}
+
+// trialExits returns what the fence is to let trials do that are apart, as long as they are asked.
+func (s *Supervisor) trialExits() (exits []Exit) {
+	for _, t := range s.trials {
+		if t.apart && t.listens && !t.over {
+			exits = append(exits, Exit{Addr: t.from, Holes: holes(t.policy.Egress), Own: numbers(t.policy.Ports)})
+		}
+	}
+	return exits
 }
 
 // endTrial follows the end of its process.

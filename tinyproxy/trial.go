@@ -24,6 +24,16 @@ type Trial struct {
 	heard  *heard
 }
 
+// TrialName returns the name under which the files of a Trial at a port are. No AppVM has such a name, so a trial has a
+// directory of its own, and may be another user than the AppVM's proxy.
+func TrialName(port uint16) string { return fmt.Sprintf("+%d", port) }
+
+// Kill ends it at once, and returns when nothing of it is left.
+func (t *Trial) Kill() {
+	t.Proxy.Kill()
+	_ = t.launcher.root().Remove(t.Spec.Name) // an AppVM's directory is not empty
+}
+
 // Outcome is what became of the question of a Trial.
 type Outcome struct {
 	Stage Stage

@@ -102,6 +102,7 @@ https://HOST/. The verdict comes within 3 s, and with it what each guard on the 
     rules         which line of which file
     fence         the addresses that HOST has now
     try           what came of it
+    remedy        what in the rule file makes it pass: that was tried, the same way
 
 The exit status is
     0  the request passes
