@@ -164,7 +164,7 @@ func invoke(args []string, stdout, stderr io.Writer) error {
 	case c.lines < -1 || given(flags, "n") && c.lines < 0:
 		return usagef("-n %d: want a number of lines, such as -n 20", c.lines)
 	case c.json && !v.json:
-		return usagef("%s does not take --json", v.name)
+		return usagef("%s does not take --json%s", v.name, v.noJSON)
 	case c.since.d < 0:
 		return usagef("--since=%s is in the future: write how long ago, such as 10m", c.since.typed)
 	}

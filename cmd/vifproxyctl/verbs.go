@@ -21,6 +21,7 @@ type verb struct {
 	help        string // the rest of what there is to say
 	least, most int    // number of arguments
 	json        bool   // takes --json
+	noJSON      string // what to do in its place, for the error
 	flags       string // others that it takes, as in its help
 	hidden      bool   // for the shells' completion, not for people
 	run         func(*call) error
@@ -219,11 +220,30 @@ share little memory, until it is restarted.
 	}, {
 		name: "client", args: "NAME", least: 1, most: 1, run: configure,
 		flags:   "[--format=FORMAT]",
+		noJSON:  "; --format=firefox-policy and --format=chromium-policy are JSON",
 		summary: "Print what makes programs in a VM use its proxy.",
 		help: `FORMAT is one of
-    env        variables for shells and their programs, or /etc/environment (the default)
-    firefox    lines for user.js in a profile of Firefox
-    pac        a proxy auto-configuration file, for browsers and desktops
+    env                variables for shells and their programs, or /etc/environment (the default)
+    firefox            lines for user.js in a profile of Firefox, each with its reason
+    firefox-policy     JSON for /etc/firefox/policies/policies.json: the proxy, locked
+    chromium-policy    JSON for a file *.json in /etc/chromium/policies/managed: the same
+    pac                a proxy auto-configuration file, for browsers and desktops
+
+All but env and pac also end what the browser asks for by itself: telemetry,
+updates, lists of unsafe sites, the look for a captive portal, DNS over HTTPS, requests before a
+page is wanted, accounts, push messages, news in a new tab. Debian and Fedora update the browser.
+Policies are for all users and all profiles of a VM, also new ones as in a disposable; and
+Chromium reads the variables of env in no session of GNOME.
+
+To carry a policy over, in the VM of vifproxyctl, and then in NAME, whose /etc is its template's
+again when it restarts:
+    $ sudo vifproxyctl client NAME --format=firefox-policy >policies.json
+    $ qvm-copy policies.json        # dom0 asks where to: NAME
+
+    $ sudo cp ~/QubesIncoming/*/policies.json /rw/config/firefox-policies.json
+    $ echo 'install -D -m 644 /rw/config/firefox-policies.json /etc/firefox/policies/policies.json' |
+        sudo tee -a /rw/config/rc.local
+    $ sudo chmod +x /rw/config/rc.local; sudo /rw/config/rc.local
 `,
 	}, {
 		name: "doctor", json: true, run: examine,

@@ -35,6 +35,9 @@ var hosts = map[string]string{
 	".getpocket.com":                        "Firefox fetches stories for the new tab",
 	".getpocket.cdn.mozilla.net":            "Firefox fetches stories for the new tab",
 
+	"normandy.cdn.mozilla.net": "Firefox looks for studies",
+	"www.mozilla.org":          "Firefox shows a page at its first start",
+
 	// Chromium.
 	"accounts.google.com":                     "Chromium asks which Google accounts are signed in",
 	"www.google.com":                          "Chromium prepares its search engine",
