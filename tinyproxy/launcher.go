@@ -82,6 +82,7 @@ type Launcher struct {
 	quit     chan struct{} // closed: starter threads end
 	starters sync.WaitGroup
 	starting atomic.Int32 // proxies that do not listen yet
+	versions versions
 	poller   *poller
 
 	mu      sync.Mutex // nobody waits for a file system with it
@@ -259,6 +260,9 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 	}
 	if err := l.restore(); err != nil {
 		return fail(&Error{Err: err})
+	}
+	if !l.versions.isOld(ctx, program) {
+		spec.Text = withoutObsolete(spec.Text)
 	}
 	log, err := l.prepare(spec)
 	if err == nil {

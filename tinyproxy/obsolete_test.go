@@ -1,0 +1,47 @@
+package tinyproxy
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestObsoleteDirectivesLeaveTheirLinesBehind(t *testing.T) {
+	for text, want := range map[string]string{
+		"Port 1\nStartServers 5\nMINSPARESERVERS\t5\nMaxClients 100\n": "Port 1\n#\n#\nMaxClients 100\n",
+		"MaxRequestsPerChild 0\nMaxSpareServers 5":                     "#\n#\n",
+		"# StartServers 5\nStartServersX 5\n\n":                        "# StartServers 5\nStartServersX 5\n\n",
+		"":                                                             "",
+	} {
+		if got := withoutObsolete(text); got != want {
+			t.Errorf("of %q is left %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A template may be for tinyproxy 1.10 as well: later ones have nothing to warn of, and a program that may be 1.10 gets what
+// it needs.
+func TestNoWarningsOfObsoleteDirectives(t *testing.T) {
+	l := newLauncher(t, nil)
+	spec := newSpec(l, "social", 61001)
+	spec.Text = strings.TrimSuffix(spec.Text, "\n") + "\nStartServers 5\nMinSpareServers 5\nMaxSpareServers 20\n"
+	start(t, l, realBinary, spec)
+	if log := read(t, l.options.RuntimeDir, "social/log"); strings.Contains(log, "obsolete") {
+		t.Errorf("the log has\n%s", log)
+	}
+	if config := read(t, l.options.RuntimeDir, "social/61001/config"); strings.Contains(config, "Servers") {
+		t.Errorf("the configuration is\n%s", config)
+	}
+	for said, old := range map[string]bool{
+		"tinyproxy 1.10.0": true, "tinyproxy 1.11.1": false, "tinyproxy 1.11.2-5-g1234": false, "tinyproxy 1.12": false, "": true,
+		"segmentation fault": true,
+	} {
+		var v versions
+		program, err := Identify(script(t, `echo "`+said+`"`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.isOld(t.Context(), program); got != old {
+			t.Errorf("%q: %v", said, got)
+		}
+	}
+}
