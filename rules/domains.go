@@ -53,6 +53,9 @@ func parseEntry(entry string) (h Host, flaw *Error) {
 	return h, nil
 }
 
+// IsPort reports whether text is a number from 1 to 65535 as people write it.
+func IsPort(text string) bool { return parsePort(text) != 0 }
+
 // parsePort reads a number from 1 to 65535 as people write it; 0 if it is none.
 func parsePort(text string) uint16 {
 	n, err := strconv.ParseUint(text, 10, 16)

@@ -134,8 +134,8 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 		return nil, &Error{
 			Path:   f.Path,
 			Line:   f.formatLine,
-			Text:   "names cannot be compared with whole URLs, which FilterURLs in the template asks for",
-			Remedy: "remove FilterURLs from the template, or write patterns instead of names",
+			Text:   "names cannot be compared with whole URLs, which FilterURLs in the template `config` asks for",
+			Remedy: "remove FilterURLs from the template `config`, or write patterns instead of names",
 		}
 	}
 	var lines []Line
@@ -154,7 +154,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 					Path:   f.Path,
 					Line:   entry.Line,
 					Text:   excerpt(entry.Text) + " is too long to be compared without regard to case",
-					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template",
+					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template `config`",
 				}
 			}
 			lines = append(lines, Line{Text: text, Line: entry.Line, Source: entry.Source})

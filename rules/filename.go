@@ -41,6 +41,12 @@ func ParseFileName(path string) (name string, addr netip.Addr, err error) {
 	}
 	addr, parseErr := netip.ParseAddr(match[2])
 	switch {
+	case match[1] == "":
+		return "", addr, &Error{
+			Path:   path,
+			Text:   "has an address for a name, and no VM's name before it",
+			Remedy: "name it like banking." + match[2],
+		}
 	case name == "":
 		return "", addr, &Error{
 			Path:   path,

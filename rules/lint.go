@@ -278,7 +278,7 @@ func (c Check) pattern(f Finding, s shape) (all []Finding) {
 	if len(s.plain) > 0 {
 		found, t := f, s.plain[0]
 		found.Problem = fmt.Sprintf("%q is a character like any other in a basic regular expression: no host has it", t.c)
-		found.Remedy = `write a line for each, or put "FilterExtended Yes" into the template`
+		found.Remedy = `write a line for each, or put "FilterExtended Yes" into the template "config"`
 		found.Col, found.Width, found.Better = t.pos+1, 1, alternatives(s.text)
 		return []Finding{found}
 	}

@@ -20,6 +20,14 @@ type Template struct {
 // Same tells whether the other template is the same in every byte, and in the same place.
 func (t Template) Same(other Template) bool { return t.Path == other.Path && t.sum == other.sum }
 
+// Name returns what to call the template before people to whom a template is a VM.
+func (t Template) Name() string {
+	if t.Path == "" {
+		return "the built-in template"
+	}
+	return "the template " + printable(t.Path)
+}
+
 // A part of a template is literal text, or a placeholder when value is set.
 type part struct {
 	text  string

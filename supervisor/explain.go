@@ -227,7 +227,8 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 }
 
 // questionFor is what a browser sends to its proxy for an address that a person has: a URL, or HOST[:PORT].
-func questionFor(address string) (q tinyproxy.Question, err error) {
+func questionFor(typed string) (q tinyproxy.Question, err error) {
+	address := typed
 	if !strings.Contains(address, "://") {
 		address = "https://" + address
 		if strings.HasSuffix(address, ":80") {
@@ -236,13 +237,16 @@ func questionFor(address string) (q tinyproxy.Question, err error) {
 	}
 	u, err := url.Parse(address)
 	if err != nil {
-		return q, fmt.Errorf("%.200q is neither a URL nor HOST[:PORT]", address)
+		return q, fmt.Errorf("%.200q is neither a URL nor HOST[:PORT]", typed)
+	}
+	if port := u.Port(); port != "" && !rules.IsPort(port) {
+		return q, fmt.Errorf("%.200q has no port from 1 to 65535 behind the colon", typed)
 	}
 	host := u.Hostname()
 	if addr, err := netip.ParseAddr(host); err != nil || !addr.Is4() {
 		h, err := rules.ParseHost(host)
 		if err != nil || h.Below {
-			return q, fmt.Errorf("%.200q names no host: give a URL, or HOST[:PORT]", address)
+			return q, fmt.Errorf("%.200q names no host: give a URL, or HOST[:PORT]", typed)
 		}
 		host = h.Name
 	}
@@ -270,7 +274,7 @@ func (p *Policy) judge() tinyproxy.Judge {
 func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
 	step := control.Step{Guard: guardPort, Passes: true, Lines: []control.Line{}}
 	if q.Method != http.MethodConnect {
-		step.Says = "no tunnel"
+		step.Says = "no tunnel: the request is plain HTTP"
 		return step, nil
 	}
 	_, port, err := q.Destination()
@@ -292,9 +296,9 @@ func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.
 	}
 	switch {
 	case !step.Passes:
-		step.Says = fmt.Sprintf("port %d is not open for tunnels, by ConnectPort in the template or by a line", port)
+		step.Says = fmt.Sprintf("no line of the list opens port %d for tunnels (HTTPS), and %s has no ConnectPort %[1]d", port, p.Template.Name())
 	case config.AnyPort || slices.Contains(config.Connect, port):
-		step.Says = "ConnectPort in the template allows the port"
+		step.Says = fmt.Sprintf("%s opens port %d for tunnels (HTTPS)", p.Template.Name(), port)
 	case len(opened) > 0:
 		step.Says, step.Lines = "the port is opened by", opened[:min(len(opened), mostLines)]
 	default:

@@ -279,25 +279,25 @@ func TestExplainFence(t *testing.T) {
 		{"", "", "http://198.18.0.7/", "false 198.18.0.7 is refused: it is in 198.18.0.0/15 " +
 			"(the line `#: egress 198.18.0.0/15:80` in the rule file opens it)"}, // the next look-up has another address
 		{"", "", "http://10.8.1.1/", "true 10.8.1.1 is opened for all by --egress-allow: 10.8.0.0/16"},
-		{"", "", "http://10.9.0.1:3128/", "true 10.9.0.1 is opened for all by an Upstream in the template: 10.9.0.1/32:3128"},
+		{"", "", "http://10.9.0.1:3128/", "true 10.9.0.1 is opened for all by an Upstream in the template `config`: 10.9.0.1/32:3128"},
 		{"", "", "none.example", "true not asked, as no address of the host is known now: it has none"},
 		{"", "", "other.example", "true not asked, as no address of the host is known now: no such host"},
 		{"", "Upstream http proxy.corp.example:3128", "lan.example",
-			"true the template's Upstream, proxy.corp.example:3128, connects for it; 10.9.0.9 is refused: it is in 10.0.0.0/8; " +
+			"true the Upstream of the template `config`, proxy.corp.example:3128, connects for it; 10.9.0.9 is refused: it is in 10.0.0.0/8; " +
 				"10.9.0.1 is open"},
 		{"", `Upstream http proxy.corp.example:3128 ".example"`, "lan.example",
-			"true the template's Upstream, proxy.corp.example:3128, connects for it; 10.9.0.9 is refused: it is in 10.0.0.0/8; " +
+			"true the Upstream of the template `config`, proxy.corp.example:3128, connects for it; 10.9.0.9 is refused: it is in 10.0.0.0/8; " +
 				"10.9.0.1 is open"},
 		{"", "Upstream http proxy.corp.example:3128\nUpstream none \"10.8.0.0/16\"", "http://10.8.1.1/",
 			"true 10.8.1.1 is opened for all by --egress-allow: 10.8.0.0/16"},
 		{"", "Upstream http proxy.corp.example:3128\nUpstream none \".example\"", "lan.example", "false 10.1.2.3 is refused: " +
 			"it is in 10.0.0.0/8 (the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
 		{"", "Upstream http proxy.evil.example:3128", "lan.example",
-			"false the template's Upstream, proxy.evil.example:3128, connects for it; 127.0.0.1 is refused: it is in 127.0.0.0/8 " +
+			"false the Upstream of the template `config`, proxy.evil.example:3128, connects for it; 127.0.0.1 is refused: it is in 127.0.0.0/8 " +
 				"(the name's addresses of the last 10 min are open, but for those of this VM and of AppVMs: " +
-				"if it is meant to be there, write the address into the template)"},
-		{"", "Upstream http 10.9.0.1:3128", "lan.example", "true the template's Upstream, 10.9.0.1:3128, connects for it; 10.9.0.1 is open"},
-		{"", "Upstream http gone.example:3128", "lan.example", "true the template's Upstream, gone.example:3128, connects for it; " +
+				"if it is meant to be there, write the address into the template `config`)"},
+		{"", "Upstream http 10.9.0.1:3128", "lan.example", "true the Upstream of the template `config`, 10.9.0.1:3128, connects for it; 10.9.0.1 is open"},
+		{"", "Upstream http gone.example:3128", "lan.example", "true the Upstream of the template `config`, gone.example:3128, connects for it; " +
 			"no address of it is known now: no such host"},
 		{"", `Upstream http proxy.corp.example:3128 ".corp.example"`, "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
 			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
@@ -317,6 +317,23 @@ func TestExplainFence(t *testing.T) {
 		}
 		if err != nil || got != tt.want {
 			t.Errorf("%s with %q: %s, want %s (%v)", tt.address, tt.lines, got, tt.want, err)
+		}
+	}
+}
+
+// A mistake in a target is told with the target as it was typed, in no words of Go.
+func TestTargetsThatAreNone(t *testing.T) {
+	for typed, want := range map[string]string{
+		"bank.example:99999": `"bank.example:99999" has no port from 1 to 65535 behind the colon`,
+		"bank.example:0":     `"bank.example:0" has no port from 1 to 65535 behind the colon`,
+		"bank.example:x":     `"bank.example:x" is neither a URL nor HOST[:PORT]`,
+		"https://[::1":       `"https://[::1" is neither a URL nor HOST[:PORT]`,
+		"*.bank.example":     `"*.bank.example" names no host: give a URL, or HOST[:PORT]`,
+		"ftp://bank.example": `a web proxy does not speak "ftp"`,
+		"":                   `"" names no host: give a URL, or HOST[:PORT]`,
+	} {
+		if _, err := questionFor(typed); err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", typed, err, want)
 		}
 	}
 }

@@ -65,7 +65,7 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 // upstreamStep: the addresses that an Upstream has, as the proxy will ask for them. tinyproxy takes the first that answers.
 func (s *Supervisor) upstreamStep(ctx context.Context, f served, up tinyproxy.Upstream) (control.Step, error) {
 	step := control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{},
-		Says: fmt.Sprintf("the template's Upstream, %s:%d, connects for it", up.Host, up.Port)}
+		Says: fmt.Sprintf("the Upstream of the template `config`, %s:%d, connects for it", up.Host, up.Port)}
 	addrs, err := s.addressesOf(ctx, up.Host)
 	if err != nil {
 		step.Says += "; no address of it is known now: " + err.Error()
@@ -84,7 +84,7 @@ func (s *Supervisor) upstreamStep(ctx context.Context, f served, up tinyproxy.Up
 	}
 	if _, err := netip.ParseAddr(up.Host); err != nil {
 		step.Says += " (the name's addresses of the last 10 min are open, but for those of this VM and of AppVMs: " +
-			"if it is meant to be there, write the address into the template)"
+			"if it is meant to be there, write the address into the template `config`)"
 	}
 	return step, nil
 }
@@ -149,7 +149,7 @@ func (f served) opens(to netip.AddrPort, v firewall.Verdict, forAll []rules.Egre
 				[]control.Line{{Path: f.RulesPath, Line: e.Line, Text: e.Text}}
 		}
 	}
-	by := "an Upstream in the template"
+	by := "an Upstream in the template `config`"
 	if slices.ContainsFunc(forAll, func(e rules.Egress) bool { return e.To == hole.To && e.Port == hole.Port }) {
 		by = "--egress-allow"
 	}

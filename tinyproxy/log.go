@@ -160,7 +160,7 @@ func (v *vmLog) reopen(path string) error {
 	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 	file, err := os.OpenFile(path, flags, 0o640)
 	if err != nil {
-		return withRemedy(err, `write LogFile "{log_file}", or nothing, into the template, or `+drop("LogsDirectory="))
+		return withRemedy(err, `write LogFile "{log_file}", or nothing, into the template "config", or `+drop("LogsDirectory="))
 	}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {

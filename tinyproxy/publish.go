@@ -142,7 +142,7 @@ func (l *Launcher) show(p *Proxy) error {
 	}
 	if err := l.writePid(p); err != nil {
 		return fmt.Errorf("write the pid file of %s: %w", p.Spec.Name,
-			withRemedy(err, `write PidFile "{pid_file}", or nothing, into the template`))
+			withRemedy(err, `write PidFile "{pid_file}", or nothing, into the template "config"`))
 	}
 	return nil
 }

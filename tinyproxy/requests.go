@@ -99,7 +99,7 @@ func (r *requests) line(raw []byte) {
 		if rest, ok := bytes.CutPrefix(message, []byte("Proxying refused on filtered ")); ok {
 			r.filtered(rest)
 		} else if bytes.HasPrefix(message, []byte("Unauthorized connection from ")) {
-			r.deny(Denied{Reason: Template, What: "Allow", Why: "Allow and Deny in the template do not let it in"})
+			r.deny(Denied{Reason: Template, What: "Allow", Why: "Allow and Deny in the template `config` do not let it in"})
 		}
 	case "WARNING":
 		if bytes.HasPrefix(message, []byte("Maximum number of connections reached")) {
@@ -352,7 +352,7 @@ func (r *requests) noAnswer(rest, ofAppVM string) {
 
 func (r *requests) unauthorized(p pending) {
 	r.deny(Denied{Host: p.host, Port: p.port, Reason: Template, What: "BasicAuth",
-		Why: "BasicAuth in the template wants a user and a password that were not sent"})
+		Why: "BasicAuth in the template `config` wants a user and a password that were not sent"})
 }
 
 // deny tells of a request, as text that does nothing to a terminal.

@@ -53,7 +53,7 @@ func Misled(addr netip.Addr) string {
 }
 
 func NotMisled(addr netip.Addr) string {
-	return fmt.Sprintf("name the host, or add `Upstream none \"%s\"` to the template", addr)
+	return fmt.Sprintf("name the host, or add `Upstream none \"%s\"` to the template `config`", addr)
 }
 
 // siteMatches is hostspec_match in src/hostspec.c. What 1.11 does with a name and a network depends on what happened to

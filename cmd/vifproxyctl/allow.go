@@ -122,10 +122,10 @@ func (g *grant) read(c *call) error {
 	g.Path = g.file.Path
 	switch {
 	case g.check.Forbid:
-		return fmt.Errorf("the template says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
+		return fmt.Errorf("the template `config` says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
 			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, g.hosts[0].Name)
 	case g.check.URLs:
-		return fmt.Errorf("the template has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)
+		return fmt.Errorf("the template `config` has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)
 	}
 	return nil
 }

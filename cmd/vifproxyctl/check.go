@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"vifproxy/internal/secret"
+	"vifproxy/internal/usage"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -379,14 +380,15 @@ func openPorts(file rules.File) string {
 // printFinding shows where, what, the line with the offending text underlined, and what to do.
 func printFinding(w io.Writer, f rules.Finding) error {
 	var b strings.Builder
-	b.WriteString(safe(f.Path))
+	width := terminalWidth(w)
+	where := safe(f.Path)
 	if f.Line > 0 {
-		fmt.Fprintf(&b, ":%d", f.Line)
+		where += fmt.Sprintf(":%d", f.Line)
 	}
 	if f.Col > 0 {
-		fmt.Fprintf(&b, ":%d", f.Col)
+		where += fmt.Sprintf(":%d", f.Col)
 	}
-	fmt.Fprintf(&b, ": %s\n", safe(f.Problem))
+	b.WriteString(usage.Wrap(where+": "+safe(f.Problem), width, 4))
 	if source := strings.ReplaceAll(f.Source, "\t", " "); f.Line > 0 && source != "" {
 		fmt.Fprintf(&b, "    %s\n", safe(source))
 		if from, to := f.Col-1, f.Col-1+f.Width; from >= 0 && to <= len(source) && safe(source) == source {
@@ -401,7 +403,7 @@ func printFinding(w io.Writer, f rules.Finding) error {
 		fmt.Fprintf(&b, "  %-6s  %s\n", map[bool]string{true: "write"}[i == 0], safe(line))
 	}
 	if f.Remedy != "" && f.Better == nil {
-		fmt.Fprintf(&b, "  remedy  %s\n", safe(f.Remedy))
+		b.WriteString(usage.Wrap("  remedy  "+safe(f.Remedy), width, 10))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

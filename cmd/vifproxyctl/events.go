@@ -37,15 +37,31 @@ func denied(c *call) error {
 		}
 	}
 	var text []byte
-	if c.json {
+	nothing := !slices.ContainsFunc(vms, func(vm control.Denied) bool { return len(vm.Hosts) > 0 })
+	switch {
+	case c.json:
 		if text, err = array(vms); err != nil {
 			return err
 		}
-	} else {
+	case nothing:
+		text = []byte(nothingDenied(c) + "\n")
+	default:
 		text = deniedTable(vms)
 	}
 	_, err = c.stdout.Write(text)
 	return err
+}
+
+// nothingDenied says so, for the VMs and the time that were asked for.
+func nothingDenied(c *call) string {
+	who, since := "any VM", "vifproxyd started"
+	if len(c.names) > 0 {
+		who = strings.Join(c.names, ", ")
+	}
+	if c.since.given {
+		since = moment(time.Now().Add(-c.since.d))
+	}
+	return fmt.Sprintf("nothing was refused to %s, or failed, since %s", who, since)
 }
 
 func deniedTable(vms []control.Denied) []byte {

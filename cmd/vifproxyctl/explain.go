@@ -6,7 +6,11 @@ import (
 	"io"
 
 	"vifproxy/control"
+	"vifproxy/internal/usage"
 )
+
+// guardIndent is where what a guard says begins, in columns.
+const guardIndent = 18
 
 // explain is the verb explain. It fails when the request would not pass.
 func explain(c *call) error {
@@ -34,27 +38,32 @@ func explain(c *call) error {
 // errFails ends a run that has explained why a request fails although nothing refuses it.
 var errFails = fmt.Errorf("the request fails: %w", errTrouble)
 
+// printExplanation shows a verdict and what each guard says, wrapped if a terminal shows it.
 func printExplanation(w io.Writer, e control.Explanation) error {
 	text := fmt.Sprintf("%s by %s: %s\n", safe(e.Request), safe(e.VM), safe(e.Verdict))
+	row := func(label, says string) {
+		text += usage.Wrap(fmt.Sprintf("    %-13s %s", label, says), terminalWidth(w), guardIndent)
+	}
 	for _, step := range e.Steps {
-		text += fmt.Sprintf("    %-13s %s", safe(step.Guard), safe(step.Says))
+		says := safe(step.Says)
 		for i, line := range step.Lines {
 			if i > 0 {
-				text += fmt.Sprintf("\n    %-13s and by", "")
+				row(safe(step.Guard), says)
+				step.Guard, says = "", "and by"
 			}
 			if line.Line == 0 {
-				text += " what was allowed for a time: " + safe(line.Text)
+				says += " what was allowed for a time: " + safe(line.Text)
 			} else {
-				text += fmt.Sprintf(" %s:%d: %s", safe(line.Path), line.Line, safe(line.Text))
+				says += fmt.Sprintf(" %s:%d: %s", safe(line.Path), line.Line, safe(line.Text))
 			}
 		}
-		text += "\n"
+		row(safe(step.Guard), says)
 	}
 	if e.Remedy != "" {
-		text += "    remedy        " + safe(e.Remedy) + "\n"
+		row("remedy", safe(e.Remedy))
 	}
 	if e.Note != "" {
-		text += "    note          " + safe(e.Note) + "\n"
+		row("note", safe(e.Note))
 	}
 	return say(w, "%s", text)
 }

@@ -69,7 +69,8 @@ func showLog(c *call) error {
 
 // noise is what tinyproxy 1.10 and 1.11 log at each start, change of rules and end, whatever happens: src/main.c, and the
 // directives that one of the versions needs and the other warns of (src/conf.c).
-var noise = regexp.MustCompile(`^(WARNING: obsolete config item on line [0-9]+|(NOTICE|INFO|CONNECT) .*\]: (Initializing tinyproxy \.\.\.|` +
+var noise = regexp.MustCompile(`^(WARNING: obsolete config item on line [0-9]+|` +
+	`WARNING .*\]: line [0-9]+: deprecated option \S+, use \S+|(NOTICE|INFO|CONNECT) .*\]: (Initializing tinyproxy \.\.\.|` +
 	`Reloading config file( finished)?|Shutting down\.|Starting main loop\. Accepting connections\.))$`)
 
 // lastLines keeps the last lines of a log; most is how many, or -1 for all.

@@ -5,26 +5,21 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"vifproxy/rules"
 )
 
-// almostRuleFile is a name that a person may have meant as that of a rule file: a VM's name without an address, or with
-// something like one.
-var almostRuleFile = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*([._-]?[0-9]+[._-][0-9]+[._-][0-9]+.*)?$`)
+// beside is what people keep beside rule files and nobody takes for one: notes, scripts, what editors leave.
+var beside = regexp.MustCompile(`(?i)^(README|LICENSE|COPYING|CHANGELOG|NOTES?|Makefile)|\.(md|py|sh|pac|swp)$|~$`)
 
-// notMeant is what stands in directories and is no rule file.
-var notMeant = []string{"README", "LICENSE", "Makefile", templateName}
-
-// misnamedFiles returns the files of a rule directory that were meant as rule files, but are not named so, and are not read.
+// misnamedFiles returns the files of a rule directory that are not read because of their names.
 func misnamedFiles(dir string) (names []string) {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		name := entry.Name()
-		if _, addr, err := rules.ParseFileName(name); addr.IsValid() || err != nil || strings.HasSuffix(name, "~") ||
-			!almostRuleFile.MatchString(name) || slices.Contains(notMeant, name) {
+		if _, addr, err := rules.ParseFileName(name); addr.IsValid() || err != nil || name == templateName ||
+			strings.HasPrefix(name, ".") || beside.MatchString(name) {
 			continue
 		}
 		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() {
@@ -33,6 +28,9 @@ func misnamedFiles(dir string) (names []string) {
 	}
 	return names
 }
+
+// misnamedTemplate is a name that a person may have given to the template.
+var misnamedTemplate = regexp.MustCompile(`(?i)^(config(\..*)?|tinyproxy\.conf)$`)
 
 // unread says which files of a rule directory are not read because of their names, and that there is none, if so.
 // found is how many rule files there are.
@@ -45,9 +43,21 @@ func unread(dir string, found int) (texts []string) {
 		texts = append(texts, text+": write NAME.IP there for each AppVM that is to have a proxy, "+
 			"or `vifproxyctl allow NAME.IP HOST`")
 	}
-	if names := misnamedFiles(dir); len(names) > 0 {
+	var names, templates []string
+	for _, name := range misnamedFiles(dir) {
+		if misnamedTemplate.MatchString(name) {
+			templates = append(templates, safe(name))
+		} else {
+			names = append(names, safe(name))
+		}
+	}
+	if names != nil {
 		texts = append(texts, fmt.Sprintf("not read because of their names, in %s, are %s: name a rule file NAME.IP, such as banking.10.137.0.11",
 			dir, strings.Join(names, ", ")))
+	}
+	if templates != nil {
+		texts = append(texts, fmt.Sprintf("not read because of their names, in %s, are %s: the template is named %s", dir,
+			strings.Join(templates, ", "), templateName))
 	}
 	return texts
 }

@@ -37,7 +37,7 @@ func verbs() []verb {
     starting    on the way there
     waiting     has a rule file, but is not connected
     failed      its proxy does not start or does not stay; it is tried again
-    refused     its rule file or the template is wrong
+    refused     its rule file or the template "config" is wrong
     stopped     by a person, with stop or kill-all, until start
 
 Below the table is what is wrong, or looks so, once for all VMs that it is about: errors in
@@ -85,7 +85,7 @@ lets VMs go one by one, kill-all-and-restart all of them. Only vifproxyd's own p
 	}, {
 		name: "import", args: "[PATH]", most: 1, flags: "[--apply] [--rules-dir=DIR]", run: importOld,
 		summary: "Take over a set-up of proxyctl.py, or say what is in its way.",
-		help: `PATH (` + defaultRules + `) is searched for rule files, the template and proxyctl.py, and
+		help: `PATH (` + defaultRules + `) is searched for rule files, the template "config" and proxyctl.py, and
 the directory above it for scripts that call proxyctl.py. Every finding is explained. Nothing is
 changed without --apply; then what is good is copied to DIR, the directory that vifproxyd
 reads, unless PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1 while something
@@ -98,7 +98,7 @@ needs your attention. vifproxyd need not run.
 resolves the name and connects. Then it ends: nothing is sent to HOST. A HOST alone stands for
 https://HOST/. The verdict comes within 3 s, and with it what each guard on the way says:
     proxy         the VM's proxy runs, and has room for one more connection
-    template      Allow, Deny and BasicAuth of the template
+    template      Allow, Deny and BasicAuth of the template "config"
     connect-port  ports to which a tunnel may go
     rules         which line of which file
     fence         the addresses that HOST has now
@@ -107,7 +107,7 @@ https://HOST/. The verdict comes within 3 s, and with it what each guard on the 
 
 The exit status is
     0  the request passes
-    1  it is refused: by the list, a port, the template or the fence
+    1  it is refused: by the list, a port, the template "config" or the fence
     5  it fails: its name does not resolve, nobody answers, the proxy is stopped or full
 `,
 	}, {
@@ -122,7 +122,7 @@ first file of a VM, with "#: format domains".
 
 With a port, as in git.example:22 or https://shop.example:8443/, that port is opened too: the line
 is git.example:22, or "#: port 22" in a file of patterns. It is open for all hosts of the list,
-as tinyproxy ties no port to a host. Ports that the template opens for all need no line.
+as tinyproxy ties no port to a host. Ports that the template "config" opens for all need no line.
 
     --subdomains    the hosts below each HOST too
     --for=TIME      for so long only, such as 10m, 1h30m or 7d, which is the most: no file is
@@ -164,9 +164,9 @@ wrong, and 1 otherwise, also if there are no rule files.
     name        the name has no address: there is none, or no name server answers
     connect     nobody answers, the host refuses, or something is in the way: the fence, no
                 route, rules of another program
-    template    Allow, Deny or BasicAuth in the template
+    template    Allow, Deny or BasicAuth in the template "config"
     full        as many connections as MaxClients permits are open: the next one waits
-Whoever is asked for and answers nothing is listed after 5 s. If the template has an Upstream
+Whoever is asked for and answers nothing is listed after 5 s. If the template "config" has an Upstream
 that cannot be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not
 say them. Hosts that browsers are known to ask for by themselves, without a page, are marked
 "by itself" and come last; a page may need them all the same. An international name is shown as it was sent and, in parentheses, the other way
