@@ -57,7 +57,7 @@ func TestDomainLines(t *testing.T) {
 3 ?*.[bB].[eE][xX][aA][mM][pP][lL][eE].
 `},
 		{Syntax{URLs: true}, "\n" + somePath + ":1: names cannot be compared with whole URLs, which " +
-			"FilterURLs in the template asks for (remove FilterURLs from the template, or write patterns " +
+			"FilterURLs in the template `config` asks for (remove FilterURLs from the template `config`, or write patterns " +
 			"instead of names)"},
 	} {
 		if got := "\n" + show(f, c.syntax); got != c.want {

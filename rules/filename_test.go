@@ -31,7 +31,7 @@ func TestParseFileName(t *testing.T) {
 		{"social.10.137.2.256", "social", "", `"10.137.2.256" is not an IPv4 address`},
 		{"social.10.137.02.13", "social", "", `"10.137.02.13" is not an IPv4 address`},
 		{"social.10.137.2.1300000000000000000000", "social", "", "is not an IPv4 address"},
-		{"10.137.2.13", "", "10.137.2.13", `"" is not a VM name`},
+		{"10.137.2.13", "", "10.137.2.13", "no VM's name before it (name it like banking.10.137.2.13)"},
 		{"2social.10.137.2.13", "", "10.137.2.13", `"2social" is not a VM name`},
 		{"so cial.10.137.2.13", "", "10.137.2.13", `"so cial" is not a VM name`},
 		{"so\ncial.10.137.2.13", "", "10.137.2.13", `"so\ncial" is not a VM name`},
