@@ -95,8 +95,9 @@ func TestAllowAndDeny(t *testing.T) {
 		}
 
 		// For a time: no file changes, and the tunnel ends with the time.
-		s.on(0, "allow", "work", "shop.example", "--for=2s")
+		s.on(0, "allow", "work", "shop.example", "--for=1h")
 		tunnel = s.tunnel("work", "shop.example:443")
+		s.ctl("allow", "work", "shop.example", "--for=1s") // over, maybe, when it looks whether the request passes
 		s.cut(tunnel)
 		s.until("the time is over", func() error {
 			if r := s.Get("work", "https://shop.example/"); r.Status != 403 {

@@ -4,21 +4,18 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"vifproxy/control"
 )
 
-// explained has a request explained, within the time that a person waits, and checks exit status and words.
+// explained has a request explained, and checks exit status and words. What takes longer than tryBound of the supervisor has
+// other words.
 func (s *site) explained(status int, vm, request string, wants ...string) {
 	s.Helper()
-	began := time.Now()
-	said, _, got := s.ctl("explain", vm, request)
+	said, errs, got := s.ctl("explain", vm, request)
+	said += errs
 	if got != status {
 		s.Errorf("explain %s %s: exit status %d, want %d:\n%s", vm, request, got, status, said)
-	}
-	if took := time.Since(began); took > 3*time.Second {
-		s.Errorf("explain %s %s took %v", vm, request, took)
 	}
 	for _, want := range wants {
 		if !strings.Contains(said, want) {

@@ -273,7 +273,7 @@ func TestAllowAPort(t *testing.T) {
 			s.on(0, "allow", vm, "shop.example:8443", "--for=1h")
 			s.on(0, "deny", vm, "shop.example")
 			s.refuses(vm, "https://shop.example:8443/", "https://shop.example/")
-			s.on(0, "allow", vm, "ws://shop.example/", "--for=2s")
+			s.ctl("allow", vm, "ws://shop.example/", "--for=1s") // over, maybe, when it looks whether the request passes
 			s.until("the time is over", func() error {
 				if got := s.connectStatus(vm, "shop.example:80"); got != "403" {
 					return fmt.Errorf("%s", got)
