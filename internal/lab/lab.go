@@ -163,10 +163,11 @@ func (l *Lab) Close() error {
 	if l.fw != nil {
 		spaces = append(spaces, l.fw)
 	}
-	var problems []error
+	var names []string
 	for _, s := range spaces {
-		problems = append(problems, endInside(s.name))
+		names = append(names, s.name)
 	}
+	problems := []error{endInside(names...)}
 	if l.nft != nil {
 		problems = append(problems, l.nft.CloseLasting())
 	}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -123,10 +126,16 @@ func Reclaim() error {
 			names[e.Name()] = true
 		}
 	}
+	maps.DeleteFunc(names, func(name string, _ bool) bool {
+		rest, ours := strings.CutPrefix(name, namePrefix)
+		return !ours || ownerLives(rest)
+	})
+	if len(names) == 0 {
+		return errors.Join(problems...)
+	}
+	problems = append(problems, endInside(slices.Collect(maps.Keys(names))...))
 	for name := range names {
-		if rest, ours := strings.CutPrefix(name, namePrefix); ours && !ownerLives(rest) {
-			problems = append(problems, endInside(name), removeNamed(name))
-		}
+		problems = append(problems, removeNamed(name))
 	}
 	return errors.Join(problems...)
 }
@@ -182,13 +191,20 @@ func removeNamed(name string) error {
 	return os.RemoveAll(filepath.Join(etcDir, name))
 }
 
-// endInside kills every process in a namespace of a lab and waits until all have ended.
-func endInside(name string) error {
-	inside, err := os.Stat(filepath.Join(spacesDir, name))
-	if errors.Is(err, fs.ErrNotExist) {
+// endInside kills every process in namespaces of labs and waits until all have ended.
+func endInside(names ...string) error {
+	inside := map[inode]bool{}
+	for _, name := range names {
+		info, err := os.Stat(filepath.Join(spacesDir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		inside[inodeOf(info)] = true
+	}
+	if len(inside) == 0 {
 		return nil
-	} else if err != nil {
-		return err
 	}
 	for again := true; again; { // they may fork meanwhile
 		again = false
@@ -203,7 +219,7 @@ func endInside(name string) error {
 			}
 			killed, err := killIn(pid, inside)
 			if err != nil {
-				return fmt.Errorf("end process %d in namespace %s: %w", pid, name, err)
+				return fmt.Errorf("end process %d in one of the namespaces %s: %w", pid, strings.Join(names, ", "), err)
 			}
 			again = again || killed
 		}
@@ -211,15 +227,23 @@ func endInside(name string) error {
 	return nil
 }
 
-// killIn kills pid if it is in the given namespace. It looks only after it holds the process by a pidfd.
-func killIn(pid int, inside os.FileInfo) (killed bool, err error) {
+// inode is one file, or namespace.
+type inode struct{ dev, ino uint64 }
+
+func inodeOf(info os.FileInfo) inode {
+	stat := info.Sys().(*syscall.Stat_t)
+	return inode{uint64(stat.Dev), stat.Ino} //nolint:unconvert // 32 bits on some
+}
+
+// killIn kills pid if it is in one of the given namespaces. It looks only after it holds the process by a pidfd.
+func killIn(pid int, inside map[inode]bool) (killed bool, err error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return false, nil // gone, or a thread
 	}
 	defer unix.Close(fd)
 	ns, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil || !os.SameFile(ns, inside) {
+	if err != nil || !inside[inodeOf(ns)] {
 		return false, nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
