@@ -52,7 +52,7 @@ func read(dir, template string, readFile func(path string) ([]byte, error)) (Set
 	if err != nil {
 		return Set{}, err
 	}
-	return l.parse(), nil
+	return l.parse(ParseFile), nil
 }
 
 // loaded is what a rule directory and a template hold, as it was read.
@@ -91,8 +91,8 @@ func load(dir, template string, readFile func(path string) ([]byte, error)) (loa
 	return loaded{}, fmt.Errorf("read rule directory: %d times, %s or files of it had gone before they could be opened", listings, dir)
 }
 
-// parse says what was read. It asks the file system for nothing, and takes seconds for the longest lists on a slow machine.
-func (l loaded) parse() (set Set) {
+// parse says what was read. It asks the file system for nothing.
+func (l loaded) parse(parseFile func(path string, content []byte) (File, error)) (set Set) {
 	switch {
 	case l.templateErr != nil:
 		set.TemplateErr = l.templateErr
@@ -104,7 +104,7 @@ func (l loaded) parse() (set Set) {
 	for _, f := range l.files {
 		var file File
 		if f.Err == nil {
-			file, f.Err = ParseFile(f.Path, f.content)
+			file, f.Err = parseFile(f.Path, f.content)
 		}
 		if f.Err != nil {
 			set.Refused = append(set.Refused, f.Refused)

@@ -274,21 +274,39 @@ func TestDirectoryReplacedWhileItIsRead(t *testing.T) {
 	}
 }
 
-// The time that the file system has is not used up by looking at what it gave: on a slow machine a long list takes seconds,
-// and would never be in force.
-func TestTheTimeForReadingIsNotForParsing(t *testing.T) {
+// A list that takes longer than a Read has time for is in force in the end: its lines are looked at once.
+func TestReaderParsesTheSameBytesOnce(t *testing.T) {
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "bad.10.137.2.13"), "^a b$\n")
-	write(t, filepath.Join(dir, "good.10.137.2.14"), "^a$\n")
-	write(t, filepath.Join(dir, "config"), "Port {prt}\n")
-	l, _, err := NewReader(dir, filepath.Join(dir, "config")).load()
-	must(t, err)
-	if l.templateErr != nil || len(l.files) != 2 || l.files[0].Err != nil || l.files[1].Err != nil {
-		t.Errorf("something has been looked at: %+v", l)
+	path := filepath.Join(dir, "long.10.137.2.14")
+	write(t, path, "^a$\n")
+	r := NewReader(dir, filepath.Join(dir, "config"))
+	read := func(want int) (set Set) {
+		t.Helper()
+		set, err := r.Read()
+		must(t, err)
+		if len(set.Files)+len(set.Refused) != want || len(r.parsed) != want {
+			t.Fatalf("%+v, and kept is %+v", set, r.parsed)
+		}
+		return set
 	}
-	if set := l.parse(); len(set.Files) != 1 || len(set.Refused) != 1 || set.TemplateErr == nil {
-		t.Errorf("parsed: %+v", set)
+	read(1)
+	kept := r.parsed[path]
+	kept.file.Ports = []Port{{Number: 7}} // as nothing in the file says
+	r.parsed[path] = kept
+	if set := read(1); len(set.Files[0].Ports) != 1 {
+		t.Errorf("it was parsed again: %+v", set.Files)
 	}
+	write(t, path, "^b c$\n")
+	if set := read(1); len(set.Refused) != 1 {
+		t.Errorf("what it was is believed still: %+v", set.Files)
+	}
+	read(1)
+	write(t, path, "^b$\n")
+	if set := read(1); len(set.Files) != 1 || len(set.Files[0].Ports) != 0 {
+		t.Errorf("%+v", set)
+	}
+	must(t, os.Remove(path))
+	read(0)
 }
 
 // A Reader sees every way in which what it read can become something else.

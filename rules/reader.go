@@ -1,8 +1,10 @@
 package rules
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -14,11 +16,10 @@ import (
 const readTimeout = 2 * time.Second
 
 var errSlow = fmt.Errorf("the rule directory, or a file that a link in it leads to, cannot be read within %v: "+
-	"its file system does not answer", readTimeout)
+	"its file system does not answer, or a list is so long; it is tried again", readTimeout)
 
 // A Reader reads a rule directory and a template again and again, and knows without reading whether they have changed
-// since. No call waits for the file system for much longer than readTimeout; as long as that does not answer to an earlier
-// one, all fail.
+// since. No call takes much longer than readTimeout; as long as an earlier one is not done, all fail.
 type Reader struct {
 	dir, template string
 	busy          chan struct{} // holds a token while something is being read
@@ -26,34 +27,29 @@ type Reader struct {
 	// Below is for who has put the token there.
 	stamps map[string]stamp // of what the last Read looked at, by path
 	paths  map[netip.Addr][]string
+	parsed map[string]parsed // by path
 }
 
 // NewReader returns a Reader of the directory dir and the template.
 func NewReader(dir, template string) *Reader {
-	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1)}
+	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1), parsed: map[string]parsed{}}
 }
 
 // Read returns what the function Read does, but believes no file that is not complete: such a one is among the Refused, or
 // is the TemplateErr, with an *Error that is Unsettled.
 func (r *Reader) Read() (Set, error) {
 	type answer struct {
-		loaded
-		again time.Duration
-		err   error
+		set Set
+		err error
 	}
-	a, ok := inTime(r.busy, func() (a answer) {
-		a.loaded, a.again, a.err = r.load()
-		return a
+	a, ok := inTime(r.busy, func() answer {
+		set, err := r.read()
+		return answer{set, err}
 	})
 	if !ok {
 		return Set{}, errSlow
 	}
-	if a.err != nil {
-		return Set{}, a.err
-	}
-	set := a.parse()
-	set.Again = a.again
-	return set, nil
+	return a.set, a.err
 }
 
 // inTime returns what f does, which has the token meanwhile. It reports false if that takes too long; f goes on then.
@@ -78,22 +74,51 @@ func inTime[T any](token chan struct{}, f func() T) (answer T, ok bool) {
 	}
 }
 
-func (r *Reader) load() (l loaded, again time.Duration, err error) {
+func (r *Reader) read() (Set, error) {
 	// A stamp is taken before what it is of is read, so that a change meanwhile shows.
 	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
 	r.paths = map[netip.Addr][]string{}
-	l, err = load(r.dir, r.template, func(path string) ([]byte, error) {
+	var soonest time.Duration
+	l, err := load(r.dir, r.template, func(path string) ([]byte, error) {
 		r.stamps[path] = stampOf(path)
-		content, soon, err := readClosed(path)
-		if soon > 0 && (again == 0 || soon < again) {
-			again = soon
+		content, again, err := readClosed(path)
+		if again > 0 && (soonest == 0 || again < soonest) {
+			soonest = again
 		}
 		return content, err
 	})
+	if err != nil {
+		return Set{}, err
+	}
+	there := map[string]bool{}
 	for _, f := range l.files {
 		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
+		there[f.Path] = true
 	}
-	return l, again, err
+	maps.DeleteFunc(r.parsed, func(path string, _ parsed) bool { return !there[path] })
+	set := l.parse(r.parse)
+	set.Again = soonest
+	return set, nil
+}
+
+// parsed is what ParseFile has made of some bytes.
+type parsed struct {
+	sum  [sha256.Size]byte
+	file File
+	err  error
+}
+
+// parse is ParseFile, which takes seconds for a list of thousands of names on a slow machine. It happens once for the same
+// bytes, also if the time of Read was over then: otherwise such a list would never be in force.
+func (r *Reader) parse(path string, content []byte) (File, error) {
+	sum := sha256.Sum256(content)
+	p, there := r.parsed[path]
+	if !there || p.sum != sum {
+		p.sum = sum
+		p.file, p.err = ParseFile(path, content)
+		r.parsed[path] = p
+	}
+	return p.file, p.err
 }
 
 // Changed reports whether the directory, the template or the rule files of these AppVMs are others than when they were
