@@ -69,7 +69,7 @@ func TestWhatIsWrongInARuleFile(t *testing.T) {
 	work, play := s.show()["work"], s.show()["play"]
 	const file = "DIR/rules/work.10.137.0.11"
 	for _, row := range []struct{ content, message string }{
-		{"^bank\\.example $\n", file + `:1: white space inside "^bank\\.example $"; tinyproxy would cut it to "^bank\\.example" ` +
+		{"^bank\\.example $\n", file + `:1: white space inside "^bank\.example $"; tinyproxy would cut it to "^bank\.example" ` +
 			`(remove the white space, or begin the comment with '#')`},
 		{bank + "\n" + strings.Repeat("x", 512) + "\n", file + `:2: 512 bytes in a line; tinyproxy would split it after 511 ` +
 			`(make two lines of it)`},
