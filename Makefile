@@ -34,6 +34,7 @@ package: build ## .deb and .rpm in dist/
 	mkdir -p $(BIN)/doc $(DIST)
 	gzip -9nc packaging/man/vifproxyd.8 > $(BIN)/doc/vifproxyd.8.gz
 	gzip -9nc packaging/man/vifproxyctl.1 > $(BIN)/doc/vifproxyctl.1.gz
+	gzip -9nc packaging/man/vifproxy-rules.5 > $(BIN)/doc/vifproxy-rules.5.gz
 	gzip -9nc CHANGELOG.md > $(BIN)/doc/changelog.gz
 	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager deb --target $(DIST)/
 	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager rpm --target $(DIST)/

@@ -114,6 +114,7 @@ var contents = []string{
 	"/usr/share/bash-completion/completions/vifproxyctl",
 	"/usr/share/fish/vendor_completions.d/vifproxyctl.fish",
 	"/usr/share/man/man1/vifproxyctl.1.gz",
+	"/usr/share/man/man5/vifproxy-rules.5.gz",
 	"/usr/share/man/man8/vifproxyd.8.gz",
 }
 

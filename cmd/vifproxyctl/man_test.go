@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/manpage"
+	"vifproxy/rules"
 )
 
 var rewrite = flag.Bool("update", false, "write the manual page")
@@ -34,8 +35,20 @@ func TestManPage(t *testing.T) {
 	}
 	page.Help(after)
 	page.Head("See also")
-	page.Text("vifproxyd(8), tinyproxy.conf(5), /usr/share/doc/vifproxy\n")
+	page.Text("vifproxy-rules(5), vifproxyd(8), tinyproxy.conf(5), /usr/share/doc/vifproxy\n")
 	upToDate(t, "../../packaging/man/vifproxyctl.1", page.String())
+}
+
+// So does the page of rule files.
+func TestManPageOfRuleFiles(t *testing.T) {
+	page := manpage.Page{Name: "vifproxy-rules", Section: 5, Summary: "what AppVMs may reach by vifproxyd"}
+	lead, rest, _ := strings.Cut(rules.Help, "\n\n")
+	page.Head("Description")
+	page.Text(lead)
+	page.Help(rest)
+	page.Head("See also")
+	page.Text("vifproxyctl(1), vifproxyd(8), tinyproxy.conf(5), regex(7), /usr/share/doc/vifproxy\n")
+	upToDate(t, "../../packaging/man/vifproxy-rules.5", page.String())
 }
 
 // The example in the help is what show prints.

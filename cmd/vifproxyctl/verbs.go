@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/usage"
+	"vifproxy/rules"
 )
 
 const defaultSocket = "/run/vifproxy/control.sock"
@@ -273,7 +274,7 @@ With --json: an array of objects with check, level, text, remedy and, if the tex
 		summary: "Print the version.",
 	}, {
 		name: "help", args: "[VERB]", most: 1, run: help,
-		summary: "Explain vifproxyctl, or one verb.",
+		summary: "Explain vifproxyctl, one verb, or, with rules, what stands in rule files.",
 	}}
 }
 
@@ -354,6 +355,9 @@ func help(c *call) error {
 			fmt.Fprintf(&rows, "    %-28s  %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
 		return say(c.stdout, "%s", usage.Fill(fmt.Sprintf(overview, rows.String())))
+	}
+	if c.names[0] == "rules" {
+		return say(c.stdout, "%s", usage.Fill(rules.Help))
 	}
 	v, err := find(c.names[0])
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 )
 
 // documented is a command of vifproxyctl in a code block of a page, with or without a prompt, up to what a shell or a
-// reader takes for something else: a pipe, a comment, a column of explanations.
-var documented = regexp.MustCompile(`^\s*(?:\[[a-z-]+\])?(?:\$ )?(?:sudo )?vifproxyctl (.+?)(?:\s{2,}.*| [|#].*)?$`)
+// reader takes for something else: a pipe, a file, a comment, a column of explanations.
+var documented = regexp.MustCompile(`^\s*(?:\[[a-z-]+\])?(?:\$ )?(?:sudo )?vifproxyctl (.+?)(?:\s{2,}.*| [|#>].*)?$`)
 
 // TestCommandsOfTheDocs runs every command that the pages tell people to type, in their order.
 func TestCommandsOfTheDocs(t *testing.T) {

@@ -48,7 +48,7 @@ Signals:
 
 Files:
     /rw/config/tinyproxy/NAME.IP
-        rule file of the AppVM with that address
+        rule file of the AppVM with that address, see vifproxy-rules(5)
     /rw/config/tinyproxy/config
         template of all proxies' configuration, if there is one
     /run/vifproxy/NAME/log
@@ -64,5 +64,5 @@ Exit status:
     2    wrong usage
 
 See also:
-vifproxyctl(1), tinyproxy.conf(5), tinyproxy(8)
+vifproxyctl(1), vifproxy-rules(5), tinyproxy.conf(5), tinyproxy(8)
 `
