@@ -10,9 +10,11 @@ NFPM        = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 BIN        ?= bin
 DIST       ?= dist
 
-# The version as dpkg and rpm order them: v1.2-3-gabc is 1.2+3.gabc; without a tag it comes before all releases.
+# The version as dpkg and rpm order them: v1.2-3-gabc is 1.2+3.gabc; without a tag it comes before all releases. Git knows
+# nothing of a tree that came as a tarball, and tells root nothing of another user's.
 PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | \
-	sed 's/^v//; s/-/+/; s/-/./g' | grep . || echo 0~git$$(git rev-list --count HEAD).$$(git describe --always --dirty=.dirty))
+	sed 's/^v//; s/-/+/; s/-/./g' | grep . || { count=$$(git rev-list --count HEAD 2>/dev/null) && \
+	echo 0~git$$count.$$(git describe --always --dirty=.dirty); } || echo 0~unknown)
 
 # How long the chaos run lasts, and what its actions are made of; 0: something else each time.
 SECONDS    ?= 60
@@ -24,7 +26,7 @@ build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 # Files in the packages bear the time of the commit, so that the same sources give the same bytes.
-SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat --format=%Y go.mod)
 
 package: export BIN := $(BIN)
 package: export ARCH := $(shell $(GO) env GOARCH)

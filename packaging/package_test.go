@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -186,4 +187,41 @@ func TestRPM(t *testing.T) {
 	}
 	must(t, m.Detach("vif2.0"))
 	m.halt()
+}
+
+// README and what it leads to are in the package as they are in the sources, so that each link leads somewhere.
+func TestLinksOfTheDocumentation(t *testing.T) {
+	now, _ := packages(t)
+	dir := t.TempDir()
+	if out, err := exec.Command("dpkg-deb", "--extract", now.deb, dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	home := filepath.Join(dir, "usr/share/doc/vifproxy")
+	pages, err := filepath.Glob(home + "/docs/*.md")
+	must(t, err)
+	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`) // none with a scheme
+	links := 0
+	for _, page := range append(pages, home+"/README.md") {
+		text, err := os.ReadFile(page)
+		must(t, err)
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s: %v", strings.TrimPrefix(page, home), err)
+			}
+		}
+	}
+	if len(pages) == 0 || links == 0 {
+		t.Errorf("%d links on %d pages", links, len(pages))
+	}
+}
+
+// What came as a tarball, or belongs to another user than root, has a version too, and git does not complain.
+func TestVersionWithoutGit(t *testing.T) {
+	cmd := exec.Command("make", "--no-print-directory", "-C", "..", "--eval=version: ; @echo '$(PACKAGE_VERSION) $(SOURCE_DATE_EPOCH)'", "version")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "MAKE") }), "GIT_DIR=/nowhere")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !regexp.MustCompile(`^0~unknown [0-9]+\n$`).Match(out) {
+		t.Errorf("%v\n%s", err, out)
+	}
 }

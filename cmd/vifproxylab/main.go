@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -213,7 +214,8 @@ func attach(out io.Writer, args []string) error {
 	return err
 }
 
-// become asks the lab how to run something in it and becomes that program.
+// become asks the lab how to run something in it and becomes that program. What stands beside vifproxylab is found as well as
+// what is in PATH: `make build` leaves vifproxyd there.
 func become(method string, args []string) error {
 	var argv []string
 	if err := call(method, args, &argv); err != nil {
@@ -221,6 +223,13 @@ func become(method string, args []string) error {
 	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
+		return err
+	}
+	own, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":"+filepath.Dir(own)); err != nil {
 		return err
 	}
 	return fmt.Errorf("run %s: %w", strings.Join(argv, " "), syscall.Exec(path, argv, os.Environ()))
