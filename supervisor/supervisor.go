@@ -466,6 +466,9 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 	}
 	var done []*waiter
 	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
+		if w.last == 0 && s.waitsForFile(w, now) {
+			return false
+		}
 		if w.last == 0 {
 			w.last = s.lastID + 1 // what its request set going has been started by now
 		}

@@ -25,9 +25,9 @@ func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
 }
 
 // Update reads everything again, tries at once what was waiting for another try, and returns when what that set going has
-// come up, ended or failed. What a person has stopped stays so.
+// come up, ended or failed. A file whose last line has no end yet is waited for. What a person has stopped stays so.
 func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
-	return s.request(ctx, func() error { return nil })
+	return s.wait(ctx, func() (waiter, error) { return waiter{files: true}, nil })
 }
 
 // Start lets AppVMs go that were stopped, by one verb or the other. A name may also be that of a stopped AppVM that has no
@@ -204,15 +204,25 @@ func (s *Supervisor) request(ctx context.Context, change func() error) (control.
 
 // requestOf is request for the AppVMs that the change names in of: others are not waited for.
 func (s *Supervisor) requestOf(ctx context.Context, of *[]netip.Addr, change func() error) (control.Status, error) {
+	return s.wait(ctx, func() (waiter, error) {
+		err := change()
+		return waiter{of: *of}, err
+	})
+}
+
+// wait has the loop make a change and reconcile by force. It waits as the waiter that the change returns.
+func (s *Supervisor) wait(ctx context.Context, change func() (waiter, error)) (control.Status, error) {
 	return s.ask(ctx, func(reply chan<- answer) {
-		if err := change(); err != nil {
+		w, err := change()
+		if err != nil {
 			reply <- answer{err: err}
 			return
 		}
 		for _, vm := range s.vms {
 			vm.forgive()
 		}
-		s.waiters = append(s.waiters, &waiter{reply: reply, of: *of})
+		w.reply = reply
+		s.waiters = append(s.waiters, &w)
 		s.Wake(Force)
 	})
 }
@@ -234,6 +244,17 @@ type waiter struct {
 	of    []netip.Addr // nil: all
 	cut   int          // connections of these that have ended since
 	last  int          // generations from this one on are not waited for; 0 until it is known
+	files bool         // files that may be incomplete are waited for, until quiet
+	quiet time.Time
+}
+
+// waitsForFile reports whether a waiter waits for a file that is read again in a moment. It waits once, as somebody may write
+// without end.
+func (s *Supervisor) waitsForFile(w *waiter, now time.Time) bool {
+	if w.files && w.quiet.IsZero() {
+		w.quiet = s.due.rules
+	}
+	return s.inputs.Rules.Again > 0 && now.Before(w.quiet)
 }
 
 // onItsWay tells whether a process that a waiter waits for is on its way up or down.

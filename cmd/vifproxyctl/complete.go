@@ -3,8 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -48,6 +51,7 @@ type typed struct {
 	args    []string // after the verb
 	pending string   // the flag whose value comes next
 	last    string   // the word to be completed
+	asked   bool     // whether root was asked
 }
 
 // ownFlag is a flag as the table of verbs names it.
@@ -200,6 +204,9 @@ func (t *typed) vms() (all []string) {
 		}
 	}
 	status, err := control.NewClient(t.socket).Status(t.ctx)
+	if answers := t.asRoot(err); answers != nil {
+		return answers
+	}
 	if err != nil {
 		dir := cmp.Or(t.rulesDir, defaultRules)
 		set, err := rules.Read(dir, filepath.Join(dir, templateName))
@@ -217,11 +224,29 @@ func (t *typed) vms() (all []string) {
 	return all
 }
 
+// asRoot returns what root would be offered, if err says that only root may ask the daemon and sudo wants no password, as for
+// Qubes' user: completion runs without the sudo in front of the command line. Else it returns nil.
+func (t *typed) asRoot(err error) (answers []string) {
+	if denied := (*control.PermissionError)(nil); !errors.As(err, &denied) || os.Geteuid() == 0 || t.asked {
+		return nil
+	}
+	t.asked = true
+	self, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	said, err := exec.CommandContext(t.ctx, "sudo", append([]string{"-n", "--", self, "complete", "--"}, t.names...)...).Output()
+	if err != nil {
+		return nil
+	}
+	return strings.FieldsFunc(string(said), func(r rune) bool { return r == '\n' })
+}
+
 // hosts are those that a VM asked for and did not get, the newest first; for allow, those that no rule permits.
 func (t *typed) hosts(vm string) (all []string) {
 	denied, err := control.NewClient(t.socket).Denied(t.ctx, []string{vm}, time.Time{})
 	if err != nil {
-		return nil
+		return t.asRoot(err)
 	}
 	for _, vm := range denied {
 		for _, host := range vm.Hosts {

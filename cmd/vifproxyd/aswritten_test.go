@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,6 +78,20 @@ func TestNothingIsInForceWhereNobodyIsServed(t *testing.T) {
 		if said := s.on(0, "deny", "work", "one.example"); strings.Contains(said, "remedy") {
 			t.Errorf("deny offers what it took back:\n%s", said)
 		}
+		s.stop()
+	})
+}
+
+// A last line without its end, as many programs and `check --fix` leave it, is in force when update returns.
+func TestUpdateWaitsForALastLineWithoutEnd(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.startWork()
+		s.must(os.WriteFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte("#: format domains\nbank.example\nshop.example"), 0o644))
+		s.on(0, "update")
+		s.opens("work", "http://shop.example/")
+		s.must(os.WriteFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte("#: format domains\nbank.example"), 0o644))
+		s.on(0, "update")
+		s.refuses("work", "http://shop.example/")
 		s.stop()
 	})
 }
