@@ -322,6 +322,9 @@ func (c Check) pattern(f Finding, s shape) (all []Finding) {
 		f.Width = 1
 	}
 	if f.Problem != "" {
+		if f.Better == nil {
+			f.Remedy = "write the whole name, as in " + c.Language.name("bank.example", false)
+		}
 		all = append(all, f)
 	}
 	if n := len(s.dots); n > 0 && !s.odd {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -271,6 +272,9 @@ func (g *grant) temporary(c *call) error {
 	began := time.Now()
 	status, err := control.NewClient(c.socket).Allow(context.Background(),
 		control.Temporary{Name: g.VM, Hosts: g.Hosts, Seconds: g.Seconds})
+	if unknown := (*control.DaemonError)(nil); errors.As(err, &unknown) && unknown.Code == http.StatusNotFound {
+		return fmt.Errorf("%w; to be allowed something for a time a VM needs a rule file, also an empty one: NAME.IP in %s", err, g.place.dir)
+	}
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,17 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
 	"vifproxy/internal/usage"
@@ -30,6 +37,76 @@ func TestShowFitsOnATerminal(t *testing.T) {
 	}
 	if n := strings.Count(strings.Join(strings.Fields(shown), " "), text); n != 1 {
 		t.Errorf("it is said %d times:\n%s", n, shown)
+	}
+}
+
+// terminal is a real one of 80 columns, and what it was told.
+func terminal(t *testing.T) (tty *os.File, told func() string) {
+	t.Helper()
+	keeper, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { keeper.Close() })
+	number, err := unix.IoctlGetInt(int(keeper.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(keeper.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(keeper.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
+	}
+	if err == nil {
+		tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(&text, keeper) // ends with EIO when nobody has the terminal open
+	}()
+	return tty, func() string {
+		tty.Close()
+		<-read
+		return strings.ReplaceAll(text.String(), "\r\n", "\n")
+	}
+}
+
+// What check, explain and errors say is wrapped where a terminal shows it, and nowhere else.
+func TestMessagesFitOnATerminal(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("rules", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"banking.10.137.0.11": "bank.example\n*.bank.example\nhttps://pay.example/\n",
+		"work.10.137.0.12": "#: format domains\nhttps://bank.example:8443/login\n.bank.example\n", "mail": "", "social": ""} {
+		if err := os.WriteFile("rules/"+name, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	explained := control.Explanation{VM: "banking", Request: "CONNECT bank.example:8443", Verdict: control.IsRefused, Steps: []control.Step{
+		{Guard: "rules", Says: "permitted by", Lines: []control.Line{{Path: "/rw/config/tinyproxy/banking.10.137.0.11", Line: 2, Text: "bank.example # the bank itself"}}},
+		{Guard: "fence", Says: "198.51.100.3 is refused: port 8443 is not open (the line `bank.example:8443` in the rule file opens it)"}}}
+	for what, show := range map[string]func(io.Writer){
+		"check":   func(w io.Writer) { run([]string{"--rules-dir=rules", "--socket=none", "check"}, w, w) },
+		"error":   func(w io.Writer) { run([]string{"--socket=" + strings.Repeat("none/", 9), "show"}, w, w) },
+		"explain": func(w io.Writer) { _ = printExplanation(w, explained) },
+	} {
+		tty, told := terminal(t)
+		show(tty)
+		shown := told()
+		for line := range strings.Lines(shown) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > usage.Width {
+				t.Errorf("%s: %d columns: %s", what, n, line)
+			}
+		}
+		var plain strings.Builder
+		show(&plain)
+		if got, want := strings.Fields(shown), strings.Fields(plain.String()); !slices.Equal(got, want) {
+			t.Errorf("%s on a terminal says\n%swithout one\n%s", what, shown, &plain)
+		}
 	}
 }
 

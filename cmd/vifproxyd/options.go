@@ -120,6 +120,9 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		return o, flag.ErrHelp
 	}
 	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, "config"))
+	if o.drain < 0 {
+		return o, fmt.Errorf("--drain=%v: a time is 0s or more", o.drain)
+	}
 	if proxyPort < 1 || proxyPort > 65535 {
 		return o, fmt.Errorf("--proxy-port=%d: a TCP port is 1 to 65535", proxyPort)
 	}
