@@ -1,21 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"vifproxy/internal/secret"
-	"vifproxy/internal/usage"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -66,13 +61,12 @@ func check(c *call) error {
 // locate finds the files that are meant: those that are named, by path or by VM, or nil for all of a directory.
 func (l *linter) locate() (paths []string, err error) {
 	ctx := context.Background()
-	isDir := func(path string) bool { info, err := os.Stat(path); return err == nil && info.IsDir() }
-	switch {
-	case len(l.names) == 1 && isDir(l.names[0]):
-		if _, addr, err := rules.ParseFileName(l.names[0]); err == nil && !addr.IsValid() { // else it stands where a file should
-			l.at = l.placeOf(ctx, l.names[0])
-			return nil, nil
-		}
+	switch dir := slices.IndexFunc(l.names, isRuleDir); {
+	case dir >= 0 && len(l.names) > 1:
+		return nil, usagef("%s is a directory: check one directory, or files and VMs", l.names[dir])
+	case dir >= 0:
+		l.at = l.placeOf(ctx, l.names[dir])
+		return nil, nil
 	case len(l.names) == 0:
 		l.at = l.call.place(ctx)
 		return nil, nil
@@ -96,8 +90,21 @@ func (l *linter) locate() (paths []string, err error) {
 	return paths, nil
 }
 
-// ofVM returns the rule file of a VM, in whatever state it is.
+// isRuleDir reports whether a path leads to a directory, and to none that stands where a rule file should.
+func isRuleDir(path string) bool {
+	info, err := os.Stat(path)
+	_, addr, wrong := rules.ParseFileName(path)
+	return err == nil && info.IsDir() && wrong == nil && !addr.IsValid()
+}
+
+// ofVM returns the rule file of a VM, in whatever state it is. The VM may be named with its address, as its file is.
 func (l *linter) ofVM(name string) (string, error) {
+	if _, addr, wrong := rules.ParseFileName(name); addr.IsValid() || wrong != nil {
+		path := filepath.Join(l.at.dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			return path, nil
+		}
+	}
 	set, err := rules.Read(l.at.dir, l.at.template)
 	if err != nil {
 		return "", err
@@ -256,41 +263,6 @@ func (l *linter) file(path string) {
 	}
 }
 
-// changed shows which lines of a file Fix has changed.
-func (l *linter) changed(path string, before, after []byte) {
-	if bytes.Equal(before, after) {
-		return
-	}
-	l.warn("fixed %s:", path)
-	old, new := strings.Split(string(before), "\n"), strings.Split(string(after), "\n")
-	for _, edit := range difference(old, new) {
-		l.fixed++
-		fmt.Fprintf(l.stderr, "    %s\n", safe(strings.TrimRight(edit, "\r")))
-	}
-	l.toldLost(path)
-}
-
-// difference returns the lines that are gone, with "- " in front, and those that are new, with "+ ". Of two that say the same
-// Fix removes the later one, so each line of old is the next such one of new.
-func difference(old, new []string) (edits []string) {
-	added := func(lines []string) {
-		for _, line := range lines {
-			edits = append(edits, "+ "+line)
-		}
-	}
-	for _, line := range old {
-		i := slices.Index(new, line)
-		if i < 0 {
-			edits = append(edits, "- "+line)
-			continue
-		}
-		added(new[:i])
-		new = new[i+1:]
-	}
-	added(new)
-	return edits
-}
-
 func visits(host string) []tinyproxy.Question {
 	return []tinyproxy.Question{{Method: http.MethodGet, Target: "http://" + host + "/"}}
 }
@@ -356,55 +328,4 @@ func (l *linter) print() error {
 		}
 	}
 	return nil
-}
-
-// openPorts names the ports that a file opens besides those of the web.
-func openPorts(file rules.File) string {
-	var numbers []uint16
-	for _, p := range file.Ports {
-		if p.Number != 80 && p.Number != 443 {
-			numbers = append(numbers, p.Number)
-		}
-	}
-	slices.Sort(numbers)
-	text := strings.Trim(fmt.Sprint(slices.Compact(numbers)), "[]")
-	switch {
-	case text == "":
-		return ""
-	case strings.Contains(text, " "):
-		return "ports " + strings.ReplaceAll(text, " ", ", ")
-	}
-	return "port " + text
-}
-
-// printFinding shows where, what, the line with the offending text underlined, and what to do.
-func printFinding(w io.Writer, f rules.Finding) error {
-	var b strings.Builder
-	width := terminalWidth(w)
-	where := safe(f.Path)
-	if f.Line > 0 {
-		where += fmt.Sprintf(":%d", f.Line)
-	}
-	if f.Col > 0 {
-		where += fmt.Sprintf(":%d", f.Col)
-	}
-	b.WriteString(usage.Wrap(where+": "+safe(f.Problem), width, 4))
-	if source := strings.ReplaceAll(f.Source, "\t", " "); f.Line > 0 && source != "" {
-		fmt.Fprintf(&b, "    %s\n", safe(source))
-		if from, to := f.Col-1, f.Col-1+f.Width; from >= 0 && to <= len(source) && safe(source) == source {
-			fmt.Fprintf(&b, "    %s%s\n", strings.Repeat(" ", utf8.RuneCountInString(source[:from])),
-				strings.Repeat("^", max(1, utf8.RuneCountInString(source[from:to]))))
-		}
-	}
-	if f.Admits != "" {
-		fmt.Fprintf(&b, "  admits  %s\n", safe(f.Admits))
-	}
-	for i, line := range f.Better {
-		fmt.Fprintf(&b, "  %-6s  %s\n", map[bool]string{true: "write"}[i == 0], safe(line))
-	}
-	if f.Remedy != "" && f.Better == nil {
-		b.WriteString(usage.Wrap("  remedy  "+safe(f.Remedy), width, 10))
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"vifproxy/control"
+)
+
+// conclude asks the daemon whether the hosts pass now, as they should or should not, and says so.
+func (g *grant) conclude(c *call, what string, should bool) error {
+	trouble := false
+	for _, address := range g.asked {
+		e, err := control.NewClient(c.socket).Explain(context.Background(), g.VM, address)
+		if err != nil {
+			return err
+		}
+		if !should {
+			e.Remedy = "" // that is what was taken back
+		}
+		g.Explanations = append(g.Explanations, e)
+		trouble = trouble || (e.Verdict != control.IsRefused) != should // whether it answers is not the list's matter
+		if port := refusedPort(e); should && port != "" {
+			c.warn("a rule file says which hosts pass; a tunnel to port %s needs the line ConnectPort %[1]s in the template %s,"+
+				" which opens this port for all VMs", port, g.place.template)
+		}
+	}
+	if err := g.print(c, what); err != nil {
+		return err
+	}
+	if trouble {
+		return errTrouble
+	}
+	return nil
+}
+
+// refusedPort returns the port of a request that its port alone stops; "" for any other.
+func refusedPort(e control.Explanation) string {
+	for _, step := range e.Steps {
+		if step.Guard == "proxy" || step.Guard == "try" { // no guard decides by a list there
+			continue
+		}
+		if step.Passes != (step.Guard != "connect-port") {
+			return ""
+		}
+	}
+	return e.Request[strings.LastIndex(e.Request, ":")+1:]
+}
+
+func (g *grant) print(c *call, what string) error {
+	if c.json {
+		text, err := document(g)
+		if err == nil {
+			_, err = c.stdout.Write(text)
+		}
+		return err
+	}
+	lines := g.Lines
+	if g.Seconds > 0 {
+		lines = g.Hosts
+	}
+	text := what + ":\n"
+	for _, line := range lines {
+		text += "    " + safe(line) + "\n"
+	}
+	if len(lines) == 0 {
+		text = "nothing is " + what + "\n"
+	}
+	if len(g.TakenBack) > 0 {
+		text += "allowed for a time, and no more:\n"
+		for _, host := range g.TakenBack {
+			text += "    " + safe(host) + "\n"
+		}
+	}
+	for _, port := range g.Ports {
+		text += fmt.Sprintf("port %d is for all hosts that %s may reach: tinyproxy ties none to one host\n", port, safe(g.VM))
+	}
+	switch {
+	case g.notice != "":
+		text += safe(g.notice) + "\n"
+	case g.InForceMS > 0:
+		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)
+	}
+	if err := say(c.stdout, "%s", text); err != nil {
+		return err
+	}
+	for _, e := range g.Explanations {
+		if err := printExplanation(c.stdout, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func milliseconds(began time.Time) float64 {
+	return float64(time.Since(began).Microseconds()) / 1000
+}
