@@ -89,6 +89,8 @@ type Setup struct {
 	PID        int       `json:"pid"`
 	Leave      []string  `json:"leave,omitempty"` // interfaces by which alone proxies may leave, if that was said
 
+	EgressAllow []string `json:"egress_allow,omitempty"` // what is open for all proxies, as #: egress has it
+
 	Confinement Confinement `json:"confinement"` // of all proxies that start
 }
 

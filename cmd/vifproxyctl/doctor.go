@@ -42,7 +42,10 @@ type doctor struct {
 	setup    control.Setup   // the daemon's; without one, what the command line says
 	links    netwatch.Snapshot
 	rules    rules.Set
+	socket   string // of the daemon
 	findings []finding
+
+	stuck, leaves bool // what a trial sent has not left this VM, or has
 }
 
 func (d *doctor) tell(check, level, remedy, format string, args ...any) {
@@ -80,7 +83,7 @@ func examine(c *call) error {
 	ctx, cancel := context.WithTimeout(context.Background(), doctorBound)
 	defer cancel()
 	dir := cmp.Or(c.rulesDir, defaultRules)
-	d := &doctor{ctx: ctx, setup: control.Setup{
+	d := &doctor{ctx: ctx, socket: c.socket, setup: control.Setup{
 		RulesDir: dir, Template: cmp.Or(c.template, filepath.Join(dir, templateName)), Tinyproxy: c.tinyproxy, ProxyPort: 8100,
 	}}
 	d.daemon(c)
@@ -99,6 +102,8 @@ func examine(c *call) error {
 			d.bypasses()
 		}
 		d.network()
+		d.resolvers()
+		d.trial()
 	}
 	d.service()
 	d.persistence()

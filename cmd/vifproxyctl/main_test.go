@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +29,31 @@ func TestMain(m *testing.M) {
 		version, root = "1.0.0", os.Getenv("FAKE_ROOT") // of the system's files that doctor looks at
 		main()
 	}
-	testscript.Main(m, map[string]func(){"vifproxyctl": program, oldScript: program})
+	testscript.Main(m, map[string]func(){"vifproxyctl": program, oldScript: program, "nameserver": underNameServer})
+}
+
+// underNameServer runs a command beside a name server at 127.0.0.1 that knows no name.
+func underNameServer() {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:53")
+	if err != nil {
+		panic(err)
+	}
+	go func() {
+		buf := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			buf[2], buf[3] = buf[2]|0x80, buf[3]|3 // an answer: NXDOMAIN
+			conn.WriteTo(buf[:n], from)            //nolint:errcheck // who asked asks again
+		}
+	}()
+	cmd := exec.Command(os.Args[1], os.Args[2:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		os.Exit(1)
+	}
 }
 
 // The scripts in testdata talk to a fake daemon behind a real socket. Their own commands are
@@ -242,7 +267,11 @@ func (f *fakeDaemon) Explain(_ context.Context, name, url string) (control.Expla
 	if !strings.Contains(target, ":") {
 		target += ":443"
 	}
-	e := control.Explanation{VM: name, Request: "CONNECT " + target, Verdict: verdict, Passes: passes, Note: status.Backend,
+	what := ""
+	if !passes {
+		what = control.OtherTable
+	}
+	e := control.Explanation{What: what, VM: name, Request: "CONNECT " + target, Verdict: verdict, Passes: passes, Note: status.Backend,
 		Steps: []control.Step{{Guard: "connect-port", Passes: true, Says: "any port", Lines: []control.Line{}},
 			{Guard: "rules", Says: "no line permits it", Lines: []control.Line{}}}}
 	if passes {

@@ -258,8 +258,9 @@ again when it restarts:
 It looks at vifproxyd and what that says of itself, tinyproxy and the advisories on it, the firewall,
 what this machine has to confine proxies with, rule files, what all VMs together may take of this
 machine, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
-VMs do without their proxies, routes and tunnels, the service in dom0, and what this VM keeps at
-a restart. Nothing is changed. vifproxyd need not run; then the options tell where tinyproxy and
+VMs do without their proxies, routes and tunnels, resolvers, each of which it asks once, the
+service in dom0, and what this VM keeps at a restart. vifproxyd opens a connection for up to three
+VMs, to the first host of their lists, and sends nothing. Nothing is changed. vifproxyd need not run; then the options tell where tinyproxy and
 files are. Findings of one kind are one line.
 
     --verbose    also what such a line sums up

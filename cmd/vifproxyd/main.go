@@ -181,7 +181,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		Setup: control.Setup{
 			Version: version, Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
-			Leave:       o.leave,
+			Leave: o.leave, EgressAllow: texts(o.egress),
 			Confinement: confinement,
 		},
 		SystemdMakesFiles: systemdMakes(o.runtimeDir),
@@ -285,4 +285,12 @@ func interval() time.Duration {
 		return min(signOfLife, watchdog/3)
 	}
 	return signOfLife
+}
+
+// texts are openings as people write them.
+func texts(egress []rules.Egress) (all []string) {
+	for _, e := range egress {
+		all = append(all, e.String())
+	}
+	return all
 }

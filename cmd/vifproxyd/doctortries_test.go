@@ -1,0 +1,54 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"testing"
+
+	"vifproxy/internal/lab"
+)
+
+// resolvers has the firewall VM ask these, in place of the lab's.
+func (s *site) resolvers(text string) {
+	s.Helper()
+	s.must(os.WriteFile("/etc/netns/"+s.Name+"-fw/resolv.conf", []byte(text), 0o644))
+}
+
+const labResolvers = "nameserver 10.139.1.1\nnameserver 10.139.1.2\n"
+
+// Each resolver is asked once, as a proxy asks it, and what is wrong with it is told with a remedy that helps.
+func TestDoctorAsksResolvers(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.must(s.DoInternet(func() error {
+		return exec.Command("ip", "route", "add", "local", "198.18.0.0/15", "dev", "lo").Run()
+	}))
+	s.startWork()
+	s.says("doctor", "ok     resolvers    2 answer: 10.139.1.1, 10.139.1.2\n", "ok     trial        a connection comes about: work to bank.example:443\n")
+
+	s.resolvers("nameserver 10.139.9.9\nnameserver 10.139.1.1\n")
+	s.says("doctor", "note   resolvers    nobody answers questions at resolver 10.139.9.9; another one does\n", "ok     resolvers    10.139.1.1 answers\n")
+	s.resolvers("nameserver 10.139.9.9\n")
+	s.says("doctor", "wrong  resolvers    nobody answers questions at resolver 10.139.9.9\n", "write a resolver that answers into /etc/resolv.conf",
+		"wrong  trial        a name does not resolve: work to bank.example:443\n")
+	s.resolvers(labResolvers)
+	s.says("doctor", "ok     resolvers    2 answer", "ok     trial ")
+
+	s.inFirewall("nft", "add table ip other; add chain ip other in { type filter hook prerouting priority -300; }; "+
+		"add rule ip other in ip saddr 10.139.1.1 drop")
+	s.says("doctor", "wrong  resolvers    resolver 10.139.1.1 does not answer\n", "ok     resolvers    10.139.1.2 answers\n")
+	s.inFirewall("nft", "delete table ip other; add table ip other; add chain ip other out { type filter hook output priority 0; }; "+
+		"add rule ip other out meta skuid 1879048192-1912602623 udp dport 53 drop")
+	s.says("doctor", "wrong  resolvers    rules of this VM let no question of a proxy out to 2 resolvers: 10.139.1.1, 10.139.1.2\n")
+	s.inFirewall("nft", "delete table ip other")
+	s.saysNoMore("wrong  resolvers")
+
+	s.Host("bank.example", netip.MustParseAddr("198.18.0.9"))
+	s.says("doctor", "wrong  resolvers    10.139.1.1, 10.139.1.2 answer with addresses of 198.18.0.0/15", "write the line `#: egress 198.18.0.0/15` into the rule file")
+	s.rules("work.10.137.0.11", bank, "#: egress 198.18.0.0/15")
+	s.saysNoMore("wrong  resolvers")
+	s.says("doctor", "ok     trial ")
+	s.opens("work", "https://bank.example/")
+	s.stop()
+}

@@ -1,0 +1,28 @@
+package rules
+
+import (
+	"regexp"
+	"strings"
+)
+
+// oneHost is a pattern that is about one host name and no other.
+var oneHost = regexp.MustCompile(`^\^((?:[A-Za-z0-9_-]+\\\.)+[A-Za-z0-9_-]+)\$$`)
+
+// Hosts returns the names that lines of the file have by themselves, in its order: examples of what the AppVM may reach. What
+// stands for several hosts, or for an address, is none.
+func (f File) Hosts() (hosts []string) {
+	for _, line := range f.entries {
+		name := line.Text
+		if !f.domains {
+			match := oneHost.FindStringSubmatch(line.Text)
+			if match == nil {
+				continue
+			}
+			name = strings.ReplaceAll(match[1], `\.`, ".")
+		}
+		if h, flaw := parseEntry(name); flaw == nil && !h.Below && !h.IsAddr() {
+			hosts = append(hosts, h.Name)
+		}
+	}
+	return hosts
+}
