@@ -16,6 +16,9 @@ PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/
 	sed 's/^v//; s/-/+/; s/-/./g' | grep . || { count=$$(git rev-list --count HEAD 2>/dev/null) && \
 	echo 0~git$$count.$$(git describe --always --dirty=.dirty); } || echo 0~unknown)
 
+# How many packages are tested at once: their tests wait more than they compute.
+PACKAGES   ?= 4
+
 # How long the chaos run lasts, and what its actions are made of; 0: something else each time.
 SECONDS    ?= 60
 SEED       ?= 0
@@ -42,7 +45,7 @@ package: build ## .deb and .rpm in dist/
 	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager rpm --target $(DIST)/
 
 test: root deps-test build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
-	$(GOTESTSUM) --format=testname -- -race -timeout 30m ./...
+	$(GOTESTSUM) --format=testname -- -race -p $(PACKAGES) -timeout 30m ./...
 
 # Its daemon with the tag profile is for --profile only: the one that is measured is the one that is shipped.
 bench: root deps-demo build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"

