@@ -62,6 +62,8 @@ type asked struct {
 	vifs    []link // from where it may come, as far as they are known
 	uplinks []link // all others
 	fresh   bool   // it begins a connection
+
+	packet *packet // if all is known of the packet: it is asked about that, and nothing else
 }
 
 // match is one condition of a rule.
@@ -94,13 +96,16 @@ type forwardRule struct {
 
 // forwardChain is a chain of one table; base chains have a hook.
 type forwardChain struct {
-	place    string
-	hook     bool
-	policy   ending // of a base chain
-	families []bool // whether of IPv6, for each family of a base chain
-	rules    []forwardRule
-	table    map[string]*forwardChain // its neighbours
-	out      []string                 // names that its rules have for the interface by which packets leave
+	place     string
+	hook      bool   // it is a base chain that is asked
+	policy    ending // of a base chain
+	families  []bool // whether of IPv6, for each family of a base chain
+	rules     []forwardRule
+	table     map[string]*forwardChain // its neighbours
+	tableName string
+	number    uint32 // of the hook
+	priority  int32
+	out       []string // names that its rules have for the interface by which packets leave
 }
 
 // judge tells which rule of the base chain bars an interface; "" if none does. marked says that a mark may tell by which

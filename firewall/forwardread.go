@@ -103,7 +103,12 @@ func (r *ForwardReader) readChains() error {
 }
 
 // forwardChains are all chains of the tables that have a chain of hook forward.
-func (r *ruleset) forwardChains() (all []*forwardChain, err error) {
+func (r *ruleset) forwardChains() ([]*forwardChain, error) {
+	return r.chainsAt(func(kind string, hook uint32) bool { return kind == "filter" && hook == unix.NF_INET_FORWARD })
+}
+
+// chainsAt are all chains of the tables that have a base chain of a kind and a hook that are asked for.
+func (r *ruleset) chainsAt(is func(kind string, hook uint32) bool) (all []*forwardChain, err error) {
 	all = []*forwardChain{}
 	list, err := r.dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
 	if err != nil {
@@ -131,7 +136,14 @@ func (r *ruleset) forwardChains() (all []*forwardChain, err error) {
 		name := o.text(unix.NFTA_CHAIN_NAME)
 		c := &forwardChain{place: fmt.Sprintf("table %s, chain %s", tableName(t.family, t.name), name), families: families, table: tables[t]}
 		kind := o.text(unix.NFTA_CHAIN_TYPE)
-		c.hook = len(hook) == 4 && binary.BigEndian.Uint32(hook) == unix.NF_INET_FORWARD && kind == "filter"
+		c.tableName = tableName(t.family, t.name)
+		if len(hook) == 4 {
+			c.number = binary.BigEndian.Uint32(hook)
+			c.hook = is(kind, c.number)
+		}
+		if priority := inside(o[unix.NFTA_CHAIN_HOOK], unix.NFTA_HOOK_PRIORITY); len(priority) == 4 {
+			c.priority = int32(binary.BigEndian.Uint32(priority))
+		}
 		c.policy = accepted
 		if o.number(unix.NFTA_CHAIN_POLICY) == 0 && o[unix.NFTA_CHAIN_POLICY] != nil { // NF_DROP
 			c.policy = dropped
@@ -201,6 +213,7 @@ const (
 	destinationPort
 	destinationType
 	mark // of the packet, or its connection
+	socketUID
 )
 
 func (f register) byOut() bool { return outName <= f && f <= outOther }
@@ -226,6 +239,7 @@ type decoder struct {
 	intervals map[string]bool // which sets are of intervals
 	registers [20]content     // in units of 4 bytes
 	matches   []match
+	admits    bool // it is the rule that vifproxyd keeps in the chain INPUT of iptables: it concerns each AppVM that has a proxy
 }
 
 // unit is the place of a register: NFT_REG_1 to NFT_REG_4 have 16 bytes, those from NFT_REG32_00 (8) on have 4.
@@ -240,7 +254,11 @@ func unit(register uint32) int {
 }
 
 func (d *decoder) add(v ending, to string, more ...match) {
-	d.chain.rules = append(d.chain.rules, forwardRule{place: d.place, matches: slices.Concat(d.matches, more), ending: v, to: to})
+	matches := slices.Concat(d.matches, more)
+	if d.admits {
+		matches = nil
+	}
+	d.chain.rules = append(d.chain.rules, forwardRule{place: d.place, matches: matches, ending: v, to: to})
 }
 
 // marks notes that the rule sets a mark.
@@ -344,7 +362,9 @@ func (d *decoder) rule(list []byte) error {
 				d.marks()
 			}
 		case "match":
-			d.matches = append(d.matches, xtMatch(string(bytes.TrimRight(attr(unix.NFTA_MATCH_NAME), "\x00")), attr(unix.NFTA_MATCH_INFO)))
+			info := attr(unix.NFTA_MATCH_INFO)
+			d.admits = d.admits || unix.ByteSliceToString(info) == admissionComment
+			d.matches = append(d.matches, xtMatch(string(bytes.TrimRight(attr(unix.NFTA_MATCH_NAME), "\x00")), info))
 		case "limit", "connlimit": // what is over the limit is nothing usual
 			flags := map[string]uint16{"limit": unix.NFTA_LIMIT_FLAGS, "connlimit": nftaConnlimitFlags}[name]
 			a := maybe
@@ -391,6 +411,8 @@ func metaField(key uint32) register {
 		return l4Protocol
 	case unix.NFT_META_MARK:
 		return mark
+	case unix.NFT_META_SKUID:
+		return socketUID
 	}
 	return other
 }
@@ -411,6 +433,9 @@ func payloadField(base, offset, length uint32) register {
 		}
 		if offset == 16 && length < 4 || offset == 24 && length < 16 { // a network of whole bytes
 			return destination
+		}
+		if offset == 12 && length < 4 || offset == 8 && length < 16 {
+			return source
 		}
 	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
 		if offset == 2 && length == 2 {
@@ -483,9 +508,14 @@ func endingOf(v []byte) (ending, string) {
 // compare is the match of a field with a value.
 func (d *decoder) compare(c content, op uint32, value []byte) match {
 	if op != unix.NFT_CMP_EQ && op != unix.NFT_CMP_NEQ {
-		return c.match(func(asked) answer { return maybe })
+		return c.match(func(q asked) answer {
+			if q.packet != nil {
+				return q.packet.compare(c, op, value)
+			}
+			return maybe
+		})
 	}
-	m := c.match(d.equals(c, value))
+	m := c.exactly(d.equals(c, value), value, value)
 	if op == unix.NFT_CMP_NEQ {
 		m = m.inverted()
 	}
@@ -570,6 +600,20 @@ func (d *decoder) equals(c content, value []byte) func(asked) answer {
 
 // between tells whether a field has a value in a range.
 func (d *decoder) between(c content, from, to []byte) match {
+	return c.exactly(d.within(c, from, to).of, from, to)
+}
+
+// exactly is a match that compares values if all is known of the packet.
+func (c content) exactly(of func(asked) answer, from, to []byte) match {
+	return c.match(func(q asked) answer {
+		if q.packet != nil {
+			return q.packet.between(c, from, to)
+		}
+		return of(q)
+	})
+}
+
+func (d *decoder) within(c content, from, to []byte) match {
 	said := func(a answer) match { return c.match(func(asked) answer { return a }) }
 	switch {
 	case c.mask != nil || len(from) == 0 || len(from) != len(to):
@@ -758,7 +802,7 @@ func (d *decoder) key(first int, e entry) match {
 		}
 		m := d.between(c, from, to)
 		if bytes.Equal(from, to) {
-			m = c.match(d.equals(c, from))
+			m = c.exactly(d.equals(c, from), from, from)
 		}
 		whole.byOut, whole.byMark = whole.byOut || m.byOut, whole.byMark || m.byMark
 		all = append(all, m)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,7 +46,8 @@ type doctor struct {
 	socket   string // of the daemon
 	findings []finding
 
-	stuck, leaves bool // what a trial sent has not left this VM, or has
+	stuck, leaves bool         // what a trial sent has not left this VM, or has
+	stopped       []netip.Addr // resolvers to which no question of a proxy gets out
 }
 
 func (d *doctor) tell(check, level, remedy, format string, args ...any) {
@@ -104,6 +106,7 @@ func examine(c *call) error {
 		d.network()
 		d.resolvers()
 		d.trial()
+		d.others()
 	}
 	d.service()
 	d.persistence()

@@ -54,7 +54,7 @@ func (d *doctor) ways() (links []netlink.Link) {
 	const check = "routes"
 	var missing []string
 	for _, to := range farAway {
-		link, err := wayTo(to)
+		link, _, err := wayTo(to)
 		switch {
 		case err != nil:
 			missing = append(missing, err.Error())
@@ -80,22 +80,20 @@ func (d *doctor) ways() (links []netlink.Link) {
 	return links
 }
 
-// wayTo returns the link by which packets to an address leave.
-func wayTo(to netip.Addr) (netlink.Link, error) {
+// wayTo returns the link by which packets to an address leave, and the address that they leave from.
+func wayTo(to netip.Addr) (link netlink.Link, from netip.Addr, err error) {
 	routes, err := netlink.RouteGet(to.AsSlice())
 	switch {
 	case errors.Is(err, unix.ENETUNREACH):
-		return nil, errors.New("there is no default route")
+		return nil, from, errors.New("there is no default route")
 	case err != nil: // of types unreachable, blackhole and prohibit: EHOSTUNREACH, EINVAL, EACCES
-		return nil, fmt.Errorf("a route refuses it (%w)", err)
+		return nil, from, fmt.Errorf("a route refuses it (%w)", err)
 	case len(routes) == 0:
-		return nil, errors.New("there is no default route")
+		return nil, from, errors.New("there is no default route")
 	}
-	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
-	if err != nil {
-		return nil, err
-	}
-	return link, nil
+	from, _ = netip.AddrFromSlice(routes[0].Src)
+	link, err = netlink.LinkByIndex(routes[0].LinkIndex)
+	return link, from.Unmap(), err
 }
 
 // barredWays tells of interfaces by which proxies may not leave: it is wrong if routes lead there, and may be meant else.

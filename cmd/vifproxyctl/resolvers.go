@@ -75,6 +75,8 @@ func (d *doctor) resolvers() {
 		switch state {
 		case answers:
 			good = append(good, servers[i].String())
+		case stopped:
+			d.stopped = append(d.stopped, servers[i])
 		case invents:
 			inventing = append(inventing, servers[i].String())
 		}

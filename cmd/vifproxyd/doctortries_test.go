@@ -52,3 +52,29 @@ func TestDoctorAsksResolvers(t *testing.T) {
 	s.opens("work", "https://bank.example/")
 	s.stop()
 }
+
+// A chain of another program that is in the way is named, and where nothing is in the way, nothing is.
+func TestDoctorNamesChainsInTheWay(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.startWork()
+		s.says("doctor", "ok     others       no chain of another program is seen to be in the way\n")
+		s.inFirewall("nft", "add table inet other; add chain inet other out { type filter hook output priority 10; }; "+
+			"add rule inet other out meta skuid 1879048192-1912602623 tcp dport 443 drop")
+		s.says("doctor", "wrong  trial        what the proxy sends does not leave this VM, as another program's rule drops it: work to bank.example:443\n",
+			"wrong  others       what proxies send: dropped by table inet other, chain out, rule 1 (hook output)\n")
+		s.explained(fails, "work", "https://bank.example/", "does not leave this VM")
+		s.inFirewall("nft", "flush chain inet other out; add chain inet other out { policy drop; }; add rule inet other out oifname lo accept; "+
+			"add rule inet other out tcp sport 61000-64999 accept; add rule inet other out udp dport 53 accept")
+		s.says("doctor", "wrong  others       what proxies send: dropped by table inet other, chain out, its policy (hook output)\n")
+		s.inFirewall("nft", "flush table inet other; delete chain inet other out; add chain inet other in { type filter hook input priority 10; policy drop; }; "+
+			"add rule inet other in ct state established accept; add rule inet other in iifname lo accept; add rule inet other in iifname eth0 accept")
+		s.says("doctor", "wrong  others       table inet other, chain in, its policy (hook input), drops what work sends to its proxy\n")
+		if r := s.Get("work", "http://bank.example/"); r.Status == 200 {
+			t.Error("it is said to be dropped, and passes")
+		}
+		s.inFirewall("nft", "add rule inet other in iifname \"vif*\" tcp dport 61000-64999 accept")
+		s.says("doctor", "ok     others ")
+		s.opens("work", "http://bank.example/")
+		s.stop()
+	})
+}

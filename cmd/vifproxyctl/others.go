@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/netwatch"
+)
+
+// others reads chains of other programs for what stops proxies, or stops AppVMs on the way to theirs. The first is believed only
+// if no trial says otherwise; the second cannot be tried, as only an AppVM can send such a packet.
+func (d *doctor) others() {
+	const check = "others"
+	found, err := firewall.ReadObstacles()
+	if err != nil {
+		d.tell(check, levelWrong, "", "%v", err)
+		return
+	}
+	before := len(d.findings)
+	if !d.leaves {
+		d.outward("what proxies send", d.stuck, found.Leaving(d.outgoing(unix.IPPROTO_TCP, 443, farAway[1])))
+	}
+	for _, server := range d.stopped {
+		d.outward("questions of proxies to resolver "+server.String(), true, found.Leaving(d.outgoing(unix.IPPROTO_UDP, 53, server)))
+	}
+	d.inward(found)
+	if len(d.findings) == before {
+		d.tell(check, levelOK, "", "no chain of another program is seen to be in the way")
+	}
+}
+
+const giveWay = "change that rule, or the program that it is of; `nft list ruleset` shows it in its place"
+
+// outgoing is a packet of a proxy.
+func (d *doctor) outgoing(protocol byte, port uint16, to netip.Addr) firewall.Packet {
+	p := firewall.Packet{To: to, Protocol: protocol, Port: port, UID: uint32(d.proxyUID())}
+	if way, from, err := wayTo(to); err == nil {
+		p.Out, p.From = way.Attrs().Name, from
+	}
+	return p
+}
+
+// outward tells of rules that drop what leaves, or may. If it certainly does not leave, one of these does it.
+func (d *doctor) outward(what string, stuck bool, all []firewall.Obstacle) {
+	var certain, perhaps []string
+	for _, o := range all {
+		if o.Certain || stuck && len(all) == 1 { // nothing else can be it
+			certain = append(certain, o.Rule)
+		} else {
+			perhaps = append(perhaps, o.Rule)
+		}
+	}
+	level := levelNote
+	if stuck {
+		level = levelWrong
+	}
+	d.tellOf("others", levelWrong, giveWay, what+": dropped by %s", what+": dropped by %d chains: %s", certain)
+	if len(certain) == 0 {
+		d.tellOf("others", level, giveWay, what+": perhaps dropped by %s", what+": perhaps dropped by %d chains: %s", perhaps)
+	}
+	if stuck && len(all) == 0 {
+		d.tell("others", levelWrong, "look at `iptables-legacy -S OUTPUT`, at `tc filter`, and at programs for packets (BPF)",
+			"%s: dropped, and by no rule of nftables that is understood here", what)
+	}
+}
+
+// inward tells of rules that drop what AppVMs send to their proxies, or may: a line for each rule.
+func (d *doctor) inward(found firewall.Obstacles) {
+	if d.status == nil {
+		return
+	}
+	var order []firewall.Obstacle
+	who := map[firewall.Obstacle][]string{}
+	for _, vm := range d.status.VMs {
+		link, ok := d.linkOf(vm)
+		if !ok {
+			continue
+		}
+		p := firewall.Packet{In: link.Vifs[0], From: link.Addr, To: link.Gateway, Protocol: unix.IPPROTO_TCP, Port: uint16(d.setup.ProxyPort)}
+		for _, o := range found.Arriving(p, uint16(vm.Port)) {
+			if who[o] == nil {
+				order = append(order, o)
+			}
+			who[o] = append(who[o], vm.Name)
+		}
+	}
+	for _, o := range order {
+		level, drops := levelNote, "perhaps drops"
+		if o.Certain {
+			level, drops = levelWrong, "drops"
+		}
+		d.tellOf("others", level, giveWay, fmt.Sprintf("%s, %s what %%s sends to its proxy", o.Rule, drops),
+			fmt.Sprintf("%s, %s what %%d AppVMs send to their proxies: %%s", o.Rule, drops), who[o])
+	}
+}
+
+// linkOf returns how an AppVM whose proxy runs is connected.
+func (d *doctor) linkOf(vm control.VM) (netwatch.AppVM, bool) {
+	i := slices.IndexFunc(d.links, func(link netwatch.AppVM) bool { return link.Addr.String() == vm.IP })
+	if i < 0 || vm.State != control.Running || vm.Port == 0 {
+		return netwatch.AppVM{}, false
+	}
+	return d.links[i], true
+}
