@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Questi
 	}
 	addrs, err := s.addressesOf(ctx, host)
 	if err != nil {
-		step.Says = "not asked, as no address of the host is known now: " + err.Error()
+		step.Says = "not asked, as no address of the host is known now: " + lookupError(err)
 		return step, by, nil
 	}
 	open := f.fence // the port for this proxy
@@ -154,6 +155,14 @@ func (f served) opens(to netip.AddrPort, v firewall.Verdict, forAll []rules.Egre
 		by = "--egress-allow"
 	}
 	return fmt.Sprintf("%s is opened for all by %s: %s", addr, by, hole), []control.Line{}
+}
+
+// lookupError returns why a name has no address, without Go's words about who was asked.
+func lookupError(err error) string {
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
+		return dns.Err
+	}
+	return err.Error()
 }
 
 // addressesOf asks for a host's addresses, as tinyproxy does when it connects.
