@@ -127,8 +127,7 @@ as tinyproxy ties no port to a host. Ports that the template "config" opens for 
 
     --subdomains    the hosts below each HOST too
     --for=TIME      for so long only, such as 10m, 1h30m or 7d, which is the most: no file is
-                    changed, and vifproxyd takes it back by itself, open connections included,
-                    at its end at the latest
+                    changed, and vifproxyd takes it back by itself, open connections included
     --dry-run       change nothing, say what would be done
     --force         also what is too wide: co.uk, github.io and other public suffixes
 `,
@@ -150,11 +149,10 @@ the template "config" next to them. No vifproxyd is needed. Patterns and the tem
 tried with tinyproxy (/usr/bin/tinyproxy), if there is one. The exit status is 0 if nothing is
 wrong, and 1 otherwise, also if there are no rule files.
 
-    --fix           rewrite lines that can have meant one thing only, such as a URL or two names
-                    in a line of a file of names, and remove those that add nothing, and show
-                    both. What can mean two things stays, as .bank.example, or names in a file
-                    without "#: format domains". No line allows a host that it did not, but a file that was
-                    refused may become valid, and then all its lines are in force.
+    --fix           rewrite lines that can have meant one thing only, as a URL among names, remove
+                    those that add nothing, and show both. What can mean two things stays, as
+                    names without "#: format domains". No line allows a host that it did not, but a
+                    file that was refused may become valid, and then all its lines are in force.
 `,
 	}, {
 		name: "denied", args: "[NAME...]", most: math.MaxInt, json: true, flags: "[--since=TIME]", run: denied,
