@@ -40,7 +40,6 @@ var chromiumPolicies = []Setting{
 	{"TranslateEnabled", false, "no translation by Google"},
 	{"GenAiDefaultSettings", 2, "no models (2: off)"},
 	{"GenAILocalFoundationalModelSettings", 1, "no download of models (1: off)"},
-	{"LensOverlaySettings", 1, "no images to Google (1: off)"},
 	{"ShoppingListEnabled", false, "no prices of goods"},
 	{"MediaRecommendationsEnabled", false, "no recommendations"},
 
