@@ -24,9 +24,18 @@ func TestNoWarningsOfObsoleteDirectives(t *testing.T) {
 	l := newLauncher(t, nil)
 	spec := newSpec(l, "social", 61001)
 	spec.Text = strings.TrimSuffix(spec.Text, "\n") + "\nStartServers 5\nMinSpareServers 5\nMaxSpareServers 20\n"
+	lines := make(chan string, 100)
+	spec.heard = func(line string) { lines <- line }
 	start(t, l, realBinary, spec)
-	if log := read(t, l.options.RuntimeDir, "social/log"); strings.Contains(log, "obsolete") {
-		t.Errorf("the log has\n%s", log)
+	for line, ctx := "", bounded(t); !strings.Contains(line, "Initializing"); { // comes after all that is said of the configuration
+		select {
+		case line = <-lines:
+		case <-ctx.Done():
+			t.Fatal("tinyproxy does not say that it begins")
+		}
+		if strings.Contains(line, "obsolete") {
+			t.Error(line)
+		}
 	}
 	if config := read(t, l.options.RuntimeDir, "social/61001/config"); strings.Contains(config, "Servers") {
 		t.Errorf("the configuration is\n%s", config)
