@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readAtOnce is how many bytes of a proxy's output are read before it is another one's turn.
-const readAtOnce = 4 << 10
+// readAtOnce is how many bytes of a proxy's output are read before it is another one's turn: as many as a pipe holds (pipe(7)).
+const readAtOnce = 64 << 10
 
 // An AppVM that owns its proxy can have it say as much as a CPU can read, and no cgroup limits the daemon. So no more is read
 // than this; the pipe fills then, and the proxy waits in write(2). A request makes half a KB: that is 4000 a second, which
@@ -19,10 +19,11 @@ const readAtOnce = 4 << 10
 const (
 	readRate  = 2 << 20 // bytes a second, for each AppVM
 	readBurst = 4 << 20
-	// readPause is how long the output of one that has used that up is not read, at least: each turn costs.
-	readPause = 50 * time.Millisecond
-	// lastWords is how many bytes are read of a proxy that has ended: what a pipe holds (pipe(7)).
-	lastWords = 64 << 10
+	// readInterval is how long the output of a proxy that has said something is not read again. tinyproxy writes a line at a
+	// time, seven for a request, and a turn for each costs more CPU than the request itself.
+	readInterval = 10 * time.Millisecond
+	// lastWords is how many bytes are read of a proxy that has ended: what a pipe holds.
+	lastWords = readAtOnce
 )
 
 // poller reads what all proxies say, and sees them end. It is one goroutine, since one for each proxy would be a stack
@@ -62,13 +63,14 @@ func (w *poller) close() {
 func (w *poller) watch(p *Proxy) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, fd := range []int{p.pipe, p.pidfd} {
-		// Level-triggered: what is not read in one turn is there in the next.
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-		if err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
-			_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, p.pipe, nil)
-			return os.NewSyscallError("epoll_ctl", err)
-		}
+	err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, p.pipe, nextOutput(p.pipe))
+	if err == nil {
+		end := &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(p.pidfd)}
+		err = unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, p.pidfd, end)
+	}
+	if err != nil {
+		_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, p.pipe, nil)
+		return os.NewSyscallError("epoll_ctl", err)
 	}
 	w.watched[p.pipe], w.watched[p.pidfd] = p, p
 	return nil
@@ -83,24 +85,22 @@ func (w *poller) remove(fd int) {
 	delete(w.watched, fd)
 }
 
-// pause does not read a proxy's output for a while. The descriptor is removed meanwhile: one that is watched for nothing
-// still reports its end, all the time (EPOLLHUP in epoll_ctl(2)).
+// nextOutput asks for one event: what is not read in one turn makes the next when it is asked for again, and lines that come
+// meanwhile cost no turn.
+func nextOutput(fd int) *unix.EpollEvent {
+	return &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(fd)}
+}
+
+// pause does not read a proxy's output for a while.
 func (w *poller) pause(fd int, p *Proxy, wait time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, fd, nil)
 	time.AfterFunc(wait, func() { w.resume(fd, p) })
 }
 
 func (w *poller) resume(fd int, p *Proxy) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.watched[fd] != p {
-		return // it has ended meanwhile
-	}
-	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-	if err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &event); err != nil { // the kernel has no memory now
-		time.AfterFunc(time.Second, func() { w.resume(fd, p) })
+	if w.watched[fd] == p { // it has not ended meanwhile
+		_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_MOD, fd, nextOutput(fd)) // allocates nothing, so it cannot fail
 	}
 }
 
@@ -141,13 +141,13 @@ func (w *poller) look(fd int, buffer []byte) {
 		switch n, err := unix.Read(fd, buffer); {
 		case n > 0:
 			p.output.Write(buffer[:n])
-			if p.output.log == nil { // a trial, which ends soon
-				break
+			wait := readInterval
+			if log := p.output.log; log != nil { // a trial has none, and ends soon
+				wait = max(wait, log.intake.ReserveN(time.Now(), n).Delay())
 			}
-			if wait := p.output.log.intake.ReserveN(time.Now(), n).Delay(); wait > 0 {
-				w.pause(fd, p, max(wait, readPause))
-			}
+			w.pause(fd, p, wait)
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+			w.resume(fd, p)
 		default: // its end
 			w.remove(fd)
 			unix.Close(fd)
