@@ -102,11 +102,16 @@ func (c Config) normalState(s State) (State, error) {
 	if s.Bindings, err = c.inOrder(s.Bindings); err != nil {
 		return State{}, err
 	}
-	guarded := make([]uint16, 0, len(s.Bindings)+len(s.Guarded))
+	s.Guarded = ordered(s.Guarded, cmp.Compare)
+	var more []uint16 // as a rule none: the caller has all ports in use
 	for _, b := range s.Bindings {
-		guarded = append(guarded, b.To.Port())
+		if _, ok := slices.BinarySearch(s.Guarded, b.To.Port()); !ok {
+			more = append(more, b.To.Port())
+		}
 	}
-	s.Guarded = ordered(append(guarded, s.Guarded...), cmp.Compare)
+	if len(more) > 0 {
+		s.Guarded = ordered(append(more, s.Guarded...), cmp.Compare)
+	}
 	if s.Fence, err = c.normal(s.Fence); err != nil {
 		return State{}, err
 	}

@@ -235,9 +235,7 @@ func (s State) Equal(other State) bool {
 func apart(have, want State) (gone, added State) {
 	gone, added = have, want
 	gone.Bindings, added.Bindings = unshared(have.Bindings, want.Bindings, compareBindings, same[Binding])
-	if slices.Equal(have.Guarded, want.Guarded) {
-		gone.Guarded, added.Guarded = nil, nil
-	}
+	gone.Guarded, added.Guarded = unshared(have.Guarded, want.Guarded, cmp.Compare, same[uint16])
 	f, g := &gone.Fence, &added.Fence
 	if slices.Equal(f.Barred, g.Barred) {
 		f.Barred, g.Barred = nil, nil
