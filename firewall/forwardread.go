@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -102,12 +103,13 @@ func (r *ForwardReader) readChains() error {
 	return errBusy
 }
 
-// forwardChains are all chains of the tables that have a chain of hook forward.
+// forwardChains are all chains of the tables that have a chain of hook forward, as far as chainsAt reads them.
 func (r *ruleset) forwardChains() ([]*forwardChain, error) {
 	return r.chainsAt(func(kind string, hook uint32) bool { return kind == "filter" && hook == unix.NF_INET_FORWARD })
 }
 
-// chainsAt are all chains of the tables that have a base chain of a kind and a hook that are asked for.
+// chainsAt are all chains of the tables that have a base chain of a kind and a hook that are asked for, with the rules of those
+// that a packet may come to from there.
 func (r *ruleset) chainsAt(is func(kind string, hook uint32) bool) (all []*forwardChain, err error) {
 	all = []*forwardChain{}
 	list, err := r.dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
@@ -163,26 +165,49 @@ func (r *ruleset) chainsAt(is func(kind string, hook uint32) bool) (all []*forwa
 		for _, o := range sets {
 			intervals[o.text(unix.NFTA_SET_NAME)] = o.number(unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0
 		}
-		rules, err := r.dump(unix.NFT_MSG_GETRULE, t.family, t.name)
-		if err != nil {
-			return nil, fmt.Errorf("rules of table %s: %w", tableName(t.family, t.name), err)
-		}
-		count := make(map[string]int)
-		for _, o := range rules {
-			name := o.text(unix.NFTA_RULE_CHAIN)
-			c := tables[t][name]
-			if c == nil || o[0][0] != t.family || o.text(unix.NFTA_RULE_TABLE) != t.name {
-				continue
-			}
-			count[name]++
-			d := decoder{ruleset: r, chain: c, family: t.family, table: t.name, intervals: intervals,
-				place: place("table "+tableName(t.family, t.name), name, count[name])}
-			if err := d.rule(o[unix.NFTA_RULE_EXPRESSIONS]); err != nil {
-				return nil, fmt.Errorf("%s: %w", d.place, err)
-			}
+		if err := r.readReached(t.family, t.name, tables[t], intervals); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil
+}
+
+// readReached reads the rules of a table's chains of hook forward, and of those to which they lead. What the others ask for
+// may be as long as there are AppVMs, such as Qubes' set of the addresses that they may send from.
+func (r *ruleset) readReached(family byte, table string, chains map[string]*forwardChain, intervals map[string]bool) error {
+	var next []string
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		if chains[name].hook {
+			next = append(next, name)
+		}
+	}
+	read := map[string]bool{}
+	for len(next) > 0 {
+		name := next[0]
+		next = next[1:]
+		c := chains[name]
+		if c == nil || read[name] {
+			continue
+		}
+		read[name] = true
+		rules, err := r.rulesOf(family, table, name)
+		if err != nil {
+			return fmt.Errorf("rules of table %s, chain %s: %w", tableName(family, table), name, err)
+		}
+		for i, o := range rules {
+			d := decoder{ruleset: r, chain: c, family: family, table: table, intervals: intervals,
+				place: place("table "+tableName(family, table), name, i+1)}
+			if err := d.rule(o[unix.NFTA_RULE_EXPRESSIONS]); err != nil {
+				return fmt.Errorf("%s: %w", d.place, err)
+			}
+		}
+		for _, rule := range c.rules {
+			if rule.to != "" {
+				next = append(next, rule.to)
+			}
+		}
+	}
+	return nil
 }
 
 func lastWord(text string) string { return text[strings.LastIndexByte(text, ' ')+1:] }

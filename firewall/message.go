@@ -143,6 +143,16 @@ func (r *ruleset) dump(request uint16, family byte, table string) ([]object, err
 	return r.ask(message(request, family, unix.NLM_F_DUMP, attrs))
 }
 
+// rulesOf returns the rules of one chain, in their order. A chain that is not there has none.
+func (r *ruleset) rulesOf(family byte, table, chain string) ([]object, error) {
+	attrs := name(name(nil, unix.NFTA_RULE_TABLE, table), unix.NFTA_RULE_CHAIN, chain)
+	all, err := r.ask(message(unix.NFT_MSG_GETRULE, family, unix.NLM_F_DUMP, attrs))
+	// Before Linux 4.11 the kernel does not choose (6e1f760e13c7), and it does so only where the family is said.
+	return slices.DeleteFunc(all, func(o object) bool {
+		return o[0][0] != family || o.text(unix.NFTA_RULE_TABLE) != table || o.text(unix.NFTA_RULE_CHAIN) != chain
+	}), err
+}
+
 // generation is the number of the current ruleset; every transaction that changes anything adds one.
 func (r *ruleset) generation() (uint32, error) {
 	answer, err := r.ask(message(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, 0, nil))
