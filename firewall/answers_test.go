@@ -77,10 +77,10 @@ func TestTunnelsOutliveTheirTracking(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		a, _ := site(t)
 		backend := m.open(t)
-		sync := func(t *testing.T, b Backend, want ...Binding) { // the port stays a proxy's
+		bind := func(t *testing.T, b Backend, want ...Binding) { // the port stays a proxy's
 			syncState(t, b, State{Bindings: want, Guarded: []uint16{61000}})
 		}
-		sync(t, backend, personal)
+		bind(t, backend, personal)
 		tun := dig(t, a, personalUID, "61000")
 		tun.carries(t, "client first", tun.client, tun.server)
 		tun.carries(t, "server first", tun.server, tun.client)
@@ -97,7 +97,7 @@ func TestTunnelsOutliveTheirTracking(t *testing.T) {
 		tun = dig(t, a, personalUID, "61000")
 		moved := personal
 		moved.To = netip.MustParseAddrPort(gateway + ":61005")
-		sync(t, backend, moved)
+		bind(t, backend, moved)
 		untrack(t, a)
 		tun.carries(t, "retired and untracked, server next", tun.server, tun.client)
 		tun.carries(t, "then the client", tun.client, tun.server)
@@ -120,7 +120,7 @@ func TestTunnelsOutliveTheirTracking(t *testing.T) {
 func TestConnectionsOfUntrackedTunnelsAreForgotten(t *testing.T) {
 	enterNamespace(t)
 	a, _ := site(t)
-	sync(t, machines[1].open(t), personal)
+	bind(t, machines[1].open(t), personal)
 	tun := dig(t, a, personalUID, "61000")
 	untrack(t, a)
 	tun.carries(t, "server next", tun.server, tun.client)
@@ -218,7 +218,7 @@ func TestPortsOfOthersAreNobodysBusiness(t *testing.T) {
 			as(t, personalUID, func() { listen(t, gateway+":61000", "a's proxy") })
 			as(t, socialUID, func() { listen(t, gateway+":61001", "starts") })
 			as(t, socialUID, func() { listen(t, gateway+":61002", "told to nobody") })
-			sync(t, m.open(t))
+			bind(t, m.open(t))
 			syncState(t, m.open(t), State{Bindings: []Binding{personal}, Guarded: []uint16{61001}})
 			for _, to := range []string{"127.0.0.1:61500", gateway + ":61500"} {
 				if who := out(t, 0, to); who != "a service" {

@@ -75,7 +75,7 @@ func TestOneAppVMUsesItsShareOfTracking(t *testing.T) {
 	a, b := site(t)
 	listen(t, gateway+":61000", "a's proxy")
 	listen(t, gateway+":61001", "b's proxy")
-	sync(t, machines[1].open(t), personal, social)
+	bind(t, machines[1].open(t), personal, social)
 	dial := func(h *host, times int, keep bool) (refused, broken int, open []net.Conn) {
 		h.do(func() error {
 			for range times {

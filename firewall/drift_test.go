@@ -145,20 +145,20 @@ func TestDrift(t *testing.T) {
 func TestFlushAndReload(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		b := m.open(t)
-		sync(t, b, personal, social)
+		bind(t, b, personal, social)
 		good := sorted(m.rules(t))
 		if m.kind == "nftables" {
 			m.shell(t, "nft flush ruleset")
 		} else {
 			m.shell(t, "iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X")
 		}
-		sync(t, b, personal, social) // Qubes' table is not there: it must not be made
+		bind(t, b, personal, social) // Qubes' table is not there: it must not be made
 		m.loadForeign(t)
-		sync(t, b, personal, social)
+		bind(t, b, personal, social)
 		if got := sorted(m.rules(t)); got != good {
 			t.Errorf("not as before:\n%s", diff(good, got))
 		}
-		if n := sync(t, b, personal, social); n != 0 {
+		if n := bind(t, b, personal, social); n != 0 {
 			t.Errorf("%d writes with nothing to do", n)
 		}
 	})
@@ -189,12 +189,12 @@ func TestHistory(t *testing.T) {
 				}
 			}
 			want := pick()
-			sync(t, b, want...)
-			if n := sync(t, b, want...); n != 0 {
+			bind(t, b, want...)
+			if n := bind(t, b, want...); n != 0 {
 				t.Errorf("%d writes with nothing to do", n)
 			}
 			got := sorted(m.rules(t))
-			sync(t, m.open(t), want...)
+			bind(t, m.open(t), want...)
 			if fresh := sorted(m.rules(t)); got != fresh {
 				t.Fatalf("rules depend on history:\n%s", diff(fresh, got))
 			}
@@ -208,7 +208,7 @@ func TestStaleSnapshot(t *testing.T) {
 	m := machines[0]
 	m.loadForeign(t)
 	b := m.open(t).(*nftBackend)
-	sync(t, b, personal)
+	bind(t, b, personal)
 	stale, err := b.conn.read()
 	if err != nil {
 		t.Fatal(err)
@@ -222,8 +222,8 @@ func TestStaleSnapshot(t *testing.T) {
 	if got := m.rules(t); got != before {
 		t.Errorf("rules changed:\n%s", diff(before, got))
 	}
-	sync(t, b, social)
-	if n := sync(t, b, social); n != 0 {
+	bind(t, b, social)
+	if n := bind(t, b, social); n != 0 {
 		t.Errorf("%d writes with nothing to do", n)
 	}
 }
@@ -236,7 +236,7 @@ func TestConnectionLost(t *testing.T) {
 	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{personal}}, func() {}); err == nil {
 		t.Error("no error")
 	}
-	if n := sync(t, b, personal); n != 3 {
+	if n := bind(t, b, personal); n != 3 {
 		t.Errorf("%d writes instead of 3", n)
 	}
 }
@@ -247,7 +247,7 @@ func TestRemoveWhileReferred(t *testing.T) {
 	m := machines[0]
 	m.loadForeign(t)
 	b := m.open(t)
-	sync(t, b, personal)
+	bind(t, b, personal)
 	m.shell(t, "nft add rule ip qubes input jump vifproxy-input")
 	if err := b.Remove(t.Context()); err == nil || !strings.Contains(err.Error(), "busy") {
 		t.Errorf("error %v", err)
@@ -265,7 +265,7 @@ func TestDriftIsLogged(t *testing.T) {
 	var out bytes.Buffer
 	b.log = slog.New(slog.NewTextHandler(&out, nil))
 	m.shell(t, "nft add rule ip vifproxy input drop")
-	sync(t, b)
+	bind(t, b)
 	if got := out.String(); !strings.Contains(got, "rule vifproxy input: handle") {
 		t.Errorf("log: %s", got)
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,8 +17,9 @@ import (
 )
 
 // ForwardReader reads the chains of hook forward: those of nftables, which are also those of iptables-nft, and of
-// iptables-legacy where it is in use. It is for one goroutine.
+// iptables-legacy where it is in use. It may be used from several goroutines.
 type ForwardReader struct {
+	mu         sync.Mutex // of a Read; stale is without
 	conn       *ruleset
 	generation uint32 // of the ruleset that chains are of
 	chains     []*forwardChain
@@ -53,6 +55,8 @@ func (r *ForwardReader) readLinks() error {
 // Read returns what they say now. Rules are read again only if the ruleset has changed, and
 // links if LinksChanged was called, or after 30 s.
 func (r *ForwardReader) Read(ctx context.Context) (Forward, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	err := r.readLinks()
 	if err != nil {
 		return Forward{}, err

@@ -24,7 +24,7 @@ func TestInForce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			onEach(t, func(t *testing.T, m machine) {
 				b := m.open(t)
-				sync(t, b, personal, social)
+				bind(t, b, personal, social)
 				calls := 0
 				_, err := b.Sync(t.Context(), State{Bindings: c.want}, func() {
 					calls++

@@ -56,17 +56,17 @@ func TestNativeRulesAreInNobodysWay(t *testing.T) {
 				before = rules()
 			}
 			backend := m.open(t)
-			sync(t, backend, personal)
+			bind(t, backend, personal)
 			if when == "later" {
 				strange()
 			}
-			if n := sync(t, backend, personal); n != 0 {
+			if n := bind(t, backend, personal); n != 0 {
 				t.Errorf("%d writes with nothing to do", n)
 			}
-			sync(t, backend, personal, social)
+			bind(t, backend, personal, social)
 			for _, act := range []string{"true", "iptables -I INPUT -j DROP", "nft flush chain ip filter INPUT; " + native} {
 				m.shell(t, act)
-				sync(t, backend, personal, social)
+				bind(t, backend, personal, social)
 				for _, h := range []*host{a, b} {
 					if got := h.reach(gateway + ":8100"); !strings.HasSuffix(got, "'s proxy") {
 						t.Errorf("after %s: %s", act, got)
@@ -142,7 +142,7 @@ func TestAdmissionIsForOurTranslationsOnly(t *testing.T) {
 		a, _ := site(t)
 		listen(t, gateway+":61000", "a's proxy")
 		listen(t, gateway+":63000", "a service")
-		sync(t, m.open(t), personal)
+		bind(t, m.open(t), personal)
 		m.shell(t, "nft flush chain ip vifproxy input") // the guard refuses it, too
 		m.shell(t, "iptables -t nat -A PREROUTING -p tcp --dport 9000 -j DNAT --to-destination "+gateway+":63000")
 		for to, want := range map[string]string{"8100": "a's proxy", "9000": "closed out", "63000": "closed out"} {
@@ -218,7 +218,7 @@ func TestBothVariantsAtOnce(t *testing.T) {
 	}
 	before := machines[2].iptablesRules(t) + machines[3].iptablesRules(t)
 	backend := machines[2].open(t)
-	sync(t, backend, personal)
+	bind(t, backend, personal)
 	if who := a.reach(gateway + ":8100"); who != "a's proxy" {
 		t.Error(who)
 	}
@@ -251,7 +251,7 @@ func TestWaitForTheLockIsPutOff(t *testing.T) {
 		t.Error("the binding is not in force")
 	}
 	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_UN))
-	sync(t, backend, personal)
+	bind(t, backend, personal)
 }
 
 // A kernel without nftables answers every request so (nfnetlink_rcv_msg).
@@ -286,16 +286,16 @@ func TestInputIsReadAgainOnlyAfterOthers(t *testing.T) {
 	m := machines[2]
 	m.loadForeign(t)
 	b := m.open(t)
-	sync(t, b, personal)
+	bind(t, b, personal)
 	kernel := tap(b.(*iptBackend).nftBackend)
 	for _, want := range [][]Binding{{personal, social}, {social}, {social}, {personal}} {
-		sync(t, b, want...)
+		bind(t, b, want...)
 		if asked := kernel.asked(); strings.Contains(asked, "other") {
 			t.Errorf("asked for %s", asked)
 		}
 	}
 	m.shell(t, "iptables -I INPUT -j DROP")
-	sync(t, b, personal, social)
+	bind(t, b, personal, social)
 	if asked := kernel.asked(); !strings.Contains(asked, "other") {
 		t.Errorf("asked for %s", asked)
 	}

@@ -189,10 +189,10 @@ func TestAlwaysOutrun(t *testing.T) {
 	m := machines[0]
 	m.loadForeign(t)
 	b := m.open(t)
-	sync(t, b, personal)
+	bind(t, b, personal)
 	good := m.rules(t)
 	other := newForeigner(t, m)
-	sync(t, b, personal)
+	bind(t, b, personal)
 	tap(b).meanwhile = func() { other.write(t) }
 	if _, err := b.Sync(t.Context(), State{Bindings: []Binding{social}}, func() {}); !errors.Is(err, errBusy) {
 		t.Errorf("error %v", err)
@@ -200,7 +200,7 @@ func TestAlwaysOutrun(t *testing.T) {
 	if got := strings.Split(m.rules(t), "table ip other")[0]; got != good {
 		t.Errorf("rules changed:\n%s", diff(good, got))
 	}
-	if n := sync(t, b, social); n != 8 {
+	if n := bind(t, b, social); n != 8 {
 		t.Errorf("%d writes instead of 8", n)
 	}
 }
@@ -210,9 +210,9 @@ func TestBindingsChangedByCaller(t *testing.T) {
 	enterNamespace(t)
 	b := machines[1].open(t)
 	mine := []Binding{personal, social}
-	sync(t, b, mine...)
+	bind(t, b, mine...)
 	mine[0] = stubdom
-	if n := sync(t, b, mine...); n != 5 {
+	if n := bind(t, b, mine...); n != 5 {
 		t.Errorf("%d writes instead of 5", n)
 	}
 }

@@ -166,7 +166,7 @@ func binding(vif, addr, to string) Binding {
 	return Binding{Vif: vif, Addr: netip.MustParseAddr(addr), To: netip.MustParseAddrPort(to)}
 }
 
-func sync(t testing.TB, b Backend, want ...Binding) (writes int) {
+func bind(t testing.TB, b Backend, want ...Binding) (writes int) {
 	t.Helper()
 	inNamespace(t)
 	return syncState(t, b, State{Bindings: want})

@@ -69,14 +69,14 @@ func TestRulesOfTheMachineComeLate(t *testing.T) {
 			if err != nil || b.String() != "nftables" {
 				t.Fatal(b, err)
 			}
-			sync(t, b, personal)
+			bind(t, b, personal)
 			m.loadForeign(t)
-			sync(t, b, personal)
+			bind(t, b, personal)
 			got := sorted(m.rules(t))
 			if b.String() != m.kind {
 				t.Errorf("backend is %s", b)
 			}
-			if n := sync(t, b, personal); n != 0 {
+			if n := bind(t, b, personal); n != 0 {
 				t.Errorf("%d writes where nothing differs", n)
 			}
 			must(t, b.Remove(t.Context()))
@@ -85,7 +85,7 @@ func TestRulesOfTheMachineComeLate(t *testing.T) {
 			if b, err = Open(t.Context(), quiet, "auto", testConfig); err != nil {
 				t.Fatal(err)
 			}
-			sync(t, b, personal)
+			bind(t, b, personal)
 			if want := sorted(m.rules(t)); got != want {
 				t.Errorf("rules:\n%s", diff(want, got))
 			}
@@ -111,12 +111,12 @@ func TestLeftovers(t *testing.T) {
 				if got := m.rules(t); got != before {
 					t.Errorf("after Remove:\n%s", diff(before, got))
 				}
-				sync(t, m.open(t), personal, social)
+				bind(t, m.open(t), personal, social)
 				b = next.open(t)
 				if got := sorted(m.rules(t)); got != want {
 					t.Errorf("after Open:\n%s", diff(want, got))
 				}
-				if n := sync(t, b); n != 0 {
+				if n := bind(t, b); n != 0 {
 					t.Errorf("%d writes after Open", n)
 				}
 			})
@@ -173,6 +173,6 @@ func TestBindingRefused(t *testing.T) {
 		if got := m.rules(t); got != before {
 			t.Errorf("rules changed:\n%s", diff(before, got))
 		}
-		sync(t, b, personal)
+		bind(t, b, personal)
 	})
 }

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -28,20 +29,20 @@ func TestThousands(t *testing.T) {
 			empty := m.rules(t)
 			all := many(3000)
 			sets := 3 + strings.Count(empty, "set vifproxy {") // the fourth is in table qubes
-			if n := sync(t, b, all...); n != sets*len(all) {
+			if n := bind(t, b, all...); n != sets*len(all) {
 				t.Errorf("%d writes for %d bindings", n, len(all))
 			}
-			if n := sync(t, b, all...); n != 0 {
+			if n := bind(t, b, all...); n != 0 {
 				t.Errorf("%d writes with nothing to do", n)
 			}
 			m.shell(t, "nft flush chain ip vifproxy input")
-			if n := sync(t, b, all...); n != 1 { // loaded as text, with all of them
+			if n := bind(t, b, all...); n != 1 { // loaded as text, with all of them
 				t.Errorf("%d writes for loading again", n)
 			}
-			if n := sync(t, b, all...); n != 0 {
+			if n := bind(t, b, all...); n != 0 {
 				t.Errorf("%d writes after loading again", n)
 			}
-			if n := sync(t, b); n != sets*len(all) {
+			if n := bind(t, b); n != sets*len(all) {
 				t.Errorf("%d writes for removing all", n)
 			}
 			if got := m.rules(t); got != empty {
@@ -116,7 +117,9 @@ func BenchmarkSync(b *testing.B) {
 					}},
 					{"dump", func(b *testing.B, backend Backend, other *foreigner, _ int) {
 						for _, set := range ourSets {
-							must(b, other.conn.elements(set.setName, func([]byte) {}))
+							if err := other.conn.elements(set.setName, func([]byte) {}); !errors.Is(err, unix.ENOENT) {
+								must(b, err) // without Qubes there is no such table
+							}
 						}
 					}},
 				}...)

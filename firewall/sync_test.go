@@ -17,26 +17,26 @@ func TestRules(t *testing.T) {
 		b := m.open(t)
 		empty := m.rules(t)
 		m.golden(t, "empty")
-		if n := sync(t, b); n != 0 {
+		if n := bind(t, b); n != 0 {
 			t.Errorf("%d writes with nothing to do", n)
 		}
 
-		if n := sync(t, b, personal, social, stubdom); n == 0 {
+		if n := bind(t, b, personal, social, stubdom); n == 0 {
 			t.Error("no writes reported for three new bindings")
 		}
 		m.golden(t, "bound")
-		if n := sync(t, b, stubdom, personal, social); n != 0 {
+		if n := bind(t, b, stubdom, personal, social); n != 0 {
 			t.Errorf("%d writes for the same bindings in another order", n)
 		}
 
 		moved := personal
 		moved.To = binding("x", "10.0.0.1", "10.138.0.1:61002").To
-		if n := sync(t, b, moved, stubdom); n == 0 {
+		if n := bind(t, b, moved, stubdom); n == 0 {
 			t.Error("no writes reported for a moved and a removed binding")
 		}
 		m.golden(t, "moved")
 
-		sync(t, b)
+		bind(t, b)
 		if got := m.rules(t); got != empty {
 			t.Errorf("after all bindings are gone:\n%s", diff(empty, got))
 		}
@@ -48,8 +48,8 @@ func TestRules(t *testing.T) {
 				t.Errorf("after Remove:\n%s", diff(before, got))
 			}
 		}
-		sync(t, b, personal)
-		sync(t, b)
+		bind(t, b, personal)
+		bind(t, b)
 		if got := m.rules(t); got != empty {
 			t.Errorf("Sync after Remove:\n%s", diff(empty, got))
 		}

@@ -24,7 +24,7 @@ func remembered(t *testing.T, m machine) (a, b *host, backend Backend, moved Bin
 	stop := listen(t, gateway+":61000", "a's old proxy")
 	listen(t, gateway+":61005", "a's new proxy")
 	backend = m.open(t)
-	sync(t, backend, personal)
+	bind(t, backend, personal)
 	for _, from := range []int{5001, 5002, 5003} {
 		conn, _, err := a.dial(from, gateway+":8100")
 		must(t, err)
@@ -46,7 +46,7 @@ func TestOldTrackingEntry(t *testing.T) {
 		listen(t, gateway+":61000", "b's proxy")
 		others := social
 		others.To = netip.MustParseAddrPort(gateway + ":61000")
-		sync(t, backend, moved, others)
+		bind(t, backend, moved, others)
 		again := func(from int) (string, error) {
 			conn, who, err := a.dial(from, gateway+":8100")
 			if conn != nil {
@@ -62,7 +62,7 @@ func TestOldTrackingEntry(t *testing.T) {
 		if who, err := again(5002); who != "b's proxy" {
 			t.Errorf("without the guard: %q, %v; then what is it good for?", who, err)
 		}
-		sync(t, backend, moved, others)
+		bind(t, backend, moved, others)
 		if who, err := again(5003); !closedOut(err) {
 			t.Errorf("with the guard again: %q, %v", who, err)
 		}
@@ -80,7 +80,7 @@ func TestOldTrackingEntry(t *testing.T) {
 func TestForgetAll(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		a, _, backend, moved := remembered(t, m)
-		sync(t, backend, moved)
+		bind(t, backend, moved)
 		if _, who, err := a.dial(5001, gateway+":8100"); !closedOut(err) {
 			t.Errorf("with what is remembered of the old connection: %q, %v; then there is nothing to forget", who, err)
 		}
@@ -110,7 +110,7 @@ func TestForget(t *testing.T) {
 	onEach(t, func(t *testing.T, m machine) {
 		a, _, backend, moved := remembered(t, m)
 		client := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(personal.Addr, port) }
-		sync(t, backend, moved)
+		bind(t, backend, moved)
 		open, _, err := a.dial(5004, gateway+":8100")
 		must(t, err)
 		defer open.Close()

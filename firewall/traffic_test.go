@@ -239,20 +239,20 @@ func TestWhoReachesWhat(t *testing.T) {
 			}
 		}
 		proxies := []uint16{61000, 61001}
-		sync := func(t *testing.T, b Backend, want ...Binding) {
+		bind := func(t *testing.T, b Backend, want ...Binding) {
 			syncState(t, b, State{Bindings: want, Guarded: proxies})
 		}
-		sync(t, backend)
+		bind(t, backend)
 		expect(a, gateway+":8100", "closed out")
 		expect(a, gateway+":61000", "closed out")
 
-		sync(t, backend, personal)
+		bind(t, backend, personal)
 		expect(a, gateway+":8100", "a's proxy")
 		expect(b, gateway+":8100", "closed out")
 		expect(b, gateway+":61000", "closed out")
 		expect(b, gateway+":61001", "closed out")
 
-		sync(t, backend, personal, social)
+		bind(t, backend, personal, social)
 		expect(a, gateway+":8100", "a's proxy")
 		expect(b, gateway+":8100", "b's proxy")
 		expect(a, gateway+":61001", "closed out")
@@ -274,7 +274,7 @@ func TestWhoReachesWhat(t *testing.T) {
 		}
 		must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: index(t, "vif1.0"), Dst: single(a.addr)}))
 
-		sync(t, backend, social)
+		bind(t, backend, social)
 		expect(a, gateway+":8100", "closed out")
 		expect(b, gateway+":8100", "b's proxy")
 		must(t, backend.Remove(t.Context()))
@@ -296,7 +296,7 @@ func TestEstablishedSurvives(t *testing.T) {
 		listen(t, gateway+":61000", "old proxy")
 		listen(t, gateway+":61005", "new proxy")
 		backend := m.open(t)
-		sync(t, backend, personal)
+		bind(t, backend, personal)
 		conn, _, err := a.dial(0, gateway+":8100")
 		must(t, err)
 		defer conn.Close()
@@ -308,9 +308,9 @@ func TestEstablishedSurvives(t *testing.T) {
 			now  string
 		}{
 			{"bound", func() {}, "old proxy"},
-			{"moved", func() { sync(t, backend, moved) }, "new proxy"},
-			{"loaded again", func() { backend = m.open(t); sync(t, backend, moved) }, "new proxy"},
-			{"unbound", func() { sync(t, backend) }, "closed out"},
+			{"moved", func() { bind(t, backend, moved) }, "new proxy"},
+			{"loaded again", func() { backend = m.open(t); bind(t, backend, moved) }, "new proxy"},
+			{"unbound", func() { bind(t, backend) }, "closed out"},
 		} {
 			step.do()
 			if who, err := ask(conn); err != nil || who != "old proxy" {
@@ -331,7 +331,7 @@ func TestMovesWithoutAGap(t *testing.T) {
 		listen(t, gateway+":61000", "one")
 		listen(t, gateway+":61005", "other")
 		backend := m.open(t)
-		sync(t, backend, personal)
+		bind(t, backend, personal)
 		moves := 500
 		if m.name == "iptables-legacy" { // each takes a program
 			moves = 50
@@ -360,7 +360,7 @@ func TestMovesWithoutAGap(t *testing.T) {
 		moved := personal
 		for i := range moves {
 			moved.To = netip.AddrPortFrom(personal.To.Addr(), uint16(61000+5*(i%2)))
-			sync(t, backend, moved)
+			bind(t, backend, moved)
 		}
 		close(over)
 		if n := <-refused; n > 0 {

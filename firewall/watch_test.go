@@ -79,12 +79,12 @@ func TestOwnWritesAreNotForeign(t *testing.T) {
 			}
 		}
 	}
-	sync(t, b, personal, social)
-	sync(t, b, social)
+	bind(t, b, personal, social)
+	bind(t, b, social)
 	collect(2)
 	m.shell(t, "nft flush set ip vifproxy bindings")
 	collect(3)
-	sync(t, b, personal)
+	bind(t, b, personal)
 	collect(4)
 	if want := [4]bool{hidden, hidden, true, hidden}; [4]bool(got) != want {
 		t.Errorf("foreign: %v, want %v", got, want)

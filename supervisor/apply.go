@@ -81,6 +81,7 @@ type write struct {
 	err     error // once done
 	known   bool  // to be in force
 	same    bool  // nothing else than the last one: it writes only what somebody has undone
+	beside  bool  // the loop does not wait for it
 	again   bool  // another try follows at once if it fails
 }
 
@@ -116,8 +117,8 @@ func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
 	return s.holds != nil
 }
 
-// begin starts a write beside the loop.
-func (s *Supervisor) begin(state firewall.State) *write {
+// begin starts a write beside the loop. What is to come after it is done there, too, and nobody waits for that.
+func (s *Supervisor) begin(state firewall.State, after ...func()) *write {
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	w := &write{state: state, putOff: cancel, inForce: make(chan struct{}), done: make(chan struct{})}
 	s.writing = w
@@ -132,6 +133,9 @@ func (s *Supervisor) begin(state firewall.State) *write {
 				s.completeWrite(time.Now())
 			}
 		})
+		for _, f := range after {
+			f()
+		}
 	})
 	return w
 }
@@ -145,28 +149,39 @@ func (s *Supervisor) await(w *write, inForce <-chan struct{}, now time.Time) {
 		case <-inForce:
 			return
 		case <-w.done:
-			s.completeWrite(now)
+			s.conclude(w, now)
 			return
 		case <-tick.C:
 			if s.guard.suspect || s.waker.pending(Firewall) {
-				s.unfence(errLate)
-				w.late, inForce = true, nil
-				w.putOff()
+				s.giveUp(w)
+				inForce = nil
 			}
 		}
 	}
 }
 
 // completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
-// What was put off is for the next write to do.
+// The rest that was put off is for the next write to do.
 func (s *Supervisor) completeWrite(now time.Time) (putOff bool) {
 	w := s.writing
-	if w == nil {
+	switch {
+	case w == nil:
+		return false
+	case w.beside: // nobody puts a check off
+		s.await(w, nil, now)
 		return false
 	}
 	w.putOff()
 	<-w.done
+	return s.conclude(w, now)
+}
+
+// conclude draws the conclusions from a write that is done.
+func (s *Supervisor) conclude(w *write, now time.Time) (putOff bool) {
 	s.writing = nil
+	if w.beside {
+		defer s.noteChecked(w, now)
+	}
 	switch {
 	case errors.Is(w.err, context.Canceled) && !w.late:
 		s.stands(w, now)

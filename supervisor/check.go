@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -35,6 +36,9 @@ var (
 type guard struct {
 	unfenced error         // why no proxy may run; nil if one may
 	suspect  bool          // somebody may have changed the firewall since it was last looked at
+	again    bool          // somebody may have changed it since the check under way began
+	doubt    bool          // the last check failed
+	looks    int           // how often what else a check looks at was read
 	began    time.Time     // when the last check began
 	checked  time.Time     // when its round was over
 	took     time.Duration // its round
@@ -73,8 +77,8 @@ func (s *Supervisor) checkBy(at time.Time) {
 	}
 }
 
-// check has the firewall hold what it was last made to hold, but for bindings to what does not serve any more, and ports of
-// processes that have ended. If nobody can have changed it since, a write is due that failed or was put off, which is the plan's.
+// check has the firewall hold what it was last made to hold. If nobody can have changed it since, a write is due that failed or
+// was put off, which is the plan's.
 func (s *Supervisor) check(now time.Time) {
 	s.completeWrite(now)
 	s.holds = nil
@@ -82,7 +86,20 @@ func (s *Supervisor) check(now time.Time) {
 		return
 	}
 	s.guard.began = now
-	state := *s.last
+	state, same := s.lastThatServes()
+	for again := !s.guard.doubt; ; again = false { // twice, if the last one has not failed
+		w := s.begin(state)
+		w.same, w.again = same, again
+		if s.await(w, nil, now); w.err == nil || !again {
+			return
+		}
+	}
+}
+
+// lastThatServes returns what the firewall was last made to hold, but for bindings to what does not serve any more, and ports
+// of processes that have ended; same if there are none of these.
+func (s *Supervisor) lastThatServes() (state firewall.State, same bool) {
+	state = *s.last
 	state.Bindings = nil
 	for _, b := range s.last.Bindings {
 		if s.vms[b.Addr].serves(b.To.Port()) != nil || s.tries(b) {
@@ -90,14 +107,92 @@ func (s *Supervisor) check(now time.Time) {
 		}
 	}
 	state.Guarded = slices.DeleteFunc(slices.Clone(state.Guarded), func(port uint16) bool { return !s.ports.used[port] })
-	same := len(state.Bindings) == len(s.last.Bindings) && len(state.Guarded) == len(s.last.Guarded)
-	for _, again := range []bool{true, false} {
-		w := s.begin(state)
-		w.same, w.again = same, again
-		if s.await(w, nil, now); w.err == nil {
-			return
-		}
+	return state, len(state.Bindings) == len(s.last.Bindings) && len(state.Guarded) == len(s.last.Guarded)
+}
+
+// Another program's change has the firewall read as a whole, which takes milliseconds where there are many AppVMs. Qubes makes
+// one each time that an AppVM comes, just before its vif is complete: so the loop does not wait for such a check, and starts
+// meanwhile what is new. A process that nobody is bound to does nothing, and a binding waits for the check, as every write does.
+
+// canCheckBeside reports whether the loop need not wait for a check.
+func (s *Supervisor) canCheckBeside() bool {
+	g := &s.guard
+	return s.ready && g.suspect && !g.doubt && g.unfenced == nil && s.last != nil && s.knowsForward() && len(s.waiters) == 0
+}
+
+// checkBeside begins a check. If one is under way, the next begins when that is over.
+func (s *Supervisor) checkBeside(now time.Time) {
+	if s.checking() {
+		s.guard.again = true
+		return
 	}
+	s.completeWrite(now)
+	if s.guard.unfenced != nil || s.last == nil { // so that write has ended
+		s.checkBy(now)
+		return
+	}
+	s.holds, s.guard.began, s.guard.again = nil, now, false
+	state, same := s.lastThatServes()
+	w := s.begin(state, s.lookAround())
+	w.same, w.again, w.beside = same, true, true
+	s.due.late = now.Add(fenceBound)
+}
+
+// lookAround returns what reads the rest of what a check looks at, for another goroutine, and gives it to the loop. It is not taken
+// if the loop has read it by itself since.
+func (s *Supervisor) lookAround() func() {
+	s.guard.looks++
+	look, follows, readForward, readListeners := s.guard.looks, s.followsForward(), s.ReadForward, s.ReadListeners
+	return func() {
+		var forward firewall.Forward
+		var forwardErr error
+		if follows {
+			ctx, cancel := context.WithTimeout(context.Background(), forwardBound)
+			defer cancel()
+			forward, forwardErr = readForward(ctx)
+		}
+		listeners, err := readListeners()
+		s.post(func() {
+			if s.guard.looks != look {
+				return
+			}
+			now := time.Now()
+			if follows && s.heardForward(forward, forwardErr, now) {
+				s.planBy(now)
+			}
+			s.heardListeners(listeners, err, now)
+		})
+	}
+}
+
+// checking reports whether a check is under way beside the loop.
+func (s *Supervisor) checking() bool { return s.writing != nil && s.writing.beside }
+
+// noteChecked follows a check beside the loop. If it has failed, the loop waits for the next one, which comes at once.
+func (s *Supervisor) noteChecked(w *write, now time.Time) {
+	g := &s.guard
+	g.checked = time.Now()
+	g.took = g.checked.Sub(g.began)
+	s.due.late = time.Time{}
+	if !w.same || w.writes > 0 || w.err != nil {
+		s.planBy(now)
+	}
+	switch {
+	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
+		g.suspect, g.doubt = true, true
+		s.checkBy(now)
+	case g.again:
+		g.suspect = true
+		s.checkBy(g.next(now))
+	}
+	g.again = false
+}
+
+// giveUp has a write that takes too long count as failed.
+func (s *Supervisor) giveUp(w *write) {
+	s.unfence(errLate)
+	w.late = true
+	w.putOff()
 }
 
 // serves is the process at a port that the bindings point at.
@@ -112,12 +207,13 @@ func (vm *appVM) serves(port uint16) *process {
 func (s *Supervisor) stands(w *write, now time.Time) {
 	g := &s.guard
 	s.holds, s.last = &w.state, &w.state
+	g.doubt = false
 	g.suspect = g.suspect && w.known // somebody may have come after that
 	w.known = true
 	g.repairs = slices.DeleteFunc(g.repairs, func(at time.Time) bool { return now.Sub(at) >= g.quiet() })
 	switch {
 	case w.same && w.writes > 0:
-		g.repairs = append(g.repairs, now)
+		g.repairs = append(g.repairs, g.began)
 		g.undone = g.undone || len(g.repairs) > mostRepairs
 	case w.same && len(g.repairs) == 0:
 		g.undone = false

@@ -213,6 +213,60 @@ func TestCheckThatHangs(t *testing.T) {
 	})
 }
 
+// TestTheLoopDoesNotWaitForChecks: an AppVM that comes meanwhile has its proxy started at once, and bound when the check is over.
+func TestTheLoopDoesNotWaitForChecks(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.file("new.10.137.0.3", "a")
+		m.after(time.Minute)
+		m.set(func() { m.looking = 200 * time.Millisecond })
+		m.Wake(Firewall)
+		time.Sleep(time.Millisecond)
+		m.appears("10.137.0.3", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2", "vif3.0 10.137.0.3")
+		m.expect(m.took(), "start new (10.137.0.3) at 10.138.1.1: a :3")
+		m.expect(m.after(190*time.Millisecond), "")
+		m.set(func() { m.looking = 0 })
+		m.expect(m.after(time.Second), "bind vif3.0 10.137.0.3 :3")
+	})
+}
+
+// TestWhatChangesDuringACheckIsCheckedAgain, and so are the chains of hook forward.
+func TestWhatChangesDuringACheckIsCheckedAgain(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.after(time.Minute)
+		m.set(func() { m.syncs, m.looking = 0, 100*time.Millisecond })
+		m.Wake(Firewall)
+		time.Sleep(50 * time.Millisecond)
+		m.set(func() { m.forward = firewall.Forward{Barred: []firewall.Bar{{Interface: "eth0", Rule: "rule 1"}}} })
+		m.Wake(Firewall)
+		m.after(10 * time.Second)
+		if m.syncs < 2 || m.syncs > 4 {
+			t.Errorf("%d looks at the firewall, want one for each change, and one that bars eth0", m.syncs)
+		}
+		if barred := m.barredNow(); len(barred) != 1 || barred[0].Interface != "eth0" {
+			t.Errorf("barred: %v", barred)
+		}
+	})
+}
+
+// TestCheckThatFailsOnceIsRepeated, whatever else the loop did meanwhile.
+func TestCheckThatFailsOnceIsRepeated(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.after(time.Minute)
+		m.set(func() { m.fwErr, m.looking, m.syncs = errors.New("no memory"), 100*time.Millisecond, 0 })
+		m.Wake(Firewall)
+		time.Sleep(50 * time.Millisecond)
+		m.Status(m.ctx) // which waits for the check
+		m.set(func() { m.fwErr, m.looking = nil, 0 })
+		m.expect(m.after(time.Minute), "")
+		if m.syncs == 0 {
+			t.Error("nobody has looked again")
+		}
+	})
+}
+
 // TestWriteThatHangsWhileSomebodyChangesTheFirewall: nobody looks meanwhile.
 func TestWriteThatHangsWhileSomebodyChangesTheFirewall(t *testing.T) {
 	run(t, func(m *machine) {

@@ -24,12 +24,20 @@ var errForward = errors.New("nobody knows by which interfaces proxies may leave"
 // readForward reads the chains of hook forward, and tells whether they say something new. What cannot be read stays as it
 // was last known; until it has been read once, no proxy runs.
 func (s *Supervisor) readForward(now time.Time) (changed bool) {
-	if len(s.Leave) > 0 || s.ReadForward == nil {
+	if !s.followsForward() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forwardBound)
 	defer cancel()
 	forward, err := s.ReadForward(ctx)
+	return s.heardForward(forward, err, now)
+}
+
+// followsForward reports whether the chains of hook forward decide by which interfaces proxies may leave.
+func (s *Supervisor) followsForward() bool { return len(s.Leave) == 0 && s.ReadForward != nil }
+
+// heardForward takes in what the chains of hook forward were found to say.
+func (s *Supervisor) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
 	if retry := s.troubles.note(s.Events, now, "chains of hook forward", err); err != nil {
 		s.guard.suspect = true
 		s.checkBy(retry)
@@ -58,7 +66,7 @@ func (s *Supervisor) readForward(now time.Time) (changed bool) {
 
 // knowsForward tells whether it is known by which interfaces proxies may leave.
 func (s *Supervisor) knowsForward() bool {
-	return s.forward != nil || len(s.Leave) > 0 || s.ReadForward == nil
+	return s.forward != nil || !s.followsForward()
 }
 
 // barredOf are interfaces by which proxies may not leave, as people are told.

@@ -259,6 +259,11 @@ func (s *Supervisor) ended(p *process, err error) {
 // is somebody else's, counts as one that has died.
 func (s *Supervisor) verify(now time.Time) {
 	listeners, err := s.ReadListeners()
+	s.heardListeners(listeners, err, now)
+}
+
+// heardListeners takes in which sockets were found to listen.
+func (s *Supervisor) heardListeners(listeners tinyproxy.Listeners, err error, now time.Time) {
 	if retry := s.troubles.note(s.Events, now, "sockets", err); err != nil {
 		s.checkBy(retry)
 		return // nothing is known: it stays what it was

@@ -132,7 +132,7 @@ type Supervisor struct {
 	ports   *ports
 	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
 	last    *firewall.State // the same, also where it is to be checked
-	writing *write          // in force but not complete
+	writing *write          // in force but not complete, or a check beside the loop
 	trials  []*trial
 	freed   []uint16 // ports of ended processes that the firewall may still know
 	guard   guard
@@ -149,6 +149,7 @@ type Supervisor struct {
 	due struct { // when to do what; zero: not
 		links, rules time.Time // read them
 		check        time.Time // that firewall and sockets are as we left them
+		late         time.Time // end all proxies, if the check beside the loop is not over
 		everything   time.Time // the slow look
 		drain        time.Time // look at retired processes
 		plan         time.Time // what the last plan put off, or what was done for one AppVM alone
@@ -267,7 +268,9 @@ func (s *Supervisor) round(now time.Time) time.Time {
 	if s.read(now) {
 		s.reconcile(now)
 	}
-	s.guard.rest(now)
+	if !s.checking() {
+		s.guard.rest(now)
+	}
 	return s.next(now)
 }
 
@@ -295,6 +298,7 @@ func (s *Supervisor) schedule(reasons woken, now time.Time) {
 	}
 	if reasons.has(Firewall) {
 		s.guard.suspect = true
+		s.guard.again = s.checking()
 		s.checkBy(s.guard.next(now))
 	}
 }
@@ -362,8 +366,17 @@ func (s *Supervisor) read(now time.Time) bool {
 	if s.expire(now) {
 		work = true
 	}
-	if take(&s.due.check, now) {
+	if take(&s.due.late, now) && s.checking() {
 		work = true
+		s.giveUp(s.writing)
+	}
+	switch {
+	case isDue(s.due.check, now) && s.canCheckBeside() && !work:
+		s.due.check = time.Time{}
+		s.checkBeside(now)
+	case take(&s.due.check, now):
+		work = true
+		s.guard.looks++
 		if s.knowsForward() {
 			s.check(now) // before anything else
 			s.readForward(now)
@@ -492,7 +505,7 @@ func (s *Supervisor) next(now time.Time) time.Time {
 	next := now.Add(s.Interval)
 	d := s.due
 	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready,
-		d.names, d.rest, d.mail, d.stops, d.deaf} {
+		d.names, d.rest, d.mail, d.stops, d.deaf, d.late} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}
