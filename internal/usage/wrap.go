@@ -8,11 +8,11 @@ import (
 )
 
 // Wrap returns a line, with its end, as lines of at most width columns, where its words allow that; 0 is no limit. All but
-// the first are indented.
+// the first are indented. What stands in backquotes, to be copied, stays on a line if it fits on one.
 func Wrap(line string, width, indent int) string {
 	var b strings.Builder
 	column := 0
-	for i, word := range strings.SplitAfter(line, " ") {
+	for i, word := range wholes(line, width-indent) {
 		length := utf8.RuneCountInString(strings.TrimSuffix(word, " "))
 		if i > 0 && width > 0 && column > indent && column+length > width {
 			text := strings.TrimRight(b.String(), " ")
@@ -24,6 +24,23 @@ func Wrap(line string, width, indent int) string {
 		column += utf8.RuneCountInString(word)
 	}
 	return strings.TrimRight(b.String(), " ") + "\n"
+}
+
+// wholes splits a line behind its blanks, but for those within backquotes if what these hold has at most width columns.
+func wholes(line string, width int) (words []string) {
+	quoted := false
+	for _, word := range strings.SplitAfter(line, " ") {
+		last := len(words) - 1
+		if quoted && utf8.RuneCountInString(words[last]+word) <= width {
+			words[last] += word
+		} else {
+			words, quoted = append(words, word), false
+		}
+		if strings.Count(word, "`")%2 == 1 {
+			quoted = !quoted
+		}
+	}
+	return words
 }
 
 // Width is that of help texts: 80 columns are what every terminal has.

@@ -14,6 +14,10 @@ func TestWrap(t *testing.T) {
 		{"      → a remedy of words", 14, "      → a\n  remedy of\n  words\n"},
 		{"a-word-that-is-longer-than-a-line b", 10, "a-word-that-is-longer-than-a-line\n  b\n"},
 		{"", 10, "\n"},
+		{"one `two three` four", 12, "one `two\n  three`\n  four\n"},
+		{"one `two six` four", 12, "one\n  `two six`\n  four\n"},
+		{"one `two` (`six` or) four", 12, "one `two`\n  (`six` or)\n  four\n"},
+		{"one` two three four", 12, "one` two\n  three four\n"},
 	} {
 		if got := Wrap(tt.line, tt.width, 2); got != tt.want {
 			t.Errorf("%q in %d columns: %q, want %q", tt.line, tt.width, got, tt.want)
