@@ -138,12 +138,7 @@ func (g *grant) first(set rules.Set, none error) error {
 		if slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Name == g.VM }) || !g.mayMake {
 			return none
 		}
-		text := fmt.Sprintf("%v, in %s; for a first one name it with its address: vifproxyctl allow %s.IP %s", none, g.place.dir,
-			g.VM, strings.Join(g.Hosts, " "))
-		if without := connectedWithout(set); without != nil {
-			text += "; connected without a rule file: " + strings.Join(without, ", ")
-		}
-		return errors.New(text)
+		return fmt.Errorf("%w, in %s; %s", none, g.place.dir, g.forTheFirst(connectedWithout(set)))
 	}
 	for _, other := range set.Files {
 		switch {
@@ -167,18 +162,34 @@ func (g *grant) first(set rules.Set, none error) error {
 	return err
 }
 
+// forTheFirst says how to make the first rule file of a VM. Nobody tells the firewall VM the names of AppVMs, so a person has to
+// say which one is meant, also if only one comes into question.
+func (g *grant) forTheFirst(without []netwatch.AppVM) string {
+	command := func(addr string) string {
+		return fmt.Sprintf("`vifproxyctl allow %s.%s %s`", g.VM, addr, strings.ReplaceAll(strings.Join(g.Hosts, " "), "*", `\*`))
+	}
+	if len(without) == 1 {
+		return fmt.Sprintf("connected without one is %s, on %s: if that is %s, %s", without[0].Addr, strings.Join(without[0].Vifs, ", "),
+			g.VM, command(without[0].Addr.String()))
+	}
+	text := "for a first one name it with its address: " + command("IP")
+	for i, vm := range without {
+		text += map[bool]string{true: "; connected without one: ", false: ", "}[i == 0]
+		text += fmt.Sprintf("%s on %s", vm.Addr, strings.Join(vm.Vifs, ", "))
+	}
+	return text
+}
+
 // connectedWithout returns the AppVMs that are connected and have no rule file.
-func connectedWithout(set rules.Set) (all []string) {
+func connectedWithout(set rules.Set) []netwatch.AppVM {
 	links, err := netwatch.Read()
 	if err != nil {
 		return nil
 	}
-	for _, vm := range links {
-		if !slices.ContainsFunc(set.Files, func(f rules.File) bool { return f.Addr == vm.Addr }) {
-			all = append(all, fmt.Sprintf("%s on %s", vm.Addr, strings.Join(vm.Vifs, ", ")))
-		}
-	}
-	return all
+	return slices.DeleteFunc(links, func(vm netwatch.AppVM) bool {
+		return slices.ContainsFunc(set.Files, func(f rules.File) bool { return f.Addr == vm.Addr }) ||
+			slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == vm.Addr })
+	})
 }
 
 // allow is the verb allow.

@@ -95,3 +95,23 @@ func TestUpdateWaitsForALastLineWithoutEnd(t *testing.T) {
 		s.stop()
 	})
 }
+
+// Where one AppVM is connected without a rule file, the command that makes the first one is said, and it works.
+func TestTheFirstRuleFile(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.12", bank)
+		s.attach("work", "10.137.0.12")
+		s.attach("banking", "10.137.0.11")
+		s.start()
+		s.says("allow banking bank.example *.bank.example", "connected without one is 10.137.0.11, on vif",
+			"if that is banking, `vifproxyctl allow banking.10.137.0.11 bank.example \\*.bank.example`")
+		s.on(0, "allow", "banking.10.137.0.11", "bank.example", "*.bank.example")
+		s.opens("banking", "https://bank.example/", "https://www.bank.example/")
+		content, err := os.ReadFile(filepath.Join(s.rulesDir(), "banking.10.137.0.11"))
+		s.must(err)
+		if want := "#: format domains\nbank.example\n*.bank.example\n"; string(content) != want {
+			t.Errorf("the first file is %q, want %q", content, want)
+		}
+		s.stop()
+	})
+}
