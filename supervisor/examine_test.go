@@ -1,0 +1,125 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/tinyproxy"
+)
+
+// examiner is a Supervisor that finds out what became of connections, in a world of values; routes are the kernel's.
+func examiner(t *testing.T, attempts ...firewall.Attempt) *Supervisor {
+	t.Helper()
+	events := NewEvents(slog.New(slog.DiscardHandler))
+	s := New(Config{
+		Events: events,
+		LookUp: func(_ context.Context, host string) ([]netip.Addr, error) {
+			addrs := map[string]string{"lan.example": "10.1.2.3", "here.example": "127.0.0.1", "far.example": "198.51.100.1"}
+			if addrs[host] == "" {
+				return nil, errors.New("no such host")
+			}
+			return []netip.Addr{netip.MustParseAddr(addrs[host])}, nil
+		},
+		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
+			if attempts != nil && !attempts[0].To.IsValid() {
+				return nil, errors.New("cannot list sockets")
+			}
+			return attempts, nil
+		},
+	})
+	s.life = t.Context()
+	return s
+}
+
+// What tinyproxy says in one line, whatever the cause, is told by cause.
+func TestOutcomeOfAConnection(t *testing.T) {
+	fence := firewall.Fence{Holes: []firewall.Hole{{To: netip.MustParsePrefix("127.0.0.1/32"), Literal: true}}}
+	to := netip.MustParseAddrPort("198.51.100.1:443")
+	other := netip.MustParseAddrPort("198.51.100.2:443")
+	for name, tt := range map[string]struct {
+		attempts   []firewall.Attempt
+		denied     tinyproxy.Denied
+		what, says string
+	}{
+		"another table drops what is sent": {[]firewall.Attempt{{To: other, Left: true}, {To: to}}, tinyproxy.Denied{Waiting: true},
+			control.OtherTable, "198.51.100.1:443 does not leave this VM"},
+		"nobody answers": {[]firewall.Attempt{{To: other, Left: true}, {To: to, Left: true}, {To: to, Left: true}},
+			tinyproxy.Denied{Waiting: true, Took: 5 * time.Second}, control.NoAnswer, "no answer from 198.51.100.1:443, 198.51.100.2:443 for 5 s"},
+		"nobody is asked any more": {nil, tinyproxy.Denied{Waiting: true, Took: 5 * time.Second}, control.NoAnswer, "no answer for 5 s"},
+		"sockets cannot be listed": {[]firewall.Attempt{{}}, tinyproxy.Denied{Waiting: true, Took: 6 * time.Second},
+			control.NoAnswer, "no answer for 6 s"},
+		"the name is not known any more": {nil, tinyproxy.Denied{Host: "gone.example"}, "", "its addresses are not known now"},
+		"the fence refuses": {nil, tinyproxy.Denied{Host: "lan.example"}, control.FenceRefused,
+			"the fence lets no proxy connect to 10.1.2.3: it is in 10.0.0.0/8"},
+		"the host refuses":             {nil, tinyproxy.Denied{Host: "here.example", Took: time.Second}, control.HostRefused, "here.example refuses"},
+		"the host is silent":           {nil, tinyproxy.Denied{Host: "here.example", Took: 3 * time.Second}, control.NoAnswer, "no answer for 3 s"},
+		"an Upstream refuses":          {nil, tinyproxy.Denied{Host: "here.example", Upstream: true}, control.HostRefused, "Upstream of the template: here.example refuses"},
+		"an address is known by heart": {nil, tinyproxy.Denied{Host: "127.0.0.1"}, control.HostRefused, "127.0.0.1 refuses"},
+	} {
+		tt.denied.Port = 443
+		got := examiner(t, tt.attempts...).lookInto(t.Context(), fence, tt.denied)
+		if got.What != tt.what || !strings.Contains(got.Why, tt.says) {
+			t.Errorf("%s: %q %q, want %q %q", name, got.What, got.Why, tt.what, tt.says)
+		}
+	}
+}
+
+// Where no route leads to a host, that is told, and not that the host refuses.
+func TestOutcomeWithoutARoute(t *testing.T) {
+	s, done := examiner(t), make(chan tinyproxy.Denied)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends with its namespace
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		done <- s.lookInto(t.Context(), firewall.Fence{}, tinyproxy.Denied{Host: "far.example", Port: 443})
+	}()
+	if got := <-done; got.What != control.NoRoute || !strings.Contains(got.Why, "no route leads to 198.51.100.1") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// One AppVM does not keep others from learning what became of their connections, and what is over leaves nothing behind.
+func TestExaminationsAreBounded(t *testing.T) {
+	s := examiner(t)
+	begun := 0
+	for range examinedEach + 1 {
+		if s.examine(tinyproxy.Denied{VM: "loud", Addr: vmA, Host: "lan.example"}) {
+			begun++
+		}
+	}
+	if begun != examinedEach {
+		t.Errorf("%d examinations for one AppVM", begun)
+	}
+	for i := range byte(2 * examinedMax) {
+		if s.examine(tinyproxy.Denied{VM: "other", Addr: netip.AddrFrom4([4]byte{10, 137, 1, i}), Host: "lan.example"}) {
+			begun++
+		}
+	}
+	if begun != examinedMax {
+		t.Errorf("%d examinations at once", begun)
+	}
+	for _, letter := range s.mail.letters { // as the loop does
+		letter()
+	}
+	s.running.Wait()
+	if s.examined.all != 0 || len(s.examined.by) != 0 {
+		t.Errorf("%d examinations are left, of %v", s.examined.all, s.examined.by)
+	}
+	hosts, _ := s.Events.denied(vmA, time.Time{})
+	if len(hosts) != 1 || hosts[0].Count != examinedEach || hosts[0].What != control.FenceRefused {
+		t.Errorf("denied has %+v", hosts)
+	}
+}
