@@ -47,6 +47,7 @@ type doctor struct {
 	findings []finding
 
 	stuck, leaves bool         // what a trial sent has not left this VM, or has
+	answering     []netip.Addr // resolvers that answer
 	stopped       []netip.Addr // resolvers to which no question of a proxy gets out
 }
 
@@ -105,6 +106,7 @@ func examine(c *call) error {
 		}
 		d.network()
 		d.resolvers()
+		d.ipv6()
 		d.trial()
 		d.others()
 	}

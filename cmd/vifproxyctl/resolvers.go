@@ -75,6 +75,7 @@ func (d *doctor) resolvers() {
 		switch state {
 		case answers:
 			good = append(good, servers[i].String())
+			d.answering = append(d.answering, servers[i])
 		case stopped:
 			d.stopped = append(d.stopped, servers[i])
 		case invents:
@@ -187,7 +188,7 @@ func stateOf(ctx context.Context, server netip.Addr, host string, uid int) resol
 	errs := make([]error, len(names))
 	var asked sync.WaitGroup
 	for i, name := range names {
-		asked.Go(func() { answered[i], errs[i] = askName(ctx, server, name, uid) })
+		asked.Go(func() { answered[i], errs[i] = askName(ctx, server, name, dnsmessage.TypeA, uid) })
 	}
 	asked.Wait()
 	last := len(names) - 1
@@ -212,8 +213,8 @@ func stateOf(ctx context.Context, server netip.Addr, host string, uid int) resol
 	return answers
 }
 
-// askName asks a resolver for the IPv4 addresses of a name, from a socket of a uid.
-func askName(ctx context.Context, server netip.Addr, name string, uid int) (reply dnsmessage.Message, err error) {
+// askName asks a resolver for the addresses of a name, of a type, from a socket of a uid.
+func askName(ctx context.Context, server netip.Addr, name string, kind dnsmessage.Type, uid int) (reply dnsmessage.Message, err error) {
 	id := uint16(rand.Uint32())
 	question, err := dnsmessage.NewName(name + ".")
 	if err != nil {
@@ -221,7 +222,7 @@ func askName(ctx context.Context, server netip.Addr, name string, uid int) (repl
 	}
 	message := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: id, RecursionDesired: true},
-		Questions: []dnsmessage.Question{{Name: question, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}},
+		Questions: []dnsmessage.Question{{Name: question, Type: kind, Class: dnsmessage.ClassINET}},
 	}
 	text, err := message.Pack()
 	if err != nil {

@@ -258,7 +258,7 @@ what this machine has to confine proxies with, rule files, what all VMs together
 machine, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
 VMs do without their proxies, routes and tunnels, resolvers, each of which it asks once, the
 service in dom0, and what this VM keeps at a restart. vifproxyd opens a connection for up to three
-VMs, to the first host of their lists, and sends nothing. Chains of other programs are read for
+VMs, to the first host of their lists, and sends nothing. If there is a route for IPv6, that host is tried by it. Chains of other programs are read for
 what drops that, or what VMs send to their proxies. Nothing is changed. vifproxyd need not run; then the options tell where tinyproxy and
 files are. Findings of one kind are one line.
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"vifproxy/internal/lab"
@@ -77,4 +78,22 @@ func TestDoctorNamesChainsInTheWay(t *testing.T) {
 		s.opens("work", "http://bank.example/")
 		s.stop()
 	})
+}
+
+// IPv6 that leads nowhere makes each page wait, and is told; when IPv6 is off, pages open at once.
+func TestDoctorTriesIPv6(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.Host("bank.example", netip.MustParseAddr("2001:db8:9::1"), netip.MustParseAddr("198.51.100.1"))
+	s.startWork()
+	if out := s.doctor(); strings.Contains(out, "IPv6") {
+		t.Errorf("there is no IPv6 here:\n%s", out)
+	}
+	s.inFirewall("ip", "-6", "address", "add", "fd00:5::2/64", "dev", "eth0", "nodad")
+	s.inFirewall("ip", "-6", "route", "add", "default", "via", "fd00:5::1")
+	s.says("doctor", "wrong  IPv6         a route leads by eth0, and nobody answers there: bank.example at 2001:db8:9::1")
+	s.inFirewall("sysctl", "-q", "net.ipv6.conf.all.disable_ipv6=1") // the remedy
+	s.saysNoMore("wrong  IPv6")
+	s.opens("work", "http://bank.example/")
+	s.stop()
 }

@@ -87,6 +87,12 @@ func (n *names) answer(query []byte) ([]byte, error) {
 		reply.RCode = dnsmessage.RCodeNameError
 	}
 	for _, a := range addrs {
+		if q.Type == dnsmessage.TypeAAAA && a.Is6() {
+			reply.Answers = append(reply.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET},
+				Body:   &dnsmessage.AAAAResource{AAAA: a.As16()},
+			})
+		}
 		if q.Type == dnsmessage.TypeA && a.Is4() {
 			reply.Answers = append(reply.Answers, dnsmessage.Resource{
 				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET},
