@@ -17,12 +17,12 @@ var holes = []hole{
 	{"CVE-2023-49606", "1.11.2", "an AppVM may run code in its own proxy"},
 }
 
-// Holes says what is known to be open in a tinyproxy that calls itself so, see Binary.Version. Distributions mend
-// without a new version, which nobody can see from outside.
-func Holes(version string) (known []string) {
+// Holes says what is known to be open in a tinyproxy that calls itself so, see Binary.Version, but for what the change log of
+// its package names: distributions patch without a new version.
+func Holes(version, changes string) (known []string) {
 	number := numbers(strings.TrimPrefix(version, "tinyproxy "))
 	for _, h := range holes {
-		if number != nil && slices.Compare(number, numbers(h.mended)) < 0 {
+		if number != nil && !strings.Contains(changes, h.id) && slices.Compare(number, numbers(h.mended)) < 0 {
 			known = append(known, fmt.Sprintf("%s, unless the package has the patch: %s; mended in %s", h.id, h.what, h.mended))
 		}
 	}

@@ -11,9 +11,12 @@ func TestHoles(t *testing.T) {
 		"tinyproxy 1.11.2": false, "tinyproxy 1.11.10": false, "tinyproxy 1.12": false, "tinyproxy 2.0.0": false,
 		"": false, "something else": false,
 	} {
-		got := strings.Join(Holes(version), "\n")
+		got := strings.Join(Holes(version, "  * CVE-2022-40468\n"), "\n")
 		if open != strings.Contains(got, "CVE-2023-49606") || open == (got == "") {
 			t.Errorf("%s: %q", version, got)
 		}
+	}
+	if got := Holes("tinyproxy 1.11.1", "  * CVE-2023-49606 (Closes: #1070395)\n"); got != nil {
+		t.Errorf("what the package has patched: %q", got)
 	}
 }

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"compress/gzip"
 	"context"
-	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -145,31 +143,9 @@ func changelog(ctx context.Context, path string) string {
 	if path != packaged {
 		return ""
 	}
-	for _, file := range []string{"tinyproxy-bin", "tinyproxy"} { // Debian
-		if text := gunzip(root + "/usr/share/doc/" + file + "/changelog.Debian.gz"); text != "" {
-			return text
-		}
+	if text := tinyproxy.DebianChanges(root); text != "" {
+		return text
 	}
 	text, _ := output(ctx, "rpm", "-q", "--changelog", "tinyproxy")
 	return text
-}
-
-// maxChangelog is what is read of a change log, in bytes.
-const maxChangelog = 1 << 20
-
-func gunzip(path string) string {
-	file, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	unpacked, err := gzip.NewReader(file)
-	if err != nil {
-		return ""
-	}
-	text, err := io.ReadAll(io.LimitReader(unpacked, maxChangelog))
-	if err != nil {
-		return ""
-	}
-	return string(text)
 }

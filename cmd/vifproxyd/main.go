@@ -256,6 +256,9 @@ func systemdMakes(dir string) bool {
 	return slices.Contains(filepath.SplitList(os.Getenv("RUNTIME_DIRECTORY")), dir)
 }
 
+// packagedTinyproxy is where packages of distributions put it.
+const packagedTinyproxy = "/usr/bin/tinyproxy"
+
 // versionBound is how long tinyproxy may take to say its version.
 const versionBound = 10 * time.Second
 
@@ -267,7 +270,11 @@ func lookForHoles(ctx context.Context, events *supervisor.Events, binary tinypro
 	if err != nil {
 		return // a program that does not even say its name will not start either, and that is told
 	}
-	for _, hole := range tinyproxy.Holes(version) {
+	changes := ""
+	if binary.Path == packagedTinyproxy {
+		changes = tinyproxy.DebianChanges("")
+	}
+	for _, hole := range tinyproxy.Holes(version, changes) {
 		events.Emit(supervisor.Vulnerable, control.About{Version: version, Why: hole})
 	}
 }

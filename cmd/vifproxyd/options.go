@@ -80,7 +80,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.UintVar(&proxyPort, "proxy-port", 8100, "TCP `PORT` at which every AppVM finds its own proxy")
 	f.StringVar(&listenPorts, "listen-ports", "61000-64999", "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
 	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto or iptables keep a rule in the chain INPUT of iptables, if there is one; nftables leaves it alone")
-	f.StringVar(&o.tinyproxy, "tinyproxy", "/usr/bin/tinyproxy", "`PATH` of the tinyproxy program")
+	f.StringVar(&o.tinyproxy, "tinyproxy", packagedTinyproxy, "`PATH` of the tinyproxy program")
 	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot confine proxies fully")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
 	f.Func("egress-allow", "`NETWORKS` that all proxies may connect to although they are private, or at another port than "+

@@ -1,0 +1,38 @@
+package tinyproxy
+
+import (
+	"compress/gzip"
+	"io"
+	"os"
+)
+
+// maxChangelog is what is read of a change log, in bytes.
+const maxChangelog = 1 << 20
+
+// DebianChanges returns the change log that Debian keeps of its package of tinyproxy, below a root directory; "" if there is none.
+// Distributions patch without changing the number of the version, and name advisories there.
+func DebianChanges(root string) string {
+	for _, name := range []string{"tinyproxy-bin", "tinyproxy"} {
+		if text := gunzip(root + "/usr/share/doc/" + name + "/changelog.Debian.gz"); text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+func gunzip(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	unpacked, err := gzip.NewReader(file)
+	if err != nil {
+		return ""
+	}
+	text, err := io.ReadAll(io.LimitReader(unpacked, maxChangelog))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
