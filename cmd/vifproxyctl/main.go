@@ -79,6 +79,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &wrong), errors.As(err, &said) && said.Code == http.StatusBadRequest:
 		return exitUsage
 	case errors.As(err, &notRunning):
+		if notRunning.Socket != defaultSocket {
+			complain(stderr, fmt.Sprintf("--socket=%s was given; without it %s is asked", notRunning.Socket, defaultSocket))
+		}
 		return exitNotRunning
 	case errors.As(err, &permission):
 		return exitPermission
