@@ -3,9 +3,12 @@ package main
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"vifproxy/rules"
 )
@@ -45,6 +48,7 @@ func (d *doctor) ruleFiles() {
 				"black lists: FilterDefaultDeny No lets these VMs reach all hosts but those in their rule files: %s", namesOf(d.rules.Files))
 		}
 		d.doubts(checkFor(filter))
+		d.idle()
 	}
 	for _, text := range unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
 		text, remedy, _ := strings.Cut(text, ": ")
@@ -54,6 +58,26 @@ func (d *doctor) ruleFiles() {
 		return
 	}
 	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
+}
+
+// shortTimeout is below what web sites leave a connection idle for: they send a sign of life each 30 to 60 s.
+const shortTimeout = 60 * time.Second
+
+// timeout is the directive by which tinyproxy ends connections on which nothing has come for so many seconds.
+var timeout = regexp.MustCompile(`(?mi)^[ \t]*timeout[ \t]+"?([0-9]+)`)
+
+// idle tells of a template that ends connections soon.
+func (d *doctor) idle() {
+	_, text, err := configOf(d.rules.Template)
+	found := timeout.FindAllStringSubmatch(text, -1)
+	if err != nil || len(found) == 0 {
+		return // 600 s (conf.c of tinyproxy 1.11)
+	}
+	seconds, err := strconv.Atoi(found[len(found)-1][1]) // the last one counts
+	if err == nil && time.Duration(seconds)*time.Second < shortTimeout {
+		d.tell("rules", levelNote, "write Timeout 600 into "+d.rules.Template.Path,
+			"Timeout %d in the template ends each connection on which nothing has come for so many seconds: web sockets and slow pages break", seconds)
+	}
 }
 
 // doubts names files with lines that their authors hardly meant.
