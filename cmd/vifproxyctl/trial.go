@@ -41,6 +41,7 @@ func (d *doctor) trial() {
 		running.Go(func() { t.Explanation, t.err = control.NewClient(d.socket).Explain(d.ctx, t.vm, t.host) })
 	}
 	running.Wait()
+	silent := false
 	var reached, stuck, unknown, unreached []string
 	for _, t := range tries {
 		what := fmt.Sprintf("%s to %s", t.vm, t.host)
@@ -53,6 +54,7 @@ func (d *doctor) trial() {
 		case t.What == control.DeniedName:
 			unknown = append(unknown, what)
 		case t.What != "":
+			silent = silent || t.What == control.NoAnswer // one that is refused at once may be so by a rule here
 			unreached = append(unreached, what)
 		}
 	}
@@ -61,7 +63,7 @@ func (d *doctor) trial() {
 		level = levelNote // it may be the host
 	}
 	d.stuck = len(stuck) > 0
-	d.leaves = len(reached)+len(unreached) > 0 && !d.stuck
+	d.leaves = (len(reached) > 0 || silent) && !d.stuck
 	d.tellOf(check, levelWrong, "see below, others", "what the proxy sends does not leave this VM, as another program's rule drops it: %s",
 		"what %d proxies send does not leave this VM, as another program's rule drops it: %s", stuck)
 	d.tellOf(check, level, "see resolvers above; else vifproxyctl explain NAME HOST", "a name does not resolve: %s",

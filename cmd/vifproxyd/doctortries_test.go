@@ -67,6 +67,10 @@ func TestDoctorNamesChainsInTheWay(t *testing.T) {
 		s.inFirewall("nft", "flush chain inet other out; add chain inet other out { policy drop; }; add rule inet other out oifname lo accept; "+
 			"add rule inet other out tcp sport 61000-64999 accept; add rule inet other out udp dport 53 accept")
 		s.says("doctor", "wrong  others       what proxies send: dropped by table inet other, chain out, its policy (hook output)\n")
+		s.inFirewall("nft", "add chain inet other out { policy accept; }; flush chain inet other out; "+
+			"add rule inet other out tcp dport 443 reject with tcp reset")
+		s.says("doctor", "wrong  trial        no connection comes about: work to bank.example:443\n",
+			"wrong  others       what proxies send: dropped by table inet other, chain out, rule 1 (hook output)\n")
 		s.inFirewall("nft", "flush table inet other; delete chain inet other out; add chain inet other in { type filter hook input priority 10; policy drop; }; "+
 			"add rule inet other in ct state established accept; add rule inet other in iifname lo accept; add rule inet other in iifname eth0 accept")
 		s.says("doctor", "wrong  others       table inet other, chain in, its policy (hook input), drops what work sends to its proxy\n")
