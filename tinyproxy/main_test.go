@@ -138,8 +138,14 @@ func newLauncher(t testing.TB, change func(*Options)) *Launcher {
 	return l
 }
 
-// script writes an executable that plays a broken tinyproxy.
+// script writes an executable that plays a broken tinyproxy, but says the version of the real one.
 func script(t testing.TB, body string) string {
+	t.Helper()
+	return program(t, `[ "$1" = -v ] && exec `+realBinary+" -v\n"+body)
+}
+
+// program is a shell script that does the same whatever it is asked.
+func program(t testing.TB, body string) string {
 	t.Helper()
 	path := filepath.Join(openDir(t), "fake")
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {

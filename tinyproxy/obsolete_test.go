@@ -45,7 +45,7 @@ func TestNoWarningsOfObsoleteDirectives(t *testing.T) {
 		"segmentation fault": true,
 	} {
 		var v versions
-		program, err := Identify(script(t, `echo "`+said+`"`))
+		program, err := Identify(program(t, `echo "`+said+`"`))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -89,8 +89,8 @@ func TestDaemonIsNotRoot(t *testing.T) {
 }
 
 func TestVersionIsAskedByNobody(t *testing.T) {
-	program := script(t, `grep -E '^(Uid|CapPrm|CapAmb)' /proc/self/status | cut -f 2 | tr '\n' ' '`)
-	out, err := asUnit(t, "version:"+program).Output()
+	curious := program(t, `grep -E '^(Uid|CapPrm|CapAmb)' /proc/self/status | cut -f 2 | tr '\n' ' '`)
+	out, err := asUnit(t, "version:"+curious).Output()
 	const want = "65534 0000000000000000 0000000000000000"
 	if err != nil || !strings.HasPrefix(string(out), want) {
 		t.Errorf("%v: got %q, want %q", err, out, want)
