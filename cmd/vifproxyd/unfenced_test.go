@@ -150,13 +150,13 @@ func TestFenceThatIsBrokenAgainAndAgain(t *testing.T) {
 		if pids := s.proxies(); len(pids) > 1 { // one waits for the next start
 			return fmt.Errorf("proxies %v", pids)
 		}
+		if !s.daemon.hasTold("STATUS=AppVMs: 1 failed; work: firewall: ") {
+			return fmt.Errorf("systemd was told %q", s.daemon.told)
+		}
 		return nil
 	})
 	cancel()
 	s.untilTold(told, 1, "the fence is down", func(e control.Event) bool { return e.Event == "unfenced" && e.Err != "" })
-	if !s.daemon.hasTold("STATUS=AppVMs: 1 failed; work: firewall: ") {
-		t.Errorf("systemd was told %q", s.daemon.told)
-	}
 	s.until("the bank's page opens", func() error {
 		if vm := s.untilState("work", control.Running); vm.Error != "" {
 			return errors.New(vm.Error)
