@@ -5,8 +5,8 @@ package browsers
 import "strings"
 
 // hosts are those that a browser asks for although no page needs them, each with what for. A name with a dot in front
-// stands for that domain and all names below it. Seen with fresh profiles of firefox-esr 153.8 and chromium 156 of
-// Debian 12, behind a proxy that refuses everything else, and named in their sources.
+// stands for that domain and all names below it. Some were seen with fresh profiles of firefox-esr 153.8 and chromium 156
+// of Debian 12, behind a proxy that refuses everything else; the others are those that their makers name.
 //
 // A page may need some of them too, such as www.google.com. So an entry changes where a refusal is listed, and never
 // whether.
