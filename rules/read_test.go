@@ -274,6 +274,22 @@ func TestDirectoryReplacedWhileItIsRead(t *testing.T) {
 	}
 }
 
+// TestLateAnswersAreGiven, to whom they help, when nobody waits for them any more.
+func TestLateAnswersAreGiven(t *testing.T) {
+	token, goOn, late := make(chan struct{}, 1), make(chan struct{}), make(chan int, 1)
+	slow := func() int { <-goOn; return 7 }
+	if _, ok := inTime(token, func(n int) { late <- n }, slow); ok {
+		t.Fatal("it is done before it can be")
+	}
+	close(goOn)
+	if n := <-late; n != 7 {
+		t.Error(n)
+	}
+	if n, ok := inTime(token, func(int) { t.Error("told of what was waited for") }, slow); !ok || n != 7 {
+		t.Error(n, ok)
+	}
+}
+
 // A list that takes longer than a Read has time for is in force in the end: its lines are looked at once.
 func TestReaderParsesTheSameBytesOnce(t *testing.T) {
 	dir := t.TempDir()

@@ -23,11 +23,13 @@ var errSlow = fmt.Errorf("the rule directory, or a file that a link in it leads 
 type Reader struct {
 	dir, template string
 	busy          chan struct{} // holds a token while something is being read
+	onLate        func()        // nil tells nobody
 
 	// Below is for who has put the token there.
 	stamps map[string]stamp // of what the last Read looked at, by path
 	paths  map[netip.Addr][]string
 	parsed map[string]parsed // by path
+	parses int               // of the Read under way
 }
 
 // NewReader returns a Reader of the directory dir and the template.
@@ -35,16 +37,27 @@ func NewReader(dir, template string) *Reader {
 	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1), parsed: map[string]parsed{}}
 }
 
+// OnLate has f called when a Read is done whose time was over, and has parsed something: the next one need not, and may be in
+// time. It comes before the first Read, and f must not wait.
+func (r *Reader) OnLate(f func()) { r.onLate = f }
+
 // Read returns what the function Read does, but believes no file that is not complete: such a one is among the Refused, or
 // is the TemplateErr, with an *Error that is Unsettled.
 func (r *Reader) Read() (Set, error) {
 	type answer struct {
-		set Set
-		err error
+		set    Set
+		err    error
+		parsed bool
 	}
-	a, ok := inTime(r.busy, func() answer {
+	late := func(a answer) {
+		if a.parsed && r.onLate != nil {
+			r.onLate()
+		}
+	}
+	a, ok := inTime(r.busy, late, func() answer {
+		r.parses = 0
 		set, err := r.read()
-		return answer{set, err}
+		return answer{set, err, r.parses > 0}
 	})
 	if !ok {
 		return Set{}, errSlow
@@ -52,8 +65,9 @@ func (r *Reader) Read() (Set, error) {
 	return a.set, a.err
 }
 
-// inTime returns what f does, which has the token meanwhile. It reports false if that takes too long; f goes on then.
-func inTime[T any](token chan struct{}, f func() T) (answer T, ok bool) {
+// inTime returns what f does, which has the token meanwhile. It reports false if that takes too long; f goes on then, and late
+// gets what it returns.
+func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok bool) {
 	timer := time.NewTimer(readTimeout)
 	defer timer.Stop()
 	select {
@@ -61,15 +75,21 @@ func inTime[T any](token chan struct{}, f func() T) (answer T, ok bool) {
 	case <-timer.C:
 		return answer, false
 	}
-	done := make(chan T, 1)
+	done, givenUp := make(chan T), make(chan struct{})
 	go func() {
-		defer func() { <-token }()
-		done <- f()
+		answer := f()
+		<-token
+		select {
+		case done <- answer:
+		case <-givenUp:
+			late(answer)
+		}
 	}()
 	select {
 	case answer = <-done:
 		return answer, true
 	case <-timer.C:
+		close(givenUp)
 		return answer, false
 	}
 }
@@ -114,6 +134,7 @@ func (r *Reader) parse(path string, content []byte) (File, error) {
 	sum := sha256.Sum256(content)
 	p, there := r.parsed[path]
 	if !there || p.sum != sum {
+		r.parses++
 		p.sum = sum
 		p.file, p.err = ParseFile(path, content)
 		r.parsed[path] = p
@@ -125,7 +146,7 @@ func (r *Reader) parse(path string, content []byte) (File, error) {
 // read last, or written since. It does not see what was written in place within the same tick of the file system's clock,
 // some 4 ms, in the same size. If the file system does not answer, they may be others.
 func (r *Reader) Changed(of ...netip.Addr) bool {
-	changed, ok := inTime(r.busy, func() bool { return r.changed(of) })
+	changed, ok := inTime(r.busy, func(bool) {}, func() bool { return r.changed(of) })
 	return changed || !ok
 }
 

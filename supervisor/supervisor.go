@@ -353,7 +353,7 @@ func (s *Supervisor) read(now time.Time) bool {
 			s.inputs.Rules = set
 			s.noteWriters(set, now)
 			if set.Again > 0 {
-				s.due.rules = now.Add(set.Again)
+				s.due.rules = time.Now().Add(set.Again) // reading takes its time
 			}
 			fallthrough
 		default:

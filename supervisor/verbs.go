@@ -244,17 +244,19 @@ type waiter struct {
 	of    []netip.Addr // nil: all
 	cut   int          // connections of these that have ended since
 	last  int          // generations from this one on are not waited for; 0 until it is known
-	files bool         // files that may be incomplete are waited for, until quiet
-	quiet time.Time
+	files bool         // files that may be incomplete are waited for, for filesTimeout
+	since time.Time
 }
 
-// waitsForFile reports whether a waiter waits for a file that is read again in a moment. It waits once, as somebody may write
-// without end.
+// filesTimeout is how long who asks for an update waits for a file whose last line has no end: somebody may write without end.
+const filesTimeout = 3 * time.Second
+
+// waitsForFile reports whether a waiter waits for a file that is read again in a moment.
 func (s *Supervisor) waitsForFile(w *waiter, now time.Time) bool {
-	if w.files && w.quiet.IsZero() {
-		w.quiet = s.due.rules
+	if w.since.IsZero() {
+		w.since = now
 	}
-	return s.inputs.Rules.Again > 0 && now.Before(w.quiet)
+	return w.files && s.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
 }
 
 // onItsWay tells whether a process that a waiter waits for is on its way up or down.

@@ -14,6 +14,7 @@ func TestAdditionsKeepTunnels(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.startWork()
 		told := s.watch("work")
+		s.untilTold(told, 0, "itself", named(control.Watching))
 		lines := []string{bank, echoRule}
 		s.rules("work.10.137.0.11", lines...)
 		s.update()

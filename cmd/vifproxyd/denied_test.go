@@ -36,6 +36,7 @@ func TestEveryFailureIsDeniedWithAReason(t *testing.T) {
 		s.template("LogLevel Notice", "LogLevel Critical")
 		s.start()
 		watched := s.watch("social")
+		s.untilTold(watched, 0, "itself", named(control.Watching))
 		s.attach("social", "10.137.0.11")
 		s.opens("social", "http://bank.example/", "https://bank.example/")
 		if hosts := s.denied("social")["social"].Hosts; len(hosts) != 0 {
@@ -149,6 +150,7 @@ func TestWhatThePageMissesIsFirst(t *testing.T) {
 		s.rules("social.10.137.0.11", "#: format domains", "bank.example")
 		s.start()
 		watched := s.watch("social")
+		s.untilTold(watched, 0, "itself", named(control.Watching))
 		s.attach("social", "10.137.0.11")
 		s.opens("social", "http://bank.example/")
 		const portal = "detectportal.firefox.com"

@@ -187,6 +187,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		SystemdMakesFiles: systemdMakes(o.runtimeDir),
 	})
 
+	ruleFiles.OnLate(func() { s.Wake(supervisor.Rules) })
 	proxies.OnLogProblem(func() { s.Impaired("logs of proxies", proxies.LogProblem) })
 	helpers.Go(func() { alarm.run(ctx, func() { s.Wake(0) }) })
 	helpers.Go(func() {

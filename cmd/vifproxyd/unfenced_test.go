@@ -135,6 +135,7 @@ func TestFenceThatIsBrokenAgainAndAgain(t *testing.T) {
 	s := newSite(t, lab.R42)
 	s.startWork()
 	told := s.watch()
+	s.untilTold(told, 0, "itself", named(control.Watching))
 	ctx, cancel := context.WithCancel(t.Context())
 	var fight sync.WaitGroup
 	fight.Go(func() {
