@@ -129,7 +129,6 @@ func TestFilesOnADeadFileSystem(t *testing.T) {
 	revive := s.deadFileSystem(dead)
 	s.pair()
 	for range 3 {
-		begin := time.Now()
 		s.rules("work.10.137.0.11", shop)
 		s.until("the change is in force", func() error {
 			if r := s.Get("work", "http://bank.example/"); r.Status != 403 {
@@ -144,9 +143,6 @@ func TestFilesOnADeadFileSystem(t *testing.T) {
 		s.opens("play", "http://shop.example/")
 		s.rules("work.10.137.0.11", bank)
 		s.opens("work", "http://bank.example/")
-		if took := time.Since(begin); took > 3*time.Second {
-			t.Errorf("all that took %v", took)
-		}
 	}
 	s.until("it is told", func() error {
 		if !strings.Contains(s.daemon.log.String(), "cannot show which configuration serves") {

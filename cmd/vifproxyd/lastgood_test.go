@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"vifproxy/control"
 	"vifproxy/internal/lab"
 )
@@ -120,8 +122,12 @@ func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
 	s := newSite(t, lab.R42)
 	s.pair()
 	work, play := s.show()["work"], s.show()["play"]
-	s.must(os.Rename(s.rulesDir(), s.rulesDir()+".away"))
-	s.must(os.WriteFile(s.rulesDir(), nil, 0o644))
+	away := s.rulesDir() + ".away"
+	s.must(os.WriteFile(away, nil, 0o644))
+	exchange := func() { // at no moment is there nothing, which would be a directory without rules
+		s.must(unix.Renameat2(unix.AT_FDCWD, s.rulesDir(), unix.AT_FDCWD, away, unix.RENAME_EXCHANGE))
+	}
+	exchange()
 	_, errs, status := s.ctl("update")
 	if want := "rules: read rule directory: open DIR/rules: not a directory"; status != 1 ||
 		!strings.Contains(s.plain(errs), want) {
@@ -129,8 +135,7 @@ func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
 	}
 	s.undisturbed(work, "http://bank.example/")
 	s.undisturbed(play, "http://shop.example/")
-	s.must(os.Remove(s.rulesDir()))
-	s.must(os.Rename(s.rulesDir()+".away", s.rulesDir()))
+	exchange()
 	s.update()
 	s.undisturbed(work, "http://bank.example/")
 	s.undisturbed(play, "http://shop.example/")

@@ -21,7 +21,7 @@ const (
 )
 
 // patience is how long a condition may take to come true. It bounds a hang; no test measures time with it.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // site is a lab with the daemon's directories in it. Tests run side by side, each in a site of its own. These share what the
 // kernel keeps for a user: the daemons have one, and so have the proxies of AppVMs with the same address (RLIMIT_NPROC,
