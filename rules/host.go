@@ -30,6 +30,14 @@ func (h Host) String() string {
 	return text
 }
 
+// entry returns the host as a File keeps it: the name or the address alone, or *.NAME.
+func (h Host) entry() string {
+	if h.Below {
+		return "*." + h.Name
+	}
+	return h.Name
+}
+
 // IsAddr reports whether the host is an address, below which there is nothing.
 func (h Host) IsAddr() bool {
 	_, err := netip.ParseAddr(h.Name)
@@ -50,17 +58,29 @@ func ParseEntry(text string) (Host, error) {
 
 // ParseHost takes a host as people have it at hand: a name in any writing, a URL from the address bar, a name with a
 // port. "*.example.com" is the names below example.com. Port 80 without a scheme, and the usual port of a scheme, is
-// none; web sockets without encryption (ws) need port 80, since browsers make a tunnel for them.
+// none; web sockets without encryption (ws) need port 80, since browsers make a tunnel for them. A URL that no web proxy
+// serves, a network and an e-mail address are errors.
 func ParseHost(text string) (Host, error) {
 	name, scheme := text, ""
-	if before, rest, ok := strings.Cut(name, "://"); ok && !strings.ContainsAny(before, "/.") {
-		scheme, name = strings.ToLower(before), rest
+	before, rest, isURL := strings.Cut(name, "://")
+	if isURL = isURL && !strings.ContainsAny(before, "/."); isURL {
+		if scheme, name = strings.ToLower(before), rest; !IsWeb(scheme) {
+			return Host{}, fmt.Errorf("%s: a web proxy does not speak %.20q", excerpt(text), scheme)
+		}
+	} else if network, err := netip.ParsePrefix(text); err == nil {
+		return Host{}, fmt.Errorf("%s is a network: name the hosts in it", network)
 	}
 	name, _, _ = strings.Cut(name, "/")
 	name, _, _ = strings.Cut(name, "?")
 	name, _, _ = strings.Cut(name, "#")
-	if at := strings.LastIndexByte(name, '@'); at >= 0 { // a password has no business here; the host is what follows
-		name = name[at+1:]
+	if at := strings.LastIndexByte(name, '@'); at >= 0 {
+		if !isURL {
+			return Host{}, fmt.Errorf("%s is not a host name: write what is behind the '@', if that is meant", excerpt(text))
+		}
+		name = name[at+1:] // a password does not belong here; the host is what follows
+	}
+	if scheme, colon := strings.CutSuffix(strings.ToLower(name), ":"); name == "" || colon && IsWeb(scheme) {
+		return Host{}, fmt.Errorf("%s is not a host name: write HOST, or a URL such as https://bank.example/", excerpt(text))
 	}
 	if addr, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil && addr.Is6() || strings.HasPrefix(name, "[") {
 		return Host{}, fmt.Errorf("%s is an IPv6 address: name the host, or write the address into the list by hand, "+
@@ -78,6 +98,11 @@ func ParseHost(text string) (Host, error) {
 		h.Port = 0
 	}
 	return h, nil
+}
+
+// IsWeb reports whether a web proxy serves URLs of a scheme, which is in lower case.
+func IsWeb(scheme string) bool {
+	return slices.Contains([]string{"http", "https", "ws", "wss"}, scheme)
 }
 
 // TooWide says why a host should not be on a white list; "" if nothing is wrong with it.
@@ -121,7 +146,7 @@ func (f File) standsFor(s Syntax, l Line, h Host) bool {
 func (f File) With(s Syntax, hosts []Host) File {
 	f.entries, f.Ports = slices.Clip(f.entries), slices.Clip(f.Ports)
 	for i, h := range hosts {
-		text := h.WithoutPort().String()
+		text := h.entry()
 		if !f.domains {
 			text = s.Language.name(h.Name, h.Below)
 		}

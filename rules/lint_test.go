@@ -254,6 +254,9 @@ func TestParseHost(t *testing.T) {
 	for text, want := range map[string]string{
 		"bank.example:0": "no port from 1", "bank.example:x": "no port from 1", "*.192.0.2.1": "no names below", "[2001:db8::1]:443": "IPv6",
 		"2001:db8::1": "IPv6", "*": "is not a host name", "": "is not a host name", "^a$": "is a pattern, not a host name", "127.1": "an address",
+		"ftp://bank.example/": "does not speak", "mailto:x@bank.example": "behind the '@'", "x@bank.example": "behind the '@'",
+		"10.0.0.0/8": "is a network", "192.168.1.5/32": "is a network", "2001:db8::/32": "is a network",
+		"https://": `"https://" is not a host name`, "//bank.example/x": `"//bank.example/x" is not`, "https:/bank.example": `"https:/bank.example" is not`,
 	} {
 		_, err := ParseHost(text)
 		checkError(t, text, err, want)

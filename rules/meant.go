@@ -2,7 +2,6 @@ package rules
 
 import (
 	"regexp"
-	"slices"
 	"strings"
 
 	"vifproxy/internal/usage"
@@ -27,7 +26,7 @@ func NamesMeant(text string) (names []string) {
 // hostMeant returns the host that a word can only have meant.
 func hostMeant(word string) (h Host, clear bool) {
 	scheme, rest, isURL := strings.Cut(word, "://")
-	if isURL && !slices.Contains([]string{"http", "https", "ws", "wss"}, strings.ToLower(scheme)) {
+	if isURL && !IsWeb(strings.ToLower(scheme)) {
 		return h, false
 	}
 	if !isURL {
