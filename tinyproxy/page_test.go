@@ -118,3 +118,21 @@ func TestTemplatesOwnPageStays(t *testing.T) {
 		}
 	}
 }
+
+// The command on the page is about the port that was asked for too: without it the request would be refused all the same.
+func TestTheCommandOnThePageHasThePort(t *testing.T) {
+	if !strings.Contains(refusedHTML, "asked = location.host;") {
+		t.Error("the page does not ask the browser for host and port")
+	}
+	match := regexp.MustCompile(`if \(/(\S+)/\.test\(asked\)\) document\.getElementById\("argument"\)\.textContent = asked;`).FindStringSubmatch(refusedHTML)
+	if match == nil {
+		t.Fatal("the page shows what was not looked at")
+	}
+	plain := regexp.MustCompile(match[1])
+	for host, want := range map[string]bool{"shop.example": true, "shop.example:8080": true, "192.168.1.5:81": true,
+		"$(id).example": false, "shop.example:": false, "shop.example:8080;id": false, "": false} {
+		if plain.MatchString(host) != want {
+			t.Errorf("%q in the command: %v", host, !want)
+		}
+	}
+}
