@@ -48,7 +48,7 @@ func parseEntry(entry string) (h Host, flaw *Error) {
 	}
 	if h.Port = parsePort(port); hasPort && h.Port == 0 {
 		return Host{}, &Error{Text: excerpt(entry) + " has no port from 1 to 65535 behind the colon",
-			Remedy: "write a number, or the host alone"}
+			Remedy: "write one number, or the host alone; more ports are more lines"}
 	}
 	return h, nil
 }
@@ -74,6 +74,9 @@ func canonical(entry string) (string, *Error) {
 	}
 	if addr, err := netip.ParseAddr(entry); err == nil && addr.Is4() {
 		return addr.String(), nil
+	}
+	if addr, err := netip.ParseAddr(entry); err == nil && addr.Is6() && addr.Zone() == "" && !addr.Is4In6() {
+		return fail("write an IPv6 address in brackets: [" + addr.String() + "]")
 	}
 	switch {
 	case strings.ContainsAny(rest, `\^$()[]|+?`):

@@ -217,7 +217,7 @@ func (f *File) add(line string, number int) *Error {
 	if directive, ok := strings.CutPrefix(text, "#:"); ok {
 		words := strings.Fields(directive)
 		flaw := f.direct(words, number, text)
-		if meant := directiveMeant(text); flaw != nil && meant != "" {
+		if meant := directiveMeant(text); flaw != nil && meant != "" && meant != "#: "+strings.Join(words, " ") {
 			flaw.Remedy = "write " + meant
 		}
 		if flaw != nil && (len(words) == 2 || len(words) > 2 && words[0] != "port") {
@@ -249,11 +249,7 @@ func (f *File) add(line string, number int) *Error {
 	if flaw == nil && host.Port != 0 {
 		flaw = f.open(Port{Number: host.Port, Line: number, Text: text})
 	}
-	name := host.Name
-	if host.Below {
-		name = "*." + name
-	}
-	f.entries = append(f.entries, Line{Text: name, Line: number, Source: text, port: host.Port})
+	f.entries = append(f.entries, Line{Text: host.entry(), Line: number, Source: text, port: host.Port})
 	return flaw
 }
 
@@ -285,8 +281,11 @@ func (f *File) direct(words []string, number int, line string) *Error {
 		}
 		return flaw
 	case verb == "format" && (value == "domains" || value == "patterns"):
-		if len(f.entries) > 0 || f.formatLine > 0 {
-			return &Error{Text: "the format is chosen too late", Remedy: "choose it once, above the first entry"}
+		if f.formatLine > 0 {
+			return &Error{Text: fmt.Sprintf("the format is chosen in line %d already", f.formatLine), Remedy: "remove one of the two lines"}
+		}
+		if len(f.entries) > 0 {
+			return &Error{Text: "the format is chosen too late", Remedy: "choose it above the first entry"}
 		}
 		f.domains, f.formatLine = value == "domains", number
 		return nil

@@ -62,7 +62,10 @@ func TestParseFile(t *testing.T) {
 		{"unknown format", "#: format hosts", "", `unknown directive "#: format hosts"`},
 		{"format without a value", "  #:format", "", `unknown directive "#: format"`},
 		{"format too late", "^a$\n#: format domains", "", ":2: the format is chosen too late (choose it"},
-		{"format twice", "#: format patterns\n#: format domains", "", ":2: the format is chosen too late"},
+		{"format twice", "#: format patterns\n#: format domains", "", ":2: the format is chosen in line 1 already (remove one"},
+		{"format twice, otherwise spelt", "#: format domains\n#:format domains", "", ":2: the format is chosen in line 1 already (remove one"},
+		{"an IPv6 address without brackets", "#: format domains\n2001:DB8::2", "", "in brackets: [2001:db8::2])"},
+		{"ports in a line", "#: format domains\ngit.example:22,23", "", "more ports are more lines)"},
 		{"directive behind", "^a$ #: format domains", "", `:1: a directive stands behind "^a$"`},
 		{"too large", strings.Repeat("# a\n", maxSize/4) + "a", "", somePath + ": is larger than 1024 KiB"},
 	} {

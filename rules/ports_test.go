@@ -132,6 +132,25 @@ func TestAllowedWithAPort(t *testing.T) {
 	}
 }
 
+// A host that no line names is in the file with its address, whatever has to be around it in a line.
+func TestAnIPv6AddressThatIsAdded(t *testing.T) {
+	for _, content := range []string{"#: format domains\n", "#: format patterns\n"} {
+		f, err := ParseFile(somePath, []byte(content))
+		must(t, err)
+		h, err := ParseEntry("[2001:db8::1]:8443")
+		must(t, err)
+		written, err := ParseFile(somePath, Append([]byte(content), f.Lacks(Syntax{}, h)))
+		must(t, err)
+		want, err := written.Lines(Syntax{})
+		must(t, err)
+		got, err := f.With(Syntax{}, []Host{h}).Lines(Syntax{})
+		must(t, err)
+		if len(got) != 1 || len(want) != 1 || got[0].Text != want[0].Text || got[0].Text != "^2001:db8::1$" {
+			t.Errorf("%q: %v, want %v", content, got, want)
+		}
+	}
+}
+
 // Hosts that are allowed for a time bring their ports.
 func TestTemporaryPorts(t *testing.T) {
 	for _, content := range []string{"#: format domains\n#: port 563\n", "#: port 563\n"} {

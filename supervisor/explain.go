@@ -229,6 +229,9 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 // questionFor is what a browser sends to its proxy for an address that a person has: a URL, or HOST[:PORT].
 func questionFor(typed string) (q tinyproxy.Question, err error) {
 	address := typed
+	if addr, err := netip.ParseAddr(address); err == nil && addr.Is6() { // without brackets its end looks like a port
+		address = "[" + address + "]"
+	}
 	if !strings.Contains(address, "://") {
 		address = "https://" + address
 		if strings.HasSuffix(address, ":80") {
@@ -242,15 +245,11 @@ func questionFor(typed string) (q tinyproxy.Question, err error) {
 	if port := u.Port(); port != "" && !rules.IsPort(port) {
 		return q, fmt.Errorf("%.200q has no port from 1 to 65535 behind the colon", typed)
 	}
-	host := u.Hostname()
-	if addr, err := netip.ParseAddr(host); err != nil || !addr.Is4() {
-		h, err := rules.ParseHost(host)
-		if err != nil || h.Below {
-			return q, fmt.Errorf("%.200q names no host: give a URL, or HOST[:PORT]", typed)
-		}
-		host = h.Name
+	h, err := entryFor(u.Hostname())
+	if err != nil || h.Below || h.Port != 0 {
+		return q, fmt.Errorf("%.200q names no host: give a URL, or HOST[:PORT]", typed)
 	}
-	port := u.Port()
+	host, port := h.String(), u.Port() // an IPv6 address is in brackets, as browsers send it
 	switch u.Scheme {
 	case "http":
 		if port != "" && port != "80" {
@@ -323,7 +322,7 @@ func (p *Policy) portLine(q tinyproxy.Question) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if host, err := rules.ParseEntry(text); err == nil && p.Names && p.Config.Filter.DefaultDeny {
+	if host, err := entryFor(text); err == nil && p.Names && p.Config.Filter.DefaultDeny {
 		host.Port = port
 		return host.String(), nil
 	}

@@ -234,7 +234,7 @@ func TestExplainSteps(t *testing.T) {
 			t.Errorf("%s under %s: %s, want %s (%v, %v)", tt.address, tt.directive, got, tt.want, err1, err2)
 		}
 	}
-	for _, address := range []string{"ftp://a.example/", "a b", "*.example", "", "http://[::1]/", "http://\n"} {
+	for _, address := range []string{"ftp://a.example/", "a b", "*.example", "", "http://[::1%25lo]/", "http://\n"} {
 		if q, err := questionFor(address); err == nil {
 			t.Errorf("%q became %v", address, q)
 		}
@@ -321,16 +321,31 @@ func TestExplainFence(t *testing.T) {
 	}
 }
 
+// A target is asked for as a browser asks for it.
+func TestTargetsAsBrowsersSendThem(t *testing.T) {
+	for typed, want := range map[string]string{
+		"bank.example": "CONNECT bank.example:443", "BANK.example.:8443": "CONNECT bank.example:8443", "bank.example:80": "GET http://bank.example/",
+		"http://192.0.2.1:81/a?b": "GET http://192.0.2.1:81/a?b", "ws://bank.example/": "CONNECT bank.example:80",
+		"2001:db8::1": "CONNECT [2001:db8::1]:443", "[2001:DB8:0::1]:8443": "CONNECT [2001:db8::1]:8443",
+		"https://[2001:db8::1]:8443/": "CONNECT [2001:db8::1]:8443", "http://[2001:db8::1]/x": "GET http://[2001:db8::1]/x",
+	} {
+		if q, err := questionFor(typed); err != nil || q.Method+" "+q.Target != want {
+			t.Errorf("%s: %s %s (%v), want %s", typed, q.Method, q.Target, err, want)
+		}
+	}
+}
+
 // A mistake in a target is told with the target as it was typed, in no words of Go.
 func TestTargetsThatAreNone(t *testing.T) {
 	for typed, want := range map[string]string{
-		"bank.example:99999": `"bank.example:99999" has no port from 1 to 65535 behind the colon`,
-		"bank.example:0":     `"bank.example:0" has no port from 1 to 65535 behind the colon`,
-		"bank.example:x":     `"bank.example:x" is neither a URL nor HOST[:PORT]`,
-		"https://[::1":       `"https://[::1" is neither a URL nor HOST[:PORT]`,
-		"*.bank.example":     `"*.bank.example" names no host: give a URL, or HOST[:PORT]`,
-		"ftp://bank.example": `a web proxy does not speak "ftp"`,
-		"":                   `"" names no host: give a URL, or HOST[:PORT]`,
+		"bank.example:99999":  `"bank.example:99999" has no port from 1 to 65535 behind the colon`,
+		"bank.example:0":      `"bank.example:0" has no port from 1 to 65535 behind the colon`,
+		"bank.example:x":      `"bank.example:x" is neither a URL nor HOST[:PORT]`,
+		"https://[::1":        `"https://[::1" is neither a URL nor HOST[:PORT]`,
+		"*.bank.example":      `"*.bank.example" names no host: give a URL, or HOST[:PORT]`,
+		"ftp://bank.example":  `a web proxy does not speak "ftp"`,
+		"https://[::1%25lo]/": `"https://[::1%25lo]/" names no host: give a URL, or HOST[:PORT]`,
+		"":                    `"" names no host: give a URL, or HOST[:PORT]`,
 	} {
 		if _, err := questionFor(typed); err == nil || err.Error() != want {
 			t.Errorf("%q: %v, want %s", typed, err, want)

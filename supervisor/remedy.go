@@ -113,32 +113,47 @@ func (r remedy) lines() string {
 	if r.entry != (rules.Host{}) {
 		all = append(all, "a line for "+r.entry.String())
 	}
-	return strings.Join(append(all, r.directives()...), " and ")
+	for _, line := range r.directives() {
+		all = append(all, "the line `"+line+"`")
+	}
+	return strings.Join(all, " and ")
 }
 
 // directives are lines that `allow` does not write.
 func (r remedy) directives() (all []string) {
 	if r.port != 0 {
-		all = append(all, fmt.Sprintf("the line `#: port %d`", r.port))
+		all = append(all, fmt.Sprintf("#: port %d", r.port))
 	}
 	if r.egress.To.IsValid() {
-		all = append(all, fmt.Sprintf("the line `#: egress %s`", r.egress))
+		all = append(all, "#: egress "+r.egress.String())
 	}
 	return all
 }
 
-// orders are what a person does.
+// orders are what a person does: one thing, a command or lines to be written. `allow` would try the host at its usual port, and
+// call a failure what a line beside it is about.
 func (r remedy) orders(f served) string {
-	var all []string
-	if r.entry != (rules.Host{}) {
+	addr, err := netip.ParseAddr(r.entry.Name)
+	directives := r.directives()
+	if len(directives) == 0 && (err != nil || addr.Is4()) {
 		entry := r.entry.String()
 		if r.entry.Port == 80 { // which `allow` takes for the usual one, but for web sockets
 			entry = "ws://" + r.entry.WithoutPort().String()
 		}
-		all = append(all, fmt.Sprintf("vifproxyctl allow %s %s", f.Name, entry))
+		return fmt.Sprintf("vifproxyctl allow %s %s", f.Name, entry)
 	}
-	if lines := r.directives(); len(lines) > 0 {
-		all = append(all, fmt.Sprintf("write %s into %s", strings.Join(lines, " and "), f.RulesPath))
+	var lines []string
+	if r.entry != (rules.Host{}) {
+		for _, line := range f.file.Lacks(syntax(f.Config.Filter), r.entry) {
+			lines = append(lines, "`"+line+"`")
+		}
 	}
-	return strings.Join(all, ", and ")
+	for _, line := range directives {
+		lines = append(lines, "`"+line+"`")
+	}
+	noun := "the line "
+	if len(lines) > 1 {
+		noun = "the lines "
+	}
+	return "write " + noun + strings.Join(lines, " and ") + " into " + f.RulesPath
 }
