@@ -318,8 +318,12 @@ func (r *requests) established(host string) {
 func (r *requests) failed(target string, reason Reason, why string) {
 	d := Denied{Reason: reason, Why: why}
 	d.Host, d.Port = hostPort(target)
-	// Of requests that are alike, the one that began first fails first.
-	i := slices.IndexFunc(r.pending, func(p pending) bool { return p.isOpening() && p.isTarget(target) })
+	// Of requests that are alike, the one that began first fails first. One that hangs is told, and may hang for minutes: a
+	// failure is another's if there is one, or nobody would be told of that.
+	i := slices.IndexFunc(r.pending, func(p pending) bool { return p.step == opening && p.isTarget(target) })
+	if i < 0 {
+		i = slices.IndexFunc(r.pending, func(p pending) bool { return p.step == waiting && p.isTarget(target) })
+	}
 	if i >= 0 {
 		p := r.remove(i)
 		if p.step == waiting {

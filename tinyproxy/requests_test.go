@@ -154,6 +154,31 @@ func TestAHangingConnectionIsTold(t *testing.T) {
 	})
 }
 
+// TestAFailureBesideAHangingConnectionIsTold though both are to one host, and only one of them fails.
+func TestAFailureBesideAHangingConnectionIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []Denied
+		r := requests{config: &Config{}, onDeny: func(d Denied) { told = append(told, d) }}
+		begin := func(fd int) {
+			r.line([]byte(asks(fd, "CONNECT a.example:443")))
+			r.line([]byte(said("INFO", "opensock: opening connection to a.example:443")))
+		}
+		failed := []byte(said("ERROR", "opensock: Could not establish a connection to a.example:443"))
+		begin(4)
+		time.Sleep(connectPatience)
+		synctest.Wait()
+		begin(5)
+		r.line(failed)
+		if len(told) != 2 || told[1].Waiting {
+			t.Errorf("told: %+v, want the one that hangs and the one that failed", told)
+		}
+		r.line(failed)
+		if len(told) != 2 || len(r.pending) != 0 {
+			t.Errorf("told when the one that hung is over: %+v; %d are remembered", told, len(r.pending))
+		}
+	})
+}
+
 func TestRequestsOfAProxyAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := requests{config: &Config{BasicAuth: true}, onDeny: func(Denied) {}}
