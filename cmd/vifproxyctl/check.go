@@ -47,7 +47,7 @@ func check(c *call) error {
 		c.warn("patterns were not tried: %v", l.untried)
 	}
 	if l.fix && l.fixed == 0 && len(l.findings) > 0 {
-		c.warn("nothing was changed: of what is found, no mistake has but one thing that it can have meant")
+		c.warn("nothing was changed: each mistake that was found can mean more than one thing")
 	}
 	if err := l.print(); err != nil {
 		return err

@@ -95,7 +95,8 @@ func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
 		}
 		switch {
 		case vm.Error != "":
-			add(vm, vm.Error)
+			// The remark begins with the VM, and a mistake in the template is one remark for all.
+			add(vm, strings.TrimPrefix(vm.Error, fmt.Sprintf("start proxy for %s (%s): ", vm.Name, vm.IP)))
 			if vm.State == control.Running {
 				add(vm, "served by the last good rules")
 			}

@@ -127,3 +127,16 @@ func TestHelpFitsOnATerminal(t *testing.T) {
 		}
 	}
 }
+
+// What a template has wrong is said once, though each proxy that does not start for it says so.
+func TestAMistakeInTheTemplateIsOneRemark(t *testing.T) {
+	const mistake = `/rw/config/tinyproxy/config:31: tinyproxy does not understand "Timout …"`
+	vms := []control.VM{
+		{Name: "bank", IP: "10.137.0.11", State: control.Failed, Error: "start proxy for bank (10.137.0.11): " + mistake},
+		{Name: "mail", IP: "10.137.0.12", State: control.Failed, Error: "start proxy for mail (10.137.0.12): " + mistake},
+	}
+	got := remarks(vms, func(control.VM) bool { return true })
+	if want := []string{"bank (10.137.0.11), mail (10.137.0.12): " + mistake}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
