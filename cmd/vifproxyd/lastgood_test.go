@@ -40,7 +40,7 @@ func (s *site) told(vm, state, message string) control.VM {
 		s.Errorf("show says of %s, %s:\n%s\nwant, %s:\n%s", vm, row.State, got, state, message)
 	}
 	if want := fmt.Sprintf("%s (%s)", vm, row.IP); status != 1 || !strings.Contains(errs, want) ||
-		!strings.Contains(s.plain(errs), message) {
+		!strings.Contains(s.plain(errs), strings.TrimPrefix(message, "start proxy for "+want+": ")) {
 		s.Errorf("update: exit status %d:\n%s", status, errs)
 	}
 	return row
