@@ -16,13 +16,14 @@ import (
 // stands, all proxies end at once, and none starts until a write has succeeded.
 
 const (
-	fenceBound   = 2 * time.Second      // until a check that has not ended counts as failed
-	fenceRetry   = 5 * time.Second      // between tries to put the fence up again, at most
-	checkGap     = 5 * time.Millisecond // between checks, at least
-	checkShare   = 10                   // of the time, one in so many parts is for checks that hints ask for
-	mostRepairs  = 5                    // in quietFor; who undoes the rules more often ends the proxies
-	quietFor     = time.Second          // without a repair, until proxies run again
-	quietShare   = 10                   // the same in repairs, where these take long: the fence is open meanwhile
+	fenceBound   = 2 * time.Second        // until a check that has not ended counts as failed
+	fenceRetry   = 5 * time.Second        // between tries to put the fence up again, at most
+	checkGap     = 5 * time.Millisecond   // between checks, at least
+	checkShare   = 10                     // of the time, one in so many parts is for checks that hints ask for, in the long run
+	checkBurst   = 500 * time.Millisecond // of them may come at once: whoever deletes all may just have changed something else
+	mostRepairs  = 5                      // in quietFor; who undoes the rules more often ends the proxies
+	quietFor     = time.Second            // without a repair, until proxies run again
+	quietShare   = 10                     // the same in repairs, where these take long: the fence is open meanwhile
 	checkTooLong = 100 * time.Millisecond
 )
 
@@ -42,6 +43,7 @@ type guard struct {
 	began    time.Time     // when the last check began
 	checked  time.Time     // when its round was over
 	took     time.Duration // its round
+	spent    time.Duration // by checks, of what is for them; less by a tenth of the time since then
 	repairs  []time.Time   // of what somebody had undone, within the last quiet
 	undone   bool          // too often; until a check finds nothing to do
 	failed   time.Time     // the round in which a write failed: it is not tried once more in that round
@@ -56,7 +58,14 @@ func (g *guard) next(now time.Time) time.Time {
 	case slices.ContainsFunc(g.repairs, g.began.Equal):
 		return now // it has found something, and may once more
 	}
-	return later(now, g.checked.Add(max(checkGap, (checkShare-1)*min(g.took, checkTooLong))))
+	return later(now, g.checked.Add(max(checkGap, checkShare*(g.spent-checkBurst))))
+}
+
+// account notes that a check has ended, with what it took of the time that is for checks.
+func (g *guard) account(ended time.Time) {
+	g.took = ended.Sub(g.began)
+	g.spent = max(0, g.spent-ended.Sub(g.checked)/checkShare) + min(g.took, checkTooLong)
+	g.checked = ended
 }
 
 // quiet is the time in which more than mostRepairs are too many, and without any it is quiet.
@@ -65,8 +74,7 @@ func (g *guard) quiet() time.Duration { return max(quietFor, quietShare*g.took) 
 // rest notes what the round of a check took.
 func (g *guard) rest(round time.Time) {
 	if g.began.Equal(round) {
-		g.checked = time.Now()
-		g.took = g.checked.Sub(round)
+		g.account(time.Now())
 	}
 }
 
@@ -171,8 +179,7 @@ func (s *Supervisor) checking() bool { return s.writing != nil && s.writing.besi
 // noteChecked follows a check beside the loop. If it has failed, the loop waits for the next one, which comes at once.
 func (s *Supervisor) noteChecked(w *write, now time.Time) {
 	g := &s.guard
-	g.checked = time.Now()
-	g.took = g.checked.Sub(g.began)
+	g.account(time.Now())
 	s.due.late = time.Time{}
 	if !w.same || w.writes > 0 || w.err != nil {
 		s.planBy(now)

@@ -250,6 +250,22 @@ func TestWhatChangesDuringACheckIsCheckedAgain(t *testing.T) {
 	})
 }
 
+// TestABrokenFenceDoesNotWaitForAnEarlierCheck, however long that has taken: somebody may first change what does not matter.
+func TestABrokenFenceDoesNotWaitForAnEarlierCheck(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.after(time.Minute)
+		m.set(func() { m.looking = checkTooLong })
+		m.Wake(Firewall)
+		m.after(checkTooLong + time.Millisecond)
+		m.set(func() { m.syncs, m.looking = 0, 0 })
+		m.Wake(Firewall)
+		if m.after(2 * checkGap); m.syncs == 0 {
+			t.Error("nobody has looked yet")
+		}
+	})
+}
+
 // TestCheckThatFailsOnceIsRepeated, whatever else the loop did meanwhile.
 func TestCheckThatFailsOnceIsRepeated(t *testing.T) {
 	run(t, func(m *machine) {

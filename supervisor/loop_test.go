@@ -165,13 +165,15 @@ func TestHintsOfAnotherManagerDoNotMakeAFight(t *testing.T) {
 	run(t, func(m *machine) {
 		m.after(time.Minute)
 		m.set(func() { m.syncs, m.looking = 0, 2*time.Millisecond })
-		for range 1000 {
+		const seconds = 20
+		for range 1000 * seconds {
 			m.Wake(Firewall)
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()
-		if m.syncs < 10 || m.syncs > 52 { // a tenth of the time
-			t.Errorf("%d looks at the firewall in a second of hints", m.syncs)
+		most := int((seconds*time.Second/checkShare + checkBurst) / m.looking)
+		if m.syncs < 10*seconds || m.syncs > most+2 {
+			t.Errorf("%d looks at the firewall in %d s of hints, want %d at most", m.syncs, seconds, most)
 		}
 	})
 }
