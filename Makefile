@@ -23,6 +23,9 @@ PACKAGES   ?= 4
 SECONDS    ?= 60
 SEED       ?= 0
 
+# The release of Debian that the machines of `make e2e` and `make browsers` run: bookworm is Debian 12, trixie Debian 13.
+SUITE      ?= bookworm
+
 .PHONY: build package test bench chaos e2e browsers lint demo man deps-demo deps-test deps-e2e root clean
 
 build: ## static binaries in bin/
@@ -59,10 +62,10 @@ chaos: root deps-test ## all that may happen, in random order, for SECONDS=n; SE
 		-args -chaos.time=$(SECONDS)s -chaos.seed=$(SEED)
 
 e2e: root deps-e2e ## the packages, on a Debian with a real systemd
-	$(GO) test -tags e2e -count 1 -timeout 40m ./packaging/...
+	$(GO) test -tags e2e -count 1 -timeout 40m ./packaging/... -args -suite=$(SUITE)
 
 browsers: root deps-e2e ## Debian's Firefox and Chromium behind the package, for two minutes each
-	$(GO) test -tags e2e,browsers -count 1 -timeout 40m -run Browsers -v ./packaging/...
+	$(GO) test -tags e2e,browsers -count 1 -timeout 40m -run Browsers -v ./packaging/... -args -suite=$(SUITE)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }

@@ -16,8 +16,8 @@ import (
 // marker tells a VM of Qubes OS.
 const marker = "/usr/share/qubes/marker-vm"
 
-// flag does what qubes-sysinit.service does for a service that is on.
-var flag = map[string]string{
+// serviceOn does what qubes-sysinit.service does for a service that is on.
+var serviceOn = map[string]string{
 	"/etc/tmpfiles.d/qubes-service.conf": "d /run/qubes-service\nf /run/qubes-service/vifproxy\n",
 }
 
@@ -92,7 +92,7 @@ func TestInQubes(t *testing.T) {
 	m.halt()
 
 	// With it, from the next start on; the rule files are where they were.
-	m.newRoot(flag)
+	m.newRoot(serviceOn)
 	m.boot()
 	if state := m.property("ActiveState") + " " + m.property("SubState"); state != "active running" {
 		t.Fatalf("the unit is %s", state)
@@ -127,7 +127,7 @@ func TestInQubes(t *testing.T) {
 	}
 
 	// A disposable netvm: /rw is new too, a copy of its own template's.
-	m.newRoot(flag)
+	m.newRoot(serviceOn)
 	m.boot()
 	m.served("banking", "bank.example", "shop.example")
 	m.upgradeAndRemove(before, now)

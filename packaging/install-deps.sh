@@ -21,6 +21,7 @@ demo) ;;
 test)
 	need iptables-nft iptables iptables-nft
 	need iptables-legacy iptables
+	need sysctl procps procps-ng               # a remedy that doctor prints
 	need gcc "gcc libc6-dev" "gcc glibc-devel" # for the race detector
 	need zsh zsh                               # completes
 	need fish fish
