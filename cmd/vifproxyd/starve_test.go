@@ -35,7 +35,11 @@ func (s *site) inSmallVM() (killed func() string) {
 	name := "vifproxy-" + filepath.Base(s.dir)
 	var dirs []string
 	set := func(dir string, limits ...string) {
-		s.must(os.Mkdir(dir, 0o755))
+		if err := os.Mkdir(dir, 0o755); errors.Is(err, unix.EROFS) {
+			s.Skipf("in this container nobody can limit memory and tasks: %v", err)
+		} else {
+			s.must(err)
+		}
 		s.Cleanup(func() {
 			s.until("the cgroup is empty", func() error { return os.Remove(dir) })
 		})
