@@ -22,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"vifproxy/control"
+	"vifproxy/tinyproxy/confine"
 )
 
 func TestMain(m *testing.M) {
@@ -81,6 +82,13 @@ func TestScripts(t *testing.T) {
 				}
 			}
 			return nil
+		},
+		// [landlock]: the kernel has it, and no container refuses it.
+		Condition: func(name string) (bool, error) {
+			if name != "landlock" {
+				return false, fmt.Errorf("there is no condition %s", name)
+			}
+			return !slices.ContainsFunc(confine.OfTheKernel(), func(l confine.Lack) bool { return l.Mechanism == name }), nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"daemon": startDaemon,

@@ -17,12 +17,24 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
+	"vifproxy/tinyproxy/confine"
 )
+
+// needsLandlock skips a test where the kernel has no Landlock, or a container refuses it.
+func (s *site) needsLandlock() {
+	s.Helper()
+	for _, lack := range confine.OfTheKernel() {
+		if lack.Mechanism == "landlock" && !lack.InPart {
+			s.Skip(lack)
+		}
+	}
+}
 
 // TestOwnedProxy has the daemon run a program that its AppVM owns in tinyproxy's place, and has the same program run
 // once more as root and free: there every attempt must succeed, or its failure here would prove nothing.
 func TestOwnedProxy(t *testing.T) {
 	onBoth(t, func(s *site) {
+		s.needsLandlock()
 		build := exec.Command("go", "build", "-trimpath", "-o", s.TempDir()+"/hostile", "vifproxy/tinyproxy/confine/hostile")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -209,6 +221,7 @@ func attempts(said string) (all [][2]string) {
 func TestConfinement(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
+	s.needsLandlock()
 	s.startWork()
 	c := s.show()["work"].Confinement
 	if c == nil || !slices.Contains(c.Applied, "seccomp") || !slices.Contains(c.Applied, "landlock") {

@@ -79,8 +79,8 @@ func landlock() (abi int, lacks []Lack) {
 
 // landlockLack explains an error of landlock_create_ruleset(2). A kernel that has Landlock built in and does not list it
 // among the security modules that it starts with says EOPNOTSUPP, as Qubes' did until February 2026; ENOSYS is that of one
-// without it. modules are those that are on, as /sys/kernel/security/lsm lists them; qube is the name of this VM, if it is
-// one of Qubes OS.
+// without it. No kernel says EPERM: a seccomp filter does, such as that of systemd-nspawn 252. modules are those that are on,
+// as /sys/kernel/security/lsm lists them; qube is the name of this VM, if it is one of Qubes OS.
 func landlockLack(err error, modules, qube string) Lack {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
@@ -93,6 +93,10 @@ func landlockLack(err error, modules, qube string) Lack {
 				qube, qube, option)
 		}
 		return Lack{"landlock", "the kernel has it, but not switched on (it is not in lsm=)", remedy, false}
+	case errors.Is(err, unix.EPERM):
+		return Lack{"landlock", "a filter of system calls refuses it, as that of a container does", "have the container " +
+			`permit it (systemd-nspawn: --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self")`,
+			false}
 	}
 	return Lack{"landlock", err.Error(), later(), false}
 }

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLandlockNotBuiltAndNotSwitchedOn: the two are told from one another, and the remedy keeps the modules that are on.
-func TestLandlockNotBuiltAndNotSwitchedOn(t *testing.T) {
+// TestLandlockNotBuiltNotSwitchedOnAndRefused: the three are told from one another, and the remedy keeps the modules that are on.
+func TestLandlockNotBuiltNotSwitchedOnAndRefused(t *testing.T) {
 	for _, test := range []struct {
 		err           error
 		modules, qube string
@@ -22,13 +22,12 @@ func TestLandlockNotBuiltAndNotSwitchedOn(t *testing.T) {
 		{unix.EOPNOTSUPP, "", "", "the kernel has it, but not switched on (it is not in lsm=)",
 			"add lsm=landlock,lockdown,yama,integrity,selinux,apparmor,bpf to the kernel's command line " +
 				"(GRUB_CMDLINE_LINUX in /etc/default/grub), and restart"},
-		{unix.EPERM, "", "", "operation not permitted", later()},
+		{unix.EPERM, "", "sys-firewall", "a filter of system calls refuses it, as that of a container does", "have the container permit it " +
+			`(systemd-nspawn: --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self")`},
+		{unix.EINVAL, "", "", "landlock_create_ruleset: invalid argument", later()},
 	} {
 		wrapped := fmt.Errorf("landlock_create_ruleset: %w", test.err)
 		got := landlockLack(wrapped, test.modules, test.qube)
-		if test.err == unix.EPERM {
-			test.cause = wrapped.Error()
-		}
 		if want := (Lack{"landlock", test.cause, test.remedy, false}); got != want {
 			t.Errorf("%v, modules %q:\n%+v\nwant\n%+v", test.err, test.modules, got, want)
 		}
