@@ -300,7 +300,7 @@ func (m *machine) needsRights() {
 	if out, err := m.try("vifproxyctl", "update"); err == nil {
 		m.Errorf("update does not say that logs cannot be written: %s", out)
 	}
-	says("or nothing, into the template, or add LogsDirectory= to the unit with `systemctl edit vifproxyd`)")
+	says("or nothing, into the template \"config\", or add LogsDirectory= to the unit with `systemctl edit vifproxyd`)")
 	says("may not write there: write PidFile ")
 	m.served("banking", "bank.example", "shop.example") // all the same
 
