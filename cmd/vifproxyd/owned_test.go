@@ -105,7 +105,9 @@ func TestOwnedProxy(t *testing.T) {
 			if a[0] == "connect to port 22 outside" && inside[i][1] != unix.EACCES.Error() {
 				s.Errorf("%s, which the other list opens: %s; that is not Landlock", a[0], inside[i][1])
 			}
-			if a[1] != "done" {
+			if status, _ := os.ReadFile("/proc/self/status"); a[1] == unix.EPERM.Error() && strings.Contains(string(status), "\nSeccomp:\t2\n") {
+				s.Run(a[0], func(t *testing.T) { t.Skip("the seccomp filter of a container refuses it to this test too") })
+			} else if a[1] != "done" {
 				s.Errorf("without confinement and fence, too, one cannot: %s: %s", a[0], a[1])
 			}
 		}
