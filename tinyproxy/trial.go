@@ -137,7 +137,11 @@ func (t *Trial) Ask(ctx context.Context, from netip.Addr) (Outcome, error) {
 		}
 		select {
 		case o.Status = <-answered:
-			late = time.After(lateWords)
+			wait := lateWords
+			if o.Status >= 500 {
+				wait = lateReasons
+			}
+			late = time.After(wait)
 		case <-t.heard.news:
 		case <-late:
 			return o, nil
@@ -149,8 +153,11 @@ func (t *Trial) Ask(ctx context.Context, from netip.Addr) (Outcome, error) {
 	}
 }
 
-// lateWords is how long what a trial logs may take after its answer.
-const lateWords = 100 * time.Millisecond
+// How long what a trial logs may take after its answer. That of a failure says why, and always comes.
+const (
+	lateWords   = 100 * time.Millisecond
+	lateReasons = time.Second
+)
 
 // heard is what a Trial has logged.
 type heard struct {
