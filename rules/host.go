@@ -105,10 +105,14 @@ func IsWeb(scheme string) bool {
 	return slices.Contains([]string{"http", "https", "ws", "wss"}, scheme)
 }
 
-// TooWide says why a host should not be on a white list; "" if nothing is wrong with it.
-func (h Host) TooWide() string {
-	if tooWide(h.Name) {
-		return fmt.Sprintf("%s is a public suffix: below it anybody can have a name", h.Name)
+// Objection says why a host should not be on a white list, and what to do; "" if nothing is wrong with it.
+func (h Host) Objection() string {
+	addr, err := netip.ParseAddr(h.Name)
+	switch {
+	case tooWide(h.Name):
+		return fmt.Sprintf("%s is a public suffix: below it anybody can have a name; name a host below it", h.Name)
+	case h.Name == "localhost", strings.HasSuffix(h.Name, ".localhost"), err == nil && (addr.IsLoopback() || addr.IsUnspecified()):
+		return fmt.Sprintf("%s is the firewall VM itself, where no proxy leads; name the host that is meant", h.Name)
 	}
 	return ""
 }

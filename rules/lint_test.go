@@ -262,11 +262,12 @@ func TestParseHost(t *testing.T) {
 		checkError(t, text, err, want)
 	}
 	for text, want := range map[string]bool{"co.uk": true, "github.io": true, "com": true, "*.com": true,
-		"bank.co.uk": false, "me.github.io": false, "printer": false, "192.0.2.1": false} {
+		"localhost": true, "http://localhost/": true, "app.localhost": true, "127.0.0.1": true, "127.8.8.8:80": true, "0.0.0.0": true,
+		"bank.co.uk": false, "me.github.io": false, "localhost.example": false, "printer": false, "192.0.2.1": false} {
 		h, err := ParseHost(text)
 		must(t, err)
-		if (h.TooWide() != "") != want {
-			t.Errorf("%s: %q", text, h.TooWide())
+		if (h.Objection() != "") != want {
+			t.Errorf("%s: %q", text, h.Objection())
 		}
 	}
 }

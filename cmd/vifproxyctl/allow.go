@@ -199,8 +199,8 @@ func allow(c *call) error {
 		return err
 	}
 	for _, host := range g.hosts {
-		if why := host.TooWide(); why != "" && !c.force {
-			return usagef("%s (name a host below it, or insist with --force)", why)
+		if why := host.Objection(); why != "" && !c.force {
+			return usagef("%s, or insist with --force", why)
 		}
 	}
 	const longest = control.MaxTemporary * time.Second

@@ -128,7 +128,8 @@ as tinyproxy ties no port to a host. Ports that the template "config" opens for 
     --for=TIME      for so long only, such as 10m, 1h30m or 7d, which is the most: no file is
                     changed, and vifproxyd takes it back by itself, open connections included
     --dry-run       change nothing, say what would be done
-    --force         also what is too wide: co.uk, github.io and other public suffixes
+    --force         also what is too wide (co.uk, github.io and other public
+                    suffixes), and localhost
 `,
 	}, {
 		name: "deny", args: "NAME HOST...", least: 2, most: math.MaxInt, json: true, run: deny,
