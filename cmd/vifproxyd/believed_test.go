@@ -185,6 +185,12 @@ func TestHalfAFileIsNotBelieved(t *testing.T) {
 		s.must(f.Close())
 		s.opens("new", "http://bank.example/")
 		s.must(s.refused("work", "http://shop.example/"))
+		s.until("work has the new template too", func() error {
+			if now := s.show()["work"]; now.PID == work.PID || now.State != control.Running {
+				return fmt.Errorf("%+v", now)
+			}
+			return nil
+		})
 		work = s.show()["work"]
 
 		f = s.open("work.10.137.0.11")
