@@ -264,7 +264,7 @@ func TestUnsearchableRuntimeDir(t *testing.T) {
 func TestFullRuntimeDir(t *testing.T) {
 	dir := filepath.Join(openDir(t), "run")
 	if err := errors.Join(os.Mkdir(dir, 0o755),
-		unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=755")); err != nil {
+		unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k,mode=755")); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
