@@ -23,6 +23,7 @@ test)
 	need iptables-legacy iptables
 	need sysctl procps procps-ng               # a remedy that doctor prints
 	need gcc "gcc libc6-dev" "gcc glibc-devel" # for the race detector
+	need sudo sudo                             # as which completion asks the daemon
 	need zsh zsh                               # completes
 	need fish fish
 	;;

@@ -20,7 +20,7 @@ const (
 	fenceRetry   = 5 * time.Second        // between tries to put the fence up again, at most
 	checkGap     = 5 * time.Millisecond   // between checks, at least
 	checkShare   = 10                     // of the time, one in so many parts is for checks that hints ask for, in the long run
-	checkBurst   = 500 * time.Millisecond // of them may come at once: whoever deletes all may just have changed something else
+	checkBurst   = 500 * time.Millisecond // of them may come at once: the rules may be deleted just after another change
 	mostRepairs  = 5                      // in quietFor; who undoes the rules more often ends the proxies
 	quietFor     = time.Second            // without a repair, until proxies run again
 	quietShare   = 10                     // the same in repairs, where these take long: the fence is open meanwhile

@@ -106,11 +106,11 @@ func (s *Supervisor) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
 // bindAlone has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
 // little. If something else is due, that plan does it all.
 func (s *Supervisor) bindAlone(p Plan, now time.Time) {
-	if s.checking() && len(p.Bindings) == 0 { // what starts needs nothing of the firewall until it is bound
-		s.planBy(now.Add(gather))
-		return
-	}
 	if s.checking() {
+		if len(p.Bindings) == 0 { // what starts needs nothing of the firewall until it is bound
+			s.planBy(now.Add(gather))
+			return
+		}
 		s.completeWrite(now)
 	}
 	due := []time.Time{s.due.links, s.due.rules, s.due.check, s.due.plan, s.due.temporary, s.due.names}

@@ -11,7 +11,7 @@ import (
 	"vifproxy/rules"
 )
 
-// openPorts names the ports that a file opens besides those of the web.
+// openPorts names the ports that a file opens in addition to those of the web.
 func openPorts(file rules.File) string {
 	var numbers []uint16
 	for _, p := range file.Ports {

@@ -128,7 +128,7 @@ func TestHelpFitsOnATerminal(t *testing.T) {
 	}
 }
 
-// What a template has wrong is said once, though each proxy that does not start for it says so.
+// A mistake in the template is said once, though each proxy that it keeps from starting reports it.
 func TestAMistakeInTheTemplateIsOneRemark(t *testing.T) {
 	const mistake = `/rw/config/tinyproxy/config:31: tinyproxy does not understand "Timout …"`
 	vms := []control.VM{

@@ -165,11 +165,12 @@ wrong, and 1 otherwise, also if there are no rule files.
                 route, rules of another program
     template    Allow, Deny or BasicAuth in the template "config"
     full        as many connections as MaxClients permits are open: the next one waits
-Whoever is asked for and answers nothing is listed after 5 s. If the template "config" has an Upstream
-that cannot be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not
-say them. Hosts that browsers are known to ask for by themselves, without a page, are marked
-"by itself" and come last; a page may need them all the same. An international name is shown as it was sent and, in parentheses, the other way
-of writing it. The exit status is 0 also if there is nothing to list. With --json: an array
+A host that does not answer is listed after 5 s. If an Upstream of the template "config" cannot
+be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not say them. Hosts
+that browsers are known to ask for by themselves, without a page, are marked "by itself" and
+come last; a page may need them all the same. An international name is shown as it was sent and,
+in parentheses, the other way of writing it. The exit status is 0 also if there is nothing to
+list. With --json: an array
 of VMs, each with an array of hosts, which have "what" besides "reason": Allow, BasicAuth,
 no-answer, refused, closed, fence, no-route, another-table; and "browser": what browsers want of
 the host by themselves.

@@ -124,7 +124,7 @@ func (s *site) hang(vm, host string) net.Conn {
 	return conn
 }
 
-// What the template keeps out is denied too, without a host, and so is what waits at MaxClients.
+// An AppVM that the template keeps out is in `denied` too, without a host, and so is a connection that waits because of MaxClients.
 func TestTemplateAndMaxClientsAreReasons(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.rules("social.10.137.0.11", "#: format domains", "bank.example")
@@ -143,8 +143,8 @@ func TestTemplateAndMaxClientsAreReasons(t *testing.T) {
 	})
 }
 
-// What a page misses comes before what its browser asks for by itself, later and more often, in `denied` and for scripts. The
-// mark opens nothing: such a host is refused and allowed like any other.
+// A host that a page misses comes before those that its browser asks for by itself, though later and more often, in `denied` and for
+// scripts. The mark opens nothing: such a host is refused and allowed like any other.
 func TestWhatThePageMissesIsFirst(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.rules("social.10.137.0.11", "#: format domains", "bank.example")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,19 +68,18 @@ func TestALogThatNobodyReads(t *testing.T) {
 	s.opens("work", "http://shop.example/")
 	s.refuses("work", "http://bank.example/")
 
-	text := make(chan string)
+	var log lockedBuffer
+	read := make(chan struct{})
 	go func() {
-		var all strings.Builder
-		buffer := make([]byte, 1<<16)
-		for {
-			n, err := r.Read(buffer)
-			all.Write(buffer[:n])
-			if err != nil {
-				text <- all.String()
-				return
-			}
-		}
+		defer close(read)
+		io.Copy(&log, r) //nolint:errcheck // it ends when nobody writes any more
 	}()
+	s.until("what was lost is told", func() error { // until then there is no room for what is not urgent
+		if !strings.Contains(log.String(), "messages are lost here") {
+			return errors.New("not told")
+		}
+		return nil
+	})
 	s.until("nothing is wrong any more", func() error {
 		if out, errs, _ := s.ctl("show"); strings.Contains(errs, "problem") {
 			return errors.New(out + errs)
@@ -88,7 +88,8 @@ func TestALogThatNobodyReads(t *testing.T) {
 	})
 	s.stop()
 	w.Close()
-	said := <-text
+	<-read
+	said := log.String()
 	lost := regexp.MustCompile(`(?m)^[0-9]+ messages are lost here`).FindAllString(said, -1)
 	if len(lost) != 1 || !strings.Contains(said, "vifproxyd stops") {
 		t.Errorf("%q in a log of %d bytes that ends\n%s", lost, len(said), said[max(0, len(said)-1000):])
