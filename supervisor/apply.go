@@ -194,7 +194,7 @@ func (s *Supervisor) conclude(w *write, now time.Time) (putOff bool) {
 		s.stands(w, now)
 		s.release(w.state.Bindings)
 		if retry := s.troubles.note(s.Events, now, "iptables", w.err); w.err != nil {
-			s.checkBy(retry)
+			s.agenda.by(dueCheck, retry)
 		}
 	}
 	return false
@@ -233,7 +233,7 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 	for _, id := range p.Retire {
 		q := s.process(id)
 		q.Retired = now
-		s.due.drain = now.Add(drainPoll)
+		s.agenda.at(dueRetired, now.Add(drainPoll))
 		s.Events.Emit(proxyRetires, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
 }

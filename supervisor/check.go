@@ -78,13 +78,6 @@ func (g *guard) rest(round time.Time) {
 	}
 }
 
-// checkBy has the firewall checked at a time, if it is not to be before.
-func (s *Supervisor) checkBy(at time.Time) {
-	if s.due.check.IsZero() || at.Before(s.due.check) {
-		s.due.check = at
-	}
-}
-
 // check has the firewall hold what it was last made to hold. If nobody can have changed it since, a write is due that failed or
 // was put off, which is the plan's.
 func (s *Supervisor) check(now time.Time) {
@@ -136,14 +129,14 @@ func (s *Supervisor) checkBeside(now time.Time) {
 	}
 	s.completeWrite(now)
 	if s.guard.unfenced != nil || s.last == nil { // so that write has ended
-		s.checkBy(now)
+		s.agenda.by(dueCheck, now)
 		return
 	}
 	s.holds, s.guard.began, s.guard.again = nil, now, false
 	state, same := s.lastThatServes()
 	w := s.begin(state, s.lookAround())
 	w.same, w.again, w.beside = same, true, true
-	s.due.late = now.Add(fenceBound)
+	s.agenda.at(dueLate, now.Add(fenceBound))
 }
 
 // lookAround returns what reads the rest of what a check looks at, for another goroutine, and gives it to the loop. It is not taken
@@ -166,7 +159,7 @@ func (s *Supervisor) lookAround() func() {
 			}
 			now := time.Now()
 			if follows && s.heardForward(forward, forwardErr, now) {
-				s.planBy(now)
+				s.agenda.by(duePlan, now)
 			}
 			s.heardListeners(listeners, err, now)
 		})
@@ -180,17 +173,17 @@ func (s *Supervisor) checking() bool { return s.writing != nil && s.writing.besi
 func (s *Supervisor) noteChecked(w *write, now time.Time) {
 	g := &s.guard
 	g.account(time.Now())
-	s.due.late = time.Time{}
+	s.agenda.at(dueLate, time.Time{})
 	if !w.same || w.writes > 0 || w.err != nil {
-		s.planBy(now)
+		s.agenda.by(duePlan, now)
 	}
 	switch {
 	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
 		g.suspect, g.doubt = true, true
-		s.checkBy(now)
+		s.agenda.by(dueCheck, now)
 	case g.again:
 		g.suspect = true
-		s.checkBy(g.next(now))
+		s.agenda.by(dueCheck, g.next(now))
 	}
 	g.again = false
 }
@@ -227,7 +220,7 @@ func (s *Supervisor) stands(w *write, now time.Time) {
 	}
 	if g.undone {
 		g.suspect = true
-		s.checkBy(now.Add(g.quiet()))
+		s.agenda.by(dueCheck, now.Add(g.quiet()))
 		s.troubles.note(s.Events, now, "firewall", errUndone)
 		s.unfence(errUndone)
 		return
@@ -253,9 +246,9 @@ func (s *Supervisor) notWritten(w *write, now time.Time) {
 		return
 	}
 	g.failed = now
-	s.due.check = s.troubles.note(s.Events, now, "firewall", err)
+	s.agenda.at(dueCheck, s.troubles.note(s.Events, now, "firewall", err))
 	if g.unfenced != nil {
-		s.checkBy(now.Add(fenceRetry))
+		s.agenda.by(dueCheck, now.Add(fenceRetry))
 	}
 }
 

@@ -41,13 +41,13 @@ func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	switch {
 	case changed == 0:
 	case stale, len(plans) < changed:
-		s.due.plan = now // also if the reading of all finds nothing new: it is known by now
+		s.agenda.at(duePlan, now) // also if the reading of all finds nothing new: it is known by now
 	case s.starting() >= massStart:
-		s.planBy(now.Add(gather))
+		s.agenda.by(duePlan, now.Add(gather))
 	case changed == 1:
 		s.bindAlone(plans[0], now)
 	default:
-		s.due.plan = now
+		s.agenda.at(duePlan, now)
 	}
 	return stale
 }
@@ -108,14 +108,13 @@ func (s *Supervisor) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
 func (s *Supervisor) bindAlone(p Plan, now time.Time) {
 	if s.checking() {
 		if len(p.Bindings) == 0 { // what starts needs nothing of the firewall until it is bound
-			s.planBy(now.Add(gather))
+			s.agenda.by(duePlan, now.Add(gather))
 			return
 		}
 		s.completeWrite(now)
 	}
-	due := []time.Time{s.due.links, s.due.rules, s.due.check, s.due.plan, s.due.temporary, s.due.names}
-	more := slices.ContainsFunc(due, func(at time.Time) bool { return isDue(at, now) })
-	if more || s.changed || !s.due.mail.IsZero() || s.holds == nil {
+	more := s.agenda.isDue(now, dueLinks, dueRules, dueCheck, duePlan, dueExpiry, dueResolvers) || s.agenda.has(dueNews)
+	if more || s.changed || s.holds == nil {
 		s.changed = true
 		return
 	}
@@ -123,7 +122,7 @@ func (s *Supervisor) bindAlone(p Plan, now time.Time) {
 	p.Bindings = with(s.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
 	p.Exits = with(s.exits, p.Exits, addr, func(e Exit) netip.Addr { return e.Addr })
 	if s.bind(p, now) { // else it comes with the next try
-		s.planBy(now.Add(gather))
+		s.agenda.by(duePlan, now.Add(gather))
 	}
 }
 
@@ -164,12 +163,6 @@ func (s *Supervisor) forgetPast(before []*Desired) {
 		if vm := s.vms[d.Addr]; vm != nil && len(was[d.Addr]) > 0 && !stays {
 			vm.good = nil
 		}
-	}
-}
-
-func (s *Supervisor) planBy(at time.Time) {
-	if s.due.plan.IsZero() || at.Before(s.due.plan) {
-		s.due.plan = at
 	}
 }
 

@@ -203,7 +203,7 @@ func (s *Supervisor) answered(name string, addrs []netip.Addr, err error) {
 // countRefused reads what the fence has counted. A failure leaves the numbers as they were: they are for people.
 func (s *Supervisor) countRefused() {
 	if now := time.Now(); s.completeWrite(now) {
-		s.checkBy(now.Add(restLater))
+		s.agenda.by(dueCheck, now.Add(restLater))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	defer cancel()

@@ -40,7 +40,7 @@ func (s *Supervisor) followsForward() bool { return len(s.Leave) == 0 && s.ReadF
 func (s *Supervisor) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
 	if retry := s.troubles.note(s.Events, now, "chains of hook forward", err); err != nil {
 		s.guard.suspect = true
-		s.checkBy(retry)
+		s.agenda.by(dueCheck, retry)
 		if s.forward == nil {
 			s.unfence(fmt.Errorf("%w: %w: %w", firewall.ErrUnfenced, errForward, err))
 		}

@@ -265,7 +265,7 @@ func (s *Supervisor) verify(now time.Time) {
 // heardListeners takes in which sockets were found to listen.
 func (s *Supervisor) heardListeners(listeners tinyproxy.Listeners, err error, now time.Time) {
 	if retry := s.troubles.note(s.Events, now, "sockets", err); err != nil {
-		s.checkBy(retry)
+		s.agenda.by(dueCheck, retry)
 		return // nothing is known: it stays what it was
 	}
 	for _, vm := range s.vms {
@@ -397,7 +397,7 @@ func (s *Supervisor) pollRetired(now time.Time) {
 				p.Idle, p.Clients = retired && len(clients) == 0, len(clients)
 			}
 			if retired {
-				s.due.drain = now.Add(drainPoll)
+				s.agenda.at(dueRetired, now.Add(drainPoll))
 			}
 		}
 	}

@@ -209,7 +209,7 @@ func (s *Supervisor) readStops(now time.Time) {
 		stops = Stops{All: now, unread: true}
 	}
 	s.inputs.Stops = stops
-	s.due.stops = s.troubles.noteAs(impaired, s.Events, now, theStops, err)
+	s.agenda.at(dueStops, s.troubles.noteAs(impaired, s.Events, now, theStops, err))
 }
 
 // keep has the record of stops written, beside the loop, and returns where the outcome will be said.
@@ -233,7 +233,7 @@ func (s *Supervisor) writeStops() {
 		err := s.WriteStops(stops)
 		s.post(func() {
 			s.keeping.busy = false
-			s.due.stops = s.troubles.noteAs(impaired, s.Events, time.Now(), theStops, err)
+			s.agenda.at(dueStops, s.troubles.noteAs(impaired, s.Events, time.Now(), theStops, err))
 			for _, outcome := range told {
 				outcome <- err
 			}

@@ -146,21 +146,7 @@ type Supervisor struct {
 		by  map[netip.Addr]int
 	}
 
-	due struct { // when to do what; zero: not
-		links, rules time.Time // read them
-		check        time.Time // that firewall and sockets are as we left them
-		late         time.Time // end all proxies, if the check beside the loop is not over
-		everything   time.Time // the slow look
-		drain        time.Time // look at retired processes
-		plan         time.Time // what the last plan put off, or what was done for one AppVM alone
-		temporary    time.Time // what is allowed for a time ends
-		names        time.Time // resolvers
-		ready        time.Time // say so although something is still starting
-		rest         time.Time // nothing has happened since
-		mail         time.Time // plan with what mail changed
-		stops        time.Time // try again to read, or write, what is stopped
-		deaf         time.Time // read what has no watcher that works
-	}
+	agenda    agenda
 	lastRound time.Time
 	lastBoot  time.Duration // BootTime then
 	planned   time.Time
@@ -227,7 +213,7 @@ func (s *Supervisor) Hint(h netwatch.Hint) { s.waker.hint(h) }
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.done)
 	s.life = ctx
-	s.due.ready = time.Now().Add(readyBound)
+	s.agenda.at(dueReady, time.Now().Add(readyBound))
 	s.readStops(time.Now())
 	s.Wake(Force)
 	timer := time.NewTimer(s.Interval)
@@ -256,11 +242,21 @@ func (s *Supervisor) round(now time.Time) time.Time {
 		s.Wake(Force) // a resume may bring no event at all
 	}
 	s.lastRound, s.lastBoot = now, boot
-	if take(&s.due.rest, now) {
+	if s.agenda.take(dueIdle, now) {
 		s.Rest()
 	}
-	s.schedule(s.pollDeaf(s.waker.take(), now), now)
-	if take(&s.due.stops, now) {
+	if reasons := s.pollDeaf(s.waker.take(), now); reasons.has(Force) || s.agenda.isDue(now, dueResync) {
+		s.resync(now)
+	} else {
+		if reasons.has(Rules) { // before the links: an AppVM that comes waits for rules that are about to be read
+			s.expectRules(reasons.first, reasons.last, now)
+		}
+		if !reasons.has(Links) && s.heed(reasons.hints, now) {
+			reasons.Reason |= Links
+		}
+		s.schedule(reasons.Reason, now)
+	}
+	if s.agenda.take(dueStops, now) {
 		s.tryStops(now)
 	}
 	s.askAgain(now)
@@ -278,28 +274,28 @@ func (s *Supervisor) round(now time.Time) time.Time {
 // meanwhile, and that of the boot time does not (clock_gettime(2)).
 func slept(monotonic, boot time.Duration) bool { return boot-monotonic > sleepAtLeast }
 
-// schedule turns reasons into times: at once, or when a burst is over.
-func (s *Supervisor) schedule(reasons woken, now time.Time) {
-	if reasons.has(Force) || isDue(s.due.everything, now) {
-		s.burst = time.Time{}
-		s.due.links, s.due.rules, s.due.check = now, now, now
-		s.guard.suspect, s.guard.undone = true, false
-		s.due.everything = now.Add(s.Look)
-		return
+// resync has everything read at once.
+func (s *Supervisor) resync(now time.Time) {
+	s.burst = time.Time{}
+	for _, what := range []task{dueLinks, dueRules, dueCheck} {
+		s.agenda.at(what, now)
 	}
-	if reasons.has(Rules) { // before the links, as who comes is to wait for it
-		s.expectRules(reasons.first, reasons.last, now)
-	}
-	if reasons.has(Links) || s.heed(reasons.hints, now) {
-		s.due.links = now
+	s.guard.suspect, s.guard.undone = true, false
+	s.agenda.at(dueResync, now.Add(s.Look))
+}
+
+// schedule turns reasons into times, but for Rules: at once, or when it is the turn of a check.
+func (s *Supervisor) schedule(reasons Reason, now time.Time) {
+	if reasons.has(Links) {
+		s.agenda.at(dueLinks, now)
 	}
 	if reasons.has(Resolvers) {
-		s.due.names = now
+		s.agenda.at(dueResolvers, now)
 	}
 	if reasons.has(Firewall) {
 		s.guard.suspect = true
 		s.guard.again = s.checking()
-		s.checkBy(s.guard.next(now))
+		s.agenda.by(dueCheck, s.guard.next(now))
 	}
 }
 
@@ -308,7 +304,7 @@ func (s *Supervisor) expectRules(first, last, now time.Time) {
 	if s.burst.IsZero() {
 		s.burst, s.edited = now, first
 	}
-	s.due.rules = earlier(last.Add(settle), s.burst.Add(settleMost))
+	s.agenda.at(dueRules, earlier(last.Add(settle), s.burst.Add(settleMost)))
 }
 
 // stale reports whether the rules of AppVMs may be others than those that were read last. Then they are read soon.
@@ -324,36 +320,37 @@ func (s *Supervisor) stale(now time.Time, of ...netip.Addr) bool {
 // as it was last known: "could not read" is never "there is nothing".
 func (s *Supervisor) read(now time.Time) bool {
 	s.heard = now
-	if s.changed && s.due.mail.IsZero() {
-		s.due.mail = now
+	if s.changed && !s.agenda.has(dueNews) {
+		s.agenda.at(dueNews, now)
 		if s.starting() >= massStart {
-			s.due.mail = later(now, s.planned.Add(gather))
+			s.agenda.at(dueNews, later(now, s.planned.Add(gather)))
 		}
 	}
 	s.changed = false
-	work := take(&s.due.mail, now)
-	if take(&s.due.links, now) {
+	work := s.agenda.take(dueNews, now)
+	if s.agenda.take(dueLinks, now) {
 		links, err := s.ReadLinks()
-		if s.due.links = s.troubles.note(s.Events, now, "links", err); err != nil || !links.Equal(s.inputs.Links) {
+		s.agenda.at(dueLinks, s.troubles.note(s.Events, now, "links", err))
+		if err != nil || !links.Equal(s.inputs.Links) {
 			work = true // most events of an attach change nothing yet
 		}
 		if err == nil {
 			s.inputs.Links = links
 		}
 	}
-	if take(&s.due.rules, now) {
+	if s.agenda.take(dueRules, now) {
 		set, err := s.ReadRules()
 		over := s.burst.Add(settleMost) // long ago, if nothing settles
-		s.due.rules = s.troubles.note(s.Events, now, "rules", err)
+		s.agenda.at(dueRules, s.troubles.note(s.Events, now, "rules", err))
 		switch {
 		case err == nil && now.Before(over) && truncated(s.inputs.Rules, set):
-			s.due.rules = over // somebody is about to write
+			s.agenda.at(dueRules, over) // somebody is about to write
 		case err == nil:
 			s.cache.keep(s.inputs.Rules, set)
 			s.inputs.Rules = set
 			s.noteWriters(set, now)
 			if set.Again > 0 {
-				s.due.rules = time.Now().Add(set.Again) // reading takes its time
+				s.agenda.at(dueRules, time.Now().Add(set.Again)) // reading takes its time
 			}
 			fallthrough
 		default:
@@ -366,15 +363,15 @@ func (s *Supervisor) read(now time.Time) bool {
 	if s.expire(now) {
 		work = true
 	}
-	if take(&s.due.late, now) && s.checking() {
+	if s.agenda.take(dueLate, now) && s.checking() {
 		work = true
 		s.giveUp(s.writing)
 	}
 	switch {
-	case isDue(s.due.check, now) && s.canCheckBeside() && !work:
-		s.due.check = time.Time{}
+	case s.agenda.isDue(now, dueCheck) && s.canCheckBeside() && !work:
+		s.agenda.at(dueCheck, time.Time{})
 		s.checkBeside(now)
-	case take(&s.due.check, now):
+	case s.agenda.take(dueCheck, now):
 		work = true
 		s.guard.looks++
 		if s.knowsForward() {
@@ -386,8 +383,8 @@ func (s *Supervisor) read(now time.Time) bool {
 		}
 		s.verify(now)
 	}
-	for _, at := range []*time.Time{&s.due.drain, &s.due.plan, &s.due.ready, &s.due.names} {
-		work = take(at, now) || work
+	for _, what := range []task{dueRetired, duePlan, dueReady, dueResolvers} {
+		work = s.agenda.take(what, now) || work
 	}
 	if !work {
 		return false
@@ -398,7 +395,7 @@ func (s *Supervisor) read(now time.Time) bool {
 	if retry := s.troubles.note(s.Events, now, "resolvers", err); err == nil {
 		s.inputs.Resolvers = resolvers
 	} else {
-		s.due.names = retry
+		s.agenda.at(dueResolvers, retry)
 	}
 	return true
 }
@@ -416,7 +413,7 @@ func (s *Supervisor) readPlaces(now time.Time) {
 		if places != s.moved.places {
 			s.moved.places, s.moved.since = places, now
 		}
-		s.due.names = s.moved.since.Add(settleMost)
+		s.agenda.at(dueResolvers, s.moved.since.Add(settleMost))
 	}
 }
 
@@ -461,10 +458,10 @@ func (s *Supervisor) reconcile(now time.Time) {
 	if s.guard.unfenced != nil {
 		p = unfenced(s.actual())
 	}
-	s.due.plan = p.Next
+	s.agenda.at(duePlan, p.Next)
 	s.apply(p, now)
 	s.report(now, s.atRest())
-	s.due.rest = now.Add(restAfter)
+	s.agenda.at(dueIdle, now.Add(restAfter))
 }
 
 // report tells systemd, and those who wait for it, how things stand.
@@ -473,8 +470,9 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		s.summary = line
 		s.notify("STATUS=" + line)
 	}
-	if !s.ready && (settled || s.due.ready.IsZero()) {
-		s.ready, s.due.ready = true, time.Time{}
+	if !s.ready && (settled || !s.agenda.has(dueReady)) {
+		s.ready = true
+		s.agenda.at(dueReady, time.Time{})
 		s.notify("READY=1")
 	}
 	var done []*waiter
@@ -500,16 +498,9 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 	}
 }
 
-// next is the earliest of all that is due.
+// next returns when the loop is to look again if nothing happens.
 func (s *Supervisor) next(now time.Time) time.Time {
-	next := now.Add(s.Interval)
-	d := s.due
-	for _, at := range []time.Time{d.links, d.rules, d.check, d.everything, d.drain, d.plan, d.temporary, d.ready,
-		d.names, d.rest, d.mail, d.stops, d.deaf, d.late} {
-		if !at.IsZero() {
-			next = earlier(next, at)
-		}
-	}
+	next := s.agenda.next(now.Add(s.Interval))
 	for _, h := range s.hosts {
 		next = earlier(next, h.again)
 	}
@@ -538,29 +529,4 @@ func (s *Supervisor) readMail() {
 	for _, letter := range letters {
 		letter()
 	}
-}
-
-func isDue(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
-
-// take tells whether something is due, and if so, that it is being done.
-func take(at *time.Time, now time.Time) bool {
-	if !isDue(*at, now) {
-		return false
-	}
-	*at = time.Time{}
-	return true
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

@@ -111,7 +111,7 @@ func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, 
 // expire takes back what is over, and reports whether there was any. The time that the machine is suspended counts; that
 // somebody sets the clock, forward or back, does not.
 func (s *Supervisor) expire(now time.Time) (any bool) {
-	s.due.temporary = time.Time{}
+	s.agenda.at(dueExpiry, time.Time{})
 	boot, next := s.BootTime(), time.Duration(0)
 	for who, hosts := range s.inputs.Temporary {
 		for host, until := range hosts {
@@ -130,7 +130,7 @@ func (s *Supervisor) expire(now time.Time) (any bool) {
 		}
 	}
 	if next > 0 {
-		s.due.temporary = now.Add(next - boot)
+		s.agenda.at(dueExpiry, now.Add(next-boot))
 		s.WakeAt(next)
 	}
 	if any {

@@ -69,21 +69,19 @@ func (s *Supervisor) hears(what string, input Reason, err error) {
 		delete(s.deafTo, what)
 	} else {
 		s.deafTo[what] = input
-		if s.due.deaf.IsZero() {
-			s.due.deaf = now.Add(deafPoll)
-		}
+		s.agenda.by(dueUnwatched, now.Add(deafPoll))
 	}
 	s.changed = true // systemd is told
 }
 
 // pollDeaf adds the inputs that nobody watches to the reasons for a round, if it is time.
 func (s *Supervisor) pollDeaf(reasons woken, now time.Time) woken {
-	if !take(&s.due.deaf, now) {
+	if !s.agenda.take(dueUnwatched, now) {
 		return reasons
 	}
 	for _, input := range s.deafTo {
 		reasons.Reason |= input
-		s.due.deaf = now.Add(deafPoll)
+		s.agenda.at(dueUnwatched, now.Add(deafPoll))
 	}
 	if reasons.has(Rules) && reasons.last.IsZero() {
 		reasons.first, reasons.last = now, now
