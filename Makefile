@@ -29,7 +29,7 @@ SUITE      ?= bookworm
 .PHONY: build package test bench chaos e2e browsers lint demo man deps-demo deps-test deps-e2e root clean
 
 build: ## static binaries in bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X vifproxy/internal/defaults.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 # Files in the packages bear the time of the commit, so that the same sources give the same bytes.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat --format=%Y go.mod)
@@ -52,7 +52,7 @@ test: root deps-test build lint ## everything, with real tinyproxy, nftables, ip
 
 # Its daemon with the tag profile is for --profile only: the one that is measured is the one that is shipped.
 bench: root deps-demo build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X main.version=$(VERSION)' \
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X vifproxy/internal/defaults.version=$(VERSION)' \
 		-o $(BIN)/bench/ ./cmd/vifproxyd ./cmd/vifproxy-confine ./internal/bench/empty
 	$(BIN)/vifproxylab bench --daemon=$(if $(findstring --profile,$(BENCH)),$(BIN)/bench,$(BIN))/vifproxyd \
 		--empty=$(BIN)/bench/empty $(BENCH)

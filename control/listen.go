@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/filegroup"
+	"vifproxy/internal/notroot"
 )
 
 // Listener is the daemon's end of the control socket. It also is the proof that no other vifproxyd uses this
@@ -40,6 +41,9 @@ func Listen(path, group string) (*Listener, error) {
 	return l, nil
 }
 
+// ownDirectory is what to do about a path that the daemon may not write to.
+const ownDirectory = "choose a path in a directory of its own"
+
 func listen(path, group string) (_ *Listener, err error) {
 	l := &Listener{gid: -1, path: path, group: group}
 	if group != "" {
@@ -55,10 +59,10 @@ func listen(path, group string) (_ *Listener, err error) {
 		return nil, fmt.Errorf("its path has %d bytes, unix(7) allows %d: choose a shorter one", len(path), most)
 	}
 	if err := prepareDirectory(filepath.Dir(path)); err != nil {
-		return nil, withRemedy(err)
+		return nil, notroot.WithRemedy(err, ownDirectory)
 	}
 	if l.lock, err = lock(path + ".lock"); err != nil {
-		return nil, withRemedy(err)
+		return nil, notroot.WithRemedy(err, ownDirectory)
 	}
 	defer func() {
 		if err != nil {
@@ -89,14 +93,6 @@ func listen(path, group string) (_ *Listener, err error) {
 		return nil, err
 	}
 	return l, os.Chmod(path, 0o660)
-}
-
-// withRemedy says what to do where err comes of our not being root, as the unit has it.
-func withRemedy(err error) error {
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
-		return fmt.Errorf("%w (uid %d may not write there: choose a path in a directory of its own)", err, os.Geteuid())
-	}
-	return err
 }
 
 // Close removes the socket and lets another daemon have it. After Serve it has only the lock to give up.

@@ -62,6 +62,12 @@ type VM struct {
 	Confinement *Confinement `json:"confinement,omitempty"` // of its proxy, if there is one
 }
 
+// InTrouble reports whether something is wrong with the VM. One that was stopped is in none, whatever there is to say about its rule
+// file.
+func (vm VM) InTrouble() bool {
+	return vm.State == Failed || vm.State == Refused || vm.Error != "" && vm.State != Stopped
+}
+
 // Confinement is what keeps a proxy from doing anything but its work.
 type Confinement struct {
 	Applied []string `json:"applied"` // mechanisms in force

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"vifproxy/internal/notroot"
 )
 
 // A Set is the rule directory at one moment.
@@ -257,7 +259,7 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 }
 
 // openToGroup is what to do about a file or directory that only root may read.
-const openToGroup = "vifproxyd is not root, but in root's group: chgrp root and chmod g+rX it, or chmod a+rX"
+const openToGroup = notroot.InGroup + ": " + notroot.MakeReadable
 
 // missing tells whether err came because nothing is at path, as opposed to a link there that leads nowhere,
 // such as one into a file system that is not mounted.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/policy"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 )
@@ -100,11 +101,11 @@ func (g *grant) read(c *call) error {
 	if set.TemplateErr != nil {
 		return set.TemplateErr
 	}
-	config, _, err := configOf(set.Template)
+	config, _, err := policy.ConfigOf(set.Template)
 	if err != nil {
 		return err
 	}
-	g.check = checkFor(config.Filter)
+	g.check = policy.CheckFor(config.Filter)
 	for i := range g.hosts {
 		if slices.Contains(config.Connect, g.hosts[i].Port) { // open for all
 			g.hosts[i].Port = 0
@@ -322,7 +323,7 @@ func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) 
 	if len(g.Lines)+len(g.TakenBack) > 0 {
 		g.serves(status, began)
 	}
-	err = printRemarks(c, c.stderr, remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && inTrouble(vm) }))
+	err = printRemarks(c, c.stderr, remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && vm.InTrouble() }))
 	return errors.Join(err, g.conclude(c, what+" "+safe(g.Path), what == "added to"))
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"vifproxy/internal/policy"
 	"vifproxy/internal/secret"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -139,7 +140,7 @@ func (l *linter) directory() (paths []string, err error) {
 	}
 	slices.Sort(paths)
 	l.empty = len(paths) == 0
-	for _, text := range unread(l.at.dir, len(paths)) {
+	for _, text := range rules.Unread(l.at.dir, len(paths)) {
 		l.warn("%s", text)
 	}
 	return paths, nil
@@ -181,13 +182,13 @@ func (l *linter) readTemplate() error {
 			t = parsed
 		}
 	}
-	config, rendered, err := configOf(t)
+	config, rendered, err := policy.ConfigOf(t)
 	if err != nil {
 		l.add(rules.Finding{Path: path, Problem: strings.TrimPrefix(err.Error(), path+":"), Refused: true})
 	}
 	filter := config.Filter
 	l.config = rendered
-	l.check, l.judge = checkFor(filter), tinyproxy.Judge{Binary: l.tinyproxy, Filter: filter.Compiled()}
+	l.check, l.judge = policy.CheckFor(filter), tinyproxy.Judge{Binary: l.tinyproxy, Filter: filter.Compiled()}
 	if text != nil {
 		for _, f := range l.check.Template(path, string(text)) {
 			l.add(f)

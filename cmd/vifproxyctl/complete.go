@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/defaults"
 	"vifproxy/rules"
 )
 
@@ -208,8 +209,8 @@ func (t *typed) vms() (all []string) {
 		return answers
 	}
 	if err != nil {
-		dir := cmp.Or(t.rulesDir, defaultRules)
-		set, err := rules.Read(dir, filepath.Join(dir, templateName))
+		dir := cmp.Or(t.rulesDir, defaults.RulesDir)
+		set, err := rules.Read(dir, filepath.Join(dir, defaults.TemplateName))
 		if err != nil {
 			return nil
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"vifproxy/internal/defaults"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
@@ -18,7 +19,7 @@ Usage:
 Verbs:
 %s
 Options:
-    --socket=PATH    The control socket of vifproxyd (` + defaultSocket + `).
+    --socket=PATH    The control socket of vifproxyd (` + defaults.ControlSocket + `).
     --json           Print JSON, of most verbs an array of VMs.
     --help           Explain, with a VERB only that.
     --version        Print the version.

@@ -11,15 +11,16 @@ import (
 	"path/filepath"
 	"strings"
 
+	"vifproxy/internal/defaults"
+	"vifproxy/internal/notroot"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 )
 
-// What a set-up of proxyctl.py consists of, as the Qubes page on HTTP filtering proxies describes it.
+// The script of a set-up of proxyctl.py, as the Qubes page on HTTP filtering proxies describes it.
 const (
-	defaultRules = "/rw/config/tinyproxy"
-	oldScript    = "proxyctl.py"
-	keptScript   = oldScript + ".old"
-	templateName = "config"
+	oldScript  = "proxyctl.py"
+	keptScript = oldScript + ".old"
 )
 
 // hooks are where people have put the line that runs proxyctl.py, beside the rule directory.
@@ -28,7 +29,7 @@ var hooks = []string{"qubes-firewall-user-script", "qubes-firewall.d/*", "qubes-
 // importOld takes over a set-up of proxyctl.py: it says what it recognises and what is wrong with it, and with
 // --apply copies what is good. It needs no daemon.
 func importOld(c *call) error {
-	from := defaultRules
+	from := defaults.RulesDir
 	if len(c.names) > 0 {
 		from = c.names[0]
 	}
@@ -42,12 +43,12 @@ func importOld(c *call) error {
 	}
 	switch {
 	case i.found == 0:
-		return fmt.Errorf("import %s: there are no rule files NAME.IP, no template %s and no %s", i.from, templateName, oldScript)
+		return fmt.Errorf("import %s: there are no rule files NAME.IP, no template %s and no %s", i.from, defaults.TemplateName, oldScript)
 	case !c.apply && i.todo > 0:
 		i.tell("", "nothing has been changed: run this again with --apply")
 	case c.apply && i.todo > 0:
 		i.tell("", "what is marked with + has been done; see what the files permit: vifproxyctl check %s", i.to)
-		c.toldLost(filepath.Join(i.to, templateName))
+		c.toldLost(filepath.Join(i.to, defaults.TemplateName))
 	}
 	if i.wrong > 0 {
 		return fmt.Errorf("import %s: %d things need your attention; they are marked with ! above", i.from, i.wrong)
@@ -74,7 +75,7 @@ func (i *importer) tell(mark, format string, args ...any) {
 
 // ruleFiles checks the template and the rule files just as vifproxyd reads them.
 func (i *importer) ruleFiles() error {
-	template := filepath.Join(i.from, templateName)
+	template := filepath.Join(i.from, defaults.TemplateName)
 	set, err := rules.Read(i.from, template)
 	if err != nil {
 		return err
@@ -94,7 +95,7 @@ func (i *importer) ruleFiles() error {
 		i.found++
 		i.tell("!", "%v", refused.Err)
 	}
-	filter, filterErr := filterOf(set.Template)
+	filter, filterErr := policy.FilterOf(set.Template)
 	for _, file := range set.Files {
 		i.found++
 		i.tell("", "%s: what %s (%s) may reach", file.Path, file.Name, file.Addr)
@@ -104,7 +105,7 @@ func (i *importer) ruleFiles() error {
 		if filterErr != nil || set.TemplateErr != nil {
 			continue
 		}
-		if found := checkFor(filter).Parsed(file); len(found) > 0 {
+		if found := policy.CheckFor(filter).Parsed(file); len(found) > 0 {
 			i.tell("", "%d lines permit more than they seem to, or nothing: vifproxyctl check %s", len(found), file.Path)
 		}
 	}
@@ -114,8 +115,8 @@ func (i *importer) ruleFiles() error {
 // take copies a file to where vifproxyd reads it. It never replaces one that says something else.
 func (i *importer) take(path string) error {
 	if i.from == i.to {
-		if onlyOwnerReads(path) {
-			i.tell("!", "%s: %s (%s)", path, notReadable, makeReadable)
+		if notroot.Unreadable(path) {
+			i.tell("!", "%s: only its owner may read it, and %s (%s)", path, notroot.InGroup, notroot.MakeReadable)
 		}
 		return nil
 	}

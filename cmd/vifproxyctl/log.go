@@ -17,12 +17,11 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/defaults"
 	"vifproxy/rules"
 )
 
 const (
-	defaultRuntime = "/run/vifproxy"
-
 	// glance is how often a followed log is looked at. It is asked for by name each time: proxies, AppVMs and
 	// the daemon come and go, and the file with them.
 	glance = 200 * time.Millisecond
@@ -104,7 +103,7 @@ func logFile(c *call) (path string, notRunning error, err error) {
 		if parsed, _, bad := rules.ParseFileName(name + ".0.0.0.0"); bad != nil || parsed != name {
 			return "", nil, usagef("%q is not a VM name", name)
 		}
-		return filepath.Join(root+defaultRuntime, name, "log"), gone, nil
+		return filepath.Join(c.root+defaults.RuntimeDir, name, "log"), gone, nil
 	}
 	if err != nil {
 		return "", nil, err

@@ -9,12 +9,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"vifproxy/internal/defaults"
 )
 
 // A followed log goes on through everything that can happen to the file, and says each line once.
 func TestLogIsFollowed(t *testing.T) {
 	fake := t.TempDir()
-	dir := filepath.Join(fake, defaultRuntime, "bank")
+	dir := filepath.Join(fake, defaults.RuntimeDir, "bank")
 	path := filepath.Join(dir, "log")
 	check := func(err error) {
 		t.Helper()

@@ -10,15 +10,13 @@ import (
 	"net/http"
 	"os"
 	"regexp"
-	"runtime/debug"
 	"slices"
 
 	"vifproxy/control"
+	"vifproxy/internal/defaults"
 	"vifproxy/internal/usage"
+	"vifproxy/rules"
 )
-
-// version is set by the linker: -ldflags '-X main.version=…'.
-var version string
 
 // Exit statuses.
 const (
@@ -30,11 +28,19 @@ const (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(env{version: defaults.Version(), stdout: os.Stdout, stderr: os.Stderr}.run(os.Args[1:]))
+}
+
+// An env is what a run has around it.
+type env struct {
+	version        string // of this program
+	root           string // before the paths of the system's files: "", but in tests
+	stdout, stderr io.Writer
 }
 
 // call is one invocation, parsed.
 type call struct {
+	env
 	socket string
 	json   bool
 	names  []string
@@ -46,9 +52,6 @@ type call struct {
 	format                                                            string
 
 	theirs string // the rule directory of vifproxyd, once it was asked
-
-	stdout io.Writer
-	stderr io.Writer
 }
 
 // warn tells what is no error, but what the caller has to know.
@@ -61,13 +64,13 @@ func complain(w io.Writer, text string) {
 	_, _ = io.WriteString(w, usage.Wrap("vifproxyctl: "+safe(text), terminalWidth(w), 4))
 }
 
-func run(args []string, stdout, stderr io.Writer) int {
-	err := invoke(args, stdout, stderr)
+func (e env) run(args []string) int {
+	err := e.invoke(args)
 	if err == nil {
 		return 0
 	}
 	if !errors.Is(err, errTrouble) { // that has been told VM by VM
-		complain(stderr, err.Error())
+		complain(e.stderr, err.Error())
 	}
 	var (
 		wrong      *usageError
@@ -79,8 +82,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &wrong), errors.As(err, &said) && said.Code == http.StatusBadRequest:
 		return exitUsage
 	case errors.As(err, &notRunning):
-		if notRunning.Socket != defaultSocket {
-			complain(stderr, fmt.Sprintf("--socket=%s was given; without it %s is asked", notRunning.Socket, defaultSocket))
+		if notRunning.Socket != defaults.ControlSocket {
+			complain(e.stderr, fmt.Sprintf("--socket=%s was given; without it %s is asked", notRunning.Socket, defaults.ControlSocket))
 		}
 		return exitNotRunning
 	case errors.As(err, &permission):
@@ -100,17 +103,17 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
-func invoke(args []string, stdout, stderr io.Writer) error {
-	c := &call{lines: -1, stdout: stdout, stderr: stderr}
+func (e env) invoke(args []string) error {
+	c := &call{env: e, lines: -1}
 	var help, showVersion bool
 	flags := flag.NewFlagSet("vifproxyctl", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // its words come back as an error
-	flags.StringVar(&c.socket, "socket", defaultSocket, "")
+	flags.StringVar(&c.socket, "socket", defaults.ControlSocket, "")
 	flags.BoolVar(&c.json, "json", false, "")
 	flags.StringVar(&c.rulesDir, "rules-dir", "", "")
 	flags.BoolVar(&c.apply, "apply", false, "")
 	flags.StringVar(&c.template, "template", "", "")
-	flags.StringVar(&c.tinyproxy, "tinyproxy", packaged, "")
+	flags.StringVar(&c.tinyproxy, "tinyproxy", defaults.Tinyproxy, "")
 	flags.BoolVar(&c.fix, "fix", false, "")
 	flags.BoolVar(&c.subdomains, "subdomains", false, "")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "")
@@ -268,14 +271,14 @@ func change(do func(*control.Client, context.Context, []string) (control.Status,
 		}
 		problems(c, status, vms)
 		misnamed(c, status)
-		calm := func(vm control.VM) bool { return !inTrouble(vm) }
+		calm := func(vm control.VM) bool { return !vm.InTrouble() }
 		if err := printRemarks(c, c.stdout, remarks(vms, calm)); err != nil {
 			return err
 		}
-		if err := printRemarks(c, c.stderr, remarks(vms, inTrouble)); err != nil {
+		if err := printRemarks(c, c.stderr, remarks(vms, control.VM.InTrouble)); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(vms, inTrouble) || len(c.names) == 0 && len(status.Problems) > 0 {
+		if slices.ContainsFunc(vms, control.VM.InTrouble) || len(c.names) == 0 && len(status.Problems) > 0 {
 			return errTrouble
 		}
 		return nil
@@ -300,12 +303,6 @@ func known(status control.Status, names []string) error {
 	return nil
 }
 
-// inTrouble: a VM that is held was told to be, whatever else there is to say about its rule file.
-func inTrouble(vm control.VM) bool {
-	return vm.State == control.Failed || vm.State == control.Refused ||
-		vm.Error != "" && vm.State != control.Stopped
-}
-
 // problems tells what is wrong with the daemon, but for what is said of VMs anyway.
 func problems(c *call, status control.Status, vms []control.VM) {
 	for _, b := range status.Barred {
@@ -324,18 +321,7 @@ func misnamed(c *call, status control.Status) {
 	if dir == "" {
 		return
 	}
-	for _, text := range unread(dir, len(status.VMs)) {
+	for _, text := range rules.Unread(dir, len(status.VMs)) {
 		c.warn("%s", text)
 	}
-}
-
-// build is what this binary was made from.
-func build() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -27,8 +27,7 @@ import (
 
 func TestMain(m *testing.M) {
 	program := func() {
-		version, root = "1.0.0", os.Getenv("FAKE_ROOT") // of the system's files that doctor looks at
-		main()
+		os.Exit(env{version: "1.0.0", root: os.Getenv("FAKE_ROOT"), stdout: os.Stdout, stderr: os.Stderr}.run(os.Args[1:]))
 	}
 	testscript.Main(m, map[string]func(){"vifproxyctl": program, oldScript: program, "nameserver": underNameServer})
 }
@@ -323,7 +322,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 	}
 	defer full.Close()
 	var stderr bytes.Buffer
-	if status := run([]string{"help"}, full, &stderr); status != exitFailed {
+	if status := (env{stdout: full, stderr: &stderr}).run([]string{"help"}); status != exitFailed {
 		t.Errorf("exit status %d", status)
 	}
 	if want := "vifproxyctl: write /dev/full: no space left on device\n"; stderr.String() != want {

@@ -26,7 +26,7 @@ func TestManPage(t *testing.T) {
 			continue
 		}
 		var text bytes.Buffer
-		if err := help(&call{names: []string{v.name}, stdout: &text}); err != nil {
+		if err := help(&call{env: env{stdout: &text}, names: []string{v.name}}); err != nil {
 			t.Fatal(err)
 		}
 		synopsis, rest, _ := strings.Cut(text.String(), "\n\n")

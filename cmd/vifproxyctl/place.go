@@ -4,13 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net/netip"
 	"os"
 	"path/filepath"
 
 	"vifproxy/control"
-	"vifproxy/rules"
-	"vifproxy/tinyproxy"
+	"vifproxy/internal/defaults"
+	"vifproxy/internal/doctor"
 )
 
 // place is where rule files and their template are.
@@ -37,9 +36,9 @@ func (c *call) place(ctx context.Context) place {
 func (c *call) placeOf(ctx context.Context, dir string) place {
 	status, err := control.NewClient(c.socket).Status(ctx)
 	c.theirs = status.Setup.RulesDir
-	p := place{dir: cmp.Or(dir, c.theirs, defaultRules), err: err}
+	p := place{dir: cmp.Or(dir, c.theirs, defaults.RulesDir), err: err}
 	p.daemons = err == nil && (c.theirs == "" || sameFile(p.dir, c.theirs))
-	p.template = filepath.Join(p.dir, templateName)
+	p.template = filepath.Join(p.dir, defaults.TemplateName)
 	if p.daemons {
 		p.template = cmp.Or(status.Setup.Template, p.template)
 	}
@@ -70,27 +69,9 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && a == b
 }
 
-// filterOf is how a template makes tinyproxy read rule files.
-func filterOf(t rules.Template) (tinyproxy.Filter, error) {
-	config, _, err := configOf(t)
-	return config.Filter, err
-}
-
-// configOf returns what a template makes of a proxy, of no AppVM in particular, and the text that tinyproxy gets.
-func configOf(t rules.Template) (tinyproxy.Config, string, error) {
-	local := netip.IPv4Unspecified()
-	return tinyproxy.ParseConfig(t.Path, t.Render(rules.Values{
-		Port: 1, VMIP: local, BindIP: local, LogFile: "log", PidFile: "pid", RulesFile: "rules",
-	}))
-}
-
-func checkFor(f tinyproxy.Filter) rules.Check {
-	c := rules.Check{Syntax: rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, Forbid: !f.DefaultDeny}}
-	switch {
-	case f.Fnmatch:
-		c.Language = rules.Fnmatch
-	case f.Extended:
-		c.Language = rules.Extended
+// toldLost warns where what was written to a file is lost when this VM is restarted: until then, it is in force.
+func (c *call) toldLost(path string) {
+	if kept := doctor.KeptAt(context.Background(), c.root, filepath.Dir(path)); kept.Lost {
+		c.warn("until this VM is restarted: %s; %s", kept.Text, kept.Remedy)
 	}
-	return c
 }

@@ -90,8 +90,12 @@ func TestMessagesFitOnATerminal(t *testing.T) {
 		{Guard: "rules", Says: "permitted by", Lines: []control.Line{{Path: "/rw/config/tinyproxy/banking.10.137.0.11", Line: 2, Text: "bank.example # the bank itself"}}},
 		{Guard: "fence", Says: "198.51.100.3 is refused: port 8443 is not open (the line `bank.example:8443` in the rule file opens it)"}}}
 	for what, show := range map[string]func(io.Writer){
-		"check":   func(w io.Writer) { run([]string{"--rules-dir=rules", "--socket=none", "check"}, w, w) },
-		"error":   func(w io.Writer) { run([]string{"--socket=" + strings.Repeat("none/", 9), "show"}, w, w) },
+		"check": func(w io.Writer) {
+			env{stdout: w, stderr: w}.run([]string{"--rules-dir=rules", "--socket=none", "check"})
+		},
+		"error": func(w io.Writer) {
+			env{stdout: w, stderr: w}.run([]string{"--socket=" + strings.Repeat("none/", 9), "show"})
+		},
 		"explain": func(w io.Writer) { _ = printExplanation(w, explained) },
 	} {
 		tty, told := terminal(t)
@@ -113,7 +117,7 @@ func TestMessagesFitOnATerminal(t *testing.T) {
 func TestHelpFitsOnATerminal(t *testing.T) {
 	for _, v := range append(verbs(), verb{}) {
 		var text strings.Builder
-		c := &call{stdout: &text}
+		c := &call{env: env{stdout: &text}}
 		if v.name != "" {
 			c.names = []string{v.name}
 		}

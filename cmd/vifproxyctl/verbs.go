@@ -9,10 +9,9 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/defaults"
 	"vifproxy/internal/usage"
 )
-
-const defaultSocket = "/run/vifproxy/control.sock"
 
 // verb is one row of the table below, from which the help texts are made as well.
 type verb struct {
@@ -85,7 +84,7 @@ lets VMs go one by one, kill-all-and-restart all of them. Only vifproxyd's own p
 	}, {
 		name: "import", args: "[PATH]", most: 1, flags: "[--apply] [--rules-dir=DIR]", run: importOld,
 		summary: "Take over a set-up of proxyctl.py, or say what is in its way.",
-		help: `PATH (` + defaultRules + `) is searched for rule files, the template "config" and proxyctl.py, and
+		help: `PATH (` + defaults.RulesDir + `) is searched for rule files, the template "config" and proxyctl.py, and
 the directory above it for scripts that call proxyctl.py. Every finding is explained. Nothing is
 changed without --apply; then what is good is copied to DIR, the directory that vifproxyd
 reads, unless PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1 while something
@@ -271,7 +270,7 @@ With --json: an array of objects with check, level, text, remedy and, if the tex
 		name: "complete", args: "WORD...", most: math.MaxInt, hidden: true, run: complete,
 		summary: "Print what may come next in a command line.",
 	}, {
-		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", build()) },
+		name: "version", run: func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", c.version) },
 		summary: "Print the version.",
 	}, {
 		name: "help", args: "[VERB]", most: 1, run: help,
@@ -281,9 +280,6 @@ With --json: an array of objects with check, level, text, remedy and, if the tex
 
 // fileFlags are those of verbs that read rule files themselves.
 const fileFlags = "[--rules-dir=DIR] [--template=FILE]"
-
-// packaged is the tinyproxy of the distribution.
-const packaged = "/usr/bin/tinyproxy"
 
 // takes tells whether the verb has a flag of its own of this name.
 func (v verb) takes(name string) bool {

@@ -26,6 +26,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/backlog"
 	"vifproxy/internal/capability"
+	"vifproxy/internal/defaults"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/supervisor"
@@ -94,7 +95,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	if err := capability.Keep(); err != nil { // no program that the daemon runs needs any
 		return err
 	}
-	events.Emit(supervisor.DaemonStarts, control.About{Version: version, PID: os.Getpid()})
+	events.Emit(supervisor.DaemonStarts, control.About{Version: defaults.Version(), PID: os.Getpid()})
 
 	alarm, err := newAlarm()
 	if err != nil {
@@ -179,7 +180,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		Notify:      systemd.notify,
 		Events:      events,
 		Setup: control.Setup{
-			Version: version, Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
+			Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
 			Leave: o.leave, EgressAllow: texts(o.egress),
 			Confinement: confinement,
@@ -257,9 +258,6 @@ func systemdMakes(dir string) bool {
 	return slices.Contains(filepath.SplitList(os.Getenv("RUNTIME_DIRECTORY")), dir)
 }
 
-// packagedTinyproxy is where packages of distributions put it.
-const packagedTinyproxy = "/usr/bin/tinyproxy"
-
 // versionBound is how long tinyproxy may take to say its version.
 const versionBound = 10 * time.Second
 
@@ -272,7 +270,7 @@ func lookForHoles(ctx context.Context, events *supervisor.Events, binary tinypro
 		return // a program that does not even say its name will not start either, and that is told
 	}
 	changes := ""
-	if binary.Path == packagedTinyproxy {
+	if binary.Path == defaults.Tinyproxy {
 		changes = tinyproxy.DebianChanges("")
 	}
 	for _, hole := range tinyproxy.Holes(version, changes) {

@@ -9,18 +9,15 @@ import (
 	"log/slog"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 
+	"vifproxy/internal/defaults"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
 	"vifproxy/supervisor"
 )
-
-// version is set by the linker; see Makefile.
-var version = ""
 
 type options struct {
 	rulesDir, template, runtimeDir, compatDir, stateDir string
@@ -70,17 +67,17 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	var showVersion bool
 	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	f.StringVar(&o.rulesDir, "rules-dir", "/rw/config/tinyproxy", "`DIR` with a rule file NAME.IP for each AppVM")
+	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; a good one is built in\n(default: `FILE` config in the rule directory)")
-	f.StringVar(&o.runtimeDir, "runtime-dir", "/run/vifproxy", "`DIR` with a directory NAME for each AppVM: its log and its configuration")
-	f.StringVar(&o.stateDir, "state-dir", "/var/lib/vifproxy", "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\ndoes not undo it")
+	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")
+	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\ndoes not undo it")
 	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which links to these directories are kept for\nprograms that look in the old place; see migration.md (default: none)")
-	f.StringVar(&o.controlSocket, "control-socket", "/run/vifproxy/control.sock", "unix `SOCKET` on which vifproxyctl reaches the daemon")
+	f.StringVar(&o.controlSocket, "control-socket", defaults.ControlSocket, "unix `SOCKET` on which vifproxyctl reaches the daemon")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket besides root (default: none)")
-	f.UintVar(&proxyPort, "proxy-port", 8100, "TCP `PORT` at which every AppVM finds its own proxy")
-	f.StringVar(&listenPorts, "listen-ports", "61000-64999", "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
+	f.UintVar(&proxyPort, "proxy-port", defaults.ProxyPort, "TCP `PORT` at which every AppVM finds its own proxy")
+	f.StringVar(&listenPorts, "listen-ports", defaults.ListenPorts, "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
 	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto or iptables keep a rule in the chain INPUT of iptables, if there is one; nftables leaves it alone")
-	f.StringVar(&o.tinyproxy, "tinyproxy", packagedTinyproxy, "`PATH` of the tinyproxy program")
+	f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of the tinyproxy program")
 	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot confine proxies fully")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
 	f.Func("egress-allow", "`NETWORKS` that all proxies may connect to although they are private, or at another port than "+
@@ -116,10 +113,10 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q; see `vifproxyd --help`", f.Arg(0))
 	}
 	if showVersion {
-		fmt.Fprintln(help, "vifproxyd", version)
+		fmt.Fprintln(help, "vifproxyd", defaults.Version())
 		return o, flag.ErrHelp
 	}
-	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, "config"))
+	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, defaults.TemplateName))
 	if o.drain < 0 {
 		return o, fmt.Errorf("--drain=%v: a time is 0s or more", o.drain)
 	}
@@ -165,14 +162,4 @@ func printUsage(f *flag.FlagSet, w io.Writer) {
 		const indent = 8
 		fmt.Fprintf(w, "    %s\n%s", line, usage.Wrap(strings.Repeat(" ", indent)+strings.ReplaceAll(text, "\n", " "), usage.Width, indent))
 	})
-}
-
-func init() {
-	if version != "" {
-		return
-	}
-	version = "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		version = info.Main.Version
-	}
 }

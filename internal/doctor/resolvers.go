@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -19,14 +19,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/policy"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 )
 
 const (
-	resolverBound = 2 * time.Second // for the answers of all resolvers, which are asked side by side
-	largestReply  = 64 << 10        // bytes of a datagram
-	mostResolvers = 3               // that the C library asks (MAXNS in glibc's resolv.h)
+	resolverTimeout = 2 * time.Second // for the answers of all resolvers, which are asked side by side
+	replyMax        = 64 << 10        // bytes of a datagram
+	resolversMax    = 3               // that the C library asks (MAXNS in glibc's resolv.h)
 )
 
 // local is a name that a resolver has an answer for without asking anybody (RFC 6761, 6.3).
@@ -36,16 +37,16 @@ const local = "localhost"
 // so fence and rules of other programs decide as for a proxy.
 func (d *doctor) resolvers() {
 	const check = "resolvers"
-	servers, err := netwatch.Resolvers(root + "/etc/resolv.conf")
+	servers, err := netwatch.Resolvers(d.Root + "/etc/resolv.conf")
 	if err != nil {
-		d.tell(check, levelWrong, "", "%v", err)
+		d.report(check, Wrong, "", "%v", err)
 		return
 	}
-	servers = servers[:min(len(servers), mostResolvers)]
+	servers = servers[:min(len(servers), resolversMax)]
 	host := d.exampleHost()
 	uid := d.proxyUID()
 	states := make([]resolverState, len(servers))
-	ctx, cancel := context.WithTimeout(d.ctx, resolverBound)
+	ctx, cancel := context.WithTimeout(d.ctx, resolverTimeout)
 	defer cancel()
 	var asked sync.WaitGroup
 	for i, server := range servers {
@@ -67,8 +68,8 @@ func (d *doctor) resolvers() {
 		}
 		text := strings.ReplaceAll(about.one, "HOST", host)
 		many := strings.ReplaceAll(about.many, "HOST", host)
-		d.tellOf(check, levelWrong, about.remedy, text, many, first)
-		d.tellOf(check, levelNote, about.remedy, text+"; another one does", many+"; another one does", others)
+		d.reportEach(check, Wrong, about.remedy, text, many, first)
+		d.reportEach(check, Note, about.remedy, text+"; another one does", many+"; another one does", others)
 	}
 	var good, inventing []string
 	for i, state := range states {
@@ -83,7 +84,7 @@ func (d *doctor) resolvers() {
 		}
 	}
 	d.inventedAddresses(inventing)
-	d.tellOf(check, levelOK, "", "%s answers", "%d answer: %s", good)
+	d.reportEach(check, OK, "", "%s answers", "%d answer: %s", good)
 }
 
 // resolverState is what became of the questions to a resolver.
@@ -138,18 +139,18 @@ func (d *doctor) inventedAddresses(by []string) {
 	}
 	who := strings.Join(by, ", ") + map[bool]string{true: " answers", false: " answer"}[len(by) == 1] +
 		" with addresses of " + inventedNetwork.String()
-	d.tellOf("resolvers", levelWrong, fmt.Sprintf("write the line `#: egress %s` into the rule file, or for all vifproxyd --egress-allow=%[1]s; "+
+	d.reportEach("resolvers", Wrong, fmt.Sprintf("write the line `#: egress %s` into the rule file, or for all vifproxyd --egress-allow=%[1]s; "+
 		"or use a resolver that tells real addresses", inventedNetwork),
 		who+", which are its own invention, and the proxy of %s may not go there",
 		who+", which are its own invention, and %d proxies may not go there: %s", shut)
 	if len(shut) == 0 {
-		d.tell("resolvers", levelOK, "", "%s, which are open", who)
+		d.report("resolvers", OK, "", "%s, which are open", who)
 	}
 }
 
 // exampleHost returns a host that an AppVM may reach, "" if no list names one.
 func (d *doctor) exampleHost() string {
-	if filter, err := filterOf(d.rules.Template); err != nil || !filter.DefaultDeny {
+	if filter, err := policy.FilterOf(d.rules.Template); err != nil || !filter.DefaultDeny {
 		return ""
 	}
 	for _, file := range d.rules.Files {
@@ -240,7 +241,7 @@ func askName(ctx context.Context, server netip.Addr, name string, kind dnsmessag
 	if _, err := conn.Write(text); err != nil {
 		return reply, err
 	}
-	buf := make([]byte, largestReply)
+	buf := make([]byte, replyMax)
 	for {
 		n, err := conn.Read(buf)
 		if err != nil {

@@ -1,15 +1,15 @@
-package main
+package doctor
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"vifproxy/internal/notroot"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 )
 
@@ -19,13 +19,13 @@ func (d *doctor) ruleFiles() {
 	var err error
 	d.rules, err = rules.Read(dir, d.setup.Template)
 	if err != nil {
-		d.tell(check, levelWrong, "", "%v", err)
+		d.report(check, Wrong, "", "%v", err)
 		return
 	}
 	bad := func(err error) {
 		text := err.Error()
-		if !slices.ContainsFunc(d.findings, func(f finding) bool { return strings.Contains(f.Text, text) }) {
-			d.tell(check, levelWrong, "", "%s", text) // else the daemon has said so
+		if !slices.ContainsFunc(d.findings, func(f Finding) bool { return strings.Contains(f.Text, text) }) {
+			d.report(check, Wrong, "", "%s", text) // else the daemon has said so
 		}
 	}
 	if err := d.rules.TemplateErr; err != nil {
@@ -39,43 +39,43 @@ func (d *doctor) ruleFiles() {
 		for _, file := range d.rules.Files {
 			paths = append(paths, file.Path)
 		}
-		paths = slices.DeleteFunc(paths, func(path string) bool { return !onlyOwnerReads(path) })
-		d.tellOf(check, levelWrong, makeReadable, "%s: "+notReadable, "%d files: "+notReadable+": %s", paths)
+		paths = slices.DeleteFunc(paths, func(path string) bool { return !notroot.Unreadable(path) })
+		d.reportEach(check, Wrong, notroot.MakeReadable, "%s: "+notReadable, "%d files: "+notReadable+": %s", paths)
 	}
-	if filter, err := filterOf(d.rules.Template); err == nil && d.rules.TemplateErr == nil {
+	if filter, err := policy.FilterOf(d.rules.Template); err == nil && d.rules.TemplateErr == nil {
 		if !filter.DefaultDeny && len(d.rules.Files) > 0 {
-			d.tell(check, levelNote, "write FilterDefaultDeny Yes into "+d.rules.Template.Path+" if the files are white lists",
+			d.report(check, Note, "write FilterDefaultDeny Yes into "+d.rules.Template.Path+" if the files are white lists",
 				"black lists: FilterDefaultDeny No lets these VMs reach all hosts but those in their rule files: %s", namesOf(d.rules.Files))
 		}
-		d.doubts(checkFor(filter))
+		d.doubts(policy.CheckFor(filter))
 		d.idle()
 	}
-	for _, text := range unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
+	for _, text := range rules.Unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
 		text, remedy, _ := strings.Cut(text, ": ")
-		d.tell(check, levelNote, remedy, "%s", text)
+		d.report(check, Note, remedy, "%s", text)
 	}
 	if len(d.rules.Files)+len(d.rules.Refused) == 0 {
 		return
 	}
-	d.tell(check, levelOK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
+	d.report(check, OK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
 }
 
 // shortTimeout is below what web sites leave a connection idle for: they send a sign of life each 30 to 60 s.
 const shortTimeout = 60 * time.Second
 
-// timeout is the directive by which tinyproxy ends connections on which nothing has come for so many seconds.
-var timeout = regexp.MustCompile(`(?mi)^[ \t]*timeout[ \t]+"?([0-9]+)`)
+// timeoutLine is the directive by which tinyproxy ends connections on which nothing has come for so many seconds.
+var timeoutLine = regexp.MustCompile(`(?mi)^[ \t]*timeout[ \t]+"?([0-9]+)`)
 
 // idle tells of a template that ends connections soon.
 func (d *doctor) idle() {
-	_, text, err := configOf(d.rules.Template)
-	found := timeout.FindAllStringSubmatch(text, -1)
+	_, text, err := policy.ConfigOf(d.rules.Template)
+	found := timeoutLine.FindAllStringSubmatch(text, -1)
 	if err != nil || len(found) == 0 {
 		return // 600 s (conf.c of tinyproxy 1.11)
 	}
 	seconds, err := strconv.Atoi(found[len(found)-1][1]) // the last one counts
 	if err == nil && time.Duration(seconds)*time.Second < shortTimeout {
-		d.tell("rules", levelNote, "write Timeout 600 into "+d.rules.Template.Path,
+		d.report("rules", Note, "write Timeout 600 into "+d.rules.Template.Path,
 			"Timeout %d in the template ends each connection on which nothing has come for so many seconds: web sockets and slow pages break", seconds)
 	}
 }
@@ -91,10 +91,10 @@ func (d *doctor) doubts(c rules.Check) {
 		}
 	}
 	if len(names) == 1 {
-		d.tell("rules", levelNote, remedy, "%s", texts[0])
+		d.report("rules", Note, remedy, "%s", texts[0])
 		return
 	}
-	d.tellOf("rules", levelNote, "vifproxyctl check", "%s", "%d rule files have lines that their authors hardly meant: %s", names)
+	d.reportEach("rules", Note, "vifproxyctl check", "%s", "%d rule files have lines that their authors hardly meant: %s", names)
 	if len(names) > 1 {
 		d.findings[len(d.findings)-1].Details = texts
 	}
@@ -109,17 +109,5 @@ func namesOf(files []rules.File) string {
 	return strings.Join(names, ", ")
 }
 
-const (
-	notReadable  = "only its owner may read it, and vifproxyd is not root, but in root's group"
-	makeReadable = "chgrp root and chmod g+rX it, or chmod a+rX"
-)
-
-// onlyOwnerReads tells whether there is a file, or directory, that root's group may not read.
-func onlyOwnerReads(path string) bool {
-	info, err := os.Stat(path)
-	if err != nil {
-		return false
-	}
-	mode, group := info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
-	return mode&0o004 == 0 && (group != 0 || mode&0o040 == 0)
-}
+// notReadable is what is wrong with such a file.
+const notReadable = "only its owner may read it, and " + notroot.InGroup

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"compress/gzip"
@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"vifproxy/internal/defaults"
 )
 
 func TestVersion(t *testing.T) {
@@ -29,14 +31,13 @@ func TestVersion(t *testing.T) {
 
 // A distribution that names an advisory in its change log has patched it, whatever the version; the others are one line.
 func TestAdvisoriesPatchedByTheDistribution(t *testing.T) {
-	root = t.TempDir()
-	defer func() { root = "" }()
+	root := t.TempDir()
 	t.Setenv("PATH", root)
 	dir := filepath.Join(root, "usr/share/doc/tinyproxy-bin")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got := changelog(t.Context(), packaged); got != "" {
+	if got := changelog(t.Context(), root, defaults.Tinyproxy); got != "" {
 		t.Errorf("of no change log: %q", got)
 	}
 	file, err := os.Create(filepath.Join(dir, "changelog.Debian.gz"))
@@ -54,22 +55,22 @@ func TestAdvisoriesPatchedByTheDistribution(t *testing.T) {
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	changes := changelog(t.Context(), packaged)
+	changes := changelog(t.Context(), root, defaults.Tinyproxy)
 	if changes != text {
 		t.Fatalf("read %q", changes)
 	}
-	if other := changelog(t.Context(), "/usr/local/bin/tinyproxy"); other != "" {
+	if other := changelog(t.Context(), root, "/usr/local/bin/tinyproxy"); other != "" {
 		t.Errorf("another program has the package's change log: %q", other)
 	}
 	d := &doctor{}
 	d.advisories(release{1, 11, 1}, changes)
-	if len(d.findings) != 1 || d.findings[0].Level != levelNote || strings.Contains(d.findings[0].Text, "CVE-2023-49606") ||
+	if len(d.findings) != 1 || d.findings[0].Level != Note || strings.Contains(d.findings[0].Text, "CVE-2023-49606") ||
 		!strings.Contains(d.findings[0].Text, "CVE-2025-63938, CVE-2026-3945") || len(d.findings[0].Details) != 5 {
 		t.Errorf("what is patched is told, or not all in one line: %+v", d.findings)
 	}
 	d = &doctor{}
 	d.advisories(release{1, 11, 1}, "")
-	if len(d.findings) != 2 || d.findings[0].Level != levelWrong || !strings.Contains(d.findings[0].Remedy, "no change log tells") {
+	if len(d.findings) != 2 || d.findings[0].Level != Wrong || !strings.Contains(d.findings[0].Remedy, "no change log tells") {
 		t.Errorf("without a change log: %+v", d.findings)
 	}
 }

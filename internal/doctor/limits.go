@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vifproxy/internal/policy"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -23,14 +24,14 @@ func (d *doctor) confinement() {
 		missing = append(missing, confine.Lack(lack))
 	}
 	for _, lack := range missing {
-		level := levelWrong
+		level := Wrong
 		if lack.InPart {
-			level = levelNote
+			level = Note
 		}
-		d.tell(check, level, lack.Remedy, "%s: %s", lack.Mechanism, lack.Cause)
+		d.report(check, level, lack.Remedy, "%s: %s", lack.Mechanism, lack.Cause)
 	}
 	if len(missing) == 0 {
-		d.tell(check, levelOK, "", "this machine has all that proxies are confined with")
+		d.report(check, OK, "", "this machine has all that proxies are confined with")
 	}
 }
 
@@ -38,14 +39,14 @@ func (d *doctor) confinement() {
 // once, and a proxy that takes too much ends before the daemon.
 func (d *doctor) limits() {
 	const check = "limits"
-	config, _, err := configOf(d.rules.Template)
+	config, _, err := policy.ConfigOf(d.rules.Template)
 	if err != nil || d.rules.TemplateErr != nil || len(d.rules.Files) == 0 {
 		return
 	}
 	var sum struct{ tasks, memory, tracked, descriptors uint64 }
 	for _, file := range d.rules.Files {
 		var size confine.Rules
-		if lines, err := file.Lines(checkFor(config.Filter).Syntax); err == nil {
+		if lines, err := file.Lines(policy.CheckFor(config.Filter).Syntax); err == nil {
 			size.Lines = len(lines)
 			for _, line := range lines {
 				size.Bytes += len(line.Text)
@@ -67,7 +68,7 @@ func (d *doctor) limits() {
 	}{
 		{sum.tasks, 0, "processes and threads", d.tasks(), "write a smaller MaxClients into the template, or give this VM more memory"},
 		{sum.memory, 20, "MiB of memory", d.memory(), "write a smaller MaxClients into the template, or give this VM more memory"},
-		{sum.tracked, 0, "tracked connections", scarce{"nf_conntrack_max", readNumber("/proc/sys/net/netfilter/nf_conntrack_max")},
+		{sum.tracked, 0, "tracked connections", scarce{"nf_conntrack_max", d.readNumber("/proc/sys/net/netfilter/nf_conntrack_max")},
 			"sysctl net.netfilter.nf_conntrack_max=" + strconv.FormatUint(2*sum.tracked, 10) + ", or write a smaller MaxClients into the template"},
 		{sum.descriptors + heldByItself, 0, "descriptors of vifproxyd", scarce{"its RLIMIT_NOFILE", d.openFiles()},
 			"raise LimitNOFILE= in the unit with `systemctl edit vifproxyd`"},
@@ -78,11 +79,11 @@ func (d *doctor) limits() {
 		if strings.HasSuffix(of.has.file, ".max") {
 			of.remedy = fmt.Sprintf("raise what %s says: TasksMax=infinity, MemoryMax=infinity with `systemctl edit UNIT`", of.has.file)
 		}
-		d.tell(check, levelNote, of.remedy, "%d AppVMs may together take %d %s, and %s allows %d", len(d.rules.Files),
+		d.report(check, Note, of.remedy, "%d AppVMs may together take %d %s, and %s allows %d", len(d.rules.Files),
 			of.need>>of.bits, of.what, of.has.file, of.has.limit>>of.bits)
 	}
 	if len(d.findings) == before {
-		d.tell(check, levelOK, "", "this machine has what %d AppVMs may take: %d processes and threads, %d MiB, %d tracked connections",
+		d.report(check, OK, "", "this machine has what %d AppVMs may take: %d processes and threads, %d MiB, %d tracked connections",
 			len(d.rules.Files), sum.tasks, sum.memory>>20, sum.tracked)
 	}
 }
@@ -114,15 +115,15 @@ func least(all ...scarce) scarce {
 
 func (d *doctor) tasks() scarce {
 	all := []scarce{
-		{"kernel.threads-max", readNumber("/proc/sys/kernel/threads-max")},
-		{"kernel.pid_max", readNumber("/proc/sys/kernel/pid_max")},
+		{"kernel.threads-max", d.readNumber("/proc/sys/kernel/threads-max")},
+		{"kernel.pid_max", d.readNumber("/proc/sys/kernel/pid_max")},
 	}
 	return least(append(all, d.groups("pids.max")...)...)
 }
 
 func (d *doctor) memory() scarce {
 	all := []scarce{{"the machine", math.MaxUint64}}
-	text, _ := os.ReadFile(root + "/proc/meminfo")
+	text, _ := os.ReadFile(d.Root + "/proc/meminfo")
 	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
 			all[0].limit = number64(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
@@ -140,12 +141,12 @@ func (d *doctor) groups(file string) (all []scarce) {
 	if d.setup.PID == 0 {
 		return nil
 	}
-	text, _ := os.ReadFile(fmt.Sprintf("%s/proc/%d/cgroup", root, d.setup.PID))
+	text, _ := os.ReadFile(fmt.Sprintf("%s/proc/%d/cgroup", d.Root, d.setup.PID))
 	for line := range strings.Lines(string(text)) {
 		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
 		for ; ok && path != "/" && path != "."; path = filepath.Dir(path) {
 			name := filepath.Join("/sys/fs/cgroup", path, file)
-			all = append(all, scarce{name, readNumber(name)})
+			all = append(all, scarce{name, d.readNumber(name)})
 		}
 	}
 	return all
@@ -153,7 +154,7 @@ func (d *doctor) groups(file string) (all []scarce) {
 
 // openFiles returns how many descriptors the daemon may have.
 func (d *doctor) openFiles() uint64 {
-	text, _ := os.ReadFile(fmt.Sprintf("%s/proc/%d/limits", root, d.setup.PID))
+	text, _ := os.ReadFile(fmt.Sprintf("%s/proc/%d/limits", d.Root, d.setup.PID))
 	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, "Max open files"); ok && len(strings.Fields(rest)) > 0 {
 			return number64(strings.Fields(rest)[0])
@@ -163,8 +164,8 @@ func (d *doctor) openFiles() uint64 {
 }
 
 // readNumber reads a file with one number in it.
-func readNumber(path string) uint64 {
-	text, _ := os.ReadFile(root + path)
+func (c Config) readNumber(path string) uint64 {
+	text, _ := os.ReadFile(c.Root + path)
 	return number64(strings.TrimSpace(string(text)))
 }
 

@@ -1,4 +1,4 @@
-package main
+package rules
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 	"regexp"
 	"strings"
 
-	"vifproxy/rules"
+	"vifproxy/internal/defaults"
 )
 
 // beside is what people keep beside rule files and nobody takes for one: notes, scripts, what editors leave.
@@ -18,7 +18,7 @@ func misnamedFiles(dir string) (names []string) {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		name := entry.Name()
-		if _, addr, err := rules.ParseFileName(name); addr.IsValid() || err != nil || name == templateName ||
+		if _, addr, err := ParseFileName(name); addr.IsValid() || err != nil || name == defaults.TemplateName ||
 			strings.HasPrefix(name, ".") || beside.MatchString(name) {
 			continue
 		}
@@ -32,9 +32,9 @@ func misnamedFiles(dir string) (names []string) {
 // misnamedTemplate is a name that a person may have given to the template.
 var misnamedTemplate = regexp.MustCompile(`(?i)^(config(\..*)?|tinyproxy\.conf)$`)
 
-// unread says which files of a rule directory are not read because of their names, and that there is none, if so.
+// Unread returns which files of a rule directory are not read because of their names, and that there is none, if so.
 // found is how many rule files there are.
-func unread(dir string, found int) (texts []string) {
+func Unread(dir string, found int) (texts []string) {
 	if found == 0 {
 		text := "there are no rule files in " + dir
 		if _, err := os.Stat(dir); os.IsNotExist(err) {
@@ -46,9 +46,9 @@ func unread(dir string, found int) (texts []string) {
 	var names, templates []string
 	for _, name := range misnamedFiles(dir) {
 		if misnamedTemplate.MatchString(name) {
-			templates = append(templates, safe(name))
+			templates = append(templates, printable(name))
 		} else {
-			names = append(names, safe(name))
+			names = append(names, printable(name))
 		}
 	}
 	if names != nil {
@@ -57,7 +57,7 @@ func unread(dir string, found int) (texts []string) {
 	}
 	if templates != nil {
 		texts = append(texts, fmt.Sprintf("not read because of their names, in %s, are %s: the template is named %s", dir,
-			strings.Join(templates, ", "), templateName))
+			strings.Join(templates, ", "), defaults.TemplateName))
 	}
 	return texts
 }

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"errors"
@@ -37,9 +37,9 @@ func (d *doctor) egressInterfaces() {
 			down = append(down, name)
 		}
 	}
-	d.tellOf("leave", levelWrong, remedy, "there is no interface %s, by which proxies are to leave (--egress-interface)",
+	d.reportEach("leave", Wrong, remedy, "there is no interface %s, by which proxies are to leave (--egress-interface)",
 		"%d of the interfaces by which proxies are to leave (--egress-interface) are not there: %s", absent)
-	d.tellOf("leave", levelWrong, remedy, "%s is down, and proxies are to leave by it (--egress-interface)",
+	d.reportEach("leave", Wrong, remedy, "%s is down, and proxies are to leave by it (--egress-interface)",
 		"%d of the interfaces by which proxies are to leave (--egress-interface) are down: %s", down)
 }
 
@@ -65,9 +65,9 @@ func (d *doctor) ways() (links []netlink.Link) {
 	const remedy = "see `ip route`: connect this VM to a netvm (in dom0: qvm-prefs NAME netvm NETVM), or bring up what brings the route, as a VPN"
 	switch {
 	case len(links) == 0:
-		d.tell(check, levelWrong, remedy, "no route leads to the internet: %s", missing[0])
+		d.report(check, Wrong, remedy, "no route leads to the internet: %s", missing[0])
 	case len(missing) > 0:
-		d.tell(check, levelWrong, remedy, "no route leads to a part of the internet: %s", missing[0])
+		d.report(check, Wrong, remedy, "no route leads to a part of the internet: %s", missing[0])
 	}
 	var down []string
 	for _, link := range links {
@@ -75,7 +75,7 @@ func (d *doctor) ways() (links []netlink.Link) {
 			down = append(down, link.Attrs().Name)
 		}
 	}
-	d.tellOf(check, levelWrong, "bring it up: `ip link set dev NAME up`; in Qubes, see whether the netvm runs",
+	d.reportEach(check, Wrong, "bring it up: `ip link set dev NAME up`; in Qubes, see whether the netvm runs",
 		"the route to the internet leads to %s, which is down", "%d interfaces to which routes lead are down: %s", down)
 	return links
 }
@@ -105,18 +105,18 @@ func (d *doctor) barredWays(ways []netlink.Link) {
 	var idle []string
 	for _, b := range d.barred() {
 		if taken(b.Interface) {
-			d.tell(check, levelWrong, "start the VPN whose kill switch that is, so that routes lead to its tunnel; or, if proxies may pass "+
+			d.report(check, Wrong, "start the VPN whose kill switch that is, so that routes lead to its tunnel; or, if proxies may pass "+
 				"by it, vifproxyd --egress-interface="+b.Interface,
 				"routes lead to %s, by which proxies may not leave: what AppVMs send there is dropped by %s", b.Interface, b.Rule)
 			continue
 		}
 		idle = append(idle, fmt.Sprintf("%s, where what AppVMs send is dropped by %s", b.Interface, b.Rule))
 	}
-	d.tellOf(check, levelNote, "none if that is meant, as by the kill switch of a VPN; else vifproxyd --egress-interface",
+	d.reportEach(check, Note, "none if that is meant, as by the kill switch of a VPN; else vifproxyd --egress-interface",
 		"proxies may not leave by %s", "proxies may not leave by %d interfaces: %s", idle)
 	for _, way := range ways {
 		if name := way.Attrs().Name; len(d.setup.Leave) > 0 && !slices.Contains(d.setup.Leave, name) {
-			d.tell(check, levelWrong, "bring up "+strings.Join(d.setup.Leave, ", ")+", so that routes lead there; or change --egress-interface",
+			d.report(check, Wrong, "bring up "+strings.Join(d.setup.Leave, ", ")+", so that routes lead there; or change --egress-interface",
 				"routes lead to %s, and proxies may leave by %s only (--egress-interface)", name, strings.Join(d.setup.Leave, ", "))
 		}
 	}
@@ -138,7 +138,7 @@ func (d *doctor) tunnels(ways []netlink.Link) {
 	const check = "routes"
 	all, err := netlink.LinkList()
 	if err != nil {
-		d.tell(check, levelWrong, "", "cannot read the links of this VM: %v", err)
+		d.report(check, Wrong, "", "cannot read the links of this VM: %v", err)
 		return
 	}
 	var by, beside []string
@@ -158,12 +158,12 @@ func (d *doctor) tunnels(ways []netlink.Link) {
 	if len(by) == 0 {
 		return
 	}
-	d.tell(check, levelOK, "", "what proxies send leaves by %s", strings.Join(by, ", "))
+	d.report(check, OK, "", "what proxies send leaves by %s", strings.Join(by, ", "))
 	closed := len(d.setup.Leave) > 0 || len(d.barred()) > 0
 	if closed {
 		return // proxies keep to it, or it was told
 	}
-	d.tellOf(check, levelNote, "none if that is meant; if all is to pass by the tunnel, a kill switch makes proxies keep to it: see the guide, 5",
+	d.reportEach(check, Note, "none if that is meant; if all is to pass by the tunnel, a kill switch makes proxies keep to it: see the guide, 5",
 		"there is a tunnel, %s, and what proxies send leaves beside it, by "+strings.Join(by, ", "),
 		"there are %d tunnels, and what proxies send leaves beside them, by "+strings.Join(by, ", ")+": %s", beside)
 }

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ func (d *doctor) appVMs() bool {
 	const check = "AppVMs"
 	var err error
 	if d.links, err = netwatch.Read(); err != nil {
-		d.tell(check, levelWrong, "", "cannot find out who is connected: %v", err)
+		d.report(check, Wrong, "", "cannot find out who is connected: %v", err)
 		return false
 	}
 	served := 0
@@ -30,16 +30,16 @@ func (d *doctor) appVMs() bool {
 			listless = append(listless, onVifs(vm))
 		}
 	}
-	d.tellOf(check, levelNote, "for each that is to have a proxy: vifproxyctl allow NAME.IP HOST makes its first rule file",
+	d.reportEach(check, Note, "for each that is to have a proxy: vifproxyctl allow NAME.IP HOST makes its first rule file",
 		"%s has no rule file, and so no proxy", "%d AppVMs have no rule file, and so no proxy: %s", listless)
-	d.tellOf(check, levelNote, "none if no disposable needs a proxy; one that does is to be a named disposable, which keeps its address",
+	d.reportEach(check, Note, "none if no disposable needs a proxy; one that does is to be a named disposable, which keeps its address",
 		"%s has no rule file, and so no proxy; by its address it is a disposable, and the next one has another address",
 		"%d disposables have no rule file, and so no proxy; the next ones have other addresses: %s", disposables)
 	d.sharedAddresses()
-	d.tellOf(check, levelNote, "compare with `qvm-ls --network` in dom0 which address they have",
+	d.reportEach(check, Note, "compare with `qvm-ls --network` in dom0 which address they have",
 		"%s was not connected since vifproxyd started, "+d.setup.Started.Local().Format("2006-01-02 15:04:05"),
 		"%d AppVMs with a rule file were not connected since vifproxyd started: %s", d.unseen())
-	d.tell(check, levelOK, "", "%d connected, %d of them with a rule file", len(d.links), served)
+	d.report(check, OK, "", "%d connected, %d of them with a rule file", len(d.links), served)
 	return true
 }
 
@@ -86,9 +86,9 @@ func (d *doctor) sharedAddresses() {
 		}
 	}
 	const remedy = "find in dom0, by `qvm-ls --network`, which qubes have the address, and give one another: qvm-prefs NAME ip ADDRESS"
-	d.tellOf("AppVMs", levelWrong, remedy, "one address on two qubes, which have one list and one proxy: %s",
+	d.reportEach("AppVMs", Wrong, remedy, "one address on two qubes, which have one list and one proxy: %s",
 		"%d addresses are on two qubes each, which have one list and one proxy: %s", certain)
-	d.tellOf("AppVMs", levelNote, "none if it is an HVM; else "+remedy,
+	d.reportEach("AppVMs", Note, "none if it is an HVM; else "+remedy,
 		"%s: an HVM with its stub domain, or two qubes of one address, which have one list and one proxy",
 		"%d addresses are on two vifs: HVMs with their stub domains, or two qubes of one address: %s", perhaps)
 }
@@ -96,4 +96,33 @@ func (d *doctor) sharedAddresses() {
 func domid(vif string) int {
 	id, _, _ := netwatch.ParseVif(vif)
 	return id
+}
+
+// netvm looks for signs that this is not the netvm of the AppVMs that have rule files. Behind another
+// firewall VM all of them would come with that one's address, on that one's vif, and none can be told from
+// another.
+func (d *doctor) netvm() {
+	const check = "netvm"
+	if len(d.links) == 0 || len(d.rules.Files) == 0 {
+		return
+	}
+	for _, vm := range d.links {
+		if _, ok := d.ruleFile(vm); ok {
+			d.report(check, OK, "", "AppVMs with rule files are connected to this VM itself")
+			return
+		}
+	}
+	var others []string
+	for _, vm := range d.links {
+		others = append(others, fmt.Sprintf("%s (%s)", vm.Addr, strings.Join(vm.Vifs, ", ")))
+	}
+	remedy := "run vifproxyd in the VM that is their netvm, as `qvm-ls --network` in dom0 shows it"
+	// Only a VM that has a netvm itself has a gateway in QubesDB: this one drives the network card.
+	if qubesdb(d.ctx, "/name") != "" && qubesdb(d.ctx, "/qubes-gateway") == "" {
+		d.report(check, Wrong, remedy, "no AppVM with a rule file is connected, and this VM has no netvm "+
+			"itself: are they behind %s, perhaps another firewall VM?", strings.Join(others, ", "))
+		return
+	}
+	d.report(check, Note, remedy, "no AppVM with a rule file is connected, only %s: "+
+		"should that be another firewall VM, those behind it cannot be told apart here", strings.Join(others, ", "))
 }

@@ -1,4 +1,4 @@
-package main
+package rules
 
 import (
 	"os"
@@ -21,13 +21,13 @@ func TestMisnamedFilesAreTold(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	texts := unread(dir, 1)
+	texts := Unread(dir, 1)
 	if len(texts) != 2 {
 		t.Fatalf("%q", texts)
 	}
 	for i, names := range [][]string{meant, templates} {
 		for _, name := range names {
-			if !strings.Contains(texts[i], safe(name)) {
+			if !strings.Contains(texts[i], printable(name)) {
 				t.Errorf("%q is not in %s", name, texts[i])
 			}
 		}

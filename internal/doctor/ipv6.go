@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 // farAway6 stands for what is far away by IPv6: no packet goes there.
 var farAway6 = netip.MustParseAddr("2001:db8::1")
 
-// ipv6Bound is how long a host may take to answer by IPv6, and a resolver to tell its address.
-const ipv6Bound = 1500 * time.Millisecond
+// ipv6Timeout is how long a host may take to answer by IPv6, and a resolver to tell its address.
+const ipv6Timeout = 1500 * time.Millisecond
 
 // ipv6 tries whether a route for IPv6 leads anywhere, by a host that a list names. tinyproxy takes the addresses of a host in turn,
 // those of IPv6 first (RFC 6724, in glibc), and waits for each as long as the kernel tries: 133 s if nobody answers (Linux 6.18 with
@@ -29,20 +29,20 @@ func (d *doctor) ipv6() {
 	name := way.Attrs().Name
 	host, addr := d.hostByIPv6()
 	if !addr.IsValid() {
-		d.tell(check, levelOK, "", "a route leads by %s; it is not tried, as no listed host is known to have an IPv6 address", name)
+		d.report(check, OK, "", "a route leads by %s; it is not tried, as no listed host is known to have an IPv6 address", name)
 		return
 	}
-	ctx, cancel := context.WithTimeout(d.ctx, ipv6Bound)
+	ctx, cancel := context.WithTimeout(d.ctx, ipv6Timeout)
 	defer cancel()
 	conn, err := dialAs(ctx, d.proxyUID(), "tcp6", netip.AddrPortFrom(addr, 443))
 	if err == nil {
 		conn.Close()
 	}
 	if err == nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENETUNREACH) {
-		d.tell(check, levelOK, "", "a route leads by %s, and %s answers there", name, host)
+		d.report(check, OK, "", "a route leads by %s, and %s answers there", name, host)
 		return
 	}
-	d.tell(check, levelWrong, fmt.Sprintf("turn IPv6 off if this VM is to have none: `sysctl net.ipv6.conf.all.disable_ipv6=1` here, and for good in "+
+	d.report(check, Wrong, fmt.Sprintf("turn IPv6 off if this VM is to have none: `sysctl net.ipv6.conf.all.disable_ipv6=1` here, and for good in "+
 		"dom0 qvm-features %s ipv6 ''; or have the netvm route it", d.vmName()),
 		"a route leads by %s, and nobody answers there: %s at %s. Proxies try the IPv6 addresses of a host first, and wait 133 s for each that is silent",
 		name, host, addr)
@@ -53,7 +53,7 @@ func (d *doctor) hostByIPv6() (host string, addr netip.Addr) {
 	if host = d.exampleHost(); host == "" || len(d.answering) == 0 {
 		return host, addr
 	}
-	ctx, cancel := context.WithTimeout(d.ctx, ipv6Bound)
+	ctx, cancel := context.WithTimeout(d.ctx, ipv6Timeout)
 	defer cancel()
 	reply, err := askName(ctx, d.answering[0], host, dnsmessage.TypeAAAA, d.proxyUID())
 	if err != nil {

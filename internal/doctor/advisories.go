@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vifproxy/internal/defaults"
 	"vifproxy/tinyproxy"
 )
 
@@ -39,7 +40,7 @@ func parseVersion(text string) (r release, ok bool) {
 type advisory struct {
 	ids   []string
 	last  release // that has it; all before have it too
-	level string  // what it is worth here, where each AppVM has a proxy and a user id of its own
+	level Level   // what it is worth here, where each AppVM has a proxy and a user id of its own
 	text  string
 }
 
@@ -47,25 +48,25 @@ type advisory struct {
 // the list fresh, compare it with https://security-tracker.debian.org/tracker/source-package/tinyproxy.
 var advisories = []advisory{
 	// Talos TALOS-2023-1889; commit 12a8484 in 1.11.2.
-	{[]string{"CVE-2023-49606"}, release{1, 11, 1}, levelWrong,
+	{[]string{"CVE-2023-49606"}, release{1, 11, 1}, Wrong,
 		"an AppVM can make its proxy use memory that was freed, and perhaps take it over"},
 	// Issue 457, and once more as Talos TALOS-2023-1902; commit 3764b85 in 1.11.2.
-	{[]string{"CVE-2022-40468", "CVE-2023-40533"}, release{1, 11, 1}, levelNote,
+	{[]string{"CVE-2022-40468", "CVE-2023-40533"}, release{1, 11, 1}, Note,
 		"the error page for a malformed request can show memory of the AppVM's own proxy"},
 	// Issue 586; commit 3c0fde9 in 1.11.3.
-	{[]string{"CVE-2025-63938"}, release{1, 11, 2}, levelNote,
+	{[]string{"CVE-2025-63938"}, release{1, 11, 2}, Note,
 		"a port number above 65535 is taken for another one"},
 	// Issue 602; commit bb7edc4.
-	{[]string{"CVE-2026-3945"}, release{1, 11, 3}, levelNote,
+	{[]string{"CVE-2026-3945"}, release{1, 11, 3}, Note,
 		"an AppVM can keep connections of its own proxy busy with an overlong chunk"},
 	// Issue 604; commit 879bf84.
-	{[]string{"CVE-2026-31842"}, release{1, 11, 3}, levelNote,
+	{[]string{"CVE-2026-31842"}, release{1, 11, 3}, Note,
 		"an AppVM can keep connections to permitted hosts busy with `Transfer-Encoding: Chunked`"},
 	// Issue 609; commits 623bfc0 and 364cdb6.
-	{[]string{"CVE-2026-54387", "CVE-2026-54388"}, release{1, 11, 3}, levelNote,
+	{[]string{"CVE-2026-54387", "CVE-2026-54388"}, release{1, 11, 3}, Note,
 		"an AppVM can hide a request to a permitted host inside another one to the same host"},
 	// Pull request 606; commit 09312a1.
-	{[]string{"CVE-2026-55202"}, release{1, 11, 3}, levelNote,
+	{[]string{"CVE-2026-55202"}, release{1, 11, 3}, Note,
 		"an AppVM can see the statistics of its own proxy"},
 }
 
@@ -79,7 +80,7 @@ func (d *doctor) program() {
 	const check = "tinyproxy"
 	binary, err := tinyproxy.Identify(d.setup.Tinyproxy)
 	if err != nil {
-		d.tell(check, levelWrong, "", "%v", err)
+		d.report(check, Wrong, "", "%v", err)
 		return
 	}
 	text, err := binary.Version(d.ctx)
@@ -88,25 +89,25 @@ func (d *doctor) program() {
 		if os.Geteuid() != 0 { // it is run as nobody
 			remedy = "run doctor as root"
 		}
-		d.tell(check, levelWrong, remedy, "%v", err)
+		d.report(check, Wrong, remedy, "%v", err)
 		return
 	}
 	version, ok := parseVersion(text)
 	switch {
 	case !ok:
-		d.tell(check, levelNote, "", "%s calls itself %q: not known which advisories are about it", binary.Path, text)
+		d.report(check, Note, "", "%s calls itself %q: not known which advisories are about it", binary.Path, text)
 		return
 	case version.before(release{1, 10, 0}):
-		d.tell(check, levelWrong, "install tinyproxy 1.10 or later", "%s: %s is too old", binary.Path, text)
+		d.report(check, Wrong, "install tinyproxy 1.10 or later", "%s: %s is too old", binary.Path, text)
 		return
 	}
-	d.tell(check, levelOK, "", "%s: %s", binary.Path, text)
-	d.advisories(version, changelog(d.ctx, binary.Path))
+	d.report(check, OK, "", "%s: %s", binary.Path, text)
+	d.advisories(version, changelog(d.ctx, d.Root, binary.Path))
 }
 
 // advisories names those that a version has and the distribution's change log does not, in a line for each level.
 func (d *doctor) advisories(version release, changes string) {
-	for _, level := range []string{levelWrong, levelNote} {
+	for _, level := range []Level{Wrong, Note} {
 		var ids, texts []string
 		var last release
 		for _, a := range advisories {
@@ -124,7 +125,7 @@ func (d *doctor) advisories(version release, changes string) {
 		}
 		remedy := "update tinyproxy: what is later than " + last.String() + " does not have it"
 		text := "advisories on this version: %s; by these an AppVM harms its own proxy, or sites that it may reach anyway"
-		if level == levelWrong {
+		if level == Wrong {
 			text = "advisories on this version: %s; by these an AppVM may take its own proxy over"
 		} else {
 			remedy = "update tinyproxy when there is one later than " + last.String()
@@ -132,20 +133,20 @@ func (d *doctor) advisories(version release, changes string) {
 		if changes == "" {
 			remedy += "; the distribution may have patched it: no change log tells"
 		}
-		d.tell("tinyproxy", level, remedy+"; --verbose tells more", text, strings.Join(ids, ", "))
+		d.report("tinyproxy", level, remedy+"; --verbose tells more", text, strings.Join(ids, ", "))
 		d.findings[len(d.findings)-1].Details = texts
 	}
 }
 
 // changelog is what the distribution says of its package of the program at path; "" where it says nothing.
 // Distributions patch without changing the number of the version, and name advisories there.
-func changelog(ctx context.Context, path string) string {
-	if path != packaged {
+func changelog(ctx context.Context, root, path string) string {
+	if path != defaults.Tinyproxy {
 		return ""
 	}
 	if text := tinyproxy.DebianChanges(root); text != "" {
 		return text
 	}
-	text, _ := output(ctx, "rpm", "-q", "--changelog", "tinyproxy")
+	text, _ := run(ctx, "rpm", "-q", "--changelog", "tinyproxy")
 	return text
 }

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ func (d *doctor) others() {
 	const check = "others"
 	found, err := firewall.ReadObstacles()
 	if err != nil {
-		d.tell(check, levelWrong, "", "%v", err)
+		d.report(check, Wrong, "", "%v", err)
 		return
 	}
 	before := len(d.findings)
@@ -30,7 +30,7 @@ func (d *doctor) others() {
 	}
 	d.inward(found)
 	if len(d.findings) == before {
-		d.tell(check, levelOK, "", "no chain of another program is seen to be in the way")
+		d.report(check, OK, "", "no chain of another program is seen to be in the way")
 	}
 }
 
@@ -55,16 +55,16 @@ func (d *doctor) outward(what string, stuck bool, all []firewall.Obstacle) {
 			perhaps = append(perhaps, o.Rule)
 		}
 	}
-	level := levelNote
+	level := Note
 	if stuck {
-		level = levelWrong
+		level = Wrong
 	}
-	d.tellOf("others", levelWrong, giveWay, what+": dropped by %s", what+": dropped by %d chains: %s", certain)
+	d.reportEach("others", Wrong, giveWay, what+": dropped by %s", what+": dropped by %d chains: %s", certain)
 	if len(certain) == 0 {
-		d.tellOf("others", level, giveWay, what+": perhaps dropped by %s", what+": perhaps dropped by %d chains: %s", perhaps)
+		d.reportEach("others", level, giveWay, what+": perhaps dropped by %s", what+": perhaps dropped by %d chains: %s", perhaps)
 	}
 	if stuck && len(all) == 0 {
-		d.tell("others", levelWrong, "look at `iptables-legacy -S OUTPUT`, at `tc filter`, and at programs for packets (BPF)",
+		d.report("others", Wrong, "look at `iptables-legacy -S OUTPUT`, at `tc filter`, and at programs for packets (BPF)",
 			"%s: dropped, and by no rule of nftables that is understood here", what)
 	}
 }
@@ -90,11 +90,11 @@ func (d *doctor) inward(found firewall.Obstacles) {
 		}
 	}
 	for _, o := range order {
-		level, drops := levelNote, "perhaps drops"
+		level, drops := Note, "perhaps drops"
 		if o.Certain {
-			level, drops = levelWrong, "drops"
+			level, drops = Wrong, "drops"
 		}
-		d.tellOf("others", level, giveWay, fmt.Sprintf("%s, %s what %%s sends to its proxy", o.Rule, drops),
+		d.reportEach("others", level, giveWay, fmt.Sprintf("%s, %s what %%s sends to its proxy", o.Rule, drops),
 			fmt.Sprintf("%s, %s what %%d AppVMs send to their proxies: %%s", o.Rule, drops), who[o])
 	}
 }

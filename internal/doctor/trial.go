@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"fmt"
@@ -7,10 +7,11 @@ import (
 	"sync"
 
 	"vifproxy/control"
+	"vifproxy/internal/policy"
 )
 
-// mostTrials is how many AppVMs a host is tried for: one less than vifproxyd tries at once.
-const mostTrials = 3
+// trialsMax is how many AppVMs a host is tried for: one less than vifproxyd tries at once.
+const trialsMax = 3
 
 // trial has vifproxyd open a connection for some AppVMs that have a proxy, to the first host that their list names: with all that
 // the proxy has, uid, sandbox, fence and resolvers. Nothing is sent.
@@ -25,20 +26,20 @@ func (d *doctor) trial() {
 		err error
 	}
 	var tries []*try
-	filter, err := filterOf(d.rules.Template)
+	filter, err := policy.FilterOf(d.rules.Template)
 	if err != nil || !filter.DefaultDeny {
 		return
 	}
 	for _, vm := range d.status.VMs {
 		for _, file := range d.rules.Files {
-			if hosts := file.Hosts(); vm.State == control.Running && file.Name == vm.Name && len(hosts) > 0 && len(tries) < mostTrials {
+			if hosts := file.Hosts(); vm.State == control.Running && file.Name == vm.Name && len(hosts) > 0 && len(tries) < trialsMax {
 				tries = append(tries, &try{vm: vm.Name, host: net.JoinHostPort(hosts[0], strconv.Itoa(443))})
 			}
 		}
 	}
 	var running sync.WaitGroup
 	for _, t := range tries {
-		running.Go(func() { t.Explanation, t.err = control.NewClient(d.socket).Explain(d.ctx, t.vm, t.host) })
+		running.Go(func() { t.Explanation, t.err = control.NewClient(d.Socket).Explain(d.ctx, t.vm, t.host) })
 	}
 	running.Wait()
 	silent := false
@@ -58,17 +59,17 @@ func (d *doctor) trial() {
 			unreached = append(unreached, what)
 		}
 	}
-	level := levelWrong
+	level := Wrong
 	if len(reached) > 0 {
-		level = levelNote // it may be the host
+		level = Note // it may be the host
 	}
 	d.stuck = len(stuck) > 0
 	d.leaves = (len(reached) > 0 || silent) && !d.stuck
-	d.tellOf(check, levelWrong, "see below, others", "what the proxy sends does not leave this VM, as another program's rule drops it: %s",
+	d.reportEach(check, Wrong, "see below, others", "what the proxy sends does not leave this VM, as another program's rule drops it: %s",
 		"what %d proxies send does not leave this VM, as another program's rule drops it: %s", stuck)
-	d.tellOf(check, level, "see resolvers above; else vifproxyctl explain NAME HOST", "a name does not resolve: %s",
+	d.reportEach(check, level, "see resolvers above; else vifproxyctl explain NAME HOST", "a name does not resolve: %s",
 		"%d names do not resolve: %s", unknown)
-	d.tellOf(check, level, "vifproxyctl explain NAME HOST says more; if it is the same for all hosts, the way out is broken: see routes above",
+	d.reportEach(check, level, "vifproxyctl explain NAME HOST says more; if it is the same for all hosts, the way out is broken: see routes above",
 		"no connection comes about: %s", "%d connections do not come about: %s", unreached)
-	d.tellOf(check, levelOK, "", "a connection comes about: %s", "%d connections come about: %s", reached)
+	d.reportEach(check, OK, "", "a connection comes about: %s", "%d connections come about: %s", reached)
 }

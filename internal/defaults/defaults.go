@@ -1,0 +1,42 @@
+// Package defaults has what vifproxyd and vifproxyctl take when nothing else is said: paths and ports. It also has the version of
+// both.
+//
+// A test holds these values against the unit, the packages and the manual pages.
+//
+// Concurrency: any goroutine may call anything here.
+package defaults
+
+import "runtime/debug"
+
+// Paths.
+const (
+	RulesDir      = "/rw/config/tinyproxy" // with a rule file NAME.IP for each AppVM
+	TemplateName  = "config"               // in the rule directory
+	RuntimeDir    = "/run/vifproxy"        // with a directory NAME for each AppVM
+	StateDir      = "/var/lib/vifproxy"    // what outlives a restart of the daemon
+	ControlSocket = RuntimeDir + "/control.sock"
+	Tinyproxy     = "/usr/bin/tinyproxy" // that of the distribution
+)
+
+// OptionFiles are where the unit takes the daemon's options from. A later one overrules an earlier one.
+var OptionFiles = []string{"/etc/default/vifproxyd", "/rw/config/vifproxyd.options"}
+
+// Ports.
+const (
+	ProxyPort   = 8100          // where an AppVM finds its proxy, at its gateway
+	ListenPorts = "61000-64999" // where proxies listen behind it
+)
+
+// version is set by the linker: -ldflags '-X vifproxy/internal/defaults.version=…'.
+var version string
+
+// Version returns what this program was made from.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,39 @@
+package doctor
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+const (
+	programTimeout = 10 * time.Second // of a program that doctor runs
+	outputTimeout  = time.Second      // of what it has left behind that holds its output open
+)
+
+// run runs a program and returns what it prints; ok is false if it fails or is not there.
+func run(ctx context.Context, name string, args ...string) (text string, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, programTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = outputTimeout
+	out, err := cmd.Output()
+	if err != nil {
+		return "", false
+	}
+	return string(out), true
+}
+
+// qubesdb reads one value of QubesDB, "" where there is none.
+func qubesdb(ctx context.Context, path string) string {
+	value, _ := run(ctx, "qubesdb-read", path)
+	return strings.TrimSuffix(value, "\n")
+}
+
+// exists reports whether there is something at a path of the system.
+func (c Config) exists(path string) bool {
+	_, err := os.Stat(c.Root + path)
+	return err == nil
+}
