@@ -21,6 +21,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
+	proc "vifproxy/tinyproxy/process"
 )
 
 const realBinary = "/usr/bin/tinyproxy"
@@ -116,7 +117,7 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
+	launcher, err := proc.NewLauncher(proc.Options{
 		RuntimeDir: filepath.Join(dir, "run"), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

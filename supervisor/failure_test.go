@@ -10,7 +10,8 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
-	"vifproxy/tinyproxy"
+	"vifproxy/internal/sockdiag"
+	proc "vifproxy/tinyproxy/process"
 )
 
 func TestDeathUnbindsAndComesBack(t *testing.T) {
@@ -176,7 +177,7 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 		}
 		m.post(func() {
 			m.Look = time.Hour
-			m.ReadListeners = func() (tinyproxy.Listeners, error) {
+			m.ReadListeners = func() (sockdiag.Listeners, error) {
 				select {
 				case err := <-ill:
 					return nil, err
@@ -313,7 +314,7 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 			m.file("a.10.0.0.1", "x")
 			m.connect("vif1.0 10.0.0.1")
 			m.after(time.Second)
-			m.set(func() { m.startErr = func(*Policy) error { return fmt.Errorf("%w: no", tinyproxy.ErrRemoved) } })
+			m.set(func() { m.startErr = func(*Policy) error { return fmt.Errorf("%w: no", proc.ErrRemoved) } })
 			m.after(time.Second)
 			m.file("b.10.0.0.2", "x")
 			m.connect("vif1.0 10.0.0.1", "vif2.0 10.0.0.2")
@@ -322,7 +323,7 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 				t.Errorf("before its time: %v", m.vm("a"))
 			}
 			if systemd {
-				m.ends = tinyproxy.ErrRemoved
+				m.ends = proc.ErrRemoved
 			}
 			m.after(time.Minute)
 			select {

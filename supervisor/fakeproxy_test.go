@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"vifproxy/internal/sockdiag"
 	"vifproxy/tinyproxy"
 )
 
@@ -71,7 +72,7 @@ func (p *fakeProxy) WhenDone(f func()) {
 		p.told = append(p.told, f)
 	}
 }
-func (p *fakeProxy) Listens(tinyproxy.Listeners) error {
+func (p *fakeProxy) Listens(sockdiag.Listeners) error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	return p.deaf

@@ -11,6 +11,7 @@ import (
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	proc "vifproxy/tinyproxy/process"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 // Tinyproxies are the real Proxies.
 type Tinyproxies struct {
 	binary   string
-	launcher *tinyproxy.Launcher
+	launcher *proc.Launcher
 	sandbox  *confine.Sandbox
 	users    *tinyproxy.Identities
 	egress   []rules.Egress
@@ -35,7 +36,7 @@ type Tinyproxies struct {
 // LaunchOptions say how to start proxies.
 type LaunchOptions struct {
 	Binary                string // the program
-	RuntimeDir, CompatDir string // as tinyproxy.Options has them
+	RuntimeDir, CompatDir string // as proc.Options has them
 	Users                 *tinyproxy.Identities
 	Sandbox               *confine.Sandbox // that they run in, and which is Close's to close; nil to start none
 	Egress                []rules.Egress   // of all proxies
@@ -43,7 +44,7 @@ type LaunchOptions struct {
 
 // Launch makes ready to start proxies, and ends what an earlier run may have left.
 func Launch(ctx context.Context, events *Events, o LaunchOptions) (*Tinyproxies, error) {
-	launcher, err := tinyproxy.NewLauncher(tinyproxy.Options{
+	launcher, err := proc.NewLauncher(proc.Options{
 		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: events.log, OnDenied: events.Denied, Sandbox: o.Sandbox,
 	})
 	if err != nil {
@@ -86,7 +87,7 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 		return nil, badPolicy{err}
 	}
 	proxy, err := t.launcher.Start(ctx, t.binary, spec)
-	var problem *tinyproxy.Error
+	var problem *proc.Error
 	switch {
 	case errors.As(err, &problem) && problem.Config:
 		return nil, badPolicy{err}
@@ -99,10 +100,10 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 }
 
 // spec is what the launcher is told of a policy.
-func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) (tinyproxy.Spec, error) {
+func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) (proc.Spec, error) {
 	config, text, err := p.render(t.launcher.Paths(p.Name, port), port)
 	ports := p.connects(t.egress)
-	return tinyproxy.Spec{
+	return proc.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: uid,
 		Config: config, Text: text + config.ConnectTo(ports), Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
 		Connect: ports,
@@ -112,7 +113,7 @@ func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) (tinyproxy.Spec, 
 // Try implements Proxies.
 func (t *Tinyproxies) Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Question) (Trial, error) {
 	own := *p
-	own.Name = tinyproxy.TrialName(port)
+	own.Name = proc.TrialName(port)
 	spec, err := t.spec(&own, uid, port)
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (t *Tinyproxies) OnLogProblem(f func()) { t.launcher.OnLogProblem(f) }
 // LogProblem returns which logs of proxies cannot be written, and why; nil if all can.
 func (t *Tinyproxies) LogProblem() error { return t.launcher.LogProblem() }
 
-// KeepFiles makes files that somebody has removed from the runtime directory again until ctx ends; see tinyproxy.Launcher.
+// KeepFiles makes files that somebody has removed from the runtime directory again until ctx ends; see proc.Launcher.
 func (t *Tinyproxies) KeepFiles(ctx context.Context, told func(error)) {
 	t.launcher.KeepFiles(ctx, told)
 }
@@ -139,8 +140,8 @@ func (t *Tinyproxies) Forget(name string) { t.launcher.Forget(name) }
 
 // started is a tinyproxy as the supervisor knows it.
 type started struct {
-	*tinyproxy.Proxy
-	launcher *tinyproxy.Launcher
+	*proc.Proxy
+	launcher *proc.Launcher
 }
 
 func (s started) PID() int       { return s.Proxy.PID }

@@ -18,6 +18,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -314,7 +315,7 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				defer m.mu.Unlock()
 				return m.forward, m.forwardErr
 			},
-			ReadListeners: func() (tinyproxy.Listeners, error) { return nil, nil },
+			ReadListeners: func() (sockdiag.Listeners, error) { return nil, nil },
 			Forget: func(to netip.AddrPort, from []netip.AddrPort) error {
 				m.mu.Lock()
 				defer m.mu.Unlock()

@@ -28,7 +28,7 @@ func allow(addr netip.Addr, lines ...string) *Policy {
 		Config: tinyproxy.Config{Filter: tinyproxy.Filter{Enabled: true, DefaultDeny: true}},
 	}
 	for i, l := range lines {
-		p.Rules = append(p.Rules, tinyproxy.Line{Text: l, Number: i + 1})
+		p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l, Number: i + 1})
 	}
 	p.key = p.digest()
 	return p

@@ -22,7 +22,7 @@ type Policy struct {
 	Bind      netip.Addr // the gateway, on which the proxy listens
 	Template  rules.Template
 	Config    tinyproxy.Config // of the template, rendered for no port and no files in particular
-	Rules     []tinyproxy.Line
+	Rules     []tinyproxy.FilterLine
 	Written   map[int]string        // lines as the rule file has them, by number, for those of Rules
 	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
 	Ports     []rules.Port          // that its list opens and the template does not, sorted; Line 0 is for a time only
@@ -80,11 +80,11 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 		case l.Line > 0:
 			p.Written[l.Line] = l.Source
 			listed[l.Text] = true
-			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text, Number: l.Line})
+			p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l.Text, Number: l.Line})
 		case !listed[l.Text]:
 			p.Temporary[l.Text] = temporary[-1-l.Line].WithoutPort()
 			listed[l.Text] = true
-			p.Rules = append(p.Rules, tinyproxy.Line{Text: l.Text})
+			p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l.Text})
 		}
 	}
 	p.key = p.digest()
@@ -123,7 +123,7 @@ func (p *Policy) only(hosts map[rules.Host]time.Duration) *Policy {
 	for host := range hosts {
 		valid[host.WithoutPort()], open[host.Port] = true, true
 	}
-	gone := func(l tinyproxy.Line) bool {
+	gone := func(l tinyproxy.FilterLine) bool {
 		host, temporary := p.Temporary[l.Text]
 		return temporary && !valid[host]
 	}
@@ -210,12 +210,12 @@ func (p *Policy) list() string {
 	return control.Black
 }
 
-func subset(small, large []tinyproxy.Line) bool {
+func subset(small, large []tinyproxy.FilterLine) bool {
 	in := make(map[string]bool, len(large))
 	for _, l := range large {
 		in[l.Text] = true
 	}
-	return !slices.ContainsFunc(small, func(l tinyproxy.Line) bool { return !in[l.Text] })
+	return !slices.ContainsFunc(small, func(l tinyproxy.FilterLine) bool { return !in[l.Text] })
 }
 
 func syntax(f tinyproxy.Filter) rules.Syntax {

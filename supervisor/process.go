@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"vifproxy/control"
-	"vifproxy/tinyproxy"
+	"vifproxy/internal/sockdiag"
+	proc "vifproxy/tinyproxy/process"
 )
 
 // startBound is how long a proxy may take until it listens. The usual is a few milliseconds; a machine that boots
@@ -244,7 +245,7 @@ func (s *Supervisor) ended(p *process, err error) {
 			kind = rulesRefused
 		}
 		s.failed(kind, vm, p.Policy, now, err, 0)
-		if s.SystemdMakesFiles && errors.Is(err, tinyproxy.ErrRemoved) && now.Sub(s.Setup.Started) >= restartGap {
+		if s.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(s.Setup.Started) >= restartGap {
 			s.gaveUp = err
 		}
 		return
@@ -263,7 +264,7 @@ func (s *Supervisor) verify(now time.Time) {
 }
 
 // heardListeners takes in which sockets were found to listen.
-func (s *Supervisor) heardListeners(listeners tinyproxy.Listeners, err error, now time.Time) {
+func (s *Supervisor) heardListeners(listeners sockdiag.Listeners, err error, now time.Time) {
 	if retry := s.troubles.note(s.Events, now, "sockets", err); err != nil {
 		s.agenda.by(dueCheck, retry)
 		return // nothing is known: it stays what it was

@@ -20,6 +20,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -47,7 +48,7 @@ type Proxy interface {
 	Kill()                              // the same without asking
 	Clients() ([]netip.AddrPort, error) // the far ends of its AppVM's connections
 	// Listens is nil if the kernel says that its port is its own.
-	Listens(tinyproxy.Listeners) error
+	Listens(sockdiag.Listeners) error
 	// Current makes it the one that serves: what is on disk under the AppVM's name tells of it. It may take a second.
 	Current() error
 }
@@ -68,7 +69,7 @@ type Config struct {
 	ReadBinary    func() (tinyproxy.Binary, error)
 	ReadResolvers func() ([]netip.Addr, error)
 	ReadPlaces    func(files ...string) string // that sandboxes depend on, see confine.Places
-	ReadListeners func() (tinyproxy.Listeners, error)
+	ReadListeners func() (sockdiag.Listeners, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	Attempts      func(uid uint32, port uint16) ([]firewall.Attempt, error)
 	ReadStops     func() (Stops, error) // as WriteStops left them, in whatever life of the daemon

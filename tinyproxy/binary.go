@@ -2,15 +2,12 @@ package tinyproxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Binary identifies a tinyproxy program file: two that compare equal are the same file with the same
@@ -44,7 +41,7 @@ func Identify(path string) (Binary, error) {
 // Version runs the program, as nobody, and returns what it calls itself: "tinyproxy 1.11.1".
 func (b Binary) Version(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, b.Path, "-v")
-	cmd.Env, cmd.Dir, cmd.WaitDelay = environment, "/", outputBound
+	cmd.Env, cmd.Dir, cmd.WaitDelay = Environment, "/", outputTimeout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &nobody}
 	var out []byte
 	err := onBareThread(func() (err error) {
@@ -55,22 +52,5 @@ func (b Binary) Version(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("ask %s for its version: %w", b.Path, err)
 	}
 	first, _, _ := strings.Cut(string(out), "\n")
-	return printable([]byte(first[:min(len(first), 80)])), nil
-}
-
-// execRemedy says what to do when the kernel refuses to fork or execute.
-func execRemedy(err error) string {
-	switch {
-	case errors.Is(err, unix.EACCES):
-		return "its directories must be searchable by everybody, its file system not mounted noexec"
-	case errors.Is(err, unix.ENOEXEC):
-		return "it is not a program for this machine; reinstall the package tinyproxy"
-	case errors.Is(err, unix.ENOENT):
-		return "its interpreter or dynamic loader is missing; reinstall the package tinyproxy"
-	case errors.Is(err, unix.EPERM):
-		return "run as root, with CAP_SETUID and CAP_SETGID"
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
-		return "too many processes or too little memory; see TasksMax= and free"
-	}
-	return ""
+	return Printable([]byte(first[:min(len(first), 80)])), nil
 }

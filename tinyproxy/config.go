@@ -1,3 +1,9 @@
+// Package tinyproxy knows tinyproxy's language, in every version from 1.10 to 1.11.2: its configuration, its filter lines,
+// its exit statuses, its log lines, its versions. A Judge asks a real tinyproxy what only that can know. Package
+// tinyproxy/process runs the proxies that serve AppVMs.
+//
+// Concurrency: all that is exported may be used from any goroutine, and different values at the same time. Of one value, only
+// Identities and Requests may be used by several goroutines at once.
 package tinyproxy
 
 import (
@@ -57,6 +63,15 @@ func (f Filter) Compiled() Filter {
 	return f
 }
 
+// A FilterLine is one line of the filter file.
+type FilterLine struct {
+	Text   string // as tinyproxy reads it
+	Number int    // of the line in the user's file that it comes from, for messages
+}
+
+// Paths are the files of a proxy as its template has to name them.
+type Paths struct{ LogFile, PidFile, RulesFile string }
+
 // Upstream is another proxy, by address or by name.
 type Upstream struct {
 	Host string
@@ -64,8 +79,8 @@ type Upstream struct {
 	Some bool // it is for some hosts only
 }
 
-// hasPage reports whether the template has a page of its own for a status code.
-func (c Config) hasPage(code string) bool {
+// HasPage reports whether the template has a page of its own for a status code.
+func (c Config) HasPage(code string) bool {
 	return slices.Contains(c.Pages, code) || slices.Contains(c.Pages, "*")
 }
 
@@ -102,7 +117,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 	options := make(map[string]option) // of the filter, as last said
 	for i, line := range strings.Split(strings.TrimSuffix(rendered, "\n"), "\n") {
 		bad := func(what, remedy string) (Config, string, error) {
-			return Config{}, "", fmt.Errorf("%s:%d: %s (%s)", templateName(path), i+1, what, remedy)
+			return Config{}, "", fmt.Errorf("%s:%d: %s (%s)", TemplateName(path), i+1, what, remedy)
 		}
 		// Leading and trailing white space is what C's isspace says; a person does not see it.
 		line = strings.Trim(line, " \t\v\f\r")
@@ -227,7 +242,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 	if c.Filter.DefaultDeny && c.Filter.URLs && len(c.Upstreams) > 0 {
 		return Config{}, "", fmt.Errorf("%s:%d: with an Upstream, FilterURLs lets anything pass that looks like a listed URL, "+
 			"and the Upstream may read another host in it (remove FilterURLs and list hosts, or remove the Upstream)",
-			templateName(path), options["filterurls"].line)
+			TemplateName(path), options["filterurls"].line)
 	}
 	text = strings.Join(kept, "\n") + "\n"
 	if compiled := c.Filter.Compiled(); compiled != c.Filter {
@@ -291,7 +306,8 @@ func isTrue(arg string) bool {
 	return word == "yes" || word == "on"
 }
 
-func templateName(path string) string {
+// TemplateName returns what messages call a template with this path.
+func TemplateName(path string) string {
 	if path == "" {
 		return "built-in template"
 	}

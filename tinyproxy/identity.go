@@ -15,8 +15,8 @@ const (
 	LastUID  = 0x71ffffff
 )
 
-// isOurs reports whether a uid or gid lies in the range of the proxies.
-func isOurs(id uint32) bool { return FirstUID <= id && id <= LastUID }
+// IsProxyUID reports whether a uid or gid lies in the range of the proxies.
+func IsProxyUID(id uint32) bool { return FirstUID <= id && id <= LastUID }
 
 // Identities gives uids to AppVMs. The zero value is ready; safe for concurrent use.
 type Identities struct {

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/capability"
+	"vifproxy/internal/sockdiag"
 )
 
 // A Judge says what filter lines match. It asks a real tinyproxy, for each answer a new one: the C library that
@@ -48,8 +49,17 @@ type BadPattern struct {
 
 func (e *BadPattern) Error() string { return fmt.Sprintf("bad regex %q", e.Text) }
 
-// questionBound is for one process from start to end.
-const questionBound = 10 * time.Second
+const (
+	// questionBound is for one process from start to end.
+	questionBound = 10 * time.Second
+	// outputTimeout is how long others may keep the output of a process that has ended.
+	outputTimeout = time.Second
+	// Between looks whether a process listens, first and at most.
+	listenDelayMin = 300 * time.Microsecond
+	listenDelayMax = 20 * time.Millisecond
+	// statusLineMax is how many bytes are read of the status line of an answer.
+	statusLineMax = 1024
+)
 
 // ConnectPorts returns the lines of a configuration, as ParseConfig makes it, that decide to which ports CONNECT may go.
 func ConnectPorts(text string) (lines []string) {
@@ -193,17 +203,16 @@ func (j Judge) takes(ctx context.Context, text string) error {
 	switch {
 	case !errors.As(err, &exit):
 		return fmt.Errorf("ask tinyproxy: %w", cmp.Or(err, errors.New("it ended with status 0")))
-	case exit.ExitCode() != exitConfig:
+	case exit.ExitCode() != ExitConfig:
 		return nil // it came as far as what is not the configuration's
 	}
 	last := strings.Split(strings.TrimSpace(said.String()), "\n")
 	for _, line := range last {
-		if m := syntaxError.FindStringSubmatch(line); m != nil {
-			n, _ := strconv.Atoi(m[1])
+		if n, ok := SyntaxErrorAt(line); ok {
 			return &BadConfig{Line: n}
 		}
 	}
-	return &BadConfig{Said: quoted(last[max(0, len(last)-3):])}
+	return &BadConfig{Said: Quoted(last[max(0, len(last)-3):])}
 }
 
 // Arguments that are right: others are left for tinyproxy to refuse.
@@ -216,7 +225,7 @@ var (
 func (j Judge) command(ctx context.Context, files []*os.File) (*exec.Cmd, *bytes.Buffer) {
 	cmd := exec.CommandContext(ctx, j.Binary, "-d", "-c", "/proc/self/fd/3")
 	said := new(bytes.Buffer)
-	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = environment, "/", files, outputBound
+	cmd.Env, cmd.Dir, cmd.ExtraFiles, cmd.WaitDelay = Environment, "/", files, outputTimeout
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	if os.Geteuid() == 0 || capability.Have(unix.CAP_SETUID) { // else it is run by a user of vifproxyctl, as that user
@@ -286,10 +295,10 @@ func (j Judge) askOne(ctx context.Context, lines []string, questions []Question,
 	}()
 
 	if err := awaitListener(ctx, at, ended); err != nil {
-		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == exitFilter {
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == ExitFilter {
 			return nil, badPatternIn(lines, said.String())
 		}
-		return fail(fmt.Errorf("%w%s", err, quoted(strings.Split(strings.TrimSpace(said.String()), "\n"))))
+		return fail(fmt.Errorf("%w%s", err, Quoted(strings.Split(strings.TrimSpace(said.String()), "\n"))))
 	}
 	refused := make([]bool, len(questions))
 	for i, q := range questions {
@@ -334,8 +343,8 @@ func memoryFile(content string) (*os.File, error) {
 
 // awaitListener returns nil when somebody listens, or the error with which the process ended.
 func awaitListener(ctx context.Context, at netip.AddrPort, ended <-chan error) error {
-	for wait := firstLook; ; wait = min(wait*5/4, maxLook) {
-		s, err := listener(at)
+	for wait := listenDelayMin; ; wait = min(wait*5/4, listenDelayMax) {
+		s, err := sockdiag.Listener(at)
 		if err != nil || s != nil {
 			return err
 		}
@@ -368,12 +377,12 @@ func (q Question) send(ctx context.Context, addr netip.AddrPort) (int, error) {
 	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", q.Method, q.Target); err != nil {
 		return 0, err
 	}
-	return readStatus(conn)
+	return ReadStatus(conn)
 }
 
-// readStatus reads the status line of an answer.
-func readStatus(conn io.Reader) (int, error) {
-	answer, err := bufio.NewReader(io.LimitReader(conn, maxLine)).ReadString('\n')
+// ReadStatus reads the status line of an answer.
+func ReadStatus(conn io.Reader) (int, error) {
+	answer, err := bufio.NewReader(io.LimitReader(conn, statusLineMax)).ReadString('\n')
 	words := strings.Fields(answer)
 	if len(words) < 2 {
 		return 0, fmt.Errorf("answered %q: %w", answer, err)
@@ -405,7 +414,7 @@ var complaint = regexp.MustCompile(`Bad regex in [^:\n]*: (?:line ([0-9]+) - )?(
 func badPatternIn(lines []string, said string) error {
 	m := complaint.FindStringSubmatch(said)
 	if m == nil {
-		return fmt.Errorf("tinyproxy refuses the lines%s", quoted(strings.Split(said, "\n")))
+		return fmt.Errorf("tinyproxy refuses the lines%s", Quoted(strings.Split(said, "\n")))
 	}
 	n, err := strconv.Atoi(m[1])
 	if n--; err != nil || n < 0 || n >= len(lines) {

@@ -21,10 +21,10 @@ func parseLogLevel(arg string) (LogLevel, bool) {
 	return LogLevel(word), slices.Contains(known, word)
 }
 
-// wants reports whether a line of tinyproxy's output belongs into the log, as tinyproxy itself would decide (log_message
+// Wants reports whether a line of tinyproxy's output belongs into the log, as tinyproxy itself would decide (log_message
 // in src/log.c). A line without a level does: it comes from the C library, or from tinyproxy before it has read its
 // configuration.
-func (l LogLevel) wants(line []byte) bool {
+func (l LogLevel) Wants(line []byte) bool {
 	word, _, _ := bytes.Cut(line, []byte(" "))
 	switch string(word) {
 	case "INFO":

@@ -24,3 +24,7 @@ func onBareThread(f func() error) error {
 	}()
 	return <-result
 }
+
+// Environment is all that a proxy inherits: nothing of systemd's (NOTIFY_SOCKET, LISTEN_FDS, …), nothing
+// that steers the C library.
+var Environment = []string{"PATH=/usr/bin:/bin"}

@@ -23,20 +23,26 @@ const (
 	passwordPatience = time.Second
 )
 
-// requests makes sense of what one tinyproxy logs about requests. No line has all of it: which host a refused CONNECT was
+// Requests makes sense of what one tinyproxy logs about requests. No line has all of it: which host a refused CONNECT was
 // for, for example, is said in an earlier line. A line is known by its level and the beginning of its message, in every
 // version from 1.10 to 1.11.2 (src/reqs.c, src/sock.c, src/acl.c, src/child.c). An AppVM can get a line break into the log,
 // by folding its Host header, but only one with a blank after it, and nothing of its own before "]: ".
-type requests struct {
+type Requests struct {
 	config *Config
 	uid    uint32
-	onDeny func(Denied) // VM and Addr are not set; called with mu held, must not block
+	onDeny func(Denied) // called with mu held
 
 	mu      sync.Mutex
 	pending []pending
 	timer   *time.Timer // to tell of what has no outcome
 	rings   time.Time   // when; zero: never
 	ended   bool
+}
+
+// NewRequests is for a process with this configuration and uid. onDeny is told of each request that is not served, without VM
+// and Addr; it must not block.
+func NewRequests(config *Config, uid uint32, onDeny func(Denied)) *Requests {
+	return &Requests{config: config, uid: uid, onDeny: onDeny}
 }
 
 // pending is a request whose outcome is not known yet.
@@ -58,8 +64,8 @@ const (
 	opened
 )
 
-// line takes in one line of the log.
-func (r *requests) line(raw []byte) {
+// Line takes in one line of the log.
+func (r *Requests) Line(raw []byte) {
 	process, message, ok := bytes.Cut(raw, []byte("]: "))
 	if !ok {
 		return
@@ -126,7 +132,7 @@ func client(process, rest []byte) string {
 }
 
 // ask remembers a request line.
-func (r *requests) ask(client, line string) {
+func (r *Requests) ask(client, line string) {
 	r.forget(client) // it asks again
 	method, line, _ := strings.Cut(line, " ")
 	target, _, _ := strings.Cut(line, " ")
@@ -136,7 +142,7 @@ func (r *requests) ask(client, line string) {
 }
 
 // add remembers a request, and forgets the oldest if there are too many.
-func (r *requests) add(p pending) {
+func (r *Requests) add(p pending) {
 	if len(r.pending) == maxPending {
 		r.remove(0)
 	}
@@ -173,7 +179,7 @@ func destination(target string, connect bool) (host string, port uint16) {
 // find returns the newest pending request of which is is true; -1 if there is none. The newest, since an older one may
 // still wait for the rest of its headers. Among requests that are alike it may be another than tinyproxy meant, and what is
 // told of them is alike too.
-func (r *requests) find(is func(pending) bool) int {
+func (r *Requests) find(is func(pending) bool) int {
 	for i, p := range slices.Backward(r.pending) {
 		if is(p) {
 			return i
@@ -183,14 +189,14 @@ func (r *requests) find(is func(pending) bool) int {
 }
 
 // remove returns a pending request, and forgets it.
-func (r *requests) remove(i int) pending {
+func (r *Requests) remove(i int) pending {
 	p := r.pending[i]
 	r.pending = slices.Delete(r.pending, i, i+1)
 	return p
 }
 
 // forget is told that a descriptor is another client's now.
-func (r *requests) forget(client string) {
+func (r *Requests) forget(client string) {
 	i := r.find(func(p pending) bool { return p.client == client })
 	if i < 0 {
 		return
@@ -201,11 +207,11 @@ func (r *requests) forget(client string) {
 }
 
 // drop is told that a request is over.
-func (r *requests) drop(client string) {
+func (r *Requests) drop(client string) {
 	r.pending = slices.DeleteFunc(r.pending, func(p pending) bool { return p.client == client })
 }
 
-func (r *requests) refusedPort(text string) {
+func (r *Requests) refusedPort(text string) {
 	port, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {
 		return
@@ -219,7 +225,7 @@ func (r *requests) refusedPort(text string) {
 
 // filtered is told of a host or URL that the list refuses. The closing quote is missing where tinyproxy cut the line at
 // 798 bytes (STRING_LENGTH in src/log.c) and where the host has a line break.
-func (r *requests) filtered(rest []byte) {
+func (r *Requests) filtered(rest []byte) {
 	raw, ok := bytes.CutPrefix(rest, []byte(`domain "`))
 	if !ok {
 		if raw, ok = bytes.CutPrefix(rest, []byte(`url "`)); !ok {
@@ -262,7 +268,7 @@ func hostPort(target string) (host string, port uint16) {
 }
 
 // upstream returns the Upstream of the template that is called so.
-func (r *requests) upstream(target string) (Upstream, bool) {
+func (r *Requests) upstream(target string) (Upstream, bool) {
 	host, port := hostPort(target)
 	i := slices.IndexFunc(r.config.Upstreams, func(u Upstream) bool {
 		return u.Host == target || u.Host == host && u.Port == port
@@ -275,7 +281,7 @@ func (r *requests) upstream(target string) (Upstream, bool) {
 
 // open is told that tinyproxy begins to connect to target. An Upstream's connection is a request of its own here, since
 // no line says for whom it is.
-func (r *requests) open(target string) {
+func (r *Requests) open(target string) {
 	now := time.Now()
 	if i := r.find(func(p pending) bool { return p.step == asked && p.isTarget(target) }); i >= 0 {
 		r.pending[i].step, r.pending[i].since = opening, now
@@ -302,7 +308,7 @@ func (r *requests) open(target string) {
 func (p pending) isOpening() bool { return p.step == opening || p.step == waiting }
 
 // established is told that a host, or an Upstream, has answered.
-func (r *requests) established(host string) {
+func (r *Requests) established(host string) {
 	i := r.find(func(p pending) bool { return p.isOpening() && strings.EqualFold(p.host, host) })
 	if i < 0 {
 		return
@@ -315,7 +321,7 @@ func (r *requests) established(host string) {
 }
 
 // failed is told that tinyproxy got no connection. It was told before that it tries.
-func (r *requests) failed(target string, reason Reason, why string) {
+func (r *Requests) failed(target string, reason Reason, why string) {
 	d := Denied{Reason: reason, Why: why}
 	d.Host, d.Port = hostPort(target)
 	// Of requests that are alike, the one that began first fails first. One that hangs is told, and may hang for minutes: a
@@ -336,7 +342,7 @@ func (r *requests) failed(target string, reason Reason, why string) {
 
 // noAnswer is told of a host that was connected to, and of the errno of what then failed, in the words of the C locale. One
 // of them says that it is the AppVM that has closed its connection.
-func (r *requests) noAnswer(rest, ofAppVM string) {
+func (r *Requests) noAnswer(rest, ofAppVM string) {
 	why, rest, _ := strings.Cut(rest, `. host "`)
 	host, _, _ := strings.Cut(rest, `"`)
 	i := r.find(func(p pending) bool { return p.step == opened && strings.EqualFold(p.host, host) })
@@ -354,22 +360,22 @@ func (r *requests) noAnswer(rest, ofAppVM string) {
 	r.deny(d)
 }
 
-func (r *requests) unauthorized(p pending) {
+func (r *Requests) unauthorized(p pending) {
 	r.deny(Denied{Host: p.host, Port: p.port, Reason: Template, What: "BasicAuth",
 		Why: "BasicAuth in the template `config` wants a user and a password that were not sent"})
 }
 
 // deny tells of a request, as text that does nothing to a terminal.
-func (r *requests) deny(d Denied) {
+func (r *Requests) deny(d Denied) {
 	d.Upstream = slices.ContainsFunc(r.config.Upstreams, func(u Upstream) bool {
 		return (d.Reason == Name || d.Reason == Connect) && u.Host == d.Host && u.Port == d.Port
 	})
-	d.Host, d.Why, d.UID = printable([]byte(d.Host)), printable([]byte(d.Why[:min(len(d.Why), maxHost)])), r.uid
+	d.Host, d.Why, d.UID = Printable([]byte(d.Host)), Printable([]byte(d.Why[:min(len(d.Why), maxHost)])), r.uid
 	r.onDeny(d)
 }
 
 // deadline returns when there will be something to tell of a request if no line comes before; zero if never.
-func (r *requests) deadline(p pending) time.Time {
+func (r *Requests) deadline(p pending) time.Time {
 	switch {
 	case p.step == opening:
 		return p.since.Add(connectPatience)
@@ -380,7 +386,7 @@ func (r *requests) deadline(p pending) time.Time {
 }
 
 // wake has what is due told, and sets the timer for what is not.
-func (r *requests) wake(now time.Time) {
+func (r *Requests) wake(now time.Time) {
 	var next time.Time
 	for i := 0; i < len(r.pending); i++ {
 		p := &r.pending[i]
@@ -415,7 +421,7 @@ func (r *requests) wake(now time.Time) {
 	}
 }
 
-func (r *requests) fire() {
+func (r *Requests) fire() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.ended {
@@ -424,8 +430,8 @@ func (r *requests) fire() {
 	}
 }
 
-// end is told that the process has ended: of what it was about to do nothing is told.
-func (r *requests) end() {
+// End is told that the process has ended: of what it was about to do nothing is told.
+func (r *Requests) End() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended, r.pending = true, nil

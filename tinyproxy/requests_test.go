@@ -1,16 +1,14 @@
 package tinyproxy
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
+
+const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
 
 // said is a line of tinyproxy's.
 func said(level, format string, args ...any) string {
@@ -25,7 +23,7 @@ func asks(fd int, request string) string {
 // denials feeds lines to requests, and returns what is told, one a line.
 func denials(c Config, wait time.Duration, lines ...string) string {
 	var told []string
-	r := requests{config: &c, onDeny: func(d Denied) {
+	r := NewRequests(&c, 0, func(d Denied) {
 		text := fmt.Sprintf("%s %s %d", d.Reason, d.Host, d.Port)
 		for _, more := range []string{d.What, map[bool]string{true: "waiting"}[d.Waiting], map[bool]string{true: "upstream"}[d.Upstream]} {
 			if more != "" {
@@ -36,13 +34,13 @@ func denials(c Config, wait time.Duration, lines ...string) string {
 			text += ": " + d.Why
 		}
 		told = append(told, text)
-	}}
+	})
 	for _, line := range lines {
-		r.line([]byte(line))
+		r.Line([]byte(line))
 	}
 	time.Sleep(wait)
 	synctest.Wait()
-	r.end()
+	r.End()
 	return strings.Join(told, "\n")
 }
 
@@ -142,12 +140,12 @@ func TestAHangingConnectionIsTold(t *testing.T) {
 			t.Errorf("while it hangs: %q", got)
 		}
 		var n int
-		r := requests{config: &Config{}, onDeny: func(Denied) { n++ }}
+		r := Requests{config: &Config{}, onDeny: func(Denied) { n++ }}
 		for _, line := range open {
-			r.line([]byte(line))
+			r.Line([]byte(line))
 		}
 		time.Sleep(2 * time.Minute)
-		r.line([]byte(said("ERROR", "opensock: Could not establish a connection to a.example:443")))
+		r.Line([]byte(said("ERROR", "opensock: Could not establish a connection to a.example:443")))
 		if n != 1 || len(r.pending) != 0 {
 			t.Errorf("told %d times, %d are remembered", n, len(r.pending))
 		}
@@ -158,21 +156,21 @@ func TestAHangingConnectionIsTold(t *testing.T) {
 func TestAFailureBesideAHangingConnectionIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []Denied
-		r := requests{config: &Config{}, onDeny: func(d Denied) { told = append(told, d) }}
+		r := Requests{config: &Config{}, onDeny: func(d Denied) { told = append(told, d) }}
 		begin := func(fd int) {
-			r.line([]byte(asks(fd, "CONNECT a.example:443")))
-			r.line([]byte(said("INFO", "opensock: opening connection to a.example:443")))
+			r.Line([]byte(asks(fd, "CONNECT a.example:443")))
+			r.Line([]byte(said("INFO", "opensock: opening connection to a.example:443")))
 		}
 		failed := []byte(said("ERROR", "opensock: Could not establish a connection to a.example:443"))
 		begin(4)
 		time.Sleep(connectPatience)
 		synctest.Wait()
 		begin(5)
-		r.line(failed)
+		r.Line(failed)
 		if len(told) != 2 || told[1].Waiting {
 			t.Errorf("told: %+v, want the one that hangs and the one that failed", told)
 		}
-		r.line(failed)
+		r.Line(failed)
 		if len(told) != 2 || len(r.pending) != 0 {
 			t.Errorf("told when the one that hung is over: %+v; %d are remembered", told, len(r.pending))
 		}
@@ -181,15 +179,15 @@ func TestAFailureBesideAHangingConnectionIsTold(t *testing.T) {
 
 func TestRequestsOfAProxyAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := requests{config: &Config{BasicAuth: true}, onDeny: func(Denied) {}}
+		r := Requests{config: &Config{BasicAuth: true}, onDeny: func(Denied) {}}
 		for i := range 100_000 {
-			r.line([]byte(asks(i, fmt.Sprintf("CONNECT %0400d.example:443", i))))
-			r.line([]byte(said("INFO", "opensock: opening connection to %0400d:1", i)))
+			r.Line([]byte(asks(i, fmt.Sprintf("CONNECT %0400d.example:443", i))))
+			r.Line([]byte(said("INFO", "opensock: opening connection to %0400d:1", i)))
 		}
 		if len(r.pending) > maxPending {
 			t.Errorf("%d requests are remembered", len(r.pending))
 		}
-		r.end()
+		r.End()
 	})
 }
 
@@ -206,114 +204,45 @@ func TestWhatTheTemplateWantsInTheLog(t *testing.T) {
 	} {
 		var got []string
 		for _, of := range []string{"CRITICAL", "ERROR", "WARNING", "NOTICE", "CONNECT", "INFO"} {
-			if level.wants([]byte(lines[of])) {
+			if level.Wants([]byte(lines[of])) {
 				got = append(got, of)
 			}
 		}
 		if strings.Join(got, " ") != want {
 			t.Errorf("%q: %q, want %q", level, got, want)
 		}
-		if !level.wants([]byte("malloc(): corrupted")) {
+		if !level.Wants([]byte("malloc(): corrupted")) {
 			t.Errorf("%q drops what the C library says", level)
 		}
 	}
 }
 
-// TestEveryFailureIsTold has the real tinyproxy fail for each reason, with a template that wants next to nothing logged.
-func TestEveryFailureIsTold(t *testing.T) {
-	var mu sync.Mutex
-	var told []Denied
-	l := newLauncher(t, func(o *Options) {
-		o.OnDenied = func(d Denied) {
-			mu.Lock()
-			defer mu.Unlock()
-			told = append(told, d)
+func FuzzLogLine(f *testing.F) {
+	f.Add([]byte(fmt.Sprintf(refusedLine, "example.org")))
+	f.Add([]byte(fmt.Sprintf(refusedLine, "\x1b\"\r")))
+	f.Add([]byte("CONNECT   Nov 23 07:31:08.180 [1]: Request (file descriptor 4): CONNECT [::1]:22 HTTP/1.1"))
+	f.Add([]byte("ERROR     Nov 23 07:31:08.180 [1]: opensock: Could not establish a connection to a:1"))
+	f.Add([]byte("\xff\x00\u202e"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		active := func(r rune) bool { return r < ' ' || 0x7f <= r && r < 0xa0 || r == '\u202e' }
+		r := Requests{config: &Config{BasicAuth: true}, onDeny: func(d Denied) {
+			if len(d.Host) > 4*maxHost || len(d.Why) > 4*maxHost || strings.ContainsFunc(d.Host+d.Why, active) {
+				t.Errorf("%+v", d)
+			}
+		}}
+		for range maxPending + 1 {
+			r.Line(line)
+		}
+		if len(r.pending) > maxPending {
+			t.Errorf("%d requests are remembered", len(r.pending))
+		}
+		r.End()
+		shown := Printable(line)
+		if strings.ContainsFunc(shown, active) {
+			t.Errorf("%q is shown as %q", line, shown)
+		}
+		if Printable([]byte(shown)) != shown {
+			t.Errorf("%q does not stay", shown)
 		}
 	})
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	go func() {
-		for {
-			conn, err := silent.Accept()
-			if err != nil {
-				return
-			}
-			conn.Close() // without an answer
-		}
-	}()
-	port := silent.Addr().(*net.TCPAddr).Port
-	serve := func(port uint16, more ...string) *Proxy {
-		spec := newSpec(l, "social", port, append([]string{"ConnectPort 443", "LogLevel Critical"}, more...)...)
-		spec.Rules = []Line{{Text: `^listed\.invalid$`, Number: 1}, {Text: "^127", Number: 2}}
-		return start(t, l, realBinary, spec)
-	}
-	p := serve(61000)
-	for request, want := range map[string]string{
-		"CONNECT other.example:443":                            "list other.example 443",
-		"CONNECT listed.invalid:8443":                          "port listed.invalid 8443",
-		"GET http://listed.invalid/":                           "name listed.invalid 80",
-		"GET http://127.0.0.1:1/":                              "connect 127.0.0.1 1",
-		fmt.Sprintf("GET http://127.0.0.1:%d/", port):          fmt.Sprintf("connect 127.0.0.1 %d", port),
-		"GET http://" + strings.Repeat("x", 300) + ".example/": "list " + strings.Repeat("x", 255) + " 0",
-	} {
-		mu.Lock()
-		told = nil
-		mu.Unlock()
-		answer(t, p, request+" HTTP/1.0\r\n\r\n")
-		until(t, want, func() string {
-			mu.Lock()
-			defer mu.Unlock()
-			if len(told) == 0 {
-				return ""
-			}
-			return fmt.Sprintf("%s %s %d", told[0].Reason, told[0].Host, told[0].Port)
-		})
-	}
-	p.Kill()
-	if log, err := os.ReadFile(l.options.RuntimeDir + "/social/log"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("in the log there is, %v,\n%s", err, log)
-	}
-	mu.Lock()
-	told = nil
-	mu.Unlock()
-	for want, more := range map[string][]string{
-		"template  Allow":                   {"Allow 10.0.0.1"},
-		"template listed.invalid BasicAuth": {"BasicAuth user password"},
-		"full  ":                            {"MaxClients 1"},
-	} {
-		mu.Lock()
-		told = nil
-		mu.Unlock()
-		p := serve(61001, more...)
-		if strings.HasPrefix(want, "full") {
-			first := dial(t, p.Spec.Listen)
-			defer first.Close()
-			second := dial(t, p.Spec.Listen)
-			defer second.Close()
-		} else {
-			answer(t, p, "GET http://listed.invalid/ HTTP/1.0\r\n\r\n")
-		}
-		until(t, want, func() string {
-			mu.Lock()
-			defer mu.Unlock()
-			if len(told) == 0 {
-				return ""
-			}
-			return fmt.Sprintf("%s %s %s", told[0].Reason, told[0].Host, told[0].What)
-		})
-		p.Kill()
-	}
-}
-
-// until waits for what is told.
-func until(t *testing.T, want string, got func() string) {
-	t.Helper()
-	for ctx := bounded(t); got() != want; time.Sleep(time.Millisecond) {
-		if ctx.Err() != nil {
-			t.Fatalf("told %q, want %q", got(), want)
-		}
-	}
 }

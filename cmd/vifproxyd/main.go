@@ -27,6 +27,7 @@ import (
 	"vifproxy/internal/backlog"
 	"vifproxy/internal/capability"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/supervisor"
@@ -153,7 +154,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 			}
 			return found, err
 		},
-		ReadListeners: tinyproxy.ReadListeners,
+		ReadListeners: sockdiag.ReadListeners,
 		ReadPlaces:    func(files ...string) string { return confine.Places(files...) + proxies.Renewals() },
 		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
 		Attempts:      firewall.Attempts,

@@ -1,0 +1,192 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/secret"
+	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/confine"
+)
+
+// Error says why a proxy did not start or why it ended.
+type Error struct {
+	Doing  string // "start proxy" or "proxy"
+	VM     string
+	Addr   netip.Addr
+	Text   string // what is wrong, with file, line and pattern where it has them
+	Remedy string // what a person can do about it; may be empty
+	Config bool   // rules or template are at fault: the same files would fail the same way
+	Taken  bool   // somebody else has the port: another one would do
+	Err    error  // underlying error; may be nil
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s for %s (%s): ", e.Doing, e.VM, e.Addr)
+	switch {
+	case e.Text != "" && e.Err != nil:
+		s += e.Text + ": " + e.Err.Error()
+	case e.Err != nil:
+		s += e.Err.Error()
+	default:
+		s += e.Text
+	}
+	if e.Remedy != "" {
+		s += " (" + e.Remedy + ")"
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// badPattern is what follows "Bad regex in FILE: ". 1.10 does not tell the line.
+var badPattern = regexp.MustCompile(`^(?:line ([0-9]+) - )?(.*)$`)
+
+// explain makes a sentence of an exit status and of the last raw lines that tinyproxy said. dir has what it read.
+func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *Error {
+	if status.Signaled() {
+		return explainServed(status)
+	}
+	switch status.ExitStatus() {
+	case tinyproxy.ExitFilter:
+		for _, line := range said {
+			if rest, ok := strings.CutPrefix(line, "Bad regex in "+filepath.Join(dir, "rules")+": "); ok {
+				return badRegex(spec, rest)
+			}
+			// 1.11 says so where malloc fails; the C library's own lack of memory is a bad regex to it.
+			if strings.HasPrefix(line, "out of memory parsing filter file") {
+				return &Error{Text: fmt.Sprintf("%s: tinyproxy has no memory for a list of %d lines", spec.RulesPath, len(spec.Rules)),
+					Remedy: "shorten it, or give this VM more memory", Config: true}
+			}
+		}
+	case tinyproxy.ExitConfig:
+		e := &Error{Text: tinyproxy.TemplateName(spec.TemplatePath) + ": tinyproxy refuses it" + tinyproxy.Quoted(said), Config: true,
+			Remedy: "see tinyproxy.conf(5) of the installed version"}
+		for _, line := range said {
+			if strings.Contains(line, "Could not open config file") {
+				return &Error{Text: "tinyproxy cannot read its configuration" + tinyproxy.Quoted(said),
+					Remedy: "every directory above the runtime directory must be searchable by everybody"}
+			}
+			if n, ok := tinyproxy.SyntaxErrorAt(line); ok {
+				e.Text = fmt.Sprintf("%s:%d: tinyproxy does not understand %q",
+					tinyproxy.TemplateName(spec.TemplatePath), n, secret.Directive(lineOf(filepath.Join(dir, "config"), n)))
+			}
+		}
+		return e
+	case tinyproxy.ExitListen:
+		return &Error{Text: fmt.Sprintf("tinyproxy cannot listen on %s%s", spec.Listen, tinyproxy.Quoted(said)),
+			Remedy: listenRemedy(spec.Listen), Taken: inUse(spec.Listen)}
+	case 0:
+		return &Error{Text: "tinyproxy ended by itself with status 0" + tinyproxy.Quoted(said),
+			Remedy: "somebody sent it SIGTERM, or it is not tinyproxy"}
+	}
+	return &Error{Text: fmt.Sprintf("tinyproxy exited with status %d%s", status.ExitStatus(), tinyproxy.Quoted(said))}
+}
+
+// explainServed makes a sentence of the end of a process that has served. Its AppVM may own it, so that neither its exit
+// status nor what it said is a judgement about rules or template, and what it said is quoted nowhere but in its log.
+func explainServed(status syscall.WaitStatus) *Error {
+	switch {
+	case status.Exited() && status.ExitStatus() == 0:
+		return &Error{Text: "tinyproxy ended by itself with status 0", Remedy: "somebody sent it SIGTERM"}
+	case status.Exited():
+		return &Error{Text: fmt.Sprintf("tinyproxy, which had served, exited with status %d", status.ExitStatus()),
+			Remedy: "its log may say why: see vifproxyctl log"}
+	}
+	e := &Error{Text: fmt.Sprintf("tinyproxy was killed by %s", unix.SignalName(status.Signal()))}
+	if status.Signal() == unix.SIGKILL {
+		e.Remedy = "by a person, or for lack of memory: see the kernel's log"
+	}
+	return e
+}
+
+// cannotExecute is the error of a program that does not start as such.
+func cannotExecute(binary string, spec Spec, err error) *Error {
+	if errors.Is(err, confine.ErrScript) {
+		return &Error{Text: binary + " is a script", Err: confine.ErrScript,
+			Remedy: "name the program itself with --tinyproxy"}
+	}
+	return &Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err, Remedy: execRemedy(err)}
+}
+
+// explainConfined makes an error of an exit of vifproxy-confine; nil if it was tinyproxy that ended.
+func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error {
+	if p.cell == nil {
+		return nil
+	}
+	last := said[max(0, len(said)-1):]
+	var errno unix.Errno
+	_, err := fmt.Sscanf(strings.Join(last, ""), "vifproxy-confine: errno %d: ", &errno)
+	switch status.ExitStatus() {
+	case confine.CannotExecute:
+		if err == nil {
+			return cannotExecute(p.binary, p.Spec, errno)
+		}
+	case confine.CannotConfine:
+		if err == nil || len(said) == 0 { // it did not get so far as to have an output
+			return &Error{Text: "tinyproxy cannot be confined" + tinyproxy.Quoted(last),
+				Remedy: "is vifproxy-confine of the same version as vifproxyd?"}
+		}
+	}
+	return nil
+}
+
+// badRegex names the line of the user's file that the staged line comes from. rest is "line 4 - PATTERN",
+// or "PATTERN" from 1.10.
+func badRegex(spec Spec, rest string) *Error {
+	m := badPattern.FindStringSubmatch(rest)
+	pattern, where := m[2], spec.RulesPath
+	if n, err := strconv.Atoi(m[1]); err == nil && n >= 1 && n <= len(spec.Rules) {
+		where = fmt.Sprintf("%s:%d", spec.RulesPath, spec.Rules[n-1].Number)
+		pattern = spec.Rules[n-1].Text
+	} else {
+		for _, r := range spec.Rules {
+			if r.Text == pattern {
+				where = fmt.Sprintf("%s:%d", spec.RulesPath, r.Number)
+				break
+			}
+		}
+	}
+	kind := "basic"
+	if spec.Config.Filter.Extended {
+		kind = "extended"
+	}
+	return &Error{Text: fmt.Sprintf("%s: bad regex %q", where, pattern), Config: true,
+		Remedy: fmt.Sprintf("correct it; tinyproxy takes it for a POSIX %s regular expression, see regex(7)", kind)}
+}
+
+// lineOf returns line n of a file, counted from 1; "" if there is none.
+func lineOf(path string, n int) string {
+	text, _ := os.ReadFile(path)
+	lines := strings.Split(string(text), "\n")
+	if n < 1 || n > len(lines) {
+		return ""
+	}
+	return lines[n-1]
+}
+
+// execRemedy says what to do when the kernel refuses to fork or execute.
+func execRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.EACCES):
+		return "its directories must be searchable by everybody, its file system not mounted noexec"
+	case errors.Is(err, unix.ENOEXEC):
+		return "it is not a program for this machine; reinstall the package tinyproxy"
+	case errors.Is(err, unix.ENOENT):
+		return "its interpreter or dynamic loader is missing; reinstall the package tinyproxy"
+	case errors.Is(err, unix.EPERM):
+		return "run as root, with CAP_SETUID and CAP_SETGID"
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
+		return "too many processes or too little memory; see TasksMax= and free"
+	}
+	return ""
+}

@@ -1,0 +1,245 @@
+package process
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/filegroup"
+	"vifproxy/tinyproxy"
+)
+
+// withRemedy says what to do where err comes of our not being root, as the unit has it.
+func withRemedy(err error, remedy string) error {
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w (uid %d may not write there: %s)", err, os.Geteuid(), remedy)
+	}
+	return err
+}
+
+// drop is how an administrator adds to the unit.
+func drop(setting string) string {
+	return "add " + setting + " to the unit with `systemctl edit vifproxyd`"
+}
+
+// ours reports whether info is of a directory that this package made: the group tells, since nobody else
+// uses these numbers. Everything below it is ours too.
+func ours(info fs.FileInfo) bool {
+	return info.IsDir() && tinyproxy.IsProxyUID(info.Sys().(*syscall.Stat_t).Gid)
+}
+
+// prepare makes the VM's directory and log and the link to it under the old path. A trial has no log: nil.
+func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
+	info, err := l.root().Lstat(spec.Name)
+	if err == nil && !ours(info) {
+		// One that is empty can go.
+		if !info.IsDir() || l.root().Remove(spec.Name) != nil {
+			return nil, fmt.Errorf("%s is not ours (remove it, or rename the rule file)",
+				filepath.Join(l.options.RuntimeDir, spec.Name))
+		}
+	}
+	if err := makeDir(l.root(), spec.Name, spec.UID); err != nil || spec.heard != nil {
+		return nil, err
+	}
+	if err := l.linkCompat(spec.Name); err != nil {
+		l.options.Log.Warn("no link to the files of a VM under the old path", "vm", spec.Name,
+			"err", withRemedy(err, drop("RuntimeDirectory="+filepath.Base(l.options.CompatDir))))
+	}
+	l.mu.Lock()
+	log := l.logOf(spec.Name)
+	l.mu.Unlock()
+	path := cmp.Or(spec.Config.LogFile, l.Paths(spec.Name, 0).LogFile)
+	if err := l.pointTo(spec.Name, "log", path); err != nil {
+		return nil, err
+	}
+	// A log that cannot be written is no reason to be without a proxy: it drops, and LogProblem says so.
+	log.open(spec.Addr, path)
+	return log, nil
+}
+
+// pointTo makes NAME/file lead to path, where the template wants that file elsewhere, and takes a symlink
+// to elsewhere away otherwise.
+func (l *Launcher) pointTo(vm, file, path string) error {
+	name := filepath.Join(vm, file)
+	if path != filepath.Join(l.options.RuntimeDir, name) {
+		return replaceLink(l.root(), path, name)
+	}
+	if _, err := l.root().Readlink(name); err == nil {
+		return l.root().Remove(name)
+	}
+	return nil
+}
+
+// makeDir makes a directory that the group gid may enter and read, or gives it to that group: that of an AppVM
+// that has got another address.
+func makeDir(root *os.Root, name string, gid uint32) error {
+	return filegroup.As(int(gid), func() error {
+		if err := root.Mkdir(name, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		// Its owner may do that: the file-system gid is one of his (chgrp_ok in Linux' fs/attr.c).
+		if err := root.Lchown(name, -1, int(gid)); err != nil {
+			return err
+		}
+		return root.Chmod(name, 0o750)
+	})
+}
+
+// stage writes what the proxy reads.
+func (l *Launcher) stage(spec Spec) error {
+	l.unstage(spec)
+	dir := portDir(spec)
+	if err := makeDir(l.root(), dir, spec.UID); err != nil {
+		return err
+	}
+	var rules strings.Builder
+	for _, r := range spec.Rules {
+		rules.WriteString(r.Text + "\n")
+	}
+	type file struct{ name, text string }
+	files := []file{{"config", spec.Text}, {"rules", rules.String()}}
+	for _, page := range errorPages {
+		if spec.Config.HasPage(page.code) {
+			continue
+		}
+		// Behind all other lines, so that their numbers stay the template's.
+		files[0].text += fmt.Sprintf("ErrorFile %s \"%s\"\n", page.code, filepath.Join(l.options.RuntimeDir, dir, page.file))
+		if f := (file{page.file, page.text(spec)}); !slices.Contains(files, f) {
+			files = append(files, f)
+		}
+	}
+	var sizes []int
+	for _, f := range files {
+		sizes = append(sizes, len(f.text))
+	}
+	if err := l.space.stage(dir, sizes...); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := writeFile(l.root(), filepath.Join(dir, f.name), f.text, spec.UID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func portDir(spec Spec) string {
+	return filepath.Join(spec.Name, strconv.Itoa(int(spec.Listen.Port())))
+}
+
+// unstage removes what stage wrote. What cannot be removed, as for lack of descriptors, KeepFiles tries again.
+func (l *Launcher) unstage(spec Spec) {
+	l.leftMu.Lock()
+	defer l.leftMu.Unlock()
+	dir := portDir(spec)
+	delete(l.left, dir)
+	if err := l.root().RemoveAll(dir); err != nil {
+		l.options.Log.Warn("files of an ended proxy stay", "vm", spec.Name, "port", spec.Listen.Port(), "err", err)
+		l.left[dir] = true
+		return
+	}
+	l.space.unstage(dir)
+}
+
+// removeLeft removes files of ended proxies that could not be removed when these ended.
+func (l *Launcher) removeLeft() {
+	l.leftMu.Lock()
+	defer l.leftMu.Unlock()
+	for dir := range l.left {
+		if l.root().RemoveAll(dir) == nil {
+			l.space.unstage(dir)
+			delete(l.left, dir)
+		}
+	}
+}
+
+// writeFile makes a new file; one of that name must not exist.
+func writeFile(root *os.Root, name, content string, gid uint32) error {
+	return filegroup.As(int(gid), func() error {
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+		if err != nil {
+			return err
+		}
+		err = f.Chmod(0o640) // whatever the umask is
+		if err == nil {
+			_, err = f.WriteString(content)
+		}
+		return errors.Join(err, f.Close())
+	})
+}
+
+// replaceLink makes name a symlink to target in one step, whatever it was.
+func replaceLink(root *os.Root, target, name string) error {
+	if old, err := root.Readlink(name); err == nil && old == target {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".link") // no VM's name begins with a dot
+	_ = root.Remove(tmp)
+	if err := root.Symlink(target, tmp); err != nil {
+		return err
+	}
+	return root.Rename(tmp, name)
+}
+
+// linkCompat makes CompatDir/NAME lead to the VM's directory. What is there and not ours stays.
+func (l *Launcher) linkCompat(name string) error {
+	if l.options.CompatDir == "" {
+		return nil
+	}
+	// Each time: the directory may be another service's RuntimeDirectory, and go away with it.
+	if err := os.MkdirAll(l.options.CompatDir, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.OpenRoot(l.options.CompatDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	target := filepath.Join(l.options.RuntimeDir, name)
+	if _, err := dir.Lstat(name); err == nil {
+		if old, _ := dir.Readlink(name); old != target {
+			return fmt.Errorf("%s exists (remove it)", filepath.Join(l.options.CompatDir, name))
+		}
+		return nil
+	}
+	return dir.Symlink(target, name)
+}
+
+// clean removes every directory and link that is ours.
+func (l *Launcher) clean() error {
+	entries, err := os.ReadDir(l.options.RuntimeDir)
+	if err != nil {
+		return fmt.Errorf("clean the runtime directory: %w", err)
+	}
+	for _, e := range entries {
+		if info, err := l.root().Lstat(e.Name()); err == nil && ours(info) {
+			if err := l.root().RemoveAll(e.Name()); err != nil {
+				return fmt.Errorf("clean the runtime directory: %w", err)
+			}
+		}
+	}
+	if l.options.CompatDir == "" {
+		return nil
+	}
+	dir, err := os.OpenRoot(l.options.CompatDir)
+	if err != nil {
+		return nil // there is none, so there is nothing of ours in it
+	}
+	defer dir.Close()
+	entries, _ = os.ReadDir(l.options.CompatDir)
+	for _, e := range entries {
+		if target, err := dir.Readlink(e.Name()); err == nil && filepath.Dir(target) == l.options.RuntimeDir {
+			_ = dir.Remove(e.Name())
+		}
+	}
+	return nil
+}

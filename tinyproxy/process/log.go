@@ -1,0 +1,380 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"vifproxy/internal/backlog"
+	"vifproxy/tinyproxy"
+)
+
+// Most of what a proxy says is what its AppVM made it say, so all of it is limited: a line, the file, and
+// what a VM can add to it in the long run. An AppVM that tries needs half an hour to push out what was
+// logged before; a person's browsing fits into the burst many times over.
+const (
+	maxLine  = 1024    // bytes; tinyproxy itself stops at 799
+	maxLog   = 1 << 20 // bytes; and as much again in log.1; less where many share little, see space
+	logBurst = 256 << 10
+	logRate  = 1 << 10 // bytes a second
+)
+
+// What waits for the log file of a VM, whose file system may not answer.
+const (
+	logMessages = 1000
+	logBytes    = 64 << 10
+	// flushTimeout is how long the end of a process is kept back for that.
+	flushTimeout = 100 * time.Millisecond
+)
+
+// vmLog is the log of a VM: all its proxies write to it, and none can stop because of it, nor can what reads their output.
+type vmLog struct {
+	vm       string
+	onDenied func(tinyproxy.Denied)
+	queue    *backlog.Queue // for the file
+	space    *space         // nil counts nothing
+
+	// Guarded by launcher.mu.
+	wanted bool // a proxy runs, or starts
+	ending bool // the queue will close the file
+
+	mu    sync.Mutex
+	addr  netip.Addr
+	path  string // to write to
+	lines *rate.Limiter
+
+	intake *rate.Limiter // what is read of its proxies' output
+
+	// These belong to what the queue calls.
+	opened  string      // path of file
+	counted bool        // it is one of those that space counts
+	file    *os.File    // nil while it cannot be opened
+	made    os.FileInfo // of file
+	size    int64
+}
+
+func newVMLog(vm string, onDenied func(tinyproxy.Denied), space *space) *vmLog {
+	v := &vmLog{vm: vm, onDenied: onDenied, space: space, lines: rate.NewLimiter(logRate, logBurst),
+		intake: rate.NewLimiter(readRate, readBurst)}
+	v.queue = backlog.New(logMessages, logBytes, func(n int) error {
+		return v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
+	})
+	return v
+}
+
+// open makes the log, of the VM with this address now, write to path, from the next line on. A file that cannot be written
+// is tried again with every line; the lines meanwhile are dropped.
+func (v *vmLog) open(addr netip.Addr, path string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.addr, v.path = addr, path
+}
+
+// problem returns why the log cannot be written; nil if it can.
+func (v *vmLog) problem() error {
+	err := v.queue.Problem()
+	if err == nil {
+		return nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return fmt.Errorf("%s of %s cannot be written, its lines are dropped: %w", v.path, v.vm, err)
+}
+
+// denied tells of a request that one of its proxies did not serve.
+func (v *vmLog) denied(d tinyproxy.Denied) {
+	if v.onDenied == nil {
+		return
+	}
+	v.mu.Lock()
+	d.VM, d.Addr = v.vm, v.addr
+	v.mu.Unlock()
+	v.onDenied(d)
+}
+
+// line logs the line within its limits.
+func (v *vmLog) line(raw []byte) {
+	text := tinyproxy.Printable(raw) + "\n"
+	if !v.lines.AllowN(time.Now(), len(text)) {
+		v.queue.Drop()
+		return
+	}
+	v.queue.Put(len(text), false, func() error { return v.write(text) })
+}
+
+// write appends text, after making room.
+func (v *vmLog) write(text string) error {
+	v.mu.Lock()
+	path := v.path
+	v.mu.Unlock()
+	if v.file != nil && v.opened != path {
+		v.end()
+	}
+	if v.file != nil && v.removed() {
+		v.shut()
+	}
+	if v.file != nil && v.size+int64(len(text)) > v.bound() {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return err
+		}
+		v.shut()
+		if v.counted {
+			v.space.rotated(v.vm)
+		}
+	}
+	if v.file == nil {
+		if err := v.reopen(path); err != nil {
+			return err
+		}
+	}
+	if v.counted && !v.space.append(v.vm, len(text)) {
+		return errNoSpace
+	}
+	n, err := v.file.WriteString(text)
+	v.size += int64(n)
+	if v.counted {
+		v.space.unwritten(v.vm, len(text)-n)
+	}
+	if err != nil {
+		v.shut() // it may be another one's by now, or gone
+	}
+	return err
+}
+
+// reopen opens the file, to append. It follows no link and writes to nothing but a regular file: the path
+// is the template's, and may lie where others can write.
+func (v *vmLog) reopen(path string) error {
+	// Nonblocking, since opening a FIFO would wait for its reader.
+	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	file, err := os.OpenFile(path, flags, 0o640)
+	if err != nil {
+		return withRemedy(err, `write LogFile "{log_file}", or nothing, into the template "config", or `+drop("LogsDirectory="))
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("log file %s is not a regular file (remove it)", path)
+	}
+	if err != nil {
+		file.Close()
+		return err
+	}
+	v.file, v.made, v.opened, v.size = file, info, path, info.Size()
+	if v.counted = v.space != nil && v.space.has(path); v.counted {
+		v.space.opened(v.vm, v.size)
+	}
+	return nil
+}
+
+// removed reports whether the file is not at its path any more: somebody has removed it, or the directory around it.
+func (v *vmLog) removed() bool {
+	now, err := os.Lstat(v.opened)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, v.made)
+}
+
+// bound returns how large the file may become.
+func (v *vmLog) bound() int64 {
+	if v.counted {
+		return v.space.logBound()
+	}
+	return maxLog
+}
+
+// end closes the file of a VM that has no proxy any more.
+func (v *vmLog) end() {
+	v.shut()
+	if v.counted {
+		v.space.forget(v.vm)
+	}
+}
+
+func (v *vmLog) shut() {
+	if v.file != nil {
+		v.file.Close()
+		v.file = nil
+	}
+}
+
+// flush waits until what was said is written, but not long: then the end of a process is told when its log has its last
+// words.
+func (v *vmLog) flush(timeout time.Duration) {
+	if v.queue.Problem() != nil {
+		return
+	}
+	done := make(chan struct{})
+	v.queue.Then(func() { close(done) })
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-v.queue.Done():
+	case <-timer.C:
+	}
+}
+
+// close writes what is left, and waits for that, but not longer than it is told.
+func (v *vmLog) close(timeout time.Duration) {
+	v.queue.Close(timeout)
+	select {
+	case <-v.queue.Done():
+		v.end()
+	default: // the file system does not answer
+	}
+}
+
+// logOf returns the log of a VM that a proxy is about to start for. The caller holds mu.
+func (l *Launcher) logOf(name string) *vmLog {
+	log := l.logs[name]
+	if log == nil {
+		log = newVMLog(name, l.options.OnDenied, l.space)
+		log.queue.OnChange(func() {
+			if f := l.onLogProblem.Load(); f != nil {
+				(*f)()
+			}
+		})
+		l.logs[name] = log
+	}
+	log.wanted = true
+	return log
+}
+
+// OnLogProblem has f called when LogProblem may return something else. f must not wait.
+func (l *Launcher) OnLogProblem(f func()) { l.onLogProblem.Store(&f) }
+
+// LogProblem returns which logs cannot be written, and why; nil if all can.
+func (l *Launcher) LogProblem() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var first error
+	n := 0
+	for _, name := range slices.Sorted(maps.Keys(l.logs)) {
+		if err := l.logs[name].problem(); err != nil {
+			if n++; first == nil {
+				first = err
+			}
+		}
+	}
+	if n > 1 {
+		return fmt.Errorf("%w (and %d more)", first, n-1)
+	}
+	return first
+}
+
+// Forget is told that a VM has no proxy any more and none is wanted: its log is closed. The log file stays,
+// for a person to read, until the daemon stops or the VM is back. A file system that does not answer keeps its log in the
+// books, so that there is never a second one for the same VM.
+func (l *Launcher) Forget(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	log := l.logs[name]
+	if log == nil {
+		return
+	}
+	log.wanted = false
+	if log.ending {
+		return
+	}
+	log.ending = true
+	log.queue.Then(func() {
+		log.end()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		log.ending = false
+		if log.wanted {
+			return
+		}
+		delete(l.logs, name)
+		log.queue.Abandon()
+		if f := l.onLogProblem.Load(); f != nil {
+			(*f)() // what could not be written is nobody's problem any more
+		}
+	})
+}
+
+// output is what one process says, cut into lines for the log of its VM.
+type output struct {
+	log      *vmLog            // nil for a trial
+	heard    func(line string) // of a trial
+	level    tinyproxy.LogLevel
+	requests *tinyproxy.Requests // nil for a trial
+	said     tail
+	part     []byte // of a line that has not ended yet
+	cut      bool   // that line was too long and is in the log: what is left of it is dropped
+}
+
+// Write takes all that comes, whatever it is: tinyproxy would block on a full pipe.
+func (o *output) Write(chunk []byte) (int, error) {
+	for rest := chunk; len(rest) > 0; {
+		piece, after, ended := bytes.Cut(rest, []byte("\n"))
+		rest = after
+		if !o.cut {
+			o.part = append(o.part, piece[:min(len(piece), maxLine-len(o.part))]...)
+			if o.cut = len(o.part) == maxLine; ended || o.cut {
+				o.line(bytes.TrimSuffix(o.part, []byte("\r")))
+			}
+		}
+		o.cut = o.cut && !ended
+	}
+	if len(o.part) == 0 {
+		o.part = nil // nothing is kept for a process that says nothing
+	}
+	return len(chunk), nil
+}
+
+// end is called when nothing more can come.
+func (o *output) end() {
+	if len(o.part) > 0 {
+		o.line(o.part)
+	}
+	if o.requests != nil {
+		o.requests.End()
+	}
+}
+
+func (o *output) line(raw []byte) {
+	if o.requests != nil {
+		o.requests.Line(raw)
+	}
+	wanted := o.level.Wants(raw)
+	if wanted || tinyproxy.LogLevel("notice").Wants(raw) { // a template may want so little that it hides why a start fails
+		o.said.add(raw)
+	}
+	if wanted && o.log != nil {
+		o.log.line(raw)
+	}
+	if o.heard != nil {
+		o.heard(string(raw))
+	}
+	o.part = o.part[:0]
+}
+
+// tail remembers the last lines of a process, for the message about its end.
+type tail struct {
+	mu   sync.Mutex
+	last []string
+}
+
+func (t *tail) add(line []byte) {
+	const keep = 5
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.last) == keep {
+		t.last = append(t.last[:0], t.last[1:]...)
+	}
+	t.last = append(t.last, string(line))
+}
+
+func (t *tail) lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.last)
+}

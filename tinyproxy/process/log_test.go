@@ -1,0 +1,246 @@
+package process
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"vifproxy/tinyproxy"
+)
+
+const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
+
+func newTestLog(t *testing.T, onDenied func(tinyproxy.Denied)) (*vmLog, string) {
+	path := filepath.Join(t.TempDir(), "log")
+	v := newVMLog("social", onDenied, nil)
+	v.open(netip.MustParseAddr("10.137.0.9"), path)
+	return v, path
+}
+
+// TestAForgottenLogIsNoProblem: what could not be written of a VM that has gone is told of no longer.
+func TestAForgottenLogIsNoProblem(t *testing.T) {
+	l := newLauncher(t, nil)
+	told := make(chan error, 10)
+	l.OnLogProblem(func() { told <- nil })
+	l.mu.Lock()
+	log := l.logOf("social")
+	l.mu.Unlock()
+	log.open(netip.MustParseAddr("10.137.0.9"), "/dev/full/log")
+	log.line([]byte("lost"))
+	written(log)
+	if l.LogProblem() == nil {
+		t.Fatal("it was written")
+	}
+	for len(told) > 0 {
+		<-told
+	}
+	l.Forget("social")
+	<-told
+	if err := l.LogProblem(); err != nil {
+		t.Error(err)
+	}
+}
+
+// written waits until all lines are, or are dropped.
+func written(v *vmLog) {
+	done := make(chan bool)
+	v.queue.Then(func() { close(done) })
+	<-done
+}
+
+// hasLog waits until a proxy's first lines are written: it may listen before they are read.
+func hasLog(t *testing.T, p *Proxy) {
+	t.Helper()
+	for ctx := bounded(t); len(p.output.said.lines()) == 0; time.Sleep(time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Fatal("it says nothing")
+		}
+	}
+	written(p.output.log)
+}
+
+// TestHostileLines has lines come in pieces of several sizes: where a read ends makes no difference.
+func TestHostileLines(t *testing.T) {
+	for _, size := range []int{1, 7, maxLine, readAtOnce, 64 << 10} {
+		v, path := newTestLog(t, nil)
+		in := io.MultiReader(strings.NewReader("plain\n\x1b[31mred\x00\t\xfe \u202eevil é\r\n\n"),
+			io.LimitReader(&endless{'x'}, 1<<20), strings.NewReader("\n"+strings.Repeat("y", maxLine)+"\n"+
+				strings.Repeat("z", maxLine+1)+"\nafter\nno newline at the end"))
+		out := output{log: v}
+		for chunk := make([]byte, size); ; {
+			n, err := io.ReadFull(in, chunk)
+			out.Write(chunk[:n])
+			if err != nil {
+				break
+			}
+			if len(out.part) >= maxLine {
+				t.Fatalf("%d bytes of a line are kept", len(out.part))
+			}
+		}
+		out.end()
+		out.end() // and once more is none
+		v.close(time.Minute)
+		want := "plain\n\\x1b[31mred\\x00\\t\\xfe \\u202eevil é\n\n" + strings.Repeat("x", maxLine) + "\n" +
+			strings.Repeat("y", maxLine) + "\n" + strings.Repeat("z", maxLine) + "\nafter\nno newline at the end\n"
+		if got := read(t, path); got != want {
+			t.Errorf("in pieces of %d: %.200q", size, got)
+		}
+		if got := out.said.lines(); len(got) != 5 || got[4] != "no newline at the end" {
+			t.Errorf("in pieces of %d: tail %.100q", size, got)
+		}
+	}
+}
+
+type endless struct{ b byte }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = e.b
+	}
+	return len(p), nil
+}
+
+// TestFlood has an AppVM make hundreds of requests a second for a quarter of an hour.
+func TestFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reported := 0
+		v, path := newTestLog(t, func(d tinyproxy.Denied) {
+			if d.Host != "example.org" || d.VM != "social" || d.Addr.String() != "10.137.0.9" || d.Reason != tinyproxy.List {
+				t.Fatalf("%+v", d)
+			}
+			reported++
+		})
+		out := output{log: v, requests: tinyproxy.NewRequests(&tinyproxy.Config{}, 0, v.denied)}
+		say := func(line string) { fmt.Fprintln(&out, line) }
+		say("first")
+		line := fmt.Sprintf(refusedLine, "example.org")
+		const requests, seconds = 225_000, 900
+		for range seconds {
+			for range requests / seconds {
+				say(line)
+			}
+			time.Sleep(time.Second)
+		}
+		if reported != requests {
+			t.Errorf("%d reports of %d refusals", reported, requests)
+		}
+		say("last")
+		written(v)
+		got := read(t, path+".1") + read(t, path)
+		if !strings.HasPrefix(got, "first\n") ||
+			!strings.HasSuffix(got, " lines dropped here\nlast\n") {
+			t.Errorf("log is %d bytes, %.100q…", len(got), got)
+		}
+		v.close(time.Minute)
+	})
+}
+
+func TestRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, path := newTestLog(t, nil)
+		for i := range 5000 {
+			v.line(fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", 1000)))
+			time.Sleep(time.Second)
+		}
+		v.close(time.Minute)
+		for _, p := range []string{path, path + ".1"} {
+			if info, err := os.Stat(p); err != nil || info.Size() > maxLog || info.Size() < maxLog/10 {
+				t.Errorf("%s: %v, %v", p, info, err)
+			}
+		}
+		if got := tree(t, filepath.Dir(path)); got != "log log.1" {
+			t.Errorf("files %s", got)
+		}
+		v, _ = newTestLog(t, nil)
+		v.open(netip.MustParseAddr("10.137.0.9"), path)
+		v.line([]byte("again"))
+		written(v)
+		if got := read(t, path); !strings.Contains(got, "4999 ") || !strings.HasSuffix(got, "\nagain\n") {
+			t.Error("a log that is opened again is not continued")
+		}
+		v.close(time.Minute)
+	})
+}
+
+// TestBadLogFiles writes to nothing but regular files, complains once, and recovers.
+func TestBadLogFiles(t *testing.T) {
+	dir := t.TempDir()
+	victim := filepath.Join(dir, "victim")
+	path := filepath.Join(dir, "log")
+	for name, make := range map[string]func() error{
+		"symlink":   func() error { return os.Symlink("victim", path) },
+		"FIFO":      func() error { return syscall.Mkfifo(path, 0o600) },
+		"directory": func() error { return os.Mkdir(path, 0o700) },
+	} {
+		if err := os.WriteFile(victim, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		v := newVMLog("social", nil, nil)
+		v.open(netip.MustParseAddr("10.137.0.9"), path)
+		v.line([]byte("one"))
+		v.line([]byte("two"))
+		written(v)
+		if err := v.problem(); err == nil || read(t, victim) != "" {
+			t.Errorf("%s: victim %q, %v", name, read(t, victim), err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		v.line([]byte("three"))
+		v.line([]byte("four"))
+		written(v)
+		if got := read(t, path); got != "vifproxyd: 2 lines dropped here\nthree\nfour\n" || v.problem() != nil {
+			t.Errorf("%s: %q, %v", name, got, v.problem())
+		}
+		v.close(time.Minute)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHostileClient has the real tinyproxy log what an AppVM sends.
+func TestHostileClient(t *testing.T) {
+	var mu sync.Mutex
+	var hosts []string
+	l := newLauncher(t, func(o *Options) {
+		o.OnDenied = func(d tinyproxy.Denied) {
+			mu.Lock()
+			defer mu.Unlock()
+			hosts = append(hosts, d.Host)
+		}
+	})
+	spec := newSpec(l, "social", 61000)
+	p := start(t, l, realBinary, spec)
+	forged := strings.TrimPrefix(fmt.Sprintf(refusedLine, "forged"), "NOTICE")
+	for _, text := range []string{
+		"CONNECT a\x1b[2Jb\"c:443 HTTP/1.1\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\r\n NOTICE" + forged + "\r\n\r\n", // a folded header
+		"GET http://" + strings.Repeat("l", 2000) + "/ HTTP/1.1\r\n\r\n",
+	} {
+		request(t, spec.Listen, text)
+	}
+	p.Kill()
+	want := []string{`a\x1b[2Jb"c`, "x", strings.Repeat("l", 255)}
+	mu.Lock()
+	defer mu.Unlock()
+	if fmt.Sprintf("%q", hosts) != fmt.Sprintf("%q", want) {
+		t.Errorf("hosts %q", hosts)
+	}
+	log := read(t, l.options.RuntimeDir, "social/log")
+	if strings.ContainsAny(log, "\x1b\r") || !strings.Contains(log, `a\x1b[2Jb"c`) ||
+		!strings.Contains(log, "\n NOTICE ") { // the forged line, known by its blank
+		t.Errorf("log %q", log)
+	}
+}

@@ -1,0 +1,313 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/confine"
+)
+
+// Proxy is one tinyproxy process.
+type Proxy struct {
+	Spec Spec // without Text
+	PID  int  // also of the process group and the session, which are its own
+
+	launcher *Launcher
+	pidFile  os.FileInfo // what show wrote; belongs to the publisher
+	bare     bool        // its files were removed, and that was told; guarded by launcher.mu
+	binary   string
+	cell     *confine.Cell // nil if it is not confined
+	output   output
+	pidfd    int // belongs to the poller
+	pipe     int // that its output comes from; belongs to the poller, then to bury; -1 after the end
+	done     chan struct{}
+	err      error // why it ended; written before done is closed
+
+	mu       sync.Mutex
+	reaped   bool // PID may belong to somebody else
+	stopped  bool // we asked for the end
+	served   bool // it was ready: its AppVM may own it, and what it says decides nothing any more
+	whenDone []func()
+}
+
+// Done is closed when the process and everything in its process group is gone and its files are removed.
+func (p *Proxy) Done() <-chan struct{} { return p.done }
+
+// WhenDone has f called when Done is closed, from a goroutine that is not the caller's: to wait takes a stack.
+func (p *Proxy) WhenDone(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.done:
+		go f()
+	default:
+		p.whenDone = append(p.whenDone, f)
+	}
+}
+
+// Err says, after Done, why the proxy ended: nil if Stop or Kill was called, else an *Error.
+func (p *Proxy) Err() error {
+	<-p.done
+	return p.err
+}
+
+// Stop asks the proxy to end, kills it when it still runs after grace, and returns when Done is closed.
+// tinyproxy cuts its connections on SIGTERM too; it needs 10 to 80 ms for that.
+func (p *Proxy) Stop(grace time.Duration) {
+	p.end(unix.SIGTERM)
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+	case <-timer.C:
+		p.Kill()
+	}
+}
+
+// Kill ends the proxy and its connections at once and returns when Done is closed, which can take up to a
+// second after the process has ended if something has left its group.
+func (p *Proxy) Kill() {
+	p.end(unix.SIGKILL)
+	<-p.done
+}
+
+// end signals the whole group: 1.10 serves its clients from processes that it forked.
+func (p *Proxy) end(sig unix.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		p.stopped = true
+		_ = unix.Kill(-p.PID, sig)
+		if sig == unix.SIGKILL && p.cell != nil {
+			p.cell.Kill()
+		}
+	}
+}
+
+// run starts the process, confined or not. The caller has staged the files.
+func (l *Launcher) run(program tinyproxy.Binary, spec Spec, log *vmLog) (*Proxy, error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	defer unix.Close(pipe[1])
+	_ = unix.SetNonblock(pipe[0], true) // on our side only
+
+	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, pipe: pipe[0], done: make(chan struct{})}
+	p.output = output{log: log, level: spec.Config.LogLevel, heard: spec.heard}
+	if log != nil {
+		p.output.requests = tinyproxy.NewRequests(&p.Spec.Config, spec.UID, log.denied)
+	}
+	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
+	var err error
+	if l.options.Sandbox != nil {
+		err = p.confine(program, argv, pipe[1])
+	} else {
+		p.PID, p.pidfd, err = l.spawn(argv[0], argv, spec.UID, pipe[1])
+	}
+	if err != nil {
+		unix.Close(p.pipe)
+		return nil, err
+	}
+	l.mu.Lock()
+	l.proxies[p] = true
+	l.mu.Unlock()
+	if err := l.poller.watch(p); err != nil {
+		p.end(unix.SIGKILL)
+		unix.Close(p.pidfd)
+		p.bury()
+		return nil, err
+	}
+	return p, nil
+}
+
+// confine has a recruit become the proxy.
+func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) error {
+	cell, err := p.launcher.options.Sandbox.Prepare(p.launcher.box(program, p.Spec))
+	if err != nil {
+		return fmt.Errorf("confine it: %w", err)
+	}
+	defer cell.Started()
+	r, err := p.launcher.order(cell, p.Spec.UID, argv, output)
+	if err != nil {
+		_ = cell.Remove()
+		return err
+	}
+	p.PID, p.pidfd, p.cell = r.pid, r.pidfd, cell
+	return nil
+}
+
+// box is what a proxy gets to do, as its configuration wants it.
+func (l *Launcher) box(program tinyproxy.Binary, spec Spec) confine.Box {
+	c := spec.Config
+	b := confine.Box{
+		Program: program.Path, Identity: program, Clients: c.MaxClients, Rules: spec.size(), TimerSlack: timerSlack,
+		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.Reads...),
+		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
+		Connect: slices.Concat([]uint16{53, 80, 443}, c.Connect, spec.Connect),
+	}
+	for _, up := range c.Upstreams {
+		b.Connect = append(b.Connect, up.Port)
+	}
+	if c.BindsOut {
+		b.Bind = append(b.Bind, 0)
+	}
+	return b
+}
+
+// size returns how long the proxy's list is.
+func (s Spec) size() confine.Rules {
+	size := confine.Rules{Lines: len(s.Rules)}
+	for _, r := range s.Rules {
+		size.Bytes += writtenOut(r.Text)
+	}
+	return size
+}
+
+// repeated is a number of repetitions in an expression, behind the end of a group or something else.
+var repeated = regexp.MustCompile(`(\)?)\\?\{([0-9]*),?([0-9]*)\\?\}`)
+
+// mostWrittenOut bounds an expression whose repetitions are written out: see maxWeight in rules/expression.go.
+const mostWrittenOut = 4096
+
+// writtenOut returns the length of an expression whose repetitions are written out, as the C library does. It may be more
+// than that.
+func writtenOut(text string) int {
+	n := len(text)
+	if !strings.Contains(text, "{") {
+		return n
+	}
+	for _, m := range repeated.FindAllStringSubmatch(text, -1) {
+		least, _ := strconv.Atoi(m[2])
+		most, _ := strconv.Atoi(m[3])
+		times := min(max(1, least, most), mostWrittenOut)
+		if m[1] != "" {
+			n *= times
+		} else {
+			n += times
+		}
+		n = min(n, len(text)+mostWrittenOut)
+	}
+	return n
+}
+
+// spawn forks and executes, on a thread that lives as long as the Launcher. The child has fds from 1 on.
+func (l *Launcher) spawn(path string, argv []string, uid uint32, output int) (pid, pidfd int, err error) {
+	done := make(chan struct{})
+	fork := func() {
+		defer close(done)
+		out := uintptr(output)
+		pid, pidfd, err = l.forkExec(path, argv, &syscall.Credential{Uid: uid, Gid: uid}, out, out)
+	}
+	select {
+	case l.forks <- fork:
+		<-done
+		return pid, pidfd, err
+	case <-l.quit:
+		return 0, -1, errors.New("launcher closed")
+	}
+}
+
+// forkExec is for a thread that lives as long as the Launcher. The child has the given descriptors from 1 on.
+func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential, fds ...uintptr) (pid, pidfd int, err error) {
+	pidfd = -1
+	pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Dir: "/", Env: tinyproxy.Environment, Files: append([]uintptr{l.null.Fd()}, fds...),
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: user, Pdeathsig: unix.SIGKILL, PidFD: &pidfd},
+	})
+	return pid, pidfd, err
+}
+
+// ready notes that the process has its start behind it.
+func (p *Proxy) ready() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.served = true
+}
+
+const (
+	// outputBound is how long a process that has ended may keep others from its output that have left its group.
+	outputBound = time.Second
+	// A zombie of the group is waited for a little.
+	zombieTries = 50
+	zombiePause = time.Millisecond
+)
+
+// bury cleans up behind a process that has ended, and that nobody watches any more.
+func (p *Proxy) bury() {
+	p.mu.Lock()
+	// The process is a zombie until Wait4, so its number, which is the group's, belongs to nobody else.
+	_ = unix.Kill(-p.PID, unix.SIGKILL)
+	var status syscall.WaitStatus
+	_, err := syscall.Wait4(p.PID, &status, 0, nil)
+	p.reaped = true
+	stopped, served := p.stopped, p.served
+	p.mu.Unlock()
+
+	// What the process forked and the signal killed ends in its own time, and is not ours to wait for. The
+	// end of the pipe says that all of it is dead, unless something has left the group and holds it open.
+	if p.pipe >= 0 {
+		pipe := os.NewFile(uintptr(p.pipe), "output of "+p.Spec.Name)
+		_ = pipe.SetReadDeadline(time.Now().Add(outputBound))
+		_, _ = io.CopyBuffer(&p.output, io.LimitReader(pipe, lastWords), make([]byte, readAtOnce))
+		pipe.Close()
+	}
+	p.output.end()
+	if p.output.log != nil {
+		p.output.log.flush(flushTimeout)
+	}
+	if p.cell != nil {
+		if err := p.cell.Remove(); err != nil {
+			p.launcher.options.Log.Warn("cgroup of an ended proxy stays", "vm", p.Spec.Name, "err", err)
+		}
+	}
+	// An init that is slow to reap leaves zombies, which hold nothing.
+	for range zombieTries {
+		if errors.Is(unix.Kill(-p.PID, 0), unix.ESRCH) {
+			break
+		}
+		time.Sleep(zombiePause)
+	}
+
+	if !stopped {
+		p.err = p.explain(status, err, served)
+	}
+	p.launcher.ended(p)
+	p.mu.Lock()
+	close(p.done)
+	p.mu.Unlock()
+	for _, f := range p.whenDone { // from now on there are no more
+		f()
+	}
+}
+
+// explain makes an error of the way a running proxy ended.
+func (p *Proxy) explain(status syscall.WaitStatus, waitErr error, served bool) *Error {
+	var e *Error
+	switch {
+	case waitErr != nil: // somebody else in this process waited for our child
+		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) ended, nobody knows how", p.PID), Err: waitErr}
+	case served:
+		e = explainServed(status)
+	default:
+		said := p.output.said.lines()
+		if e = p.explainConfined(status, said); e == nil {
+			e = explain(p.Spec, filepath.Join(p.launcher.options.RuntimeDir, portDir(p.Spec)), status, said)
+		}
+	}
+	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr
+	return e
+}

@@ -1,0 +1,141 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy"
+)
+
+// Reap ends what an earlier run left: processes with a uid of ours, and our files in the runtime directory.
+// It returns how many processes it killed, when they are gone; when ctx ends first, the error names one
+// that still runs. Call it before the first Start: it would take our own proxies for leftovers.
+//
+// Pdeathsig has killed the proxies themselves, but not what they forked: the prefork children of 1.10 have
+// no parent-death signal, fork(2) clears it.
+func (l *Launcher) Reap(ctx context.Context) (killed int, err error) {
+	for {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return killed, fmt.Errorf("look for leftover proxies: %w", err)
+		}
+		before := killed
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil {
+				continue
+			}
+			did, err := reap(ctx, pid)
+			if err != nil {
+				return killed, fmt.Errorf("kill leftover proxy, pid %d: %w", pid, err)
+			}
+			if did {
+				killed++
+			}
+		}
+		if killed == before { // else once more: one may have forked before it died
+			return killed, l.clean()
+		}
+	}
+}
+
+// reap kills the process if it is a leftover, and waits until it is dead. A pid may be given to another
+// process at any time, so what is looked at twice and killed is the process behind a pidfd.
+func reap(ctx context.Context, pid int) (bool, error) {
+	if !isLeftover(pid) {
+		return false, nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return false, nil // gone
+	}
+	if err != nil {
+		return false, os.NewSyscallError("pidfd_open", err)
+	}
+	_ = unix.SetNonblock(fd, true)
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	defer pidfd.Close()
+	// If pid still names a leftover now, that is the process behind the pidfd, or it is dead already.
+	if isDead(fd) || !isLeftover(pid) {
+		return false, nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return false, os.NewSyscallError("pidfd_send_signal", err)
+	}
+	return true, awaitDeath(ctx, pidfd)
+}
+
+// isLeftover reports whether the process runs under a uid of ours and belongs to this firewall VM. Several
+// firewall VMs can share a machine as network namespaces, in tests; a process that made itself a namespace
+// of its own to hide in would have needed a user namespace for it.
+func isLeftover(pid int) bool {
+	found := false
+	for _, id := range strings.Fields(statusField(pid, "Uid:")) { // real, effective, saved, file system
+		n, err := strconv.ParseUint(id, 10, 32)
+		found = found || err == nil && tinyproxy.IsProxyUID(uint32(n))
+	}
+	return found && (!elsewhere(pid) || differentUsers(pid))
+}
+
+// statusField returns what /proc/PID/status has after name, "" if the process is gone.
+func statusField(pid int, name string) string {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, name); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// elsewhere reports whether the process is known to be in another network than we are. What tells is not its
+// ns/net, which is for who may trace it, but that the kernel keeps files of its own for each network (proc_net_ns_init
+// in Linux' fs/proc/proc_net.c).
+func elsewhere(pid int) bool {
+	own, err := os.Stat("/proc/thread-self/net/dev")
+	if err != nil {
+		return false
+	}
+	its, err := os.Stat(fmt.Sprintf("/proc/%d/net/dev", pid))
+	return err == nil && !os.SameFile(own, its)
+}
+
+// differentUsers reports whether the process is known to be in another user namespace than we are. Who makes one
+// himself can map but one user into it, or none.
+func differentUsers(pid int) bool {
+	own, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false
+	}
+	its, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	return err == nil && !bytes.Equal(own, its)
+}
+
+// isDead reports whether the process behind a pidfd, all its threads included, has ended.
+func isDead(pidfd int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
+}
+
+// awaitDeath waits in Go's poller until the process behind a nonblocking pidfd has ended.
+func awaitDeath(ctx context.Context, pidfd *os.File) error {
+	stop := context.AfterFunc(ctx, func() { _ = pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = conn.Read(func(fd uintptr) bool { return isDead(int(fd)) })
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
+}

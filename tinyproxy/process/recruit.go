@@ -1,0 +1,86 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/confine"
+)
+
+// A recruit is a vifproxy-confine that waits for the order to become a proxy. It has what it takes to give up its
+// privileges, CAP_SETUID, CAP_SETGID and CAP_SETPCAP, and reads nothing but that order.
+type recruit struct {
+	pid, pidfd int
+	orders     int // a socket, for one order
+}
+
+// enlist starts a recruit, on a thread that lives as long as the Launcher.
+func (l *Launcher) enlist() (*recruit, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	defer unix.Close(pair[1])
+	null := l.null.Fd()
+	path := l.options.Sandbox.Helper()
+	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid())}
+	pid, pidfd, err := l.forkExec(path, argv, nil, null, null, uintptr(pair[1]))
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("start vifproxy-confine: %w", err)
+	}
+	return &recruit{pid, pidfd, pair[0]}, nil
+}
+
+// order has a recruit become a proxy: the one that waits, else a new one. One that has ended while it waited is
+// replaced.
+func (l *Launcher) order(cell *confine.Cell, uid uint32, argv []string, output int) (*recruit, error) {
+	for range 2 {
+		select {
+		case r := <-l.recruits:
+			err := cell.Order(r.orders, uid, output, argv)
+			if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+				r.dismiss()
+				continue
+			}
+			return r.ordered(err)
+		default:
+		}
+	}
+	var r *recruit
+	var err error
+	done := make(chan struct{})
+	select {
+	case l.forks <- func() { r, err = l.enlist(); close(done) }:
+		<-done
+	case <-l.quit:
+		err = errors.New("launcher closed")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.ordered(cell.Order(r.orders, uid, output, argv))
+}
+
+// ordered is what becomes of a recruit that was given an order, with or without success.
+func (r *recruit) ordered(err error) (*recruit, error) {
+	if err != nil {
+		r.dismiss()
+		return nil, err
+	}
+	unix.Close(r.orders)
+	return r, nil
+}
+
+// dismiss ends a recruit.
+func (r *recruit) dismiss() {
+	unix.Close(r.orders)
+	_ = unix.Kill(r.pid, unix.SIGKILL)
+	_, _ = syscall.Wait4(r.pid, nil, 0, nil)
+	unix.Close(r.pidfd)
+}

@@ -1,0 +1,196 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// fileShare is the part of the runtime directory's file system that the files of all AppVMs may take together. In /run
+	// that is memory: systemd gives a fifth of the machine's to it.
+	fileShare = 4
+	// mostFiles bounds it where that file system is a disk.
+	mostFiles = 256 << 20
+	// leastFiles are those of a few proxies: there is no smaller file system that anybody would give to them.
+	leastFiles = 128 << 10
+	// leastLog is what the log of an AppVM may take however many there are.
+	leastLog = 32 << 10
+	// pageSize is what tmpfs counts by.
+	pageSize = 4 << 10
+)
+
+// errNoSpace is the error of a start whose files would take more than all AppVMs may.
+var errNoSpace = errors.New("no room for more files of proxies")
+
+// space keeps account of what the files of all AppVMs take in the runtime directory, configurations, rules and logs. Logs
+// share half of it. Where there is no room, the logs of AppVMs that have left go first, then the older logs of others.
+type space struct {
+	dir  string // the runtime directory
+	root func() *os.Root
+	log  *slog.Logger
+	most int64 // bytes, of all
+
+	mu     sync.Mutex
+	used   int64
+	staged map[string]int64 // by directory
+	logs   map[string]*logSize
+	left   []string // AppVMs with logs that have no proxy any more, in the order in which they left
+	full   bool     // that has been told
+}
+
+// logSize is what the logs of an AppVM take.
+type logSize struct{ now, before int64 }
+
+func newSpace(dir string, root func() *os.Root, log *slog.Logger) (*space, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return nil, fmt.Errorf("size of the runtime directory: %w", err)
+	}
+	most := max(min(int64(fs.Blocks)*fs.Bsize/fileShare, mostFiles), leastFiles)
+	return &space{dir: dir, root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
+}
+
+// has reports whether a file is in the runtime directory, where it counts; the template may name another place.
+func (s *space) has(path string) bool { return strings.HasPrefix(path, s.dir+"/") }
+
+// stage makes room for files of these sizes in a directory. An error is errNoSpace.
+func (s *space) stage(dir string, sizes ...int) error {
+	var all int64
+	for _, n := range sizes {
+		all += int64(n+pageSize-1) / pageSize * pageSize
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.take(all) {
+		return fmt.Errorf("%w: those of all AppVMs may take %d KiB", errNoSpace, s.most>>10)
+	}
+	s.staged[dir] += all
+	return nil
+}
+
+// unstage gives back what a directory took.
+func (s *space) unstage(dir string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used -= s.staged[dir]
+	delete(s.staged, dir)
+}
+
+// opened notes that an AppVM has a log of that size.
+func (s *space) opened(vm string, size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = slices.DeleteFunc(s.left, func(name string) bool { return name == vm })
+	l := s.logs[vm]
+	if l == nil {
+		l = &logSize{}
+		s.logs[vm] = l
+	}
+	s.used += size - l.now
+	l.now = size
+}
+
+// append reports whether there is room for n bytes more in an AppVM's log.
+func (s *space) append(vm string, n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.logs[vm]
+	if l == nil || !s.take(int64(n)) {
+		return false
+	}
+	l.now += int64(n)
+	return true
+}
+
+// unwritten gives back room in an AppVM's log that could not be written to.
+func (s *space) unwritten(vm string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.logs[vm]; l != nil {
+		s.used -= int64(n)
+		l.now -= int64(n)
+	}
+}
+
+// rotated notes that the log of an AppVM has become its older one.
+func (s *space) rotated(vm string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.logs[vm]; l != nil {
+		s.used -= l.before
+		l.now, l.before = 0, l.now
+	}
+}
+
+// forget notes that an AppVM has left; its logs stay as long as there is room.
+func (s *space) forget(vm string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.logs[vm] != nil && !slices.Contains(s.left, vm) {
+		s.left = append(s.left, vm)
+	}
+}
+
+// logBound returns how large the log of one AppVM may become until it is rotated.
+func (s *space) logBound() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	serving := max(len(s.logs)-len(s.left), 1)
+	return max(min(maxLog, s.most/int64(4*serving)), leastLog) // two files each, of half of all
+}
+
+// take counts n bytes more, and removes logs for them if need be. The caller holds s.mu.
+func (s *space) take(n int64) bool {
+	for s.used+n > s.most && s.evict() {
+	}
+	fits := s.used+n <= s.most
+	if !fits && !s.full {
+		s.log.Warn("no room for more files of proxies: log lines are dropped, and proxies that need more do not start",
+			"bytes", s.most)
+	}
+	s.full = !fits
+	if fits {
+		s.used += n
+	}
+	return fits
+}
+
+// evict removes the logs that are missed least. It reports whether there were any. The caller holds s.mu.
+func (s *space) evict() bool {
+	if len(s.left) > 0 {
+		vm := s.left[0]
+		s.left = s.left[1:]
+		s.remove(vm, "log.1")
+		s.remove(vm, "log")
+		s.used -= s.logs[vm].now + s.logs[vm].before
+		delete(s.logs, vm)
+		return true
+	}
+	largest := ""
+	for vm, l := range s.logs {
+		if l.before > 0 && (largest == "" || l.before > s.logs[largest].before) {
+			largest = vm
+		}
+	}
+	if largest == "" {
+		return false
+	}
+	s.remove(largest, "log.1")
+	s.used -= s.logs[largest].before
+	s.logs[largest].before = 0
+	return true
+}
+
+func (s *space) remove(vm, file string) {
+	if err := s.root().Remove(filepath.Join(vm, file)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Warn("log of a proxy cannot be removed", "vm", vm, "err", err)
+	}
+}

@@ -1,0 +1,155 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"vifproxy/tinyproxy"
+)
+
+// A Trial is a proxy that is asked one question and then ended. All that an AppVM's proxy has is its own too: uid, sandbox,
+// configuration and rules. So the C library that tinyproxy was linked with resolves the name, and the kernel's fence is asked
+// by a socket of that uid. The request goes as far as a connection: no byte of it comes to the site.
+type Trial struct {
+	*Proxy
+	tunnel string // HOST:PORT
+	heard  *heard
+}
+
+// TrialName returns the name under which the files of a Trial at a port are. No AppVM has such a name, so a trial has a
+// directory of its own, and may be another user than the AppVM's proxy.
+func TrialName(port uint16) string { return fmt.Sprintf("+%d", port) }
+
+// Kill ends it at once, and returns when nothing of it is left.
+func (t *Trial) Kill() {
+	t.Proxy.Kill()
+	_ = t.launcher.root().Remove(t.Spec.Name) // an AppVM's directory is not empty
+}
+
+// Try starts a Trial for a question. It is Start but for the AppVM's log and the files that tell of its proxy, which stay as they
+// are. The configuration is that of spec without what is about who asks (see Admits) and, for a request that is no CONNECT,
+// without ConnectPort and FilterURLs, since it is tried as a tunnel: else tinyproxy would send it to the site.
+func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, q tinyproxy.Question) (*Trial, error) {
+	t := &Trial{tunnel: q.Target, heard: &heard{news: make(chan struct{}, 1)}}
+	if q.Method != http.MethodConnect {
+		host, port, err := q.Destination()
+		if err != nil {
+			return nil, err
+		}
+		t.tunnel = net.JoinHostPort(host, strconv.Itoa(int(port)))
+	}
+	spec.Text = tinyproxy.TrialText(spec.Text, q.Method != http.MethodConnect && spec.Config.Filter.URLs, q.Method)
+	spec.heard = t.heard.add
+	var err error
+	t.Proxy, err = l.Start(ctx, binary, spec)
+	return t, err
+}
+
+// Ask sends the question, from an address of this machine, and waits until it is decided or ctx ends; then the outcome is how far
+// it has come. An error is about the trial, and says nothing about the request.
+func (t *Trial) Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, error) {
+	began := time.Now()
+	fail := func(err error) (tinyproxy.Outcome, error) {
+		return tinyproxy.Outcome{}, fmt.Errorf("ask the trial of %s: %w", t.Spec.Name, err)
+	}
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	conn, err := dialer.DialContext(ctx, "tcp4", t.Spec.Listen.String())
+	if err != nil {
+		return fail(err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.0\r\n\r\n", t.tunnel); err != nil {
+		return fail(err)
+	}
+	answered := make(chan int, 1)
+	go func() {
+		status, err := tinyproxy.ReadStatus(conn)
+		if err == nil {
+			answered <- status
+		}
+	}()
+	var o tinyproxy.Outcome
+	// What is logged comes through a pipe, and may come later than the answer. A failure is logged a second before it is answered.
+	var late <-chan time.Time
+	for {
+		o.Stage, o.Why = t.heard.stage()
+		o.Took = time.Since(began)
+		switch {
+		case o.Stage == tinyproxy.Unknown, o.Stage == tinyproxy.NoAnswer:
+			return o, nil
+		case o.Stage == tinyproxy.Connected && o.Status != 0:
+			return o, nil
+		case o.Status == http.StatusOK: // no answer to a tunnel says that but of one that is open, whatever is still in the pipe
+			o.Stage = tinyproxy.Connected
+			return o, nil
+		}
+		select {
+		case o.Status = <-answered:
+			wait := lateWords
+			if o.Status >= 500 {
+				wait = lateReasons
+			}
+			late = time.After(wait)
+		case <-t.heard.news:
+		case <-late:
+			return o, nil
+		case <-ctx.Done():
+			return o, nil
+		case <-t.Done():
+			return fail(errors.New("it has ended"))
+		}
+	}
+}
+
+// How long what a trial logs may take after its answer. That of a failure says why, and always comes.
+const (
+	lateWords   = 100 * time.Millisecond
+	lateReasons = time.Second
+)
+
+// heard is what a Trial has logged.
+type heard struct {
+	news chan struct{} // something has come
+
+	mu   sync.Mutex
+	is   tinyproxy.Stage
+	why  string
+	line int
+}
+
+// mostHeard is how many lines of a trial are looked at. It says about twenty.
+const mostHeard = 200
+
+func (h *heard) add(line string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.line++; h.line > mostHeard {
+		return
+	}
+	stage, why, ok := tinyproxy.StageOf(line)
+	if !ok || stage <= h.is {
+		return
+	}
+	if h.is == tinyproxy.Unknown {
+		return // "Could not connect to upstream proxy" follows
+	}
+	h.is, h.why = stage, why
+	select {
+	case h.news <- struct{}{}:
+	default:
+	}
+}
+
+func (h *heard) stage() (tinyproxy.Stage, string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.is, h.why
+}

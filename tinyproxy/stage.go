@@ -1,0 +1,78 @@
+package tinyproxy
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// An Outcome is what became of the question of a trial.
+type Outcome struct {
+	Stage Stage
+	// Status is what tinyproxy answered; 0 if it had no answer by then.
+	Status int
+	// Why is what the C library says about a name that does not resolve; else "".
+	Why  string
+	Took time.Duration
+}
+
+// A Stage is how far a request came.
+type Stage int
+
+const (
+	Asked     Stage = iota // tinyproxy has it
+	Resolving              // it asks for the addresses of the host, or of its Upstream
+	Unknown                // there are none
+	Opening                // it opens a connection to one of them
+	NoAnswer               // that fails
+	Connected              // that succeeds
+)
+
+// TrialText returns a configuration for a Trial, line by line as it was. The level of the log is the one that tells of each stage; the
+// last one counts (handle_loglevel in src/conf.c of 1.11).
+func TrialText(text string, unfiltered bool, method string) string {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, line := range lines {
+		switch name, _ := directive(line); name {
+		case "allow", "deny", "basicauth", "loglevel":
+			lines[i] = "#"
+		case "connectport":
+			if method != http.MethodConnect {
+				lines[i] = "#"
+			}
+		case "filter", "filterurls", "filterdefaultdeny":
+			if unfiltered {
+				lines[i] = "#"
+			}
+		}
+	}
+	return strings.Join(lines, "\n") + "\nLogLevel Info\n"
+}
+
+// stages are what tinyproxy logs at each stage: opensock in src/sock.c, connect_to_upstream and handle_connection in src/reqs.c of
+// 1.11; 1.10 logs the same but for "returned".
+var stages = []struct {
+	Stage
+	says *regexp.Regexp
+}{
+	{Unknown, regexp.MustCompile(`opensock: Could not retrieve (?:address )?info for [^ ]+(?:: (.*))?$`)},
+	{NoAnswer, regexp.MustCompile(`opensock: Could not establish a connection to `)},
+	{NoAnswer, regexp.MustCompile(`Could not connect to upstream proxy\.`)},
+	{Connected, regexp.MustCompile(`Established connection to `)},
+	{Opening, regexp.MustCompile(`opensock: getaddrinfo returned for `)},
+	{Resolving, regexp.MustCompile(`opensock: opening connection to `)},
+}
+
+// StageOf returns the stage that a line of tinyproxy's log tells of, and for Unknown what the C library says.
+func StageOf(line string) (stage Stage, why string, ok bool) {
+	for _, s := range stages {
+		if m := s.says.FindStringSubmatch(line); m != nil {
+			if len(m) > 1 {
+				why = Printable([]byte(m[1]))
+			}
+			return s.Stage, why, true
+		}
+	}
+	return 0, "", false
+}
