@@ -15,6 +15,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 // Client asks a running vifproxyd. Its verbs are those of [Service]. They return a *NotRunningError, a
@@ -104,14 +106,14 @@ func (c *Client) Explain(ctx context.Context, name, url string) (e Explanation, 
 }
 
 // Denied asks what the named VMs, or all, were refused since then.
-func (c *Client) Denied(ctx context.Context, names []string, since time.Time) ([]Denied, error) {
-	var all []Denied
+func (c *Client) Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error) {
+	var all []events.Denied
 	err := c.ask(ctx, http.MethodGet, "denied", deniedRequest{names, since}, &all)
 	return all, err
 }
 
 // Watch calls each with what happens, until ctx ends, each fails, or the daemon has gone: it never returns nil.
-func (c *Client) Watch(ctx context.Context, names []string, each func(Event) error) error {
+func (c *Client) Watch(ctx context.Context, names []string, each func(events.Event) error) error {
 	stream, err := c.open(ctx, http.MethodGet, "watch", namesRequest{names})
 	if err != nil {
 		return err
@@ -120,7 +122,7 @@ func (c *Client) Watch(ctx context.Context, names []string, each func(Event) err
 	lines := bufio.NewScanner(stream)
 	lines.Buffer(nil, maxEvent)
 	for lines.Scan() {
-		var e Event
+		var e events.Event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
 		}

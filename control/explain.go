@@ -30,7 +30,7 @@ type Explanation struct {
 	Passes  bool   `json:"passes"`         // whether Verdict is Passes
 	Steps   []Step `json:"steps"`          // all guards, whatever those before say; the last one is the try
 	Remedy  string `json:"remedy"`         // what makes it pass, or what that has shown when it was tried; "" if nothing is known
-	What    string `json:"what,omitempty"` // what the try failed by: one of NoAnswer and those that follow it, or DeniedName
+	What    string `json:"what,omitempty"` // what the try failed by: events.NoAnswer or one of those that follow it, or events.ReasonName
 	Note    string `json:"note"`           // why the answer may not be what is in force; "" if it is
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 // limits bounds what one client can hold up, and for how long.
@@ -146,7 +148,7 @@ func (s *server) routes(do Service) {
 	s.mux.HandleFunc("POST /v1/explain", answer(s, func(ctx context.Context, r explainRequest) (Explanation, error) {
 		return do.Explain(ctx, r.Name, r.URL)
 	}))
-	s.mux.HandleFunc("GET /v1/denied", answer(s, func(ctx context.Context, r deniedRequest) ([]Denied, error) {
+	s.mux.HandleFunc("GET /v1/denied", answer(s, func(ctx context.Context, r deniedRequest) ([]events.Denied, error) {
 		return do.Denied(ctx, r.Names, r.Since)
 	}))
 	s.mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, do) })
@@ -226,7 +228,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, do Service) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	lines, conn, begun := json.NewEncoder(w), http.NewResponseController(w), false
-	err := do.Watch(r.Context(), request.Names, func(e Event) error {
+	err := do.Watch(r.Context(), request.Names, func(e events.Event) error {
 		begun = true
 		return errors.Join(lines.Encode(e), conn.Flush())
 	})

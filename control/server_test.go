@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 // fakeDaemon knows two VMs, writes down what it is asked, and can be told to block.
@@ -82,19 +84,19 @@ func (f *fakeDaemon) Explain(ctx context.Context, name, url string) (Explanation
 	return Explanation{VM: name, Request: url}, err
 }
 
-func (f *fakeDaemon) Denied(ctx context.Context, names []string, since time.Time) ([]Denied, error) {
+func (f *fakeDaemon) Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error) {
 	_, err := f.do(ctx, "denied", names...)
-	return []Denied{{VM: "bank", IP: "10.137.0.12", Forgotten: 3, Hosts: []DeniedHost{
+	return []events.Denied{{VM: "bank", IP: "10.137.0.12", Forgotten: 3, Hosts: []events.DeniedHost{
 		{Host: "\x1b<shop>", Count: 7, First: since, Last: since.Add(time.Hour)},
 	}}}, err
 }
 
 // Watch sends events until it may not, one after the other and without a pause.
-func (f *fakeDaemon) Watch(ctx context.Context, names []string, send func(Event) error) error {
+func (f *fakeDaemon) Watch(ctx context.Context, names []string, send func(events.Event) error) error {
 	_, err := f.do(ctx, "watch", names...)
 	for n := 1; err == nil; n++ {
 		if err = ctx.Err(); err == nil {
-			err = send(Event{Event: Watching, About: About{Count: n}})
+			err = send(events.Event{Event: events.Watching, About: events.About{Count: n}})
 		}
 	}
 	if f.left != nil {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 func TestDeniedReachesTheClient(t *testing.T) {
@@ -35,8 +37,8 @@ func TestWatch(t *testing.T) {
 	d := serveFake(t, &fakeDaemon{left: make(chan error, 1)}, defaults, "")
 	enough := errors.New("enough")
 	count := 0
-	err := NewClient(d.socket).Watch(t.Context(), []string{"bank"}, func(e Event) error {
-		if count++; e.Event != Watching || e.Count != count {
+	err := NewClient(d.socket).Watch(t.Context(), []string{"bank"}, func(e events.Event) error {
+		if count++; e.Event != events.Watching || e.Count != count {
 			t.Errorf("event %d is %+v", count, e)
 		}
 		if count == 1000 {
@@ -86,8 +88,8 @@ func TestTooManyWatchers(t *testing.T) {
 	d := serveFake(t, &fakeDaemon{}, few, "")
 	c := NewClient(d.socket)
 	enough := errors.New("enough")
-	err := c.Watch(t.Context(), nil, func(Event) error {
-		err := c.Watch(t.Context(), nil, func(Event) error { return errors.New("one too many") })
+	err := c.Watch(t.Context(), nil, func(events.Event) error {
+		err := c.Watch(t.Context(), nil, func(events.Event) error { return errors.New("one too many") })
 		var problem *DaemonError
 		if !errors.As(err, &problem) || problem.Code != http.StatusTooManyRequests {
 			t.Errorf("the second watcher: %v", err)
@@ -101,7 +103,7 @@ func TestTooManyWatchers(t *testing.T) {
 		t.Errorf("the first watcher: %v", err)
 	}
 	for { // the server notices an end a little later than its client does
-		err := c.Watch(t.Context(), nil, func(Event) error { return enough })
+		err := c.Watch(t.Context(), nil, func(events.Event) error { return enough })
 		if errors.Is(err, enough) {
 			break
 		}
@@ -136,7 +138,7 @@ func TestWatchingAHostileDaemon(t *testing.T) {
 				io.WriteString(conn, answer)
 			}
 		}()
-		err = NewClient(socket).Watch(context.Background(), nil, func(Event) error { return nil })
+		err = NewClient(socket).Watch(context.Background(), nil, func(events.Event) error { return nil })
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60q: got %v, want %q", answer, err, want)
 		}

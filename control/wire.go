@@ -2,7 +2,7 @@
 //
 // The protocol is as small as it can be: `GET /v1/status` and `POST /v1/VERB`, answered by the whole [Status]
 // as it stands after the verb, or by {"error": "…"} with a status code. Three questions have other answers: `POST
-// /v1/explain` an [Explanation], `GET /v1/denied` a list of [Denied], and `GET /v1/watch` a stream of [Event], one JSON
+// /v1/explain` an [Explanation], `GET /v1/denied` a list of [events.Denied], and `GET /v1/watch` a stream of [events.Event], one JSON
 // object a line, until either side ends it. curl --unix-socket speaks it as well.
 //
 // Whoever reaches the socket can open and close what AppVMs may reach, so there are two locks on the door:
@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 // States of a VM.
@@ -135,10 +137,10 @@ type Service interface {
 	// Explain says what would become of a request for a URL, or a HOST[:PORT].
 	Explain(ctx context.Context, name, url string) (Explanation, error)
 	// Denied is what the named VMs, or all, were refused since then. Unknown names are an *UnknownError.
-	Denied(ctx context.Context, names []string, since time.Time) ([]Denied, error)
+	Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error)
 	// Watch calls send for what happens to the named VMs, or to all, and to the daemon, until ctx ends or send
 	// fails. The first event is Watching. Unknown names are an *UnknownError.
-	Watch(ctx context.Context, names []string, send func(Event) error) error
+	Watch(ctx context.Context, names []string, send func(events.Event) error) error
 }
 
 // OnlyName is the abstract unix socket that a vifproxyd takes, so that there is one in a network namespace.

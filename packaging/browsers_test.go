@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/lab"
 )
 
@@ -90,7 +90,7 @@ func TestBrowsersShowWhatAPageMisses(t *testing.T) {
 // placeOf returns where a host is in the list of what an AppVM was refused, from 0, or -1, and the list.
 func placeOf(m *machine, vm, host string) (place int, hosts []string) {
 	m.Helper()
-	var all []control.Denied
+	var all []events.Denied
 	must(m.T, json.Unmarshal([]byte(m.run("vifproxyctl", "denied", "--json", vm)), &all))
 	place = -1
 	for i, d := range all[0].Hosts {

@@ -6,8 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 )
 
 // apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
@@ -61,7 +61,7 @@ func (s *Supervisor) end(ends []End) {
 	for _, end := range ends {
 		if q := s.process(end.ID); q != nil {
 			if q.proxy == nil { // else it is told when it is known how many connections that cuts
-				s.Events.Emit(proxyEnds, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, Why: end.Why})
+				s.Events.Emit(events.ProxyEnds, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, Why: end.Why})
 			} else {
 				q.order.why = end.Why
 			}
@@ -125,7 +125,7 @@ func (s *Supervisor) begin(state firewall.State, after ...func()) *write {
 	s.running.Go(func() {
 		defer cancel()
 		if w.writes, w.err = s.Firewall.Sync(ctx, state, func() { close(w.inForce) }); w.writes > 0 {
-			s.Events.log.Debug("firewall written", "writes", w.writes)
+			s.Events.Log.Debug("firewall written", "writes", w.writes)
 		}
 		close(w.done)
 		s.post(func() {
@@ -224,9 +224,9 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		vm.current.shown = false
 		s.show(vm)
 		if before != nil && before.Policy.key != vm.current.Policy.key {
-			s.Events.Emit(inForce, control.About{
+			s.Events.Emit(events.InForce, events.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
-				MS: control.Milliseconds(time.Since(vm.current.asked)),
+				MS: events.CeilMS(time.Since(vm.current.asked)),
 			})
 		}
 	}
@@ -234,7 +234,7 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		q := s.process(id)
 		q.Retired = now
 		s.agenda.at(dueRetired, now.Add(drainPoll))
-		s.Events.Emit(proxyRetires, control.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
+		s.Events.Emit(events.ProxyRetires, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
 }
 
@@ -251,7 +251,7 @@ func (s *Supervisor) show(vm *appVM) {
 			vm.showing, p.shown = false, err == nil                 // else at the next look again: the disk may be full now
 			s.changed = s.changed || len(s.waiters) > 0 || !s.ready // they wait for it
 			if err != nil && !p.hidden && !p.Dying {
-				s.Events.Emit(notShown, control.About{VM: p.Policy.Name, IP: vm.addr, Err: err.Error()})
+				s.Events.Emit(events.FilesStale, events.About{VM: p.Policy.Name, IP: vm.addr, Err: err.Error()})
 			}
 			p.hidden = err != nil
 			if vm.current != p {
@@ -271,9 +271,9 @@ func (s *Supervisor) release(bindings []firewall.Binding) {
 		s.cleaned = true
 		s.running.Go(func() { // it takes as long as there are connections
 			n, err := s.ForgetAll(bindings)
-			s.Events.log.Debug("connections of an earlier run forgotten", "count", n)
+			s.Events.Log.Debug("connections of an earlier run forgotten", "count", n)
 			if err != nil {
-				s.Events.Emit(stillTracked, control.About{Err: err.Error()})
+				s.Events.Emit(events.StillTracked, events.About{Err: err.Error()})
 			}
 		})
 	}
@@ -300,7 +300,7 @@ func (s *Supervisor) process(id int) *process {
 // Systemd allows it 10 s (TimeoutStopSec in vifproxyd.service).
 func (s *Supervisor) shutdown() error {
 	s.notify("STOPPING=1")
-	s.Events.Emit(daemonStops, control.About{})
+	s.Events.Emit(events.DaemonStops, events.About{})
 	s.guard = guard{} // that somebody undid the rules before is no failure of what is written now
 	delete(s.troubles, "firewall")
 	s.sync(firewall.State{}, time.Now())

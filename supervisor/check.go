@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 )
 
 // No fence, no proxy. What the kernel was made to hold is believed until somebody may have changed it. Then it is made to
@@ -255,7 +255,7 @@ func (s *Supervisor) notWritten(w *write, now time.Time) {
 // unfence ends all proxies, and has none start until the fence stands.
 func (s *Supervisor) unfence(why error) {
 	if s.guard.unfenced == nil {
-		s.Events.Emit(fenceDown, control.About{Err: why.Error()})
+		s.Events.Emit(events.Unfenced, events.About{Err: why.Error()})
 	}
 	s.guard.unfenced = why
 	s.end(unfenced(s.actual()).End)

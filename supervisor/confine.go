@@ -5,12 +5,13 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy/confine"
 )
 
 // Confine finds out how this machine can confine proxies and says so, in particular what it lacks. If all is
 // required, to lack something is an error.
-func Confine(events *Events, allRequired bool) (*confine.Sandbox, control.Confinement, error) {
+func Confine(emitter *events.Emitter, allRequired bool) (*confine.Sandbox, control.Confinement, error) {
 	s, err := confine.New(confine.HelperPath())
 	if err != nil {
 		return nil, control.Confinement{}, err
@@ -24,13 +25,13 @@ func Confine(events *Events, allRequired bool) (*confine.Sandbox, control.Confin
 	applied, why := strings.Join(s.Applied, ", "), strings.Join(missing, "; ")
 	switch {
 	case len(missing) == 0:
-		events.Emit(confined, control.About{What: applied})
+		emitter.Emit(events.Confined, events.About{What: applied})
 	case allRequired:
 		s.Close()
 		return nil, c, fmt.Errorf("this machine cannot confine proxies fully: %s; mend it, or start without "+
 			"--require-confinement", why)
 	default:
-		events.Emit(halfConfined, control.About{What: applied, Why: why})
+		emitter.Emit(events.PartlyConfined, events.About{What: applied, Why: why})
 	}
 	return s, c, nil
 }

@@ -8,9 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"vifproxy/control"
 	"vifproxy/firewall"
-	"vifproxy/tinyproxy"
+	"vifproxy/internal/events"
 )
 
 const (
@@ -26,25 +25,25 @@ const (
 
 // examine finds out what became of a connection that a proxy could not make, and then has it recorded. It reports whether
 // it does. It may be called from anywhere, and does not wait: the loop hands on the fence, a goroutine does the rest.
-func (s *Supervisor) examine(d tinyproxy.Denied) bool {
+func (s *Supervisor) examine(d events.Denial) bool {
 	s.examined.Lock()
 	defer s.examined.Unlock()
-	if s.examined.all >= examinedMax || s.examined.by[d.Addr] >= examinedEach {
+	if s.examined.all >= examinedMax || s.examined.by[d.IP] >= examinedEach {
 		return false
 	}
 	s.examined.all++
-	s.examined.by[d.Addr]++
+	s.examined.by[d.IP]++
 	s.post(func() {
 		fence := s.fenced
 		s.running.Go(func() {
 			ctx, cancel := context.WithTimeout(s.life, examineTimeout)
 			defer cancel()
-			s.Events.record(s.lookInto(ctx, fence, d))
+			s.Events.Record(s.lookInto(ctx, fence, d))
 			s.examined.Lock()
 			defer s.examined.Unlock()
 			s.examined.all--
-			if s.examined.by[d.Addr]--; s.examined.by[d.Addr] == 0 {
-				delete(s.examined.by, d.Addr)
+			if s.examined.by[d.IP]--; s.examined.by[d.IP] == 0 {
+				delete(s.examined.by, d.IP)
 			}
 		})
 	})
@@ -53,7 +52,7 @@ func (s *Supervisor) examine(d tinyproxy.Denied) bool {
 
 // lookInto says what became of a connection. tinyproxy does not: its line is the same whatever the cause (opensock in
 // src/sock.c of 1.11).
-func (s *Supervisor) lookInto(ctx context.Context, fence firewall.Fence, d tinyproxy.Denied) tinyproxy.Denied {
+func (s *Supervisor) lookInto(ctx context.Context, fence firewall.Fence, d events.Denial) events.Denial {
 	d.What, d.Why = s.outcome(ctx, fence, d)
 	if d.Upstream {
 		d.Why = "Upstream of the template: " + d.Why
@@ -61,11 +60,11 @@ func (s *Supervisor) lookInto(ctx context.Context, fence firewall.Fence, d tinyp
 	return d
 }
 
-func (s *Supervisor) outcome(ctx context.Context, fence firewall.Fence, d tinyproxy.Denied) (what, why string) {
+func (s *Supervisor) outcome(ctx context.Context, fence firewall.Fence, d events.Denial) (what, why string) {
 	if d.Waiting {
 		tries, err := s.Attempts(d.UID, d.Port)
 		if i := slices.IndexFunc(tries, func(a firewall.Attempt) bool { return !a.Left }); err == nil && i >= 0 {
-			return control.OtherTable, fmt.Sprintf("what the proxy sends to %s does not leave this VM: rules of another "+
+			return events.OtherTable, fmt.Sprintf("what the proxy sends to %s does not leave this VM: rules of another "+
 				"program drop it", tries[i].To)
 		}
 		var to []string
@@ -79,7 +78,7 @@ func (s *Supervisor) outcome(ctx context.Context, fence firewall.Fence, d tinypr
 		if len(to) > 0 {
 			why = fmt.Sprintf("no answer from %s for %.0f s", strings.Join(to[:min(len(to), 3)], ", "), d.Took.Seconds())
 		}
-		return control.NoAnswer, why
+		return events.NoAnswer, why
 	}
 	addrs, err := s.addressesOf(ctx, d.Host)
 	if err != nil {
@@ -103,11 +102,11 @@ func (s *Supervisor) outcome(ctx context.Context, fence firewall.Fence, d tinypr
 	}
 	switch {
 	case len(passed) == 0 && len(refused) > 0:
-		return control.FenceRefused, "the fence lets no proxy connect to " + strings.Join(refused[:min(len(refused), 3)], "; ")
+		return events.FenceRefused, "the fence lets no proxy connect to " + strings.Join(refused[:min(len(refused), 3)], "; ")
 	case len(routed) == 0 && len(passed) > 0:
-		return control.NoRoute, fmt.Sprintf("no route leads to %s", passed[0].Addr())
+		return events.NoRoute, fmt.Sprintf("no route leads to %s", passed[0].Addr())
 	case d.Took > quick:
-		return control.NoAnswer, fmt.Sprintf("no answer for %.0f s", d.Took.Seconds())
+		return events.NoAnswer, fmt.Sprintf("no answer for %.0f s", d.Took.Seconds())
 	}
-	return control.HostRefused, fmt.Sprintf("%s refuses the connection, or a rule on the way does", d.Host)
+	return events.HostRefused, fmt.Sprintf("%s refuses the connection, or a rule on the way does", d.Host)
 }

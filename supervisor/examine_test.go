@@ -12,15 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vifproxy/control"
 	"vifproxy/firewall"
-	"vifproxy/tinyproxy"
+	"vifproxy/internal/events"
 )
 
 // examiner is a Supervisor that finds out what became of connections, in a world of values; routes are the kernel's.
 func examiner(t *testing.T, attempts ...firewall.Attempt) *Supervisor {
 	t.Helper()
-	events := NewEvents(slog.New(slog.DiscardHandler))
+	events := events.New(slog.New(slog.DiscardHandler))
 	s := New(Config{
 		Events: events,
 		LookUp: func(_ context.Context, host string) ([]netip.Addr, error) {
@@ -48,23 +47,23 @@ func TestOutcomeOfAConnection(t *testing.T) {
 	other := netip.MustParseAddrPort("198.51.100.2:443")
 	for name, tt := range map[string]struct {
 		attempts   []firewall.Attempt
-		denied     tinyproxy.Denied
+		denied     events.Denial
 		what, says string
 	}{
-		"another table drops what is sent": {[]firewall.Attempt{{To: other, Left: true}, {To: to}}, tinyproxy.Denied{Waiting: true},
-			control.OtherTable, "198.51.100.1:443 does not leave this VM"},
+		"another table drops what is sent": {[]firewall.Attempt{{To: other, Left: true}, {To: to}}, events.Denial{Waiting: true},
+			events.OtherTable, "198.51.100.1:443 does not leave this VM"},
 		"nobody answers": {[]firewall.Attempt{{To: other, Left: true}, {To: to, Left: true}, {To: to, Left: true}},
-			tinyproxy.Denied{Waiting: true, Took: 5 * time.Second}, control.NoAnswer, "no answer from 198.51.100.1:443, 198.51.100.2:443 for 5 s"},
-		"nobody is asked any more": {nil, tinyproxy.Denied{Waiting: true, Took: 5 * time.Second}, control.NoAnswer, "no answer for 5 s"},
-		"sockets cannot be listed": {[]firewall.Attempt{{}}, tinyproxy.Denied{Waiting: true, Took: 6 * time.Second},
-			control.NoAnswer, "no answer for 6 s"},
-		"the name is not known any more": {nil, tinyproxy.Denied{Host: "gone.example"}, "", "its addresses are not known now"},
-		"the fence refuses": {nil, tinyproxy.Denied{Host: "lan.example"}, control.FenceRefused,
+			events.Denial{Waiting: true, Took: 5 * time.Second}, events.NoAnswer, "no answer from 198.51.100.1:443, 198.51.100.2:443 for 5 s"},
+		"nobody is asked any more": {nil, events.Denial{Waiting: true, Took: 5 * time.Second}, events.NoAnswer, "no answer for 5 s"},
+		"sockets cannot be listed": {[]firewall.Attempt{{}}, events.Denial{Waiting: true, Took: 6 * time.Second},
+			events.NoAnswer, "no answer for 6 s"},
+		"the name is not known any more": {nil, events.Denial{Host: "gone.example"}, "", "its addresses are not known now"},
+		"the fence refuses": {nil, events.Denial{Host: "lan.example"}, events.FenceRefused,
 			"the fence lets no proxy connect to 10.1.2.3: it is in 10.0.0.0/8"},
-		"the host refuses":             {nil, tinyproxy.Denied{Host: "here.example", Took: time.Second}, control.HostRefused, "here.example refuses"},
-		"the host is silent":           {nil, tinyproxy.Denied{Host: "here.example", Took: 3 * time.Second}, control.NoAnswer, "no answer for 3 s"},
-		"an Upstream refuses":          {nil, tinyproxy.Denied{Host: "here.example", Upstream: true}, control.HostRefused, "Upstream of the template: here.example refuses"},
-		"an address is known by heart": {nil, tinyproxy.Denied{Host: "127.0.0.1"}, control.HostRefused, "127.0.0.1 refuses"},
+		"the host refuses":             {nil, events.Denial{Host: "here.example", Took: time.Second}, events.HostRefused, "here.example refuses"},
+		"the host is silent":           {nil, events.Denial{Host: "here.example", Took: 3 * time.Second}, events.NoAnswer, "no answer for 3 s"},
+		"an Upstream refuses":          {nil, events.Denial{Host: "here.example", Upstream: true}, events.HostRefused, "Upstream of the template: here.example refuses"},
+		"an address is known by heart": {nil, events.Denial{Host: "127.0.0.1"}, events.HostRefused, "127.0.0.1 refuses"},
 	} {
 		tt.denied.Port = 443
 		got := examiner(t, tt.attempts...).lookInto(t.Context(), fence, tt.denied)
@@ -76,7 +75,7 @@ func TestOutcomeOfAConnection(t *testing.T) {
 
 // Where no route leads to a host, that is told, and not that the host refuses.
 func TestOutcomeWithoutARoute(t *testing.T) {
-	s, done := examiner(t), make(chan tinyproxy.Denied)
+	s, done := examiner(t), make(chan events.Denial)
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // for good: the thread ends with its namespace
@@ -84,9 +83,9 @@ func TestOutcomeWithoutARoute(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		done <- s.lookInto(t.Context(), firewall.Fence{}, tinyproxy.Denied{Host: "far.example", Port: 443})
+		done <- s.lookInto(t.Context(), firewall.Fence{}, events.Denial{Host: "far.example", Port: 443})
 	}()
-	if got := <-done; got.What != control.NoRoute || !strings.Contains(got.Why, "no route leads to 198.51.100.1") {
+	if got := <-done; got.What != events.NoRoute || !strings.Contains(got.Why, "no route leads to 198.51.100.1") {
 		t.Errorf("%+v", got)
 	}
 }
@@ -96,7 +95,7 @@ func TestExaminationsAreBounded(t *testing.T) {
 	s := examiner(t)
 	begun := 0
 	for range examinedEach + 1 {
-		if s.examine(tinyproxy.Denied{VM: "loud", Addr: vmA, Host: "lan.example"}) {
+		if s.examine(events.Denial{VM: "loud", IP: vmA, Host: "lan.example"}) {
 			begun++
 		}
 	}
@@ -104,7 +103,7 @@ func TestExaminationsAreBounded(t *testing.T) {
 		t.Errorf("%d examinations for one AppVM", begun)
 	}
 	for i := range byte(2 * examinedMax) {
-		if s.examine(tinyproxy.Denied{VM: "other", Addr: netip.AddrFrom4([4]byte{10, 137, 1, i}), Host: "lan.example"}) {
+		if s.examine(events.Denial{VM: "other", IP: netip.AddrFrom4([4]byte{10, 137, 1, i}), Host: "lan.example"}) {
 			begun++
 		}
 	}
@@ -118,8 +117,8 @@ func TestExaminationsAreBounded(t *testing.T) {
 	if s.examined.all != 0 || len(s.examined.by) != 0 {
 		t.Errorf("%d examinations are left, of %v", s.examined.all, s.examined.by)
 	}
-	hosts, _ := s.Events.denied(vmA, time.Time{})
-	if len(hosts) != 1 || hosts[0].Count != examinedEach || hosts[0].What != control.FenceRefused {
+	hosts, _ := s.Events.DeniedTo(vmA, time.Time{})
+	if len(hosts) != 1 || hosts[0].Count != examinedEach || hosts[0].What != events.FenceRefused {
 		t.Errorf("denied has %+v", hosts)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 )
 
 // A proxy may not go where its AppVM may not: where the chains of hook forward drop what leaves by an interface, as the kill
@@ -53,12 +54,12 @@ func (s *Supervisor) heardForward(forward firewall.Forward, err error, now time.
 	was, is := barredOf(*before), barredOf(forward)
 	for _, b := range is {
 		if !slices.Contains(was, b) {
-			s.Events.Emit(barred, control.About{What: b.Interface, Why: b.Rule})
+			s.Events.Emit(events.Barred, events.About{What: b.Interface, Why: b.Rule})
 		}
 	}
 	for _, b := range was {
 		if !slices.ContainsFunc(is, func(a control.Barred) bool { return a.Interface == b.Interface }) {
-			s.Events.Emit(notBarred, control.About{What: b.Interface})
+			s.Events.Emit(events.NotBarred, events.About{What: b.Interface})
 		}
 	}
 	return changed

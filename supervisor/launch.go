@@ -7,7 +7,7 @@ import (
 	"runtime"
 	"time"
 
-	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
@@ -43,9 +43,9 @@ type LaunchOptions struct {
 }
 
 // Launch makes ready to start proxies, and ends what an earlier run may have left.
-func Launch(ctx context.Context, events *Events, o LaunchOptions) (*Tinyproxies, error) {
+func Launch(ctx context.Context, emitter *events.Emitter, o LaunchOptions) (*Tinyproxies, error) {
 	launcher, err := proc.NewLauncher(proc.Options{
-		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: events.log, OnDenied: events.Denied, Sandbox: o.Sandbox,
+		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: emitter.Log, OnDenied: emitter.Denied, Sandbox: o.Sandbox,
 	})
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func Launch(ctx context.Context, events *Events, o LaunchOptions) (*Tinyproxies,
 		return nil, err
 	}
 	if killed > 0 {
-		events.Emit(leftovers, control.About{Count: killed})
+		emitter.Emit(events.Leftovers, events.About{Count: killed})
 	}
 	return &Tinyproxies{binary: o.Binary, launcher: launcher, sandbox: o.Sandbox, users: o.Users, egress: o.Egress,
 		slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil

@@ -18,6 +18,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -359,7 +360,7 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 					m.notified = append(m.notified, state)
 				}
 			},
-			Events: NewEvents(slog.New(slog.DiscardHandler)),
+			Events: events.New(slog.New(slog.DiscardHandler)),
 		})
 		before(m)
 		ended := make(chan error)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 )
 
 // mostFindings bounds what one rule file can say in the log.
@@ -28,18 +29,18 @@ func (s *Supervisor) tellNews(before []*Desired) {
 		delete(was, same(d))
 	}
 	for _, old := range was {
-		s.Events.Emit(rulesGone, control.About{VM: old.Name, IP: old.Addr})
+		s.Events.Emit(events.RulesGone, events.About{VM: old.Name, IP: old.Addr})
 	}
 }
 
 // tell tells what is different for one AppVM; old is nil if it had no rule file.
 func (s *Supervisor) tell(old, d *Desired) {
-	about := control.About{VM: d.Name, IP: d.Addr}
+	about := events.About{VM: d.Name, IP: d.Addr}
 	switch {
 	case old == nil:
-		s.Events.Emit(rulesFound, about)
+		s.Events.Emit(events.RulesFound, about)
 	case d.Name != old.Name:
-		s.Events.Emit(rulesRenamed, control.About{VM: d.Name, IP: d.Addr, Old: old.Name})
+		s.Events.Emit(events.RulesRenamed, events.About{VM: d.Name, IP: d.Addr, Old: old.Name})
 	}
 	if old == nil {
 		old = &Desired{}
@@ -51,32 +52,32 @@ func (s *Supervisor) tell(old, d *Desired) {
 	if d.Policy != nil {
 		for i, finding := range d.Policy.Findings {
 			if i == mostFindings {
-				s.Events.Emit(rulesOddMore, control.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
+				s.Events.Emit(events.RulesSuspiciousMore, events.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
 				break
 			}
 			if !slices.Contains(known, finding) {
-				s.Events.Emit(rulesOdd, control.About{VM: d.Name, IP: d.Addr, Err: finding})
+				s.Events.Emit(events.RulesSuspicious, events.About{VM: d.Name, IP: d.Addr, Err: finding})
 			}
 		}
 	}
 	if d.Policy != nil && d.Policy.list() == control.Black && (old.Policy == nil || old.Policy.list() != control.Black) {
-		s.Events.Emit(blackList, about)
+		s.Events.Emit(events.BlackList, about)
 	}
 	for _, vif := range d.Vifs {
 		if !slices.Contains(old.Vifs, vif) {
-			s.Events.Emit(connected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
+			s.Events.Emit(events.Connected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
 		}
 	}
 	for _, vif := range old.Vifs {
 		if !slices.Contains(d.Vifs, vif) {
-			s.Events.Emit(disconnected, control.About{VM: d.Name, IP: d.Addr, VIF: vif})
+			s.Events.Emit(events.Disconnected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
 		}
 	}
 	switch {
 	case d.StoppedBy != "" && old.StoppedBy == "":
-		s.Events.Emit(appVMStopped, control.About{VM: d.Name, IP: d.Addr, Why: "by " + d.StoppedBy + ", since " + d.Since.Format(time.DateTime)})
+		s.Events.Emit(events.Stopped, events.About{VM: d.Name, IP: d.Addr, Why: "by " + d.StoppedBy + ", since " + d.Since.Format(time.DateTime)})
 	case d.StoppedBy == "" && old.StoppedBy != "":
-		s.Events.Emit(appVMStarted, about)
+		s.Events.Emit(events.Started, about)
 	}
 	d.Told = d.Err
 	if unsettled(d.Err) != nil {
@@ -84,8 +85,8 @@ func (s *Supervisor) tell(old, d *Desired) {
 	}
 	switch {
 	case d.Told != nil && (old.Told == nil || old.Told.Error() != d.Told.Error()):
-		s.Events.Emit(rulesRefused, control.About{VM: d.Name, IP: d.Addr, Err: d.Told.Error()})
+		s.Events.Emit(events.RulesRefused, events.About{VM: d.Name, IP: d.Addr, Err: d.Told.Error()})
 	case d.Told == nil && old.Told != nil:
-		s.Events.Emit(rulesAccepted, about)
+		s.Events.Emit(events.RulesAccepted, about)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/sockdiag"
 	proc "vifproxy/tinyproxy/process"
 )
@@ -89,7 +89,7 @@ func (s *Supervisor) start(policy *Policy, now time.Time) {
 	}
 	port, err := s.ports.take()
 	if err != nil {
-		s.failed(proxyFails, vm, policy, now, err, 0)
+		s.failed(events.ProxyFails, vm, policy, now, err, 0)
 		return
 	}
 	s.lastID++
@@ -129,7 +129,7 @@ func (s *Supervisor) carryOut(p *process, proxy Proxy) {
 	clients, err := proxy.Clients()
 	p.cut.Store(int64(len(clients)))
 	if p.order.why != "" {
-		s.Events.Emit(proxyEnds, control.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, PID: proxy.PID(),
+		s.Events.Emit(events.ProxyEnds, events.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, PID: proxy.PID(),
 			Why: p.order.why, Connections: len(clients)})
 	}
 	if p.order.Ending == Gently {
@@ -139,7 +139,7 @@ func (s *Supervisor) carryOut(p *process, proxy Proxy) {
 	}
 	// No trouble: there is no second time for it.
 	if err = errors.Join(err, s.Forget(netip.AddrPortFrom(p.Policy.Bind, p.Port), clients)); err != nil {
-		s.Events.Emit(stillTracked, control.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, Err: err.Error()})
+		s.Events.Emit(events.StillTracked, events.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, Err: err.Error()})
 	}
 }
 
@@ -196,9 +196,9 @@ func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 			p.vm.failures[p.Policy.key] = Failure{Count: f.Count}
 		}
 	}
-	s.Events.Emit(proxyListens, control.About{
+	s.Events.Emit(events.ProxyListens, events.About{
 		VM: p.Policy.Name, IP: p.vm.addr, Port: p.Port, PID: p.pid(),
-		MS: control.Milliseconds(p.ready.Sub(p.started)),
+		MS: events.CeilMS(p.ready.Sub(p.started)),
 	})
 }
 
@@ -234,15 +234,15 @@ func (s *Supervisor) ended(p *process, err error) {
 	if !p.Ready {
 		if errors.As(err, new(takenPort)) && vm.taken < portTries { // the plan starts it at the next one
 			vm.taken++
-			s.Events.Emit(proxyFails, control.About{
-				VM: p.Policy.Name, IP: vm.addr, Port: p.Port, RetryMS: control.Milliseconds(time.Millisecond), Err: err.Error(),
+			s.Events.Emit(events.ProxyFails, events.About{
+				VM: p.Policy.Name, IP: vm.addr, Port: p.Port, RetryMS: events.CeilMS(time.Millisecond), Err: err.Error(),
 			})
 			return
 		}
 		vm.taken = 0
-		kind := proxyFails
+		kind := events.ProxyFails
 		if isBad(err) {
-			kind = rulesRefused
+			kind = events.RulesRefused
 		}
 		s.failed(kind, vm, p.Policy, now, err, 0)
 		if s.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(s.Setup.Started) >= restartGap {
@@ -253,7 +253,7 @@ func (s *Supervisor) ended(p *process, err error) {
 	if p.Retired.IsZero() {
 		vm.restarts++
 	}
-	s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
+	s.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
 }
 
 // verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
@@ -277,7 +277,7 @@ func (s *Supervisor) heardListeners(listeners sockdiag.Listeners, err error, now
 		if err := p.proxy.Listens(listeners); err != nil {
 			p.Deaf = true
 			vm.restarts++
-			s.failed(proxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+			s.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
 		}
 	}
 }
@@ -294,16 +294,16 @@ func (s *Supervisor) named(name string) bool {
 
 // failed notes that a process did not come up or did not stay up. Trying again in vain is no event.
 // Connections are those that ended with it, if that is known.
-func (s *Supervisor) failed(kind *Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
+func (s *Supervisor) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
 	connections ...int) {
 	before := vm.failures[policy.key]
-	f := before.next(now, err, kind == rulesRefused, served)
+	f := before.next(now, err, kind == events.RulesRefused, served)
 	vm.failures[policy.key] = f
 	s.changed = true
 	s.Wake(Mail)
-	if kind == proxyDied || before.Err == nil || before.Err.Error() != err.Error() {
-		about := control.About{
-			VM: policy.Name, IP: policy.Addr, RetryMS: control.Milliseconds(f.Retry.Sub(now)), Err: err.Error(),
+	if kind == events.ProxyDied || before.Err == nil || before.Err.Error() != err.Error() {
+		about := events.About{
+			VM: policy.Name, IP: policy.Addr, RetryMS: events.CeilMS(f.Retry.Sub(now)), Err: err.Error(),
 		}
 		for _, n := range connections {
 			about.Connections += n
@@ -339,7 +339,7 @@ func (s *Supervisor) prune() {
 			delete(s.vms, addr)
 		}
 	}
-	s.Events.forget(want)
+	s.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
 	for who := range s.inputs.Temporary {
 		if d := want[who.addr]; d == nil || d.Name != who.name {
 			delete(s.inputs.Temporary, who)

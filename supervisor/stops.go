@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 )
 
 const (
@@ -209,7 +210,7 @@ func (s *Supervisor) readStops(now time.Time) {
 		stops = Stops{All: now, unread: true}
 	}
 	s.inputs.Stops = stops
-	s.agenda.at(dueStops, s.troubles.noteAs(impaired, s.Events, now, theStops, err))
+	s.agenda.at(dueStops, s.troubles.noteAs(events.Impaired, s.Events, now, theStops, err))
 }
 
 // keep has the record of stops written, beside the loop, and returns where the outcome will be said.
@@ -233,7 +234,7 @@ func (s *Supervisor) writeStops() {
 		err := s.WriteStops(stops)
 		s.post(func() {
 			s.keeping.busy = false
-			s.agenda.at(dueStops, s.troubles.noteAs(impaired, s.Events, time.Now(), theStops, err))
+			s.agenda.at(dueStops, s.troubles.noteAs(events.Impaired, s.Events, time.Now(), theStops, err))
 			for _, outcome := range told {
 				outcome <- err
 			}
@@ -265,7 +266,7 @@ func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 		err = fmt.Errorf("the file system does not answer for %v", keepTimeout)
 		s.post(func() {
 			if s.keeping.busy {
-				s.troubles.noteAs(impaired, s.Events, time.Now(), theStops, err)
+				s.troubles.noteAs(events.Impaired, s.Events, time.Now(), theStops, err)
 			}
 		})
 	case <-ctx.Done():

@@ -20,6 +20,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -91,7 +92,7 @@ type Config struct {
 	Look          time.Duration      // of the look at everything that needs no event
 	Rest          func()             // called when nothing has happened for a while, after something did
 	Notify        func(state string) // sd_notify(3)
-	Events        *Events
+	Events        *events.Emitter
 	Setup         control.Setup // what clients are told of the options
 
 	// SystemdMakesFiles says that systemd makes the runtime directory at each start of the daemon, and starts it when it ends.
@@ -199,7 +200,7 @@ func New(c Config) *Supervisor {
 	}
 	s.examined.by = map[netip.Addr]int{}
 	if c.Events != nil {
-		c.Events.examineBy(s.examine)
+		c.Events.ExamineBy(s.examine)
 	}
 	return s
 }

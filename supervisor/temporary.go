@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/rules"
 )
 
@@ -90,13 +91,13 @@ func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, 
 	for _, host := range hosts {
 		if how > 0 {
 			until[host] = s.BootTime() + how
-			s.Events.Emit(allowed, control.About{VM: who.name, IP: who.addr, Host: host.String(), Seconds: int(how.Seconds())})
+			s.Events.Emit(events.Allowed, events.About{VM: who.name, IP: who.addr, Host: host.String(), Seconds: int(how.Seconds())})
 			continue
 		}
 		for there := range until {
 			if there == host || host.Port == 0 && there.WithoutPort() == host {
 				delete(until, there)
-				s.Events.Emit(allowedNoMore, control.About{
+				s.Events.Emit(events.AllowedNoMore, events.About{
 					VM: who.name, IP: who.addr, Host: there.String(), Why: "taken back",
 				})
 				back = append(back, there.String())
@@ -116,7 +117,7 @@ func (s *Supervisor) expire(now time.Time) (any bool) {
 	for who, hosts := range s.inputs.Temporary {
 		for host, until := range hosts {
 			if until <= boot {
-				s.Events.Emit(allowedNoMore, control.About{
+				s.Events.Emit(events.AllowedNoMore, events.About{
 					VM: who.name, IP: who.addr, Host: host.String(), Why: "its time is over",
 				})
 				delete(hosts, host)

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 )
 
@@ -55,13 +55,13 @@ func (t tried) what() string {
 	case t.err != nil, t.Stage == tinyproxy.Connected:
 		return ""
 	case t.stuck.IsValid():
-		return control.OtherTable
+		return events.OtherTable
 	case t.Stage == tinyproxy.Opening:
-		return control.NoAnswer
+		return events.NoAnswer
 	case t.Stage == tinyproxy.NoAnswer:
-		return control.HostRefused
+		return events.HostRefused
 	case t.Stage == tinyproxy.Unknown, t.Stage == tinyproxy.Resolving:
-		return control.DeniedName
+		return string(events.ReasonName)
 	}
 	return ""
 }

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 )
 
 // troubles are the failures that are not one AppVM's. While one of reading an input or of writing the firewall lasts, nothing
@@ -15,22 +15,22 @@ type troubles map[string]Failure
 
 // note records how an attempt went, tells of a change, and returns when to try again; zero after a success. A fence that
 // does not stand is told of where proxies are ended for it.
-func (t troubles) note(events *Events, now time.Time, what string, err error) time.Time {
-	return t.noteAs(trouble, events, now, what, err)
+func (t troubles) note(emitter *events.Emitter, now time.Time, what string, err error) time.Time {
+	return t.noteAs(events.Trouble, emitter, now, what, err)
 }
 
 // noteAs is note with another kind of event for a failure.
-func (t troubles) noteAs(kind *Kind, events *Events, now time.Time, what string, err error) time.Time {
+func (t troubles) noteAs(kind events.Kind, emitter *events.Emitter, now time.Time, what string, err error) time.Time {
 	before, had := t[what]
 	if err == nil {
 		if had {
 			delete(t, what)
-			events.Emit(recovered, control.About{What: what})
+			emitter.Emit(events.Recovered, events.About{What: what})
 		}
 		return time.Time{}
 	}
 	if (!had || before.Err.Error() != err.Error()) && !errors.Is(err, firewall.ErrUnfenced) {
-		events.Emit(kind, control.About{What: what, Err: err.Error()})
+		emitter.Emit(kind, events.About{What: what, Err: err.Error()})
 	}
 	t[what] = before.next(now, err, false, 0)
 	return t[what].Retry
@@ -50,7 +50,7 @@ func (t troubles) list() []string {
 // and to systemd. problem returns nil if nothing is. Impaired never waits and may be called from anywhere.
 func (s *Supervisor) Impaired(what string, problem func() error) {
 	s.post(func() {
-		s.troubles.noteAs(impaired, s.Events, time.Now(), what, problem())
+		s.troubles.noteAs(events.Impaired, s.Events, time.Now(), what, problem())
 		s.changed = true
 	})
 }

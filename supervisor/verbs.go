@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 )
 
 var errStopping = errors.New("vifproxyd is stopping")
@@ -107,21 +108,21 @@ func (s *Supervisor) Reload(ctx context.Context) error {
 }
 
 // Denied is what the named AppVMs, or all, were refused since then.
-func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time) ([]control.Denied, error) {
+func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error) {
 	status, err := s.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var known []string
-	all := []control.Denied{}
+	all := []events.Denied{}
 	for _, vm := range status.VMs {
 		known = append(known, vm.Name)
 		addr, err := netip.ParseAddr(vm.IP)
 		if err != nil || len(names) > 0 && !slices.Contains(names, vm.Name) {
 			continue // a refused rule file may have no address
 		}
-		d := control.Denied{VM: vm.Name, IP: vm.IP}
-		d.Hosts, d.Forgotten = s.Events.denied(addr, since)
+		d := events.Denied{VM: vm.Name, IP: vm.IP}
+		d.Hosts, d.Forgotten = s.Events.DeniedTo(addr, since)
 		all = append(all, d)
 	}
 	bounded(all)
@@ -132,7 +133,7 @@ func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time
 const deniedMax = 8 << 20
 
 // bounded leaves each AppVM its share of an answer, the newest hosts, and counts the others as forgotten.
-func bounded(all []control.Denied) {
+func bounded(all []events.Denied) {
 	for i := range all {
 		d, size := &all[i], 0
 		for n, host := range d.Hosts {
@@ -149,7 +150,7 @@ func bounded(all []control.Denied) {
 }
 
 // Watch sends what happens; see Events.Watch.
-func (s *Supervisor) Watch(ctx context.Context, names []string, send func(control.Event) error) error {
+func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events.Event) error) error {
 	if _, err := s.Denied(ctx, names, time.Now()); err != nil { // an unknown name would wait for ever
 		return err
 	}

@@ -3,6 +3,8 @@ package supervisor
 import (
 	"context"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 // deafPoll is how often an input is read whose watcher does not work.
@@ -49,7 +51,7 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 			delay = min(delay, lostAgain)
 		}
 		if delay <= 0 { // once in a long time, as when events came faster than they were read
-			s.Events.log.Warn("watching again", "what", what, "err", err)
+			s.Events.Log.Warn("watching again", "what", what, "err", err)
 		} else {
 			tell(err)
 		}
@@ -64,7 +66,7 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 // hears notes whether the watcher of an input works.
 func (s *Supervisor) hears(what string, input Reason, err error) {
 	now := time.Now()
-	s.troubles.noteAs(deaf, s.Events, now, "events of "+what, err)
+	s.troubles.noteAs(events.WatchFailed, s.Events, now, "events of "+what, err)
 	if err == nil {
 		delete(s.deafTo, what)
 	} else {

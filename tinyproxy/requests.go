@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 const (
@@ -30,7 +32,7 @@ const (
 type Requests struct {
 	config *Config
 	uid    uint32
-	onDeny func(Denied) // called with mu held
+	onDeny func(events.Denial) // called with mu held
 
 	mu      sync.Mutex
 	pending []pending
@@ -41,7 +43,7 @@ type Requests struct {
 
 // NewRequests is for a process with this configuration and uid. onDeny is told of each request that is not served, without VM
 // and Addr; it must not block.
-func NewRequests(config *Config, uid uint32, onDeny func(Denied)) *Requests {
+func NewRequests(config *Config, uid uint32, onDeny func(events.Denial)) *Requests {
 	return &Requests{config: config, uid: uid, onDeny: onDeny}
 }
 
@@ -105,21 +107,21 @@ func (r *Requests) Line(raw []byte) {
 		if rest, ok := bytes.CutPrefix(message, []byte("Proxying refused on filtered ")); ok {
 			r.filtered(rest)
 		} else if bytes.HasPrefix(message, []byte("Unauthorized connection from ")) {
-			r.deny(Denied{Reason: Template, What: "Allow", Why: "Allow and Deny in the template `config` do not let it in"})
+			r.deny(events.Denial{Reason: events.ReasonTemplate, What: "Allow", Why: "Allow and Deny in the template `config` do not let it in"})
 		}
 	case "WARNING":
 		if bytes.HasPrefix(message, []byte("Maximum number of connections reached")) {
-			r.deny(Denied{Reason: Full,
+			r.deny(events.Denial{Reason: events.ReasonFull,
 				Why: fmt.Sprintf("all %d connections of MaxClients are open: the next one waits", r.config.MaxClients)})
 		}
 	case "ERROR":
 		if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not establish a connection to ")); ok {
-			r.failed(string(rest), Connect, "no connection")
+			r.failed(string(rest), events.ReasonConnect, "no connection")
 		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not retrieve address info for ")); ok {
 			target, why, _ := strings.Cut(string(rest), ": ")
-			r.failed(target, Name, why)
+			r.failed(target, events.ReasonName, why)
 		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not retrieve info for ")); ok { // 1.10
-			r.failed(string(rest), Name, "no name server has an address for it, or none answers")
+			r.failed(string(rest), events.ReasonName, "no name server has an address for it, or none answers")
 		}
 	}
 	r.wake(time.Now())
@@ -216,7 +218,7 @@ func (r *Requests) refusedPort(text string) {
 	if err != nil {
 		return
 	}
-	d := Denied{Port: uint16(port), Reason: Port, Why: "ConnectPort does not name it"}
+	d := events.Denial{Port: uint16(port), Reason: events.ReasonPort, Why: "ConnectPort does not name it"}
 	if i := r.find(func(p pending) bool { return p.connect && p.step == asked && p.port == d.Port }); i >= 0 {
 		d.Host = r.remove(i).host
 	}
@@ -233,7 +235,7 @@ func (r *Requests) filtered(rest []byte) {
 		}
 	}
 	raw = bytes.TrimSuffix(raw, []byte(`"`))
-	d := Denied{Host: string(raw[:min(len(raw), maxHost)]), Reason: List, Why: "no line of its list permits it"}
+	d := events.Denial{Host: string(raw[:min(len(raw), maxHost)]), Reason: events.ReasonList, Why: "no line of its list permits it"}
 	if !r.config.Filter.DefaultDeny {
 		d.Why = "a line of its list forbids it"
 	}
@@ -321,8 +323,8 @@ func (r *Requests) established(host string) {
 }
 
 // failed is told that tinyproxy got no connection. It was told before that it tries.
-func (r *Requests) failed(target string, reason Reason, why string) {
-	d := Denied{Reason: reason, Why: why}
+func (r *Requests) failed(target string, reason events.Reason, why string) {
+	d := events.Denial{Reason: reason, Why: why}
 	d.Host, d.Port = hostPort(target)
 	// Of requests that are alike, the one that began first fails first. One that hangs is told, and may hang for minutes: a
 	// failure is another's if there is one, or nobody would be told of that.
@@ -350,25 +352,25 @@ func (r *Requests) noAnswer(rest, ofAppVM string) {
 		return
 	}
 	p := r.remove(i)
-	d := Denied{Host: p.host, Port: p.port, Reason: Connect, What: "closed", Why: "it closed the connection without an answer"}
+	d := events.Denial{Host: p.host, Port: p.port, Reason: events.ReasonConnect, What: events.Closed, Why: "it closed the connection without an answer"}
 	switch why {
 	case ofAppVM:
 		return
 	case "Resource temporarily unavailable": // Timeout is over (set_socket_timeout in src/sock.c)
-		d.What, d.Why = "no-answer", "it took the connection, and sent no answer"
+		d.What, d.Why = events.NoAnswer, "it took the connection, and sent no answer"
 	}
 	r.deny(d)
 }
 
 func (r *Requests) unauthorized(p pending) {
-	r.deny(Denied{Host: p.host, Port: p.port, Reason: Template, What: "BasicAuth",
+	r.deny(events.Denial{Host: p.host, Port: p.port, Reason: events.ReasonTemplate, What: "BasicAuth",
 		Why: "BasicAuth in the template `config` wants a user and a password that were not sent"})
 }
 
 // deny tells of a request, as text that does nothing to a terminal.
-func (r *Requests) deny(d Denied) {
+func (r *Requests) deny(d events.Denial) {
 	d.Upstream = slices.ContainsFunc(r.config.Upstreams, func(u Upstream) bool {
-		return (d.Reason == Name || d.Reason == Connect) && u.Host == d.Host && u.Port == d.Port
+		return (d.Reason == events.ReasonName || d.Reason == events.ReasonConnect) && u.Host == d.Host && u.Port == d.Port
 	})
 	d.Host, d.Why, d.UID = Printable([]byte(d.Host)), Printable([]byte(d.Why[:min(len(d.Why), maxHost)])), r.uid
 	r.onDeny(d)
@@ -399,7 +401,7 @@ func (r *Requests) wake(now time.Time) {
 			}
 		case p.step == opening:
 			p.step = waiting
-			d := Denied{Host: p.host, Port: p.port, Reason: Connect, Waiting: true, Took: now.Sub(p.since),
+			d := events.Denial{Host: p.host, Port: p.port, Reason: events.ReasonConnect, Waiting: true, Took: now.Sub(p.since),
 				Why: fmt.Sprintf("no answer for %.0f s", now.Sub(p.since).Seconds())}
 			r.deny(d)
 		default:

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"vifproxy/internal/events"
 )
 
 const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
@@ -23,14 +25,14 @@ func asks(fd int, request string) string {
 // denials feeds lines to requests, and returns what is told, one a line.
 func denials(c Config, wait time.Duration, lines ...string) string {
 	var told []string
-	r := NewRequests(&c, 0, func(d Denied) {
+	r := NewRequests(&c, 0, func(d events.Denial) {
 		text := fmt.Sprintf("%s %s %d", d.Reason, d.Host, d.Port)
 		for _, more := range []string{d.What, map[bool]string{true: "waiting"}[d.Waiting], map[bool]string{true: "upstream"}[d.Upstream]} {
 			if more != "" {
 				text += " " + more
 			}
 		}
-		if d.Reason == Name {
+		if d.Reason == events.ReasonName {
 			text += ": " + d.Why
 		}
 		told = append(told, text)
@@ -140,7 +142,7 @@ func TestAHangingConnectionIsTold(t *testing.T) {
 			t.Errorf("while it hangs: %q", got)
 		}
 		var n int
-		r := Requests{config: &Config{}, onDeny: func(Denied) { n++ }}
+		r := Requests{config: &Config{}, onDeny: func(events.Denial) { n++ }}
 		for _, line := range open {
 			r.Line([]byte(line))
 		}
@@ -155,8 +157,8 @@ func TestAHangingConnectionIsTold(t *testing.T) {
 // TestAFailureBesideAHangingConnectionIsTold though both are to one host, and only one of them fails.
 func TestAFailureBesideAHangingConnectionIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told []Denied
-		r := Requests{config: &Config{}, onDeny: func(d Denied) { told = append(told, d) }}
+		var told []events.Denial
+		r := Requests{config: &Config{}, onDeny: func(d events.Denial) { told = append(told, d) }}
 		begin := func(fd int) {
 			r.Line([]byte(asks(fd, "CONNECT a.example:443")))
 			r.Line([]byte(said("INFO", "opensock: opening connection to a.example:443")))
@@ -179,7 +181,7 @@ func TestAFailureBesideAHangingConnectionIsTold(t *testing.T) {
 
 func TestRequestsOfAProxyAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := Requests{config: &Config{BasicAuth: true}, onDeny: func(Denied) {}}
+		r := Requests{config: &Config{BasicAuth: true}, onDeny: func(events.Denial) {}}
 		for i := range 100_000 {
 			r.Line([]byte(asks(i, fmt.Sprintf("CONNECT %0400d.example:443", i))))
 			r.Line([]byte(said("INFO", "opensock: opening connection to %0400d:1", i)))
@@ -225,7 +227,7 @@ func FuzzLogLine(f *testing.F) {
 	f.Add([]byte("\xff\x00\u202e"))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		active := func(r rune) bool { return r < ' ' || 0x7f <= r && r < 0xa0 || r == '\u202e' }
-		r := Requests{config: &Config{BasicAuth: true}, onDeny: func(d Denied) {
+		r := Requests{config: &Config{BasicAuth: true}, onDeny: func(d events.Denial) {
 			if len(d.Host) > 4*maxHost || len(d.Why) > 4*maxHost || strings.ContainsFunc(d.Host+d.Why, active) {
 				t.Errorf("%+v", d)
 			}

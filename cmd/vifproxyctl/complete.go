@@ -16,6 +16,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/events"
 	"vifproxy/rules"
 )
 
@@ -251,7 +252,7 @@ func (t *typed) hosts(vm string) (all []string) {
 	}
 	for _, vm := range denied {
 		for _, host := range vm.Hosts {
-			wanted := host.Reason == control.DeniedList || t.verb.name != "allow"
+			wanted := host.Reason == events.ReasonList || t.verb.name != "allow"
 			if wanted && plainHost.MatchString(host.Host) {
 				all = append(all, fmt.Sprintf("%s\trefused %d times, last %s",
 					host.Host, host.Count, moment(host.Last)))

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 )
 
 // denied lists what VMs asked for and did not get.
@@ -37,7 +38,7 @@ func denied(c *call) error {
 		}
 	}
 	var text []byte
-	nothing := !slices.ContainsFunc(vms, func(vm control.Denied) bool { return len(vm.Hosts) > 0 })
+	nothing := !slices.ContainsFunc(vms, func(vm events.Denied) bool { return len(vm.Hosts) > 0 })
 	switch {
 	case c.json:
 		if text, err = array(vms); err != nil {
@@ -64,10 +65,10 @@ func nothingDenied(c *call) string {
 	return fmt.Sprintf("nothing was refused to %s, or failed, since %s", who, since)
 }
 
-func deniedTable(vms []control.Denied) []byte {
+func deniedTable(vms []events.Denied) []byte {
 	type row struct {
 		vm string
-		control.DeniedHost
+		events.DeniedHost
 	}
 	var rows []row
 	for _, vm := range vms {
@@ -94,7 +95,7 @@ func deniedTable(vms []control.Denied) []byte {
 }
 
 // background is 1 for a host that browsers ask for by themselves: it comes behind those that a page may miss.
-func background(h control.DeniedHost) int {
+func background(h events.DeniedHost) int {
 	if h.Browser != "" {
 		return 1
 	}
@@ -102,7 +103,7 @@ func background(h control.DeniedHost) int {
 }
 
 // reasons returns why a host was not reached, and who may have asked for it.
-func reasons(h control.DeniedHost) []string {
+func reasons(h events.DeniedHost) []string {
 	texts := []string{reasonText(h.Reason, h.Why)}
 	if h.Browser != "" {
 		texts = append(texts, byItself(h.Browser))
@@ -114,11 +115,11 @@ func reasons(h control.DeniedHost) []string {
 func byItself(purpose string) string { return "by itself: " + purpose }
 
 // reasonText is a reason with what explains it. That of a host that is not listed needs no more words.
-func reasonText(reason, why string) string {
-	if why == "" || reason == control.DeniedList {
-		return reason
+func reasonText(reason events.Reason, why string) string {
+	if why == "" || reason == events.ReasonList {
+		return string(reason)
 	}
-	return reason + ": " + why
+	return string(reason) + ": " + why
 }
 
 func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
@@ -147,7 +148,7 @@ const again = 200 * time.Millisecond
 func watch(c *call) error {
 	client, colours := control.NewClient(c.socket), inColour(c)
 	var broken error // standard output
-	show := func(e control.Event) error {
+	show := func(e events.Event) error {
 		text := []byte(eventLine(e, colours))
 		if c.json {
 			if text, broken = encode(e, ""); broken != nil {
@@ -159,7 +160,7 @@ func watch(c *call) error {
 	}
 	watching := false // now
 	for begun := false; ; {
-		err := client.Watch(context.Background(), c.names, func(e control.Event) error {
+		err := client.Watch(context.Background(), c.names, func(e events.Event) error {
 			begun, watching = true, true
 			return show(e)
 		})
@@ -170,7 +171,7 @@ func watch(c *call) error {
 			return err
 		case watching:
 			watching = false
-			lost := control.Event{Time: time.Now(), Event: control.Lost, Level: "warn",
+			lost := events.Event{Time: time.Now(), Event: events.Lost, Level: "warn",
 				Text: "vifproxyd has gone: waiting for it to come back"}
 			if err := show(lost); err != nil {
 				return err
@@ -188,7 +189,7 @@ func isFinal(err error) bool {
 }
 
 // eventLine is an event for a person.
-func eventLine(e control.Event, colours bool) string {
+func eventLine(e events.Event, colours bool) string {
 	var details []string
 	for _, a := range e.Attrs() {
 		value := safe(a.Value.String())
@@ -234,7 +235,7 @@ func eventLine(e control.Event, colours bool) string {
 
 // eventColour is an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, faint for
 // what browsers ask for by themselves, green for what works from now on.
-func eventColour(e control.Event) string {
+func eventColour(e events.Event) string {
 	switch {
 	case e.Level == "error":
 		return "31"

@@ -22,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -100,15 +101,15 @@ func TestScripts(t *testing.T) {
 			},
 			"tells": func(ts *testscript.TestScript, _ bool, args []string) {
 				for _, file := range args {
-					var events []control.Event
+					var stream []events.Event
 					for line := range strings.Lines(ts.ReadFile(file)) {
-						var e control.Event
+						var e events.Event
 						ts.Check(json.Unmarshal([]byte(line), &e))
-						events = append(events, e)
+						stream = append(stream, e)
 					}
 					f := ts.Value(daemonKey{}).(*fakeDaemon)
 					f.mu.Lock()
-					f.tells = append(f.tells, events)
+					f.tells = append(f.tells, stream)
 					f.mu.Unlock()
 				}
 			},
@@ -161,8 +162,8 @@ type fakeDaemon struct {
 
 	mu     sync.Mutex
 	asked  []string
-	denied []control.Denied
-	tells  [][]control.Event
+	denied []events.Denied
+	tells  [][]events.Event
 }
 
 func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
@@ -213,7 +214,7 @@ func (f *fakeDaemon) Stop(_ context.Context, names []string) (control.Status, er
 func (f *fakeDaemon) Restart(_ context.Context, names []string) (control.Status, error) {
 	return f.do("restart", names...)
 }
-func (f *fakeDaemon) Denied(_ context.Context, names []string, since time.Time) ([]control.Denied, error) {
+func (f *fakeDaemon) Denied(_ context.Context, names []string, since time.Time) ([]events.Denied, error) {
 	verb := "denied"
 	if !since.IsZero() {
 		verb += " since then"
@@ -224,7 +225,7 @@ func (f *fakeDaemon) Denied(_ context.Context, names []string, since time.Time) 
 	return f.denied, err
 }
 
-func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(control.Event) error) error {
+func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(events.Event) error) error {
 	if _, err := f.do("watch", names...); err != nil {
 		return err
 	}
@@ -233,10 +234,10 @@ func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(control.
 		f.mu.Unlock()
 		return errors.New("no more")
 	}
-	events := f.tells[0]
+	stream := f.tells[0]
 	f.tells = f.tells[1:]
 	f.mu.Unlock()
-	for _, e := range events {
+	for _, e := range stream {
 		if err := send(e); err != nil {
 			return err
 		}
@@ -276,7 +277,7 @@ func (f *fakeDaemon) Explain(_ context.Context, name, url string) (control.Expla
 	}
 	what := ""
 	if !passes {
-		what = control.OtherTable
+		what = events.OtherTable
 	}
 	e := control.Explanation{What: what, VM: name, Request: "CONNECT " + target, Verdict: verdict, Passes: passes, Note: status.Backend,
 		Steps: []control.Step{{Guard: "connect-port", Passes: true, Says: "any port", Lines: []control.Line{}},

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 )
 
 // A user for whom sudo wants no password, as in Qubes, is offered what root is offered; one for whom it wants one is offered
@@ -35,7 +36,7 @@ func TestCompletionWithoutRoot(t *testing.T) {
 	}
 	daemon := &fakeDaemon{
 		status: control.Status{VMs: []control.VM{{Name: "banking", IP: "10.137.0.11", State: control.Running}}},
-		denied: []control.Denied{{VM: "banking", Hosts: []control.DeniedHost{{Host: "cdn.example", Reason: control.DeniedList, Count: 2}}}},
+		denied: []events.Denied{{VM: "banking", Hosts: []events.DeniedHost{{Host: "cdn.example", Reason: events.ReasonList, Count: 2}}}},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)

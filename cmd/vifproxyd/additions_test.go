@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 )
 
 // TestAdditionsKeepTunnels: more of them than a person makes in a row, each with a tunnel through the process that it replaces.
@@ -14,7 +15,7 @@ func TestAdditionsKeepTunnels(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.startWork()
 		told := s.watch("work")
-		s.untilTold(told, 0, "itself", named(control.Watching))
+		s.untilTold(told, 0, "itself", named(events.Watching))
 		lines := []string{bank, echoRule}
 		s.rules("work.10.137.0.11", lines...)
 		s.update()

@@ -7,13 +7,14 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/events"
 	"vifproxy/supervisor"
 	"vifproxy/tinyproxy"
 )
 
 // clean takes away what a vifproxyd that crashed has left, for systemd's ExecStopPost=. It is a start and an end with
 // nothing in between, in the same order: closed first, then no process, then no rule. It leaves a running daemon alone.
-func clean(o options, log *slog.Logger, events *supervisor.Events) error {
+func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	ctx := context.Background()
 	socket, err := control.Listen(o.controlSocket, o.socketGroup)
 	if err != nil {
@@ -28,7 +29,7 @@ func clean(o options, log *slog.Logger, events *supervisor.Events) error {
 	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
 
 	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
-	proxies, launchErr := supervisor.Launch(ctx, events, supervisor.LaunchOptions{
+	proxies, launchErr := supervisor.Launch(ctx, emitter, supervisor.LaunchOptions{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: new(tinyproxy.Identities),
 	})
 	if launchErr == nil {

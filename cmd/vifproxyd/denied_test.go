@@ -8,12 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/lab"
 )
 
 // deniedOne waits until `denied` has an entry for a host of an AppVM, and returns the newest.
-func (s *site) deniedOne(vm, host string) (found control.DeniedHost) {
+func (s *site) deniedOne(vm, host string) (found events.DeniedHost) {
 	s.Helper()
 	s.until("denied has "+host, func() error {
 		for _, d := range s.denied(vm)[vm].Hosts {
@@ -36,17 +36,17 @@ func TestEveryFailureIsDeniedWithAReason(t *testing.T) {
 		s.template("LogLevel Notice", "LogLevel Critical")
 		s.start()
 		watched := s.watch("social")
-		s.untilTold(watched, 0, "itself", named(control.Watching))
+		s.untilTold(watched, 0, "itself", named(events.Watching))
 		s.attach("social", "10.137.0.11")
 		s.opens("social", "http://bank.example/", "https://bank.example/")
 		if hosts := s.denied("social")["social"].Hosts; len(hosts) != 0 {
 			t.Errorf("all is well, and denied has %+v", hosts)
 		}
 		for _, c := range []struct {
-			request, host      string
-			port               uint16
-			reason, what, says string
-			event              string
+			request, host     string
+			port              uint16
+			reason            events.Reason
+			what, says, event string
 		}{
 			{"GET http://shop.example/", "shop.example", 80, "list", "", "no line of its list", "refused"},
 			{"CONNECT cdn.example:443", "cdn.example", 443, "list", "", "no line of its list", "refused"},
@@ -68,7 +68,7 @@ func TestEveryFailureIsDeniedWithAReason(t *testing.T) {
 				}
 				return fmt.Errorf("%+v", s.denied("social"))
 			})
-			s.untilTold(watched, 0, c.request, func(e control.Event) bool {
+			s.untilTold(watched, 0, c.request, func(e events.Event) bool {
 				return e.Event == c.event && e.Host == c.host && e.Port == c.port && e.Reason == c.reason && e.What == c.what
 			})
 		}
@@ -150,7 +150,7 @@ func TestWhatThePageMissesIsFirst(t *testing.T) {
 		s.rules("social.10.137.0.11", "#: format domains", "bank.example")
 		s.start()
 		watched := s.watch("social")
-		s.untilTold(watched, 0, "itself", named(control.Watching))
+		s.untilTold(watched, 0, "itself", named(events.Watching))
 		s.attach("social", "10.137.0.11")
 		s.opens("social", "http://bank.example/")
 		const portal = "detectportal.firefox.com"
@@ -159,9 +159,9 @@ func TestWhatThePageMissesIsFirst(t *testing.T) {
 		for range 30 {
 			s.refuses("social", "http://"+portal+"/")
 		}
-		s.untilTold(watched, 0, "a marked host", func(e control.Event) bool { return e.Host == portal && e.Browser != "" })
+		s.untilTold(watched, 0, "a marked host", func(e events.Event) bool { return e.Host == portal && e.Browser != "" })
 		s.refuses("social", "http://shop.example/")
-		s.untilTold(watched, 0, "what the page misses", func(e control.Event) bool { return e.Host == "shop.example" })
+		s.untilTold(watched, 0, "what the page misses", func(e events.Event) bool { return e.Host == "shop.example" })
 		s.until("denied has all in order", func() error {
 			var hosts []string
 			for _, d := range s.denied("social")["social"].Hosts {

@@ -17,12 +17,12 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/lab"
 )
 
 // watch runs `vifproxyctl watch --json` and returns what it has shown so far.
-func (s *site) watch(names ...string) func() []control.Event {
+func (s *site) watch(names ...string) func() []events.Event {
 	s.Helper()
 	var out lockedBuffer
 	args := append([]string{"--socket=" + s.socket(), "watch", "--json"}, names...)
@@ -36,28 +36,28 @@ func (s *site) watch(names ...string) func() []control.Event {
 			s.Logf("watch said:\n%s", out.String())
 		}
 	})
-	return func() (events []control.Event) {
+	return func() (told []events.Event) {
 		text := out.String()
 		for line := range strings.Lines(text[:strings.LastIndex(text, "\n")+1]) {
-			var e control.Event
+			var e events.Event
 			if err := json.Unmarshal([]byte(line), &e); err != nil {
 				s.Fatalf("watch says %s", line)
 			}
-			events = append(events, e)
+			told = append(told, e)
 		}
-		return events
+		return told
 	}
 }
 
 // untilTold waits until what a watcher was shown satisfies want, after the first n events, and returns how many
 // there are up to that one.
-func (s *site) untilTold(watched func() []control.Event, n int, want string, is func(control.Event) bool) int {
+func (s *site) untilTold(watched func() []events.Event, n int, want string, is func(events.Event) bool) int {
 	s.Helper()
 	s.until("watch tells of "+want, func() error {
-		events := watched()
-		i := slices.IndexFunc(events[n:], is)
+		told := watched()
+		i := slices.IndexFunc(told[n:], is)
 		if i < 0 {
-			return fmt.Errorf("it told of %+v", events[n:])
+			return fmt.Errorf("it told of %+v", told[n:])
 		}
 		n += i + 1
 		return nil
@@ -65,24 +65,24 @@ func (s *site) untilTold(watched func() []control.Event, n int, want string, is 
 	return n
 }
 
-func named(name string) func(control.Event) bool {
-	return func(e control.Event) bool { return e.Event == name }
+func named(name string) func(events.Event) bool {
+	return func(e events.Event) bool { return e.Event == name }
 }
 
-func refusal(host string) func(control.Event) bool {
-	return func(e control.Event) bool { return e.Event == "refused" && e.VM == "social" && e.Host == host }
+func refusal(host string) func(events.Event) bool {
+	return func(e events.Event) bool { return e.Event == "refused" && e.VM == "social" && e.Host == host }
 }
 
 // denied is what `vifproxyctl denied --json` says, by AppVM.
-func (s *site) denied(args ...string) map[string]control.Denied {
+func (s *site) denied(args ...string) map[string]events.Denied {
 	s.Helper()
 	out, errs, status := s.ctl(append([]string{"denied", "--json"}, args...)...)
 	if status != 0 {
 		s.Fatalf("denied: exit status %d: %s", status, errs)
 	}
-	var all []control.Denied
+	var all []events.Denied
 	s.must(json.Unmarshal([]byte(out), &all))
-	byName := map[string]control.Denied{}
+	byName := map[string]events.Denied{}
 	for _, d := range all {
 		byName[d.VM] = d
 	}
@@ -97,10 +97,10 @@ func TestRefusedPageIsSeenEverywhere(t *testing.T) {
 	s.rules("work.10.137.0.12", bank)
 	s.start()
 	watched := s.watch("social")
-	n := s.untilTold(watched, 0, "itself", named(control.Watching))
+	n := s.untilTold(watched, 0, "itself", named(events.Watching))
 	s.attach("social", "10.137.0.11")
 	s.attach("work", "10.137.0.12")
-	n = s.untilTold(watched, n, "the AppVM", func(e control.Event) bool {
+	n = s.untilTold(watched, n, "the AppVM", func(e events.Event) bool {
 		return e.Event == "connected" && e.VIF == s.vifs["social"] && e.IP.String() == "10.137.0.11"
 	})
 	n = s.untilTold(watched, n, "its proxy", named("proxy-listens"))
@@ -138,7 +138,7 @@ func TestRefusedPageIsSeenEverywhere(t *testing.T) {
 	}
 
 	s.rules("social.10.137.0.11", bank, shop)
-	n = s.untilTold(watched, n, "the change", func(e control.Event) bool { return e.Event == "in-force" && e.MS > 0 })
+	n = s.untilTold(watched, n, "the change", func(e events.Event) bool { return e.Event == "in-force" && e.MS > 0 })
 	if err := s.page("social", "http://shop.example/"); err != nil {
 		t.Errorf("in force, says watch: %v", err)
 	}
@@ -151,9 +151,9 @@ func TestRefusedPageIsSeenEverywhere(t *testing.T) {
 	// The daemon's end is not that of watch, however it comes.
 	for _, end := range []func(){s.stop, s.crash} {
 		end()
-		n = s.untilTold(watched, n, "the daemon's end", named(control.Lost))
+		n = s.untilTold(watched, n, "the daemon's end", named(events.Lost))
 		s.start()
-		n = s.untilTold(watched, n, "its return", named(control.Watching))
+		n = s.untilTold(watched, n, "its return", named(events.Watching))
 		s.opens("social", "http://bank.example/")
 		s.refuses("social", "http://cdn.example/")
 		n = s.untilTold(watched, n, "a refused page", refusal("cdn.example"))

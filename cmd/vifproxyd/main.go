@@ -27,6 +27,7 @@ import (
 	"vifproxy/internal/backlog"
 	"vifproxy/internal/capability"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/events"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -62,14 +63,14 @@ func main() {
 		os.Exit(2)
 	}
 	log, backlog := newLogger(o.logFormat, o.logLevel)
-	events := supervisor.NewEvents(log)
+	emitter := events.New(log)
 	if o.clean {
-		err = clean(o, log, events)
+		err = clean(o, log, emitter)
 	} else {
-		err = run(o, log, backlog, events)
+		err = run(o, log, backlog, emitter)
 	}
 	if err != nil {
-		events.Emit(supervisor.DaemonFails, control.About{Err: err.Error()})
+		emitter.Emit(events.DaemonFails, events.About{Err: err.Error()})
 	}
 	backlog.Close(lastWords)
 	if err != nil {
@@ -88,7 +89,7 @@ func complain(err error) {
 }
 
 // run is the daemon's life, from nothing to nothing.
-func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor.Events) error {
+func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Emitter) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	hup := make(chan os.Signal, 1)
@@ -96,7 +97,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	if err := capability.Keep(); err != nil { // no program that the daemon runs needs any
 		return err
 	}
-	events.Emit(supervisor.DaemonStarts, control.About{Version: defaults.Version(), PID: os.Getpid()})
+	emitter.Emit(events.DaemonStarts, events.About{Version: defaults.Version(), PID: os.Getpid()})
 
 	alarm, err := newAlarm()
 	if err != nil {
@@ -121,12 +122,12 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 	if err != nil {
 		return err
 	}
-	sandbox, confinement, err := supervisor.Confine(events, o.requireConfinement)
+	sandbox, confinement, err := supervisor.Confine(emitter, o.requireConfinement)
 	if err != nil {
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
 	users := new(tinyproxy.Identities)
-	proxies, err := supervisor.Launch(ctx, events, supervisor.LaunchOptions{
+	proxies, err := supervisor.Launch(ctx, emitter, supervisor.LaunchOptions{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: users, Sandbox: sandbox, Egress: o.egress,
 	})
 	if err != nil {
@@ -150,7 +151,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 			found, err := tinyproxy.Identify(o.tinyproxy)
 			if err == nil && found != binary {
 				binary = found
-				helpers.Go(func() { lookForHoles(ctx, events, found) })
+				helpers.Go(func() { lookForHoles(ctx, emitter, found) })
 			}
 			return found, err
 		},
@@ -179,7 +180,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		Look:        look(fw),
 		Rest:        debug.FreeOSMemory,
 		Notify:      systemd.notify,
-		Events:      events,
+		Events:      emitter,
 		Setup: control.Setup{
 			Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
@@ -237,7 +238,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, events *supervisor
 		for {
 			select {
 			case <-hup:
-				events.Emit(supervisor.Reloading, control.About{Why: "SIGHUP"})
+				emitter.Emit(events.Reloading, events.About{Why: "SIGHUP"})
 				if err := s.Reload(ctx); err != nil && ctx.Err() == nil {
 					log.Error("cannot read everything again", "err", err)
 				}
@@ -263,7 +264,7 @@ func systemdMakes(dir string) bool {
 const versionBound = 10 * time.Second
 
 // lookForHoles warns of a tinyproxy that is known to be unsafe.
-func lookForHoles(ctx context.Context, events *supervisor.Events, binary tinyproxy.Binary) {
+func lookForHoles(ctx context.Context, emitter *events.Emitter, binary tinyproxy.Binary) {
 	ctx, cancel := context.WithTimeout(ctx, versionBound)
 	defer cancel()
 	version, err := binary.Version(ctx)
@@ -275,7 +276,7 @@ func lookForHoles(ctx context.Context, events *supervisor.Events, binary tinypro
 		changes = tinyproxy.DebianChanges("")
 	}
 	for _, hole := range tinyproxy.Holes(version, changes) {
-		events.Emit(supervisor.Vulnerable, control.About{Version: version, Why: hole})
+		emitter.Emit(events.Vulnerable, events.About{Version: version, Why: hole})
 	}
 }
 

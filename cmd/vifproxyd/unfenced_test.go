@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/lab"
 )
 
@@ -135,7 +136,7 @@ func TestFenceThatIsBrokenAgainAndAgain(t *testing.T) {
 	s := newSite(t, lab.R42)
 	s.startWork()
 	told := s.watch()
-	s.untilTold(told, 0, "itself", named(control.Watching))
+	s.untilTold(told, 0, "itself", named(events.Watching))
 	ctx, cancel := context.WithCancel(t.Context())
 	var fight sync.WaitGroup
 	fight.Go(func() {
@@ -157,7 +158,7 @@ func TestFenceThatIsBrokenAgainAndAgain(t *testing.T) {
 		return nil
 	})
 	cancel()
-	s.untilTold(told, 1, "the fence is down", func(e control.Event) bool { return e.Event == "unfenced" && e.Err != "" })
+	s.untilTold(told, 1, "the fence is down", func(e events.Event) bool { return e.Event == "unfenced" && e.Err != "" })
 	s.until("the bank's page opens", func() error {
 		if vm := s.untilState("work", control.Running); vm.Error != "" {
 			return errors.New(vm.Error)

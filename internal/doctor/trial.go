@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/policy"
 )
 
@@ -50,12 +51,12 @@ func (d *doctor) trial() {
 		case t.err != nil: // it stops, or was stopped just now
 		case t.Passes:
 			reached = append(reached, what)
-		case t.What == control.OtherTable:
+		case t.What == events.OtherTable:
 			stuck = append(stuck, what)
-		case t.What == control.DeniedName:
+		case t.What == string(events.ReasonName):
 			unknown = append(unknown, what)
 		case t.What != "":
-			silent = silent || t.What == control.NoAnswer // one that is refused at once may be so by a rule here
+			silent = silent || t.What == events.NoAnswer // one that is refused at once may be so by a rule here
 			unreached = append(unreached, what)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 )
 
@@ -165,7 +166,7 @@ func BenchmarkBareStart(b *testing.B) {
 
 // BenchmarkRefusedLine is what a line costs when an AppVM floods.
 func BenchmarkRefusedLine(b *testing.B) {
-	v := newVMLog("social", func(tinyproxy.Denied) {}, nil)
+	v := newVMLog("social", func(events.Denial) {}, nil)
 	v.open(netip.Addr{}, b.TempDir()+"/log")
 	out := output{log: v, requests: tinyproxy.NewRequests(&tinyproxy.Config{}, 0, v.denied)}
 	line := fmt.Appendf(nil, refusedLine+"\n", "example.org")

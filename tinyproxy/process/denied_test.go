@@ -10,15 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 )
 
 // TestEveryFailureIsTold has the real tinyproxy fail for each reason, with a template that wants next to nothing logged.
 func TestEveryFailureIsTold(t *testing.T) {
 	var mu sync.Mutex
-	var told []tinyproxy.Denied
+	var told []events.Denial
 	l := newLauncher(t, func(o *Options) {
-		o.OnDenied = func(d tinyproxy.Denied) {
+		o.OnDenied = func(d events.Denial) {
 			mu.Lock()
 			defer mu.Unlock()
 			told = append(told, d)

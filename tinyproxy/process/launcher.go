@@ -46,6 +46,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/capability"
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
 )
@@ -67,7 +68,7 @@ type Options struct {
 	Log        *slog.Logger // what no caller is told: trouble with logs and links
 	// OnDenied is called for every request that was not served. An AppVM can make thousands a second: it must be cheap,
 	// must not block, and what it keeps or passes on it must limit. May be nil.
-	OnDenied func(tinyproxy.Denied)
+	OnDenied func(events.Denial)
 	Sandbox  *confine.Sandbox // that proxies run in; nil for none
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"vifproxy/internal/backlog"
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 )
 
@@ -40,7 +41,7 @@ const (
 // vmLog is the log of a VM: all its proxies write to it, and none can stop because of it, nor can what reads their output.
 type vmLog struct {
 	vm       string
-	onDenied func(tinyproxy.Denied)
+	onDenied func(events.Denial)
 	queue    *backlog.Queue // for the file
 	space    *space         // nil counts nothing
 
@@ -63,7 +64,7 @@ type vmLog struct {
 	size    int64
 }
 
-func newVMLog(vm string, onDenied func(tinyproxy.Denied), space *space) *vmLog {
+func newVMLog(vm string, onDenied func(events.Denial), space *space) *vmLog {
 	v := &vmLog{vm: vm, onDenied: onDenied, space: space, lines: rate.NewLimiter(logRate, logBurst),
 		intake: rate.NewLimiter(readRate, readBurst)}
 	v.queue = backlog.New(logMessages, logBytes, func(n int) error {
@@ -92,12 +93,12 @@ func (v *vmLog) problem() error {
 }
 
 // denied tells of a request that one of its proxies did not serve.
-func (v *vmLog) denied(d tinyproxy.Denied) {
+func (v *vmLog) denied(d events.Denial) {
 	if v.onDenied == nil {
 		return
 	}
 	v.mu.Lock()
-	d.VM, d.Addr = v.vm, v.addr
+	d.VM, d.IP = v.vm, v.addr
 	v.mu.Unlock()
 	v.onDenied(d)
 }

@@ -13,12 +13,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 )
 
 const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
 
-func newTestLog(t *testing.T, onDenied func(tinyproxy.Denied)) (*vmLog, string) {
+func newTestLog(t *testing.T, onDenied func(events.Denial)) (*vmLog, string) {
 	path := filepath.Join(t.TempDir(), "log")
 	v := newVMLog("social", onDenied, nil)
 	v.open(netip.MustParseAddr("10.137.0.9"), path)
@@ -112,8 +113,8 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reported := 0
-		v, path := newTestLog(t, func(d tinyproxy.Denied) {
-			if d.Host != "example.org" || d.VM != "social" || d.Addr.String() != "10.137.0.9" || d.Reason != tinyproxy.List {
+		v, path := newTestLog(t, func(d events.Denial) {
+			if d.Host != "example.org" || d.VM != "social" || d.IP.String() != "10.137.0.9" || d.Reason != events.ReasonList {
 				t.Fatalf("%+v", d)
 			}
 			reported++
@@ -215,7 +216,7 @@ func TestHostileClient(t *testing.T) {
 	var mu sync.Mutex
 	var hosts []string
 	l := newLauncher(t, func(o *Options) {
-		o.OnDenied = func(d tinyproxy.Denied) {
+		o.OnDenied = func(d events.Denial) {
 			mu.Lock()
 			defer mu.Unlock()
 			hosts = append(hosts, d.Host)

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vifproxy/tinyproxy"
+	"vifproxy/internal/events"
 )
 
 // TestFloodHoldsUpNobody has a proxy say all the time as much as can be read. What another one says is read after two
@@ -21,7 +21,7 @@ func TestFloodHoldsUpNobody(t *testing.T) {
 	var floods atomic.Int64
 	heard := make(chan int64, 1) // how many floods were read before
 	l := newLauncher(t, func(o *Options) {
-		o.OnDenied = func(d tinyproxy.Denied) {
+		o.OnDenied = func(d events.Denial) {
 			if d.VM == "loud" {
 				floods.Add(1)
 			} else {

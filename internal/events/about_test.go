@@ -1,4 +1,4 @@
-package control
+package events
 
 import (
 	"os"
@@ -9,7 +9,7 @@ import (
 
 // The page on the journal names every field that an event can have.
 func TestFieldsAreDocumented(t *testing.T) {
-	page, err := os.ReadFile("../docs/journal.md")
+	page, err := os.ReadFile("../../docs/journal.md")
 	if err != nil {
 		t.Fatal(err)
 	}

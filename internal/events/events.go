@@ -1,0 +1,92 @@
+// Package events is the daemon's vocabulary, and how it gets out: each event becomes a log line, which the journal keeps with
+// its fields, and a line of `vifproxyctl watch`. Both are made in [Emitter.Emit] of the same values. Requests that a proxy did
+// not serve are also kept in a list for each AppVM, which `vifproxyctl denied` prints.
+//
+// Concurrency: all methods of an [Emitter] may be called from any goroutine. None waits for anybody but the log, whose handler
+// must not block.
+package events
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// An Emitter emits events: to the log, to all who watch, and requests that were not served to a list too.
+type Emitter struct {
+	Log *slog.Logger
+
+	mu       sync.Mutex
+	watchers map[*watcher]bool
+	denied   map[netip.Addr]*deniedList // by AppVM
+	examine  func(Denial) bool          // see ExamineBy; nil while there is none
+}
+
+// New returns an Emitter that writes to log.
+func New(log *slog.Logger) *Emitter {
+	return &Emitter{Log: log, watchers: map[*watcher]bool{}, denied: map[netip.Addr]*deniedList{}}
+}
+
+// Emit emits one event.
+func (e *Emitter) Emit(k Kind, about About) {
+	word := vocabulary[k]
+	attrs := append(about.Attrs(), slog.String("event", word.name), slog.String("message_id", word.id))
+	e.Log.LogAttrs(context.Background(), word.level, word.text, attrs...)
+	event := Event{
+		Time: time.Now(), Event: word.name, Level: strings.ToLower(word.level.String()), Text: word.text, About: about,
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for w := range e.watchers {
+		w.add(event)
+	}
+}
+
+// ExamineBy sets a function that finds out what became of a connection that failed. It reports whether it does so; if it does,
+// it calls Record in the end.
+func (e *Emitter) ExamineBy(examine func(Denial) bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.examine = examine
+}
+
+// Denied takes every request that a proxy did not serve. It has a failed connection examined first, and records all others.
+func (e *Emitter) Denied(d Denial) {
+	e.mu.Lock()
+	examine := e.examine
+	if d.Reason != ReasonConnect || d.What != "" || examine != nil && !e.listOf(d.IP).looks.AllowN(time.Now(), 1) {
+		examine = nil
+	}
+	e.mu.Unlock()
+	if examine == nil || !examine(d) {
+		e.Record(d)
+	}
+}
+
+// Record counts a request that was not served, and emits an event if that AppVM has not used up its share of them.
+func (e *Emitter) Record(d Denial) {
+	host := DeniedHost{Host: d.Host, Port: d.Port, Reason: d.Reason, What: d.What, Why: d.Why}
+	e.mu.Lock()
+	host, emit, notShown := e.listOf(d.IP).add(host, time.Now())
+	e.mu.Unlock()
+	if emit {
+		e.Emit(kindOf(d.Reason), About{VM: d.VM, IP: d.IP, Host: host.Host, Port: host.Port, Reason: host.Reason,
+			What: host.What, Why: host.Why, Browser: host.Browser, NotShown: notShown})
+	}
+}
+
+// kindOf returns the kind of event that a request makes which was not served.
+func kindOf(r Reason) Kind {
+	switch r {
+	case ReasonName, ReasonConnect:
+		return Unreached
+	case ReasonTemplate:
+		return TurnedAway
+	case ReasonFull:
+		return ClientsFull
+	}
+	return Refused
+}
