@@ -69,6 +69,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return c.do(ctx, http.MethodGet, "status", noRequest{})
 }
 
+// AppVMs asks the same without having anything counted: what is shown as refused may be old.
+func (c *Client) AppVMs(ctx context.Context) (Status, error) {
+	return c.do(ctx, http.MethodGet, "appvms", noRequest{})
+}
+
 // Update has everything read again and waits until it is in force.
 func (c *Client) Update(ctx context.Context) (Status, error) {
 	return c.do(ctx, http.MethodPost, "update", noRequest{})

@@ -129,6 +129,9 @@ func (s *server) routes(do Service) {
 	handle(s, "GET /v1/status", func(ctx context.Context, _ noRequest) (Status, error) {
 		return do.Status(ctx)
 	})
+	handle(s, "GET /v1/appvms", func(ctx context.Context, _ noRequest) (Status, error) {
+		return do.AppVMs(ctx)
+	})
 	handle(s, "POST /v1/update", func(ctx context.Context, _ noRequest) (Status, error) {
 		return do.Update(ctx)
 	})

@@ -62,6 +62,7 @@ func (f *fakeDaemon) do(ctx context.Context, verb string, names ...string) (Stat
 }
 
 func (f *fakeDaemon) Status(ctx context.Context) (Status, error) { return f.do(ctx, "status") }
+func (f *fakeDaemon) AppVMs(ctx context.Context) (Status, error) { return f.do(ctx, "appvms") }
 func (f *fakeDaemon) Update(ctx context.Context) (Status, error) { return f.do(ctx, "update") }
 func (f *fakeDaemon) Start(ctx context.Context, names []string) (Status, error) {
 	return f.do(ctx, "start", names...)
@@ -144,6 +145,7 @@ func TestVerbs(t *testing.T) {
 	want := complete(twoVMs)
 	for _, verb := range []func() (Status, error){
 		func() (Status, error) { return c.Status(ctx) },
+		func() (Status, error) { return c.AppVMs(ctx) },
 		func() (Status, error) { return c.Update(ctx) },
 		func() (Status, error) { return c.Start(ctx, []string{"bank"}) },
 		func() (Status, error) { return c.Stop(ctx, []string{"bank", "social"}) },
@@ -159,7 +161,7 @@ func TestVerbs(t *testing.T) {
 			t.Errorf("got %+v\nwant %+v", got, want)
 		}
 	}
-	asked := []string{"status", "update", "start bank", "stop bank social", "restart social",
+	asked := []string{"status", "appvms", "update", "start bank", "stop bank social", "restart social",
 		"kill-all restart=false", "kill-all restart=true"}
 	if !reflect.DeepEqual(d.asked, asked) {
 		t.Errorf("the daemon was asked %q, want %q", d.asked, asked)

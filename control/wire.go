@@ -1,7 +1,8 @@
 // Package control is how people and scripts talk to a running vifproxyd: HTTP and JSON over a unix socket.
 //
 // The protocol is as small as it can be: `GET /v1/status` and `POST /v1/VERB`, answered by the whole [Status]
-// as it stands after the verb, or by {"error": "…"} with a status code. Three questions have other answers: `POST
+// as it stands after the verb, or by {"error": "…"} with a status code. `GET /v1/appvms` is
+// answered by the status too, without counting what the fence has refused. Three questions have other answers: `POST
 // /v1/explain` an [Explanation], `GET /v1/denied` a list of [events.Denied], and `GET /v1/watch` a stream of [events.Event], one JSON
 // object a line, until either side ends it. curl --unix-socket speaks it as well.
 //
@@ -124,6 +125,8 @@ type Barred struct {
 // promptly then: it ends when the client hangs up or the daemon stops. They may be called concurrently.
 type Service interface {
 	Status(ctx context.Context) (Status, error)
+	// AppVMs is Status without counting what the fence has refused: EgressRefused is as it was counted last.
+	AppVMs(ctx context.Context) (Status, error)
 	// Update reads everything again and waits until it is in force; what is stopped stays stopped.
 	Update(ctx context.Context) (Status, error)
 	// Start, Stop and Restart do nothing at all, and return an *UnknownError, when one of names is unknown.

@@ -162,23 +162,22 @@ func (s *Supervisor) await(w *write, inForce <-chan struct{}, now time.Time) {
 
 // completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
 // The rest that was put off is for the next write to do.
-func (s *Supervisor) completeWrite(now time.Time) (putOff bool) {
-	w := s.writing
-	switch {
+func (s *Supervisor) completeWrite(now time.Time) {
+	switch w := s.writing; {
 	case w == nil:
-		return false
 	case w.beside: // nobody puts a check off
 		s.await(w, nil, now)
-		return false
+	default:
+		w.putOff()
+		<-w.done
+		s.conclude(w, now)
 	}
-	w.putOff()
-	<-w.done
-	return s.conclude(w, now)
 }
 
 // conclude draws the conclusions from a write that is done.
-func (s *Supervisor) conclude(w *write, now time.Time) (putOff bool) {
+func (s *Supervisor) conclude(w *write, now time.Time) {
 	s.writing = nil
+	defer s.answerAll(now)
 	if w.beside {
 		defer s.noteChecked(w, now)
 	}
@@ -186,7 +185,6 @@ func (s *Supervisor) conclude(w *write, now time.Time) (putOff bool) {
 	case errors.Is(w.err, context.Canceled) && !w.late:
 		s.stands(w, now)
 		s.holds, s.last = nil, nil
-		return true
 	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
 		s.holds = nil
 		s.notWritten(w, now)
@@ -197,7 +195,6 @@ func (s *Supervisor) conclude(w *write, now time.Time) (putOff bool) {
 			s.agenda.by(dueCheck, retry)
 		}
 	}
-	return false
 }
 
 // bound follows a write: the bindings are those of the plan now.

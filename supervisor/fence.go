@@ -200,11 +200,9 @@ func (s *Supervisor) answered(name string, addrs []netip.Addr, err error) {
 	}
 }
 
-// countRefused reads what the fence has counted. A failure leaves the numbers as they were: they are for people.
+// countRefused reads what the fence has counted, while no write is under way. A failure leaves the numbers as they were: they
+// are for people.
 func (s *Supervisor) countRefused() {
-	if now := time.Now(); s.completeWrite(now) {
-		s.agenda.by(dueCheck, now.Add(restLater))
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	defer cancel()
 	refused, err := s.Firewall.Refused(ctx)

@@ -51,6 +51,8 @@ type machine struct {
 	forward    firewall.Forward
 	forwardErr error
 	refused    map[uint32]uint64
+	counted    int // how often they were asked for
+	putOff     int // writes that were not done when they were to end
 	resolvers  []netip.Addr
 	places     string
 	asleep     time.Duration // how long it was suspended, all in all
@@ -60,6 +62,7 @@ type machine struct {
 	hosts      map[string]netip.Addr
 	attempts   []firewall.Attempt
 	syncs      int
+	busy       bool // a Sync is under way
 	alive      map[uint16]*fakeProxy
 	journal    []string
 	notified   []string
@@ -125,7 +128,9 @@ func (m *machine) String() string { return "fake" }
 func (m *machine) Sync(ctx context.Context, state firewall.State, inForce func()) (int, error) {
 	m.mu.Lock()
 	looking := m.looking
+	m.busy = true
 	m.mu.Unlock()
+	defer m.set(func() { m.busy = false })
 	select {
 	case <-time.After(looking):
 	case <-ctx.Done():
@@ -146,6 +151,7 @@ func (m *machine) Sync(ctx context.Context, state firewall.State, inForce func()
 	case <-time.After(rest):
 		return writes, restErr
 	case <-ctx.Done():
+		m.set(func() { m.putOff++ })
 		return writes, ctx.Err()
 	}
 }
@@ -203,6 +209,10 @@ func (m *machine) write(state firewall.State) (int, error) {
 func (m *machine) Refused(context.Context) (map[uint32]uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.counted++
+	if m.busy {
+		m.t.Error("the backend is called concurrently")
+	}
 	return maps.Clone(m.refused), nil
 }
 

@@ -87,9 +87,39 @@ func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 // served tells whether bindings lead to a process of an AppVM.
 func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
 
-// statusNow is what `show` prints.
+// countersTimeout is how long an answer waits for a write of the firewall to end: the numbers of refused packets are those
+// that were read before then.
+const countersTimeout = time.Second
+
+// answerSoon answers a question with how things stand: now, or if the firewall is being written, when that is over. The write
+// is not put off for it, and the loop does not wait for it.
+func (s *Supervisor) answerSoon(tell func(control.Status)) {
+	s.asked = append(s.asked, tell)
+	if now := time.Now(); s.writing == nil {
+		s.answerAll(now)
+	} else {
+		s.agenda.by(dueAnswers, now.Add(countersTimeout))
+	}
+}
+
+// answerAll answers all who have asked.
+func (s *Supervisor) answerAll(now time.Time) {
+	s.agenda.at(dueAnswers, time.Time{})
+	if len(s.asked) == 0 {
+		return
+	}
+	if s.writing == nil {
+		s.countRefused()
+	}
+	status := s.statusNow(now)
+	for _, tell := range s.asked {
+		tell(status)
+	}
+	s.asked = nil
+}
+
+// statusNow is what `show` prints, with the packets that the fence had refused when they were last counted.
 func (s *Supervisor) statusNow(now time.Time) control.Status {
-	s.countRefused()
 	s.noteStates(now)
 	status := control.Status{Setup: s.Setup, Backend: s.Firewall.String(), Problems: s.problems(), VMs: []control.VM{},
 		Barred: s.barredNow()}

@@ -105,7 +105,6 @@ const (
 	drainPoll  = time.Second            // how often retired processes are looked at
 	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
 	syncBound  = 10 * time.Second       // of one firewall write
-	restLater  = 200 * time.Millisecond // until what a write has put off is done, where none follows
 
 	massStart = 8                     // proxies that are starting: none is served alone any more
 	gather    = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
@@ -165,7 +164,8 @@ type Supervisor struct {
 	}
 	writers map[string]time.Time // of files that are not complete, since when
 	waiters []*waiter
-	keeping struct { // of the record of stops
+	asked   []func(control.Status) // questions for the status
+	keeping struct {               // of the record of stops
 		busy bool           // it is being written
 		told []chan<- error // how the next write went
 	}
@@ -268,6 +268,9 @@ func (s *Supervisor) round(now time.Time) time.Time {
 	}
 	if !s.checking() {
 		s.guard.rest(now)
+	}
+	if s.agenda.take(dueAnswers, now) {
+		s.answerAll(now)
 	}
 	return s.next(now)
 }
@@ -477,7 +480,6 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		s.agenda.at(dueReady, time.Time{})
 		s.notify("READY=1")
 	}
-	var done []*waiter
 	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
 		if w.last == 0 && s.waitsForFile(w, now) {
 			return false
@@ -488,16 +490,12 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		if s.onItsWay(w) {
 			return false
 		}
-		done = append(done, w)
-		return true
-	})
-	if len(done) > 0 {
-		status := s.statusNow(now)
-		for _, w := range done {
+		s.answerSoon(func(status control.Status) {
 			status.Cut = w.cut
 			w.reply <- answer{status: status}
-		}
-	}
+		})
+		return true
+	})
 }
 
 // next returns when the loop is to look again if nothing happens.

@@ -18,8 +18,16 @@ import (
 
 var errStopping = errors.New("vifproxyd is stopping")
 
-// Status is how things stand now. It waits for the loop, which is never busy for long.
+// Status returns how things stand now. It waits for the loop, which is never busy for long, and for a write of the firewall
+// that is under way, as the packets that the fence has refused cannot be counted meanwhile.
 func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
+	return s.ask(ctx, func(reply chan<- answer) {
+		s.answerSoon(func(status control.Status) { reply <- answer{status: status} })
+	})
+}
+
+// AppVMs returns the same without these counters, and waits for the loop alone.
+func (s *Supervisor) AppVMs(ctx context.Context) (control.Status, error) {
 	return s.ask(ctx, func(reply chan<- answer) {
 		reply <- answer{status: s.statusNow(time.Now())}
 	})
@@ -109,20 +117,19 @@ func (s *Supervisor) Reload(ctx context.Context) error {
 
 // Denied is what the named AppVMs, or all, were refused since then.
 func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error) {
-	status, err := s.Status(ctx)
+	vms, err := s.identities(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var known []string
 	all := []events.Denied{}
-	for _, vm := range status.VMs {
-		known = append(known, vm.Name)
-		addr, err := netip.ParseAddr(vm.IP)
-		if err != nil || len(names) > 0 && !slices.Contains(names, vm.Name) {
+	for _, vm := range vms {
+		known = append(known, vm.name)
+		if !vm.addr.IsValid() || len(names) > 0 && !slices.Contains(names, vm.name) {
 			continue // a refused rule file may have no address
 		}
-		d := events.Denied{VM: vm.Name, IP: vm.IP}
-		d.Hosts, d.Forgotten = s.Events.DeniedTo(addr, since)
+		d := events.Denied{VM: vm.name, IP: vm.addr.String()}
+		d.Hosts, d.Forgotten = s.Events.DeniedTo(vm.addr, since)
 		all = append(all, d)
 	}
 	bounded(all)
@@ -151,10 +158,35 @@ func bounded(all []events.Denied) {
 
 // Watch sends what happens; see Events.Watch.
 func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events.Event) error) error {
-	if _, err := s.Denied(ctx, names, time.Now()); err != nil { // an unknown name would wait for ever
+	vms, err := s.identities(ctx)
+	if err != nil {
+		return err
+	}
+	var known []string
+	for _, vm := range vms {
+		known = append(known, vm.name)
+	}
+	if err := unknown(names, known); err != nil { // it would wait forever
 		return err
 	}
 	return s.Events.Watch(ctx, names, send)
+}
+
+// identities returns the AppVMs that have rule files, as `show` has them.
+func (s *Supervisor) identities(ctx context.Context) ([]identity, error) {
+	found := make(chan []identity, 1)
+	_, err := s.ask(ctx, func(reply chan<- answer) {
+		var all []identity
+		for _, d := range s.want {
+			all = append(all, identity{d.Name, d.Addr})
+		}
+		found <- all
+		reply <- answer{}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return <-found, nil
 }
 
 // unknown is the error of names that are not among those known.

@@ -205,7 +205,7 @@ func (t *typed) vms() (all []string) {
 			all = append(all, name+"\t"+explanation)
 		}
 	}
-	status, err := control.NewClient(t.socket).Status(t.ctx)
+	status, err := control.NewClient(t.socket).AppVMs(t.ctx)
 	if answers := t.asRoot(err); answers != nil {
 		return answers
 	}

@@ -204,6 +204,7 @@ func (f *fakeDaemon) do(verb string, names ...string) (control.Status, error) {
 }
 
 func (f *fakeDaemon) Status(context.Context) (control.Status, error) { return f.do("status") }
+func (f *fakeDaemon) AppVMs(context.Context) (control.Status, error) { return f.do("status") }
 func (f *fakeDaemon) Update(context.Context) (control.Status, error) { return f.do("update") }
 func (f *fakeDaemon) Start(_ context.Context, names []string) (control.Status, error) {
 	return f.do("start", names...)
