@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -19,7 +20,7 @@ type Inputs struct {
 	Binary    tinyproxy.Binary
 	Resolvers []netip.Addr
 	Places    string             // that sandboxes depend on
-	Stops     Stops              // by `stop` and `kill-all`, until `start`
+	Stops     stops.Record       // by `stop` and `kill-all`, until `start`
 	KillAlls  int                // under way: nobody has a proxy until all have ended
 	Restarts  map[netip.Addr]int // by `restart`
 
@@ -95,7 +96,7 @@ func (in Inputs) desiredOf(file rules.File, link netwatch.AppVM, cache policyCac
 }
 
 func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
-	since, by := in.Stops.of(identity{name, addr})
+	since, by := in.Stops.Of(name, addr)
 	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Places: in.Places,
 		Held: by != "" || in.KillAlls > 0, StoppedBy: by, Since: since}
 }

@@ -20,6 +20,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
 	"vifproxy/internal/sockdiag"
+	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -56,7 +57,7 @@ type machine struct {
 	resolvers  []netip.Addr
 	places     string
 	asleep     time.Duration // how long it was suspended, all in all
-	stops      Stops         // as kept
+	stops      stops.Record  // as kept
 	stopsErr   error         // of reading and writing them
 	stopsWait  chan struct{} // writing them waits until it is closed; nil: it does not
 	hosts      map[string]netip.Addr
@@ -341,12 +342,12 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				return time.Since(began) + m.asleep
 			},
 			WakeAt: func(time.Duration) {},
-			ReadStops: func() (Stops, error) {
+			ReadStops: func() (stops.Record, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				return m.stops, m.stopsErr
 			},
-			WriteStops: func(s Stops) error {
+			WriteStops: func(s stops.Record) error {
 				m.mu.Lock()
 				wait := m.stopsWait
 				m.mu.Unlock()

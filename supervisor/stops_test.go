@@ -2,14 +2,13 @@ package supervisor
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/stops"
 )
 
 func (m *machine) stop(names ...string) {
@@ -121,14 +120,14 @@ func TestKillAllIsForWhoComesLaterToo(t *testing.T) {
 		m.states("bank stopped", "other stopped")
 		m.KillAll(m.ctx, true)
 		m.states("bank running", "other running")
-		if !reflect.DeepEqual(m.stops, Stops{}) {
+		if !reflect.DeepEqual(m.stops, stops.Record{}) {
 			t.Errorf("kept: %+v", m.stops)
 		}
 	})
 }
 
 func TestANoOutlivesTheDaemon(t *testing.T) {
-	var kept Stops
+	var kept stops.Record
 	run(t, func(m *machine) {
 		m.file("bank.10.137.0.1", "a")
 		m.after(time.Second)
@@ -159,7 +158,9 @@ func TestUnreadStopsStopAll(t *testing.T) {
 		if status, _ := m.Status(m.ctx); len(status.Problems) != 1 || !strings.Contains(status.Problems[0], theStops) {
 			t.Errorf("problems: %q", status.Problems)
 		}
-		m.set(func() { m.stopsErr, m.stops = nil, Stops{Stopped: []Stop{{Name: "work", Since: time.Now()}}} })
+		m.set(func() {
+			m.stopsErr, m.stops = nil, stops.Record{Stopped: []stops.Stop{{Name: "work", Since: time.Now()}}}
+		})
 		m.after(time.Minute)
 		m.states("bank running", "work stopped")
 	})
@@ -215,52 +216,5 @@ func TestAStopThatIsNotKeptSaysSo(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-func TestStopsFile(t *testing.T) {
-	dir := t.TempDir()
-	file := StopsFile(filepath.Join(dir, "state", "stopped"))
-	if s, err := file.Read(); err != nil || !reflect.DeepEqual(s, Stops{}) {
-		t.Errorf("without a file: %+v, %v", s, err)
-	}
-	want := Stops{Stopped: []Stop{{"bank", vmA, time.Unix(1, 0).UTC()}, {Name: "wrong", Since: time.Unix(2, 0).UTC()}},
-		All: time.Unix(3, 0).UTC()}
-	if err := file.Write(Stops{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := file.Write(want); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := file.Read(); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v, %v; want %+v", got, err, want)
-	}
-	if info, _ := os.Stat(string(file)); info.Mode() != 0o640 {
-		t.Errorf("mode %v", info.Mode())
-	}
-	whole, err := os.ReadFile(string(file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, text := range []string{"", "x", "{}{}", `{"stop":[]}`, `{"stopped":[{"since":"2026-01-01T00:00:00Z"}]}`,
-		string(whole[:len(whole)/2]), strings.Repeat(" ", stopsMax+1)} {
-		if err := os.WriteFile(string(file), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if s, err := file.Read(); err == nil || !strings.Contains(err.Error(), "kill-all-and-restart") {
-			t.Errorf("%.60q is read as %+v, %v", text, s, err)
-		}
-	}
-	if err := os.Remove(string(file)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(string(file), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := file.Read(); err == nil {
-		t.Error("a directory is read")
-	}
-	if err := file.Write(want); err == nil {
-		t.Error("a directory is written over")
 	}
 }

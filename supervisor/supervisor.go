@@ -22,6 +22,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
 	"vifproxy/internal/sockdiag"
+	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -73,8 +74,8 @@ type Config struct {
 	ReadListeners func() (sockdiag.Listeners, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	Attempts      func(uid uint32, port uint16) ([]firewall.Attempt, error)
-	ReadStops     func() (Stops, error) // as WriteStops left them, in whatever life of the daemon
-	WriteStops    func(Stops) error
+	ReadStops     func() (stops.Record, error) // as WriteStops left them, in whatever life of the daemon
+	WriteStops    func(stops.Record) error
 	BootTime      func() time.Duration // since the machine began, what it was suspended included, whatever the clock is set to
 	WakeAt        func(time.Duration)  // has Wake called at a BootTime, also when that is over at the end of a suspend
 	Firewall      firewall.Backend

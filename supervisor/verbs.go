@@ -14,6 +14,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/stops"
 )
 
 var errStopping = errors.New("vifproxyd is stopping")
@@ -42,18 +43,18 @@ func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
 // Start lets AppVMs go that were stopped, by one verb or the other. A name may also be that of a stopped AppVM that has no
 // rule file now.
 func (s *Supervisor) Start(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(who identity) { s.inputs.Stops.start(who, time.Now()) })
+	return s.each(ctx, names, func(who identity) { s.inputs.Stops.Start(who.name, who.addr, time.Now()) })
 }
 
 // Stop ends the proxies of AppVMs until Start, Restart, or KillAll with a restart.
 func (s *Supervisor) Stop(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(who identity) { s.inputs.Stops.stop(who, time.Now()) })
+	return s.each(ctx, names, func(who identity) { s.inputs.Stops.Stop(who.name, who.addr, time.Now()) })
 }
 
 // Restart replaces the processes of AppVMs by new ones, without a gap.
 func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Status, error) {
 	return s.each(ctx, names, func(who identity) {
-		s.inputs.Stops.start(who, time.Now())
+		s.inputs.Stops.Start(who.name, who.addr, time.Now())
 		s.inputs.Restarts[who.addr]++
 	})
 }
@@ -64,14 +65,14 @@ func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Statu
 func (s *Supervisor) KillAll(ctx context.Context, restart bool) (control.Status, error) {
 	if !restart {
 		return s.changeStops(ctx, new([]netip.Addr), func() error {
-			s.inputs.Stops = Stops{All: time.Now()}
+			s.inputs.Stops = stops.Record{All: time.Now()}
 			return nil
 		})
 	}
 	ctx = context.WithoutCancel(ctx)
 	var outcome <-chan error
 	status, err := s.request(ctx, func() error {
-		s.inputs.Stops, s.inputs.KillAlls = Stops{}, s.inputs.KillAlls+1
+		s.inputs.Stops, s.inputs.KillAlls = stops.Record{}, s.inputs.KillAlls+1
 		outcome = s.keep()
 		return nil
 	})
@@ -216,7 +217,7 @@ func (s *Supervisor) each(ctx context.Context, names []string, change func(ident
 			}
 		}
 		for _, name := range names {
-			if s.inputs.Stops.named(name) && !slices.Contains(known, name) {
+			if s.inputs.Stops.Named(name) && !slices.Contains(known, name) {
 				known, found = append(known, name), append(found, identity{name: name})
 			}
 		}

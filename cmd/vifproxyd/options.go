@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/stops"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
 	"vifproxy/supervisor"
@@ -35,8 +36,8 @@ type options struct {
 }
 
 // stops is where what people have stopped is kept.
-func (o options) stops() supervisor.StopsFile {
-	return supervisor.StopsFile(filepath.Join(o.stateDir, "stopped"))
+func (o options) stops() stops.File {
+	return stops.File(filepath.Join(o.stateDir, "stopped"))
 }
 
 // interfaceName is what may be a name of an interface: up to 15 characters (IFNAMSIZ), of those that people give.

@@ -1,0 +1,199 @@
+// Package stops is the record of what people have stopped, in memory and in a file. A person's no stays until a person's
+// yes: it outlives the rule file, the daemon, and, if the file system does, the machine.
+//
+// Concurrency: a Record belongs to one goroutine; others get a Clone. A File may be used from any goroutine, by one at once.
+package stops
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// recordMax bounds the file, in bytes: some 10,000 AppVMs.
+const recordMax = 1 << 20
+
+// A Record says which AppVMs are stopped.
+type Record struct {
+	Stopped []Stop    `json:"stopped,omitempty"`
+	All     time.Time `json:"all,omitzero"`  // kill-all: all AppVMs are stopped since then, those that come later too,
+	But     []Stop    `json:"but,omitempty"` // except those that were started since
+	Unread  bool      `json:"-"`             // All is set because the file could not be read
+}
+
+// A Stop is one AppVM that was stopped, or, in Record.But, started.
+type Stop struct {
+	Name  string     `json:"name"`
+	Addr  netip.Addr `json:"addr,omitzero"`
+	Since time.Time  `json:"since"`
+}
+
+// Of returns since when, and by what, an AppVM is stopped; by is empty if it is not. A stop is for the name and for the
+// address, because a rule file that gets another name, or another address, most likely belongs to the same AppVM. The exception
+// from a kill-all opens something, so it is for an AppVM that has both.
+func (r Record) Of(name string, addr netip.Addr) (since time.Time, by string) {
+	for _, stop := range r.Stopped {
+		if stop.Name == name || stop.Addr.IsValid() && stop.Addr == addr {
+			return stop.Since, "a person"
+		}
+	}
+	switch {
+	case r.All.IsZero(), slices.ContainsFunc(r.But, is(name, addr)):
+		return time.Time{}, ""
+	case r.Unread:
+		return r.All, "a record of stops that cannot be read"
+	}
+	return r.All, "a person, with kill-all"
+}
+
+func is(name string, addr netip.Addr) func(Stop) bool {
+	return func(s Stop) bool { return s.Name == name && s.Addr == addr }
+}
+
+// Stop adds an AppVM.
+func (r *Record) Stop(name string, addr netip.Addr, now time.Time) {
+	r.But = slices.DeleteFunc(r.But, is(name, addr))
+	if !slices.ContainsFunc(r.Stopped, is(name, addr)) {
+		r.Stopped = append(r.Stopped, Stop{name, addr, now})
+	}
+}
+
+// Start lets an AppVM go. If it is stopped only because it has the address of one that a person stopped under another
+// name, that name stays stopped: nobody has said yes to that AppVM.
+func (r *Record) Start(name string, addr netip.Addr, now time.Time) {
+	r.Stopped = slices.DeleteFunc(r.Stopped, func(old Stop) bool { return old.Name == name })
+	for i := range r.Stopped {
+		if r.Stopped[i].Addr == addr {
+			r.Stopped[i].Addr = netip.Addr{}
+		}
+	}
+	if !r.All.IsZero() && !slices.ContainsFunc(r.But, is(name, addr)) {
+		r.But = append(r.But, Stop{name, addr, now})
+	}
+}
+
+// Named reports whether an AppVM of this name was stopped.
+func (r Record) Named(name string) bool {
+	return slices.ContainsFunc(r.Stopped, func(stop Stop) bool { return stop.Name == name })
+}
+
+// Clone returns a copy that shares nothing with the record.
+func (r Record) Clone() Record {
+	r.Stopped, r.But = slices.Clone(r.Stopped), slices.Clone(r.But)
+	return r
+}
+
+// A File keeps a Record.
+type File string
+
+// Read returns what the file holds; nothing, if there is none. Its error names the file and a remedy.
+func (f File) Read() (Record, error) {
+	r, err := f.read()
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{}, nil
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("%s: %w (as long as it cannot be read, nobody is started: say `vifproxyctl start NAME` for"+
+			" who is to have a proxy, or `vifproxyctl kill-all-and-restart` for all)", f, err)
+	}
+	return r, nil
+}
+
+func (f File) read() (r Record, err error) {
+	file, err := os.OpenFile(string(f), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // a FIFO would wait
+	if err != nil {
+		return r, withoutPath(err)
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return r, errors.Join(err, errors.New("it is not a regular file"))
+	}
+	text, err := io.ReadAll(io.LimitReader(file, recordMax+1))
+	if err != nil {
+		return r, withoutPath(err)
+	}
+	if len(text) > recordMax {
+		return r, fmt.Errorf("it is longer than %d bytes", recordMax)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&r); err != nil {
+		return Record{}, fmt.Errorf("it is broken: %w", err)
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return Record{}, errors.New("it is broken: something follows the JSON object")
+	}
+	if slices.ContainsFunc(slices.Concat(r.Stopped, r.But), func(s Stop) bool { return s.Name == "" }) {
+		return Record{}, errors.New("it is broken: an entry has no name")
+	}
+	return r, nil
+}
+
+// Write replaces the file in one step, and returns when it is on the disk. It makes the directory if there is none. The
+// daemon's group may read the file: one that root started by hand leaves it to the unit's daemon.
+func (f File) Write(r Record) error {
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err == nil && len(text) > recordMax {
+		err = fmt.Errorf("it would be longer than %d bytes: `vifproxyctl start` lets go of AppVMs that there are no more",
+			recordMax)
+	}
+	if err == nil {
+		err = f.replace(append(text, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", f, withoutPath(err))
+	}
+	return nil
+}
+
+func (f File) replace(text []byte) error {
+	dir, err := f.openDir()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	temp, path := string(f)+".new", string(f)
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	err = errors.Join(err, file.Chmod(0o640), file.Sync()) // whatever the umask is
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+		return err
+	}
+	return dir.Sync()
+}
+
+func (f File) openDir() (*os.File, error) {
+	dir := filepath.Dir(string(f))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return os.Open(dir)
+}
+
+func withoutPath(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}

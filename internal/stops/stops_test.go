@@ -1,0 +1,58 @@
+package stops
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFile(t *testing.T) {
+	dir := t.TempDir()
+	file := File(filepath.Join(dir, "state", "stopped"))
+	if s, err := file.Read(); err != nil || !reflect.DeepEqual(s, Record{}) {
+		t.Errorf("without a file: %+v, %v", s, err)
+	}
+	want := Record{Stopped: []Stop{{"bank", netip.MustParseAddr("10.137.0.1"), time.Unix(1, 0).UTC()}, {Name: "wrong", Since: time.Unix(2, 0).UTC()}},
+		All: time.Unix(3, 0).UTC()}
+	if err := file.Write(Record{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := file.Read(); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	if info, _ := os.Stat(string(file)); info.Mode() != 0o640 {
+		t.Errorf("mode %v", info.Mode())
+	}
+	whole, err := os.ReadFile(string(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "x", "{}{}", `{"stop":[]}`, `{"stopped":[{"since":"2026-01-01T00:00:00Z"}]}`,
+		string(whole[:len(whole)/2]), strings.Repeat(" ", recordMax+1)} {
+		if err := os.WriteFile(string(file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := file.Read(); err == nil || !strings.Contains(err.Error(), "kill-all-and-restart") {
+			t.Errorf("%.60q is read as %+v, %v", text, s, err)
+		}
+	}
+	if err := os.Remove(string(file)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(string(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Read(); err == nil {
+		t.Error("a directory is read")
+	}
+	if err := file.Write(want); err == nil {
+		t.Error("a directory is written over")
+	}
+}
