@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"vifproxy/internal/terminal"
+
 	"golang.org/x/net/idna"
 )
 
@@ -89,7 +91,7 @@ func canonical(entry string) (string, *Error) {
 		if strings.Contains(base, "*") || base == "" {
 			return fail("write *.example.com for all names below example.com: a '*' is for all that is in front of a name")
 		}
-		return fail(fmt.Sprintf("write *.%s for all names below %[1]s, %[1]s for that host, or both", printable(base)))
+		return fail(fmt.Sprintf("write *.%s for all names below %[1]s, %[1]s for that host, or both", terminal.Quote(base)))
 	}
 	name, err := idn.ToASCII(rest)
 	if err != nil {

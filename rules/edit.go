@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"vifproxy/internal/terminal"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -57,7 +59,7 @@ func rewriteLines(content []byte, edits map[int]string) []byte {
 func Rewrite(path string, edit func(content []byte) ([]byte, error)) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("rewrite %s: %w", printable(path), err)
+			err = fmt.Errorf("rewrite %s: %w", terminal.Quote(path), err)
 		}
 	}()
 	if path, err = filepath.EvalSymlinks(path); err != nil { // a link stays a link

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"vifproxy/internal/secret"
+	"vifproxy/internal/terminal"
 )
 
 // Error says what is wrong with a rule file or a template: where, what, and what to do about it.
@@ -24,7 +24,7 @@ type Error struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString(printable(e.Path))
+	b.WriteString(terminal.Quote(e.Path))
 	if e.Line > 0 {
 		fmt.Fprintf(&b, ":%d", e.Line)
 	}
@@ -35,19 +35,6 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// printable returns a path as it is, or quoted when it would play tricks on a terminal or a log.
-func printable(path string) string {
-	if !plainText(path) {
-		return strconv.Quote(path)
-	}
-	return path
-}
-
-// plainText reports whether text does nothing to a terminal or a log.
-func plainText(text string) bool {
-	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) })
-}
-
 // excerpt quotes text from a file for an error message: readable, one line, not too long, and without a password.
 func excerpt(text string) string {
 	const most = 80
@@ -56,7 +43,7 @@ func excerpt(text string) string {
 	if len(text) > most {
 		text, end = text[:most], "…"
 	}
-	if plainText(text) { // a pattern's backslashes are not doubled
+	if terminal.IsPlain(text) { // a pattern's backslashes are not doubled
 		return `"` + text + `"` + end
 	}
 	return strconv.Quote(text) + end

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"vifproxy/internal/secret"
+	"vifproxy/internal/terminal"
 )
 
 // A Finding is something in a rule file or a template that its author hardly meant.
@@ -157,7 +158,7 @@ func (f File) besides() []Finding { return append(f.openings(), f.ports()...) }
 func (f Finding) String() string {
 	text := f.Problem
 	if f.Source != "" {
-		text = printable(f.Source) + ": " + text
+		text = terminal.Quote(f.Source) + ": " + text
 	}
 	if f.Admits != "" {
 		text += ", and admits " + f.Admits

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"vifproxy/internal/notroot"
+	"vifproxy/internal/regular"
+	"vifproxy/internal/terminal"
 )
 
 // A Set is the rule directory at one moment.
@@ -191,7 +193,7 @@ func refuseDuplicates(candidates []Refused) {
 		if len(others) > 0 {
 			c.Err = &Error{
 				Path:   c.Path,
-				Text:   what + " is also that of " + printable(strings.Join(others, ", ")),
+				Text:   what + " is also that of " + terminal.Quote(strings.Join(others, ", ")),
 				Remedy: "keep one of these files",
 			}
 		}
@@ -226,29 +228,23 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 	fail := func(text, remedy string) ([]byte, time.Time, error) {
 		return nil, time.Time{}, &Error{Path: path, Text: text, Remedy: remedy}
 	}
-	// Nonblocking, for opening a FIFO waits for its writer.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
-	if err != nil {
-		if missing(path, err) {
-			return nil, time.Time{}, fs.ErrNotExist
-		}
-		if errors.Is(err, fs.ErrPermission) {
-			return fail("cannot be opened: "+cause(err), openToGroup)
-		}
+	file, _, err := regular.Open(path, os.O_RDONLY, 0)
+	switch {
+	case errors.Is(err, regular.ErrNotRegular):
+		return fail("is not a regular file", "replace it with one, or remove it")
+	case err != nil && missing(path, err):
+		return nil, time.Time{}, fs.ErrNotExist
+	case errors.Is(err, fs.ErrPermission):
+		return fail("cannot be opened: "+cause(err), openToGroup)
+	case err != nil:
 		return fail("cannot be opened: "+cause(err), "make it a readable file, or remove it")
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return fail("cannot be examined: "+cause(err), "")
-	}
-	if !info.Mode().IsRegular() {
-		return fail("is not a regular file", "replace it with one, or remove it")
-	}
 	if err := look(file); err != nil {
 		return nil, time.Time{}, err
 	}
-	if info, err = file.Stat(); err != nil {
+	info, err := file.Stat()
+	if err != nil {
 		return fail("cannot be examined: "+cause(err), "")
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxSize+1))

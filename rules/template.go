@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"vifproxy/internal/secret"
+	"vifproxy/internal/terminal"
 )
 
 // A Template is the text of a tinyproxy configuration with placeholders for what differs between AppVMs.
@@ -25,7 +26,7 @@ func (t Template) Name() string {
 	if t.Path == "" {
 		return "the built-in template"
 	}
-	return "the template " + printable(t.Path)
+	return "the template " + terminal.Quote(t.Path)
 }
 
 // A part of a template is literal text, or a placeholder when value is set.

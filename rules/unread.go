@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/terminal"
 )
 
 // beside is what people keep beside rule files and nobody takes for one: notes, scripts, what editors leave.
@@ -46,9 +47,9 @@ func Unread(dir string, found int) (texts []string) {
 	var names, templates []string
 	for _, name := range misnamedFiles(dir) {
 		if misnamedTemplate.MatchString(name) {
-			templates = append(templates, printable(name))
+			templates = append(templates, terminal.Quote(name))
 		} else {
-			names = append(names, printable(name))
+			names = append(names, terminal.Quote(name))
 		}
 	}
 	if names != nil {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"vifproxy/internal/terminal"
 )
 
 // Whatever a person may have meant as a rule file or as the template is told, in whatever way its name is wrong.
@@ -27,7 +29,7 @@ func TestMisnamedFilesAreTold(t *testing.T) {
 	}
 	for i, names := range [][]string{meant, templates} {
 		for _, name := range names {
-			if !strings.Contains(texts[i], printable(name)) {
+			if !strings.Contains(texts[i], terminal.Quote(name)) {
 				t.Errorf("%q is not in %s", name, texts[i])
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/terminal"
 )
 
 // stateSince is how an AppVM is, since when, when it was last connected, and when all that was noted.
@@ -208,10 +209,5 @@ func (s *Supervisor) summarize(now time.Time) string {
 			line += fmt.Sprintf(" (and %d more, see vifproxyctl show)", more)
 		}
 	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f { // a line for sd_notify(3) and a terminal
-			return ' '
-		}
-		return r
-	}, line)
+	return terminal.OneLine(line) // for sd_notify(3)
 }

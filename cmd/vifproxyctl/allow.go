@@ -14,6 +14,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/terminal"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 )
@@ -298,7 +299,7 @@ func (g *grant) temporary(c *call) error {
 // whoever calls it: the daemon writes nothing outside of its runtime directory.
 func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) error {
 	if c.dryRun {
-		return g.print(c, "would be "+what+" "+safe(g.Path))
+		return g.print(c, "would be "+what+" "+terminal.Quote(g.Path))
 	}
 	if len(g.Lines) > 0 {
 		if err := g.write(edit); err != nil {
@@ -310,12 +311,12 @@ func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) 
 		c.toldLost(g.Path)
 	}
 	if !g.place.daemons { // nobody to wait for
-		return errors.Join(g.print(c, what+" "+safe(g.Path)), g.place.err)
+		return errors.Join(g.print(c, what+" "+terminal.Quote(g.Path)), g.place.err)
 	}
 	began := time.Now()
 	status, err := control.NewClient(c.socket).Update(context.Background())
 	if err != nil {
-		if printErr := g.print(c, what+" "+safe(g.Path)); printErr != nil {
+		if printErr := g.print(c, what+" "+terminal.Quote(g.Path)); printErr != nil {
 			return printErr
 		}
 		return err
@@ -324,7 +325,7 @@ func (g *grant) change(c *call, what string, edit func([]byte) ([]byte, error)) 
 		g.serves(status, began)
 	}
 	err = printRemarks(c, c.stderr, remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && vm.InTrouble() }))
-	return errors.Join(err, g.conclude(c, what+" "+safe(g.Path), what == "added to"))
+	return errors.Join(err, g.conclude(c, what+" "+terminal.Quote(g.Path), what == "added to"))
 }
 
 // serves notes since when a change is in force, or why it is not: nobody is served by a proxy that does not run.

@@ -17,6 +17,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
+	"vifproxy/internal/terminal"
 	"vifproxy/rules"
 )
 
@@ -221,7 +222,7 @@ func (t *typed) vms() (all []string) {
 		return all
 	}
 	for _, vm := range status.VMs {
-		add(vm.Name, safe(vm.IP+", "+vm.State))
+		add(vm.Name, terminal.Quote(vm.IP+", "+vm.State))
 	}
 	return all
 }

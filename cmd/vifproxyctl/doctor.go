@@ -11,6 +11,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/doctor"
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 )
 
@@ -20,7 +21,7 @@ func examine(c *call) error {
 	findings := doctor.Examine(context.Background(), doctor.Config{Root: c.root, Version: c.version, Socket: c.socket, Setup: control.Setup{
 		RulesDir: dir, Template: cmp.Or(c.template, filepath.Join(dir, defaults.TemplateName)), Tinyproxy: c.tinyproxy, ProxyPort: defaults.ProxyPort,
 	}})
-	text := findingsText(findings, terminalWidth(c.stdout), c.verbose)
+	text := findingsText(findings, terminal.Width(c.stdout), c.verbose)
 	if c.json {
 		var err error
 		if text, err = document(findings); err != nil {
@@ -41,13 +42,13 @@ func findingsText(findings []doctor.Finding, width int, verbose bool) []byte {
 	const indent = 20
 	var b bytes.Buffer
 	for _, f := range findings {
-		b.WriteString(usage.Wrap(fmt.Sprintf("%-5s  %-11s  %s", f.Level, f.Check, safe(f.Text)), width, indent))
+		b.WriteString(usage.Wrap(fmt.Sprintf("%-5s  %-11s  %s", f.Level, f.Check, terminal.Quote(f.Text)), width, indent))
 		if f.Remedy != "" {
-			b.WriteString(usage.Wrap(fmt.Sprintf("%*s%s", indent, "→ ", safe(f.Remedy)), width, indent))
+			b.WriteString(usage.Wrap(fmt.Sprintf("%*s%s", indent, "→ ", terminal.Quote(f.Remedy)), width, indent))
 		}
 		for _, detail := range f.Details {
 			if verbose {
-				b.WriteString(usage.Wrap(fmt.Sprintf("%*s%s", indent, "- ", safe(detail)), width, indent))
+				b.WriteString(usage.Wrap(fmt.Sprintf("%*s%s", indent, "- ", terminal.Quote(detail)), width, indent))
 			}
 		}
 	}

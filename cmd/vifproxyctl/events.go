@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,10 +14,10 @@ import (
 	"time"
 
 	"golang.org/x/net/idna"
-	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/terminal"
 )
 
 // denied lists what VMs asked for and did not get.
@@ -34,7 +33,7 @@ func denied(c *call) error {
 	for _, vm := range vms {
 		if vm.Forgotten > 0 {
 			fmt.Fprintf(c.stderr, "vifproxyctl: %s: %d more, of hosts that newer ones have pushed off the list\n",
-				safe(vm.VM), vm.Forgotten)
+				terminal.Quote(vm.VM), vm.Forgotten)
 		}
 	}
 	var text []byte
@@ -87,7 +86,7 @@ func deniedTable(vms []events.Denied) []byte {
 		if r.Port != 0 {
 			port = strconv.Itoa(int(r.Port))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", safe(r.vm), hostText(r.Host), r.Count, moment(r.First), moment(r.Last),
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", terminal.Quote(r.vm), hostText(r.Host), r.Count, moment(r.First), moment(r.Last),
 			cell(port), cell(strings.Join(reasons(r.DeniedHost), "; ")))
 	}
 	w.Flush() // to memory
@@ -135,10 +134,10 @@ func hostText(host string) string {
 	case strings.Contains(strings.ToLower(host), "xn--"):
 		other, err = idna.Display.ToUnicode(host)
 	}
-	if err != nil || other == "" || other == host || safe(other) != other {
+	if err != nil || other == "" || other == host || !terminal.IsPlain(other) {
 		return cell(host)
 	}
-	return fmt.Sprintf("%s (%s)", safe(host), other)
+	return fmt.Sprintf("%s (%s)", terminal.Quote(host), other)
 }
 
 // again is how often a daemon that has gone is looked for.
@@ -146,12 +145,12 @@ const again = 200 * time.Millisecond
 
 // watch shows what happens, and goes on when the daemon does.
 func watch(c *call) error {
-	client, colours := control.NewClient(c.socket), inColour(c)
+	client, colours := control.NewClient(c.socket), terminal.ShowsColours(c.stdout)
 	var broken error // standard output
 	show := func(e events.Event) error {
 		text := []byte(eventLine(e, colours))
 		if c.json {
-			if text, broken = encode(e, ""); broken != nil {
+			if text, broken = terminal.JSON(e, ""); broken != nil {
 				return broken
 			}
 		}
@@ -192,16 +191,16 @@ func isFinal(err error) bool {
 func eventLine(e events.Event, colours bool) string {
 	var details []string
 	for _, a := range e.Attrs() {
-		value := safe(a.Value.String())
+		value := terminal.Quote(a.Value.String())
 		switch a.Key {
 		case "vm", "ip":
 			continue
 		case "host":
 			value = hostText(a.Value.String())
 		case "reason":
-			value = safe(reasonText(e.Reason, e.Why))
+			value = terminal.Quote(reasonText(e.Reason, e.Why))
 		case "browser":
-			value = safe(byItself(a.Value.String()))
+			value = terminal.Quote(byItself(a.Value.String()))
 		case "what", "why":
 			if e.Reason != "" {
 				continue // said with the reason
@@ -223,14 +222,14 @@ func eventLine(e events.Event, colours bool) string {
 		}
 		details = append(details, value)
 	}
-	text := safe(e.Text)
+	text := terminal.Quote(e.Text)
 	if len(details) > 0 {
 		text += ": " + strings.Join(details, ", ")
 	}
 	if colour := eventColour(e); colours && colour != "" {
 		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
 	}
-	return fmt.Sprintf("%s  %-12s  %s\n", e.Time.Local().Format("15:04:05.000"), cmp.Or(safe(e.VM), "--"), text)
+	return fmt.Sprintf("%s  %-12s  %s\n", e.Time.Local().Format("15:04:05.000"), cmp.Or(terminal.Quote(e.VM), "--"), text)
 }
 
 // eventColour is an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, faint for
@@ -247,14 +246,4 @@ func eventColour(e events.Event) string {
 		return "32"
 	}
 	return ""
-}
-
-// inColour follows https://no-color.org.
-func inColour(c *call) bool {
-	file, ok := c.stdout.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
-	return err == nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"vifproxy/control"
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 )
 
@@ -40,30 +41,30 @@ var errFails = fmt.Errorf("the request fails: %w", errTrouble)
 
 // printExplanation shows a verdict and what each guard says, wrapped if a terminal shows it.
 func printExplanation(w io.Writer, e control.Explanation) error {
-	text := fmt.Sprintf("%s by %s: %s\n", safe(e.Request), safe(e.VM), safe(e.Verdict))
+	text := fmt.Sprintf("%s by %s: %s\n", terminal.Quote(e.Request), terminal.Quote(e.VM), terminal.Quote(e.Verdict))
 	row := func(label, says string) {
-		text += usage.Wrap(fmt.Sprintf("    %-13s %s", label, says), terminalWidth(w), guardIndent)
+		text += usage.Wrap(fmt.Sprintf("    %-13s %s", label, says), terminal.Width(w), guardIndent)
 	}
 	for _, step := range e.Steps {
-		says := safe(step.Says)
+		says := terminal.Quote(step.Says)
 		for i, line := range step.Lines {
 			if i > 0 {
-				row(safe(step.Guard), says)
+				row(terminal.Quote(step.Guard), says)
 				step.Guard, says = "", "and by"
 			}
 			if line.Line == 0 {
-				says += " what was allowed for a time: " + safe(line.Text)
+				says += " what was allowed for a time: " + terminal.Quote(line.Text)
 			} else {
-				says += fmt.Sprintf(" %s:%d: %s", safe(line.Path), line.Line, safe(line.Text))
+				says += fmt.Sprintf(" %s:%d: %s", terminal.Quote(line.Path), line.Line, terminal.Quote(line.Text))
 			}
 		}
-		row(safe(step.Guard), says)
+		row(terminal.Quote(step.Guard), says)
 	}
 	if e.Remedy != "" {
-		row("remedy", safe(e.Remedy))
+		row("remedy", terminal.Quote(e.Remedy))
 	}
 	if e.Note != "" {
-		row("note", safe(e.Note))
+		row("note", terminal.Quote(e.Note))
 	}
 	return say(w, "%s", text)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
@@ -33,30 +34,30 @@ func openPorts(file rules.File) string {
 // printFinding shows where, what, the line with the offending text underlined, and what to do.
 func printFinding(w io.Writer, f rules.Finding) error {
 	var b strings.Builder
-	width := terminalWidth(w)
-	where := safe(f.Path)
+	width := terminal.Width(w)
+	where := terminal.Quote(f.Path)
 	if f.Line > 0 {
 		where += fmt.Sprintf(":%d", f.Line)
 	}
 	if f.Col > 0 {
 		where += fmt.Sprintf(":%d", f.Col)
 	}
-	b.WriteString(usage.Wrap(where+": "+safe(f.Problem), width, 4))
+	b.WriteString(usage.Wrap(where+": "+terminal.Quote(f.Problem), width, 4))
 	if source := strings.ReplaceAll(f.Source, "\t", " "); f.Line > 0 && source != "" {
-		fmt.Fprintf(&b, "    %s\n", safe(source))
-		if from, to := f.Col-1, f.Col-1+f.Width; from >= 0 && to <= len(source) && safe(source) == source {
+		fmt.Fprintf(&b, "    %s\n", terminal.Quote(source))
+		if from, to := f.Col-1, f.Col-1+f.Width; from >= 0 && to <= len(source) && terminal.IsPlain(source) {
 			fmt.Fprintf(&b, "    %s%s\n", strings.Repeat(" ", utf8.RuneCountInString(source[:from])),
 				strings.Repeat("^", max(1, utf8.RuneCountInString(source[from:to]))))
 		}
 	}
 	if f.Admits != "" {
-		fmt.Fprintf(&b, "  admits  %s\n", safe(f.Admits))
+		fmt.Fprintf(&b, "  admits  %s\n", terminal.Quote(f.Admits))
 	}
 	for i, line := range f.Better {
-		fmt.Fprintf(&b, "  %-6s  %s\n", map[bool]string{true: "write"}[i == 0], safe(line))
+		fmt.Fprintf(&b, "  %-6s  %s\n", map[bool]string{true: "write"}[i == 0], terminal.Quote(line))
 	}
 	if f.Remedy != "" && f.Better == nil {
-		b.WriteString(usage.Wrap("  remedy  "+safe(f.Remedy), width, 10))
+		b.WriteString(usage.Wrap("  remedy  "+terminal.Quote(f.Remedy), width, 10))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

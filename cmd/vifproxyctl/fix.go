@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"vifproxy/internal/terminal"
 )
 
 // changed shows which lines of a file Fix has changed.
@@ -16,7 +18,7 @@ func (l *linter) changed(path string, before, after []byte) {
 	old, new := strings.Split(string(before), "\n"), strings.Split(string(after), "\n")
 	for _, edit := range difference(old, new) {
 		l.fixed++
-		fmt.Fprintf(l.stderr, "    %s\n", safe(strings.TrimRight(edit, "\r")))
+		fmt.Fprintf(l.stderr, "    %s\n", terminal.Quote(strings.TrimRight(edit, "\r")))
 	}
 	l.toldLost(path)
 }

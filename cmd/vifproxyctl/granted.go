@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/terminal"
 )
 
 // conclude asks the daemon whether the hosts pass now, as they should or should not, and says so.
@@ -63,7 +64,7 @@ func (g *grant) print(c *call, what string) error {
 	}
 	text := what + ":\n"
 	for _, line := range lines {
-		text += "    " + safe(line) + "\n"
+		text += "    " + terminal.Quote(line) + "\n"
 	}
 	if len(lines) == 0 {
 		text = "nothing is " + what + "\n"
@@ -71,15 +72,15 @@ func (g *grant) print(c *call, what string) error {
 	if len(g.TakenBack) > 0 {
 		text += "allowed for a time, and no more:\n"
 		for _, host := range g.TakenBack {
-			text += "    " + safe(host) + "\n"
+			text += "    " + terminal.Quote(host) + "\n"
 		}
 	}
 	for _, port := range g.Ports {
-		text += fmt.Sprintf("port %d is for all hosts that %s may reach: tinyproxy ties none to one host\n", port, safe(g.VM))
+		text += fmt.Sprintf("port %d is for all hosts that %s may reach: tinyproxy ties none to one host\n", port, terminal.Quote(g.VM))
 	}
 	switch {
 	case g.notice != "":
-		text += safe(g.notice) + "\n"
+		text += terminal.Quote(g.notice) + "\n"
 	case g.InForceMS > 0:
 		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)
 	}

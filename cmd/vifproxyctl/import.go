@@ -14,6 +14,7 @@ import (
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/notroot"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/terminal"
 	"vifproxy/rules"
 )
 
@@ -70,7 +71,7 @@ func (i *importer) tell(mark, format string, args ...any) {
 	case "!":
 		i.wrong++
 	}
-	fmt.Fprintf(i.stdout, "%1s %s\n", mark, safe(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(i.stdout, "%1s %s\n", mark, terminal.Quote(fmt.Sprintf(format, args...)))
 }
 
 // ruleFiles checks the template and the rule files just as vifproxyd reads them.

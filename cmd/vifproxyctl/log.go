@@ -11,13 +11,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/regular"
+	"vifproxy/internal/terminal"
 	"vifproxy/rules"
 )
 
@@ -142,17 +143,8 @@ func (l *logReader) older() error {
 // read shows what there is, and leaves the file open.
 func (l *logReader) read() error {
 	if l.file == nil {
-		// Nonblocking, since opening a FIFO would wait for its writer.
-		file, err := os.OpenFile(l.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		file, _, err := regular.Open(l.path, os.O_RDONLY, 0)
 		if err != nil {
-			return err
-		}
-		info, err := file.Stat()
-		if err == nil && !info.Mode().IsRegular() {
-			err = fmt.Errorf("%s is not a regular file", l.path)
-		}
-		if err != nil {
-			file.Close()
 			return err
 		}
 		l.file, l.in = file, bufio.NewReader(file)
@@ -179,9 +171,8 @@ const maxLogLine = 16 << 10
 // line shows a line as text that does nothing to a terminal. What vifproxyd writes is so already.
 func (l *logReader) line() {
 	text := strings.TrimSuffix(string(l.part), "\n")
-	if safe(text) != text {
-		text = strconv.Quote(text)
-		text = text[1 : len(text)-1]
+	if quoted := terminal.Quote(text); quoted != text {
+		text = quoted[1 : len(quoted)-1]
 	}
 	switch {
 	case !l.all && noise.MatchString(text):

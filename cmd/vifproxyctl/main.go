@@ -14,6 +14,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
@@ -61,7 +62,7 @@ func (c *call) warn(format string, args ...any) {
 
 // complain prints a message, wrapped if a terminal shows it.
 func complain(w io.Writer, text string) {
-	_, _ = io.WriteString(w, usage.Wrap("vifproxyctl: "+safe(text), terminalWidth(w), 4))
+	_, _ = io.WriteString(w, usage.Wrap("vifproxyctl: "+terminal.Quote(text), terminal.Width(w), 4))
 }
 
 func (e env) run(args []string) int {
@@ -310,7 +311,7 @@ func problems(c *call, status control.Status, vms []control.VM) {
 	}
 	for _, problem := range status.Problems {
 		if !slices.ContainsFunc(vms, func(vm control.VM) bool { return vm.Error == problem }) {
-			c.warn("problem: %s", safe(problem))
+			c.warn("problem: %s", terminal.Quote(problem))
 		}
 	}
 }

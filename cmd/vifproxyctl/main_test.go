@@ -23,6 +23,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/terminal"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -300,7 +301,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 	}
 	for what, out := range map[string]string{"table": string(table(vms)), "JSON": string(text)} {
 		for _, r := range out {
-			if r != '\n' && unprintable(r) {
+			if r != '\n' && !strconv.IsPrint(r) {
 				t.Errorf("%s: %q in %q", what, r, out)
 			}
 		}
@@ -312,7 +313,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 	if err := json.Unmarshal(text, &back); err != nil || back[0].Error != hostile {
 		t.Errorf("JSON gave %+v, %v", back, err)
 	}
-	if got := safe("\xff"); got != `"\xff"` {
+	if got := terminal.Quote("\xff"); got != `"\xff"` {
 		t.Errorf("invalid UTF-8 became %s", got)
 	}
 }

@@ -2,16 +2,14 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"vifproxy/control"
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 )
 
@@ -77,9 +75,9 @@ func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
 		if about[text] == nil {
 			texts = append(texts, text)
 		}
-		who := safe(vm.Name)
+		who := terminal.Quote(vm.Name)
 		if vm.IP != "" {
-			who += " (" + safe(vm.IP) + ")"
+			who += " (" + terminal.Quote(vm.IP) + ")"
 		}
 		about[text] = append(about[text], who)
 	}
@@ -115,7 +113,7 @@ func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
 		}
 	}
 	for _, text := range texts {
-		lines = append(lines, strings.Join(about[text], ", ")+": "+safe(text))
+		lines = append(lines, strings.Join(about[text], ", ")+": "+terminal.Quote(text))
 	}
 	return lines
 }
@@ -130,7 +128,7 @@ func printRemarks(c *call, w io.Writer, lines []string) error {
 		text = "\n"
 	}
 	for _, line := range lines {
-		text += usage.Wrap(line, terminalWidth(w), 4)
+		text += usage.Wrap(line, terminal.Width(w), 4)
 	}
 	_, err := io.WriteString(w, text)
 	return err
@@ -151,7 +149,7 @@ func cell(s string) string {
 	if s == "" {
 		return "--"
 	}
-	return safe(s)
+	return terminal.Quote(s)
 }
 
 func number(n int) string {
@@ -161,18 +159,6 @@ func number(n int) string {
 	return strconv.Itoa(n)
 }
 
-// safe quotes what would not stay on its line, or would make a terminal do something: file names and error
-// texts can hold any byte.
-func safe(s string) string {
-	if !utf8.ValidString(s) || strings.ContainsFunc(s, unprintable) {
-		return strconv.Quote(s)
-	}
-	return s
-}
-
-// unprintable is also true for what turns the direction of writing, and for every space but the plain one.
-func unprintable(r rune) bool { return !strconv.IsPrint(r) }
-
 func array[T any](rows []T) ([]byte, error) {
 	if rows == nil {
 		rows = []T{}
@@ -181,27 +167,4 @@ func array[T any](rows []T) ([]byte, error) {
 }
 
 // document is a whole output in JSON.
-func document(v any) ([]byte, error) { return encode(v, "  ") }
-
-// encode makes JSON in which everything that a terminal might act on is escaped. encoding/json escapes C0
-// controls only.
-func encode(v any, indent string) ([]byte, error) {
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", indent)
-	if err := encoder.Encode(v); err != nil {
-		return nil, err
-	}
-	var safe strings.Builder
-	for _, r := range b.String() {
-		if r == '\n' || !unprintable(r) {
-			safe.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.AppendRune(nil, r) { // RFC 8259 section 7: beyond the BMP a surrogate pair
-			fmt.Fprintf(&safe, `\u%04x`, unit)
-		}
-	}
-	return []byte(safe.String()), nil
-}
+func document(v any) ([]byte, error) { return terminal.JSON(v, "  ") }

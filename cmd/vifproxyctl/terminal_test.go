@@ -40,8 +40,8 @@ func TestShowFitsOnATerminal(t *testing.T) {
 	}
 }
 
-// terminal is a real one of 80 columns, and what it was told.
-func terminal(t *testing.T) (tty *os.File, told func() string) {
+// newTerminal returns a real one of 80 columns, and what it was told.
+func newTerminal(t *testing.T) (tty *os.File, told func() string) {
 	t.Helper()
 	keeper, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -98,7 +98,7 @@ func TestMessagesFitOnATerminal(t *testing.T) {
 		},
 		"explain": func(w io.Writer) { _ = printExplanation(w, explained) },
 	} {
-		tty, told := terminal(t)
+		tty, told := newTerminal(t)
 		show(tty)
 		shown := told()
 		for line := range strings.Lines(shown) {

@@ -1,0 +1,36 @@
+package regular
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// Only a regular file is opened, and nothing is waited for.
+func TestOpen(t *testing.T) {
+	dir := t.TempDir()
+	fifo, plain := filepath.Join(dir, "fifo"), filepath.Join(dir, "plain")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(plain, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]error{
+		fifo: ErrNotRegular, dir: ErrNotRegular, "/dev/null": ErrNotRegular, filepath.Join(dir, "none"): fs.ErrNotExist, plain: nil,
+	} {
+		file, info, err := Open(path, os.O_RDONLY, 0)
+		if !errors.Is(err, want) || err == nil && info.Size() != 4 {
+			t.Errorf("%s: %v", path, err)
+		}
+		if file != nil {
+			file.Close()
+		}
+	}
+	if _, _, err := Open(fifo, os.O_WRONLY, 0); !errors.Is(err, syscall.ENXIO) {
+		t.Errorf("a FIFO that nobody reads: %v", err)
+	}
+}
