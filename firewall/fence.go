@@ -88,6 +88,12 @@ var own = prefixes(
 	"ff00::/8",
 )
 
+// Own returns the networks to which only a literal hole leads.
+func Own() []netip.Prefix { return slices.Clone(own) }
+
+// Forbidden returns the networks to which only a hole leads.
+func Forbidden() []netip.Prefix { return slices.Clone(forbidden) }
+
 func prefixes(texts ...string) (all []netip.Prefix) {
 	for _, text := range texts {
 		all = append(all, netip.MustParsePrefix(text))
@@ -95,33 +101,8 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 	return all
 }
 
-// normalState is the same state in the one order in which equal states are equal, or what is wrong with it. A port that
-// somebody is bound to is guarded in any case.
-func (c Config) normalState(s State) (State, error) {
-	var err error
-	if s.Bindings, err = c.inOrder(s.Bindings); err != nil {
-		return State{}, err
-	}
-	s.Guarded = ordered(s.Guarded, cmp.Compare)
-	var more []uint16 // as a rule none: the caller has all ports in use
-	for _, b := range s.Bindings {
-		if _, ok := slices.BinarySearch(s.Guarded, b.To.Port()); !ok {
-			more = append(more, b.To.Port())
-		}
-	}
-	if len(more) > 0 {
-		s.Guarded = ordered(append(more, s.Guarded...), cmp.Compare)
-	}
-	if s.Fence, err = c.normal(s.Fence); err != nil {
-		return State{}, err
-	}
-	// The kernel makes the others' counters when they are needed.
-	s.Fence.Proxies = slices.DeleteFunc(s.Fence.Proxies, Proxy.plain)
-	return s, nil
-}
-
-// normal is the same fence in the one order in which equal fences are equal, or what is wrong with it.
-func (c Config) normal(f Fence) (Fence, error) {
+// normalFence returns the same fence in the one order in which equal fences are equal, or what is wrong with it.
+func (c Config) normalFence(f Fence) (Fence, error) {
 	for _, r := range f.Resolvers {
 		if !r.IsValid() || r.Zone() != "" || r.Is4In6() {
 			return f, fmt.Errorf("fence: %v is no address of a resolver", r)
@@ -192,14 +173,8 @@ func literalFirst(a, b Hole) int {
 	return 1
 }
 
-func ordered[T comparable](all []T, compare func(a, b T) int) []T {
-	all = slices.Clone(all)
-	slices.SortFunc(all, compare)
-	return slices.Compact(all)
-}
-
-// withPorts is the same holes with one port each.
-func (f Fence) withPorts(holes []Hole) (all []Hole) {
+// WithPorts returns the same holes with one port each.
+func (f Fence) WithPorts(holes []Hole) (all []Hole) {
 	for _, h := range holes {
 		for _, port := range f.portsOf(h) {
 			all = append(all, Hole{h.To, port, h.Literal})
@@ -208,8 +183,8 @@ func (f Fence) withPorts(holes []Hole) (all []Hole) {
 	return all
 }
 
-// disjoint is the same holes but those inside of another of the same port and class, as a set of the kernel must have them.
-func disjoint(holes []Hole) []Hole {
+// Disjoint returns the same holes but those inside of another of the same port and class, as a set of the kernel must have them.
+func Disjoint(holes []Hole) []Hole {
 	// The wider of two that begin alike comes first, and what is inside of a network follows it.
 	holes = slices.SortedFunc(slices.Values(holes), func(a, b Hole) int {
 		return cmp.Or(literalFirst(a, b), cmp.Compare(a.Port, b.Port), a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()))
@@ -229,21 +204,4 @@ func (f Fence) portsOf(h Hole) []uint16 {
 		return []uint16{h.Port}
 	}
 	return f.Ports
-}
-
-// refusals adds up counters of the kernel that begin at 0 again whenever rules are loaded.
-type refusals struct{ total, last map[uint32]uint64 }
-
-func (r *refusals) add(now map[uint32]uint64) {
-	if r.total == nil {
-		r.total = map[uint32]uint64{}
-	}
-	for uid, n := range now {
-		if last := r.last[uid]; n >= last {
-			r.total[uid] += n - last
-		} else {
-			r.total[uid] += n
-		}
-	}
-	r.last = now
 }

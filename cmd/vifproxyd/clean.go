@@ -7,6 +7,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/firewall/backend"
 	"vifproxy/internal/events"
 	"vifproxy/supervisor"
 	"vifproxy/tinyproxy"
@@ -26,7 +27,7 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 		return err
 	}
 	defer name.Close()
-	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
+	fw, err := backend.Open(ctx, log, o.firewall, o.ports())
 
 	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
 	proxies, launchErr := supervisor.Launch(ctx, emitter, supervisor.LaunchOptions{

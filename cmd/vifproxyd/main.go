@@ -24,6 +24,9 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/firewall/backend"
+	"vifproxy/firewall/forward"
+	"vifproxy/firewall/nft"
 	"vifproxy/internal/backlog"
 	"vifproxy/internal/capability"
 	"vifproxy/internal/defaults"
@@ -118,7 +121,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 
 	// Closed first, then clean: no binding is left when the processes of an earlier run are ended, and the fence is
 	// there before any proxy.
-	fw, err := firewall.Open(ctx, log, o.firewall, o.ports())
+	fw, err := backend.Open(ctx, log, o.firewall, o.ports())
 	if err != nil {
 		return err
 	}
@@ -140,7 +143,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	defer systemd.close(lastWords)
 	var helpers sync.WaitGroup
 	var binary tinyproxy.Binary // as last seen
-	forward := new(firewall.ForwardReader)
+	chains := new(forward.Reader)
 	ruleFiles := rules.NewReader(o.rulesDir, o.template)
 	s := supervisor.New(supervisor.Config{
 		ReadLinks:    netwatch.Read,
@@ -173,7 +176,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		Egress:    o.egress,
 		Leave:     o.leave,
 
-		ReadForward: forward.Read,
+		ReadForward: chains.Read,
 		Ports:       o.listenPorts,
 		Limits:      supervisor.Limits{Drain: o.drain, Generations: mostRetired},
 		Interval:    interval(),
@@ -213,12 +216,12 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		return netwatch.WatchResolvers(ctx, confine.Resolver, func() { s.Wake(supervisor.Resolvers) }, report)
 	})
 	watch("nftables", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
-		return firewall.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
+		return nft.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
 	})
 	watch("links", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
-		return firewall.WatchLinks(ctx, func() {
+		return forward.WatchLinks(ctx, func() {
 			report(nil)
-			forward.LinksChanged()
+			chains.LinksChanged()
 			s.Wake(supervisor.Firewall)
 		})
 	})

@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables"
 
 	"vifproxy/firewall"
+	"vifproxy/firewall/backend"
 	"vifproxy/internal/lab"
 	"vifproxy/tinyproxy"
 )
@@ -38,7 +39,7 @@ func (b *bench) write() (outcome, error) {
 	err = s.Do(func() (err error) { // all on one thread: package firewall works where it is called
 		config := firewall.Config{ProxyPort: lab.ProxyPort, FirstPort: 61000, LastPort: 64999,
 			FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID}
-		backend, err := firewall.Open(b.ctx, b.log, "nftables", config)
+		fw, err := backend.Open(b.ctx, b.log, "nftables", config)
 		if err != nil {
 			return err
 		}
@@ -49,7 +50,7 @@ func (b *bench) write() (outcome, error) {
 		}
 		sync := func(n int) (float64, error) {
 			began := time.Now()
-			_, err := backend.Sync(b.ctx, firewall.State{Bindings: bindings[:n]}, func() {})
+			_, err := fw.Sync(b.ctx, firewall.State{Bindings: bindings[:n]}, func() {})
 			return microseconds(time.Since(began)), err
 		}
 		if _, err := sync(many); err != nil {

@@ -4,13 +4,13 @@ import (
 	"os"
 	"strings"
 
-	"vifproxy/firewall"
+	"vifproxy/firewall/backend"
 )
 
 // firewall looks at the rules of vifproxyd.
 func (d *doctor) firewall() {
 	const check = "firewall"
-	kind, why, err := firewall.Fitting(d.ctx)
+	kind, why, err := backend.Detect(d.ctx)
 	if err != nil {
 		remedy := ""
 		if os.Geteuid() != 0 {
@@ -26,7 +26,7 @@ func (d *doctor) firewall() {
 		}
 		kind = d.status.Backend
 	}
-	found, err := firewall.Inspect(d.ctx, kind)
+	found, err := backend.Inspect(d.ctx, kind)
 	switch {
 	case err != nil:
 		d.report(check, Wrong, "", "%s: %v", kind, err)

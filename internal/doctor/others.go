@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
-	"vifproxy/firewall"
+	"vifproxy/firewall/forward"
 	"vifproxy/netwatch"
 )
 
@@ -16,7 +16,7 @@ import (
 // if no trial says otherwise; the second cannot be tried, as only an AppVM can send such a packet.
 func (d *doctor) others() {
 	const check = "others"
-	found, err := firewall.ReadObstacles()
+	found, err := forward.ReadObstacles()
 	if err != nil {
 		d.report(check, Wrong, "", "%v", err)
 		return
@@ -37,8 +37,8 @@ func (d *doctor) others() {
 const giveWay = "change that rule, or the program that it is of; `nft list ruleset` shows it in its place"
 
 // outgoing is a packet of a proxy.
-func (d *doctor) outgoing(protocol byte, port uint16, to netip.Addr) firewall.Packet {
-	p := firewall.Packet{To: to, Protocol: protocol, Port: port, UID: uint32(d.proxyUID())}
+func (d *doctor) outgoing(protocol byte, port uint16, to netip.Addr) forward.Packet {
+	p := forward.Packet{To: to, Protocol: protocol, Port: port, UID: uint32(d.proxyUID())}
 	if way, from, err := wayTo(to); err == nil {
 		p.Out, p.From = way.Attrs().Name, from
 	}
@@ -46,7 +46,7 @@ func (d *doctor) outgoing(protocol byte, port uint16, to netip.Addr) firewall.Pa
 }
 
 // outward tells of rules that drop what leaves, or may. If it certainly does not leave, one of these does it.
-func (d *doctor) outward(what string, stuck bool, all []firewall.Obstacle) {
+func (d *doctor) outward(what string, stuck bool, all []forward.Obstacle) {
 	var certain, perhaps []string
 	for _, o := range all {
 		if o.Certain || stuck && len(all) == 1 { // nothing else can be it
@@ -70,18 +70,18 @@ func (d *doctor) outward(what string, stuck bool, all []firewall.Obstacle) {
 }
 
 // inward tells of rules that drop what AppVMs send to their proxies, or may: a line for each rule.
-func (d *doctor) inward(found firewall.Obstacles) {
+func (d *doctor) inward(found forward.Obstacles) {
 	if d.status == nil {
 		return
 	}
-	var order []firewall.Obstacle
-	who := map[firewall.Obstacle][]string{}
+	var order []forward.Obstacle
+	who := map[forward.Obstacle][]string{}
 	for _, vm := range d.status.VMs {
 		link, ok := d.linkOf(vm)
 		if !ok {
 			continue
 		}
-		p := firewall.Packet{In: link.Vifs[0], From: link.Addr, To: link.Gateway, Protocol: unix.IPPROTO_TCP, Port: uint16(d.setup.ProxyPort)}
+		p := forward.Packet{In: link.Vifs[0], From: link.Addr, To: link.Gateway, Protocol: unix.IPPROTO_TCP, Port: uint16(d.setup.ProxyPort)}
 		for _, o := range found.Arriving(p, uint16(vm.Port)) {
 			if who[o] == nil {
 				order = append(order, o)

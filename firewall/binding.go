@@ -1,0 +1,72 @@
+package firewall
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Binding lets one AppVM, on one vif, reach one proxy.
+type Binding struct {
+	Vif  string         // interface the AppVM's packets come in on
+	Addr netip.Addr     // IPv4 address of the AppVM
+	To   netip.AddrPort // IPv4 address and port where its proxy listens
+}
+
+func (b Binding) String() string {
+	return fmt.Sprintf("%s %s to %s", b.Vif, b.Addr, b.To)
+}
+
+// Config is what the rules need to know besides the bindings.
+type Config struct {
+	ProxyPort           uint16 // the port AppVMs use
+	FirstPort, LastPort uint16 // range in which proxies listen, both ends included; guarded
+	FirstUID, LastUID   uint32 // uids of proxies, both ends included; fenced
+}
+
+// isName is narrower than the kernel's idea of an interface name: both tools read some other characters as
+// syntax, as in `vif*` (nft) and `vif+` (iptables), which mean every interface that starts so.
+func isName(vif string) bool {
+	for i, c := range []byte(vif) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return false
+		}
+	}
+	return 0 < len(vif) && len(vif) < 16 // IFNAMSIZ, with the final zero
+}
+
+// inOrder is the same bindings in the one order in which equal bindings are equal, or what is wrong with them and must
+// not get into a rule.
+func (c Config) inOrder(all []Binding) ([]Binding, error) {
+	if !slices.IsSortedFunc(all, compareBindings) {
+		all = slices.SortedFunc(slices.Values(all), compareBindings)
+	}
+	for i := range all {
+		b := &all[i]
+		switch port := b.To.Port(); {
+		case !isName(b.Vif):
+			return nil, fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)
+		case !b.Addr.Is4() || b.Addr.IsUnspecified():
+			return nil, fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
+		case !b.To.Addr().Is4() || b.To.Addr().IsUnspecified():
+			return nil, fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a proxy", b.Addr, b.Vif, b.To.Addr())
+		case port < c.FirstPort || port > c.LastPort:
+			return nil, fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d",
+				b.Addr, b.Vif, port, c.FirstPort, c.LastPort)
+		case i > 0 && all[i-1].Vif == b.Vif && all[i-1].Addr == b.Addr:
+			return nil, fmt.Errorf("two bindings of %s on %s", b.Addr, b.Vif)
+		}
+	}
+	return all, nil
+}
+
+// compareBindings makes neighbours of those of the same address and vif.
+func compareBindings(a, b Binding) int {
+	if order := a.Addr.Compare(b.Addr); order != 0 { // as a rule
+		return order
+	}
+	return cmp.Or(strings.Compare(a.Vif, b.Vif), a.To.Compare(b.To))
+}

@@ -1,0 +1,228 @@
+package forward
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	rtnetlink "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"vifproxy/firewall"
+	"vifproxy/firewall/ruleset"
+	"vifproxy/internal/netlink"
+)
+
+// Reader reads the chains of hook forward: those of nftables, which are also those of iptables-nft, and of
+// iptables-legacy where it is in use. It may be used from several goroutines.
+type Reader struct {
+	mu         sync.Mutex // of a Read; stale is without
+	conn       *ruleset.Conn
+	generation uint32 // of the ruleset that chains are of
+	chains     []*chain
+	links      []link
+	looked     time.Time   // at links
+	stale      atomic.Bool // links
+}
+
+// linksStay is how long links are believed if nobody says that they have changed.
+const linksStay = 30 * time.Second
+
+// LinksChanged has the next Read look at the links again. It may be called from anywhere.
+func (r *Reader) LinksChanged() { r.stale.Store(true) }
+
+// readLinks reads them if they may have changed: that takes as long as there are AppVMs, whose vifs come and go without it.
+func (r *Reader) readLinks() error {
+	if !r.stale.Swap(false) && time.Since(r.looked) < linksStay {
+		return nil
+	}
+	list, err := rtnetlink.LinkList()
+	if err != nil {
+		r.stale.Store(true)
+		return fmt.Errorf("read the links that chains of hook forward are about: %w", err)
+	}
+	r.links, r.looked = nil, time.Now()
+	for _, l := range list {
+		a := l.Attrs()
+		r.links = append(r.links, link{a.Name, l.Type(), uint32(a.Index), a.Group})
+	}
+	return nil
+}
+
+// Read returns what they say now. Rules are read again only if the ruleset has changed, and
+// links if LinksChanged was called, or after 30 s.
+func (r *Reader) Read(ctx context.Context) (firewall.Forward, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.readLinks()
+	if err != nil {
+		return firewall.Forward{}, err
+	}
+	if r.conn == nil {
+		if r.conn, err = ruleset.Dial(); err != nil {
+			return firewall.Forward{}, fmt.Errorf("read chains of hook forward: %w", err)
+		}
+	}
+	if err = r.readChains(); err != nil {
+		_ = r.conn.Close() // answers may be under way
+		r.conn, r.chains = nil, nil
+		if !ruleset.Unsupported(err) {
+			return firewall.Forward{}, fmt.Errorf("read chains of hook forward: %w", err)
+		}
+	}
+	legacy, unread, err := legacyForward(ctx)
+	if err != nil {
+		return firewall.Forward{}, fmt.Errorf("read chain FORWARD of iptables-legacy: %w", err)
+	}
+	f := judgeAll(slices.Concat(r.chains, legacy), r.links)
+	f.Unread = unread
+	return f, nil
+}
+
+func (r *Reader) readChains() error {
+	for range ruleset.Attempts {
+		generation, err := r.conn.Generation()
+		if err != nil {
+			return err
+		}
+		if r.chains != nil && r.generation == generation {
+			return nil
+		}
+		chains, err := forwardChains(r.conn)
+		after, err2 := r.conn.Generation()
+		switch {
+		case err2 != nil:
+			return err2
+		case after != generation:
+			continue // whatever err says, something may only have vanished
+		case err != nil:
+			return err
+		}
+		r.chains, r.generation = chains, generation
+		return nil
+	}
+	return ruleset.ErrBusy
+}
+
+// forwardChains are all chains of the tables that have a chain of hook forward, as far as chainsAt reads them.
+func forwardChains(conn *ruleset.Conn) ([]*chain, error) {
+	return chainsAt(conn, func(kind string, hook uint32) bool { return kind == "filter" && hook == unix.NF_INET_FORWARD })
+}
+
+// chainsAt are all chains of the tables that have a base chain of a kind and a hook that are asked for, with the rules of those
+// that a packet may come to from there.
+func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all []*chain, err error) {
+	all = []*chain{}
+	var d netlink.Decoder
+	list, err := conn.Dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
+	if err != nil {
+		return nil, err
+	}
+	type table struct {
+		family byte
+		name   string
+	}
+	tables := make(map[table]map[string]*chain)
+	var order []table
+	for _, o := range list {
+		t := table{o.Family, o.Text(unix.NFTA_CHAIN_TABLE)}
+		hook := d.Find(o.Get(unix.NFTA_CHAIN_HOOK), unix.NFTA_HOOK_HOOKNUM)
+		families, ok := map[byte][]bool{
+			unix.NFPROTO_IPV4: {false}, unix.NFPROTO_IPV6: {true}, unix.NFPROTO_INET: {false, true},
+		}[t.family]
+		if !ok {
+			continue
+		}
+		if tables[t] == nil {
+			tables[t] = make(map[string]*chain)
+			order = append(order, t)
+		}
+		name := o.Text(unix.NFTA_CHAIN_NAME)
+		c := &chain{place: fmt.Sprintf("table %s, chain %s", tableName(t.family, t.name), name), families: families, table: tables[t]}
+		kind := o.Text(unix.NFTA_CHAIN_TYPE)
+		c.tableName = tableName(t.family, t.name)
+		if len(hook) == 4 {
+			c.number = binary.BigEndian.Uint32(hook)
+			c.hook = is(kind, c.number)
+		}
+		if priority := d.Find(o.Get(unix.NFTA_CHAIN_HOOK), unix.NFTA_HOOK_PRIORITY); len(priority) == 4 {
+			c.priority = int32(binary.BigEndian.Uint32(priority))
+		}
+		c.policy = accepted
+		if o.Number(unix.NFTA_CHAIN_POLICY) == 0 && o.Get(unix.NFTA_CHAIN_POLICY) != nil { // NF_DROP
+			c.policy = dropped
+		}
+		tables[t][name] = c
+		all = append(all, c)
+	}
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	for _, t := range order {
+		if !slices.ContainsFunc(all, func(c *chain) bool { return c.hook && tables[t][lastWord(c.place)] == c }) {
+			continue
+		}
+		sets, err := conn.Dump(unix.NFT_MSG_GETSET, t.family, t.name)
+		if err != nil {
+			return nil, fmt.Errorf("sets of table %s: %w", tableName(t.family, t.name), err)
+		}
+		intervals := make(map[string]bool)
+		for _, o := range sets {
+			intervals[o.Text(unix.NFTA_SET_NAME)] = o.Number(unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0
+		}
+		if err := readReached(conn, t.family, t.name, tables[t], intervals); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// readReached reads the rules of a table's chains of hook forward, and of those to which they lead. What the others ask for
+// may be as long as there are AppVMs, such as Qubes' set of the addresses that they may send from.
+func readReached(conn *ruleset.Conn, family byte, table string, chains map[string]*chain, intervals map[string]bool) error {
+	var next []string
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		if chains[name].hook {
+			next = append(next, name)
+		}
+	}
+	read := map[string]bool{}
+	for len(next) > 0 {
+		name := next[0]
+		next = next[1:]
+		c := chains[name]
+		if c == nil || read[name] {
+			continue
+		}
+		read[name] = true
+		rules, err := conn.RulesOf(family, table, name)
+		if err != nil {
+			return fmt.Errorf("rules of table %s, chain %s: %w", tableName(family, table), name, err)
+		}
+		for i, o := range rules {
+			d := decoder{conn: conn, chain: c, family: family, table: table, intervals: intervals,
+				place: place("table "+tableName(family, table), name, i+1)}
+			if err := d.rule(o.Get(unix.NFTA_RULE_EXPRESSIONS)); err != nil {
+				return fmt.Errorf("%s: %w", d.place, err)
+			}
+		}
+		for _, rule := range c.rules {
+			if rule.to != "" {
+				next = append(next, rule.to)
+			}
+		}
+	}
+	return nil
+}
+
+func lastWord(text string) string { return text[strings.LastIndexByte(text, ' ')+1:] }
+
+func tableName(family byte, name string) string {
+	return map[byte]string{unix.NFPROTO_IPV4: "ip ", unix.NFPROTO_IPV6: "ip6 ", unix.NFPROTO_INET: "inet "}[family] + name
+}

@@ -1,0 +1,192 @@
+package forward
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/firewall/ruleset"
+	"vifproxy/internal/netlink"
+)
+
+// entry is an element of a set: a key, or keys between two, and what a verdict map has for it.
+type entry struct {
+	from, to []byte // equal for a single key; nil: all keys
+	ending   []byte
+}
+
+// mostEntries is how many elements of a set are looked at: lists of addresses have hundreds of thousands, and rules are read
+// again after each change of any.
+const mostEntries = 4096
+
+// entries reads a set, or its first elements if it has too many. Of sets of intervals that are no ranges in themselves
+// (pipapo), elements are where one begins and where it has ended.
+func (d *decoder) entries(set string) (all []entry, whole bool, err error) {
+	attrs := netlink.AppendString(netlink.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, d.table), unix.NFTA_SET_ELEM_LIST_SET, set)
+	type edge struct {
+		entry
+		end bool
+	}
+	var edges []edge
+	whole, intervals := true, d.intervals[set]
+	err = d.conn.Walk(ruleset.Message(unix.NFT_MSG_GETSETELEM, d.family, unix.NLM_F_DUMP, attrs), func(o ruleset.Object) error {
+		for _, e := range d.All(slices.Clone(o.Get(unix.NFTA_SET_ELEM_LIST_ELEMENTS))) {
+			flags := d.Find(e, unix.NFTA_SET_ELEM_FLAGS)
+			end := len(flags) == 4 && binary.BigEndian.Uint32(flags)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			key := d.Find(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
+			to := d.Find(e, ruleset.SetElemKeyEnd, unix.NFTA_DATA_VALUE)
+			if to == nil {
+				to = key
+			} else {
+				intervals = false // they are ranges in themselves
+			}
+			edges = append(edges, edge{entry{key, to, d.Find(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT)}, end})
+		}
+		if err := d.Err(); err != nil || len(edges) <= mostEntries {
+			return err
+		}
+		whole = false
+		return netlink.ErrEnough
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("elements of set %s: %w", set, err)
+	}
+	if !intervals {
+		for _, e := range edges {
+			all = append(all, e.entry)
+		}
+		return all, whole, nil
+	}
+	slices.SortStableFunc(edges, func(a, b edge) int { return bytes.Compare(a.from, b.from) })
+	for i, e := range edges {
+		if e.end || e.from == nil {
+			if e.from == nil {
+				all = append(all, e.entry)
+			}
+			continue
+		}
+		e.to = bytes.Repeat([]byte{0xff}, len(e.from))
+		if i+1 < len(edges) {
+			e.to = before(edges[i+1].from)
+		}
+		all = append(all, e.entry)
+	}
+	return all, whole, nil
+}
+
+// before is the number before, in network order.
+func before(b []byte) []byte {
+	b = slices.Clone(b)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i]--; b[i] != 0xff {
+			break
+		}
+	}
+	return b
+}
+
+// sizes of fields in a key of several, in units of 4 bytes.
+func (d *decoder) units(f register) int {
+	switch f {
+	case outName, inName, outKind:
+		return ifNameSize / 4
+	case source, destination:
+		if d.family == unix.NFPROTO_IPV6 {
+			return 4
+		}
+	}
+	return 1
+}
+
+// lookup reads a question for a set, or for a map of verdicts.
+func (d *decoder) lookup(data []byte, verdicts, inverted bool) error {
+	register := d.Find(data, unix.NFTA_LOOKUP_SREG)
+	if len(register) != 4 {
+		return nil
+	}
+	first := unit(binary.BigEndian.Uint32(register))
+	entries, whole, err := d.entries(string(bytes.TrimSuffix(d.Find(data, unix.NFTA_LOOKUP_SET), []byte{0})))
+	if err != nil {
+		return err
+	}
+	var all match // what any of its elements is about
+	if first < len(d.registers) {
+		all = d.registers[first].match(nil)
+	}
+	var keys []func(asked) answer
+	for _, e := range entries {
+		m := d.key(first, e)
+		all.byOut, all.byMark = all.byOut || m.byOut, all.byMark || m.byMark
+		keys = append(keys, m.of)
+		if verdicts {
+			v, to := unsure, ""
+			if e.ending != nil {
+				v, to = d.endingOf(e.ending)
+			}
+			d.add(v, to, m)
+		}
+	}
+	all.of = func(q asked) answer {
+		best := never
+		if !whole {
+			best = maybe
+		}
+		for _, key := range keys {
+			best = max(best, key(q))
+		}
+		return best
+	}
+	switch {
+	case verdicts && !whole:
+		d.add(dropped, "", match{byOut: all.byOut, byMark: all.byMark, of: func(asked) answer { return maybe }})
+	case verdicts:
+	case inverted:
+		d.matches = append(d.matches, all.inverted())
+	default:
+		d.matches = append(d.matches, all)
+	}
+	return nil
+}
+
+// key is whether a packet is what an element of a set is about. A key of several fields has each in whole units of 4 bytes.
+func (d *decoder) key(first int, e entry) match {
+	if e.from == nil {
+		return constant(always)
+	}
+	var whole match
+	all := []match{}
+	for at := 0; at < len(e.from); {
+		c := content{}
+		if i := first + at/4; i < len(d.registers) {
+			c = d.registers[i]
+		}
+		size := min(4*d.units(c.register), len(e.from)-at)
+		if at == 0 && len(e.from) <= 4*d.units(c.register) || c.register == destination && at+16 <= len(e.from) && len(e.from) == 16 {
+			size = len(e.from)
+		}
+		from, to := e.from[at:at+size], e.to[at:at+size]
+		if c.register == destinationPort && size == 4 {
+			from, to = from[:2], to[:2]
+		} else if (c.register == l4Protocol || c.register == ipVersion) && size == 4 {
+			from, to = from[:1], to[:1]
+		}
+		m := d.between(c, from, to)
+		if bytes.Equal(from, to) {
+			m = c.exactly(d.equals(c, from), from, from)
+		}
+		whole.byOut, whole.byMark = whole.byOut || m.byOut, whole.byMark || m.byMark
+		all = append(all, m)
+		at += size
+	}
+	whole.of = func(q asked) answer {
+		a := always
+		for _, m := range all {
+			a = min(a, m.of(q))
+		}
+		return a
+	}
+	return whole
+}

@@ -1,0 +1,72 @@
+package ipt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"vifproxy/firewall"
+	"vifproxy/firewall/legacy"
+)
+
+// legacyInput is INPUT of iptables-legacy, whose rules nftables does not know, and whose changes the kernel tells nobody.
+// It is read and written by that program, if the kernel has its table filter in this network.
+type legacyInput struct {
+	log     *slog.Logger
+	cfg     firewall.Config
+	program legacy.Program
+	told    bool // that it cannot be looked at
+}
+
+func (in *legacyInput) String() string { return "chain INPUT of iptables-legacy" }
+
+// read says that there is no chain if we are not who can look.
+func (in *legacyInput) read(ctx context.Context) (rules []inputRule, there bool, err error) {
+	tables, err := legacy.Tables("ip")
+	if err == nil && slices.Contains(tables, "filter") {
+		in.program, err = legacy.Find(ctx, "ip")
+	} else if err == nil {
+		return nil, false, nil
+	}
+	if errors.Is(err, legacy.ErrMayNot) || errors.Is(err, fs.ErrPermission) {
+		// Mostly somebody has listed the rules once with that program, which makes empty tables.
+		if !in.told {
+			in.log.Warn("rules of iptables-legacy cannot be looked at: what they refuse to AppVMs stays refused", "err", err)
+		}
+		in.told = true
+		return nil, false, nil
+	} else if err != nil {
+		return nil, false, err
+	}
+	text, err := in.program.List(ctx, "-S", "INPUT")
+	if err != nil {
+		return nil, false, err
+	}
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "-A ") {
+			ours := strings.Contains(line, fmt.Sprintf(" --comment %q ", firewall.AdmissionComment))
+			rules = append(rules, inputRule{ours: ours, print: line})
+		}
+	}
+	return rules, true, nil
+}
+
+// write cannot tell whether the chain was changed since, but what it deletes it deletes by its content.
+func (in *legacyInput) write(ctx context.Context, gone []inputRule, admit bool) error {
+	var changes []string
+	for _, r := range gone {
+		changes = append(changes, deletion(r.print))
+	}
+	if admit {
+		changes = append(changes, fmt.Sprintf("-I INPUT -p tcp -m tcp --dport %d:%d -m conntrack --ctstate DNAT --ctorigdstport %d "+
+			"-m comment --comment %q -j ACCEPT", in.cfg.FirstPort, in.cfg.LastPort, in.cfg.ProxyPort, firewall.AdmissionComment))
+	}
+	return in.program.Restore(ctx, "filter", changes...)
+}
+
+// deletion is the line that deletes a rule.
+func deletion(rule string) string { return strings.Replace(rule, "-A ", "-D ", 1) }

@@ -1,0 +1,123 @@
+package nft
+
+import (
+	"context"
+	"errors"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	. "vifproxy/firewall/firewalltest"
+)
+
+// watch runs Watch in the current namespace until it ends, the test does, or stop is called, which returns what Watch
+// returned.
+func watch(t *testing.T, wake func()) (stop func() error, ended chan struct{}) {
+	t.Helper()
+	ns, err := netns.Get()
+	Must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	ended = make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		if err := netns.Set(ns); err != nil {
+			result <- err
+			return
+		}
+		result <- Watch(ctx, wake)
+	}()
+	stop = func() error { cancel(); <-ended; return <-result }
+	t.Cleanup(func() { cancel(); <-ended; ns.Close() })
+	return stop, ended
+}
+
+func TestWatch(t *testing.T) {
+	EnterNamespace(t)
+	wakes := make(chan struct{}, 100)
+	stop, _ := watch(t, func() { wakes <- struct{}{} })
+	<-wakes // something may have changed before Watch began
+	for _, change := range []string{
+		"nft add table ip mine",
+		"nft add chain ip mine c",
+		"nft add rule ip mine c accept",
+		"iptables-nft -N MINE",
+		"nft flush ruleset",
+	} {
+		Run(t, "", "sh", "-c", change)
+		<-wakes
+	}
+	if err := stop(); err != nil {
+		t.Errorf("Watch returned %v", err)
+	}
+}
+
+// What this process writes itself over netlink is not news. In a pid namespace it is, see foreign.
+func TestOwnWritesAreNotForeign(t *testing.T) {
+	const initial = "pid:[4026531836]" // PROC_PID_INIT_INO of the kernel
+	pids, err := os.Readlink("/proc/self/ns/pid")
+	Must(t, err)
+	hidden := pids != initial
+	EnterNamespace(t)
+	m := Machines[1]
+	b := open(t, m)
+	conn, err := subscribe()
+	Must(t, err)
+	defer conn.Close()
+	var got []bool // foreign or not, of each transaction in turn
+	collect := func(n int) {
+		for len(got) < n {
+			messages, err := conn.Receive()
+			Must(t, err)
+			for _, m := range messages {
+				if m.Type&0xff == 15 { // NFT_MSG_NEWGEN
+					got = append(got, foreign(m))
+				}
+			}
+		}
+	}
+	Bind(t, b, Personal, Social)
+	Bind(t, b, Social)
+	collect(2)
+	m.Shell(t, "nft flush set ip vifproxy bindings")
+	collect(3)
+	Bind(t, b, Personal)
+	collect(4)
+	if want := [4]bool{hidden, hidden, true, hidden}; [4]bool(got) != want {
+		t.Errorf("foreign: %v, want %v", got, want)
+	}
+}
+
+// When notifications come faster than they are read, the kernel drops some (ENOBUFS). Watch ends, since what it missed is
+// unknown.
+func TestWatchOverflow(t *testing.T) {
+	EnterNamespace(t)
+	wakes := make(chan struct{})
+	stop, ended := watch(t, func() { wakes <- struct{}{} })
+	<-wakes
+	Run(t, "", "nft", "add", "table", "ip", "mine") // Watch is now stuck in its wake, until somebody reads it
+
+	conn, err := nftables.New(nftables.AsLasting())
+	Must(t, err)
+	defer conn.CloseLasting()
+	for range 5000 { // each takes about a kilobyte in the socket's buffer of two megabytes
+		conn.AddTable(&nftables.Table{Name: "flood", Family: nftables.TableFamilyIPv4})
+		conn.DelTable(&nftables.Table{Name: "flood", Family: nftables.TableFamilyIPv4})
+		Must(t, conn.Flush())
+	}
+	for waiting := true; waiting; {
+		select {
+		case <-wakes:
+		case <-ended:
+			waiting = false
+		}
+	}
+	if err := stop(); !errors.Is(err, unix.ENOBUFS) {
+		t.Errorf("Watch returned %v, want ENOBUFS", err)
+	}
+}

@@ -1,0 +1,181 @@
+// Package ruleset reads and writes the kernel's nftables.
+//
+// There is a library for that, but it tells neither handles nor generations, cannot make a transaction depend on a
+// generation, and lacks some of the expressions of our rules (github.com/google/nftables 0.3.0).
+//
+// Concurrency: a Conn is for one goroutine at a time.
+package ruleset
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/netlink"
+)
+
+// Conn is a connection to the kernel's nftables.
+type Conn struct {
+	*netlink.Conn
+	made uint32
+}
+
+// Attempts bounds how often one call starts over because other programs keep changing the ruleset meanwhile.
+// Qubes does at every attach of a vif, in a few transactions.
+const Attempts = 5
+
+var (
+	// ErrBusy means that it did so too often.
+	ErrBusy = errors.New("other programs keep changing the ruleset while it is read")
+	// ErrStale means that another transaction came first.
+	ErrStale = errors.New("the ruleset has another generation")
+)
+
+// Unsupported reports whether an error means that this kernel has no nftables at all (nfnetlink_rcv_msg:
+// EINVAL).
+func Unsupported(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// Dial connects to the nftables of the network namespace of this thread.
+func Dial() (*Conn, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, roomForTransactions, briefErrors)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{Conn: conn}, nil
+}
+
+// A transaction is one message to the kernel and must fit (netlink_sendmsg: EMSGSIZE). A binding takes
+// about 150 bytes; this is a limit, not an allocation.
+const room = 8 << 20
+
+func roomForTransactions(fd int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, room) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, room)
+	}
+	return nil
+}
+
+// briefErrors: an error would come with what it is about, all of it.
+func briefErrors(fd int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+}
+
+// Made returns how many transactions of this connection have succeeded.
+func (c *Conn) Made() uint32 { return c.made }
+
+// Message is one request to nftables. Its family is that of the table it is about.
+func Message(request uint16, family byte, flags uint16, attrs []byte) []byte {
+	m := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+4+len(attrs))
+	binary.NativeEndian.PutUint32(m, uint32(cap(m)))
+	binary.NativeEndian.PutUint16(m[4:], unix.NFNL_SUBSYS_NFTABLES<<8|request)
+	binary.NativeEndian.PutUint16(m[6:], unix.NLM_F_REQUEST|flags)
+	m = append(m, family, unix.NFNETLINK_V0, 0, 0) // struct nfgenmsg
+	return append(m, attrs...)
+}
+
+// Transact makes changes as one transaction, all or none of them. The kernel checks, under the lock that it holds
+// to the end, that the ruleset still has this generation, and else refuses (nf_tables_valid_genid): ErrStale. So
+// after a success the ruleset is the one before and these changes, and its generation the following one.
+// Generation 0 stands for any.
+func (c *Conn) Transact(generation uint32, changes [][]byte) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	var attrs []byte
+	if generation != 0 {
+		attrs = netlink.Append(nil, unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation)...)
+	}
+	edge := func(kind uint16, attrs []byte) []byte {
+		m := Message(0, unix.NFPROTO_UNSPEC, 0, attrs)
+		binary.NativeEndian.PutUint16(m[4:], kind)
+		m[unix.SizeofNlMsghdr+3] = unix.NFNL_SUBSYS_NFTABLES // nfgenmsg.res_id, big endian
+		return m
+	}
+	// The kernel answers when all is over, in the order of the messages, and to one that failed also if it is not
+	// asked to (nfnetlink_rcv_batch). So the first answer tells, if only the last change asks for one.
+	last := changes[len(changes)-1]
+	last[6] |= unix.NLM_F_ACK
+	batch := slices.Concat(slices.Concat([][]byte{edge(unix.NFNL_MSG_BATCH_BEGIN, attrs)}, changes,
+		[][]byte{edge(unix.NFNL_MSG_BATCH_END, nil)})...)
+	_, err := c.Ask(batch)
+	if errors.Is(err, unix.ERESTART) {
+		return ErrStale
+	}
+	if err == nil {
+		c.made++
+	}
+	return err
+}
+
+// Dump lists objects: of one table, for requests that know this, or of all tables, and of all families with
+// NFPROTO_UNSPEC. Two tables of one name are two dumps: the kernel ends after the first
+// (nf_tables_dump_rules).
+func (c *Conn) Dump(request uint16, family byte, table string) ([]Object, error) {
+	var attrs []byte
+	if table != "" { // the attribute has the same number in all requests
+		attrs = netlink.AppendString(nil, unix.NFTA_RULE_TABLE, table)
+	}
+	return c.Ask(Message(request, family, unix.NLM_F_DUMP, attrs))
+}
+
+// RulesOf returns the rules of one chain, in their order. A chain that is not there has none.
+func (c *Conn) RulesOf(family byte, table, chain string) ([]Object, error) {
+	attrs := netlink.AppendString(netlink.AppendString(nil, unix.NFTA_RULE_TABLE, table), unix.NFTA_RULE_CHAIN, chain)
+	all, err := c.Ask(Message(unix.NFT_MSG_GETRULE, family, unix.NLM_F_DUMP, attrs))
+	// Before Linux 4.11 the kernel does not choose (6e1f760e13c7), and it does so only where the family is said.
+	return slices.DeleteFunc(all, func(o Object) bool {
+		return o.Family != family || o.Text(unix.NFTA_RULE_TABLE) != table || o.Text(unix.NFTA_RULE_CHAIN) != chain
+	}), err
+}
+
+// Generation returns the number of the current ruleset; every transaction that changes anything adds one.
+func (c *Conn) Generation() (generation uint32, err error) {
+	answers := 0
+	err = c.Walk(Message(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, 0, nil), func(o Object) error {
+		answers++
+		generation = uint32(o.Number(unix.NFTA_GEN_ID))
+		return nil
+	})
+	if err == nil && answers != 1 {
+		err = fmt.Errorf("%d answers instead of one", answers)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read generation: %w", err)
+	}
+	return generation, nil
+}
+
+// Following returns the generation that a transaction makes (nf_tables_commit: 0 is left out).
+func Following(generation uint32) uint32 { return max(generation+1, 1) }
+
+// Ask sends a request, one message or a batch, and returns the objects of the answer.
+func (c *Conn) Ask(request []byte) (answer []Object, err error) {
+	err = c.Walk(request, func(o Object) error {
+		o.attrs = slices.Clone(o.attrs)
+		answer = append(answer, o)
+		return nil
+	})
+	return answer, err
+}
+
+// Walk sends a request and calls each for every object of the answer. The object is overwritten when each has returned; after
+// netlink.ErrEnough no more of the answer is read. That a dump was interrupted is no error: a caller who reads several
+// things compares generations.
+func (c *Conn) Walk(request []byte, each func(Object) error) error {
+	err := c.Exchange(request, func(m netlink.Message) error {
+		o, err := Parse(m.Body)
+		if err != nil {
+			return err
+		}
+		return each(o)
+	})
+	if errors.Is(err, netlink.ErrInterrupted) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,93 @@
+package firewall
+
+import (
+	"cmp"
+	"slices"
+)
+
+// State is what the kernel is to hold.
+type State struct {
+	Bindings []Binding
+	Guarded  []uint16 // ports of proxies that nobody is bound to: they start, or finish their connections
+	Fence    Fence
+}
+
+// Normal returns the same state in the one order in which equal states are equal, or what is wrong with it. A port that
+// somebody is bound to is guarded in any case.
+func (c Config) Normal(s State) (State, error) {
+	var err error
+	if s.Bindings, err = c.inOrder(s.Bindings); err != nil {
+		return State{}, err
+	}
+	s.Guarded = ordered(s.Guarded, cmp.Compare)
+	var more []uint16 // as a rule none: the caller has all ports in use
+	for _, b := range s.Bindings {
+		if _, ok := slices.BinarySearch(s.Guarded, b.To.Port()); !ok {
+			more = append(more, b.To.Port())
+		}
+	}
+	if len(more) > 0 {
+		s.Guarded = ordered(append(more, s.Guarded...), cmp.Compare)
+	}
+	if s.Fence, err = c.normalFence(s.Fence); err != nil {
+		return State{}, err
+	}
+	// The kernel makes the others' counters when they are needed.
+	s.Fence.Proxies = slices.DeleteFunc(s.Fence.Proxies, Proxy.plain)
+	return s, nil
+}
+
+// Equal tells whether two states say the same in the same order.
+func (s State) Equal(other State) bool {
+	f, g := s.Fence, other.Fence
+	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(s.Guarded, other.Guarded) &&
+		slices.Equal(f.Leave, g.Leave) && slices.Equal(f.Barred, g.Barred) && slices.Equal(f.Resolvers, g.Resolvers) &&
+		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)
+}
+
+// Diff returns the parts of two states, which are in order, that differ, and little besides.
+func Diff(have, want State) (gone, added State) {
+	gone, added = have, want
+	gone.Bindings, added.Bindings = Unshared(have.Bindings, want.Bindings, compareBindings, same[Binding])
+	gone.Guarded, added.Guarded = Unshared(have.Guarded, want.Guarded, cmp.Compare, same[uint16])
+	f, g := &gone.Fence, &added.Fence
+	if slices.Equal(f.Barred, g.Barred) {
+		f.Barred, g.Barred = nil, nil
+	}
+	f.Proxies, g.Proxies = Unshared(f.Proxies, g.Proxies, compareProxies, sameProxy)
+	if slices.Equal(f.Resolvers, g.Resolvers) {
+		f.Resolvers, g.Resolvers = nil, nil
+	}
+	if slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) { // there are holes for all these ports
+		f.Ports, f.Holes, g.Ports, g.Holes = nil, nil, nil, nil
+	}
+	return gone, added
+}
+
+func same[T comparable](a, b T) bool { return a == b }
+
+func compareProxies(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) }
+
+func sameProxy(a, b Proxy) bool {
+	return a.UID == b.UID && slices.Equal(a.Holes, b.Holes) && slices.Equal(a.Ports, b.Ports)
+}
+
+// Unshared returns what only one of two ordered lists has.
+func Unshared[T any](have, want []T, compare func(a, b T) int, same func(a, b T) bool) (gone, added []T) {
+	for len(have) > 0 && len(want) > 0 {
+		if same(have[0], want[0]) {
+			have, want = have[1:], want[1:]
+		} else if compare(have[0], want[0]) < 0 {
+			gone, have = append(gone, have[0]), have[1:]
+		} else {
+			added, want = append(added, want[0]), want[1:]
+		}
+	}
+	return append(gone, have...), append(added, want...)
+}
+
+func ordered[T comparable](all []T, compare func(a, b T) int) []T {
+	all = slices.Clone(all)
+	slices.SortFunc(all, compare)
+	return slices.Compact(all)
+}
