@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,11 +25,11 @@ const mostLines = 10
 // they match.
 func (s *Supervisor) Explain(ctx context.Context, name, address string) (control.Explanation, error) {
 	e := control.Explanation{VM: name}
-	question, err := questionFor(address)
+	request, err := requestFor(address)
 	if err != nil {
 		return e, &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
 	}
-	e.Request = question.Method + " " + question.Target
+	e.Request = request.Line()
 	f, err := s.served(ctx, name)
 	if err != nil {
 		return e, err
@@ -36,31 +37,32 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	soon, cancel := context.WithTimeout(ctx, tryBound)
 	defer cancel()
 	outcome := make(chan tried, 1)
-	go func() { outcome <- s.try(soon, f.Policy, question, f.off != "") }() // a proxy that is off has nothing in the fence
+	go func() { outcome <- s.try(soon, f.Policy, request, f.off != "") }() // a proxy that is off has nothing in the fence
 	e.Note = f.note
 	e.Steps = []control.Step{f.proxyStep(), templateStep(f)}
-	for _, guard := range []func(context.Context, served, tinyproxy.Question) (control.Step, error){
+	for _, guard := range []func(context.Context, served, tinyproxy.Request) (control.Step, error){
 		s.connectPortStep, rulesStep,
 	} {
-		step, err := guard(ctx, f, question)
+		step, err := guard(ctx, f, request)
 		if err != nil {
 			return e, err
 		}
 		e.Steps = append(e.Steps, step)
 	}
-	fence, opens, err := s.fenceStep(soon, f, question)
+	fence, opens, err := s.fenceStep(soon, f, request)
 	if err != nil {
 		return e, err
 	}
 	t := <-outcome
-	e.Steps = append(e.Steps, fence, tryStep(t, question))
+	e.Steps = append(e.Steps, fence, tryStep(t, request))
 	e.Verdict = verdict(e.Steps, t)
 	e.Passes = e.Verdict == control.Passes
 	e.What = t.what()
 	if e.Verdict == control.IsRefused {
-		e.Remedy = s.tryRemedy(soon, f, e.Steps, question, opens)
+		e.Remedy = s.tryRemedy(soon, f, e.Steps, request, opens)
 	}
-	return e, offer(e.Steps, f, question)
+	offer(e.Steps, f, request)
+	return e, nil
 }
 
 // verdict is what steps come to. The try decides where it can: what it has opened is not refused by a fence that was asked about
@@ -122,7 +124,7 @@ func templateStep(f served) control.Step {
 }
 
 // tryStep tells what came of the try.
-func tryStep(t tried, q tinyproxy.Question) control.Step {
+func tryStep(t tried, q tinyproxy.Request) control.Step {
 	step := control.Step{Guard: guardTry, Lines: []control.Line{}}
 	took := t.Took.Round(time.Millisecond)
 	switch {
@@ -131,7 +133,7 @@ func tryStep(t tried, q tinyproxy.Question) control.Step {
 	case t.Stage == tinyproxy.Connected && t.Status == http.StatusOK:
 		step.Passes = true
 		step.Says = fmt.Sprintf("connected in %v; nothing was sent to it", took)
-	case t.Stage == tinyproxy.Connected && q.Method != http.MethodConnect:
+	case t.Stage == tinyproxy.Connected && !q.Tunnel:
 		step.Passes = true
 		step.Says = fmt.Sprintf("the Upstream is connected in %v; a tunnel is not what the request asks of it, and it answers that with %d",
 			took, t.Status)
@@ -226,8 +228,8 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 	return f, err
 }
 
-// questionFor is what a browser sends to its proxy for an address that a person has: a URL, or HOST[:PORT].
-func questionFor(typed string) (q tinyproxy.Question, err error) {
+// requestFor returns what a browser sends to its proxy for an address that a person has: a URL, or HOST[:PORT].
+func requestFor(typed string) (q tinyproxy.Request, err error) {
 	address := typed
 	if addr, err := netip.ParseAddr(address); err == nil && addr.Is6() { // without brackets its end looks like a port
 		address = "[" + address + "]"
@@ -249,20 +251,22 @@ func questionFor(typed string) (q tinyproxy.Question, err error) {
 	if err != nil || h.Below || h.Port != 0 {
 		return q, fmt.Errorf("%.200q names no host: give a URL, or HOST[:PORT]", typed)
 	}
-	host, port := h.String(), u.Port() // an IPv6 address is in brackets, as browsers send it
+	q.Host, q.Port = h.Name, 443
 	switch u.Scheme {
 	case "http":
-		if port != "" && port != "80" {
-			host += ":" + port
-		}
-		return tinyproxy.Question{Method: http.MethodGet, Target: "http://" + host + u.RequestURI()}, nil
-	case "https", "ws", "wss": // browsers make a tunnel for web sockets of both kinds
-		if port == "" {
-			port = map[bool]string{true: "80", false: "443"}[u.Scheme == "ws"]
-		}
-		return tinyproxy.Question{Method: http.MethodConnect, Target: host + ":" + port}, nil
+		q.Port, q.URI = 80, u.RequestURI()
+	case "ws":
+		q.Port, q.Tunnel = 80, true // browsers make a tunnel for web sockets of both kinds
+	case "https", "wss":
+		q.Tunnel = true
+	default:
+		return q, fmt.Errorf("a web proxy does not speak %.20q", u.Scheme)
 	}
-	return q, fmt.Errorf("a web proxy does not speak %.20q", u.Scheme)
+	if port := u.Port(); port != "" {
+		n, _ := strconv.Atoi(port)
+		q.Port = uint16(n)
+	}
+	return q, nil
 }
 
 func (p *Policy) judge() tinyproxy.Judge {
@@ -270,16 +274,13 @@ func (p *Policy) judge() tinyproxy.Judge {
 }
 
 // connectPortStep: a tunnel goes only to the ports that the template names, and to those that the list opens.
-func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
+func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.Request) (control.Step, error) {
 	step := control.Step{Guard: guardPort, Passes: true, Lines: []control.Line{}}
-	if q.Method != http.MethodConnect {
+	if !q.Tunnel {
 		step.Says = "no tunnel: the request is plain HTTP"
 		return step, nil
 	}
-	_, port, err := q.Destination()
-	if err != nil {
-		return step, err
-	}
+	port := q.Port
 	config, text, err := p.render(anyFiles, anyPort)
 	if err != nil {
 		return step, err
@@ -317,45 +318,38 @@ func (p *Policy) opening(port uint16) (lines []control.Line) {
 }
 
 // portLine returns the line that would open the port of a request.
-func (p *Policy) portLine(q tinyproxy.Question) (string, error) {
-	text, port, err := q.Destination()
-	if err != nil {
-		return "", err
+func (p *Policy) portLine(q tinyproxy.Request) string {
+	if host, err := entryFor(q.Host); err == nil && p.Names && p.Config.Filter.DefaultDeny {
+		host.Port = q.Port
+		return host.String()
 	}
-	if host, err := entryFor(text); err == nil && p.Names && p.Config.Filter.DefaultDeny {
-		host.Port = port
-		return host.String(), nil
-	}
-	return fmt.Sprintf("#: port %d", port), nil
+	return fmt.Sprintf("#: port %d", q.Port)
 }
 
 // offer says in the step of ConnectPort what opens a port. What that of the fence offers for an address that is not public
 // opens it as well.
-func offer(steps []control.Step, f served, q tinyproxy.Question) error {
+func offer(steps []control.Step, f served, q tinyproxy.Request) {
 	of := func(guard string) *control.Step {
 		return &steps[slices.IndexFunc(steps, func(s control.Step) bool { return s.Guard == guard })]
 	}
 	port, fence := of(guardPort), of(guardFence)
-	switch line, err := f.portLine(q); {
-	case err != nil:
-		return err
+	switch {
 	case port.Passes:
 	case fence.Passes:
-		port.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", line)
+		port.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", f.portLine(q))
 	case strings.Contains(fence.Says, "` in the rule file opens it"):
 		port.Says += " (the line that opens the fence, below, opens it too)"
 	}
-	return nil
 }
 
 // rulesStep: the lines of the rule file.
-func rulesStep(ctx context.Context, p served, q tinyproxy.Question) (control.Step, error) {
+func rulesStep(ctx context.Context, p served, q tinyproxy.Request) (control.Step, error) {
 	step := control.Step{Guard: guardRules, Lines: []control.Line{}}
 	texts := make([]string, len(p.Rules))
 	for i, line := range p.Rules {
 		texts[i] = line.Text
 	}
-	matches, err := p.judge().Matches(ctx, texts, []tinyproxy.Question{q}, mostLines)
+	matches, err := p.judge().Matches(ctx, texts, []tinyproxy.Request{q}, mostLines)
 	if err != nil {
 		return step, err
 	}

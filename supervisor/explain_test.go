@@ -62,15 +62,15 @@ func serve(t *testing.T, proxies *Tinyproxies, p *Policy, port uint16) (proxy Pr
 	return proxy, true
 }
 
-func status(t *testing.T, at netip.AddrPort, q tinyproxy.Question) int {
+func status(t *testing.T, at netip.AddrPort, q tinyproxy.Request) int {
 	t.Helper()
 	conn, err := net.Dial("tcp", at.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", q.Method, q.Target)
-	reply, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: q.Method})
+	fmt.Fprintf(conn, "%s HTTP/1.0\r\n\r\n", q.Line())
+	reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatalf("%v: %v", q, err)
 	}
@@ -135,13 +135,13 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 		words := strings.Fields(from)
 		return words[random.IntN(len(words))]
 	}
-	var questions []tinyproxy.Question
+	var questions []tinyproxy.Request
 	for len(questions) < 68 {
 		host := pick("www a b example bank com")
 		for range random.IntN(4) {
 			host += pick(". . . - x") + pick("www a b example bank com EXAMPLE 1")
 		}
-		questions = append(questions, tinyproxy.Question{Method: http.MethodGet, Target: "http://" + host + "/"})
+		questions = append(questions, tinyproxy.Request{Host: host, Port: 80, URI: "/"})
 	}
 	const patterns, perFile = 50, 10
 	pairs, matching := 0, 0
@@ -193,7 +193,7 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 				}
 				for k := range perFile {
 					if matched[k+1] != want[from+k][i] {
-						t.Errorf("%s: %s matches %s: explained %v, proxy %v", language.directive, lines[from+k], q.Target,
+						t.Errorf("%s: %s matches %s: explained %v, proxy %v", language.directive, lines[from+k], q.Line(),
 							!want[from+k][i], want[from+k][i])
 					}
 				}
@@ -221,14 +221,14 @@ func TestExplainSteps(t *testing.T) {
 		{"FilterURLs Yes", "http://b.com/.example", "GET http://b.com/.example: true; false forbidden by 3"},
 	} {
 		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), lines, tt.directive)
-		q, err := questionFor(tt.address)
+		q, err := requestFor(tt.address)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
 		port, err1 := new(Supervisor).connectPortStep(context.Background(), served{Policy: p}, q)
 		step, err2 := rulesStep(context.Background(), served{Policy: p}, q)
-		got := fmt.Sprintf("%s %s: %v; %v %s", q.Method, q.Target, port.Passes, step.Passes, step.Says)
+		got := fmt.Sprintf("%s: %v; %v %s", q.Line(), port.Passes, step.Passes, step.Says)
 		for _, line := range step.Lines {
 			got += fmt.Sprintf(" %d", line.Line)
 		}
@@ -237,7 +237,7 @@ func TestExplainSteps(t *testing.T) {
 		}
 	}
 	for _, address := range []string{"ftp://a.example/", "a b", "*.example", "", "http://[::1%25lo]/", "http://\n"} {
-		if q, err := questionFor(address); err == nil {
+		if q, err := requestFor(address); err == nil {
 			t.Errorf("%q became %v", address, q)
 		}
 	}
@@ -307,7 +307,7 @@ func TestExplainFence(t *testing.T) {
 		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), strings.Split(tt.lines, "\n"), tt.directive)
 		f := served{Policy: p, uid: 7, fence: fence}
 		f.fence.Proxies = []firewall.Proxy{{UID: 7, Holes: holes(p.Egress)}}
-		q, err := questionFor(tt.address)
+		q, err := requestFor(tt.address)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -353,8 +353,8 @@ func TestTargetsAsBrowsersSendThem(t *testing.T) {
 		"2001:db8::1": "CONNECT [2001:db8::1]:443", "[2001:DB8:0::1]:8443": "CONNECT [2001:db8::1]:8443",
 		"https://[2001:db8::1]:8443/": "CONNECT [2001:db8::1]:8443", "http://[2001:db8::1]/x": "GET http://[2001:db8::1]/x",
 	} {
-		if q, err := questionFor(typed); err != nil || q.Method+" "+q.Target != want {
-			t.Errorf("%s: %s %s (%v), want %s", typed, q.Method, q.Target, err, want)
+		if q, err := requestFor(typed); err != nil || q.Line() != want {
+			t.Errorf("%s: %s (%v), want %s", typed, q.Line(), err, want)
 		}
 	}
 }
@@ -371,7 +371,7 @@ func TestTargetsThatAreNone(t *testing.T) {
 		"https://[::1%25lo]/": `"https://[::1%25lo]/" names no host: give a URL, or HOST[:PORT]`,
 		"":                    `"" names no host: give a URL, or HOST[:PORT]`,
 	} {
-		if _, err := questionFor(typed); err == nil || err.Error() != want {
+		if _, err := requestFor(typed); err == nil || err.Error() != want {
 			t.Errorf("%q: %v, want %s", typed, err, want)
 		}
 	}

@@ -55,7 +55,7 @@ func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, err
 
 func (m *machine) Forget(string) {}
 
-func (m *machine) Try(context.Context, *Policy, uint32, uint16, tinyproxy.Question) (Trial, error) {
+func (m *machine) Try(context.Context, *Policy, uint32, uint16, tinyproxy.Request) (Trial, error) {
 	return nil, errors.New("not on this machine")
 }
 

@@ -17,49 +17,43 @@ import (
 )
 
 // fenceStep: the addresses that the host has, as the proxy will ask for them.
-func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Question) (step control.Step, by opening, err error) {
+func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Request) (step control.Step, by opening, err error) {
 	step = control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{}}
-	host, port, err := q.Destination()
-	if err != nil {
-		return step, by, err
-	}
-	template := f.Template.Render(rules.Values{VMIP: f.Addr, BindIP: f.Bind})
-	if up, ok := tinyproxy.UpstreamFor(host, template); ok {
+	if up, ok := f.Config.UpstreamFor(q.Host); ok {
 		step, err = s.upstreamStep(ctx, f, up)
 		return step, by, err
 	}
-	addrs, err := s.addressesOf(ctx, host)
+	addrs, err := s.addressesOf(ctx, q.Host)
 	if err != nil {
 		step.Says = "not asked, as no address of the host is known now: " + lookupError(err)
 		return step, by, nil
 	}
 	open := f.fence // the port for this proxy
-	open.Proxies = append(slices.Clone(open.Proxies), firewall.Proxy{UID: f.uid, Ports: []uint16{port}})
+	open.Proxies = append(slices.Clone(open.Proxies), firewall.Proxy{UID: f.uid, Ports: []uint16{q.Port}})
 	var says []string
 	for _, addr := range addrs { // tinyproxy takes the first that answers
-		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, port))
+		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, q.Port))
 		if err != nil {
 			return step, by, err
 		}
 		if verdict.Passes {
 			step.Passes = true
-			step.Says, step.Lines = f.opens(netip.AddrPortFrom(addr, port), verdict, s.Egress)
+			step.Says, step.Lines = f.opens(netip.AddrPortFrom(addr, q.Port), verdict, s.Egress)
 			return step, opening{}, nil
 		}
 		step.Passes = false
 		says = append(says, fmt.Sprintf("%s is refused: %s", addr, verdict.Why))
-		if verdict, err = open.Judge(f.uid, netip.AddrPortFrom(addr, port)); err != nil {
+		if verdict, err = open.Judge(f.uid, netip.AddrPortFrom(addr, q.Port)); err != nil {
 			return step, by, err
 		}
 		by.port = by.port || verdict.Passes
 	}
 	step.Says = strings.Join(says, "; ")
 	if by.port {
-		line, err := f.portLine(q)
-		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", line)
-		return step, by, err
+		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", f.portLine(q))
+		return step, by, nil
 	}
-	text, line, err := f.egressLine(netip.AddrPortFrom(addrs[0], port), s.Egress, step.Says)
+	text, line, err := f.egressLine(netip.AddrPortFrom(addrs[0], q.Port), s.Egress, step.Says)
 	step.Says += text
 	return step, opening{egress: line}, err
 }

@@ -111,7 +111,7 @@ func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) (proc.Spec, error
 }
 
 // Try implements Proxies.
-func (t *Tinyproxies) Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Question) (Trial, error) {
+func (t *Tinyproxies) Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Request) (Trial, error) {
 	own := *p
 	own.Name = proc.TrialName(port)
 	spec, err := t.spec(&own, uid, port)

@@ -47,8 +47,7 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 	}
 	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
 	var err error
-	var text string
-	if p.Config, text, err = p.render(anyFiles, anyPort); err != nil {
+	if p.Config, _, err = p.render(anyFiles, anyPort); err != nil {
 		return nil, err
 	}
 	f := p.Config.Filter
@@ -72,7 +71,7 @@ func newPolicy(file rules.File, temporary []rules.Host, template rules.Template,
 	listed := make(map[string]bool, len(lines))
 	p.Temporary, p.Written = map[string]rules.Host{}, map[int]string{}
 	for _, l := range lines {
-		if addr, misleads := tinyproxy.MisleadsUpstream(l.Text, text); misleads && f.DefaultDeny && !f.URLs {
+		if addr, misleads := p.Config.MisleadsUpstream(l.Text); misleads && f.DefaultDeny && !f.URLs {
 			return nil, &rules.Error{Path: file.Path, Line: l.Line,
 				Text: tinyproxy.Misled(addr), Remedy: tinyproxy.NotMisled(addr)}
 		}

@@ -30,12 +30,11 @@ type remedy struct {
 }
 
 // remedyFor returns what would let a request pass by what its guards say; not ok if nothing in the rule file would.
-func (f served) remedyFor(steps []control.Step, q tinyproxy.Question, o opening) (r remedy, ok bool) {
+func (f served) remedyFor(steps []control.Step, q tinyproxy.Request, o opening) (r remedy, ok bool) {
 	refuses := func(guard string) bool {
 		return slices.ContainsFunc(steps, func(s control.Step) bool { return s.Guard == guard && !s.Passes })
 	}
-	text, port, err := q.Destination()
-	if err != nil || f.file.Path == "" {
+	if f.file.Path == "" {
 		return r, false
 	}
 	filter := f.Config.Filter
@@ -46,18 +45,18 @@ func (f served) remedyFor(steps []control.Step, q tinyproxy.Question, o opening)
 		}
 		r.egress = o.egress
 	}
-	byPort := (refuses(guardPort) || o.port) && r.egress.Port != port
-	host, err := entryFor(text)
+	byPort := (refuses(guardPort) || o.port) && r.egress.Port != q.Port
+	host, err := entryFor(q.Host)
 	switch listed := !refuses(guardRules); {
 	case !listed && (!allows || err != nil):
 		return r, false
 	case !listed, byPort && allows && err == nil:
 		r.entry = host
 		if byPort {
-			r.entry.Port = port
+			r.entry.Port = q.Port
 		}
 	case byPort:
-		r.port = port
+		r.port = q.Port
 	}
 	return r, r != remedy{}
 }
@@ -71,7 +70,7 @@ func entryFor(host string) (rules.Host, error) {
 }
 
 // tryRemedy says what lets a request pass, or what came of it when that was tried; "" if nothing in the rule file does.
-func (s *Supervisor) tryRemedy(ctx context.Context, f served, steps []control.Step, q tinyproxy.Question, o opening) string {
+func (s *Supervisor) tryRemedy(ctx context.Context, f served, steps []control.Step, q tinyproxy.Request, o opening) string {
 	r, ok := f.remedyFor(steps, q, o)
 	if !ok {
 		return ""

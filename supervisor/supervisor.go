@@ -35,7 +35,7 @@ type Proxies interface {
 	Start(ctx context.Context, p *Policy, port uint16) (Proxy, error)
 	// Try is Start for a proxy that is asked one question and ends then. It has the uid that is given, and no part in the files
 	// of the AppVM.
-	Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Question) (Trial, error)
+	Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Request) (Trial, error)
 	// Forget is told that nothing runs under an AppVM's name any more.
 	Forget(name string)
 }

@@ -12,7 +12,7 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// A question that is explained is tried too: a proxy of its own, with the AppVM's policy, uid, sandbox and fence, opens the
+// A request that is explained is tried too: a proxy of its own, with the AppVM's policy, uid, sandbox and fence, opens the
 // connection and sends nothing. It listens at a port that is guarded like any other, and bound to an address of this machine's
 // loopback, from which the daemon asks it: so no AppVM reaches it, not even its own. Like all else, the binding comes when it
 // listens and goes before it ends.
@@ -29,14 +29,14 @@ var (
 	errNotNow     = errors.New("the firewall is being written")
 )
 
-// trial is a process that is asked one question. Channels are closed by the loop.
+// trial is a process that is asked for one request. Channels are closed by the loop.
 type trial struct {
-	policy   *Policy
-	question tinyproxy.Question
-	apart    bool // it has a uid of its own, and in the fence what its policy opens, which the AppVM's proxy has not
-	port     uint16
-	from     netip.Addr // the daemon asks from there: loopback, and no other trial's
-	give     context.CancelFunc
+	policy  *Policy
+	request tinyproxy.Request
+	apart   bool // it has a uid of its own, and in the fence what its policy opens, which the AppVM's proxy has not
+	port    uint16
+	from    netip.Addr // the daemon asks from there: loopback, and no other trial's
+	give    context.CancelFunc
 
 	listens, over bool          // belong to the loop
 	bound, gone   chan struct{} // the binding is there, and is there no more
@@ -68,11 +68,11 @@ func (t tried) what() string {
 
 // try has a request tried under a policy, until ctx ends. It is apart if the policy is not the one that serves: nobody but
 // the trial may reach then what that policy opens.
-func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Question, apart bool) tried {
+func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Request, apart bool) tried {
 	if !policy.Bind.IsValid() || policy.Bind.IsUnspecified() { // of an AppVM that is not connected
 		policy = policy.at(netip.AddrFrom4([4]byte{127, 0, 0, 1}), policy.Places)
 	}
-	t := &trial{policy: policy, question: q, apart: apart, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
+	t := &trial{policy: policy, request: q, apart: apart, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
 	for {
 		_, err := s.ask(ctx, func(reply chan<- answer) { reply <- answer{err: s.beginTrial(ctx, t)} })
 		if err == nil {
@@ -123,7 +123,7 @@ func (s *Supervisor) beginTrial(ctx context.Context, t *trial) error {
 func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
 	defer t.give()
 	uid := s.Users.UID(t.who())
-	proxy, err := s.Proxies.Try(ctx, t.policy, uid, t.port, t.question)
+	proxy, err := s.Proxies.Try(ctx, t.policy, uid, t.port, t.request)
 	if err != nil {
 		t.outcome <- tried{err: err}
 		s.post(func() { s.endTrial(t) })
@@ -134,7 +134,7 @@ func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
 	case <-t.bound:
 		o := tried{}
 		if o.Outcome, o.err = proxy.Ask(ctx, t.from); o.err == nil && o.Stage == tinyproxy.Opening {
-			o.stuck = s.stuck(t.question, uid)
+			o.stuck = s.stuck(t.request, uid)
 		}
 		t.outcome <- o
 		s.post(func() { t.over, s.changed = true, true })
@@ -160,12 +160,8 @@ func (t *trial) who() netip.Addr {
 
 // stuck returns where a connection that is being opened would lead if what is sent for it left this VM; the zero AddrPort if it
 // does, or if that is not known.
-func (s *Supervisor) stuck(q tinyproxy.Question, uid uint32) (to netip.AddrPort) {
-	_, port, err := q.Destination()
-	if err != nil {
-		return to
-	}
-	tries, err := s.Attempts(uid, port)
+func (s *Supervisor) stuck(q tinyproxy.Request, uid uint32) (to netip.AddrPort) {
+	tries, err := s.Attempts(uid, q.Port)
 	if i := slices.IndexFunc(tries, func(a firewall.Attempt) bool { return !a.Left }); err == nil && i >= 0 {
 		to = tries[i].To
 	}

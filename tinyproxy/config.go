@@ -25,12 +25,12 @@ type Config struct {
 	Listen    []netip.Addr // listening addresses; none means every address of the machine
 	RulesFile string       // the file that tinyproxy reads as its filter; "" if it filters nothing
 	Filter    Filter
-	LogLevel  LogLevel   // what the template wants in the log; tinyproxy itself is made to say all
-	BasicAuth bool       // it wants a user and a password
-	Pages     []string   // status codes that it has pages of its own for; "*" is all
-	Connect   []uint16   // ports of ConnectPort, which CONNECT may go to
-	AnyPort   bool       // there is no ConnectPort: CONNECT may go to every port
-	Upstreams []Upstream // proxies that requests are passed on to
+	LogLevel  LogLevel // what the template wants in the log; tinyproxy itself is made to say all
+	BasicAuth bool     // it wants a user and a password
+	Pages     []string // status codes that it has pages of its own for; "*" is all
+	Connect   []uint16 // ports of ConnectPort, which CONNECT may go to
+	AnyPort   bool     // there is no ConnectPort: CONNECT may go to every port
+	Routes    []Route  // the lines of Upstream, in the order of the template
 
 	// What else decides how the proxy is confined.
 	MaxClients     int      // served at a time
@@ -71,13 +71,6 @@ type FilterLine struct {
 
 // Paths are the files of a proxy as its template has to name them.
 type Paths struct{ LogFile, PidFile, RulesFile string }
-
-// Upstream is another proxy, by address or by name.
-type Upstream struct {
-	Host string
-	Port uint16
-	Some bool // it is for some hosts only
-}
 
 // HasPage reports whether the template has a page of its own for a status code.
 func (c Config) HasPage(code string) bool {
@@ -207,8 +200,8 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 				c.Connect = append(c.Connect, uint16(n))
 			}
 		case "upstream":
-			if u, ok := parseUpstream(arg); ok {
-				c.Upstreams = append(c.Upstreams, u)
+			if r, ok := parseUpstream(arg); ok {
+				c.Routes = append(c.Routes, r)
 			}
 		case "loglevel":
 			if level, ok := parseLogLevel(arg); ok {
@@ -239,7 +232,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		kept = append(kept, written)
 	}
 	rest.Sum(c.Rest[:0])
-	if c.Filter.DefaultDeny && c.Filter.URLs && len(c.Upstreams) > 0 {
+	if c.Filter.DefaultDeny && c.Filter.URLs && len(c.Upstreams()) > 0 {
 		return Config{}, "", fmt.Errorf("%s:%d: with an Upstream, FilterURLs lets anything pass that looks like a listed URL, "+
 			"and the Upstream may read another host in it (remove FilterURLs and list hosts, or remove the Upstream)",
 			TemplateName(path), options["filterurls"].line)
@@ -276,24 +269,6 @@ func directive(line string) (name, arg string) {
 		line, arg = line[:n], line[n:]
 	}
 	return strings.ToLower(line), arg
-}
-
-// upstreamArg is `http HOST:PORT ["SITE"]`, with socks4 and socks5 in the place of http and USER:PASSWORD@ before the host,
-// or without a type as old versions had it. A password may contain blanks (PASSWORD in src/conf.c of 1.11).
-var upstreamArg = regexp.MustCompile(`(?i)^[ \t]+(?:(?:http|socks4|socks5)[ \t]+)?(?:.*@)?` +
-	`(?:\[([^]]+)\]|([^][ \t:@"]+)):([0-9]+)([ \t]+"[^"]+")?$`)
-
-// parseUpstream reads the argument of Upstream. `none "SITE"` names no proxy.
-func parseUpstream(arg string) (Upstream, bool) {
-	m := upstreamArg.FindStringSubmatch(arg)
-	if m == nil {
-		return Upstream{}, false
-	}
-	n, err := strconv.ParseUint(m[3], 10, 16)
-	if err != nil || n == 0 {
-		return Upstream{}, false
-	}
-	return Upstream{strings.Clone(m[1] + m[2]), uint16(n), m[4] != ""}, true
 }
 
 // isTrue reports what get_bool_arg makes of an argument.

@@ -34,7 +34,7 @@ func TestParseConfig(t *testing.T) {
 		"FilterExtended Yes\nFilterCaseSensitive Yes\n" // fnmatch's, which is compiled
 	want := Config{
 		MaxClients: 20, MaxClientsLine: 22, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, Pages: []string{"404", "*"},
-		Connect: []uint16{563}, Upstreams: []Upstream{{"proxy.corp.example", 3128, true}},
+		Connect: []uint16{563}, Routes: []Route{{".corp", Upstream{"proxy.corp.example", 3128}}},
 		LogFile: "/var/log/x", PidFile: "/run/a b.pid", Port: 61000,
 		Listen:    []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},
 		RulesFile: "/run/v/social/61000/rules",
@@ -92,9 +92,13 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 	if want := []uint16{443, 563}; !slices.Equal(got.Connect, want) {
 		t.Errorf("got %v, want %v", got.Connect, want)
 	}
-	want := []Upstream{{"10.0.0.5", 3128, false}, {"proxy.corp.example", 1080, true}, {"fd00::1", 1080, false}, {"old.example", 8080, false}, {"blank.example", 3128, false}}
-	if !slices.Equal(got.Upstreams, want) {
-		t.Errorf("got  %v\nwant %v", got.Upstreams, want)
+	want := []Route{{"", Upstream{"10.0.0.5", 3128}}, {".example", Upstream{"proxy.corp.example", 1080}}, {"", Upstream{"fd00::1", 1080}},
+		{"", Upstream{"old.example", 8080}}, {".local", Upstream{}}, {"", Upstream{"blank.example", 3128}}}
+	if !slices.Equal(got.Routes, want) {
+		t.Errorf("got  %v\nwant %v", got.Routes, want)
+	}
+	if all := got.Upstreams(); len(all) != 5 || slices.Contains(all, Upstream{}) {
+		t.Errorf("got %v", all)
 	}
 }
 

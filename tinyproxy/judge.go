@@ -9,10 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
@@ -30,16 +27,13 @@ import (
 // A Judge says what filter lines match. It asks a real tinyproxy, for each answer a new one: the C library that
 // tinyproxy was linked with is the only authority on regexes. That process lives for milliseconds, on a loopback
 // address of its own, as nobody, without a file on the disk; what it would let through goes to an address where
-// nobody listens, so that no question ever leaves the machine and no name is looked up.
+// nobody listens, so that no request ever leaves the machine and no name is looked up.
 type Judge struct {
 	Binary string
 	Filter Filter // how lines are read; DefaultDeny does not change what they match
 	// ConnectPorts are the lines of a template that say to which ports CONNECT may go, see ConnectPorts.
 	ConnectPorts []string
 }
-
-// A Question is what an AppVM may send to its proxy: a method, and a URL or, for CONNECT, HOST:PORT.
-type Question struct{ Method, Target string }
 
 // BadPattern is the error of a Judge about a line that does not compile.
 type BadPattern struct {
@@ -72,35 +66,35 @@ func ConnectPorts(text string) (lines []string) {
 	return lines
 }
 
-// PortAllowed tells whether the configuration lets a question pass as far as its port is concerned.
-func (j Judge) PortAllowed(ctx context.Context, q Question) (bool, error) {
-	refused, err := j.ask(ctx, nil, []Question{q}, j.ConnectPorts)
+// PortAllowed reports whether the configuration lets a request pass as far as its port is concerned.
+func (j Judge) PortAllowed(ctx context.Context, r Request) (bool, error) {
+	refused, err := j.ask(ctx, nil, []Request{r}, j.ConnectPorts)
 	return err == nil && !refused[0], err
 }
 
-// Any tells for each question whether any of the lines matches it.
-func (j Judge) Any(ctx context.Context, lines []string, questions []Question) ([]bool, error) {
-	if len(lines) == 0 || len(questions) == 0 {
-		return make([]bool, len(questions)), nil
+// Any reports for each request whether any of the lines matches it.
+func (j Judge) Any(ctx context.Context, lines []string, requests []Request) ([]bool, error) {
+	if len(lines) == 0 || len(requests) == 0 {
+		return make([]bool, len(requests)), nil
 	}
-	refused, err := j.ask(ctx, lines, questions, nil)
+	refused, err := j.ask(ctx, lines, requests, nil)
 	for i := range refused {
 		refused[i] = !refused[i] // under default deny
 	}
 	return refused, err
 }
 
-// Matches returns for each question the indexes of the first lines, most at most, that match it. It halves: with n
+// Matches returns for each request the indexes of the first lines, most at most, that match it. It halves: with n
 // lines and one match it asks about 2 log2(n) processes.
-func (j Judge) Matches(ctx context.Context, lines []string, questions []Question, most int) ([][]int, error) {
-	found := make([][]int, len(questions))
+func (j Judge) Matches(ctx context.Context, lines []string, requests []Request, most int) ([][]int, error) {
+	found := make([][]int, len(requests))
 	var search func(first int, lines []string, open []int) error
 	search = func(first int, lines []string, open []int) error {
-		var asked []Question
+		var asked []Request
 		var which []int
 		for _, i := range open {
 			if len(found[i]) < most {
-				asked, which = append(asked, questions[i]), append(which, i)
+				asked, which = append(asked, requests[i]), append(which, i)
 			}
 		}
 		hits, err := j.Any(ctx, lines, asked)
@@ -128,7 +122,7 @@ func (j Judge) Matches(ctx context.Context, lines []string, questions []Question
 		}
 		return search(first+half, lines[half:], hit)
 	}
-	all := make([]int, len(questions))
+	all := make([]int, len(requests))
 	for i := range all {
 		all[i] = i
 	}
@@ -235,18 +229,18 @@ func (j Judge) command(ctx context.Context, files []*os.File) (*exec.Cmd, *bytes
 	return cmd, said
 }
 
-// ask starts a tinyproxy that permits what lines match, or everything if there are none, and tells for each question
+// ask starts a tinyproxy that permits what lines match, or everything if there are none, and reports for each request
 // whether it refuses it.
-func (j Judge) ask(ctx context.Context, lines []string, questions []Question, config []string) (refused []bool, err error) {
+func (j Judge) ask(ctx context.Context, lines []string, requests []Request, config []string) (refused []bool, err error) {
 	err = onBareThread(func() (err error) {
-		refused, err = j.askOne(ctx, lines, questions, config)
+		refused, err = j.askOne(ctx, lines, requests, config)
 		return err
 	})
 	return refused, err
 }
 
 // askOne is ask, on a thread that ends after it.
-func (j Judge) askOne(ctx context.Context, lines []string, questions []Question, config []string) ([]bool, error) {
+func (j Judge) askOne(ctx context.Context, lines []string, requests []Request, config []string) ([]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionBound)
 	defer cancel()
 	fail := func(err error) ([]bool, error) { return nil, fmt.Errorf("ask tinyproxy: %w", err) }
@@ -300,11 +294,11 @@ func (j Judge) askOne(ctx context.Context, lines []string, questions []Question,
 		}
 		return fail(fmt.Errorf("%w%s", err, Quoted(strings.Split(strings.TrimSpace(said.String()), "\n"))))
 	}
-	refused := make([]bool, len(questions))
-	for i, q := range questions {
-		status, err := q.send(ctx, at)
+	refused := make([]bool, len(requests))
+	for i, r := range requests {
+		status, err := r.send(ctx, at)
 		if err != nil {
-			return fail(fmt.Errorf("%s %s: %w", q.Method, q.Target, err))
+			return fail(fmt.Errorf("%s: %w", r.Line(), err))
 		}
 		refused[i] = status == 403
 	}
@@ -364,22 +358,6 @@ func awaitListener(ctx context.Context, at netip.AddrPort, ended <-chan error) e
 	}
 }
 
-// send asks the tinyproxy at addr and returns the HTTP status that it answers.
-func (q Question) send(ctx context.Context, addr netip.AddrPort) (int, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = conn.SetDeadline(deadline)
-	}
-	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", q.Method, q.Target); err != nil {
-		return 0, err
-	}
-	return ReadStatus(conn)
-}
-
 // ReadStatus reads the status line of an answer.
 func ReadStatus(conn io.Reader) (int, error) {
 	answer, err := bufio.NewReader(io.LimitReader(conn, statusLineMax)).ReadString('\n')
@@ -388,24 +366,6 @@ func ReadStatus(conn io.Reader) (int, error) {
 		return 0, fmt.Errorf("answered %q: %w", answer, err)
 	}
 	return strconv.Atoi(words[1])
-}
-
-// Destination is where a proxy connects to for a question, if no Upstream does.
-func (q Question) Destination() (host string, port uint16, err error) {
-	address := q.Target
-	if q.Method != http.MethodConnect {
-		u, err := url.Parse(q.Target)
-		if err != nil {
-			return "", 0, err
-		}
-		address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80"))
-	}
-	host, digits, err := net.SplitHostPort(address)
-	if err != nil {
-		return "", 0, err
-	}
-	n, err := strconv.ParseUint(digits, 10, 16)
-	return host, uint16(n), err
 }
 
 // 1.10 does not tell the line.

@@ -2,19 +2,17 @@ package tinyproxy
 
 import (
 	"errors"
-	"fmt"
-	"net/http"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 )
 
-func pages(hosts ...string) (questions []Question) {
+func pages(hosts ...string) (requests []Request) {
 	for _, host := range hosts {
-		questions = append(questions, Question{http.MethodGet, "http://" + host + "/"})
+		requests = append(requests, Request{Host: host, Port: 80, URI: "/"})
 	}
-	return questions
+	return requests
 }
 
 func TestJudgeFindsTheLines(t *testing.T) {
@@ -88,9 +86,9 @@ func TestJudgeKnowsPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ports := range [][]string{ConnectPorts(text), nil} {
-		for port, listed := range map[int]bool{443: true, 8443: true, 22: false} {
+		for port, listed := range map[uint16]bool{443: true, 8443: true, 22: false} {
 			j := Judge{Binary: realBinary, ConnectPorts: ports}
-			got, err := j.PortAllowed(bounded(t), Question{http.MethodConnect, fmt.Sprintf("a.example:%d", port)})
+			got, err := j.PortAllowed(bounded(t), Request{Tunnel: true, Host: "a.example", Port: port})
 			if want := listed || ports == nil; err != nil || got != want {
 				t.Errorf("port %d with %q: %v, %v", port, ports, got, err)
 			}

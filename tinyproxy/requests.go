@@ -272,13 +272,12 @@ func hostPort(target string) (host string, port uint16) {
 // upstream returns the Upstream of the template that is called so.
 func (r *Requests) upstream(target string) (Upstream, bool) {
 	host, port := hostPort(target)
-	i := slices.IndexFunc(r.config.Upstreams, func(u Upstream) bool {
-		return u.Host == target || u.Host == host && u.Port == port
-	})
-	if i < 0 {
-		return Upstream{}, false
+	for _, route := range r.config.Routes {
+		if u := route.To; u != (Upstream{}) && (u.Host == target || u.Host == host && u.Port == port) {
+			return u, true
+		}
 	}
-	return r.config.Upstreams[i], true
+	return Upstream{}, false
 }
 
 // open is told that tinyproxy begins to connect to target. An Upstream's connection is a request of its own here, since
@@ -369,9 +368,9 @@ func (r *Requests) unauthorized(p pending) {
 
 // deny tells of a request, as text that does nothing to a terminal.
 func (r *Requests) deny(d events.Denial) {
-	d.Upstream = slices.ContainsFunc(r.config.Upstreams, func(u Upstream) bool {
-		return (d.Reason == events.ReasonName || d.Reason == events.ReasonConnect) && u.Host == d.Host && u.Port == d.Port
-	})
+	to := Upstream{d.Host, d.Port}
+	d.Upstream = (d.Reason == events.ReasonName || d.Reason == events.ReasonConnect) && to != (Upstream{}) &&
+		slices.ContainsFunc(r.config.Routes, func(route Route) bool { return route.To == to })
 	d.Host, d.Why, d.UID = Printable([]byte(d.Host)), Printable([]byte(d.Why[:min(len(d.Why), maxHost)])), r.uid
 	r.onDeny(d)
 }

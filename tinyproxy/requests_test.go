@@ -51,7 +51,7 @@ func TestWhatIsDeniedAndWhy(t *testing.T) {
 	long := strings.Repeat("a", 700)
 	opening := func(target string) string { return said("INFO", "opensock: opening connection to %s", target) }
 	refused := func(port string) string { return said("INFO", "Refused CONNECT method on port %s", port) }
-	corp := Config{Upstreams: []Upstream{{"proxy.corp", 3128, false}}}
+	corp := Config{Routes: []Route{{To: Upstream{"proxy.corp", 3128}}}}
 	for _, c := range []struct {
 		name   string
 		config Config

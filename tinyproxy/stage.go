@@ -1,7 +1,6 @@
 package tinyproxy
 
 import (
-	"net/http"
 	"regexp"
 	"strings"
 	"time"
@@ -31,14 +30,14 @@ const (
 
 // TrialText returns a configuration for a Trial, line by line as it was. The level of the log is the one that tells of each stage; the
 // last one counts (handle_loglevel in src/conf.c of 1.11).
-func TrialText(text string, unfiltered bool, method string) string {
+func TrialText(text string, unfiltered, tunnel bool) string {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	for i, line := range lines {
 		switch name, _ := directive(line); name {
 		case "allow", "deny", "basicauth", "loglevel":
 			lines[i] = "#"
 		case "connectport":
-			if method != http.MethodConnect {
+			if !tunnel {
 				lines[i] = "#"
 			}
 		case "filter", "filterurls", "filterdefaultdeny":

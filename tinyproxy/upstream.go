@@ -4,50 +4,84 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// UpstreamFor is the proxy that tinyproxy asks for a host, if it asks one, by the text of a configuration: upstream_get in
-// src/upstream.c of 1.11. The last line whose site matches decides, and it may say none; if there is no such line, the
-// first one without a site does.
-func UpstreamFor(host, text string) (to Upstream, ok bool) {
-	for _, line := range slices.Backward(strings.Split(text, "\n")) {
-		line = strings.TrimSpace(line)
-		words := strings.Fields(line)
-		if len(words) < 2 || !strings.EqualFold(words[0], "upstream") {
-			continue
-		}
-		up, isProxy := parseUpstream(line[len(words[0]):])
-		if !isProxy && words[1] != "none" { // in lower case only
-			continue
-		}
-		m := lastArg.FindStringSubmatch(line)
-		switch {
-		case m == nil:
-			to, ok = up, isProxy
-		case siteMatches(m[1], host):
-			return up, isProxy
+// An Upstream is another proxy, by address or by name.
+type Upstream struct {
+	Host string
+	Port uint16
+}
+
+// A Route is a line of Upstream: through which proxy requests for a site go.
+type Route struct {
+	Site string   // a host, .NAME, an address or a network; "" for all hosts
+	To   Upstream // the zero Upstream if the line says none
+}
+
+// upstreamArg is `http HOST:PORT ["SITE"]`, with socks4 and socks5 in the place of http and USER:PASSWORD@ before the host,
+// or without a type as old versions had it. A password may contain blanks (PASSWORD in src/conf.c of 1.11).
+var upstreamArg = regexp.MustCompile(`(?i)^[ \t]+(?:(?:http|socks4|socks5)[ \t]+)?(?:.*@)?` +
+	`(?:\[([^]]+)\]|([^][ \t:@"]+)):([0-9]+)(?:[ \t]+"([^"]+)")?$`)
+
+// parseUpstream reads the argument of Upstream.
+func parseUpstream(arg string) (r Route, ok bool) {
+	if m := upstreamArg.FindStringSubmatch(arg); m != nil {
+		n, err := strconv.ParseUint(m[3], 10, 16)
+		if err == nil && n != 0 {
+			return Route{To: Upstream{strings.Clone(m[1] + m[2]), uint16(n)}, Site: strings.Clone(m[4])}, true
 		}
 	}
-	return to, ok
+	if words := strings.Fields(arg); len(words) == 0 || words[0] != "none" { // in lower case only
+		return r, false
+	}
+	if m := lastArg.FindStringSubmatch(arg); m != nil {
+		r.Site = strings.Clone(m[1])
+	}
+	return r, true
+}
+
+// Upstreams returns the proxies that requests are passed on to.
+func (c Config) Upstreams() (all []Upstream) {
+	for _, r := range c.Routes {
+		if r.To != (Upstream{}) {
+			all = append(all, r.To)
+		}
+	}
+	return all
+}
+
+// UpstreamFor returns the proxy that tinyproxy asks for a host, if it asks one: upstream_get in src/upstream.c of 1.11. The
+// last line whose site matches decides, and it may say none. If there is no such line, the first one without a site does.
+func (c Config) UpstreamFor(host string) (to Upstream, ok bool) {
+	for _, r := range slices.Backward(c.Routes) {
+		switch {
+		case r.Site == "":
+			to = r.To
+		case siteMatches(r.Site, host):
+			return r.To, r.To != Upstream{}
+		}
+	}
+	return to, to != Upstream{}
 }
 
 // MisleadsUpstream returns the IPv6 address that an expression of a white list stands for, if tinyproxy passes requests for
 // it on to an Upstream. tinyproxy does so without brackets (1.11.1, connect_to_upstream in src/reqs.c): the Upstream gets
 // "2001:db8::1:443" for [2001:db8::1]:443, which is another address. A compiled line has colons in no other case.
-func MisleadsUpstream(expression, text string) (addr netip.Addr, misleads bool) {
+func (c Config) MisleadsUpstream(expression string) (addr netip.Addr, misleads bool) {
 	literal := strings.ReplaceAll(strings.Trim(expression, "^$"), `\.`, ".")
 	addr, err := netip.ParseAddr(literal)
 	if err != nil || !addr.Is6() {
 		return addr, false
 	}
-	_, misleads = UpstreamFor(literal, text)
+	_, misleads = c.UpstreamFor(literal)
 	return addr, misleads
 }
 
-// Misled says what is wrong with an address that MisleadsUpstream returned, and NotMisled what to do.
+// Misled returns what is wrong with an address that MisleadsUpstream returned, and NotMisled what to do about it.
 func Misled(addr netip.Addr) string {
 	return fmt.Sprintf("tinyproxy passes %s on to the Upstream without brackets, which reads another address", addr)
 }

@@ -42,9 +42,13 @@ func TestUpstreamAgreesWithTinyproxy(t *testing.T) {
 		for _, i := range random.Perm(len(pool))[:1+random.IntN(6)] {
 			lines = append(lines, pool[i])
 		}
+		config, _, err := ParseConfig("", strings.Join(lines, "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
 		for i, want := range decisions(t, lines, hosts) {
 			got := "none"
-			if up, ok := UpstreamFor(hosts[i], strings.Join(lines, "\n")); ok {
+			if up, ok := config.UpstreamFor(hosts[i]); ok {
 				got = fmt.Sprintf("%s:%d", up.Host, up.Port)
 			}
 			if got != want {
@@ -87,7 +91,7 @@ func decisions(t *testing.T, lines, hosts []string) (all []string) {
 	}
 	said := bufio.NewScanner(out)
 	for _, host := range hosts {
-		if _, err := (Question{"GET", "http://" + host + "/"}).send(t.Context(), at); err != nil {
+		if _, err := (Request{Host: host, Port: 80, URI: "/"}).send(t.Context(), at); err != nil {
 			t.Fatal(err)
 		}
 		var m []string

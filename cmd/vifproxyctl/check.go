@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -152,7 +151,8 @@ type linter struct {
 	at       place
 	check    rules.Check
 	judge    tinyproxy.Judge
-	config   string // as tinyproxy gets it
+	config   tinyproxy.Config
+	rendered string // the text that tinyproxy gets
 	untried  error  // why no tinyproxy was asked
 	findings []rules.Finding
 	black    []string // files that name what is forbidden
@@ -187,7 +187,7 @@ func (l *linter) readTemplate() error {
 		l.add(rules.Finding{Path: path, Problem: strings.TrimPrefix(err.Error(), path+":"), Refused: true})
 	}
 	filter := config.Filter
-	l.config = rendered
+	l.config, l.rendered = config, rendered
 	l.check, l.judge = policy.CheckFor(filter), tinyproxy.Judge{Binary: l.tinyproxy, Filter: filter.Compiled()}
 	if text != nil {
 		for _, f := range l.check.Template(path, string(text)) {
@@ -202,7 +202,7 @@ func (l *linter) readTemplate() error {
 
 // tryTemplate has tinyproxy read what the template makes of a configuration. Their lines are the same.
 func (l *linter) tryTemplate(path, text string) {
-	err := l.judge.Takes(context.Background(), l.config)
+	err := l.judge.Takes(context.Background(), l.rendered)
 	bad := (*tinyproxy.BadConfig)(nil)
 	if !errors.As(err, &bad) {
 		l.untried = err
@@ -264,8 +264,8 @@ func (l *linter) file(path string) {
 	}
 }
 
-func visits(host string) []tinyproxy.Question {
-	return []tinyproxy.Question{{Method: http.MethodGet, Target: "http://" + host + "/"}}
+func visits(host string) []tinyproxy.Request {
+	return []tinyproxy.Request{{Host: host, Port: 80, URI: "/"}}
 }
 
 // try has tinyproxy read the lines of a file, and finds those that it refuses. It returns what it reads, by line of
@@ -286,7 +286,7 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 	byLine = map[int][]string{}
 	var texts []string
 	for _, line := range lines {
-		if addr, misleads := tinyproxy.MisleadsUpstream(line.Text, l.config); misleads && !l.check.Forbid && !l.check.URLs {
+		if addr, misleads := l.config.MisleadsUpstream(line.Text); misleads && !l.check.Forbid && !l.check.URLs {
 			bad = append(bad, rules.Finding{Path: path, Line: line.Line, Problem: tinyproxy.Misled(addr),
 				Source: strings.Split(string(content), "\n")[line.Line-1], Remedy: tinyproxy.NotMisled(addr), Refused: true})
 		}

@@ -159,7 +159,7 @@ func (l *Launcher) box(program tinyproxy.Binary, spec Spec) confine.Box {
 		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
 		Connect: slices.Concat([]uint16{53, 80, 443}, c.Connect, spec.Connect),
 	}
-	for _, up := range c.Upstreams {
+	for _, up := range c.Upstreams() {
 		b.Connect = append(b.Connect, up.Port)
 	}
 	if c.BindsOut {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -33,26 +32,19 @@ func (t *Trial) Kill() {
 	_ = t.launcher.root().Remove(t.Spec.Name) // an AppVM's directory is not empty
 }
 
-// Try starts a Trial for a question. It is Start but for the AppVM's log and the files that tell of its proxy, which stay as they
+// Try starts a Trial for a request. It is Start but for the AppVM's log and the files that tell of its proxy, which stay as they
 // are. The configuration is that of spec without what is about who asks (see Admits) and, for a request that is no CONNECT,
 // without ConnectPort and FilterURLs, since it is tried as a tunnel: else tinyproxy would send it to the site.
-func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, q tinyproxy.Question) (*Trial, error) {
-	t := &Trial{tunnel: q.Target, heard: &heard{news: make(chan struct{}, 1)}}
-	if q.Method != http.MethodConnect {
-		host, port, err := q.Destination()
-		if err != nil {
-			return nil, err
-		}
-		t.tunnel = net.JoinHostPort(host, strconv.Itoa(int(port)))
-	}
-	spec.Text = tinyproxy.TrialText(spec.Text, q.Method != http.MethodConnect && spec.Config.Filter.URLs, q.Method)
+func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, r tinyproxy.Request) (*Trial, error) {
+	t := &Trial{tunnel: r.Address(), heard: &heard{news: make(chan struct{}, 1)}}
+	spec.Text = tinyproxy.TrialText(spec.Text, !r.Tunnel && spec.Config.Filter.URLs, r.Tunnel)
 	spec.heard = t.heard.add
 	var err error
 	t.Proxy, err = l.Start(ctx, binary, spec)
 	return t, err
 }
 
-// Ask sends the question, from an address of this machine, and waits until it is decided or ctx ends; then the outcome is how far
+// Ask sends the request, from an address of this machine, and waits until it is decided or ctx ends; then the outcome is how far
 // it has come. An error is about the trial, and says nothing about the request.
 func (t *Trial) Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, error) {
 	began := time.Now()
