@@ -220,7 +220,7 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
 		vm.current.shown = false
 		s.show(vm)
-		if before != nil && before.Policy.key != vm.current.Policy.key {
+		if before != nil && before.Policy.Key() != vm.current.Policy.Key() {
 			s.Events.Emit(events.InForce, events.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
 				MS: events.CeilMS(time.Since(vm.current.asked)),

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"vifproxy/internal/policy"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -91,7 +92,7 @@ func (in Inputs) desiredOf(file rules.File, link netwatch.AppVM, cache policyCac
 	if !d.connected() {
 		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 	}
-	d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policyInput{bind, in.Binary, in.Places, in.Restarts[d.Addr]})
+	d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr]})
 	return d
 }
 
@@ -106,17 +107,9 @@ func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desir
 type policyCache map[netip.Addr]cachedPolicy
 
 type cachedPolicy struct {
-	policyInput
+	policy.Input
 	policy *Policy
 	err    error
-}
-
-// policyInput is what else a policy is made of.
-type policyInput struct {
-	bind     netip.Addr
-	binary   tinyproxy.Binary
-	places   string
-	restarts int
 }
 
 // keep forgets the policies of what is not the same in both sets.
@@ -137,11 +130,11 @@ func (c policyCache) keep(before, now rules.Set) {
 	maps.DeleteFunc(c, func(addr netip.Addr, _ cachedPolicy) bool { return !same[addr] })
 }
 
-func (c policyCache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, in policyInput) (*Policy, error) {
+func (c policyCache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, in policy.Input) (*Policy, error) {
 	made, ok := c[f.Addr]
-	if !ok || made.policyInput != in {
-		made = cachedPolicy{policyInput: in}
-		made.policy, made.err = newPolicy(f, temporary(f), t, in)
+	if !ok || made.Input != in {
+		made = cachedPolicy{Input: in}
+		made.policy, made.err = policy.New(f, temporary(f), t, in)
 		c[f.Addr] = made
 	}
 	return made.policy, made.err

@@ -13,6 +13,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -173,7 +174,7 @@ type served struct {
 
 	file      rules.File // and what else its policy is made of
 	temporary []rules.Host
-	input     policyInput
+	input     policy.Input
 
 	clients int // connections of its proxy
 
@@ -196,7 +197,7 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 			f.off = "the AppVM is not connected"
 		case vm == nil || vm.current == nil:
 			f.off = "it does not run: see vifproxyctl show"
-		case d.Policy == nil || d.Policy.key != vm.current.Policy.key:
+		case d.Policy == nil || d.Policy.Key() != vm.current.Policy.Key():
 			f.Policy, f.note = vm.current.Policy, "these are the last good rules, not those of the file"
 			fallthrough
 		default:
@@ -210,11 +211,11 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 			if i := slices.IndexFunc(s.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
 				f.file = s.inputs.Rules.Files[i]
 				f.temporary = s.inputs.temporary(f.file)
-				f.input = policyInput{f.Bind, s.inputs.Binary, s.inputs.Places, s.inputs.Restarts[d.Addr]}
+				f.input = policy.Input{Bind: f.Bind, Binary: s.inputs.Binary, Places: s.inputs.Places, Restarts: s.inputs.Restarts[d.Addr]}
 			}
 			f.fence.Ports = slices.Concat(f.fence.Ports, f.Config.Connect)
 			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{
-				UID: f.uid, Holes: holes(f.Egress), Ports: numbers(f.Ports)})
+				UID: f.uid, Holes: holes(f.Egress), Ports: f.PortNumbers()})
 		}
 		reply <- answer{err: err}
 	})
@@ -269,10 +270,6 @@ func requestFor(typed string) (q tinyproxy.Request, err error) {
 	return q, nil
 }
 
-func (p *Policy) judge() tinyproxy.Judge {
-	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter.Compiled()}
-}
-
 // connectPortStep: a tunnel goes only to the ports that the template names, and to those that the list opens.
 func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.Request) (control.Step, error) {
 	step := control.Step{Guard: guardPort, Passes: true, Lines: []control.Line{}}
@@ -281,14 +278,14 @@ func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.
 		return step, nil
 	}
 	port := q.Port
-	config, text, err := p.render(anyFiles, anyPort)
+	config, text, err := p.RenderAnywhere()
 	if err != nil {
 		return step, err
 	}
-	judge := p.judge()
-	judge.ConnectPorts = tinyproxy.ConnectPorts(text + config.ConnectTo(p.connects(s.Egress)))
+	judge := p.Judge()
+	judge.ConnectPorts = tinyproxy.ConnectPorts(text + config.ConnectTo(p.ConnectPorts(s.Egress)))
 	step.Passes, err = judge.PortAllowed(ctx, q)
-	opened := p.opening(port)
+	opened := linesForPort(p.Policy, port)
 	for _, e := range p.Egress {
 		if e.Port == port {
 			opened = append(opened, control.Line{Path: p.RulesPath, Line: e.Line, Text: e.Text})
@@ -307,8 +304,8 @@ func (s *Supervisor) connectPortStep(ctx context.Context, p served, q tinyproxy.
 	return step, err
 }
 
-// opening returns the first lines that open a port at public addresses.
-func (p *Policy) opening(port uint16) (lines []control.Line) {
+// linesForPort returns the first lines that open a port at public addresses.
+func linesForPort(p *Policy, port uint16) (lines []control.Line) {
 	for _, l := range p.Ports {
 		if l.Number == port && len(lines) < mostLines {
 			lines = append(lines, control.Line{Path: p.RulesPath, Line: l.Line, Text: l.Text})
@@ -318,7 +315,7 @@ func (p *Policy) opening(port uint16) (lines []control.Line) {
 }
 
 // portLine returns the line that would open the port of a request.
-func (p *Policy) portLine(q tinyproxy.Request) string {
+func portLine(p *Policy, q tinyproxy.Request) string {
 	if host, err := entryFor(q.Host); err == nil && p.Names && p.Config.Filter.DefaultDeny {
 		host.Port = q.Port
 		return host.String()
@@ -336,7 +333,7 @@ func offer(steps []control.Step, f served, q tinyproxy.Request) {
 	switch {
 	case port.Passes:
 	case fence.Passes:
-		port.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", f.portLine(q))
+		port.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", portLine(f.Policy, q))
 	case strings.Contains(fence.Says, "` in the rule file opens it"):
 		port.Says += " (the line that opens the fence, below, opens it too)"
 	}
@@ -349,7 +346,7 @@ func rulesStep(ctx context.Context, p served, q tinyproxy.Request) (control.Step
 	for i, line := range p.Rules {
 		texts[i] = line.Text
 	}
-	matches, err := p.judge().Matches(ctx, texts, []tinyproxy.Request{q}, mostLines)
+	matches, err := p.Judge().Matches(ctx, texts, []tinyproxy.Request{q}, mostLines)
 	if err != nil {
 		return step, err
 	}

@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 	proc "vifproxy/tinyproxy/process"
@@ -42,7 +43,7 @@ func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := newPolicy(file, nil, template, policyInput{bind: bind, binary: tinyproxy.Binary{Path: realBinary}})
+	p, err := policy.New(file, nil, template, policy.Input{Bind: bind, Binary: tinyproxy.Binary{Path: realBinary}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +183,7 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 			for i, line := range p.Rules {
 				texts[i] = line.Text
 			}
-			got, err := p.judge().Matches(t.Context(), texts, questions, perFile)
+			got, err := p.Judge().Matches(t.Context(), texts, questions, perFile)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -25,14 +25,14 @@ type Exit struct {
 // exit is what the target may do. As long as another policy serves, both must permit it: a process has no holes
 // but its own rules', and what was taken away is closed at once.
 func exit(target *Policy, serving *Generation) Exit {
-	e := Exit{target.Addr, holes(target.Egress), target.Config.Connect, numbers(target.Ports), target.Config.Upstreams()}
-	if serving == nil || serving.Policy.key == target.key {
+	e := Exit{target.Addr, holes(target.Egress), target.Config.Connect, target.PortNumbers(), target.Config.Upstreams()}
+	if serving == nil || serving.Policy.Key() == target.Key() {
 		return e
 	}
 	old := serving.Policy
 	e.Holes = common(e.Holes, holes(old.Egress))
 	e.Ports = inBoth(e.Ports, old.Config.Connect)
-	e.Own = inBoth(e.Own, numbers(old.Ports))
+	e.Own = inBoth(e.Own, old.PortNumbers())
 	e.Upstreams = inBoth(e.Upstreams, old.Config.Upstreams())
 	return e
 }

@@ -50,7 +50,7 @@ func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Reques
 	}
 	step.Says = strings.Join(says, "; ")
 	if by.port {
-		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", f.portLine(q))
+		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", portLine(f.Policy, q))
 		return step, by, nil
 	}
 	text, line, err := f.egressLine(netip.AddrPortFrom(addrs[0], q.Port), s.Egress, step.Says)
@@ -133,7 +133,7 @@ func (f served) egressLine(to netip.AddrPort, forAll []rules.Egress, says string
 func (f served) opens(to netip.AddrPort, v firewall.Verdict, forAll []rules.Egress) (says string, lines []control.Line) {
 	addr := to.Addr()
 	if v.Hole == nil && v.Own {
-		return fmt.Sprintf("%s is public, and port %d is opened by", addr, to.Port()), f.opening(to.Port())
+		return fmt.Sprintf("%s is public, and port %d is opened by", addr, to.Port()), linesForPort(f.Policy, to.Port())
 	}
 	if v.Hole == nil {
 		return fmt.Sprintf("%s is public, and %s", addr, v.Why), []control.Line{}

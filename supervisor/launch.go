@@ -101,8 +101,8 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 
 // spec is what the launcher is told of a policy.
 func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) (proc.Spec, error) {
-	config, text, err := p.render(t.launcher.Paths(p.Name, port), port)
-	ports := p.connects(t.egress)
+	config, text, err := p.Render(t.launcher.Paths(p.Name, port), port)
+	ports := p.ConnectPorts(t.egress)
 	return proc.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: uid,
 		Config: config, Text: text + config.ConnectTo(ports), Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,

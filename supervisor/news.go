@@ -60,7 +60,7 @@ func (s *Supervisor) tell(old, d *Desired) {
 			}
 		}
 	}
-	if d.Policy != nil && d.Policy.list() == control.Black && (old.Policy == nil || old.Policy.list() != control.Black) {
+	if d.Policy != nil && listOf(d.Policy) == control.Black && (old.Policy == nil || listOf(old.Policy) != control.Black) {
 		s.Events.Emit(events.BlackList, about)
 	}
 	for _, vif := range d.Vifs {

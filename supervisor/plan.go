@@ -115,7 +115,7 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	}
 
 	serving := serving(a, target)
-	if serving != nil && a.Failures[target.key].Err != nil && !target.permitsAll(serving.Policy) {
+	if serving != nil && a.Failures[target.Key()].Err != nil && !target.PermitsAll(serving.Policy) {
 		serving = nil // who knows when the target will start: nothing serves rather than what was taken away
 	}
 	p.Exits = append(p.Exits, exit(target, serving))
@@ -127,11 +127,11 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 		}
 	}
 	coming := []*Policy{target}
-	if d.Policy != nil && d.Policy.key != target.key {
+	if d.Policy != nil && d.Policy.Key() != target.Key() {
 		coming = append(coming, d.Policy) // refused so far; tried again now and then, as everything is
 	}
 	for _, policy := range coming {
-		if serving == nil || serving.Policy.key != policy.key {
+		if serving == nil || serving.Policy.Key() != policy.Key() {
 			p.start(policy, a, now)
 		}
 	}
@@ -145,14 +145,14 @@ func targetOf(d *Desired, a *Actual) *Policy {
 	}
 	good := a.Good
 	if good != nil {
-		good = good.at(d.Bind, d.Places)
+		good = good.At(d.Bind, d.Places)
 	}
 	if d.Policy == nil {
 		return good
 	}
 	// tinyproxy itself is the judge of regular expressions. Where it refuses the new ones, the last good policy
 	// serves on, and is started again should its process die.
-	if good != nil && a.Failures[d.Policy.key].Bad {
+	if good != nil && a.Failures[d.Policy.Key()].Bad {
 		return good
 	}
 	return d.Policy
@@ -167,7 +167,7 @@ func serving(a *Actual, target *Policy) *Generation {
 		if !g.Ready || g.Dying || g.Deaf || g.Policy.Bind != target.Bind {
 			continue
 		}
-		if best == nil || g.Policy.key == target.key || best.Policy.key != target.key {
+		if best == nil || g.Policy.Key() == target.Key() || best.Policy.Key() != target.Key() {
 			best = g
 		}
 	}
@@ -176,11 +176,11 @@ func serving(a *Actual, target *Policy) *Generation {
 
 func (p *Plan) start(target *Policy, a *Actual, now time.Time) {
 	for _, g := range a.Generations {
-		if g.Policy.key == target.key && !g.Ready && !g.Dying {
+		if g.Policy.Key() == target.Key() && !g.Ready && !g.Dying {
 			return // on its way
 		}
 	}
-	if failure, ok := a.Failures[target.key]; ok && now.Before(failure.Retry) {
+	if failure, ok := a.Failures[target.Key()]; ok && now.Before(failure.Retry) {
 		p.lookAgain(failure.Retry)
 		return
 	}
@@ -195,7 +195,7 @@ func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time
 		switch {
 		case serving != nil && g.ID == serving.ID:
 		case !g.Ready:
-			if !slices.ContainsFunc(coming, func(c *Policy) bool { return c.key == g.Policy.key }) {
+			if !slices.ContainsFunc(coming, func(c *Policy) bool { return c.Key() == g.Policy.Key() }) {
 				p.end(g, Now, "its rules have changed again")
 			}
 		case g.Deaf:
@@ -204,7 +204,7 @@ func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time
 			p.end(g, Now, "the gateway has changed")
 		case serving == nil:
 			p.end(g, Now, "its rules permitted what is not permitted any more, and the new ones do not start")
-		case !serving.Policy.permitsAll(g.Policy):
+		case !serving.Policy.PermitsAll(g.Policy):
 			p.end(g, Soon, "its rules permitted what is not permitted any more")
 		case g.Idle:
 			p.end(g, Gently, "its last connection has ended")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -30,8 +31,7 @@ func allow(addr netip.Addr, lines ...string) *Policy {
 	for i, l := range lines {
 		p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l, Number: i + 1})
 	}
-	p.key = p.digest()
-	return p
+	return policy.Sealed(*p)
 }
 
 // world is a firewall VM without processes: what plan is about, and nothing else.
@@ -85,7 +85,7 @@ func randomWorld(r *rand.Rand) *world {
 		var policies []*Policy
 		for n := range 4 {
 			lines := []string{"a", "b", "c", "d"}[:n+1]
-			policies = append(policies, allow(addr, lines...).at(gateways[r.IntN(2)], ""))
+			policies = append(policies, allow(addr, lines...).At(gateways[r.IntN(2)], ""))
 		}
 		pick := func() *Policy { return policies[r.IntN(len(policies))] }
 		if r.IntN(5) > 0 {
@@ -94,7 +94,7 @@ func randomWorld(r *rand.Rand) *world {
 				d.Vifs = append(d.Vifs, fmt.Sprintf("vif%d.%d", i, n))
 			}
 			if r.IntN(5) > 0 {
-				d.Policy = pick().at(d.Bind, d.Places)
+				d.Policy = pick().At(d.Bind, d.Places)
 			} else {
 				d.Err = errors.New("bad rule file")
 			}
@@ -115,7 +115,7 @@ func randomWorld(r *rand.Rand) *world {
 				a.Good = pick()
 			}
 			if r.IntN(3) == 0 {
-				a.Failures[pick().key] = Failure{Bad: r.IntN(2) == 0, Retry: t0.Add(time.Minute)}
+				a.Failures[pick().Key()] = Failure{Bad: r.IntN(2) == 0, Retry: t0.Add(time.Minute)}
 			}
 			w.have[addr] = a
 		}
@@ -187,18 +187,18 @@ func (w *world) equalsDesired(bindings []firewall.Binding) error {
 		if a != nil {
 			waiting = a.Failures
 			if a.Good != nil {
-				good = a.Good.at(d.Bind, d.Places)
+				good = a.Good.At(d.Bind, d.Places)
 			}
 		}
 		target := d.Policy
-		if target == nil || good != nil && waiting[target.key].Bad {
+		if target == nil || good != nil && waiting[target.Key()].Bad {
 			target = good
 		}
 		if target == nil || a == nil {
 			continue
 		}
-		serves := slices.IndexFunc(a.Generations, func(g Generation) bool { return g.Policy.key == target.key })
-		if _, failing := waiting[target.key]; failing && serves < 0 {
+		serves := slices.IndexFunc(a.Generations, func(g Generation) bool { return g.Policy.Key() == target.Key() })
+		if _, failing := waiting[target.Key()]; failing && serves < 0 {
 			serves = slices.IndexFunc(a.Generations, func(g Generation) bool { return g.Policy.Bind == d.Bind })
 			if serves < 0 {
 				continue // it waits for its next try
@@ -227,17 +227,15 @@ func TestRetiring(t *testing.T) {
 	deny := func(p *Policy) *Policy {
 		q := *p
 		q.Config.Filter.DefaultDeny = false
-		q.key = q.digest()
-		return &q
+		return policy.Sealed(q)
 	}
-	otherTemplate := *allow(addr, "a", "b")
+	otherTemplate := allow(addr, "a", "b")
 	otherTemplate.Config.Rest = sha256.Sum256([]byte("MaxClients 1\n"))
-	otherTemplate.key = otherTemplate.digest()
+	otherTemplate = policy.Sealed(*otherTemplate)
 	open := func(p *Policy, networks string) *Policy {
 		q := *p
 		q.Egress, _ = rules.ParseEgress(networks)
-		q.key = q.digest()
-		return &q
+		return policy.Sealed(q)
 	}
 	tests := []struct {
 		name     string
@@ -256,7 +254,7 @@ func TestRetiring(t *testing.T) {
 		{name: "egress widened", old: open(allow(addr, "a"), "10.1.0.0/16"), new: open(allow(addr, "a"), "10.0.0.0/8"), retire: []int{1}},
 		{name: "egress narrowed", old: open(allow(addr, "a"), "10.0.0.0/8"), new: open(allow(addr, "a"), "10.1.0.0/16"), end: kill(1)},
 		{name: "egress removed", old: open(allow(addr, "a"), "10.1.0.0/16"), new: allow(addr, "a"), end: kill(1)},
-		{name: "template changed", old: allow(addr, "a"), new: &otherTemplate, end: kill(1)},
+		{name: "template changed", old: allow(addr, "a"), new: otherTemplate, end: kill(1)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -190,10 +190,10 @@ func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 		if !s.isNew(p.vm.addr) || !s.stale(p.ready, p.vm.addr) {
 			p.vm.good = p.Policy
 		}
-		if f, had := p.vm.failures[p.Policy.key]; had {
+		if f, had := p.vm.failures[p.Policy.Key()]; had {
 			// How often it failed is forgotten when it has served for a while, in next: coming up is no merit of a
 			// process that ends right after.
-			p.vm.failures[p.Policy.key] = Failure{Count: f.Count}
+			p.vm.failures[p.Policy.Key()] = Failure{Count: f.Count}
 		}
 	}
 	s.Events.Emit(events.ProxyListens, events.About{
@@ -296,9 +296,9 @@ func (s *Supervisor) named(name string) bool {
 // Connections are those that ended with it, if that is known.
 func (s *Supervisor) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
 	connections ...int) {
-	before := vm.failures[policy.key]
+	before := vm.failures[policy.Key()]
 	f := before.next(now, err, kind == events.RulesRefused, served)
-	vm.failures[policy.key] = f
+	vm.failures[policy.Key()] = f
 	s.changed = true
 	s.Wake(Mail)
 	if kind == events.ProxyDied || before.Err == nil || before.Err.Error() != err.Error() {
@@ -328,10 +328,10 @@ func (s *Supervisor) prune() {
 			vm.good = d.Policy // also if it came up long ago, and serves again after rules that were taken back
 		}
 		if vm.good != nil {
-			vm.good = vm.good.only(s.inputs.Temporary[identity{vm.good.Name, addr}])
+			vm.good = vm.good.Only(s.inputs.Temporary[identity{vm.good.Name, addr}])
 		}
 		for key := range vm.failures {
-			if !d.connected() || !(d.Policy != nil && d.Policy.key == key || vm.good != nil && vm.good.at(d.Bind, d.Places).key == key) {
+			if !d.connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.good != nil && vm.good.At(d.Bind, d.Places).Key() == key) {
 				delete(vm.failures, key)
 			}
 		}
@@ -355,7 +355,7 @@ func (s *Supervisor) prune() {
 // runs tells whether a process listens that has a policy.
 func (vm *appVM) runs(p *Policy) bool {
 	return slices.ContainsFunc(vm.processes, func(q *process) bool {
-		return q.Ready && !q.Dying && !q.Deaf && q.Policy.key == p.key
+		return q.Ready && !q.Dying && !q.Deaf && q.Policy.Key() == p.Key()
 	})
 }
 

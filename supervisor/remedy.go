@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -37,8 +38,7 @@ func (f served) remedyFor(steps []control.Step, q tinyproxy.Request, o opening) 
 	if f.file.Path == "" {
 		return r, false
 	}
-	filter := f.Config.Filter
-	allows := filter.DefaultDeny && !filter.URLs // that `allow` adds what passes
+	allows := f.Config.Filter.AllowsByLine() // that `allow` adds what passes
 	if refuses(guardFence) {
 		if o == (opening{}) && !refuses(guardRules) {
 			return r, false
@@ -103,7 +103,7 @@ func (f served) with(r remedy) (*Policy, error) {
 	if r.entry != (rules.Host{}) {
 		temporary = append(temporary, r.entry)
 	}
-	return newPolicy(file, temporary, f.Template, f.input)
+	return policy.New(file, temporary, f.Template, f.input)
 }
 
 // lines are what it adds, for people.
@@ -143,7 +143,7 @@ func (r remedy) orders(f served) string {
 	}
 	var lines []string
 	if r.entry != (rules.Host{}) {
-		for _, line := range f.file.Lacks(syntax(f.Config.Filter), r.entry) {
+		for _, line := range f.file.Lacks(policy.SyntaxOf(f.Config.Filter), r.entry) {
 			lines = append(lines, "`"+line+"`")
 		}
 	}

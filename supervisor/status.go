@@ -49,7 +49,7 @@ func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 	starting := false
 	if vm != nil {
 		if d.Policy != nil {
-			failure = vm.failures[d.Policy.key]
+			failure = vm.failures[d.Policy.Key()]
 		}
 		for _, p := range vm.processes {
 			starting = starting || !p.Ready && !p.Dying
@@ -149,9 +149,9 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 		if row.State == control.Running {
 			row.PID, row.Port = vm.current.pid(), int(vm.current.Port)
 			row.Confinement = &s.Confined
-			row.List = vm.current.Policy.list()
+			row.List = listOf(vm.current.Policy)
 		} else if d.Policy != nil {
-			row.List = d.Policy.list()
+			row.List = listOf(d.Policy)
 		}
 		status.VMs = append(status.VMs, row)
 	}

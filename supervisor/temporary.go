@@ -41,7 +41,7 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 		if d.Policy == nil {
 			return &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
 		}
-		if f := d.Policy.Config.Filter; (!f.DefaultDeny || f.URLs) && t.Seconds > 0 {
+		if !d.Policy.Config.Filter.AllowsByLine() && t.Seconds > 0 {
 			return &control.DaemonError{Code: http.StatusConflict, Message: "the template `config` says FilterDefaultDeny No, or has" +
 				" FilterURLs: a host cannot be allowed by a line with its name"}
 		}

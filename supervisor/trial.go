@@ -70,7 +70,7 @@ func (t tried) what() string {
 // the trial may reach then what that policy opens.
 func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Request, apart bool) tried {
 	if !policy.Bind.IsValid() || policy.Bind.IsUnspecified() { // of an AppVM that is not connected
-		policy = policy.at(netip.AddrFrom4([4]byte{127, 0, 0, 1}), policy.Places)
+		policy = policy.At(netip.AddrFrom4([4]byte{127, 0, 0, 1}), policy.Places)
 	}
 	t := &trial{policy: policy, request: q, apart: apart, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
 	for {
@@ -172,7 +172,7 @@ func (s *Supervisor) stuck(q tinyproxy.Request, uid uint32) (to netip.AddrPort) 
 func (s *Supervisor) trialExits() (exits []Exit) {
 	for _, t := range s.trials {
 		if t.apart && t.listens && !t.over {
-			exits = append(exits, Exit{Addr: t.from, Holes: holes(t.policy.Egress), Own: numbers(t.policy.Ports)})
+			exits = append(exits, Exit{Addr: t.from, Holes: holes(t.policy.Egress), Own: t.policy.PortNumbers()})
 		}
 	}
 	return exits

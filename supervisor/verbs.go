@@ -315,7 +315,7 @@ func (vm *appVM) fallsBack(p *process) bool {
 	for _, f := range vm.failures {
 		refused = refused || f.Bad
 	}
-	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.at(p.Policy.Bind, p.Policy.Places).key == p.Policy.key
+	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
 }
 
 // answer is what the loop says to a verb.

@@ -53,10 +53,13 @@ type Filter struct {
 	URLs          bool // lines match whole URLs; otherwise host names
 }
 
+// AllowsByLine reports whether a line lets hosts pass. Else it would forbid them, or match no host but whole URLs.
+func (f Filter) AllowsByLine() bool { return f.DefaultDeny && !f.URLs }
+
 // Compiled returns the filter as tinyproxy is made to read it. The daemon compiles the lines of a white list of hosts to
 // extended expressions, whatever the template's language is: fnmatch cannot say which characters a '*' stands for.
 func (f Filter) Compiled() Filter {
-	if f.DefaultDeny && !f.URLs {
+	if f.AllowsByLine() {
 		f.CaseSensitive = f.CaseSensitive || f.Fnmatch
 		f.Extended, f.Fnmatch = true, false
 	}

@@ -1,6 +1,7 @@
-// Package policy has what one AppVM's proxy may do.
+// Package policy says what one AppVM's proxy may do: it joins what rule files and the template say (package rules) to what
+// tinyproxy makes of that (package tinyproxy).
 //
-// Concurrency: its functions may be called from any goroutine.
+// Concurrency: a Policy is immutable, and every function may be called from any goroutine.
 package policy
 
 import (
@@ -18,20 +19,26 @@ func FilterOf(t rules.Template) (tinyproxy.Filter, error) {
 
 // ConfigOf returns what a template makes of a proxy, of no AppVM in particular, and the text that tinyproxy gets.
 func ConfigOf(t rules.Template) (tinyproxy.Config, string, error) {
-	local := netip.IPv4Unspecified()
-	return tinyproxy.ParseConfig(t.Path, t.Render(rules.Values{
-		Port: 1, VMIP: local, BindIP: local, LogFile: "log", PidFile: "pid", RulesFile: "rules",
-	}))
+	nobody := Policy{Template: t, Addr: netip.IPv4Unspecified(), Bind: netip.IPv4Unspecified()}
+	return nobody.RenderAnywhere()
+}
+
+// What a configuration is rendered for where neither files nor port matter.
+var anyFiles = tinyproxy.Paths{LogFile: "log", PidFile: "pid", RulesFile: "rules"}
+
+const anyPort = 1
+
+// SyntaxOf returns how the lines of rule files are read if tinyproxy reads them so.
+func SyntaxOf(f tinyproxy.Filter) rules.Syntax {
+	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, Forbid: !f.DefaultDeny}
+	switch {
+	case f.Fnmatch:
+		s.Language = rules.Fnmatch
+	case f.Extended:
+		s.Language = rules.Extended
+	}
+	return s
 }
 
 // CheckFor returns how rule files are checked if tinyproxy reads them so.
-func CheckFor(f tinyproxy.Filter) rules.Check {
-	c := rules.Check{Syntax: rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, Forbid: !f.DefaultDeny}}
-	switch {
-	case f.Fnmatch:
-		c.Language = rules.Fnmatch
-	case f.Extended:
-		c.Language = rules.Extended
-	}
-	return c
-}
+func CheckFor(f tinyproxy.Filter) rules.Check { return rules.Check{Syntax: SyntaxOf(f)} }

@@ -1,0 +1,246 @@
+package policy
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// A Policy is everything that decides what one AppVM's proxy lets through and where it listens, but for its port.
+// It is immutable. Two policies with the same key run the same proxy.
+type Policy struct {
+	Name      string     // of the AppVM, from its rule file
+	Addr      netip.Addr // of the AppVM
+	Bind      netip.Addr // the gateway, on which the proxy listens
+	Template  rules.Template
+	Config    tinyproxy.Config // of the template, rendered for no port and no files in particular
+	Rules     []tinyproxy.FilterLine
+	Written   map[int]string        // lines as the rule file has them, by number, for those of Rules
+	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
+	Ports     []rules.Port          // that its list opens and the template does not, sorted; Line 0 is for a time only
+	Names     bool                  // its list is of names
+	RulesPath string                // the user's rule file, for messages
+	Places    string                // that its sandbox depends on: the sandbox of a running process knows no others
+	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may have holes
+	Temporary map[string]rules.Host // those of Rules that are in no file: allowed for a time
+	Findings  []string              // what is wrong with the rule file although it can be used
+	Restarts  int                   // how often `restart` asked for a new process
+
+	key string
+}
+
+// Input is what a policy is made of besides the rule file and the template. Comparable.
+type Input struct {
+	Bind     netip.Addr
+	Binary   tinyproxy.Binary
+	Places   string
+	Restarts int
+}
+
+// New returns what file and template ask of the proxy of an AppVM.
+// temporary is what else it may reach. An error is one of the inputs, in the words of the package that refused it.
+func New(file rules.File, temporary []rules.Host, template rules.Template, in Input) (*Policy, error) {
+	p := &Policy{
+		Name: file.Name, Addr: file.Addr, Bind: in.Bind,
+		Template: template, RulesPath: file.Path, Places: in.Places,
+		Binary: in.Binary, Restarts: in.Restarts, Names: file.Names(), Egress: slices.Clone(file.Egress),
+	}
+	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
+	var err error
+	if p.Config, _, err = p.RenderAnywhere(); err != nil {
+		return nil, err
+	}
+	f := p.Config.Filter
+	reading := SyntaxOf(f)
+	for _, finding := range CheckFor(f).Parsed(file) {
+		p.Findings = append(p.Findings, finding.String())
+	}
+	if f.AllowsByLine() {
+		file = file.With(reading, temporary)
+	}
+	for _, port := range file.Ports {
+		if port.Line = max(port.Line, 0); !slices.Contains(p.Config.Connect, port.Number) {
+			p.Ports = append(p.Ports, port)
+		}
+	}
+	slices.SortStableFunc(p.Ports, func(a, b rules.Port) int { return cmp.Compare(a.Number, b.Number) })
+	lines, err := file.Lines(reading)
+	if err != nil {
+		return nil, err
+	}
+	listed := make(map[string]bool, len(lines))
+	p.Temporary, p.Written = map[string]rules.Host{}, map[int]string{}
+	for _, l := range lines {
+		if addr, misleads := p.Config.MisleadsUpstream(l.Text); misleads && f.AllowsByLine() {
+			return nil, &rules.Error{Path: file.Path, Line: l.Line,
+				Text: tinyproxy.Misled(addr), Remedy: tinyproxy.NotMisled(addr)}
+		}
+		switch {
+		case l.Line > 0:
+			p.Written[l.Line] = l.Source
+			listed[l.Text] = true
+			p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l.Text, Number: l.Line})
+		case !listed[l.Text]:
+			p.Temporary[l.Text] = temporary[-1-l.Line].WithoutPort()
+			listed[l.Text] = true
+			p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l.Text})
+		}
+	}
+	return p.sealed(), nil
+}
+
+// Render returns the configuration of a proxy with these files at this port, and its text.
+func (p *Policy) Render(paths tinyproxy.Paths, port uint16) (tinyproxy.Config, string, error) {
+	return tinyproxy.ParseConfig(p.Template.Path, p.Template.Render(rules.Values{
+		Port: port, VMIP: p.Addr, BindIP: p.Bind,
+		LogFile: paths.LogFile, PidFile: paths.PidFile, RulesFile: paths.RulesFile,
+	}))
+}
+
+// RenderAnywhere returns a configuration where neither files nor port matter, and its text.
+func (p *Policy) RenderAnywhere() (tinyproxy.Config, string, error) {
+	return p.Render(anyFiles, anyPort)
+}
+
+// At returns the same policy for another gateway, and other places in the file system: what is kept of a last good policy when
+// the netvm's address or what its sandbox depends on changes.
+func (p *Policy) At(bind netip.Addr, places string) *Policy {
+	if p.Bind == bind && p.Places == places {
+		return p
+	}
+	moved := *p
+	moved.Bind, moved.Places = bind, places
+	return moved.sealed()
+}
+
+// Only returns the same policy with no more temporary lines and ports than those for the given hosts: a last good policy must
+// not keep what has expired.
+func (p *Policy) Only(hosts map[rules.Host]time.Duration) *Policy {
+	valid, open := map[rules.Host]bool{}, map[uint16]bool{}
+	for host := range hosts {
+		valid[host.WithoutPort()], open[host.Port] = true, true
+	}
+	gone := func(l tinyproxy.FilterLine) bool {
+		host, temporary := p.Temporary[l.Text]
+		return temporary && !valid[host]
+	}
+	closed := func(port rules.Port) bool { return port.Line == 0 && !open[port.Number] }
+	if !slices.ContainsFunc(p.Rules, gone) && !slices.ContainsFunc(p.Ports, closed) {
+		return p
+	}
+	less := *p
+	less.Rules = slices.DeleteFunc(slices.Clone(p.Rules), gone)
+	less.Ports = slices.DeleteFunc(slices.Clone(p.Ports), closed)
+	return less.sealed()
+}
+
+// Key is the same for two policies that run the same proxy.
+func (p *Policy) Key() string { return p.key }
+
+// Sealed returns a policy that was put together by hand, with its key. For tests.
+func Sealed(p Policy) *Policy { return p.sealed() }
+
+func (p *Policy) sealed() *Policy {
+	p.key = p.digest()
+	return p
+}
+
+// digest leaves out comments and line numbers: files that read the same to tinyproxy restart nothing.
+func (p *Policy) digest() string {
+	h := sha256.New()
+	c := p.Config
+	fmt.Fprintf(h, "%q %s %s %v %d %q\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts, p.Places)
+	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Rest[:])
+	for _, e := range p.Egress {
+		fmt.Fprintf(h, "%s\n", e)
+	}
+	fmt.Fprintf(h, "%v\n", p.PortNumbers())
+	for _, l := range p.Rules {
+		fmt.Fprintf(h, "%q\n", l.Text)
+	}
+	return string(h.Sum(nil))
+}
+
+// PermitsAll reports whether p lets through at least all that old did, so that connections made under old may live on.
+// It is decided from the text alone, and only where that leaves no doubt: filter lines added under default deny,
+// or taken away under default allow, and egress and ports added, with the template and the gateway as they were.
+func (p *Policy) PermitsAll(old *Policy) bool {
+	f := p.Config.Filter
+	switch {
+	case p.Addr != old.Addr || p.Bind != old.Bind || p.Config.Rest != old.Config.Rest || f != old.Config.Filter:
+		return false
+	case !p.reachesAll(old):
+		return false
+	case !f.Enabled:
+		return true
+	case f.DefaultDeny:
+		return subset(old.Rules, p.Rules)
+	}
+	return subset(p.Rules, old.Rules)
+}
+
+// reachesAll reports whether fence and ConnectPort let p's process do all that they let old's do.
+func (p *Policy) reachesAll(old *Policy) bool {
+	open := p.PortNumbers()
+	if slices.ContainsFunc(old.PortNumbers(), func(port uint16) bool { return !slices.Contains(open, port) }) {
+		return false
+	}
+	return !slices.ContainsFunc(old.Egress, func(e rules.Egress) bool {
+		return !slices.ContainsFunc(p.Egress, func(wider rules.Egress) bool { return wider.Covers(e) })
+	})
+}
+
+// ConnectPorts returns the ports to which its requests may go besides the usual ones and the template's, as far as it is not
+// the fence that says where: those of its list, and of what the fence opens to it, forAll included.
+func (p *Policy) ConnectPorts(forAll []rules.Egress) []uint16 {
+	ports := p.PortNumbers()
+	for _, e := range slices.Concat(p.Egress, forAll) {
+		if e.Port != 0 {
+			ports = append(ports, e.Port)
+		}
+	}
+	return ports
+}
+
+// PortNumbers returns the numbers of Ports, each once.
+func (p *Policy) PortNumbers() (all []uint16) {
+	for _, port := range p.Ports {
+		all = append(all, port.Number)
+	}
+	return slices.Compact(all)
+}
+
+func subset(small, large []tinyproxy.FilterLine) bool {
+	in := make(map[string]bool, len(large))
+	for _, l := range large {
+		in[l.Text] = true
+	}
+	return !slices.ContainsFunc(small, func(l tinyproxy.FilterLine) bool { return !in[l.Text] })
+}
+
+// Judge returns the judge of what the policy's lines match.
+func (p *Policy) Judge() tinyproxy.Judge {
+	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter.Compiled()}
+}
+
+// String is what the fakes of tests print of a policy.
+func (p *Policy) String() string {
+	texts := make([]string, len(p.Rules))
+	for i, l := range p.Rules {
+		texts[i] = l.Text
+	}
+	for _, e := range p.Egress {
+		texts = append(texts, "egress "+e.String())
+	}
+	for _, port := range p.PortNumbers() {
+		texts = append(texts, fmt.Sprintf("port %d", port))
+	}
+	return fmt.Sprintf("%s (%s) at %s: %s", p.Name, p.Addr, p.Bind, strings.Join(texts, " "))
+}
