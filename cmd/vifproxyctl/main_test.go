@@ -24,7 +24,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/events"
 	"vifproxy/internal/terminal"
-	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/kernel"
 )
 
 func TestMain(m *testing.M) {
@@ -89,7 +89,7 @@ func TestScripts(t *testing.T) {
 			if name != "landlock" {
 				return false, fmt.Errorf("there is no condition %s", name)
 			}
-			return !slices.ContainsFunc(confine.OfTheKernel(), func(l confine.Lack) bool { return l.Mechanism == name }), nil
+			return !slices.ContainsFunc(kernel.Lacks(), func(l kernel.Lack) bool { return l.Mechanism == name }), nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"daemon": startDaemon,

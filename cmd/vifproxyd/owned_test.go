@@ -17,13 +17,13 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
-	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/kernel"
 )
 
 // needsLandlock skips a test where the kernel has no Landlock, or a container refuses it.
 func (s *site) needsLandlock() {
 	s.Helper()
-	for _, lack := range confine.OfTheKernel() {
+	for _, lack := range kernel.Lacks() {
 		if lack.Mechanism == "landlock" && !lack.InPart {
 			s.Skip(lack)
 		}

@@ -10,18 +10,19 @@ import (
 	"strings"
 
 	"vifproxy/internal/policy"
-	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/kernel"
+	"vifproxy/tinyproxy/limits"
 )
 
 // confinement names what this machine does not have to confine proxies with.
 func (d *doctor) confinement() {
 	const check = "confinement"
-	missing := []confine.Lack{}
+	missing := []kernel.Lack{}
 	if d.status == nil { // what systemd gives is not known then
-		missing = confine.OfTheKernel()
+		missing = kernel.Lacks()
 	}
 	for _, lack := range d.setup.Confinement.Missing {
-		missing = append(missing, confine.Lack(lack))
+		missing = append(missing, kernel.Lack(lack))
 	}
 	for _, lack := range missing {
 		level := Wrong
@@ -45,14 +46,14 @@ func (d *doctor) limits() {
 	}
 	var sum struct{ tasks, memory, tracked, descriptors uint64 }
 	for _, file := range d.rules.Files {
-		var size confine.Rules
+		var size limits.Rules
 		if lines, err := file.Lines(policy.CheckFor(config.Filter).Syntax); err == nil {
 			size.Lines = len(lines)
 			for _, line := range lines {
 				size.Bytes += len(line.Text)
 			}
 		}
-		l := confine.LimitsOf(config.MaxClients, size)
+		l := limits.Of(config.MaxClients, size)
 		sum.tasks += l.Tasks
 		sum.memory += l.Memory
 		sum.tracked += connectionsPerClient * uint64(config.MaxClients)

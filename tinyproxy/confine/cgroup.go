@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/limits"
 )
 
 // controllers are those that limit a proxy.
@@ -163,7 +165,7 @@ type group struct {
 
 // add makes the cgroup of a proxy, and opens its cgroup.procs for the process to enter by. Starting it inside
 // takes clone3(2), which RestrictNamespaces= of systemd does not let us have.
-func (g *groups) add(port uint16, n needs) (_ *group, procs *os.File, err error) {
+func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err error) {
 	c := &group{g, fmt.Sprint(proxyPrefix, port)}
 	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
 		err = c.remove()
@@ -185,7 +187,7 @@ func (g *groups) add(port uint16, n needs) (_ *group, procs *os.File, err error)
 		{"memory", "memory.max", fmt.Sprint(n.Memory)},
 		{"memory", "memory.swap.max", "0"},
 		{"memory", "memory.oom.group", "1"}, // ended as a whole
-		{"pids", "pids.max", fmt.Sprint(n.serving)},
+		{"pids", "pids.max", fmt.Sprint(n.Serving)},
 		{"cpu", "cpu.weight", "50"}, // of the daemon's 1000
 	} {
 		if !slices.Contains(g.enabled, l.controller) {

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/limits"
 )
 
 // TestGroups takes over a cgroup as systemd delegates one, in a mount of its own: the hierarchy is the machine's.
@@ -55,7 +57,7 @@ func TestGroups(t *testing.T) {
 	t.Logf("controllers %q", g.enabled)
 
 	// A process that leaves its session, and what it forked, in the proxy's cgroup.
-	c, procs, err := g.add(61000, need(100, Rules{}, false))
+	c, procs, err := g.add(61000, limits.Need(100, limits.Rules{}, false))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/capability"
+	"vifproxy/tinyproxy/kernel"
+	"vifproxy/tinyproxy/limits"
 )
 
 var native = binary.NativeEndian
@@ -37,14 +39,14 @@ const (
 
 // Sandbox is what all proxies are confined by.
 type Sandbox struct {
-	Applied []string // mechanisms in force for every proxy
-	Missing []Lack   // what this machine does not have
+	Applied []string      // mechanisms in force for every proxy
+	Missing []kernel.Lack // what this machine does not have
 
-	helper        *os.File // vifproxy-confine as it was when this daemon started: an upgrade may replace it
-	once, allowed *os.File // seccomp filters; nil if the kernel has none
-	abi           int      // of Landlock; 0 if the kernel has none
-	groups        *groups  // nil if there is no cgroup of ours
-	ceilings      ceilings // of what a proxy may have
+	helper        *os.File        // vifproxy-confine as it was when this daemon started: an upgrade may replace it
+	once, allowed *os.File        // seccomp filters; nil if the kernel has none
+	abi           int             // of Landlock; 0 if the kernel has none
+	groups        *groups         // nil if there is no cgroup of ours
+	ceilings      limits.Ceilings // of what a proxy may have
 
 	mu       sync.Mutex
 	programs map[any]program // by identity
@@ -52,14 +54,14 @@ type Sandbox struct {
 
 // Box is what one proxy may do.
 type Box struct {
-	Program  string   // path of the tinyproxy
-	Identity any      // comparable; another one means that the program has been replaced
-	Read     []string // files, and directories with what is in them
-	Port     uint16   // where it listens
-	Bind     []uint16 // TCP ports that it binds, Port included; 0 for any of the ephemeral ones
-	Connect  []uint16 // TCP ports that it may connect to
-	Clients  int      // at a time
-	Rules    Rules    // its list
+	Program  string       // path of the tinyproxy
+	Identity any          // comparable; another one means that the program has been replaced
+	Read     []string     // files, and directories with what is in them
+	Port     uint16       // where it listens
+	Bind     []uint16     // TCP ports that it binds, Port included; 0 for any of the ephemeral ones
+	Connect  []uint16     // TCP ports that it may connect to
+	Clients  int          // at a time
+	Rules    limits.Rules // its list
 
 	TimerSlack int // by how many nanoseconds it may be woken too late
 }
@@ -94,15 +96,15 @@ func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
 	if err := s.openHelper(helper); err != nil {
 		return nil, err
 	}
-	if s.ceilings, err = readCeilings(); err != nil {
+	if s.ceilings, err = limits.ReadCeilings(); err != nil {
 		return nil, err
 	}
 	s.checkCapabilities()
 	if err := s.openFilters(denied); err != nil {
 		return nil, err
 	}
-	var lacks []Lack
-	s.abi, lacks = landlock()
+	var lacks []kernel.Lack
+	s.abi, lacks = kernel.Landlock()
 	s.Missing = append(s.Missing, lacks...)
 	if s.abi > 0 {
 		s.Applied = append(s.Applied, "landlock")
@@ -116,7 +118,8 @@ func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
 		err = s.groups.lacking()
 	}
 	if err != nil {
-		s.Missing = append(s.Missing, Lack{"cgroup", err.Error(), groupsRemedy(err), errors.Is(err, errControllers)})
+		s.Missing = append(s.Missing, kernel.Lack{
+			Mechanism: "cgroup", Cause: err.Error(), Remedy: groupsRemedy(err), InPart: errors.Is(err, errControllers)})
 	}
 	return s, nil
 }
@@ -143,13 +146,13 @@ func (s *Sandbox) openHelper(path string) error {
 }
 
 func (s *Sandbox) openFilters(denied seccomp.Action) error {
-	if lacks := filters(); len(lacks) > 0 {
+	if lacks := kernel.Seccomp(); len(lacks) > 0 {
 		s.Missing = append(s.Missing, lacks...)
 		return nil
 	}
 	machine, err := arch.GetInfo("")
 	if err != nil {
-		s.Missing = append(s.Missing, Lack{"seccomp", err.Error(), "run vifproxy on amd64 or arm64", false})
+		s.Missing = append(s.Missing, kernel.Lack{Mechanism: "seccomp", Cause: err.Error(), Remedy: "run vifproxy on amd64 or arm64"})
 		return nil
 	}
 	once, err := filterOnce(machine)
@@ -201,6 +204,9 @@ func (s *Sandbox) Close() {
 	}
 }
 
+// Fits reports whether this machine can give a proxy what it needs, see limits.Ceilings.Fits.
+func (s *Sandbox) Fits(clients int, rules limits.Rules) error { return s.ceilings.Fits(clients, rules) }
+
 // Cell is one confined start.
 type Cell struct {
 	sandbox *Sandbox
@@ -217,8 +223,8 @@ func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := need(b.Clients, b.Rules, p.scratch)
-	c := &Cell{sandbox: s, limits: s.ceilings.rlimits(n, p.scratch), slack: b.TimerSlack, ruleset: -1}
+	n := limits.Need(b.Clients, b.Rules, p.scratch)
+	c := &Cell{sandbox: s, limits: s.ceilings.Rlimits(n, p.scratch), slack: b.TimerSlack, ruleset: -1}
 	if s.abi > 0 {
 		if c.ruleset, err = s.ruleset(b, p); err != nil {
 			return nil, err
@@ -304,7 +310,7 @@ func (c *Cell) Remove() error {
 // checkCapabilities tells what becomeUser in cmd/vifproxy-confine cannot do.
 func (s *Sandbox) checkCapabilities() {
 	if !capability.Have(unix.CAP_SETPCAP) {
-		s.Missing = append(s.Missing, Lack{"capabilities", "the bounding set stays, idle, without CAP_SETPCAP",
-			"start vifproxyd by its unit, or as root", true})
+		s.Missing = append(s.Missing, kernel.Lack{Mechanism: "capabilities", Cause: "the bounding set stays, idle, without CAP_SETPCAP",
+			Remedy: "start vifproxyd by its unit, or as root", InPart: true})
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/kernel"
 )
 
 // Resolver is the files that the C library reads to find addresses: resolv.conf(5), hosts(5), nsswitch.conf(5), gai.conf(5),
@@ -29,38 +31,12 @@ const (
 	// 1.10 keeps what its processes share in files that it makes in /tmp and unlinks at once.
 	scratch = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
 		unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
-
-	ports = unix.LANDLOCK_ACCESS_NET_BIND_TCP | unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
 )
-
-// handled returns all that this version of Landlock can forbid, and what it cannot, with the Linux that can.
-func handled(abi int) (attr unix.LandlockRulesetAttr, missing []string) {
-	attr.Handled_access_fs = unix.LANDLOCK_ACCESS_FS_REFER - 1 // ABI 1: all rights before that one
-	for _, right := range []struct {
-		abi  int
-		set  *uint64
-		bits uint64
-		name string
-	}{
-		{2, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_REFER, ""},
-		{3, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_TRUNCATE, "truncating files (Linux 6.2)"},
-		{4, &attr.Handled_access_net, ports, "TCP ports (Linux 6.7)"},
-		{5, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "device ioctls (Linux 6.10)"},
-		{6, &attr.Scoped, unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL, "signals (Linux 6.12)"},
-	} {
-		if abi >= right.abi {
-			*right.set |= right.bits
-		} else if right.name != "" {
-			missing = append(missing, right.name)
-		}
-	}
-	return attr, missing
-}
 
 // ruleset makes the Landlock rules of one proxy. The daemon does it, because it may open everything.
 func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
-	attr, _ := handled(s.abi)
-	fd, err := createRuleset(&attr, unsafe.Sizeof(attr), 0)
+	attr, _ := kernel.Handled(s.abi)
+	fd, err := kernel.CreateRuleset(&attr, unsafe.Sizeof(attr), 0)
 	if err != nil {
 		return -1, err
 	}
@@ -115,14 +91,6 @@ func addPath(ruleset int, path string, access uint64) error {
 }
 
 const ruleNetPort = 2 // LANDLOCK_RULE_NET_PORT
-
-func createRuleset(attr *unix.LandlockRulesetAttr, size, flags uintptr) (int, error) {
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(attr)), size, flags)
-	if errno != 0 {
-		return -1, os.NewSyscallError("landlock_create_ruleset", errno)
-	}
-	return int(fd), nil
-}
 
 func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), kind, uintptr(rule), 0, 0, 0)

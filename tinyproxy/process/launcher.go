@@ -49,6 +49,7 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/limits"
 )
 
 // starters is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
@@ -312,8 +313,8 @@ func (l *Launcher) check(spec Spec) *Error {
 	if l.options.Sandbox == nil {
 		return nil
 	}
-	var tooMany *confine.TooManyClients
-	var tooLong *confine.TooLong
+	var tooMany *limits.TooManyClients
+	var tooLong *limits.TooLong
 	switch err := l.options.Sandbox.Fits(c.MaxClients, spec.size()); {
 	case errors.As(err, &tooLong):
 		return &Error{Text: spec.RulesPath, Err: err, Remedy: tooLong.Remedy, Config: true}

@@ -6,10 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,6 +15,7 @@ import (
 
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/limits"
 )
 
 // Proxy is one tinyproxy process.
@@ -169,39 +167,12 @@ func (l *Launcher) box(program tinyproxy.Binary, spec Spec) confine.Box {
 }
 
 // size returns how long the proxy's list is.
-func (s Spec) size() confine.Rules {
-	size := confine.Rules{Lines: len(s.Rules)}
+func (s Spec) size() limits.Rules {
+	size := limits.Rules{Lines: len(s.Rules)}
 	for _, r := range s.Rules {
-		size.Bytes += writtenOut(r.Text)
+		size.Bytes += limits.WrittenOut(r.Text)
 	}
 	return size
-}
-
-// repeated is a number of repetitions in an expression, behind the end of a group or something else.
-var repeated = regexp.MustCompile(`(\)?)\\?\{([0-9]*),?([0-9]*)\\?\}`)
-
-// mostWrittenOut bounds an expression whose repetitions are written out: see maxWeight in rules/expression.go.
-const mostWrittenOut = 4096
-
-// writtenOut returns the length of an expression whose repetitions are written out, as the C library does. It may be more
-// than that.
-func writtenOut(text string) int {
-	n := len(text)
-	if !strings.Contains(text, "{") {
-		return n
-	}
-	for _, m := range repeated.FindAllStringSubmatch(text, -1) {
-		least, _ := strconv.Atoi(m[2])
-		most, _ := strconv.Atoi(m[3])
-		times := min(max(1, least, most), mostWrittenOut)
-		if m[1] != "" {
-			n *= times
-		} else {
-			n += times
-		}
-		n = min(n, len(text)+mostWrittenOut)
-	}
-	return n
 }
 
 // spawn forks and executes, on a thread that lives as long as the Launcher. The child has fds from 1 on.

@@ -1,7 +1,8 @@
-package confine
+package kernel
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,35 @@ func TestLandlockNotBuiltNotSwitchedOnAndRefused(t *testing.T) {
 		got := landlockLack(wrapped, test.modules, test.qube)
 		if want := (Lack{"landlock", test.cause, test.remedy, false}); got != want {
 			t.Errorf("%v, modules %q:\n%+v\nwant\n%+v", test.err, test.modules, got, want)
+		}
+	}
+}
+
+func TestHandledByOlderKernels(t *testing.T) {
+	for abi, want := range map[int]string{
+		1: "truncating files (Linux 6.2), TCP ports (Linux 6.7), device ioctls (Linux 6.10), signals (Linux 6.12)",
+		4: "device ioctls (Linux 6.10), signals (Linux 6.12)",
+		7: "",
+		9: "",
+	} {
+		attr, missing := Handled(abi)
+		if got := strings.Join(missing, ", "); got != want {
+			t.Errorf("ABI %d: %s", abi, got)
+		}
+		const write = unix.LANDLOCK_ACCESS_FS_WRITE_FILE
+		if (attr.Handled_access_net != 0) != (abi >= 4) || attr.Handled_access_fs&write == 0 {
+			t.Errorf("ABI %d: %+v", abi, attr)
+		}
+	}
+}
+
+func TestKernelsThatLetACallPass(t *testing.T) {
+	for release, want := range map[string]bool{
+		"4.19.0-26-amd64": false, "5.0.0": false, "5.4.293-1.qubes.x86_64": false, "5.5-rc1": true, "5.5.0": true,
+		"5.15.189": true, "6.1.0-37-amd64": true, "6.18.44-fc-v657": true, "10.0": true, "": false, "linux": false,
+	} {
+		if got := canContinueNotified(release); got != want {
+			t.Errorf("%q: %t", release, got)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package confine
+package limits
 
 import (
 	"errors"
@@ -10,18 +10,18 @@ import (
 // TestWhatFits has the clients that a machine has room for, by what is scarce there.
 func TestWhatFits(t *testing.T) {
 	const much = math.MaxUint64
-	plenty := ceilings{tasks: much, descriptors: much, writable: much, addresses: much, memory: 64 << 30}
+	plenty := Ceilings{tasks: much, descriptors: much, writable: much, addresses: much, memory: 64 << 30}
 	for _, test := range []struct {
-		change   func(*ceilings)
+		change   func(*Ceilings)
 		possible int
 		remedy   string
 	}{
-		{func(c *ceilings) { c.tasks = 1550 }, 1534, "write MaxClients 1534 or less, or raise LimitNPROC= in the unit"},
-		{func(c *ceilings) { c.descriptors = 4096 }, 1008, "or raise LimitNOFILE= "},
-		{func(c *ceilings) { c.writable = 64 << 20 }, 64, "or raise LimitDATA= "},
-		{func(c *ceilings) { c.addresses = 4<<30 + 33<<20 }, 2, "or raise LimitAS= "},
-		{func(c *ceilings) { c.memory = 400 << 20 }, 672, "or give this VM more memory"},
-		{func(c *ceilings) { c.tasks = 10 }, 0, "raise LimitNPROC= in the unit"},
+		{func(c *Ceilings) { c.tasks = 1550 }, 1534, "write MaxClients 1534 or less, or raise LimitNPROC= in the unit"},
+		{func(c *Ceilings) { c.descriptors = 4096 }, 1008, "or raise LimitNOFILE= "},
+		{func(c *Ceilings) { c.writable = 64 << 20 }, 64, "or raise LimitDATA= "},
+		{func(c *Ceilings) { c.addresses = 4<<30 + 33<<20 }, 2, "or raise LimitAS= "},
+		{func(c *Ceilings) { c.memory = 400 << 20 }, 672, "or give this VM more memory"},
+		{func(c *Ceilings) { c.tasks = 10 }, 0, "raise LimitNPROC= in the unit"},
 	} {
 		c := plenty
 		test.change(&c)
@@ -37,23 +37,23 @@ func TestWhatFits(t *testing.T) {
 	if err := plenty.fit(math.MaxInt, Rules{}); err == nil {
 		t.Error("any number of clients fits")
 	}
-	if small := (ceilings{tasks: 300, descriptors: much, writable: much, addresses: much, memory: 1 << 30}); small.fit(100, Rules{}) != nil ||
-		!strings.Contains(small.rlimits(need(200, Rules{}, false), false), "6:300") {
+	if small := (Ceilings{tasks: 300, descriptors: much, writable: much, addresses: much, memory: 1 << 30}); small.fit(100, Rules{}) != nil ||
+		!strings.Contains(small.Rlimits(Need(200, Rules{}, false), false), "6:300") {
 		t.Error("RLIMIT_NPROC, which all generations share, is not cut to what the daemon has")
 	}
 	// A list takes memory, and where the clients alone would fit, the list is what is too long.
 	plenty.memory = 400 << 20
 	names := func(n int) Rules { return Rules{n, 30 * n} }
 	var tooLong *TooLong
-	if err := plenty.fits(100, names(36000)); !errors.As(err, &tooLong) || tooLong.Lines != 36000 || tooLong.Possible != 6771 ||
+	if err := plenty.Fits(100, names(36000)); !errors.As(err, &tooLong) || tooLong.Lines != 36000 || tooLong.Possible != 6771 ||
 		tooLong.Remedy != "shorten it, or give this VM more memory" {
 		t.Errorf("36000 names in 400 MiB: %+v", err)
 	}
-	if err := plenty.fits(100, names(6771)); err != nil {
+	if err := plenty.Fits(100, names(6771)); err != nil {
 		t.Errorf("as many as are possible: %v", err)
 	}
 	var tooMany *TooManyClients
-	if err := plenty.fits(4000, names(6771)); !errors.As(err, &tooMany) {
+	if err := plenty.Fits(4000, names(6771)); !errors.As(err, &tooMany) {
 		t.Errorf("too many clients, whatever the list: %v", err)
 	}
 }

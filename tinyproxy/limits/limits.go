@@ -1,8 +1,13 @@
-package confine
+// Package limits says how much of a machine one proxy may take, and whether this machine has that much.
+//
+// Concurrency: every function may be called from any goroutine.
+package limits
 
 import (
 	"fmt"
+	"regexp"
 	"sort"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,42 +47,69 @@ type Rules struct{ Lines, Bytes int }
 
 func (r Rules) memory() uint64 { return perRule*uint64(r.Lines) + perRuleByte*uint64(r.Bytes) }
 
-// LimitsOf returns the limits of a proxy that serves so many clients at once by a list. This machine may allow less: see
-// Sandbox.Fits.
-func LimitsOf(clients int, rules Rules) Limits { return need(clients, rules, false).Limits }
+// repeated is a number of repetitions in an expression, behind the end of a group or something else.
+var repeated = regexp.MustCompile(`(\)?)\\?\{([0-9]*),?([0-9]*)\\?\}`)
 
-// needs are the limits of one proxy in detail.
-type needs struct {
-	Limits
-	serving  uint64 // tasks of the generation that serves
-	writable uint64 // bytes of address space
+// mostWrittenOut bounds an expression whose repetitions are written out: see maxWeight in rules/expression.go.
+const mostWrittenOut = 4096
+
+// WrittenOut returns the length of an expression whose repetitions are written out, as the C library does. It may be more
+// than that.
+func WrittenOut(text string) int {
+	n := len(text)
+	if !strings.Contains(text, "{") {
+		return n
+	}
+	for _, m := range repeated.FindAllStringSubmatch(text, -1) {
+		least, _ := strconv.Atoi(m[2])
+		most, _ := strconv.Atoi(m[3])
+		times := min(max(1, least, most), mostWrittenOut)
+		if m[1] != "" {
+			n *= times
+		} else {
+			n += times
+		}
+		n = min(n, len(text)+mostWrittenOut)
+	}
+	return n
 }
 
-// need computes with numbers that cannot overflow. forks says that each client has a process of its own.
-func need(clients int, rules Rules, forks bool) needs {
+// Of returns the limits of a proxy that serves so many clients at once by a list. This machine may allow less: see
+// Ceilings.Fits.
+func Of(clients int, rules Rules) Limits { return Need(clients, rules, false).Limits }
+
+// Needs are the limits of one proxy in detail.
+type Needs struct {
+	Limits
+	Serving  uint64 // tasks of the generation that serves
+	Writable uint64 // bytes of address space
+}
+
+// Need computes with numbers that cannot overflow. forks says that each client has a process of its own.
+func Need(clients int, rules Rules, forks bool) Needs {
 	c, r := uint64(min(clients, mostClients)), rules.memory()
-	n := needs{serving: c + threads}
+	n := Needs{Serving: c + threads}
 	// The generation that serves may be full, and so may be those that finish their connections, taken together. One may
 	// start meanwhile.
 	n.Tasks = 2*c + generations + 2*threads
 	// A client has two connections, and while a name is looked up two sockets and a file.
 	n.Descriptors = descriptors + 4*c
 	n.Memory = memory + r + perClient*c
-	n.writable = memory + r + perStack*c
+	n.Writable = memory + r + perStack*c
 	if forks {
 		n.Memory += (perProcess - perClient) * c
 	}
 	return n
 }
 
-// ceilings are the hard limits of the daemon, which a proxy's cannot exceed without CAP_SYS_RESOURCE (setrlimit(2)), and
+// Ceilings are the hard limits of the daemon, which a proxy's cannot exceed without CAP_SYS_RESOURCE (setrlimit(2)), and
 // the memory of the machine.
-type ceilings struct {
+type Ceilings struct {
 	tasks, descriptors, writable, addresses uint64
 	memory                                  uint64
 }
 
-func readCeilings() (c ceilings, err error) {
+func ReadCeilings() (c Ceilings, err error) {
 	for _, l := range []struct {
 		resource int
 		value    *uint64
@@ -127,9 +159,7 @@ func (e *TooLong) Error() string {
 
 // Fits reports whether this machine can give a proxy what it needs for so many clients at once and its list. An error
 // is a *TooManyClients, or a *TooLong where the clients alone would fit.
-func (s *Sandbox) Fits(clients int, rules Rules) error { return s.ceilings.fits(clients, rules) }
-
-func (c ceilings) fits(clients int, rules Rules) error {
+func (c Ceilings) Fits(clients int, rules Rules) error {
 	err := c.fit(clients, rules)
 	if err == nil || c.fit(clients, Rules{}) != nil {
 		return err
@@ -141,7 +171,7 @@ func (c ceilings) fits(clients int, rules Rules) error {
 	return &TooLong{Lines: rules.Lines, Possible: lines, Scarce: least.Scarce, Remedy: "shorten it, or " + least.more}
 }
 
-func (c ceilings) fit(clients int, rules Rules) error {
+func (c Ceilings) fit(clients int, rules Rules) error {
 	const edit = "raise %s in the unit with `systemctl edit vifproxyd`"
 	// Half of the memory is for the other AppVMs and the rest of the machine.
 	fixed, half := memory+rules.memory(), c.memory/2
@@ -173,9 +203,9 @@ func (c ceilings) fit(clients int, rules Rules) error {
 	return least
 }
 
-// rlimits are the resource limits as vifproxy-confine takes them. The one of tasks is for all generations; where the
+// Rlimits are the resource limits as vifproxy-confine takes them. The one of tasks is for all generations; where the
 // daemon's own is lower, they share that.
-func (c ceilings) rlimits(n needs, scratch bool) string {
+func (c Ceilings) Rlimits(n Needs, scratch bool) string {
 	size := uint64(0) // it writes to its pipe, and to no file
 	if scratch {
 		size = scratchSize
@@ -191,8 +221,8 @@ func (c ceilings) rlimits(n needs, scratch bool) string {
 		{unix.RLIMIT_MSGQUEUE, 0},
 		{unix.RLIMIT_NOFILE, n.Descriptors},
 		{unix.RLIMIT_NPROC, min(n.Tasks, c.tasks)},
-		{unix.RLIMIT_DATA, n.writable},
-		{unix.RLIMIT_AS, addresses + n.writable},
+		{unix.RLIMIT_DATA, n.Writable},
+		{unix.RLIMIT_AS, addresses + n.Writable},
 	} {
 		all = append(all, fmt.Sprintf("%d:%d", l.resource, l.value))
 	}

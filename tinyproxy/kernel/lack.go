@@ -1,4 +1,7 @@
-package confine
+// Package kernel says what this machine's kernel has to confine a proxy with, and what it lacks.
+//
+// Concurrency: every function may be called from any goroutine.
+package kernel
 
 import (
 	"errors"
@@ -11,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lack is what this machine does not have to confine proxies with.
+// A Lack is something that this machine does not have to confine proxies with.
 type Lack struct {
 	Mechanism string // seccomp, landlock, cgroup, capabilities
 	Cause     string
@@ -21,19 +24,19 @@ type Lack struct {
 
 func (l Lack) String() string { return fmt.Sprintf("%s: %s (%s)", l.Mechanism, l.Cause, l.Remedy) }
 
-// OfTheKernel returns what the running kernel does not have. What systemd does not give the daemon is found by New.
-func OfTheKernel() []Lack {
-	_, lacks := landlock()
-	return append(filters(), lacks...)
+// Lacks returns what the running kernel does not have. What systemd does not give the daemon, confine.New finds out.
+func Lacks() []Lack {
+	_, lacks := Landlock()
+	return append(Seccomp(), lacks...)
 }
 
-// filters returns what the kernel lacks for our seccomp filters.
-func filters() []Lack {
+// Seccomp returns what the kernel lacks for our seccomp filters.
+func Seccomp() []Lack {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return []Lack{{Mechanism: "seccomp", Cause: err.Error()}}
 	}
-	if release := unix.ByteSliceToString(name.Release[:]); !letsPass(release) {
+	if release := unix.ByteSliceToString(name.Release[:]); !canContinueNotified(release) {
 		return noFilters("Linux " + release + " is older than 5.5")
 	}
 	action := uint32(unix.SECCOMP_RET_USER_NOTIF)
@@ -53,9 +56,10 @@ func noFilters(cause string) []Lack {
 	return []Lack{{Mechanism: "seccomp", Cause: cause, Remedy: later()}}
 }
 
-// letsPass tells whether the supervisor of a call can let it pass: SECCOMP_USER_NOTIF_FLAG_CONTINUE, since Linux 5.5
-// (seccomp(2)). Before, vifproxy-confine would wait for ever in its execve. Only who has a notification can ask for it.
-func letsPass(release string) bool {
+// canContinueNotified reports whether the supervisor of a call can let it pass: SECCOMP_USER_NOTIF_FLAG_CONTINUE, since Linux
+// 5.5 (seccomp(2)). Before, vifproxy-confine would wait forever in its execve. A kernel says it only to a process that has a
+// notification, so the version has to tell.
+func canContinueNotified(release string) bool {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
 		return false
@@ -63,14 +67,14 @@ func letsPass(release string) bool {
 	return major > 5 || major == 5 && minor >= 5
 }
 
-// landlock returns the version of Landlock's interface, 0 for none, and what is missing in it.
-func landlock() (abi int, lacks []Lack) {
-	abi, err := createRuleset(nil, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+// Landlock returns the version of Landlock's interface, 0 for none, and what is missing in it.
+func Landlock() (abi int, lacks []Lack) {
+	abi, err := CreateRuleset(nil, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if err != nil {
 		modules, _ := os.ReadFile("/sys/kernel/security/lsm") // without it, the order that Linux has by default
 		return 0, []Lack{landlockLack(err, string(modules), qube())}
 	}
-	_, missing := handled(abi)
+	_, missing := Handled(abi)
 	for _, what := range missing {
 		lacks = append(lacks, Lack{"landlock", fmt.Sprintf("ABI %d does not know of %s", abi, what), later(), true})
 	}
@@ -132,4 +136,38 @@ func qube() string {
 		return "VM"
 	}
 	return name
+}
+
+// Handled returns all that this version of Landlock can forbid, and what it cannot, with the Linux that can.
+func Handled(abi int) (attr unix.LandlockRulesetAttr, missing []string) {
+	attr.Handled_access_fs = unix.LANDLOCK_ACCESS_FS_REFER - 1 // ABI 1: all rights before that one
+	for _, right := range []struct {
+		abi  int
+		set  *uint64
+		bits uint64
+		name string
+	}{
+		{2, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_REFER, ""},
+		{3, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_TRUNCATE, "truncating files (Linux 6.2)"},
+		{4, &attr.Handled_access_net,
+			unix.LANDLOCK_ACCESS_NET_BIND_TCP | unix.LANDLOCK_ACCESS_NET_CONNECT_TCP, "TCP ports (Linux 6.7)"},
+		{5, &attr.Handled_access_fs, unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "device ioctls (Linux 6.10)"},
+		{6, &attr.Scoped, unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL, "signals (Linux 6.12)"},
+	} {
+		if abi >= right.abi {
+			*right.set |= right.bits
+		} else if right.name != "" {
+			missing = append(missing, right.name)
+		}
+	}
+	return attr, missing
+}
+
+// CreateRuleset is landlock_create_ruleset(2).
+func CreateRuleset(attr *unix.LandlockRulesetAttr, size, flags uintptr) (int, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(attr)), size, flags)
+	if errno != 0 {
+		return -1, os.NewSyscallError("landlock_create_ruleset", errno)
+	}
+	return int(fd), nil
 }
