@@ -1,23 +1,53 @@
 package main
 
 import (
-	"context"
 	"errors"
+	"flag"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"vifproxy/internal/defaults"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/secret"
+	"vifproxy/internal/terminal"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
 
-// check is the verb check: it needs no daemon. With a tinyproxy at hand, that is asked about every pattern.
-func check(c *call) error {
-	l := &linter{call: c, findings: []rules.Finding{}}
+func checkVerb() verb {
+	return verb{
+		name: "check", args: "[FILE|NAME|DIR...]", most: math.MaxInt, json: true,
+		options: func(f *flag.FlagSet) action {
+			var o checkOptions
+			o.files.define(f)
+			f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of tinyproxy ("+defaults.Tinyproxy+")")
+			f.BoolVar(&o.fix, "fix", false, `rewrite lines that can have meant one thing only, as a URL among names, remove those that add nothing, `+
+				`and show both. What can mean two things stays, as names without "#: format domains". No line allows a host that it did not, `+
+				`but a file that was refused may become valid, and then all its lines are in force.`)
+			return func(c *call) error { return runCheck(c, o) }
+		},
+		summary: "Find mistakes in rule files and template.",
+		help: `All files of the directory that vifproxyd reads are read, or those of DIR, or the named ones, with
+the template "config" next to them. No vifproxyd is needed. Patterns and the template are
+tried with tinyproxy (/usr/bin/tinyproxy), if there is one. The exit status is 0 if nothing is
+wrong, and 1 otherwise, also if there are no rule files.
+`,
+	}
+}
+
+type checkOptions struct {
+	files     fileOptions
+	tinyproxy string
+	fix       bool
+}
+
+// runCheck needs no daemon. With a tinyproxy at hand, that is asked about every pattern.
+func runCheck(c *call, o checkOptions) error {
+	l := &linter{call: c, checkOptions: o, findings: []rules.Finding{}}
 	paths, err := l.locate()
 	if err != nil {
 		return err
@@ -49,7 +79,7 @@ func check(c *call) error {
 	if l.fix && l.fixed == 0 && len(l.findings) > 0 {
 		c.warn("nothing was changed: each mistake that was found can mean more than one thing")
 	}
-	if err := l.print(); err != nil {
+	if err := c.print(l.findings, lintText(l.findings, terminal.Width(c.stdout))); err != nil {
 		return err
 	}
 	if len(l.findings) > 0 || l.empty {
@@ -60,21 +90,20 @@ func check(c *call) error {
 
 // locate finds the files that are meant: those that are named, by path or by VM, or nil for all of a directory.
 func (l *linter) locate() (paths []string, err error) {
-	ctx := context.Background()
-	switch dir := slices.IndexFunc(l.names, isRuleDir); {
-	case dir >= 0 && len(l.names) > 1:
-		return nil, usagef("%s is a directory: check one directory, or files and VMs", l.names[dir])
+	switch dir := slices.IndexFunc(l.args, isRuleDir); {
+	case dir >= 0 && len(l.args) > 1:
+		return nil, usagef("%s is a directory: check one directory, or files and VMs", l.args[dir])
 	case dir >= 0:
-		l.at = l.placeOf(ctx, l.names[dir])
+		l.at = l.placeIn(l.args[dir])
 		return nil, nil
-	case len(l.names) == 0:
-		l.at = l.call.place(ctx)
+	case len(l.args) == 0:
+		l.at = l.call.place(l.files)
 		return nil, nil
 	}
-	for _, name := range l.names {
+	for _, name := range l.args {
 		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) && !strings.Contains(name, "/") {
 			if l.at.dir == "" {
-				l.at = l.call.place(ctx)
+				l.at = l.call.place(l.files)
 			}
 			path, err := l.ofVM(name)
 			if err != nil {
@@ -85,9 +114,14 @@ func (l *linter) locate() (paths []string, err error) {
 		paths = append(paths, name)
 	}
 	if l.at.dir == "" { // the template is that of the first file
-		l.at = l.placeOf(ctx, filepath.Dir(paths[0]))
+		l.at = l.placeIn(filepath.Dir(paths[0]))
 	}
 	return paths, nil
+}
+
+// placeIn returns the place whose rule directory is dir.
+func (l *linter) placeIn(dir string) place {
+	return l.placeOf(fileOptions{rulesDir: dir, template: l.files.template})
 }
 
 // isRuleDir reports whether a path leads to a directory, and to none that stands where a rule file should.
@@ -148,6 +182,7 @@ func (l *linter) directory() (paths []string, err error) {
 // linter is one run of check.
 type linter struct {
 	*call
+	checkOptions
 	at       place
 	check    rules.Check
 	judge    tinyproxy.Judge
@@ -202,7 +237,7 @@ func (l *linter) readTemplate() error {
 
 // tryTemplate has tinyproxy read what the template makes of a configuration. Their lines are the same.
 func (l *linter) tryTemplate(path, text string) {
-	err := l.judge.Takes(context.Background(), l.rendered)
+	err := l.judge.Takes(l.ctx, l.rendered)
 	bad := (*tinyproxy.BadConfig)(nil)
 	if !errors.As(err, &bad) {
 		l.untried = err
@@ -255,7 +290,7 @@ func (l *linter) file(path string) {
 	slices.SortStableFunc(found, func(a, b rules.Finding) int { return a.Line - b.Line })
 	for _, f := range found {
 		if text := lines[f.Line]; f.Admits != "" && text != nil && l.untried == nil {
-			admits, err := l.judge.Any(context.Background(), text, visits(f.Admits))
+			admits, err := l.judge.Any(l.ctx, text, visits(f.Admits))
 			if err != nil || !admits[0] {
 				f.Admits = ""
 			}
@@ -294,7 +329,7 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 		byLine[line.Line] = append(byLine[line.Line], line.Text)
 	}
 	for {
-		_, err := l.judge.Any(context.Background(), texts, visits("vifproxy.example"))
+		_, err := l.judge.Any(l.ctx, texts, visits("vifproxy.example"))
 		var refused *tinyproxy.BadPattern
 		if !errors.As(err, &refused) {
 			return bad, byLine, err
@@ -313,20 +348,4 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 		delete(byLine, lines[i].Line)
 		texts, lines = slices.Delete(texts, i, i+1), slices.Delete(lines, i, i+1)
 	}
-}
-
-func (l *linter) print() error {
-	if l.json {
-		text, err := document(l.findings)
-		if err == nil {
-			_, err = l.stdout.Write(text)
-		}
-		return err
-	}
-	for _, f := range l.findings {
-		if err := printFinding(l.stdout, f); err != nil {
-			return err
-		}
-	}
-	return nil
 }

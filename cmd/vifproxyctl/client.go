@@ -2,8 +2,8 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +12,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/browsers"
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 )
 
@@ -91,17 +92,51 @@ var formatSynonyms = map[string]string{
 	"user.js": "firefox", "shell": "env", "environment": "env",
 }
 
-// configure is the verb client.
-func configure(c *call) error {
-	f, err := formatNamed(c.format)
+func clientVerb() verb {
+	return verb{
+		name: "client", args: "NAME", least: 1, most: 1,
+		options: func(f *flag.FlagSet) action {
+			format := f.String("format", "env", "print this `FORMAT` (env)")
+			return func(c *call) error { return runClient(c, *format) }
+		},
+		noJSON:  "; --format=firefox-policy and --format=chromium-policy are JSON",
+		summary: "Print the proxy settings for programs in a VM.",
+		help: `FORMAT is one of
+    env                variables for shells and their programs, or /etc/environment (the default)
+    firefox            lines for user.js in a profile of Firefox, each with its reason
+    firefox-policy     JSON for /etc/firefox/policies/policies.json: the proxy, locked
+    chromium-policy    JSON for a file *.json in /etc/chromium/policies/managed: the same
+    pac                a proxy auto-configuration file, for browsers and desktops
+
+All but env and pac also end what the browser asks for by itself: telemetry,
+updates, lists of unsafe sites, the look for a captive portal, DNS over HTTPS, requests before a
+page is wanted, accounts, push messages, news in a new tab. Debian and Fedora update the browser.
+Policies are for all users and all profiles of a VM, also new ones as in a disposable; and
+Chromium reads the variables of env in no session of GNOME.
+
+To carry a policy over, in the VM of vifproxyctl, and then in NAME, whose /etc is its template's
+again when it restarts:
+    $ sudo vifproxyctl client NAME --format=firefox-policy >policies.json
+    $ qvm-copy policies.json        # dom0 asks where to: NAME
+
+    $ sudo cp ~/QubesIncoming/*/policies.json /rw/config/firefox-policies.json
+    $ echo 'install -D -m 644 /rw/config/firefox-policies.json /etc/firefox/policies/policies.json' |
+        sudo tee -a /rw/config/rc.local
+    $ sudo chmod +x /rw/config/rc.local; sudo /rw/config/rc.local
+`,
+	}
+}
+
+func runClient(c *call, formatName string) error {
+	f, err := formatNamed(formatName)
 	if err != nil {
 		return err
 	}
-	status, err := control.NewClient(c.socket).Status(context.Background())
+	status, err := c.client.Status(c.ctx)
 	if err != nil {
 		return err
 	}
-	vm, err := pick(status, c.names[0])
+	vm, err := vmNamed(status, c.args[0])
 	if err != nil {
 		return err
 	}
@@ -114,30 +149,18 @@ func configure(c *call) error {
 	if f.policy == nil {
 		return f.text.Execute(c.stdout, setup{vm.Name, proxy, []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"}})
 	}
-	text, err := document(f.policy(proxy))
+	text, err := terminal.JSON(f.policy(proxy), "  ")
 	if err != nil {
 		return err
 	}
-	if _, err := c.stdout.Write(text); err != nil {
+	if err := say(c.stdout, "%s", text); err != nil {
 		return err
 	}
 	return say(c.stderr, `%s reads this from %s, for all users, and shows it at %s.
 Bring it into %[4]s with qvm-copy, copy it to %[5]s, and have
 /rw/config/rc.local bring it to its place whenever %[4]s starts:
     install -D -m 644 %[5]s %[2]s
-`, strings.TrimSuffix(c.format, "-policy"), f.file, f.seen, vm.Name, f.kept)
-}
-
-// pick finds a VM of the status as the daemon does for its own verbs.
-func pick(status control.Status, name string) (control.VM, error) {
-	var known []string
-	for _, vm := range status.VMs {
-		if vm.Name == name {
-			return vm, nil
-		}
-		known = append(known, vm.Name)
-	}
-	return control.VM{}, &control.UnknownError{Names: []string{name}, Known: known}
+`, strings.TrimSuffix(formatName, "-policy"), f.file, f.seen, vm.Name, f.kept)
 }
 
 // gatewayOf takes another VM's gateway for one that is not connected: Qubes has the same on all vifs.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,23 +22,33 @@ import (
 	"vifproxy/rules"
 )
 
-// complete is the hidden verb that the shells' completions in packaging/completions ask: it is given the
-// words of a command line after the program's name, up to and with the one to be completed. It prints
-// candidates, each with a tab and an explanation, or the one line ":files" where a path is wanted. It never
-// fails and never waits for long: somebody is typing.
-func complete(c *call) error {
-	const typingBound = 2 * time.Second
-	if len(c.names) == 0 {
+// completeVerb is for the shells' completions in packaging/completions. They give it the words of a command line behind the
+// program's name, up to and with the one that is to be completed.
+func completeVerb() verb {
+	return verb{
+		name: "complete", args: "WORD...", most: math.MaxInt, hidden: true, options: plain(runComplete),
+		summary: "Print what may come next in a command line.",
+	}
+}
+
+// completeTimeout bounds a completion: a person is typing.
+const completeTimeout = 2 * time.Second
+
+// runComplete prints candidates, each with a tab and an explanation, or the one line ":files" if a path is wanted. It never fails.
+func runComplete(c *call) error {
+	if len(c.args) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), typingBound)
+	ctx, cancel := context.WithTimeout(c.ctx, completeTimeout)
 	defer cancel()
-	t := &typed{ctx: ctx, call: c}
-	t.read(c.names)
+	t := &commandLine{ctx: ctx, words: c.args, socket: c.socket}
+	t.read()
 	for _, candidate := range t.candidates() {
 		word, _, _ := strings.Cut(candidate, "\t")
 		if strings.HasPrefix(word, t.last) || word == files {
-			fmt.Fprintln(c.stdout, candidate)
+			if err := say(c.stdout, "%s\n", candidate); err != nil {
+				return nil
+			}
 		}
 	}
 	return nil
@@ -45,43 +56,45 @@ func complete(c *call) error {
 
 const files = ":files"
 
-// typed is a command line that is not finished.
-type typed struct {
-	*call
-	ctx     context.Context
-	begun   bool     // a verb is there
-	verb    verb     // the zero verb if there is none of that name
-	args    []string // after the verb
-	pending string   // the flag whose value comes next
-	last    string   // the word to be completed
-	asked   bool     // whether root was asked
+// A commandLine is one that is not finished.
+type commandLine struct {
+	ctx              context.Context
+	words            []string
+	socket, rulesDir string
+	begun            bool     // a verb is there
+	verb             verb     // the zero verb if there is none of that name
+	args             []string // behind the verb
+	pending          *option  // whose value comes next
+	last             string   // the word to be completed
+	asked            bool     // whether root was asked
 }
 
-// ownFlag is a flag as the table of verbs names it.
-var ownFlag = regexp.MustCompile(`[[|](--?[a-z-]+)(=[A-Z]+)?`)
-
-func (t *typed) read(words []string) {
-	t.last = words[len(words)-1]
-	var flags []string // that take a value
-	for _, v := range verbs() {
-		for _, f := range ownFlag.FindAllStringSubmatch(v.flags, -1) {
-			if f[2] != "" {
-				flags = append(flags, f[1])
-			}
+// optionNamed returns the option of any verb that has this name with its hyphens, nil if there is none.
+func optionNamed(name string) *option {
+	for _, o := range optionsOf(everyOption(new(general))) {
+		if slices.Contains(o.names, name) {
+			return &o
 		}
 	}
-	flags = append(flags, "--socket")
-	for _, word := range words[:len(words)-1] {
+	return nil
+}
+
+// read finds the verb, its arguments, and the option whose value comes next.
+func (t *commandLine) read() {
+	t.last = t.words[len(t.words)-1]
+	for _, word := range t.words[:len(t.words)-1] {
 		name, value, given := strings.Cut(word, "=")
 		switch {
-		case t.pending != "":
-			name, value, given = t.pending, word, true
-			t.pending = ""
+		case t.pending != nil:
+			name, value, given = t.pending.long(), word, true
+			t.pending = nil
 		case !strings.HasPrefix(word, "-"):
 			t.word(word)
 			continue
-		case !given && slices.Contains(flags, word):
-			t.pending = word
+		case !given:
+			if o := optionNamed(word); o != nil && o.value != "" {
+				t.pending = o
+			}
 		}
 		switch {
 		case given && name == "--socket":
@@ -92,24 +105,24 @@ func (t *typed) read(words []string) {
 	}
 }
 
-func (t *typed) word(word string) {
+func (t *commandLine) word(word string) {
 	if !t.begun {
 		t.begun = true
-		t.verb, _ = find(word)
+		t.verb, _ = verbNamed(word)
 		return
 	}
 	t.args = append(t.args, word)
 }
 
-func (t *typed) candidates() []string {
+func (t *commandLine) candidates() []string {
 	if name, _, given := strings.Cut(t.last, "="); given && strings.HasPrefix(name, "--") {
-		return prefixed(name+"=", t.values(name))
+		return prefixed(name+"=", optionNamed(name).candidates())
 	}
 	switch {
-	case t.pending != "":
-		return t.values(t.pending)
+	case t.pending != nil:
+		return t.pending.candidates()
 	case strings.HasPrefix(t.last, "-"):
-		return t.flags()
+		return t.options()
 	case !t.begun:
 		return t.verbs()
 	}
@@ -125,7 +138,7 @@ func (t *typed) candidates() []string {
 }
 
 // arguments are those that a word of the table stands for.
-func (t *typed) arguments(kind string) []string {
+func (t *commandLine) arguments(kind string) []string {
 	var all []string
 	switch {
 	case strings.Contains(kind, "FILE"): // or NAME
@@ -148,7 +161,7 @@ func (t *typed) arguments(kind string) []string {
 	})
 }
 
-func (t *typed) verbs() (all []string) {
+func (t *commandLine) verbs() (all []string) {
 	for _, v := range verbs() {
 		if !v.hidden {
 			all = append(all, v.name+"\t"+v.summary)
@@ -157,28 +170,39 @@ func (t *typed) verbs() (all []string) {
 	return all
 }
 
-func (t *typed) flags() []string {
-	all := []string{"--help\tExplain", "--socket=\tThe control socket of vifproxyd"}
-	if t.verb.json {
-		all = append(all, "--json\tPrint JSON")
+// options returns those that the verb takes; if there is none yet, those of all verbs.
+func (t *commandLine) options() []string {
+	f := newFlagSet("")
+	new(general).define(f)
+	if t.verb.options != nil {
+		t.verb.options(f)
 	}
-	for _, f := range ownFlag.FindAllStringSubmatch(t.verb.flags, -1) {
-		flag := f[1]
-		if f[2] != "" {
-			flag += "="
+	var all []string
+	for _, o := range optionsOf(f) {
+		if o.long() == "--json" && !t.verb.json {
+			continue
 		}
-		all = append(all, flag+"\t"+strings.TrimPrefix(f[2], "="))
+		word := o.long()
+		if o.value != "" {
+			word += "="
+		}
+		all = append(all, word+"\t"+o.text)
 	}
 	return all
 }
 
-// values are those of a flag.
-func (t *typed) values(flag string) []string {
-	switch flag {
-	case "--format":
+// candidates returns values of an option.
+func (o *option) candidates() []string {
+	if o == nil {
+		return nil
+	}
+	switch o.value {
+	case "FORMAT":
 		return slices.Sorted(maps.Keys(formats))
-	case "--for", "--since":
+	case "TIME":
 		return []string{"10m", "1h", "24h"}
+	case "LINES":
+		return nil
 	}
 	return []string{files}
 }
@@ -200,7 +224,7 @@ var (
 )
 
 // vms are those that the daemon knows, or where it is not to be asked, those that have rule files.
-func (t *typed) vms() (all []string) {
+func (t *commandLine) vms() (all []string) {
 	add := func(name, explanation string) {
 		if plainName.MatchString(name) {
 			all = append(all, name+"\t"+explanation)
@@ -229,7 +253,7 @@ func (t *typed) vms() (all []string) {
 
 // asRoot returns what root would be offered, if err says that only root may ask the daemon and sudo wants no password, as for
 // Qubes' user: completion runs without the sudo in front of the command line. Else it returns nil.
-func (t *typed) asRoot(err error) (answers []string) {
+func (t *commandLine) asRoot(err error) (answers []string) {
 	if denied := (*control.PermissionError)(nil); !errors.As(err, &denied) || os.Geteuid() == 0 || t.asked {
 		return nil
 	}
@@ -238,7 +262,7 @@ func (t *typed) asRoot(err error) (answers []string) {
 	if err != nil {
 		return nil
 	}
-	said, err := exec.CommandContext(t.ctx, "sudo", append([]string{"-n", "--", self, "complete", "--"}, t.names...)...).Output()
+	said, err := exec.CommandContext(t.ctx, "sudo", append([]string{"-n", "--", self, "complete", "--"}, t.words...)...).Output()
 	if err != nil {
 		return nil
 	}
@@ -246,7 +270,7 @@ func (t *typed) asRoot(err error) (answers []string) {
 }
 
 // hosts are those that a VM asked for and did not get, the newest first; for allow, those that no rule permits.
-func (t *typed) hosts(vm string) (all []string) {
+func (t *commandLine) hosts(vm string) (all []string) {
 	denied, err := control.NewClient(t.socket).Denied(t.ctx, []string{vm}, time.Time{})
 	if err != nil {
 		return t.asRoot(err)
@@ -256,7 +280,7 @@ func (t *typed) hosts(vm string) (all []string) {
 			wanted := host.Reason == events.ReasonList || t.verb.name != "allow"
 			if wanted && plainHost.MatchString(host.Host) {
 				all = append(all, fmt.Sprintf("%s\trefused %d times, last %s",
-					host.Host, host.Count, moment(host.Last)))
+					host.Host, host.Count, formatTime(host.Last)))
 			}
 		}
 	}

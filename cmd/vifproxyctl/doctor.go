@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
-	"context"
+	"flag"
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
@@ -15,20 +15,50 @@ import (
 	"vifproxy/internal/usage"
 )
 
-// examine is the verb doctor. It fails if something is wrong.
-func examine(c *call) error {
-	dir := cmp.Or(c.rulesDir, defaults.RulesDir)
-	findings := doctor.Examine(context.Background(), doctor.Config{Root: c.root, Version: c.version, Socket: c.socket, Setup: control.Setup{
-		RulesDir: dir, Template: cmp.Or(c.template, filepath.Join(dir, defaults.TemplateName)), Tinyproxy: c.tinyproxy, ProxyPort: defaults.ProxyPort,
-	}})
-	text := findingsText(findings, terminal.Width(c.stdout), c.verbose)
-	if c.json {
-		var err error
-		if text, err = document(findings); err != nil {
-			return err
-		}
+func doctorVerb() verb {
+	return verb{
+		name: "doctor", json: true,
+		options: func(f *flag.FlagSet) action {
+			var o doctorOptions
+			o.files.define(f)
+			f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of tinyproxy if vifproxyd does not run ("+defaults.Tinyproxy+")")
+			f.BoolVar(&o.verbose, "verbose", false, "also what a finding sums up")
+			return func(c *call) error { return runDoctor(c, o) }
+		},
+		summary: "Say whether everything around vifproxyd is as it should be.",
+		help: `Each line is a finding, with a remedy where something can be done:
+    ok       as it should be
+    note     may be meant so
+    wrong    makes the exit status 1
+
+It looks at vifproxyd and what that says of itself, tinyproxy and the advisories on it, the firewall,
+what this machine has to confine proxies with, rule files, what all VMs together may take of this
+machine, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
+VMs do without their proxies, routes and tunnels, resolvers, each of which it asks once, the
+service in dom0, and what this VM keeps at a restart. vifproxyd opens a connection for up to three
+VMs, to the first host of their lists, and sends nothing. If there is a route for IPv6, that host is tried by it. Chains of other programs are read for
+what drops that, or what VMs send to their proxies. Nothing is changed. vifproxyd need not run; then the options tell where tinyproxy and
+files are. Findings of one kind are one line.
+
+With --json: an array of objects with check, level, text, remedy and, if the text sums up, details.
+`,
 	}
-	if _, err := c.stdout.Write(text); err != nil {
+}
+
+type doctorOptions struct {
+	files     fileOptions
+	tinyproxy string
+	verbose   bool
+}
+
+// runDoctor fails if something is wrong.
+func runDoctor(c *call, o doctorOptions) error {
+	dir := cmp.Or(o.files.rulesDir, defaults.RulesDir)
+	findings := doctor.Examine(c.ctx, doctor.Config{Root: c.root, Version: c.version, Socket: c.socket, Setup: control.Setup{
+		RulesDir: dir, Template: cmp.Or(o.files.template, filepath.Join(dir, defaults.TemplateName)), Tinyproxy: o.tinyproxy,
+		ProxyPort: defaults.ProxyPort,
+	}})
+	if err := c.print(findings, findingsText(findings, terminal.Width(c.stdout), o.verbose)); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(findings, func(f doctor.Finding) bool { return f.Level == doctor.Wrong }) {
@@ -38,9 +68,9 @@ func examine(c *call) error {
 }
 
 // findingsText returns findings for people, on a terminal of this width; 0 is none.
-func findingsText(findings []doctor.Finding, width int, verbose bool) []byte {
+func findingsText(findings []doctor.Finding, width int, verbose bool) string {
 	const indent = 20
-	var b bytes.Buffer
+	var b strings.Builder
 	for _, f := range findings {
 		b.WriteString(usage.Wrap(fmt.Sprintf("%-5s  %-11s  %s", f.Level, f.Check, terminal.Quote(f.Text)), width, indent))
 		if f.Remedy != "" {
@@ -52,5 +82,5 @@ func findingsText(findings []doctor.Finding, width int, verbose bool) []byte {
 			}
 		}
 	}
-	return b.Bytes()
+	return b.String()
 }

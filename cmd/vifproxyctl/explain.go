@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"io"
 
 	"vifproxy/control"
 	"vifproxy/internal/terminal"
@@ -13,19 +11,34 @@ import (
 // guardIndent is where what a guard says begins, in columns.
 const guardIndent = 18
 
-// explain is the verb explain. It fails when the request would not pass.
-func explain(c *call) error {
-	e, err := control.NewClient(c.socket).Explain(context.Background(), c.names[0], c.names[1])
-	if err != nil {
-		return err
+func explainVerb() verb {
+	return verb{
+		name: "explain", args: "NAME URL|HOST[:PORT]", least: 2, most: 2, json: true, options: plain(runExplain),
+		summary: "Say whether a request of a VM passes, and why: it is tried.",
+		help: `A tinyproxy of its own, with all that the VM's proxy has (user, sandbox, fence, rules),
+resolves the name and connects. Then it ends: nothing is sent to HOST. A HOST alone stands for
+https://HOST/. The verdict comes within 3 s, and with it what each guard on the way says:
+    proxy         the VM's proxy runs, and has room for one more connection
+    template      Allow, Deny and BasicAuth of the template "config"
+    connect-port  ports to which a tunnel may go
+    rules         which line of which file
+    fence         the addresses that HOST has now
+    try           what came of it
+    remedy        what in the rule file makes it pass: that was tried, the same way
+
+The exit status is
+    0  the request passes
+    1  it is refused: by the list, a port, the template "config" or the fence
+    5  it fails: its name does not resolve, nobody answers, the proxy is stopped or full
+`,
 	}
-	if c.json {
-		var text []byte
-		if text, err = document(e); err == nil {
-			_, err = c.stdout.Write(text)
-		}
-	} else {
-		err = printExplanation(c.stdout, e)
+}
+
+// runExplain fails if the request would not pass.
+func runExplain(c *call) error {
+	e, err := c.client.Explain(c.ctx, c.args[0], c.args[1])
+	if err == nil {
+		err = c.print(e, explanationText(e, terminal.Width(c.stdout)))
 	}
 	switch {
 	case err != nil || e.Verdict == control.Passes:
@@ -36,14 +49,11 @@ func explain(c *call) error {
 	return errTrouble
 }
 
-// errFails ends a run that has explained why a request fails although nothing refuses it.
-var errFails = fmt.Errorf("the request fails: %w", errTrouble)
-
-// printExplanation shows a verdict and what each guard says, wrapped if a terminal shows it.
-func printExplanation(w io.Writer, e control.Explanation) error {
+// explanationText returns a verdict and what each guard says, for a terminal of this width; 0 is none.
+func explanationText(e control.Explanation, width int) string {
 	text := fmt.Sprintf("%s by %s: %s\n", terminal.Quote(e.Request), terminal.Quote(e.VM), terminal.Quote(e.Verdict))
 	row := func(label, says string) {
-		text += usage.Wrap(fmt.Sprintf("    %-13s %s", label, says), terminal.Width(w), guardIndent)
+		text += usage.Wrap(fmt.Sprintf("    %-13s %s", label, says), width, guardIndent)
 	}
 	for _, step := range e.Steps {
 		says := terminal.Quote(step.Says)
@@ -66,5 +76,5 @@ func printExplanation(w io.Writer, e control.Explanation) error {
 	if e.Note != "" {
 		row("note", terminal.Quote(e.Note))
 	}
-	return say(w, "%s", text)
+	return text
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -31,10 +30,17 @@ func openPorts(file rules.File) string {
 	return "port " + text
 }
 
-// printFinding shows where, what, the line with the offending text underlined, and what to do.
-func printFinding(w io.Writer, f rules.Finding) error {
+// lintText returns findings for a terminal of this width; 0 is none.
+func lintText(findings []rules.Finding, width int) string {
 	var b strings.Builder
-	width := terminal.Width(w)
+	for _, f := range findings {
+		writeFinding(&b, f, width)
+	}
+	return b.String()
+}
+
+// writeFinding writes where, what, the line with the offending text underlined, and what to do.
+func writeFinding(b *strings.Builder, f rules.Finding, width int) {
 	where := terminal.Quote(f.Path)
 	if f.Line > 0 {
 		where += fmt.Sprintf(":%d", f.Line)
@@ -44,21 +50,21 @@ func printFinding(w io.Writer, f rules.Finding) error {
 	}
 	b.WriteString(usage.Wrap(where+": "+terminal.Quote(f.Problem), width, 4))
 	if source := strings.ReplaceAll(f.Source, "\t", " "); f.Line > 0 && source != "" {
-		fmt.Fprintf(&b, "    %s\n", terminal.Quote(source))
+		fmt.Fprintf(b, "    %s\n", terminal.Quote(source))
 		if from, to := f.Col-1, f.Col-1+f.Width; from >= 0 && to <= len(source) && terminal.IsPlain(source) {
-			fmt.Fprintf(&b, "    %s%s\n", strings.Repeat(" ", utf8.RuneCountInString(source[:from])),
+			fmt.Fprintf(b, "    %s%s\n", strings.Repeat(" ", utf8.RuneCountInString(source[:from])),
 				strings.Repeat("^", max(1, utf8.RuneCountInString(source[from:to]))))
 		}
 	}
 	if f.Admits != "" {
-		fmt.Fprintf(&b, "  admits  %s\n", terminal.Quote(f.Admits))
+		fmt.Fprintf(b, "  admits  %s\n", terminal.Quote(f.Admits))
 	}
-	for i, line := range f.Better {
-		fmt.Fprintf(&b, "  %-6s  %s\n", map[bool]string{true: "write"}[i == 0], terminal.Quote(line))
+	label := "write"
+	for _, line := range f.Better {
+		fmt.Fprintf(b, "  %-6s  %s\n", label, terminal.Quote(line))
+		label = ""
 	}
 	if f.Remedy != "" && f.Better == nil {
 		b.WriteString(usage.Wrap("  remedy  "+terminal.Quote(f.Remedy), width, 10))
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }

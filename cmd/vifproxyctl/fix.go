@@ -20,7 +20,7 @@ func (l *linter) changed(path string, before, after []byte) {
 		l.fixed++
 		fmt.Fprintf(l.stderr, "    %s\n", terminal.Quote(strings.TrimRight(edit, "\r")))
 	}
-	l.toldLost(path)
+	l.warnIfLost(path)
 }
 
 // difference returns the lines that are gone, with "- " in front, and those that are new, with "+ ". Of two that say the same

@@ -4,12 +4,11 @@ import (
 	"fmt"
 	"strings"
 
-	"vifproxy/internal/defaults"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
 
-// overview is the help for all verbs together; %s is the list of them.
+// overview is the help for all verbs together, with two places: for the list of them, and for their options.
 const overview = `Vifproxyctl shows and steers vifproxyd, which runs one filtering proxy for every AppVM
 that has a rule file.
 
@@ -19,11 +18,7 @@ Usage:
 Verbs:
 %s
 Options:
-    --socket=PATH    The control socket of vifproxyd (` + defaults.ControlSocket + `).
-    --json           Print JSON, of most verbs an array of VMs.
-    --help           Explain, with a VERB only that.
-    --version        Print the version.
-
+%s
 Verbs that read or write rule files ask vifproxyd where they are. --rules-dir=DIR and
 --template=FILE, of those verbs, overrule it, which they say.
 
@@ -47,34 +42,66 @@ Example:
     $ vifproxyctl restart bank
 `
 
-func help(c *call) error {
-	if len(c.names) == 0 {
-		var rows strings.Builder
-		for _, v := range verbs() {
-			if v.hidden {
-				continue
-			}
+func helpVerb() verb {
+	return verb{
+		name: "help", args: "[VERB]", most: 1, options: plain(runHelp),
+		summary: "Explain vifproxyctl, one verb, or, with rules, what stands in rule files.",
+	}
+}
+
+func versionVerb() verb {
+	return verb{
+		name: "version", options: plain(func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", c.version) }),
+		summary: "Print the version.",
+	}
+}
+
+func runHelp(c *call) error {
+	text := ""
+	switch {
+	case len(c.args) == 0:
+		text = overviewText()
+	case c.args[0] == "rules":
+		text = rules.Help
+	default:
+		v, err := verbNamed(c.args[0])
+		if err != nil {
+			return err
+		}
+		text = v.helpText()
+	}
+	return say(c.stdout, "%s", usage.Fill(text))
+}
+
+// overviewText returns the help for all verbs together.
+func overviewText() string {
+	var rows strings.Builder
+	for _, v := range verbs() {
+		if !v.hidden {
 			fmt.Fprintf(&rows, "    %-28s  %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
-		return say(c.stdout, "%s", usage.Fill(fmt.Sprintf(overview, rows.String())))
 	}
-	if c.names[0] == "rules" {
-		return say(c.stdout, "%s", usage.Fill(rules.Help))
-	}
-	v, err := find(c.names[0])
-	if err != nil {
-		return err
-	}
+	f := newFlagSet("")
+	new(general).define(f)
+	return fmt.Sprintf(overview, rows.String(), optionList(optionsOf(f)))
+}
+
+// helpText returns the help for one verb.
+func (v verb) helpText() string {
 	synopsis := "vifproxyctl " + v.name
 	if v.json {
 		synopsis += " [--json]"
 	}
-	if v.flags != "" {
-		synopsis += " " + v.flags
+	options := optionsOf(v.flagSet())
+	for _, o := range options {
+		synopsis += " " + o.synopsis()
 	}
 	text := fmt.Sprintf("Usage:\n    %s\n\n%s\n", strings.TrimSpace(synopsis+" "+v.args), v.summary)
 	if v.help != "" {
 		text += "\n" + v.help
 	}
-	return say(c.stdout, "%s", usage.Fill(text))
+	if len(options) > 0 {
+		text += "\nOptions:\n" + optionList(options)
+	}
+	return text
 }

@@ -3,8 +3,8 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -27,15 +27,38 @@ const (
 // hooks are where people have put the line that runs proxyctl.py, beside the rule directory.
 var hooks = []string{"qubes-firewall-user-script", "qubes-firewall.d/*", "qubes-ip-change-hook", "rc.local"}
 
-// importOld takes over a set-up of proxyctl.py: it says what it recognises and what is wrong with it, and with
-// --apply copies what is good. It needs no daemon.
-func importOld(c *call) error {
-	from := defaults.RulesDir
-	if len(c.names) > 0 {
-		from = c.names[0]
+func importVerb() verb {
+	return verb{
+		name: "import", args: "[PATH]", most: 1,
+		options: func(f *flag.FlagSet) action {
+			var o importOptions
+			f.BoolVar(&o.apply, "apply", false, "do what is marked with +")
+			f.StringVar(&o.files.rulesDir, "rules-dir", "", "`DIR` to copy to, instead of the one that vifproxyd reads")
+			return func(c *call) error { return runImport(c, o) }
+		},
+		summary: "Take over a set-up of proxyctl.py, or say what is in its way.",
+		help: `PATH (` + defaults.RulesDir + `) is searched for rule files, the template "config" and proxyctl.py, and
+the directory above it for scripts that call proxyctl.py. Every finding is explained. Nothing is
+changed without --apply; then what is good is copied to DIR, the directory that vifproxyd
+reads, unless PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1 while something
+needs your attention. vifproxyd need not run.
+`,
 	}
-	at := c.place(context.Background())
-	i := &importer{call: c, from: filepath.Clean(from), to: filepath.Clean(at.dir)}
+}
+
+type importOptions struct {
+	files fileOptions
+	apply bool
+}
+
+// runImport says what it recognises of a set-up of proxyctl.py and what is wrong with it. With --apply it copies what is good. It needs
+// no daemon.
+func runImport(c *call, o importOptions) error {
+	from := defaults.RulesDir
+	if len(c.args) > 0 {
+		from = c.args[0]
+	}
+	i := &importer{call: c, apply: o.apply, from: filepath.Clean(from), to: filepath.Clean(c.place(o.files).dir)}
 	steps := []func() error{i.ruleFiles, i.script, i.callers}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -45,11 +68,11 @@ func importOld(c *call) error {
 	switch {
 	case i.found == 0:
 		return fmt.Errorf("import %s: there are no rule files NAME.IP, no template %s and no %s", i.from, defaults.TemplateName, oldScript)
-	case !c.apply && i.todo > 0:
-		i.tell("", "nothing has been changed: run this again with --apply")
-	case c.apply && i.todo > 0:
-		i.tell("", "what is marked with + has been done; see what the files permit: vifproxyctl check %s", i.to)
-		c.toldLost(filepath.Join(i.to, defaults.TemplateName))
+	case !o.apply && i.todo > 0:
+		i.say("", "nothing has been changed: run this again with --apply")
+	case o.apply && i.todo > 0:
+		i.say("", "what is marked with + has been done; see what the files permit: vifproxyctl check %s", i.to)
+		c.warnIfLost(filepath.Join(i.to, defaults.TemplateName))
 	}
 	if i.wrong > 0 {
 		return fmt.Errorf("import %s: %d things need your attention; they are marked with ! above", i.from, i.wrong)
@@ -59,12 +82,13 @@ func importOld(c *call) error {
 
 type importer struct {
 	*call
+	apply              bool
 	from, to           string
 	found, todo, wrong int
 }
 
-// tell prints one finding: mark is "+" for what --apply does, "!" for what a person must do.
-func (i *importer) tell(mark, format string, args ...any) {
+// say prints one finding: mark is "+" for what --apply does, "!" for what a person must do.
+func (i *importer) say(mark, format string, args ...any) {
 	switch mark {
 	case "+":
 		i.todo++
@@ -84,22 +108,22 @@ func (i *importer) ruleFiles() error {
 	switch {
 	case set.TemplateErr != nil:
 		i.found++
-		i.tell("!", "%v", set.TemplateErr)
+		i.say("!", "%v", set.TemplateErr)
 	case set.Template.Path != "":
 		i.found++
-		i.tell("", "%s: the template of all proxies", template)
+		i.say("", "%s: the template of all proxies", template)
 		if err := i.take(template); err != nil {
 			return err
 		}
 	}
 	for _, refused := range set.Refused {
 		i.found++
-		i.tell("!", "%v", refused.Err)
+		i.say("!", "%v", refused.Err)
 	}
 	filter, filterErr := policy.FilterOf(set.Template)
 	for _, file := range set.Files {
 		i.found++
-		i.tell("", "%s: what %s (%s) may reach", file.Path, file.Name, file.Addr)
+		i.say("", "%s: what %s (%s) may reach", file.Path, file.Name, file.Addr)
 		if err := i.take(file.Path); err != nil {
 			return err
 		}
@@ -107,7 +131,7 @@ func (i *importer) ruleFiles() error {
 			continue
 		}
 		if found := policy.CheckFor(filter).Parsed(file); len(found) > 0 {
-			i.tell("", "%d lines permit more than they seem to, or nothing: vifproxyctl check %s", len(found), file.Path)
+			i.say("", "%d lines permit more than they seem to, or nothing: vifproxyctl check %s", len(found), file.Path)
 		}
 	}
 	return nil
@@ -117,7 +141,7 @@ func (i *importer) ruleFiles() error {
 func (i *importer) take(path string) error {
 	if i.from == i.to {
 		if notroot.Unreadable(path) {
-			i.tell("!", "%s: only its owner may read it, and %s (%s)", path, notroot.InGroup, notroot.MakeReadable)
+			i.say("!", "%s: only its owner may read it, and %s (%s)", path, notroot.InGroup, notroot.MakeReadable)
 		}
 		return nil
 	}
@@ -131,13 +155,13 @@ func (i *importer) take(path string) error {
 	case err == nil && bytes.Equal(there, content):
 		return nil
 	case err == nil:
-		i.tell("!", "%s is there already and says something else: compare it with %s, and remove one", target, path)
+		i.say("!", "%s is there already and says something else: compare it with %s, and remove one", target, path)
 		return nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
 	if !i.apply {
-		i.tell("+", "copy it to %s", target)
+		i.say("+", "copy it to %s", target)
 		return nil
 	}
 	if err := os.MkdirAll(i.to, 0o755); err != nil {
@@ -146,7 +170,7 @@ func (i *importer) take(path string) error {
 	if err := writeNew(target, content); err != nil {
 		return err
 	}
-	i.tell("+", "copied to %s", target)
+	i.say("+", "copied to %s", target)
 	return nil
 }
 
@@ -175,9 +199,9 @@ func (i *importer) script() error {
 		return err
 	}
 	i.found++
-	i.tell("", "%s: the old script; vifproxyctl knows its verbs under that name too", path)
+	i.say("", "%s: the old script; vifproxyctl knows its verbs under that name too", path)
 	if !i.apply {
-		i.tell("+", "keep it as %s, and make a link to vifproxyctl of it", keptScript)
+		i.say("+", "keep it as %s, and make a link to vifproxyctl of it", keptScript)
 		return nil
 	}
 	kept := filepath.Join(i.from, keptScript)
@@ -194,7 +218,7 @@ func (i *importer) script() error {
 	if err := os.Symlink(self, path); err != nil {
 		return err
 	}
-	i.tell("+", "kept as %s; %s is a link to vifproxyctl now", keptScript, oldScript)
+	i.say("+", "kept as %s; %s is a link to vifproxyctl now", keptScript, oldScript)
 	return nil
 }
 
@@ -218,7 +242,7 @@ func (i *importer) callers() error {
 			lines := bufio.NewScanner(bytes.NewReader(content))
 			for n := 1; lines.Scan(); n++ {
 				if text := strings.TrimSpace(lines.Text()); strings.Contains(text, oldScript) && !strings.HasPrefix(text, "#") {
-					i.tell("!", "%s:%d: drop this line, vifproxyd needs no call: %s", path, n, text)
+					i.say("!", "%s:%d: drop this line, vifproxyd needs no call: %s", path, n, text)
 				}
 			}
 			if err := lines.Err(); err != nil {

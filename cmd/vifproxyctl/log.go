@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -22,47 +23,74 @@ import (
 	"vifproxy/rules"
 )
 
-const (
-	// glance is how often a followed log is looked at. It is asked for by name each time: proxies, AppVMs and
-	// the daemon come and go, and the file with them.
-	glance = 200 * time.Millisecond
-)
+// followInterval is the time between looks at a log that is followed. It is asked for by name each time: proxies, AppVMs and the
+// daemon come and go, and the file with them.
+const followInterval = 200 * time.Millisecond
 
-// followed is how many lines there are at first of a log that is followed, as tail(1) has it.
-const followed = 10
+// followedLines is how many lines of a log are shown before it is followed, as by tail(1).
+const followedLines = 10
 
-// showLog is the verb log: what a VM's proxies said, the older file first.
-func showLog(c *call) error {
+func logVerb() verb {
+	return verb{
+		name: "log", args: "NAME", least: 1, most: 1,
+		options: func(f *flag.FlagSet) action {
+			var o logOptions
+			f.BoolVar(&o.all, "all", false, "also what tinyproxy says at each start, change of rules and end, and its warnings of directives that "+
+				"another version of it needs")
+			f.BoolVar(&o.follow, "f", false, "")
+			f.BoolVar(&o.follow, "follow", false, fmt.Sprintf("go on with what comes, until Ctrl-C; begin with the last %d lines", followedLines))
+			f.IntVar(&o.lines, "n", -1, "only the last `LINES`, or as many before those that come")
+			return func(c *call) error {
+				if o.lines < -1 || given(f, "n") && o.lines < 0 {
+					return usagef("-n %d: want a number of lines, such as -n 20", o.lines)
+				}
+				return runLog(c, o)
+			}
+		},
+		summary: "Show what the proxies of a VM have logged.",
+		help: `Control characters are shown as escapes. vifproxyd keeps up to 2 MiB for each VM, less where many
+share little memory, until it is restarted.
+`,
+	}
+}
+
+type logOptions struct {
+	all, follow bool
+	lines       int // -1: all
+}
+
+// runLog shows what a VM's proxies said, the older file first.
+func runLog(c *call, o logOptions) error {
 	path, notRunning, err := logFile(c)
 	if err != nil {
 		return err
 	}
 	out := bufio.NewWriter(c.stdout)
-	last := &lastLines{out: out, most: c.lines}
-	if c.follow && c.lines < 0 {
-		last.most = followed
+	last := &lastLines{out: out, most: o.lines}
+	if o.follow && o.lines < 0 {
+		last.most = followedLines
 	}
-	l := &logReader{path: path, out: out, all: c.all, last: last}
+	l := &logReader{path: path, out: out, all: o.all, last: last}
 	if err := l.older(); err != nil {
 		return err
 	}
 	err = l.read()
-	if l.file != nil && !c.follow {
+	if l.file != nil && !o.follow {
 		l.close() // its last line has no end, maybe
 	}
 	last.print()
 	l.last = nil
-	if errors.Is(err, fs.ErrNotExist) && c.follow {
+	if errors.Is(err, fs.ErrNotExist) && o.follow {
 		err = nil // it will come
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && notRunning != nil:
 		err = notRunning
 	case errors.Is(err, fs.ErrNotExist):
-		err = fmt.Errorf("%s has no log yet: its proxy has not run since vifproxyd started (%s)", c.names[0], path)
+		err = fmt.Errorf("%s has no log yet: its proxy has not run since vifproxyd started (%s)", c.args[0], path)
 	}
-	if err == nil && c.follow {
-		err = l.follow()
+	if err == nil && o.follow {
+		err = l.follow(c.ctx)
 	}
 	return errors.Join(err, l.end())
 }
@@ -98,8 +126,8 @@ func (l *lastLines) print() {
 // logFile returns where the log of the named VM is. Without a daemon it may still be there, in the default place; then
 // notRunning says so.
 func logFile(c *call) (path string, notRunning error, err error) {
-	name := c.names[0]
-	status, err := control.NewClient(c.socket).Status(context.Background())
+	name := c.args[0]
+	status, err := c.client.Status(c.ctx)
 	if gone := (*control.NotRunningError)(nil); errors.As(err, &gone) {
 		if parsed, _, bad := rules.ParseFileName(name + ".0.0.0.0"); bad != nil || parsed != name {
 			return "", nil, usagef("%q is not a VM name", name)
@@ -109,7 +137,7 @@ func logFile(c *call) (path string, notRunning error, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if _, err := pick(status, name); err != nil {
+	if _, err := vmNamed(status, name); err != nil {
 		return "", nil, err
 	}
 	return filepath.Join(status.Setup.RuntimeDir, name, "log"), nil, nil
@@ -153,7 +181,7 @@ func (l *logReader) read() error {
 		piece, err := l.in.ReadSlice('\n')
 		l.part = append(l.part, piece...)
 		switch {
-		case err == nil, len(l.part) > maxLogLine:
+		case err == nil, len(l.part) > logLineMax:
 			l.line()
 		case errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, io.EOF):
@@ -164,9 +192,9 @@ func (l *logReader) read() error {
 	}
 }
 
-// maxLogLine bounds what is kept of a line. vifproxyd's are shorter; another program's may be in the file as
+// logLineMax bounds what is kept of a line. vifproxyd's are shorter; another program's may be in the file as
 // well.
-const maxLogLine = 16 << 10
+const logLineMax = 16 << 10
 
 // line shows a line as text that does nothing to a terminal. What vifproxyd writes is so already.
 func (l *logReader) line() {
@@ -185,10 +213,10 @@ func (l *logReader) line() {
 }
 
 // follow shows what comes, until it is interrupted.
-func (l *logReader) follow() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+func (l *logReader) follow(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	tick := time.NewTicker(glance)
+	tick := time.NewTicker(followInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -206,7 +234,7 @@ func (l *logReader) follow() error {
 	}
 }
 
-// current tells whether the open file still is the log, and has not been emptied since it was read.
+// current reports whether the open file still is the log, and has not been emptied since it was read.
 func (l *logReader) current() bool {
 	open, err1 := l.file.Stat()
 	named, err2 := os.Stat(l.path)

@@ -91,11 +91,11 @@ func TestLogIsFollowed(t *testing.T) {
 	write(elsewhere, "in two ")
 	write(elsewhere, "parts\n\x1b[2J\u202e\xff\n")
 	expect("in two parts", `\x1b[2J\u202e\xff`)
-	long := strings.Repeat("x", maxLogLine) // what is longer is cut in pieces
+	long := strings.Repeat("x", logLineMax) // what is longer is cut in pieces
 	write(elsewhere, long+long+"y\nlast\n")
 	for rest := len(long) + len(long) + 1; rest > 0; {
 		piece := <-lines
-		if len(piece) == 0 || len(piece) > 2*maxLogLine || strings.Trim(piece, "xy") != "" {
+		if len(piece) == 0 || len(piece) > 2*logLineMax || strings.Trim(piece, "xy") != "" {
 			t.Fatalf("%d bytes: %.20q", len(piece), piece)
 		}
 		rest -= len(piece)

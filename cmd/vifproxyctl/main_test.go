@@ -295,18 +295,18 @@ func (f *fakeDaemon) Explain(_ context.Context, name, url string) (control.Expla
 func TestNothingReachesTheTerminal(t *testing.T) {
 	hostile := "a\x1b[2J\n\t\u009b31m\u202e\u2028\U000e0041\x7f\"\\ü漢"
 	vms := []control.VM{{Name: hostile, IP: hostile, State: hostile, Interfaces: []string{hostile}, Error: hostile}}
-	text, err := array(vms)
+	text, err := terminal.JSON(orEmpty(vms), "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, out := range map[string]string{"table": string(table(vms)), "JSON": string(text)} {
+	for what, out := range map[string]string{"table": table(vms), "JSON": string(text)} {
 		for _, r := range out {
 			if r != '\n' && !strconv.IsPrint(r) {
 				t.Errorf("%s: %q in %q", what, r, out)
 			}
 		}
 	}
-	if lines := bytes.Count(table(vms), []byte("\n")); lines != 2 {
+	if lines := strings.Count(table(vms), "\n"); lines != 2 {
 		t.Errorf("%d lines in %s", lines, table(vms))
 	}
 	var back []control.VM

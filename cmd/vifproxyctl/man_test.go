@@ -18,7 +18,8 @@ var rewrite = flag.Bool("update", false, "write the manual page")
 // The page in the package says what the program's help says: `make man` makes it.
 func TestManPage(t *testing.T) {
 	page := manpage.Page{Name: "vifproxyctl", Section: 1, Summary: "show and steer vifproxyd"}
-	before, after, _ := strings.Cut(overview, "Verbs:\n%s\n")
+	before, rest, _ := strings.Cut(overviewText(), "Verbs:\n")
+	_, after, _ := strings.Cut(rest, "\n\n")
 	page.Help(before)
 	page.Head("Verbs")
 	for _, v := range verbs() {
@@ -26,7 +27,7 @@ func TestManPage(t *testing.T) {
 			continue
 		}
 		var text bytes.Buffer
-		if err := help(&call{env: env{stdout: &text}, names: []string{v.name}}); err != nil {
+		if err := runHelp(&call{env: env{stdout: &text}, args: []string{v.name}}); err != nil {
 			t.Fatal(err)
 		}
 		synopsis, rest, _ := strings.Cut(text.String(), "\n\n")
@@ -61,7 +62,7 @@ func TestExampleOfShow(t *testing.T) {
 			Since: at(7, 31, 8), Confinement: &control.Confinement{}},
 		{Name: "social", IP: "10.137.0.13", State: control.Waiting, Since: at(7, 30, 52)},
 	})
-	for line := range strings.Lines(string(shown)) {
+	for line := range strings.Lines(shown) {
 		if !strings.Contains(overview, "    "+line) {
 			t.Errorf("missing in the help: %s", line)
 		}

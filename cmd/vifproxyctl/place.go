@@ -2,8 +2,8 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
 
@@ -12,39 +12,45 @@ import (
 	"vifproxy/internal/doctor"
 )
 
-// place is where rule files and their template are.
-type place struct {
-	dir, template string
-	daemons       bool  // vifproxyd reads them there: a change is in force
-	err           error // why vifproxyd could not be asked
+// fileOptions overrule where rule files and their template are, for verbs that use them without the daemon.
+type fileOptions struct{ rulesDir, template string }
+
+func (o *fileOptions) define(f *flag.FlagSet) {
+	f.StringVar(&o.rulesDir, "rules-dir", "", "`DIR` of rule files, instead of the one that vifproxyd reads")
+	f.StringVar(&o.template, "template", "", "`FILE` that is the template of all proxies, instead of vifproxyd's")
 }
 
-// place asks vifproxyd where it reads rule files. --rules-dir and --template overrule it, which is told, as is a guess
-// where vifproxyd cannot be asked.
-func (c *call) place(ctx context.Context) place {
-	p := c.placeOf(ctx, c.rulesDir)
+// A place is where rule files and their template are.
+type place struct {
+	dir, template string
+	theirs        string // the rule directory of vifproxyd, "" if that is not known
+	daemons       bool   // vifproxyd reads them there: a change is in force
+	err           error  // why vifproxyd could not be asked
+}
+
+// place asks vifproxyd where it reads rule files. It warns if options overrule that, or if vifproxyd cannot be asked.
+func (c *call) place(o fileOptions) place {
+	p := c.placeOf(o)
 	switch {
 	case p.err == nil && !p.daemons:
-		c.warn("vifproxyd reads %s, not %s: what is written there is not in force", c.theirs, p.dir)
-	case p.err != nil && c.rulesDir == "":
+		c.warn("vifproxyd reads %s, not %s: what is written there is not in force", p.theirs, p.dir)
+	case p.err != nil && o.rulesDir == "":
 		c.warn("vifproxyd cannot be asked which directory it reads; %s is taken", p.dir)
 	}
 	return p
 }
 
-// placeOf is place for a rule directory, "" for that of vifproxyd.
-func (c *call) placeOf(ctx context.Context, dir string) place {
-	status, err := control.NewClient(c.socket).Status(ctx)
-	c.theirs = status.Setup.RulesDir
-	p := place{dir: cmp.Or(dir, c.theirs, defaults.RulesDir), err: err}
-	p.daemons = err == nil && (c.theirs == "" || sameFile(p.dir, c.theirs))
+// placeOf is place without the warnings.
+func (c *call) placeOf(o fileOptions) place {
+	status, err := c.client.Status(c.ctx)
+	theirs := status.Setup.RulesDir
+	p := place{dir: cmp.Or(o.rulesDir, theirs, defaults.RulesDir), theirs: theirs, err: err}
+	p.daemons = err == nil && (theirs == "" || sameFile(p.dir, theirs))
 	p.template = filepath.Join(p.dir, defaults.TemplateName)
 	if p.daemons {
 		p.template = cmp.Or(status.Setup.Template, p.template)
 	}
-	if c.template != "" {
-		p.template = c.template
-	}
+	p.template = cmp.Or(o.template, p.template)
 	return p
 }
 
@@ -69,9 +75,9 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && a == b
 }
 
-// toldLost warns where what was written to a file is lost when this VM is restarted: until then, it is in force.
-func (c *call) toldLost(path string) {
-	if kept := doctor.KeptAt(context.Background(), c.root, filepath.Dir(path)); kept.Lost {
+// warnIfLost warns if what was written to a file is lost when this VM is restarted. Until then, it is in force.
+func (c *call) warnIfLost(path string) {
+	if kept := doctor.KeptAt(c.ctx, c.root, filepath.Dir(path)); kept.Lost {
 		c.warn("until this VM is restarted: %s; %s", kept.Text, kept.Remedy)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 )
 
@@ -29,7 +30,7 @@ func TestShowFitsOnATerminal(t *testing.T) {
 	for _, line := range remarks(vms, func(control.VM) bool { return true }) {
 		lines = append(lines, usage.Wrap(line, columns, 4))
 	}
-	shown := string(table(vms)) + strings.Join(lines, "")
+	shown := table(vms) + strings.Join(lines, "")
 	for line := range strings.Lines(shown) {
 		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns {
 			t.Errorf("%d columns: %s", n, line)
@@ -96,7 +97,7 @@ func TestMessagesFitOnATerminal(t *testing.T) {
 		"error": func(w io.Writer) {
 			env{stdout: w, stderr: w}.run([]string{"--socket=" + strings.Repeat("none/", 9), "show"})
 		},
-		"explain": func(w io.Writer) { _ = printExplanation(w, explained) },
+		"explain": func(w io.Writer) { _ = say(w, "%s", explanationText(explained, terminal.Width(w))) },
 	} {
 		tty, told := newTerminal(t)
 		show(tty)
@@ -119,9 +120,9 @@ func TestHelpFitsOnATerminal(t *testing.T) {
 		var text strings.Builder
 		c := &call{env: env{stdout: &text}}
 		if v.name != "" {
-			c.names = []string{v.name}
+			c.args = []string{v.name}
 		}
-		if err := help(c); err != nil {
+		if err := runHelp(c); err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(text.String()) {

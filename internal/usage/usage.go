@@ -24,22 +24,22 @@ func Error(f *flag.FlagSet, args []string, err error, known []string, wants map[
 	if m := undefined.FindStringSubmatch(text); m != nil {
 		typed := asTyped(args, m[1])
 		if meant := Nearest(strings.TrimLeft(typed, "-"), known); meant != "" {
-			return fmt.Errorf("there is no option %s: did you mean %s?", typed, dashed(meant))
+			return fmt.Errorf("there is no option %s: did you mean %s?", typed, Dashed(meant))
 		}
 		return fmt.Errorf("there is no option %s; see `%s --help`", typed, f.Name())
 	}
 	if m := missing.FindStringSubmatch(text); m != nil {
-		return fmt.Errorf("%s needs a value; see `%s --help`", dashed(m[1]), f.Name())
+		return fmt.Errorf("%s needs a value; see `%s --help`", Dashed(m[1]), f.Name())
 	}
 	if m := boolean.FindStringSubmatch(text); m != nil {
-		return fmt.Errorf("%s takes no value: write it without =%s", dashed(m[2]), m[1])
+		return fmt.Errorf("%s takes no value: write it without =%s", Dashed(m[2]), m[1])
 	}
 	if m := invalid.FindStringSubmatch(text); m != nil {
 		reason := m[3]
 		if want := wants[m[2]]; want != "" {
 			reason = "want " + want
 		}
-		return fmt.Errorf("%s=%s: %s", dashed(m[2]), m[1], reason)
+		return fmt.Errorf("%s=%s: %s", Dashed(m[2]), m[1], reason)
 	}
 	return err
 }
@@ -52,10 +52,11 @@ func asTyped(args []string, name string) string {
 			return typed
 		}
 	}
-	return dashed(name)
+	return Dashed(name)
 }
 
-func dashed(name string) string {
+// Dashed returns the name of an option with its hyphens.
+func Dashed(name string) string {
 	if len(name) == 1 {
 		return "-" + name
 	}

@@ -1,20 +1,18 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"vifproxy/control"
 	"vifproxy/internal/terminal"
 )
 
 // conclude asks the daemon whether the hosts pass now, as they should or should not, and says so.
-func (g *grant) conclude(c *call, what string, should bool) error {
+func (g *grant) conclude(what string, should bool) error {
 	trouble := false
 	for _, address := range g.asked {
-		e, err := control.NewClient(c.socket).Explain(context.Background(), g.VM, address)
+		e, err := g.c.client.Explain(g.c.ctx, g.VM, address)
 		if err != nil {
 			return err
 		}
@@ -24,11 +22,11 @@ func (g *grant) conclude(c *call, what string, should bool) error {
 		g.Explanations = append(g.Explanations, e)
 		trouble = trouble || (e.Verdict != control.IsRefused) != should // whether it answers is not the list's matter
 		if port := refusedPort(e); should && port != "" {
-			c.warn("a rule file says which hosts pass; a tunnel to port %s needs the line ConnectPort %[1]s in the template %s,"+
+			g.c.warn("a rule file says which hosts pass; a tunnel to port %s needs the line ConnectPort %[1]s in the template %s,"+
 				" which opens this port for all VMs", port, g.place.template)
 		}
 	}
-	if err := g.print(c, what); err != nil {
+	if err := g.print(what); err != nil {
 		return err
 	}
 	if trouble {
@@ -50,14 +48,10 @@ func refusedPort(e control.Explanation) string {
 	return e.Request[strings.LastIndex(e.Request, ":")+1:]
 }
 
-func (g *grant) print(c *call, what string) error {
-	if c.json {
-		text, err := document(g)
-		if err == nil {
-			_, err = c.stdout.Write(text)
-		}
-		return err
-	}
+func (g *grant) print(what string) error { return g.c.print(g, g.text(what)) }
+
+// text returns what was done, for people.
+func (g *grant) text(what string) string {
 	lines := g.Lines
 	if g.Seconds > 0 {
 		lines = g.Hosts
@@ -84,17 +78,8 @@ func (g *grant) print(c *call, what string) error {
 	case g.InForceMS > 0:
 		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)
 	}
-	if err := say(c.stdout, "%s", text); err != nil {
-		return err
-	}
 	for _, e := range g.Explanations {
-		if err := printExplanation(c.stdout, e); err != nil {
-			return err
-		}
+		text += explanationText(e, terminal.Width(g.c.stdout))
 	}
-	return nil
-}
-
-func milliseconds(began time.Time) float64 {
-	return float64(time.Since(began).Microseconds()) / 1000
+	return text
 }

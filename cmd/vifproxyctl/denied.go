@@ -1,0 +1,160 @@
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/net/idna"
+
+	"vifproxy/internal/events"
+	"vifproxy/internal/terminal"
+)
+
+func deniedVerb() verb {
+	return verb{
+		name: "denied", args: "[NAME...]", most: math.MaxInt, json: true,
+		options: func(f *flag.FlagSet) action {
+			var since length
+			f.Var(&since, "since", "only what came in the last `TIME`, such as 10m, 1h30m or 2d")
+			return func(c *call) error { return runDenied(c, since) }
+		},
+		summary: "List what VMs asked for and did not get, and why, newest first.",
+		help: `vifproxyd keeps the last 256 of these hosts for each VM, until it is restarted. REASON is
+    list        no rule permits the host: see allow
+    port        a tunnel (HTTPS) to a port that tunnels may not go to: see ConnectPort
+    name        the name has no address: there is none, or no name server answers
+    connect     nobody answers, the host refuses, or something is in the way: the fence, no
+                route, rules of another program
+    template    Allow, Deny or BasicAuth in the template "config"
+    full        as many connections as MaxClients permits are open: the next one waits
+A host that does not answer is listed after 5 s. If an Upstream of the template "config" cannot
+be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not say them. Hosts
+that browsers are known to ask for by themselves, without a page, are marked "by itself" and
+come last; a page may need them all the same. An international name is shown as it was sent and,
+in parentheses, the other way of writing it. The exit status is 0 also if there is nothing to
+list. With --json: an array
+of VMs, each with an array of hosts, which have "what" besides "reason": Allow, BasicAuth,
+no-answer, refused, closed, fence, no-route, another-table; and "browser": what browsers want of
+the host by themselves.
+`,
+	}
+}
+
+func runDenied(c *call, since length) error {
+	if since.d < 0 {
+		return usagef("--since=%s is in the future: write how long ago, such as 10m", since.typed)
+	}
+	var from time.Time
+	if since.given {
+		from = time.Now().Add(-since.d)
+	}
+	vms, err := c.client.Denied(c.ctx, c.args, from)
+	if err != nil {
+		return err
+	}
+	for _, vm := range vms {
+		if vm.Forgotten > 0 {
+			c.warn("%s: %d more, of hosts that newer ones have pushed off the list", terminal.Quote(vm.VM), vm.Forgotten)
+		}
+	}
+	text := deniedTable(vms)
+	if !slices.ContainsFunc(vms, func(vm events.Denied) bool { return len(vm.Hosts) > 0 }) {
+		text = nothingDenied(c.args, from) + "\n"
+	}
+	return c.print(orEmpty(vms), text)
+}
+
+// nothingDenied says that nothing was denied to the named VMs, or to any, since a time, or since vifproxyd started.
+func nothingDenied(names []string, from time.Time) string {
+	who, since := "any VM", "vifproxyd started"
+	if len(names) > 0 {
+		who = strings.Join(names, ", ")
+	}
+	if !from.IsZero() {
+		since = formatTime(from)
+	}
+	return fmt.Sprintf("nothing was refused to %s, or failed, since %s", who, since)
+}
+
+func deniedTable(vms []events.Denied) string {
+	type row struct {
+		vm string
+		events.DeniedHost
+	}
+	var rows []row
+	for _, vm := range vms {
+		for _, host := range vm.Hosts {
+			rows = append(rows, row{vm.VM, host})
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(background(a.DeniedHost), background(b.DeniedHost)), b.Last.Compare(a.Last))
+	})
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "VM\tHOST\tCOUNT\tFIRST\tLAST\tPORT\tREASON")
+	for _, r := range rows {
+		port := ""
+		if r.Port != 0 {
+			port = strconv.Itoa(int(r.Port))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", terminal.Quote(r.vm), hostText(r.Host), r.Count, formatTime(r.First), formatTime(r.Last),
+			cell(port), cell(strings.Join(reasons(r.DeniedHost), "; ")))
+	}
+	w.Flush() // an error cannot come of memory
+	return b.String()
+}
+
+// background is 1 for a host that browsers ask for by themselves: it comes behind those that a page may miss.
+func background(h events.DeniedHost) int {
+	if h.Browser != "" {
+		return 1
+	}
+	return 0
+}
+
+// reasons returns why a host was not reached, and who may have asked for it.
+func reasons(h events.DeniedHost) []string {
+	texts := []string{reasonText(h.Reason, h.Why)}
+	if h.Browser != "" {
+		texts = append(texts, byItself(h.Browser))
+	}
+	return texts
+}
+
+// byItself marks what browsers ask for without a page.
+func byItself(purpose string) string { return "by itself: " + purpose }
+
+// reasonText is a reason with what explains it. That of a host that is not listed needs no more words.
+func reasonText(reason events.Reason, why string) string {
+	if why == "" || reason == events.ReasonList {
+		return string(reason)
+	}
+	return string(reason) + ": " + why
+}
+
+func formatTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+// hostText shows a host as it was sent. An international name is followed by the other way of writing it:
+// letters look alike, their punycode does not.
+func hostText(host string) string {
+	var other string
+	var err error
+	switch {
+	case strings.ContainsFunc(host, func(r rune) bool { return r > '~' }):
+		other, err = idna.Lookup.ToASCII(host)
+	case strings.Contains(strings.ToLower(host), "xn--"):
+		other, err = idna.Display.ToUnicode(host)
+	}
+	if err != nil || other == "" || other == host || !terminal.IsPlain(other) {
+		return cell(host)
+	}
+	return fmt.Sprintf("%s (%s)", terminal.Quote(host), other)
+}

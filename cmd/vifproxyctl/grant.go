@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"vifproxy/control"
+	"vifproxy/internal/policy"
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+)
+
+// A grant is what allow and deny do, and what they print as JSON.
+type grant struct {
+	VM           string                `json:"vm"`
+	Path         string                `json:"path"`        // the rule file
+	Hosts        []string              `json:"hosts"`       // as they are sent to the proxy
+	Lines        []string              `json:"lines"`       // added or removed
+	Ports        []uint16              `json:"ports"`       // opened with them, for all hosts of the list
+	Seconds      int                   `json:"seconds"`     // for which, 0 for good
+	InForceMS    float64               `json:"in_force_ms"` // from the save until bindings had moved; 0: not known, or nobody is served
+	Explanations []control.Explanation `json:"explanations"`
+
+	TakenBack []string `json:"taken_back,omitempty"` // of Hosts, what was allowed for a time
+
+	c       *call
+	o       grantOptions
+	place   place
+	notice  string // why what is in force serves nobody
+	file    rules.File
+	mayMake bool // the rule file, if there is none
+	makes   bool // there is none
+	asNames bool // it says nothing yet, and begins with names
+	check   rules.Check
+	hosts   []rules.Host
+	asked   []string // for each of hosts, what explain is asked: the URL as it was given
+}
+
+// namesHeader begins a rule file of names, which are what people mean.
+const namesHeader = "#: format domains\n"
+
+const byteOrderMark = "\ufeff"
+
+// newGrant reads what the command line says of hosts.
+func newGrant(c *call, o grantOptions) (*grant, error) {
+	g := &grant{c: c, o: o, VM: c.args[0], Hosts: []string{}, Lines: []string{}, Ports: []uint16{}, Explanations: []control.Explanation{}}
+	for _, text := range c.args[1:] {
+		if strings.Trim(text, "*.") == "" {
+			return nil, usagef("%q is every host: name those that are needed", text)
+		}
+		if strings.Contains(text, ",") {
+			return nil, usagef("%q: separate hosts by spaces", text)
+		}
+		host, err := rules.ParseHost(text)
+		if meant := rules.NamesMeant(text); err != nil && len(meant) > 0 {
+			return nil, usagef("%s is not a host name: write %s", text, strings.Join(meant, " "))
+		}
+		if err != nil {
+			return nil, usagef("%v", err)
+		}
+		hosts := []rules.Host{host}
+		if o.subdomains && !host.Below && !host.IsAddr() {
+			hosts = append(hosts, rules.Host{Name: host.Name, Below: true, Port: host.Port})
+		}
+		for _, h := range hosts {
+			g.hosts, g.Hosts, g.asked = append(g.hosts, h), append(g.Hosts, h.String()), append(g.asked, requestFor(text, h))
+		}
+	}
+	return g, nil
+}
+
+// requestFor returns what explain is asked about a host that a person gave as text: the URL without its path, or the host and
+// its port.
+func requestFor(text string, h rules.Host) string {
+	name := h.Name
+	if h.Below {
+		name = "any." + name
+	}
+	if h.Port != 0 {
+		name = fmt.Sprintf("%s:%d", name, h.Port)
+	}
+	scheme, _, isURL := strings.Cut(text, "://")
+	if scheme = strings.ToLower(scheme); isURL && (scheme != "https" || h.Port == 80) {
+		name = scheme + "://" + name + "/"
+	}
+	return name
+}
+
+// read reads the rule file and its template.
+func (g *grant) read() error {
+	set, err := rules.Read(g.place.dir, g.place.template)
+	if err != nil {
+		return err
+	}
+	if set.TemplateErr != nil {
+		return set.TemplateErr
+	}
+	config, _, err := policy.ConfigOf(set.Template)
+	if err != nil {
+		return err
+	}
+	g.check = policy.CheckFor(config.Filter)
+	for i := range g.hosts {
+		if slices.Contains(config.Connect, g.hosts[i].Port) { // open for all
+			g.hosts[i].Port = 0
+			g.Hosts[i] = g.hosts[i].String()
+		}
+	}
+	if g.file, err = set.Find(g.VM); err != nil {
+		err = g.first(set, err)
+	} else if g.mayMake && g.file.Unwritten() {
+		g.asNames = true
+		g.file, err = rules.ParseFile(g.file.Path, []byte(namesHeader))
+	}
+	if err != nil {
+		return err
+	}
+	g.Path = g.file.Path
+	switch {
+	case g.check.Forbid:
+		return fmt.Errorf("the template `config` says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
+			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, g.hosts[0].Name)
+	case g.check.URLs:
+		return fmt.Errorf("the template `config` has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)
+	}
+	return nil
+}
+
+// first makes the first rule file of a VM that is named with its address, NAME.IP. none is why there is no other.
+func (g *grant) first(set rules.Set, none error) error {
+	name, addr, err := rules.ParseFileName(g.VM)
+	if err != nil || !addr.IsValid() {
+		if slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Name == g.VM }) || !g.mayMake {
+			return none
+		}
+		return fmt.Errorf("%w, in %s; %s", none, g.place.dir, g.forTheFirst(connectedWithout(set)))
+	}
+	for _, other := range set.Files {
+		switch {
+		case other.Name == name && other.Addr == addr:
+			g.VM, g.file = name, other
+			return nil
+		case other.Name == name || other.Addr == addr:
+			return fmt.Errorf("%s is there: rename or remove it first, as a VM has one rule file", other.Path)
+		}
+	}
+	for _, other := range set.Refused {
+		if other.Name == name || other.Addr == addr {
+			return other.Err
+		}
+	}
+	if !g.mayMake {
+		return none
+	}
+	g.VM, g.makes = name, true
+	g.file, err = rules.ParseFile(filepath.Join(g.place.dir, name+"."+addr.String()), []byte(namesHeader))
+	return err
+}
+
+// forTheFirst says how to make the first rule file of a VM. Nobody tells the firewall VM the names of AppVMs, so a person has to
+// say which one is meant, also if only one comes into question.
+func (g *grant) forTheFirst(without []netwatch.AppVM) string {
+	command := func(addr string) string {
+		return fmt.Sprintf("`vifproxyctl allow %s.%s %s`", g.VM, addr, strings.ReplaceAll(strings.Join(g.Hosts, " "), "*", `\*`))
+	}
+	if len(without) == 1 {
+		return fmt.Sprintf("connected without one is %s, on %s: if that is %s, %s", without[0].Addr, strings.Join(without[0].Vifs, ", "),
+			g.VM, command(without[0].Addr.String()))
+	}
+	text := "for a first one name it with its address: " + command("IP")
+	for i, vm := range without {
+		text += map[bool]string{true: "; connected without one: ", false: ", "}[i == 0]
+		text += fmt.Sprintf("%s on %s", vm.Addr, strings.Join(vm.Vifs, ", "))
+	}
+	return text
+}
+
+// connectedWithout returns the AppVMs that are connected and have no rule file.
+func connectedWithout(set rules.Set) []netwatch.AppVM {
+	links, err := netwatch.Read()
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(links, func(vm netwatch.AppVM) bool {
+		return slices.ContainsFunc(set.Files, func(f rules.File) bool { return f.Addr == vm.Addr }) ||
+			slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == vm.Addr })
+	})
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/internal/terminal"
+	"vifproxy/rules"
+)
+
+// temporary has the daemon allow it.
+func (g *grant) temporary() error {
+	what := fmt.Sprintf("allowed for %v", g.o.duration)
+	if g.o.dryRun {
+		return g.print("would be " + what)
+	}
+	began := time.Now()
+	status, err := g.c.client.Allow(g.c.ctx,
+		control.Temporary{Name: g.VM, Hosts: g.Hosts, Seconds: g.Seconds})
+	if unknown := (*control.DaemonError)(nil); errors.As(err, &unknown) && unknown.Code == http.StatusNotFound {
+		return fmt.Errorf("%w; to be allowed something for a time a VM needs a rule file, also an empty one: NAME.IP in %s", err, g.place.dir)
+	}
+	if err != nil {
+		return err
+	}
+	g.serves(status, began)
+	return g.conclude(what, true)
+}
+
+// change rewrites the file and waits until that is in force. The file is this program's to write, with the rights of
+// whoever calls it: the daemon writes nothing outside of its runtime directory.
+func (g *grant) change(what string, edit func([]byte) ([]byte, error)) error {
+	if g.o.dryRun {
+		return g.print("would be " + what + " " + terminal.Quote(g.Path))
+	}
+	if len(g.Lines) > 0 {
+		if err := g.write(edit); err != nil {
+			return err
+		}
+		if what == "added to" {
+			g.findings()
+		}
+		g.c.warnIfLost(g.Path)
+	}
+	if !g.place.daemons { // nobody to wait for
+		return errors.Join(g.print(what+" "+terminal.Quote(g.Path)), g.place.err)
+	}
+	began := time.Now()
+	status, err := g.c.client.Update(g.c.ctx)
+	if err != nil {
+		if printErr := g.print(what + " " + terminal.Quote(g.Path)); printErr != nil {
+			return printErr
+		}
+		return err
+	}
+	if len(g.Lines)+len(g.TakenBack) > 0 {
+		g.serves(status, began)
+	}
+	err = printRemarks(g.c, g.c.stderr, remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && vm.InTrouble() }))
+	return errors.Join(err, g.conclude(what+" "+terminal.Quote(g.Path), what == "added to"))
+}
+
+// serves notes since when a change is in force, or why it is not: nobody is served by a proxy that does not run.
+func (g *grant) serves(status control.Status, began time.Time) {
+	vm, err := vmNamed(status, g.VM)
+	switch {
+	case err != nil:
+	case vm.State == control.Running && vm.Error != "":
+		g.notice = "not taken over: the last good rules serve on"
+	case vm.State == control.Running:
+		g.InForceMS = milliseconds(began)
+	case vm.State == control.Stopped:
+		g.notice = fmt.Sprintf("serves nobody: the proxy of %s is stopped; start it with `vifproxyctl start %[1]s`", g.VM)
+	case vm.State == control.Waiting:
+		g.notice = fmt.Sprintf("serves nobody yet: no AppVM with the address %s is connected", vm.IP)
+	default:
+		g.notice = fmt.Sprintf("serves nobody: the proxy of %s is in the state %q; see `vifproxyctl show %[1]s`", g.VM, vm.State)
+	}
+}
+
+// write rewrites the rule file, or makes the first one.
+func (g *grant) write(edit func([]byte) ([]byte, error)) error {
+	valid := func(content []byte) ([]byte, error) {
+		changed, err := edit(content)
+		if err == nil {
+			_, err = rules.ParseFile(g.Path, changed)
+		}
+		return changed, err
+	}
+	var err error
+	if g.makes {
+		var content []byte
+		if content, err = valid([]byte(namesHeader)); err == nil {
+			err = os.MkdirAll(g.place.dir, 0o755)
+		}
+		if err == nil {
+			err = writeNew(g.Path, content)
+		}
+	} else {
+		err = rules.Rewrite(g.Path, func(content []byte) ([]byte, error) {
+			if g.asNames {
+				rest, marked := strings.CutPrefix(string(content), byteOrderMark)
+				content = []byte(strings.Repeat(byteOrderMark, map[bool]int{true: 1}[marked]) + namesHeader + rest)
+			}
+			return valid(content)
+		})
+	}
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: run as root (sudo)", err)
+	}
+	return err
+}
+
+// findings warns where the lines of the file hardly mean what their author meant, as a new line beneath them looks like
+// a sign that all is well.
+func (g *grant) findings() {
+	if found := g.check.Parsed(g.file); len(found) > 0 {
+		text := found[0].String()
+		if more := len(found) - 1; more > 0 {
+			text += fmt.Sprintf("; and %d more: vifproxyctl check %s", more, g.VM)
+		}
+		g.c.warn("%s", text)
+	}
+}
+
+func milliseconds(began time.Time) float64 {
+	return float64(time.Since(began).Microseconds()) / 1000
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"vifproxy/control"
+	"vifproxy/internal/terminal"
+	"vifproxy/rules"
+)
+
+func showVerb() verb {
+	return verb{
+		name: "show", args: "[NAME...]", most: math.MaxInt, json: true,
+		options: func(f *flag.FlagSet) action {
+			var wide bool
+			f.BoolVar(&wide, "wide", false, "also process, port, since when, restarts, how many packets of the proxy the fence has "+
+				"refused, and whether the proxy is fully confined")
+			return func(c *call) error { return runShow(c, wide) }
+		},
+		summary: "List VMs that have a rule file, and what is wrong.",
+		help: `STATE is one of
+    running     its proxy listens, and the VM reaches it
+    starting    on the way there
+    waiting     has a rule file, but is not connected
+    failed      its proxy does not start or does not stay; it is tried again
+    refused     its rule file or the template "config" is wrong
+    stopped     by a person, with stop or kill-all, until start
+
+Below the table is what is wrong, or looks so, once for all VMs that it is about: errors in
+files, lines that hardly mean what their author meant, black lists, a person's stop. The exit
+status is 0 whatever state the VMs are in.
+`,
+	}
+}
+
+// runShow tells about troubles, and has none itself.
+func runShow(c *call, wide bool) error {
+	status, err := c.client.Status(c.ctx)
+	if err != nil {
+		return err
+	}
+	if err := known(status, c.args); err != nil {
+		return err
+	}
+	vms := concerned(status, c.args)
+	text := table(vms)
+	if wide {
+		text = wideTable(vms)
+	}
+	if err := c.print(orEmpty(vms), text); err != nil {
+		return err
+	}
+	warnOfProblems(c, status, vms)
+	return printRemarks(c, c.stdout, remarks(vms, func(control.VM) bool { return true }))
+}
+
+// concerned returns the VMs of these names, or all. A stopped VM whose rule file has gone may be named, but has no row.
+func concerned(status control.Status, names []string) []control.VM {
+	if len(names) == 0 {
+		return status.VMs
+	}
+	return slices.DeleteFunc(slices.Clone(status.VMs), func(vm control.VM) bool { return !slices.Contains(names, vm.Name) })
+}
+
+// known returns an error if a name is not that of a VM.
+func known(status control.Status, names []string) error {
+	for _, name := range names {
+		if _, err := vmNamed(status, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vmNamed returns the VM of this name. If there is none, the error is that of the daemon's own verbs.
+func vmNamed(status control.Status, name string) (control.VM, error) {
+	var known []string
+	for _, vm := range status.VMs {
+		if vm.Name == name {
+			return vm, nil
+		}
+		known = append(known, vm.Name)
+	}
+	return control.VM{}, &control.UnknownError{Names: []string{name}, Known: known}
+}
+
+// warnOfProblems says what is wrong with the daemon, but for what is said of VMs anyway, and which files it does not read.
+func warnOfProblems(c *call, status control.Status, vms []control.VM) {
+	for _, b := range status.Barred {
+		c.warn("proxies may not leave by %s, where what AppVMs send is dropped by %s", b.Interface, b.Rule)
+	}
+	for _, problem := range status.Problems {
+		if !slices.ContainsFunc(vms, func(vm control.VM) bool { return vm.Error == problem }) {
+			c.warn("problem: %s", terminal.Quote(problem))
+		}
+	}
+	if dir := status.Setup.RulesDir; dir != "" {
+		for _, text := range rules.Unread(dir, len(status.VMs)) {
+			c.warn("%s", text)
+		}
+	}
+}
+
+// table returns what fits on a terminal.
+func table(vms []control.VM) string {
+	rows := [][]string{{"NAME", "STATE", "VIF", "IP"}}
+	for _, vm := range vms {
+		rows = append(rows, []string{cell(vm.Name), cell(vm.State), cell(strings.Join(vm.Interfaces, ",")), cell(vm.IP)})
+	}
+	return aligned(rows)
+}
+
+// wideTable returns all that there is in a row.
+func wideTable(vms []control.VM) string {
+	rows := [][]string{{"NAME", "IP", "INTERFACE", "PID", "PORT", "STATE", "SINCE", "RESTARTS", "EGRESS-REFUSED", "CONFINED"}}
+	for _, vm := range vms {
+		since := ""
+		if !vm.Since.IsZero() {
+			since = formatTime(vm.Since)
+		}
+		rows = append(rows, []string{
+			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")), number(vm.PID), number(vm.Port), cell(vm.State),
+			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), confined(vm),
+		})
+	}
+	return aligned(rows)
+}
+
+// aligned returns rows with their cells below each other.
+func aligned(rows [][]string) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	w.Flush() // an error cannot come of memory
+	return b.String()
+}
+
+// cell returns what stands in a cell of a table.
+func cell(s string) string {
+	if s == "" {
+		return "--"
+	}
+	return terminal.Quote(s)
+}
+
+// number returns what stands in a cell for a number, of which 0 is none.
+func number(n int) string {
+	if n == 0 {
+		return "--"
+	}
+	return strconv.Itoa(n)
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/internal/events"
+	"vifproxy/internal/terminal"
+)
+
+func watchVerb() verb {
+	return verb{
+		name: "watch", args: "[NAME...]", most: math.MaxInt, json: true, options: plain(runWatch),
+		summary: "Show what happens, line by line, as it happens.",
+		help: `VMs come and go, proxies listen, hosts are refused, changes of rules are in force. What
+concerns no VM in particular is shown as well. It ends with Ctrl-C, not with vifproxyd: it
+waits for that to come back. Of what a VM is refused or does not reach one a second is
+shown, after a burst of 20; denied counts all of it. Of that burst 10 are for hosts that no
+browser asks for by itself; those that one does are marked.
+
+On a terminal lines have colours, unless NO_COLOR is set. With --json each line is an
+object, whose "event" says what happened:
+    watching                    the first line, and again when vifproxyd is back
+    lost                        vifproxyd has gone
+    missed                      "count" events were not read fast enough
+    refused                     a VM was refused "host" at "port", for "reason" list or port
+    unreached                   "host" was not reached, for "reason" name or connect
+    turned-away, full           "reason" template, full; "not_shown" before were not shown
+    connected, disconnected     a VM, on "vif"
+    rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
+    black-list                  the rule file of a VM says what is forbidden, not what passes
+    allowed, allowed-no-more    "host", for a time
+    stopped, started            a VM, by a person
+    proxy-listens, -retires, -ends, -died, -fails
+    in-force                    a change, "ms" after it was noticed
+    daemon-starts, -stops, -fails, reloading, deaf, trouble, impaired, recovered, leftovers,
+    not-shown, confined, half-confined, vulnerable, still-tracked, unfenced,
+    barred, not-barred
+`,
+	}
+}
+
+// reconnectInterval is the time between looks for a daemon that has gone.
+const reconnectInterval = 200 * time.Millisecond
+
+// runWatch shows what happens, and goes on when the daemon does.
+func runWatch(c *call) error {
+	colours := terminal.ShowsColours(c.stdout)
+	var broken error // standard output
+	show := func(e events.Event) error {
+		text := []byte(eventLine(e, colours))
+		if c.json {
+			if text, broken = terminal.JSON(e, ""); broken != nil {
+				return broken
+			}
+		}
+		_, broken = c.stdout.Write(text)
+		return broken
+	}
+	watching := false // at the moment
+	for begun := false; ; {
+		err := c.client.Watch(c.ctx, c.args, func(e events.Event) error {
+			begun, watching = true, true
+			return show(e)
+		})
+		switch {
+		case broken != nil:
+			return broken
+		case !begun || isFinal(err):
+			return err
+		case watching:
+			watching = false
+			lost := events.Event{Time: time.Now(), Event: events.Lost, Level: "warn",
+				Text: "vifproxyd has gone: waiting for it to come back"}
+			if err := show(lost); err != nil {
+				return err
+			}
+		}
+		time.Sleep(reconnectInterval)
+	}
+}
+
+// isFinal reports whether the daemon has said no: all else comes of its stopping and starting, also that it does
+// not know a VM, or does not let us in, until it has looked around.
+func isFinal(err error) bool {
+	var said *control.DaemonError
+	return errors.As(err, &said) && said.Code != http.StatusNotFound && said.Code != http.StatusServiceUnavailable
+}
+
+// eventLine is an event for a person.
+func eventLine(e events.Event, colours bool) string {
+	var details []string
+	for _, a := range e.Attrs() {
+		value := terminal.Quote(a.Value.String())
+		switch a.Key {
+		case "vm", "ip":
+			continue
+		case "host":
+			value = hostText(a.Value.String())
+		case "reason":
+			value = terminal.Quote(reasonText(e.Reason, e.Why))
+		case "browser":
+			value = terminal.Quote(byItself(a.Value.String()))
+		case "what", "why":
+			if e.Reason != "" {
+				continue // said with the reason
+			}
+		case "port", "pid", "version":
+			value = a.Key + " " + value
+		case "ms":
+			value += " ms"
+		case "retry_ms":
+			value = "again in " + value + " ms"
+		case "seconds":
+			value = "for " + value + " s"
+		case "old":
+			value = "was " + value
+		case "connections":
+			value += " connections cut"
+		case "not_shown":
+			value += " before not shown"
+		}
+		details = append(details, value)
+	}
+	text := terminal.Quote(e.Text)
+	if len(details) > 0 {
+		text += ": " + strings.Join(details, ", ")
+	}
+	if colour := eventColour(e); colours && colour != "" {
+		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
+	}
+	return fmt.Sprintf("%s  %-12s  %s\n", e.Time.Local().Format("15:04:05.000"), cmp.Or(terminal.Quote(e.VM), "--"), text)
+}
+
+// eventColour is an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, faint for
+// what browsers ask for by themselves, green for what works from now on.
+func eventColour(e events.Event) string {
+	switch {
+	case e.Level == "error":
+		return "31"
+	case e.Browser != "":
+		return "2"
+	case e.Level == "warn" || e.Reason != "":
+		return "33"
+	case e.Event == "proxy-listens" || e.Event == "in-force":
+		return "32"
+	}
+	return ""
+}
