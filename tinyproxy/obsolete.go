@@ -24,5 +24,6 @@ func WithoutObsolete(text string) string {
 // NeedsObsolete reports whether a program that calls itself so does not start without obsoleteDirectives, or may not: it is
 // 1.10 or does not say what it is.
 func NeedsObsolete(version string) bool {
-	return !strings.HasPrefix(version, "tinyproxy ") || strings.HasPrefix(version, "tinyproxy 1.10")
+	r, ok := ParseVersion(version)
+	return !ok || r[0] == 1 && r[1] == 10
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -154,7 +155,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 			found, err := tinyproxy.Identify(o.tinyproxy)
 			if err == nil && found != binary {
 				binary = found
-				helpers.Go(func() { lookForHoles(ctx, emitter, found) })
+				helpers.Go(func() { warnOfAdvisories(ctx, emitter, found) })
 			}
 			return found, err
 		},
@@ -266,20 +267,24 @@ func systemdMakes(dir string) bool {
 // versionBound is how long tinyproxy may take to say its version.
 const versionBound = 10 * time.Second
 
-// lookForHoles warns of a tinyproxy that is known to be unsafe.
-func lookForHoles(ctx context.Context, emitter *events.Emitter, binary tinyproxy.Binary) {
+// warnOfAdvisories warns of a tinyproxy that is known to be unsafe.
+func warnOfAdvisories(ctx context.Context, emitter *events.Emitter, binary tinyproxy.Binary) {
 	ctx, cancel := context.WithTimeout(ctx, versionBound)
 	defer cancel()
 	version, err := binary.Version(ctx)
-	if err != nil {
-		return // a program that does not even say its name will not start either, and that is told
+	release, ok := tinyproxy.ParseVersion(version)
+	if err != nil || !ok {
+		return // a program that cannot print its version will not start either, and that failure is reported
 	}
 	changes := ""
 	if binary.Path == defaults.Tinyproxy {
 		changes = tinyproxy.DebianChanges("")
 	}
-	for _, hole := range tinyproxy.Holes(version, changes) {
-		emitter.Emit(events.Vulnerable, events.About{Version: version, Why: hole})
+	for _, a := range tinyproxy.Advisories(release, changes) {
+		if a.Severe {
+			emitter.Emit(events.Vulnerable, events.About{Version: version, Why: fmt.Sprintf(
+				"%s, unless the package has the patch: %s; versions after %s do not have it", strings.Join(a.IDs, ", "), a.Effect, a.Last)})
+		}
 	}
 }
 

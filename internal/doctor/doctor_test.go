@@ -8,26 +8,8 @@ import (
 	"testing"
 
 	"vifproxy/internal/defaults"
+	"vifproxy/tinyproxy"
 )
-
-func TestVersion(t *testing.T) {
-	for text, want := range map[string]string{
-		"tinyproxy 1.11.1":             "1.11.1",
-		"tinyproxy 1.11.2-17-gabcdef0": "1.11.2",
-		"tinyproxy 1.10":               "1.10.0",
-		"1.11.1":                       "",
-		"":                             "",
-		"privoxy 3.0.33":               "",
-	} {
-		r, ok := parseVersion(text)
-		if ok != (want != "") || ok && r.String() != want {
-			t.Errorf("%q: %v, %v", text, r, ok)
-		}
-	}
-	if !(release{1, 9, 9}).before(release{1, 10, 0}) || (release{1, 11, 1}).before(release{1, 11, 1}) {
-		t.Error("versions are compared as text")
-	}
-}
 
 // A distribution that names an advisory in its change log has patched it, whatever the version; the others are one line.
 func TestAdvisoriesPatchedByTheDistribution(t *testing.T) {
@@ -63,13 +45,13 @@ func TestAdvisoriesPatchedByTheDistribution(t *testing.T) {
 		t.Errorf("another program has the package's change log: %q", other)
 	}
 	d := &doctor{}
-	d.advisories(release{1, 11, 1}, changes)
+	d.advisories(tinyproxy.Release{1, 11, 1}, changes)
 	if len(d.findings) != 1 || d.findings[0].Level != Note || strings.Contains(d.findings[0].Text, "CVE-2023-49606") ||
 		!strings.Contains(d.findings[0].Text, "CVE-2025-63938, CVE-2026-3945") || len(d.findings[0].Details) != 5 {
 		t.Errorf("what is patched is told, or not all in one line: %+v", d.findings)
 	}
 	d = &doctor{}
-	d.advisories(release{1, 11, 1}, "")
+	d.advisories(tinyproxy.Release{1, 11, 1}, "")
 	if len(d.findings) != 2 || d.findings[0].Level != Wrong || !strings.Contains(d.findings[0].Remedy, "no change log tells") {
 		t.Errorf("without a change log: %+v", d.findings)
 	}
