@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/rules/flaws"
 )
 
 // Half a list is a list, and half a template may open what the whole one closes. So a daemon believes a file only when
@@ -26,8 +28,8 @@ func readClosed(path string) (content []byte, again time.Duration, err error) {
 		switch err := leaseAs(file); {
 		case errors.Is(err, unix.EAGAIN):
 			again = quiet // should no event come, as where another machine writes
-			return &Error{Path: path, Text: "is open for writing: what it said before stays in force",
-				Remedy: "close it in the program that writes it", Unsettled: true}
+			return &Error{Path: path, Unsettled: true, Flaw: flaws.Flaw{
+				Text: "is open for writing: what it said before stays in force", Remedy: "close it in the program that writes it"}}
 		default:
 			leased = err == nil
 			return nil
@@ -39,8 +41,8 @@ func readClosed(path string) (content []byte, again time.Duration, err error) {
 	age := time.Since(changed)
 	unended := len(content) > 0 && content[len(content)-1] != '\n'
 	if (unended || !leased) && 0 <= age && age < quiet { // the time of the file may be anything: mtime(7)
-		return nil, quiet - age, &Error{Path: path, Unsettled: true, Remedy: fmt.Sprintf("wait %v", quiet),
-			Text: "has just changed, and may be incomplete: what it said before stays in force"}
+		return nil, quiet - age, &Error{Path: path, Unsettled: true, Flaw: flaws.Flaw{
+			Text: "has just changed, and may be incomplete: what it said before stays in force", Remedy: fmt.Sprintf("wait %v", quiet)}}
 	}
 	return content, 0, nil
 }

@@ -10,9 +10,10 @@ import (
 	"strings"
 	"syscall"
 
-	"vifproxy/internal/terminal"
-
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/terminal"
+	"vifproxy/rules/flaws"
 )
 
 // Append returns content with lines at its end. What is there stays as it is, byte for byte; only an end of line that
@@ -124,7 +125,7 @@ func (s Set) Find(name string) (File, error) {
 		}
 	}
 	if names == nil {
-		return File{}, fmt.Errorf("no rule file for %s: there are none", excerpt(name))
+		return File{}, fmt.Errorf("no rule file for %s: there are none", flaws.Excerpt(name))
 	}
-	return File{}, fmt.Errorf("no rule file for %s: there are those of %s", excerpt(name), strings.Join(names, ", "))
+	return File{}, fmt.Errorf("no rule file for %s: there are those of %s", flaws.Excerpt(name), strings.Join(names, ", "))
 }

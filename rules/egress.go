@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"vifproxy/rules/flaws"
 )
 
 // Egress is a network that proxies may connect to, with TCP, although it is private, or at a port that is not
@@ -36,65 +38,6 @@ func (e Egress) Covers(other Egress) bool {
 		(e.Single() || !other.Single())
 }
 
-// innermost are addresses of the firewall VM itself and of its links, whatever its interfaces have.
-var innermost = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"),
-}
-
-// openings returns what is odd about the lines that open the fence. Path is not set.
-func (f File) openings() (all []Finding) {
-	for _, e := range f.Egress {
-		finding := Finding{Line: e.Line, Col: 1}
-		within := slices.ContainsFunc(innermost, func(net netip.Prefix) bool {
-			return net.Bits() <= e.To.Bits() && net.Overlaps(e.To)
-		})
-		switch {
-		case within && e.Single():
-			finding.Problem = fmt.Sprintf("%s is the firewall VM itself, or on its own link: this AppVM reaches what listens there",
-				e.To.Addr())
-			finding.Remedy = "remove the line, unless that service is meant for this AppVM"
-		case within:
-			finding.Problem = fmt.Sprintf("%s leads nowhere: a network opens no address of the firewall VM or of its links", e.To)
-			finding.Remedy = "name the single address"
-		default:
-			continue
-		}
-		all = append(all, finding)
-	}
-	return all
-}
-
-// hardlyMeant are ports that hardly anybody means to open for a web proxy.
-var hardlyMeant = map[uint16]string{
-	25: "mail servers take mail from each other there: this AppVM can send mail as this network",
-	53: "name servers answer there: what a look-up carries away passes no list",
-}
-
-// ports returns what is odd about the lines that open ports. Path is not set.
-func (f File) ports() (all []Finding) {
-	first := map[uint16]int{} // by directive
-	for _, p := range f.Ports {
-		finding := Finding{Line: p.Line, Col: 1}
-		before, again := first[p.Number]
-		directive := strings.HasPrefix(p.Text, "#:")
-		if directive && !again {
-			first[p.Number] = p.Line
-		}
-		switch why := hardlyMeant[p.Number]; {
-		case directive && again:
-			finding.Problem, finding.Remedy = fmt.Sprintf("port %d is opened by line %d already", p.Number, before), "remove it"
-		case why != "":
-			finding.Problem = fmt.Sprintf("port %d is open for all hosts of this list: %s", p.Number, why)
-			finding.Remedy = "remove the port, unless that is meant"
-		default:
-			continue
-		}
-		all = append(all, finding)
-	}
-	return all
-}
-
 // The widest networks that may be opened: those of RFC 1918 and RFC 4193. Whoever wants more than these wants
 // no fence.
 const (
@@ -108,7 +51,7 @@ func ParseEgress(list string) ([]Egress, error) {
 	for text := range strings.SplitSeq(list, ",") {
 		e, flaw := parseEgress(strings.TrimSpace(text))
 		if flaw != nil {
-			return nil, fmt.Errorf("%s (%s)", flaw.Text, flaw.Remedy)
+			return nil, flaw
 		}
 		if !slices.Contains(all, e) {
 			all = append(all, e)
@@ -117,11 +60,10 @@ func ParseEgress(list string) ([]Egress, error) {
 	return all, nil
 }
 
-// parseEgress reads CIDR[:PORT]. An address alone is a network of one; IPv6 with a port stands in brackets. The
-// error, if any, lacks the place.
-func parseEgress(text string) (Egress, *Error) {
-	fail := func(what, remedy string) (Egress, *Error) {
-		return Egress{}, &Error{Text: excerpt(text) + " " + what, Remedy: remedy}
+// parseEgress reads CIDR[:PORT]. An address alone is a network of one; IPv6 with a port stands in brackets.
+func parseEgress(text string) (Egress, *flaws.Flaw) {
+	fail := func(what, remedy string) (Egress, *flaws.Flaw) {
+		return Egress{}, &flaws.Flaw{Text: flaws.Excerpt(text) + " " + what, Remedy: remedy}
 	}
 	const form = "write it like 192.168.1.0/24, 192.168.1.5/32:8443 or [fd00:1::/64]:443"
 	network, port, hasPort := text, "", false

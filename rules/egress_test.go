@@ -101,32 +101,3 @@ func TestEgressCovers(t *testing.T) {
 		}
 	}
 }
-
-// TestOpeningsOfTheFirewallVMAreFindings: a line that opens its own services, or does nothing, is hardly meant.
-func TestOpeningsOfTheFirewallVMAreFindings(t *testing.T) {
-	for line, want := range map[string]string{
-		"#: egress 127.0.0.1:9050":   "127.0.0.1 is the firewall VM itself, or on its own link",
-		"#: egress 127.0.0.0/8":      "127.0.0.0/8 leads nowhere",
-		"#: egress ::1/128":          "::1 is the firewall VM itself, or on its own link",
-		"#: egress fe80::/64":        "fe80::/64 leads nowhere",
-		"#: egress 169.254.169.254":  "169.254.169.254 is the firewall VM itself, or on its own link",
-		"#: egress 10.0.0.0/8":       "",
-		"#: egress 192.168.1.5:8443": "",
-	} {
-		content := []byte(line + "\n^bank\\.example$\n")
-		f, err := ParseFile(somePath, content)
-		if err != nil {
-			t.Errorf("%s: %v", line, err)
-			continue
-		}
-		for _, found := range [][]Finding{(Check{}).Parsed(f), (Check{}).File(somePath, content)} {
-			if want == "" && len(found) == 0 {
-				continue
-			}
-			if len(found) != 1 || want == "" || !strings.Contains(found[0].Problem, want) || found[0].Line != 1 ||
-				found[0].Path != somePath || found[0].Refused {
-				t.Errorf("%s: %+v, want %q", line, found, want)
-			}
-		}
-	}
-}

@@ -2,24 +2,25 @@ package rules
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
-	"vifproxy/internal/secret"
 	"vifproxy/internal/terminal"
+	"vifproxy/rules/flaws"
 )
 
-// Error says what is wrong with a rule file or a template: where, what, and what to do about it.
+// An Error says what is wrong with a rule file or a template: where, what, and what to do about it.
 type Error struct {
-	Path   string
-	Line   int    // from 1; 0 when the file as a whole is meant
-	Col    int    // from 1, in bytes; 0 when the line as a whole is meant
-	Text   string // what is wrong; whatever it quotes from the file is an excerpt
-	Remedy string // what the file's owner can do
-
-	twoWords bool // there is white space within a line
+	Path string
+	Line int // from 1; 0 if the file as a whole is meant
+	flaws.Flaw
 
 	Unsettled bool // nothing is wrong with the file but that it is not complete yet
+
+	// What its author can only have meant, if that is clear: these lines in the place of Part. Certain says that the file can
+	// be read with them as far as the line is concerned.
+	Part    string
+	Meant   []string
+	Certain bool
 }
 
 func (e *Error) Error() string {
@@ -35,16 +36,12 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// excerpt quotes text from a file for an error message: readable, one line, not too long, and without a password.
-func excerpt(text string) string {
-	const most = 80
-	text = secret.Text(text)
-	end := ""
-	if len(text) > most {
-		text, end = text[:most], "…"
-	}
-	if terminal.IsPlain(text) { // a pattern's backslashes are not doubled
-		return `"` + text + `"` + end
-	}
-	return strconv.Quote(text) + end
+// at returns the Error that a flaw makes of a line.
+func at(path string, line int, flaw *flaws.Flaw) *Error {
+	return &Error{Path: path, Line: line, Flaw: *flaw}
+}
+
+// wrong returns an Error about a line, or about a file as a whole if line is 0.
+func wrong(path string, line int, text, remedy string) *Error {
+	return at(path, line, &flaws.Flaw{Text: text, Remedy: remedy})
 }

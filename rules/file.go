@@ -2,21 +2,21 @@ package rules
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"vifproxy/rules/expression"
+	"vifproxy/rules/flaws"
 )
 
 const (
 	// maxSize bounds rule files and templates, in bytes: a rule file of this size is a mistake, not a policy.
 	maxSize = 1 << 20
-
-	// maxLine is what tinyproxy reads of a line at once, in bytes (fgets of FILTER_BUFFER_LEN 512 in
-	// src/filter.c); the rest would become a pattern of its own.
-	maxLine = 511
 )
 
 // A File is a rule file that was read without an error: what one AppVM may reach, or, if the template says
@@ -38,16 +38,26 @@ type File struct {
 	Ports []Port
 
 	sum        [sha256.Size]byte // of the content
-	entries    []Line            // patterns as written, or canonical host names
+	entries    []Line            // see Entries
 	domains    bool              // whether they are names
 	formatLine int               // the line that says so, or says the contrary
 	almost     Line              // the first comment that was meant to say so, and what it should be
 }
 
+// Entries returns the lines of the file that name something: patterns as written, or canonical host names.
+func (f File) Entries() []Line { return f.entries }
+
+// SaysFormat reports whether the file says its format, names or patterns.
+func (f File) SaysFormat() bool { return f.formatLine > 0 }
+
+// AlmostFormat returns the first comment that was meant to say the format, with the line that does so as its Text; Line is 0 if
+// there is none.
+func (f File) AlmostFormat() Line { return f.almost }
+
 // Names reports whether the file says "#: format domains".
 func (f File) Names() bool { return f.domains }
 
-// Same tells whether the other file is the same in every byte, and in the same place.
+// Same reports whether the other file is the same in every byte, and in the same place.
 func (f File) Same(other File) bool { return f.Path == other.Path && f.sum == other.sum }
 
 // Unwritten reports whether a file has neither entries nor a format, so that it can begin with either.
@@ -66,103 +76,6 @@ type Port struct {
 // for tinyproxy.
 const MostPorts = 32
 
-// A Line is one line of what tinyproxy is given to read.
-type Line struct {
-	Text string // one pattern, without blanks or comments; at most 511 bytes
-	Line int    // the line of the rule file that it comes from
-
-	// Source is the line as it stands in the rule file, comment included, without the blanks around it. It is empty for a line
-	// that comes from none.
-	Source string
-
-	port uint16 // in a list of names, what is opened with the host; 0 if none
-}
-
-// Language is the kind of pattern that tinyproxy takes a filter line for.
-type Language int
-
-const (
-	Basic    Language = iota // POSIX basic regular expressions: tinyproxy's default, or FilterType bre
-	Extended                 // FilterExtended, or FilterType ere
-	Fnmatch                  // FilterType fnmatch
-)
-
-// A Syntax is how the template makes tinyproxy read filter lines.
-type Syntax struct {
-	Language      Language
-	CaseSensitive bool // FilterCaseSensitive; Fnmatch is case-sensitive with or without it
-	URLs          bool // FilterURLs: lines are compared with the whole URL
-	Forbid        bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
-}
-
-// narrows reports whether lines are compiled to extended expressions that match host names only. With FilterURLs they
-// match more than a host, and a black list must not forbid less than it says.
-func (s Syntax) narrows() bool { return !s.Forbid && !s.URLs }
-
-// compiled returns the syntax of what Lines returns.
-func (s Syntax) compiled() Syntax {
-	if s.narrows() {
-		s.CaseSensitive = s.CaseSensitive || s.Language == Fnmatch
-		s.Language = Extended
-	}
-	return s
-}
-
-// Lines returns what tinyproxy has to read for the file, in the file's order. The lines of a white list are extended
-// expressions that match host names only, whatever the template's language; a line that matches no host name is left
-// out. Other patterns stay as they are written. Host names are compiled for the template's language. Errors are of
-// type *Error.
-func (f File) Lines(s Syntax) ([]Line, error) {
-	if !f.domains && !s.narrows() {
-		return slices.Clone(f.entries), nil
-	}
-	if !f.domains {
-		lines := make([]Line, 0, len(f.entries))
-		for _, entry := range f.entries {
-			n, flaw := s.narrow(entry.Text)
-			if flaw != nil {
-				flaw.Path, flaw.Line = f.Path, max(entry.Line, 0)
-				return nil, flaw
-			}
-			if n.text != "" {
-				lines = append(lines, Line{Text: n.text, Line: entry.Line, Source: entry.Source})
-			}
-		}
-		return lines, nil
-	}
-	if s.URLs {
-		return nil, &Error{
-			Path:   f.Path,
-			Line:   f.formatLine,
-			Text:   "names cannot be compared with whole URLs, which FilterURLs in the template `config` asks for",
-			Remedy: "remove FilterURLs from the template `config`, or write patterns instead of names",
-		}
-	}
-	var lines []Line
-	for _, entry := range f.entries {
-		if entry.port != 0 && s.Forbid {
-			return nil, &Error{
-				Path:   f.Path,
-				Line:   entry.Line,
-				Text:   excerpt(entry.written()) + " has a port, and a black list forbids a host at all ports",
-				Remedy: "write the host alone",
-			}
-		}
-		for _, text := range s.compiled().compile(entry.Text) {
-			if len(text) > maxLine {
-				return nil, &Error{
-					Path:   f.Path,
-					Line:   entry.Line,
-					Text:   excerpt(entry.Text) + " is too long to be compared without regard to case",
-					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template `config`",
-				}
-			}
-			lines = append(lines, Line{Text: text, Line: entry.Line, Source: entry.Source})
-		}
-	}
-	return lines, nil
-}
-
 // ParseFile reads the content of a rule file. The file's name says whom it is for. Errors are of type *Error;
 // the first one is reported.
 //
@@ -171,28 +84,70 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 // gives another pattern than the line shows, there is an error; where it gives the same (blanks around a
 // pattern, a comment after it, CRLF line ends, which are white space to tinyproxy) there is none.
 func ParseFile(path string, content []byte) (File, error) {
-	name, addr, err := ParseFileName(path)
-	if err != nil {
-		return File{}, err
-	}
-	if !addr.IsValid() {
-		return File{}, notRuleFile(path)
-	}
-	if len(content) > maxSize {
-		return File{}, tooLarge(path)
-	}
-	f := File{Name: name, Addr: addr, Path: path, Empty: len(content) == 0, sum: sha256.Sum256(content)}
-	for i, line := range sourceLines(content) {
-		if flaw := f.add(line, i+1); flaw != nil {
-			flaw.Path, flaw.Line = path, i+1
-			return File{}, flaw
-		}
+	f, flawed := readLines(path, content, true)
+	if flawed != nil {
+		return File{}, flawed[0]
 	}
 	return f, nil
 }
 
-// sourceLines splits a file, or a template, as a person sees it.
-func sourceLines(content []byte) []string {
+// ReadAll returns what can be read of a rule file, and all that is wrong with it. A directive that has one meaning only is
+// read as it was meant, and any other line with a flaw is left out.
+func ReadAll(path string, content []byte) (File, []*Error) { return readLines(path, content, false) }
+
+// readLines is ReadAll, or stops at the first flaw.
+func readLines(path string, content []byte, stop bool) (f File, flawed []*Error) {
+	name, addr, err := ParseFileName(path)
+	if flaw := (*Error)(nil); errors.As(err, &flaw) {
+		flawed = append(flawed, flaw)
+	} else if !addr.IsValid() {
+		flawed = append(flawed, notRuleFile(path))
+	}
+	if stop && flawed != nil {
+		return f, flawed
+	}
+	if len(content) > maxSize {
+		return f, append(flawed, tooLarge(path))
+	}
+	f = File{Name: name, Addr: addr, Path: path, Empty: len(content) == 0, sum: sha256.Sum256(content)}
+	for i, line := range SourceLines(content) {
+		good := len(f.entries)
+		flaw := f.add(line, i+1)
+		if flaw == nil {
+			continue
+		}
+		f.entries = f.entries[:good]
+		e := at(path, i+1, flaw)
+		e.Part, e.Meant = f.lineMeant(line, flaw)
+		e.Certain = e.Meant != nil
+		if meant := directiveMeant(line); meant != "" {
+			e.Certain = f.add(meant, i+1) == nil
+		}
+		if flawed = append(flawed, e); stop {
+			break
+		}
+	}
+	return f, flawed
+}
+
+// lineMeant returns the lines that a line with a flaw can only have meant, in the place of a part of it.
+func (f File) lineMeant(line string, flaw *flaws.Flaw) (part string, meant []string) {
+	part = strings.Trim(line, " \t")
+	words := strings.Fields(line)
+	switch directive := directiveMeant(line); {
+	case directive != "":
+		return part, []string{directive}
+	case f.domains:
+		part = withoutComment(line)
+		return part, NamesMeant(part)
+	case len(words) == 2 && words[1] == "$" && flaw.Col > 0:
+		return part, []string{words[0] + "$"} // "^bank\.com $": there is one thing that this can have meant
+	}
+	return "", nil
+}
+
+// SourceLines splits a file, or a template, as a person sees it.
+func SourceLines(content []byte) []string {
 	// An editor shows no byte order mark; tinyproxy would take it for the beginning of the first pattern.
 	lines := strings.Split(strings.TrimPrefix(string(content), "\ufeff"), "\n")
 	for i, line := range lines {
@@ -201,15 +156,15 @@ func sourceLines(content []byte) []string {
 	return lines
 }
 
-// add takes in one line. The error, if any, lacks path and line.
-func (f *File) add(line string, number int) *Error {
+// add takes in one line.
+func (f *File) add(line string, number int) *flaws.Flaw {
 	if flaw := invisible(line); flaw != nil {
 		return flaw
 	}
-	if len(line) > maxLine {
-		return &Error{
-			Col:    maxLine + 1,
-			Text:   fmt.Sprintf("%d bytes in a line; tinyproxy would split it after %d", len(line), maxLine),
+	if len(line) > expression.LineMax {
+		return &flaws.Flaw{
+			Col:    expression.LineMax + 1,
+			Text:   fmt.Sprintf("%d bytes in a line; tinyproxy would split it after %d", len(line), expression.LineMax),
 			Remedy: "make two lines of it",
 		}
 	}
@@ -231,10 +186,10 @@ func (f *File) add(line string, number int) *Error {
 		}
 		return nil
 	}
-	entry, flaw := entryOf(line)
+	entry, flaw := EntryOf(line)
 	if flaw != nil {
-		if f.domains && flaw.twoWords {
-			flaw.Text, flaw.Remedy = "more than one name in "+excerpt(text), "write one name a line; a comment begins with '#'"
+		if f.domains && flaw.TwoWords {
+			flaw.Text, flaw.Remedy = "more than one name in "+flaws.Excerpt(text), "write one name a line; a comment begins with '#'"
 		}
 		return flaw
 	}
@@ -249,25 +204,25 @@ func (f *File) add(line string, number int) *Error {
 	if flaw == nil && host.Port != 0 {
 		flaw = f.open(Port{Number: host.Port, Line: number, Text: text})
 	}
-	f.entries = append(f.entries, Line{Text: host.entry(), Line: number, Source: text, port: host.Port})
+	f.entries = append(f.entries, Line{Text: host.entry(), Line: number, Source: text, Port: host.Port})
 	return flaw
 }
 
 // open takes in a port that a line opens.
-func (f *File) open(p Port) *Error {
+func (f *File) open(p Port) *flaws.Flaw {
 	different := map[uint16]bool{p.Number: true}
 	for _, other := range f.Ports {
 		different[other.Number] = true
 	}
 	if len(different) > MostPorts {
-		return &Error{Text: fmt.Sprintf("more than %d different ports", MostPorts), Remedy: "open those that are needed"}
+		return &flaws.Flaw{Text: fmt.Sprintf("more than %d different ports", MostPorts), Remedy: "open those that are needed"}
 	}
 	f.Ports = append(f.Ports, p)
 	return nil
 }
 
 // direct obeys a directive: a line that begins with "#:", which is a comment to tinyproxy. Its words follow that.
-func (f *File) direct(words []string, number int, line string) *Error {
+func (f *File) direct(words []string, number int, line string) *flaws.Flaw {
 	verb, value := "", ""
 	if len(words) == 2 {
 		verb, value = words[0], words[1]
@@ -282,32 +237,32 @@ func (f *File) direct(words []string, number int, line string) *Error {
 		return flaw
 	case verb == "format" && (value == "domains" || value == "patterns"):
 		if f.formatLine > 0 {
-			return &Error{Text: fmt.Sprintf("the format is chosen in line %d already", f.formatLine), Remedy: "remove one of the two lines"}
+			return &flaws.Flaw{Text: fmt.Sprintf("the format is chosen in line %d already", f.formatLine), Remedy: "remove one of the two lines"}
 		}
 		if len(f.entries) > 0 {
-			return &Error{Text: "the format is chosen too late", Remedy: "choose it above the first entry"}
+			return &flaws.Flaw{Text: "the format is chosen too late", Remedy: "choose it above the first entry"}
 		}
 		f.domains, f.formatLine = value == "domains", number
 		return nil
 	case len(words) > 1 && words[0] == "port":
 		return f.openAll(words[1:], number, line)
 	}
-	return &Error{
-		Text: "unknown directive " + excerpt("#: "+strings.Join(words, " ")),
+	return &flaws.Flaw{
+		Text: "unknown directive " + flaws.Excerpt("#: "+strings.Join(words, " ")),
 		Remedy: `known are "#: format domains", "#: format patterns", "#: port PORT..." and "#: egress CIDR[:PORT]"; ` +
 			`no comment begins with "#:"`,
 	}
 }
 
 // openAll obeys the directive port.
-func (f *File) openAll(words []string, number int, line string) *Error {
+func (f *File) openAll(words []string, number int, line string) *flaws.Flaw {
 	for i, word := range words {
 		port := parsePort(word)
 		if port == 0 {
-			return &Error{Text: excerpt(word) + " is no port", Remedy: "write numbers from 1 to 65535, as in #: port 22 8443"}
+			return &flaws.Flaw{Text: flaws.Excerpt(word) + " is no port", Remedy: "write numbers from 1 to 65535, as in #: port 22 8443"}
 		}
 		if slices.Contains(words[:i], word) {
-			return &Error{Text: "port " + word + " twice in a line", Remedy: "remove one of them"}
+			return &flaws.Flaw{Text: "port " + word + " twice in a line", Remedy: "remove one of them"}
 		}
 		if flaw := f.open(Port{Number: port, Line: number, Text: line}); flaw != nil {
 			return flaw
@@ -316,32 +271,32 @@ func (f *File) openAll(words []string, number int, line string) *Error {
 	return nil
 }
 
-// entryOf returns what a line holds besides blanks and a comment.
-func entryOf(line string) (string, *Error) {
+// EntryOf returns what a line holds besides blanks and a comment.
+func EntryOf(line string) (string, *flaws.Flaw) {
 	text := strings.TrimLeft(line, " \t")
 	start := len(line) - len(text)
 	end := strings.IndexAny(text+" ", " \t")
 	entry, rest := text[:end], strings.Trim(text[end:], " \t")
 	for i := 1; i < len(entry); i++ {
 		if entry[i] == '#' && entry[i-1] != '\\' {
-			return "", &Error{
+			return "", &flaws.Flaw{
 				Col:    start + i + 1,
-				Text:   "'#' inside " + excerpt(entry) + "; tinyproxy would cut it to " + excerpt(entry[:i]),
+				Text:   "'#' inside " + flaws.Excerpt(entry) + "; tinyproxy would cut it to " + flaws.Excerpt(entry[:i]),
 				Remedy: `put a blank before the '#' of a comment, write \# for the character itself`,
 			}
 		}
 	}
 	switch {
 	case strings.HasPrefix(rest, "#:"):
-		return "", &Error{Col: start + end + 1, Text: "a directive stands behind " + excerpt(entry),
+		return "", &flaws.Flaw{Col: start + end + 1, Text: "a directive stands behind " + flaws.Excerpt(entry),
 			Remedy: "give the directive a line of its own"}
 	case rest != "" && rest[0] != '#':
-		return "", &Error{
+		return "", &flaws.Flaw{
 			Col:    start + end + 1,
-			Text:   "white space inside " + excerpt(text) + "; tinyproxy would cut it to " + excerpt(entry),
+			Text:   "white space inside " + flaws.Excerpt(text) + "; tinyproxy would cut it to " + flaws.Excerpt(entry),
 			Remedy: "remove the white space, or begin the comment with '#'",
 
-			twoWords: true,
+			TwoWords: true,
 		}
 	}
 	return entry, nil
@@ -349,11 +304,11 @@ func entryOf(line string) (string, *Error) {
 
 // plain refuses patterns beyond ASCII. tinyproxy compares bytes in the C locale, and what a browser sends is
 // ASCII (punycode), so that such a pattern would look like a rule and never match.
-func plain(pattern string) *Error {
+func plain(pattern string) *flaws.Flaw {
 	for _, r := range pattern {
 		if r >= utf8.RuneSelf {
-			return &Error{
-				Text:   fmt.Sprintf("%+q in %s never matches: hosts are sent in ASCII", r, excerpt(pattern)),
+			return &flaws.Flaw{
+				Text:   fmt.Sprintf("%+q in %s never matches: hosts are sent in ASCII", r, flaws.Excerpt(pattern)),
 				Remedy: `write the name as punycode (xn--…), or use "#: format domains"`,
 			}
 		}
@@ -362,7 +317,7 @@ func plain(pattern string) *Error {
 }
 
 // invisible finds what an editor does not show, or shows as something else than what tinyproxy reads.
-func invisible(line string) *Error {
+func invisible(line string) *flaws.Flaw {
 	for i, r := range line {
 		var text, remedy string
 		switch {
@@ -375,20 +330,17 @@ func invisible(line string) *Error {
 		default:
 			continue
 		}
-		return &Error{Col: i + 1, Text: text, Remedy: remedy}
+		return &flaws.Flaw{Col: i + 1, Text: text, Remedy: remedy}
 	}
 	return nil
 }
 
 func notRuleFile(path string) *Error {
-	return &Error{Path: path, Text: "is not named like a rule file",
-		Remedy: "name it NAME.A.B.C.D after the VM and its IPv4 address"}
+	return wrong(path, 0, "is not named like a rule file",
+		"name it NAME.A.B.C.D after the VM and its IPv4 address")
 }
 
 func tooLarge(path string) *Error {
-	return &Error{
-		Path:   path,
-		Text:   fmt.Sprintf("is larger than %d KiB", maxSize>>10),
-		Remedy: "shorten it",
-	}
+	return wrong(path, 0, fmt.Sprintf("is larger than %d KiB", maxSize>>10),
+		"shorten it")
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"vifproxy/rules/expression"
 )
 
 const somePath = "/rules/social.10.137.2.13"
@@ -134,7 +136,7 @@ func FuzzParseFile(f *testing.F) {
 			}
 			previous := 0
 			for _, line := range lines {
-				if line.Text == "" || len(line.Text) > maxLine || line.Text[0] == '#' {
+				if line.Text == "" || len(line.Text) > expression.LineMax || line.Text[0] == '#' {
 					t.Fatalf("not one pattern: %q", line.Text)
 				}
 				if strings.ContainsFunc(line.Text, isUnprintable) || line.Line < previous {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"vifproxy/rules/flaws"
 )
 
 // What follows the name decides whether a file means to be a rule file at all: four dot-separated numbers do.
@@ -26,11 +28,8 @@ func ParseFileName(path string) (name string, addr netip.Addr, err error) {
 		return "", netip.Addr{}, nil
 	}
 	if name, addr, ok := splitIPv6(base); ok {
-		return name, addr, &Error{
-			Path:   path,
-			Text:   "IPv6 addresses are not supported yet",
-			Remedy: "name the file NAME.A.B.C.D after the VM's IPv4 address",
-		}
+		return name, addr, wrong(path, 0, "IPv6 addresses are not supported yet",
+			"name the file NAME.A.B.C.D after the VM's IPv4 address")
 	}
 	match := looksLikeRuleFile.FindStringSubmatch(base)
 	if match == nil {
@@ -42,23 +41,14 @@ func ParseFileName(path string) (name string, addr netip.Addr, err error) {
 	addr, parseErr := netip.ParseAddr(match[2])
 	switch {
 	case match[1] == "":
-		return "", addr, &Error{
-			Path:   path,
-			Text:   "has an address for a name, and no VM's name before it",
-			Remedy: "name it like banking." + match[2],
-		}
+		return "", addr, wrong(path, 0, "has an address for a name, and no VM's name before it",
+			"name it like banking."+match[2])
 	case name == "":
-		return "", addr, &Error{
-			Path:   path,
-			Text:   excerpt(match[1]) + " is not a VM name",
-			Remedy: "a name is a letter and then up to 30 letters, digits, '_', '-' or '.'",
-		}
+		return "", addr, wrong(path, 0, flaws.Excerpt(match[1])+" is not a VM name",
+			"a name is a letter and then up to 30 letters, digits, '_', '-' or '.'")
 	case parseErr != nil:
-		return name, netip.Addr{}, &Error{
-			Path:   path,
-			Text:   excerpt(match[2]) + " is not an IPv4 address",
-			Remedy: "write four numbers from 0 to 255 without leading zeros",
-		}
+		return name, netip.Addr{}, wrong(path, 0, flaws.Excerpt(match[2])+" is not an IPv4 address",
+			"write four numbers from 0 to 255 without leading zeros")
 	}
 	return name, addr, nil
 }

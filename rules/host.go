@@ -7,6 +7,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"vifproxy/rules/expression"
+	"vifproxy/rules/flaws"
+	"vifproxy/rules/hostname"
 )
 
 // A Host is what a person wants to allow: one host name or address, or with Below all names below it.
@@ -51,7 +55,7 @@ func (h Host) WithoutPort() Host { return Host{Name: h.Name, Below: h.Below} }
 func ParseEntry(text string) (Host, error) {
 	h, flaw := parseEntry(text)
 	if flaw != nil {
-		return h, fmt.Errorf("%s (%s)", flaw.Text, flaw.Remedy)
+		return h, flaw
 	}
 	return h, nil
 }
@@ -65,7 +69,7 @@ func ParseHost(text string) (Host, error) {
 	before, rest, isURL := strings.Cut(name, "://")
 	if isURL = isURL && !strings.ContainsAny(before, "/."); isURL {
 		if scheme, name = strings.ToLower(before), rest; !IsWeb(scheme) {
-			return Host{}, fmt.Errorf("%s: a web proxy does not speak %.20q", excerpt(text), scheme)
+			return Host{}, fmt.Errorf("%s: a web proxy does not speak %.20q", flaws.Excerpt(text), scheme)
 		}
 	} else if network, err := netip.ParsePrefix(text); err == nil {
 		return Host{}, fmt.Errorf("%s is a network: name the hosts in it", network)
@@ -75,16 +79,16 @@ func ParseHost(text string) (Host, error) {
 	name, _, _ = strings.Cut(name, "#")
 	if at := strings.LastIndexByte(name, '@'); at >= 0 {
 		if !isURL {
-			return Host{}, fmt.Errorf("%s is not a host name: write what is behind the '@', if that is meant", excerpt(text))
+			return Host{}, fmt.Errorf("%s is not a host name: write what is behind the '@', if that is meant", flaws.Excerpt(text))
 		}
 		name = name[at+1:] // a password does not belong here; the host is what follows
 	}
 	if scheme, colon := strings.CutSuffix(strings.ToLower(name), ":"); name == "" || colon && IsWeb(scheme) {
-		return Host{}, fmt.Errorf("%s is not a host name: write HOST, or a URL such as https://bank.example/", excerpt(text))
+		return Host{}, fmt.Errorf("%s is not a host name: write HOST, or a URL such as https://bank.example/", flaws.Excerpt(text))
 	}
 	if addr, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil && addr.Is6() || strings.HasPrefix(name, "[") {
 		return Host{}, fmt.Errorf("%s is an IPv6 address: name the host, or write the address into the list by hand, "+
-			"[2001:db8::1] in a list of names", excerpt(name))
+			"[2001:db8::1] in a list of names", flaws.Excerpt(name))
 	}
 	h, err := ParseEntry(name)
 	if err != nil {
@@ -109,7 +113,7 @@ func IsWeb(scheme string) bool {
 func (h Host) Objection() string {
 	addr, err := netip.ParseAddr(h.Name)
 	switch {
-	case tooWide(h.Name):
+	case hostname.TooWide(h.Name):
 		return fmt.Sprintf("%s is a public suffix: below it anybody can have a name; name a host below it", h.Name)
 	case h.Name == "localhost", strings.HasSuffix(h.Name, ".localhost"), err == nil && (addr.IsLoopback() || addr.IsUnspecified()):
 		return fmt.Sprintf("%s is the firewall VM itself, where no proxy leads; name the host that is meant", h.Name)
@@ -120,7 +124,7 @@ func (h Host) Objection() string {
 // Lacks returns the lines to add to the file for a host to be allowed, with its port: none if they are there.
 func (f File) Lacks(s Syntax, h Host) (lines []string) {
 	if f.domains {
-		if !slices.ContainsFunc(f.entries, func(l Line) bool { return f.standsFor(s, l, h) && l.port == h.Port }) {
+		if !slices.ContainsFunc(f.entries, func(l Line) bool { return f.standsFor(s, l, h) && l.Port == h.Port }) {
 			lines = append(lines, h.String())
 		}
 		return lines
@@ -129,7 +133,7 @@ func (f File) Lacks(s Syntax, h Host) (lines []string) {
 		lines = append(lines, portLine(h.Port))
 	}
 	if !slices.ContainsFunc(f.entries, func(l Line) bool { return f.standsFor(s, l, h) }) {
-		lines = append(lines, s.Language.name(h.Name, h.Below))
+		lines = append(lines, s.Language.LineFor(h.Name, h.Below))
 	}
 	return lines
 }
@@ -139,10 +143,10 @@ func (f File) Lacks(s Syntax, h Host) (lines []string) {
 func (f File) standsFor(s Syntax, l Line, h Host) bool {
 	language := s.Language
 	if f.domains {
-		language = Fnmatch // names and *.names look the same in it
+		language = expression.Fnmatch // names and *.names look the same in it
 	}
-	shape := language.shapeOf(l.Text)
-	return shape.exact() && strings.EqualFold(shape.domain, h.Name) && shape.below == h.Below
+	shape := language.ShapeOf(l.Text)
+	return shape.Exact() && strings.EqualFold(shape.Domain, h.Name) && shape.Below == h.Below
 }
 
 // With returns the file with more hosts at its end, which come from no line of it: the
@@ -152,7 +156,7 @@ func (f File) With(s Syntax, hosts []Host) File {
 	for i, h := range hosts {
 		text := h.entry()
 		if !f.domains {
-			text = s.Language.name(h.Name, h.Below)
+			text = s.Language.LineFor(h.Name, h.Below)
 		}
 		f.entries = append(f.entries, Line{Text: text, Line: -1 - i})
 		if h.Port != 0 {
@@ -169,7 +173,7 @@ func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, r
 	edits := map[int]string{} // by line: what becomes of it, "" if nothing
 	for _, h := range hosts {
 		for _, l := range f.entries {
-			if f.standsFor(s, l, h) && (!f.domains || h.Port == 0 || h.Port == l.port) {
+			if f.standsFor(s, l, h) && (!f.domains || h.Port == 0 || h.Port == l.Port) {
 				if _, twice := edits[l.Line]; !twice {
 					removed = append(removed, l.Source)
 				}
@@ -199,14 +203,6 @@ func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, r
 		}
 	}
 	return rewriteLines(content, edits), removed
-}
-
-// written is the entry alone, as it is written back.
-func (l Line) written() string {
-	if l.port == 0 {
-		return l.Text
-	}
-	return fmt.Sprintf("%s:%d", l.Text, l.port)
 }
 
 func portLine(number uint16) string { return fmt.Sprintf("#: port %d", number) }

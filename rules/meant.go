@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"vifproxy/internal/usage"
+	"vifproxy/rules/expression"
 )
 
 // NamesMeant returns the entries of a file of names that a text can only have meant: a URL is its host, with a port that is not
@@ -31,34 +32,16 @@ func hostMeant(word string) (h Host, clear bool) {
 	}
 	if !isURL {
 		rest = word
-		if s := Basic.shapeOf(word); s.exact() && looksLikePattern(word) {
-			return Host{Name: strings.ToLower(s.domain), Below: s.below}, strings.Contains(s.domain, ".")
+		if s := expression.Basic.ShapeOf(word); s.Exact() && expression.LooksLikePattern(word) {
+			return Host{Name: strings.ToLower(s.Domain), Below: s.Below}, strings.Contains(s.Domain, ".")
 		}
 	}
 	authority, _, _ := strings.Cut(rest, "/")
-	if looksLikePattern(authority) || strings.Contains(authority, "@") { // an e-mail address, a user
+	if expression.LooksLikePattern(authority) || strings.Contains(authority, "@") { // an e-mail address, a user
 		return h, false
 	}
 	h, err := ParseHost(word)
 	return h, err == nil && strings.Contains(h.Name, ".")
-}
-
-// looksLikePattern reports whether a text has what no host name has and a regular expression has.
-func looksLikePattern(text string) bool { return strings.ContainsAny(text, `\^$()[]{}|+?`) }
-
-// looksLikeName reports whether a person takes a line for a host name, names below one, or a URL, and not for a pattern.
-func looksLikeName(text string) bool {
-	host, err := ParseHost(text)
-	return err == nil && !looksLikePattern(text) && strings.Contains(host.Name, ".")
-}
-
-// nameOf is the line of patterns for what looksLikeName.
-func (l Language) nameOf(text string) string {
-	host, err := ParseHost(text)
-	if err != nil {
-		return ""
-	}
-	return l.name(host.Name, host.Below)
 }
 
 // withoutComment returns what a line holds besides a comment and the blanks around it.

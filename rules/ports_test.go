@@ -2,7 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -163,29 +162,6 @@ func TestTemporaryPorts(t *testing.T) {
 		lines, err := more.Lines(Syntax{})
 		if err != nil || len(lines) != 2 || lines[0].Line != -1 {
 			t.Errorf("%q: %+v, %v", content, lines, err)
-		}
-	}
-}
-
-func TestOddPorts(t *testing.T) {
-	for content, want := range map[string]string{
-		"#: port 25 587\n^a\\.example$\n":                   "1 port 25 is open for all hosts of this list: mail servers",
-		"#: format domains\na.example:53\n":                 "2 port 53 is open for all hosts of this list: name servers",
-		"#: port 22\n^a\\.example$\n#: port 22 80\n":        "3 port 22 is opened by line 1 already",
-		"#: format domains\na.example:22\na.example:22\n":   "3 says the same as line 2",
-		"#: format domains\na.example:22\nA.example.:22\n":  "3 says the same as line 2",
-		"#: format domains\n*.a.example:22\nb.a.example:22": "3 adds nothing to line 2",
-		"#: format domains\n*.a.example:22\nb.a.example":    "",
-		"#: format domains\na.example:22\na.example\n":      "",
-		"#: format domains\na.example:443\nb.example:80\n":  "",
-		"#: format domains\na.example:22\nb.example:22\n":   "",
-	} {
-		var got []string
-		for _, f := range (Check{}).File(somePath, []byte(content)) {
-			got = append(got, fmt.Sprintf("%d %s", f.Line, f.Problem))
-		}
-		if (want == "") != (got == nil) || want != "" && !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, want) }) {
-			t.Errorf("%q: %q, want %q", content, got, want)
 		}
 	}
 }

@@ -191,11 +191,8 @@ func refuseDuplicates(candidates []Refused) {
 		}
 		others := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return path == c.Path })
 		if len(others) > 0 {
-			c.Err = &Error{
-				Path:   c.Path,
-				Text:   what + " is also that of " + terminal.Quote(strings.Join(others, ", ")),
-				Remedy: "keep one of these files",
-			}
+			c.Err = wrong(c.Path, 0, what+" is also that of "+terminal.Quote(strings.Join(others, ", ")),
+				"keep one of these files")
 		}
 	}
 }
@@ -207,7 +204,8 @@ func loadTemplate(path string, readFile func(path string) ([]byte, error)) ([]by
 	case errors.Is(err, fs.ErrNotExist):
 		dir := filepath.Dir(path)
 		if _, err := os.Stat(dir); err != nil && !missing(dir, err) {
-			return nil, &Error{Path: path, Text: "cannot be opened: " + cause(err), Remedy: "see what " + dir + " leads to"}
+			return nil, wrong(path, 0, "cannot be opened: "+cause(err),
+				"see what "+dir+" leads to")
 		}
 		return nil, nil
 	case err != nil:
@@ -226,7 +224,8 @@ func ReadFile(path string) ([]byte, error) {
 // readAfter is ReadFile with a look at the open file before it is read. It also returns when it was last changed.
 func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error) {
 	fail := func(text, remedy string) ([]byte, time.Time, error) {
-		return nil, time.Time{}, &Error{Path: path, Text: text, Remedy: remedy}
+		return nil, time.Time{}, wrong(path, 0, text,
+			remedy)
 	}
 	file, _, err := regular.Open(path, os.O_RDONLY, 0)
 	switch {

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"vifproxy/rules/expression"
 )
 
 func TestBuiltinTemplateInTinyproxy(t *testing.T) {
@@ -27,11 +29,11 @@ func TestBuiltinTemplateInTinyproxy(t *testing.T) {
 		{"CONNECT", "www.example.com:22", 403},
 		{"CONNECT", "secret.example:443", 403},
 	} {
-		if got := p.status(c.method, c.url); got != c.want {
+		if got := p.Status(c.method, c.url); got != c.want {
 			t.Errorf("%s %s: %d, want %d", c.method, c.url, got, c.want)
 		}
 	}
-	log, err := os.ReadFile(p.log)
+	log, err := os.ReadFile(p.Log)
 	must(t, err)
 	if !bytes.Contains(log, []byte(`Proxying refused on filtered domain "secret.example"`)) {
 		t.Errorf("the refused host is not in the log:\n%s", log)
@@ -41,7 +43,7 @@ func TestBuiltinTemplateInTinyproxy(t *testing.T) {
 func TestNothingIsPermittedByAnEmptyFile(t *testing.T) {
 	p, err := start(t, Syntax{}, nil)
 	must(t, err)
-	if p.permits("www.example.com") {
+	if p.Permits("www.example.com") {
 		t.Error("permitted")
 	}
 }
@@ -209,11 +211,11 @@ func compare(t *testing.T, content []byte, syntax Syntax, hosts []string) []Line
 			t.Fatalf("%s of %q under %+v: %v", what, content, syntax, err)
 		}
 		for i, host := range hosts {
-			if !f.domains && syntax.Language == Fnmatch {
+			if !f.domains && syntax.Language == expression.Fnmatch {
 				continue // no oracle
 			}
-			want := want[i] && (what == "the file" || !syntax.narrows() || isHost(host))
-			if got := p.permits(host); got != want {
+			want := want[i] && (what == "the file" || !syntax.Narrows() || isHost(host))
+			if got := p.Permits(host); got != want {
 				t.Errorf("%s of %q under %+v: host %q permitted: %v, want %v",
 					what, content, syntax, host, got, want)
 			}
@@ -245,10 +247,10 @@ func named(name string, hosts []string) []bool {
 var costly = regexp.MustCompile(`\\[1-9]|[0-9]{3}`)
 
 // grep is the oracle for patterns: which of the hosts a pattern matches. It is not ok if grep finds fault
-// with the pattern. Fnmatch has no such oracle, and nothing matches.
+// with the pattern. expression.Fnmatch has no such oracle, and nothing matches.
 func grep(tb testing.TB, syntax Syntax, pattern string, hosts []string) (matched []bool, ok bool) {
 	matched = make([]bool, len(hosts))
-	if syntax.Language == Fnmatch {
+	if syntax.Language == expression.Fnmatch {
 		return matched, true
 	}
 	// Repetitions of repetitions, and back references, can take the C library more time and memory than there
@@ -260,7 +262,7 @@ func grep(tb testing.TB, syntax Syntax, pattern string, hosts []string) (matched
 	if !syntax.CaseSensitive {
 		args = append(args, "-i")
 	}
-	if syntax.Language == Extended {
+	if syntax.Language == expression.Extended {
 		args = append(args, "-E")
 	}
 	cmd := exec.Command("grep", args...)

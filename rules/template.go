@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/internal/secret"
 	"vifproxy/internal/terminal"
+	"vifproxy/rules/flaws"
 )
 
 // A Template is the text of a tinyproxy configuration with placeholders for what differs between AppVMs.
@@ -18,7 +19,7 @@ type Template struct {
 	parts []part
 }
 
-// Same tells whether the other template is the same in every byte, and in the same place.
+// Same reports whether the other template is the same in every byte, and in the same place.
 func (t Template) Same(other Template) bool { return t.Path == other.Path && t.sum == other.sum }
 
 // Name returns what to call the template before people to whom a template is a VM.
@@ -76,14 +77,15 @@ const defaultDenyRemedy = "write FilterDefaultDeny Yes for white lists: hosts pa
 // themselves. FilterDefaultDeny has to be said, Yes or No. Whether the rest is a configuration that tinyproxy takes is
 // not looked at.
 func ParseTemplate(path, text string) (Template, error) {
-	t, flaws := parseTemplate(path, text)
-	if flaws != nil {
-		return Template{}, flaws[0]
+	t, all := ReadTemplate(path, text)
+	if all != nil {
+		return Template{}, all[0]
 	}
 	return t, nil
 }
 
-func parseTemplate(path, text string) (t Template, flaws []*Error) {
+// ReadTemplate returns what can be read of a template, and all that is wrong with it.
+func ReadTemplate(path, text string) (t Template, all []*Error) {
 	if len(text) > maxSize {
 		return t, []*Error{tooLarge(path)}
 	}
@@ -104,29 +106,29 @@ func parseTemplate(path, text string) (t Template, flaws []*Error) {
 		if text := strings.Trim(line, " \t\v\f\r\n"); flaw == nil && defaultDeny.MatchString(text) {
 			saysDeny = true
 			if !defaultDenyArg.MatchString(text) {
-				flaw = &Error{Col: strings.Index(line, text) + 1, Text: excerpt(text) + " says neither Yes nor No",
+				flaw = &flaws.Flaw{Col: strings.Index(line, text) + 1, Text: flaws.Excerpt(text) + " says neither Yes nor No",
 					Remedy: defaultDenyRemedy}
 			}
 		}
 		if flaw != nil {
-			flaw.Path, flaw.Line = path, number
-			flaws = append(flaws, flaw)
+			all = append(all, at(path, number, flaw))
 		}
 	}
 	for _, r := range required {
 		if !seen[r.name] {
-			flaws = append(flaws, &Error{Path: path, Text: "the placeholder {" + r.name + "} is not used",
-				Remedy: "add the line: " + r.line})
+			all = append(all, wrong(path, 0, "the placeholder {"+r.name+"} is not used",
+				"add the line: "+r.line))
 		}
 	}
 	if !saysDeny {
-		flaws = append(flaws, &Error{Path: path, Text: "FilterDefaultDeny is not said", Remedy: defaultDenyRemedy})
+		all = append(all, wrong(path, 0, "FilterDefaultDeny is not said",
+			defaultDenyRemedy))
 	}
-	return t, flaws
+	return t, all
 }
 
-// add takes in one line. The error, if any, lacks path and line.
-func (t *Template) add(line string, seen map[string]bool) *Error {
+// add takes in one line.
+func (t *Template) add(line string, seen map[string]bool) *flaws.Flaw {
 	comment := strings.HasPrefix(strings.TrimLeft(line, " \t"), "#")
 	for rest := line; rest != ""; {
 		at := strings.IndexAny(rest, "{}")
@@ -144,16 +146,16 @@ func (t *Template) add(line string, seen map[string]bool) *Error {
 		}
 		name, after, closed := strings.Cut(rest[1:], "}")
 		if rest[0] == '}' || !closed {
-			return &Error{Col: col, Text: "a single " + excerpt(rest[:1]),
+			return &flaws.Flaw{Col: col, Text: "a single " + flaws.Excerpt(rest[:1]),
 				Remedy: "write {{ or }} for a brace that belongs to no placeholder"}
 		}
 		value, ok := placeholders[name]
 		if !ok {
-			what := excerpt("{" + name + "}")
+			what := flaws.Excerpt("{" + name + "}")
 			if secret.Directive(line) != line { // braces of a password
 				what = "in a line that is not shown, as it may hold a password"
 			}
-			return &Error{Col: col, Text: "unknown placeholder " + what,
+			return &flaws.Flaw{Col: col, Text: "unknown placeholder " + what,
 				Remedy: "known are {port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; " +
 					"write {{ and }} for braces"}
 		}

@@ -1,21 +1,10 @@
 package rules
 
 import (
-	"bufio"
 	"bytes"
-	"fmt"
-	"io"
-	"math/rand/v2"
-	"net"
-	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"testing"
-	"time"
+
+	"vifproxy/rules/rulestest"
 )
 
 func staged(lines []Line) []byte {
@@ -26,143 +15,10 @@ func staged(lines []Line) []byte {
 	return b.Bytes()
 }
 
-// directives says in a template what a syntax stands for.
-func (s Syntax) directives() string {
-	text := map[Language]string{Extended: "FilterExtended On\n", Fnmatch: "FilterType fnmatch\n"}[s.Language]
-	if s.CaseSensitive {
-		text += "FilterCaseSensitive On\n"
-	}
-	return text
-}
-
-// A proxy is a real, running tinyproxy on a loopback port. What it permits goes to an upstream proxy of the
-// test that says 200 to everything, so that no name is ever looked up; what it refuses is 403.
-type proxy struct {
-	tb   testing.TB
-	addr string
-	log  string // its log file
-}
-
-// start runs tinyproxy with the built-in template until the test ends. The error tells how tinyproxy ended.
-func start(tb testing.TB, syntax Syntax, filter []byte) (*proxy, error) {
+// start runs a tinyproxy with the built-in template that reads lines as syntax says.
+func start(tb testing.TB, syntax Syntax, filter []byte) (*rulestest.Proxy, error) {
 	tb.Helper()
-	dir := tb.TempDir()
-	upstream, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	answered := make(chan struct{})
-	go func() {
-		answer200(upstream)
-		close(answered)
-	}()
-	tb.Cleanup(func() {
-		upstream.Close()
-		<-answered
-	})
-	// A loopback address of its own: a port that was free on 127.0.0.1 may be somebody else's a moment later.
-	n := rand.Uint32()
-	bind := netip.AddrFrom4([4]byte{127, 1 + byte(n)%254, byte(n >> 8), 1 + byte(n>>16)%254})
-	values := Values{
-		Port:      8100,
-		VMIP:      netip.MustParseAddr("127.0.0.1"), // the source of what is sent to any loopback address
-		BindIP:    bind,
-		LogFile:   filepath.Join(dir, "log"),
-		PidFile:   filepath.Join(dir, "pid"),
-		RulesFile: filepath.Join(dir, "rules"),
-	}
-	config := Builtin().Render(values) + syntax.directives()
-	config += fmt.Sprintf("Upstream http %s\n", upstream.Addr())
-	files := map[string][]byte{values.RulesFile: filter, filepath.Join(dir, "config"): []byte(config)}
-	for path, content := range files {
-		if err := os.WriteFile(path, content, 0o644); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	var output bytes.Buffer
-	cmd := exec.Command("tinyproxy", "-d", "-c", filepath.Join(dir, "config"))
-	cmd.Stdout, cmd.Stderr = &output, &output
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true,            // tinyproxy 1.10 has children
-		Pdeathsig: syscall.SIGKILL, // go test ends its fuzzing processes without a cleanup
-	}
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	ended := make(chan error)
-	go func() {
-		ended <- cmd.Wait()
-		close(ended)
-	}()
-	tb.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		for range ended {
-		}
-	})
-	for {
-		select {
-		case err := <-ended:
-			return nil, fmt.Errorf("tinyproxy: %w: %s", err, output.Bytes())
-		default:
-		}
-		addr := netip.AddrPortFrom(bind, values.Port).String()
-		if conn, err := net.Dial("tcp", addr); err == nil {
-			conn.Close()
-			return &proxy{tb, addr, values.LogFile}, nil
-		}
-	}
-}
-
-func answer200(l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		request := bufio.NewReader(conn)
-		for line := "-"; strings.Trim(line, "\r\n") != ""; {
-			if line, err = request.ReadString('\n'); err != nil {
-				break
-			}
-		}
-		_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
-		conn.Close()
-	}
-}
-
-// status sends a request and returns the status of the answer.
-func (p *proxy) status(method, url string) int {
-	p.tb.Helper()
-	conn, err := net.Dial("tcp", p.addr)
-	if err != nil {
-		p.tb.Fatal(err)
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-	fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", method, url)
-	answer, err := bufio.NewReader(conn).ReadString('\n')
-	words := strings.Fields(answer)
-	if len(words) < 2 {
-		p.tb.Fatalf("%s %s: answer %q, %v", method, url, answer, err)
-	}
-	status, err := strconv.Atoi(words[1])
-	if err != nil {
-		p.tb.Fatalf("%s %s: answer %q", method, url, answer)
-	}
-	return status
-}
-
-// permits tells whether the proxy lets a request for the host pass.
-func (p *proxy) permits(host string) bool {
-	p.tb.Helper()
-	switch status := p.status("GET", "http://"+host+"/"); status {
-	case 200:
-		return true
-	case 403:
-		return false
-	default:
-		p.tb.Fatalf("host %q: status %d", host, status)
-		return false
-	}
+	return rulestest.Start(tb, func(v rulestest.Values) string {
+		return Builtin().Render(Values(v)) + rulestest.Directives(syntax.Language, syntax.CaseSensitive)
+	}, filter)
 }

@@ -15,6 +15,7 @@ import (
 	"vifproxy/internal/secret"
 	"vifproxy/internal/terminal"
 	"vifproxy/rules"
+	"vifproxy/rules/lint"
 	"vifproxy/tinyproxy"
 )
 
@@ -47,7 +48,7 @@ type checkOptions struct {
 
 // runCheck needs no daemon. With a tinyproxy at hand, that is asked about every pattern.
 func runCheck(c *call, o checkOptions) error {
-	l := &linter{call: c, checkOptions: o, findings: []rules.Finding{}}
+	l := &linter{call: c, checkOptions: o, findings: []lint.Finding{}}
 	paths, err := l.locate()
 	if err != nil {
 		return err
@@ -168,7 +169,7 @@ func (l *linter) directory() (paths []string, err error) {
 		paths = append(paths, r.Path)
 		// What is wrong with more than one file, such as two for one VM, is in none of them.
 		if flaw := (*rules.Error)(nil); errors.As(r.Err, &flaw) && flaw.Line == 0 {
-			l.add(rules.Finding{Path: r.Path, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true})
+			l.add(lint.Finding{Path: r.Path, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true})
 		}
 	}
 	slices.Sort(paths)
@@ -184,20 +185,20 @@ type linter struct {
 	*call
 	checkOptions
 	at       place
-	check    rules.Check
+	check    lint.Linter
 	judge    tinyproxy.Judge
 	config   tinyproxy.Config
 	rendered string // the text that tinyproxy gets
 	untried  error  // why no tinyproxy was asked
-	findings []rules.Finding
+	findings []lint.Finding
 	black    []string // files that name what is forbidden
 	ports    []string // files that open ports, and which
 	fixed    int      // lines
 	empty    bool     // the directory has no rule files
 }
 
-func (l *linter) add(f rules.Finding) {
-	same := func(g rules.Finding) bool { return g.Path == f.Path && g.Line == f.Line && g.Problem == f.Problem }
+func (l *linter) add(f lint.Finding) {
+	same := func(g lint.Finding) bool { return g.Path == f.Path && g.Line == f.Line && g.Problem == f.Problem }
 	if !slices.ContainsFunc(l.findings, same) {
 		l.findings = append(l.findings, f)
 	}
@@ -219,11 +220,11 @@ func (l *linter) readTemplate() error {
 	}
 	config, rendered, err := policy.ConfigOf(t)
 	if err != nil {
-		l.add(rules.Finding{Path: path, Problem: strings.TrimPrefix(err.Error(), path+":"), Refused: true})
+		l.add(lint.Finding{Path: path, Problem: strings.TrimPrefix(err.Error(), path+":"), Refused: true})
 	}
 	filter := config.Filter
 	l.config, l.rendered = config, rendered
-	l.check, l.judge = policy.CheckFor(filter), tinyproxy.Judge{Binary: l.tinyproxy, Filter: filter.Compiled()}
+	l.check, l.judge = policy.LinterFor(filter), tinyproxy.Judge{Binary: l.tinyproxy, Filter: filter.Compiled()}
 	if text != nil {
 		for _, f := range l.check.Template(path, string(text)) {
 			l.add(f)
@@ -243,7 +244,7 @@ func (l *linter) tryTemplate(path, text string) {
 		l.untried = err
 		return
 	}
-	f := rules.Finding{Path: path, Line: bad.Line, Problem: bad.Error(), Remedy: "see tinyproxy.conf(5) of the installed version", Refused: true}
+	f := lint.Finding{Path: path, Line: bad.Line, Problem: bad.Error(), Remedy: "see tinyproxy.conf(5) of the installed version", Refused: true}
 	if lines := strings.Split(text, "\n"); bad.Line > 0 && bad.Line <= len(lines) {
 		f.Source = secret.Directive(strings.TrimSuffix(lines[bad.Line-1], "\r"))
 		f.Problem = "tinyproxy does not understand this line"
@@ -253,7 +254,7 @@ func (l *linter) tryTemplate(path, text string) {
 
 // failed makes a finding of why a file cannot be checked: it is no reason to be silent about the others.
 func (l *linter) failed(path string, err error) {
-	f := rules.Finding{Path: path, Problem: err.Error(), Refused: true}
+	f := lint.Finding{Path: path, Problem: err.Error(), Refused: true}
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
 		f.Problem, f.Remedy = flaw.Text, flaw.Remedy
 	} else if errors.Is(err, fs.ErrNotExist) {
@@ -287,7 +288,7 @@ func (l *linter) file(path string) {
 		l.untried = err
 	}
 	found = append(found, bad...)
-	slices.SortStableFunc(found, func(a, b rules.Finding) int { return a.Line - b.Line })
+	slices.SortStableFunc(found, func(a, b lint.Finding) int { return a.Line - b.Line })
 	for _, f := range found {
 		if text := lines[f.Line]; f.Admits != "" && text != nil && l.untried == nil {
 			admits, err := l.judge.Any(l.ctx, text, visits(f.Admits))
@@ -305,7 +306,7 @@ func visits(host string) []tinyproxy.Request {
 
 // try has tinyproxy read the lines of a file, and finds those that it refuses. It returns what it reads, by line of
 // the file.
-func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine map[int][]string, err error) {
+func (l *linter) try(path string, content []byte) (bad []lint.Finding, byLine map[int][]string, err error) {
 	file, err := rules.ParseFile(path, content)
 	if err != nil {
 		return nil, nil, nil // said already
@@ -315,14 +316,14 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 	}
 	lines, err := file.Lines(l.check.Syntax)
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
-		bad = []rules.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}
+		bad = []lint.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}
 		return bad, nil, nil
 	}
 	byLine = map[int][]string{}
 	var texts []string
 	for _, line := range lines {
 		if addr, misleads := l.config.MisleadsUpstream(line.Text); misleads && !l.check.Forbid && !l.check.URLs {
-			bad = append(bad, rules.Finding{Path: path, Line: line.Line, Problem: tinyproxy.Misled(addr),
+			bad = append(bad, lint.Finding{Path: path, Line: line.Line, Problem: tinyproxy.Misled(addr),
 				Source: strings.Split(string(content), "\n")[line.Line-1], Remedy: tinyproxy.NotMisled(addr), Refused: true})
 		}
 		texts = append(texts, line.Text)
@@ -342,7 +343,7 @@ func (l *linter) try(path string, content []byte) (bad []rules.Finding, byLine m
 			return bad, byLine, err
 		}
 		source := strings.Split(string(content), "\n")[lines[i].Line-1]
-		bad = append(bad, rules.Finding{Path: path, Line: lines[i].Line, Col: strings.Index(source, texts[i]) + 1,
+		bad = append(bad, lint.Finding{Path: path, Line: lines[i].Line, Col: strings.Index(source, texts[i]) + 1,
 			Width: len(texts[i]), Source: strings.TrimSuffix(source, "\r"), Problem: "tinyproxy refuses this expression",
 			Remedy: "correct it, see regex(7)", Refused: true})
 		delete(byLine, lines[i].Line)

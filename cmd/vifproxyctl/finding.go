@@ -9,6 +9,7 @@ import (
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
+	"vifproxy/rules/lint"
 )
 
 // openPorts names the ports that a file opens in addition to those of the web.
@@ -31,7 +32,7 @@ func openPorts(file rules.File) string {
 }
 
 // lintText returns findings for a terminal of this width; 0 is none.
-func lintText(findings []rules.Finding, width int) string {
+func lintText(findings []lint.Finding, width int) string {
 	var b strings.Builder
 	for _, f := range findings {
 		writeFinding(&b, f, width)
@@ -40,7 +41,7 @@ func lintText(findings []rules.Finding, width int) string {
 }
 
 // writeFinding writes where, what, the line with the offending text underlined, and what to do.
-func writeFinding(b *strings.Builder, f rules.Finding, width int) {
+func writeFinding(b *strings.Builder, f lint.Finding, width int) {
 	where := terminal.Quote(f.Path)
 	if f.Line > 0 {
 		where += fmt.Sprintf(":%d", f.Line)

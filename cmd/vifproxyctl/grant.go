@@ -10,6 +10,7 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
+	"vifproxy/rules/lint"
 )
 
 // A grant is what allow and deny do, and what they print as JSON.
@@ -33,7 +34,7 @@ type grant struct {
 	mayMake bool // the rule file, if there is none
 	makes   bool // there is none
 	asNames bool // it says nothing yet, and begins with names
-	check   rules.Check
+	check   lint.Linter
 	hosts   []rules.Host
 	asked   []string // for each of hosts, what explain is asked: the URL as it was given
 }
@@ -101,7 +102,7 @@ func (g *grant) read() error {
 	if err != nil {
 		return err
 	}
-	g.check = policy.CheckFor(config.Filter)
+	g.check = policy.LinterFor(config.Filter)
 	for i := range g.hosts {
 		if slices.Contains(config.Connect, g.hosts[i].Port) { // open for all
 			g.hosts[i].Port = 0

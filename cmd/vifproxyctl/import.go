@@ -130,7 +130,7 @@ func (i *importer) ruleFiles() error {
 		if filterErr != nil || set.TemplateErr != nil {
 			continue
 		}
-		if found := policy.CheckFor(filter).Parsed(file); len(found) > 0 {
+		if found := policy.LinterFor(filter).Parsed(file); len(found) > 0 {
 			i.say("", "%d lines permit more than they seem to, or nothing: vifproxyctl check %s", len(found), file.Path)
 		}
 	}

@@ -47,7 +47,7 @@ func (d *doctor) limits() {
 	var sum struct{ tasks, memory, tracked, descriptors uint64 }
 	for _, file := range d.rules.Files {
 		var size limits.Rules
-		if lines, err := file.Lines(policy.CheckFor(config.Filter).Syntax); err == nil {
+		if lines, err := file.Lines(policy.LinterFor(config.Filter).Syntax); err == nil {
 			size.Lines = len(lines)
 			for _, line := range lines {
 				size.Bytes += len(line.Text)

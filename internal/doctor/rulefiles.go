@@ -11,6 +11,7 @@ import (
 	"vifproxy/internal/notroot"
 	"vifproxy/internal/policy"
 	"vifproxy/rules"
+	"vifproxy/rules/lint"
 )
 
 func (d *doctor) ruleFiles() {
@@ -47,7 +48,7 @@ func (d *doctor) ruleFiles() {
 			d.report(check, Note, "write FilterDefaultDeny Yes into "+d.rules.Template.Path+" if the files are white lists",
 				"black lists: FilterDefaultDeny No lets these VMs reach all hosts but those in their rule files: %s", namesOf(d.rules.Files))
 		}
-		d.doubts(policy.CheckFor(filter))
+		d.doubts(policy.LinterFor(filter))
 		d.idle()
 	}
 	for _, text := range rules.Unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
@@ -81,7 +82,7 @@ func (d *doctor) idle() {
 }
 
 // doubts names files with lines that their authors hardly meant.
-func (d *doctor) doubts(c rules.Check) {
+func (d *doctor) doubts(c lint.Linter) {
 	var names, texts []string
 	remedy := ""
 	for _, file := range d.rules.Files {

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 
 	"vifproxy/rules"
+	"vifproxy/rules/expression"
+	"vifproxy/rules/lint"
 	"vifproxy/tinyproxy"
 )
 
@@ -33,12 +35,12 @@ func SyntaxOf(f tinyproxy.Filter) rules.Syntax {
 	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, Forbid: !f.DefaultDeny}
 	switch {
 	case f.Fnmatch:
-		s.Language = rules.Fnmatch
+		s.Language = expression.Fnmatch
 	case f.Extended:
-		s.Language = rules.Extended
+		s.Language = expression.Extended
 	}
 	return s
 }
 
-// CheckFor returns how rule files are checked if tinyproxy reads them so.
-func CheckFor(f tinyproxy.Filter) rules.Check { return rules.Check{Syntax: SyntaxOf(f)} }
+// LinterFor returns how rule files are checked if tinyproxy reads them so.
+func LinterFor(f tinyproxy.Filter) lint.Linter { return lint.Linter{Syntax: SyntaxOf(f)} }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/rules"
+	"vifproxy/rules/flaws"
 	"vifproxy/tinyproxy"
 )
 
@@ -59,7 +60,7 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 	}
 	f := p.Config.Filter
 	reading := SyntaxOf(f)
-	for _, finding := range CheckFor(f).Parsed(file) {
+	for _, finding := range LinterFor(f).Parsed(file) {
 		p.Findings = append(p.Findings, finding.String())
 	}
 	if f.AllowsByLine() {
@@ -80,7 +81,7 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 	for _, l := range lines {
 		if addr, misleads := p.Config.MisleadsUpstream(l.Text); misleads && f.AllowsByLine() {
 			return nil, &rules.Error{Path: file.Path, Line: l.Line,
-				Text: tinyproxy.Misled(addr), Remedy: tinyproxy.NotMisled(addr)}
+				Flaw: flaws.Flaw{Text: tinyproxy.Misled(addr), Remedy: tinyproxy.NotMisled(addr)}}
 		}
 		switch {
 		case l.Line > 0:

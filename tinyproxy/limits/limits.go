@@ -50,7 +50,7 @@ func (r Rules) memory() uint64 { return perRule*uint64(r.Lines) + perRuleByte*ui
 // repeated is a number of repetitions in an expression, behind the end of a group or something else.
 var repeated = regexp.MustCompile(`(\)?)\\?\{([0-9]*),?([0-9]*)\\?\}`)
 
-// mostWrittenOut bounds an expression whose repetitions are written out: see maxWeight in rules/expression.go.
+// mostWrittenOut bounds an expression whose repetitions are written out: see maxWeight in rules/expression.
 const mostWrittenOut = 4096
 
 // WrittenOut returns the length of an expression whose repetitions are written out, as the C library does. It may be more

@@ -1,4 +1,4 @@
-package rules
+package lint
 
 import (
 	"bytes"
@@ -9,10 +9,10 @@ import (
 
 // Fix rewrites a rule file where that is safe: what was meant is clear, and no line permits more than it did. A file that
 // was refused may become valid by it. Comments, blank lines and line ends stay.
-func (c Check) Fix(path string, content []byte) []byte {
+func (l Linter) Fix(path string, content []byte) []byte {
 	for range 4 { // what one round has made narrow may be covered by another line in the next
 		byLine := map[int]Finding{}
-		for _, f := range c.File(path, content) {
+		for _, f := range l.File(path, content) {
 			if _, twice := byLine[f.Line]; f.Fixable && !twice {
 				byLine[f.Line] = f
 			}

@@ -1,15 +1,15 @@
-package rules
+package lint
 
 import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+
+	"vifproxy/rules"
+	"vifproxy/rules/expression"
 )
 
 // report prints findings as the tests below expect them: LINE:COL+WIDTH problem → better (admits).
@@ -37,9 +37,9 @@ func TestFindings(t *testing.T) {
 		more     = "stands for more than host names; vifproxy lets nothing else pass, so write that"
 		dot      = `this character stands for any one: a dot is written \.`
 	)
-	basic, extended, glob := Check{}, Check{Syntax: Syntax{Language: Extended}}, Check{Syntax: Syntax{Language: Fnmatch}}
+	basic, extended, glob := Linter{}, Linter{Syntax: rules.Syntax{Language: expression.Extended}}, Linter{Syntax: rules.Syntax{Language: expression.Fnmatch}}
 	for _, tt := range []struct {
-		check         Check
+		check         Linter
 		content, want string
 	}{
 		{basic, "# fine\n^www\\.bank\\.com$\n^[a-zA-Z0-9._-]*\\.bank\\.com$ # all\n^api[0-9]*\\.shop\\.com$\n^localhost$\n^2001:db8::1$\n",
@@ -85,8 +85,8 @@ func TestFindings(t *testing.T) {
 				"5:1+11 says the same as line 3\n6:2+1 more than one name in \"x y\"\n"},
 		{glob, "*bank.com\nwww.bank.*\n*.shop.com\n*", "1:1+9 " + ending + " → bank.com *.bank.com (evil-bank.com)\n" +
 			"2:10+1 matches the beginning of other names too: it ends with *\n4:1+1 admits every host (evil.example)\n"},
-		{Check{Syntax: Syntax{Forbid: true}}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
-		{Check{Syntax: Syntax{URLs: true}}, `bank.com`, ""},
+		{Linter{Syntax: rules.Syntax{Forbid: true}}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
+		{Linter{Syntax: rules.Syntax{URLs: true}}, `bank.com`, ""},
 	} {
 		want := tt.want
 		if want != "" && !strings.HasSuffix(want, "\n") {
@@ -109,7 +109,7 @@ func TestFindings(t *testing.T) {
 func TestFixKeepsWhatPeopleWrote(t *testing.T) {
 	before := "\ufeff# mine\r\n\r\n  bank.com\t# the bank\r\n^www\\.bank\\.com$ # covered\r\n^cdn\\.\r\n^x\\.com $\r\n^x\\.com$"
 	want := "\ufeff# mine\r\n\r\n  ^bank\\.com$\t# the bank\r\n^[a-zA-Z0-9._-]*\\.bank\\.com$\r\n# covered\r\n^cdn\\.\r\n^x\\.com$\r\n"
-	if got := string(Check{}.Fix(somePath, []byte(before))); got != want {
+	if got := string(Linter{}.Fix(somePath, []byte(before))); got != want {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
 }
@@ -121,11 +121,11 @@ var lintHosts = []string{"bank.com", "www.bank.com", "a.b.bank.com", "evil-bank.
 func TestFixOfNames(t *testing.T) {
 	before := "#: format domain\nhttps://bank.example/login # the bank\na.example b.example\nd.example:8443\n"
 	want := "#: format domains\nbank.example # the bank\na.example\nb.example\nd.example:8443\n"
-	if got := string(Check{}.Fix(somePath, []byte(before))); got != want {
+	if got := string(Linter{}.Fix(somePath, []byte(before))); got != want {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
 	before = "# format domains\nbank.example\n"
-	if got := string(Check{}.Fix(somePath, []byte(before))); got != before {
+	if got := string(Linter{}.Fix(somePath, []byte(before))); got != before {
 		t.Errorf("what may be names or patterns became %q", got)
 	}
 }
@@ -137,7 +137,7 @@ func TestFindingsInTinyproxy(t *testing.T) {
 	parts := strings.Fields(`bank com . \. . \. www a b [.] [ab] .* * ^ $ \(a\) (a|b) | co.uk b\.com -`)
 	examples, corrections := 0, 0
 	for round := range 240 {
-		c := Check{Syntax: syntaxes[round%len(syntaxes)]}
+		c := Linter{Syntax: syntaxes[round%len(syntaxes)]}
 		pick := func(from ...string) string { return from[random.IntN(len(from))] }
 		pattern := pick("^", "", ".*", "^.*", `\.`, ".", "*") // and then a name, or anything
 		if round%3 > 0 {
@@ -160,7 +160,7 @@ func TestFindingsInTinyproxy(t *testing.T) {
 			continue // a bad regex
 		}
 		for _, host := range hosts[len(lintHosts):] {
-			if examples++; !old.permits(host) {
+			if examples++; !old.Permits(host) {
 				t.Errorf("%s under %+v does not admit %s", pattern, c, host)
 			}
 		}
@@ -175,7 +175,7 @@ func TestFindingsInTinyproxy(t *testing.T) {
 			continue
 		}
 		for _, host := range hosts {
-			if fresh.permits(host) && !old.permits(host) {
+			if fresh.Permits(host) && !old.Permits(host) {
 				t.Errorf("%s under %+v became %s, which admits %s", pattern, c, fixed, host)
 			}
 		}
@@ -193,7 +193,7 @@ func FuzzFix(f *testing.F) {
 		f.Add([]byte(seed), byte(i))
 	}
 	f.Fuzz(func(t *testing.T, content []byte, syntax byte) {
-		c := Check{Syntax: syntaxes[int(syntax)%len(syntaxes)]}
+		c := Linter{Syntax: syntaxes[int(syntax)%len(syntaxes)]}
 		fixed := c.Fix(somePath, content)
 		for _, found := range c.File(somePath, fixed) {
 			if found.Fixable {
@@ -201,8 +201,8 @@ func FuzzFix(f *testing.F) {
 			}
 		}
 		refused := slices.ContainsFunc(c.File(somePath, fixed), func(f Finding) bool { return f.Refused })
-		file, err := ParseFile(somePath, fixed)
-		if err == nil && !file.domains {
+		file, err := rules.ParseFile(somePath, fixed)
+		if err == nil && !file.Names() {
 			_, err = file.Lines(c.Syntax)
 		}
 		if (err != nil) != refused {
@@ -216,8 +216,8 @@ func FuzzFix(f *testing.F) {
 			return
 		}
 		before := bytes.TrimPrefix(content, []byte("\ufeff")) // of names, tinyproxy never reads the file itself
-		if file.domains {
-			if file, err = ParseFile(somePath, content); err != nil {
+		if file.Names() {
+			if file, err = rules.ParseFile(somePath, content); err != nil {
 				return
 			}
 			all, err := file.Lines(c.Syntax)
@@ -231,75 +231,9 @@ func FuzzFix(f *testing.F) {
 		fresh, err := start(t, c.Syntax, staged(lines))
 		must(t, err)
 		for _, host := range lintHosts {
-			if fresh.permits(host) && !old.permits(host) {
+			if fresh.Permits(host) && !old.Permits(host) {
 				t.Errorf("%q became %q, which admits %s", content, fixed, host)
 			}
 		}
 	})
-}
-
-func TestParseHost(t *testing.T) {
-	for text, want := range map[string]string{
-		"www.bank.example": "www.bank.example", "https://www.bank.example/x?y#z": "www.bank.example",
-		"WWW.Bank.Example.": "www.bank.example", "bank.example:8443": "bank.example:8443", "bücher.example": "xn--bcher-kva.example",
-		"http://user:pw@bank.example:80/": "bank.example", "*.bank.example": "*.bank.example", "bank.example/x": "bank.example",
-		"https://bank.example:8443/x": "bank.example:8443", "https://bank.example:443/": "bank.example", "bank.example:80": "bank.example",
-		"ws://bank.example/": "bank.example:80", "wss://bank.example/": "bank.example", "http://*.bank.example:443": "*.bank.example:443",
-		"192.0.2.1": "192.0.2.1", "http://192.0.2.1:8080/": "192.0.2.1:8080",
-	} {
-		if h, err := ParseHost(text); err != nil || h.String() != want {
-			t.Errorf("%s: %s, %v", text, h, err)
-		}
-	}
-	for text, want := range map[string]string{
-		"bank.example:0": "no port from 1", "bank.example:x": "no port from 1", "*.192.0.2.1": "no names below", "[2001:db8::1]:443": "IPv6",
-		"2001:db8::1": "IPv6", "*": "is not a host name", "": "is not a host name", "^a$": "is a pattern, not a host name", "127.1": "an address",
-		"ftp://bank.example/": "does not speak", "mailto:x@bank.example": "behind the '@'", "x@bank.example": "behind the '@'",
-		"10.0.0.0/8": "is a network", "192.168.1.5/32": "is a network", "2001:db8::/32": "is a network",
-		"https://": `"https://" is not a host name`, "//bank.example/x": `"//bank.example/x" is not`, "https:/bank.example": `"https:/bank.example" is not`,
-	} {
-		_, err := ParseHost(text)
-		checkError(t, text, err, want)
-	}
-	for text, want := range map[string]bool{"co.uk": true, "github.io": true, "com": true, "*.com": true,
-		"localhost": true, "http://localhost/": true, "app.localhost": true, "127.0.0.1": true, "127.8.8.8:80": true, "0.0.0.0": true,
-		"bank.co.uk": false, "me.github.io": false, "localhost.example": false, "printer": false, "192.0.2.1": false} {
-		h, err := ParseHost(text)
-		must(t, err)
-		if (h.Objection() != "") != want {
-			t.Errorf("%s: %q", text, h.Objection())
-		}
-	}
-}
-
-func TestRewrite(t *testing.T) {
-	dir := t.TempDir()
-	path, link := filepath.Join(dir, "bank.10.0.0.1"), filepath.Join(dir, "link")
-	must(t, os.WriteFile(path, []byte("# mine\r\n^a$"), 0o640))
-	must(t, os.Chown(path, 12, 34))
-	must(t, os.Chmod(path, 0o640))
-	must(t, os.Symlink("bank.10.0.0.1", link))
-	must(t, Rewrite(link, func(old []byte) ([]byte, error) { return Append(old, []string{"^b$", "^c$"}), nil }))
-	content, err := os.ReadFile(path)
-	must(t, err)
-	if string(content) != "# mine\r\n^a$\r\n^b$\r\n^c$\r\n" {
-		t.Errorf("got %q", content)
-	}
-	info, err := os.Stat(path)
-	must(t, err)
-	if st := info.Sys().(*syscall.Stat_t); st.Uid != 12 || st.Gid != 34 || info.Mode() != 0o640 {
-		t.Errorf("owner %d, group %d, mode %v", st.Uid, st.Gid, info.Mode())
-	}
-	must(t, Rewrite(path, func(old []byte) ([]byte, error) {
-		f, err := ParseFile(somePath, old)
-		changed, _ := f.Without(old, Syntax{}, []Host{{Name: "b"}})
-		return changed, err
-	}))
-	if content, _ := os.ReadFile(path); string(content) != "# mine\r\n^a$\r\n^c$\r\n" {
-		t.Errorf("got %q", content)
-	}
-	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); left != nil {
-		t.Errorf("left behind: %q", left)
-	}
-	checkError(t, "none", Rewrite(filepath.Join(dir, "none"), nil), "no such file")
 }

@@ -1,12 +1,19 @@
-package rules
+// Package expression reads patterns as tinyproxy's C library does: basic and extended regular expressions, and fnmatch(3).
+// [Compile] makes of one an extended expression that matches host names only. [Language.ShapeOf] says what its author can have
+// meant by it, and decides nothing.
+//
+// Concurrency: its functions may be called from any goroutine.
+package expression
 
 import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"vifproxy/rules/flaws"
 )
 
-// This file compiles the lines of a white list to POSIX extended expressions that match host names only.
+// How a line of a white list becomes a POSIX extended expression that matches host names only:
 //
 // tinyproxy compares a line with all that stands between "//" and "/" in a request, less user and port (extract_url
 // in src/reqs.c of 1.11). That may contain any byte but a blank, a newline, a slash and NUL. An Upstream is given it
@@ -14,7 +21,16 @@ import (
 // the characters of host names, and what an expression leaves open at its ends is written out. The compiled
 // expression then matches strings of these characters only, and of those exactly the ones that the line matched.
 
-// hostChars is what host names are made of; as text of a bracket expression it is hostClass.
+// A Language is the kind of pattern that tinyproxy takes a filter line for.
+type Language int
+
+const (
+	Basic    Language = iota // POSIX basic regular expressions: tinyproxy's default, or FilterType bre
+	Extended                 // FilterExtended, or FilterType ere
+	Fnmatch                  // FilterType fnmatch
+)
+
+// hostChars is what host names are made of; as text of a bracket expression it is HostClass.
 var hostChars = func() (set charset) {
 	for c := range 128 {
 		b := byte(c)
@@ -23,9 +39,14 @@ var hostChars = func() (set charset) {
 	return set
 }()
 
-const hostClass = "[a-zA-Z0-9._-]"
+// HostClass is a bracket expression that matches the characters of host names.
+const HostClass = "[a-zA-Z0-9._-]"
 
 const (
+	// LineMax is what tinyproxy reads of a line at once, in bytes (fgets of FILTER_BUFFER_LEN 512 in src/filter.c): the rest
+	// would become a pattern of its own.
+	LineMax = 511
+
 	// maxRepeat is the largest number in braces. POSIX guarantees 255 (RE_DUP_MAX).
 	maxRepeat = 255
 
@@ -66,16 +87,16 @@ type piece struct {
 	pos       int         // in the pattern, in bytes
 }
 
-// narrowed is a line as tinyproxy is given it.
-type narrowed struct {
-	text  string // an extended expression that matches host names only; "" if it matches none
-	exact bool   // the line as it is written matches nothing else either
-	odd   int    // column of the first character in the line that no host name has, from 1; 0 if there is none
+// A Compiled pattern is what tinyproxy is given for it.
+type Compiled struct {
+	Text  string // an extended expression that matches host names only; "" if it matches none
+	Exact bool   // the pattern as it is written matches nothing else either
+	Odd   int    // column of the first character in the pattern that no host name has, from 1; 0 if there is none
 }
 
-// narrow compiles one line of a white list. An error lacks path and line.
-func (s Syntax) narrow(text string) (n narrowed, flaw *Error) {
-	p := parser{text: text, language: s.Language, fold: !s.CaseSensitive && s.Language != Fnmatch}
+// Compile compiles a line of a white list.
+func Compile(text string, l Language, caseSensitive bool) (n Compiled, flaw *flaws.Flaw) {
+	p := parser{text: text, language: l, fold: !caseSensitive && l != Fnmatch}
 	e, flaw := p.parse()
 	if flaw != nil {
 		return n, flaw
@@ -83,26 +104,26 @@ func (s Syntax) narrow(text string) (n narrowed, flaw *Error) {
 	if p.odd == 0 {
 		p.odd = -1
 	}
-	n.odd = max(p.odd, 0)
+	n.Odd = max(p.odd, 0)
 	if addr, err := netip.ParseAddr(e.address()); err == nil && addr.Is6() && addr.Zone() == "" {
 		// The one string with colons that is a host: a whole IPv6 address, which tinyproxy compares without brackets.
-		return narrowed{text: "^" + strings.ReplaceAll(e.address(), ".", `\.`) + "$", exact: true}, nil
+		return Compiled{Text: "^" + strings.ReplaceAll(e.address(), ".", `\.`) + "$", Exact: true}, nil
 	}
 	if e.weight() > maxWeight {
-		return n, &Error{Text: excerpt(text) + " repeats too much", Remedy: "write smaller numbers in braces"}
+		return n, &flaws.Flaw{Text: flaws.Excerpt(text) + " repeats too much", Remedy: "write smaller numbers in braces"}
 	}
-	n.exact = e.exact()
+	n.Exact = e.exact()
 	var branches []string
 	for _, b := range e {
 		if text, ok := b.emit(p.fold, true); ok {
 			branches = append(branches, text)
 		}
 	}
-	n.text = strings.Join(branches, "|")
-	if len(n.text) > maxLine {
-		return n, &Error{
+	n.Text = strings.Join(branches, "|")
+	if len(n.Text) > LineMax {
+		return n, &flaws.Flaw{
 			Text: fmt.Sprintf("%s is too long: with the characters of host names in the place of what matches any, "+
-				"it has %d bytes of at most %d", excerpt(text), len(n.text), maxLine),
+				"it has %d bytes of at most %d", flaws.Excerpt(text), len(n.Text), LineMax),
 			Remedy: `write dots as \., or make two lines of it`,
 		}
 	}
@@ -173,7 +194,7 @@ func (e expression) weight() (n int) {
 func (b branch) emit(fold, top bool) (string, bool) {
 	var text strings.Builder
 	if top && !b.begins() {
-		text.WriteString("^" + hostClass + "*")
+		text.WriteString("^" + HostClass + "*")
 	}
 	for _, p := range b {
 		one, ok := p.emit(fold)
@@ -183,7 +204,7 @@ func (b branch) emit(fold, top bool) (string, bool) {
 		text.WriteString(one)
 	}
 	if top && !b.ends() {
-		text.WriteString(hostClass + "*$")
+		text.WriteString(HostClass + "*$")
 	}
 	return text.String(), true
 }
@@ -239,7 +260,7 @@ func repetition(least, most int) string {
 // emit writes those characters of a set that host names have.
 func (s charset) emit(fold bool) (string, bool) {
 	if hostChars.within(s) {
-		return hostClass, true
+		return HostClass, true
 	}
 	var b strings.Builder
 	n, last := 0, byte(0)

@@ -1,9 +1,11 @@
-package rules
+package expression
 
 import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"vifproxy/rules/flaws"
 )
 
 // A parser reads patterns as the GNU C library does (regcomp in posix/regcomp.c of glibc 2.36, in the C locale), and
@@ -14,15 +16,15 @@ type parser struct {
 	fold     bool // both cases are the same
 	pos      int
 	depth    int // of parentheses
-	odd      int // see narrowed
+	odd      int // see Compiled
 }
 
-func (p *parser) fail(pos int, what, remedy string) *Error {
-	return &Error{Col: pos + 1, Text: excerpt(p.text) + " " + what, Remedy: remedy}
+func (p *parser) fail(pos int, what, remedy string) *flaws.Flaw {
+	return &flaws.Flaw{Col: pos + 1, Text: flaws.Excerpt(p.text) + " " + what, Remedy: remedy}
 }
 
 // parse reads all of the text.
-func (p *parser) parse() (expression, *Error) {
+func (p *parser) parse() (expression, *flaws.Flaw) {
 	if p.language == Fnmatch {
 		return p.glob()
 	}
@@ -50,7 +52,7 @@ func (p *parser) operator() (op byte, length int) {
 	return 0, 0
 }
 
-func (p *parser) alternatives() (e expression, flaw *Error) {
+func (p *parser) alternatives() (e expression, flaw *flaws.Flaw) {
 	for {
 		b, flaw := p.branch()
 		if flaw != nil {
@@ -65,7 +67,7 @@ func (p *parser) alternatives() (e expression, flaw *Error) {
 	}
 }
 
-func (p *parser) branch() (b branch, flaw *Error) {
+func (p *parser) branch() (b branch, flaw *flaws.Flaw) {
 	for p.pos < len(p.text) {
 		op, n := p.operator()
 		if op == '|' || op == ')' && (p.depth > 0 || p.language == Basic) {
@@ -109,7 +111,7 @@ func (p *parser) branch() (b branch, flaw *Error) {
 }
 
 // repeated reads the operators behind a piece.
-func (p *parser) repeated(one piece) (piece, *Error) {
+func (p *parser) repeated(one piece) (piece, *flaws.Flaw) {
 	for {
 		at := p.pos
 		op, n := p.operator()
@@ -121,7 +123,7 @@ func (p *parser) repeated(one piece) (piece, *Error) {
 		case '?':
 			most = 1
 		case '{':
-			var flaw *Error
+			var flaw *flaws.Flaw
 			if least, most, n, flaw = p.braces(n); flaw != nil {
 				return one, flaw
 			}
@@ -141,8 +143,8 @@ func (p *parser) repeated(one piece) (piece, *Error) {
 }
 
 // braces reads {M}, {M,}, {,N} and {M,N}; opening is the length of the brace.
-func (p *parser) braces(opening int) (least, most, length int, flaw *Error) {
-	fail := func(what string) (int, int, int, *Error) {
+func (p *parser) braces(opening int) (least, most, length int, flaw *flaws.Flaw) {
+	fail := func(what string) (int, int, int, *flaws.Flaw) {
 		return 0, 0, 0, p.fail(p.pos, what, fmt.Sprintf("write {M,N} with numbers up to %d", maxRepeat))
 	}
 	closing := map[Language]string{Basic: `\}`, Extended: "}"}[p.language]
@@ -170,7 +172,7 @@ func (p *parser) braces(opening int) (least, most, length int, flaw *Error) {
 }
 
 // atom reads one that is no operator. At the beginning of a branch a '^' is an anchor in basic expressions too.
-func (p *parser) atom(one *piece, first bool) *Error {
+func (p *parser) atom(one *piece, first bool) *flaws.Flaw {
 	rest := p.text[p.pos:]
 	switch c := rest[0]; {
 	case c == '^' && (first || p.language == Extended), c == '$' && (p.language == Extended || p.last()):
@@ -263,7 +265,7 @@ var classes = map[string]func(c byte) bool{
 }
 
 // bracket reads a bracket expression.
-func (p *parser) bracket(one *piece) *Error {
+func (p *parser) bracket(one *piece) *flaws.Flaw {
 	start := p.pos
 	glob := p.language == Fnmatch
 	open := p.fail(start, "opens a bracket that nothing closes", `close it, or write \[`)
@@ -330,7 +332,7 @@ func (p *parser) bracket(one *piece) *Error {
 }
 
 // element reads one character in brackets.
-func (p *parser) element(rest string, start int) (c byte, after string, flaw *Error) {
+func (p *parser) element(rest string, start int) (c byte, after string, flaw *flaws.Flaw) {
 	if strings.HasPrefix(rest, "[.") || strings.HasPrefix(rest, "[=") {
 		kind := rest[1:2] + "]"
 		if inner, after, closed := strings.Cut(rest[2:], kind); closed && len(inner) == 1 {
@@ -345,7 +347,7 @@ func (p *parser) element(rest string, start int) (c byte, after string, flaw *Er
 }
 
 // glob reads an fnmatch(3) pattern, as the expression that matches the same.
-func (p *parser) glob() (expression, *Error) {
+func (p *parser) glob() (expression, *flaws.Flaw) {
 	b := branch{{assertion: "^"}}
 	for p.pos < len(p.text) {
 		one := piece{min: 1, max: 1, pos: p.pos}

@@ -1,4 +1,8 @@
-package rules
+// Package lint finds what the author of a rule file or a template hardly meant, and what to write instead. It reads patterns
+// for their meaning, and decides nothing: what a line matches is tinyproxy's business.
+//
+// Concurrency: its functions may be called from any goroutine.
+package lint
 
 import (
 	"fmt"
@@ -8,6 +12,10 @@ import (
 
 	"vifproxy/internal/secret"
 	"vifproxy/internal/terminal"
+	"vifproxy/rules"
+	"vifproxy/rules/expression"
+	"vifproxy/rules/flaws"
+	"vifproxy/rules/hostname"
 )
 
 // A Finding is something in a rule file or a template that its author hardly meant.
@@ -27,80 +35,43 @@ type Finding struct {
 	entry string // the part of Source that is rewritten, Better in its place
 }
 
-// Check reads files as a template makes tinyproxy read them.
-type Check struct {
-	Syntax
+// A Linter reads files as a template makes tinyproxy read them.
+type Linter struct {
+	rules.Syntax
 
 	unsaid bool // the file says nothing of its format
 	named  bool // nor is there a pattern in it: its lines may be names or patterns
 }
 
 // File returns all that is wrong with a rule file.
-func (c Check) File(path string, content []byte) []Finding {
+func (l Linter) File(path string, content []byte) []Finding {
+	f, flawed := rules.ReadAll(path, content)
+	lines := rules.SourceLines(content)
 	var all []Finding
-	refuse := func(flaw *Error, line string) {
-		all = append(all, Finding{Path: path, Line: flaw.Line, Col: flaw.Col, Width: 1, Source: line,
-			Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true})
-	}
-	_, addr, err := ParseFileName(path)
-	if flaw, ok := err.(*Error); ok {
-		refuse(flaw, "")
-	} else if !addr.IsValid() {
-		refuse(notRuleFile(path), "")
-	}
-	if len(content) > maxSize {
-		refuse(tooLarge(path), "")
-		return all
-	}
-	var f File
-	lines := sourceLines(content)
-	for i, line := range lines {
-		good := len(f.entries)
-		flaw := f.add(line, i+1)
-		if flaw == nil {
-			continue
+	for _, flaw := range flawed {
+		found := Finding{Path: path, Line: flaw.Line, Col: flaw.Col, Width: 1, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true,
+			Better: flaw.Meant, entry: flaw.Part, Fixable: flaw.Certain && !l.Forbid}
+		if flaw.Line > 0 {
+			found.Source = lines[flaw.Line-1]
 		}
-		f.entries = f.entries[:good]
-		flaw.Path, flaw.Line = path, i+1
-		refuse(flaw, line)
-		last := &all[len(all)-1]
-		if meant := directiveMeant(line); meant != "" {
-			// What follows is read as it was meant.
-			clear := f.add(meant, i+1) == nil
-			last.Better, last.Fixable, last.entry = []string{meant}, clear && !c.Forbid, strings.Trim(line, " \t")
-			continue
-		}
-		if f.domains {
-			last.entry = withoutComment(line)
-			last.Better = NamesMeant(last.entry)
-			last.Fixable = last.Better != nil && !c.Forbid
-			continue
-		}
-		// "^bank\.com $": there is one thing that this can have meant.
-		if words := strings.Fields(line); len(words) == 2 && words[1] == "$" && flaw.Col > 0 {
-			last.Better, last.Fixable, last.entry = []string{words[0] + "$"}, !c.Forbid, strings.Trim(line, " \t")
-		}
+		all = append(all, found)
 	}
-	if f.domains {
-		c.Language = Fnmatch // names and *.names look the same in it
-	}
-	c.unsaid = f.formatLine == 0
-	c.named = c.unsaid && f.allNames()
-	for _, found := range f.almostDirectives() {
+	l = l.of(f)
+	for _, found := range almostDirectives(f) {
 		found.Path, found.Source, found.Width = path, lines[found.Line-1], len(lines[found.Line-1])
 		found.entry = strings.Trim(found.Source, " \t")
 		all = append(all, found)
 	}
-	for _, found := range c.entries(f.entries, f.domains) {
+	for _, found := range l.entries(f) {
 		found.Path, found.Source = path, lines[found.Line-1]
-		found.entry, _ = entryOf(found.Source)
-		if f.domains {
+		found.entry, _ = rules.EntryOf(found.Source)
+		if f.Names() {
 			found.Col, found.Width = 1, len(found.entry)
 		}
 		found.Col += strings.Index(found.Source, found.entry)
 		all = append(all, found)
 	}
-	for _, found := range f.besides() {
+	for _, found := range besides(f) {
 		found.Path, found.Source = path, lines[found.Line-1]
 		found.Width = len(found.Source)
 		all = append(all, found)
@@ -116,26 +87,33 @@ func (c Check) File(path string, content []byte) []Finding {
 
 // Parsed returns what File does of a file that was accepted, without the lines that Lines refuses. All of a line that is
 // known is its entry.
-func (c Check) Parsed(f File) []Finding {
-	if f.domains {
-		c.Language = Fnmatch
-	}
-	c.unsaid = f.formatLine == 0
-	c.named = c.unsaid && f.allNames()
-	used := slices.DeleteFunc(c.entries(f.entries, f.domains), func(found Finding) bool { return found.Refused })
-	all := slices.Concat(f.almostDirectives(), used, f.besides())
-	source := f.sources()
+func (l Linter) Parsed(f rules.File) []Finding {
+	l = l.of(f)
+	used := slices.DeleteFunc(l.entries(f), func(found Finding) bool { return found.Refused })
+	all := slices.Concat(almostDirectives(f), used, besides(f))
+	source := sources(f)
 	for i := range all {
 		all[i].Path, all[i].Source = f.Path, secret.Text(source[all[i].Line])
 	}
 	return all
 }
 
+// of returns the linter for the format of a file.
+func (l Linter) of(f rules.File) Linter {
+	if f.Names() {
+		l.Language = expression.Fnmatch // names and *.names look the same in it
+	}
+	l.unsaid = !f.SaysFormat()
+	l.named = l.unsaid && allNames(f)
+	return l
+}
+
 // sources returns the lines of a file that mean something, as they stand in it, by number.
-func (f File) sources() map[int]string {
-	lines := map[int]string{f.almost.Line: f.almost.Source}
-	for _, l := range f.entries {
-		lines[l.Line] = l.Source
+func sources(f rules.File) map[int]string {
+	almost := f.AlmostFormat()
+	lines := map[int]string{almost.Line: almost.Source}
+	for _, e := range f.Entries() {
+		lines[e.Line] = e.Source
 	}
 	for _, e := range f.Egress {
 		lines[e.Line] = e.Text
@@ -147,14 +125,14 @@ func (f File) sources() map[int]string {
 }
 
 // allNames reports whether all lines of a file look like names.
-func (f File) allNames() bool {
-	return !slices.ContainsFunc(f.entries, func(l Line) bool { return !looksLikeName(l.Text) })
+func allNames(f rules.File) bool {
+	return !slices.ContainsFunc(f.Entries(), func(l rules.Line) bool { return !looksLikeName(l.Text) })
 }
 
 // besides returns what is odd about the lines that open something besides hosts. Path is not set.
-func (f File) besides() []Finding { return append(f.openings(), f.ports()...) }
+func besides(f rules.File) []Finding { return append(openings(f), ports(f)...) }
 
-// String is a finding on one line, with the line of the file that it is about.
+// String returns the finding on one line, with the line of the file that it is about.
 func (f Finding) String() string {
 	text := f.Problem
 	if f.Source != "" {
@@ -167,55 +145,56 @@ func (f Finding) String() string {
 	if f.Better != nil {
 		remedy = "write " + strings.Join(f.Better, " and ")
 	}
-	return (&Error{Path: f.Path, Line: f.Line, Text: text, Remedy: remedy}).Error()
+	return (&rules.Error{Path: f.Path, Line: f.Line, Flaw: flaws.Flaw{Text: text, Remedy: remedy}}).Error()
 }
 
 // entries looks at lines that are right as far as their writing goes. Columns are those within the entry.
-func (c Check) entries(lines []Line, domains bool) (all []Finding) {
-	shapes := make([]shape, len(lines))
+func (l Linter) entries(f rules.File) (all []Finding) {
+	lines := f.Entries()
+	shapes := make([]expression.Shape, len(lines))
 	seen := map[string]int{}
 	for i, line := range lines {
 		finding := Finding{Line: line.Line, Col: 1, Width: len(line.Text)}
-		shapes[i] = c.Language.shapeOf(line.Text)
-		if first, again := seen[line.written()]; again {
+		shapes[i] = l.Language.ShapeOf(line.Text)
+		if first, again := seen[line.Entry()]; again {
 			finding.Problem, finding.Remedy = fmt.Sprintf("says the same as line %d", first), "remove it"
 			finding.Fixable = true
 			all = append(all, finding)
 			continue
 		}
-		seen[line.written()] = line.Line
-		if !domains {
-			all = append(all, c.line(finding, shapes[i])...)
-		} else if shapes[i].below && tooWide(shapes[i].domain) && !c.Forbid {
+		seen[line.Entry()] = line.Line
+		if !f.Names() {
+			all = append(all, l.line(finding, shapes[i])...)
+		} else if shapes[i].Below && hostname.TooWide(shapes[i].Domain) && !l.Forbid {
 			all = append(all, wide(finding, shapes[i]))
 		}
 	}
-	if c.URLs {
+	if l.URLs {
 		return all
 	}
-	first := map[Host]int{} // what is said exactly, and where
+	first := map[rules.Host]int{} // what is said exactly, and where
 	for i, s := range shapes {
-		host := Host{c.fold(s.domain), s.below, lines[i].port}
-		if _, again := first[host]; s.exact() && !again {
+		host := rules.Host{Name: l.fold(s.Domain), Below: s.Below, Port: lines[i].Port}
+		if _, again := first[host]; s.Exact() && !again {
 			first[host] = i
 		}
 	}
 	for i, s := range shapes {
-		if !s.exact() || lines[i].Line != seen[lines[i].written()] {
+		if !s.Exact() || lines[i].Line != seen[lines[i].Entry()] {
 			continue // or said already
 		}
-		host := Host{c.fold(s.domain), s.below, lines[i].port}
+		host := rules.Host{Name: l.fold(s.Domain), Below: s.Below, Port: lines[i].Port}
 		k, covered := first[host], first[host] != i
 		for name := host.Name; !covered; {
 			_, above, ok := strings.Cut(name, ".")
 			if !ok {
 				break
 			}
-			k, covered = first[Host{above, true, host.Port}]
+			k, covered = first[rules.Host{Name: above, Below: true, Port: host.Port}]
 			name = above
 		}
 		if covered {
-			all = append(all, Finding{Line: lines[i].Line, Col: 1, Width: len(s.text), Fixable: true,
+			all = append(all, Finding{Line: lines[i].Line, Col: 1, Width: len(s.Text), Fixable: true,
 				Problem: fmt.Sprintf("adds nothing to line %d", lines[k].Line), Remedy: "remove it"})
 		}
 	}
@@ -223,19 +202,19 @@ func (c Check) entries(lines []Line, domains bool) (all []Finding) {
 }
 
 // fold makes names equal that are so to tinyproxy.
-func (c Check) fold(name string) string {
-	if c.CaseSensitive || c.Language == Fnmatch {
+func (l Linter) fold(name string) string {
+	if l.CaseSensitive || l.Language == expression.Fnmatch {
 		return name
 	}
 	return strings.ToLower(name)
 }
 
 // line finds what is wrong with one line of patterns. f is the finding as far as it is known.
-func (c Check) line(f Finding, s shape) []Finding {
-	if !c.narrows() {
-		return c.pattern(f, s)
+func (l Linter) line(f Finding, s expression.Shape) []Finding {
+	if !l.Narrows() {
+		return l.pattern(f, s)
 	}
-	n, flaw := c.narrow(s.text)
+	n, flaw := expression.Compile(s.Text, l.Language, l.CaseSensitive)
 	if flaw != nil {
 		f.Problem, f.Remedy, f.Refused = flaw.Text, flaw.Remedy, true
 		if flaw.Col > 0 {
@@ -243,27 +222,27 @@ func (c Check) line(f Finding, s shape) []Finding {
 		}
 		return []Finding{f}
 	}
-	all := c.pattern(f, s)
+	all := l.pattern(f, s)
 	switch {
-	case n.text != "" && len(all) > 0, len(s.plain) > 0:
+	case n.Text != "" && len(all) > 0, len(s.Plain) > 0:
 		return all
-	case c.unsaid && c.Language != Fnmatch && looksLikeName(s.text):
+	case l.unsaid && l.Language != expression.Fnmatch && looksLikeName(s.Text):
 		f.Problem = "matches no host: it is read as a pattern, as the file does not begin with " + quotedFormat
-		f.Remedy = "begin the file with " + quotedFormat + ", and write names; or write " + c.Language.nameOf(s.text)
-	case n.odd > 0 || n.text == "":
+		f.Remedy = "begin the file with " + quotedFormat + ", and write names; or write " + nameOf(l.Language, s.Text)
+	case n.Odd > 0 || n.Text == "":
 		f.Problem = "no host name has this character"
 		f.Remedy = `a host name is letters, digits, '-', '_' and '.', which is written \.; an IPv6 address has its line alone`
-		if n.odd > 0 {
-			f.Col, f.Width = n.odd, 1
+		if n.Odd > 0 {
+			f.Col, f.Width = n.Odd, 1
 		}
-	case !n.exact && c.Language != Fnmatch:
+	case !n.Exact && l.Language != expression.Fnmatch:
 		f.Problem = "stands for more than host names; vifproxy lets nothing else pass, so write that"
-		f.Remedy = "write " + hostClass + " for what may be any character of a name"
+		f.Remedy = "write " + expression.HostClass + " for what may be any character of a name"
 		switch {
-		case s.exact():
-			f.Better = s.meant(c.Language)
-		case c.Language == Extended || !strings.ContainsAny(n.text, "(){}|+?"):
-			f.Better = []string{n.text}
+		case s.Exact():
+			f.Better = s.Meant(l.Language)
+		case l.Language == expression.Extended || !strings.ContainsAny(n.Text, "(){}|+?"):
+			f.Better = []string{n.Text}
 		}
 		f.Fixable = f.Better != nil
 	default:
@@ -276,19 +255,20 @@ func (c Check) line(f Finding, s shape) []Finding {
 const quotedFormat = `"#: format domains"`
 
 // almostDirectives finds comments that were meant as directives.
-func (f File) almostDirectives() (all []Finding) {
-	if f.formatLine > 0 || f.almost.Line == 0 {
+func almostDirectives(f rules.File) (all []Finding) {
+	almost := f.AlmostFormat()
+	if f.SaysFormat() || almost.Line == 0 {
 		return nil
 	}
-	return []Finding{{Line: f.almost.Line, Col: 1, Problem: "is a comment, and says nothing of the format", Better: []string{f.almost.Text},
-		Remedy: "write " + f.almost.Text}}
+	return []Finding{{Line: almost.Line, Col: 1, Problem: "is a comment, and says nothing of the format", Better: []string{almost.Text},
+		Remedy: "write " + almost.Text}}
 }
 
 // Template returns all that is wrong with the text of a template.
-func (c Check) Template(path, text string) (all []Finding) {
-	_, flaws := parseTemplate(path, text)
-	lines := sourceLines([]byte(text))
-	for _, flaw := range flaws {
+func (l Linter) Template(path, text string) (all []Finding) {
+	_, flawed := rules.ReadTemplate(path, text)
+	lines := rules.SourceLines([]byte(text))
+	for _, flaw := range flawed {
 		f := Finding{Path: path, Line: flaw.Line, Col: flaw.Col, Width: 1, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}
 		if flaw.Line > 0 && secret.Directive(lines[flaw.Line-1]) == lines[flaw.Line-1] {
 			f.Source = lines[flaw.Line-1]
@@ -296,7 +276,7 @@ func (c Check) Template(path, text string) (all []Finding) {
 		all = append(all, f)
 	}
 	for i, line := range lines {
-		if m := urls.FindStringIndex(line); m != nil && !c.Forbid {
+		if m := urls.FindStringIndex(line); m != nil && !l.Forbid {
 			all = append(all, Finding{Path: path, Line: i + 1, Col: 1, Width: len(line), Source: line,
 				Problem: "lines are compared with all of a URL, so what is no host name can pass them",
 				Remedy:  "remove it, and list hosts"})

@@ -1,0 +1,232 @@
+package expression
+
+import (
+	"slices"
+	"strings"
+
+	"vifproxy/rules/hostname"
+)
+
+// A Shape is what can be said of a pattern from its text. Most patterns that people write are a host name with some of
+// its dots escaped, and anchors; of any other there is little to say. Nothing is decided with it: that is
+// tinyproxy's business. It finds mistakes, and what was meant.
+type Shape struct {
+	Text   string
+	Tokens []Token // without anchors, and without the ".*" that stand next to them
+	Start  bool    // the name begins where the tokens do
+	End    bool    // the name ends where the tokens do
+	Below  bool    // it stands for the hosts below Domain: the first Token is a dot
+	Dots   []Token // that match any character
+	Plain  []Token // that only look like operators: a basic expression has no "|"
+	Odd    bool    // there is more in it than names, dots, anchors and ".*"
+	Domain string  // as it was written, without escapes; "" if the tokens are no name
+}
+
+// A Token is a part of a pattern that matches one character, or any number of them: of all, or of those in host names.
+type Token struct {
+	Kind     byte // a literal byte 'c', any character '.', any number of them '*', something else '?'
+	C        byte
+	Pos, Len int
+}
+
+const (
+	literal   = 'c'
+	AnyOne    = '.'
+	anyNumber = '*'
+	other     = '?'
+)
+
+// ShapeOf returns the shape of a pattern.
+func (l Language) ShapeOf(text string) Shape {
+	s := Shape{Text: text}
+	body, offset := text, 0
+	if l == Fnmatch {
+		s.Start, s.End = true, true
+	} else {
+		if rest, ok := strings.CutPrefix(body, "^"); ok {
+			body, offset, s.Start = rest, 1, true
+		}
+		if rest, ok := strings.CutSuffix(body, "$"); ok && backslashes(rest)%2 == 0 {
+			body, s.End = rest, true
+		}
+	}
+	for i := 0; i < len(body); {
+		t := l.next(body[i:])
+		t.Pos = offset + i
+		i += t.Len
+		s.Tokens = append(s.Tokens, t)
+	}
+	if n := len(s.Tokens); n > 0 && s.Tokens[0].Kind == anyNumber {
+		s.Tokens, s.Start = s.Tokens[1:], false
+	}
+	if n := len(s.Tokens); n > 0 && s.Tokens[n-1].Kind == anyNumber {
+		s.Tokens, s.End = s.Tokens[:n-1], false
+	}
+	var name strings.Builder
+	for _, t := range s.Tokens {
+		switch {
+		case t.Kind == AnyOne:
+			s.Dots = append(s.Dots, t)
+			name.WriteByte('.')
+			continue
+		case t.Kind != literal:
+			s.Odd = true
+		case l == Basic && strings.IndexByte("(){}|+?", t.C) >= 0 && t.Len == 1:
+			s.Plain = append(s.Plain, t)
+		}
+		name.WriteByte(t.C)
+	}
+	domain := name.String()
+	if !s.Start && strings.HasPrefix(domain, ".") {
+		s.Below, domain = true, domain[1:]
+	}
+	if canon, flaw := hostname.Canonical(domain); !s.Odd && flaw == nil && canon == strings.ToLower(domain) {
+		s.Domain = domain
+	}
+	return s
+}
+
+func backslashes(s string) int { return len(s) - len(strings.TrimRight(s, `\`)) }
+
+// next reads the token at the beginning of a pattern.
+func (l Language) next(s string) Token {
+	t := Token{Kind: literal, C: s[0], Len: 1}
+	switch c := s[0]; {
+	case l == Fnmatch && c == '*':
+		t.Kind = anyNumber
+	case l != Fnmatch && strings.HasPrefix(s, ".*"):
+		t.Kind, t.Len = anyNumber, 2
+	case l != Fnmatch && strings.HasPrefix(s, HostClass+"*"):
+		t.Kind, t.Len = anyNumber, len(HostClass)+1
+	case l == Fnmatch && c == '?', l != Fnmatch && c == '.':
+		t.Kind = AnyOne
+	case c == '\\' && len(s) > 1 && strings.IndexByte(".-_/:", s[1]) >= 0:
+		t.C, t.Len = s[1], 2
+	case c == '[' && len(s) > 2 && s[2] == ']' && s[1] != '^' && s[1] != '!':
+		t.C, t.Len = s[1], 3
+	case c == '[':
+		t.Kind, t.Len = other, bracket(s)
+	case c == '\\':
+		t.Kind, t.Len = other, min(2, len(s))
+	case l != Fnmatch && strings.IndexByte("^$*", c) >= 0, l == Extended && strings.IndexByte("(){}|+?", c) >= 0:
+		t.Kind = other
+	}
+	if l != Fnmatch && t.Kind != anyNumber && len(s) > t.Len &&
+		(s[t.Len] == '*' || l == Extended && strings.IndexByte("+?{", s[t.Len]) >= 0) {
+		t.Kind = other // what follows repeats it
+	}
+	return t
+}
+
+// bracket is how many bytes of s belong to the bracket expression that it begins with.
+func bracket(s string) int {
+	i := 1
+	if i < len(s) && (s[i] == '^' || s[i] == '!') {
+		i++
+	}
+	if i < len(s) && s[i] == ']' {
+		i++
+	}
+	for i < len(s) && s[i] != ']' {
+		if i+1 < len(s) && s[i] == '[' && strings.IndexByte(":.=", s[i+1]) >= 0 {
+			if n := strings.Index(s[i+2:], s[i+1:i+2]+"]"); n >= 0 {
+				i += n + 3
+			}
+		}
+		i++
+	}
+	return min(i+1, len(s))
+}
+
+// Branches splits an extended pattern at each "|" that is outside of all parentheses.
+func (l Language) Branches(text string) (all []string) {
+	depth, from := 0, 0
+	for i := 0; i < len(text); {
+		t := l.next(text[i:])
+		if l == Extended && t.Kind == other && t.Len == 1 {
+			switch t.C {
+			case '(':
+				depth++
+			case ')':
+				depth--
+			case '|':
+				if depth == 0 {
+					all, from = append(all, text[from:i]), i+1
+				}
+			}
+		}
+		i += t.Len
+	}
+	return append(all, text[from:])
+}
+
+// LineFor returns the line for one host, or for all hosts below it.
+func (l Language) LineFor(domain string, below bool) string {
+	switch {
+	case l == Fnmatch && below:
+		return "*." + domain
+	case l == Fnmatch:
+		return domain
+	case below:
+		return "^" + HostClass + `*\.` + strings.ReplaceAll(domain, ".", `\.`) + "$"
+	}
+	return "^" + strings.ReplaceAll(domain, ".", `\.`) + "$"
+}
+
+// Meant returns the lines that say what the author of a pattern with a mistake in it meant, if that is clear: hosts that
+// the pattern itself permits, and no others. A beginning that is left open may stand for the host or for
+// those below it, so both stay.
+func (s Shape) Meant(l Language) []string {
+	switch {
+	case s.Domain == "" || !strings.Contains(s.Domain, "."):
+		return nil
+	case (!s.End || !s.Start && !s.Below) && !hostname.Registrable(s.Domain):
+		return nil // "^www\.google", "cdn\.": what should follow?
+	case s.Below:
+		return []string{l.LineFor(s.Domain, true)}
+	case s.Start:
+		return []string{l.LineFor(s.Domain, false)}
+	}
+	return []string{l.LineFor(s.Domain, false), l.LineFor(s.Domain, true)}
+}
+
+// Exact reports whether a pattern is one name, or the names below one, and nothing else.
+func (s Shape) Exact() bool {
+	return s.Domain != "" && s.End && (s.Start || s.Below) && len(s.Dots) == 0 && len(s.Plain) == 0
+}
+
+// Example returns a host that a pattern admits although its author hardly meant it; "" if none is known.
+func (s Shape) Example() string {
+	if s.Domain == "" || slices.ContainsFunc(s.Tokens, func(t Token) bool { return t.Kind == anyNumber }) {
+		return ""
+	}
+	host := s.Domain
+	skip := 0
+	if s.Below {
+		host, skip = "."+host, 1
+	}
+	wide := len(s.Dots) > 0
+	if wide {
+		b := []byte(host)
+		for i, t := range s.Tokens {
+			if t.Kind == AnyOne && (i >= skip || len(s.Dots) == 1) {
+				b[i] = 'x'
+				break
+			}
+		}
+		host = string(b)
+	}
+	switch {
+	case s.Below:
+		host = "evil" + host
+	case !s.Start:
+		host = "evil-" + host
+	}
+	if !s.End {
+		host += ".evil.example"
+	}
+	return host
+}
+
+// LooksLikePattern reports whether a text has what no host name has and a regular expression has.
+func LooksLikePattern(text string) bool { return strings.ContainsAny(text, `\^$()[]{}|+?`) }

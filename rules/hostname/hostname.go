@@ -1,0 +1,80 @@
+// Package hostname says what a host name is, how browsers send it, and below which names anybody can have one.
+//
+// Concurrency: its functions may be called from any goroutine.
+package hostname
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"golang.org/x/net/idna"
+
+	"vifproxy/internal/terminal"
+	"vifproxy/rules/flaws"
+)
+
+// A label of a host name as RFC 1123 has it, and the underscore, which DNS knows and some sites use. The
+// classes contain no character that is special in a POSIX regex or in fnmatch, besides the '-' outside of
+// brackets.
+var label = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?$`)
+
+// A name whose last label is a number is an address to browsers and resolvers ("ends in a number" in the URL
+// standard), in more notations than one pattern could cover: 127.1, 0x7f000001.
+var numeric = regexp.MustCompile(`^([0-9]+|0x[0-9a-f]*)$`)
+
+// What browsers do with a name that a person types (the URL standard's "domain to ASCII"): map case and width,
+// then write punycode. Which characters remain is left to label.
+var idn = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false),
+	idna.CheckHyphens(false), idna.CheckJoiners(true), idna.BidiRule())
+
+// Canonical returns a host name in the form in which browsers send it, lower case and punycode, after "*." if it stands
+// for all names below it; or an IPv4 address as it is.
+func Canonical(entry string) (string, *flaws.Flaw) {
+	rest, wildcard := strings.CutPrefix(entry, "*.")
+	fail := func(remedy string) (string, *flaws.Flaw) {
+		return "", &flaws.Flaw{Text: flaws.Excerpt(entry) + " is not a host name", Remedy: remedy}
+	}
+	if addr, err := netip.ParseAddr(entry); err == nil && addr.Is4() {
+		return addr.String(), nil
+	}
+	if addr, err := netip.ParseAddr(entry); err == nil && addr.Is6() && addr.Zone() == "" && !addr.Is4In6() {
+		return fail("write an IPv6 address in brackets: [" + addr.String() + "]")
+	}
+	switch {
+	case strings.ContainsAny(rest, `\^$()[]|+?`):
+		return "", &flaws.Flaw{Text: flaws.Excerpt(entry) + " is a pattern, not a host name",
+			Remedy: "write a name, such as bank.example, or *.bank.example for all names below it"}
+	case strings.ContainsAny(rest, "/:@"):
+		return fail("write the host name alone, or HOST:PORT, without scheme or path")
+	case strings.Contains(rest, "*"), strings.HasPrefix(rest, "."):
+		base := strings.TrimLeft(rest, "*.")
+		if strings.Contains(base, "*") || base == "" {
+			return fail("write *.example.com for all names below example.com: a '*' is for all that is in front of a name")
+		}
+		return fail(fmt.Sprintf("write *.%s for all names below %[1]s, %[1]s for that host, or both", terminal.Quote(base)))
+	}
+	name, err := idn.ToASCII(rest)
+	if err != nil {
+		return fail("look at its spelling: no such international name can be")
+	}
+	// example.com. with the dot is the same name to DNS; what is compiled from it covers both.
+	name = strings.TrimSuffix(name, ".")
+	labels := strings.Split(name, ".")
+	for _, l := range labels {
+		if !label.MatchString(l) {
+			return fail("labels are up to 63 letters, digits, '-' or '_', and do not begin or end with '-'")
+		}
+	}
+	if len(name) > 253 {
+		return fail("a name has at most 253 characters")
+	}
+	if numeric.MatchString(labels[len(labels)-1]) {
+		return fail("an address is four numbers from 0 to 255, as in 192.0.2.1, and has no names below it")
+	}
+	if wildcard {
+		name = "*." + name
+	}
+	return name, nil
+}

@@ -1,0 +1,143 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"vifproxy/rules/expression"
+	"vifproxy/rules/flaws"
+)
+
+// A Line is one line of what tinyproxy is given to read.
+type Line struct {
+	Text string // one pattern, without blanks or comments; at most 511 bytes
+	Line int    // the line of the rule file that it comes from
+
+	// Source is the line as it stands in the rule file, comment included, without the blanks around it. It is empty for a line
+	// that comes from none.
+	Source string
+
+	Port uint16 // in a list of names, what is opened with the host; 0 if none
+}
+
+// Entry returns what the line names, with its port, as it is written in a file.
+func (l Line) Entry() string {
+	if l.Port == 0 {
+		return l.Text
+	}
+	return fmt.Sprintf("%s:%d", l.Text, l.Port)
+}
+
+// A Syntax is how the template makes tinyproxy read filter lines.
+type Syntax struct {
+	Language      expression.Language
+	CaseSensitive bool // FilterCaseSensitive; Fnmatch is case-sensitive with or without it
+	URLs          bool // FilterURLs: lines are compared with the whole URL
+	Forbid        bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
+}
+
+// Narrows reports whether lines are compiled to extended expressions that match host names only. With FilterURLs they
+// match more than a host, and a black list must not forbid less than it says.
+func (s Syntax) Narrows() bool { return !s.Forbid && !s.URLs }
+
+// compiled returns the syntax of what Lines returns.
+func (s Syntax) compiled() Syntax {
+	if s.Narrows() {
+		s.CaseSensitive = s.CaseSensitive || s.Language == expression.Fnmatch
+		s.Language = expression.Extended
+	}
+	return s
+}
+
+// Lines returns what tinyproxy has to read for the file, in the file's order. The lines of a white list are extended
+// expressions that match host names only, whatever the template's language; a line that matches no host name is left
+// out. Other patterns stay as they are written. Host names are compiled for the template's language. Errors are of
+// type *Error.
+func (f File) Lines(s Syntax) ([]Line, error) {
+	if !f.domains && !s.Narrows() {
+		return slices.Clone(f.entries), nil
+	}
+	if !f.domains {
+		lines := make([]Line, 0, len(f.entries))
+		for _, entry := range f.entries {
+			n, flaw := expression.Compile(entry.Text, s.Language, s.CaseSensitive)
+			if flaw != nil {
+				return nil, at(f.Path, max(entry.Line, 0), flaw)
+			}
+			if n.Text != "" {
+				lines = append(lines, Line{Text: n.Text, Line: entry.Line, Source: entry.Source})
+			}
+		}
+		return lines, nil
+	}
+	if s.URLs {
+		return nil, wrong(f.Path, f.formatLine, "names cannot be compared with whole URLs, which FilterURLs in the template `config` asks for",
+			"remove FilterURLs from the template `config`, or write patterns instead of names")
+	}
+	var lines []Line
+	for _, entry := range f.entries {
+		if entry.Port != 0 && s.Forbid {
+			return nil, wrong(f.Path, entry.Line, flaws.Excerpt(entry.Entry())+" has a port, and a black list forbids a host at all ports",
+				"write the host alone")
+		}
+		for _, text := range s.compiled().compile(entry.Text) {
+			if len(text) > expression.LineMax {
+				return nil, wrong(f.Path, entry.Line, flaws.Excerpt(entry.Text)+" is too long to be compared without regard to case",
+					"remove FilterCaseSensitive or FilterType fnmatch from the template `config`")
+			}
+			lines = append(lines, Line{Text: text, Line: entry.Line, Source: entry.Source})
+		}
+	}
+	return lines, nil
+}
+
+// compile translates a canonical name into lines that match this host, or the hosts below it, and no other.
+// What they are compared with is whatever the AppVM sent, so they must not be fooled by upper case, by the
+// dot that may end a name, or by what only looks like a name: "203.0.113.9<TAB>.example.com" is an address to
+// the resolver of glibc before 2.29 (CVE-2016-10739).
+func (s Syntax) compile(name string) []string {
+	if _, err := netip.ParseAddr(name); err == nil { // which has one way of writing it
+		if s.Language == expression.Fnmatch {
+			return []string{name}
+		}
+		return []string{"^" + strings.ReplaceAll(name, ".", `\.`) + "$"}
+	}
+	host, wildcard := strings.CutPrefix(name, "*.")
+	if s.CaseSensitive || s.Language == expression.Fnmatch {
+		host = anyCase(host)
+	}
+	if s.Language == expression.Fnmatch {
+		// fnmatch has no repetition: what stands for '*' cannot be limited to the characters of names, and
+		// the dot at the end needs a line of its own.
+		if wildcard {
+			host = "?*." + host
+		}
+		return []string{host, host + "."}
+	}
+	begin, end := "^", `\.\{0,1\}$`
+	if s.Language == expression.Extended {
+		end = `\.?$`
+	}
+	switch {
+	case wildcard && s.Language == expression.Extended:
+		begin = `^([a-zA-Z0-9_-]+\.)+` // no empty label
+	case wildcard:
+		begin = `^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.`
+	}
+	return []string{begin + strings.ReplaceAll(host, ".", `\.`) + end}
+}
+
+// anyCase makes every letter match in both cases: "a1" becomes "[aA]1".
+func anyCase(host string) string {
+	var b strings.Builder
+	for _, c := range []byte(host) {
+		if 'a' <= c && c <= 'z' {
+			b.Write([]byte{'[', c, c - 'a' + 'A', ']'})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
