@@ -92,10 +92,10 @@ func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.cur
 // that were read before then.
 const countersTimeout = time.Second
 
-// answerSoon answers a question with how things stand: now, or if the firewall is being written, when that is over. The write
-// is not put off for it, and the loop does not wait for it.
-func (s *Supervisor) answerSoon(tell func(control.Status)) {
-	s.asked = append(s.asked, tell)
+// answerSoon answers questions with how things stand: now, or if the firewall is being written, when that is over. The write
+// is not put off for them, and the loop does not wait for it.
+func (s *Supervisor) answerSoon(questions ...func(control.Status)) {
+	s.asked = append(s.asked, questions...)
 	if now := time.Now(); s.writing == nil {
 		s.answerAll(now)
 	} else {

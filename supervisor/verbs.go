@@ -261,69 +261,6 @@ func (s *Supervisor) wait(ctx context.Context, change func() (waiter, error)) (c
 	})
 }
 
-// forgive has what waited tried at once. What tinyproxy has refused stays refused until it comes up: the last good policy does
-// not end because of a try that fails for another reason.
-func (vm *appVM) forgive() {
-	for key, f := range vm.failures {
-		if vm.failures[key] = (Failure{Bad: true}); !f.Bad {
-			delete(vm.failures, key)
-		}
-	}
-}
-
-// waiter is a verb that waits for what it set going, and for nothing that begins later: other AppVMs' proxies may
-// be starting and failing for ever.
-type waiter struct {
-	reply chan<- answer
-	of    []netip.Addr // nil: all
-	cut   int          // connections of these that have ended since
-	last  int          // generations from this one on are not waited for; 0 until it is known
-	files bool         // files that may be incomplete are waited for, for filesTimeout
-	since time.Time
-}
-
-// filesTimeout is how long who asks for an update waits for a file whose last line has no end: somebody may write without end.
-const filesTimeout = 3 * time.Second
-
-// waitsForFile reports whether a waiter waits for a file that is read again in a moment.
-func (s *Supervisor) waitsForFile(w *waiter, now time.Time) bool {
-	if w.since.IsZero() {
-		w.since = now
-	}
-	return w.files && s.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
-}
-
-// onItsWay tells whether a process that a waiter waits for is on its way up or down.
-func (s *Supervisor) onItsWay(w *waiter) bool {
-	for _, vm := range s.vms {
-		if w.of != nil && !slices.Contains(w.of, vm.addr) {
-			continue
-		}
-		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool {
-			return p.ID < w.last && !p.rests() || vm.fallsBack(p)
-		}) {
-			return true
-		}
-	}
-	return false
-}
-
-// fallsBack tells whether a process is starting with the last good policy since tinyproxy has refused the one that
-// should serve. That is the outcome of trying the refused one again, so who asked for it is told when it is over.
-func (vm *appVM) fallsBack(p *process) bool {
-	refused := false
-	for _, f := range vm.failures {
-		refused = refused || f.Bad
-	}
-	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
-}
-
-// answer is what the loop says to a verb.
-type answer struct {
-	status control.Status
-	err    error
-}
-
 // ask has the loop run question, and waits for the one answer.
 func (s *Supervisor) ask(ctx context.Context, question func(chan<- answer)) (control.Status, error) {
 	reply := make(chan answer, 1)

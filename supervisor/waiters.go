@@ -1,0 +1,105 @@
+package supervisor
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"vifproxy/control"
+)
+
+// report tells systemd, and those who wait for it, how things stand.
+func (s *Supervisor) report(now time.Time, settled bool) {
+	if line := s.summarize(now); line != s.summary {
+		s.summary = line
+		s.notify("STATUS=" + line)
+	}
+	if !s.ready && (settled || !s.agenda.has(dueReady)) {
+		s.ready = true
+		s.agenda.at(dueReady, time.Time{})
+		s.notify("READY=1")
+	}
+	var done []func(control.Status)
+	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
+		if w.last == 0 && s.waitsForFile(w, now) {
+			return false
+		}
+		if w.last == 0 {
+			w.last = s.lastID + 1 // what its request set going has been started by now
+		}
+		if s.onItsWay(w) {
+			return false
+		}
+		done = append(done, func(status control.Status) {
+			status.Cut = w.cut
+			w.reply <- answer{status: status}
+		})
+		return true
+	})
+	if len(done) > 0 {
+		s.answerSoon(done...)
+	}
+}
+
+// waiter is a verb that waits for what it set going, and for nothing that begins later: other AppVMs' proxies may
+// be starting and failing for ever.
+type waiter struct {
+	reply chan<- answer
+	of    []netip.Addr // nil: all
+	cut   int          // connections of these that have ended since
+	last  int          // generations from this one on are not waited for; 0 until it is known
+	files bool         // files that may be incomplete are waited for, for filesTimeout
+	since time.Time
+}
+
+// filesTimeout is how long who asks for an update waits for a file whose last line has no end: somebody may write without end.
+const filesTimeout = 3 * time.Second
+
+// waitsForFile reports whether a waiter waits for a file that is read again in a moment.
+func (s *Supervisor) waitsForFile(w *waiter, now time.Time) bool {
+	if w.since.IsZero() {
+		w.since = now
+	}
+	return w.files && s.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
+}
+
+// onItsWay tells whether a process that a waiter waits for is on its way up or down.
+func (s *Supervisor) onItsWay(w *waiter) bool {
+	for _, vm := range s.vms {
+		if w.of != nil && !slices.Contains(w.of, vm.addr) {
+			continue
+		}
+		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool {
+			return p.ID < w.last && !p.rests() || vm.fallsBack(p)
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// fallsBack tells whether a process is starting with the last good policy since tinyproxy has refused the one that
+// should serve. That is the outcome of trying the refused one again, so who asked for it is told when it is over.
+func (vm *appVM) fallsBack(p *process) bool {
+	refused := false
+	for _, f := range vm.failures {
+		refused = refused || f.Bad
+	}
+	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
+}
+
+// answer is what the loop says to a verb.
+type answer struct {
+	status control.Status
+	err    error
+}
+
+// forgive has what waited tried at once. What tinyproxy has refused stays refused until it comes up: the last good policy does
+// not end because of a try that fails for another reason.
+func (vm *appVM) forgive() {
+	for key, f := range vm.failures {
+		if vm.failures[key] = (Failure{Bad: true}); !f.Bad {
+			delete(vm.failures, key)
+		}
+	}
+}
