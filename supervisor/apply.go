@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -17,17 +18,17 @@ import (
 // When the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a
 // port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
 // write succeeds, so that nobody else can be given them.
-func (s *Supervisor) apply(p Plan, now time.Time) {
-	known := s.holds != nil
+func (l *loop) apply(p Plan, now time.Time) {
+	known := l.holds != nil
 	if known {
-		s.startAll(p.Start, now)
+		l.startAll(p.Start, now)
 	}
-	inForce := s.bind(p, now)
-	if s.guard.unfenced != nil {
+	inForce := l.bind(p, now)
+	if l.guard.unfenced != nil {
 		return // all has been ended
 	}
 	if !known {
-		s.startAll(p.Start, now)
+		l.startAll(p.Start, now)
 	}
 	if !inForce {
 		for i := range p.End {
@@ -36,53 +37,58 @@ func (s *Supervisor) apply(p Plan, now time.Time) {
 			}
 		}
 	}
-	s.end(p.End)
+	l.end(p.End)
 }
 
 // bind has the firewall hold what the plan says, and tells whether that is in force.
-func (s *Supervisor) bind(p Plan, now time.Time) bool {
-	s.exits, s.fenced = p.Exits, s.fence(slices.Concat(p.Exits, s.trialExits()), now)
-	bindings := s.withTrials(p.Bindings)
-	if !s.sync(firewall.State{Bindings: bindings, Guarded: s.ports.taken(), Fence: s.fenced}, now) {
+func (l *loop) bind(p Plan, now time.Time) bool {
+	l.exits, l.fenced = p.Exits, l.fence(slices.Concat(p.Exits, l.trialExits()), now)
+	bindings := l.withTrials(p.Bindings)
+	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.taken(), Fence: l.fenced}, now) {
 		return false
 	}
-	s.bound(p, now)
-	s.trialsBound(bindings)
+	l.bound(p, now)
+	l.trialsBound(bindings)
 	return true
 }
 
-func (s *Supervisor) startAll(policies []*Policy, now time.Time) {
+func (l *loop) startAll(policies []*Policy, now time.Time) {
 	for _, policy := range policies {
-		s.start(policy, now)
+		l.start(policy, now)
 	}
 }
 
-func (s *Supervisor) end(ends []End) {
+func (l *loop) end(ends []End) {
 	for _, end := range ends {
-		if q := s.process(end.ID); q != nil {
+		if q := l.process(end.ID); q != nil {
+			why := end.Why
 			if q.proxy == nil { // else it is told when it is known how many connections that cuts
-				s.Events.Emit(events.ProxyEnds, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, Why: end.Why})
-			} else {
-				q.order.why = end.Why
+				l.Events.Emit(events.ProxyEnds, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, Why: why})
+				why = ""
 			}
-			q.tell(end.How)
+			q.tell(end.How, why)
 		}
 	}
 }
 
-// write is one write of the firewall.
+// A write is one write of the firewall, as the loop sees it.
 type write struct {
 	state   firewall.State
 	putOff  context.CancelFunc // the rest of it, if it has not begun
 	late    bool               // it is given up
-	inForce chan struct{}
-	done    chan struct{}
-	writes  int   // once done
-	err     error // once done
-	known   bool  // to be in force
-	same    bool  // nothing else than the last one: it writes only what somebody has undone
-	beside  bool  // the loop does not wait for it
-	again   bool  // another try follows at once if it fails
+	inForce <-chan struct{}
+	done    <-chan written
+	written      // once done
+	known   bool // to be in force
+	same    bool // nothing else than the last one: it writes only what somebody has undone
+	beside  bool // the loop does not wait for it
+	again   bool // another try follows at once if it fails
+}
+
+// written is what came of a write.
+type written struct {
+	writes int
+	err    error
 }
 
 // sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
@@ -90,70 +96,88 @@ type write struct {
 // made to hold is believed until it is to be checked again: a new process is started without reading all rules before.
 // That a port is guarded, or not any more, comes with the next write for another reason: a proxy grants no connection to
 // whom it is not bound, guarded or not.
-func (s *Supervisor) sync(state firewall.State, now time.Time) bool {
-	if s.holds != nil {
+func (l *loop) sync(state firewall.State, now time.Time) bool {
+	if l.holds != nil {
 		same := state
-		if same.Guarded = s.holds.Guarded; s.holds.Equal(same) {
-			if s.writing == nil {
-				s.release(state.Bindings)
+		if same.Guarded = l.holds.Guarded; l.holds.Equal(same) {
+			if l.writing == nil {
+				l.release(state.Bindings)
 			}
 			return true
 		}
 	}
-	s.completeWrite(now)
-	s.holds = nil
-	if s.guard.failed.Equal(now) {
+	l.completeWrite(now)
+	l.holds = nil
+	if l.guard.failed.Equal(now) {
 		return false // its time to be tried again comes
 	}
-	w := s.begin(state)
+	w := l.begin(state, nil)
 	inForce := w.inForce
-	if s.last != nil && s.last.Equal(state) {
+	if l.last != nil && l.last.Equal(state) {
 		inForce = nil // the backend may say so before it has looked whether somebody undid that
 	}
-	s.await(w, inForce, now)
-	if s.writing == w {
-		s.stands(w, now)
+	l.await(w, inForce, now)
+	if l.writing == w {
+		l.stands(w, now)
 	}
-	return s.holds != nil
+	return l.holds != nil
 }
 
 // begin starts a write beside the loop. What is to come after it is done there, too, and nobody waits for that.
-func (s *Supervisor) begin(state firewall.State, after ...func()) *write {
+func (l *loop) begin(state firewall.State, after func()) *write {
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
-	w := &write{state: state, putOff: cancel, inForce: make(chan struct{}), done: make(chan struct{})}
-	s.writing = w
-	s.running.Go(func() {
-		defer cancel()
-		if w.writes, w.err = s.Firewall.Sync(ctx, state, func() { close(w.inForce) }); w.writes > 0 {
-			s.Events.Log.Debug("firewall written", "writes", w.writes)
+	inForce, done := make(chan struct{}), make(chan written, 1)
+	w := &write{state: state, putOff: cancel, inForce: inForce, done: done}
+	l.writing = w
+	over := func(l *loop) {
+		if l.writing == w {
+			l.completeWrite(time.Now())
 		}
-		close(w.done)
-		s.post(func() {
-			if s.writing == w {
-				s.completeWrite(time.Now())
-			}
-		})
-		for _, f := range after {
-			f()
-		}
-	})
+	}
+	beside := writer{l.Firewall, l.Events.Log, l.mailbox, state, inForce, done, over, after}
+	l.running.Go(func() { beside.run(ctx, cancel) })
 	return w
 }
 
+// A writer does one write, beside the loop.
+type writer struct {
+	firewall firewall.Backend
+	log      *slog.Logger
+	mail     *mailbox
+	state    firewall.State
+	inForce  chan struct{}
+	done     chan<- written // takes one without waiting
+	over     func(*loop)
+	after    func()
+}
+
+func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
+	defer cancel()
+	var came written
+	if came.writes, came.err = w.firewall.Sync(ctx, w.state, func() { close(w.inForce) }); came.writes > 0 {
+		w.log.Debug("firewall written", "writes", came.writes)
+	}
+	w.done <- came
+	w.mail.post(w.over)
+	if w.after != nil {
+		w.after()
+	}
+}
+
 // await waits until a write is in force, or done; for the second alone if inForce is nil.
-func (s *Supervisor) await(w *write, inForce <-chan struct{}, now time.Time) {
+func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
 	tick := time.NewTicker(fenceBound)
 	defer tick.Stop()
 	for {
 		select {
 		case <-inForce:
 			return
-		case <-w.done:
-			s.conclude(w, now)
+		case w.written = <-w.done:
+			l.conclude(w, now)
 			return
 		case <-tick.C:
-			if s.guard.suspect || s.waker.pending(Firewall) {
-				s.giveUp(w)
+			if l.guard.suspect || l.waker.pending(Firewall) {
+				l.giveUp(w)
 				inForce = nil
 			}
 		}
@@ -162,48 +186,48 @@ func (s *Supervisor) await(w *write, inForce <-chan struct{}, now time.Time) {
 
 // completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
 // The rest that was put off is for the next write to do.
-func (s *Supervisor) completeWrite(now time.Time) {
-	switch w := s.writing; {
+func (l *loop) completeWrite(now time.Time) {
+	switch w := l.writing; {
 	case w == nil:
 	case w.beside: // nobody puts a check off
-		s.await(w, nil, now)
+		l.await(w, nil, now)
 	default:
 		w.putOff()
-		<-w.done
-		s.conclude(w, now)
+		w.written = <-w.done
+		l.conclude(w, now)
 	}
 }
 
 // conclude draws the conclusions from a write that is done.
-func (s *Supervisor) conclude(w *write, now time.Time) {
-	s.writing = nil
-	defer s.answerAll(now)
+func (l *loop) conclude(w *write, now time.Time) {
+	l.writing = nil
+	defer l.answerAll(now)
 	if w.beside {
-		defer s.noteChecked(w, now)
+		defer l.noteChecked(w, now)
 	}
 	switch {
 	case errors.Is(w.err, context.Canceled) && !w.late:
-		s.stands(w, now)
-		s.holds, s.last = nil, nil
+		l.stands(w, now)
+		l.holds, l.last = nil, nil
 	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
-		s.holds = nil
-		s.notWritten(w, now)
+		l.holds = nil
+		l.notWritten(w, now)
 	default:
-		s.stands(w, now)
-		s.release(w.state.Bindings)
-		if retry := s.troubles.note(s.Events, now, "iptables", w.err); w.err != nil {
-			s.agenda.by(dueCheck, retry)
+		l.stands(w, now)
+		l.release(w.state.Bindings)
+		if retry := l.troubles.note(l.Events, now, "iptables", w.err); w.err != nil {
+			l.agenda.by(dueCheck, retry)
 		}
 	}
 }
 
 // bound follows a write: the bindings are those of the plan now.
-func (s *Supervisor) bound(p Plan, now time.Time) {
+func (l *loop) bound(p Plan, now time.Time) {
 	serves := make(map[uint16]bool, len(p.Bindings))
 	for _, b := range p.Bindings {
 		serves[b.To.Port()] = true
 	}
-	for _, vm := range s.vms {
+	for _, vm := range l.vms {
 		before := vm.current
 		vm.current = nil
 		for _, q := range vm.processes {
@@ -215,47 +239,47 @@ func (s *Supervisor) bound(p Plan, now time.Time) {
 			continue
 		}
 		if !vm.current.Retired.IsZero() { // the rules are again what they were when it was started
-			vm.current.asked = s.heard
+			vm.current.asked = l.heard
 		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
 		vm.current.shown = false
-		s.show(vm)
+		l.show(vm)
 		if before != nil && before.Policy.Key() != vm.current.Policy.Key() {
-			s.Events.Emit(events.InForce, events.About{
+			l.Events.Emit(events.InForce, events.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
 				MS: events.CeilMS(time.Since(vm.current.asked)),
 			})
 		}
 	}
 	for _, id := range p.Retire {
-		q := s.process(id)
+		q := l.process(id)
 		q.Retired = now
-		s.agenda.at(dueRetired, now.Add(drainPoll))
-		s.Events.Emit(events.ProxyRetires, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
+		l.agenda.at(dueRetired, now.Add(drainPoll))
+		l.Events.Emit(events.ProxyRetires, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
 }
 
 // show has the files under an AppVM's name tell of the process that serves it, beside the loop: a file system may not answer.
-func (s *Supervisor) show(vm *appVM) {
+func (l *loop) show(vm *appVM) {
 	p := vm.current
 	if vm.showing || p == nil || p.shown {
 		return
 	}
 	vm.showing = true
-	s.running.Go(func() {
-		err := p.proxy.Current()
-		s.post(func() {
-			vm.showing, p.shown = false, err == nil                 // else at the next look again: the disk may be full now
-			s.changed = s.changed || len(s.waiters) > 0 || !s.ready // they wait for it
-			if err != nil && !p.hidden && !p.Dying {
-				s.Events.Emit(events.FilesStale, events.About{VM: p.Policy.Name, IP: vm.addr, Err: err.Error()})
-			}
-			p.hidden = err != nil
-			if vm.current != p {
-				s.show(vm)
-			}
-		})
-	})
+	beside(l, p.proxy.Current, func(l *loop, err error) { l.showed(vm, p, err) })
+}
+
+// showed is the news that the files tell of a process, or why they do not.
+func (l *loop) showed(vm *appVM, p *process, err error) {
+	vm.showing, p.shown = false, err == nil                 // else at the next look again: the disk may be full now
+	l.changed = l.changed || len(l.waiters) > 0 || !l.ready // they wait for it
+	if err != nil && !p.hidden && !p.Dying {
+		l.Events.Emit(events.FilesStale, events.About{VM: p.Policy.Name, IP: vm.addr, Err: err.Error()})
+	}
+	p.hidden = err != nil
+	if vm.current != p {
+		l.show(vm)
+	}
 }
 
 // beingShown reports whether files are being written that somebody may be about to read. Where that has failed before, nobody
@@ -263,29 +287,34 @@ func (s *Supervisor) show(vm *appVM) {
 func (vm *appVM) beingShown() bool { return vm.showing && vm.current != nil && !vm.current.hidden }
 
 // release follows a successful write of these bindings: nothing else in the firewall leads to a proxy's port.
-func (s *Supervisor) release(bindings []firewall.Binding) {
-	if !s.cleaned { // an earlier run may have crashed
-		s.cleaned = true
-		s.running.Go(func() { // it takes as long as there are connections
-			n, err := s.ForgetAll(bindings)
-			s.Events.Log.Debug("connections of an earlier run forgotten", "count", n)
-			if err != nil {
-				s.Events.Emit(events.StillTracked, events.About{Err: err.Error()})
-			}
-		})
+func (l *loop) release(bindings []firewall.Binding) {
+	if !l.cleaned { // an earlier run may have crashed
+		l.cleaned = true
+		l.running.Go(forgetPast(l.ForgetAll, l.Events, bindings))
 	}
-	s.freed = slices.DeleteFunc(s.freed, func(port uint16) bool {
+	l.freed = slices.DeleteFunc(l.freed, func(port uint16) bool {
 		if slices.ContainsFunc(bindings, func(b firewall.Binding) bool { return b.To.Port() == port }) {
 			return false // its process has ended since the write began
 		}
-		s.ports.release(port)
+		l.ports.release(port)
 		return true
 	})
 }
 
+// forgetPast returns what forgets connections of an earlier run, for another goroutine: it takes as long as there are connections.
+func forgetPast(forget func([]firewall.Binding) (int, error), emitter *events.Emitter, bindings []firewall.Binding) func() {
+	return func() {
+		n, err := forget(bindings)
+		emitter.Log.Debug("connections of an earlier run forgotten", "count", n)
+		if err != nil {
+			emitter.Emit(events.StillTracked, events.About{Err: err.Error()})
+		}
+	}
+}
+
 // process finds a generation; nil when it has ended since.
-func (s *Supervisor) process(id int) *process {
-	for _, vm := range s.vms {
+func (l *loop) process(id int) *process {
+	for _, vm := range l.vms {
 		if i := slices.IndexFunc(vm.processes, func(p *process) bool { return p.ID == id }); i >= 0 {
 			return vm.processes[i]
 		}
@@ -295,24 +324,23 @@ func (s *Supervisor) process(id int) *process {
 
 // shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too.
 // Systemd allows it 10 s (TimeoutStopSec in vifproxyd.service).
-func (s *Supervisor) shutdown() error {
-	s.notify("STOPPING=1")
-	s.Events.Emit(events.DaemonStops, events.About{})
-	s.guard = guard{} // that somebody undid the rules before is no failure of what is written now
-	delete(s.troubles, "firewall")
-	s.sync(firewall.State{}, time.Now())
-	s.completeWrite(time.Now())
-	unbound := s.troubles["firewall"].Err
-	for _, vm := range s.vms {
+func (l *loop) shutdown() error {
+	l.notify("STOPPING=1")
+	l.Events.Emit(events.DaemonStops, events.About{})
+	l.guard = guard{} // that somebody undid the rules before is no failure of what is written now
+	delete(l.troubles, "firewall")
+	l.sync(firewall.State{}, time.Now())
+	l.completeWrite(time.Now())
+	unbound := l.troubles["firewall"].Err
+	for _, vm := range l.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {
-				p.order.why = "vifproxyd stops"
-				p.tell(Gently)
+				p.tell(Gently, "vifproxyd stops")
 			}
 		}
 	}
-	s.running.Wait()
+	l.running.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	defer cancel()
-	return errors.Join(unbound, s.Firewall.Remove(ctx))
+	return errors.Join(unbound, l.Firewall.Remove(ctx))
 }

@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/sockdiag"
 )
 
 // No fence, no proxy. What the kernel was made to hold is believed until somebody may have changed it. Then it is made to
@@ -80,18 +81,18 @@ func (g *guard) rest(round time.Time) {
 
 // check has the firewall hold what it was last made to hold. If nobody can have changed it since, a write is due that failed or
 // was put off, which is the plan's.
-func (s *Supervisor) check(now time.Time) {
-	s.completeWrite(now)
-	s.holds = nil
-	if !s.guard.suspect || s.last == nil {
+func (l *loop) check(now time.Time) {
+	l.completeWrite(now)
+	l.holds = nil
+	if !l.guard.suspect || l.last == nil {
 		return
 	}
-	s.guard.began = now
-	state, same := s.lastThatServes()
-	for again := !s.guard.doubt; ; again = false { // twice, if the last one has not failed
-		w := s.begin(state)
+	l.guard.began = now
+	state, same := l.lastThatServes()
+	for again := !l.guard.doubt; ; again = false { // twice, if the last one has not failed
+		w := l.begin(state, nil)
 		w.same, w.again = same, again
-		if s.await(w, nil, now); w.err == nil || !again {
+		if l.await(w, nil, now); w.err == nil || !again {
 			return
 		}
 	}
@@ -99,16 +100,16 @@ func (s *Supervisor) check(now time.Time) {
 
 // lastThatServes returns what the firewall was last made to hold, but for bindings to what does not serve any more, and ports
 // of processes that have ended; same if there are none of these.
-func (s *Supervisor) lastThatServes() (state firewall.State, same bool) {
-	state = *s.last
+func (l *loop) lastThatServes() (state firewall.State, same bool) {
+	state = *l.last
 	state.Bindings = nil
-	for _, b := range s.last.Bindings {
-		if s.vms[b.Addr].serves(b.To.Port()) != nil || s.tries(b) {
+	for _, b := range l.last.Bindings {
+		if l.vms[b.Addr].serves(b.To.Port()) != nil || l.tries(b) {
 			state.Bindings = append(state.Bindings, b)
 		}
 	}
-	state.Guarded = slices.DeleteFunc(slices.Clone(state.Guarded), func(port uint16) bool { return !s.ports.used[port] })
-	return state, len(state.Bindings) == len(s.last.Bindings) && len(state.Guarded) == len(s.last.Guarded)
+	state.Guarded = slices.DeleteFunc(slices.Clone(state.Guarded), func(port uint16) bool { return !l.ports.used[port] })
+	return state, len(state.Bindings) == len(l.last.Bindings) && len(state.Guarded) == len(l.last.Guarded)
 }
 
 // Another program's change has the firewall read as a whole, which takes milliseconds where there are many AppVMs. Qubes makes
@@ -116,81 +117,98 @@ func (s *Supervisor) lastThatServes() (state firewall.State, same bool) {
 // meanwhile what is new. A process that nobody is bound to does nothing, and a binding waits for the check, as every write does.
 
 // canCheckBeside reports whether the loop need not wait for a check.
-func (s *Supervisor) canCheckBeside() bool {
-	g := &s.guard
-	return s.ready && g.suspect && !g.doubt && g.unfenced == nil && s.last != nil && s.knowsForward() && len(s.waiters) == 0
+func (l *loop) canCheckBeside() bool {
+	g := &l.guard
+	return l.ready && g.suspect && !g.doubt && g.unfenced == nil && l.last != nil && l.knowsForward() && len(l.waiters) == 0
 }
 
 // checkBeside begins a check. If one is under way, the next begins when that is over.
-func (s *Supervisor) checkBeside(now time.Time) {
-	if s.checking() {
-		s.guard.again = true
+func (l *loop) checkBeside(now time.Time) {
+	if l.checking() {
+		l.guard.again = true
 		return
 	}
-	s.completeWrite(now)
-	if s.guard.unfenced != nil || s.last == nil { // so that write has ended
-		s.agenda.by(dueCheck, now)
+	l.completeWrite(now)
+	if l.guard.unfenced != nil || l.last == nil { // so that write has ended
+		l.agenda.by(dueCheck, now)
 		return
 	}
-	s.holds, s.guard.began, s.guard.again = nil, now, false
-	state, same := s.lastThatServes()
-	w := s.begin(state, s.lookAround())
+	l.holds, l.guard.began, l.guard.again = nil, now, false
+	state, same := l.lastThatServes()
+	w := l.begin(state, l.lookAround())
 	w.same, w.again, w.beside = same, true, true
-	s.agenda.at(dueLate, now.Add(fenceBound))
+	l.agenda.at(dueLate, now.Add(fenceBound))
 }
 
-// lookAround returns what reads the rest of what a check looks at, for another goroutine, and gives it to the loop. It is not taken
-// if the loop has read it by itself since.
-func (s *Supervisor) lookAround() func() {
-	s.guard.looks++
-	look, follows, readForward, readListeners := s.guard.looks, s.followsForward(), s.ReadForward, s.ReadListeners
+// lookAround returns what reads the rest of what a check looks at, for another goroutine. The loop takes it in if it has not read
+// the same by itself since.
+func (l *loop) lookAround() func() {
+	l.guard.looks++
+	look, follows := l.guard.looks, l.followsForward()
+	readForward := l.ReadForward
+	if !follows {
+		readForward = nil
+	}
+	return around(l.mailbox, readForward, l.ReadListeners, func(l *loop, a surroundings) {
+		if l.guard.looks != look {
+			return
+		}
+		now := time.Now()
+		if follows && l.heardForward(a.forward, a.forwardErr, now) {
+			l.agenda.by(duePlan, now)
+		}
+		l.heardListeners(a.listeners, a.listenersErr, now)
+	})
+}
+
+// surroundings is what a check looks at besides our own rules.
+type surroundings struct {
+	forward      firewall.Forward
+	forwardErr   error
+	listeners    sockdiag.Listeners
+	listenersErr error
+}
+
+// around returns what reads the surroundings, for another goroutine; readForward is nil if nobody asks for those chains.
+func around(mail *mailbox, readForward func(context.Context) (firewall.Forward, error), readListeners func() (sockdiag.Listeners, error),
+	then func(*loop, surroundings)) func() {
 	return func() {
-		var forward firewall.Forward
-		var forwardErr error
-		if follows {
+		var a surroundings
+		if readForward != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), forwardBound)
 			defer cancel()
-			forward, forwardErr = readForward(ctx)
+			a.forward, a.forwardErr = readForward(ctx)
 		}
-		listeners, err := readListeners()
-		s.post(func() {
-			if s.guard.looks != look {
-				return
-			}
-			now := time.Now()
-			if follows && s.heardForward(forward, forwardErr, now) {
-				s.agenda.by(duePlan, now)
-			}
-			s.heardListeners(listeners, err, now)
-		})
+		a.listeners, a.listenersErr = readListeners()
+		mail.post(func(l *loop) { then(l, a) })
 	}
 }
 
 // checking reports whether a check is under way beside the loop.
-func (s *Supervisor) checking() bool { return s.writing != nil && s.writing.beside }
+func (l *loop) checking() bool { return l.writing != nil && l.writing.beside }
 
 // noteChecked follows a check beside the loop. If it has failed, the loop waits for the next one, which comes at once.
-func (s *Supervisor) noteChecked(w *write, now time.Time) {
-	g := &s.guard
+func (l *loop) noteChecked(w *write, now time.Time) {
+	g := &l.guard
 	g.account(time.Now())
-	s.agenda.at(dueLate, time.Time{})
+	l.agenda.at(dueLate, time.Time{})
 	if !w.same || w.writes > 0 || w.err != nil {
-		s.agenda.by(duePlan, now)
+		l.agenda.by(duePlan, now)
 	}
 	switch {
 	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
 		g.suspect, g.doubt = true, true
-		s.agenda.by(dueCheck, now)
+		l.agenda.by(dueCheck, now)
 	case g.again:
 		g.suspect = true
-		s.agenda.by(dueCheck, g.next(now))
+		l.agenda.by(dueCheck, g.next(now))
 	}
 	g.again = false
 }
 
 // giveUp has a write that takes too long count as failed.
-func (s *Supervisor) giveUp(w *write) {
-	s.unfence(errLate)
+func (l *loop) giveUp(w *write) {
+	l.unfence(errLate)
 	w.late = true
 	w.putOff()
 }
@@ -204,9 +222,9 @@ func (vm *appVM) serves(port uint16) *process {
 }
 
 // stands follows a write that succeeded: the fence stands, unless somebody takes it down as often as it is put up.
-func (s *Supervisor) stands(w *write, now time.Time) {
-	g := &s.guard
-	s.holds, s.last = &w.state, &w.state
+func (l *loop) stands(w *write, now time.Time) {
+	g := &l.guard
+	l.holds, l.last = &w.state, &w.state
 	g.doubt = false
 	g.suspect = g.suspect && w.known // somebody may have come after that
 	w.known = true
@@ -220,45 +238,45 @@ func (s *Supervisor) stands(w *write, now time.Time) {
 	}
 	if g.undone {
 		g.suspect = true
-		s.agenda.by(dueCheck, now.Add(g.quiet()))
-		s.troubles.note(s.Events, now, "firewall", errUndone)
-		s.unfence(errUndone)
+		l.agenda.by(dueCheck, now.Add(g.quiet()))
+		l.troubles.note(l.Events, now, "firewall", errUndone)
+		l.unfence(errUndone)
 		return
 	}
-	s.troubles.note(s.Events, now, "firewall", nil)
-	if g.unfenced != nil && s.knowsForward() {
+	l.troubles.note(l.Events, now, "firewall", nil)
+	if g.unfenced != nil && l.knowsForward() {
 		g.unfenced = nil
-		s.changed = true
+		l.changed = true
 	}
 }
 
 // notWritten follows a write that failed.
-func (s *Supervisor) notWritten(w *write, now time.Time) {
-	g, err := &s.guard, w.err
+func (l *loop) notWritten(w *write, now time.Time) {
+	g, err := &l.guard, w.err
 	if g.suspect && !w.again && !errors.Is(err, firewall.ErrUnfenced) {
 		err = fmt.Errorf("%w, for all that is known: %w", firewall.ErrUnfenced, err)
 	}
 	if errors.Is(err, firewall.ErrUnfenced) {
 		g.suspect = true
-		s.unfence(err)
+		l.unfence(err)
 	}
 	if w.again {
 		return
 	}
 	g.failed = now
-	s.agenda.at(dueCheck, s.troubles.note(s.Events, now, "firewall", err))
+	l.agenda.at(dueCheck, l.troubles.note(l.Events, now, "firewall", err))
 	if g.unfenced != nil {
-		s.agenda.by(dueCheck, now.Add(fenceRetry))
+		l.agenda.by(dueCheck, now.Add(fenceRetry))
 	}
 }
 
 // unfence ends all proxies, and has none start until the fence stands.
-func (s *Supervisor) unfence(why error) {
-	if s.guard.unfenced == nil {
-		s.Events.Emit(events.Unfenced, events.About{Err: why.Error()})
+func (l *loop) unfence(why error) {
+	if l.guard.unfenced == nil {
+		l.Events.Emit(events.Unfenced, events.About{Err: why.Error()})
 	}
-	s.guard.unfenced = why
-	s.end(unfenced(s.actual()).End)
-	s.giveUpTrials()
-	s.changed = true
+	l.guard.unfenced = why
+	l.end(unfenced(l.actual()).End)
+	l.giveUpTrials()
+	l.changed = true
 }

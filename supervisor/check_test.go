@@ -93,10 +93,10 @@ func TestCheckThatCannotTell(t *testing.T) {
 		serveTwo(m)
 		sync := m.Firewall
 		fails := 1
-		m.post(func() { m.Firewall = &failing{Backend: sync, fails: &fails} })
+		m.post(func(l *loop) { l.Firewall = &failing{Backend: sync, fails: &fails} })
 		m.Wake(Firewall)
 		m.expect(m.after(time.Second), "")
-		m.post(func() { fails = 2 })
+		m.post(func(*loop) { fails = 2 })
 		m.Wake(Firewall)
 		if c := counted(m.after(time.Second)); c["kill"] != 2 || c["start"] != 2 {
 			t.Errorf("done: %v", c)
@@ -244,8 +244,8 @@ func TestWhatChangesDuringACheckIsCheckedAgain(t *testing.T) {
 		if m.syncs < 2 || m.syncs > 4 {
 			t.Errorf("%d looks at the firewall, want one for each change, and one that bars eth0", m.syncs)
 		}
-		if barred := m.barredNow(); len(barred) != 1 || barred[0].Interface != "eth0" {
-			t.Errorf("barred: %v", barred)
+		if status, _ := m.Status(m.ctx); len(status.Barred) != 1 || status.Barred[0].Interface != "eth0" {
+			t.Errorf("barred: %v", status.Barred)
 		}
 	})
 }
@@ -337,7 +337,7 @@ func TestShutByIptablesEndsNothing(t *testing.T) {
 		told := watched(m)
 		told()
 		outside := &shut{Backend: m.Firewall, err: fmt.Errorf("%w: the lock is held", firewall.ErrShut)}
-		m.post(func() { m.Firewall = outside })
+		m.post(func(l *loop) { l.Firewall = outside })
 		m.Wake(Firewall)
 		m.expect(m.after(time.Minute), "")
 		if vm := m.vm("social"); vm.State != control.Running {
@@ -350,7 +350,7 @@ func TestShutByIptablesEndsNothing(t *testing.T) {
 		if c := counted(m.after(time.Second)); c["unbind"] != 1 {
 			t.Errorf("done: %v", c)
 		}
-		m.post(func() { outside.err = nil })
+		m.post(func(*loop) { outside.err = nil })
 		m.after(time.Minute)
 		if got := told(); !strings.Contains(got, "recovered what=iptables") {
 			t.Errorf("told:\n%s", got)

@@ -86,3 +86,10 @@ type Config struct {
 	// SystemdMakesFiles says that systemd makes the runtime directory at each start of the daemon, and starts it when it ends.
 	SystemdMakesFiles bool
 }
+
+// notify tells systemd.
+func (c *Config) notify(state string) {
+	if c.Notify != nil {
+		c.Notify(state)
+	}
+}

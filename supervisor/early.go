@@ -18,22 +18,22 @@ import (
 // write of the firewall for all of it, and nothing that ends waits for what begins.
 
 // heed follows hints, and tells whether they are not enough to know who is connected now, so that all have to be read.
-func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
+func (l *loop) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	var plans []Plan
 	changed := 0
 	for _, h := range hints {
-		found, err := s.LookAtLinks(h)
-		after, ok := s.inputs.Links.After(h, found)
+		found, err := l.LookAtLinks(h)
+		after, ok := l.inputs.Links.After(h, found)
 		if stale = err != nil || !ok; stale { // an error is for the reading of all to report
 			break
 		}
-		if len(after) == len(s.inputs.Links) {
+		if len(after) == len(l.inputs.Links) {
 			continue
 		}
-		s.inputs.Links = after
+		l.inputs.Links = after
 		for _, link := range found {
 			changed++
-			if p := s.startAlone(link, now); len(p.Start) > 0 {
+			if p := l.startAlone(link, now); len(p.Start) > 0 {
 				plans = append(plans, p)
 			}
 		}
@@ -41,88 +41,88 @@ func (s *Supervisor) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	switch {
 	case changed == 0:
 	case stale, len(plans) < changed:
-		s.agenda.at(duePlan, now) // also if the reading of all finds nothing new: it is known by now
-	case s.starting() >= massStart:
-		s.agenda.by(duePlan, now.Add(gather))
+		l.agenda.at(duePlan, now) // also if the reading of all finds nothing new: it is known by now
+	case l.starting() >= massStart:
+		l.agenda.by(duePlan, now.Add(gather))
 	case changed == 1:
-		s.bindAlone(plans[0], now)
+		l.bindAlone(plans[0], now)
 	default:
-		s.agenda.at(duePlan, now)
+		l.agenda.at(duePlan, now)
 	}
 	return stale
 }
 
 // welcome binds the process that has come up just now.
-func (s *Supervisor) welcome(now time.Time) {
-	up := s.up
-	s.up = nil
+func (l *loop) welcome(now time.Time) {
+	up := l.up
+	l.up = nil
 	if len(up) == 0 {
 		return
 	}
-	link, _ := s.inputs.Links.Find(up[0])
-	if len(up) == 1 && s.starting() < massStart {
-		if p := s.startAlone(link, now); len(p.Bindings) > 0 {
-			s.bindAlone(p, now)
+	link, _ := l.inputs.Links.Find(up[0])
+	if len(up) == 1 && l.starting() < massStart {
+		if p := l.startAlone(link, now); len(p.Bindings) > 0 {
+			l.bindAlone(p, now)
 			return
 		}
 	}
-	s.changed = true
+	l.changed = true
 }
 
 // startAlone starts what a plan for one AppVM says, connected as given, if it has no proxy yet. What else it says is
 // returned; nothing, if the plan for all is to decide.
-func (s *Supervisor) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
-	if s.guard.unfenced != nil {
+func (l *loop) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
+	if l.guard.unfenced != nil {
 		return Plan{}
 	}
-	set := s.inputs.Rules
+	set := l.inputs.Rules
 	i := slices.IndexFunc(set.Files, func(f rules.File) bool { return f.Addr == link.Addr })
-	at := slices.IndexFunc(s.want, func(d *Desired) bool { return d.Addr == link.Addr })
+	at := slices.IndexFunc(l.want, func(d *Desired) bool { return d.Addr == link.Addr })
 	if i < 0 || at < 0 || slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == link.Addr }) {
 		return Plan{}
 	}
-	if s.isNew(link.Addr) && s.stale(now, link.Addr) {
+	if l.isNew(link.Addr) && l.stale(now, link.Addr) {
 		return Plan{}
 	}
 	have := &Actual{Addr: link.Addr}
-	if vm := s.vms[link.Addr]; vm != nil {
+	if vm := l.vms[link.Addr]; vm != nil {
 		have = vm.actual()
 	}
-	s.readBinary(now)
-	d := s.inputs.desiredOf(set.Files[i], link, s.cache)
-	p.appVM(d, have, now, s.Limits)
-	if s.vms[link.Addr].served() || len(p.End)+len(p.Retire) > 0 {
+	l.readBinary(now)
+	d := l.inputs.desiredOf(set.Files[i], link, l.cache)
+	p.appVM(d, have, now, l.Limits)
+	if l.vms[link.Addr].served() || len(p.End)+len(p.Retire) > 0 {
 		return Plan{}
 	}
-	s.heard = now
-	if s.startAll(p.Start, now); len(p.Start) > 0 {
+	l.heard = now
+	if l.startAll(p.Start, now); len(p.Start) > 0 {
 		runtime.Gosched() // this thread goes on with the start, the loop on another
 	}
-	s.tell(s.want[at], d)
-	s.want[at] = d
+	l.tell(l.want[at], d)
+	l.want[at] = d
 	return p
 }
 
 // bindAlone has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
 // little. If something else is due, that plan does it all.
-func (s *Supervisor) bindAlone(p Plan, now time.Time) {
-	if s.checking() {
+func (l *loop) bindAlone(p Plan, now time.Time) {
+	if l.checking() {
 		if len(p.Bindings) == 0 { // what starts needs nothing of the firewall until it is bound
-			s.agenda.by(duePlan, now.Add(gather))
+			l.agenda.by(duePlan, now.Add(gather))
 			return
 		}
-		s.completeWrite(now)
+		l.completeWrite(now)
 	}
-	more := s.agenda.isDue(now, dueLinks, dueRules, dueCheck, duePlan, dueExpiry, dueResolvers) || s.agenda.has(dueNews)
-	if more || s.changed || s.holds == nil {
-		s.changed = true
+	more := l.agenda.isDue(now, dueLinks, dueRules, dueCheck, duePlan, dueExpiry, dueResolvers) || l.agenda.has(dueNews)
+	if more || l.changed || l.holds == nil {
+		l.changed = true
 		return
 	}
 	addr := p.Exits[0].Addr
-	p.Bindings = with(s.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
-	p.Exits = with(s.exits, p.Exits, addr, func(e Exit) netip.Addr { return e.Addr })
-	if s.bind(p, now) { // else it comes with the next try
-		s.agenda.by(duePlan, now.Add(gather))
+	p.Bindings = with(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
+	p.Exits = with(l.exits, p.Exits, addr, func(e Exit) netip.Addr { return e.Addr })
+	if l.bind(p, now) { // else it comes with the next try
+		l.agenda.by(duePlan, now.Add(gather))
 	}
 }
 
@@ -130,21 +130,21 @@ func (s *Supervisor) bindAlone(p Plan, now time.Time) {
 // before may be what somebody is changing at this moment.
 
 // isNew reports whether nothing has served an AppVM since it connected.
-func (s *Supervisor) isNew(addr netip.Addr) bool {
-	vm := s.vms[addr]
+func (l *loop) isNew(addr netip.Addr) bool {
+	vm := l.vms[addr]
 	return vm == nil || vm.good == nil
 }
 
 // haveNewcomersWait has AppVMs that are new wait if rules are about to be read.
-func (s *Supervisor) haveNewcomersWait(now time.Time) {
+func (l *loop) haveNewcomersWait(now time.Time) {
 	var newcomers []*Desired
 	var addrs []netip.Addr
-	for _, d := range s.want {
-		if d.wanted() && s.isNew(d.Addr) {
+	for _, d := range l.want {
+		if d.wanted() && l.isNew(d.Addr) {
 			newcomers, addrs = append(newcomers, d), append(addrs, d.Addr)
 		}
 	}
-	if len(newcomers) > 0 && s.stale(now, addrs...) {
+	if len(newcomers) > 0 && l.stale(now, addrs...) {
 		for _, d := range newcomers {
 			d.Waits = true
 		}
@@ -153,14 +153,14 @@ func (s *Supervisor) haveNewcomersWait(now time.Time) {
 
 // forgetPast takes the last good policy from AppVMs that have come again on other vifs: they were restarted so fast that
 // the loop has not seen them gone.
-func (s *Supervisor) forgetPast(before []*Desired) {
+func (l *loop) forgetPast(before []*Desired) {
 	was := make(map[netip.Addr][]string, len(before))
 	for _, d := range before {
 		was[d.Addr] = d.Vifs
 	}
-	for _, d := range s.want {
+	for _, d := range l.want {
 		stays := slices.ContainsFunc(d.Vifs, func(vif string) bool { return slices.Contains(was[d.Addr], vif) })
-		if vm := s.vms[d.Addr]; vm != nil && len(was[d.Addr]) > 0 && !stays {
+		if vm := l.vms[d.Addr]; vm != nil && len(was[d.Addr]) > 0 && !stays {
 			vm.good = nil
 		}
 	}

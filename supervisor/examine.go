@@ -33,10 +33,10 @@ func (s *Supervisor) examine(d events.Denial) bool {
 	}
 	s.examined.all++
 	s.examined.by[d.IP]++
-	s.post(func() {
-		fence := s.fenced
-		s.running.Go(func() {
-			ctx, cancel := context.WithTimeout(s.life, examineTimeout)
+	s.post(func(l *loop) {
+		fence, life := l.fenced, l.life
+		l.running.Go(func() {
+			ctx, cancel := context.WithTimeout(life, examineTimeout)
 			defer cancel()
 			s.Events.Record(s.lookInto(ctx, fence, d))
 			s.examined.Lock()

@@ -36,7 +36,6 @@ func examiner(t *testing.T, attempts ...firewall.Attempt) *Supervisor {
 			return attempts, nil
 		},
 	})
-	s.life = t.Context()
 	return s
 }
 
@@ -110,10 +109,11 @@ func TestExaminationsAreBounded(t *testing.T) {
 	if begun != examinedMax {
 		t.Errorf("%d examinations at once", begun)
 	}
-	for _, letter := range s.mail.letters { // as the loop does
-		letter()
+	l := newLoop(t.Context(), s.Config, s.mailbox)
+	for _, letter := range s.read() { // as the loop does
+		letter(l)
 	}
-	s.running.Wait()
+	l.running.Wait()
 	if s.examined.all != 0 || len(s.examined.by) != 0 {
 		t.Errorf("%d examinations are left, of %v", s.examined.all, s.examined.by)
 	}

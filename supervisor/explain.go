@@ -183,14 +183,14 @@ type served struct {
 
 func (s *Supervisor) served(ctx context.Context, name string) (f served, err error) {
 	var proxy Proxy
-	_, err = s.ask(ctx, func(reply chan<- answer) {
-		d, err := s.find(name)
+	_, err = s.ask(ctx, func(l *loop, reply chan<- answer) {
+		d, err := l.find(name)
 		if err != nil {
 			reply <- answer{err: err}
 			return
 		}
 		f.Policy = d.Policy
-		switch vm := s.vms[d.Addr]; {
+		switch vm := l.vms[d.Addr]; {
 		case d.Held:
 			f.off = "it is stopped: vifproxyctl start " + name
 		case !d.connected():
@@ -207,11 +207,11 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 			err = &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
 		} else {
 			// As long as it has no proxy, what the fence will be.
-			f.uid, f.fence, f.barred = s.Users.UID(d.Addr), s.fenced, s.barredNow()
-			if i := slices.IndexFunc(s.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
-				f.file = s.inputs.Rules.Files[i]
-				f.temporary = s.inputs.temporary(f.file)
-				f.input = policy.Input{Bind: f.Bind, Binary: s.inputs.Binary, Places: s.inputs.Places, Restarts: s.inputs.Restarts[d.Addr]}
+			f.uid, f.fence, f.barred = l.Users.UID(d.Addr), l.fenced, l.barredNow()
+			if i := slices.IndexFunc(l.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
+				f.file = l.inputs.Rules.Files[i]
+				f.temporary = l.inputs.temporary(f.file)
+				f.input = policy.Input{Bind: f.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr]}
 			}
 			f.fence.Ports = slices.Concat(f.fence.Ports, f.Config.Connect)
 			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{

@@ -175,9 +175,9 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 		for range 20 {
 			ill <- errors.New("no netlink")
 		}
-		m.post(func() {
-			m.Look = time.Hour
-			m.ReadListeners = func() (sockdiag.Listeners, error) {
+		m.post(func(l *loop) {
+			l.Look = time.Hour
+			l.ReadListeners = func() (sockdiag.Listeners, error) {
 				select {
 				case err := <-ill:
 					return nil, err
@@ -212,13 +212,15 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 func TestForgettingThatFailsIsToldOnly(t *testing.T) {
 	run(t, func(m *machine) {
 		told := watched(m)
+		m.post(func(l *loop) {
+			l.Forget = func(netip.AddrPort, []netip.AddrPort) error { return errors.New("no netlink") }
+		})
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
-		m.post(func() {
-			m.Supervisor.Forget = func(netip.AddrPort, []netip.AddrPort) error { return errors.New("no netlink") }
-			m.ForgetAll = func([]firewall.Binding) (int, error) { return 0, errors.New("no netlink at all") }
-			m.cleaned = false
+		m.post(func(l *loop) {
+			l.ForgetAll = func([]firewall.Binding) (int, error) { return 0, errors.New("no netlink at all") }
+			l.cleaned = false
 		})
 		m.connect()
 		m.after(time.Second)
@@ -310,7 +312,7 @@ func TestNobodyWaitsForFilesThatAreNotWritten(t *testing.T) {
 func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 	for _, systemd := range []bool{true, false} {
 		run(t, func(m *machine) {
-			m.post(func() { m.SystemdMakesFiles, m.Setup.Started = systemd, time.Now() })
+			m.post(func(l *loop) { l.SystemdMakesFiles, l.Setup.Started = systemd, time.Now() })
 			m.file("a.10.0.0.1", "x")
 			m.connect("vif1.0 10.0.0.1")
 			m.after(time.Second)

@@ -59,29 +59,29 @@ func inBoth[T comparable](a, b []T) []T {
 }
 
 // fence puts together what the firewall is to hold besides bindings.
-func (s *Supervisor) fence(exits []Exit, now time.Time) firewall.Fence {
+func (l *loop) fence(exits []Exit, now time.Time) firewall.Fence {
 	f := firewall.Fence{
-		Resolvers: s.inputs.Resolvers, Holes: holes(s.Egress), Proxies: make([]firewall.Proxy, 0, len(exits)),
+		Resolvers: l.inputs.Resolvers, Holes: holes(l.Egress), Proxies: make([]firewall.Proxy, 0, len(exits)),
 	}
-	f.Leave, f.Barred = s.leave()
+	f.Leave, f.Barred = l.leave()
 	named := make(map[string]bool)
 	for _, e := range exits {
-		f.Proxies = append(f.Proxies, firewall.Proxy{UID: s.Users.UID(e.Addr), Holes: e.Holes, Ports: e.Own})
+		f.Proxies = append(f.Proxies, firewall.Proxy{UID: l.Users.UID(e.Addr), Holes: e.Holes, Ports: e.Own})
 		f.Ports = append(f.Ports, e.Ports...)
 		for _, up := range e.Upstreams {
 			named[up.Host] = true
 			_, unnamed := netip.ParseAddr(up.Host)
-			for _, addr := range s.addresses(up.Host, now) {
+			for _, addr := range l.addresses(up.Host, now) {
 				f.Holes = append(f.Holes, firewall.Hole{
 					To: netip.PrefixFrom(addr, addr.BitLen()), Port: up.Port, Literal: unnamed == nil,
 				})
 			}
 		}
 	}
-	for name := range s.hosts {
+	for name := range l.hosts {
 		if !named[name] {
-			delete(s.hosts, name)
-			delete(s.troubles, "upstream "+name)
+			delete(l.hosts, name)
+			delete(l.troubles, "upstream "+name)
 		}
 	}
 	return f
@@ -140,73 +140,84 @@ func (h *host) heard(addrs []netip.Addr, now time.Time) (changed bool) {
 func (h *host) addrs() []netip.Addr { return slices.SortedFunc(maps.Keys(h.seen), netip.Addr.Compare) }
 
 // addresses returns those of a host that are known, and sees to it that they will be.
-func (s *Supervisor) addresses(name string, now time.Time) []netip.Addr {
+func (l *loop) addresses(name string, now time.Time) []netip.Addr {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{addr.Unmap().WithZone("")}
 	}
-	h := s.hosts[name]
+	h := l.hosts[name]
 	if h == nil {
 		h = &host{seen: map[netip.Addr]time.Time{}, since: now}
-		s.hosts[name] = h
+		l.hosts[name] = h
 	}
-	s.lookUp(name, h, now)
+	l.lookUp(name, h, now)
 	return h.addrs()
 }
 
 // askAgain asks for the hosts whose time has come, without a plan: most answers are the old ones.
-func (s *Supervisor) askAgain(now time.Time) {
-	for name, h := range s.hosts {
-		s.lookUp(name, h, now)
+func (l *loop) askAgain(now time.Time) {
+	for name, h := range l.hosts {
+		l.lookUp(name, h, now)
 	}
 }
 
 // lookUp asks for the addresses of a host if it is time.
-func (s *Supervisor) lookUp(name string, h *host, now time.Time) {
+func (l *loop) lookUp(name string, h *host, now time.Time) {
 	if now.Before(h.again) {
 		return
 	}
 	h.again = now.Add(time.Hour)
-	s.running.Go(func() {
-		ctx, cancel := context.WithTimeout(s.life, lookupBound)
+	beside(l, lookUp(l.life, l.LookUp, name), func(l *loop, a lookedUp) { l.answered(name, a.addrs, a.err) })
+}
+
+// lookedUp is an answer to the question for a host's addresses.
+type lookedUp struct {
+	addrs []netip.Addr
+	err   error
+}
+
+// lookUp returns what asks for the addresses of a host, for another goroutine.
+func lookUp(life context.Context, ask func(context.Context, string) ([]netip.Addr, error), name string) func() lookedUp {
+	return func() (a lookedUp) {
+		ctx, cancel := context.WithTimeout(life, lookupBound)
 		defer cancel()
-		addrs, err := s.LookUp(ctx, name)
-		for i := range addrs {
-			addrs[i] = addrs[i].Unmap().WithZone("")
+		a.addrs, a.err = ask(ctx, name)
+		for i := range a.addrs {
+			a.addrs[i] = a.addrs[i].Unmap().WithZone("")
 		}
-		s.post(func() { s.answered(name, addrs, err) })
-	})
+		return a
+	}
 }
 
 // answered is the news of a host's addresses.
-func (s *Supervisor) answered(name string, addrs []netip.Addr, err error) {
-	h, now := s.hosts[name], time.Now()
+func (l *loop) answered(name string, addrs []netip.Addr, err error) {
+	h, now := l.hosts[name], time.Now()
 	if h == nil {
 		return // not in the template any more
 	}
-	h.again = now.Add(s.Interval)
+	h.again = now.Add(l.Interval)
 	trouble := "upstream " + name
-	if _, ill := s.troubles[trouble]; ill != (err != nil) {
-		s.changed = true // for systemd to be told
+	if _, ill := l.troubles[trouble]; ill != (err != nil) {
+		l.changed = true // for systemd to be told
 	}
-	if retry := s.troubles.note(s.Events, now, trouble, err); err != nil {
+	if retry := l.troubles.note(l.Events, now, trouble, err); err != nil {
 		h.again = retry
 		return
 	}
 	if now.Sub(h.since) < askOftenFor {
-		h.again = now.Add(min(askOften, s.Interval))
+		h.again = now.Add(min(askOften, l.Interval))
 	}
 	if h.heard(addrs, now) {
-		s.changed = true
+		l.changed = true
 	}
 }
 
 // countRefused reads what the fence has counted, while no write is under way. A failure leaves the numbers as they were: they
 // are for people.
-func (s *Supervisor) countRefused() {
+func (l *loop) countRefused() {
 	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
 	defer cancel()
-	refused, err := s.Firewall.Refused(ctx)
-	if s.troubles.note(s.Events, time.Now(), "counters of the firewall", err); err == nil {
-		s.refused = refused
+	refused, err := l.Firewall.Refused(ctx)
+	if l.troubles.note(l.Events, time.Now(), "counters of the firewall", err); err == nil {
+		l.refused = refused
 	}
 }

@@ -24,50 +24,50 @@ var errForward = errors.New("nobody knows by which interfaces proxies may leave"
 
 // readForward reads the chains of hook forward, and tells whether they say something new. What cannot be read stays as it
 // was last known; until it has been read once, no proxy runs.
-func (s *Supervisor) readForward(now time.Time) (changed bool) {
-	if !s.followsForward() {
+func (l *loop) readForward(now time.Time) (changed bool) {
+	if !l.followsForward() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forwardBound)
 	defer cancel()
-	forward, err := s.ReadForward(ctx)
-	return s.heardForward(forward, err, now)
+	forward, err := l.ReadForward(ctx)
+	return l.heardForward(forward, err, now)
 }
 
 // followsForward reports whether the chains of hook forward decide by which interfaces proxies may leave.
-func (s *Supervisor) followsForward() bool { return len(s.Leave) == 0 && s.ReadForward != nil }
+func (l *loop) followsForward() bool { return len(l.Leave) == 0 && l.ReadForward != nil }
 
 // heardForward takes in what the chains of hook forward were found to say.
-func (s *Supervisor) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
-	if retry := s.troubles.note(s.Events, now, "chains of hook forward", err); err != nil {
-		s.guard.suspect = true
-		s.agenda.by(dueCheck, retry)
-		if s.forward == nil {
-			s.unfence(fmt.Errorf("%w: %w: %w", firewall.ErrUnfenced, errForward, err))
+func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
+	if retry := l.troubles.note(l.Events, now, "chains of hook forward", err); err != nil {
+		l.guard.suspect = true
+		l.agenda.by(dueCheck, retry)
+		if l.forward == nil {
+			l.unfence(fmt.Errorf("%w: %w: %w", firewall.ErrUnfenced, errForward, err))
 		}
 		return false
 	}
-	before := cmp.Or(s.forward, &firewall.Forward{})
-	changed = s.forward == nil || !slices.Equal(before.Barred, forward.Barred) || before.Others != forward.Others ||
+	before := cmp.Or(l.forward, &firewall.Forward{})
+	changed = l.forward == nil || !slices.Equal(before.Barred, forward.Barred) || before.Others != forward.Others ||
 		!slices.Equal(before.Open, forward.Open)
-	s.forward = &forward
+	l.forward = &forward
 	was, is := barredOf(*before), barredOf(forward)
 	for _, b := range is {
 		if !slices.Contains(was, b) {
-			s.Events.Emit(events.Barred, events.About{What: b.Interface, Why: b.Rule})
+			l.Events.Emit(events.Barred, events.About{What: b.Interface, Why: b.Rule})
 		}
 	}
 	for _, b := range was {
 		if !slices.ContainsFunc(is, func(a control.Barred) bool { return a.Interface == b.Interface }) {
-			s.Events.Emit(events.NotBarred, events.About{What: b.Interface})
+			l.Events.Emit(events.NotBarred, events.About{What: b.Interface})
 		}
 	}
 	return changed
 }
 
 // knowsForward tells whether it is known by which interfaces proxies may leave.
-func (s *Supervisor) knowsForward() bool {
-	return s.forward != nil || !s.followsForward()
+func (l *loop) knowsForward() bool {
+	return l.forward != nil || !l.followsForward()
 }
 
 // barredOf are interfaces by which proxies may not leave, as people are told.
@@ -82,23 +82,23 @@ func barredOf(f firewall.Forward) (all []control.Barred) {
 }
 
 // leave is by which interfaces proxies may leave, none for all of them, and by which they may not. Loopback is neither.
-func (s *Supervisor) leave() (leave, barred []string) {
-	if len(s.Leave) > 0 || s.forward == nil {
-		return s.Leave, nil
+func (l *loop) leave() (leave, barred []string) {
+	if len(l.Leave) > 0 || l.forward == nil {
+		return l.Leave, nil
 	}
-	for _, b := range s.forward.Barred {
+	for _, b := range l.forward.Barred {
 		barred = append(barred, b.Interface)
 	}
-	if s.forward.Others != "" {
-		leave = append([]string{"lo"}, s.forward.Open...) // an interface that comes is none of these
+	if l.forward.Others != "" {
+		leave = append([]string{"lo"}, l.forward.Open...) // an interface that comes is none of these
 	}
 	return leave, barred
 }
 
 // barredNow are the interfaces by which proxies may not leave, as people are told.
-func (s *Supervisor) barredNow() []control.Barred {
-	if s.forward == nil || len(s.Leave) > 0 {
+func (l *loop) barredNow() []control.Barred {
+	if l.forward == nil || len(l.Leave) > 0 {
 		return []control.Barred{}
 	}
-	return append([]control.Barred{}, barredOf(*s.forward)...)
+	return append([]control.Barred{}, barredOf(*l.forward)...)
 }

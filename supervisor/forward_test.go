@@ -44,7 +44,7 @@ func TestProxiesLeaveWhereAppVMsAreForwarded(t *testing.T) {
 		m.expect(told(), "recovered what=chains of hook forward\nnot-barred what=eth0\nnot-barred what=all others")
 
 		// A person's word goes before.
-		m.post(func() { m.Leave = []string{"eth0"} })
+		m.post(func(l *loop) { l.Leave = []string{"eth0"} })
 		says(firewall.Forward{Barred: []firewall.Bar{{Interface: "eth0", Rule: rule}}})
 		m.file("work.10.137.0.2", "a", "b")
 		m.after(time.Second)
@@ -60,7 +60,7 @@ func TestProxiesLeaveWhereAppVMsAreForwarded(t *testing.T) {
 // TestNothingStartsUntilForwardChainsAreRead: nobody knows what their rules bar.
 func TestNothingStartsUntilForwardChainsAreRead(t *testing.T) {
 	run(t, func(m *machine) {
-		m.post(func() { m.Supervisor.forward = nil })
+		m.post(func(l *loop) { l.forward = nil })
 		m.set(func() { m.forwardErr = errors.New("no netlink") })
 		m.Wake(Force)
 		m.file("social.10.137.0.1", "a")

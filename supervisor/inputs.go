@@ -9,151 +9,151 @@ import (
 )
 
 // resync has everything read at once.
-func (s *Supervisor) resync(now time.Time) {
-	s.burst = time.Time{}
+func (l *loop) resync(now time.Time) {
+	l.burst = time.Time{}
 	for _, what := range []task{dueLinks, dueRules, dueCheck} {
-		s.agenda.at(what, now)
+		l.agenda.at(what, now)
 	}
-	s.guard.suspect, s.guard.undone = true, false
-	s.agenda.at(dueResync, now.Add(s.Look))
+	l.guard.suspect, l.guard.undone = true, false
+	l.agenda.at(dueResync, now.Add(l.Look))
 }
 
 // schedule turns reasons into times, but for Rules: at once, or when it is the turn of a check.
-func (s *Supervisor) schedule(reasons Reason, now time.Time) {
+func (l *loop) schedule(reasons Reason, now time.Time) {
 	if reasons.has(Links) {
-		s.agenda.at(dueLinks, now)
+		l.agenda.at(dueLinks, now)
 	}
 	if reasons.has(Resolvers) {
-		s.agenda.at(dueResolvers, now)
+		l.agenda.at(dueResolvers, now)
 	}
 	if reasons.has(Firewall) {
-		s.guard.suspect = true
-		s.guard.again = s.checking()
-		s.agenda.by(dueCheck, s.guard.next(now))
+		l.guard.suspect = true
+		l.guard.again = l.checking()
+		l.agenda.by(dueCheck, l.guard.next(now))
 	}
 }
 
 // expectRules has the rules read when what changes them, from first to last as far as it is known, is over.
-func (s *Supervisor) expectRules(first, last, now time.Time) {
-	if s.burst.IsZero() {
-		s.burst, s.edited = now, first
+func (l *loop) expectRules(first, last, now time.Time) {
+	if l.burst.IsZero() {
+		l.burst, l.edited = now, first
 	}
-	s.agenda.at(dueRules, earlier(last.Add(settle), s.burst.Add(settleMost)))
+	l.agenda.at(dueRules, earlier(last.Add(settle), l.burst.Add(settleMost)))
 }
 
 // stale reports whether the rules of AppVMs may be others than those that were read last. Then they are read soon.
 // Whether a change was heard of is not enough to go by: netlink may have been faster than inotify.
-func (s *Supervisor) stale(now time.Time, of ...netip.Addr) bool {
-	if s.burst.IsZero() && s.RulesChanged(of...) {
-		s.expectRules(now, now, now)
+func (l *loop) stale(now time.Time, of ...netip.Addr) bool {
+	if l.burst.IsZero() && l.RulesChanged(of...) {
+		l.expectRules(now, now, now)
 	}
-	return !s.burst.IsZero()
+	return !l.burst.IsZero()
 }
 
 // read reads the inputs that are due and tells whether there is anything to reconcile. What cannot be read stays
 // as it was last known: "could not read" is never "there is nothing".
-func (s *Supervisor) read(now time.Time) bool {
-	s.heard = now
-	if s.changed && !s.agenda.has(dueNews) {
-		s.agenda.at(dueNews, now)
-		if s.starting() >= massStart {
-			s.agenda.at(dueNews, later(now, s.planned.Add(gather)))
+func (l *loop) read(now time.Time) bool {
+	l.heard = now
+	if l.changed && !l.agenda.has(dueNews) {
+		l.agenda.at(dueNews, now)
+		if l.starting() >= massStart {
+			l.agenda.at(dueNews, later(now, l.planned.Add(gather)))
 		}
 	}
-	s.changed = false
-	work := s.agenda.take(dueNews, now)
-	if s.agenda.take(dueLinks, now) {
-		links, err := s.ReadLinks()
-		s.agenda.at(dueLinks, s.troubles.note(s.Events, now, "links", err))
-		if err != nil || !links.Equal(s.inputs.Links) {
+	l.changed = false
+	work := l.agenda.take(dueNews, now)
+	if l.agenda.take(dueLinks, now) {
+		links, err := l.ReadLinks()
+		l.agenda.at(dueLinks, l.troubles.note(l.Events, now, "links", err))
+		if err != nil || !links.Equal(l.inputs.Links) {
 			work = true // most events of an attach change nothing yet
 		}
 		if err == nil {
-			s.inputs.Links = links
+			l.inputs.Links = links
 		}
 	}
-	if s.agenda.take(dueRules, now) {
-		set, err := s.ReadRules()
-		over := s.burst.Add(settleMost) // long ago, if nothing settles
-		s.agenda.at(dueRules, s.troubles.note(s.Events, now, "rules", err))
+	if l.agenda.take(dueRules, now) {
+		set, err := l.ReadRules()
+		over := l.burst.Add(settleMost) // long ago, if nothing settles
+		l.agenda.at(dueRules, l.troubles.note(l.Events, now, "rules", err))
 		switch {
-		case err == nil && now.Before(over) && truncated(s.inputs.Rules, set):
-			s.agenda.at(dueRules, over) // somebody is about to write
+		case err == nil && now.Before(over) && truncated(l.inputs.Rules, set):
+			l.agenda.at(dueRules, over) // somebody is about to write
 		case err == nil:
-			s.cache.keep(s.inputs.Rules, set)
-			s.inputs.Rules = set
-			s.noteWriters(set, now)
+			l.cache.keep(l.inputs.Rules, set)
+			l.inputs.Rules = set
+			l.noteWriters(set, now)
 			if set.Again > 0 {
-				s.agenda.at(dueRules, time.Now().Add(set.Again)) // reading takes its time
+				l.agenda.at(dueRules, time.Now().Add(set.Again)) // reading takes its time
 			}
 			fallthrough
 		default:
 			work = true
-			if !s.burst.IsZero() {
-				s.heard, s.burst = s.edited, time.Time{}
+			if !l.burst.IsZero() {
+				l.heard, l.burst = l.edited, time.Time{}
 			}
 		}
 	}
-	if s.expire(now) {
+	if l.expire(now) {
 		work = true
 	}
-	if s.agenda.take(dueLate, now) && s.checking() {
+	if l.agenda.take(dueLate, now) && l.checking() {
 		work = true
-		s.giveUp(s.writing)
+		l.giveUp(l.writing)
 	}
 	switch {
-	case s.agenda.isDue(now, dueCheck) && s.canCheckBeside() && !work:
-		s.agenda.at(dueCheck, time.Time{})
-		s.checkBeside(now)
-	case s.agenda.take(dueCheck, now):
+	case l.agenda.isDue(now, dueCheck) && l.canCheckBeside() && !work:
+		l.agenda.at(dueCheck, time.Time{})
+		l.checkBeside(now)
+	case l.agenda.take(dueCheck, now):
 		work = true
-		s.guard.looks++
-		if s.knowsForward() {
-			s.check(now) // before anything else
-			s.readForward(now)
+		l.guard.looks++
+		if l.knowsForward() {
+			l.check(now) // before anything else
+			l.readForward(now)
 		} else {
-			s.readForward(now) // without it nothing starts
-			s.check(now)
+			l.readForward(now) // without it nothing starts
+			l.check(now)
 		}
-		s.verify(now)
+		l.verify(now)
 	}
 	for _, what := range []task{dueRetired, duePlan, dueReady, dueResolvers} {
-		work = s.agenda.take(what, now) || work
+		work = l.agenda.take(what, now) || work
 	}
 	if !work {
 		return false
 	}
-	s.readBinary(now)
-	s.readPlaces(now)
-	resolvers, err := s.ReadResolvers()
-	if retry := s.troubles.note(s.Events, now, "resolvers", err); err == nil {
-		s.inputs.Resolvers = resolvers
+	l.readBinary(now)
+	l.readPlaces(now)
+	resolvers, err := l.ReadResolvers()
+	if retry := l.troubles.note(l.Events, now, "resolvers", err); err == nil {
+		l.inputs.Resolvers = resolvers
 	} else {
-		s.agenda.at(dueResolvers, retry)
+		l.agenda.at(dueResolvers, retry)
 	}
 	return true
 }
 
 // readPlaces reads what sandboxes depend on. A change is believed when it has lasted for a moment: directories in /run are
 // taken away and made again when their service restarts, and every change is a new process for each AppVM.
-func (s *Supervisor) readPlaces(now time.Time) {
-	places := s.ReadPlaces(s.pages()...)
+func (l *loop) readPlaces(now time.Time) {
+	places := l.ReadPlaces(l.pages()...)
 	switch {
-	case places == s.inputs.Places:
-		s.moved.places = ""
-	case s.inputs.Places == "" || places == s.moved.places && now.Sub(s.moved.since) >= settleMost:
-		s.inputs.Places, s.moved.places = places, ""
+	case places == l.inputs.Places:
+		l.moved.places = ""
+	case l.inputs.Places == "" || places == l.moved.places && now.Sub(l.moved.since) >= settleMost:
+		l.inputs.Places, l.moved.places = places, ""
 	default:
-		if places != s.moved.places {
-			s.moved.places, s.moved.since = places, now
+		if places != l.moved.places {
+			l.moved.places, l.moved.since = places, now
 		}
-		s.agenda.at(dueResolvers, s.moved.since.Add(settleMost))
+		l.agenda.at(dueResolvers, l.moved.since.Add(settleMost))
 	}
 }
 
 // pages returns the files that templates make tinyproxy read while it serves, each once.
-func (s *Supervisor) pages() (files []string) {
-	for _, d := range s.want {
+func (l *loop) pages() (files []string) {
+	for _, d := range l.want {
 		if d.Policy != nil {
 			files = append(files, d.Policy.Config.Reads...)
 		}
@@ -162,10 +162,10 @@ func (s *Supervisor) pages() (files []string) {
 	return slices.Compact(files)
 }
 
-func (s *Supervisor) readBinary(now time.Time) {
-	binary, err := s.ReadBinary()
-	if s.troubles.note(s.Events, now, "tinyproxy", err); err == nil {
-		s.inputs.Binary = binary
+func (l *loop) readBinary(now time.Time) {
+	binary, err := l.ReadBinary()
+	if l.troubles.note(l.Events, now, "tinyproxy", err); err == nil {
+		l.inputs.Binary = binary
 	}
 }
 

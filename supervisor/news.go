@@ -12,7 +12,7 @@ import (
 const mostFindings = 20
 
 // tellNews tells what is different in the desired state, once for each change.
-func (s *Supervisor) tellNews(before []*Desired) {
+func (l *loop) tellNews(before []*Desired) {
 	// The same AppVM is one with the same address, whatever its name; refused files may have none.
 	same := func(d *Desired) identity {
 		if d.Addr.IsValid() {
@@ -24,23 +24,23 @@ func (s *Supervisor) tellNews(before []*Desired) {
 	for _, d := range before {
 		was[same(d)] = d
 	}
-	for _, d := range s.want {
-		s.tell(was[same(d)], d)
+	for _, d := range l.want {
+		l.tell(was[same(d)], d)
 		delete(was, same(d))
 	}
 	for _, old := range was {
-		s.Events.Emit(events.RulesGone, events.About{VM: old.Name, IP: old.Addr})
+		l.Events.Emit(events.RulesGone, events.About{VM: old.Name, IP: old.Addr})
 	}
 }
 
 // tell tells what is different for one AppVM; old is nil if it had no rule file.
-func (s *Supervisor) tell(old, d *Desired) {
+func (l *loop) tell(old, d *Desired) {
 	about := events.About{VM: d.Name, IP: d.Addr}
 	switch {
 	case old == nil:
-		s.Events.Emit(events.RulesFound, about)
+		l.Events.Emit(events.RulesFound, about)
 	case d.Name != old.Name:
-		s.Events.Emit(events.RulesRenamed, events.About{VM: d.Name, IP: d.Addr, Old: old.Name})
+		l.Events.Emit(events.RulesRenamed, events.About{VM: d.Name, IP: d.Addr, Old: old.Name})
 	}
 	if old == nil {
 		old = &Desired{}
@@ -52,32 +52,32 @@ func (s *Supervisor) tell(old, d *Desired) {
 	if d.Policy != nil {
 		for i, finding := range d.Policy.Findings {
 			if i == mostFindings {
-				s.Events.Emit(events.RulesSuspiciousMore, events.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
+				l.Events.Emit(events.RulesSuspiciousMore, events.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
 				break
 			}
 			if !slices.Contains(known, finding) {
-				s.Events.Emit(events.RulesSuspicious, events.About{VM: d.Name, IP: d.Addr, Err: finding})
+				l.Events.Emit(events.RulesSuspicious, events.About{VM: d.Name, IP: d.Addr, Err: finding})
 			}
 		}
 	}
 	if d.Policy != nil && listOf(d.Policy) == control.Black && (old.Policy == nil || listOf(old.Policy) != control.Black) {
-		s.Events.Emit(events.BlackList, about)
+		l.Events.Emit(events.BlackList, about)
 	}
 	for _, vif := range d.Vifs {
 		if !slices.Contains(old.Vifs, vif) {
-			s.Events.Emit(events.Connected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
+			l.Events.Emit(events.Connected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
 		}
 	}
 	for _, vif := range old.Vifs {
 		if !slices.Contains(d.Vifs, vif) {
-			s.Events.Emit(events.Disconnected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
+			l.Events.Emit(events.Disconnected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
 		}
 	}
 	switch {
 	case d.StoppedBy != "" && old.StoppedBy == "":
-		s.Events.Emit(events.Stopped, events.About{VM: d.Name, IP: d.Addr, Why: "by " + d.StoppedBy + ", since " + d.Since.Format(time.DateTime)})
+		l.Events.Emit(events.Stopped, events.About{VM: d.Name, IP: d.Addr, Why: "by " + d.StoppedBy + ", since " + d.Since.Format(time.DateTime)})
 	case d.StoppedBy == "" && old.StoppedBy != "":
-		s.Events.Emit(events.Started, about)
+		l.Events.Emit(events.Started, about)
 	}
 	d.Told = d.Err
 	if unsettled(d.Err) != nil {
@@ -85,8 +85,8 @@ func (s *Supervisor) tell(old, d *Desired) {
 	}
 	switch {
 	case d.Told != nil && (old.Told == nil || old.Told.Error() != d.Told.Error()):
-		s.Events.Emit(events.RulesRefused, events.About{VM: d.Name, IP: d.Addr, Err: d.Told.Error()})
+		l.Events.Emit(events.RulesRefused, events.About{VM: d.Name, IP: d.Addr, Err: d.Told.Error()})
 	case d.Told == nil && old.Told != nil:
-		s.Events.Emit(events.RulesAccepted, about)
+		l.Events.Emit(events.RulesAccepted, about)
 	}
 }

@@ -25,9 +25,6 @@ const restartGap = 10 * time.Second
 // proxy in an AppVM's hands can listen on as many as it has descriptors.
 const portTries = 8
 
-// finishPoll is how often a process that is to end soon is asked whether it has answered all.
-const finishPoll = 2 * time.Millisecond
-
 // appVM is what the loop remembers of one AppVM.
 type appVM struct {
 	addr      netip.Addr
@@ -48,24 +45,16 @@ type process struct {
 	asked   time.Time // when the change that it is for was first heard of
 	started time.Time
 	ready   time.Time
-	shown   bool         // the files under its AppVM's name tell of it
-	hidden  bool         // and it was told that they cannot
-	order   order        // not to be touched any more once abandon was called
-	cut     atomic.Int64 // connections of its AppVM
-	abandon context.CancelFunc
-}
-
-// order is how a process is told to end.
-type order struct {
-	Ending
-	heard time.Time // of the change that makes it end Soon
-	why   string    // to be told when it is carried out; "" if that has been told
+	shown   bool                    // the files under its AppVM's name tell of it
+	hidden  bool                    // and it was told that they cannot
+	cut     *atomic.Int64           // connections of its AppVM that its end has cut
+	stop    context.CancelCauseFunc // with a stopOrder
 }
 
 // actual is the AppVMs as plan sees them.
-func (s *Supervisor) actual() []*Actual {
-	all := make([]*Actual, 0, len(s.vms))
-	for _, vm := range s.vms {
+func (l *loop) actual() []*Actual {
+	all := make([]*Actual, 0, len(l.vms))
+	for _, vm := range l.vms {
 		all = append(all, vm.actual())
 	}
 	slices.SortFunc(all, func(a, b *Actual) int { return a.Addr.Compare(b.Addr) })
@@ -81,113 +70,40 @@ func (vm *appVM) actual() *Actual {
 }
 
 // start begins a generation. That its proxy is ready, and that it has ended or never came up, comes by mail.
-func (s *Supervisor) start(policy *Policy, now time.Time) {
-	vm := s.vms[policy.Addr]
+func (l *loop) start(policy *Policy, now time.Time) {
+	vm := l.vms[policy.Addr]
 	if vm == nil {
 		vm = &appVM{addr: policy.Addr, failures: map[string]Failure{}}
-		s.vms[policy.Addr] = vm
+		l.vms[policy.Addr] = vm
 	}
-	port, err := s.ports.take()
+	port, err := l.ports.take()
 	if err != nil {
-		s.failed(events.ProxyFails, vm, policy, now, err, 0)
+		l.failed(events.ProxyFails, vm, policy, now, err, 0)
 		return
 	}
-	s.lastID++
-	ctx, cancel := context.WithCancel(context.Background())
+	l.lastID++
+	ctx, stop := context.WithCancelCause(context.Background())
 	p := &process{
-		Generation: Generation{ID: s.lastID, Policy: policy, Port: port},
-		vm:         vm, asked: s.heard, started: now, abandon: cancel,
+		Generation: Generation{ID: l.lastID, Policy: policy, Port: port},
+		vm:         vm, asked: l.heard, started: now, cut: new(atomic.Int64), stop: stop,
 	}
 	vm.processes = append(vm.processes, p)
-	s.running.Add(1)
-	go s.run(ctx, p)
-}
-
-// run brings a process up. It does not wait for its end, or for the order to end it, since a goroutine for each process
-// would be a stack for each.
-func (s *Supervisor) run(ctx context.Context, p *process) {
-	gone := func(err error) {
-		s.post(func() { s.ended(p, err) })
-		s.running.Done()
-	}
-	proxy, err := s.Proxies.Start(ctx, p.Policy, p.Port)
-	if err != nil {
-		gone(err)
-		return
-	}
-	s.post(func() { s.cameUp(p, proxy) })
-	proxy.WhenDone(func() { gone(proxy.Err()) })
-	context.AfterFunc(ctx, func() { s.carryOut(p, proxy) }) // also if it was abandoned while it came up
-}
-
-// carryOut ends a process as ordered. Clients whose vif has gone cannot be told, so that their connections are to be
-// forgotten.
-func (s *Supervisor) carryOut(p *process, proxy Proxy) {
-	if p.order.Ending == Soon {
-		finish(proxy, p.order.heard)
-	}
-	clients, err := proxy.Clients()
-	p.cut.Store(int64(len(clients)))
-	if p.order.why != "" {
-		s.Events.Emit(events.ProxyEnds, events.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, PID: proxy.PID(),
-			Why: p.order.why, Connections: len(clients)})
-	}
-	if p.order.Ending == Gently {
-		proxy.Stop()
-	} else {
-		proxy.Kill()
-	}
-	// No trouble: there is no second time for it.
-	if err = errors.Join(err, s.Forget(netip.AddrPortFrom(p.Policy.Bind, p.Port), clients)); err != nil {
-		s.Events.Emit(events.StillTracked, events.About{VM: p.Policy.Name, IP: p.Policy.Addr, Port: p.Port, Err: err.Error()})
-	}
-}
-
-// finish waits until a proxy that no new connection comes to has answered what it was asked. A tunnel or a download
-// would take longer than it may: it is told from a short request by nothing but its length.
-func finish(proxy Proxy, heard time.Time) {
-	tick := time.NewTicker(finishPoll)
-	defer tick.Stop()
-	over := time.After(grace(time.Since(heard)))
-	for {
-		if clients, err := proxy.Clients(); err != nil || len(clients) == 0 {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-proxy.Done():
-			return
-		case <-over:
-			return
-		}
-	}
-}
-
-// grace is how long requests under way may take after a change that took so long to come into force. Revoked hosts are
-// to be out of reach within 100 ms of the change, tunnels included. It takes some 20 to 40 ms, so there is time for a
-// short request. Where it takes longer, that tells how slow the machine is now, and with it the request.
-func grace(took time.Duration) time.Duration {
-	const all, least, most = 86 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond
-	return max(all-took, least, min(took, most))
-}
-
-// tell ends a generation, whatever it is doing.
-func (p *process) tell(how Ending) {
-	p.Dying = true
-	p.order.Ending = how
-	if how == Soon { // so there is another one, which serves
-		p.order.heard = p.vm.current.asked
-	}
-	p.abandon()
+	l.running.Add(1)
+	go runner{
+		policy: policy, port: port, proxies: l.Proxies, forget: l.Forget, events: l.Events, cut: p.cut, mail: l.mailbox,
+		cameUp: func(l *loop, proxy Proxy) { l.cameUp(p, proxy) },
+		ended:  func(l *loop, err error) { l.ended(p, err) },
+		gone:   l.running.Done,
+	}.start(ctx)
 }
 
 // cameUp is the news that a proxy listens.
-func (s *Supervisor) cameUp(p *process, proxy Proxy) {
-	s.up = append(s.up, p.vm.addr)
+func (l *loop) cameUp(p *process, proxy Proxy) {
+	l.up = append(l.up, p.vm.addr)
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
 	p.vm.taken = 0
 	if !p.Dying {
-		if !s.isNew(p.vm.addr) || !s.stale(p.ready, p.vm.addr) {
+		if !l.isNew(p.vm.addr) || !l.stale(p.ready, p.vm.addr) {
 			p.vm.good = p.Policy
 		}
 		if f, had := p.vm.failures[p.Policy.Key()]; had {
@@ -196,7 +112,7 @@ func (s *Supervisor) cameUp(p *process, proxy Proxy) {
 			p.vm.failures[p.Policy.Key()] = Failure{Count: f.Count}
 		}
 	}
-	s.Events.Emit(events.ProxyListens, events.About{
+	l.Events.Emit(events.ProxyListens, events.About{
 		VM: p.Policy.Name, IP: p.vm.addr, Port: p.Port, PID: p.pid(),
 		MS: events.CeilMS(p.ready.Sub(p.started)),
 	})
@@ -211,18 +127,18 @@ func (p *process) pid() int {
 }
 
 // ended is the news that a proxy has ended, or never came up.
-func (s *Supervisor) ended(p *process, err error) {
-	s.changed = true
+func (l *loop) ended(p *process, err error) {
+	l.changed = true
 	vm := p.vm
 	vm.processes = slices.DeleteFunc(vm.processes, func(q *process) bool { return q == p })
-	s.freed = append(s.freed, p.Port)
-	for _, w := range s.waiters {
+	l.freed = append(l.freed, p.Port)
+	for _, w := range l.waiters {
 		if w.of == nil || slices.Contains(w.of, vm.addr) {
 			w.cut += int(p.cut.Load())
 		}
 	}
-	if !s.named(p.Policy.Name) {
-		s.Proxies.Forget(p.Policy.Name)
+	if !l.named(p.Policy.Name) {
+		l.Proxies.Forget(p.Policy.Name)
 	}
 	if vm.current == p {
 		vm.current = nil
@@ -234,7 +150,7 @@ func (s *Supervisor) ended(p *process, err error) {
 	if !p.Ready {
 		if errors.As(err, new(takenPort)) && vm.taken < portTries { // the plan starts it at the next one
 			vm.taken++
-			s.Events.Emit(events.ProxyFails, events.About{
+			l.Events.Emit(events.ProxyFails, events.About{
 				VM: p.Policy.Name, IP: vm.addr, Port: p.Port, RetryMS: events.CeilMS(time.Millisecond), Err: err.Error(),
 			})
 			return
@@ -244,32 +160,32 @@ func (s *Supervisor) ended(p *process, err error) {
 		if isBad(err) {
 			kind = events.RulesRefused
 		}
-		s.failed(kind, vm, p.Policy, now, err, 0)
-		if s.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(s.Setup.Started) >= restartGap {
-			s.gaveUp = err
+		l.failed(kind, vm, p.Policy, now, err, 0)
+		if l.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(l.Setup.Started) >= restartGap {
+			l.gaveUp = err
 		}
 		return
 	}
 	if p.Retired.IsZero() {
 		vm.restarts++
 	}
-	s.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
+	l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
 }
 
 // verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
 // is somebody else's, counts as one that has died.
-func (s *Supervisor) verify(now time.Time) {
-	listeners, err := s.ReadListeners()
-	s.heardListeners(listeners, err, now)
+func (l *loop) verify(now time.Time) {
+	listeners, err := l.ReadListeners()
+	l.heardListeners(listeners, err, now)
 }
 
 // heardListeners takes in which sockets were found to listen.
-func (s *Supervisor) heardListeners(listeners sockdiag.Listeners, err error, now time.Time) {
-	if retry := s.troubles.note(s.Events, now, "sockets", err); err != nil {
-		s.agenda.by(dueCheck, retry)
+func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.Time) {
+	if retry := l.troubles.note(l.Events, now, "sockets", err); err != nil {
+		l.agenda.by(dueCheck, retry)
 		return // nothing is known: it stays what it was
 	}
-	for _, vm := range s.vms {
+	for _, vm := range l.vms {
 		p := vm.current
 		if p == nil || p.Dying || p.Deaf {
 			continue
@@ -277,14 +193,14 @@ func (s *Supervisor) heardListeners(listeners sockdiag.Listeners, err error, now
 		if err := p.proxy.Listens(listeners); err != nil {
 			p.Deaf = true
 			vm.restarts++
-			s.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+			l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
 		}
 	}
 }
 
 // named tells whether a process runs under an AppVM's name.
-func (s *Supervisor) named(name string) bool {
-	for _, vm := range s.vms {
+func (l *loop) named(name string) bool {
+	for _, vm := range l.vms {
 		if slices.ContainsFunc(vm.processes, func(p *process) bool { return p.Policy.Name == name }) {
 			return true
 		}
@@ -294,13 +210,13 @@ func (s *Supervisor) named(name string) bool {
 
 // failed notes that a process did not come up or did not stay up. Trying again in vain is no event.
 // Connections are those that ended with it, if that is known.
-func (s *Supervisor) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
+func (l *loop) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
 	connections ...int) {
 	before := vm.failures[policy.Key()]
 	f := before.next(now, err, kind == events.RulesRefused, served)
 	vm.failures[policy.Key()] = f
-	s.changed = true
-	s.Wake(Mail)
+	l.changed = true
+	l.wake(Mail)
 	if kind == events.ProxyDied || before.Err == nil || before.Err.Error() != err.Error() {
 		about := events.About{
 			VM: policy.Name, IP: policy.Addr, RetryMS: events.CeilMS(f.Retry.Sub(now)), Err: err.Error(),
@@ -308,18 +224,18 @@ func (s *Supervisor) failed(kind events.Kind, vm *appVM, policy *Policy, now tim
 		for _, n := range connections {
 			about.Connections += n
 		}
-		s.Events.Emit(kind, about)
+		l.Events.Emit(kind, about)
 	}
 }
 
 // prune forgets what belongs to AppVMs that have gone, failures of policies that nobody wants any more, and last good
 // policies that have been followed by another one.
-func (s *Supervisor) prune() {
-	want := make(map[netip.Addr]*Desired, len(s.want))
-	for _, d := range s.want {
+func (l *loop) prune() {
+	want := make(map[netip.Addr]*Desired, len(l.want))
+	for _, d := range l.want {
 		want[d.Addr] = d
 	}
-	for addr, vm := range s.vms {
+	for addr, vm := range l.vms {
 		d := want[addr]
 		if !d.connected() {
 			vm.good = nil
@@ -328,7 +244,7 @@ func (s *Supervisor) prune() {
 			vm.good = d.Policy // also if it came up long ago, and serves again after rules that were taken back
 		}
 		if vm.good != nil {
-			vm.good = vm.good.Only(s.inputs.Temporary[identity{vm.good.Name, addr}])
+			vm.good = vm.good.Only(l.inputs.Temporary[identity{vm.good.Name, addr}])
 		}
 		for key := range vm.failures {
 			if !d.connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.good != nil && vm.good.At(d.Bind, d.Places).Key() == key) {
@@ -336,18 +252,18 @@ func (s *Supervisor) prune() {
 			}
 		}
 		if !d.connected() && len(vm.processes) == 0 {
-			delete(s.vms, addr)
+			delete(l.vms, addr)
 		}
 	}
-	s.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
-	for who := range s.inputs.Temporary {
+	l.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
+	for who := range l.inputs.Temporary {
 		if d := want[who.addr]; d == nil || d.Name != who.name {
-			delete(s.inputs.Temporary, who)
+			delete(l.inputs.Temporary, who)
 		}
 	}
-	for addr := range s.inputs.Restarts {
+	for addr := range l.inputs.Restarts {
 		if want[addr] == nil {
-			delete(s.inputs.Restarts, addr)
+			delete(l.inputs.Restarts, addr)
 		}
 	}
 }
@@ -360,8 +276,8 @@ func (vm *appVM) runs(p *Policy) bool {
 }
 
 // atRest tells whether no process is on its way up or down.
-func (s *Supervisor) atRest() bool {
-	for _, vm := range s.vms {
+func (l *loop) atRest() bool {
+	for _, vm := range l.vms {
 		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
 			return false
 		}
@@ -370,8 +286,8 @@ func (s *Supervisor) atRest() bool {
 }
 
 // starting counts the processes that do not listen yet.
-func (s *Supervisor) starting() (n int) {
-	for _, vm := range s.vms {
+func (l *loop) starting() (n int) {
+	for _, vm := range l.vms {
 		for _, p := range vm.processes {
 			if !p.Ready {
 				n++
@@ -386,9 +302,9 @@ func (p *process) rests() bool { return p.Ready && !p.Dying }
 
 // pollRetired looks whether retired processes still serve anybody. Where an AppVM has as many as may be, its other one is
 // looked at too: it may be about to retire, and who serves fewest is known of all then.
-func (s *Supervisor) pollRetired(now time.Time) {
-	for _, vm := range s.vms {
-		full := len(vm.processes) > s.Limits.Generations
+func (l *loop) pollRetired(now time.Time) {
+	for _, vm := range l.vms {
+		full := len(vm.processes) > l.Limits.Generations
 		for _, p := range vm.processes {
 			retired := !p.Retired.IsZero()
 			if !p.rests() || !retired && !full {
@@ -398,7 +314,7 @@ func (s *Supervisor) pollRetired(now time.Time) {
 				p.Idle, p.Clients = retired && len(clients) == 0, len(clients)
 			}
 			if retired {
-				s.agenda.at(dueRetired, now.Add(drainPoll))
+				l.agenda.at(dueRetired, now.Add(drainPoll))
 			}
 		}
 	}

@@ -18,12 +18,12 @@ type stateSince struct {
 }
 
 // noteStates keeps since when each AppVM is in its state.
-func (s *Supervisor) noteStates(now time.Time) {
-	for _, d := range s.want {
+func (l *loop) noteStates(now time.Time) {
+	for _, d := range l.want {
 		who := identity{d.Name, d.Addr}
-		is := s.states[who]
+		is := l.states[who]
 		was := is.state
-		if is.condition = s.conditionOf(d, s.vms[d.Addr]); is.state != was {
+		if is.condition = l.conditionOf(d, l.vms[d.Addr]); is.state != was {
 			is.since = now
 		}
 		if d.StoppedBy != "" {
@@ -33,9 +33,9 @@ func (s *Supervisor) noteStates(now time.Time) {
 			is.seen = now
 		}
 		is.noted = now
-		s.states[who] = is
+		l.states[who] = is
 	}
-	maps.DeleteFunc(s.states, func(_ identity, is stateSince) bool { return is.noted != now }) // their rule files have gone
+	maps.DeleteFunc(l.states, func(_ identity, is stateSince) bool { return is.noted != now }) // their rule files have gone
 }
 
 // condition is how an AppVM is.
@@ -44,7 +44,7 @@ type condition struct {
 	problem string // what is wrong, also while it is served
 }
 
-func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
+func (l *loop) conditionOf(d *Desired, vm *appVM) (c condition) {
 	var failure Failure
 	starting := false
 	if vm != nil {
@@ -56,8 +56,8 @@ func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 		}
 	}
 	switch {
-	case d.wanted() && s.guard.unfenced != nil:
-		c.problem = "firewall: " + s.guard.unfenced.Error()
+	case d.wanted() && l.guard.unfenced != nil:
+		c.problem = "firewall: " + l.guard.unfenced.Error()
 	case d.Err != nil:
 		c.problem = d.Err.Error()
 	case failure.Err != nil:
@@ -68,7 +68,7 @@ func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 		c.state = control.Stopped
 	case len(d.Vifs) == 0 && d.Err == nil:
 		c.state = control.Waiting
-	case d.wanted() && s.guard.unfenced != nil:
+	case d.wanted() && l.guard.unfenced != nil:
 		c.state = control.Failed
 	case vm.served():
 		c.state = control.Running
@@ -76,9 +76,9 @@ func (s *Supervisor) conditionOf(d *Desired, vm *appVM) (c condition) {
 		c.state = control.Refused
 	case failure.Err != nil && !starting:
 		c.state = control.Failed
-	case s.troubles["firewall"].Err != nil:
+	case l.troubles["firewall"].Err != nil:
 		c.state = control.Failed
-		c.problem = "firewall: " + s.troubles["firewall"].Err.Error()
+		c.problem = "firewall: " + l.troubles["firewall"].Err.Error()
 	default:
 		c.state = control.Starting
 	}
@@ -94,40 +94,40 @@ const countersTimeout = time.Second
 
 // answerSoon answers questions with how things stand: now, or if the firewall is being written, when that is over. The write
 // is not put off for them, and the loop does not wait for it.
-func (s *Supervisor) answerSoon(questions ...func(control.Status)) {
-	s.asked = append(s.asked, questions...)
-	if now := time.Now(); s.writing == nil {
-		s.answerAll(now)
+func (l *loop) answerSoon(questions ...func(control.Status)) {
+	l.asked = append(l.asked, questions...)
+	if now := time.Now(); l.writing == nil {
+		l.answerAll(now)
 	} else {
-		s.agenda.by(dueAnswers, now.Add(countersTimeout))
+		l.agenda.by(dueAnswers, now.Add(countersTimeout))
 	}
 }
 
 // answerAll answers all who have asked.
-func (s *Supervisor) answerAll(now time.Time) {
-	s.agenda.at(dueAnswers, time.Time{})
-	if len(s.asked) == 0 {
+func (l *loop) answerAll(now time.Time) {
+	l.agenda.at(dueAnswers, time.Time{})
+	if len(l.asked) == 0 {
 		return
 	}
-	if s.writing == nil {
-		s.countRefused()
+	if l.writing == nil {
+		l.countRefused()
 	}
-	status := s.statusNow(now)
-	for _, tell := range s.asked {
+	status := l.statusNow(now)
+	for _, tell := range l.asked {
 		tell(status)
 	}
-	s.asked = nil
+	l.asked = nil
 }
 
 // statusNow is what `show` prints, with the packets that the fence had refused when they were last counted.
-func (s *Supervisor) statusNow(now time.Time) control.Status {
-	s.noteStates(now)
-	status := control.Status{Setup: s.Setup, Backend: s.Firewall.String(), Problems: s.problems(), VMs: []control.VM{},
-		Barred: s.barredNow()}
-	for _, d := range s.want {
-		is := s.states[identity{d.Name, d.Addr}]
+func (l *loop) statusNow(now time.Time) control.Status {
+	l.noteStates(now)
+	status := control.Status{Setup: l.Setup, Backend: l.Firewall.String(), Problems: l.problems(), VMs: []control.VM{},
+		Barred: l.barredNow()}
+	for _, d := range l.want {
+		is := l.states[identity{d.Name, d.Addr}]
 		if !d.Addr.IsValid() { // another file of that name may have no address either
-			is.condition = s.conditionOf(d, nil)
+			is.condition = l.conditionOf(d, nil)
 		}
 		row := control.VM{
 			Name: d.Name, IP: addressText(d.Addr), Interfaces: append([]string{}, d.Vifs...),
@@ -140,15 +140,15 @@ func (s *Supervisor) statusNow(now time.Time) control.Status {
 			row.Gateway = d.Bind.String()
 		}
 		if d.Addr.Is4() { // a refused file may have none, or one that no AppVM has
-			row.EgressRefused = s.refused[s.Users.UID(d.Addr)]
+			row.EgressRefused = l.refused[l.Users.UID(d.Addr)]
 		}
-		vm := s.vms[d.Addr]
+		vm := l.vms[d.Addr]
 		if vm != nil {
 			row.Restarts = vm.restarts
 		}
 		if row.State == control.Running {
 			row.PID, row.Port = vm.current.pid(), int(vm.current.Port)
-			row.Confinement = &s.Confined
+			row.Confinement = &l.Confined
 			row.List = listOf(vm.current.Policy)
 		} else if d.Policy != nil {
 			row.List = listOf(d.Policy)
@@ -167,12 +167,12 @@ func addressText(addr netip.Addr) string {
 }
 
 // problems are those that are not one AppVM's.
-func (s *Supervisor) problems() []string {
-	all := s.troubles.list()
-	if s.forward != nil && s.forward.Unread != "" {
-		all = append(all, s.forward.Unread)
+func (l *loop) problems() []string {
+	all := l.troubles.list()
+	if l.forward != nil && l.forward.Unread != "" {
+		all = append(all, l.forward.Unread)
 	}
-	for _, refused := range s.inputs.Rules.Refused {
+	for _, refused := range l.inputs.Rules.Refused {
 		if refused.Name == "" {
 			all = append(all, refused.Err.Error())
 		}
@@ -181,18 +181,18 @@ func (s *Supervisor) problems() []string {
 }
 
 // summarize is the one line that `systemctl status` shows.
-func (s *Supervisor) summarize(now time.Time) string {
-	s.noteStates(now)
+func (l *loop) summarize(now time.Time) string {
+	l.noteStates(now)
 	count := map[string]int{}
 	var wrong []string
-	for _, d := range s.want {
-		is := s.states[identity{d.Name, d.Addr}]
+	for _, d := range l.want {
+		is := l.states[identity{d.Name, d.Addr}]
 		count[is.state]++
 		if is.problem != "" {
 			wrong = append(wrong, fmt.Sprintf("%s: %s", d.Name, is.problem))
 		}
 	}
-	wrong = append(wrong, s.problems()...)
+	wrong = append(wrong, l.problems()...)
 	var parts []string
 	for _, state := range control.States {
 		if n := count[state]; n > 0 {

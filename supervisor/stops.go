@@ -18,55 +18,58 @@ const theStops = "record of stopped AppVMs"
 
 // readStops learns what was stopped before the daemon began. As long as that cannot be read everybody is stopped: "could
 // not read" is never "there is nothing". What a person says meanwhile is a new record, and the old one is not asked any more.
-func (s *Supervisor) readStops(now time.Time) {
-	record, err := s.ReadStops()
+func (l *loop) readStops(now time.Time) {
+	record, err := l.ReadStops()
 	if err != nil {
 		record = stops.Record{All: now, Unread: true}
 	}
-	s.inputs.Stops = record
-	s.agenda.at(dueStops, s.troubles.noteAs(events.Impaired, s.Events, now, theStops, err))
+	l.inputs.Stops = record
+	l.agenda.at(dueStops, l.troubles.noteAs(events.Impaired, l.Events, now, theStops, err))
 }
 
 // keep has the record of stops written, beside the loop, and returns where the outcome will be said.
-func (s *Supervisor) keep() <-chan error {
-	s.inputs.Stops.Unread = false // what it says now is what a person wants
+func (l *loop) keep() <-chan error {
+	l.inputs.Stops.Unread = false // what it says now is what a person wants
 	outcome := make(chan error, 1)
-	s.keeping.told = append(s.keeping.told, outcome)
-	s.writeStops()
+	l.keeping.told = append(l.keeping.told, outcome)
+	l.writeStops()
 	return outcome
 }
 
 // writeStops writes the record unless that is under way; then once more when it is over.
-func (s *Supervisor) writeStops() {
-	if s.keeping.busy {
+func (l *loop) writeStops() {
+	if l.keeping.busy {
 		return
 	}
-	s.keeping.busy = true
-	record, told := s.inputs.Stops.Clone(), s.keeping.told
-	s.keeping.told = nil
-	go func() { // not among running: a dead file system would hold up the end
-		err := s.WriteStops(record)
-		s.post(func() {
-			s.keeping.busy = false
-			s.agenda.at(dueStops, s.troubles.noteAs(events.Impaired, s.Events, time.Now(), theStops, err))
-			for _, outcome := range told {
-				outcome <- err
-			}
-			if len(s.keeping.told) > 0 {
-				s.writeStops()
-			}
-		})
-	}()
+	l.keeping.busy = true
+	told := l.keeping.told
+	l.keeping.told = nil
+	go writeStops(l.mailbox, l.WriteStops, l.inputs.Stops.Clone(), func(l *loop, err error) { // a dead file system would hold up the end
+		l.keeping.busy = false
+		l.agenda.at(dueStops, l.troubles.noteAs(events.Impaired, l.Events, time.Now(), theStops, err))
+		for _, outcome := range told {
+			outcome <- err
+		}
+		if len(l.keeping.told) > 0 {
+			l.writeStops()
+		}
+	})
+}
+
+// writeStops writes the record, beside the loop.
+func writeStops(mail *mailbox, write func(stops.Record) error, record stops.Record, then func(*loop, error)) {
+	err := write(record)
+	mail.post(func(l *loop) { then(l, err) })
 }
 
 // tryStops tries once more what failed: to read the record, or to write it.
-func (s *Supervisor) tryStops(now time.Time) {
-	if !s.inputs.Stops.Unread {
-		s.writeStops()
+func (l *loop) tryStops(now time.Time) {
+	if !l.inputs.Stops.Unread {
+		l.writeStops()
 		return
 	}
-	s.readStops(now)
-	s.changed = true
+	l.readStops(now)
+	l.changed = true
 }
 
 // kept waits until the record is written. If it is not, what was done is done, but a restart would undo it.
@@ -78,9 +81,9 @@ func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 	case err = <-outcome:
 	case <-timeout.C:
 		err = fmt.Errorf("the file system does not answer for %v", keepTimeout)
-		s.post(func() {
-			if s.keeping.busy {
-				s.troubles.noteAs(events.Impaired, s.Events, time.Now(), theStops, err)
+		s.post(func(l *loop) {
+			if l.keeping.busy {
+				l.troubles.noteAs(events.Impaired, l.Events, time.Now(), theStops, err)
 			}
 		})
 	case <-ctx.Done():

@@ -239,9 +239,9 @@ func TestRestOfAWriteIsPutOff(t *testing.T) {
 		if m.after(time.Second); m.syncs > 1 || m.putOff > 0 {
 			t.Errorf("%d writes more, want one; %d are put off", m.syncs, m.putOff)
 		}
-		m.post(func() {
-			if m.holds == nil || m.writing != nil || len(m.freed) > 0 {
-				t.Errorf("it is not complete: ports %v are not free", m.freed)
+		m.post(func(l *loop) {
+			if l.holds == nil || l.writing != nil || len(l.freed) > 0 {
+				t.Errorf("it is not complete: ports %v are not free", l.freed)
 			}
 		})
 		m.took()
@@ -283,15 +283,15 @@ func TestRestOfAWriteFails(t *testing.T) {
 			t.Errorf("%+v, %v", status, err)
 		}
 		// The port of the process that has ended is not given away as long as the firewall may know it.
-		m.post(func() {
-			if !m.ports.used[1] {
+		m.post(func(l *loop) {
+			if !l.ports.used[1] {
 				t.Error("port 1 is free")
 			}
 		})
 		m.set(func() { m.restErr, m.syncs = nil, 0 })
 		m.after(time.Minute)
-		m.post(func() {
-			if m.ports.used[1] {
+		m.post(func(l *loop) {
+			if l.ports.used[1] {
 				t.Error("port 1 is never free again")
 			}
 		})
@@ -307,18 +307,18 @@ func TestPortIsTakenAsLongAsItIsBound(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
-		m.post(func() {
-			m.freed = []uint16{1, 2}
-			m.ports.used[2] = true
-			m.release(m.bindings)
-			if !m.ports.used[1] || m.ports.used[2] || !slices.Equal(m.freed, []uint16{1}) {
-				t.Errorf("ports in use: %v, still to be freed: %v; want 1, which is bound", m.ports.used, m.freed)
+		m.post(func(l *loop) {
+			l.freed = []uint16{1, 2}
+			l.ports.used[2] = true
+			l.release(m.bindings)
+			if !l.ports.used[1] || l.ports.used[2] || !slices.Equal(l.freed, []uint16{1}) {
+				t.Errorf("ports in use: %v, still to be freed: %v; want 1, which is bound", l.ports.used, l.freed)
 			}
-			m.release(nil)
-			if m.ports.used[1] || len(m.freed) > 0 {
-				t.Errorf("ports in use: %v, still to be freed: %v; want none", m.ports.used, m.freed)
+			l.release(nil)
+			if l.ports.used[1] || len(l.freed) > 0 {
+				t.Errorf("ports in use: %v, still to be freed: %v; want none", l.ports.used, l.freed)
 			}
-			m.ports.used[1] = true // as it is
+			l.ports.used[1] = true // as it is
 		})
 		m.took()
 	})

@@ -33,16 +33,16 @@ func (in Inputs) temporary(f rules.File) []rules.Host {
 // the rule file, and with the daemon.
 func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.Status, error) {
 	var back []string
-	status, err := s.request(ctx, func() error {
-		d, err := s.find(t.Name)
+	status, err := s.change(ctx, func(l *loop) ([]netip.Addr, error) {
+		d, err := l.find(t.Name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if d.Policy == nil {
-			return &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
+			return nil, &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
 		}
 		if !d.Policy.Config.Filter.AllowsByLine() && t.Seconds > 0 {
-			return &control.DaemonError{Code: http.StatusConflict, Message: "the template `config` says FilterDefaultDeny No, or has" +
+			return nil, &control.DaemonError{Code: http.StatusConflict, Message: "the template `config` says FilterDefaultDeny No, or has" +
 				" FilterURLs: a host cannot be allowed by a line with its name"}
 		}
 		var hosts []rules.Host
@@ -52,17 +52,17 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 				host, err = rules.ParseHost(text)
 			}
 			if err != nil {
-				return &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
+				return nil, &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
 			}
 			hosts = append(hosts, host)
 		}
 		who := identity{d.Name, d.Addr}
-		if n := s.temporaryPorts(who, hosts); n > rules.MostPorts && t.Seconds > 0 {
-			return &control.DaemonError{Code: http.StatusConflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
+		if n := l.temporaryPorts(who, hosts); n > rules.MostPorts && t.Seconds > 0 {
+			return nil, &control.DaemonError{Code: http.StatusConflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
 				" time, more than %d", d.Name, n, rules.MostPorts)}
 		}
-		back = s.allow(who, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
-		return nil
+		back = l.allow(who, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
+		return nil, nil
 	})
 	if err == nil {
 		status.TakenBack = back
@@ -71,9 +71,9 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 }
 
 // temporaryPorts returns how many different ports hosts open for a time, with those that are open already.
-func (s *Supervisor) temporaryPorts(who identity, more []rules.Host) int {
+func (l *loop) temporaryPorts(who identity, more []rules.Host) int {
 	ports := map[uint16]bool{}
-	for _, host := range slices.AppendSeq(slices.Clone(more), maps.Keys(s.inputs.Temporary[who])) {
+	for _, host := range slices.AppendSeq(slices.Clone(more), maps.Keys(l.inputs.Temporary[who])) {
 		ports[host.Port] = true
 	}
 	delete(ports, 0)
@@ -82,42 +82,42 @@ func (s *Supervisor) temporaryPorts(who identity, more []rules.Host) int {
 
 // allow lets hosts pass for a time, or takes them back if that is 0: a host without a port with all its ports. It
 // returns those that it has taken back.
-func (s *Supervisor) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
-	until := s.inputs.Temporary[who]
+func (l *loop) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
+	until := l.inputs.Temporary[who]
 	if until == nil {
 		until = map[rules.Host]time.Duration{}
-		s.inputs.Temporary[who] = until
+		l.inputs.Temporary[who] = until
 	}
 	for _, host := range hosts {
 		if how > 0 {
-			until[host] = s.BootTime() + how
-			s.Events.Emit(events.Allowed, events.About{VM: who.name, IP: who.addr, Host: host.String(), Seconds: int(how.Seconds())})
+			until[host] = l.BootTime() + how
+			l.Events.Emit(events.Allowed, events.About{VM: who.name, IP: who.addr, Host: host.String(), Seconds: int(how.Seconds())})
 			continue
 		}
 		for there := range until {
 			if there == host || host.Port == 0 && there.WithoutPort() == host {
 				delete(until, there)
-				s.Events.Emit(events.AllowedNoMore, events.About{
+				l.Events.Emit(events.AllowedNoMore, events.About{
 					VM: who.name, IP: who.addr, Host: there.String(), Why: "taken back",
 				})
 				back = append(back, there.String())
 			}
 		}
 	}
-	clear(s.cache)
-	s.expire(now)
+	clear(l.cache)
+	l.expire(now)
 	return back
 }
 
 // expire takes back what is over, and reports whether there was any. The time that the machine is suspended counts; that
 // somebody sets the clock, forward or back, does not.
-func (s *Supervisor) expire(now time.Time) (any bool) {
-	s.agenda.at(dueExpiry, time.Time{})
-	boot, next := s.BootTime(), time.Duration(0)
-	for who, hosts := range s.inputs.Temporary {
+func (l *loop) expire(now time.Time) (any bool) {
+	l.agenda.at(dueExpiry, time.Time{})
+	boot, next := l.BootTime(), time.Duration(0)
+	for who, hosts := range l.inputs.Temporary {
 		for host, until := range hosts {
 			if until <= boot {
-				s.Events.Emit(events.AllowedNoMore, events.About{
+				l.Events.Emit(events.AllowedNoMore, events.About{
 					VM: who.name, IP: who.addr, Host: host.String(), Why: "its time is over",
 				})
 				delete(hosts, host)
@@ -127,23 +127,23 @@ func (s *Supervisor) expire(now time.Time) (any bool) {
 			}
 		}
 		if len(hosts) == 0 {
-			delete(s.inputs.Temporary, who)
+			delete(l.inputs.Temporary, who)
 		}
 	}
 	if next > 0 {
-		s.agenda.at(dueExpiry, now.Add(next-boot))
-		s.WakeAt(next)
+		l.agenda.at(dueExpiry, now.Add(next-boot))
+		l.WakeAt(next)
 	}
 	if any {
-		clear(s.cache)
+		clear(l.cache)
 	}
 	return any
 }
 
 // find is what should be there for the AppVM of this name.
-func (s *Supervisor) find(name string) (*Desired, error) {
+func (l *loop) find(name string) (*Desired, error) {
 	var known []string
-	for _, d := range s.want {
+	for _, d := range l.want {
 		if d.Name == name {
 			return d, nil
 		}

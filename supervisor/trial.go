@@ -74,7 +74,7 @@ func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Reques
 	}
 	t := &trial{policy: policy, request: q, apart: apart, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
 	for {
-		_, err := s.ask(ctx, func(reply chan<- answer) { reply <- answer{err: s.beginTrial(ctx, t)} })
+		_, err := s.ask(ctx, func(l *loop, reply chan<- answer) { reply <- answer{err: l.beginTrial(ctx, t, s.runTrial)} })
 		if err == nil {
 			break
 		}
@@ -96,40 +96,41 @@ func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Reques
 }
 
 // beginTrial starts a trial if it may be now. It belongs to the loop.
-func (s *Supervisor) beginTrial(ctx context.Context, t *trial) error {
+func (l *loop) beginTrial(ctx context.Context, t *trial, run func(ctx, life context.Context, t *trial)) error {
 	switch {
-	case s.guard.unfenced != nil:
-		return s.guard.unfenced
-	case s.holds == nil:
+	case l.guard.unfenced != nil:
+		return l.guard.unfenced
+	case l.holds == nil:
 		return errNotNow
-	case len(s.trials) >= mostTries, slices.ContainsFunc(s.trials, func(u *trial) bool { return u.policy.Addr == t.policy.Addr }):
+	case len(l.trials) >= mostTries, slices.ContainsFunc(l.trials, func(u *trial) bool { return u.policy.Addr == t.policy.Addr }):
 		return errNotItsTurn
 	}
 	var err error
-	if t.port, err = s.ports.take(); err != nil {
+	if t.port, err = l.ports.take(); err != nil {
 		return err
 	}
 	t.from = netip.AddrFrom4([4]byte{127, byte(t.port >> 8), byte(t.port), 1})
 	ctx, t.give = context.WithCancel(ctx)
-	s.trials = append(s.trials, t)
-	s.running.Go(func() {
-		defer context.AfterFunc(s.life, t.give)()
-		s.runTrial(ctx, t)
+	l.trials = append(l.trials, t)
+	life := l.life
+	l.running.Go(func() {
+		defer context.AfterFunc(life, t.give)()
+		run(ctx, life, t)
 	})
 	return nil
 }
 
 // runTrial is a trial from start to end, beside the loop.
-func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
+func (s *Supervisor) runTrial(ctx, life context.Context, t *trial) {
 	defer t.give()
 	uid := s.Users.UID(t.who())
 	proxy, err := s.Proxies.Try(ctx, t.policy, uid, t.port, t.request)
 	if err != nil {
 		t.outcome <- tried{err: err}
-		s.post(func() { s.endTrial(t) })
+		s.post(func(l *loop) { l.endTrial(t) })
 		return
 	}
-	s.post(func() { t.listens, s.changed = true, true })
+	s.post(func(l *loop) { t.listens, l.changed = true, true })
 	select {
 	case <-t.bound:
 		o := tried{}
@@ -137,17 +138,17 @@ func (s *Supervisor) runTrial(ctx context.Context, t *trial) {
 			o.stuck = s.stuck(t.request, uid)
 		}
 		t.outcome <- o
-		s.post(func() { t.over, s.changed = true, true })
+		s.post(func(l *loop) { t.over, l.changed = true, true })
 		select {
 		case <-t.gone:
 		case <-time.After(unbinding):
-		case <-s.life.Done():
+		case <-life.Done():
 		}
 	case <-ctx.Done():
 		t.outcome <- tried{err: ctx.Err()}
 	}
 	proxy.Kill()
-	s.post(func() { s.endTrial(t) })
+	s.post(func(l *loop) { l.endTrial(t) })
 }
 
 // who is the address that the uid of the trial's proxy is for: the AppVM's, or that of the trial itself.
@@ -169,8 +170,8 @@ func (s *Supervisor) stuck(q tinyproxy.Request, uid uint32) (to netip.AddrPort) 
 }
 
 // trialExits returns what the fence is to let trials do that are apart, as long as they are asked.
-func (s *Supervisor) trialExits() (exits []Exit) {
-	for _, t := range s.trials {
+func (l *loop) trialExits() (exits []Exit) {
+	for _, t := range l.trials {
 		if t.apart && t.listens && !t.over {
 			exits = append(exits, Exit{Addr: t.from, Holes: holes(t.policy.Egress), Own: t.policy.PortNumbers()})
 		}
@@ -179,15 +180,15 @@ func (s *Supervisor) trialExits() (exits []Exit) {
 }
 
 // endTrial follows the end of its process.
-func (s *Supervisor) endTrial(t *trial) {
-	s.trials = slices.DeleteFunc(s.trials, func(u *trial) bool { return u == t })
-	s.freed, s.changed = append(s.freed, t.port), true
+func (l *loop) endTrial(t *trial) {
+	l.trials = slices.DeleteFunc(l.trials, func(u *trial) bool { return u == t })
+	l.freed, l.changed = append(l.freed, t.port), true
 }
 
 // withTrials returns bindings of AppVMs with those of trials that listen.
-func (s *Supervisor) withTrials(bindings []firewall.Binding) []firewall.Binding {
+func (l *loop) withTrials(bindings []firewall.Binding) []firewall.Binding {
 	all := slices.DeleteFunc(slices.Clone(bindings), isTrial)
-	for _, t := range s.trials {
+	for _, t := range l.trials {
 		if b := t.binding(); t.listens && !t.over {
 			all = append(all, b)
 		}
@@ -203,8 +204,8 @@ func (t *trial) binding() firewall.Binding {
 }
 
 // trialsBound follows a write that has these bindings.
-func (s *Supervisor) trialsBound(bindings []firewall.Binding) {
-	for _, t := range s.trials {
+func (l *loop) trialsBound(bindings []firewall.Binding) {
+	for _, t := range l.trials {
 		there := slices.Contains(bindings, t.binding())
 		switch {
 		case there:
@@ -224,13 +225,13 @@ func closeOnce(c chan struct{}) {
 }
 
 // tries reports whether a binding is that of a trial that may be asked.
-func (s *Supervisor) tries(b firewall.Binding) bool {
-	return slices.ContainsFunc(s.trials, func(t *trial) bool { return t.listens && !t.over && t.binding() == b })
+func (l *loop) tries(b firewall.Binding) bool {
+	return slices.ContainsFunc(l.trials, func(t *trial) bool { return t.listens && !t.over && t.binding() == b })
 }
 
 // giveUpTrials ends all trials.
-func (s *Supervisor) giveUpTrials() {
-	for _, t := range s.trials {
+func (l *loop) giveUpTrials() {
+	for _, t := range l.trials {
 		t.give()
 	}
 }

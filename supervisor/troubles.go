@@ -49,8 +49,8 @@ func (t troubles) list() []string {
 // Impaired has the loop ask what is wrong with something that AppVMs do not depend on, and tell of it: in the log, in `show`,
 // and to systemd. problem returns nil if nothing is. Impaired never waits and may be called from anywhere.
 func (s *Supervisor) Impaired(what string, problem func() error) {
-	s.post(func() {
-		s.troubles.noteAs(events.Impaired, s.Events, time.Now(), what, problem())
-		s.changed = true
+	s.post(func(l *loop) {
+		l.troubles.noteAs(events.Impaired, l.Events, time.Now(), what, problem())
+		l.changed = true
 	})
 }

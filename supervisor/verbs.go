@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,45 +16,47 @@ import (
 	"vifproxy/internal/stops"
 )
 
-var errStopping = errors.New("vifproxyd is stopping")
-
 // Status returns how things stand now. It waits for the loop, which is never busy for long, and for a write of the firewall
-// that is under way, as the packets that the fence has refused cannot be counted meanwhile.
+// that is under way, because the packets that the fence has refused cannot be counted meanwhile.
 func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
-	return s.ask(ctx, func(reply chan<- answer) {
-		s.answerSoon(func(status control.Status) { reply <- answer{status: status} })
+	return s.ask(ctx, func(l *loop, reply chan<- answer) {
+		l.answerSoon(func(status control.Status) { reply <- answer{status: status} })
 	})
 }
 
 // AppVMs returns the same without these counters, and waits for the loop alone.
 func (s *Supervisor) AppVMs(ctx context.Context) (control.Status, error) {
-	return s.ask(ctx, func(reply chan<- answer) {
-		reply <- answer{status: s.statusNow(time.Now())}
+	return s.ask(ctx, func(l *loop, reply chan<- answer) {
+		reply <- answer{status: l.statusNow(time.Now())}
 	})
 }
 
 // Update reads everything again, tries at once what was waiting for another try, and returns when what that set going has
 // come up, ended or failed. A file whose last line has no end yet is waited for. What a person has stopped stays so.
 func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
-	return s.wait(ctx, func() (waiter, error) { return waiter{files: true}, nil })
+	return s.wait(ctx, func(*loop) (waiter, error) { return waiter{files: true}, nil })
 }
 
 // Start lets AppVMs go that were stopped, by one verb or the other. A name may also be that of a stopped AppVM that has no
 // rule file now.
 func (s *Supervisor) Start(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(who identity) { s.inputs.Stops.Start(who.name, who.addr, time.Now()) })
+	return s.changeNames(ctx, names, func(l *loop, who identity) {
+		l.inputs.Stops.Start(who.name, who.addr, time.Now())
+	})
 }
 
 // Stop ends the proxies of AppVMs until Start, Restart, or KillAll with a restart.
 func (s *Supervisor) Stop(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(who identity) { s.inputs.Stops.Stop(who.name, who.addr, time.Now()) })
+	return s.changeNames(ctx, names, func(l *loop, who identity) {
+		l.inputs.Stops.Stop(who.name, who.addr, time.Now())
+	})
 }
 
 // Restart replaces the processes of AppVMs by new ones, without a gap.
 func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Status, error) {
-	return s.each(ctx, names, func(who identity) {
-		s.inputs.Stops.Start(who.name, who.addr, time.Now())
-		s.inputs.Restarts[who.addr]++
+	return s.changeNames(ctx, names, func(l *loop, who identity) {
+		l.inputs.Stops.Start(who.name, who.addr, time.Now())
+		l.inputs.Restarts[who.addr]++
 	})
 }
 
@@ -64,44 +65,28 @@ func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Statu
 // away between the two does not leave them stopped, nor does the end of the daemon.
 func (s *Supervisor) KillAll(ctx context.Context, restart bool) (control.Status, error) {
 	if !restart {
-		return s.changeStops(ctx, new([]netip.Addr), func() error {
-			s.inputs.Stops = stops.Record{All: time.Now()}
-			return nil
+		return s.changeStops(ctx, func(l *loop) ([]netip.Addr, error) {
+			l.inputs.Stops = stops.Record{All: time.Now()}
+			return nil, nil
 		})
 	}
 	ctx = context.WithoutCancel(ctx)
 	var outcome <-chan error
-	status, err := s.request(ctx, func() error {
-		s.inputs.Stops, s.inputs.KillAlls = stops.Record{}, s.inputs.KillAlls+1
-		outcome = s.keep()
-		return nil
+	status, err := s.change(ctx, func(l *loop) ([]netip.Addr, error) {
+		l.inputs.Stops, l.inputs.KillAlls = stops.Record{}, l.inputs.KillAlls+1
+		outcome = l.keep()
+		return nil, nil
 	})
 	if err != nil {
 		return status, err
 	}
 	cut := status.Cut
-	status, err = s.request(ctx, func() error {
-		s.inputs.KillAlls--
-		return nil
+	status, err = s.change(ctx, func(l *loop) ([]netip.Addr, error) {
+		l.inputs.KillAlls--
+		return nil, nil
 	})
 	status.Cut += cut
 	return status, cmp.Or(err, s.kept(ctx, outcome))
-}
-
-// changeStops is requestOf for a change of what is stopped, which is kept for the daemon's next life as well.
-func (s *Supervisor) changeStops(ctx context.Context, of *[]netip.Addr, change func() error) (control.Status, error) {
-	var outcome <-chan error
-	status, err := s.requestOf(ctx, of, func() error {
-		err := change()
-		if err == nil {
-			outcome = s.keep()
-		}
-		return err
-	})
-	if err != nil {
-		return status, err
-	}
-	return status, s.kept(ctx, outcome)
 }
 
 // Reload is Update for SIGHUP: it tells systemd.
@@ -111,7 +96,7 @@ func (s *Supervisor) Reload(ctx context.Context) error {
 		return fmt.Errorf("read the monotonic clock: %w", err)
 	}
 	s.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)) // sd_notify(3), Type=notify-reload
-	_, err := s.request(ctx, func() error { return nil })
+	_, err := s.change(ctx, func(*loop) ([]netip.Addr, error) { return nil, nil })
 	s.notify("READY=1")
 	return err
 }
@@ -176,9 +161,9 @@ func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events
 // identities returns the AppVMs that have rule files, as `show` has them.
 func (s *Supervisor) identities(ctx context.Context) ([]identity, error) {
 	found := make(chan []identity, 1)
-	_, err := s.ask(ctx, func(reply chan<- answer) {
+	_, err := s.ask(ctx, func(l *loop, reply chan<- answer) {
 		var all []identity
-		for _, d := range s.want {
+		for _, d := range l.want {
 			all = append(all, identity{d.Name, d.Addr})
 		}
 		found <- all
@@ -204,73 +189,70 @@ func unknown(names, known []string) error {
 	return nil
 }
 
-// each changes what is stopped for the AppVMs of these names.
-func (s *Supervisor) each(ctx context.Context, names []string, change func(identity)) (control.Status, error) {
-	var addrs []netip.Addr
-	return s.changeStops(ctx, &addrs, func() error {
+// changeNames changes what is stopped for the AppVMs of these names.
+func (s *Supervisor) changeNames(ctx context.Context, names []string, change func(*loop, identity)) (control.Status, error) {
+	return s.changeStops(ctx, func(l *loop) (addrs []netip.Addr, err error) {
 		var known []string
 		var found []identity
-		for _, d := range s.want {
+		for _, d := range l.want {
 			known = append(known, d.Name)
 			if slices.Contains(names, d.Name) {
 				found, addrs = append(found, identity{d.Name, d.Addr}), append(addrs, d.Addr)
 			}
 		}
 		for _, name := range names {
-			if s.inputs.Stops.Named(name) && !slices.Contains(known, name) {
+			if l.inputs.Stops.Named(name) && !slices.Contains(known, name) {
 				known, found = append(known, name), append(found, identity{name: name})
 			}
 		}
 		if err := unknown(names, known); err != nil {
-			return err
+			return nil, err
 		}
 		for _, who := range found {
-			change(who)
+			change(l, who)
 		}
-		return nil
+		return addrs, nil
 	})
 }
 
-// request has the loop make a change and reconcile by force, and waits until that has settled.
-func (s *Supervisor) request(ctx context.Context, change func() error) (control.Status, error) {
-	return s.requestOf(ctx, new([]netip.Addr), change)
+// changeStops is change for what is stopped, which is kept for the daemon's next life as well.
+func (s *Supervisor) changeStops(ctx context.Context, change func(*loop) ([]netip.Addr, error)) (control.Status, error) {
+	var outcome <-chan error
+	status, err := s.change(ctx, func(l *loop) ([]netip.Addr, error) {
+		of, err := change(l)
+		if err == nil {
+			outcome = l.keep()
+		}
+		return of, err
+	})
+	if err != nil {
+		return status, err
+	}
+	return status, s.kept(ctx, outcome)
 }
 
-// requestOf is request for the AppVMs that the change names in of: others are not waited for.
-func (s *Supervisor) requestOf(ctx context.Context, of *[]netip.Addr, change func() error) (control.Status, error) {
-	return s.wait(ctx, func() (waiter, error) {
-		err := change()
-		return waiter{of: *of}, err
+// change has the loop make a change and reconcile by force, and waits until that has settled for the AppVMs that the change
+// returns; for all if these are none.
+func (s *Supervisor) change(ctx context.Context, change func(*loop) ([]netip.Addr, error)) (control.Status, error) {
+	return s.wait(ctx, func(l *loop) (waiter, error) {
+		of, err := change(l)
+		return waiter{of: of}, err
 	})
 }
 
 // wait has the loop make a change and reconcile by force. It waits as the waiter that the change returns.
-func (s *Supervisor) wait(ctx context.Context, change func() (waiter, error)) (control.Status, error) {
-	return s.ask(ctx, func(reply chan<- answer) {
-		w, err := change()
+func (s *Supervisor) wait(ctx context.Context, change func(*loop) (waiter, error)) (control.Status, error) {
+	return s.ask(ctx, func(l *loop, reply chan<- answer) {
+		w, err := change(l)
 		if err != nil {
 			reply <- answer{err: err}
 			return
 		}
-		for _, vm := range s.vms {
+		for _, vm := range l.vms {
 			vm.forgive()
 		}
 		w.reply = reply
-		s.waiters = append(s.waiters, &w)
-		s.Wake(Force)
+		l.waiters = append(l.waiters, &w)
+		l.wake(Force)
 	})
-}
-
-// ask has the loop run question, and waits for the one answer.
-func (s *Supervisor) ask(ctx context.Context, question func(chan<- answer)) (control.Status, error) {
-	reply := make(chan answer, 1)
-	s.post(func() { question(reply) })
-	select {
-	case a := <-reply:
-		return a.status, a.err
-	case <-ctx.Done():
-		return control.Status{}, ctx.Err()
-	case <-s.done:
-		return control.Status{}, errStopping
-	}
 }

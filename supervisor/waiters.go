@@ -9,25 +9,25 @@ import (
 )
 
 // report tells systemd, and those who wait for it, how things stand.
-func (s *Supervisor) report(now time.Time, settled bool) {
-	if line := s.summarize(now); line != s.summary {
-		s.summary = line
-		s.notify("STATUS=" + line)
+func (l *loop) report(now time.Time, settled bool) {
+	if line := l.summarize(now); line != l.summary {
+		l.summary = line
+		l.notify("STATUS=" + line)
 	}
-	if !s.ready && (settled || !s.agenda.has(dueReady)) {
-		s.ready = true
-		s.agenda.at(dueReady, time.Time{})
-		s.notify("READY=1")
+	if !l.ready && (settled || !l.agenda.has(dueReady)) {
+		l.ready = true
+		l.agenda.at(dueReady, time.Time{})
+		l.notify("READY=1")
 	}
 	var done []func(control.Status)
-	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
-		if w.last == 0 && s.waitsForFile(w, now) {
+	l.waiters = slices.DeleteFunc(l.waiters, func(w *waiter) bool {
+		if w.last == 0 && l.waitsForFile(w, now) {
 			return false
 		}
 		if w.last == 0 {
-			w.last = s.lastID + 1 // what its request set going has been started by now
+			w.last = l.lastID + 1 // what its request set going has been started by now
 		}
-		if s.onItsWay(w) {
+		if l.onItsWay(w) {
 			return false
 		}
 		done = append(done, func(status control.Status) {
@@ -37,7 +37,7 @@ func (s *Supervisor) report(now time.Time, settled bool) {
 		return true
 	})
 	if len(done) > 0 {
-		s.answerSoon(done...)
+		l.answerSoon(done...)
 	}
 }
 
@@ -56,16 +56,16 @@ type waiter struct {
 const filesTimeout = 3 * time.Second
 
 // waitsForFile reports whether a waiter waits for a file that is read again in a moment.
-func (s *Supervisor) waitsForFile(w *waiter, now time.Time) bool {
+func (l *loop) waitsForFile(w *waiter, now time.Time) bool {
 	if w.since.IsZero() {
 		w.since = now
 	}
-	return w.files && s.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
+	return w.files && l.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
 }
 
 // onItsWay tells whether a process that a waiter waits for is on its way up or down.
-func (s *Supervisor) onItsWay(w *waiter) bool {
-	for _, vm := range s.vms {
+func (l *loop) onItsWay(w *waiter) bool {
+	for _, vm := range l.vms {
 		if w.of != nil && !slices.Contains(w.of, vm.addr) {
 			continue
 		}
@@ -86,12 +86,6 @@ func (vm *appVM) fallsBack(p *process) bool {
 		refused = refused || f.Bad
 	}
 	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
-}
-
-// answer is what the loop says to a verb.
-type answer struct {
-	status control.Status
-	err    error
 }
 
 // forgive has what waited tried at once. What tinyproxy has refused stays refused until it comes up: the last good policy does

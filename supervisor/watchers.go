@@ -25,7 +25,7 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 	tell := func(err error) {
 		if (err == nil) != (told == nil) || err != nil && err.Error() != told.Error() {
 			told = err
-			s.post(func() { s.hears(what, input, err) })
+			s.post(func(l *loop) { l.hears(what, input, err) })
 		}
 	}
 	for {
@@ -64,26 +64,26 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 }
 
 // hears notes whether the watcher of an input works.
-func (s *Supervisor) hears(what string, input Reason, err error) {
+func (l *loop) hears(what string, input Reason, err error) {
 	now := time.Now()
-	s.troubles.noteAs(events.WatchFailed, s.Events, now, "events of "+what, err)
+	l.troubles.noteAs(events.WatchFailed, l.Events, now, "events of "+what, err)
 	if err == nil {
-		delete(s.deafTo, what)
+		delete(l.deafTo, what)
 	} else {
-		s.deafTo[what] = input
-		s.agenda.by(dueUnwatched, now.Add(deafPoll))
+		l.deafTo[what] = input
+		l.agenda.by(dueUnwatched, now.Add(deafPoll))
 	}
-	s.changed = true // systemd is told
+	l.changed = true // systemd is told
 }
 
 // pollDeaf adds the inputs that nobody watches to the reasons for a round, if it is time.
-func (s *Supervisor) pollDeaf(reasons woken, now time.Time) woken {
-	if !s.agenda.take(dueUnwatched, now) {
+func (l *loop) pollDeaf(reasons woken, now time.Time) woken {
+	if !l.agenda.take(dueUnwatched, now) {
 		return reasons
 	}
-	for _, input := range s.deafTo {
+	for _, input := range l.deafTo {
 		reasons.Reason |= input
-		s.agenda.at(dueUnwatched, now.Add(deafPoll))
+		l.agenda.at(dueUnwatched, now.Add(deafPoll))
 	}
 	if reasons.has(Rules) && reasons.last.IsZero() {
 		reasons.first, reasons.last = now, now

@@ -22,7 +22,7 @@ func unsettled(err error) *rules.Error {
 }
 
 // noteWriters tells of files that somebody has been writing for long, and when that is over.
-func (s *Supervisor) noteWriters(set rules.Set, now time.Time) {
+func (l *loop) noteWriters(set rules.Set, now time.Time) {
 	errs := []error{set.TemplateErr}
 	for _, refused := range set.Refused {
 		errs = append(errs, refused.Err)
@@ -34,16 +34,16 @@ func (s *Supervisor) noteWriters(set rules.Set, now time.Time) {
 			continue
 		}
 		writing[flaw.Path] = true
-		if since, known := s.writers[flaw.Path]; !known {
-			s.writers[flaw.Path] = now
+		if since, known := l.writers[flaw.Path]; !known {
+			l.writers[flaw.Path] = now
 		} else if now.Sub(since) >= longWrite {
-			s.troubles.note(s.Events, now, flaw.Path, errStillWritten)
+			l.troubles.note(l.Events, now, flaw.Path, errStillWritten)
 		}
 	}
-	for path := range s.writers {
+	for path := range l.writers {
 		if !writing[path] {
-			delete(s.writers, path)
-			s.troubles.note(s.Events, now, path, nil)
+			delete(l.writers, path)
+			l.troubles.note(l.Events, now, path, nil)
 		}
 	}
 }

@@ -37,9 +37,9 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 			}
 			return slices.Contains(status.Problems, path+": "+errStillWritten.Error())
 		}
-		m.post(func() {
-			if m.want[0].Told != nil {
-				t.Errorf("told at once: %v", m.want[0].Told)
+		m.post(func(l *loop) {
+			if l.want[0].Told != nil {
+				t.Errorf("told at once: %v", l.want[0].Told)
 			}
 		})
 		if told() {

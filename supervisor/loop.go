@@ -1,0 +1,193 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/rules"
+)
+
+const (
+	settle     = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
+	settleMost = 100 * time.Millisecond // but do not wait for ever
+	drainPoll  = time.Second            // how often retired processes are looked at
+	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
+	syncBound  = 10 * time.Second       // of one firewall write
+
+	massStart = 8                     // proxies that are starting: none is served alone any more
+	gather    = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
+
+	restAfter    = 10 * time.Second
+	sleepAtLeast = 5 * time.Second
+)
+
+// A loop owns all state. It is a variable of Run and an argument of letters, and is stored nowhere: no other goroutine has it.
+type loop struct {
+	Config
+	*mailbox
+	life    context.Context // ends when the loop is to end
+	running sync.WaitGroup  // processes, and what goes on beside the loop
+
+	inputs  Inputs
+	cache   policyCache
+	want    []*Desired
+	vms     map[netip.Addr]*appVM
+	ports   *ports
+	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
+	last    *firewall.State // the same, also where it is to be checked
+	writing *write          // in force but not complete, or a check beside the loop
+	trials  []*trial
+	freed   []uint16 // ports of ended processes that the firewall may still know
+	guard   guard
+	forward *firewall.Forward // as last read; nil if never
+	lastID  int
+
+	agenda    agenda
+	lastRound time.Time
+	lastBoot  time.Duration // BootTime then
+	planned   time.Time
+	burst     time.Time    // when the changes of rules that are now settling were seen
+	edited    time.Time    // when they were made: the loop may have been busy
+	heard     time.Time    // when what this round is about was first heard of
+	changed   bool         // mail changed something that the plan depends on
+	up        []netip.Addr // AppVMs that a process has come up for just now
+	troubles  troubles
+	deafTo    map[string]Reason // inputs whose watchers do not work, by what these are called
+	moved     struct {          // places that sandboxes do not know yet
+		places string
+		since  time.Time
+	}
+	writers map[string]time.Time // of files that are not complete, since when
+	waiters []*waiter
+	asked   []func(control.Status) // questions for the status
+	keeping struct {               // of the record of stops
+		busy bool           // it is being written
+		told []chan<- error // how the next write went
+	}
+	hosts   map[string]*host
+	exits   []Exit            // of the last plan
+	fenced  firewall.Fence    // that follows from them
+	cleaned bool              // what an earlier run left in connection tracking is forgotten
+	refused map[uint32]uint64 // by the fence, by uid
+	ready   bool              // and systemd knows
+	gaveUp  error             // why the daemon ends, for systemd to start it again
+	summary string            // as last told to systemd
+	states  map[identity]stateSince
+}
+
+func newLoop(life context.Context, c Config, m *mailbox) *loop {
+	return &loop{
+		Config: c, mailbox: m, life: life,
+		troubles: troubles{},
+		deafTo:   map[string]Reason{},
+		writers:  map[string]time.Time{},
+		inputs:   Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[identity]map[rules.Host]time.Duration{}},
+		cache:    policyCache{},
+		vms:      map[netip.Addr]*appVM{},
+		hosts:    map[string]*host{},
+		ports:    newPorts(c.Ports),
+		states:   map[identity]stateSince{},
+	}
+}
+
+// run is Run.
+func (l *loop) run() error {
+	l.agenda.at(dueReady, time.Now().Add(readyBound))
+	l.readStops(time.Now())
+	l.wake(Force)
+	timer := time.NewTimer(l.Interval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-l.life.Done():
+			return l.shutdown()
+		case <-l.slot:
+		case <-timer.C:
+		}
+		timer.Reset(time.Until(l.round(time.Now())))
+		if l.gaveUp != nil {
+			l.notify("STATUS=" + l.gaveUp.Error())
+			return errors.Join(l.gaveUp, l.shutdown())
+		}
+	}
+}
+
+// round does what there is to do now and returns when to look again.
+func (l *loop) round(now time.Time) time.Time {
+	l.notify("WATCHDOG=1")
+	for _, letter := range l.mailbox.read() {
+		letter(l)
+	}
+	boot := l.BootTime()
+	if !l.lastRound.IsZero() && slept(now.Sub(l.lastRound), boot-l.lastBoot) {
+		l.wake(Force) // a resume may bring no event at all
+	}
+	l.lastRound, l.lastBoot = now, boot
+	if l.agenda.take(dueIdle, now) {
+		l.Rest()
+	}
+	if reasons := l.pollDeaf(l.take(), now); reasons.has(Force) || l.agenda.isDue(now, dueResync) {
+		l.resync(now)
+	} else {
+		if reasons.has(Rules) { // before the links: an AppVM that comes waits for rules that are about to be read
+			l.expectRules(reasons.first, reasons.last, now)
+		}
+		if !reasons.has(Links) && l.heed(reasons.hints, now) {
+			reasons.Reason |= Links
+		}
+		l.schedule(reasons.Reason, now)
+	}
+	if l.agenda.take(dueStops, now) {
+		l.tryStops(now)
+	}
+	l.askAgain(now)
+	l.welcome(now)
+	if l.read(now) {
+		l.reconcile(now)
+	}
+	if !l.checking() {
+		l.guard.rest(now)
+	}
+	if l.agenda.take(dueAnswers, now) {
+		l.answerAll(now)
+	}
+	return l.next(now)
+}
+
+// slept reports whether the machine was suspended for long while so much time passed: the monotonic clock stands still
+// meanwhile, and that of the boot time does not (clock_gettime(2)).
+func slept(monotonic, boot time.Duration) bool { return boot-monotonic > sleepAtLeast }
+
+// reconcile computes the difference between what should be and what is, and does it.
+func (l *loop) reconcile(now time.Time) {
+	l.planned = now
+	l.pollRetired(now) // so that of many older processes those that nobody needs go first
+	before := l.want
+	l.want = desired(l.inputs, l.cache)
+	l.tellNews(before)
+	l.forgetPast(before)
+	l.haveNewcomersWait(now)
+	l.prune()
+	p := plan(l.want, l.actual(), now, l.Limits)
+	if l.guard.unfenced != nil {
+		p = unfenced(l.actual())
+	}
+	l.agenda.at(duePlan, p.Next)
+	l.apply(p, now)
+	l.report(now, l.atRest())
+	l.agenda.at(dueIdle, now.Add(restAfter))
+}
+
+// next returns when the loop is to look again if nothing happens.
+func (l *loop) next(now time.Time) time.Time {
+	next := l.agenda.next(now.Add(l.Interval))
+	for _, h := range l.hosts {
+		next = earlier(next, h.again)
+	}
+	return next
+}
