@@ -11,6 +11,9 @@ import (
 	"vifproxy/internal/events"
 )
 
+// syncBound is how long one write of the firewall may take.
+const syncBound = 10 * time.Second
+
 // apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
 // bindings, and in the same transaction the fence, then the ends. What starts does so meanwhile, as nothing leads to it,
 // but only if the fence is known to stand.

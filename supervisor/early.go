@@ -11,6 +11,11 @@ import (
 	"vifproxy/rules"
 )
 
+const (
+	massStart = 8                     // proxies that are starting: none is served alone any more
+	gather    = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
+)
+
 // What takes longest when an AppVM comes is tinyproxy's start, and what grows with the AppVMs is a round of the loop. So
 // where an event points there is one look at that AppVM alone, its process starts, and is bound when it listens, as a plan
 // for it alone says. The plan for all follows a little later. It finds nothing to do, as a rule, and is not in the way of

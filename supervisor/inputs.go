@@ -8,6 +8,11 @@ import (
 	"vifproxy/rules"
 )
 
+const (
+	settle     = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
+	settleMost = 100 * time.Millisecond // but do not wait forever
+)
+
 // resync has everything read at once.
 func (l *loop) resync(now time.Time) {
 	l.burst = time.Time{}

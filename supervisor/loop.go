@@ -13,17 +13,9 @@ import (
 )
 
 const (
-	settle     = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
-	settleMost = 100 * time.Millisecond // but do not wait for ever
-	drainPoll  = time.Second            // how often retired processes are looked at
-	readyBound = 3 * time.Second        // one slow proxy does not hold up the boot
-	syncBound  = 10 * time.Second       // of one firewall write
-
-	massStart = 8                     // proxies that are starting: none is served alone any more
-	gather    = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
-
-	restAfter    = 10 * time.Second
-	sleepAtLeast = 5 * time.Second
+	readyBound   = 3 * time.Second  // one slow proxy does not hold up the boot
+	restAfter    = 10 * time.Second // without anything that happens, until memory is given back
+	sleepAtLeast = 5 * time.Second  // that the machine was suspended, for everything to be read
 )
 
 // A loop owns all state. It is a variable of Run and an argument of letters, and is stored nowhere: no other goroutine has it.

@@ -13,6 +13,9 @@ import (
 	proc "vifproxy/tinyproxy/process"
 )
 
+// drainPoll is how often retired processes are looked at.
+const drainPoll = time.Second
+
 // startBound is how long a proxy may take until it listens. The usual is a few milliseconds; a machine that boots
 // twenty VMs may need a second or two.
 const startBound = 10 * time.Second
