@@ -88,37 +88,6 @@ func (l *loop) conditionOf(d *Desired, vm *appVM) (c condition) {
 // served tells whether bindings lead to a process of an AppVM.
 func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
 
-// countersTimeout is how long an answer waits for a write of the firewall to end: the numbers of refused packets are those
-// that were read before then.
-const countersTimeout = time.Second
-
-// answerSoon answers questions with how things stand: now, or if the firewall is being written, when that is over. The write
-// is not put off for them, and the loop does not wait for it.
-func (l *loop) answerSoon(questions ...func(control.Status)) {
-	l.asked = append(l.asked, questions...)
-	if now := time.Now(); l.writing == nil {
-		l.answerAll(now)
-	} else {
-		l.agenda.by(dueAnswers, now.Add(countersTimeout))
-	}
-}
-
-// answerAll answers all who have asked.
-func (l *loop) answerAll(now time.Time) {
-	l.agenda.at(dueAnswers, time.Time{})
-	if len(l.asked) == 0 {
-		return
-	}
-	if l.writing == nil {
-		l.countRefused()
-	}
-	status := l.statusNow(now)
-	for _, tell := range l.asked {
-		tell(status)
-	}
-	l.asked = nil
-}
-
 // statusNow is what `show` prints, with the packets that the fence had refused when they were last counted.
 func (l *loop) statusNow(now time.Time) control.Status {
 	l.noteStates(now)
