@@ -128,7 +128,7 @@ func (l *loop) sync(state firewall.State, now time.Time) bool {
 
 // begin starts a write beside the loop. What is to come after it is done there, too, and nobody waits for that.
 func (l *loop) begin(state firewall.State, after func()) *write {
-	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
+	ctx, cancel := context.WithTimeout(context.Background(), l.syncTimeout)
 	inForce, done := make(chan struct{}), make(chan written, 1)
 	w := &write{state: state, putOff: cancel, inForce: inForce, done: done}
 	l.writing = w
@@ -323,27 +323,4 @@ func (l *loop) process(id int) *process {
 		}
 	}
 	return nil
-}
-
-// shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too.
-// Systemd allows it 10 s (TimeoutStopSec in vifproxyd.service).
-func (l *loop) shutdown() error {
-	l.notify("STOPPING=1")
-	l.Events.Emit(events.DaemonStops, events.About{})
-	l.guard = guard{} // that somebody undid the rules before is no failure of what is written now
-	delete(l.troubles, "firewall")
-	l.sync(firewall.State{}, time.Now())
-	l.completeWrite(time.Now())
-	unbound := l.troubles["firewall"].Err
-	for _, vm := range l.vms {
-		for _, p := range vm.processes {
-			if !p.Dying {
-				p.tell(Gently, "vifproxyd stops")
-			}
-		}
-	}
-	l.running.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
-	defer cancel()
-	return errors.Join(unbound, l.Firewall.Remove(ctx))
 }

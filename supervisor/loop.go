@@ -39,6 +39,8 @@ type loop struct {
 	forward *firewall.Forward // as last read; nil if never
 	lastID  int
 
+	syncTimeout time.Duration // of one write of the firewall
+
 	agenda    agenda
 	lastRound time.Time
 	lastBoot  time.Duration // BootTime then
@@ -74,7 +76,7 @@ type loop struct {
 
 func newLoop(life context.Context, c Config, m *mailbox) *loop {
 	return &loop{
-		Config: c, mailbox: m, life: life,
+		Config: c, mailbox: m, life: life, syncTimeout: syncBound,
 		troubles: troubles{},
 		deafTo:   map[string]Reason{},
 		writers:  map[string]time.Time{},

@@ -45,6 +45,7 @@ type machine struct {
 	forgotten  []uint16      // ports of proxies whose connections are
 	looking    time.Duration // that a write takes until it is in force
 	undone     func() bool   // somebody has undone what the firewall held
+	removing   time.Duration // that it takes to remove everything
 	rest       time.Duration // that a write takes on when it is in force
 	restErr    error
 	yields     bool // the rest can be put off
@@ -244,11 +245,17 @@ func printed(f firewall.Fence) string {
 	return strings.Join(slices.Compact(parts), ", ")
 }
 
-func (m *machine) Remove(context.Context) error {
+func (m *machine) Remove(ctx context.Context) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	removing := m.removing
 	m.did("firewall removed")
-	return nil
+	m.mu.Unlock()
+	select {
+	case <-time.After(removing):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // run runs f with a supervisor around it, in a bubble whose clock moves only when everybody waits.

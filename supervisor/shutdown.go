@@ -1,0 +1,40 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"vifproxy/firewall"
+	"vifproxy/internal/events"
+)
+
+// lastSyncTimeout is how long each of the two writes of the firewall may take when the daemon ends. With stopGrace between them
+// they stay below the 10 s that systemd allows (TimeoutStopSec in vifproxyd.service).
+const lastSyncTimeout = 3 * time.Second
+
+// shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too.
+func (l *loop) shutdown() error {
+	l.notify("STOPPING=1")
+	l.Events.Emit(events.DaemonStops, events.About{})
+	l.guard = guard{} // that somebody undid the rules before is no failure of what is written now
+	delete(l.troubles, "firewall")
+	l.syncTimeout = lastSyncTimeout
+	if l.writing != nil {
+		l.writing.putOff() // a check too
+	}
+	l.sync(firewall.State{}, time.Now())
+	l.completeWrite(time.Now())
+	unbound := l.troubles["firewall"].Err
+	for _, vm := range l.vms {
+		for _, p := range vm.processes {
+			if !p.Dying {
+				p.tell(Gently, "vifproxyd stops")
+			}
+		}
+	}
+	l.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), lastSyncTimeout)
+	defer cancel()
+	return errors.Join(unbound, l.Firewall.Remove(ctx))
+}
