@@ -82,11 +82,7 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	}
 	ctx, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
-	spec, err := t.spec(p, t.users.UID(p.Addr), port)
-	if err != nil {
-		return nil, badPolicy{err}
-	}
-	proxy, err := t.launcher.Start(ctx, t.binary, spec)
+	proxy, err := t.launcher.Start(ctx, t.binary, t.spec(p, t.users.UID(p.Addr), port))
 	var problem *proc.Error
 	switch {
 	case errors.As(err, &problem) && problem.Config:
@@ -100,25 +96,17 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 }
 
 // spec is what the launcher is told of a policy.
-func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) (proc.Spec, error) {
-	config, text, err := p.Render(t.launcher.Paths(p.Name, port), port)
-	ports := p.ConnectPorts(t.egress)
+func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) proc.Spec {
 	return proc.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: uid,
-		Config: config, Text: text + config.ConnectTo(ports), Rules: p.Rules, RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
-		Connect: ports,
-	}, err
+		Render: func(paths tinyproxy.Paths) (tinyproxy.Config, string, error) { return p.Render(paths, port) },
+		Rules:  p.Rules, ExtraPorts: p.ConnectPorts(t.egress), RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+	}
 }
 
 // Try implements Proxies.
 func (t *Tinyproxies) Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Request) (Trial, error) {
-	own := *p
-	own.Name = proc.TrialName(port)
-	spec, err := t.spec(&own, uid, port)
-	if err != nil {
-		return nil, err
-	}
-	return t.launcher.Try(ctx, t.binary, spec, q)
+	return t.launcher.Try(ctx, t.binary, t.spec(p, uid, port), q)
 }
 
 // OnLogProblem has f called when LogProblem may return something else.

@@ -137,7 +137,10 @@ func BenchmarkStart(b *testing.B) {
 
 func BenchmarkBareStart(b *testing.B) {
 	l := newLauncher(b, nil)
-	spec := newSpec(l, "social", 61000)
+	spec, err := l.render(newSpec(l, "social", 61000))
+	if err != nil {
+		b.Fatal(err)
+	}
 	if _, err := l.prepare(spec); err != nil {
 		b.Fatal(err)
 	}

@@ -30,11 +30,9 @@ ViaProxyName "tinyproxy"
 func TestDistributionConfig(t *testing.T) {
 	l := newLauncher(t, nil)
 	spec := newSpec(l, "social", 61000)
-	text := fmt.Sprintf("%s\nListen 127.0.0.1\nFilter %q", debianConf, l.Paths("social", 61000).RulesFile)
-	var err error
-	if spec.Config, spec.Text, err = tinyproxy.ParseConfig("", text); err != nil {
-		t.Fatal(err)
-	}
+	spec.Render = render("", func(paths tinyproxy.Paths) string {
+		return fmt.Sprintf("%s\nListen 127.0.0.1\nFilter %q", debianConf, paths.RulesFile)
+	})
 	start(t, l, realBinary, spec)
 }
 
@@ -51,17 +49,13 @@ func TestFilterTypes(t *testing.T) {
 		"FilterType bre":     {tinyproxy.Filter{Enabled: true}, "500"},
 	} {
 		spec := newSpec(l, "social", 61000)
-		text := strings.TrimSuffix(spec.Text, "FilterExtended Yes\n") // a white list's
-		var err error
-		spec.Config, spec.Text, err = tinyproxy.ParseConfig("", strings.Replace(text, "FilterDefaultDeny Yes", line, 1))
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := strings.TrimSuffix(textOf(l, spec), "FilterExtended Yes\n") // a white list's
+		spec.Render = render("", func(tinyproxy.Paths) string { return strings.Replace(text, "FilterDefaultDeny Yes", line, 1) })
 		spec.Rules = []tinyproxy.FilterLine{{Text: `^(www|ftp)[.]example[.]com$`, Number: 1}}
-		if spec.Config.Filter != want.filter {
-			t.Errorf("%s: %+v", line, spec.Config.Filter)
-		}
 		p := start(t, l, realBinary, spec)
+		if p.Spec.Config.Filter != want.filter {
+			t.Errorf("%s: %+v", line, p.Spec.Config.Filter)
+		}
 		// There is no name server in this namespace: what is permitted ends in an error of another kind.
 		if got := get(t, p, "www.example.com"); !strings.Contains(got, " "+want.status+" ") {
 			t.Errorf("%s: %s", line, got)

@@ -52,7 +52,7 @@ func (e *Error) Unwrap() error { return e.Err }
 var badPattern = regexp.MustCompile(`^(?:line ([0-9]+) - )?(.*)$`)
 
 // explain makes a sentence of an exit status and of the last raw lines that tinyproxy said. dir has what it read.
-func explain(spec Spec, dir string, status syscall.WaitStatus, said []string) *Error {
+func explain(spec rendered, dir string, status syscall.WaitStatus, said []string) *Error {
 	if status.Signaled() {
 		return explainServed(status)
 	}
@@ -110,7 +110,7 @@ func explainServed(status syscall.WaitStatus) *Error {
 }
 
 // cannotExecute is the error of a program that does not start as such.
-func cannotExecute(binary string, spec Spec, err error) *Error {
+func cannotExecute(binary string, spec rendered, err error) *Error {
 	if errors.Is(err, confine.ErrScript) {
 		return &Error{Text: binary + " is a script", Err: confine.ErrScript,
 			Remedy: "name the program itself with --tinyproxy"}
@@ -142,7 +142,7 @@ func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error
 
 // badRegex names the line of the user's file that the staged line comes from. rest is "line 4 - PATTERN",
 // or "PATTERN" from 1.10.
-func badRegex(spec Spec, rest string) *Error {
+func badRegex(spec rendered, rest string) *Error {
 	m := badPattern.FindStringSubmatch(rest)
 	pattern, where := m[2], spec.RulesPath
 	if n, err := strconv.Atoi(m[1]); err == nil && n >= 1 && n <= len(spec.Rules) {

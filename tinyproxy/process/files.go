@@ -38,7 +38,7 @@ func ours(info fs.FileInfo) bool {
 }
 
 // prepare makes the VM's directory and log and the link to it under the old path. A trial has no log: nil.
-func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
+func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 	info, err := l.root().Lstat(spec.Name)
 	if err == nil && !ours(info) {
 		// One that is empty can go.
@@ -57,7 +57,7 @@ func (l *Launcher) prepare(spec Spec) (*vmLog, error) {
 	l.mu.Lock()
 	log := l.logOf(spec.Name)
 	l.mu.Unlock()
-	path := cmp.Or(spec.Config.LogFile, l.Paths(spec.Name, 0).LogFile)
+	path := cmp.Or(spec.Config.LogFile, l.paths(spec.Name, 0).LogFile)
 	if err := l.pointTo(spec.Name, "log", path); err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func makeDir(root *os.Root, name string, gid uint32) error {
 }
 
 // stage writes what the proxy reads.
-func (l *Launcher) stage(spec Spec) error {
+func (l *Launcher) stage(spec rendered) error {
 	l.unstage(spec)
 	dir := portDir(spec)
 	if err := makeDir(l.root(), dir, spec.UID); err != nil {
@@ -106,7 +106,7 @@ func (l *Launcher) stage(spec Spec) error {
 		rules.WriteString(r.Text + "\n")
 	}
 	type file struct{ name, text string }
-	files := []file{{"config", spec.Text}, {"rules", rules.String()}}
+	files := []file{{"config", spec.text}, {"rules", rules.String()}}
 	for _, page := range errorPages {
 		if spec.Config.HasPage(page.code) {
 			continue
@@ -132,12 +132,12 @@ func (l *Launcher) stage(spec Spec) error {
 	return nil
 }
 
-func portDir(spec Spec) string {
+func portDir(spec rendered) string {
 	return filepath.Join(spec.Name, strconv.Itoa(int(spec.Listen.Port())))
 }
 
 // unstage removes what stage wrote. What cannot be removed, as for lack of descriptors, KeepFiles tries again.
-func (l *Launcher) unstage(spec Spec) {
+func (l *Launcher) unstage(spec rendered) {
 	l.leftMu.Lock()
 	defer l.leftMu.Unlock()
 	dir := portDir(spec)

@@ -102,23 +102,30 @@ type Launcher struct {
 	onLogProblem atomic.Pointer[func()]
 }
 
-// Spec is everything that decides what a proxy does.
+// A Spec is everything that decides what a proxy does.
 type Spec struct {
 	Name   string         // of the AppVM
 	Addr   netip.Addr     // of the AppVM
 	Listen netip.AddrPort // IPv4; the proxy must be configured to listen there
 	UID    uint32         // from Identities
-	Config tinyproxy.Config
-	Text   string // of its configuration, as ParseConfig returned it with Config, and more lines at its end
+	// Render returns the configuration of a proxy with these files, and its text. An error is one of the template.
+	Render func(tinyproxy.Paths) (tinyproxy.Config, string, error)
 	Rules  []tinyproxy.FilterLine
-	// Connect are TCP ports that it may connect to besides 53, 80, 443 and what Config names, as far as its sandbox is
-	// concerned. Where they are is the firewall's matter.
-	Connect []uint16
+	// ExtraPorts are TCP ports that it may connect to besides 53, 80, 443 and those that the configuration names, as far as
+	// ConnectPort and its sandbox are concerned. The firewall says where they are.
+	ExtraPorts []uint16
 
 	RulesPath    string // the user's rule file, for messages
 	TemplatePath string // the user's template, for messages; "" for the built-in one
 
 	heard func(line string) // of a trial: what it says goes there, and not into the AppVM's log
+}
+
+// rendered is a Spec with its configuration.
+type rendered struct {
+	Spec
+	Config tinyproxy.Config
+	text   string // of the configuration; "" when it is in the file
 }
 
 // NewLauncher prepares the runtime directory and starts the threads that fork. Close ends them.
@@ -226,8 +233,8 @@ func closeOnExec() {
 	}
 }
 
-// Paths returns the files of a proxy for the named VM that listens on port.
-func (l *Launcher) Paths(name string, port uint16) tinyproxy.Paths {
+// paths returns the files of a proxy for the named VM that listens on port.
+func (l *Launcher) paths(name string, port uint16) tinyproxy.Paths {
 	dir := filepath.Join(l.options.RuntimeDir, name)
 	return tinyproxy.Paths{
 		LogFile:   filepath.Join(dir, "log"),
@@ -239,12 +246,24 @@ func (l *Launcher) Paths(name string, port uint16) tinyproxy.Paths {
 // Start runs binary as spec says and returns when it serves, or when ctx ends. An error is an *Error;
 // after it nothing of the attempt is left but what it wrote to the VM's log.
 func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy, error) {
+	return l.start(ctx, binary, spec, nil)
+}
+
+// start is Start with a change to the configuration; nil for none.
+func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change func(c tinyproxy.Config, text string) string) (*Proxy, error) {
 	fail := func(e *Error) (*Proxy, error) {
-		e.Doing, e.VM, e.Addr = "start proxy", spec.Name, spec.Addr
+		e.Doing, e.VM, e.Addr = "start proxy", asked.Name, asked.Addr
 		return nil, e
+	}
+	spec, err := l.render(asked)
+	if err != nil {
+		return fail(&Error{Err: err, Config: true})
 	}
 	if e := l.check(spec); e != nil {
 		return fail(e)
+	}
+	if change != nil {
+		spec.text = change(spec.Config, spec.text)
 	}
 	program, err := tinyproxy.Identify(binary)
 	if err != nil {
@@ -257,7 +276,7 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		return fail(&Error{Err: err})
 	}
 	if !l.versions.isOld(ctx, program) {
-		spec.Text = tinyproxy.WithoutObsolete(spec.Text)
+		spec.text = tinyproxy.WithoutObsolete(spec.text)
 	}
 	log, err := l.prepare(spec)
 	if err == nil {
@@ -267,7 +286,7 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
-	spec.Text = "" // it is in the file now, and need not be in memory for as long as the proxy runs
+	spec.text, spec.Render = "", nil // what is in the file need not be in memory for as long as the proxy runs
 	p, err := l.run(program, spec, log)
 	if err != nil {
 		l.unstage(spec)
@@ -284,9 +303,17 @@ func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy,
 	return p, nil
 }
 
+func (l *Launcher) render(spec Spec) (r rendered, err error) {
+	r.Spec = spec
+	if r.Config, r.text, err = spec.Render(l.paths(spec.Name, spec.Listen.Port())); err == nil {
+		r.text += r.Config.ConnectTo(spec.ExtraPorts)
+	}
+	return r, err
+}
+
 // check refuses a Spec that would run something other than it says.
-func (l *Launcher) check(spec Spec) *Error {
-	c, path := spec.Config, l.Paths(spec.Name, spec.Listen.Port()).RulesFile
+func (l *Launcher) check(spec rendered) *Error {
+	c, path := spec.Config, l.paths(spec.Name, spec.Listen.Port()).RulesFile
 	wrong := func(text, remedy string) *Error {
 		return &Error{Text: tinyproxy.TemplateName(spec.TemplatePath) + ": " + text, Remedy: remedy, Config: true}
 	}

@@ -82,7 +82,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if err := l.Current(p); err != nil {
 			t.Fatal(err)
 		}
-		want = spec.Text + fmt.Sprintf("ErrorFile 403 %q\nErrorFile 500 %[2]q\nErrorFile 502 %[2]q\n",
+		want = textOf(l, spec) + fmt.Sprintf("ErrorFile 403 %q\nErrorFile 500 %[2]q\nErrorFile 502 %[2]q\n",
 			filepath.Join(run, "social/61000/refused.html"), filepath.Join(run, "social/61000/unreached.html"))
 		if got := read(t, run, "social/config"); got != want {
 			t.Errorf("config %q", got)
@@ -133,7 +133,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if err := p.Err(); err != nil {
 			t.Errorf("killed proxy: %v", err)
 		}
-		if got := read(t, run, "social/config"); !strings.HasPrefix(got, spec.Text) {
+		if got := read(t, run, "social/config"); !strings.HasPrefix(got, textOf(l, spec)) {
 			t.Errorf("config %q", got)
 		}
 		go next.Stop(time.Minute)

@@ -159,18 +159,32 @@ var identities tinyproxy.Identities
 
 // newSpec is for a VM whose proxy listens on 127.0.0.1:port and permits example.com.
 func newSpec(l *Launcher, name string, port uint16, lines ...string) Spec {
-	paths := l.Paths(name, port)
-	text := fmt.Sprintf("Port %d\nListen 127.0.0.1\nLogLevel Info\nUser nobody\nLogFile %q\nPidFile %q\n"+
-		"Filter %q\nFilterDefaultDeny Yes\n", port, paths.LogFile, paths.PidFile, paths.RulesFile)
-	config, text, err := tinyproxy.ParseConfig("/rw/config", text+strings.Join(lines, "\n"))
-	if err != nil {
-		panic(err)
+	template := func(paths tinyproxy.Paths) string {
+		return fmt.Sprintf("Port %d\nListen 127.0.0.1\nLogLevel Info\nUser nobody\nLogFile %q\nPidFile %q\n"+
+			"Filter %q\nFilterDefaultDeny Yes\n", port, paths.LogFile, paths.PidFile, paths.RulesFile) + strings.Join(lines, "\n")
 	}
 	addr := netip.AddrFrom4([4]byte{10, 137, byte(port >> 8), byte(port)})
-	return Spec{Name: name, Addr: addr, UID: identities.UID(addr), Config: config, Text: text,
+	return Spec{Name: name, Addr: addr, UID: identities.UID(addr), Render: render("/rw/config", template),
 		Listen:       netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port),
 		Rules:        []tinyproxy.FilterLine{{Text: `^example\.com$`, Number: 3}},
 		TemplatePath: "/rw/config", RulesPath: "/rw/" + name + "." + addr.String()}
+}
+
+// render reads a template, which must have no mistakes that ParseConfig finds.
+func render(path string, template func(tinyproxy.Paths) string) func(tinyproxy.Paths) (tinyproxy.Config, string, error) {
+	return func(paths tinyproxy.Paths) (tinyproxy.Config, string, error) {
+		config, text, err := tinyproxy.ParseConfig(path, template(paths))
+		if err != nil {
+			panic(err)
+		}
+		return config, text, nil
+	}
+}
+
+// textOf returns the text of a configuration.
+func textOf(l *Launcher, spec Spec) string {
+	_, text, _ := spec.Render(l.paths(spec.Name, spec.Listen.Port()))
+	return text
 }
 
 // start starts a proxy that must come up.

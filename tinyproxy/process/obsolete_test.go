@@ -11,8 +11,7 @@ import (
 // it needs.
 func TestNoWarningsOfObsoleteDirectives(t *testing.T) {
 	l := newLauncher(t, nil)
-	spec := newSpec(l, "social", 61001)
-	spec.Text = strings.TrimSuffix(spec.Text, "\n") + "\nStartServers 5\nMinSpareServers 5\nMaxSpareServers 20\n"
+	spec := newSpec(l, "social", 61001, "StartServers 5", "MinSpareServers 5", "MaxSpareServers 20")
 	lines := make(chan string, 100)
 	spec.heard = func(line string) { lines <- line }
 	start(t, l, realBinary, spec)

@@ -34,7 +34,7 @@ var errorPages = []errorPage{
 // of the host is put there by the browser, which knows where it wanted to go; as text, and into the command
 // only if it is a plain name: browsers take $(id).example for a host, and somebody may paste that into a
 // shell. The policy in the head lets this one script run and nothing else.
-func (p errorPage) text(spec Spec) string {
+func (p errorPage) text(spec rendered) string {
 	_, rest, _ := strings.Cut(p.html, "<script>")
 	script, _, _ := strings.Cut(rest, "</script>")
 	hash := sha256.Sum256([]byte(script))

@@ -65,7 +65,7 @@ func TestNothingOfTheClientIsOnThePage(t *testing.T) {
 // TestPagesRunTheirOwnScriptOnly: a browser runs a script whose hash the policy names, and no other.
 func TestPagesRunTheirOwnScriptOnly(t *testing.T) {
 	for _, p := range errorPages {
-		page := p.text(newSpec(newLauncher(t, nil), "a-b_c.d", 61000))
+		page := p.text(rendered{Spec: newSpec(newLauncher(t, nil), "a-b_c.d", 61000)})
 		scripts := regexp.MustCompile(`(?s)<script>(.*?)</script>`).FindAllStringSubmatch(page, -1)
 		if len(scripts) != 1 {
 			t.Fatalf("%d scripts", len(scripts))

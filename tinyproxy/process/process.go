@@ -20,8 +20,8 @@ import (
 
 // Proxy is one tinyproxy process.
 type Proxy struct {
-	Spec Spec // without Text
-	PID  int  // also of the process group and the session, which are its own
+	Spec rendered // without text and Render
+	PID  int      // also of the process group and the session, which are its own
 
 	launcher *Launcher
 	pidFile  os.FileInfo // what show wrote; belongs to the publisher
@@ -96,7 +96,7 @@ func (p *Proxy) end(sig unix.Signal) {
 }
 
 // run starts the process, confined or not. The caller has staged the files.
-func (l *Launcher) run(program tinyproxy.Binary, spec Spec, log *vmLog) (*Proxy, error) {
+func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Proxy, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
@@ -149,13 +149,13 @@ func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) err
 }
 
 // box is what a proxy gets to do, as its configuration wants it.
-func (l *Launcher) box(program tinyproxy.Binary, spec Spec) confine.Box {
+func (l *Launcher) box(program tinyproxy.Binary, spec rendered) confine.Box {
 	c := spec.Config
 	b := confine.Box{
 		Program: program.Path, Identity: program, Clients: c.MaxClients, Rules: spec.size(), TimerSlack: timerSlack,
 		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.Reads...),
 		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
-		Connect: slices.Concat([]uint16{53, 80, 443}, c.Connect, spec.Connect),
+		Connect: slices.Concat([]uint16{53, 80, 443}, c.Connect, spec.ExtraPorts),
 	}
 	for _, up := range c.Upstreams() {
 		b.Connect = append(b.Connect, up.Port)
@@ -167,7 +167,7 @@ func (l *Launcher) box(program tinyproxy.Binary, spec Spec) confine.Box {
 }
 
 // size returns how long the proxy's list is.
-func (s Spec) size() limits.Rules {
+func (s rendered) size() limits.Rules {
 	size := limits.Rules{Lines: len(s.Rules)}
 	for _, r := range s.Rules {
 		size.Bytes += limits.WrittenOut(r.Text)

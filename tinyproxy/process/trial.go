@@ -22,9 +22,9 @@ type Trial struct {
 	heard  *heard
 }
 
-// TrialName returns the name under which the files of a Trial at a port are. No AppVM has such a name, so a trial has a
+// trialName returns the name under which the files of a Trial at a port are. No AppVM has such a name, so a trial has a
 // directory of its own, and may be another user than the AppVM's proxy.
-func TrialName(port uint16) string { return fmt.Sprintf("+%d", port) }
+func trialName(port uint16) string { return fmt.Sprintf("+%d", port) }
 
 // Kill ends it at once, and returns when nothing of it is left.
 func (t *Trial) Kill() {
@@ -37,10 +37,11 @@ func (t *Trial) Kill() {
 // without ConnectPort and FilterURLs, since it is tried as a tunnel: else tinyproxy would send it to the site.
 func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, r tinyproxy.Request) (*Trial, error) {
 	t := &Trial{tunnel: r.Address(), heard: &heard{news: make(chan struct{}, 1)}}
-	spec.Text = tinyproxy.TrialText(spec.Text, !r.Tunnel && spec.Config.Filter.URLs, r.Tunnel)
-	spec.heard = t.heard.add
+	spec.Name, spec.heard = trialName(spec.Listen.Port()), t.heard.add
 	var err error
-	t.Proxy, err = l.Start(ctx, binary, spec)
+	t.Proxy, err = l.start(ctx, binary, spec, func(c tinyproxy.Config, text string) string {
+		return tinyproxy.TrialText(text, !r.Tunnel && c.Filter.URLs, r.Tunnel)
+	})
 	return t, err
 }
 
