@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"math"
+	"net"
 	"slices"
 	"time"
 
@@ -18,7 +20,7 @@ func allowVerb() verb {
 			o.define(f)
 			f.Var(&o.duration, "for", "only for this `TIME`, such as 10m, 1h30m or 7d, which is the most: no file is changed, and vifproxyd takes it "+
 				"back by itself, open connections included")
-			f.BoolVar(&o.force, "force", false, "also what is too wide (co.uk, github.io and other public suffixes), and localhost")
+			f.BoolVar(&o.force, "force", false, "also what is too wide (co.uk, github.io and other public suffixes), and this VM itself (localhost)")
 			return func(c *call) error { return runAllow(c, o) }
 		},
 		summary: "Let a VM reach hosts.",
@@ -74,7 +76,7 @@ func runAllow(c *call, o grantOptions) error {
 		return err
 	}
 	for _, host := range g.hosts {
-		if why := host.Objection(); why != "" && !o.force {
+		if why := cmp.Or(host.Objection(), ownObjection(host)); why != "" && !o.force {
 			return usagef("%s, or insist with --force", why)
 		}
 	}
@@ -147,4 +149,18 @@ func runDeny(c *call, o grantOptions) error {
 		changed, _ := file.Without(content, g.check.Syntax, g.hosts)
 		return changed, err
 	})
+}
+
+// ownObjection says that a host is an address of this VM, to which the fence lets no proxy connect; "" if it is not.
+func ownObjection(host rules.Host) string {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return "" // the explanation says it, when the line is written
+	}
+	for _, addr := range own {
+		if network, ok := addr.(*net.IPNet); ok && network.IP.String() == host.Name {
+			return host.Name + " is an address of the firewall VM itself, where no proxy leads; name the host that is meant"
+		}
+	}
+	return ""
 }

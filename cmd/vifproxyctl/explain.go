@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 
 	"vifproxy/control"
 	"vifproxy/internal/terminal"
@@ -36,6 +37,9 @@ The exit status is
 
 // runExplain fails if the request would not pass.
 func runExplain(c *call) error {
+	if network, err := netip.ParsePrefix(c.args[1]); err == nil {
+		return usagef("%v is a network: explain one address of it", network)
+	}
 	e, err := c.client.Explain(c.ctx, c.args[0], c.args[1])
 	if err == nil {
 		err = c.print(e, explanationText(e, terminal.Width(c.stdout)))

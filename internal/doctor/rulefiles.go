@@ -58,7 +58,11 @@ func (d *doctor) ruleFiles() {
 	if len(d.rules.Files)+len(d.rules.Refused) == 0 {
 		return
 	}
-	d.report(check, OK, "", "%s: %d rule files can be read", dir, len(d.rules.Files))
+	files := "rule files"
+	if len(d.rules.Files) == 1 {
+		files = "rule file"
+	}
+	d.report(check, OK, "", "%s: %d %s can be read", dir, len(d.rules.Files), files)
 }
 
 // shortTimeout is below what web sites leave a connection idle for: they send a sign of life each 30 to 60 s.
