@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 )
 
 // syncBound is how long one write of the firewall may take.
@@ -21,7 +22,7 @@ const syncBound = 10 * time.Second
 // When the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a
 // port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
 // write succeeds, so that nobody else can be given them.
-func (l *loop) apply(p Plan, now time.Time) {
+func (l *loop) apply(p plan.Plan, now time.Time) {
 	known := l.holds != nil
 	if known {
 		l.startAll(p.Start, now)
@@ -35,8 +36,8 @@ func (l *loop) apply(p Plan, now time.Time) {
 	}
 	if !inForce {
 		for i := range p.End {
-			if p.End[i].How == Soon {
-				p.End[i].How = Now // for what is new still comes to it
+			if p.End[i].How == plan.Soon {
+				p.End[i].How = plan.Now // for what is new still comes to it
 			}
 		}
 	}
@@ -44,8 +45,8 @@ func (l *loop) apply(p Plan, now time.Time) {
 }
 
 // bind has the firewall hold what the plan says, and tells whether that is in force.
-func (l *loop) bind(p Plan, now time.Time) bool {
-	l.exits, l.fenced = p.Exits, l.fence(slices.Concat(p.Exits, l.trialExits()), now)
+func (l *loop) bind(p plan.Plan, now time.Time) bool {
+	l.allowances, l.fenced = p.Allowances, l.fence(slices.Concat(p.Allowances, l.trialAllowances()), now)
 	bindings := l.withTrials(p.Bindings)
 	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.taken(), Fence: l.fenced}, now) {
 		return false
@@ -61,7 +62,7 @@ func (l *loop) startAll(policies []*Policy, now time.Time) {
 	}
 }
 
-func (l *loop) end(ends []End) {
+func (l *loop) end(ends []plan.End) {
 	for _, end := range ends {
 		if q := l.process(end.ID); q != nil {
 			why := end.Why
@@ -225,7 +226,7 @@ func (l *loop) conclude(w *write, now time.Time) {
 }
 
 // bound follows a write: the bindings are those of the plan now.
-func (l *loop) bound(p Plan, now time.Time) {
+func (l *loop) bound(p plan.Plan, now time.Time) {
 	serves := make(map[uint16]bool, len(p.Bindings))
 	for _, b := range p.Bindings {
 		serves[b.To.Port()] = true

@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 	"vifproxy/internal/sockdiag"
 )
 
@@ -215,7 +216,7 @@ func (l *loop) giveUp(w *write) {
 
 // serves is the process at a port that the bindings point at.
 func (vm *appVM) serves(port uint16) *process {
-	if vm == nil || vm.current == nil || vm.current.Port != port || vm.current.Dying || vm.current.Deaf {
+	if vm == nil || vm.current == nil || vm.current.Port != port || vm.current.Dying || vm.current.LostPort {
 		return nil
 	}
 	return vm.current
@@ -276,7 +277,7 @@ func (l *loop) unfence(why error) {
 		l.Events.Emit(events.Unfenced, events.About{Err: why.Error()})
 	}
 	l.guard.unfenced = why
-	l.end(unfenced(l.actual()).End)
+	l.end(plan.Unfenced(l.actual()).End)
 	l.giveUpTrials()
 	l.changed = true
 }

@@ -8,6 +8,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
@@ -75,7 +76,7 @@ type Config struct {
 	Leave         []string              // interfaces by which they may leave; none: where AppVMs are forwarded
 	ReadForward   func(context.Context) (firewall.Forward, error)
 	Ports         PortRange
-	Limits        Limits
+	Limits        plan.Limits
 	Interval      time.Duration      // of signs of life to systemd, at most
 	Look          time.Duration      // of the look at everything that needs no event
 	Rest          func()             // called when nothing has happened for a while, after something did

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 )
@@ -24,7 +26,7 @@ const (
 
 // heed follows hints, and tells whether they are not enough to know who is connected now, so that all have to be read.
 func (l *loop) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
-	var plans []Plan
+	var plans []plan.Plan
 	changed := 0
 	for _, h := range hints {
 		found, err := l.LookAtLinks(h)
@@ -76,28 +78,28 @@ func (l *loop) welcome(now time.Time) {
 
 // startAlone starts what a plan for one AppVM says, connected as given, if it has no proxy yet. What else it says is
 // returned; nothing, if the plan for all is to decide.
-func (l *loop) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
+func (l *loop) startAlone(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if l.guard.unfenced != nil {
-		return Plan{}
+		return plan.Plan{}
 	}
 	set := l.inputs.Rules
 	i := slices.IndexFunc(set.Files, func(f rules.File) bool { return f.Addr == link.Addr })
-	at := slices.IndexFunc(l.want, func(d *Desired) bool { return d.Addr == link.Addr })
+	at := slices.IndexFunc(l.want, func(d *plan.Desired) bool { return d.Addr == link.Addr })
 	if i < 0 || at < 0 || slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == link.Addr }) {
-		return Plan{}
+		return plan.Plan{}
 	}
 	if l.isNew(link.Addr) && l.stale(now, link.Addr) {
-		return Plan{}
+		return plan.Plan{}
 	}
-	have := &Actual{Addr: link.Addr}
+	have := &plan.Actual{Addr: link.Addr}
 	if vm := l.vms[link.Addr]; vm != nil {
 		have = vm.actual()
 	}
 	l.readBinary(now)
-	d := l.inputs.desiredOf(set.Files[i], link, l.cache)
-	p.appVM(d, have, now, l.Limits)
+	d := l.inputs.DesiredOf(set.Files[i], link, l.cache)
+	p = plan.ForOne(d, have, now, l.Limits)
 	if l.vms[link.Addr].served() || len(p.End)+len(p.Retire) > 0 {
-		return Plan{}
+		return plan.Plan{}
 	}
 	l.heard = now
 	if l.startAll(p.Start, now); len(p.Start) > 0 {
@@ -110,7 +112,7 @@ func (l *loop) startAlone(link netwatch.AppVM, now time.Time) (p Plan) {
 
 // bindAlone has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
 // little. If something else is due, that plan does it all.
-func (l *loop) bindAlone(p Plan, now time.Time) {
+func (l *loop) bindAlone(p plan.Plan, now time.Time) {
 	if l.checking() {
 		if len(p.Bindings) == 0 { // what starts needs nothing of the firewall until it is bound
 			l.agenda.by(duePlan, now.Add(gather))
@@ -123,9 +125,9 @@ func (l *loop) bindAlone(p Plan, now time.Time) {
 		l.changed = true
 		return
 	}
-	addr := p.Exits[0].Addr
+	addr := p.Allowances[0].Addr
 	p.Bindings = with(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
-	p.Exits = with(l.exits, p.Exits, addr, func(e Exit) netip.Addr { return e.Addr })
+	p.Allowances = with(l.allowances, p.Allowances, addr, func(e policy.Allowance) netip.Addr { return e.Addr })
 	if l.bind(p, now) { // else it comes with the next try
 		l.agenda.by(duePlan, now.Add(gather))
 	}
@@ -137,15 +139,15 @@ func (l *loop) bindAlone(p Plan, now time.Time) {
 // isNew reports whether nothing has served an AppVM since it connected.
 func (l *loop) isNew(addr netip.Addr) bool {
 	vm := l.vms[addr]
-	return vm == nil || vm.good == nil
+	return vm == nil || vm.lastGood == nil
 }
 
 // haveNewcomersWait has AppVMs that are new wait if rules are about to be read.
 func (l *loop) haveNewcomersWait(now time.Time) {
-	var newcomers []*Desired
+	var newcomers []*plan.Desired
 	var addrs []netip.Addr
 	for _, d := range l.want {
-		if d.wanted() && l.isNew(d.Addr) {
+		if d.Wanted() && l.isNew(d.Addr) {
 			newcomers, addrs = append(newcomers, d), append(addrs, d.Addr)
 		}
 	}
@@ -158,7 +160,7 @@ func (l *loop) haveNewcomersWait(now time.Time) {
 
 // forgetPast takes the last good policy from AppVMs that have come again on other vifs: they were restarted so fast that
 // the loop has not seen them gone.
-func (l *loop) forgetPast(before []*Desired) {
+func (l *loop) forgetPast(before []*plan.Desired) {
 	was := make(map[netip.Addr][]string, len(before))
 	for _, d := range before {
 		was[d.Addr] = d.Vifs
@@ -166,7 +168,7 @@ func (l *loop) forgetPast(before []*Desired) {
 	for _, d := range l.want {
 		stays := slices.ContainsFunc(d.Vifs, func(vif string) bool { return slices.Contains(was[d.Addr], vif) })
 		if vm := l.vms[d.Addr]; vm != nil && len(was[d.Addr]) > 0 && !stays {
-			vm.good = nil
+			vm.lastGood = nil
 		}
 	}
 }

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 )
 
 // A stopOrder is how a process is told to end: the cause with which its context is cancelled.
 type stopOrder struct {
-	Ending
+	plan.Ending
 	heard time.Time // of the change that makes it end Soon
 	why   string    // to be told when it is carried out; "" if that has been told
 }
@@ -20,10 +21,10 @@ type stopOrder struct {
 func (stopOrder) Error() string { return "told to end" }
 
 // tell ends a generation, whatever it is doing. why is told when it ends; "" if that has been told.
-func (p *process) tell(how Ending, why string) {
+func (p *process) tell(how plan.Ending, why string) {
 	p.Dying = true
 	o := stopOrder{Ending: how, why: why}
-	if how == Soon { // so there is another one, which serves
+	if how == plan.Soon { // so there is another one, which serves
 		o.heard = p.vm.current.asked
 	}
 	p.stop(o)
@@ -65,7 +66,7 @@ func (r runner) start(ctx context.Context) {
 
 // end ends the process as ordered. Clients whose vif has gone cannot be told, so their connections are to be forgotten.
 func (r runner) end(proxy Proxy, order stopOrder) {
-	if order.Ending == Soon {
+	if order.Ending == plan.Soon {
 		finish(proxy, order.heard)
 	}
 	clients, err := proxy.Clients()
@@ -74,7 +75,7 @@ func (r runner) end(proxy Proxy, order stopOrder) {
 		r.events.Emit(events.ProxyEnds, events.About{VM: r.policy.Name, IP: r.policy.Addr, Port: r.port, PID: proxy.PID(),
 			Why: order.why, Connections: len(clients)})
 	}
-	if order.Ending == Gently {
+	if order.Ending == plan.Gently {
 		proxy.Stop()
 	} else {
 		proxy.Kill()

@@ -193,7 +193,7 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 		switch vm := l.vms[d.Addr]; {
 		case d.Held:
 			f.off = "it is stopped: vifproxyctl start " + name
-		case !d.connected():
+		case !d.Connected():
 			f.off = "the AppVM is not connected"
 		case vm == nil || vm.current == nil:
 			f.off = "it does not run: see vifproxyctl show"
@@ -210,12 +210,12 @@ func (s *Supervisor) served(ctx context.Context, name string) (f served, err err
 			f.uid, f.fence, f.barred = l.Users.UID(d.Addr), l.fenced, l.barredNow()
 			if i := slices.IndexFunc(l.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
 				f.file = l.inputs.Rules.Files[i]
-				f.temporary = l.inputs.temporary(f.file)
+				f.temporary = l.inputs.TemporaryHosts(f.file)
 				f.input = policy.Input{Bind: f.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr]}
 			}
 			f.fence.Ports = slices.Concat(f.fence.Ports, f.Config.Connect)
 			f.fence.Proxies = append(slices.Clone(f.fence.Proxies), firewall.Proxy{
-				UID: f.uid, Holes: holes(f.Egress), Ports: f.PortNumbers()})
+				UID: f.uid, Holes: policy.Holes(f.Egress), Ports: f.PortNumbers()})
 		}
 		reply <- answer{err: err}
 	})

@@ -264,7 +264,7 @@ func TestExplainFence(t *testing.T) {
 	s := New(Config{LookUp: lookUp, Egress: forAll})
 	fence := firewall.Fence{
 		Ports: []uint16{563},
-		Holes: append(holes(forAll), firewall.Hole{To: netip.MustParsePrefix("10.9.0.1/32"), Port: 3128}),
+		Holes: append(policy.Holes(forAll), firewall.Hole{To: netip.MustParsePrefix("10.9.0.1/32"), Port: 3128}),
 	}
 	for _, tt := range []struct{ lines, directive, address, want string }{
 		{"", "", "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
@@ -307,7 +307,7 @@ func TestExplainFence(t *testing.T) {
 	} {
 		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), strings.Split(tt.lines, "\n"), tt.directive)
 		f := served{Policy: p, uid: 7, fence: fence}
-		f.fence.Proxies = []firewall.Proxy{{UID: 7, Holes: holes(p.Egress)}}
+		f.fence.Proxies = []firewall.Proxy{{UID: 7, Holes: policy.Holes(p.Egress)}}
 		q, err := requestFor(tt.address)
 		if err != nil {
 			t.Error(err)

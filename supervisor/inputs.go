@@ -85,7 +85,7 @@ func (l *loop) read(now time.Time) bool {
 		case err == nil && now.Before(over) && truncated(l.inputs.Rules, set):
 			l.agenda.at(dueRules, over) // somebody is about to write
 		case err == nil:
-			l.cache.keep(l.inputs.Rules, set)
+			l.cache.Keep(l.inputs.Rules, set)
 			l.inputs.Rules = set
 			l.noteWriters(set, now)
 			if set.Again > 0 {

@@ -9,6 +9,8 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 )
 
@@ -25,9 +27,9 @@ type loop struct {
 	life    context.Context // ends when the loop is to end
 	running sync.WaitGroup  // processes, and what goes on beside the loop
 
-	inputs  Inputs
-	cache   policyCache
-	want    []*Desired
+	inputs  plan.Inputs
+	cache   plan.Cache
+	want    []*plan.Desired
 	vms     map[netip.Addr]*appVM
 	ports   *ports
 	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
@@ -63,15 +65,15 @@ type loop struct {
 		busy bool           // it is being written
 		told []chan<- error // how the next write went
 	}
-	hosts   map[string]*host
-	exits   []Exit            // of the last plan
-	fenced  firewall.Fence    // that follows from them
-	cleaned bool              // what an earlier run left in connection tracking is forgotten
-	refused map[uint32]uint64 // by the fence, by uid
-	ready   bool              // and systemd knows
-	gaveUp  error             // why the daemon ends, for systemd to start it again
-	summary string            // as last told to systemd
-	states  map[identity]stateSince
+	hosts      map[string]*host
+	allowances []policy.Allowance // of the last plan
+	fenced     firewall.Fence     // that follows from them
+	cleaned    bool               // what an earlier run left in connection tracking is forgotten
+	refused    map[uint32]uint64  // by the fence, by uid
+	ready      bool               // and systemd knows
+	gaveUp     error              // why the daemon ends, for systemd to start it again
+	summary    string             // as last told to systemd
+	states     map[plan.Identity]stateSince
 }
 
 func newLoop(life context.Context, c Config, m *mailbox) *loop {
@@ -80,12 +82,12 @@ func newLoop(life context.Context, c Config, m *mailbox) *loop {
 		troubles: troubles{},
 		deafTo:   map[string]Reason{},
 		writers:  map[string]time.Time{},
-		inputs:   Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[identity]map[rules.Host]time.Duration{}},
-		cache:    policyCache{},
+		inputs:   plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[plan.Identity]map[rules.Host]time.Duration{}},
+		cache:    plan.Cache{},
 		vms:      map[netip.Addr]*appVM{},
 		hosts:    map[string]*host{},
 		ports:    newPorts(c.Ports),
-		states:   map[identity]stateSince{},
+		states:   map[plan.Identity]stateSince{},
 	}
 }
 
@@ -162,14 +164,14 @@ func (l *loop) reconcile(now time.Time) {
 	l.planned = now
 	l.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := l.want
-	l.want = desired(l.inputs, l.cache)
+	l.want = l.inputs.Desired(l.cache)
 	l.tellNews(before)
 	l.forgetPast(before)
 	l.haveNewcomersWait(now)
 	l.prune()
-	p := plan(l.want, l.actual(), now, l.Limits)
+	p := plan.Of(l.want, l.actual(), now, l.Limits)
 	if l.guard.unfenced != nil {
-		p = unfenced(l.actual())
+		p = plan.Unfenced(l.actual())
 	}
 	l.agenda.at(duePlan, p.Next)
 	l.apply(p, now)

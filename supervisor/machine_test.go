@@ -19,11 +19,17 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
+)
+
+var (
+	gateway = netip.MustParseAddr("10.138.1.1")
+	limits  = plan.Limits{Drain: time.Hour, Generations: 16}
 )
 
 // machine is a firewall VM of values: what the loop reads, and what it does, in order, as text.

@@ -6,21 +6,22 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 )
 
 // mostFindings bounds what one rule file can say in the log.
 const mostFindings = 20
 
 // tellNews tells what is different in the desired state, once for each change.
-func (l *loop) tellNews(before []*Desired) {
+func (l *loop) tellNews(before []*plan.Desired) {
 	// The same AppVM is one with the same address, whatever its name; refused files may have none.
-	same := func(d *Desired) identity {
+	same := func(d *plan.Desired) plan.Identity {
 		if d.Addr.IsValid() {
-			return identity{addr: d.Addr}
+			return plan.Identity{Addr: d.Addr}
 		}
-		return identity{name: d.Name}
+		return plan.Identity{Name: d.Name}
 	}
-	was := make(map[identity]*Desired, len(before))
+	was := make(map[plan.Identity]*plan.Desired, len(before))
 	for _, d := range before {
 		was[same(d)] = d
 	}
@@ -34,7 +35,7 @@ func (l *loop) tellNews(before []*Desired) {
 }
 
 // tell tells what is different for one AppVM; old is nil if it had no rule file.
-func (l *loop) tell(old, d *Desired) {
+func (l *loop) tell(old, d *plan.Desired) {
 	about := events.About{VM: d.Name, IP: d.Addr}
 	switch {
 	case old == nil:
@@ -43,7 +44,7 @@ func (l *loop) tell(old, d *Desired) {
 		l.Events.Emit(events.RulesRenamed, events.About{VM: d.Name, IP: d.Addr, Old: old.Name})
 	}
 	if old == nil {
-		old = &Desired{}
+		old = &plan.Desired{}
 	}
 	var known []string
 	if old.Policy != nil {

@@ -8,7 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 	"vifproxy/internal/sockdiag"
 	proc "vifproxy/tinyproxy/process"
 )
@@ -32,8 +34,8 @@ const portTries = 8
 type appVM struct {
 	addr      netip.Addr
 	processes []*process // oldest first
-	good      *Policy
-	failures  map[string]Failure
+	lastGood  *Policy
+	failures  map[string]backoff.Failure
 	restarts  int
 	taken     int      // ports in a row that somebody else had
 	current   *process // the one that the bindings point at
@@ -42,7 +44,7 @@ type appVM struct {
 
 // process is one generation with what it takes to end it.
 type process struct {
-	Generation
+	plan.Generation
 	vm      *appVM
 	proxy   Proxy     // nil until it is ready
 	asked   time.Time // when the change that it is for was first heard of
@@ -55,17 +57,17 @@ type process struct {
 }
 
 // actual is the AppVMs as plan sees them.
-func (l *loop) actual() []*Actual {
-	all := make([]*Actual, 0, len(l.vms))
+func (l *loop) actual() []*plan.Actual {
+	all := make([]*plan.Actual, 0, len(l.vms))
 	for _, vm := range l.vms {
 		all = append(all, vm.actual())
 	}
-	slices.SortFunc(all, func(a, b *Actual) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(all, func(a, b *plan.Actual) int { return a.Addr.Compare(b.Addr) })
 	return all
 }
 
-func (vm *appVM) actual() *Actual {
-	a := &Actual{Addr: vm.addr, Good: vm.good, Failures: vm.failures}
+func (vm *appVM) actual() *plan.Actual {
+	a := &plan.Actual{Addr: vm.addr, LastGood: vm.lastGood, Failures: vm.failures}
 	for _, p := range vm.processes {
 		a.Generations = append(a.Generations, p.Generation)
 	}
@@ -76,7 +78,7 @@ func (vm *appVM) actual() *Actual {
 func (l *loop) start(policy *Policy, now time.Time) {
 	vm := l.vms[policy.Addr]
 	if vm == nil {
-		vm = &appVM{addr: policy.Addr, failures: map[string]Failure{}}
+		vm = &appVM{addr: policy.Addr, failures: map[string]backoff.Failure{}}
 		l.vms[policy.Addr] = vm
 	}
 	port, err := l.ports.take()
@@ -87,7 +89,7 @@ func (l *loop) start(policy *Policy, now time.Time) {
 	l.lastID++
 	ctx, stop := context.WithCancelCause(context.Background())
 	p := &process{
-		Generation: Generation{ID: l.lastID, Policy: policy, Port: port},
+		Generation: plan.Generation{ID: l.lastID, Policy: policy, Port: port},
 		vm:         vm, asked: l.heard, started: now, cut: new(atomic.Int64), stop: stop,
 	}
 	vm.processes = append(vm.processes, p)
@@ -107,12 +109,12 @@ func (l *loop) cameUp(p *process, proxy Proxy) {
 	p.vm.taken = 0
 	if !p.Dying {
 		if !l.isNew(p.vm.addr) || !l.stale(p.ready, p.vm.addr) {
-			p.vm.good = p.Policy
+			p.vm.lastGood = p.Policy
 		}
 		if f, had := p.vm.failures[p.Policy.Key()]; had {
 			// How often it failed is forgotten when it has served for a while, in next: coming up is no merit of a
 			// process that ends right after.
-			p.vm.failures[p.Policy.Key()] = Failure{Count: f.Count}
+			p.vm.failures[p.Policy.Key()] = backoff.Failure{Count: f.Count}
 		}
 	}
 	l.Events.Emit(events.ProxyListens, events.About{
@@ -190,11 +192,11 @@ func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.
 	}
 	for _, vm := range l.vms {
 		p := vm.current
-		if p == nil || p.Dying || p.Deaf {
+		if p == nil || p.Dying || p.LostPort {
 			continue
 		}
 		if err := p.proxy.Listens(listeners); err != nil {
-			p.Deaf = true
+			p.LostPort = true
 			vm.restarts++
 			l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
 		}
@@ -216,7 +218,7 @@ func (l *loop) named(name string) bool {
 func (l *loop) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
 	connections ...int) {
 	before := vm.failures[policy.Key()]
-	f := before.next(now, err, kind == events.RulesRefused, served)
+	f := before.Next(now, err, kind == events.RulesRefused, served)
 	vm.failures[policy.Key()] = f
 	l.changed = true
 	l.wake(Mail)
@@ -234,33 +236,33 @@ func (l *loop) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time
 // prune forgets what belongs to AppVMs that have gone, failures of policies that nobody wants any more, and last good
 // policies that have been followed by another one.
 func (l *loop) prune() {
-	want := make(map[netip.Addr]*Desired, len(l.want))
+	want := make(map[netip.Addr]*plan.Desired, len(l.want))
 	for _, d := range l.want {
 		want[d.Addr] = d
 	}
 	for addr, vm := range l.vms {
 		d := want[addr]
-		if !d.connected() {
-			vm.good = nil
+		if !d.Connected() {
+			vm.lastGood = nil
 		}
-		if d.wanted() && !d.Waits && d.Policy != nil && vm.runs(d.Policy) {
-			vm.good = d.Policy // also if it came up long ago, and serves again after rules that were taken back
+		if d.Wanted() && !d.Waits && d.Policy != nil && vm.runs(d.Policy) {
+			vm.lastGood = d.Policy // also if it came up long ago, and serves again after rules that were taken back
 		}
-		if vm.good != nil {
-			vm.good = vm.good.Only(l.inputs.Temporary[identity{vm.good.Name, addr}])
+		if vm.lastGood != nil {
+			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}])
 		}
 		for key := range vm.failures {
-			if !d.connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.good != nil && vm.good.At(d.Bind, d.Places).Key() == key) {
+			if !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.lastGood != nil && vm.lastGood.At(d.Bind, d.Places).Key() == key) {
 				delete(vm.failures, key)
 			}
 		}
-		if !d.connected() && len(vm.processes) == 0 {
+		if !d.Connected() && len(vm.processes) == 0 {
 			delete(l.vms, addr)
 		}
 	}
 	l.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
 	for who := range l.inputs.Temporary {
-		if d := want[who.addr]; d == nil || d.Name != who.name {
+		if d := want[who.Addr]; d == nil || d.Name != who.Name {
 			delete(l.inputs.Temporary, who)
 		}
 	}
@@ -274,7 +276,7 @@ func (l *loop) prune() {
 // runs tells whether a process listens that has a policy.
 func (vm *appVM) runs(p *Policy) bool {
 	return slices.ContainsFunc(vm.processes, func(q *process) bool {
-		return q.Ready && !q.Dying && !q.Deaf && q.Policy.Key() == p.Key()
+		return q.Ready && !q.Dying && !q.LostPort && q.Policy.Key() == p.Key()
 	})
 }
 

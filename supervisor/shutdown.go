@@ -7,6 +7,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 )
 
 // lastSyncTimeout is how long each of the two writes of the firewall may take when the daemon ends. With stopGrace between them
@@ -29,7 +30,7 @@ func (l *loop) shutdown() error {
 	for _, vm := range l.vms {
 		for _, p := range vm.processes {
 			if !p.Dying {
-				p.tell(Gently, "vifproxyd stops")
+				p.tell(plan.Gently, "vifproxyd stops")
 			}
 		}
 	}

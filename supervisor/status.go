@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/backoff"
+	"vifproxy/internal/plan"
 	"vifproxy/internal/terminal"
 )
 
@@ -20,7 +22,7 @@ type stateSince struct {
 // noteStates keeps since when each AppVM is in its state.
 func (l *loop) noteStates(now time.Time) {
 	for _, d := range l.want {
-		who := identity{d.Name, d.Addr}
+		who := d.Identity()
 		is := l.states[who]
 		was := is.state
 		if is.condition = l.conditionOf(d, l.vms[d.Addr]); is.state != was {
@@ -29,13 +31,13 @@ func (l *loop) noteStates(now time.Time) {
 		if d.StoppedBy != "" {
 			is.since = d.Since // maybe in an earlier life of the daemon
 		}
-		if d.connected() {
+		if d.Connected() {
 			is.seen = now
 		}
 		is.noted = now
 		l.states[who] = is
 	}
-	maps.DeleteFunc(l.states, func(_ identity, is stateSince) bool { return is.noted != now }) // their rule files have gone
+	maps.DeleteFunc(l.states, func(_ plan.Identity, is stateSince) bool { return is.noted != now }) // their rule files have gone
 }
 
 // condition is how an AppVM is.
@@ -44,8 +46,8 @@ type condition struct {
 	problem string // what is wrong, also while it is served
 }
 
-func (l *loop) conditionOf(d *Desired, vm *appVM) (c condition) {
-	var failure Failure
+func (l *loop) conditionOf(d *plan.Desired, vm *appVM) (c condition) {
+	var failure backoff.Failure
 	starting := false
 	if vm != nil {
 		if d.Policy != nil {
@@ -56,7 +58,7 @@ func (l *loop) conditionOf(d *Desired, vm *appVM) (c condition) {
 		}
 	}
 	switch {
-	case d.wanted() && l.guard.unfenced != nil:
+	case d.Wanted() && l.guard.unfenced != nil:
 		c.problem = "firewall: " + l.guard.unfenced.Error()
 	case d.Err != nil:
 		c.problem = d.Err.Error()
@@ -68,7 +70,7 @@ func (l *loop) conditionOf(d *Desired, vm *appVM) (c condition) {
 		c.state = control.Stopped
 	case len(d.Vifs) == 0 && d.Err == nil:
 		c.state = control.Waiting
-	case d.wanted() && l.guard.unfenced != nil:
+	case d.Wanted() && l.guard.unfenced != nil:
 		c.state = control.Failed
 	case vm.served():
 		c.state = control.Running
@@ -94,7 +96,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 	status := control.Status{Setup: l.Setup, Backend: l.Firewall.String(), Problems: l.problems(), VMs: []control.VM{},
 		Barred: l.barredNow()}
 	for _, d := range l.want {
-		is := l.states[identity{d.Name, d.Addr}]
+		is := l.states[d.Identity()]
 		if !d.Addr.IsValid() { // another file of that name may have no address either
 			is.condition = l.conditionOf(d, nil)
 		}
@@ -105,7 +107,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 		if d.Policy != nil && len(d.Policy.Findings) > 0 {
 			row.Doubt, row.Doubts = d.Policy.Findings[0], len(d.Policy.Findings)
 		}
-		if d.connected() {
+		if d.Connected() {
 			row.Gateway = d.Bind.String()
 		}
 		if d.Addr.Is4() { // a refused file may have none, or one that no AppVM has
@@ -155,7 +157,7 @@ func (l *loop) summarize(now time.Time) string {
 	count := map[string]int{}
 	var wrong []string
 	for _, d := range l.want {
-		is := l.states[identity{d.Name, d.Addr}]
+		is := l.states[d.Identity()]
 		count[is.state]++
 		if is.problem != "" {
 			wrong = append(wrong, fmt.Sprintf("%s: %s", d.Name, is.problem))

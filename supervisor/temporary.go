@@ -7,27 +7,13 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 	"vifproxy/rules"
 )
-
-// identity is an AppVM as a person knows it: another one that gets the address later does not inherit what was allowed
-// for a time, nor since when it runs.
-type identity struct {
-	name string
-	addr netip.Addr
-}
-
-// temporary is what a file's AppVM may reach besides, in a stable order.
-func (in Inputs) temporary(f rules.File) []rules.Host {
-	return slices.SortedFunc(maps.Keys(in.Temporary[identity{f.Name, f.Addr}]), func(a, b rules.Host) int {
-		return strings.Compare(a.String(), b.String())
-	})
-}
 
 // Allow lets an AppVM reach hosts for a time, or takes back what it let. No file knows of it: it ends by itself, with
 // the rule file, and with the daemon.
@@ -56,7 +42,7 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 			}
 			hosts = append(hosts, host)
 		}
-		who := identity{d.Name, d.Addr}
+		who := d.Identity()
 		if n := l.temporaryPorts(who, hosts); n > rules.MostPorts && t.Seconds > 0 {
 			return nil, &control.DaemonError{Code: http.StatusConflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
 				" time, more than %d", d.Name, n, rules.MostPorts)}
@@ -71,7 +57,7 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 }
 
 // temporaryPorts returns how many different ports hosts open for a time, with those that are open already.
-func (l *loop) temporaryPorts(who identity, more []rules.Host) int {
+func (l *loop) temporaryPorts(who plan.Identity, more []rules.Host) int {
 	ports := map[uint16]bool{}
 	for _, host := range slices.AppendSeq(slices.Clone(more), maps.Keys(l.inputs.Temporary[who])) {
 		ports[host.Port] = true
@@ -82,7 +68,7 @@ func (l *loop) temporaryPorts(who identity, more []rules.Host) int {
 
 // allow lets hosts pass for a time, or takes them back if that is 0: a host without a port with all its ports. It
 // returns those that it has taken back.
-func (l *loop) allow(who identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
+func (l *loop) allow(who plan.Identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
 	until := l.inputs.Temporary[who]
 	if until == nil {
 		until = map[rules.Host]time.Duration{}
@@ -91,14 +77,14 @@ func (l *loop) allow(who identity, hosts []rules.Host, how time.Duration, now ti
 	for _, host := range hosts {
 		if how > 0 {
 			until[host] = l.BootTime() + how
-			l.Events.Emit(events.Allowed, events.About{VM: who.name, IP: who.addr, Host: host.String(), Seconds: int(how.Seconds())})
+			l.Events.Emit(events.Allowed, events.About{VM: who.Name, IP: who.Addr, Host: host.String(), Seconds: int(how.Seconds())})
 			continue
 		}
 		for there := range until {
 			if there == host || host.Port == 0 && there.WithoutPort() == host {
 				delete(until, there)
 				l.Events.Emit(events.AllowedNoMore, events.About{
-					VM: who.name, IP: who.addr, Host: there.String(), Why: "taken back",
+					VM: who.Name, IP: who.Addr, Host: there.String(), Why: "taken back",
 				})
 				back = append(back, there.String())
 			}
@@ -118,7 +104,7 @@ func (l *loop) expire(now time.Time) (any bool) {
 		for host, until := range hosts {
 			if until <= boot {
 				l.Events.Emit(events.AllowedNoMore, events.About{
-					VM: who.name, IP: who.addr, Host: host.String(), Why: "its time is over",
+					VM: who.Name, IP: who.Addr, Host: host.String(), Why: "its time is over",
 				})
 				delete(hosts, host)
 				any = true
@@ -141,7 +127,7 @@ func (l *loop) expire(now time.Time) (any bool) {
 }
 
 // find is what should be there for the AppVM of this name.
-func (l *loop) find(name string) (*Desired, error) {
+func (l *loop) find(name string) (*plan.Desired, error) {
 	var known []string
 	for _, d := range l.want {
 		if d.Name == name {

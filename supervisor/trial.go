@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/policy"
 	"vifproxy/tinyproxy"
 )
 
@@ -169,11 +170,11 @@ func (s *Supervisor) stuck(q tinyproxy.Request, uid uint32) (to netip.AddrPort) 
 	return to
 }
 
-// trialExits returns what the fence is to let trials do that are apart, as long as they are asked.
-func (l *loop) trialExits() (exits []Exit) {
+// trialAllowances returns what the fence is to let trials do that are apart, as long as they are asked.
+func (l *loop) trialAllowances() (exits []policy.Allowance) {
 	for _, t := range l.trials {
 		if t.apart && t.listens && !t.over {
-			exits = append(exits, Exit{Addr: t.from, Holes: holes(t.policy.Egress), Own: t.policy.PortNumbers()})
+			exits = append(exits, policy.Allowance{Addr: t.from, Holes: policy.Holes(t.policy.Egress), Own: t.policy.PortNumbers()})
 		}
 	}
 	return exits

@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
 )
 
 // troubles are the failures that are not one AppVM's. While one of reading an input or of writing the firewall lasts, nothing
 // that depends on it changes. One of what is beside the way, such as the log, holds up nothing.
-type troubles map[string]Failure
+type troubles map[string]backoff.Failure
 
 // note records how an attempt went, tells of a change, and returns when to try again; zero after a success. A fence that
 // does not stand is told of where proxies are ended for it.
@@ -32,7 +33,7 @@ func (t troubles) noteAs(kind events.Kind, emitter *events.Emitter, now time.Tim
 	if (!had || before.Err.Error() != err.Error()) && !errors.Is(err, firewall.ErrUnfenced) {
 		emitter.Emit(kind, events.About{What: what, Err: err.Error()})
 	}
-	t[what] = before.next(now, err, false, 0)
+	t[what] = before.Next(now, err, false, 0)
 	return t[what].Retry
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 	"vifproxy/internal/stops"
 )
 
@@ -40,23 +41,23 @@ func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
 // Start lets AppVMs go that were stopped, by one verb or the other. A name may also be that of a stopped AppVM that has no
 // rule file now.
 func (s *Supervisor) Start(ctx context.Context, names []string) (control.Status, error) {
-	return s.changeNames(ctx, names, func(l *loop, who identity) {
-		l.inputs.Stops.Start(who.name, who.addr, time.Now())
+	return s.changeNames(ctx, names, func(l *loop, who plan.Identity) {
+		l.inputs.Stops.Start(who.Name, who.Addr, time.Now())
 	})
 }
 
 // Stop ends the proxies of AppVMs until Start, Restart, or KillAll with a restart.
 func (s *Supervisor) Stop(ctx context.Context, names []string) (control.Status, error) {
-	return s.changeNames(ctx, names, func(l *loop, who identity) {
-		l.inputs.Stops.Stop(who.name, who.addr, time.Now())
+	return s.changeNames(ctx, names, func(l *loop, who plan.Identity) {
+		l.inputs.Stops.Stop(who.Name, who.Addr, time.Now())
 	})
 }
 
 // Restart replaces the processes of AppVMs by new ones, without a gap.
 func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Status, error) {
-	return s.changeNames(ctx, names, func(l *loop, who identity) {
-		l.inputs.Stops.Start(who.name, who.addr, time.Now())
-		l.inputs.Restarts[who.addr]++
+	return s.changeNames(ctx, names, func(l *loop, who plan.Identity) {
+		l.inputs.Stops.Start(who.Name, who.Addr, time.Now())
+		l.inputs.Restarts[who.Addr]++
 	})
 }
 
@@ -110,12 +111,12 @@ func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time
 	var known []string
 	all := []events.Denied{}
 	for _, vm := range vms {
-		known = append(known, vm.name)
-		if !vm.addr.IsValid() || len(names) > 0 && !slices.Contains(names, vm.name) {
+		known = append(known, vm.Name)
+		if !vm.Addr.IsValid() || len(names) > 0 && !slices.Contains(names, vm.Name) {
 			continue // a refused rule file may have no address
 		}
-		d := events.Denied{VM: vm.name, IP: vm.addr.String()}
-		d.Hosts, d.Forgotten = s.Events.DeniedTo(vm.addr, since)
+		d := events.Denied{VM: vm.Name, IP: vm.Addr.String()}
+		d.Hosts, d.Forgotten = s.Events.DeniedTo(vm.Addr, since)
 		all = append(all, d)
 	}
 	bounded(all)
@@ -150,7 +151,7 @@ func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events
 	}
 	var known []string
 	for _, vm := range vms {
-		known = append(known, vm.name)
+		known = append(known, vm.Name)
 	}
 	if err := unknown(names, known); err != nil { // it would wait forever
 		return err
@@ -159,12 +160,12 @@ func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events
 }
 
 // identities returns the AppVMs that have rule files, as `show` has them.
-func (s *Supervisor) identities(ctx context.Context) ([]identity, error) {
-	found := make(chan []identity, 1)
+func (s *Supervisor) identities(ctx context.Context) ([]plan.Identity, error) {
+	found := make(chan []plan.Identity, 1)
 	_, err := s.ask(ctx, func(l *loop, reply chan<- answer) {
-		var all []identity
+		var all []plan.Identity
 		for _, d := range l.want {
-			all = append(all, identity{d.Name, d.Addr})
+			all = append(all, d.Identity())
 		}
 		found <- all
 		reply <- answer{}
@@ -190,19 +191,19 @@ func unknown(names, known []string) error {
 }
 
 // changeNames changes what is stopped for the AppVMs of these names.
-func (s *Supervisor) changeNames(ctx context.Context, names []string, change func(*loop, identity)) (control.Status, error) {
+func (s *Supervisor) changeNames(ctx context.Context, names []string, change func(*loop, plan.Identity)) (control.Status, error) {
 	return s.changeStops(ctx, func(l *loop) (addrs []netip.Addr, err error) {
 		var known []string
-		var found []identity
+		var found []plan.Identity
 		for _, d := range l.want {
 			known = append(known, d.Name)
 			if slices.Contains(names, d.Name) {
-				found, addrs = append(found, identity{d.Name, d.Addr}), append(addrs, d.Addr)
+				found, addrs = append(found, d.Identity()), append(addrs, d.Addr)
 			}
 		}
 		for _, name := range names {
 			if l.inputs.Stops.Named(name) && !slices.Contains(known, name) {
-				known, found = append(known, name), append(found, identity{name: name})
+				known, found = append(known, name), append(found, plan.Identity{Name: name})
 			}
 		}
 		if err := unknown(names, known); err != nil {

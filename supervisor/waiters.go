@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/backoff"
 )
 
 // report tells systemd, and those who wait for it, how things stand.
@@ -85,14 +86,14 @@ func (vm *appVM) fallsBack(p *process) bool {
 	for _, f := range vm.failures {
 		refused = refused || f.Bad
 	}
-	return refused && !p.Ready && !p.Dying && vm.good != nil && vm.good.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
+	return refused && !p.Ready && !p.Dying && vm.lastGood != nil && vm.lastGood.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
 }
 
 // forgive has what waited tried at once. What tinyproxy has refused stays refused until it comes up: the last good policy does
 // not end because of a try that fails for another reason.
 func (vm *appVM) forgive() {
 	for key, f := range vm.failures {
-		if vm.failures[key] = (Failure{Bad: true}); !f.Bad {
+		if vm.failures[key] = (backoff.Failure{Bad: true}); !f.Bad {
 			delete(vm.failures, key)
 		}
 	}

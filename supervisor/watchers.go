@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
 )
 
@@ -20,7 +21,7 @@ const lostAgain = time.Second
 // goes on. It may report the same as often as it likes, in the goroutine in which it was called.
 func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason,
 	watch func(ctx context.Context, report func(error)) error) {
-	var failure Failure
+	var failure backoff.Failure
 	var told error
 	tell := func(err error) {
 		if (err == nil) != (told == nil) || err != nil && err.Error() != told.Error() {
@@ -43,9 +44,9 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 			served = time.Since(works)
 		}
 		if served >= lostAgain {
-			failure = Failure{}
+			failure = backoff.Failure{}
 		}
-		failure = failure.next(time.Now(), err, false, served)
+		failure = failure.Next(time.Now(), err, false, served)
 		delay := time.Until(failure.Retry)
 		if served > 0 { // it can work: what it lost is read at once
 			delay = min(delay, lostAgain)

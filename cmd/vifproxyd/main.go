@@ -32,6 +32,7 @@ import (
 	"vifproxy/internal/capability"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -179,7 +180,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 
 		ReadForward: chains.Read,
 		Ports:       o.listenPorts,
-		Limits:      supervisor.Limits{Drain: o.drain, Generations: mostRetired},
+		Limits:      plan.Limits{Drain: o.drain, Generations: mostRetired},
 		Interval:    interval(),
 		Look:        look(fw),
 		Rest:        debug.FreeOSMemory,

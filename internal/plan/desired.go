@@ -1,10 +1,11 @@
-package supervisor
+package plan
 
 import (
 	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"vifproxy/internal/policy"
@@ -13,6 +14,13 @@ import (
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
+
+// An Identity is an AppVM as a person knows it: another one that gets the address later inherits neither what was allowed for a
+// time nor since when it runs.
+type Identity struct {
+	Name string
+	Addr netip.Addr
+}
 
 // Inputs is all that the state of the firewall VM is a function of.
 type Inputs struct {
@@ -25,10 +33,10 @@ type Inputs struct {
 	KillAlls  int                // under way: nobody has a proxy until all have ended
 	Restarts  map[netip.Addr]int // by `restart`
 
-	Temporary map[identity]map[rules.Host]time.Duration // by `allow --for`, and until when, as BootTime counts
+	Temporary map[Identity]map[rules.Host]time.Duration // by `allow --for`, and until when, as BootTime counts
 }
 
-// Desired is what should be there for one AppVM that has a rule file.
+// A Desired is what should be there for one AppVM that has a rule file.
 type Desired struct {
 	Name   string
 	Addr   netip.Addr
@@ -36,23 +44,27 @@ type Desired struct {
 	Bind   netip.Addr // its gateway, where it is connected
 	Places string     // that its sandbox depends on
 	Held   bool
-	Waits  bool    // it has just come, and its rules are to be read again before anything serves it
-	Policy *Policy // nil where Err says why there is none
-	Err    error   // its rule file or the template is wrong, or not complete: what ran last goes on
-	Told   error   // what of Err people were told: nothing, while somebody writes
+	Waits  bool           // it has just come, and its rules are to be read again before anything serves it
+	Policy *policy.Policy // nil where Err says why there is none
+	Err    error          // its rule file or the template is wrong, or not complete: what ran last goes on
+	Told   error          // what of Err people were told: nothing, while somebody writes
 
 	StoppedBy string    // a person, or why that is not known; "" if it is not stopped
 	Since     time.Time // if so
 }
 
-func (d *Desired) connected() bool { return d != nil && len(d.Vifs) > 0 }
+// Identity returns the AppVM as a person knows it.
+func (d *Desired) Identity() Identity { return Identity{d.Name, d.Addr} }
 
-// wanted tells whether a proxy should run at all.
-func (d *Desired) wanted() bool { return d.connected() && !d.Held }
+// Connected reports whether the AppVM is connected; not, if d is nil.
+func (d *Desired) Connected() bool { return d != nil && len(d.Vifs) > 0 }
 
-// desired is pure but for cache, which saves the reading of templates and rule files that have not changed.
-// The result is sorted by name, then address.
-func desired(in Inputs, cache policyCache) []*Desired {
+// Wanted reports whether a proxy should run at all.
+func (d *Desired) Wanted() bool { return d.Connected() && !d.Held }
+
+// Desired returns what should be there for all AppVMs, sorted by name, then address. cache saves the reading of templates and rule
+// files that have not changed.
+func (in Inputs) Desired(cache Cache) []*Desired {
 	byAddr := make(map[netip.Addr]*Desired, len(in.Rules.Files))
 	all := make([]*Desired, 0, len(in.Rules.Files))
 	add := func(d *Desired) *Desired {
@@ -65,7 +77,7 @@ func desired(in Inputs, cache policyCache) []*Desired {
 	}
 	for _, file := range in.Rules.Files {
 		link, _ := in.Links.Find(file.Addr)
-		add(in.desiredOf(file, link, cache))
+		add(in.DesiredOf(file, link, cache))
 	}
 	for _, refused := range in.Rules.Refused {
 		if refused.Name == "" {
@@ -82,18 +94,25 @@ func desired(in Inputs, cache policyCache) []*Desired {
 	return all
 }
 
-// desiredOf is what should be there for the AppVM of a rule file, connected as given.
-func (in Inputs) desiredOf(file rules.File, link netwatch.AppVM, cache policyCache) *Desired {
+// DesiredOf returns what should be there for the AppVM of a rule file, connected as given.
+func (in Inputs) DesiredOf(file rules.File, link netwatch.AppVM, cache Cache) *Desired {
 	d := in.appVM(file.Name, file.Addr, link)
 	if d.Err = in.Rules.TemplateErr; d.Err != nil {
 		return d
 	}
 	bind := d.Bind
-	if !d.connected() {
+	if !d.Connected() {
 		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 	}
-	d.Policy, d.Err = cache.policy(file, in.temporary, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr]})
+	d.Policy, d.Err = cache.policy(file, in.TemporaryHosts, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr]})
 	return d
+}
+
+// TemporaryHosts returns what a file's AppVM may reach for a time, in a stable order.
+func (in Inputs) TemporaryHosts(f rules.File) []rules.Host {
+	return slices.SortedFunc(maps.Keys(in.Temporary[Identity{f.Name, f.Addr}]), func(a, b rules.Host) int {
+		return strings.Compare(a.String(), b.String())
+	})
 }
 
 func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
@@ -102,18 +121,18 @@ func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desir
 		Held: by != "" || in.KillAlls > 0, StoppedBy: by, Since: since}
 }
 
-// policyCache holds the last policy of each AppVM, as long as rule file and template are the same and nothing else is
+// A Cache holds the last policy of each AppVM, as long as rule file and template are the same and nothing else is
 // allowed for a time.
-type policyCache map[netip.Addr]cachedPolicy
+type Cache map[netip.Addr]cachedPolicy
 
 type cachedPolicy struct {
 	policy.Input
-	policy *Policy
+	policy *policy.Policy
 	err    error
 }
 
-// keep forgets the policies of what is not the same in both sets.
-func (c policyCache) keep(before, now rules.Set) {
+// Keep forgets the policies of what is not the same in both sets.
+func (c Cache) Keep(before, now rules.Set) {
 	if before.TemplateErr != nil || now.TemplateErr != nil || !before.Template.Same(now.Template) {
 		clear(c)
 		return
@@ -130,7 +149,7 @@ func (c policyCache) keep(before, now rules.Set) {
 	maps.DeleteFunc(c, func(addr netip.Addr, _ cachedPolicy) bool { return !same[addr] })
 }
 
-func (c policyCache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, in policy.Input) (*Policy, error) {
+func (c Cache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, in policy.Input) (*policy.Policy, error) {
 	made, ok := c[f.Addr]
 	if !ok || made.Input != in {
 		made = cachedPolicy{Input: in}

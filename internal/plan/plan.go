@@ -1,4 +1,8 @@
-package supervisor
+// Package plan is the pure core of the daemon: what should be there follows from the inputs (desired.go), and what is to be done
+// from the difference to what is there (plan.go). It reads no clock, no file and no kernel.
+//
+// Concurrency: all functions may be called from any goroutine. A Cache belongs to one. Policies are shared, as they never change.
+package plan
 
 import (
 	"cmp"
@@ -7,27 +11,29 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/backoff"
+	"vifproxy/internal/policy"
 )
 
-// Generation is one process of an AppVM's proxy. A change of policy starts a new one beside the old.
+// A Generation is one process of an AppVM's proxy. A change of policy starts a new one beside the old.
 type Generation struct {
-	ID      int
-	Policy  *Policy
-	Port    uint16
-	Ready   bool      // it listens; until then it is starting
-	Dying   bool      // told to end; nothing is expected of it any more
-	Deaf    bool      // its port is not its own any more
-	Retired time.Time // since when a newer one serves; zero if not
-	Idle    bool      // retired, and no client is connected any more
-	Clients int       // retired, and how many were connected when it was last looked at
+	ID       int
+	Policy   *policy.Policy
+	Port     uint16
+	Ready    bool      // it listens; until then it is starting
+	Dying    bool      // told to end; nothing is expected of it any more
+	LostPort bool      // its port is not its own any more
+	Retired  time.Time // since when a newer one serves; zero if not
+	Idle     bool      // retired, and no client is connected any more
+	Clients  int       // retired, and how many were connected when it was last looked at
 }
 
-// Actual is what there is for one AppVM.
+// An Actual is what there is for one AppVM.
 type Actual struct {
 	Addr        netip.Addr
-	Generations []Generation       // oldest first
-	Good        *Policy            // the last that came up since the AppVM connected
-	Failures    map[string]Failure // of policies that did not stay up, by key
+	Generations []Generation               // oldest first
+	LastGood    *policy.Policy             // the last that came up since the AppVM connected
+	Failures    map[string]backoff.Failure // of policies that did not stay up, by key
 }
 
 // Limits bound what retired generations may cost.
@@ -36,38 +42,37 @@ type Limits struct {
 	Generations int           // how many retired ones an AppVM may have
 }
 
-// Plan is the difference between what is and what should be. Bindings are those that hold from now on, in full, and
-// what ends does so when they are in force: no binding points at a port where nobody listens. What starts is bound by a
-// later one, or alone (early.go).
+// A Plan is the difference between what is and what should be. Bindings are those that hold from now on, in full. What ends does
+// so when they are in force, so no binding points at a port where nobody listens. What starts is bound by a later plan.
 type Plan struct {
-	Bindings []firewall.Binding
-	Exits    []Exit // what their proxies may connect to meanwhile
-	End      []End
-	Retire   []int // generations that a newer one has replaced
-	Start    []*Policy
-	Next     time.Time // when to look again although nothing happened; zero: no need
+	Bindings   []firewall.Binding
+	Allowances []policy.Allowance // what their proxies may connect to meanwhile
+	End        []End
+	Retire     []int // generations that a newer one has replaced
+	Start      []*policy.Policy
+	Next       time.Time // when to look again although nothing happened; zero: no need
 }
 
-// End is the end of one generation.
+// An End is the end of one generation.
 type End struct {
 	ID  int
 	How Ending
 	Why string
 }
 
-// Ending is how abruptly a generation ends.
+// An Ending is how abruptly a generation ends.
 type Ending int
 
 const (
 	Gently Ending = iota // it is asked to
-	Soon                 // killed when the requests under way are answered, in time to cut tunnels too (see grace)
+	Soon                 // killed when the requests under way are answered, in time to cut tunnels too
 	Now                  // killed at once: an AppVM could still do through it what is not permitted any more
 )
 
-// plan is pure. It visits the union of desired and actual AppVMs, each for itself. Bindings and Exits are in the order of
-// addresses, so that equal ones are equal.
-func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
-	p := Plan{Bindings: make([]firewall.Binding, 0, len(want)), Exits: make([]Exit, 0, len(want))}
+// Of returns the plan for all AppVMs: it visits the union of desired and actual ones, each for itself. Bindings and Allowances are
+// sorted by address, so that equal ones are equal.
+func Of(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
+	p := Plan{Bindings: make([]firewall.Binding, 0, len(want)), Allowances: make([]policy.Allowance, 0, len(want))}
 	wanted := make(map[netip.Addr]*Desired, len(want))
 	for _, d := range want {
 		wanted[d.Addr] = d
@@ -81,12 +86,12 @@ func plan(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
 			p.appVM(d, &Actual{Addr: d.Addr}, now, limits)
 		}
 	}
-	slices.SortFunc(p.Exits, func(a, b Exit) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(p.Allowances, func(a, b policy.Allowance) int { return a.Addr.Compare(b.Addr) })
 	return p
 }
 
-// unfenced is the plan as long as the fence does not stand: nothing runs, and nothing leads anywhere.
-func unfenced(have []*Actual) Plan {
+// Unfenced returns the plan for as long as the fence does not stand: nothing runs, and nothing leads anywhere.
+func Unfenced(have []*Actual) Plan {
 	p := Plan{}
 	for _, a := range have {
 		for _, g := range a.Generations {
@@ -96,12 +101,18 @@ func unfenced(have []*Actual) Plan {
 	return p
 }
 
+// ForOne returns the plan for one AppVM.
+func ForOne(d *Desired, a *Actual, now time.Time, limits Limits) (p Plan) {
+	p.appVM(d, a, now, limits)
+	return p
+}
+
 // appVM plans for one AppVM.
 func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	target := targetOf(d, a)
 	if target == nil {
 		how := Gently // the AppVM has left
-		if d.wanted() || d == nil || d.Held {
+		if d.Wanted() || d == nil || d.Held {
 			how = Now
 		}
 		for _, g := range a.Generations {
@@ -118,7 +129,11 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	if serving != nil && a.Failures[target.Key()].Err != nil && !target.PermitsAll(serving.Policy) {
 		serving = nil // who knows when the target will start: nothing serves rather than what was taken away
 	}
-	p.Exits = append(p.Exits, exit(target, serving))
+	var old *policy.Policy
+	if serving != nil {
+		old = serving.Policy
+	}
+	p.Allowances = append(p.Allowances, policy.AllowanceOf(target, old))
 	if serving != nil {
 		for _, vif := range d.Vifs {
 			p.Bindings = append(p.Bindings, firewall.Binding{
@@ -126,7 +141,7 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 			})
 		}
 	}
-	coming := []*Policy{target}
+	coming := []*policy.Policy{target}
 	if d.Policy != nil && d.Policy.Key() != target.Key() {
 		coming = append(coming, d.Policy) // refused so far; tried again now and then, as everything is
 	}
@@ -139,11 +154,11 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 }
 
 // targetOf is the policy that should serve an AppVM; nil if none should.
-func targetOf(d *Desired, a *Actual) *Policy {
-	if !d.wanted() {
+func targetOf(d *Desired, a *Actual) *policy.Policy {
+	if !d.Wanted() {
 		return nil
 	}
-	good := a.Good
+	good := a.LastGood
 	if good != nil {
 		good = good.At(d.Bind, d.Places)
 	}
@@ -160,11 +175,11 @@ func targetOf(d *Desired, a *Actual) *Policy {
 
 // serving is the generation that the bindings should point at: the newest that runs the target, else, until that
 // is up, the newest that listens at all.
-func serving(a *Actual, target *Policy) *Generation {
+func serving(a *Actual, target *policy.Policy) *Generation {
 	var best *Generation
 	for i := range a.Generations {
 		g := &a.Generations[i]
-		if !g.Ready || g.Dying || g.Deaf || g.Policy.Bind != target.Bind {
+		if !g.Ready || g.Dying || g.LostPort || g.Policy.Bind != target.Bind {
 			continue
 		}
 		if best == nil || g.Policy.Key() == target.Key() || best.Policy.Key() != target.Key() {
@@ -174,7 +189,7 @@ func serving(a *Actual, target *Policy) *Generation {
 	return best
 }
 
-func (p *Plan) start(target *Policy, a *Actual, now time.Time) {
+func (p *Plan) start(target *policy.Policy, a *Actual, now time.Time) {
 	for _, g := range a.Generations {
 		if g.Policy.Key() == target.Key() && !g.Ready && !g.Dying {
 			return // on its way
@@ -188,17 +203,17 @@ func (p *Plan) start(target *Policy, a *Actual, now time.Time) {
 }
 
 // retire decides the end of all generations but the serving one and those that start what is coming.
-func (p *Plan) retire(serving *Generation, coming []*Policy, a *Actual, now time.Time, limits Limits) {
+func (p *Plan) retire(serving *Generation, coming []*policy.Policy, a *Actual, now time.Time, limits Limits) {
 	var draining []Generation
 	for i := len(a.Generations) - 1; i >= 0; i-- { // newest first: they may stay longest
 		g := a.Generations[i]
 		switch {
 		case serving != nil && g.ID == serving.ID:
 		case !g.Ready:
-			if !slices.ContainsFunc(coming, func(c *Policy) bool { return c.Key() == g.Policy.Key() }) {
+			if !slices.ContainsFunc(coming, func(c *policy.Policy) bool { return c.Key() == g.Policy.Key() }) {
 				p.end(g, Now, "its rules have changed again")
 			}
-		case g.Deaf:
+		case g.LostPort:
 			p.end(g, Now, "its port is not its own any more")
 		case serving == nil && g.Policy.Bind != coming[0].Bind:
 			p.end(g, Now, "the gateway has changed")

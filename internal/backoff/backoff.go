@@ -1,4 +1,7 @@
-package supervisor
+// Package backoff remembers failures and says when to try again.
+//
+// Concurrency: a Failure is a value.
+package backoff
 
 import (
 	"math/rand/v2"
@@ -6,13 +9,13 @@ import (
 )
 
 const (
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 30 * time.Second
-	lastBad    = 10 * time.Minute // of a start that fails because of rules or template
-	stable     = 10 * time.Second // a proxy that served this long has no history
+	firstRetry   = 100 * time.Millisecond
+	lastRetry    = 30 * time.Second
+	lastBadRetry = 10 * time.Minute // of a start that fails because of rules or template
+	ProvenAfter  = 10 * time.Second // a proxy that served this long has no history
 )
 
-// Failure is what is remembered of a policy whose process did not come up or did not stay up.
+// A Failure is what is remembered of something that did not work, such as a policy whose process did not stay up. The zero Failure is none.
 type Failure struct {
 	Count int
 	Retry time.Time // not before
@@ -20,9 +23,9 @@ type Failure struct {
 	Bad   bool // tinyproxy has refused the configuration: trying again changes nothing until somebody mends it
 }
 
-// next is the failure after one more. A proxy that had served for a while is started again at once.
-func (f Failure) next(now time.Time, err error, bad bool, served time.Duration) Failure {
-	if served >= stable {
+// Next returns the failure after one more. A proxy that had served for a while is started again at once.
+func (f Failure) Next(now time.Time, err error, bad bool, served time.Duration) Failure {
+	if served >= ProvenAfter {
 		f = Failure{}
 	}
 	f.Count++
@@ -31,7 +34,7 @@ func (f Failure) next(now time.Time, err error, bad bool, served time.Duration) 
 	if f.Count > 1 || served == 0 {
 		most := lastRetry
 		if bad {
-			most = lastBad
+			most = lastBadRetry
 		}
 		f.Retry = now.Add(retryDelay(f.Count, most))
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package plan
 
 import (
 	"crypto/sha256"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/backoff"
 	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -23,8 +24,8 @@ var (
 )
 
 // allow is the policy of an AppVM whose white list is the given lines.
-func allow(addr netip.Addr, lines ...string) *Policy {
-	p := &Policy{
+func allow(addr netip.Addr, lines ...string) *policy.Policy {
+	p := &policy.Policy{
 		Name: "vm" + addr.String(), Addr: addr, Bind: gateway,
 		Config: tinyproxy.Config{Filter: tinyproxy.Filter{Enabled: true, DefaultDeny: true}},
 	}
@@ -72,7 +73,7 @@ func (w *world) apply(p Plan, now time.Time) {
 		}
 		w.lastID++
 		a.Generations = append(a.Generations, Generation{ID: w.lastID, Policy: policy, Port: uint16(w.lastID), Ready: true})
-		a.Good = policy
+		a.LastGood = policy
 	}
 }
 
@@ -82,12 +83,12 @@ func randomWorld(r *rand.Rand) *world {
 	gateways := []netip.Addr{gateway, netip.MustParseAddr("10.139.0.1")}
 	for i := range 6 {
 		addr := netip.AddrFrom4([4]byte{10, 137, 0, byte(i + 1)})
-		var policies []*Policy
+		var policies []*policy.Policy
 		for n := range 4 {
 			lines := []string{"a", "b", "c", "d"}[:n+1]
 			policies = append(policies, allow(addr, lines...).At(gateways[r.IntN(2)], ""))
 		}
-		pick := func() *Policy { return policies[r.IntN(len(policies))] }
+		pick := func() *policy.Policy { return policies[r.IntN(len(policies))] }
 		if r.IntN(5) > 0 {
 			d := &Desired{Name: policies[0].Name, Addr: addr, Bind: gateways[r.IntN(2)], Held: r.IntN(6) == 0}
 			for n := range r.IntN(3) {
@@ -101,7 +102,7 @@ func randomWorld(r *rand.Rand) *world {
 			w.want = append(w.want, d)
 		}
 		if r.IntN(4) > 0 {
-			a := &Actual{Addr: addr, Failures: map[string]Failure{}}
+			a := &Actual{Addr: addr, Failures: map[string]backoff.Failure{}}
 			for range r.IntN(6) {
 				w.lastID++
 				g := Generation{ID: w.lastID, Policy: pick(), Port: uint16(w.lastID), Ready: r.IntN(3) > 0}
@@ -112,10 +113,10 @@ func randomWorld(r *rand.Rand) *world {
 				a.Generations = append(a.Generations, g)
 			}
 			if r.IntN(2) == 0 {
-				a.Good = pick()
+				a.LastGood = pick()
 			}
 			if r.IntN(3) == 0 {
-				a.Failures[pick().Key()] = Failure{Bad: r.IntN(2) == 0, Retry: t0.Add(time.Minute)}
+				a.Failures[pick().Key()] = backoff.Failure{Bad: r.IntN(2) == 0, Retry: t0.Add(time.Minute)}
 			}
 			w.have[addr] = a
 		}
@@ -149,7 +150,7 @@ func TestPlanConvergesFromAnyState(t *testing.T) {
 		w := randomWorld(r)
 		rounds := 0
 		for {
-			p := plan(w.want, w.actual(), t0, limits)
+			p := Of(w.want, w.actual(), t0, limits)
 			if err := w.check(p); err != nil {
 				t.Fatalf("seed %d, round %d: %v", seed, rounds, err)
 			}
@@ -182,12 +183,12 @@ func (w *world) equalsDesired(bindings []firewall.Binding) error {
 			}
 			continue
 		}
-		var good *Policy
-		waiting := map[string]Failure{}
+		var good *policy.Policy
+		waiting := map[string]backoff.Failure{}
 		if a != nil {
 			waiting = a.Failures
-			if a.Good != nil {
-				good = a.Good.At(d.Bind, d.Places)
+			if a.LastGood != nil {
+				good = a.LastGood.At(d.Bind, d.Places)
 			}
 		}
 		target := d.Policy
@@ -224,7 +225,7 @@ func (w *world) equalsDesired(bindings []firewall.Binding) error {
 // TestRetiring shows what becomes of the old process once the new one serves.
 func TestRetiring(t *testing.T) {
 	addr := netip.MustParseAddr("10.137.0.9")
-	deny := func(p *Policy) *Policy {
+	deny := func(p *policy.Policy) *policy.Policy {
 		q := *p
 		q.Config.Filter.DefaultDeny = false
 		return policy.Sealed(q)
@@ -232,14 +233,14 @@ func TestRetiring(t *testing.T) {
 	otherTemplate := allow(addr, "a", "b")
 	otherTemplate.Config.Rest = sha256.Sum256([]byte("MaxClients 1\n"))
 	otherTemplate = policy.Sealed(*otherTemplate)
-	open := func(p *Policy, networks string) *Policy {
+	open := func(p *policy.Policy, networks string) *policy.Policy {
 		q := *p
 		q.Egress, _ = rules.ParseEgress(networks)
 		return policy.Sealed(q)
 	}
 	tests := []struct {
 		name     string
-		old, new *Policy
+		old, new *policy.Policy
 		old2     Generation
 		end      []End
 		retire   []int
@@ -263,7 +264,7 @@ func TestRetiring(t *testing.T) {
 				{ID: 1, Policy: tt.old, Port: 1, Ready: true},
 				{ID: 2, Policy: tt.new, Port: 2, Ready: true},
 			}}}
-			p := plan(want, have, t0, limits)
+			p := Of(want, have, t0, limits)
 			for i := range p.End {
 				p.End[i].Why = ""
 			}
@@ -301,21 +302,21 @@ func TestRetiredAreBounded(t *testing.T) {
 		slices.Sort(ids)
 		return ids
 	}
-	want := func(p *Policy) []*Desired {
+	want := func(p *policy.Policy) []*Desired {
 		return []*Desired{{Name: "x", Addr: addr, Vifs: []string{"vif1.0"}, Bind: gateway, Policy: p}}
 	}
 	limits := Limits{Drain: time.Hour, Generations: 3}
 	all := gens(t0)
-	p := plan(want(all[5].Policy), []*Actual{{Addr: addr, Generations: all}}, t0, limits)
+	p := Of(want(all[5].Policy), []*Actual{{Addr: addr, Generations: all}}, t0, limits)
 	if got := ids(p); !slices.Equal(got, []int{1, 2}) {
 		t.Errorf("three may stay: ends %v, want [1 2]", got)
 	}
-	p = plan(want(all[5].Policy), []*Actual{{Addr: addr, Generations: all}}, t0.Add(56*time.Minute+30*time.Second), limits)
+	p = Of(want(all[5].Policy), []*Actual{{Addr: addr, Generations: all}}, t0.Add(56*time.Minute+30*time.Second), limits)
 	if got := ids(p); !slices.Equal(got, []int{1, 2, 3}) {
 		t.Errorf("an hour is over for the third: ends %v, want [1 2 3]", got)
 	}
 	narrow := Generation{ID: 7, Policy: allow(addr, "a", "b"), Port: 7, Ready: true}
-	p = plan(want(narrow.Policy), []*Actual{{Addr: addr, Generations: append(all, narrow)}}, t0, limits)
+	p = Of(want(narrow.Policy), []*Actual{{Addr: addr, Generations: append(all, narrow)}}, t0, limits)
 	for _, e := range p.End {
 		if (e.How == Soon) != (e.ID > 2) {
 			t.Errorf("%+v: killed are those that permitted c and more", e)
@@ -323,23 +324,5 @@ func TestRetiredAreBounded(t *testing.T) {
 	}
 	if got := ids(p); !slices.Equal(got, []int{3, 4, 5, 6}) {
 		t.Errorf("ends %v, want [3 4 5 6]", got)
-	}
-}
-
-func TestRetryDelayGrowsAndStaysWithinItsBounds(t *testing.T) {
-	var f Failure
-	for i := range 40 {
-		f = f.next(t0, errors.New("x"), false, 0)
-		least := min(firstRetry<<min(i, 20), lastRetry) * 8 / 10
-		most := min(firstRetry<<min(i, 20), lastRetry) * 12 / 10
-		if d := f.Retry.Sub(t0); d < least || d > most {
-			t.Errorf("failure %d: waits %v, want %v to %v", f.Count, d, least, most)
-		}
-	}
-	if f = f.next(t0, errors.New("x"), false, stable); f.Retry != t0 || f.Count != 1 {
-		t.Errorf("a proxy that had served waits %v", f.Retry.Sub(t0))
-	}
-	if f = f.next(t0, errors.New("x"), false, time.Second); !f.Retry.After(t0) {
-		t.Error("a proxy that dies again at once is started without a pause: a busy loop")
 	}
 }
