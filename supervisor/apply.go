@@ -1,9 +1,6 @@
 package supervisor
 
 import (
-	"context"
-	"errors"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -11,9 +8,6 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 )
-
-// syncBound is how long one write of the firewall may take.
-const syncBound = 10 * time.Second
 
 // apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
 // bindings, and in the same transaction the fence, then the ends. What starts does so meanwhile, as nothing leads to it,
@@ -75,156 +69,6 @@ func (l *loop) end(ends []plan.End) {
 	}
 }
 
-// A write is one write of the firewall, as the loop sees it.
-type write struct {
-	state   firewall.State
-	putOff  context.CancelFunc // the rest of it, if it has not begun
-	late    bool               // it is given up
-	inForce <-chan struct{}
-	done    <-chan written
-	written      // once done
-	known   bool // to be in force
-	same    bool // nothing else than the last one: it writes only what somebody has undone
-	beside  bool // the loop does not wait for it
-	again   bool // another try follows at once if it fails
-}
-
-// written is what came of a write.
-type written struct {
-	writes int
-	err    error
-}
-
-// sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
-// nobody needs any more, goes on beside the loop: iptables-legacy takes tens of milliseconds for it. What the firewall was
-// made to hold is believed until it is to be checked again: a new process is started without reading all rules before.
-// That a port is guarded, or not any more, comes with the next write for another reason: a proxy grants no connection to
-// whom it is not bound, guarded or not.
-func (l *loop) sync(state firewall.State, now time.Time) bool {
-	if l.holds != nil {
-		same := state
-		if same.Guarded = l.holds.Guarded; l.holds.Equal(same) {
-			if l.writing == nil {
-				l.release(state.Bindings)
-			}
-			return true
-		}
-	}
-	l.completeWrite(now)
-	l.holds = nil
-	if l.guard.failed.Equal(now) {
-		return false // its time to be tried again comes
-	}
-	w := l.begin(state, nil)
-	inForce := w.inForce
-	if l.last != nil && l.last.Equal(state) {
-		inForce = nil // the backend may say so before it has looked whether somebody undid that
-	}
-	l.await(w, inForce, now)
-	if l.writing == w {
-		l.stands(w, now)
-	}
-	return l.holds != nil
-}
-
-// begin starts a write beside the loop. What is to come after it is done there, too, and nobody waits for that.
-func (l *loop) begin(state firewall.State, after func()) *write {
-	ctx, cancel := context.WithTimeout(context.Background(), l.syncTimeout)
-	inForce, done := make(chan struct{}), make(chan written, 1)
-	w := &write{state: state, putOff: cancel, inForce: inForce, done: done}
-	l.writing = w
-	over := func(l *loop) {
-		if l.writing == w {
-			l.completeWrite(time.Now())
-		}
-	}
-	beside := writer{l.Firewall, l.Events.Log, l.mailbox, state, inForce, done, over, after}
-	l.running.Go(func() { beside.run(ctx, cancel) })
-	return w
-}
-
-// A writer does one write, beside the loop.
-type writer struct {
-	firewall firewall.Backend
-	log      *slog.Logger
-	mail     *mailbox
-	state    firewall.State
-	inForce  chan struct{}
-	done     chan<- written // takes one without waiting
-	over     func(*loop)
-	after    func()
-}
-
-func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
-	defer cancel()
-	var came written
-	if came.writes, came.err = w.firewall.Sync(ctx, w.state, func() { close(w.inForce) }); came.writes > 0 {
-		w.log.Debug("firewall written", "writes", came.writes)
-	}
-	w.done <- came
-	w.mail.post(w.over)
-	if w.after != nil {
-		w.after()
-	}
-}
-
-// await waits until a write is in force, or done; for the second alone if inForce is nil.
-func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
-	tick := time.NewTicker(fenceBound)
-	defer tick.Stop()
-	for {
-		select {
-		case <-inForce:
-			return
-		case w.written = <-w.done:
-			l.conclude(w, now)
-			return
-		case <-tick.C:
-			if l.guard.suspect || l.waker.pending(Firewall) {
-				l.giveUp(w)
-				inForce = nil
-			}
-		}
-	}
-}
-
-// completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
-// The rest that was put off is for the next write to do.
-func (l *loop) completeWrite(now time.Time) {
-	switch w := l.writing; {
-	case w == nil:
-	case w.beside: // nobody puts a check off
-		l.await(w, nil, now)
-	default:
-		w.putOff()
-		w.written = <-w.done
-		l.conclude(w, now)
-	}
-}
-
-// conclude draws the conclusions from a write that is done.
-func (l *loop) conclude(w *write, now time.Time) {
-	l.writing = nil
-	defer l.answerAll(now)
-	if w.beside {
-		defer l.noteChecked(w, now)
-	}
-	switch {
-	case errors.Is(w.err, context.Canceled) && !w.late:
-		l.stands(w, now)
-		l.holds, l.last = nil, nil
-	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
-		l.holds = nil
-		l.notWritten(w, now)
-	default:
-		l.stands(w, now)
-		l.release(w.state.Bindings)
-		if retry := l.troubles.note(l.Events, now, "iptables", w.err); w.err != nil {
-			l.agenda.by(dueCheck, retry)
-		}
-	}
-}
-
 // bound follows a write: the bindings are those of the plan now.
 func (l *loop) bound(p plan.Plan, now time.Time) {
 	serves := make(map[uint16]bool, len(p.Bindings))
@@ -263,33 +107,6 @@ func (l *loop) bound(p plan.Plan, now time.Time) {
 	}
 }
 
-// show has the files under an AppVM's name tell of the process that serves it, beside the loop: a file system may not answer.
-func (l *loop) show(vm *appVM) {
-	p := vm.current
-	if vm.showing || p == nil || p.shown {
-		return
-	}
-	vm.showing = true
-	beside(l, p.proxy.Current, func(l *loop, err error) { l.showed(vm, p, err) })
-}
-
-// showed is the news that the files tell of a process, or why they do not.
-func (l *loop) showed(vm *appVM, p *process, err error) {
-	vm.showing, p.shown = false, err == nil                 // else at the next look again: the disk may be full now
-	l.changed = l.changed || len(l.waiters) > 0 || !l.ready // they wait for it
-	if err != nil && !p.hidden && !p.Dying {
-		l.Events.Emit(events.FilesStale, events.About{VM: p.Policy.Name, IP: vm.addr, Err: err.Error()})
-	}
-	p.hidden = err != nil
-	if vm.current != p {
-		l.show(vm)
-	}
-}
-
-// beingShown reports whether files are being written that somebody may be about to read. Where that has failed before, nobody
-// waits for it.
-func (vm *appVM) beingShown() bool { return vm.showing && vm.current != nil && !vm.current.hidden }
-
 // release follows a successful write of these bindings: nothing else in the firewall leads to a proxy's port.
 func (l *loop) release(bindings []firewall.Binding) {
 	if !l.cleaned { // an earlier run may have crashed
@@ -314,14 +131,4 @@ func forgetPast(forget func([]firewall.Binding) (int, error), emitter *events.Em
 			emitter.Emit(events.StillTracked, events.About{Err: err.Error()})
 		}
 	}
-}
-
-// process finds a generation; nil when it has ended since.
-func (l *loop) process(id int) *process {
-	for _, vm := range l.vms {
-		if i := slices.IndexFunc(vm.processes, func(p *process) bool { return p.ID == id }); i >= 0 {
-			return vm.processes[i]
-		}
-	}
-	return nil
 }

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -16,69 +15,6 @@ import (
 // No fence, no proxy. What the kernel was made to hold is believed until somebody may have changed it. Then it is made to
 // hold the same once more, before anything else is looked at; if that fails, or if nobody can tell whether the fence
 // stands, all proxies end at once, and none starts until a write has succeeded.
-
-const (
-	fenceBound   = 2 * time.Second        // until a check that has not ended counts as failed
-	fenceRetry   = 5 * time.Second        // between tries to put the fence up again, at most
-	checkGap     = 5 * time.Millisecond   // between checks, at least
-	checkShare   = 10                     // of the time, one in so many parts is for checks that hints ask for, in the long run
-	checkBurst   = 500 * time.Millisecond // of them may come at once: the rules may be deleted just after another change
-	mostRepairs  = 5                      // in quietFor; who undoes the rules more often ends the proxies
-	quietFor     = time.Second            // without a repair, until proxies run again
-	quietShare   = 10                     // the same in repairs, where these take long: the fence is open meanwhile
-	checkTooLong = 100 * time.Millisecond
-)
-
-var (
-	errLate   = fmt.Errorf("%w, for all that is known: the check takes longer than %v", firewall.ErrUnfenced, fenceBound)
-	errUndone = fmt.Errorf("%w: another program undoes the rules as often as they are restored; proxies run again when"+
-		" it leaves them alone", firewall.ErrUnfenced)
-)
-
-// guard is what is known of the fence.
-type guard struct {
-	unfenced error         // why no proxy may run; nil if one may
-	suspect  bool          // somebody may have changed the firewall since it was last looked at
-	again    bool          // somebody may have changed it since the check under way began
-	doubt    bool          // the last check failed
-	looks    int           // how often what else a check looks at was read
-	began    time.Time     // when the last check began
-	checked  time.Time     // when its round was over
-	took     time.Duration // its round
-	spent    time.Duration // by checks, of what is for them; less by a tenth of the time since then
-	repairs  []time.Time   // of what somebody had undone, within the last quiet
-	undone   bool          // too often; until a check finds nothing to do
-	failed   time.Time     // the round in which a write failed: it is not tried once more in that round
-}
-
-// next is when a hint that comes now is acted on: at once, unless checks that find nothing would take too much of the time.
-// Two managers of one ruleset must not fight at speed, and as long as they do, nothing is open.
-func (g *guard) next(now time.Time) time.Time {
-	switch {
-	case g.undone:
-		return later(now, g.checked.Add(g.quiet()))
-	case slices.ContainsFunc(g.repairs, g.began.Equal):
-		return now // it has found something, and may once more
-	}
-	return later(now, g.checked.Add(max(checkGap, checkShare*(g.spent-checkBurst))))
-}
-
-// account notes that a check has ended, with what it took of the time that is for checks.
-func (g *guard) account(ended time.Time) {
-	g.took = ended.Sub(g.began)
-	g.spent = max(0, g.spent-ended.Sub(g.checked)/checkShare) + min(g.took, checkTooLong)
-	g.checked = ended
-}
-
-// quiet is the time in which more than mostRepairs are too many, and without any it is quiet.
-func (g *guard) quiet() time.Duration { return max(quietFor, quietShare*g.took) }
-
-// rest notes what the round of a check took.
-func (g *guard) rest(round time.Time) {
-	if g.began.Equal(round) {
-		g.account(time.Now())
-	}
-}
 
 // check has the firewall hold what it was last made to hold. If nobody can have changed it since, a write is due that failed or
 // was put off, which is the plan's.
@@ -212,63 +148,6 @@ func (l *loop) giveUp(w *write) {
 	l.unfence(errLate)
 	w.late = true
 	w.putOff()
-}
-
-// serves is the process at a port that the bindings point at.
-func (vm *appVM) serves(port uint16) *process {
-	if vm == nil || vm.current == nil || vm.current.Port != port || vm.current.Dying || vm.current.LostPort {
-		return nil
-	}
-	return vm.current
-}
-
-// stands follows a write that succeeded: the fence stands, unless somebody takes it down as often as it is put up.
-func (l *loop) stands(w *write, now time.Time) {
-	g := &l.guard
-	l.holds, l.last = &w.state, &w.state
-	g.doubt = false
-	g.suspect = g.suspect && w.known // somebody may have come after that
-	w.known = true
-	g.repairs = slices.DeleteFunc(g.repairs, func(at time.Time) bool { return now.Sub(at) >= g.quiet() })
-	switch {
-	case w.same && w.writes > 0:
-		g.repairs = append(g.repairs, g.began)
-		g.undone = g.undone || len(g.repairs) > mostRepairs
-	case w.same && len(g.repairs) == 0:
-		g.undone = false
-	}
-	if g.undone {
-		g.suspect = true
-		l.agenda.by(dueCheck, now.Add(g.quiet()))
-		l.troubles.note(l.Events, now, "firewall", errUndone)
-		l.unfence(errUndone)
-		return
-	}
-	l.troubles.note(l.Events, now, "firewall", nil)
-	if g.unfenced != nil && l.knowsForward() {
-		g.unfenced = nil
-		l.changed = true
-	}
-}
-
-// notWritten follows a write that failed.
-func (l *loop) notWritten(w *write, now time.Time) {
-	g, err := &l.guard, w.err
-	if g.suspect && !w.again && !errors.Is(err, firewall.ErrUnfenced) {
-		err = fmt.Errorf("%w, for all that is known: %w", firewall.ErrUnfenced, err)
-	}
-	if errors.Is(err, firewall.ErrUnfenced) {
-		g.suspect = true
-		l.unfence(err)
-	}
-	if w.again {
-		return
-	}
-	g.failed = now
-	l.agenda.at(dueCheck, l.troubles.note(l.Events, now, "firewall", err))
-	if g.unfenced != nil {
-		l.agenda.by(dueCheck, now.Add(fenceRetry))
-	}
 }
 
 // unfence ends all proxies, and has none start until the fence stands.

@@ -87,9 +87,6 @@ func (l *loop) conditionOf(d *plan.Desired, vm *appVM) (c condition) {
 	return c
 }
 
-// served tells whether bindings lead to a process of an AppVM.
-func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
-
 // statusNow is what `show` prints, with the packets that the fence had refused when they were last counted.
 func (l *loop) statusNow(now time.Time) control.Status {
 	l.noteStates(now)

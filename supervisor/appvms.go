@@ -1,0 +1,129 @@
+package supervisor
+
+import (
+	"net/netip"
+	"slices"
+
+	"vifproxy/internal/backoff"
+	"vifproxy/internal/plan"
+)
+
+// appVM is what the loop remembers of one AppVM.
+type appVM struct {
+	addr      netip.Addr
+	processes []*process // oldest first
+	lastGood  *Policy
+	failures  map[string]backoff.Failure
+	restarts  int
+	taken     int      // ports in a row that somebody else had
+	current   *process // the one that the bindings point at
+	showing   bool     // the files under its name are being written
+}
+
+func (vm *appVM) actual() *plan.Actual {
+	a := &plan.Actual{Addr: vm.addr, LastGood: vm.lastGood, Failures: vm.failures}
+	for _, p := range vm.processes {
+		a.Generations = append(a.Generations, p.Generation)
+	}
+	return a
+}
+
+// actual is the AppVMs as plan sees them.
+func (l *loop) actual() []*plan.Actual {
+	all := make([]*plan.Actual, 0, len(l.vms))
+	for _, vm := range l.vms {
+		all = append(all, vm.actual())
+	}
+	slices.SortFunc(all, func(a, b *plan.Actual) int { return a.Addr.Compare(b.Addr) })
+	return all
+}
+
+// serves is the process at a port that the bindings point at.
+func (vm *appVM) serves(port uint16) *process {
+	if vm == nil || vm.current == nil || vm.current.Port != port || vm.current.Dying || vm.current.LostPort {
+		return nil
+	}
+	return vm.current
+}
+
+// served tells whether bindings lead to a process of an AppVM.
+func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
+
+// runs tells whether a process listens that has a policy.
+func (vm *appVM) runs(p *Policy) bool {
+	return slices.ContainsFunc(vm.processes, func(q *process) bool {
+		return q.Ready && !q.Dying && !q.LostPort && q.Policy.Key() == p.Key()
+	})
+}
+
+// named tells whether a process runs under an AppVM's name.
+func (l *loop) named(name string) bool {
+	for _, vm := range l.vms {
+		if slices.ContainsFunc(vm.processes, func(p *process) bool { return p.Policy.Name == name }) {
+			return true
+		}
+	}
+	return false
+}
+
+// atRest tells whether no process is on its way up or down.
+func (l *loop) atRest() bool {
+	for _, vm := range l.vms {
+		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
+			return false
+		}
+	}
+	return true
+}
+
+// starting counts the processes that do not listen yet.
+func (l *loop) starting() (n int) {
+	for _, vm := range l.vms {
+		for _, p := range vm.processes {
+			if !p.Ready {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// prune forgets what belongs to AppVMs that have gone, failures of policies that nobody wants any more, and last good
+// policies that have been followed by another one.
+func (l *loop) prune() {
+	want := make(map[netip.Addr]*plan.Desired, len(l.want))
+	for _, d := range l.want {
+		want[d.Addr] = d
+	}
+	for addr, vm := range l.vms {
+		d := want[addr]
+		if !d.Connected() {
+			vm.lastGood = nil
+		}
+		if d.Wanted() && !d.Waits && d.Policy != nil && vm.runs(d.Policy) {
+			vm.lastGood = d.Policy // also if it came up long ago, and serves again after rules that were taken back
+		}
+		if vm.lastGood != nil {
+			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}])
+		}
+		for key := range vm.failures {
+			if !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.lastGood != nil && vm.lastGood.At(d.Bind, d.Places).Key() == key) {
+				delete(vm.failures, key)
+			}
+		}
+		if !d.Connected() && len(vm.processes) == 0 {
+			delete(l.vms, addr)
+		}
+	}
+	l.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
+	for who := range l.inputs.Temporary {
+		if d := want[who.Addr]; d == nil || d.Name != who.Name {
+			delete(l.inputs.Temporary, who)
+		}
+	}
+	for addr := range l.inputs.Restarts {
+		if want[addr] == nil {
+			delete(l.inputs.Restarts, addr)
+		}
+	}
+}

@@ -1,0 +1,214 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"vifproxy/firewall"
+)
+
+// syncBound is how long one write of the firewall may take.
+const syncBound = 10 * time.Second
+
+// A write is one write of the firewall, as the loop sees it.
+type write struct {
+	state   firewall.State
+	putOff  context.CancelFunc // the rest of it, if it has not begun
+	late    bool               // it is given up
+	inForce <-chan struct{}
+	done    <-chan written
+	written      // once done
+	known   bool // to be in force
+	same    bool // nothing else than the last one: it writes only what somebody has undone
+	beside  bool // the loop does not wait for it
+	again   bool // another try follows at once if it fails
+}
+
+// written is what came of a write.
+type written struct {
+	writes int
+	err    error
+}
+
+// sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
+// nobody needs any more, goes on beside the loop: iptables-legacy takes tens of milliseconds for it. What the firewall was
+// made to hold is believed until it is to be checked again: a new process is started without reading all rules before.
+// That a port is guarded, or not any more, comes with the next write for another reason: a proxy grants no connection to
+// whom it is not bound, guarded or not.
+func (l *loop) sync(state firewall.State, now time.Time) bool {
+	if l.holds != nil {
+		same := state
+		if same.Guarded = l.holds.Guarded; l.holds.Equal(same) {
+			if l.writing == nil {
+				l.release(state.Bindings)
+			}
+			return true
+		}
+	}
+	l.completeWrite(now)
+	l.holds = nil
+	if l.guard.failed.Equal(now) {
+		return false // its time to be tried again comes
+	}
+	w := l.begin(state, nil)
+	inForce := w.inForce
+	if l.last != nil && l.last.Equal(state) {
+		inForce = nil // the backend may say so before it has looked whether somebody undid that
+	}
+	l.await(w, inForce, now)
+	if l.writing == w {
+		l.stands(w, now)
+	}
+	return l.holds != nil
+}
+
+// begin starts a write beside the loop. What is to come after it is done there, too, and nobody waits for that.
+func (l *loop) begin(state firewall.State, after func()) *write {
+	ctx, cancel := context.WithTimeout(context.Background(), l.syncTimeout)
+	inForce, done := make(chan struct{}), make(chan written, 1)
+	w := &write{state: state, putOff: cancel, inForce: inForce, done: done}
+	l.writing = w
+	over := func(l *loop) {
+		if l.writing == w {
+			l.completeWrite(time.Now())
+		}
+	}
+	beside := writer{l.Firewall, l.Events.Log, l.mailbox, state, inForce, done, over, after}
+	l.running.Go(func() { beside.run(ctx, cancel) })
+	return w
+}
+
+// A writer does one write, beside the loop.
+type writer struct {
+	firewall firewall.Backend
+	log      *slog.Logger
+	mail     *mailbox
+	state    firewall.State
+	inForce  chan struct{}
+	done     chan<- written // takes one without waiting
+	over     func(*loop)
+	after    func()
+}
+
+func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
+	defer cancel()
+	var came written
+	if came.writes, came.err = w.firewall.Sync(ctx, w.state, func() { close(w.inForce) }); came.writes > 0 {
+		w.log.Debug("firewall written", "writes", came.writes)
+	}
+	w.done <- came
+	w.mail.post(w.over)
+	if w.after != nil {
+		w.after()
+	}
+}
+
+// await waits until a write is in force, or done; for the second alone if inForce is nil.
+func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
+	tick := time.NewTicker(fenceBound)
+	defer tick.Stop()
+	for {
+		select {
+		case <-inForce:
+			return
+		case w.written = <-w.done:
+			l.conclude(w, now)
+			return
+		case <-tick.C:
+			if l.guard.suspect || l.waker.pending(Firewall) {
+				l.giveUp(w)
+				inForce = nil
+			}
+		}
+	}
+}
+
+// completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
+// The rest that was put off is for the next write to do.
+func (l *loop) completeWrite(now time.Time) {
+	switch w := l.writing; {
+	case w == nil:
+	case w.beside: // nobody puts a check off
+		l.await(w, nil, now)
+	default:
+		w.putOff()
+		w.written = <-w.done
+		l.conclude(w, now)
+	}
+}
+
+// conclude draws the conclusions from a write that is done.
+func (l *loop) conclude(w *write, now time.Time) {
+	l.writing = nil
+	defer l.answerAll(now)
+	if w.beside {
+		defer l.noteChecked(w, now)
+	}
+	switch {
+	case errors.Is(w.err, context.Canceled) && !w.late:
+		l.stands(w, now)
+		l.holds, l.last = nil, nil
+	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
+		l.holds = nil
+		l.notWritten(w, now)
+	default:
+		l.stands(w, now)
+		l.release(w.state.Bindings)
+		if retry := l.troubles.note(l.Events, now, "iptables", w.err); w.err != nil {
+			l.agenda.by(dueCheck, retry)
+		}
+	}
+}
+
+// stands follows a write that succeeded: the fence stands, unless somebody takes it down as often as it is put up.
+func (l *loop) stands(w *write, now time.Time) {
+	g := &l.guard
+	l.holds, l.last = &w.state, &w.state
+	g.doubt = false
+	g.suspect = g.suspect && w.known // somebody may have come after that
+	w.known = true
+	g.repairs = slices.DeleteFunc(g.repairs, func(at time.Time) bool { return now.Sub(at) >= g.quiet() })
+	switch {
+	case w.same && w.writes > 0:
+		g.repairs = append(g.repairs, g.began)
+		g.undone = g.undone || len(g.repairs) > mostRepairs
+	case w.same && len(g.repairs) == 0:
+		g.undone = false
+	}
+	if g.undone {
+		g.suspect = true
+		l.agenda.by(dueCheck, now.Add(g.quiet()))
+		l.troubles.note(l.Events, now, "firewall", errUndone)
+		l.unfence(errUndone)
+		return
+	}
+	l.troubles.note(l.Events, now, "firewall", nil)
+	if g.unfenced != nil && l.knowsForward() {
+		g.unfenced = nil
+		l.changed = true
+	}
+}
+
+// notWritten follows a write that failed.
+func (l *loop) notWritten(w *write, now time.Time) {
+	g, err := &l.guard, w.err
+	if g.suspect && !w.again && !errors.Is(err, firewall.ErrUnfenced) {
+		err = fmt.Errorf("%w, for all that is known: %w", firewall.ErrUnfenced, err)
+	}
+	if errors.Is(err, firewall.ErrUnfenced) {
+		g.suspect = true
+		l.unfence(err)
+	}
+	if w.again {
+		return
+	}
+	g.failed = now
+	l.agenda.at(dueCheck, l.troubles.note(l.Events, now, "firewall", err))
+	if g.unfenced != nil {
+		l.agenda.by(dueCheck, now.Add(fenceRetry))
+	}
+}
