@@ -100,7 +100,7 @@ func (g *grant) write(edit func([]byte) ([]byte, error)) error {
 			err = os.MkdirAll(g.place.dir, 0o755)
 		}
 		if err == nil {
-			err = writeNew(g.Path, content)
+			err = rules.WriteNew(g.Path, content)
 		}
 	} else {
 		err = rules.Rewrite(g.Path, func(content []byte) ([]byte, error) {

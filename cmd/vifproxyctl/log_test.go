@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/logtail"
 )
 
 // A followed log goes on through everything that can happen to the file, and says each line once.
@@ -91,11 +92,11 @@ func TestLogIsFollowed(t *testing.T) {
 	write(elsewhere, "in two ")
 	write(elsewhere, "parts\n\x1b[2J\u202e\xff\n")
 	expect("in two parts", `\x1b[2J\u202e\xff`)
-	long := strings.Repeat("x", logLineMax) // what is longer is cut in pieces
+	long := strings.Repeat("x", logtail.LineMax) // what is longer is cut in pieces
 	write(elsewhere, long+long+"y\nlast\n")
 	for rest := len(long) + len(long) + 1; rest > 0; {
 		piece := <-lines
-		if len(piece) == 0 || len(piece) > 2*logLineMax || strings.Trim(piece, "xy") != "" {
+		if len(piece) == 0 || len(piece) > 2*logtail.LineMax || strings.Trim(piece, "xy") != "" {
 			t.Fatalf("%d bytes: %.20q", len(piece), piece)
 		}
 		rest -= len(piece)

@@ -23,6 +23,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/proxyctl"
 	"vifproxy/internal/terminal"
 	"vifproxy/tinyproxy/kernel"
 )
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 	program := func() {
 		os.Exit(env{version: "1.0.0", root: os.Getenv("FAKE_ROOT"), stdout: os.Stdout, stderr: os.Stderr}.run(os.Args[1:]))
 	}
-	testscript.Main(m, map[string]func(){"vifproxyctl": program, oldScript: program, "nameserver": underNameServer})
+	testscript.Main(m, map[string]func(){"vifproxyctl": program, proxyctl.Script: program, "nameserver": underNameServer})
 }
 
 // underNameServer runs a command beside a name server at 127.0.0.1 that knows no name.
