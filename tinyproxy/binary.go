@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"vifproxy/internal/terminal"
 )
 
 // Binary identifies a tinyproxy program file: two that compare equal are the same file with the same
@@ -52,5 +54,5 @@ func (b Binary) Version(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("ask %s for its version: %w", b.Path, err)
 	}
 	first, _, _ := strings.Cut(string(out), "\n")
-	return Printable([]byte(first[:min(len(first), 80)])), nil
+	return terminal.Escape(first[:min(len(first), 80)]), nil
 }

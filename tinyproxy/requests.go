@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/internal/events"
+	"vifproxy/internal/terminal"
 )
 
 const (
@@ -371,7 +372,7 @@ func (r *Requests) deny(d events.Denial) {
 	to := Upstream{d.Host, d.Port}
 	d.Upstream = (d.Reason == events.ReasonName || d.Reason == events.ReasonConnect) && to != (Upstream{}) &&
 		slices.ContainsFunc(r.config.Routes, func(route Route) bool { return route.To == to })
-	d.Host, d.Why, d.UID = Printable([]byte(d.Host)), Printable([]byte(d.Why[:min(len(d.Why), maxHost)])), r.uid
+	d.Host, d.Why, d.UID = terminal.Escape(d.Host), terminal.Escape(d.Why[:min(len(d.Why), maxHost)]), r.uid
 	r.onDeny(d)
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/internal/events"
+	"vifproxy/internal/terminal"
 )
 
 const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
@@ -239,11 +240,11 @@ func FuzzLogLine(f *testing.F) {
 			t.Errorf("%d requests are remembered", len(r.pending))
 		}
 		r.End()
-		shown := Printable(line)
+		shown := terminal.Escape(string(line))
 		if strings.ContainsFunc(shown, active) {
 			t.Errorf("%q is shown as %q", line, shown)
 		}
-		if Printable([]byte(shown)) != shown {
+		if terminal.Escape(shown) != shown {
 			t.Errorf("%q does not stay", shown)
 		}
 	})

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"vifproxy/internal/terminal"
 )
 
 // An Outcome is what became of the question of a trial.
@@ -68,7 +70,7 @@ func StageOf(line string) (stage Stage, why string, ok bool) {
 	for _, s := range stages {
 		if m := s.says.FindStringSubmatch(line); m != nil {
 			if len(m) > 1 {
-				why = Printable([]byte(m[1]))
+				why = terminal.Escape(m[1])
 			}
 			return s.Stage, why, true
 		}

@@ -17,6 +17,8 @@ import (
 	"slices"
 	"time"
 
+	"vifproxy/internal/regular"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -110,14 +112,14 @@ func (f File) Read() (Record, error) {
 }
 
 func (f File) read() (r Record, err error) {
-	file, err := os.OpenFile(string(f), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // a FIFO would wait
-	if err != nil {
+	file, _, err := regular.Open(string(f), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	switch {
+	case errors.Is(err, regular.ErrNotRegular):
+		return r, errors.New("it is not a regular file")
+	case err != nil:
 		return r, withoutPath(err)
 	}
 	defer file.Close()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return r, errors.Join(err, errors.New("it is not a regular file"))
-	}
 	text, err := io.ReadAll(io.LimitReader(file, recordMax+1))
 	if err != nil {
 		return r, withoutPath(err)

@@ -12,19 +12,10 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"vifproxy/internal/filegroup"
+	"vifproxy/internal/notroot"
 	"vifproxy/tinyproxy"
 )
-
-// withRemedy says what to do where err comes of our not being root, as the unit has it.
-func withRemedy(err error, remedy string) error {
-	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) {
-		return fmt.Errorf("%w (uid %d may not write there: %s)", err, os.Geteuid(), remedy)
-	}
-	return err
-}
 
 // drop is how an administrator adds to the unit.
 func drop(setting string) string {
@@ -52,7 +43,7 @@ func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 	}
 	if err := l.linkCompat(spec.Name); err != nil {
 		l.options.Log.Warn("no link to the files of a VM under the old path", "vm", spec.Name,
-			"err", withRemedy(err, drop("RuntimeDirectory="+filepath.Base(l.options.CompatDir))))
+			"err", notroot.WithRemedy(err, drop("RuntimeDirectory="+filepath.Base(l.options.CompatDir))))
 	}
 	l.mu.Lock()
 	log := l.logOf(spec.Name)

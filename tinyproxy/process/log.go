@@ -17,6 +17,9 @@ import (
 
 	"vifproxy/internal/backlog"
 	"vifproxy/internal/events"
+	"vifproxy/internal/notroot"
+	"vifproxy/internal/regular"
+	"vifproxy/internal/terminal"
 	"vifproxy/tinyproxy"
 )
 
@@ -105,7 +108,7 @@ func (v *vmLog) denied(d events.Denial) {
 
 // line logs the line within its limits.
 func (v *vmLog) line(raw []byte) {
-	text := tinyproxy.Printable(raw) + "\n"
+	text := terminal.Escape(string(raw)) + "\n"
 	if !v.lines.AllowN(time.Now(), len(text)) {
 		v.queue.Drop()
 		return
@@ -155,19 +158,12 @@ func (v *vmLog) write(text string) error {
 // reopen opens the file, to append. It follows no link and writes to nothing but a regular file: the path
 // is the template's, and may lie where others can write.
 func (v *vmLog) reopen(path string) error {
-	// Nonblocking, since opening a FIFO would wait for its reader.
-	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
-	file, err := os.OpenFile(path, flags, 0o640)
-	if err != nil {
-		return withRemedy(err, `write LogFile "{log_file}", or nothing, into the template "config", or `+drop("LogsDirectory="))
-	}
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("log file %s is not a regular file (remove it)", path)
-	}
-	if err != nil {
-		file.Close()
-		return err
+	file, info, err := regular.Open(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
+	switch {
+	case errors.Is(err, regular.ErrNotRegular):
+		return fmt.Errorf("log file %w (remove it)", err)
+	case err != nil:
+		return notroot.WithRemedy(err, `write LogFile "{log_file}", or nothing, into the template "config", or `+drop("LogsDirectory="))
 	}
 	v.file, v.made, v.opened, v.size = file, info, path, info.Size()
 	if v.counted = v.space != nil && v.space.has(path); v.counted {

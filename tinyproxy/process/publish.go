@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"vifproxy/internal/notroot"
 )
 
 // publishTimeout is how long a caller waits until the files that tell of a proxy are written: the template may want its pid
@@ -142,7 +144,7 @@ func (l *Launcher) show(p *Proxy) error {
 	}
 	if err := l.writePid(p); err != nil {
 		return fmt.Errorf("write the pid file of %s: %w", p.Spec.Name,
-			withRemedy(err, `write PidFile "{pid_file}", or nothing, into the template "config"`))
+			notroot.WithRemedy(err, `write PidFile "{pid_file}", or nothing, into the template "config"`))
 	}
 	return nil
 }
