@@ -125,27 +125,35 @@ func (c Config) normalFence(f Fence) (Fence, error) {
 	if f.Holes, err = normalHoles(f.Holes); err != nil {
 		return f, err
 	}
-	f.Proxies = slices.Clone(f.Proxies)
-	slices.SortFunc(f.Proxies, func(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) })
-	for i := range f.Proxies {
-		p := &f.Proxies[i]
+	f.Proxies, err = c.normalProxies(f.Proxies)
+	return f, err
+}
+
+// normalProxies returns the proxies that have something of their own. The kernel makes the others' counters when they are needed.
+func (c Config) normalProxies(all []Proxy) (own []Proxy, err error) {
+	byUID := func(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) }
+	if !slices.IsSortedFunc(all, byUID) {
+		all = slices.SortedFunc(slices.Values(all), byUID)
+	}
+	for i, p := range all {
 		if p.UID < c.FirstUID || p.UID > c.LastUID {
-			return f, fmt.Errorf("fence: uid %d is outside the fenced range %d-%d", p.UID, c.FirstUID, c.LastUID)
+			return nil, fmt.Errorf("fence: uid %d is outside the fenced range %d-%d", p.UID, c.FirstUID, c.LastUID)
 		}
-		if i > 0 && f.Proxies[i-1].UID == p.UID {
-			return f, fmt.Errorf("fence: uid %d twice", p.UID)
+		if i > 0 && all[i-1].UID == p.UID {
+			return nil, fmt.Errorf("fence: uid %d twice", p.UID)
 		}
-		if p.plain() { // as a rule
+		if p.plain() { // usually
 			continue
 		}
 		if p.Ports = ordered(p.Ports, cmp.Compare); len(p.Ports) > 0 && p.Ports[0] == 0 {
-			return f, fmt.Errorf("fence: 0 is no port")
+			return nil, fmt.Errorf("fence: 0 is no port")
 		}
 		if p.Holes, err = normalHoles(p.Holes); err != nil {
-			return f, err
+			return nil, err
 		}
+		own = append(own, p)
 	}
-	return f, nil
+	return own, nil
 }
 
 func normalHoles(holes []Hole) ([]Hole, error) {

@@ -32,8 +32,6 @@ func (c Config) Normal(s State) (State, error) {
 	if s.Fence, err = c.normalFence(s.Fence); err != nil {
 		return State{}, err
 	}
-	// The kernel makes the others' counters when they are needed.
-	s.Fence.Proxies = slices.DeleteFunc(s.Fence.Proxies, Proxy.plain)
 	return s, nil
 }
 

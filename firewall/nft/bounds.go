@@ -45,8 +45,8 @@ var (
 const tcpTimeouts, udpTimeouts = "short_tcp", "short_udp" // objects that rules refer to
 
 var (
-	ratesSet = setName{"vifproxy", "rates"}
-	heldSet  = setName{"vifproxy", "held"}
+	ratesSet = &set{table: ownTable, name: "rates", key: keys(ifname, ipv4Addr)}
+	heldSet  = &set{table: ownTable, name: "held", key: keys(ifname, ipv4Addr)}
 )
 
 // TrackedMax returns how many connections can be tracked. Tests replace it.
@@ -77,8 +77,8 @@ func declareBounds() [][]byte {
 		return about(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "vifproxy", attrs)
 	}
 	return [][]byte{
-		dynamic(ratesSet, unix.NFT_SET_TIMEOUT, keptMax, ifname, ipv4Addr),
-		dynamic(heldSet, 0, keptMax, ifname, ipv4Addr),
+		dynamic(ratesSet, unix.NFT_SET_TIMEOUT, keptMax),
+		dynamic(heldSet, 0, keptMax),
 		object(tcpTimeouts, unix.IPPROTO_TCP, func(to []byte) []byte {
 			for _, s := range tcpSeconds {
 				to = netlink.Append(to, s.state, net32(s.seconds)...)

@@ -12,216 +12,287 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// setName says the table as nft writes it: with the family before its name if it is not ip.
-type setName struct{ table, name string }
-
-// set is a set of ours, or a map, as it is declared.
-type set struct {
-	setName
-	key, to  []datatype // what elements are made of; to is where they lead, in a map
-	interval bool       // its elements are intervals
-}
-
-// ourSets hold all that a State says, and are in the order in which their elements are written. All are declared in the
-// same way, with the order of bytes alone of what nft notes for itself (userdata): nft 0.9.8 and 1.0.6 end with an assertion or
-// worse when they list a ruleset with some sets as nft 1.1 declares them.
-var ourSets = [...]set{
-	portsMap:             {setName{"vifproxy", "ports"}, keys(ifname, ipv4Addr), keys(ipv4Addr, inetService), false},
-	bindingsSet:          {setName{"vifproxy", "bindings"}, keys(ifname, ipv4Addr, inetService), nil, false},
-	guardedSet:           {setName{"vifproxy", "guarded"}, keys(inetService), nil, false},
-	acceptSet:            {setName{"qubes", "vifproxy"}, keys(ifname, ipv4Addr, inetService), nil, false},
-	leaveSet:             {setName{"inet vifproxy", "leave"}, keys(ifname), nil, false},
-	anywhereSet:          {setName{"inet vifproxy", "anywhere"}, keys(nfProto), nil, false},
-	barredSet:            {setName{"inet vifproxy", "barred"}, keys(ifname), nil, false},
-	barredAgainSet:       {setName{"inet vifproxy", "barred_again"}, keys(ifname), nil, false},
-	openPortsSet:         {setName{"inet vifproxy", "ports"}, keys(inetService), nil, false},
-	resolverSets:         {setName{"inet vifproxy", "resolvers4"}, keys(ipv4Addr), nil, false},
-	resolverSets + 1:     {setName{"inet vifproxy", "resolvers6"}, keys(ipv6Addr), nil, false},
-	literalSets:          {setName{"inet vifproxy", "literals4"}, keys(ipv4Addr, inetService), nil, false},
-	literalSets + 1:      {setName{"inet vifproxy", "literals6"}, keys(ipv6Addr, inetService), nil, false},
-	ownedLiteralSets:     {setName{"inet vifproxy", "owned_literals4"}, keys(uid, ipv4Addr, inetService), nil, false},
-	ownedLiteralSets + 1: {setName{"inet vifproxy", "owned_literals6"}, keys(uid, ipv6Addr, inetService), nil, false},
-	wideLiteralSets:      {setName{"inet vifproxy", "wide_literals4"}, keys(uid, ipv4Addr), nil, false},
-	wideLiteralSets + 1:  {setName{"inet vifproxy", "wide_literals6"}, keys(uid, ipv6Addr), nil, false},
-	ownedPortsSet:        {setName{"inet vifproxy", "owned_ports"}, keys(uid, inetService), nil, false},
-	holeSets:             {setName{"inet vifproxy", "holes4"}, keys(ipv4Addr, inetService), nil, true},
-	holeSets + 1:         {setName{"inet vifproxy", "holes6"}, keys(ipv6Addr, inetService), nil, true},
-	ownedSets:            {setName{"inet vifproxy", "owned4"}, keys(uid, ipv4Addr, inetService), nil, true},
-	ownedSets + 1:        {setName{"inet vifproxy", "owned6"}, keys(uid, ipv6Addr, inetService), nil, true},
-	wideSets:             {setName{"inet vifproxy", "wide4"}, keys(uid, ipv4Addr), nil, true},
-	wideSets + 1:         {setName{"inet vifproxy", "wide6"}, keys(uid, ipv6Addr), nil, true},
-}
-
+// The tables that our sets are in, as nft writes them: with the family before the name if it is not ip.
 const (
-	portsMap = iota
-	bindingsSet
-	guardedSet
-	acceptSet
-	leaveSet // the first of the fence
-	anywhereSet
-	barredSet
-	barredAgainSet // the same for the second look, as this is a set that opens something when it is flushed
-	openPortsSet
-	resolverSets // of IPv4; that of IPv6 follows
-	_
-	literalSets // of all proxies
-	_
-	ownedLiteralSets // of one proxy
-	_
-	wideLiteralSets // of one proxy, at the ports that are open everywhere
-	_
-	ownedPortsSet // of one proxy, at public addresses
-	holeSets      // the same for what is not literal
-	_
-	ownedSets
-	_
-	wideSets
-	_
+	ownTable   = "vifproxy"
+	fenceTable = "inet vifproxy"
+	qubesTable = "qubes"
 )
 
-// refusedSet is filled by the kernel.
-var refusedSet = setName{"inet vifproxy", "refused"}
+// set is a set of ours, or a map.
+type set struct {
+	table, name string
+	key, to     []datatype // what elements are made of; to is where they lead, in a map
+	interval    bool       // its elements are intervals
+	late        bool       // what a packet on its way may still need goes out of it later
+	dump        []byte     // the request for its elements
 
-// datatype is what one part of a key is to nft (enum datatypes in its include/datatype.h), for those who list it.
-type datatype struct {
-	number    uint32
-	size      int  // in bytes
-	hostOrder bool // nft takes its bytes to be in this computer's order
+	elements func(firewall.State) []element // what a State says, in any order
 }
 
-var (
-	nfProto     = datatype{2, 1, true}
-	ipv4Addr    = datatype{7, 4, false}
-	ipv6Addr    = datatype{8, 16, false}
-	inetService = datatype{13, 2, false}
-	uid         = datatype{24, 4, true}
-	ifname      = datatype{41, unix.IFNAMSIZ, true}
-)
-
-func keys(parts ...datatype) []datatype { return parts }
-
-func (s setName) family() byte {
-	if strings.HasPrefix(s.table, "inet ") {
-		return unix.NFPROTO_INET
-	}
-	return unix.NFPROTO_IPV4
-}
-
-// attributes name the set to the kernel.
-func (s setName) attributes() []byte {
-	return netlink.AppendString(netlink.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, s.bare()), unix.NFTA_SET_ELEM_LIST_SET, s.name)
-}
-
-// bare is the table's name without its family.
-func (s setName) bare() string { return strings.TrimPrefix(s.table, "inet ") }
-
-// element is one of one of our sets, which is said by its place among them. Besides its key it has, in a map, where the
-// key leads, and in a set of intervals the last key.
+// element is one of one of our sets.
 type element struct {
-	set        int
-	key, value string
+	key  string
+	more string // where the key leads, in a map; the last key, in a set of intervals
 }
 
-func compareElements(a, b element) int {
-	return cmp.Or(cmp.Compare(a.set, b.set), strings.Compare(a.key, b.key), strings.Compare(a.value, b.value))
+// contents are the elements of one set, by their keys.
+type contents map[string]string
+
+// elementsOf returns what a State puts into the set, in order.
+func (s *set) elementsOf(state firewall.State) []element {
+	all := s.elements(state)
+	slices.SortFunc(all, compareElements)
+	return all
 }
 
-// elementsOf says a state as the kernel holds it, in order.
-func elementsOf(s firewall.State) (all []element) {
-	put := func(set int, key string) { all = append(all, element{set, key, ""}) }
-	// open puts holes: one address, or the interval from the first address of a network to its last.
-	open := func(literal, other int, owner uint32, h firewall.Hole) {
-		port := ""
-		if h.Port != 0 {
-			port = keyPart(h.Port)
-		}
-		if h.Literal {
-			put(literal+version(h.To.Addr()), part(host32, owner)+string(h.To.Addr().AsSlice())+port)
-			return
-		}
-		// In the order of bytes in which intervals are compared.
-		first, last := string(h.To.Addr().AsSlice()), string(lastOf(h.To).AsSlice())
-		prefix := part(net32, owner)
-		all = append(all, element{other + version(h.To.Addr()), prefix + first + port, prefix + last + port})
-	}
-	for _, b := range s.Bindings {
-		source := ifnameKey(b.Vif) + string(b.Addr.AsSlice())
-		port := keyPart(b.To.Port())
-		all = append(all, element{portsMap, source, string(b.To.Addr().AsSlice()) + port})
-		put(bindingsSet, source+port)
-		put(acceptSet, source+port)
-	}
-	for _, port := range s.Guarded {
-		put(guardedSet, keyPart(port)[:2])
-	}
-	f := s.Fence
-	for _, ifname := range f.Leave {
-		put(leaveSet, ifnameKey(ifname))
-	}
-	if len(f.Leave) == 0 {
-		put(anywhereSet, string([]byte{unix.NFPROTO_IPV4}))
-		put(anywhereSet, string([]byte{unix.NFPROTO_IPV6}))
-	}
-	for _, ifname := range f.Barred {
-		put(barredSet, ifnameKey(ifname))
-		put(barredAgainSet, ifnameKey(ifname))
-	}
-	for _, port := range f.Ports {
-		put(openPortsSet, keyPart(port)[:2])
-	}
-	for _, addr := range f.Resolvers {
-		put(resolverSets+version(addr), string(addr.AsSlice()))
-	}
-	for _, h := range firewall.Disjoint(f.WithPorts(f.Holes)) {
-		open(literalSets, holeSets, 0, h)
-	}
-	for _, p := range f.Proxies {
-		for _, port := range p.Ports {
-			put(ownedPortsSet, part(host32, p.UID)+keyPart(port))
-		}
-		for _, h := range firewall.Disjoint(p.Holes) {
-			if h.Port == 0 {
-				open(wideLiteralSets, wideSets, p.UID, h)
-			} else {
-				open(ownedLiteralSets, ownedSets, p.UID, h)
-			}
-		}
+// sorted returns the elements in order.
+func (c contents) sorted() []element {
+	all := make([]element, 0, len(c))
+	for key, more := range c {
+		all = append(all, element{key, more})
 	}
 	slices.SortFunc(all, compareElements)
 	return all
 }
 
-// part is the owner of a hole in a key, if the hole has one.
-func part(order func(uint32) []byte, owner uint32) string {
-	if owner == 0 {
-		return ""
-	}
-	return string(order(owner))
+// holds reports whether these are the contents.
+func (c contents) holds(all []element) bool {
+	return len(c) == len(all) && !slices.ContainsFunc(all, func(e element) bool {
+		more, there := c[e.key]
+		return !there || more != e.more
+	})
 }
 
-// lastOf is the last address of a network.
-func lastOf(net netip.Prefix) netip.Addr {
-	last := net.Addr().AsSlice()
-	for bit := net.Bits(); bit < 8*len(last); bit++ {
-		last[bit/8] |= 0x80 >> (bit % 8)
-	}
-	addr, _ := netip.AddrFromSlice(last)
-	return addr
+func compareElements(a, b element) int {
+	return cmp.Or(strings.Compare(a.key, b.key), strings.Compare(a.more, b.more))
 }
 
-// ifnameKey is the name of an interface in a key.
-func ifnameKey(name string) string {
-	var key [unix.IFNAMSIZ]byte
-	copy(key[:], name)
-	return string(key[:])
+func sameElement(a, b element) bool { return a == b }
+
+// text returns an element as nft writes it.
+func (s *set) text(e element) string {
+	switch {
+	case s.to != nil:
+		return tupleText(s.key, e.key, "") + " : " + tupleText(s.to, e.more, "")
+	case s.interval:
+		return tupleText(s.key, e.key, e.more)
+	}
+	return tupleText(s.key, e.key, "")
 }
 
-// keyPart is a port in a key of several parts, where every part is padded to a multiple of 4 bytes.
-func keyPart(port uint16) string { return string([]byte{byte(port >> 8), byte(port), 0, 0}) }
+// ourSets hold all that a State says, in the order in which their elements are written. All are declared in the
+// same way, with the order of bytes alone of what nft notes for itself (userdata): nft 0.9.8 and 1.0.6 end with an assertion or
+// worse when they list a ruleset with some sets as nft 1.1 declares them.
+var ourSets = []*set{
+	portsMap, bindingsSet, guardedSet, acceptSet,
+	leaveSet, anywhereSet, barredSet, barredAgainSet, openPortsSet,
+	resolvers.four, resolvers.six, literals.four, literals.six, ownedLiterals.four, ownedLiterals.six,
+	wideLiterals.four, wideLiterals.six, ownedPortsSet,
+	holes.four, holes.six, owned.four, owned.six, wide.four, wide.six,
+}
 
-func version(a netip.Addr) int {
-	if a.Is4() {
-		return 0
+var fenceSets = slices.DeleteFunc(slices.Clone(ourSets), func(s *set) bool { return s.table != fenceTable })
+
+// Who reaches which proxy.
+var (
+	portsMap = &set{table: ownTable, name: "ports", key: keys(ifname, ipv4Addr), to: keys(ipv4Addr, inetService),
+		elements: func(s firewall.State) (all []element) {
+			for _, b := range s.Bindings {
+				all = append(all, element{tuple(ifnameBytes(b.Vif), addrBytes(b.Addr)), tuple(addrBytes(b.To.Addr()), portBytes(b.To.Port()))})
+			}
+			return all
+		}}
+	bindingsSet = &set{table: ownTable, name: "bindings", key: keys(ifname, ipv4Addr, inetService), late: true, elements: bound}
+	guardedSet  = &set{table: ownTable, name: "guarded", key: keys(inetService), elements: func(s firewall.State) (all []element) {
+		for _, port := range s.Guarded {
+			all = append(all, element{key: tuple(portBytes(port))})
+		}
+		return all
+	}}
+	acceptSet = &set{table: qubesTable, name: "vifproxy", key: keys(ifname, ipv4Addr, inetService), late: true, elements: bound}
+)
+
+func bound(s firewall.State) (all []element) {
+	for _, b := range s.Bindings {
+		all = append(all, element{key: tuple(ifnameBytes(b.Vif), addrBytes(b.Addr), portBytes(b.To.Port()))})
 	}
-	return 1
+	return all
+}
+
+// By which interfaces proxies leave, and at which ports.
+var (
+	leaveSet = &set{table: fenceTable, name: "leave", key: keys(ifname), elements: func(s firewall.State) (all []element) {
+		return names(s.Fence.Leave)
+	}}
+	anywhereSet = &set{table: fenceTable, name: "anywhere", key: keys(nfProto), elements: func(s firewall.State) (all []element) {
+		if len(s.Fence.Leave) == 0 {
+			all = append(all, element{key: tuple(nfProtoBytes(unix.NFPROTO_IPV4))})
+			all = append(all, element{key: tuple(nfProtoBytes(unix.NFPROTO_IPV6))})
+		}
+		return all
+	}}
+	barredSet = &set{table: fenceTable, name: "barred", key: keys(ifname), elements: barredNames}
+	// The same for the second look: this is a set that opens something when it is flushed.
+	barredAgainSet = &set{table: fenceTable, name: "barred_again", key: keys(ifname), elements: barredNames}
+
+	openPortsSet = &set{table: fenceTable, name: "ports", key: keys(inetService), elements: func(s firewall.State) (all []element) {
+		for _, port := range s.Fence.Ports {
+			all = append(all, element{key: tuple(portBytes(port))})
+		}
+		return all
+	}}
+	ownedPortsSet = &set{table: fenceTable, name: "owned_ports", key: keys(uid, inetService), elements: func(s firewall.State) (all []element) {
+		for _, p := range s.Fence.Proxies {
+			for _, port := range p.Ports {
+				all = append(all, element{key: tuple(uidBytes(p.UID), portBytes(port))})
+			}
+		}
+		return all
+	}}
+)
+
+func barredNames(s firewall.State) []element { return names(s.Fence.Barred) }
+
+func names(all []string) (elements []element) {
+	for _, name := range all {
+		elements = append(elements, element{key: tuple(ifnameBytes(name))})
+	}
+	return elements
+}
+
+// pair is two sets of the fence that differ in their addresses, IPv4 and IPv6.
+type pair struct{ four, six *set }
+
+// pairOf makes one. In the key, and in what elements puts, the other family is left out.
+func pairOf(name string, interval bool, key func(addr datatype) []datatype,
+	elements func(s firewall.State, ours func(netip.Addr) bool) []element) pair {
+	one := func(version string, addr datatype, ours func(netip.Addr) bool) *set {
+		return &set{table: fenceTable, name: name + version, key: key(addr), interval: interval,
+			elements: func(s firewall.State) []element { return elements(s, ours) }}
+	}
+	return pair{one("4", ipv4Addr, netip.Addr.Is4), one("6", ipv6Addr, netip.Addr.Is6)}
+}
+
+// Where proxies connect to. Literals are openings to one address each, holes lead to networks and to addresses that names have.
+var (
+	resolvers = pairOf("resolvers", false, func(addr datatype) []datatype { return keys(addr) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			for _, addr := range s.Fence.Resolvers {
+				if ours(addr) {
+					all = append(all, element{key: tuple(addrBytes(addr))})
+				}
+			}
+			return all
+		})
+
+	// of all proxies
+	literals = pairOf("literals", false, func(addr datatype) []datatype { return keys(addr, inetService) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			for _, h := range shared(s, ours, true) {
+				all = append(all, element{key: tuple(addrBytes(h.To.Addr()), portBytes(h.Port))})
+			}
+			return all
+		})
+	holes = pairOf("holes", true, func(addr datatype) []datatype { return keys(addr, inetService) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			for _, h := range shared(s, ours, false) {
+				first, last := ends(h)
+				all = append(all, element{tuple(first, portBytes(h.Port)), tuple(last, portBytes(h.Port))})
+			}
+			return all
+		})
+
+	// of one proxy
+	ownedLiterals = pairOf("owned_literals", false, func(addr datatype) []datatype { return keys(uid, addr, inetService) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			own(s, ours, func(owner uint32, h firewall.Hole) {
+				if h.Literal && h.Port != 0 {
+					all = append(all, element{key: tuple(uidBytes(owner), addrBytes(h.To.Addr()), portBytes(h.Port))})
+				}
+			})
+			return all
+		})
+	owned = pairOf("owned", true, func(addr datatype) []datatype { return keys(uidInInterval, addr, inetService) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			own(s, ours, func(owner uint32, h firewall.Hole) {
+				if first, last := ends(h); !h.Literal && h.Port != 0 {
+					all = append(all, element{tuple(uidInIntervalBytes(owner), first, portBytes(h.Port)), tuple(uidInIntervalBytes(owner), last, portBytes(h.Port))})
+				}
+			})
+			return all
+		})
+
+	// of one proxy, at the ports that are open everywhere
+	wideLiterals = pairOf("wide_literals", false, func(addr datatype) []datatype { return keys(uid, addr) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			own(s, ours, func(owner uint32, h firewall.Hole) {
+				if h.Literal && h.Port == 0 {
+					all = append(all, element{key: tuple(uidBytes(owner), addrBytes(h.To.Addr()))})
+				}
+			})
+			return all
+		})
+	wide = pairOf("wide", true, func(addr datatype) []datatype { return keys(uidInInterval, addr) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			own(s, ours, func(owner uint32, h firewall.Hole) {
+				if first, last := ends(h); !h.Literal && h.Port == 0 {
+					all = append(all, element{tuple(uidInIntervalBytes(owner), first), tuple(uidInIntervalBytes(owner), last)})
+				}
+			})
+			return all
+		})
+)
+
+// shared returns the holes of all proxies, one for each port.
+func shared(s firewall.State, ours func(netip.Addr) bool, literal bool) []firewall.Hole {
+	if len(s.Fence.Holes) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(firewall.Disjoint(s.Fence.WithPorts(s.Fence.Holes)), func(h firewall.Hole) bool {
+		return h.Literal != literal || !ours(h.To.Addr())
+	})
+}
+
+// own calls f for the holes that each proxy has for itself.
+func own(s firewall.State, ours func(netip.Addr) bool, f func(owner uint32, h firewall.Hole)) {
+	for _, p := range s.Fence.Proxies {
+		for _, h := range firewall.Disjoint(p.Holes) {
+			if ours(h.To.Addr()) {
+				f(p.UID, h)
+			}
+		}
+	}
+}
+
+// ends returns the first and the last address of a hole.
+func ends(h firewall.Hole) (first, last []byte) {
+	return addrBytes(h.To.Addr()), addrBytes(lastOf(h.To))
+}
+
+// refusedSet is filled by the kernel.
+var refusedSet = &set{table: fenceTable, name: "refused", key: keys(uid)}
+
+func init() {
+	for _, s := range append(slices.Clone(ourSets), refusedSet) {
+		s.dump = list(unix.NFT_MSG_GETSETELEM, family(s.table), s.attributes())
+	}
+}
+
+func keys(parts ...datatype) []datatype { return parts }
+
+// family returns the family of a table.
+func family(table string) byte {
+	if strings.HasPrefix(table, "inet ") {
+		return unix.NFPROTO_INET
+	}
+	return unix.NFPROTO_IPV4
+}
+
+// bare returns a table's name without its family.
+func bare(table string) string { return strings.TrimPrefix(table, "inet ") }
+
+// attributes name the set to the kernel.
+func (s *set) attributes() []byte {
+	return netlink.AppendString(netlink.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, bare(s.table)), unix.NFTA_SET_ELEM_LIST_SET, s.name)
 }

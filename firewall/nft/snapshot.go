@@ -1,13 +1,9 @@
 package nft
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
+	"maps"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +15,8 @@ import (
 // kernel is a connection to the kernel's nftables that remembers what it has read.
 type kernel struct {
 	*ruleset.Conn
-	last snapshot // as long as its generation is the kernel's, it is what the kernel holds
+	last  snapshot
+	stale bool // the kernel holds something else than last says
 }
 
 func dial() (*kernel, error) {
@@ -33,39 +30,33 @@ func dial() (*kernel, error) {
 // snapshot is what the kernel holds at one generation of its ruleset.
 type snapshot struct {
 	generation uint32
+	things     [len(listings)]*listed
+	sets       map[*set]*listedSet // those that are there
 
-	ownTable    bool     // table ip vifproxy
-	fenceTable  bool     // table inet vifproxy
-	userChain   bool     // chain custom-input in table ip qubes
-	acceptChain bool     // chain vifproxy-input in table ip qubes
-	acceptSet   bool     // set vifproxy in table ip qubes
-	jumps       []uint64 // handles of the tagged jumps in custom-input, in their order
+	known bool // the sets hold what a state says, and nothing else
+	held  firewall.State
+}
 
-	// print has one line for each thing that is ours, or that ours hangs on, with its handle and what can be
-	// changed without giving it a new handle (a rule's content: `nft replace rule`). Within a table the
-	// kernel never gives a handle twice, and a table made anew has a new handle itself: so equal prints mean
-	// that nobody touched anything.
-	print string
-
-	sets     [len(ourSets)]bool // which are there
-	elements []element          // in order
-	known    bool               // what is in the sets is a state, in order; elements do not say it any more
-	held     firewall.State
+// listedSet is what a set holds.
+type listedSet struct {
+	contents
+	raw      []byte // the answer that said so; nil after a write, which no answer has shown yet
+	catchAll bool   // it also has an element for all keys, which nobody but nft can take out again
 }
 
 // read takes a snapshot. It needs several requests; that the generation is the same before and after them
 // makes their answers one consistent picture. If it is still the last snapshot's, one request is enough.
-func (r *kernel) read() (snapshot, error) {
+func (k *kernel) read() (snapshot, error) {
 	for range ruleset.Attempts {
-		generation, err := r.Generation()
+		generation, err := k.Generation()
 		if err != nil {
 			return snapshot{}, err
 		}
-		if r.last.generation == generation {
-			return r.last, nil
+		if !k.stale && k.last.generation == generation {
+			return k.last, nil
 		}
-		now, err := r.readOnce()
-		after, err2 := r.Generation()
+		now, err := k.readAll()
+		after, err2 := k.Generation()
 		if err2 != nil {
 			return snapshot{}, err2
 		}
@@ -76,127 +67,213 @@ func (r *kernel) read() (snapshot, error) {
 			return snapshot{}, err
 		}
 		now.generation = generation
-		r.last = now
-		return now, nil
+		k.last, k.stale = now, false
+		return k.last, nil
 	}
 	return snapshot{}, ruleset.ErrBusy
 }
 
-func (r *kernel) readOnce() (snapshot, error) {
-	var now snapshot
-	var lines []string
-	line := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-
-	tables, err := r.Dump(unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, "")
-	if err != nil {
-		return now, fmt.Errorf("read tables: %w", err)
-	}
-	for _, t := range tables {
-		switch name := t.Table(unix.NFTA_TABLE_NAME); name {
-		case "vifproxy", "inet vifproxy":
-			now.ownTable = now.ownTable || name == "vifproxy"
-			now.fenceTable = now.fenceTable || name == "inet vifproxy"
-			line("table %s: handle %d, flags %d", name,
-				t.Number(ruleset.TableHandle), t.Number(unix.NFTA_TABLE_FLAGS))
-		case "qubes":
-			line("table qubes: handle %d", t.Number(ruleset.TableHandle))
+// readAll reads everything, and keeps from the last snapshot what has not changed.
+func (k *kernel) readAll() (now snapshot, err error) {
+	for i, l := range listings {
+		last := k.last.things[i]
+		if last == nil {
+			last = &listed{}
+		}
+		raw, same, err := k.Repeat(l.request, last.raw)
+		if err != nil {
+			return now, fmt.Errorf("read %ss: %w", []kind{aTable, aChain, aSet, aRule}[min(i, 3)], err)
+		}
+		if now.things[i] = last; !same {
+			now.things[i] = &listed{keep(raw), l.things(raw)}
 		}
 	}
-
-	chains, err := r.Dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
-	if err != nil {
-		return now, fmt.Errorf("read chains: %w", err)
-	}
-	for _, c := range chains {
-		table, name := c.Table(unix.NFTA_CHAIN_TABLE), c.Text(unix.NFTA_CHAIN_NAME)
-		switch {
-		case table == "qubes" && name == "custom-input":
-			now.userChain = true
-		case table == "qubes" && name == "vifproxy-input":
-			now.acceptChain = true
-		case table != "vifproxy" && table != "inet vifproxy":
+	now.sets = make(map[*set]*listedSet, len(ourSets))
+	now.known, now.held = true, k.last.held
+	for _, s := range ourSets {
+		if _, there := now.find(thing{kind: aSet, table: s.table, name: s.name}); !there {
 			continue
 		}
-		line("chain %s %s: handle %d, policy %d, flags %d", table, name, c.Number(unix.NFTA_CHAIN_HANDLE),
-			c.Number(unix.NFTA_CHAIN_POLICY), c.Number(ruleset.ChainFlags))
-	}
-
-	sets, err := r.Dump(unix.NFT_MSG_GETSET, unix.NFPROTO_UNSPEC, "")
-	if err != nil {
-		return now, fmt.Errorf("read sets: %w", err)
-	}
-	for _, s := range sets {
-		name := setName{s.Table(unix.NFTA_SET_TABLE), s.Text(unix.NFTA_SET_NAME)}
-		if name.table != "vifproxy" && name.table != "inet vifproxy" && name != ourSets[acceptSet].setName {
-			continue
-		}
-		line("set %s %s: handle %d", name.table, name.name, s.Number(ruleset.SetHandle))
-		place := slices.IndexFunc(ourSets[:], func(s set) bool { return s.setName == name })
-		if place < 0 {
-			continue
-		}
-		now.sets[place] = true
-		if err := r.elements(name, func(d *netlink.Decoder, e []byte) {
-			key := d.Find(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
-			value := d.Find(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE)
-			end := d.Find(e, ruleset.SetElemKeyEnd, unix.NFTA_DATA_VALUE)
-			if key == nil { // nobody but nft can take it out again
-				line("set %s %s: an element for all keys", name.table, name.name)
-				return
-			}
-			now.elements = append(now.elements, element{place, string(key), string(value) + string(end)})
-		}); err != nil {
+		var changed bool
+		if now.sets[s], changed, err = k.readElements(s, k.last.sets[s]); err != nil {
 			return now, err
 		}
+		now.known = now.known && !changed
 	}
-	now.acceptSet = now.sets[acceptSet]
-	slices.SortFunc(now.elements, compareElements)
-
-	for _, from := range []struct {
-		family byte
-		table  string
-	}{{unix.NFPROTO_IPV4, "vifproxy"}, {unix.NFPROTO_INET, "vifproxy"}, {unix.NFPROTO_IPV4, "qubes"}} {
-		rules, err := r.Dump(unix.NFT_MSG_GETRULE, from.family, from.table)
-		if err != nil {
-			return now, fmt.Errorf("read rules of table %s: %w", from.table, err)
-		}
-		for _, rule := range rules {
-			table, chain := rule.Table(unix.NFTA_RULE_TABLE), rule.Text(unix.NFTA_RULE_CHAIN)
-			handle, content := rule.Number(unix.NFTA_RULE_HANDLE), rule.Get(unix.NFTA_RULE_EXPRESSIONS)
-			switch {
-			case table == "vifproxy", table == "inet vifproxy":
-			case table == "qubes" && chain == "custom-input" && isJump(rule):
-				now.jumps = append(now.jumps, handle)
-			case table == "qubes" && chain == "vifproxy-input":
-			default:
-				continue
-			}
-			line("rule %s %s: handle %d, content %08x", table, chain, handle, crc32.ChecksumIEEE(content))
-		}
-	}
-	now.print = strings.Join(lines, "\n")
+	now.known = now.known && k.last.known && len(now.sets) == len(k.last.sets)
 	return now, nil
 }
 
-// refused reads how many packets of each uid the fence has counted. Without a fence it is none.
-func (r *kernel) refused() (map[uint32]uint64, error) {
-	count := make(map[uint32]uint64)
-	err := r.elements(refusedSet, func(d *netlink.Decoder, e []byte) {
-		uid := d.Find(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
-		packets := d.Find(e, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA, unix.NFTA_COUNTER_PACKETS)
-		if len(uid) == 4 && len(packets) == 8 {
-			count[binary.NativeEndian.Uint32(uid)] = binary.BigEndian.Uint64(packets) // nft_meta.c: a number of the host
-		}
-	})
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, fmt.Errorf("counters of the fence: %w", err)
+// keep returns a copy that is not nil.
+func keep(raw []byte) []byte { return append([]byte{}, raw...) }
+
+// readElements reads a set that may still hold what it held last.
+func (k *kernel) readElements(s *set, last *listedSet) (now *listedSet, changed bool, err error) {
+	if last == nil {
+		last = &listedSet{}
 	}
-	return count, nil
+	raw, same, err := k.Repeat(s.dump, last.raw)
+	if err == nil && same {
+		return last, false, nil
+	}
+	now = &listedSet{contents: last.contents}
+	if err == nil {
+		same, err = last.shows(raw)
+	}
+	if err == nil && !same {
+		now.contents = make(contents)
+		err = eachElement(raw, func(key, more []byte) {
+			if key == nil {
+				now.catchAll = true
+				return
+			}
+			now.contents[string(key)] = string(more)
+		})
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read elements of set %s %s: %w", s.table, s.name, err)
+	}
+	now.raw = keep(raw)
+	return now, !same, nil
 }
 
-// isJump finds our rule in custom-input again: it has our comment and names our chain. A rule of the user's
-// that only has the same comment is the user's.
-func isJump(o ruleset.Object) bool {
-	return string(o.Get(unix.NFTA_RULE_USERDATA)) == userdata("vifproxy") &&
-		bytes.Contains(o.Get(unix.NFTA_RULE_EXPRESSIONS), []byte("vifproxy-input\x00"))
+// shows reports whether an answer has these elements and no other.
+func (s *listedSet) shows(raw []byte) (same bool, err error) {
+	if s.contents == nil || s.catchAll {
+		return false, nil
+	}
+	count, same := 0, true
+	err = eachElement(raw, func(key, more []byte) {
+		count++
+		held, ok := s.contents[string(key)]
+		same = same && ok && held == string(more) && key != nil
+	})
+	return same && count == len(s.contents), err
+}
+
+// eachElement calls f for the elements in an answer: key is nil for the element for all keys, more is where the key leads or
+// the last key of an interval.
+func eachElement(raw []byte, f func(key, more []byte)) error {
+	var d netlink.Decoder
+	for o := range ruleset.Objects(raw) {
+		for _, e := range d.All(o.Get(unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+			more := d.Find(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE)
+			if end := d.Find(e, ruleset.SetElemKeyEnd, unix.NFTA_DATA_VALUE); end != nil {
+				more = end
+			}
+			f(d.Find(e, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE), more)
+		}
+	}
+	return d.Err()
+}
+
+// find returns the state of a thing that is no rule.
+func (s *snapshot) find(t thing) (state string, there bool) {
+	for i := range s.things {
+		if state, there = s.things[i].things[t]; there {
+			break
+		}
+	}
+	return state, there
+}
+
+func (s *snapshot) hasTable(table string) bool {
+	_, there := s.find(thing{kind: aTable, table: table})
+	return there
+}
+
+func (s *snapshot) hasChain(table, chain string) bool {
+	_, there := s.find(thing{kind: aChain, table: table, name: chain})
+	return there
+}
+
+func (s *snapshot) hasSet(set *set) bool { return s.sets[set] != nil }
+
+// rules returns the handles of the rules of ours in a chain.
+func (s *snapshot) rules(table, chain string) (handles []uint64) {
+	for i := range s.things {
+		for t := range s.things[i].things {
+			if t.kind == aRule && t.table == table && t.name == chain {
+				handles = append(handles, t.rule)
+			}
+		}
+	}
+	return handles
+}
+
+// stands reports whether everything but the elements of sets is as in these listings, and no set has an element for all keys.
+func (s *snapshot) stands(loaded *[len(listings)]*listed) bool {
+	for i, now := range s.things {
+		if was := loaded[i]; now != was && !maps.Equal(now.things, was.things) {
+			return false
+		}
+		loaded[i] = now // which is found equal faster the next time
+	}
+	for _, held := range s.sets {
+		if held.catchAll {
+			return false
+		}
+	}
+	return true
+}
+
+// changes tells what differs from these listings, for a log.
+func (s *snapshot) changes(loaded *[len(listings)]*listed) (gone, added []string) {
+	missing := func(of, in map[thing]string) (all []string) {
+		for t, state := range of {
+			if other, ok := in[t]; !ok || other != state {
+				all = append(all, fmt.Sprintf("%s%s", t, state))
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
+	for i, now := range s.things {
+		gone = append(gone, missing(loaded[i].things, now.things)...)
+		added = append(added, missing(now.things, loaded[i].things)...)
+	}
+	for _, set := range ourSets {
+		if held := s.sets[set]; held != nil && held.catchAll {
+			added = append(added, fmt.Sprintf("set %s %s: an element for all keys", set.table, set.name))
+		}
+	}
+	return gone, added
+}
+
+// matches reports whether the elements of these sets, as far as they are there, are what this state says.
+func (s *snapshot) matches(sets []*set, state firewall.State) bool {
+	if s.known {
+		return s.held.Equal(state)
+	}
+	for _, set := range sets {
+		if held := s.sets[set]; held != nil && !held.holds(set.elementsOf(state)) {
+			return false
+		}
+	}
+	return true
+}
+
+// otherThan names the first element that the sets do not have as this state says.
+func (s *snapshot) otherThan(state firewall.State) string {
+	for _, set := range ourSets {
+		held := s.sets[set]
+		if held == nil {
+			continue
+		}
+		gone, added := firewall.Unshared(held.sorted(), set.elementsOf(state), compareElements, sameElement)
+		if len(gone) > 0 {
+			return fmt.Sprintf("set %s %s has %s", set.table, set.name, set.text(gone[0]))
+		}
+		if len(added) > 0 {
+			return fmt.Sprintf("set %s %s lacks %s", set.table, set.name, set.text(added[0]))
+		}
+	}
+	return "none"
+}
+
+// remember notes that the elements are what this state says.
+func (s *snapshot) remember(state firewall.State) {
+	bindings := s.held.Bindings[:0]
+	s.known, s.held = true, state
+	s.held.Bindings = append(bindings, state.Bindings...) // they are the caller's, who may change them
 }

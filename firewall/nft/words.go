@@ -146,10 +146,10 @@ func key(fields []field) (loads Rule) {
 }
 
 // in matches packets whose fields, side by side, are in a set of ours.
-func in(set int, fields ...field) Rule { return lookup(ourSets[set].name, 0, fields...) }
+func in(s *set, fields ...field) Rule { return lookup(s.name, 0, fields...) }
 
-func notIn(set int, fields ...field) Rule {
-	return lookup(ourSets[set].name, unix.NFT_LOOKUP_F_INV, fields...)
+func notIn(s *set, fields ...field) Rule {
+	return lookup(s.name, unix.NFT_LOOKUP_F_INV, fields...)
 }
 
 func lookup(set string, flags uint32, fields ...field) Rule {
@@ -157,10 +157,13 @@ func lookup(set string, flags uint32, fields ...field) Rule {
 		Number(unix.NFTA_LOOKUP_FLAGS, flags)))
 }
 
+// outside matches addresses that are not in a constant set.
+func outside(set string, addr field) Rule { return lookup(set, unix.NFT_LOOKUP_F_INV, addr) }
+
 // dnatTo sends connections on to where a map leads them, an address and a port; what is not in the map does not match.
-func dnatTo(set int, fields ...field) Rule {
+func dnatTo(s *set, fields ...field) Rule {
 	return All(key(fields), Expression("lookup", Number(unix.NFTA_LOOKUP_SREG, register1),
-		Number(unix.NFTA_LOOKUP_DREG, register1), Text(unix.NFTA_LOOKUP_SET, ourSets[set].name)),
+		Number(unix.NFTA_LOOKUP_DREG, register1), Text(unix.NFTA_LOOKUP_SET, s.name)),
 		Expression("nat", Number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT), Number(unix.NFTA_NAT_FAMILY, unix.NFPROTO_IPV4),
 			Number(unix.NFTA_NAT_REG_ADDR_MIN, register1), Number(unix.NFTA_NAT_REG_PROTO_MIN, register1+1)))
 }

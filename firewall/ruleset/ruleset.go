@@ -7,9 +7,11 @@
 package ruleset
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +22,8 @@ import (
 // Conn is a connection to the kernel's nftables.
 type Conn struct {
 	*netlink.Conn
-	made uint32
+	made   uint32
+	answer []byte // of the last Repeat
 }
 
 // Attempts bounds how often one call starts over because other programs keep changing the ruleset meanwhile.
@@ -178,4 +181,29 @@ func (c *Conn) Walk(request []byte, each func(Object) error) error {
 		return nil
 	}
 	return err
+}
+
+// Repeat sends a request, and reports whether the answer is the same as last, which an earlier call has returned. The
+// answer is overwritten by the next call; Objects reads it.
+func (c *Conn) Repeat(request, last []byte) (answer []byte, same bool, err error) {
+	c.answer = c.answer[:0]
+	err = c.Walk(request, func(o Object) error {
+		c.answer = binary.NativeEndian.AppendUint32(c.answer, uint32(len(o.attrs)))
+		c.answer = append(append(c.answer, o.Family), o.attrs...)
+		return nil
+	})
+	return c.answer, err == nil && last != nil && bytes.Equal(c.answer, last), err
+}
+
+// Objects yields the objects of an answer to Repeat.
+func Objects(answer []byte) iter.Seq[Object] {
+	return func(yield func(Object) bool) {
+		for len(answer) > 0 {
+			size := 5 + int(binary.NativeEndian.Uint32(answer))
+			if !yield(Object{Family: answer[4], attrs: answer[5:size]}) {
+				return
+			}
+			answer = answer[size:]
+		}
+	}
 }

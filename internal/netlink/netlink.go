@@ -28,6 +28,7 @@ type Conn struct {
 	family   int
 	options  []Option
 	sequence uint32 // number of the last request; answers have it too
+	request  []byte // with this number
 	buf      *[answerSize]byte
 }
 
@@ -109,10 +110,11 @@ func (c *Conn) Exchange(request []byte, each func(Message) error) error {
 		c.buf = buffers.Get().(*[answerSize]byte)
 	}
 	c.sequence++
-	for m := request; len(m) > 0; m = m[binary.NativeEndian.Uint32(m):] {
+	c.request = append(c.request[:0], request...)
+	for m := c.request; len(m) > 0; m = m[binary.NativeEndian.Uint32(m):] {
 		binary.NativeEndian.PutUint32(m[8:], c.sequence)
 	}
-	if _, err := c.Socket.Write(request); err != nil {
+	if _, err := c.Socket.Write(c.request); err != nil {
 		return err
 	}
 	for interrupted := false; ; {

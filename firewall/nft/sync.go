@@ -1,0 +1,158 @@
+package nft
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	"vifproxy/firewall"
+	"vifproxy/firewall/ruleset"
+)
+
+var errOtherElements = errors.New("the kernel has other elements in our sets than it was told to")
+
+func (n *Backend) Sync(ctx context.Context, want firewall.State, inForce func()) (writes int, err error) {
+	want, invalid := n.cfg.Normal(want)
+	if invalid != nil {
+		want = n.held // which another program may have undone
+		inForce = func() {}
+	}
+	inForce = once(inForce)
+	err = n.do(ctx, func() error {
+		writes, err = n.sync(want, inForce)
+		return err
+	})
+	switch {
+	case err != nil && ctx.Err() == nil && !n.stands(ctx, want):
+		err = fmt.Errorf("%w: %w", firewall.ErrUnfenced, err)
+	case err == nil:
+		n.held = n.conn.last.held
+		inForce()
+	}
+	return writes, errors.Join(invalid, err)
+}
+
+// stands reports whether the fence is there, and lets pass what the last Sync has said, or this one.
+func (n *Backend) stands(ctx context.Context, want firewall.State) (stands bool) {
+	err := n.do(ctx, func() error {
+		now, err := n.conn.read()
+		stands = err == nil && n.loaded != nil && now.stands(n.loaded) && (now.matches(fenceSets, n.held) || now.matches(fenceSets, want))
+		return err
+	})
+	return err == nil && stands
+}
+
+func (n *Backend) sync(want firewall.State, inForce func()) (writes int, err error) {
+	if n.partial != nil {
+		n.loaded = nil
+	}
+	if n.loaded != nil && n.conn.last.known && n.conn.last.held.Equal(want) {
+		inForce() // for all we know; what follows makes sure
+	}
+	for range ruleset.Attempts {
+		// A state that is known to differ is written without a look: the kernel refuses if what is known has
+		// passed.
+		now := n.conn.last
+		if n.conn.stale || !now.known || now.held.Equal(want) {
+			if now, err = n.conn.read(); err != nil {
+				return writes, err
+			}
+		}
+		if n.loaded != nil && now.stands(n.loaded) {
+			changed, err := n.conn.update(want, inForce)
+			if errors.Is(err, ruleset.ErrStale) {
+				n.conn.stale = true
+				continue
+			}
+			return writes + changed, err
+		}
+		if n.loaded != nil {
+			gone, added := now.changes(n.loaded)
+			n.log.Warn("firewall rules were changed by another program: loading them again", "gone", gone, "new", added)
+		}
+		n.loaded = nil
+		err := n.load(now, want)
+		if errors.Is(err, ruleset.ErrStale) {
+			n.conn.stale = true
+			continue
+		}
+		if err != nil {
+			return writes, err
+		}
+		writes++
+
+		// What is there now is what we loaded only if nobody else's transaction came in between: each
+		// adds one to the generation (nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c).
+		after, err := n.conn.read()
+		if err != nil {
+			return writes, err
+		}
+		if after.generation == ruleset.Following(now.generation) {
+			n.loaded = &after.things
+			if n.partial != nil {
+				return writes, n.partial
+			}
+			if !after.matches(ourSets, want) {
+				return writes, fmt.Errorf("%w: %s", errOtherElements, after.otherThan(want))
+			}
+			n.conn.last.remember(want)
+			return writes, nil
+		}
+	}
+	return writes, ruleset.ErrBusy
+}
+
+// load replaces everything of ours by the skeleton with what want says in one transaction. If anything in
+// before is no longer true, the transaction fails as a whole.
+func (n *Backend) load(before snapshot, want firewall.State) error {
+	refused, err := n.conn.countRefused()
+	if err != nil {
+		return err
+	}
+	n.refused.add(refused)
+	// The kernel may lack what bounds take, and a foreign rule may refer to what we replace in Qubes' table. Neither keeps
+	// the guard and the fence from standing.
+	n.partial = nil
+	var first error
+	for _, try := range []struct{ bounds, qubes bool }{{true, true}, {false, true}, {true, false}, {false, false}} {
+		if try.bounds && n.unbounded || try.qubes && !before.hasChain(qubesTable, userChain) {
+			continue
+		}
+		var b *bounds
+		if try.bounds {
+			b = boundsOf(TrackedMax())
+		}
+		if err = n.conn.Transact(before.generation, n.replaceAll(before, want, b, try.qubes)); err == nil {
+			if !try.bounds && !n.unbounded {
+				n.unbounded = true
+				n.log.Warn("one AppVM can fill connection tracking for all: this kernel does not bound it "+
+					"(CONFIG_NF_CONNTRACK_TIMEOUT, CONFIG_NFT_CONNLIMIT, CONFIG_NFT_LIMIT)", "err", first)
+			}
+			if !try.qubes && before.hasChain(qubesTable, userChain) {
+				n.partial = fmt.Errorf("load rules into table ip qubes: %w", first)
+			}
+			n.refused.last = nil
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
+		if errors.Is(err, ruleset.ErrStale) {
+			break
+		}
+		n.hangUp() // more answers to what failed are under way
+		if n.conn, err = dial(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("load rules: %w", cmp.Or(err, first))
+}
+
+// once is f for the first call, and nothing after that: a Sync may take more than one attempt.
+func once(f func()) func() {
+	return func() {
+		f()
+		f = func() {}
+	}
+}
