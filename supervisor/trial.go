@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
-	"vifproxy/internal/events"
+	"vifproxy/internal/explain"
 	"vifproxy/internal/policy"
 	"vifproxy/tinyproxy"
 )
@@ -19,10 +19,9 @@ import (
 // listens and goes before it ends.
 
 const (
-	tryBound  = 2500 * time.Millisecond // for all trials of one explanation; the answer is there within 3 s
-	mostTries = 4                       // at once, and one for each AppVM
-	tryAgain  = 10 * time.Millisecond   // between looks whether it is its turn
-	unbinding = time.Second             // until a trial is ended although its binding may be there
+	mostTries = 4                     // at once, and one for each AppVM
+	tryAgain  = 10 * time.Millisecond // between looks whether it is its turn
+	unbinding = time.Second           // until a trial is ended although its binding may be there
 )
 
 var (
@@ -41,58 +40,35 @@ type trial struct {
 
 	listens, over bool          // belong to the loop
 	bound, gone   chan struct{} // the binding is there, and is there no more
-	outcome       chan tried
-}
-
-type tried struct {
-	tinyproxy.Outcome
-	stuck netip.AddrPort // where what was sent has not left this VM for; the zero AddrPort if all has
-	err   error
-}
-
-// what says what a try failed by, in the words of package control; "" if it did not.
-func (t tried) what() string {
-	switch {
-	case t.err != nil, t.Stage == tinyproxy.Connected:
-		return ""
-	case t.stuck.IsValid():
-		return events.OtherTable
-	case t.Stage == tinyproxy.Opening:
-		return events.NoAnswer
-	case t.Stage == tinyproxy.NoAnswer:
-		return events.HostRefused
-	case t.Stage == tinyproxy.Unknown, t.Stage == tinyproxy.Resolving:
-		return string(events.ReasonName)
-	}
-	return ""
+	outcome       chan explain.Tried
 }
 
 // try has a request tried under a policy, until ctx ends. It is apart if the policy is not the one that serves: nobody but
 // the trial may reach then what that policy opens.
-func (s *Supervisor) try(ctx context.Context, policy *Policy, q tinyproxy.Request, apart bool) tried {
-	if !policy.Bind.IsValid() || policy.Bind.IsUnspecified() { // of an AppVM that is not connected
-		policy = policy.At(netip.AddrFrom4([4]byte{127, 0, 0, 1}), policy.Places)
+func (s *Supervisor) try(ctx context.Context, p *Policy, q tinyproxy.Request, apart bool) explain.Tried {
+	if !p.Bind.IsValid() || p.Bind.IsUnspecified() { // of an AppVM that is not connected
+		p = p.At(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Places)
 	}
-	t := &trial{policy: policy, request: q, apart: apart, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan tried, 1)}
+	t := &trial{policy: p, request: q, apart: apart, bound: make(chan struct{}), gone: make(chan struct{}), outcome: make(chan explain.Tried, 1)}
 	for {
 		_, err := s.ask(ctx, func(l *loop, reply chan<- answer) { reply <- answer{err: l.beginTrial(ctx, t, s.runTrial)} })
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, errNotItsTurn) && !errors.Is(err, errNotNow) {
-			return tried{err: err}
+			return explain.Tried{Err: err}
 		}
 		select {
 		case <-time.After(tryAgain):
 		case <-ctx.Done():
-			return tried{err: err}
+			return explain.Tried{Err: err}
 		}
 	}
 	select {
 	case o := <-t.outcome:
 		return o
 	case <-s.done:
-		return tried{err: errStopping}
+		return explain.Tried{Err: errStopping}
 	}
 }
 
@@ -127,16 +103,16 @@ func (s *Supervisor) runTrial(ctx, life context.Context, t *trial) {
 	uid := s.Users.UID(t.who())
 	proxy, err := s.Proxies.Try(ctx, t.policy, uid, t.port, t.request)
 	if err != nil {
-		t.outcome <- tried{err: err}
+		t.outcome <- explain.Tried{Err: err}
 		s.post(func(l *loop) { l.endTrial(t) })
 		return
 	}
 	s.post(func(l *loop) { t.listens, l.changed = true, true })
 	select {
 	case <-t.bound:
-		o := tried{}
-		if o.Outcome, o.err = proxy.Ask(ctx, t.from); o.err == nil && o.Stage == tinyproxy.Opening {
-			o.stuck = s.stuck(t.request, uid)
+		o := explain.Tried{}
+		if o.Outcome, o.Err = proxy.Ask(ctx, t.from); o.Err == nil && o.Stage == tinyproxy.Opening {
+			o.Stuck = s.stuck(t.request, uid)
 		}
 		t.outcome <- o
 		s.post(func(l *loop) { t.over, l.changed = true, true })
@@ -146,7 +122,7 @@ func (s *Supervisor) runTrial(ctx, life context.Context, t *trial) {
 		case <-life.Done():
 		}
 	case <-ctx.Done():
-		t.outcome <- tried{err: ctx.Err()}
+		t.outcome <- explain.Tried{Err: ctx.Err()}
 	}
 	proxy.Kill()
 	s.post(func(l *loop) { l.endTrial(t) })

@@ -1,15 +1,10 @@
-package supervisor
+package explain
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,13 +17,12 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
-	proc "vifproxy/tinyproxy/process"
 )
 
 const realBinary = "/usr/bin/tinyproxy"
 
-// policyOf is what the supervisor makes of a rule file with the built-in template and more directives.
-func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...string) *Policy {
+// policyOf returns what the daemon makes of a rule file with the built-in template and more directives.
+func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...string) *policy.Policy {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "social.10.137.0.1")
 	file, err := rules.ParseFile(path, []byte(strings.Join(lines, "\n")))
@@ -50,163 +44,6 @@ func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...strin
 	return p
 }
 
-// serve starts a proxy with the policy as the daemon does; what it permits goes to an upstream that says 200.
-func serve(t *testing.T, proxies *Tinyproxies, p *Policy, port uint16) (proxy Proxy, ok bool) {
-	t.Helper()
-	proxy, err := proxies.Start(t.Context(), p, port)
-	if isBad(err) {
-		return nil, false
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return proxy, true
-}
-
-func status(t *testing.T, at netip.AddrPort, q tinyproxy.Request) int {
-	t.Helper()
-	conn, err := net.Dial("tcp", at.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "%s HTTP/1.0\r\n\r\n", q.Line())
-	reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatalf("%v: %v", q, err)
-	}
-	return reply.StatusCode
-}
-
-func upstream(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			r := bufio.NewReader(conn)
-			for line := "-"; strings.Trim(line, "\r\n") != "" && err == nil; {
-				line, err = r.ReadString('\n')
-			}
-			_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
-			conn.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		l.Close()
-		<-done
-	})
-	return "Upstream http " + l.Addr().String()
-}
-
-// TestExplainAgreesWithTheProxies: for thousands of pairs of a pattern and a host, a proxy that has this one line, started
-// as the daemon starts it, says whether they match. Explaining a file of these lines must come to the same, line by line.
-func TestExplainAgreesWithTheProxies(t *testing.T) {
-	dir, err := os.MkdirTemp("/run", "vifproxy-explain-") // proxies must be able to pass it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	launcher, err := proc.NewLauncher(proc.Options{
-		RuntimeDir: filepath.Join(dir, "run"), Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(launcher.Close)
-	proxies := &Tinyproxies{binary: realBinary, launcher: launcher, slots: make(chan struct{}, 1)}
-	via := upstream(t)
-	n := rand.Uint32()
-	bind := netip.AddrFrom4([4]byte{127, 1 + byte(n)%254, byte(n >> 8), 1 + byte(n>>16)%254})
-	port := uint16(61000)
-
-	random := rand.New(rand.NewPCG(6, 4))
-	pick := func(from string) string {
-		words := strings.Fields(from)
-		return words[random.IntN(len(words))]
-	}
-	var questions []tinyproxy.Request
-	for len(questions) < 68 {
-		host := pick("www a b example bank com")
-		for range random.IntN(4) {
-			host += pick(". . . - x") + pick("www a b example bank com EXAMPLE 1")
-		}
-		questions = append(questions, tinyproxy.Request{Host: host, Port: 80, URI: "/"})
-	}
-	const patterns, perFile = 50, 10
-	pairs, matching := 0, 0
-	for _, language := range []struct{ directive, parts string }{
-		{"# basic", `a b www example bank com \. \. . - [ab] [^.] [[:alpha:]]* .* ^ $ \(a\|b\) \(www\.\)* a\{1,2\} | x \+`},
-		{"FilterExtended On", `a b www example bank com \. \. . - [ab] [^.] [[:alpha:]]+ .* ^ $ (a|b) (www\.)? a{1,2} x`},
-		{"FilterType fnmatch", `a b www example bank com . . * * ? - [ab] [!.] [[:alpha:]]* \. x`},
-	} {
-		directives := []string{"FilterDefaultDeny Yes", language.directive, via}
-		var lines []string
-		var want [][]bool // by line, then question
-		for len(lines) < patterns {
-			pattern := pick("^ .* a www")
-			for range 1 + random.IntN(5) {
-				pattern += pick(language.parts)
-			}
-			proxy, ok := serve(t, proxies, policyOf(t, bind, []string{pattern}, directives...), port)
-			if port++; !ok {
-				continue // a bad regex
-			}
-			answers := make([]bool, len(questions))
-			for i, q := range questions {
-				code := status(t, netip.AddrPortFrom(bind, port-1), q)
-				if code != 200 && code != 403 {
-					t.Fatalf("%v: status %d", q, code)
-				}
-				answers[i] = code == 200
-				if pairs++; answers[i] {
-					matching++
-				}
-			}
-			proxy.Kill()
-			lines, want = append(lines, pattern), append(want, answers)
-		}
-		for from := 0; from < patterns; from += perFile {
-			p := policyOf(t, bind, lines[from:from+perFile], directives...)
-			texts := make([]string, len(p.Rules))
-			for i, line := range p.Rules {
-				texts[i] = line.Text
-			}
-			got, err := p.Judge().Matches(t.Context(), texts, questions, perFile)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i, q := range questions {
-				matched := make(map[int]bool) // by number of the line
-				for _, k := range got[i] {
-					matched[p.Rules[k].Number] = true
-				}
-				for k := range perFile {
-					if matched[k+1] != want[from+k][i] {
-						t.Errorf("%s: %s matches %s: explained %v, proxy %v", language.directive, lines[from+k], q.Line(),
-							!want[from+k][i], want[from+k][i])
-					}
-				}
-			}
-		}
-	}
-	t.Logf("%d pairs, %d of them matching", pairs, matching)
-	if pairs < 10000 || matching < pairs/20 {
-		t.Errorf("only %d pairs, %d of them matching", pairs, matching)
-	}
-}
-
 func TestExplainSteps(t *testing.T) {
 	lines := []string{"# mine", `^a\.example$`, `\.example$`}
 	for _, tt := range []struct {
@@ -222,13 +59,13 @@ func TestExplainSteps(t *testing.T) {
 		{"FilterURLs Yes", "http://b.com/.example", "GET http://b.com/.example: true; false forbidden by 3"},
 	} {
 		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), lines, tt.directive)
-		q, err := requestFor(tt.address)
+		q, err := RequestFor(tt.address)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		port, err1 := new(Supervisor).connectPortStep(context.Background(), served{Policy: p}, q)
-		step, err2 := rulesStep(context.Background(), served{Policy: p}, q)
+		port, err1 := Subject{Policy: p}.connectPortStep(context.Background(), q)
+		step, err2 := Subject{Policy: p}.rulesStep(context.Background(), q)
 		got := fmt.Sprintf("%s: %v; %v %s", q.Line(), port.Passes, step.Passes, step.Says)
 		for _, line := range step.Lines {
 			got += fmt.Sprintf(" %d", line.Line)
@@ -238,7 +75,7 @@ func TestExplainSteps(t *testing.T) {
 		}
 	}
 	for _, address := range []string{"ftp://a.example/", "a b", "*.example", "", "http://[::1%25lo]/", "http://\n"} {
-		if q, err := requestFor(address); err == nil {
+		if q, err := RequestFor(address); err == nil {
 			t.Errorf("%q became %v", address, q)
 		}
 	}
@@ -261,7 +98,7 @@ func TestExplainFence(t *testing.T) {
 		return nil, errors.New("no such host")
 	}
 	forAll := []rules.Egress{{To: netip.MustParsePrefix("10.8.0.0/16")}}
-	s := New(Config{LookUp: lookUp, Egress: forAll})
+	x := Explainer{LookUp: lookUp}
 	fence := firewall.Fence{
 		Ports: []uint16{563},
 		Holes: append(policy.Holes(forAll), firewall.Hole{To: netip.MustParsePrefix("10.9.0.1/32"), Port: 3128}),
@@ -306,14 +143,14 @@ func TestExplainFence(t *testing.T) {
 			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
 	} {
 		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), strings.Split(tt.lines, "\n"), tt.directive)
-		f := served{Policy: p, uid: 7, fence: fence}
-		f.fence.Proxies = []firewall.Proxy{{UID: 7, Holes: policy.Holes(p.Egress)}}
-		q, err := requestFor(tt.address)
+		f := Subject{Policy: p, UID: 7, Fence: fence, ForAll: forAll}
+		f.Fence.Proxies = []firewall.Proxy{{UID: 7, Holes: policy.Holes(p.Egress)}}
+		q, err := RequestFor(tt.address)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		step, _, err := s.fenceStep(t.Context(), f, q)
+		step, _, err := x.fenceStep(t.Context(), f, q)
 		got := fmt.Sprint(step.Passes, " ", step.Says)
 		for _, line := range step.Lines {
 			got += fmt.Sprintf(" %d %s", line.Line, line.Text)
@@ -354,7 +191,7 @@ func TestTargetsAsBrowsersSendThem(t *testing.T) {
 		"2001:db8::1": "CONNECT [2001:db8::1]:443", "[2001:DB8:0::1]:8443": "CONNECT [2001:db8::1]:8443",
 		"https://[2001:db8::1]:8443/": "CONNECT [2001:db8::1]:8443", "http://[2001:db8::1]/x": "GET http://[2001:db8::1]/x",
 	} {
-		if q, err := requestFor(typed); err != nil || q.Line() != want {
+		if q, err := RequestFor(typed); err != nil || q.Line() != want {
 			t.Errorf("%s: %s (%v), want %s", typed, q.Line(), err, want)
 		}
 	}
@@ -372,7 +209,7 @@ func TestTargetsThatAreNone(t *testing.T) {
 		"https://[::1%25lo]/": `"https://[::1%25lo]/" names no host: give a URL, or HOST[:PORT]`,
 		"":                    `"" names no host: give a URL, or HOST[:PORT]`,
 	} {
-		if _, err := requestFor(typed); err == nil || err.Error() != want {
+		if _, err := RequestFor(typed); err == nil || err.Error() != want {
 			t.Errorf("%q: %v, want %s", typed, err, want)
 		}
 	}

@@ -1,14 +1,11 @@
-package supervisor
+package explain
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"syscall"
 
 	"vifproxy/control"
 	"vifproxy/firewall"
@@ -17,58 +14,58 @@ import (
 )
 
 // fenceStep: the addresses that the host has, as the proxy will ask for them.
-func (s *Supervisor) fenceStep(ctx context.Context, f served, q tinyproxy.Request) (step control.Step, by opening, err error) {
+func (x Explainer) fenceStep(ctx context.Context, s Subject, r tinyproxy.Request) (step control.Step, by opening, err error) {
 	step = control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{}}
-	if up, ok := f.Config.UpstreamFor(q.Host); ok {
-		step, err = s.upstreamStep(ctx, f, up)
+	if up, ok := s.Config.UpstreamFor(r.Host); ok {
+		step, err = x.upstreamStep(ctx, s, up)
 		return step, by, err
 	}
-	addrs, err := s.addressesOf(ctx, q.Host)
+	addrs, err := x.addressesOf(ctx, r.Host)
 	if err != nil {
 		step.Says = "not asked, as no address of the host is known now: " + lookupError(err)
 		return step, by, nil
 	}
-	open := f.fence // the port for this proxy
-	open.Proxies = append(slices.Clone(open.Proxies), firewall.Proxy{UID: f.uid, Ports: []uint16{q.Port}})
+	open := s.Fence // the port for this proxy
+	open.Proxies = append(slices.Clone(open.Proxies), firewall.Proxy{UID: s.UID, Ports: []uint16{r.Port}})
 	var says []string
 	for _, addr := range addrs { // tinyproxy takes the first that answers
-		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, q.Port))
+		verdict, err := s.Fence.Judge(s.UID, netip.AddrPortFrom(addr, r.Port))
 		if err != nil {
 			return step, by, err
 		}
 		if verdict.Passes {
 			step.Passes = true
-			step.Says, step.Lines = f.opens(netip.AddrPortFrom(addr, q.Port), verdict, s.Egress)
+			step.Says, step.Lines = s.opens(netip.AddrPortFrom(addr, r.Port), verdict)
 			return step, opening{}, nil
 		}
 		step.Passes = false
 		says = append(says, fmt.Sprintf("%s is refused: %s", addr, verdict.Why))
-		if verdict, err = open.Judge(f.uid, netip.AddrPortFrom(addr, q.Port)); err != nil {
+		if verdict, err = open.Judge(s.UID, netip.AddrPortFrom(addr, r.Port)); err != nil {
 			return step, by, err
 		}
 		by.port = by.port || verdict.Passes
 	}
 	step.Says = strings.Join(says, "; ")
 	if by.port {
-		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", portLine(f.Policy, q))
+		step.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", s.portLine(r))
 		return step, by, nil
 	}
-	text, line, err := f.egressLine(netip.AddrPortFrom(addrs[0], q.Port), s.Egress, step.Says)
+	text, line, err := s.egressLine(netip.AddrPortFrom(addrs[0], r.Port), step.Says)
 	step.Says += text
 	return step, opening{egress: line}, err
 }
 
 // upstreamStep: the addresses that an Upstream has, as the proxy will ask for them. tinyproxy takes the first that answers.
-func (s *Supervisor) upstreamStep(ctx context.Context, f served, up tinyproxy.Upstream) (control.Step, error) {
+func (x Explainer) upstreamStep(ctx context.Context, s Subject, up tinyproxy.Upstream) (control.Step, error) {
 	step := control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{},
 		Says: fmt.Sprintf("the Upstream of the template `config`, %s:%d, connects for it", up.Host, up.Port)}
-	addrs, err := s.addressesOf(ctx, up.Host)
+	addrs, err := x.addressesOf(ctx, up.Host)
 	if err != nil {
 		step.Says += "; no address of it is known now: " + err.Error()
 		return step, nil
 	}
 	for _, addr := range addrs {
-		verdict, err := f.fence.Judge(f.uid, netip.AddrPortFrom(addr, up.Port))
+		verdict, err := s.Fence.Judge(s.UID, netip.AddrPortFrom(addr, up.Port))
 		if err != nil {
 			return step, err
 		}
@@ -90,7 +87,7 @@ var invented = netip.MustParsePrefix("198.18.0.0/15")
 
 // egressLine says which line opens an address, if one should, and why lines that seem to do not. What a network would not
 // open is an address of this VM, or an AppVM's, and is not proposed: open is no Egress then.
-func (f served) egressLine(to netip.AddrPort, forAll []rules.Egress, says string) (text string, open rules.Egress, err error) {
+func (s Subject) egressLine(to netip.AddrPort, says string) (text string, open rules.Egress, err error) {
 	addr := to.Addr()
 	line := rules.Egress{To: netip.PrefixFrom(addr, addr.BitLen()), Port: to.Port()}
 	if invented.Contains(addr) {
@@ -100,9 +97,9 @@ func (f served) egressLine(to netip.AddrPort, forAll []rules.Egress, says string
 		if !literal && (addr.IsLoopback() || addr.IsUnspecified() || addr.IsLinkLocalUnicast()) {
 			return false, nil
 		}
-		fence := f.fence
+		fence := s.Fence
 		fence.Holes = append(slices.Clone(fence.Holes), firewall.Hole{To: line.To, Port: line.Port, Literal: literal})
-		verdict, err := fence.Judge(f.uid, to)
+		verdict, err := fence.Judge(s.UID, to)
 		return verdict.Passes, err
 	}
 	switch wide, err := opens(false); {
@@ -112,15 +109,15 @@ func (f served) egressLine(to netip.AddrPort, forAll []rules.Egress, says string
 		return fmt.Sprintf(" (the line `#: egress %s` in the rule file opens it)", line), line, nil
 	}
 	covers := func(e rules.Egress) bool { return !e.Single() && e.To.Contains(addr) }
-	lists := slices.Concat(f.Egress, forAll)
+	lists := slices.Concat(s.Egress, s.ForAll)
 	if i := slices.IndexFunc(lists, covers); i >= 0 {
 		return fmt.Sprintf(" (`egress %s` does not lead there: a network opens no address of this VM or of an AppVM)", lists[i]), open, nil
 	}
 	if single, err := opens(true); err != nil || single {
 		return " (it would open this VM or an AppVM, so no line is proposed)", open, err
 	}
-	for i, b := range f.barred {
-		if i == len(f.barred)-1 || strings.Contains(says, " "+b.Interface+",") {
+	for i, b := range s.Barred {
+		if i == len(s.Barred)-1 || strings.Contains(says, " "+b.Interface+",") {
 			return fmt.Sprintf(" (what AppVMs send there is dropped by %s; no line in a rule file opens it, "+
 				"`vifproxyd --egress-interface` does)", b.Rule), open, nil
 		}
@@ -130,65 +127,24 @@ func (f served) egressLine(to netip.AddrPort, forAll []rules.Egress, says string
 
 // opens says by what the fence lets through to an address. What is open for all proxies is, where the daemon's options
 // do not say so, the address of an Upstream.
-func (f served) opens(to netip.AddrPort, v firewall.Verdict, forAll []rules.Egress) (says string, lines []control.Line) {
+func (s Subject) opens(to netip.AddrPort, v firewall.Verdict) (says string, lines []control.Line) {
 	addr := to.Addr()
 	if v.Hole == nil && v.Own {
-		return fmt.Sprintf("%s is public, and port %d is opened by", addr, to.Port()), linesForPort(f.Policy, to.Port())
+		return fmt.Sprintf("%s is public, and port %d is opened by", addr, to.Port()), s.linesForPort(to.Port())
 	}
 	if v.Hole == nil {
 		return fmt.Sprintf("%s is public, and %s", addr, v.Why), []control.Line{}
 	}
 	hole := rules.Egress{To: v.Hole.To, Port: v.Hole.Port}
-	for _, e := range f.Egress {
+	for _, e := range s.Egress {
 		if v.Own && e.To == hole.To && e.Port == hole.Port {
 			return fmt.Sprintf("%s is opened by", addr),
-				[]control.Line{{Path: f.RulesPath, Line: e.Line, Text: e.Text}}
+				[]control.Line{{Path: s.RulesPath, Line: e.Line, Text: e.Text}}
 		}
 	}
 	by := "an Upstream in the template `config`"
-	if slices.ContainsFunc(forAll, func(e rules.Egress) bool { return e.To == hole.To && e.Port == hole.Port }) {
+	if slices.ContainsFunc(s.ForAll, func(e rules.Egress) bool { return e.To == hole.To && e.Port == hole.Port }) {
 		by = "--egress-allow"
 	}
 	return fmt.Sprintf("%s is opened for all by %s: %s", addr, by, hole), []control.Line{}
-}
-
-// lookupError returns why a name has no address, without Go's words about who was asked.
-func lookupError(err error) string {
-	dns := (*net.DNSError)(nil)
-	if !errors.As(err, &dns) {
-		return err.Error()
-	}
-	// The words of package net (Go 1.26): "read udp 192.0.2.2:41564->10.139.1.2:53: i/o timeout", "server misbehaving".
-	_, why, isCall := strings.Cut(dns.Err, "->")
-	why = why[strings.LastIndex(why, ": ")+1:]
-	switch {
-	case dns.IsNotFound:
-		return dns.Err // no such host
-	case dns.IsTimeout:
-		return "no name server has answered"
-	case dns.Server == "" || !isCall && dns.Err != "server misbehaving":
-		return dns.Err
-	case !isCall:
-		return "the name server " + dns.Server + " answers with an error"
-	case strings.HasSuffix(why, syscall.EPERM.Error()): // what netfilter drops on its way out
-		return "a rule of this VM's firewall drops questions to the name server " + dns.Server
-	}
-	return "the name server " + dns.Server + " cannot be asked:" + why
-}
-
-// addressesOf asks for a host's addresses, as tinyproxy does when it connects.
-func (s *Supervisor) addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookupBound)
-	defer cancel()
-	addrs, err := s.LookUp(ctx, host)
-	if err == nil && len(addrs) == 0 {
-		err = errors.New("it has none")
-	}
-	for i := range addrs {
-		addrs[i] = addrs[i].Unmap().WithZone("")
-	}
-	return addrs, err
 }

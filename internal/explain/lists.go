@@ -1,0 +1,109 @@
+package explain
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"vifproxy/control"
+	"vifproxy/tinyproxy"
+)
+
+// connectPortStep: a tunnel goes only to the ports that the template names, and to those that the list opens.
+func (s Subject) connectPortStep(ctx context.Context, r tinyproxy.Request) (control.Step, error) {
+	step := control.Step{Guard: guardPort, Passes: true, Lines: []control.Line{}}
+	if !r.Tunnel {
+		step.Says = "no tunnel: the request is plain HTTP"
+		return step, nil
+	}
+	port := r.Port
+	config, text, err := s.RenderAnywhere()
+	if err != nil {
+		return step, err
+	}
+	judge := s.Judge()
+	judge.ConnectPorts = tinyproxy.ConnectPorts(text + config.ConnectTo(s.ConnectPorts(s.ForAll)))
+	step.Passes, err = judge.PortAllowed(ctx, r)
+	opened := s.linesForPort(port)
+	for _, e := range s.Egress {
+		if e.Port == port {
+			opened = append(opened, control.Line{Path: s.RulesPath, Line: e.Line, Text: e.Text})
+		}
+	}
+	switch {
+	case !step.Passes:
+		step.Says = fmt.Sprintf("no line of the list opens port %d for tunnels (HTTPS), and %s has no ConnectPort %[1]d", port, s.Template.Name())
+	case config.AnyPort || slices.Contains(config.Connect, port):
+		step.Says = fmt.Sprintf("%s opens port %d for tunnels (HTTPS)", s.Template.Name(), port)
+	case len(opened) > 0:
+		step.Says, step.Lines = "the port is opened by", opened[:min(len(opened), linesMax)]
+	default:
+		step.Says = "the port is opened by --egress-allow"
+	}
+	return step, err
+}
+
+// linesForPort returns the first lines that open a port at public addresses.
+func (s Subject) linesForPort(port uint16) (lines []control.Line) {
+	for _, l := range s.Ports {
+		if l.Number == port && len(lines) < linesMax {
+			lines = append(lines, control.Line{Path: s.RulesPath, Line: l.Line, Text: l.Text})
+		}
+	}
+	return lines
+}
+
+// portLine returns the line that would open the port of a request.
+func (s Subject) portLine(r tinyproxy.Request) string {
+	if host, err := entryFor(r.Host); err == nil && s.Names && s.Config.Filter.DefaultDeny {
+		host.Port = r.Port
+		return host.String()
+	}
+	return fmt.Sprintf("#: port %d", r.Port)
+}
+
+// offer says in the step of ConnectPort what opens a port. What that of the fence offers for an address that is not public
+// opens it as well.
+func offer(steps []control.Step, s Subject, r tinyproxy.Request) {
+	of := func(guard string) *control.Step {
+		return &steps[slices.IndexFunc(steps, func(s control.Step) bool { return s.Guard == guard })]
+	}
+	port, fence := of(guardPort), of(guardFence)
+	switch {
+	case port.Passes:
+	case fence.Passes:
+		port.Says += fmt.Sprintf(" (the line `%s` in the rule file opens it)", s.portLine(r))
+	case strings.Contains(fence.Says, "` in the rule file opens it"):
+		port.Says += " (the line that opens the fence, below, opens it too)"
+	}
+}
+
+// rulesStep: the lines of the rule file.
+func (s Subject) rulesStep(ctx context.Context, r tinyproxy.Request) (control.Step, error) {
+	step := control.Step{Guard: guardRules, Lines: []control.Line{}}
+	texts := make([]string, len(s.Rules))
+	for i, line := range s.Rules {
+		texts[i] = line.Text
+	}
+	matches, err := s.Judge().Matches(ctx, texts, []tinyproxy.Request{r}, linesMax)
+	if err != nil {
+		return step, err
+	}
+	for _, i := range matches[0] {
+		line := control.Line{Path: s.RulesPath, Line: s.Rules[i].Number, Text: s.Rules[i].Text}
+		if host, temporary := s.Policy.Temporary[line.Text]; temporary {
+			line.Text = host.String()
+		} else if line.Line > 0 {
+			line.Text = s.Written[line.Line]
+		}
+		step.Lines = append(step.Lines, line)
+	}
+	matched := len(step.Lines) > 0
+	step.Passes = matched == s.Config.Filter.DefaultDeny
+	step.Says = map[bool]string{true: "permitted by", false: "forbidden by"}[step.Passes]
+	if !matched {
+		step.Says = map[bool]string{true: "no line forbids it", false: "no line permits it"}[step.Passes]
+	}
+	return step, nil
+}

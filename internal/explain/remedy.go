@@ -1,0 +1,150 @@
+package explain
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"vifproxy/control"
+	"vifproxy/internal/policy"
+	"vifproxy/rules"
+	"vifproxy/tinyproxy"
+)
+
+// A remedy is a promise. What lists could say so that a request passes is put together from what its guards say, tried in a
+// proxy of its own, and offered only if the request passes then. That proxy resolves the name once more, so an address that
+// the next answer does not have is no remedy. The AppVM's own proxy keeps its list, and its fence, meanwhile.
+
+// opening is what a fence that refuses a request could be opened by. The zero opening is nothing.
+type opening struct {
+	port   bool // the port, at public addresses
+	egress rules.Egress
+}
+
+// remedy is what a rule file would have to say more.
+type remedy struct {
+	entry  rules.Host   // the host, or the host with its port
+	port   uint16       // in a line of its own; 0 for none
+	egress rules.Egress // the zero Egress for none
+}
+
+// remedyFor returns what would let a request pass by what its guards say; not ok if nothing in the rule file would.
+func (s Subject) remedyFor(steps []control.Step, r tinyproxy.Request, o opening) (m remedy, ok bool) {
+	refuses := func(guard string) bool {
+		return slices.ContainsFunc(steps, func(s control.Step) bool { return s.Guard == guard && !s.Passes })
+	}
+	if s.File.Path == "" {
+		return m, false
+	}
+	allows := s.Config.Filter.AllowsByLine() // that `allow` adds what passes
+	if refuses(guardFence) {
+		if o == (opening{}) && !refuses(guardRules) {
+			return m, false
+		}
+		m.egress = o.egress
+	}
+	byPort := (refuses(guardPort) || o.port) && m.egress.Port != r.Port
+	host, err := entryFor(r.Host)
+	switch listed := !refuses(guardRules); {
+	case !listed && (!allows || err != nil):
+		return m, false
+	case !listed, byPort && allows && err == nil:
+		m.entry = host
+		if byPort {
+			m.entry.Port = r.Port
+		}
+	case byPort:
+		m.port = r.Port
+	}
+	return m, m != remedy{}
+}
+
+// tryRemedy returns what lets a request pass, or what came of it when that was tried; "" if nothing in the rule file does.
+func (x Explainer) tryRemedy(ctx context.Context, s Subject, steps []control.Step, r tinyproxy.Request, o opening) string {
+	m, ok := s.remedyFor(steps, r, o)
+	if !ok {
+		return ""
+	}
+	for _, step := range steps {
+		if step.Guard == guardTemplate && !step.Passes {
+			return "none by the rule file: the template keeps the AppVM out whatever that says"
+		}
+	}
+	remedied, err := s.with(m)
+	if err != nil {
+		return ""
+	}
+	step := x.Try(ctx, remedied, r, true).step(r)
+	if !step.Passes {
+		return fmt.Sprintf("none by the rule file: with %s it fails all the same: %s", m.lines(), step.Says)
+	}
+	return m.instructions(s) + " (tried: it passes then)"
+}
+
+// with returns the policy that the rule file makes with what a remedy adds.
+func (s Subject) with(m remedy) (*policy.Policy, error) {
+	file, temporary := s.File, slices.Clone(s.ForATime)
+	if m.egress.To.IsValid() {
+		file.Egress = append(slices.Clone(file.Egress), m.egress)
+	}
+	if m.port != 0 {
+		file.Ports = append(slices.Clone(file.Ports), rules.Port{Number: m.port})
+	}
+	if m.entry != (rules.Host{}) {
+		temporary = append(temporary, m.entry)
+	}
+	return policy.New(file, temporary, s.Template, s.Input)
+}
+
+// lines are what it adds, for people.
+func (m remedy) lines() string {
+	var all []string
+	if m.entry != (rules.Host{}) {
+		all = append(all, "a line for "+m.entry.String())
+	}
+	for _, line := range m.directives() {
+		all = append(all, "the line `"+line+"`")
+	}
+	return strings.Join(all, " and ")
+}
+
+// directives are lines that `allow` does not write.
+func (m remedy) directives() (all []string) {
+	if m.port != 0 {
+		all = append(all, fmt.Sprintf("#: port %d", m.port))
+	}
+	if m.egress.To.IsValid() {
+		all = append(all, "#: egress "+m.egress.String())
+	}
+	return all
+}
+
+// instructions are what a person does: one thing, a command or lines to be written. `allow` would try the host at its usual port, and
+// call a failure what a line beside it is about.
+func (m remedy) instructions(s Subject) string {
+	addr, err := netip.ParseAddr(m.entry.Name)
+	directives := m.directives()
+	if len(directives) == 0 && (err != nil || addr.Is4()) {
+		entry := m.entry.String()
+		if m.entry.Port == 80 { // which `allow` takes for the usual one, but for web sockets
+			entry = "ws://" + m.entry.WithoutPort().String()
+		}
+		return fmt.Sprintf("vifproxyctl allow %s %s", s.Name, entry)
+	}
+	var lines []string
+	if m.entry != (rules.Host{}) {
+		for _, line := range s.File.Lacks(policy.SyntaxOf(s.Config.Filter), m.entry) {
+			lines = append(lines, "`"+line+"`")
+		}
+	}
+	for _, line := range directives {
+		lines = append(lines, "`"+line+"`")
+	}
+	noun := "the line "
+	if len(lines) > 1 {
+		noun = "the lines "
+	}
+	return "write " + noun + strings.Join(lines, " and ") + " into " + s.RulesPath
+}
