@@ -2,7 +2,7 @@
 //
 //	vifproxy-confine PARENT
 //
-// Everything is prepared in package confine, by the daemon, and comes as an Order at descriptor 3; here it is only
+// Everything is prepared in package confine, by the daemon, and comes as a handover.Message at descriptor 3; here it is only
 // put into force, by a program that the daemon has started in advance, with the privileges that it takes to give them
 // up. A program of its own, because starting one costs what all its packages cost: this is 1.3 ms, and vifproxyd
 // executing itself would be 2.8; in advance, because that is a third of what the start of a confined tinyproxy takes.
@@ -16,12 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"unsafe"
-)
 
-// Exit statuses; package tinyproxy makes errors of them.
-const (
-	cannotConfine = 126
-	cannotExecute = 127
+	"vifproxy/tinyproxy/confine/handover"
 )
 
 // Of include/uapi/linux/{prctl,capability,seccomp,landlock}.h; package unix has them all, and costs a tenth of the
@@ -48,18 +44,18 @@ func init() { runtime.LockOSThread() }
 func main() {
 	parent, err := strconv.Atoi(os.Args[len(os.Args)-1])
 	if len(os.Args) != 2 || err != nil {
-		fail(cannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
+		fail(handover.CannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
 	}
 	volunteer()
-	admit := supervisor()
-	o := receive(3)
-	if o == nil {
+	admit := admitExec()
+	m, ok := receive(3)
+	if !ok {
 		return // the daemon has no use for us any more
 	}
 	// All that allocates memory comes first.
-	path := cString(o.argv[0])
-	pointers := make([]*byte, len(o.argv)+1)
-	for i, a := range o.argv {
+	path := cString(m.Argv[0])
+	pointers := make([]*byte, len(m.Argv)+1)
+	for i, a := range m.Argv {
 		pointers[i] = cString(a)
 	}
 	environment := os.Environ()
@@ -67,49 +63,49 @@ func main() {
 	for i, e := range environment {
 		variables[i] = cString(e)
 	}
-	once, allowed := filter(o.once), filter(o.allowed)
+	gate, calls := filter(m.Gate), filter(m.Calls)
 
-	if o.group >= 0 {
+	if m.Group >= 0 {
 		// Who may move processes is looked at when the file is opened, and it was vifproxyd that did.
-		_, err := syscall.Write(o.group, []byte("0"))
+		_, err := syscall.Write(m.Group, []byte("0"))
 		errno, _ := err.(syscall.Errno)
-		check("cgroup", errno)
+		must("cgroup", errno)
 	}
-	becomeUser(o.uid)
+	becomeUser(uintptr(m.UID))
 	// The signal is forgotten where the user changes (commit_creds in the kernel's kernel/cred.c).
-	check("parent-death signal", call(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0))
+	must("parent-death signal", rawSyscall(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0))
 	if os.Getppid() != parent {
 		return
 	}
-	check("no_new_privs", call(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0))
-	if o.ruleset >= 0 {
-		check("Landlock", call(restrictSelf, uintptr(o.ruleset), 0, 0))
+	must("no_new_privs", rawSyscall(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0))
+	if m.Ruleset >= 0 {
+		must("Landlock", rawSyscall(restrictSelf, uintptr(m.Ruleset), 0, 0))
 	}
-	for limit := range strings.SplitSeq(o.limits, ",") {
+	for limit := range strings.SplitSeq(m.Limits, ",") {
 		resource, value, _ := strings.Cut(limit, ":")
 		n, err := strconv.ParseUint(value, 10, 64)
 		if err != nil {
-			fail(cannotConfine, "limit "+limit, syscall.EINVAL)
+			fail(handover.CannotConfine, "limit "+limit, syscall.EINVAL)
 		}
 		// Not syscall.Setrlimit: the runtime has opinions on RLIMIT_NOFILE.
 		both := [2]uint64{n, n}
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, uintptr(number(resource)),
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, uintptr(mustInt(resource)),
 			uintptr(unsafe.Pointer(&both)), 0, 0, 0)
-		check("limit "+limit, errno)
+		must("limit "+limit, errno)
 	}
-	if once != nil {
-		fd, errno := install(once, filterNewListener)
-		check("seccomp", errno)
+	if gate != nil {
+		fd, errno := install(gate, filterNewListener)
+		must("seccomp", errno)
 		admit <- fd
 	}
-	check("timer slack", call(syscall.SYS_PRCTL, prSetTimerSlack, uintptr(o.slack), 0)) // of this thread, and of the program
-	if allowed != nil {
-		_, errno := install(allowed, filterLog)
-		check("seccomp", errno)
+	must("timer slack", rawSyscall(syscall.SYS_PRCTL, prSetTimerSlack, uintptr(m.Slack), 0)) // of this thread, and of the program
+	if calls != nil {
+		_, errno := install(calls, filterLog)
+		must("seccomp", errno)
 	}
 	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
 		uintptr(unsafe.Pointer(&pointers[0])), uintptr(unsafe.Pointer(&variables[0])))
-	fail(cannotExecute, "execute "+o.argv[0], errno)
+	fail(handover.CannotExecute, "execute "+m.Argv[0], errno)
 }
 
 // oomScore is what the kernel adds for a proxy, in thousandths of the memory, when it looks for a process to end for lack
@@ -127,7 +123,7 @@ func volunteer() {
 	}
 	if err != nil {
 		errno, _ := err.(syscall.Errno)
-		fail(cannotConfine, path, errno)
+		fail(handover.CannotConfine, path, errno)
 	}
 }
 
@@ -135,28 +131,28 @@ func volunteer() {
 // package syscall's functions, which are for all threads, of which there may be none left to answer.
 func becomeUser(id uintptr) {
 	for c := uintptr(0); ; c++ {
-		if errno := call(syscall.SYS_PRCTL, prCapbsetDrop, c, 0); errno == syscall.EPERM {
+		if errno := rawSyscall(syscall.SYS_PRCTL, prCapbsetDrop, c, 0); errno == syscall.EPERM {
 			break // vifproxyd has said that it cannot
 		} else if errno == syscall.EINVAL {
 			break // that was the last one
 		} else {
-			check("bounding set", errno)
+			must("bounding set", errno)
 		}
 	}
-	check("groups", call(syscall.SYS_SETGROUPS, 0, 0, 0))
-	check("gid", call(syscall.SYS_SETGID, id, 0, 0)) // with the capability, the saved ones too
-	check("uid", call(syscall.SYS_SETUID, id, 0, 0))
+	must("groups", rawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0))
+	must("gid", rawSyscall(syscall.SYS_SETGID, id, 0, 0)) // with the capability, the saved ones too
+	must("uid", rawSyscall(syscall.SYS_SETUID, id, 0, 0))
 	// Where vifproxyd is not root, they outlive that. None permitted, none ambient.
 	header := [2]uint32{capVersion3, 0}
 	var none [6]uint32
-	check("capabilities", call(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0))
+	must("capabilities", rawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0))
 }
 
-// supervisor answers the first question of a filter, whose descriptor it is given, on a thread of its own. An execve
+// admitExec answers the first question of a filter, whose descriptor it is given, on a thread of its own. An execve
 // that a filter refers to it ends that thread and closes its descriptor, and whoever calls execve after that finds no
 // supervisor: ENOSYS (seccomp_do_user_notification in kernel/seccomp.c). Thus a filter that permits this one execve
 // permits no other.
-func supervisor() chan<- uintptr {
+func admitExec() chan<- uintptr {
 	// Neither thread lets go of its P while it waits for the other.
 	if runtime.GOMAXPROCS(0) < 2 {
 		runtime.GOMAXPROCS(2)
@@ -175,7 +171,7 @@ func supervisor() chan<- uintptr {
 func supervise(fd uintptr) {
 	for { // a signal of the Go runtime interrupts either call, and then execve asks again
 		var question [10]uint64 // struct seccomp_notif: id, pid and flags, struct seccomp_data
-		if call(syscall.SYS_IOCTL, fd, notifyReceive, uintptr(unsafe.Pointer(&question))) != 0 {
+		if rawSyscall(syscall.SYS_IOCTL, fd, notifyReceive, uintptr(unsafe.Pointer(&question))) != 0 {
 			continue
 		}
 		// struct seccomp_notif_resp: id, val, error (32 bits), flags (32 bits)
@@ -185,7 +181,7 @@ func supervise(fd uintptr) {
 			err   int32
 			flags uint32
 		}{id: question[0], flags: notifyContinue}
-		call(syscall.SYS_IOCTL, fd, notifySend, uintptr(unsafe.Pointer(&answer)))
+		rawSyscall(syscall.SYS_IOCTL, fd, notifySend, uintptr(unsafe.Pointer(&answer)))
 	}
 }
 
@@ -203,7 +199,7 @@ func filter(fd int) *sockFprog {
 	code := make([]byte, 1<<15)
 	n, err := syscall.Pread(fd, code, 0)
 	if err != nil || n == 0 || n%8 != 0 {
-		fail(cannotConfine, "read a filter", syscall.EIO)
+		fail(handover.CannotConfine, "read a filter", syscall.EIO)
 	}
 	return &sockFprog{uint16(n / 8), &code[0]}
 }
@@ -213,28 +209,27 @@ func install(program *sockFprog, flags uintptr) (uintptr, syscall.Errno) {
 	return fd, errno
 }
 
-func call(number, a, b, c uintptr) syscall.Errno {
+func rawSyscall(number, a, b, c uintptr) syscall.Errno {
 	_, _, errno := syscall.RawSyscall6(number, a, b, c, 0, 0, 0)
 	return errno
 }
 
-func check(what string, errno syscall.Errno) {
+func must(what string, errno syscall.Errno) {
 	if errno != 0 {
-		fail(cannotConfine, what, errno)
+		fail(handover.CannotConfine, what, errno)
 	}
 }
 
 // fail reports to the daemon, which reads our output, and ends without a proxy.
 func fail(status int, what string, errno syscall.Errno) {
-	line := "vifproxy-confine: errno " + strconv.Itoa(int(errno)) + ": " + what + ": " + errno.Error() + "\n"
-	syscall.Write(2, []byte(line))
+	syscall.Write(2, []byte(handover.Failure(errno, what)+"\n"))
 	os.Exit(status)
 }
 
-func number(s string) int {
+func mustInt(s string) int {
 	n, err := strconv.Atoi(s)
 	if err != nil {
-		fail(cannotConfine, "argument "+s, syscall.EINVAL)
+		fail(handover.CannotConfine, "argument "+s, syscall.EINVAL)
 	}
 	return n
 }
@@ -242,7 +237,7 @@ func number(s string) int {
 func cString(s string) *byte {
 	p, err := syscall.BytePtrFromString(s)
 	if err != nil {
-		fail(cannotConfine, "argument", syscall.EINVAL)
+		fail(handover.CannotConfine, "argument", syscall.EINVAL)
 	}
 	return p
 }

@@ -76,7 +76,7 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	cell := Cell{sandbox: new(Sandbox), limits: "4:0", ruleset: -1, procs: procs}
-	err = cell.Order(pair[0], 65534, int(output.Fd()),
+	err = cell.HandOver(pair[0], 65534, int(output.Fd()),
 		[]string{"/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000"})
 	if err := errors.Join(err, output.Close(), unix.Close(pair[0])); err != nil {
 		t.Fatal(err)

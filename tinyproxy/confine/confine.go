@@ -16,8 +16,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -25,28 +23,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/capability"
+	"vifproxy/tinyproxy/confine/handover"
 	"vifproxy/tinyproxy/kernel"
 	"vifproxy/tinyproxy/limits"
 )
 
 var native = binary.NativeEndian
 
-// Exit statuses of vifproxy-confine.
-const (
-	CannotConfine = 126
-	CannotExecute = 127
-)
-
 // Sandbox is what all proxies are confined by.
 type Sandbox struct {
 	Applied []string      // mechanisms in force for every proxy
 	Missing []kernel.Lack // what this machine does not have
 
-	helper        *os.File        // vifproxy-confine as it was when this daemon started: an upgrade may replace it
-	once, allowed *os.File        // seccomp filters; nil if the kernel has none
-	abi           int             // of Landlock; 0 if the kernel has none
-	groups        *groups         // nil if there is no cgroup of ours
-	ceilings      limits.Ceilings // of what a proxy may have
+	helper     *os.File        // vifproxy-confine as it was when this daemon started: an upgrade may replace it
+	gateFilter *os.File        // of seccomp, for execve; nil if the kernel has no filters
+	callFilter *os.File        // of seccomp, for all calls; nil if the kernel has no filters
+	abi        int             // of Landlock; 0 if the kernel has none
+	groups     *groups         // nil if there is no cgroup of ours
+	ceilings   limits.Ceilings // of what a proxy may have
 
 	mu       sync.Mutex
 	programs map[any]program // by identity
@@ -155,18 +149,18 @@ func (s *Sandbox) openFilters(denied seccomp.Action) error {
 		s.Missing = append(s.Missing, kernel.Lack{Mechanism: "seccomp", Cause: err.Error(), Remedy: "run vifproxy on amd64 or arm64"})
 		return nil
 	}
-	once, err := filterOnce(machine)
+	gate, err := gateFilter(machine)
 	if err != nil {
 		return err
 	}
-	allowed, err := filterAllowed(machine, denied)
+	calls, err := callFilter(machine, denied)
 	if err != nil {
 		return err
 	}
-	if s.once, err = inMemory("seccomp-once", once); err != nil {
+	if s.gateFilter, err = inMemory("seccomp-gate", gate); err != nil {
 		return err
 	}
-	if s.allowed, err = inMemory("seccomp-allowed", allowed); err != nil {
+	if s.callFilter, err = inMemory("seccomp-calls", calls); err != nil {
 		return err
 	}
 	s.Applied = append(s.Applied, "seccomp")
@@ -194,7 +188,7 @@ func inMemory(name string, content []byte) (*os.File, error) {
 
 // Close gives back what New took. Proxies stay confined.
 func (s *Sandbox) Close() {
-	for _, f := range []*os.File{s.helper, s.once, s.allowed} {
+	for _, f := range []*os.File{s.helper, s.gateFilter, s.callFilter} {
 		if f != nil {
 			f.Close()
 		}
@@ -239,25 +233,19 @@ func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 	return c, nil
 }
 
-// Order has a vifproxy-confine that waits at the other end of a SOCK_SEQPACKET socket become argv[0], as the given
-// user, with output as its standard output and error. The message is words with a NUL between them: a letter for each
-// descriptor that comes with it, uid, limits, timer slack, and argv. Whoever has ended takes no orders: EPIPE,
-// ECONNRESET.
-func (c *Cell) Order(socket int, uid uint32, output int, argv []string) error {
-	letters, fds := "o", []int{output}
-	pass := func(letter string, fd int) { letters, fds = letters+letter, append(fds, fd) }
+// HandOver has a vifproxy-confine that waits at the other end of a SOCK_SEQPACKET socket become argv[0], as the given
+// user, with output as its standard output and error. The error is EPIPE or ECONNRESET if the vifproxy-confine has ended.
+func (c *Cell) HandOver(socket int, uid uint32, output int, argv []string) error {
+	m := handover.Message{UID: uid, Limits: c.limits, Slack: c.slack, Argv: argv,
+		Output: output, Group: -1, Ruleset: c.ruleset, Gate: -1, Calls: -1}
 	if c.procs != nil {
-		pass("g", int(c.procs.Fd()))
+		m.Group = int(c.procs.Fd())
 	}
-	if c.ruleset >= 0 {
-		pass("l", c.ruleset)
+	if c.sandbox.callFilter != nil {
+		m.Gate, m.Calls = int(c.sandbox.gateFilter.Fd()), int(c.sandbox.callFilter.Fd())
 	}
-	if c.sandbox.allowed != nil {
-		pass("1", int(c.sandbox.once.Fd()))
-		pass("a", int(c.sandbox.allowed.Fd()))
-	}
-	words := append([]string{letters, fmt.Sprint(uid), c.limits, strconv.Itoa(c.slack)}, argv...)
-	err := unix.Sendmsg(socket, []byte(strings.Join(words, "\x00")), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+	text, fds := m.Encode()
+	err := unix.Sendmsg(socket, []byte(text), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
 	return os.NewSyscallError("sendmsg", err)
 }
 

@@ -36,7 +36,7 @@ var allowed = []string{
 	// Time and the machine.
 	"nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "time", "getrandom",
 	"uname", "sysinfo", "getrlimit", "getrusage",
-	// Left to filterOnce; of two that refuse, the later one is heard.
+	// Left to gateFilter; of two that refuse, the later one is heard.
 	"execve", "execveat", "clone3",
 }
 
@@ -66,7 +66,7 @@ func allowedIf() (all []seccomp.NameWithConditions) {
 	// Threads and plain forks; no namespaces. The flags of clone3 are in memory, where no filter sees them.
 	allow("clone", set{lacks(0, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|
 		unix.CLONE_NEWUSER|unix.CLONE_NEWPID|unix.CLONE_NEWNET)})
-	oneOf("socket", 0, unix.AF_UNIX, unix.AF_NETLINK) // left to filterOnce
+	oneOf("socket", 0, unix.AF_UNIX, unix.AF_NETLINK) // left to gateFilter
 	// TCP and UDP; no MPTCP or SCTP, whose ports Landlock does not look at, and nothing raw.
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
 		for kind, protocol := range map[uint64]uint64{
@@ -106,8 +106,8 @@ const (
 	fionbio  = 0x5421
 )
 
-// filterAllowed permits what is on the list. denied is what becomes of the rest.
-func filterAllowed(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
+// callFilter permits what is on the list. denied is what becomes of the rest.
+func callFilter(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
 	// What all that a page holds is sent by comes first: tinyproxy makes two thousand bytes a call of it, and what depends
 	// on arguments is looked at each time.
 	var often, others []seccomp.NameWithConditions
@@ -124,9 +124,9 @@ func filterAllowed(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
 	}})
 }
 
-// filterOnce stands before it, for what needs an answer of its own and is nothing to report: execve, which
+// gateFilter stands before it, for what needs an answer of its own and is nothing to report: execve, which
 // vifproxy-confine lets through once, and what the C library tries, and does without, in normal operation.
-func filterOnce(machine *arch.Info) ([]byte, error) {
+func gateFilter(machine *arch.Info) ([]byte, error) {
 	fails := func(errno unix.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(errno) }
 	family := func(f uint64) seccomp.NameWithConditions {
 		return seccomp.NameWithConditions{Name: "socket",

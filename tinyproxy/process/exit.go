@@ -16,6 +16,7 @@ import (
 	"vifproxy/internal/secret"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/confine/handover"
 )
 
 // Error says why a proxy did not start or why it ended.
@@ -124,15 +125,14 @@ func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error
 		return nil
 	}
 	last := said[max(0, len(said)-1):]
-	var errno unix.Errno
-	_, err := fmt.Sscanf(strings.Join(last, ""), "vifproxy-confine: errno %d: ", &errno)
+	errno, ok := handover.ParseFailure(strings.Join(last, ""))
 	switch status.ExitStatus() {
-	case confine.CannotExecute:
-		if err == nil {
+	case handover.CannotExecute:
+		if ok {
 			return cannotExecute(p.binary, p.Spec, errno)
 		}
-	case confine.CannotConfine:
-		if err == nil || len(said) == 0 { // it did not get so far as to have an output
+	case handover.CannotConfine:
+		if ok || len(said) == 0 { // it did not get so far as to have an output
 			return &Error{Text: "tinyproxy cannot be confined" + tinyproxy.Quoted(last),
 				Remedy: "is vifproxy-confine of the same version as vifproxyd?"}
 		}

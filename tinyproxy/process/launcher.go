@@ -56,7 +56,7 @@ import (
 // few keep a slow disk from holding up every start behind one.
 const starters = 4
 
-// recruitPause is until the next recruit is enlisted: the one that has its order needs the processors now.
+// recruitPause is until the next recruit is enlisted: the one that was handed over needs the processors now.
 const recruitPause = 20 * time.Millisecond
 
 // timerSlack is by how many nanoseconds the kernel may wake a proxy too late from a timed wait.

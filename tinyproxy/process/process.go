@@ -139,7 +139,7 @@ func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) err
 		return fmt.Errorf("confine it: %w", err)
 	}
 	defer cell.Started()
-	r, err := p.launcher.order(cell, p.Spec.UID, argv, output)
+	r, err := p.launcher.handOver(cell, p.Spec.UID, argv, output)
 	if err != nil {
 		_ = cell.Remove()
 		return err

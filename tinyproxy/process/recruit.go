@@ -12,11 +12,11 @@ import (
 	"vifproxy/tinyproxy/confine"
 )
 
-// A recruit is a vifproxy-confine that waits for the order to become a proxy. It has what it takes to give up its
-// privileges, CAP_SETUID, CAP_SETGID and CAP_SETPCAP, and reads nothing but that order.
+// A recruit is a vifproxy-confine that waits to become a proxy. It has what it takes to give up its
+// privileges, CAP_SETUID, CAP_SETGID and CAP_SETPCAP, and reads nothing but one handover.Message.
 type recruit struct {
 	pid, pidfd int
-	orders     int // a socket, for one order
+	socket     int // for what is handed over
 }
 
 // enlist starts a recruit, on a thread that lives as long as the Launcher.
@@ -37,18 +37,18 @@ func (l *Launcher) enlist() (*recruit, error) {
 	return &recruit{pid, pidfd, pair[0]}, nil
 }
 
-// order has a recruit become a proxy: the one that waits, else a new one. One that has ended while it waited is
+// handOver has a recruit become a proxy: the one that waits, else a new one. One that has ended while it waited is
 // replaced.
-func (l *Launcher) order(cell *confine.Cell, uid uint32, argv []string, output int) (*recruit, error) {
+func (l *Launcher) handOver(cell *confine.Cell, uid uint32, argv []string, output int) (*recruit, error) {
 	for range 2 {
 		select {
 		case r := <-l.recruits:
-			err := cell.Order(r.orders, uid, output, argv)
+			err := cell.HandOver(r.socket, uid, output, argv)
 			if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 				r.dismiss()
 				continue
 			}
-			return r.ordered(err)
+			return r.handedOver(err)
 		default:
 		}
 	}
@@ -64,22 +64,22 @@ func (l *Launcher) order(cell *confine.Cell, uid uint32, argv []string, output i
 	if err != nil {
 		return nil, err
 	}
-	return r.ordered(cell.Order(r.orders, uid, output, argv))
+	return r.handedOver(cell.HandOver(r.socket, uid, output, argv))
 }
 
-// ordered is what becomes of a recruit that was given an order, with or without success.
-func (r *recruit) ordered(err error) (*recruit, error) {
+// handedOver returns a recruit that has become a proxy, or dismisses one that has not.
+func (r *recruit) handedOver(err error) (*recruit, error) {
 	if err != nil {
 		r.dismiss()
 		return nil, err
 	}
-	unix.Close(r.orders)
+	unix.Close(r.socket)
 	return r, nil
 }
 
 // dismiss ends a recruit.
 func (r *recruit) dismiss() {
-	unix.Close(r.orders)
+	unix.Close(r.socket)
 	_ = unix.Kill(r.pid, unix.SIGKILL)
 	_, _ = syscall.Wait4(r.pid, nil, 0, nil)
 	unix.Close(r.pidfd)

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"syscall"
+
+	"vifproxy/tinyproxy/confine/handover"
+)
+
+// receive waits for what is handed over and makes its output ours, for error messages too. It reports whether there is any.
+func receive(socket int) (m handover.Message, ok bool) {
+	syscall.CloseOnExec(socket)
+	message, control := make([]byte, 1<<16), make([]byte, 128)
+	n, controlled, err := 0, 0, error(syscall.EINTR)
+	for err == syscall.EINTR {
+		n, controlled, _, _, err = syscall.Recvmsg(socket, message, control, syscall.MSG_CMSG_CLOEXEC)
+	}
+	if err == nil && n == 0 {
+		return m, false
+	}
+	var fds []int
+	if err == nil {
+		var messages []syscall.SocketControlMessage
+		if messages, err = syscall.ParseSocketControlMessage(control[:controlled]); err == nil && len(messages) == 1 {
+			fds, err = syscall.ParseUnixRights(&messages[0])
+		}
+	}
+	if err == nil {
+		m, ok = handover.Decode(string(message[:max(n, 0)]), fds)
+	}
+	if !ok {
+		fail(handover.CannotConfine, "message", syscall.EPROTO)
+	}
+	for _, standard := range []int{1, 2} {
+		if err := syscall.Dup3(m.Output, standard, 0); err != nil {
+			fail(handover.CannotConfine, "output", err.(syscall.Errno))
+		}
+	}
+	return m, true
+}
