@@ -2,7 +2,6 @@ package tinyproxy
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,73 +65,6 @@ const (
 	waiting             // the same, and people have been told
 	opened
 )
-
-// Line takes in one line of the log.
-func (r *Requests) Line(raw []byte) {
-	process, message, ok := bytes.Cut(raw, []byte("]: "))
-	if !ok {
-		return
-	}
-	level, _, _ := bytes.Cut(process, []byte(" "))
-	_, process, _ = bytes.Cut(process, []byte(" ["))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ended {
-		return
-	}
-	switch string(level) {
-	case "CONNECT":
-		if rest, ok := bytes.CutPrefix(message, []byte("Connect (file descriptor ")); ok {
-			r.forget(client(process, rest))
-		} else if rest, ok := bytes.CutPrefix(message, []byte("Request (file descriptor ")); ok {
-			_, line, _ := bytes.Cut(rest, []byte("): "))
-			r.ask(client(process, rest), string(line))
-		} else if rest, ok := bytes.CutPrefix(message, []byte("Established connection to ")); ok {
-			_, rest, _ := bytes.Cut(rest, []byte(`"`)) // host "HOST", upstream proxy "HOST", socks5 proxy "HOST"
-			host, _, _ := bytes.Cut(rest, []byte(`"`))
-			r.established(string(host))
-		}
-	case "INFO":
-		if rest, ok := bytes.CutPrefix(message, []byte("Refused CONNECT method on port ")); ok {
-			r.refusedPort(string(rest))
-		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: opening connection to ")); ok {
-			r.open(string(rest))
-		} else if rest, ok := bytes.CutPrefix(message, []byte("Closed connection between local client (fd:")); ok {
-			r.drop(client(process, rest))
-		} else if rest, ok := bytes.CutPrefix(message, []byte("process_server_headers failed: ")); ok {
-			r.noAnswer(string(rest), "Broken pipe") // to the AppVM, which does not want the answer any more
-		} else if rest, ok := bytes.CutPrefix(message, []byte("process_client_headers failed: ")); ok {
-			r.noAnswer(string(rest), "Success") // the AppVM did not send all of its request
-		}
-	case "NOTICE":
-		if rest, ok := bytes.CutPrefix(message, []byte("Proxying refused on filtered ")); ok {
-			r.filtered(rest)
-		} else if bytes.HasPrefix(message, []byte("Unauthorized connection from ")) {
-			r.deny(events.Denial{Reason: events.ReasonTemplate, What: "Allow", Why: "Allow and Deny in the template `config` do not let it in"})
-		}
-	case "WARNING":
-		if bytes.HasPrefix(message, []byte("Maximum number of connections reached")) {
-			r.deny(events.Denial{Reason: events.ReasonFull,
-				Why: fmt.Sprintf("all %d connections of MaxClients are open: the next one waits", r.config.MaxClients)})
-		}
-	case "ERROR":
-		if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not establish a connection to ")); ok {
-			r.failed(string(rest), events.ReasonConnect, "no connection")
-		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not retrieve address info for ")); ok {
-			target, why, _ := strings.Cut(string(rest), ": ")
-			r.failed(target, events.ReasonName, why)
-		} else if rest, ok := bytes.CutPrefix(message, []byte("opensock: Could not retrieve info for ")); ok { // 1.10
-			r.failed(string(rest), events.ReasonName, "no name server has an address for it, or none answers")
-		}
-	}
-	r.wake(time.Now())
-}
-
-// client returns what a line says of a client's descriptor, together with the process that has it.
-func client(process, rest []byte) string {
-	fd, _, _ := bytes.Cut(rest, []byte(")"))
-	return string(process[:min(len(process), 20)]) + " " + string(fd[:min(len(fd), 20)])
-}
 
 // ask remembers a request line.
 func (r *Requests) ask(client, line string) {
@@ -374,70 +306,4 @@ func (r *Requests) deny(d events.Denial) {
 		slices.ContainsFunc(r.config.Routes, func(route Route) bool { return route.To == to })
 	d.Host, d.Why, d.UID = terminal.Escape(d.Host), terminal.Escape(d.Why[:min(len(d.Why), maxHost)]), r.uid
 	r.onDeny(d)
-}
-
-// deadline returns when there will be something to tell of a request if no line comes before; zero if never.
-func (r *Requests) deadline(p pending) time.Time {
-	switch {
-	case p.step == opening:
-		return p.since.Add(connectPatience)
-	case p.step == asked && r.config.BasicAuth:
-		return p.since.Add(passwordPatience)
-	}
-	return time.Time{}
-}
-
-// wake has what is due told, and sets the timer for what is not.
-func (r *Requests) wake(now time.Time) {
-	var next time.Time
-	for i := 0; i < len(r.pending); i++ {
-		p := &r.pending[i]
-		at := r.deadline(*p)
-		switch {
-		case at.IsZero():
-		case now.Before(at):
-			if next.IsZero() || at.Before(next) {
-				next = at
-			}
-		case p.step == opening:
-			p.step = waiting
-			d := events.Denial{Host: p.host, Port: p.port, Reason: events.ReasonConnect, Waiting: true, Took: now.Sub(p.since),
-				Why: fmt.Sprintf("no answer for %.0f s", now.Sub(p.since).Seconds())}
-			r.deny(d)
-		default:
-			r.unauthorized(r.remove(i))
-			i--
-		}
-	}
-	if next.Equal(r.rings) {
-		return
-	}
-	r.rings = next
-	switch {
-	case next.IsZero():
-		r.timer.Stop()
-	case r.timer == nil:
-		r.timer = time.AfterFunc(next.Sub(now), r.fire)
-	default:
-		r.timer.Reset(next.Sub(now))
-	}
-}
-
-func (r *Requests) fire() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.ended {
-		r.rings = time.Time{}
-		r.wake(time.Now())
-	}
-}
-
-// End is told that the process has ended: of what it was about to do nothing is told.
-func (r *Requests) End() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ended, r.pending = true, nil
-	if r.timer != nil {
-		r.timer.Stop()
-	}
 }

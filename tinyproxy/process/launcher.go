@@ -1,29 +1,3 @@
-// Package process runs tinyproxy processes, one or more for an AppVM.
-//
-// A proxy is one process that never changes its mind. Its configuration and rules are written to a directory of its own. It
-// starts under a uid of its own, and it counts as started when the kernel says that it listens and handles signals. Other
-// rules mean another process on another port, because tinyproxy's own reload crashes under load; the start of that process
-// is the check of the new rules. The caller decides which of several processes an AppVM reaches.
-//
-// Nothing outlives the daemon. Proxies are children with a parent-death signal, which the kernel sends when the thread that
-// forked ends and not the process (prctl(2)), so a few threads that live as long as the Launcher do all the forking. Reap
-// finds by uid, at the next start, what a proxy forked in its turn.
-//
-// The daemon may be root, or another user with CAP_SETUID, CAP_SETGID, CAP_SETPCAP and CAP_KILL, as in its unit. A proxy has
-// no capability in either case.
-//
-// This package makes and removes these files. Its user can read all of them, and a proxy's gid what the proxy reads:
-//
-//	RUNTIME/NAME/61000/config  what tinyproxy runs with, while it runs
-//	RUNTIME/NAME/61000/rules   what it reads as its filter: our copy, never the user's file
-//	RUNTIME/NAME/61000/refused.html, unreached.html  what it answers where it gets no page; see errorPage
-//	RUNTIME/NAME/config        symlink to the config of the process that serves the AppVM now
-//	RUNTIME/NAME/pid           its pid, where the template has PidFile
-//	RUNTIME/NAME/log, log.1    what the processes say; stays readable until Close, also when the VM has left
-//
-// Concurrency: a Launcher and its Proxies may be used from any goroutine, but the proxies of one AppVM start one after the
-// other, and no call is under way during or after Close. Callbacks (OnDenied, OnLogProblem, WhenDone) come from goroutines of
-// this package and must not wait.
 package process
 
 import (
@@ -32,13 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,7 +21,6 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
-	"vifproxy/tinyproxy/limits"
 )
 
 // starters is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
@@ -100,32 +71,6 @@ type Launcher struct {
 	left   map[string]bool // directories of proxies that have ended, which could not be removed
 
 	onLogProblem atomic.Pointer[func()]
-}
-
-// A Spec is everything that decides what a proxy does.
-type Spec struct {
-	Name   string         // of the AppVM
-	Addr   netip.Addr     // of the AppVM
-	Listen netip.AddrPort // IPv4; the proxy must be configured to listen there
-	UID    uint32         // from Identities
-	// Render returns the configuration of a proxy with these files, and its text. An error is one of the template.
-	Render func(tinyproxy.Paths) (tinyproxy.Config, string, error)
-	Rules  []tinyproxy.FilterLine
-	// ExtraPorts are TCP ports that it may connect to besides 53, 80, 443 and those that the configuration names, as far as
-	// ConnectPort and its sandbox are concerned. The firewall says where they are.
-	ExtraPorts []uint16
-
-	RulesPath    string // the user's rule file, for messages
-	TemplatePath string // the user's template, for messages; "" for the built-in one
-
-	heard func(line string) // of a trial: what it says goes there, and not into the AppVM's log
-}
-
-// rendered is a Spec with its configuration.
-type rendered struct {
-	Spec
-	Config tinyproxy.Config
-	text   string // of the configuration; "" when it is in the file
 }
 
 // NewLauncher prepares the runtime directory and starts the threads that fork. Close ends them.
@@ -301,58 +246,6 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 	}
 	p.ready()
 	return p, nil
-}
-
-func (l *Launcher) render(spec Spec) (r rendered, err error) {
-	r.Spec = spec
-	if r.Config, r.text, err = spec.Render(l.paths(spec.Name, spec.Listen.Port())); err == nil {
-		r.text += r.Config.ConnectTo(spec.ExtraPorts)
-	}
-	return r, err
-}
-
-// check refuses a Spec that would run something other than it says.
-func (l *Launcher) check(spec rendered) *Error {
-	c, path := spec.Config, l.paths(spec.Name, spec.Listen.Port()).RulesFile
-	wrong := func(text, remedy string) *Error {
-		return &Error{Text: tinyproxy.TemplateName(spec.TemplatePath) + ": " + text, Remedy: remedy, Config: true}
-	}
-	switch {
-	case filepath.Base(spec.Name) != spec.Name || strings.HasPrefix(spec.Name, "."):
-		return &Error{Text: "no file can have that name", Config: true, Remedy: "rename the rule file"}
-	case !spec.Listen.Addr().Is4() || !tinyproxy.IsProxyUID(spec.UID):
-		return &Error{Text: fmt.Sprintf("cannot listen on %s as uid %d", spec.Listen, spec.UID)}
-	case c.Port != spec.Listen.Port():
-		return wrong(fmt.Sprintf("its Port is %d, not %d", c.Port, spec.Listen.Port()),
-			`write "Port {port}", and no other Port`)
-	case !slices.Contains(c.Listen, spec.Listen.Addr()):
-		return wrong("it does not Listen on "+spec.Listen.Addr().String(), `write "Listen {bind_ip}"`)
-	case c.RulesFile != path:
-		return wrong(fmt.Sprintf("its Filter is %q, not the rules of the VM", c.RulesFile),
-			`write Filter "{rules_file}", and no other Filter`)
-	}
-	for _, r := range spec.Rules {
-		if strings.ContainsAny(r.Text, "\n\x00") {
-			return &Error{Text: fmt.Sprintf("%s:%d: line break or NUL in %q", spec.RulesPath, r.Number, r.Text),
-				Remedy: "remove it", Config: true}
-		}
-	}
-	if l.options.Sandbox == nil {
-		return nil
-	}
-	var tooMany *limits.TooManyClients
-	var tooLong *limits.TooLong
-	switch err := l.options.Sandbox.Fits(c.MaxClients, spec.size()); {
-	case errors.As(err, &tooLong):
-		return &Error{Text: spec.RulesPath, Err: err, Remedy: tooLong.Remedy, Config: true}
-	case errors.As(err, &tooMany):
-		where := tinyproxy.TemplateName(spec.TemplatePath)
-		if c.MaxClientsLine > 0 {
-			where = fmt.Sprintf("%s:%d", where, c.MaxClientsLine)
-		}
-		return &Error{Text: where, Err: err, Remedy: tooMany.Remedy, Config: true}
-	}
-	return nil
 }
 
 // storageRemedy says what to do about an error of the file system under the runtime directory.

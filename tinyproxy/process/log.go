@@ -1,7 +1,6 @@
 package process
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -295,83 +294,4 @@ func (l *Launcher) Forget(name string) {
 			(*f)() // what could not be written is nobody's problem any more
 		}
 	})
-}
-
-// output is what one process says, cut into lines for the log of its VM.
-type output struct {
-	log      *vmLog            // nil for a trial
-	heard    func(line string) // of a trial
-	level    tinyproxy.LogLevel
-	requests *tinyproxy.Requests // nil for a trial
-	said     tail
-	part     []byte // of a line that has not ended yet
-	cut      bool   // that line was too long and is in the log: what is left of it is dropped
-}
-
-// Write takes all that comes, whatever it is: tinyproxy would block on a full pipe.
-func (o *output) Write(chunk []byte) (int, error) {
-	for rest := chunk; len(rest) > 0; {
-		piece, after, ended := bytes.Cut(rest, []byte("\n"))
-		rest = after
-		if !o.cut {
-			o.part = append(o.part, piece[:min(len(piece), maxLine-len(o.part))]...)
-			if o.cut = len(o.part) == maxLine; ended || o.cut {
-				o.line(bytes.TrimSuffix(o.part, []byte("\r")))
-			}
-		}
-		o.cut = o.cut && !ended
-	}
-	if len(o.part) == 0 {
-		o.part = nil // nothing is kept for a process that says nothing
-	}
-	return len(chunk), nil
-}
-
-// end is called when nothing more can come.
-func (o *output) end() {
-	if len(o.part) > 0 {
-		o.line(o.part)
-	}
-	if o.requests != nil {
-		o.requests.End()
-	}
-}
-
-func (o *output) line(raw []byte) {
-	if o.requests != nil {
-		o.requests.Line(raw)
-	}
-	wanted := o.level.Wants(raw)
-	if wanted || tinyproxy.LogLevel("notice").Wants(raw) { // a template may want so little that it hides why a start fails
-		o.said.add(raw)
-	}
-	if wanted && o.log != nil {
-		o.log.line(raw)
-	}
-	if o.heard != nil {
-		o.heard(string(raw))
-	}
-	o.part = o.part[:0]
-}
-
-// tail remembers the last lines of a process, for the message about its end.
-type tail struct {
-	mu   sync.Mutex
-	last []string
-}
-
-func (t *tail) add(line []byte) {
-	const keep = 5
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.last) == keep {
-		t.last = append(t.last[:0], t.last[1:]...)
-	}
-	t.last = append(t.last, string(line))
-}
-
-func (t *tail) lines() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Clone(t.last)
 }
