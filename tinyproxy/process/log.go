@@ -19,7 +19,6 @@ import (
 	"vifproxy/internal/notroot"
 	"vifproxy/internal/regular"
 	"vifproxy/internal/terminal"
-	"vifproxy/tinyproxy"
 )
 
 // Most of what a proxy says is what its AppVM made it say, so all of it is limited: a line, the file, and
