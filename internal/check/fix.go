@@ -1,26 +1,19 @@
-package main
+package check
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strings"
-
-	"vifproxy/internal/terminal"
 )
 
-// changed shows which lines of a file Fix has changed.
-func (l *linter) changed(path string, before, after []byte) {
+// changed counts the lines of a file that Fix has changed.
+func (k *checker) changed(path string, before, after []byte) {
 	if bytes.Equal(before, after) {
 		return
 	}
-	l.warn("fixed %s:", path)
-	old, new := strings.Split(string(before), "\n"), strings.Split(string(after), "\n")
-	for _, edit := range difference(old, new) {
-		l.fixed++
-		fmt.Fprintf(l.stderr, "    %s\n", terminal.Quote(strings.TrimRight(edit, "\r")))
-	}
-	l.warnIfLost(path)
+	edits := difference(strings.Split(string(before), "\n"), strings.Split(string(after), "\n"))
+	k.Fixed += len(edits)
+	k.Changed(path, edits)
 }
 
 // difference returns the lines that are gone, with "- " in front, and those that are new, with "+ ". Of two that say the same
