@@ -67,8 +67,11 @@ func (n *Backend) Remove(ctx context.Context) error {
 func (n *Backend) Qubes(ctx context.Context) (is bool, err error) {
 	err = n.do(ctx, func() error {
 		now, err := n.conn.read()
+		if err != nil {
+			return err
+		}
 		is = now.hasChain(qubesTable, userChain)
-		return err
+		return nil
 	})
 	return is, err
 }
