@@ -38,11 +38,10 @@ A host that does not answer is listed after 5 s. If an Upstream of the template 
 be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not say them. Hosts
 that browsers are known to ask for by themselves, without a page, are marked "by itself" and
 come last; a page may need them all the same. An international name is shown as it was sent and,
-in parentheses, the other way of writing it. The exit status is 0 also if there is nothing to
-list. With --json: an array
-of VMs, each with an array of hosts, which have "what" besides "reason": Allow, BasicAuth,
-no-answer, refused, closed, fence, no-route, another-table; and "browser": what browsers want of
-the host by themselves.
+in parentheses, the other way of writing it. On a terminal the date is left out of times of today.
+The exit status is 0 also if there is nothing to list. With --json: an array of VMs, each with an
+array of hosts, which have "what" besides "reason": Allow, BasicAuth, no-answer, refused, closed,
+fence, no-route, another-table; and "browser": what browsers want of the host by themselves.
 `,
 	}
 }
@@ -64,7 +63,11 @@ func runDenied(c *call, since length) error {
 			c.warn("%s: %d more, of hosts that newer ones have pushed off the list", terminal.Quote(vm.VM), vm.Forgotten)
 		}
 	}
-	text := deniedTable(vms)
+	format := formatTime
+	if terminal.Width(c.stdout) > 0 {
+		format = func(t time.Time) string { return shortTime(t, time.Now()) }
+	}
+	text := deniedTable(vms, format)
 	if !slices.ContainsFunc(vms, func(vm events.Denied) bool { return len(vm.Hosts) > 0 }) {
 		text = nothingDenied(c.args, from) + "\n"
 	}
@@ -83,7 +86,8 @@ func nothingDenied(names []string, from time.Time) string {
 	return fmt.Sprintf("nothing was refused to %s, or failed, since %s", who, since)
 }
 
-func deniedTable(vms []events.Denied) string {
+// deniedTable shows the newest first, with times as format writes them.
+func deniedTable(vms []events.Denied, format func(time.Time) string) string {
 	type row struct {
 		vm string
 		events.DeniedHost
@@ -105,7 +109,7 @@ func deniedTable(vms []events.Denied) string {
 		if r.Port != 0 {
 			port = strconv.Itoa(int(r.Port))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", terminal.Quote(r.vm), hostText(r.Host), r.Count, formatTime(r.First), formatTime(r.Last),
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", terminal.Quote(r.vm), hostText(r.Host), r.Count, format(r.First), format(r.Last),
 			cell(port), cell(strings.Join(reasons(r.DeniedHost), "; ")))
 	}
 	w.Flush() // an error cannot come of memory
@@ -141,6 +145,16 @@ func reasonText(reason events.Reason, why string) string {
 }
 
 func formatTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+// shortTime returns the time of day of what was today, and of what was earlier the date as well, without the year: a list goes
+// back as far as the start of vifproxyd.
+func shortTime(t, now time.Time) string {
+	t, now = t.Local(), now.Local()
+	if t.Year() == now.Year() && t.YearDay() == now.YearDay() {
+		return t.Format("15:04:05")
+	}
+	return t.Format("Jan _2 15:04")
+}
 
 // hostText shows a host as it was sent. An international name is followed by the other way of writing it:
 // letters look alike, their punycode does not.

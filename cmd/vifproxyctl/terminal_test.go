@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 )
@@ -38,6 +39,21 @@ func TestShowFitsOnATerminal(t *testing.T) {
 	}
 	if n := strings.Count(strings.Join(strings.Fields(shown), " "), text); n != 1 {
 		t.Errorf("it is said %d times:\n%s", n, shown)
+	}
+}
+
+func TestDeniedFitsOnATerminal(t *testing.T) {
+	now := time.Date(2026, 11, 29, 17, 0, 0, 0, time.Local)
+	text := deniedTable([]events.Denied{{VM: "disp1234", Hosts: []events.DeniedHost{
+		{Host: "fonts.static.example.com", Count: 12345, First: now.Add(-25 * time.Hour), Last: now.Add(-time.Minute), Port: 8443, Reason: events.ReasonList}}}},
+		func(t time.Time) string { return shortTime(t, now) })
+	for line := range strings.Lines(text) {
+		if n := len(line) - 1; n > usage.Width {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	if !strings.Contains(text, "Nov 28 16:00  16:59:00") {
+		t.Errorf("yesterday and today:\n%s", text)
 	}
 }
 
