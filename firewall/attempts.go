@@ -3,12 +3,13 @@ package firewall
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/sockdiag"
 )
 
 // Attempt is a connection that a proxy is making and that nobody has answered yet.
@@ -18,31 +19,13 @@ type Attempt struct {
 	Left bool
 }
 
-// tcpSynSent is a state of a socket, include/net/tcp_states.h.
-const tcpSynSent = 2
-
-// Attempts returns the connections to a port that sockets of a uid are making. It reads all TCP sockets of this VM.
+// Attempts returns the connections to a port that sockets of a uid are making.
 func Attempts(uid uint32, port uint16) (all []Attempt, err error) {
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := netlink.SocketDiagTCP(family)
-		if err != nil {
-			return nil, fmt.Errorf("list sockets: %w", err)
-		}
-		for _, s := range sockets {
-			if s.State != tcpSynSent || s.UID != uid || s.ID.DestinationPort != port {
-				continue
-			}
-			from, ok1 := netip.AddrFromSlice(s.ID.Source)
-			to, ok2 := netip.AddrFromSlice(s.ID.Destination)
-			if !ok1 || !ok2 {
-				continue
-			}
-			a := Attempt{To: netip.AddrPortFrom(to.Unmap(), port)}
-			a.Left = left(netip.AddrPortFrom(from.Unmap(), s.ID.SourcePort), a.To)
-			all = append(all, a)
-		}
+	sockets, err := sockdiag.Connecting(uid, port)
+	for _, s := range sockets {
+		all = append(all, Attempt{To: s.Remote, Left: left(s.Local, s.Remote)})
 	}
-	return all, nil
+	return all, err
 }
 
 // left reports whether what was sent from one address to another has left this VM. Connection tracking has an entry for it

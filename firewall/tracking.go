@@ -9,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/sockdiag"
 )
 
 // Connection tracking keeps the entry of a connection for days (nf_conntrack_tcp_timeout_established) if nobody tells it
@@ -99,12 +101,10 @@ func (d *deadConnections) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 
 // liveConnections are all that have a socket, waiting and ending ones included.
 func liveConnections() (map[connection]bool, error) {
-	sockets, err := netlink.SocketDiagTCP(unix.AF_INET)
+	sockets, err := sockdiag.IPv4()
 	alive := make(map[connection]bool, len(sockets))
 	for _, s := range sockets {
-		if remote, ok := netip.AddrFromSlice(s.ID.Destination); ok {
-			alive[connection{netip.AddrPortFrom(remote.Unmap(), s.ID.DestinationPort), s.ID.SourcePort}] = true
-		}
+		alive[connection{s.Remote, s.Local.Port()}] = true
 	}
 	return alive, err
 }

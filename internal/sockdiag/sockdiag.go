@@ -1,4 +1,4 @@
-// Package sockdiag reads the table of IPv4 TCP sockets of this network namespace (sock_diag(7)).
+// Package sockdiag reads the table of TCP sockets of this network namespace (sock_diag(7)).
 //
 // A look into the table makes no connection, so no process takes notice of it, and it names the owner of each socket.
 //
@@ -21,9 +21,11 @@ func init() { nl.NativeEndian() }
 // States of a socket, include/net/tcp_states.h.
 const (
 	established = 1
+	synSent     = 2
 	synRecv     = 3
 	closeWait   = 8
 	listen      = 10
+	all         = 0xfff // not a state, but the bits of all of them
 )
 
 // A Socket is a TCP socket as the kernel describes it.
@@ -34,32 +36,57 @@ type Socket struct {
 	state uint8
 }
 
-// Listeners is the uids of all listening sockets, by address and port.
+// Listeners is the uids of all listening IPv4 sockets, by address and port.
 type Listeners map[netip.AddrPort]uint32
 
 // ReadListeners asks once for all, which costs as much as asking for a few.
 func ReadListeners() (Listeners, error) {
-	all, err := ask(netip.AddrPortFrom(netip.IPv4Unspecified(), 0), 1<<listen, unix.NLM_F_DUMP)
+	found, err := ask(anyIPv4, 1<<listen, unix.NLM_F_DUMP)
 	if err != nil {
 		return nil, fmt.Errorf("look for who listens: %w", err)
 	}
-	listeners := make(Listeners, len(all))
-	for _, s := range all {
+	listeners := make(Listeners, len(found))
+	for _, s := range found {
 		listeners[s.Local] = s.UID
 	}
 	return listeners, nil
 }
 
+// The addresses that mean all sockets of a family.
+var (
+	anyIPv4 = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	anyIPv6 = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+)
+
+// IPv4 returns all IPv4 sockets, waiting and ending ones included.
+func IPv4() ([]Socket, error) { return ask(anyIPv4, all, unix.NLM_F_DUMP) }
+
+// Connecting returns the sockets of a uid, of either family, that have not been answered yet by a port.
+func Connecting(uid uint32, port uint16) (sockets []Socket, err error) {
+	for _, family := range []netip.AddrPort{anyIPv4, anyIPv6} {
+		found, err := ask(family, 1<<synSent, unix.NLM_F_DUMP)
+		if err != nil {
+			return nil, fmt.Errorf("list sockets: %w", err)
+		}
+		for _, s := range found {
+			if s.state == synSent && s.UID == uid && s.Remote.Port() == port {
+				sockets = append(sockets, s)
+			}
+		}
+	}
+	return sockets, nil
+}
+
 // Listener returns the socket that a SYN to addr would reach: of that address or of all; nil if none.
 func Listener(addr netip.AddrPort) (*Socket, error) {
-	all, err := ask(addr, 1<<listen, 0)
+	found, err := ask(addr, 1<<listen, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look for a listener on %s: %w", addr, err)
 	}
-	for _, s := range all {
+	for _, s := range found {
 		if s.state == listen {
 			return &s, nil
 		}
@@ -70,8 +97,8 @@ func Listener(addr netip.AddrPort) (*Socket, error) {
 // Clients returns the far ends of connections to addr that may still carry data: those open, being opened, and closed by
 // the client only.
 func Clients(addr netip.AddrPort) (clients []netip.AddrPort, err error) {
-	all, err := ask(addr, 1<<established|1<<synRecv|1<<closeWait, unix.NLM_F_DUMP)
-	for _, s := range all {
+	found, err := ask(addr, 1<<established|1<<synRecv|1<<closeWait, unix.NLM_F_DUMP)
+	for _, s := range found {
 		if s.Local == addr {
 			clients = append(clients, s.Remote)
 		}
@@ -96,12 +123,20 @@ func ask(addr netip.AddrPort, states uint32, flags int) ([]Socket, error) {
 		}
 		found = append(found, Socket{
 			state:  m[1],
-			Local:  netip.AddrPortFrom(netip.AddrFrom4([4]byte(m[8:12])), binary.BigEndian.Uint16(m[4:6])),
-			Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte(m[24:28])), binary.BigEndian.Uint16(m[6:8])),
+			Local:  netip.AddrPortFrom(address(m[0], m[8:24]), binary.BigEndian.Uint16(m[4:6])),
+			Remote: netip.AddrPortFrom(address(m[0], m[24:40]), binary.BigEndian.Uint16(m[6:8])),
 			UID:    binary.NativeEndian.Uint32(m[64:68]),
 		})
 	}
 	return found, nil
+}
+
+// address reads one of a family. An IPv6 socket may have an IPv4 address.
+func address(family byte, b []byte) netip.Addr {
+	if family == unix.AF_INET6 {
+		return netip.AddrFrom16([16]byte(b)).Unmap()
+	}
+	return netip.AddrFrom4([4]byte(b[:4]))
 }
 
 // messageSize is sizeof(struct inet_diag_msg): family, state, timer, retrans (4 bytes), id as in the
@@ -113,6 +148,9 @@ const messageSize = 72
 func request(addr netip.AddrPort, states uint32) []byte {
 	b := make([]byte, 56)
 	b[0], b[1] = unix.AF_INET, unix.IPPROTO_TCP
+	if addr.Addr().Is6() {
+		b[0] = unix.AF_INET6
+	}
 	binary.NativeEndian.PutUint32(b[4:], states)
 	binary.BigEndian.PutUint16(b[8:], addr.Port())
 	copy(b[12:], addr.Addr().AsSlice())
