@@ -35,9 +35,6 @@ var house = [][]string{
 
 // forbidden are packages and modules that others do not even reach through third ones, and why.
 var forbidden = []struct{ from, to, why string }{
-	{"cmd/vifproxy-confine", "vifproxy", "every start of a proxy costs what the packages of this program cost"},
-	{"cmd/vifproxy-confine", "github.com", "every start of a proxy costs what the packages of this program cost"},
-	{"cmd/vifproxy-confine", "golang.org", "every start of a proxy costs what the packages of this program cost"},
 	{"cmd/vifproxyctl", "vifproxy/tinyproxy/process", "it runs no proxy"},
 	{"cmd/vifproxyctl", "vifproxy/tinyproxy/confine", "it confines nothing"},
 	{"cmd/vifproxyctl", "github.com/elastic/go-seccomp-bpf", "it confines nothing"},
@@ -69,11 +66,8 @@ const (
 
 // tooLong are exceptions from these bounds, each with the issue in which it is to go.
 var tooLong = map[string]string{
-	"supervisor":                        "#15",
-	"cmd/vifproxyctl":                   "#15",
-	"tinyproxy/requests.go":             "#15",
-	"tinyproxy/process/launcher.go":     "#15",
-	"tinyproxy/confine/hostile/main.go": "a program of its own, for tests alone",
+	"supervisor":      "#15",
+	"cmd/vifproxyctl": "#15",
 }
 
 // A pack is a package as `go list` prints it.
@@ -167,6 +161,15 @@ func TestForbiddenImports(t *testing.T) {
 			if below(path, f.to) {
 				t.Errorf("%s links %s: %s", f.from, path, f.why)
 			}
+		}
+	}
+}
+
+// Every start of a proxy costs what the packages of vifproxy-confine cost: it links one beside the standard library.
+func TestWhatConfineLinks(t *testing.T) {
+	for _, p := range list(t, "-deps", "./cmd/vifproxy-confine") {
+		if path := p.path(); !p.Standard && path != "cmd/vifproxy-confine" && path != "tinyproxy/confine/handover" {
+			t.Errorf("vifproxy-confine links %s", p.ImportPath)
 		}
 	}
 }
