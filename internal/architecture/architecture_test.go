@@ -27,7 +27,7 @@ var house = [][]string{
 		"internal/sockdiag internal/stops internal/terminal internal/usage internal/watchfile internal/manpage"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control"},
 	3: {"internal/policy", "internal/lab internal/bench"},
-	4: {"internal/explain", "internal/doctor", "internal/plan", "internal/proxyctl"},
+	4: {"internal/explain", "internal/doctor", "internal/plan", "internal/proxyctl", "internal/check"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture"},
