@@ -41,7 +41,7 @@ func (t Tried) step(r tinyproxy.Request) control.Step {
 	took := t.Took.Round(time.Millisecond)
 	switch {
 	case t.Err != nil:
-		step.Says = "not Tried: " + t.Err.Error()
+		step.Says = "not tried: " + t.Err.Error()
 	case t.Stage == tinyproxy.Connected && t.Status == http.StatusOK:
 		step.Passes = true
 		step.Says = fmt.Sprintf("connected in %v; nothing was sent to it", took)
