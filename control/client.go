@@ -129,7 +129,7 @@ func (c *Client) Watch(ctx context.Context, names []string, each func(events.Eve
 	for lines.Scan() {
 		var e events.Event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
+			return fmt.Errorf("cannot parse vifproxyd's reply: %w", err)
 		}
 		if err := each(e); err != nil {
 			return err
@@ -156,7 +156,7 @@ func (c *Client) ask(ctx context.Context, method, verb string, request, result a
 		return c.explain(ctx, err)
 	}
 	if err := json.Unmarshal(text, result); err != nil {
-		return fmt.Errorf("vifproxyd's answer makes no sense: %w", err)
+		return fmt.Errorf("cannot parse vifproxyd's reply: %w", err)
 	}
 	return nil
 }
@@ -183,11 +183,11 @@ func (c *Client) open(ctx context.Context, method, verb string, request any) (io
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
-	problem := &DaemonError{Code: answer.StatusCode}
+	problem := &DaemonError{Fault: faultOf(answer.StatusCode)}
 	if json.Unmarshal(text, problem) != nil || problem.Message == "" { // net/http's own words
 		problem.Message = fmt.Sprintf("vifproxyd answered %s: %.200q", answer.Status, text)
 	}
-	if problem.Code == http.StatusForbidden {
+	if problem.Fault == Forbidden {
 		return nil, &PermissionError{c.socket, problem}
 	}
 	return nil, problem

@@ -143,7 +143,7 @@ func (s *server) routes(do Service) {
 	})
 	handle(s, "POST /v1/allow", func(ctx context.Context, r Temporary) (Status, error) {
 		if n := len(r.Hosts); n == 0 || n > maxNames || r.Seconds < 0 || r.Seconds > MaxTemporary {
-			return Status{}, refuse(http.StatusBadRequest, "%d hosts for %d seconds: 1 to %d hosts are allowed, for %d"+
+			return Status{}, errorf(Invalid, "%d hosts for %d seconds: 1 to %d hosts are allowed, for %d"+
 				" seconds at most", n, r.Seconds, maxNames, MaxTemporary)
 		}
 		return do.Allow(ctx, r)
@@ -156,7 +156,7 @@ func (s *server) routes(do Service) {
 	}))
 	s.mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, do) })
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, refuse(http.StatusNotFound, "vifproxyd does not know %.16q %.64q:"+
+		s.fail(w, errorf(Unknown, "vifproxyd does not know %.16q %.64q:"+
 			" are vifproxyctl and vifproxyd of the same version?", r.Method, r.URL.Path))
 	})
 }
@@ -168,14 +168,14 @@ type question[Req, Rep any] func(context.Context, Req) (Rep, error)
 func named(do verb[[]string]) verb[namesRequest] {
 	return func(ctx context.Context, r namesRequest) (Status, error) {
 		if n := len(r.Names); n == 0 || n > maxNames {
-			return Status{}, refuse(http.StatusBadRequest, "%d names given: 1 to %d are allowed", n, maxNames)
+			return Status{}, errorf(Invalid, "%d names given: 1 to %d are allowed", n, maxNames)
 		}
 		return do(ctx, r.Names)
 	}
 }
 
-func refuse(code int, format string, args ...any) *DaemonError {
-	return &DaemonError{code, fmt.Sprintf(format, args...)}
+func errorf(fault Fault, format string, args ...any) *DaemonError {
+	return &DaemonError{fault, fmt.Sprintf(format, args...)}
 }
 
 // ServeHTTP looks at who asks before anything that was sent is looked at.
@@ -183,7 +183,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p := r.Context().Value(peerKey{}).(peer)
 	if !p.allowed {
 		s.log.Warn("control socket: turned away", "uid", p.uid, "pid", p.pid)
-		s.fail(w, refuse(http.StatusForbidden, "uid %d may not use it", p.uid))
+		s.fail(w, errorf(Forbidden, "uid %d may not use it", p.uid))
 		return
 	}
 	if r.Method != http.MethodGet {
@@ -226,7 +226,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, do Service) {
 	}
 	defer s.watching.Add(-1)
 	if n := s.watching.Add(1); n > s.limits.watchers {
-		s.fail(w, refuse(http.StatusTooManyRequests, "%d are watching already: end one of them", n-1))
+		s.fail(w, errorf(TooMany, "%d are watching already: end one of them", n-1))
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
@@ -251,11 +251,11 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, v any) error {
 	var huge *http.MaxBytesError
 	switch {
 	case errors.As(err, &huge):
-		return refuse(http.StatusRequestEntityTooLarge, "the request is longer than %d bytes", huge.Limit)
+		return errorf(TooLong, "the request is longer than %d bytes", huge.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return refuse(http.StatusRequestTimeout, "the request took too long to arrive")
+		return errorf(TooSlow, "the request took too long to arrive")
 	case err != nil:
-		return refuse(http.StatusBadRequest, "read the request: %v", err)
+		return errorf(Invalid, "read the request: %v", err)
 	}
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -266,25 +266,25 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, v any) error {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(v); err != nil {
-		return refuse(http.StatusBadRequest, "the request is wrong: %v", err)
+		return errorf(Invalid, "the request is wrong: %v", err)
 	}
 	if _, err := decoder.Token(); err != io.EOF {
-		return refuse(http.StatusBadRequest, "the request is wrong: something follows the JSON object")
+		return errorf(Invalid, "the request is wrong: something follows the JSON object")
 	}
 	return nil
 }
 
 func (s *server) fail(w http.ResponseWriter, err error) {
-	answer := refuse(http.StatusInternalServerError, "%v", err)
+	answer := errorf(Internal, "%v", err)
 	var unknown *UnknownError
 	switch {
 	case errors.As(err, &answer):
 	case errors.As(err, &unknown):
-		answer.Code = http.StatusNotFound
+		answer.Fault = Unknown
 	case s.stopping.Err() != nil:
-		answer = refuse(http.StatusServiceUnavailable, "vifproxyd is stopping")
+		answer = errorf(Stopping, "vifproxyd is stopping")
 	}
-	s.reply(w, answer.Code, answer)
+	s.reply(w, statuses[answer.Fault], answer)
 }
 
 func (s *server) reply(w http.ResponseWriter, code int, v any) {

@@ -196,7 +196,7 @@ func TestErrorsReachTheClient(t *testing.T) {
 			d := serveFake(t, &fakeDaemon{fail: tt.fail}, defaults, "")
 			_, err := NewClient(d.socket).Start(t.Context(), tt.names)
 			var problem *DaemonError
-			if !errors.As(err, &problem) || problem.Code != tt.code || !strings.Contains(problem.Message, tt.text) {
+			if !errors.As(err, &problem) || statuses[problem.Fault] != tt.code || !strings.Contains(problem.Message, tt.text) {
 				t.Errorf("got %#v, want %d %s", err, tt.code, tt.text)
 			}
 			if err != nil && len(err.Error()) > 2000 {
@@ -371,7 +371,7 @@ func TestHostileDaemon(t *testing.T) {
 	tests := []struct{ name, answer, want string }{
 		{"nothing", "", "vifproxyd broke off the conversation: see `journalctl -u vifproxyd`: EOF"},
 		{"no HTTP", "220 smtp ready\r\n", "malformed HTTP"},
-		{"no JSON", "HTTP/1.0 200 OK\r\n\r\n<html>", "vifproxyd's answer makes no sense"},
+		{"no JSON", "HTTP/1.0 200 OK\r\n\r\n<html>", "cannot parse vifproxyd's reply"},
 		{"error without JSON", "HTTP/1.0 502 Bad Gateway\r\n\r\n\x1b[2J", `vifproxyd answered 502 Bad Gateway: "\x1b[2J"`},
 		{"huge", "HTTP/1.0 200 OK\r\n\r\n" + strings.Repeat(" ", maxReply+1), "request body too large"},
 		{"broken off", "HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n{", "broke off the conversation"},

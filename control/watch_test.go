@@ -53,7 +53,7 @@ func TestWatch(t *testing.T) {
 		t.Error("the daemon's Watch ended without an error")
 	}
 	err = NewClient(d.socket).Watch(t.Context(), []string{"bnak"}, nil)
-	if problem := (*DaemonError)(nil); !errors.As(err, &problem) || problem.Code != http.StatusNotFound {
+	if problem := (*DaemonError)(nil); !errors.As(err, &problem) || problem.Fault != Unknown {
 		t.Errorf("unknown: %v", err)
 	}
 	<-d.left
@@ -91,7 +91,7 @@ func TestTooManyWatchers(t *testing.T) {
 	err := c.Watch(t.Context(), nil, func(events.Event) error {
 		err := c.Watch(t.Context(), nil, func(events.Event) error { return errors.New("one too many") })
 		var problem *DaemonError
-		if !errors.As(err, &problem) || problem.Code != http.StatusTooManyRequests {
+		if !errors.As(err, &problem) || problem.Fault != TooMany {
 			t.Errorf("the second watcher: %v", err)
 		}
 		if _, err := c.Status(t.Context()); err != nil {
@@ -118,8 +118,8 @@ func TestWatchingAHostileDaemon(t *testing.T) {
 	const head = "HTTP/1.0 200 OK\r\n\r\n"
 	for answer, want := range map[string]string{
 		head: "vifproxyd broke off the conversation: see `journalctl -u vifproxyd`: EOF",
-		head + `{"event":"watching"}` + "\n" + `{"event":`: "makes no sense",
-		head + "<html>\n":                                        "makes no sense",
+		head + `{"event":"watching"}` + "\n" + `{"event":`: "cannot parse vifproxyd's reply",
+		head + "<html>\n":                                        "cannot parse vifproxyd's reply",
 		head + strings.Repeat(" ", maxEvent+1):                   "token too long",
 		"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n{}\n{}\n": "broke off the conversation",
 	} {

@@ -174,14 +174,6 @@ func listed(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// DaemonError is an answer of the daemon that is not a Status: an HTTP status code and what is wrong.
-type DaemonError struct {
-	Code    int    `json:"-"`
-	Message string `json:"error"`
-}
-
-func (e *DaemonError) Error() string { return e.Message }
-
 // Bodies of requests.
 type (
 	noRequest    struct{}

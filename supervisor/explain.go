@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"net/http"
 	"net/netip"
 	"slices"
 
@@ -17,7 +16,7 @@ import (
 func (s *Supervisor) Explain(ctx context.Context, name, address string) (control.Explanation, error) {
 	request, err := explain.RequestFor(address)
 	if err != nil {
-		return control.Explanation{VM: name}, &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
+		return control.Explanation{VM: name}, &control.DaemonError{Fault: control.Invalid, Message: err.Error()}
 	}
 	subject, err := s.subject(ctx, name)
 	if err != nil {
@@ -64,7 +63,7 @@ func (s *Supervisor) subject(ctx context.Context, name string) (subject explain.
 			proxy = vm.current.proxy
 		}
 		if subject.Policy == nil {
-			err = &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
+			err = &control.DaemonError{Fault: control.Conflict, Message: d.Err.Error()}
 		} else {
 			// As long as it has no proxy, what the fence will be.
 			subject.UID, subject.Fence, subject.Barred, subject.ForAll = l.Users.UID(d.Addr), l.fenced, l.barredNow(), l.Egress

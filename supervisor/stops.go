@@ -94,6 +94,6 @@ func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 	if err == nil {
 		return nil
 	}
-	return &control.DaemonError{Code: 500, Message: fmt.Sprintf("it is done, but will not outlive a restart of vifproxyd: %v"+
+	return &control.DaemonError{Fault: control.Internal, Message: fmt.Sprintf("it is done, but will not outlive a restart of vifproxyd: %v"+
 		" (vifproxyd tries again by itself; `vifproxyctl show` says when that is over)", err)}
 }

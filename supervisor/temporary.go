@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,10 +24,10 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 			return nil, err
 		}
 		if d.Policy == nil {
-			return nil, &control.DaemonError{Code: http.StatusConflict, Message: d.Err.Error()}
+			return nil, &control.DaemonError{Fault: control.Conflict, Message: d.Err.Error()}
 		}
 		if !d.Policy.Config.Filter.AllowsByLine() && t.Seconds > 0 {
-			return nil, &control.DaemonError{Code: http.StatusConflict, Message: "the template `config` says FilterDefaultDeny No, or has" +
+			return nil, &control.DaemonError{Fault: control.Conflict, Message: "the template `config` says FilterDefaultDeny No, or has" +
 				" FilterURLs: a host cannot be allowed by a line with its name"}
 		}
 		var hosts []rules.Host
@@ -38,13 +37,13 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 				host, err = rules.ParseHost(text)
 			}
 			if err != nil {
-				return nil, &control.DaemonError{Code: http.StatusBadRequest, Message: err.Error()}
+				return nil, &control.DaemonError{Fault: control.Invalid, Message: err.Error()}
 			}
 			hosts = append(hosts, host)
 		}
 		who := d.Identity()
 		if n := l.temporaryPorts(who, hosts); n > rules.MostPorts && t.Seconds > 0 {
-			return nil, &control.DaemonError{Code: http.StatusConflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
+			return nil, &control.DaemonError{Fault: control.Conflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
 				" time, more than %d", d.Name, n, rules.MostPorts)}
 		}
 		back = l.allow(who, hosts, time.Duration(t.Seconds)*time.Second, time.Now())

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -23,7 +22,7 @@ func (g *grant) temporary() error {
 	began := time.Now()
 	status, err := g.c.client.Allow(g.c.ctx,
 		control.Temporary{Name: g.VM, Hosts: g.Hosts, Seconds: g.Seconds})
-	if unknown := (*control.DaemonError)(nil); errors.As(err, &unknown) && unknown.Code == http.StatusNotFound {
+	if unknown := (*control.DaemonError)(nil); errors.As(err, &unknown) && unknown.Fault == control.Unknown {
 		return fmt.Errorf("%w; to be allowed something for a time a VM needs a rule file, also an empty one: NAME.IP in %s", err, g.place.dir)
 	}
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 
 	"vifproxy/control"
@@ -59,7 +58,7 @@ func (e env) run(args []string) int {
 		said       *control.DaemonError
 	)
 	switch {
-	case errors.As(err, &wrong), errors.As(err, &said) && said.Code == http.StatusBadRequest:
+	case errors.As(err, &wrong), errors.As(err, &said) && said.Fault == control.Invalid:
 		return exitUsage
 	case errors.As(err, &notRunning):
 		if notRunning.Socket != defaults.ControlSocket {

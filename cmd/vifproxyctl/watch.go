@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"strings"
 	"time"
 
@@ -90,7 +89,7 @@ func runWatch(c *call) error {
 // not know a VM, or does not let us in, until it has looked around.
 func isFinal(err error) bool {
 	var said *control.DaemonError
-	return errors.As(err, &said) && said.Code != http.StatusNotFound && said.Code != http.StatusServiceUnavailable
+	return errors.As(err, &said) && said.Fault != control.Unknown && said.Fault != control.Stopping
 }
 
 // eventLine is an event for a person.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"syscall"
 
 	"vifproxy/control"
@@ -95,7 +94,7 @@ func (c *chaos) holdVerb(hold bool) string {
 // isUnknown reports whether the daemon knows none of a name.
 func isUnknown(err error) bool {
 	var answer *control.DaemonError
-	return errors.As(err, &answer) && answer.Code == http.StatusNotFound
+	return errors.As(err, &answer) && answer.Fault == control.Unknown
 }
 
 func (c *chaos) ask(verb func(context.Context)) {
