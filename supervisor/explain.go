@@ -72,7 +72,7 @@ func (s *Supervisor) subject(ctx context.Context, name string) (subject explain.
 				subject.ForATime = l.inputs.TemporaryHosts(subject.File)
 				subject.Input = policy.Input{Bind: subject.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr]}
 			}
-			subject.Fence.Ports = slices.Concat(subject.Fence.Ports, subject.Config.Connect)
+			subject.Fence.Ports = slices.Concat(subject.Fence.Ports, subject.Config.ConnectPorts)
 			subject.Fence.Proxies = append(slices.Clone(subject.Fence.Proxies), firewall.Proxy{
 				UID: subject.UID, Holes: policy.Holes(subject.Egress), Ports: subject.PortNumbers()})
 		}

@@ -160,7 +160,7 @@ func (l *loop) readPlaces(now time.Time) {
 func (l *loop) pages() (files []string) {
 	for _, d := range l.want {
 		if d.Policy != nil {
-			files = append(files, d.Policy.Config.Reads...)
+			files = append(files, d.Policy.Config.PageFiles...)
 		}
 	}
 	slices.Sort(files)

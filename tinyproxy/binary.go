@@ -46,7 +46,7 @@ func (b Binary) Version(ctx context.Context) (string, error) {
 	cmd.Env, cmd.Dir, cmd.WaitDelay = Environment, "/", outputTimeout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &nobody}
 	var out []byte
-	err := onBareThread(func() (err error) {
+	err := onThreadWithoutCaps(func() (err error) {
 		out, err = cmd.Output()
 		return err
 	})

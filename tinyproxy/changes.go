@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// maxChangelog is what is read of a change log, in bytes.
-const maxChangelog = 1 << 20
+// changelogMax is what is read of a change log, in bytes.
+const changelogMax = 1 << 20
 
 // DebianChanges returns the change log that Debian keeps of its package of tinyproxy, below a root directory; "" if there is none.
 // Distributions patch without changing the number of the version, and name advisories there.
@@ -30,7 +30,7 @@ func gunzip(path string) string {
 	if err != nil {
 		return ""
 	}
-	text, err := io.ReadAll(io.LimitReader(unpacked, maxChangelog))
+	text, err := io.ReadAll(io.LimitReader(unpacked, changelogMax))
 	if err != nil {
 		return ""
 	}

@@ -19,28 +19,28 @@ import (
 // Config is the facts in a rendered template that decide how a proxy is handled. There is one for each policy and each
 // proxy for as long as it is there, so it holds on to no text.
 type Config struct {
-	LogFile   string       // where the template wants the log; "" if it does not say
-	PidFile   string       // where the template wants the pid; "" if it wants none
-	Port      uint16       // listening port; 0 if there is none
-	Listen    []netip.Addr // listening addresses; none means every address of the machine
-	RulesFile string       // the file that tinyproxy reads as its filter; "" if it filters nothing
-	Filter    Filter
-	LogLevel  LogLevel // what the template wants in the log; tinyproxy itself is made to say all
-	BasicAuth bool     // it wants a user and a password
-	Pages     []string // status codes that it has pages of its own for; "*" is all
-	Connect   []uint16 // ports of ConnectPort, which CONNECT may go to
-	AnyPort   bool     // there is no ConnectPort: CONNECT may go to every port
-	Routes    []Route  // the lines of Upstream, in the order of the template
+	LogFile      string       // where the template wants the log; "" if it does not say
+	PidFile      string       // where the template wants the pid; "" if it wants none
+	Port         uint16       // listening port; 0 if there is none
+	Listen       []netip.Addr // listening addresses; none means every address of the machine
+	RulesFile    string       // the file that tinyproxy reads as its filter; "" if it filters nothing
+	Filter       Filter
+	LogLevel     LogLevel // what the template wants in the log; tinyproxy itself is made to say all
+	BasicAuth    bool     // it wants a user and a password
+	Pages        []string // status codes that it has pages of its own for; "*" is all
+	ConnectPorts []uint16 // ports of ConnectPort, which CONNECT may go to
+	AnyPort      bool     // there is no ConnectPort: CONNECT may go to every port
+	Routes       []Route  // the lines of Upstream, in the order of the template
 
 	// What else decides how the proxy is confined.
 	MaxClients     int      // served at a time
 	MaxClientsLine int      // of the template; 0 if it does not say, and tinyproxy's default is in force
-	Reads          []string // files that tinyproxy reads while it serves: its pages
-	BindsOut       bool     // outgoing connections have an address given
+	PageFiles      []string // files that tinyproxy reads while it serves: its pages
+	SetsSource     bool     // outgoing connections have an address given
 
-	// Rest is a digest of the text without comments, Port, Listen and Filter. Two configurations with equal Rest
+	// Fingerprint is a digest of the text without comments, Port, Listen and Filter. Two configurations with equal Fingerprint
 	// differ in nothing but where they listen and which rules they read.
-	Rest [sha256.Size]byte
+	Fingerprint [sha256.Size]byte
 }
 
 // Filter says what tinyproxy makes of the lines of its filter file. Comparable.
@@ -80,10 +80,10 @@ func (c Config) HasPage(code string) bool {
 	return slices.Contains(c.Pages, code) || slices.Contains(c.Pages, "*")
 }
 
-// maxConfigLine is what every supported version reads as one line: 1.10 has `char buffer[1024]` for
+// configLineMax is what every supported version reads as one line: 1.10 has `char buffer[1024]` for
 // line, newline and NUL (config_parse in src/conf.c), and takes the tail of a longer line for a directive
 // of its own. 1.11 has LINE_MAX, which is 2048.
-const maxConfigLine = 1022
+const configLineMax = 1022
 
 // defaultClients is the MaxClients of 1.11 (initialize_config_defaults); 1.10 insists on one being given.
 const defaultClients = 100
@@ -121,9 +121,9 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			kept = append(kept, "#") // 1.11 takes an indented comment for a syntax error
 			continue
 		}
-		if len(line) > maxConfigLine {
+		if len(line) > configLineMax {
 			return bad(fmt.Sprintf("line of %d bytes", len(line)),
-				fmt.Sprintf("tinyproxy would cut it; write at most %d", maxConfigLine))
+				fmt.Sprintf("tinyproxy would cut it; write at most %d", configLineMax))
 		}
 		if strings.ContainsRune(line, 0) {
 			return bad("NUL byte", "tinyproxy would not read what follows it; remove it")
@@ -146,7 +146,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			}
 			options[name] = o
 		}
-		keep, shared := true, true // in text, in Rest
+		keep, shared := true, true // in text, in Fingerprint
 		written := line
 		switch name {
 		case "logfile", "pidfile":
@@ -195,12 +195,12 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 				c.Pages = append(c.Pages, strings.Clone(code[0]))
 			}
 			if m := lastArg.FindStringSubmatch(arg); m != nil {
-				c.Reads = append(c.Reads, strings.Clone(m[1]))
+				c.PageFiles = append(c.PageFiles, strings.Clone(m[1]))
 			}
 		case "connectport":
 			c.AnyPort = false
 			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil && n > 0 {
-				c.Connect = append(c.Connect, uint16(n))
+				c.ConnectPorts = append(c.ConnectPorts, uint16(n))
 			}
 		case "upstream":
 			if r, ok := parseUpstream(arg); ok {
@@ -213,7 +213,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		case "basicauth":
 			c.BasicAuth = true
 		case "bind", "bindsame":
-			c.BindsOut = c.BindsOut || name == "bind" || isTrue(arg)
+			c.SetsSource = c.SetsSource || name == "bind" || isTrue(arg)
 		case "filtertype":
 			reading = append(reading, i)
 			// 1.11.1 and 1.11.2 accept ERE and then compare with "ere" in lower case only, so that
@@ -234,7 +234,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		}
 		kept = append(kept, written)
 	}
-	rest.Sum(c.Rest[:0])
+	rest.Sum(c.Fingerprint[:0])
 	if c.Filter.DefaultDeny && c.Filter.URLs && len(c.Upstreams()) > 0 {
 		return Config{}, "", fmt.Errorf("%s:%d: with an Upstream, FilterURLs lets anything pass that looks like a listed URL, "+
 			"and the Upstream may read another host in it (remove FilterURLs and list hosts, or remove the Upstream)",
@@ -259,7 +259,7 @@ func (c Config) ConnectTo(ports []uint16) string {
 	}
 	var lines strings.Builder
 	for _, port := range slices.Compact(slices.Sorted(slices.Values(ports))) {
-		if !slices.Contains(c.Connect, port) {
+		if !slices.Contains(c.ConnectPorts, port) {
 			fmt.Fprintf(&lines, "ConnectPort %d\n", port)
 		}
 	}

@@ -33,13 +33,13 @@ func TestParseConfig(t *testing.T) {
 		"FilterDefaultDeny Yes\n#\n#\n#\nFilterURLs OFF\n#\nTimeout 600\nAllow 10.137.0.9\n" + same +
 		"FilterExtended Yes\nFilterCaseSensitive Yes\n" // fnmatch's, which is compiled
 	want := Config{
-		MaxClients: 20, MaxClientsLine: 22, Reads: []string{"/e 404", "/e", "/s"}, BindsOut: true, Pages: []string{"404", "*"},
-		Connect: []uint16{563}, Routes: []Route{{".corp", Upstream{"proxy.corp.example", 3128}}},
+		MaxClients: 20, MaxClientsLine: 22, PageFiles: []string{"/e 404", "/e", "/s"}, SetsSource: true, Pages: []string{"404", "*"},
+		ConnectPorts: []uint16{563}, Routes: []Route{{".corp", Upstream{"proxy.corp.example", 3128}}},
 		LogFile: "/var/log/x", PidFile: "/run/a b.pid", Port: 61000,
-		Listen:    []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},
-		RulesFile: "/run/v/social/61000/rules",
-		Filter:    Filter{Enabled: true, DefaultDeny: true, Extended: true, Fnmatch: true},
-		Rest:      sha256.Sum256([]byte(rest)),
+		Listen:      []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},
+		RulesFile:   "/run/v/social/61000/rules",
+		Filter:      Filter{Enabled: true, DefaultDeny: true, Extended: true, Fnmatch: true},
+		Fingerprint: sha256.Sum256([]byte(rest)),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -74,7 +74,7 @@ func TestTinyproxySaysAll(t *testing.T) {
 	}
 	quiet, _, err1 := ParseConfig("", "LogLevel Critical\n")
 	loud, _, err2 := ParseConfig("", "LogLevel Info\n")
-	if err1 != nil || err2 != nil || quiet.Rest == loud.Rest {
+	if err1 != nil || err2 != nil || quiet.Fingerprint == loud.Fingerprint {
 		t.Error("a change of LogLevel makes no new process")
 	}
 }
@@ -89,8 +89,8 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []uint16{443, 563}; !slices.Equal(got.Connect, want) {
-		t.Errorf("got %v, want %v", got.Connect, want)
+	if want := []uint16{443, 563}; !slices.Equal(got.ConnectPorts, want) {
+		t.Errorf("got %v, want %v", got.ConnectPorts, want)
 	}
 	want := []Route{{"", Upstream{"10.0.0.5", 3128}}, {".example", Upstream{"proxy.corp.example", 1080}}, {"", Upstream{"fd00::1", 1080}},
 		{"", Upstream{"old.example", 8080}}, {".local", Upstream{}}, {"", Upstream{"blank.example", 3128}}}

@@ -37,8 +37,8 @@ type BadPattern struct {
 func (e *BadPattern) Error() string { return fmt.Sprintf("bad regex %q", e.Text) }
 
 const (
-	// questionBound is for one process from start to end.
-	questionBound = 10 * time.Second
+	// questionTimeout is for one process from start to end.
+	questionTimeout = 10 * time.Second
 	// outputTimeout is how long others may keep the output of a process that has ended.
 	outputTimeout = time.Second
 	// Between looks whether a process listens, first and at most.
@@ -157,11 +157,11 @@ func (e *BadConfig) Error() string {
 // Takes asks whether tinyproxy takes a configuration, as ParseConfig returns it: a *BadConfig says that it does not. The
 // process reads it, and ends before it listens, since it is given a port that somebody has.
 func (j Judge) Takes(ctx context.Context, text string) error {
-	return onBareThread(func() error { return j.takes(ctx, text) })
+	return onThreadWithoutCaps(func() error { return j.takes(ctx, text) })
 }
 
 func (j Judge) takes(ctx context.Context, text string) error {
-	ctx, cancel := context.WithTimeout(ctx, questionBound)
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
 	taken, at, err := reserve()
 	if err != nil {

@@ -36,7 +36,7 @@ func (j Judge) command(ctx context.Context, files []*os.File) (*exec.Cmd, *bytes
 // ask starts a tinyproxy that permits what lines match, or everything if there are none, and reports for each request
 // whether it refuses it.
 func (j Judge) ask(ctx context.Context, lines []string, requests []Request, config []string) (refused []bool, err error) {
-	err = onBareThread(func() (err error) {
+	err = onThreadWithoutCaps(func() (err error) {
 		refused, err = j.askOne(ctx, lines, requests, config)
 		return err
 	})
@@ -45,7 +45,7 @@ func (j Judge) ask(ctx context.Context, lines []string, requests []Request, conf
 
 // askOne is ask, on a thread that ends after it.
 func (j Judge) askOne(ctx context.Context, lines []string, requests []Request, config []string) ([]bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, questionBound)
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
 	fail := func(err error) ([]bool, error) { return nil, fmt.Errorf("ask tinyproxy: %w", err) }
 

@@ -10,9 +10,9 @@ import (
 // nobody is who runs a tinyproxy that serves no AppVM.
 var nobody = syscall.Credential{Uid: 65534, Gid: 65534}
 
-// onBareThread runs f on a thread that has no capability to hand down to what f executes, and that ends when f has
+// onThreadWithoutCaps runs f on a thread that has no capability to hand down to what f executes, and that ends when f has
 // returned, and not before: a parent-death signal comes then.
-func onBareThread(f func() error) error {
+func onThreadWithoutCaps(f func() error) error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine

@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	// maxHost bounds what is kept of a host: longer than any name in the DNS.
-	maxHost = 255
-	// maxPending is how many requests of one proxy are remembered until their outcome is known. A browser has fewer; of an
+	// hostMax bounds what is kept of a host: longer than any name in the DNS.
+	hostMax = 255
+	// pendingMax is how many requests of one proxy are remembered until their outcome is known. A browser has fewer; of an
 	// AppVM that has more, the oldest are forgotten.
-	maxPending = 64
+	pendingMax = 64
 	// connectPatience is how long a connection may take until people are told that nobody has answered.
 	connectPatience = 5 * time.Second
 	// passwordPatience is how long a request may be without any outcome where the template has BasicAuth. tinyproxy logs
@@ -78,7 +78,7 @@ func (r *Requests) ask(client, line string) {
 
 // add remembers a request, and forgets the oldest if there are too many.
 func (r *Requests) add(p pending) {
-	if len(r.pending) == maxPending {
+	if len(r.pending) == pendingMax {
 		r.remove(0)
 	}
 	r.pending = append(r.pending, p)
@@ -108,7 +108,7 @@ func destination(target string, connect bool) (host string, port uint16) {
 	if strings.HasPrefix(host, "[") {
 		host = strings.TrimSuffix(host[1:], "]")
 	}
-	return host[:min(len(host), maxHost)], port
+	return host[:min(len(host), hostMax)], port
 }
 
 // find returns the newest pending request of which is is true; -1 if there is none. The newest, since an older one may
@@ -168,7 +168,7 @@ func (r *Requests) filtered(rest []byte) {
 		}
 	}
 	raw = bytes.TrimSuffix(raw, []byte(`"`))
-	d := events.Denial{Host: string(raw[:min(len(raw), maxHost)]), Reason: events.ReasonList, Why: "no line of its list permits it"}
+	d := events.Denial{Host: string(raw[:min(len(raw), hostMax)]), Reason: events.ReasonList, Why: "no line of its list permits it"}
 	if !r.config.Filter.DefaultDeny {
 		d.Why = "a line of its list forbids it"
 	}
@@ -234,7 +234,7 @@ func (r *Requests) open(target string) {
 			p.client = r.remove(i).client
 		}
 	}
-	p.host = p.host[:min(len(p.host), maxHost)]
+	p.host = p.host[:min(len(p.host), hostMax)]
 	r.add(p)
 }
 
@@ -304,6 +304,6 @@ func (r *Requests) deny(d events.Denial) {
 	to := Upstream{d.Host, d.Port}
 	d.Upstream = (d.Reason == events.ReasonName || d.Reason == events.ReasonConnect) && to != (Upstream{}) &&
 		slices.ContainsFunc(r.config.Routes, func(route Route) bool { return route.To == to })
-	d.Host, d.Why, d.UID = terminal.Escape(d.Host), terminal.Escape(d.Why[:min(len(d.Why), maxHost)]), r.uid
+	d.Host, d.Why, d.UID = terminal.Escape(d.Host), terminal.Escape(d.Why[:min(len(d.Why), hostMax)]), r.uid
 	r.onDeny(d)
 }

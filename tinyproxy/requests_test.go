@@ -187,7 +187,7 @@ func TestRequestsOfAProxyAreBounded(t *testing.T) {
 			r.Line([]byte(asks(i, fmt.Sprintf("CONNECT %0400d.example:443", i))))
 			r.Line([]byte(said("INFO", "opensock: opening connection to %0400d:1", i)))
 		}
-		if len(r.pending) > maxPending {
+		if len(r.pending) > pendingMax {
 			t.Errorf("%d requests are remembered", len(r.pending))
 		}
 		r.End()
@@ -229,14 +229,14 @@ func FuzzLogLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line []byte) {
 		active := func(r rune) bool { return r < ' ' || 0x7f <= r && r < 0xa0 || r == '\u202e' }
 		r := Requests{config: &Config{BasicAuth: true}, onDeny: func(d events.Denial) {
-			if len(d.Host) > 4*maxHost || len(d.Why) > 4*maxHost || strings.ContainsFunc(d.Host+d.Why, active) {
+			if len(d.Host) > 4*hostMax || len(d.Why) > 4*hostMax || strings.ContainsFunc(d.Host+d.Why, active) {
 				t.Errorf("%+v", d)
 			}
 		}}
-		for range maxPending + 1 {
+		for range pendingMax + 1 {
 			r.Line(line)
 		}
-		if len(r.pending) > maxPending {
+		if len(r.pending) > pendingMax {
 			t.Errorf("%d requests are remembered", len(r.pending))
 		}
 		r.End()

@@ -104,7 +104,7 @@ func (g *grant) read() error {
 	}
 	g.check = policy.LinterFor(config.Filter)
 	for i := range g.hosts {
-		if slices.Contains(config.Connect, g.hosts[i].Port) { // open for all
+		if slices.Contains(config.ConnectPorts, g.hosts[i].Port) { // open for all
 			g.hosts[i].Port = 0
 			g.Hosts[i] = g.hosts[i].String()
 		}

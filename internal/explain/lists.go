@@ -34,7 +34,7 @@ func (s Subject) connectPortStep(ctx context.Context, r tinyproxy.Request) (cont
 	switch {
 	case !step.Passes:
 		step.Says = fmt.Sprintf("no line of the list opens port %d for tunnels (HTTPS), and %s has no ConnectPort %[1]d", port, s.Template.Name())
-	case config.AnyPort || slices.Contains(config.Connect, port):
+	case config.AnyPort || slices.Contains(config.ConnectPorts, port):
 		step.Says = fmt.Sprintf("%s opens port %d for tunnels (HTTPS)", s.Template.Name(), port)
 	case len(opened) > 0:
 		step.Says, step.Lines = "the port is opened by", opened[:min(len(opened), linesMax)]

@@ -231,7 +231,7 @@ func TestRetiring(t *testing.T) {
 		return policy.Sealed(q)
 	}
 	otherTemplate := allow(addr, "a", "b")
-	otherTemplate.Config.Rest = sha256.Sum256([]byte("MaxClients 1\n"))
+	otherTemplate.Config.Fingerprint = sha256.Sum256([]byte("MaxClients 1\n"))
 	otherTemplate = policy.Sealed(*otherTemplate)
 	open := func(p *policy.Policy, networks string) *policy.Policy {
 		q := *p

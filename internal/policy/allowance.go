@@ -21,12 +21,12 @@ type Allowance struct {
 // AllowanceOf returns what a policy may do. As long as another one serves, both must permit it: a process has no openings but its
 // own rules', and what was taken away is closed at once.
 func AllowanceOf(target, serving *Policy) Allowance {
-	e := Allowance{target.Addr, Holes(target.Egress), target.Config.Connect, target.PortNumbers(), target.Config.Upstreams()}
+	e := Allowance{target.Addr, Holes(target.Egress), target.Config.ConnectPorts, target.PortNumbers(), target.Config.Upstreams()}
 	if serving == nil || serving.Key() == target.Key() {
 		return e
 	}
 	e.Holes = common(e.Holes, Holes(serving.Egress))
-	e.Ports = inBoth(e.Ports, serving.Config.Connect)
+	e.Ports = inBoth(e.Ports, serving.Config.ConnectPorts)
 	e.Own = inBoth(e.Own, serving.PortNumbers())
 	e.Upstreams = inBoth(e.Upstreams, serving.Config.Upstreams())
 	return e

@@ -67,7 +67,7 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 		file = file.With(reading, temporary)
 	}
 	for _, port := range file.Ports {
-		if port.Line = max(port.Line, 0); !slices.Contains(p.Config.Connect, port.Number) {
+		if port.Line = max(port.Line, 0); !slices.Contains(p.Config.ConnectPorts, port.Number) {
 			p.Ports = append(p.Ports, port)
 		}
 	}
@@ -158,7 +158,7 @@ func (p *Policy) digest() string {
 	h := sha256.New()
 	c := p.Config
 	fmt.Fprintf(h, "%q %s %s %v %d %q\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts, p.Places)
-	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Rest[:])
+	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Fingerprint[:])
 	for _, e := range p.Egress {
 		fmt.Fprintf(h, "%s\n", e)
 	}
@@ -175,7 +175,7 @@ func (p *Policy) digest() string {
 func (p *Policy) PermitsAll(old *Policy) bool {
 	f := p.Config.Filter
 	switch {
-	case p.Addr != old.Addr || p.Bind != old.Bind || p.Config.Rest != old.Config.Rest || f != old.Config.Filter:
+	case p.Addr != old.Addr || p.Bind != old.Bind || p.Config.Fingerprint != old.Config.Fingerprint || f != old.Config.Filter:
 		return false
 	case !p.reachesAll(old):
 		return false

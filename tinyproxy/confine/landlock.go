@@ -21,8 +21,8 @@ var Resolver = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", 
 // What a proxy reads besides its own files. /etc as a whole, since network managers replace resolv.conf by a
 // new file, which a rule for the old one would not be about; file modes protect what is secret there.
 var (
-	libraries = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
-	others    = []string{"/etc", "/etc/localtime", "/usr/share/tinyproxy", "/sys/devices/system/cpu/online"}
+	libraries  = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
+	otherFiles = []string{"/etc", "/etc/localtime", "/usr/share/tinyproxy", "/sys/devices/system/cpu/online"}
 )
 
 const (
@@ -55,7 +55,7 @@ func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
 	}
 	path(executable, p.executes...)
 	path(readable, libraries...)
-	path(readable, others...)
+	path(readable, otherFiles...)
 	path(readable, resolverDirs()...)
 	path(readable, b.Read...)
 	if p.scratch {

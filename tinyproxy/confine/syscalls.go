@@ -17,7 +17,7 @@ import (
 // What is not on the list fails with EPERM and is reported in the kernel's log (audit, type 1326). It does
 // not kill: a call that a later C library tries first and can do without would otherwise be an outage, and to
 // an attacker it makes no difference.
-var allowed = []string{
+var allowedCalls = []string{
 	// Memory; mmap and mprotect below.
 	"brk", "munmap", "mremap", "madvise",
 	// Files. Landlock says which; without it, the file modes do. unlink and ftruncate are for 1.10.
@@ -40,8 +40,8 @@ var allowed = []string{
 	"execve", "execveat", "clone3",
 }
 
-// allowedIf are those that are permitted with certain arguments only: one of the sets must match.
-func allowedIf() (all []seccomp.NameWithConditions) {
+// allowedCallsIf are those that are permitted with certain arguments only: one of the sets must match.
+func allowedCallsIf() (all []seccomp.NameWithConditions) {
 	allow := func(name string, sets ...seccomp.ArgumentConditions) {
 		for _, set := range sets {
 			all = append(all, seccomp.NameWithConditions{Name: name, Conditions: set})
@@ -111,7 +111,7 @@ func callFilter(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
 	// What all that a page holds is sent by comes first: tinyproxy makes two thousand bytes a call of it, and what depends
 	// on arguments is looked at each time.
 	var often, others []seccomp.NameWithConditions
-	for _, c := range knownIf(machine, allowedIf()) {
+	for _, c := range onThisMachineIf(machine, allowedCallsIf()) {
 		if c.Name == "sendto" {
 			often = append(often, c)
 		} else {
@@ -120,7 +120,7 @@ func callFilter(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
 	}
 	return assemble(seccomp.Policy{DefaultAction: denied, Syscalls: []seccomp.SyscallGroup{
 		{Action: seccomp.ActionAllow, NamesWithCondtions: often},
-		{Action: seccomp.ActionAllow, Names: known(machine, allowed...), NamesWithCondtions: others},
+		{Action: seccomp.ActionAllow, Names: onThisMachine(machine, allowedCalls...), NamesWithCondtions: others},
 	}})
 }
 
@@ -142,7 +142,7 @@ func gateFilter(machine *arch.Info) ([]byte, error) {
 }
 
 // known leaves out what a machine does not have: arm64 has no open, only openat.
-func known(machine *arch.Info, names ...string) (there []string) {
+func onThisMachine(machine *arch.Info, names ...string) (there []string) {
 	for _, name := range names {
 		if _, ok := machine.SyscallNames[name]; ok {
 			there = append(there, name)
@@ -151,9 +151,9 @@ func known(machine *arch.Info, names ...string) (there []string) {
 	return there
 }
 
-func knownIf(machine *arch.Info, all []seccomp.NameWithConditions) (there []seccomp.NameWithConditions) {
+func onThisMachineIf(machine *arch.Info, all []seccomp.NameWithConditions) (there []seccomp.NameWithConditions) {
 	for _, c := range all {
-		if len(known(machine, c.Name)) > 0 {
+		if len(onThisMachine(machine, c.Name)) > 0 {
 			there = append(there, c)
 		}
 	}

@@ -32,7 +32,7 @@ const (
 	addresses   = 4 << 30   // what malloc reserves, and the Go runtime of vifproxy-confine: 1.2 GiB
 
 	scratchSize = 1 << 20 // of each file that tinyproxy 1.10 makes
-	mostClients = 1 << 20 // no machine serves so many
+	clientsMax  = 1 << 20 // no machine serves so many
 )
 
 // Limits are what the proxy of one AppVM may take.
@@ -50,8 +50,8 @@ func (r Rules) memory() uint64 { return perRule*uint64(r.Lines) + perRuleByte*ui
 // repeated is a number of repetitions in an expression, behind the end of a group or something else.
 var repeated = regexp.MustCompile(`(\)?)\\?\{([0-9]*),?([0-9]*)\\?\}`)
 
-// mostWrittenOut bounds an expression whose repetitions are written out: see maxWeight in rules/expression.
-const mostWrittenOut = 4096
+// writtenOutMax bounds an expression whose repetitions are written out: see maxWeight in rules/expression.
+const writtenOutMax = 4096
 
 // WrittenOut returns the length of an expression whose repetitions are written out, as the C library does. It may be more
 // than that.
@@ -63,13 +63,13 @@ func WrittenOut(text string) int {
 	for _, m := range repeated.FindAllStringSubmatch(text, -1) {
 		least, _ := strconv.Atoi(m[2])
 		most, _ := strconv.Atoi(m[3])
-		times := min(max(1, least, most), mostWrittenOut)
+		times := min(max(1, least, most), writtenOutMax)
 		if m[1] != "" {
 			n *= times
 		} else {
 			n += times
 		}
-		n = min(n, len(text)+mostWrittenOut)
+		n = min(n, len(text)+writtenOutMax)
 	}
 	return n
 }
@@ -87,7 +87,7 @@ type Needs struct {
 
 // Need computes with numbers that cannot overflow. forks says that each client has a process of its own.
 func Need(clients int, rules Rules, forks bool) Needs {
-	c, r := uint64(min(clients, mostClients)), rules.memory()
+	c, r := uint64(min(clients, clientsMax)), rules.memory()
 	n := Needs{Serving: c + threads}
 	// The generation that serves may be full, and so may be those that finish their connections, taken together. One may
 	// start meanwhile.
@@ -175,7 +175,7 @@ func (c Ceilings) fit(clients int, rules Rules) error {
 	const edit = "raise %s in the unit with `systemctl edit vifproxyd`"
 	// Half of the memory is for the other AppVMs and the rest of the machine.
 	fixed, half := memory+rules.memory(), c.memory/2
-	least := &TooManyClients{Asked: clients, Possible: mostClients, Scarce: "no machine serves more"}
+	least := &TooManyClients{Asked: clients, Possible: clientsMax, Scarce: "no machine serves more"}
 	for _, l := range []struct {
 		has, fixed, each uint64
 		scarce, remedy   string
@@ -187,7 +187,7 @@ func (c Ceilings) fit(clients int, rules Rules) error {
 			fmt.Sprintf(edit, "LimitAS=")},
 		{half, fixed, perClient, "half of the memory is %d bytes", "give this VM more memory"},
 	} {
-		if possible := int(min((l.has-min(l.has, l.fixed))/l.each, mostClients)); possible < least.Possible {
+		if possible := int(min((l.has-min(l.has, l.fixed))/l.each, clientsMax)); possible < least.Possible {
 			least.Possible, least.Scarce, least.more = possible, fmt.Sprintf(l.scarce, l.has), l.remedy
 		}
 	}

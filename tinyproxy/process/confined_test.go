@@ -117,7 +117,7 @@ func TestConfinedProcess(t *testing.T) {
 		t.Errorf("timer slack %q", slack)
 	}
 	left, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.PID))
-	if err != nil || len(left) < 4 || len(left) > 5 { // the usual three, its socket, and maybe another
+	if err != nil || len(left) < 4 || len(left) > 5 { // the readySteady three, its socket, and maybe another
 		t.Errorf("descriptors %q, %v", left, err)
 	}
 	line := read(t, fmt.Sprintf("/proc/%d/cmdline", p.PID))

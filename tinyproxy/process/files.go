@@ -24,14 +24,14 @@ func drop(setting string) string {
 
 // ours reports whether info is of a directory that this package made: the group tells, since nobody else
 // uses these numbers. Everything below it is ours too.
-func ours(info fs.FileInfo) bool {
+func isProxyDir(info fs.FileInfo) bool {
 	return info.IsDir() && tinyproxy.IsProxyUID(info.Sys().(*syscall.Stat_t).Gid)
 }
 
 // prepare makes the VM's directory and log and the link to it under the old path. A trial has no log: nil.
 func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 	info, err := l.root().Lstat(spec.Name)
-	if err == nil && !ours(info) {
+	if err == nil && !isProxyDir(info) {
 		// One that is empty can go.
 		if !info.IsDir() || l.root().Remove(spec.Name) != nil {
 			return nil, fmt.Errorf("%s is not ours (remove it, or rename the rule file)",
@@ -57,8 +57,8 @@ func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 	return log, nil
 }
 
-// pointTo makes NAME/file lead to path, where the template wants that file elsewhere, and takes a symlink
-// to elsewhere away otherwise.
+// pointTo makes NAME/file lead to path, where the template wants that file otherNetwork, and takes a symlink
+// to otherNetwork away otherwise.
 func (l *Launcher) pointTo(vm, file, path string) error {
 	name := filepath.Join(vm, file)
 	if path != filepath.Join(l.options.RuntimeDir, name) {
@@ -212,7 +212,7 @@ func (l *Launcher) clean() error {
 		return fmt.Errorf("clean the runtime directory: %w", err)
 	}
 	for _, e := range entries {
-		if info, err := l.root().Lstat(e.Name()); err == nil && ours(info) {
+		if info, err := l.root().Lstat(e.Name()); err == nil && isProxyDir(info) {
 			if err := l.root().RemoveAll(e.Name()); err != nil {
 				return fmt.Errorf("clean the runtime directory: %w", err)
 			}

@@ -23,12 +23,12 @@ import (
 	"vifproxy/tinyproxy/confine"
 )
 
-// starters is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
+// starterThreads is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
 // few keep a slow disk from holding up every start behind one.
-const starters = 4
+const starterThreads = 4
 
-// recruitPause is until the next recruit is enlisted: the one that was handed over needs the processors now.
-const recruitPause = 20 * time.Millisecond
+// recruitDelay is until the next recruit is enlisted: the one that was handed over needs the processors now.
+const recruitDelay = 20 * time.Millisecond
 
 // timerSlack is by how many nanoseconds the kernel may wake a proxy too late from a timed wait.
 const timerSlack = 10_000_000
@@ -107,10 +107,10 @@ func NewLauncher(o Options) (*Launcher, error) {
 	}
 	closeOnExec()
 	ready := make(chan error)
-	for i := range starters {
+	for i := range starterThreads {
 		l.starters.Go(func() { l.fork(ready, i == 0) })
 	}
-	for range starters {
+	for range starterThreads {
 		err = errors.Join(err, <-ready)
 	}
 	if err != nil {
@@ -152,7 +152,7 @@ func (l *Launcher) fork(ready chan<- error, recruits bool) {
 		case f := <-l.forks:
 			f()
 		case offer <- spare:
-			spare, pause = nil, time.After(recruitPause)
+			spare, pause = nil, time.After(recruitDelay)
 		case <-pause:
 			pause = nil
 		case <-l.quit:
@@ -284,14 +284,14 @@ func (l *Launcher) Close() {
 	l.root().Close()
 }
 
-// lastLines is how long Close waits for all logs to be written.
-const lastLines = time.Second
+// closeLogsTimeout is how long Close waits for all logs to be written.
+const closeLogsTimeout = time.Second
 
 func (l *Launcher) closeLogs() {
 	l.mu.Lock()
 	logs := slices.Collect(maps.Values(l.logs))
 	l.mu.Unlock()
-	over := time.Now().Add(lastLines)
+	over := time.Now().Add(closeLogsTimeout)
 	for _, log := range logs {
 		log.close(time.Until(over))
 	}

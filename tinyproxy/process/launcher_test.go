@@ -348,7 +348,7 @@ func TestFilesThatStayAreRemovedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	go l.KeepFiles(t.Context(), func(error) {})
-	for deadline := time.Now().Add(10 * filesPoll); ; time.Sleep(filesPoll / 10) {
+	for deadline := time.Now().Add(10 * filesInterval); ; time.Sleep(filesInterval / 10) {
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 			return
 		} else if time.Now().After(deadline) {

@@ -25,16 +25,16 @@ import (
 // what a VM can add to it in the long run. An AppVM that tries needs half an hour to push out what was
 // logged before; a person's browsing fits into the burst many times over.
 const (
-	maxLine  = 1024    // bytes; tinyproxy itself stops at 799
-	maxLog   = 1 << 20 // bytes; and as much again in log.1; less where many share little, see space
+	lineMax  = 1024    // bytes; tinyproxy itself stops at 799
+	logMax   = 1 << 20 // bytes; and as much again in log.1; less where many share little, see space
 	logBurst = 256 << 10
 	logRate  = 1 << 10 // bytes a second
 )
 
 // What waits for the log file of a VM, whose file system may not answer.
 const (
-	logMessages = 1000
-	logBytes    = 64 << 10
+	logQueueMax      = 1000
+	logQueueBytesMax = 64 << 10
 	// flushTimeout is how long the end of a process is kept back for that.
 	flushTimeout = 100 * time.Millisecond
 )
@@ -68,7 +68,7 @@ type vmLog struct {
 func newVMLog(vm string, onDenied func(events.Denial), space *space) *vmLog {
 	v := &vmLog{vm: vm, onDenied: onDenied, space: space, lines: rate.NewLimiter(logRate, logBurst),
 		intake: rate.NewLimiter(readRate, readBurst)}
-	v.queue = backlog.New(logMessages, logBytes, func(n int) error {
+	v.queue = backlog.New(logQueueMax, logQueueBytesMax, func(n int) error {
 		return v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
 	})
 	return v
@@ -181,7 +181,7 @@ func (v *vmLog) bound() int64 {
 	if v.counted {
 		return v.space.logBound()
 	}
-	return maxLog
+	return logMax
 }
 
 // end closes the file of a VM that has no proxy any more.

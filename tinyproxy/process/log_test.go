@@ -70,11 +70,11 @@ func hasLog(t *testing.T, p *Proxy) {
 
 // TestHostileLines has lines come in pieces of several sizes: where a read ends makes no difference.
 func TestHostileLines(t *testing.T) {
-	for _, size := range []int{1, 7, maxLine, readAtOnce, 64 << 10} {
+	for _, size := range []int{1, 7, lineMax, readAtOnce, 64 << 10} {
 		v, path := newTestLog(t, nil)
 		in := io.MultiReader(strings.NewReader("plain\n\x1b[31mred\x00\t\xfe \u202eevil é\r\n\n"),
-			io.LimitReader(&endless{'x'}, 1<<20), strings.NewReader("\n"+strings.Repeat("y", maxLine)+"\n"+
-				strings.Repeat("z", maxLine+1)+"\nafter\nno newline at the end"))
+			io.LimitReader(&endless{'x'}, 1<<20), strings.NewReader("\n"+strings.Repeat("y", lineMax)+"\n"+
+				strings.Repeat("z", lineMax+1)+"\nafter\nno newline at the end"))
 		out := output{log: v}
 		for chunk := make([]byte, size); ; {
 			n, err := io.ReadFull(in, chunk)
@@ -82,15 +82,15 @@ func TestHostileLines(t *testing.T) {
 			if err != nil {
 				break
 			}
-			if len(out.part) >= maxLine {
+			if len(out.part) >= lineMax {
 				t.Fatalf("%d bytes of a line are kept", len(out.part))
 			}
 		}
 		out.end()
 		out.end() // and once more is none
 		v.close(time.Minute)
-		want := "plain\n\\x1b[31mred\\x00\\t\\xfe \\u202eevil é\n\n" + strings.Repeat("x", maxLine) + "\n" +
-			strings.Repeat("y", maxLine) + "\n" + strings.Repeat("z", maxLine) + "\nafter\nno newline at the end\n"
+		want := "plain\n\\x1b[31mred\\x00\\t\\xfe \\u202eevil é\n\n" + strings.Repeat("x", lineMax) + "\n" +
+			strings.Repeat("y", lineMax) + "\n" + strings.Repeat("z", lineMax) + "\nafter\nno newline at the end\n"
 		if got := read(t, path); got != want {
 			t.Errorf("in pieces of %d: %.200q", size, got)
 		}
@@ -153,7 +153,7 @@ func TestRotation(t *testing.T) {
 		}
 		v.close(time.Minute)
 		for _, p := range []string{path, path + ".1"} {
-			if info, err := os.Stat(p); err != nil || info.Size() > maxLog || info.Size() < maxLog/10 {
+			if info, err := os.Stat(p); err != nil || info.Size() > logMax || info.Size() < logMax/10 {
 				t.Errorf("%s: %v, %v", p, info, err)
 			}
 		}

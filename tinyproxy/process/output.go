@@ -25,8 +25,8 @@ func (o *output) Write(chunk []byte) (int, error) {
 		piece, after, ended := bytes.Cut(rest, []byte("\n"))
 		rest = after
 		if !o.cut {
-			o.part = append(o.part, piece[:min(len(piece), maxLine-len(o.part))]...)
-			if o.cut = len(o.part) == maxLine; ended || o.cut {
+			o.part = append(o.part, piece[:min(len(piece), lineMax-len(o.part))]...)
+			if o.cut = len(o.part) == lineMax; ended || o.cut {
 				o.line(bytes.TrimSuffix(o.part, []byte("\r")))
 			}
 		}

@@ -135,7 +135,7 @@ func (w *poller) look(fd int, buffer []byte) {
 			if p.pipe >= 0 {
 				w.remove(p.pipe)
 			}
-			go p.bury()
+			go p.cleanUp()
 		}
 	default:
 		switch n, err := unix.Read(fd, buffer); {

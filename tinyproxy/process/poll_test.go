@@ -105,7 +105,7 @@ func TestUnwatchable(t *testing.T) {
 		t.Error(err)
 	}
 	if left := running(t, func(pid, _ int) bool {
-		return strings.HasPrefix(statusField(pid, "Uid:"), strconv.Itoa(int(spec.UID))) && !elsewhere(pid)
+		return strings.HasPrefix(statusField(pid, "Uid:"), strconv.Itoa(int(spec.UID))) && !otherNetwork(pid)
 	}); left != nil {
 		t.Errorf("still runs: %s", left)
 	}
@@ -118,7 +118,7 @@ func TestUnwatchable(t *testing.T) {
 }
 
 // TestAFloodIsReadAsItsBudgetRefills: beyond its burst a proxy that says all it can waits in write(2), so the daemon takes in
-// no more than the budget. One that says what is usual does not wait.
+// no more than the budget. One that says what is readySteady does not wait.
 func TestAFloodIsReadAsItsBudgetRefills(t *testing.T) {
 	l := newLauncher(t, nil)
 	since := time.Now()

@@ -23,16 +23,16 @@ type Proxy struct {
 	Spec rendered // without text and Render
 	PID  int      // also of the process group and the session, which are its own
 
-	launcher *Launcher
-	pidFile  os.FileInfo // what show wrote; belongs to the publisher
-	bare     bool        // its files were removed, and that was told; guarded by launcher.mu
-	binary   string
-	cell     *confine.Cell // nil if it is not confined
-	output   output
-	pidfd    int // belongs to the poller
-	pipe     int // that its output comes from; belongs to the poller, then to bury; -1 after the end
-	done     chan struct{}
-	err      error // why it ended; written before done is closed
+	launcher  *Launcher
+	pidFile   os.FileInfo // what show wrote; belongs to the publisher
+	filesLost bool        // its files were removed, and that was told; guarded by launcher.mu
+	binary    string
+	cell      *confine.Cell // nil if it is not confined
+	output    output
+	pidfd     int // belongs to the poller
+	pipe      int // that its output comes from; belongs to the poller, then to cleanUp; -1 after the end
+	done      chan struct{}
+	err       error // why it ended; written before done is closed
 
 	mu       sync.Mutex
 	reaped   bool // PID may belong to somebody else
@@ -126,7 +126,7 @@ func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Pr
 	if err := l.poller.watch(p); err != nil {
 		p.end(unix.SIGKILL)
 		unix.Close(p.pidfd)
-		p.bury()
+		p.cleanUp()
 		return nil, err
 	}
 	return p, nil
@@ -134,7 +134,7 @@ func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Pr
 
 // confine has a recruit become the proxy.
 func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) error {
-	cell, err := p.launcher.options.Sandbox.Prepare(p.launcher.box(program, p.Spec))
+	cell, err := p.launcher.options.Sandbox.Prepare(p.launcher.boxFor(program, p.Spec))
 	if err != nil {
 		return fmt.Errorf("confine it: %w", err)
 	}
@@ -149,18 +149,18 @@ func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) err
 }
 
 // box is what a proxy gets to do, as its configuration wants it.
-func (l *Launcher) box(program tinyproxy.Binary, spec rendered) confine.Box {
+func (l *Launcher) boxFor(program tinyproxy.Binary, spec rendered) confine.Box {
 	c := spec.Config
 	b := confine.Box{
 		Program: program.Path, Identity: program, Clients: c.MaxClients, Rules: spec.size(), TimerSlack: timerSlack,
-		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.Reads...),
+		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.PageFiles...),
 		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
-		Connect: slices.Concat([]uint16{53, 80, 443}, c.Connect, spec.ExtraPorts),
+		Connect: slices.Concat([]uint16{53, 80, 443}, c.ConnectPorts, spec.ExtraPorts),
 	}
 	for _, up := range c.Upstreams() {
 		b.Connect = append(b.Connect, up.Port)
 	}
-	if c.BindsOut {
+	if c.SetsSource {
 		b.Bind = append(b.Bind, 0)
 	}
 	return b
@@ -210,15 +210,15 @@ func (p *Proxy) ready() {
 }
 
 const (
-	// outputBound is how long a process that has ended may keep others from its output that have left its group.
-	outputBound = time.Second
+	// outputTimeout is how long a process that has ended may keep others from its output that have left its group.
+	outputTimeout = time.Second
 	// A zombie of the group is waited for a little.
 	zombieTries = 50
-	zombiePause = time.Millisecond
+	zombieDelay = time.Millisecond
 )
 
-// bury cleans up behind a process that has ended, and that nobody watches any more.
-func (p *Proxy) bury() {
+// cleanUp cleans up behind a process that has ended, and that nobody watches any more.
+func (p *Proxy) cleanUp() {
 	p.mu.Lock()
 	// The process is a zombie until Wait4, so its number, which is the group's, belongs to nobody else.
 	_ = unix.Kill(-p.PID, unix.SIGKILL)
@@ -232,7 +232,7 @@ func (p *Proxy) bury() {
 	// end of the pipe says that all of it is dead, unless something has left the group and holds it open.
 	if p.pipe >= 0 {
 		pipe := os.NewFile(uintptr(p.pipe), "output of "+p.Spec.Name)
-		_ = pipe.SetReadDeadline(time.Now().Add(outputBound))
+		_ = pipe.SetReadDeadline(time.Now().Add(outputTimeout))
 		_, _ = io.CopyBuffer(&p.output, io.LimitReader(pipe, lastWords), make([]byte, readAtOnce))
 		pipe.Close()
 	}
@@ -250,7 +250,7 @@ func (p *Proxy) bury() {
 		if errors.Is(unix.Kill(-p.PID, 0), unix.ESRCH) {
 			break
 		}
-		time.Sleep(zombiePause)
+		time.Sleep(zombieDelay)
 	}
 
 	if !stopped {

@@ -18,9 +18,9 @@ import (
 // Intervals between looks at the socket table while a proxy starts; it takes 2 or 3 ms when all is well. Where many start
 // at once, each takes as many times longer, and is looked at as many times less often: looks cost what starts need.
 const (
-	firstLook = 300 * time.Microsecond
-	usual     = 15 * time.Millisecond // so long looks are firstLook apart, and then grow apart
-	maxLook   = 20 * time.Millisecond
+	readyDelayMin = 300 * time.Microsecond
+	readySteady   = 15 * time.Millisecond // so long looks are readyDelayMin apart, and then grow apart
+	readyDelayMax = 20 * time.Millisecond
 )
 
 // awaitReady returns when the process listens where it should and has its start behind it. Looking into the
@@ -32,19 +32,19 @@ const (
 func (p *Proxy) awaitReady(ctx context.Context) *Error {
 	beside := &p.launcher.starting
 	defer beside.Add(-1)
-	began, wait := time.Now(), firstLook*time.Duration(beside.Add(1))
+	began, wait := time.Now(), readyDelayMin*time.Duration(beside.Add(1))
 	for ; ; wait = nextLook(began, wait) {
 		s, err := sockdiag.Listener(p.Spec.Listen)
 		switch {
 		case err != nil:
 			return &Error{Err: err}
 		case s != nil && s.UID != p.Spec.UID:
-			return taken(p.Spec.Listen, s)
+			return portTaken(p.Spec.Listen, s)
 		case s != nil && handlesTerm(p.PID):
 			return nil
 		}
 		select {
-		case <-after(min(wait, maxLook)):
+		case <-shortTimer(min(wait, readyDelayMax)):
 		case <-p.done:
 			if e, ok := p.err.(*Error); ok {
 				return e
@@ -62,7 +62,7 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 }
 
 func nextLook(began time.Time, last time.Duration) time.Duration {
-	if time.Since(began) < usual {
+	if time.Since(began) < readySteady {
 		return last
 	}
 	return last * 5 / 4
@@ -70,7 +70,7 @@ func nextLook(began time.Time, last time.Duration) time.Duration {
 
 // after is time.After. A goroutine whose program does nothing else wakes by epoll_wait(2), which counts milliseconds; a
 // thread can sleep for less.
-func after(d time.Duration) <-chan time.Time {
+func shortTimer(d time.Duration) <-chan time.Time {
 	if d >= time.Millisecond {
 		return time.After(d)
 	}
@@ -94,12 +94,12 @@ func portFree(addr netip.AddrPort) *Error {
 		return &Error{Err: err}
 	}
 	if s != nil {
-		return taken(addr, s)
+		return portTaken(addr, s)
 	}
 	return nil
 }
 
-func taken(addr netip.AddrPort, s *sockdiag.Socket) *Error {
+func portTaken(addr netip.AddrPort, s *sockdiag.Socket) *Error {
 	return &Error{Text: fmt.Sprintf("another process, of uid %d, listens on %s", s.UID, addr),
 		Remedy: fmt.Sprintf("end it; ss -ltnp 'sport = %d' shows it", addr.Port()), Taken: true}
 }
@@ -139,7 +139,7 @@ func (p *Proxy) Listens(all sockdiag.Listeners) error {
 	case !ok:
 		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) does not listen on %s any more", p.PID, p.Spec.Listen)}
 	case uid != p.Spec.UID:
-		e = taken(p.Spec.Listen, &sockdiag.Socket{UID: uid})
+		e = portTaken(p.Spec.Listen, &sockdiag.Socket{UID: uid})
 	default:
 		return nil
 	}

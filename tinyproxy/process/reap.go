@@ -82,7 +82,7 @@ func isLeftover(pid int) bool {
 		n, err := strconv.ParseUint(id, 10, 32)
 		found = found || err == nil && tinyproxy.IsProxyUID(uint32(n))
 	}
-	return found && (!elsewhere(pid) || differentUsers(pid))
+	return found && (!otherNetwork(pid) || otherUserNamespace(pid))
 }
 
 // statusField returns what /proc/PID/status has after name, "" if the process is gone.
@@ -96,10 +96,10 @@ func statusField(pid int, name string) string {
 	return ""
 }
 
-// elsewhere reports whether the process is known to be in another network than we are. What tells is not its
+// otherNetwork reports whether the process is known to be in another network than we are. What tells is not its
 // ns/net, which is for who may trace it, but that the kernel keeps files of its own for each network (proc_net_ns_init
 // in Linux' fs/proc/proc_net.c).
-func elsewhere(pid int) bool {
+func otherNetwork(pid int) bool {
 	own, err := os.Stat("/proc/thread-self/net/dev")
 	if err != nil {
 		return false
@@ -108,9 +108,9 @@ func elsewhere(pid int) bool {
 	return err == nil && !os.SameFile(own, its)
 }
 
-// differentUsers reports whether the process is known to be in another user namespace than we are. Who makes one
+// otherUserNamespace reports whether the process is known to be in another user namespace than we are. Who makes one
 // himself can map but one user into it, or none.
-func differentUsers(pid int) bool {
+func otherUserNamespace(pid int) bool {
 	own, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
 		return false

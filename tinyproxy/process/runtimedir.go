@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	// filesPoll is how often the daemon looks whether somebody has removed files from the runtime directory.
-	filesPoll = 2 * time.Second
-	// renewGap is how soon it has new processes write files again that were removed again: each takes the place of one that
+	// filesInterval is how often the daemon looks whether somebody has removed files from the runtime directory.
+	filesInterval = 2 * time.Second
+	// renewInterval is how soon it has new processes write files again that were removed again: each takes the place of one that
 	// keeps its connections, of which an AppVM may have some only.
-	renewGap = time.Minute
+	renewInterval = time.Minute
 )
 
 // ErrRemoved is wrapped by the error of a start that fails because somebody has removed the runtime directory and the daemon
@@ -109,7 +109,7 @@ func (l *Launcher) restore() error {
 // KeepFiles makes the runtime directory again when somebody has removed it, notices where files of proxies are gone, and removes
 // files of ended proxies that could not be removed before, until ctx ends. After each look it calls told with what is wrong, nil if nothing is, if that or Renewals has changed.
 func (l *Launcher) KeepFiles(ctx context.Context, told func(error)) {
-	tick := time.NewTicker(filesPoll)
+	tick := time.NewTicker(filesInterval)
 	defer tick.Stop()
 	var last string
 	for {
@@ -132,12 +132,12 @@ func (l *Launcher) KeepFiles(ctx context.Context, told func(error)) {
 func (l *Launcher) Renewals() string { return strconv.FormatInt(l.dir.renewals.Load(), 10) }
 
 // renew reports whether there is a new reason for new processes: files of one that serves are gone, or the runtime directory was
-// made again. It does so once in renewGap at most.
+// made again. It does so once in renewInterval at most.
 func (l *Launcher) renew(now time.Time) bool {
 	d := l.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.renewed.IsZero() && now.Sub(d.renewed) < renewGap {
+	if !d.renewed.IsZero() && now.Sub(d.renewed) < renewInterval {
 		return false
 	}
 	l.mu.Lock()
@@ -164,7 +164,7 @@ func (l *Launcher) renew(now time.Time) bool {
 func (l *Launcher) loses(p *Proxy) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	news := l.current[p.Spec.Name] == p && !p.bare
-	p.bare = p.bare || news
+	news := l.current[p.Spec.Name] == p && !p.filesLost
+	p.filesLost = p.filesLost || news
 	return news
 }

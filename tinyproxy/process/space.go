@@ -17,12 +17,12 @@ const (
 	// fileShare is the part of the runtime directory's file system that the files of all AppVMs may take together. In /run
 	// that is memory: systemd gives a fifth of the machine's to it.
 	fileShare = 4
-	// mostFiles bounds it where that file system is a disk.
-	mostFiles = 256 << 20
-	// leastFiles are those of a few proxies: there is no smaller file system that anybody would give to them.
-	leastFiles = 128 << 10
-	// leastLog is what the log of an AppVM may take however many there are.
-	leastLog = 32 << 10
+	// filesMax bounds it where that file system is a disk.
+	filesMax = 256 << 20
+	// filesMin are those of a few proxies: there is no smaller file system that anybody would give to them.
+	filesMin = 128 << 10
+	// logMin is what the log of an AppVM may take however many there are.
+	logMin = 32 << 10
 	// pageSize is what tmpfs counts by.
 	pageSize = 4 << 10
 )
@@ -54,7 +54,7 @@ func newSpace(dir string, root func() *os.Root, log *slog.Logger) (*space, error
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return nil, fmt.Errorf("size of the runtime directory: %w", err)
 	}
-	most := max(min(int64(fs.Blocks)*fs.Bsize/fileShare, mostFiles), leastFiles)
+	most := max(min(int64(fs.Blocks)*fs.Bsize/fileShare, filesMax), filesMin)
 	return &space{dir: dir, root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
 }
 
@@ -144,7 +144,7 @@ func (s *space) logBound() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	serving := max(len(s.logs)-len(s.left), 1)
-	return max(min(maxLog, s.most/int64(4*serving)), leastLog) // two files each, of half of all
+	return max(min(logMax, s.most/int64(4*serving)), logMin) // two files each, of half of all
 }
 
 // take counts n bytes more, and removes logs for them if need be. The caller holds s.mu.

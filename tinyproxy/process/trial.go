@@ -86,9 +86,9 @@ func (t *Trial) Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, er
 		}
 		select {
 		case o.Status = <-answered:
-			wait := lateWords
+			wait := lastLineDelay
 			if o.Status >= 500 {
-				wait = lateReasons
+				wait = reasonDelay
 			}
 			late = time.After(wait)
 		case <-t.heard.news:
@@ -104,8 +104,8 @@ func (t *Trial) Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, er
 
 // How long what a trial logs may take after its answer. That of a failure says why, and always comes.
 const (
-	lateWords   = 100 * time.Millisecond
-	lateReasons = time.Second
+	lastLineDelay = 100 * time.Millisecond
+	reasonDelay   = time.Second
 )
 
 // heard is what a Trial has logged.
@@ -118,13 +118,13 @@ type heard struct {
 	line int
 }
 
-// mostHeard is how many lines of a trial are looked at. It says about twenty.
-const mostHeard = 200
+// heardMax is how many lines of a trial are looked at. It says about twenty.
+const heardMax = 200
 
 func (h *heard) add(line string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.line++; h.line > mostHeard {
+	if h.line++; h.line > heardMax {
 		return
 	}
 	stage, why, ok := tinyproxy.StageOf(line)
