@@ -13,7 +13,7 @@ type Subscription struct{ conn *netlink.Conn }
 // Subscribe joins groups, such as unix.NFNLGRP_NFTABLES, in the network namespace of the calling thread. room is how many
 // bytes of messages the kernel may keep for this process if it has no time to read them at once.
 func Subscribe(family int, room int, groups ...uint32) (*Subscription, error) {
-	conn, err := netlink.Dial(family, nil)
+	conn, err := netlink.Dial(family, &netlink.Config{MessageBufferSize: answerSize})
 	if err != nil {
 		return nil, err
 	}
