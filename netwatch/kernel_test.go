@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	ours "vifproxy/internal/netlink"
 )
 
 // TestMain moves the whole test process into a network namespace of its own, by executing itself once more
@@ -299,11 +301,14 @@ func TestQuietEvents(t *testing.T) {
 	check(t, netlink.LinkSetDown(l))
 
 	quiet := 0
-	for buf := make([]byte, bufferSize); ; quiet++ {
-		n, err := events.Read(buf)
+	for ; ; quiet++ {
+		messages, err := events.Receive()
 		check(t, err)
-		if f.concerns(buf[:n]) != nil {
-			down, err := decodeLink(buf[unix.SizeofNlMsghdr:n])
+		if len(messages) != 1 {
+			t.Fatalf("%d events at once", len(messages))
+		}
+		if _, concerns := f.learn(messages[0].Type, messages[0].Body); concerns {
+			down, err := decodeLink(messages[0].Body)
 			if want := (link{int32(l.Attrs().Index), "vif2.0", false}); err != nil || down != want {
 				t.Errorf("the first event to wake somebody was about %+v, %v; want %+v", down, err, want)
 			}
@@ -326,7 +331,7 @@ func TestOverflow(t *testing.T) {
 				attach(t, vifName(20+i, 0), fmt.Sprintf("10.137.2.%d", i))
 			}
 		}
-	}, func() (io.ReadCloser, error) { return subscribe(1) }, readLinks)
+	}, func() (*ours.Subscription, error) { return subscribe(1) }, readLinks)
 	if !errors.Is(err, unix.ENOBUFS) {
 		t.Errorf("follow = %v, want ENOBUFS", err)
 	}
@@ -336,7 +341,7 @@ func TestOverflow(t *testing.T) {
 func TestClosedSubscription(t *testing.T) {
 	opened, ended := make(chan io.Closer, 1), make(chan error)
 	go func() {
-		ended <- follow(t.Context(), func(Hint) {}, func() (io.ReadCloser, error) {
+		ended <- follow(t.Context(), func(Hint) {}, func() (*ours.Subscription, error) {
 			events, err := subscribe(queueSize)
 			opened <- events
 			return events, err

@@ -3,10 +3,11 @@ package netwatch
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/netlink"
 )
 
 // The body of an rtnetlink message (linux/rtnetlink.h) is a fixed structure, whose first byte is an address
@@ -46,8 +47,6 @@ func (r route) toHost() bool {
 	return r.table == unix.RT_TABLE_MAIN && r.bits == 32 && r.dst.IsValid()
 }
 
-var errMalformed = errors.New("malformed netlink message")
-
 // family is the address family of a message, whatever its type.
 func family(body []byte) uint8 {
 	if len(body) == 0 {
@@ -58,82 +57,66 @@ func family(body []byte) uint8 {
 
 func decodeLink(body []byte) (l link, err error) {
 	if len(body) < unix.SizeofIfInfomsg {
-		return l, errMalformed
+		return l, netlink.ErrMalformed
 	}
 	l.index = int32(binary.NativeEndian.Uint32(body[4:]))
 	l.up = binary.NativeEndian.Uint32(body[8:])&unix.IFF_UP != 0
-	err = attributes(body[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) error {
+	var d netlink.Decoder
+	for kind, value := range d.All(body[unix.SizeofIfInfomsg:]) {
 		if kind == unix.IFLA_IFNAME {
 			name, _, _ := bytes.Cut(value, []byte{0})
 			l.name = string(name)
 		}
-		return nil
-	})
-	return l, err
+	}
+	return l, d.Err()
 }
 
 func decodeAddress(body []byte) (a address, err error) {
 	if len(body) < unix.SizeofIfAddrmsg {
-		return a, errMalformed
+		return a, netlink.ErrMalformed
 	}
 	a.index = int32(binary.NativeEndian.Uint32(body[4:]))
 	a.secondary = body[2]&unix.IFA_F_SECONDARY != 0
-	err = attributes(body[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) (err error) {
+	var d netlink.Decoder
+	for kind, value := range d.All(body[unix.SizeofIfAddrmsg:]) {
 		// Not IFA_ADDRESS, which is the address of the other end where there is a peer address.
 		if kind == unix.IFA_LOCAL {
-			a.local, err = ipv4(value)
+			if a.local, err = ipv4(value); err != nil {
+				return a, err
+			}
 		}
-		return err
-	})
-	return a, err
+	}
+	return a, d.Err()
 }
 
 func decodeRoute(body []byte) (r route, err error) {
 	if len(body) < unix.SizeofRtMsg {
-		return r, errMalformed
+		return r, netlink.ErrMalformed
 	}
 	// rtm_table is one byte: tables above 255 appear as RT_TABLE_COMPAT, and main is 254.
 	r.bits, r.table, r.kind = body[1], body[4], body[7]
-	err = attributes(body[unix.SizeofRtMsg:], func(kind uint16, value []byte) (err error) {
+	var d netlink.Decoder
+	for kind, value := range d.All(body[unix.SizeofRtMsg:]) {
 		switch kind {
 		case unix.RTA_DST:
-			r.dst, err = ipv4(value)
+			if r.dst, err = ipv4(value); err != nil {
+				return r, err
+			}
 		case unix.RTA_OIF:
 			if len(value) != 4 {
-				return errMalformed
+				return r, netlink.ErrMalformed
 			}
 			r.oif = int32(binary.NativeEndian.Uint32(value))
 		case unix.RTA_GATEWAY, unix.RTA_VIA:
 			r.via = true
 		}
-		return err
-	})
-	return r, err
+	}
+	return r, d.Err()
 }
 
 func ipv4(value []byte) (netip.Addr, error) {
 	if len(value) != 4 {
-		return netip.Addr{}, errMalformed
+		return netip.Addr{}, netlink.ErrMalformed
 	}
 	return netip.AddrFrom4([4]byte(value)), nil
-}
-
-// attributes calls each for every attribute (struct rtattr) until it returns an error.
-func attributes(b []byte, each func(kind uint16, value []byte) error) error {
-	for len(b) > 0 {
-		if len(b) < unix.SizeofRtAttr {
-			return errMalformed
-		}
-		size := int(binary.NativeEndian.Uint16(b))
-		kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		if size < unix.SizeofRtAttr || size > len(b) {
-			return errMalformed
-		}
-		if err := each(kind, b[unix.SizeofRtAttr:size]); err != nil {
-			return err
-		}
-		padded := (size + unix.RTA_ALIGNTO - 1) &^ (unix.RTA_ALIGNTO - 1)
-		b = b[min(padded, len(b)):]
-	}
-	return nil
 }

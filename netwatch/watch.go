@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/netlink"
 )
 
 // queueSize is how many bytes of events the kernel may keep for us, and it doubles that (sock_setsockopt in
@@ -27,8 +27,8 @@ type Hint struct {
 // Watch returns nil when ctx ends. An error means that it could not subscribe, or that events were lost since: what
 // changes then is not told of.
 func Watch(ctx context.Context, wake func(Hint)) error {
-	err := follow(ctx, wake, func() (io.ReadCloser, error) { return subscribe(queueSize) }, readLinks)
-	if ctx.Err() != nil {
+	err := follow(ctx, wake, func() (*netlink.Subscription, error) { return subscribe(queueSize) }, readLinks)
+	if err == nil || ctx.Err() != nil {
 		return nil
 	}
 	for _, forbidden := range []error{unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EPERM, unix.EACCES} {
@@ -39,40 +39,29 @@ func Watch(ctx context.Context, wake func(Hint)) error {
 	return fmt.Errorf("watch the network: %w", err)
 }
 
-func subscribe(queueSize int) (io.ReadCloser, error) {
-	return open(unix.RTMGRP_LINK|unix.RTMGRP_IPV4_IFADDR|unix.RTMGRP_IPV4_ROUTE, func(fd int) {
-		// FORCE exceeds net.core.rmem_max and needs CAP_NET_ADMIN. A small queue only overflows sooner.
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueSize) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, queueSize)
-		}
-	})
+func subscribe(queueSize int) (*netlink.Subscription, error) {
+	return netlink.Subscribe(unix.NETLINK_ROUTE, queueSize, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE)
 }
 
-// follow subscribes and passes events on until that fails, as it does at the end of ctx.
+// follow subscribes and passes events on until that fails, or ctx ends.
 func follow(ctx context.Context, wake func(Hint),
-	subscribe func() (io.ReadCloser, error), list func() ([]link, error)) error {
+	subscribe func() (*netlink.Subscription, error), list func() ([]link, error)) error {
 	events, err := subscribe()
 	if err != nil {
 		return err
 	}
 	defer events.Close()
-	stop := context.AfterFunc(ctx, func() { events.Close() })
-	defer stop()
 
 	// The list only saves wakes, so it may fail. After the subscription, as every Read: a link that comes in
 	// this moment is in the list, or in the queue, or in both.
 	links, err := list()
 	f := newFilter(links, err == nil)
 	wake(Hint{})
-	for buf := make([]byte, bufferSize); ; {
-		n, err := events.Read(buf)
-		if err != nil {
-			return err
-		}
-		for _, hint := range f.concerns(buf[:n]) {
+	return events.Follow(ctx, func(m netlink.Message) {
+		if hint, concerns := f.learn(m.Type, m.Body); concerns {
 			wake(hint)
 		}
-	}
+	})
 }
 
 // filter holds what the last event about each link said, because most events say the same again: an attach
@@ -96,20 +85,6 @@ func onlyVif(l link) link {
 		return link{}
 	}
 	return l
-}
-
-// concerns returns what a datagram of events hints at.
-func (f *filter) concerns(datagram []byte) (hints []Hint) {
-	messages, err := syscall.ParseNetlinkMessage(datagram)
-	if err != nil {
-		hints = append(hints, Hint{})
-	}
-	for _, m := range messages {
-		if hint, concerns := f.learn(m.Header.Type, m.Data); concerns {
-			hints = append(hints, hint)
-		}
-	}
-	return hints
 }
 
 // learn takes note of one event, and reports whether it may be about a change of the Snapshot, and where.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,20 @@ func routeEvent(kind uint16, family, bits, table, index byte) []byte {
 	body[0], body[1], body[4], body[7] = family, bits, table, unix.RTN_UNICAST
 	return event(kind, body, attribute(unix.RTA_DST, 10, 137, 0, 15),
 		attribute(unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index))...))
+}
+
+// concerns returns what a datagram of events hints at.
+func (f *filter) concerns(datagram []byte) (hints []Hint) {
+	messages, err := syscall.ParseNetlinkMessage(datagram)
+	if err != nil {
+		hints = append(hints, Hint{})
+	}
+	for _, m := range messages {
+		if hint, concerns := f.learn(m.Header.Type, m.Data); concerns {
+			hints = append(hints, hint)
+		}
+	}
+	return hints
 }
 
 func TestFilter(t *testing.T) {

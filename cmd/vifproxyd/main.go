@@ -33,6 +33,7 @@ import (
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/resolvconf"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -162,7 +163,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		},
 		ReadListeners: sockdiag.ReadListeners,
 		ReadPlaces:    func(files ...string) string { return confine.Places(files...) + proxies.Renewals() },
-		ReadResolvers: func() ([]netip.Addr, error) { return netwatch.Resolvers(resolvConf) },
+		ReadResolvers: func() ([]netip.Addr, error) { return resolvconf.Read(resolvConf) },
 		Attempts:      firewall.Attempts,
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -215,7 +216,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		return rules.Watch(ctx, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) }, report)
 	})
 	watch("resolvers", supervisor.Resolvers, func(ctx context.Context, report func(error)) error {
-		return netwatch.WatchResolvers(ctx, confine.Resolver, func() { s.Wake(supervisor.Resolvers) }, report)
+		return resolvconf.Watch(ctx, confine.Resolver, func() { s.Wake(supervisor.Resolvers) }, report)
 	})
 	watch("nftables", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
 		return nft.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })

@@ -20,7 +20,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/policy"
-	"vifproxy/netwatch"
+	"vifproxy/internal/resolvconf"
 	"vifproxy/rules"
 )
 
@@ -37,7 +37,7 @@ const local = "localhost"
 // so fence and rules of other programs decide as for a proxy.
 func (d *doctor) resolvers() {
 	const check = "resolvers"
-	servers, err := netwatch.Resolvers(d.Root + "/etc/resolv.conf")
+	servers, err := resolvconf.Read(d.Root + "/etc/resolv.conf")
 	if err != nil {
 		d.report(check, Wrong, "", "%v", err)
 		return

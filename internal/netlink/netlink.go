@@ -16,6 +16,8 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +34,14 @@ type Conn struct {
 	buf      *[answerSize]byte
 }
 
+// Dump is a request for a table; body is the structure that all its messages begin with, and attributes.
+func Dump(kind uint16, body []byte) []byte {
+	request := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	request = binary.NativeEndian.AppendUint16(request, kind)
+	request = binary.NativeEndian.AppendUint16(request, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	return append(append(request, make([]byte, 8)...), body...) // sequence number and sender
+}
+
 // Option sets something on a new socket.
 type Option func(fd int) error
 
@@ -44,11 +54,11 @@ type Message struct {
 const (
 	// answerSize is the room for a part of an answer: the kernel sends 32 KiB at most (netlink_dump).
 	answerSize = 64 << 10
-)
 
-// answerTimeout is how long an answer is waited for that never comes, as when the kernel runs out of memory for it. All
-// others are there when a request has been sent.
-var answerTimeout = unix.Timeval{Sec: 10}
+	// answerTimeout ends the wait for an answer that never comes, as when the kernel runs out of memory for it. All
+	// others are there when a request has been sent.
+	answerTimeout = 10 * time.Second
+)
 
 // ErrInterrupted is the error of a dump whose table changed meanwhile: the answer is complete but for what moved.
 var ErrInterrupted = errors.New("the table changed while it was read")
@@ -79,7 +89,8 @@ func open(family int, options []Option) (io.ReadWriteCloser, error) {
 		}
 	}
 	if err == nil {
-		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &answerTimeout)
+		timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)
 	}
 	if err == nil { // so that nobody but the kernel can send it anything (netlink_getsockbyportid)
 		err = unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
@@ -89,6 +100,19 @@ func open(family int, options []Option) (io.ReadWriteCloser, error) {
 		return nil, fmt.Errorf("connect netlink socket: %w", err)
 	}
 	return file, nil
+}
+
+// Control calls f with the socket, for what is asked of that and not by messages.
+func (c *Conn) Control(f func(fd uintptr)) error {
+	socket, ok := c.Socket.(syscall.Conn)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(f)
 }
 
 // Close closes the connection.
@@ -117,19 +141,25 @@ func (c *Conn) Exchange(request []byte, each func(Message) error) error {
 	if _, err := c.Socket.Write(c.request); err != nil {
 		return err
 	}
+	dump := binary.NativeEndian.Uint16(request[6:])&unix.NLM_F_DUMP == unix.NLM_F_DUMP
 	for interrupted := false; ; {
 		n, err := c.Socket.Read(c.buf[:])
 		if err != nil {
 			return err
+		}
+		if n == 0 {
+			return ErrMalformed
 		}
 		for b := c.buf[:n]; len(b) > 0; {
 			m, sequence, rest, err := cut(b)
 			if err != nil {
 				return err
 			}
-			if b = rest; sequence != c.sequence || len(m.Body) < 4 { // all begin with an errno, or a structure
-				return fmt.Errorf("netlink message out of place (number %d instead of %d, %d bytes)",
-					sequence, c.sequence, len(m.Body))
+			if b = rest; len(m.Body) < 4 { // all begin with an errno, or a structure
+				return ErrMalformed
+			}
+			if sequence != c.sequence {
+				return fmt.Errorf("netlink message out of place: number %d instead of %d", sequence, c.sequence)
 			}
 			interrupted = interrupted || m.Flags&unix.NLM_F_DUMP_INTR != 0
 			switch m.Type {
@@ -147,7 +177,7 @@ func (c *Conn) Exchange(request []byte, each func(Message) error) error {
 			} else if err != nil {
 				return err
 			}
-			if m.Flags&unix.NLM_F_MULTI == 0 {
+			if !dump && m.Flags&unix.NLM_F_MULTI == 0 {
 				return nil
 			}
 		}

@@ -1,4 +1,4 @@
-package netwatch
+package resolvconf
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestResolvers(t *testing.T) {
+func TestRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	for text, want := range map[string]string{
 		"": "[127.0.0.1]",
@@ -19,21 +19,21 @@ func TestResolvers(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		got, err := Resolvers(path)
+		got, err := Read(path)
 		if err != nil || fmt.Sprint(got) != want {
 			t.Errorf("%q: %v, %v; want %s", text, got, err, want)
 		}
 	}
-	if got, err := Resolvers(path + "x"); err != nil || fmt.Sprint(got) != "[127.0.0.1]" {
+	if got, err := Read(path + "x"); err != nil || fmt.Sprint(got) != "[127.0.0.1]" {
 		t.Errorf("no file: %v, %v", got, err)
 	}
-	if got, err := Resolvers(filepath.Dir(path)); err == nil {
+	if got, err := Read(filepath.Dir(path)); err == nil {
 		t.Errorf("a directory: %v", got)
 	}
 }
 
 // Every way in which programs change the file wakes.
-func TestWatchResolvers(t *testing.T) {
+func TestWatch(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "resolv.conf")
 	must := func(err error) {
@@ -44,7 +44,7 @@ func TestWatchResolvers(t *testing.T) {
 	}
 	write := func(path string) { must(os.WriteFile(path, []byte("nameserver 10.0.0.1\n"), 0o644)) }
 	wakes := make(chan struct{}, 1000)
-	go WatchResolvers(t.Context(), []string{path}, func() { wakes <- struct{}{} }, func(error) {}) //nolint:errcheck // ends with the test
+	go Watch(t.Context(), []string{path}, func() { wakes <- struct{}{} }, func(error) {}) //nolint:errcheck // ends with the test
 	<-wakes
 	target := filepath.Join(elsewhere, "stub-resolv.conf")
 	for _, step := range []struct {

@@ -1,4 +1,7 @@
-package netwatch
+// Package resolvconf reads to which resolvers programs here send their questions for names.
+//
+// Concurrency: its functions may be called from anywhere.
+package resolvconf
 
 import (
 	"context"
@@ -12,9 +15,9 @@ import (
 	"vifproxy/internal/watchfile"
 )
 
-// Resolvers returns the addresses that programs here send their questions for names to, in the order of
+// Read returns the addresses that programs here send their questions for names to, in the order of
 // resolv.conf(5). Where that names none, or is not there, it is the machine itself.
-func Resolvers(path string) ([]netip.Addr, error) {
+func Read(path string) ([]netip.Addr, error) {
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read resolvers: %w", err)
@@ -35,9 +38,9 @@ func Resolvers(path string) ([]netip.Addr, error) {
 	return all, nil
 }
 
-// WatchResolvers calls changed after what may have changed the files of the resolver, links followed, and once when it has
+// Watch calls changed after what may have changed the files of the resolver, links followed, and once when it has
 // begun, until ctx ends. Before, it calls report: with nil, or with why not all changes are told of. An error means that
 // it cannot watch at all.
-func WatchResolvers(ctx context.Context, files []string, changed func(), report func(error)) error {
+func Watch(ctx context.Context, files []string, changed func(), report func(error)) error {
 	return watchfile.Watch{Paths: func() []string { return files }, Changed: changed, Report: report}.Run(ctx)
 }
