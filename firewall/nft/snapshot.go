@@ -169,8 +169,11 @@ func eachElement(raw []byte, f func(key, more []byte)) error {
 
 // find returns the state of a thing that is no rule.
 func (s *snapshot) find(t thing) (state string, there bool) {
-	for i := range s.things {
-		if state, there = s.things[i].things[t]; there {
+	for _, l := range s.things {
+		if l == nil { // nothing has been read
+			break
+		}
+		if state, there = l.things[t]; there {
 			break
 		}
 	}
@@ -191,8 +194,11 @@ func (s *snapshot) hasSet(set *set) bool { return s.sets[set] != nil }
 
 // rules returns the handles of the rules of ours in a chain.
 func (s *snapshot) rules(table, chain string) (handles []uint64) {
-	for i := range s.things {
-		for t := range s.things[i].things {
+	for _, l := range s.things {
+		if l == nil { // nothing has been read
+			break
+		}
+		for t := range l.things {
 			if t.kind == aRule && t.table == table && t.name == chain {
 				handles = append(handles, t.rule)
 			}
