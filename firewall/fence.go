@@ -18,37 +18,37 @@ import (
 //   - TCP goes to the ports, anywhere but to the firewall VM itself, AppVMs, and networks that are private,
 //     link-local, multicast or reserved;
 //   - TCP goes there to ports of the proxy's own as well;
-//   - TCP goes through holes, wherever they lead.
+//   - TCP goes through openings, wherever they lead.
 type Fence struct {
 	Resolvers []netip.Addr
-	Ports     []uint16 // open everywhere besides 80 and 443
-	Holes     []Hole   // of every proxy
+	Ports     []uint16  // open everywhere besides 80 and 443
+	Openings  []Opening // of every proxy
 	Proxies   []Proxy
 	Leave     []string // interfaces by which proxies may leave, DNS included; none: any
 	Barred    []string // interfaces by which they may not, DNS included: what AppVMs send is not forwarded there
 }
 
-// Proxy is all processes of one uid. What is refused to it is counted, and holes and ports may be its own.
+// Proxy is all processes of one uid. What is refused to it is counted, and openings and ports may be its own.
 type Proxy struct {
-	UID   uint32
-	Holes []Hole
-	Ports []uint16 // open to it besides those that are open everywhere, at public addresses only
+	UID      uint32
+	Openings []Opening
+	Ports    []uint16 // open to it besides those that are open everywhere, at public addresses only
 }
 
 // plain reports whether the proxy has nothing of its own.
-func (p Proxy) plain() bool { return len(p.Holes) == 0 && len(p.Ports) == 0 }
+func (p Proxy) plain() bool { return len(p.Openings) == 0 && len(p.Ports) == 0 }
 
-// Hole opens a network to TCP.
+// Opening opens a network to TCP.
 //
-// Literal holes are single addresses that a person wrote, and lead there wherever that is. All others, networks and what
+// Literal openings are single addresses that a person wrote, and lead there wherever that is. All others, networks and what
 // comes from DNS, never lead to own addresses, loopback, link-local addresses, or behind a vif.
-type Hole struct {
+type Opening struct {
 	To      netip.Prefix
 	Port    uint16 // 0: those that are open everywhere
 	Literal bool
 }
 
-// forbidden are networks to which only a hole leads, from the registries of IANA for special purposes
+// forbidden are networks to which only an opening leads, from the registries of IANA for special purposes
 // (RFC 6890). They are disjoint. The networks for documentation are not among them: nobody is there.
 var forbidden = prefixes(
 	"0.0.0.0/8",      // this host
@@ -72,7 +72,7 @@ var forbidden = prefixes(
 	"ff00::/8",  // multicast
 )
 
-// own are networks to which only a literal hole leads: this host, its links, and everybody on them. So does whatever the
+// own are networks to which only a literal opening leads: this host, its links, and everybody on them. So does whatever the
 // routing tables call its own, and what is behind a vif.
 var own = prefixes(
 	"0.0.0.0/8",
@@ -88,10 +88,10 @@ var own = prefixes(
 	"ff00::/8",
 )
 
-// Own returns the networks to which only a literal hole leads.
+// Own returns the networks to which only a literal opening leads.
 func Own() []netip.Prefix { return slices.Clone(own) }
 
-// Forbidden returns the networks to which only a hole leads.
+// Forbidden returns the networks to which only an opening leads.
 func Forbidden() []netip.Prefix { return slices.Clone(forbidden) }
 
 func prefixes(texts ...string) (all []netip.Prefix) {
@@ -122,7 +122,7 @@ func (c Config) normalFence(f Fence) (Fence, error) {
 		}
 	}
 	var err error
-	if f.Holes, err = normalHoles(f.Holes); err != nil {
+	if f.Openings, err = normalOpenings(f.Openings); err != nil {
 		return f, err
 	}
 	f.Proxies, err = c.normalProxies(f.Proxies)
@@ -148,7 +148,7 @@ func (c Config) normalProxies(all []Proxy) (own []Proxy, err error) {
 		if p.Ports = ordered(p.Ports, cmp.Compare); len(p.Ports) > 0 && p.Ports[0] == 0 {
 			return nil, fmt.Errorf("fence: 0 is no port")
 		}
-		if p.Holes, err = normalHoles(p.Holes); err != nil {
+		if p.Openings, err = normalOpenings(p.Openings); err != nil {
 			return nil, err
 		}
 		own = append(own, p)
@@ -156,8 +156,8 @@ func (c Config) normalProxies(all []Proxy) (own []Proxy, err error) {
 	return own, nil
 }
 
-func normalHoles(holes []Hole) ([]Hole, error) {
-	for _, h := range holes {
+func normalOpenings(openings []Opening) ([]Opening, error) {
+	for _, h := range openings {
 		if !h.To.IsValid() || h.To != h.To.Masked() || h.To.Addr().Is4In6() {
 			return nil, fmt.Errorf("fence: %v is no network", h.To)
 		}
@@ -165,13 +165,13 @@ func normalHoles(holes []Hole) ([]Hole, error) {
 			return nil, fmt.Errorf("fence: %v is no single address", h.To)
 		}
 	}
-	return ordered(holes, func(a, b Hole) int {
+	return ordered(openings, func(a, b Opening) int {
 		return cmp.Or(a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()), cmp.Compare(a.Port, b.Port),
 			literalFirst(a, b))
 	}), nil
 }
 
-func literalFirst(a, b Hole) int {
+func literalFirst(a, b Opening) int {
 	switch {
 	case a.Literal == b.Literal:
 		return 0
@@ -181,24 +181,24 @@ func literalFirst(a, b Hole) int {
 	return 1
 }
 
-// WithPorts returns the same holes with one port each.
-func (f Fence) WithPorts(holes []Hole) (all []Hole) {
-	for _, h := range holes {
+// WithPorts returns the same openings with one port each.
+func (f Fence) WithPorts(openings []Opening) (all []Opening) {
+	for _, h := range openings {
 		for _, port := range f.portsOf(h) {
-			all = append(all, Hole{h.To, port, h.Literal})
+			all = append(all, Opening{h.To, port, h.Literal})
 		}
 	}
 	return all
 }
 
-// Disjoint returns the same holes but those inside of another of the same port and class, as a set of the kernel must have them.
-func Disjoint(holes []Hole) []Hole {
+// Disjoint returns the same openings but those inside of another of the same port and class, as a set of the kernel must have them.
+func Disjoint(openings []Opening) []Opening {
 	// The wider of two that begin alike comes first, and what is inside of a network follows it.
-	holes = slices.SortedFunc(slices.Values(holes), func(a, b Hole) int {
+	openings = slices.SortedFunc(slices.Values(openings), func(a, b Opening) int {
 		return cmp.Or(literalFirst(a, b), cmp.Compare(a.Port, b.Port), a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()))
 	})
-	kept := holes[:0]
-	for _, h := range holes {
+	kept := openings[:0]
+	for _, h := range openings {
 		if n := len(kept); n == 0 || kept[n-1].Port != h.Port || kept[n-1].Literal != h.Literal || !kept[n-1].To.Overlaps(h.To) {
 			kept = append(kept, h)
 		}
@@ -206,8 +206,8 @@ func Disjoint(holes []Hole) []Hole {
 	return kept
 }
 
-// portsOf are the ports of a hole.
-func (f Fence) portsOf(h Hole) []uint16 {
+// portsOf are the ports of an opening.
+func (f Fence) portsOf(h Opening) []uint16 {
 	if h.Port != 0 {
 		return []uint16{h.Port}
 	}

@@ -40,7 +40,7 @@ func (s State) Equal(other State) bool {
 	f, g := s.Fence, other.Fence
 	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(s.Guarded, other.Guarded) &&
 		slices.Equal(f.Leave, g.Leave) && slices.Equal(f.Barred, g.Barred) && slices.Equal(f.Resolvers, g.Resolvers) &&
-		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)
+		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Openings, g.Openings) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)
 }
 
 // Diff returns the parts of two states, which are in order, that differ, and little besides.
@@ -56,8 +56,8 @@ func Diff(have, want State) (gone, added State) {
 	if slices.Equal(f.Resolvers, g.Resolvers) {
 		f.Resolvers, g.Resolvers = nil, nil
 	}
-	if slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Holes, g.Holes) { // there are holes for all these ports
-		f.Ports, f.Holes, g.Ports, g.Holes = nil, nil, nil, nil
+	if slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Openings, g.Openings) { // there are openings for all these ports
+		f.Ports, f.Openings, g.Ports, g.Openings = nil, nil, nil, nil
 	}
 	return gone, added
 }
@@ -67,7 +67,7 @@ func same[T comparable](a, b T) bool { return a == b }
 func compareProxies(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) }
 
 func sameProxy(a, b Proxy) bool {
-	return a.UID == b.UID && slices.Equal(a.Holes, b.Holes) && slices.Equal(a.Ports, b.Ports)
+	return a.UID == b.UID && slices.Equal(a.Openings, b.Openings) && slices.Equal(a.Ports, b.Ports)
 }
 
 // Unshared returns what only one of two ordered lists has.

@@ -13,10 +13,10 @@ import (
 
 // Verdict is what the fence makes of a connection.
 type Verdict struct {
-	Passes bool
-	Hole   *Hole  // by which it passes, if by one
-	Own    bool   // what opens it, hole or port, is this proxy's and no other's
-	Why    string // it does not pass, or passes without a hole
+	Passes  bool
+	Opening *Opening // by which it passes, if by one
+	Own     bool     // what opens it, opening or port, is this proxy's and no other's
+	Why     string   // it does not pass, or passes without an opening
 }
 
 // Judge says what becomes of a connection of a proxy, in the order of the rules, which it does not read: they are made
@@ -24,23 +24,23 @@ type Verdict struct {
 func (f Fence) Judge(uid uint32, to netip.AddrPort) (Verdict, error) {
 	addr, port := to.Addr().Unmap(), to.Port()
 	ports := append([]uint16{80, 443}, f.Ports...)
-	through := func(holes []Hole, literal bool) *Hole {
-		i := slices.IndexFunc(holes, func(h Hole) bool {
+	through := func(openings []Opening, literal bool) *Opening {
+		i := slices.IndexFunc(openings, func(h Opening) bool {
 			return h.Literal == literal && h.To.Contains(addr) &&
 				(h.Port == port || h.Port == 0 && slices.Contains(ports, port))
 		})
 		if i < 0 {
 			return nil
 		}
-		return &holes[i]
+		return &openings[i]
 	}
 	by := func(literal bool) (v Verdict) {
-		if hole := through(f.Holes, literal); hole != nil {
-			return Verdict{Passes: true, Hole: hole}
+		if opening := through(f.Openings, literal); opening != nil {
+			return Verdict{Passes: true, Opening: opening}
 		}
 		for _, p := range f.Proxies {
-			if hole := through(p.Holes, literal); p.UID == uid && hole != nil {
-				return Verdict{Passes: true, Hole: hole, Own: true}
+			if opening := through(p.Openings, literal); p.UID == uid && opening != nil {
+				return Verdict{Passes: true, Opening: opening, Own: true}
 			}
 		}
 		return v

@@ -74,7 +74,7 @@ func (s *Supervisor) subject(ctx context.Context, name string) (subject explain.
 			}
 			subject.Fence.Ports = slices.Concat(subject.Fence.Ports, subject.Config.ConnectPorts)
 			subject.Fence.Proxies = append(slices.Clone(subject.Fence.Proxies), firewall.Proxy{
-				UID: subject.UID, Holes: policy.Holes(subject.Egress), Ports: subject.PortNumbers()})
+				UID: subject.UID, Openings: policy.Openings(subject.Egress), Ports: subject.PortNumbers()})
 		}
 		reply <- answer{err: err}
 	})

@@ -13,7 +13,7 @@ import (
 	"vifproxy/rules"
 )
 
-func TestHolesFollowRules(t *testing.T) {
+func TestOpeningsFollowRules(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
@@ -160,7 +160,7 @@ func TestUpstreamsThatRotateStayOpen(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		open := func() (n int) {
-			m.post(func(l *loop) { n = len(l.fenced.Holes) })
+			m.post(func(l *loop) { n = len(l.fenced.Openings) })
 			m.took()
 			return n
 		}
@@ -219,7 +219,7 @@ func TestSingleAddressesAloneLeadAnywhere(t *testing.T) {
 			"127.0.0.1/32:9050": true, "127.0.0.0/8:0": false, "10.138.1.1/32:0": true,
 		}
 		m.post(func(l *loop) {
-			for _, h := range append(l.fenced.Holes, l.fenced.Proxies[0].Holes...) {
+			for _, h := range append(l.fenced.Openings, l.fenced.Proxies[0].Openings...) {
 				to := fmt.Sprintf("%s:%d", h.To, h.Port)
 				if literal, ok := want[to]; !ok || literal != h.Literal {
 					t.Errorf("%s literal: %v", to, h.Literal)

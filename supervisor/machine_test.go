@@ -233,7 +233,7 @@ func printed(f firewall.Fence) string {
 		}
 		parts = append(parts, fmt.Sprintf("all :%d", port))
 	}
-	for _, h := range f.Holes {
+	for _, h := range f.Openings {
 		parts = append(parts, fmt.Sprintf("all %s:%d", h.To, h.Port))
 	}
 	for _, name := range f.Leave {
@@ -243,7 +243,7 @@ func printed(f firewall.Fence) string {
 		parts = append(parts, "barred "+name)
 	}
 	for _, p := range f.Proxies {
-		for _, h := range p.Holes {
+		for _, h := range p.Openings {
 			parts = append(parts, fmt.Sprintf("%x %s:%d", p.UID, h.To, h.Port))
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // they stay below the 10 s that systemd allows (TimeoutStopSec in vifproxyd.service).
 const lastSyncTimeout = 3 * time.Second
 
-// shutdown takes bindings and holes away, then the processes, then all that is ours in the firewall, the fence too.
+// shutdown takes bindings and openings away, then the processes, then all that is ours in the firewall, the fence too.
 func (l *loop) shutdown() error {
 	l.notify("STOPPING=1")
 	l.Events.Emit(events.DaemonStops, events.About{})

@@ -150,7 +150,7 @@ func (s *Supervisor) stuck(q tinyproxy.Request, uid uint32) (to netip.AddrPort) 
 func (l *loop) trialAllowances() (exits []policy.Allowance) {
 	for _, t := range l.trials {
 		if t.apart && t.listens && !t.over {
-			exits = append(exits, policy.Allowance{Addr: t.from, Holes: policy.Holes(t.policy.Egress), Own: t.policy.PortNumbers()})
+			exits = append(exits, policy.Allowance{Addr: t.from, Openings: policy.Openings(t.policy.Egress), Own: t.policy.PortNumbers()})
 		}
 	}
 	return exits

@@ -138,9 +138,9 @@ func TestListedNamesLeadNowhereElse(t *testing.T) {
 
 		// Opened for one AppVM.
 		pid := s.show()["work"].PID
-		holes := []string{"#: egress 127.0.0.1", "#: egress " + lab.Gateway.String() + "/32:80",
+		openings := []string{"#: egress 127.0.0.1", "#: egress " + lab.Gateway.String() + "/32:80",
 			"#: egress 10.137.0.12/32", "#: egress 10.9.0.0/16:443", "#: egress 192.168.1.0/24", "#: egress 10.9.8.7:22"}
-		s.rules("work.10.137.0.11", append(holes, patterns...)...)
+		s.rules("work.10.137.0.11", append(openings, patterns...)...)
 		s.opens("work", "http://loopback.example/", "http://gateway.example/", "http://appvm.example/",
 			"https://lan.example/", "http://home.example/", "https://home.example/")
 		s.fenced("work", "http://lan.example/", "http://site.example/")

@@ -12,7 +12,7 @@ import (
 // What Sync costs, beside what the kernel takes for the least of its kind in the same run, its floor:
 //
 //	one-N      an AppVM comes or goes among N        floor: element, one transaction of one element
-//	holes-N    one whose proxy has holes of its own  floor: the same
+//	openings-N    one whose proxy has openings of its own  floor: the same
 //	nothing-N  nothing to do for N                   floor: generation, one request and its answer
 //	foreign-N  nothing to do, but somebody else has  floor: dump-N, the elements of our sets, and element
 //	           changed the ruleset meanwhile
@@ -21,7 +21,7 @@ import (
 func BenchmarkSync(b *testing.B) {
 	for _, m := range Machines {
 		for _, n := range []int{1, 250} {
-			plain, holed := Housing(n), Housing(n, HoleTo("192.168.1.0/24", 0), HoleTo("192.168.0.0/16", 8080))
+			plain, opened := Housing(n), Housing(n, OpeningTo("192.168.1.0/24", 0), OpeningTo("192.168.0.0/16", 8080))
 			comes := func(b *testing.B, backend firewall.Backend, i int, full firewall.State) {
 				if i%2 == 0 {
 					only(b, backend, Without(full))
@@ -36,7 +36,7 @@ func BenchmarkSync(b *testing.B) {
 			}{
 				{"nothing", func(b *testing.B, backend firewall.Backend, _ *Foreigner, i int) { only(b, backend, plain) }},
 				{"one", func(b *testing.B, backend firewall.Backend, _ *Foreigner, i int) { comes(b, backend, i, plain) }},
-				{"holes", func(b *testing.B, backend firewall.Backend, _ *Foreigner, i int) { comes(b, backend, i, holed) }},
+				{"holes", func(b *testing.B, backend firewall.Backend, _ *Foreigner, i int) { comes(b, backend, i, opened) }},
 				{"open", func(b *testing.B, backend firewall.Backend, _ *Foreigner, i int) { open(b, m) }},
 			}
 			if m.Kind == "nftables" {
@@ -72,7 +72,7 @@ func BenchmarkSync(b *testing.B) {
 					}
 					start := plain
 					if w.name == "holes" {
-						start = holed
+						start = opened
 					}
 					only(b, backend, start)
 					for i := 0; b.Loop(); i++ {

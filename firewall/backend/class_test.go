@@ -69,19 +69,19 @@ func TestWideOpeningsDoNotLeadHome(t *testing.T) {
 				t.Errorf("%s: %s opens: %t", what, addr, got)
 			}
 		}
-		with := func(holes []firewall.Hole, own ...firewall.Hole) firewall.Fence {
-			return firewall.Fence{Holes: holes, Proxies: []firewall.Proxy{{UID: PersonalUID, Holes: own}}}
+		with := func(openings []firewall.Opening, own ...firewall.Opening) firewall.Fence {
+			return firewall.Fence{Openings: openings, Proxies: []firewall.Proxy{{UID: PersonalUID, Openings: own}}}
 		}
-		all4, all6 := HoleTo("0.0.0.0/0", 0), HoleTo("::/0", 0)
-		at4, at6 := HoleTo("0.0.0.0/0", 80), HoleTo("::/0", 80)
+		all4, all6 := OpeningTo("0.0.0.0/0", 0), OpeningTo("::/0", 0)
+		at4, at6 := OpeningTo("0.0.0.0/0", 80), OpeningTo("::/0", 80)
 		for what, fence := range map[string]firewall.Fence{
 			"all networks, of one":          with(nil, all4, all6),
 			"all networks at port 80":       with(nil, at4, at6),
-			"all networks, of every proxy":  with([]firewall.Hole{all4, all6}),
-			"all at port 80, of every":      with([]firewall.Hole{at4, at6}),
+			"all networks, of every proxy":  with([]firewall.Opening{all4, all6}),
+			"all at port 80, of every":      with([]firewall.Opening{at4, at6}),
 			"addresses that names have":     with(singles(home, false)),
 			"of one, addresses of names":    with(nil, singles(home, false)...),
-			"4in6 does not get around that": with([]firewall.Hole{all4, all6}, at4, at6),
+			"4in6 does not get around that": with([]firewall.Opening{all4, all6}, at4, at6),
 		} {
 			Sync(t, backend, firewall.State{Fence: fence})
 			for _, addr := range home {
@@ -109,14 +109,14 @@ func TestWideOpeningsDoNotLeadHome(t *testing.T) {
 	})
 }
 
-// singles are holes to these addresses at port 80.
-func singles(addrs []string, literally bool) (holes []firewall.Hole) {
+// singles are openings to these addresses at port 80.
+func singles(addrs []string, literally bool) (openings []firewall.Opening) {
 	for _, addr := range addrs {
 		h := LiteralTo(addr, 80)
 		h.Literal = literally
-		holes = append(holes, h)
+		openings = append(openings, h)
 	}
-	return holes
+	return openings
 }
 
 // TestProxiesLeaveByTheInterfacesThatTheyMay: a tunnel is down, and what AppVMs send is dropped where it would leave by

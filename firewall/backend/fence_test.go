@@ -86,8 +86,8 @@ func TestFenceRefused(t *testing.T) {
 		"::ffff:10.0.0.1 is no address of a":     func(f *firewall.Fence) { f.Resolvers[0] = netip.MustParseAddr("::ffff:10.0.0.1") },
 		"0 is no port":                           func(f *firewall.Fence) { f.Ports = append(f.Ports, 0) },
 		"fence: 0 is no port":                    func(f *firewall.Fence) { f.Proxies[1].Ports[0] = 0 },
-		"10.0.0.1/8 is no network":               func(f *firewall.Fence) { f.Holes[0] = HoleTo("10.0.0.1/8", 0) },
-		"invalid Prefix is no network":           func(f *firewall.Fence) { f.Proxies[1].Holes[0].To = netip.Prefix{} },
+		"10.0.0.1/8 is no network":               func(f *firewall.Fence) { f.Openings[0] = OpeningTo("10.0.0.1/8", 0) },
+		"invalid Prefix is no network":           func(f *firewall.Fence) { f.Proxies[1].Openings[0].To = netip.Prefix{} },
 		"uid 0 is outside the fenced range":      func(f *firewall.Fence) { f.Proxies[0].UID = 0 },
 		fmt.Sprintf("uid %d twice", PersonalUID): func(f *firewall.Fence) { f.Proxies[0].UID = PersonalUID },
 	} {
@@ -180,9 +180,9 @@ func TestWhereProxiesReach(t *testing.T) {
 		expect("refused", PersonalUID, everywhere...)
 		fence := firewall.Fence{
 			Resolvers: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Ports: []uint16{563},
-			Holes: []firewall.Hole{HoleTo("172.16.0.0/12", 3128)},
-			Proxies: []firewall.Proxy{{UID: SocialUID}, {UID: PersonalUID, Holes: []firewall.Hole{
-				LiteralTo("127.0.0.1", 80), LiteralTo(Gateway, 0), LiteralTo(b.Addr, 80), HoleTo("192.168.1.0/24", 0)}}},
+			Openings: []firewall.Opening{OpeningTo("172.16.0.0/12", 3128)},
+			Proxies: []firewall.Proxy{{UID: SocialUID}, {UID: PersonalUID, Openings: []firewall.Opening{
+				LiteralTo("127.0.0.1", 80), LiteralTo(Gateway, 0), LiteralTo(b.Addr, 80), OpeningTo("192.168.1.0/24", 0)}}},
 		}
 		Sync(t, backend, firewall.State{Fence: fence})
 		before := [2]uint64{refused(PersonalUID), refused(SocialUID)}
@@ -207,7 +207,7 @@ func TestWhereProxiesReach(t *testing.T) {
 		}
 		expect("refused", PersonalUID, "192.168.1.9:22", "127.0.0.1:22", "10.9.9.9:80", "172.16.0.9:80", Internet+":53")
 
-		// A port of one proxy is open to that one, at public addresses; what holes open is not opened at it.
+		// A port of one proxy is open to that one, at public addresses; what openings open is not opened at it.
 		fence.Proxies[1].Ports = []uint16{22}
 		Sync(t, backend, firewall.State{Fence: fence})
 		expect("port 22", PersonalUID, Internet+":22")
@@ -228,7 +228,7 @@ func TestWhereProxiesReach(t *testing.T) {
 			t.Errorf("a reaches %s", who)
 		}
 
-		// A hole that closes closes on what went through it.
+		// An opening that closes closes on what went through it.
 		var conn net.Conn
 		As(t, PersonalUID, func() {
 			var err error
@@ -236,7 +236,7 @@ func TestWhereProxiesReach(t *testing.T) {
 			Must(t, err)
 		})
 		defer conn.Close()
-		fence.Proxies[1].Holes = fence.Proxies[1].Holes[:3]
+		fence.Proxies[1].Openings = fence.Proxies[1].Openings[:3]
 		Sync(t, backend, firewall.State{Bindings: []firewall.Binding{Social}, Fence: fence})
 		if who, err := Ask(conn.(*net.TCPConn)); err == nil {
 			t.Errorf("through a closed hole: %s", who)

@@ -47,17 +47,17 @@ func TestJudgeAgreesWithTheKernel(t *testing.T) {
 		}
 		fence := firewall.Fence{
 			Resolvers: []netip.Addr{netip.MustParseAddr("10.139.1.1")}, Ports: []uint16{563},
-			Holes: []firewall.Hole{HoleTo("10.9.9.0/24", 3128), HoleTo("172.20.0.0/16", 0)},
-			Proxies: []firewall.Proxy{{UID: SocialUID}, {UID: PersonalUID, Holes: []firewall.Hole{
-				LiteralTo("127.0.0.1", 80), LiteralTo(Gateway, 0), LiteralTo(b.Addr, 22), HoleTo("192.168.1.0/24", 0),
-				HoleTo("198.51.100.7/32", 8443)}, Ports: []uint16{22}}},
+			Openings: []firewall.Opening{OpeningTo("10.9.9.0/24", 3128), OpeningTo("172.20.0.0/16", 0)},
+			Proxies: []firewall.Proxy{{UID: SocialUID}, {UID: PersonalUID, Openings: []firewall.Opening{
+				LiteralTo("127.0.0.1", 80), LiteralTo(Gateway, 0), LiteralTo(b.Addr, 22), OpeningTo("192.168.1.0/24", 0),
+				OpeningTo("198.51.100.7/32", 8443)}, Ports: []uint16{22}}},
 		}
 		backend := open(t, m)
 		Sync(t, backend, firewall.State{Fence: fence})
 
 		asked := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr(Gateway), netip.MustParseAddr(b.Addr),
 			netip.MustParseAddr("10.139.1.1"), netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.1")}
-		for _, h := range append(fence.Holes, fence.Proxies[1].Holes...) {
+		for _, h := range append(fence.Openings, fence.Proxies[1].Openings...) {
 			asked = append(asked, h.To.Addr())
 		}
 		random := rand.New(rand.NewPCG(5, 3))

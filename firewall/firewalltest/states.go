@@ -9,14 +9,14 @@ import (
 
 const PersonalUID, SocialUID = 0x7089000b, 0x7089000c
 
-func HoleTo(to string, port uint16) firewall.Hole {
-	return firewall.Hole{To: netip.MustParsePrefix(to), Port: port}
+func OpeningTo(to string, port uint16) firewall.Opening {
+	return firewall.Opening{To: netip.MustParsePrefix(to), Port: port}
 }
 
-// LiteralTo is a hole to one address that a person wrote.
-func LiteralTo(to string, port uint16) firewall.Hole {
+// LiteralTo is an opening to one address that a person wrote.
+func LiteralTo(to string, port uint16) firewall.Opening {
 	addr := netip.MustParseAddr(to)
-	return firewall.Hole{To: netip.PrefixFrom(addr, addr.BitLen()), Port: port, Literal: true}
+	return firewall.Opening{To: netip.PrefixFrom(addr, addr.BitLen()), Port: port, Literal: true}
 }
 
 // Wide is a fence with something of everything.
@@ -24,13 +24,13 @@ func Wide() firewall.Fence {
 	return firewall.Fence{
 		Resolvers: []netip.Addr{netip.MustParseAddr("10.139.1.2"), netip.MustParseAddr("10.139.1.1"),
 			netip.MustParseAddr("fd00::53")},
-		Ports:  []uint16{563, 443},
-		Holes:  []firewall.Hole{HoleTo("10.9.9.9/32", 3128), LiteralTo("10.9.9.9", 3128), LiteralTo("fd12::9", 0)},
-		Barred: []string{"wg0"}, Leave: []string{"eth1", "eth0"},
+		Ports:    []uint16{563, 443},
+		Openings: []firewall.Opening{OpeningTo("10.9.9.9/32", 3128), LiteralTo("10.9.9.9", 3128), LiteralTo("fd12::9", 0)},
+		Barred:   []string{"wg0"}, Leave: []string{"eth1", "eth0"},
 		Proxies: []firewall.Proxy{
 			{UID: SocialUID},
-			{UID: PersonalUID, Holes: []firewall.Hole{HoleTo("192.168.1.0/24", 0), HoleTo("192.168.0.0/16", 8080),
-				HoleTo("fd12::/64", 443), LiteralTo("127.0.0.1", 8080), LiteralTo("fd12::1", 443), LiteralTo("10.138.0.1", 0),
+			{UID: PersonalUID, Openings: []firewall.Opening{OpeningTo("192.168.1.0/24", 0), OpeningTo("192.168.0.0/16", 8080),
+				OpeningTo("fd12::/64", 443), LiteralTo("127.0.0.1", 8080), LiteralTo("fd12::1", 443), LiteralTo("10.138.0.1", 0),
 				LiteralTo("fd12::1", 0)}, Ports: []uint16{8443, 22}},
 		},
 	}
@@ -50,14 +50,14 @@ func Many(n int) (all []firewall.Binding) {
 	return all
 }
 
-// Housing is a state of n AppVMs. Each proxy has holes of its own, if it is to.
-func Housing(n int, holes ...firewall.Hole) firewall.State {
+// Housing is a state of n AppVMs. Each proxy has openings of its own, if it is to.
+func Housing(n int, openings ...firewall.Opening) firewall.State {
 	s := firewall.State{Bindings: Many(n), Fence: firewall.Fence{
 		Resolvers: []netip.Addr{netip.MustParseAddr("10.139.1.1"), netip.MustParseAddr("10.139.1.2")},
 		Ports:     []uint16{563},
 	}}
 	for i := range n {
-		s.Fence.Proxies = append(s.Fence.Proxies, firewall.Proxy{UID: TestConfig.FirstUID + uint32(i), Holes: holes})
+		s.Fence.Proxies = append(s.Fence.Proxies, firewall.Proxy{UID: TestConfig.FirstUID + uint32(i), Openings: openings})
 	}
 	return s
 }

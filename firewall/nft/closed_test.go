@@ -30,7 +30,7 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 	As(t, SocialUID, func() { Listen(t, Gateway+":61001", "b's proxy") })
 	backend := open(t, m)
 	want := firewall.State{Bindings: []firewall.Binding{Personal}, Guarded: []uint16{61001}, Fence: firewall.Fence{Barred: []string{"wg0"},
-		Proxies: []firewall.Proxy{{UID: PersonalUID, Holes: []firewall.Hole{HoleTo("0.0.0.0/0", 0)}}}}}
+		Proxies: []firewall.Proxy{{UID: PersonalUID, Openings: []firewall.Opening{OpeningTo("0.0.0.0/0", 0)}}}}}
 	Sync(t, backend, want)
 	if !Opens(t, PersonalUID, Internet+":80", true) || a.Reach(Gateway+":8100") != "a's proxy" {
 		t.Fatal("what is open does not open")

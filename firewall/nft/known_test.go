@@ -20,7 +20,7 @@ func TestRequests(t *testing.T) {
 			m := Machines[0]
 			m.LoadForeign(t)
 			b := open(t, m)
-			own := []firewall.Hole{HoleTo("192.168.1.0/24", 8080), HoleTo("fd12::/64", 443), HoleTo("10.8.0.0/16", 0)}
+			own := []firewall.Opening{OpeningTo("192.168.1.0/24", 8080), OpeningTo("fd12::/64", 443), OpeningTo("10.8.0.0/16", 0)}
 			want := Housing(n, own...)
 			Sync(t, b, want)
 			kernel := Tap(b.conn.Conn)
@@ -42,13 +42,13 @@ func TestRequests(t *testing.T) {
 				{"one goes", "begin delete delete delete delete end", 4, func() { want = Without(want) }},
 				{"one comes with holes", "begin add add add add add add add end", 7, func() {
 					want.Bindings = append(want.Bindings, BindingOf("vif999.0", "10.137.9.9", "10.138.0.1:64998"))
-					want.Fence.Proxies = append(want.Fence.Proxies, firewall.Proxy{UID: PersonalUID, Holes: own})
+					want.Fence.Proxies = append(want.Fence.Proxies, firewall.Proxy{UID: PersonalUID, Openings: own})
 				}},
 				{"a hole becomes narrower", "begin delete add end", 2, func() {
-					want.Fence.Proxies[n].Holes = []firewall.Hole{HoleTo("192.168.1.128/25", 8080), own[1], own[2]}
+					want.Fence.Proxies[n].Openings = []firewall.Opening{OpeningTo("192.168.1.128/25", 8080), own[1], own[2]}
 				}},
 				{"a hole for all", "begin add end", 1, func() {
-					want.Fence.Holes = []firewall.Hole{HoleTo("10.9.9.9/32", 3128)}
+					want.Fence.Openings = []firewall.Opening{OpeningTo("10.9.9.9/32", 3128)}
 				}},
 				{"other resolvers", "begin delete add end", 2, func() {
 					want.Fence.Resolvers = []netip.Addr{want.Fence.Resolvers[0], netip.MustParseAddr("9.9.9.9")}

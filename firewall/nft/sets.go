@@ -89,7 +89,7 @@ var ourSets = []*set{
 	leaveSet, anywhereSet, barredSet, barredAgainSet, openPortsSet,
 	resolvers.four, resolvers.six, literals.four, literals.six, ownedLiterals.four, ownedLiterals.six,
 	wideLiterals.four, wideLiterals.six, ownedPortsSet,
-	holes.four, holes.six, owned.four, owned.six, wide.four, wide.six,
+	openings.four, openings.six, owned.four, owned.six, wide.four, wide.six,
 }
 
 var fenceSets = slices.DeleteFunc(slices.Clone(ourSets), func(s *set) bool { return s.table != fenceTable })
@@ -174,7 +174,7 @@ func pairOf(name string, interval bool, key func(addr datatype) []datatype,
 	return pair{one("4", ipv4Addr, netip.Addr.Is4), one("6", ipv6Addr, netip.Addr.Is6)}
 }
 
-// Where proxies connect to. Literals are openings to one address each, holes lead to networks and to addresses that names have.
+// Where proxies connect to. Literals are openings to one address each, openings lead to networks and to addresses that names have.
 var (
 	resolvers = pairOf("resolvers", false, func(addr datatype) []datatype { return keys(addr) },
 		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
@@ -194,7 +194,7 @@ var (
 			}
 			return all
 		})
-	holes = pairOf("holes", true, func(addr datatype) []datatype { return keys(addr, inetService) },
+	openings = pairOf("holes", true, func(addr datatype) []datatype { return keys(addr, inetService) },
 		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
 			for _, h := range shared(s, ours, false) {
 				first, last := ends(h)
@@ -206,7 +206,7 @@ var (
 	// of one proxy
 	ownedLiterals = pairOf("owned_literals", false, func(addr datatype) []datatype { return keys(uid, addr, inetService) },
 		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
-			own(s, ours, func(owner uint32, h firewall.Hole) {
+			own(s, ours, func(owner uint32, h firewall.Opening) {
 				if h.Literal && h.Port != 0 {
 					all = append(all, element{key: tuple(uidBytes(owner), addrBytes(h.To.Addr()), portBytes(h.Port))})
 				}
@@ -215,7 +215,7 @@ var (
 		})
 	owned = pairOf("owned", true, func(addr datatype) []datatype { return keys(uidInInterval, addr, inetService) },
 		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
-			own(s, ours, func(owner uint32, h firewall.Hole) {
+			own(s, ours, func(owner uint32, h firewall.Opening) {
 				if first, last := ends(h); !h.Literal && h.Port != 0 {
 					all = append(all, element{tuple(uidInIntervalBytes(owner), first, portBytes(h.Port)), tuple(uidInIntervalBytes(owner), last, portBytes(h.Port))})
 				}
@@ -226,7 +226,7 @@ var (
 	// of one proxy, at the ports that are open everywhere
 	wideLiterals = pairOf("wide_literals", false, func(addr datatype) []datatype { return keys(uid, addr) },
 		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
-			own(s, ours, func(owner uint32, h firewall.Hole) {
+			own(s, ours, func(owner uint32, h firewall.Opening) {
 				if h.Literal && h.Port == 0 {
 					all = append(all, element{key: tuple(uidBytes(owner), addrBytes(h.To.Addr()))})
 				}
@@ -235,7 +235,7 @@ var (
 		})
 	wide = pairOf("wide", true, func(addr datatype) []datatype { return keys(uidInInterval, addr) },
 		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
-			own(s, ours, func(owner uint32, h firewall.Hole) {
+			own(s, ours, func(owner uint32, h firewall.Opening) {
 				if first, last := ends(h); !h.Literal && h.Port == 0 {
 					all = append(all, element{tuple(uidInIntervalBytes(owner), first), tuple(uidInIntervalBytes(owner), last)})
 				}
@@ -244,20 +244,20 @@ var (
 		})
 )
 
-// shared returns the holes of all proxies, one for each port.
-func shared(s firewall.State, ours func(netip.Addr) bool, literal bool) []firewall.Hole {
-	if len(s.Fence.Holes) == 0 {
+// shared returns the openings of all proxies, one for each port.
+func shared(s firewall.State, ours func(netip.Addr) bool, literal bool) []firewall.Opening {
+	if len(s.Fence.Openings) == 0 {
 		return nil
 	}
-	return slices.DeleteFunc(firewall.Disjoint(s.Fence.WithPorts(s.Fence.Holes)), func(h firewall.Hole) bool {
+	return slices.DeleteFunc(firewall.Disjoint(s.Fence.WithPorts(s.Fence.Openings)), func(h firewall.Opening) bool {
 		return h.Literal != literal || !ours(h.To.Addr())
 	})
 }
 
-// own calls f for the holes that each proxy has for itself.
-func own(s firewall.State, ours func(netip.Addr) bool, f func(owner uint32, h firewall.Hole)) {
+// own calls f for the openings that each proxy has for itself.
+func own(s firewall.State, ours func(netip.Addr) bool, f func(owner uint32, h firewall.Opening)) {
 	for _, p := range s.Fence.Proxies {
-		for _, h := range firewall.Disjoint(p.Holes) {
+		for _, h := range firewall.Disjoint(p.Openings) {
 			if ours(h.To.Addr()) {
 				f(p.UID, h)
 			}
@@ -265,8 +265,8 @@ func own(s firewall.State, ours func(netip.Addr) bool, f func(owner uint32, h fi
 	}
 }
 
-// ends returns the first and the last address of a hole.
-func ends(h firewall.Hole) (first, last []byte) {
+// ends returns the first and the last address of an opening.
+func ends(h firewall.Opening) (first, last []byte) {
 	return addrBytes(h.To.Addr()), addrBytes(lastOf(h.To))
 }
 

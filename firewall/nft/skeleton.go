@@ -125,8 +125,8 @@ func chains(c firewall.Config, b *bounds) []chain {
 		}},
 		// Other machines, which are no AppVMs.
 		{"inet vifproxy", "others", hook{}, []Rule{
-			All(ipv4, TCP, in(holes.four, ipDaddr, dport), Accept),
-			All(ipv6, TCP, in(holes.six, ip6Daddr, dport), Accept),
+			All(ipv4, TCP, in(openings.four, ipDaddr, dport), Accept),
+			All(ipv6, TCP, in(openings.six, ip6Daddr, dport), Accept),
 			All(ipv4, TCP, in(owned.four, skuidTurned, ipDaddr, dport), Accept),
 			All(ipv6, TCP, in(owned.six, skuidTurned, ip6Daddr, dport), Accept),
 			All(ipv4, TCP, in(openPortsSet, dport), in(wide.four, skuidTurned, ipDaddr), Accept),

@@ -100,8 +100,8 @@ func TestExplainFence(t *testing.T) {
 	forAll := []rules.Egress{{To: netip.MustParsePrefix("10.8.0.0/16")}}
 	x := Explainer{LookUp: lookUp}
 	fence := firewall.Fence{
-		Ports: []uint16{563},
-		Holes: append(policy.Holes(forAll), firewall.Hole{To: netip.MustParsePrefix("10.9.0.1/32"), Port: 3128}),
+		Ports:    []uint16{563},
+		Openings: append(policy.Openings(forAll), firewall.Opening{To: netip.MustParsePrefix("10.9.0.1/32"), Port: 3128}),
 	}
 	for _, tt := range []struct{ lines, directive, address, want string }{
 		{"", "", "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
@@ -144,7 +144,7 @@ func TestExplainFence(t *testing.T) {
 	} {
 		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), strings.Split(tt.lines, "\n"), tt.directive)
 		f := Subject{Policy: p, UID: 7, Fence: fence, ForAll: forAll}
-		f.Fence.Proxies = []firewall.Proxy{{UID: 7, Holes: policy.Holes(p.Egress)}}
+		f.Fence.Proxies = []firewall.Proxy{{UID: 7, Openings: policy.Openings(p.Egress)}}
 		q, err := RequestFor(tt.address)
 		if err != nil {
 			t.Error(err)

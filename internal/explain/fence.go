@@ -98,7 +98,7 @@ func (s Subject) egressLine(to netip.AddrPort, says string) (text string, open r
 			return false, nil
 		}
 		fence := s.Fence
-		fence.Holes = append(slices.Clone(fence.Holes), firewall.Hole{To: line.To, Port: line.Port, Literal: literal})
+		fence.Openings = append(slices.Clone(fence.Openings), firewall.Opening{To: line.To, Port: line.Port, Literal: literal})
 		verdict, err := fence.Judge(s.UID, to)
 		return verdict.Passes, err
 	}
@@ -129,22 +129,22 @@ func (s Subject) egressLine(to netip.AddrPort, says string) (text string, open r
 // do not say so, the address of an Upstream.
 func (s Subject) opens(to netip.AddrPort, v firewall.Verdict) (says string, lines []control.Line) {
 	addr := to.Addr()
-	if v.Hole == nil && v.Own {
+	if v.Opening == nil && v.Own {
 		return fmt.Sprintf("%s is public, and port %d is opened by", addr, to.Port()), s.linesForPort(to.Port())
 	}
-	if v.Hole == nil {
+	if v.Opening == nil {
 		return fmt.Sprintf("%s is public, and %s", addr, v.Why), []control.Line{}
 	}
-	hole := rules.Egress{To: v.Hole.To, Port: v.Hole.Port}
+	opening := rules.Egress{To: v.Opening.To, Port: v.Opening.Port}
 	for _, e := range s.Egress {
-		if v.Own && e.To == hole.To && e.Port == hole.Port {
+		if v.Own && e.To == opening.To && e.Port == opening.Port {
 			return fmt.Sprintf("%s is opened by", addr),
 				[]control.Line{{Path: s.RulesPath, Line: e.Line, Text: e.Text}}
 		}
 	}
 	by := "an Upstream in the template `config`"
-	if slices.ContainsFunc(s.ForAll, func(e rules.Egress) bool { return e.To == hole.To && e.Port == hole.Port }) {
+	if slices.ContainsFunc(s.ForAll, func(e rules.Egress) bool { return e.To == opening.To && e.Port == opening.Port }) {
 		by = "--egress-allow"
 	}
-	return fmt.Sprintf("%s is opened for all by %s: %s", addr, by, hole), []control.Line{}
+	return fmt.Sprintf("%s is opened for all by %s: %s", addr, by, opening), []control.Line{}
 }

@@ -37,7 +37,7 @@ func examiner(t *testing.T, attempts ...firewall.Attempt) Explainer {
 
 // What tinyproxy says in one line, whatever the cause, is told by cause.
 func TestOutcomeOfAConnection(t *testing.T) {
-	fence := firewall.Fence{Holes: []firewall.Hole{{To: netip.MustParsePrefix("127.0.0.1/32"), Literal: true}}}
+	fence := firewall.Fence{Openings: []firewall.Opening{{To: netip.MustParsePrefix("127.0.0.1/32"), Literal: true}}}
 	to := netip.MustParseAddrPort("198.51.100.1:443")
 	other := netip.MustParseAddrPort("198.51.100.2:443")
 	for name, tt := range map[string]struct {

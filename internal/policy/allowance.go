@@ -12,7 +12,7 @@ import (
 // An Allowance is what the fence is to let the proxies of one AppVM do in addition to the usual.
 type Allowance struct {
 	Addr      netip.Addr
-	Holes     []firewall.Hole
+	Openings  []firewall.Opening
 	Ports     []uint16 // that the template opens, for all
 	Own       []uint16 // that its list opens, for it alone
 	Upstreams []tinyproxy.Upstream
@@ -21,11 +21,11 @@ type Allowance struct {
 // AllowanceOf returns what a policy may do. As long as another one serves, both must permit it: a process has no openings but its
 // own rules', and what was taken away is closed at once.
 func AllowanceOf(target, serving *Policy) Allowance {
-	e := Allowance{target.Addr, Holes(target.Egress), target.Config.ConnectPorts, target.PortNumbers(), target.Config.Upstreams()}
+	e := Allowance{target.Addr, Openings(target.Egress), target.Config.ConnectPorts, target.PortNumbers(), target.Config.Upstreams()}
 	if serving == nil || serving.Key() == target.Key() {
 		return e
 	}
-	e.Holes = common(e.Holes, Holes(serving.Egress))
+	e.Openings = common(e.Openings, Openings(serving.Egress))
 	e.Ports = inBoth(e.Ports, serving.Config.ConnectPorts)
 	e.Own = inBoth(e.Own, serving.PortNumbers())
 	e.Upstreams = inBoth(e.Upstreams, serving.Config.Upstreams())
@@ -34,7 +34,7 @@ func AllowanceOf(target, serving *Policy) Allowance {
 
 // common is what both lists open: of two networks with a common part, the smaller. It is as wide as a network where one of
 // the two is.
-func common(a, b []firewall.Hole) (both []firewall.Hole) {
+func common(a, b []firewall.Opening) (both []firewall.Opening) {
 	for _, x := range a {
 		for _, y := range b {
 			if x.Port == y.Port && x.To.Overlaps(y.To) {
@@ -42,7 +42,7 @@ func common(a, b []firewall.Hole) (both []firewall.Hole) {
 				if y.To.Bits() > to.Bits() {
 					to = y.To
 				}
-				both = append(both, firewall.Hole{To: to, Port: x.Port, Literal: x.Literal && y.Literal})
+				both = append(both, firewall.Opening{To: to, Port: x.Port, Literal: x.Literal && y.Literal})
 			}
 		}
 	}
@@ -53,11 +53,11 @@ func inBoth[T comparable](a, b []T) []T {
 	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return !slices.Contains(b, x) })
 }
 
-// Holes returns what lines open. A single address leads where it says, as a person wrote it; a network never leads to this VM or
+// Openings returns what lines open. A single address leads where it says, as a person wrote it; a network never leads to this VM or
 // to AppVMs.
-func Holes(egress []rules.Egress) (all []firewall.Hole) {
+func Openings(egress []rules.Egress) (all []firewall.Opening) {
 	for _, e := range egress {
-		all = append(all, firewall.Hole{To: e.To, Port: e.Port, Literal: e.Single()})
+		all = append(all, firewall.Opening{To: e.To, Port: e.Port, Literal: e.Single()})
 	}
 	return all
 }

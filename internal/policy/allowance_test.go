@@ -20,7 +20,7 @@ func TestCommon(t *testing.T) {
 		a, _ := rules.ParseEgress(c.a)
 		b, _ := rules.ParseEgress(c.b)
 		for range 2 {
-			if got := fmt.Sprint(common(Holes(a), Holes(b))); got != c.want {
+			if got := fmt.Sprint(common(Openings(a), Openings(b))); got != c.want {
 				t.Errorf("%v and %v: %s, want %s", a, b, got, c.want)
 			}
 			a, b = b, a

@@ -10,25 +10,25 @@ import (
 	. "vifproxy/firewall/firewalltest"
 )
 
-// Holes that overlap, grow and shrink give the same rules after any history, and whether nft writes them or we do.
-func TestHistoryOfHoles(t *testing.T) {
+// Openings that overlap, grow and shrink give the same rules after any history, and whether nft writes them or we do.
+func TestHistoryOfOpenings(t *testing.T) {
 	EnterNamespace(t)
 	m := Machines[1]
 	random := rand.New(rand.NewPCG(1, 2))
-	some := func() (holes []firewall.Hole) {
+	some := func() (openings []firewall.Opening) {
 		for range random.IntN(5) {
 			addr := []string{"192.168.1.1", "192.168.1.129", "10.1.1.1", "fd12:3456::1", "fd12::1"}[random.IntN(5)]
-			h := firewall.Hole{Port: []uint16{0, 80, 8080}[random.IntN(3)]}
+			h := firewall.Opening{Port: []uint16{0, 80, 8080}[random.IntN(3)]}
 			at := netip.MustParseAddr(addr)
 			h.To, _ = at.Prefix([]int{0, 7, 8, 16, 24, 25, 32, at.BitLen()}[random.IntN(8)])
-			holes = append(holes, h)
+			openings = append(openings, h)
 		}
-		return holes
+		return openings
 	}
 	b := open(t, m)
 	for range 40 {
-		want := firewall.State{Fence: firewall.Fence{Ports: []uint16{80, 443, 563}[:1+random.IntN(3)], Holes: some(),
-			Proxies: []firewall.Proxy{{UID: PersonalUID, Holes: some()}, {UID: SocialUID, Holes: some(), Ports: []uint16{22, 443, 8443}[:random.IntN(4)]}}}}
+		want := firewall.State{Fence: firewall.Fence{Ports: []uint16{80, 443, 563}[:1+random.IntN(3)], Openings: some(),
+			Proxies: []firewall.Proxy{{UID: PersonalUID, Openings: some()}, {UID: SocialUID, Openings: some(), Ports: []uint16{22, 443, 8443}[:random.IntN(4)]}}}}
 		Sync(t, b, want)
 		got := Sorted(m.Rules(t))
 		m.Shell(t, "nft delete table inet vifproxy")
@@ -45,8 +45,8 @@ func TestHistoryOfHoles(t *testing.T) {
 	}
 }
 
-// Holes are the largest elements; more than a thousand take more than one message.
-func TestManyHoles(t *testing.T) {
+// Openings are the largest elements; more than a thousand take more than one message.
+func TestManyOpenings(t *testing.T) {
 	EnterNamespace(t)
 	m := Machines[1]
 	b := open(t, m)
@@ -54,7 +54,7 @@ func TestManyHoles(t *testing.T) {
 	addr := netip.MustParseAddr("fd00::")
 	for range 1500 {
 		addr = addr.Next()
-		want.Fence.Proxies[0].Holes = append(want.Fence.Proxies[0].Holes, firewall.Hole{To: netip.PrefixFrom(addr, 128), Port: 443})
+		want.Fence.Proxies[0].Openings = append(want.Fence.Proxies[0].Openings, firewall.Opening{To: netip.PrefixFrom(addr, 128), Port: 443})
 	}
 	kernel := Tap(b.conn.Conn)
 	if n := Sync(t, b, want); n != 1500 {
