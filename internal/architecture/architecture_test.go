@@ -33,9 +33,6 @@ var house = [][]string{
 		"internal/bounds", "internal/architecture"},
 }
 
-// handover is the words that the daemon and vifproxy-confine have for one another, and nothing else.
-const handover = "vifproxy/tinyproxy/confine/handover"
-
 // forbidden are packages and modules that others do not even reach through third ones, and why.
 var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyctl", "vifproxy/tinyproxy/process", "it runs no proxy"},
@@ -46,7 +43,6 @@ var forbidden = []struct{ from, to, why string }{
 	{"internal/explain", "vifproxy/tinyproxy/process", "it is given what tries a request"},
 	{"internal/plan", "vifproxy/tinyproxy/process", "a plan is computed from values"},
 	{"internal/policy", "vifproxy/tinyproxy/process", "a policy is a value"},
-	{"tinyproxy/confine/handover", "vifproxy", "vifproxy-confine has it, of which every start of a proxy is one"},
 	{"tinyproxy", "vifproxy/tinyproxy/process", "what tinyproxy says does not depend on who runs it"},
 
 	{"cmd/vifproxyd", "vifproxy/internal/lab", "the workshop is not shipped"},
@@ -161,7 +157,7 @@ func TestForbiddenImports(t *testing.T) {
 			t.Errorf("there is no %s", f.from)
 		}
 		for _, path := range from.Deps {
-			if below(path, f.to) && path != handover {
+			if below(path, f.to) {
 				t.Errorf("%s links %s: %s", f.from, path, f.why)
 			}
 		}
