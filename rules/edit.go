@@ -64,11 +64,11 @@ func Rewrite(path string, edit func(content []byte) ([]byte, error)) (err error)
 		}
 	}()
 	if path, err = filepath.EvalSymlinks(path); err != nil { // a link stays a link
-		return errors.New(cause(err))
+		return errors.New(withoutPath(err))
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
-		return errors.New(cause(err))
+		return errors.New(withoutPath(err))
 	}
 	defer dir.Close()
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {

@@ -72,9 +72,9 @@ type Port struct {
 	Text   string // of that line, as it stands
 }
 
-// MostPorts is how many different ports a list may open: each is an element of the fence, a rule of Landlock and a line
+// PortsMax is how many different ports a list may open: each is an element of the fence, a rule of Landlock and a line
 // for tinyproxy.
-const MostPorts = 32
+const PortsMax = 32
 
 // ParseFile reads the content of a rule file. The file's name says whom it is for. Errors are of type *Error;
 // the first one is reported.
@@ -171,7 +171,7 @@ func (f *File) add(line string, number int) *flaws.Flaw {
 	text := strings.Trim(line, " \t")
 	if directive, ok := strings.CutPrefix(text, "#:"); ok {
 		words := strings.Fields(directive)
-		flaw := f.direct(words, number, text)
+		flaw := f.directive(words, number, text)
 		if meant := directiveMeant(text); flaw != nil && meant != "" && meant != "#: "+strings.Join(words, " ") {
 			flaw.Remedy = "write " + meant
 		}
@@ -195,7 +195,7 @@ func (f *File) add(line string, number int) *flaws.Flaw {
 	}
 	if !f.domains {
 		f.entries = append(f.entries, Line{Text: entry, Line: number, Source: text})
-		return plain(entry)
+		return asciiOnly(entry)
 	}
 	host, flaw := parseEntry(entry)
 	if meant := NamesMeant(entry); flaw != nil && meant != nil {
@@ -214,15 +214,15 @@ func (f *File) open(p Port) *flaws.Flaw {
 	for _, other := range f.Ports {
 		different[other.Number] = true
 	}
-	if len(different) > MostPorts {
-		return &flaws.Flaw{Text: fmt.Sprintf("more than %d different ports", MostPorts), Remedy: "open those that are needed"}
+	if len(different) > PortsMax {
+		return &flaws.Flaw{Text: fmt.Sprintf("more than %d different ports", PortsMax), Remedy: "open those that are needed"}
 	}
 	f.Ports = append(f.Ports, p)
 	return nil
 }
 
-// direct obeys a directive: a line that begins with "#:", which is a comment to tinyproxy. Its words follow that.
-func (f *File) direct(words []string, number int, line string) *flaws.Flaw {
+// directive obeys a directive: a line that begins with "#:", which is a comment to tinyproxy. Its words follow that.
+func (f *File) directive(words []string, number int, line string) *flaws.Flaw {
 	verb, value := "", ""
 	if len(words) == 2 {
 		verb, value = words[0], words[1]
@@ -302,9 +302,9 @@ func EntryOf(line string) (string, *flaws.Flaw) {
 	return entry, nil
 }
 
-// plain refuses patterns beyond ASCII. tinyproxy compares bytes in the C locale, and what a browser sends is
+// asciiOnly refuses patterns beyond ASCII. tinyproxy compares bytes in the C locale, and what a browser sends is
 // ASCII (punycode), so that such a pattern would look like a rule and never match.
-func plain(pattern string) *flaws.Flaw {
+func asciiOnly(pattern string) *flaws.Flaw {
 	for _, r := range pattern {
 		if r >= utf8.RuneSelf {
 			return &flaws.Flaw{

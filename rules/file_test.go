@@ -80,7 +80,7 @@ func TestParseFile(t *testing.T) {
 			t.Errorf("%s: got %+v", c.what, f)
 		}
 		for _, s := range syntaxes {
-			s.Forbid = true // else they are compiled
+			s.DefaultAllow = true // else they are compiled
 			if got := show(f, s); got != c.lines {
 				t.Errorf("%s: got\n%swant\n%s", c.what, got, c.lines)
 			}

@@ -35,12 +35,12 @@ type Syntax struct {
 	Language      expression.Language
 	CaseSensitive bool // FilterCaseSensitive; Fnmatch is case-sensitive with or without it
 	URLs          bool // FilterURLs: lines are compared with the whole URL
-	Forbid        bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
+	DefaultAllow  bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
 }
 
 // Narrows reports whether lines are compiled to extended expressions that match host names only. With FilterURLs they
 // match more than a host, and a black list must not forbid less than it says.
-func (s Syntax) Narrows() bool { return !s.Forbid && !s.URLs }
+func (s Syntax) Narrows() bool { return !s.DefaultAllow && !s.URLs }
 
 // compiled returns the syntax of what Lines returns.
 func (s Syntax) compiled() Syntax {
@@ -78,7 +78,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 	}
 	var lines []Line
 	for _, entry := range f.entries {
-		if entry.Port != 0 && s.Forbid {
+		if entry.Port != 0 && s.DefaultAllow {
 			return nil, wrong(f.Path, entry.Line, flaws.Excerpt(entry.Entry())+" has a port, and a black list forbids a host at all ports",
 				"write the host alone")
 		}

@@ -53,7 +53,7 @@ func TestLinesMatchHostNamesOnly(t *testing.T) {
 		{Syntax{}, `2001:db8::1`, ``},
 		{Syntax{Language: expression.Fnmatch}, `2001:db8::1`, `^2001:db8::1$`},
 		// Not a white list of hosts.
-		{Syntax{Forbid: true}, `bank`, `bank`},
+		{Syntax{DefaultAllow: true}, `bank`, `bank`},
 		{Syntax{URLs: true}, `^http://bank\.example/`, `^http://bank\.example/`},
 	} {
 		f, err := ParseFile(somePath, []byte(tt.line))

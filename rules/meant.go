@@ -103,7 +103,7 @@ func mistyped(words []string) string {
 	case verb == "" || verb == "format":
 		return ""
 	}
-	if (&File{}).direct(strings.Fields(meant)[1:], 1, meant) != nil {
+	if (&File{}).directive(strings.Fields(meant)[1:], 1, meant) != nil {
 		return ""
 	}
 	return meant

@@ -47,11 +47,11 @@ func TestDomainLines(t *testing.T) {
 2 ^[wW][wW][wW]\.[aA]1\.[eE][xX][aA][mM][pP][lL][eE]\.?$
 3 ^([a-zA-Z0-9_-]+\.)+[bB]\.[eE][xX][aA][mM][pP][lL][eE]\.?$
 `},
-		{Syntax{Forbid: true}, `
+		{Syntax{DefaultAllow: true}, `
 2 ^www\.a1\.example\.\{0,1\}$
 3 ^[-_0-9A-Za-z][-_.0-9A-Za-z]*\.b\.example\.\{0,1\}$
 `},
-		{Syntax{Forbid: true, Language: expression.Fnmatch}, `
+		{Syntax{DefaultAllow: true, Language: expression.Fnmatch}, `
 2 [wW][wW][wW].[aA]1.[eE][xX][aA][mM][pP][lL][eE]
 2 [wW][wW][wW].[aA]1.[eE][xX][aA][mM][pP][lL][eE].
 3 ?*.[bB].[eE][xX][aA][mM][pP][lL][eE]

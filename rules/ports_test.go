@@ -17,7 +17,7 @@ func opened(f File) string {
 
 func TestPortsOfAList(t *testing.T) {
 	many := "#: port"
-	for i := range MostPorts {
+	for i := range PortsMax {
 		many += fmt.Sprintf(" %d", 1000+i)
 	}
 	const names = "#: format domains\n"
@@ -78,11 +78,11 @@ func TestPortsOfAList(t *testing.T) {
 func TestBlackListsForbidAtAllPorts(t *testing.T) {
 	f, err := ParseFile(somePath, []byte("#: format domains\na.example:8443\n"))
 	must(t, err)
-	_, err = f.Lines(Syntax{Forbid: true})
+	_, err = f.Lines(Syntax{DefaultAllow: true})
 	checkError(t, "a port in a black list", err, `:2: "a.example:8443" has a port`)
 	f, err = ParseFile(somePath, []byte("#: format domains\na.example\n#: port 8443\n"))
 	must(t, err)
-	if _, err := f.Lines(Syntax{Forbid: true}); err != nil {
+	if _, err := f.Lines(Syntax{DefaultAllow: true}); err != nil {
 		t.Error(err)
 	}
 }

@@ -79,7 +79,7 @@ func load(dir, template string, readFile func(path string) ([]byte, error)) (loa
 	l.content, l.templateErr = loadTemplate(template, readFile)
 	for range listings {
 		entries, unchanged, err := list(dir)
-		if err != nil && !missing(dir, err) {
+		if err != nil && !nothingAt(dir, err) {
 			if errors.Is(err, fs.ErrPermission) {
 				err = fmt.Errorf("%w (%s)", err, openToGroup)
 			}
@@ -126,7 +126,7 @@ func (l loaded) parse(parseFile func(path string, content []byte) (File, error))
 func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0) // a FIFO would be waited for
 	if err != nil {
-		return nil, func() bool { return missing(dir, err) }, err
+		return nil, func() bool { return nothingAt(dir, err) }, err
 	}
 	defer f.Close()
 	listed, err := f.Stat()
@@ -203,8 +203,8 @@ func loadTemplate(path string, readFile func(path string) ([]byte, error)) ([]by
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		dir := filepath.Dir(path)
-		if _, err := os.Stat(dir); err != nil && !missing(dir, err) {
-			return nil, wrong(path, 0, "cannot be opened: "+cause(err),
+		if _, err := os.Stat(dir); err != nil && !nothingAt(dir, err) {
+			return nil, wrong(path, 0, "cannot be opened: "+withoutPath(err),
 				"see what "+dir+" leads to")
 		}
 		return nil, nil
@@ -231,12 +231,12 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 	switch {
 	case errors.Is(err, regular.ErrNotRegular):
 		return fail("is not a regular file", "replace it with one, or remove it")
-	case err != nil && missing(path, err):
+	case err != nil && nothingAt(path, err):
 		return nil, time.Time{}, fs.ErrNotExist
 	case errors.Is(err, fs.ErrPermission):
-		return fail("cannot be opened: "+cause(err), openToGroup)
+		return fail("cannot be opened: "+withoutPath(err), openToGroup)
 	case err != nil:
-		return fail("cannot be opened: "+cause(err), "make it a readable file, or remove it")
+		return fail("cannot be opened: "+withoutPath(err), "make it a readable file, or remove it")
 	}
 	defer file.Close()
 	if err := look(file); err != nil {
@@ -244,11 +244,11 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 	}
 	info, err := file.Stat()
 	if err != nil {
-		return fail("cannot be examined: "+cause(err), "")
+		return fail("cannot be examined: "+withoutPath(err), "")
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxSize+1))
 	if err != nil {
-		return fail("cannot be read: "+cause(err), "")
+		return fail("cannot be read: "+withoutPath(err), "")
 	}
 	return content, info.ModTime(), nil
 }
@@ -256,9 +256,9 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 // openToGroup is what to do about a file or directory that only root may read.
 const openToGroup = notroot.InGroup + ": " + notroot.MakeReadable
 
-// missing tells whether err came because nothing is at path, as opposed to a link there that leads nowhere,
-// such as one into a file system that is not mounted.
-func missing(path string, err error) bool {
+// nothingAt reports whether err came because nothing is at path. A link that leads nowhere, such as one into a file system that
+// is not mounted, is something.
+func nothingAt(path string, err error) bool {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
@@ -266,8 +266,8 @@ func missing(path string, err error) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// cause returns the message of a file system error without the path.
-func cause(err error) string {
+// withoutPath returns the message of a file system error without the path.
+func withoutPath(err error) string {
 	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
 		return pathErr.Err.Error()
 	}

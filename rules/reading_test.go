@@ -53,7 +53,7 @@ func TestNothingIsPermittedByAnEmptyFile(t *testing.T) {
 func TestBadRegex(t *testing.T) {
 	f, err := ParseFile(somePath, []byte("^a$\n[\n"))
 	must(t, err)
-	lines, err := f.Lines(Syntax{Forbid: true})
+	lines, err := f.Lines(Syntax{DefaultAllow: true})
 	must(t, err)
 	_, err = start(t, Syntax{}, staged(lines))
 	checkError(t, "[", err, "exit status 65")
@@ -121,7 +121,7 @@ func TestPatternsInTinyproxy(t *testing.T) {
 			content.WriteString(pick([]string{"\n", "\n", "\r\n", " \n", "\t # why\n", " #why\r\n"}))
 		}
 		compare(t, []byte(content.String()), syntax, someHosts)
-		syntax.Forbid = true // as it is written
+		syntax.DefaultAllow = true // as it is written
 		lines := compare(t, []byte(content.String()), syntax, someHosts)
 		for i, line := range lines {
 			if line.Text != patterns[i] {

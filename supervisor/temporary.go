@@ -42,9 +42,9 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 			hosts = append(hosts, host)
 		}
 		who := d.Identity()
-		if n := l.temporaryPorts(who, hosts); n > rules.MostPorts && t.Seconds > 0 {
+		if n := l.temporaryPorts(who, hosts); n > rules.PortsMax && t.Seconds > 0 {
 			return nil, &control.DaemonError{Fault: control.Conflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
-				" time, more than %d", d.Name, n, rules.MostPorts)}
+				" time, more than %d", d.Name, n, rules.PortsMax)}
 		}
 		back = l.allow(who, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
 		return nil, nil

@@ -120,7 +120,7 @@ func (g *grant) read() error {
 	}
 	g.Path = g.file.Path
 	switch {
-	case g.check.Forbid:
+	case g.check.DefaultAllow:
 		return fmt.Errorf("the template `config` says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
 			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, g.hosts[0].Name)
 	case g.check.URLs:

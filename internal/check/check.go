@@ -164,7 +164,7 @@ func (k *checker) file(path string) {
 		k.failed(path, err)
 		return
 	}
-	if k.linter.Forbid {
+	if k.linter.DefaultAllow {
 		k.Black = append(k.Black, path)
 	}
 	if k.Fix {
@@ -218,7 +218,7 @@ func (k *checker) try(path string, content []byte) (bad []lint.Finding, byLine m
 	byLine = map[int][]string{}
 	var texts []string
 	for _, line := range lines {
-		if addr, misleads := k.config.MisleadsUpstream(line.Text); misleads && !k.linter.Forbid && !k.linter.URLs {
+		if addr, misleads := k.config.MisleadsUpstream(line.Text); misleads && !k.linter.DefaultAllow && !k.linter.URLs {
 			bad = append(bad, lint.Finding{Path: path, Line: line.Line, Problem: tinyproxy.Misled(addr),
 				Source: strings.Split(string(content), "\n")[line.Line-1], Remedy: tinyproxy.NotMisled(addr), Refused: true})
 		}

@@ -32,7 +32,7 @@ const anyPort = 1
 
 // SyntaxOf returns how the lines of rule files are read if tinyproxy reads them so.
 func SyntaxOf(f tinyproxy.Filter) rules.Syntax {
-	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, Forbid: !f.DefaultDeny}
+	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, DefaultAllow: !f.DefaultDeny}
 	switch {
 	case f.Fnmatch:
 		s.Language = expression.Fnmatch

@@ -30,10 +30,10 @@ type Token struct {
 }
 
 const (
-	literal   = 'c'
-	AnyOne    = '.'
-	anyNumber = '*'
-	other     = '?'
+	literal    = 'c'
+	AnyOne     = '.'
+	anyNumber  = '*'
+	otherToken = '?'
 )
 
 // ShapeOf returns the shape of a pattern.
@@ -105,15 +105,15 @@ func (l Language) next(s string) Token {
 	case c == '[' && len(s) > 2 && s[2] == ']' && s[1] != '^' && s[1] != '!':
 		t.C, t.Len = s[1], 3
 	case c == '[':
-		t.Kind, t.Len = other, bracket(s)
+		t.Kind, t.Len = otherToken, bracket(s)
 	case c == '\\':
-		t.Kind, t.Len = other, min(2, len(s))
+		t.Kind, t.Len = otherToken, min(2, len(s))
 	case l != Fnmatch && strings.IndexByte("^$*", c) >= 0, l == Extended && strings.IndexByte("(){}|+?", c) >= 0:
-		t.Kind = other
+		t.Kind = otherToken
 	}
 	if l != Fnmatch && t.Kind != anyNumber && len(s) > t.Len &&
 		(s[t.Len] == '*' || l == Extended && strings.IndexByte("+?{", s[t.Len]) >= 0) {
-		t.Kind = other // what follows repeats it
+		t.Kind = otherToken // what follows repeats it
 	}
 	return t
 }
@@ -143,7 +143,7 @@ func (l Language) Branches(text string) (all []string) {
 	depth, from := 0, 0
 	for i := 0; i < len(text); {
 		t := l.next(text[i:])
-		if l == Extended && t.Kind == other && t.Len == 1 {
+		if l == Extended && t.Kind == otherToken && t.Len == 1 {
 			switch t.C {
 			case '(':
 				depth++

@@ -50,7 +50,7 @@ func (l Linter) File(path string, content []byte) []Finding {
 	var all []Finding
 	for _, flaw := range flawed {
 		found := Finding{Path: path, Line: flaw.Line, Col: flaw.Col, Width: 1, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true,
-			Better: flaw.Meant, entry: flaw.Part, Fixable: flaw.Certain && !l.Forbid}
+			Better: flaw.Meant, entry: flaw.Part, Fixable: flaw.Certain && !l.DefaultAllow}
 		if flaw.Line > 0 {
 			found.Source = lines[flaw.Line-1]
 		}
@@ -165,8 +165,8 @@ func (l Linter) entries(f rules.File) (all []Finding) {
 		seen[line.Entry()] = line.Line
 		if !f.Names() {
 			all = append(all, l.line(finding, shapes[i])...)
-		} else if shapes[i].Below && hostname.TooWide(shapes[i].Domain) && !l.Forbid {
-			all = append(all, wide(finding, shapes[i]))
+		} else if shapes[i].Below && hostname.TooWide(shapes[i].Domain) && !l.DefaultAllow {
+			all = append(all, tooWideFinding(finding, shapes[i]))
 		}
 	}
 	if l.URLs {
@@ -276,7 +276,7 @@ func (l Linter) Template(path, text string) (all []Finding) {
 		all = append(all, f)
 	}
 	for i, line := range lines {
-		if m := urls.FindStringIndex(line); m != nil && !l.Forbid {
+		if m := urls.FindStringIndex(line); m != nil && !l.DefaultAllow {
 			all = append(all, Finding{Path: path, Line: i + 1, Col: 1, Width: len(line), Source: line,
 				Problem: "lines are compared with all of a URL, so what is no host name can pass them",
 				Remedy:  "remove it, and list hosts"})

@@ -85,7 +85,7 @@ func TestFindings(t *testing.T) {
 				"5:1+11 says the same as line 3\n6:2+1 more than one name in \"x y\"\n"},
 		{glob, "*bank.com\nwww.bank.*\n*.shop.com\n*", "1:1+9 " + ending + " → bank.com *.bank.com (evil-bank.com)\n" +
 			"2:10+1 matches the beginning of other names too: it ends with *\n4:1+1 admits every host (evil.example)\n"},
-		{Linter{Syntax: rules.Syntax{Forbid: true}}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
+		{Linter{Syntax: rules.Syntax{DefaultAllow: true}}, "bank.com\n^a$\n^a$", "3:1+3 says the same as line 2\n"},
 		{Linter{Syntax: rules.Syntax{URLs: true}}, `bank.com`, ""},
 	} {
 		want := tt.want

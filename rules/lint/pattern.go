@@ -20,17 +20,17 @@ func (l Linter) pattern(f Finding, s expression.Shape) (all []Finding) {
 		found.Col, found.Width, found.Better = t.Pos+1, 1, alternatives(s.Text)
 		return []Finding{found}
 	}
-	if l.URLs || l.Forbid {
+	if l.URLs || l.DefaultAllow {
 		return nil
 	}
 	if branches := l.Language.Branches(s.Text); len(branches) > 1 {
 		return l.alternation(f, branches)
 	}
 	if len(s.Tokens) == 0 && !(s.Start && s.End) || len(s.Tokens) == 1 && s.Tokens[0].Kind == expression.AnyOne && !s.Start {
-		return []Finding{wide(f, s)}
+		return []Finding{tooWideFinding(f, s)}
 	}
 	if s.Domain != "" && hostname.TooWide(s.Domain) && s.End && !s.Start && (s.Below || strings.Contains(s.Domain, ".")) {
-		return []Finding{wide(f, s)}
+		return []Finding{tooWideFinding(f, s)}
 	}
 	if !l.named {
 		f.Better = s.Meant(l.Language)
@@ -103,7 +103,7 @@ func (l Linter) alternation(f Finding, branches []string) []Finding {
 	return []Finding{*first}
 }
 
-func wide(f Finding, s expression.Shape) Finding {
+func tooWideFinding(f Finding, s expression.Shape) Finding {
 	f.Problem, f.Admits, f.Better, f.Fixable = "admits every host", "evil.example", nil, false
 	if s.Domain != "" {
 		f.Problem = fmt.Sprintf("admits every host below %s, where anybody can have one", s.Domain)
@@ -113,14 +113,14 @@ func wide(f Finding, s expression.Shape) Finding {
 	return f
 }
 
-var group = regexp.MustCompile(`^([^()|]*)\(([^()]*)\)([^()|]*)$`)
+var groupPattern = regexp.MustCompile(`^([^()|]*)\(([^()]*)\)([^()|]*)$`)
 
 // alternatives writes an extended "^(a|b)\.c$" as one line for each.
 func alternatives(text string) (lines []string) {
 	if strings.ContainsAny(text, "{}+?") {
 		return nil
 	}
-	m := group.FindStringSubmatch(text)
+	m := groupPattern.FindStringSubmatch(text)
 	if m == nil {
 		if strings.ContainsAny(text, "()") {
 			return nil
