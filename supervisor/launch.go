@@ -124,7 +124,7 @@ func (t *Tinyproxies) KeepFiles(ctx context.Context, told func(error)) {
 func (t *Tinyproxies) Renewals() string { return t.launcher.Renewals() }
 
 // Forget implements Proxies.
-func (t *Tinyproxies) Forget(name string) { t.launcher.Forget(name) }
+func (t *Tinyproxies) Forget(name string) { t.launcher.CloseLog(name) }
 
 // started is a tinyproxy as the supervisor knows it.
 type started struct {
@@ -134,7 +134,7 @@ type started struct {
 
 func (s started) PID() int       { return s.Proxy.PID }
 func (s started) Stop()          { s.Proxy.Stop(stopGrace) }
-func (s started) Current() error { return s.launcher.Current(s.Proxy) }
+func (s started) Current() error { return s.launcher.SetCurrent(s.Proxy) }
 
 // badPolicy is the error of a start that fails because of rules or template, and would fail again.
 type badPolicy struct{ error }

@@ -5,9 +5,10 @@ import (
 	"strings"
 )
 
-// Admits reports whether a configuration lets in who asks from an address and sends no password. If not, why says which
-// directives do not. As check_acl in src/acl.c of 1.11 has it, the first Allow or Deny that matches decides, and if there is one
-// at all, whoever none matches is denied. Those that name a host are taken not to match: tinyproxy asks name servers about them.
+// Admits reports whether a configuration serves a client at an address that sends no password. If not, why names the
+// directives. As in check_acl (src/acl.c of 1.11), the first Allow or Deny that matches decides, and if there are any, a
+// client that none matches is denied. An Allow or Deny that names a host counts as not matching, because tinyproxy asks name
+// servers about it.
 func Admits(text string, client netip.Addr) (ok bool, why string) {
 	ok, listed, password := false, false, false
 	decided := ""
@@ -35,7 +36,7 @@ func Admits(text string, client netip.Addr) (ok bool, why string) {
 	return true, ""
 }
 
-// holds reports whether an argument of Allow or Deny, an address or a network, has the client in it.
+// holds reports whether an argument of Allow or Deny, an address or a network, includes the client.
 func holds(network string, client netip.Addr) bool {
 	if addr, err := netip.ParseAddr(network); err == nil {
 		return addr.Unmap() == client

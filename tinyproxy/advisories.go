@@ -13,9 +13,9 @@ type Advisory struct {
 	Effect string
 }
 
-// advisories are from the CVE list and tinyproxy's own repository; the commit that mended each is named. To keep
-// the list fresh, compare it with https://security-tracker.debian.org/tracker/source-package/tinyproxy.
-// docs/security.md says of each what it is worth here, where each AppVM has a proxy and a user id of its own.
+// advisories are from the CVE list and from tinyproxy's own repository. Each names the commit that fixed it. To keep the list
+// up to date, compare it with https://security-tracker.debian.org/tracker/source-package/tinyproxy. docs/security.md says what
+// each means here, where each AppVM has its own proxy and user id.
 var advisories = []Advisory{
 	// Use after free in remove_connection_headers of src/reqs.c. Talos TALOS-2023-1889; commit 12a8484 in 1.11.2.
 	{[]string{"CVE-2023-49606"}, Release{1, 11, 1}, true,
@@ -40,8 +40,8 @@ var advisories = []Advisory{
 		"an AppVM can see the statistics of its own proxy"},
 }
 
-// Advisories returns those on a release that the change log of its package does not name: a distribution patches without
-// a new version, and names an advisory when it has.
+// Advisories returns those on a release that the change log of its package does not name. A distribution patches without a new
+// version number, and names the advisory in its change log.
 func Advisories(version Release, changes string) (open []Advisory) {
 	for _, a := range advisories {
 		patched := slices.ContainsFunc(a.IDs, func(id string) bool { return strings.Contains(changes, id) })

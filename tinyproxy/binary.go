@@ -12,8 +12,8 @@ import (
 	"vifproxy/internal/terminal"
 )
 
-// Binary identifies a tinyproxy program file: two that compare equal are the same file with the same
-// content, as far as the file system tells.
+// A Binary identifies a tinyproxy program file. Two that compare equal are the same file with the same content, as far as the
+// file system knows.
 type Binary struct {
 	Path     string
 	dev, ino uint64
@@ -21,7 +21,7 @@ type Binary struct {
 	changed  time.Time
 }
 
-// Identify looks at the file without running it. An error says why it cannot be run.
+// Identify looks at the file without running it. An error says why the file cannot be run.
 func Identify(path string) (Binary, error) {
 	const remedy = "install the package tinyproxy, or name the program with --tinyproxy"
 	info, err := os.Stat(path)
@@ -36,11 +36,11 @@ func Identify(path string) (Binary, error) {
 	st := info.Sys().(*syscall.Stat_t)
 	return Binary{
 		Path: path, dev: st.Dev, ino: st.Ino, size: st.Size,
-		changed: time.Unix(st.Ctim.Unix()), // mtime can be set to what it was, by a package manager too
+		changed: time.Unix(st.Ctim.Unix()), // mtime can be set back, and package managers do so
 	}, nil
 }
 
-// Version runs the program, as nobody, and returns what it calls itself: "tinyproxy 1.11.1".
+// Version runs the program, as nobody, and returns the name that it prints: "tinyproxy 1.11.1".
 func (b Binary) Version(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, b.Path, "-v")
 	cmd.Env, cmd.Dir, cmd.WaitDelay = Environment, "/", outputTimeout

@@ -6,11 +6,11 @@ import (
 	"os"
 )
 
-// changelogMax is what is read of a change log, in bytes.
+// changelogMax is how many bytes are read of a change log.
 const changelogMax = 1 << 20
 
-// DebianChanges returns the change log that Debian keeps of its package of tinyproxy, below a root directory; "" if there is none.
-// Distributions patch without changing the number of the version, and name advisories there.
+// DebianChanges returns the change log of Debian's package of tinyproxy, below a root directory; "" if there is none.
+// Distributions patch without a new version number, and name advisories there.
 func DebianChanges(root string) string {
 	for _, name := range []string{"tinyproxy-bin", "tinyproxy"} {
 		if text := gunzip(root + "/usr/share/doc/" + name + "/changelog.Debian.gz"); text != "" {

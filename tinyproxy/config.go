@@ -16,34 +16,34 @@ import (
 	"strings"
 )
 
-// Config is the facts in a rendered template that decide how a proxy is handled. There is one for each policy and each
-// proxy for as long as it is there, so it holds on to no text.
+// A Config is the facts in a rendered template that decide how a proxy is handled. Every policy and every running proxy has
+// one, so it keeps no more text than it needs.
 type Config struct {
-	LogFile      string       // where the template wants the log; "" if it does not say
+	LogFile      string       // where the template wants the log; "" for no place in particular
 	PidFile      string       // where the template wants the pid; "" if it wants none
 	Port         uint16       // listening port; 0 if there is none
 	Listen       []netip.Addr // listening addresses; none means every address of the machine
 	RulesFile    string       // the file that tinyproxy reads as its filter; "" if it filters nothing
 	Filter       Filter
-	LogLevel     LogLevel // what the template wants in the log; tinyproxy itself is made to say all
-	BasicAuth    bool     // it wants a user and a password
-	Pages        []string // status codes that it has pages of its own for; "*" is all
+	LogLevel     LogLevel // what the template wants in the log; tinyproxy itself logs everything
+	BasicAuth    bool     // clients must send a user and a password
+	Pages        []string // status codes for which the template names pages; "*" for all
 	ConnectPorts []uint16 // ports of ConnectPort, which CONNECT may go to
 	AnyPort      bool     // there is no ConnectPort: CONNECT may go to every port
 	Routes       []Route  // the lines of Upstream, in the order of the template
 
 	// What else decides how the proxy is confined.
 	MaxClients     int      // served at a time
-	MaxClientsLine int      // of the template; 0 if it does not say, and tinyproxy's default is in force
+	MaxClientsLine int      // of the template; 0 if tinyproxy's default is in force
 	PageFiles      []string // files that tinyproxy reads while it serves: its pages
-	SetsSource     bool     // outgoing connections have an address given
+	SetsSource     bool     // the template sets the source address of outgoing connections
 
-	// Fingerprint is a digest of the text without comments, Port, Listen and Filter. Two configurations with equal Fingerprint
-	// differ in nothing but where they listen and which rules they read.
+	// Fingerprint is a digest of the text without comments, Port, Listen and Filter. Two configurations with the same
+	// Fingerprint differ only in where they listen and which rules they read.
 	Fingerprint [sha256.Size]byte
 }
 
-// Filter says what tinyproxy makes of the lines of its filter file. Comparable.
+// A Filter says how tinyproxy reads the lines of its filter file. Comparable.
 type Filter struct {
 	Enabled       bool // there is a filter file
 	DefaultDeny   bool // its lines permit; otherwise they forbid
@@ -53,11 +53,11 @@ type Filter struct {
 	URLs          bool // lines match whole URLs; otherwise host names
 }
 
-// AllowsByLine reports whether a line lets hosts pass. Else it would forbid them, or match no host but whole URLs.
+// AllowsByLine reports whether a line permits the hosts that it matches. Otherwise a line forbids them, or matches whole URLs.
 func (f Filter) AllowsByLine() bool { return f.DefaultDeny && !f.URLs }
 
-// Compiled returns the filter as tinyproxy is made to read it. The daemon compiles the lines of a white list of hosts to
-// extended expressions, whatever the template's language is: fnmatch cannot say which characters a '*' stands for.
+// Compiled returns the filter that tinyproxy gets. The daemon compiles the lines of a white list of hosts to extended
+// expressions, whatever the language of the template is, because fnmatch cannot say which characters a '*' stands for.
 func (f Filter) Compiled() Filter {
 	if f.AllowsByLine() {
 		f.CaseSensitive = f.CaseSensitive || f.Fnmatch
@@ -75,17 +75,17 @@ type FilterLine struct {
 // Paths are the files of a proxy as its template has to name them.
 type Paths struct{ LogFile, PidFile, RulesFile string }
 
-// HasPage reports whether the template has a page of its own for a status code.
+// HasPage reports whether the template names a page for a status code.
 func (c Config) HasPage(code string) bool {
 	return slices.Contains(c.Pages, code) || slices.Contains(c.Pages, "*")
 }
 
-// configLineMax is what every supported version reads as one line: 1.10 has `char buffer[1024]` for
-// line, newline and NUL (config_parse in src/conf.c), and takes the tail of a longer line for a directive
-// of its own. 1.11 has LINE_MAX, which is 2048.
+// configLineMax is the length that every supported version reads as one line. 1.10 has `char buffer[1024]` for line, newline
+// and NUL (config_parse in src/conf.c), and takes the tail of a longer line for another directive. 1.11 has LINE_MAX, which is
+// 2048.
 const configLineMax = 1022
 
-// defaultClients is the MaxClients of 1.11 (initialize_config_defaults); 1.10 insists on one being given.
+// defaultClients is the MaxClients of 1.11 (initialize_config_defaults). 1.10 requires the template to give one.
 const defaultClients = 100
 
 // Arguments as tinyproxy's STR and BOOL have them (src/conf.c).
@@ -95,12 +95,13 @@ var (
 	boolArg   = regexp.MustCompile(`(?i)^[ \t]+(yes|on|no|off)$`)
 )
 
-// ParseConfig reads a rendered template the way tinyproxy's config_parse does: one directive a line, names
-// without regard to case. What concerns the daemon and not tinyproxy is taken out: LogFile and Syslog
-// (tinyproxy is read through a pipe), PidFile, User and Group (it starts as the user it shall be). LogLevel is
-// Info whatever the template says, as the daemon reads what is logged. A line taken out leaves a comment behind, so that line numbers in tinyproxy's messages are the template's. What remains is
-// text, for tinyproxy to read. How it reads filter lines stands at its end, see Filter.Compiled.
-// path is the template's, for messages. Directives it does not know are tinyproxy's to judge.
+// ParseConfig reads a rendered template as tinyproxy's config_parse does: one directive a line, names in upper or lower case.
+// It leaves directives that it does not know for tinyproxy to judge. path is the template's, for messages.
+//
+// The text that it returns is for tinyproxy. It lacks what concerns the daemon alone: LogFile and Syslog (the daemon reads
+// tinyproxy's output through a pipe), PidFile, User and Group (tinyproxy starts as its final user). LogLevel is Info, because
+// the daemon reads what is logged. A removed line leaves a comment behind, so line numbers in tinyproxy's messages are the
+// template's. The last lines say how tinyproxy reads filter lines, see Filter.Compiled.
 func ParseConfig(path, rendered string) (c Config, text string, err error) {
 	c.MaxClients, c.AnyPort = defaultClients, true
 	var kept []string
@@ -115,7 +116,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		bad := func(what, remedy string) (Config, string, error) {
 			return Config{}, "", fmt.Errorf("%s:%d: %s (%s)", TemplateName(path), i+1, what, remedy)
 		}
-		// Leading and trailing white space is what C's isspace says; a person does not see it.
+		// C's isspace decides what leading and trailing white space is; a person does not see it.
 		line = strings.Trim(line, " \t\v\f\r")
 		if line == "" || line[0] == '#' {
 			kept = append(kept, "#") // 1.11 takes an indented comment for a syntax error
@@ -133,7 +134,7 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		if m := stringArg.FindStringSubmatch(arg); m != nil {
 			path = strings.Clone(m[1]) // a part of rendered would keep all of it in memory
 		}
-		// 1.11 ORs repeated ones, in 1.10 the last one counts, except for FilterDefaultDeny.
+		// 1.11 ORs repeated ones. In 1.10 the last one counts, except for FilterDefaultDeny.
 		if strings.HasPrefix(name, "filter") && name != "filter" {
 			o := option{strings.ToLower(strings.Trim(arg, " \t")), i + 1}
 			if boolArg.MatchString(arg) {
@@ -216,8 +217,8 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			c.SetsSource = c.SetsSource || name == "bind" || isTrue(arg)
 		case "filtertype":
 			reading = append(reading, i)
-			// 1.11.1 and 1.11.2 accept ERE and then compare with "ere" in lower case only, so that
-			// lines would silently be basic expressions (handle_filtertype).
+			// 1.11.1 and 1.11.2 accept ERE, but compare with "ere" in lower case only: lines would silently be basic
+			// expressions (handle_filtertype).
 			line = strings.ToLower(line)
 			written = line
 			switch strings.ToLower(strings.Trim(arg, " \t")) {
@@ -250,8 +251,8 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 	return c, text, nil
 }
 
-// ConnectTo returns the lines to add to the text of a configuration for CONNECT to go to more ports. Where there is no
-// ConnectPort, CONNECT goes to all ports, and the first such line would take the others away (check_allowed_connect_ports in
+// ConnectTo returns the lines to append to a configuration so that CONNECT may go to more ports. Without any ConnectPort,
+// CONNECT may go to all ports already, and a first ConnectPort would close the others (check_allowed_connect_ports in
 // src/connect-ports.c of 1.11).
 func (c Config) ConnectTo(ports []uint16) string {
 	if c.AnyPort {
@@ -266,7 +267,7 @@ func (c Config) ConnectTo(ports []uint16) string {
 	return lines.String()
 }
 
-// directive cuts a trimmed line as config_parse does: the name ends at what C's isspace says.
+// directive parts a trimmed line as config_parse does: the name ends at the first white space by C's isspace.
 func directive(line string) (name, arg string) {
 	if n := strings.IndexAny(line, " \t\v\f\r"); n >= 0 {
 		line, arg = line[:n], line[n:]
@@ -274,7 +275,7 @@ func directive(line string) (name, arg string) {
 	return strings.ToLower(line), arg
 }
 
-// isTrue reports what get_bool_arg makes of an argument.
+// isTrue reports whether get_bool_arg takes an argument for true.
 func isTrue(arg string) bool {
 	m := boolArg.FindStringSubmatch(arg)
 	if m == nil {

@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Judge says what filter lines match. It asks a real tinyproxy, for each answer a new one: the C library that
-// tinyproxy was linked with is the only authority on regexes. That process lives for milliseconds, on a loopback
-// address of its own, as nobody, without a file on the disk; what it would let through goes to an address where
-// nobody listens, so that no request ever leaves the machine and no name is looked up.
+// A Judge says what filter lines match. It asks a real tinyproxy, because only the C library that tinyproxy was linked with
+// knows how it reads expressions. For each question it starts a new process. That process lives for milliseconds, as nobody,
+// on its own loopback address, with no file on the disk. Its upstream is an address where nobody listens, so no request leaves
+// the machine and no name is looked up.
 type Judge struct {
 	Binary string
 	Filter Filter // how lines are read; DefaultDeny does not change what they match
@@ -28,9 +28,9 @@ type Judge struct {
 	ConnectPorts []string
 }
 
-// BadPattern is the error of a Judge about a line that does not compile.
+// A BadPattern is the error of a Judge about a line that does not compile.
 type BadPattern struct {
-	Line int // index into the lines; -1 if tinyproxy does not tell
+	Line int // index into the lines; -1 if tinyproxy does not say
 	Text string
 }
 
@@ -39,9 +39,9 @@ func (e *BadPattern) Error() string { return fmt.Sprintf("bad regex %q", e.Text)
 const (
 	// questionTimeout is for one process from start to end.
 	questionTimeout = 10 * time.Second
-	// outputTimeout is how long others may keep the output of a process that has ended.
+	// outputTimeout is how long a process that has ended may have its output kept open by others.
 	outputTimeout = time.Second
-	// Between looks whether a process listens, first and at most.
+	// The delay between looks whether a process listens.
 	listenDelayMin = 300 * time.Microsecond
 	listenDelayMax = 20 * time.Millisecond
 	// statusLineMax is how many bytes are read of the status line of an answer.
@@ -65,7 +65,7 @@ func (j Judge) PortAllowed(ctx context.Context, r Request) (bool, error) {
 	return err == nil && !refused[0], err
 }
 
-// Any reports for each request whether any of the lines matches it.
+// Any returns for each request whether any of the lines matches it.
 func (j Judge) Any(ctx context.Context, lines []string, requests []Request) ([]bool, error) {
 	if len(lines) == 0 || len(requests) == 0 {
 		return make([]bool, len(requests)), nil
@@ -77,8 +77,8 @@ func (j Judge) Any(ctx context.Context, lines []string, requests []Request) ([]b
 	return refused, err
 }
 
-// Matches returns for each request the indexes of the first lines, most at most, that match it. It halves: with n
-// lines and one match it asks about 2 log2(n) processes.
+// Matches returns for each request the indexes of the first lines, most at most, that match it. It halves the list: with n
+// lines and one match it takes about 2 log2(n) processes.
 func (j Judge) Matches(ctx context.Context, lines []string, requests []Request, most int) ([][]int, error) {
 	found := make([][]int, len(requests))
 	var search func(first int, lines []string, open []int) error
@@ -122,8 +122,8 @@ func (j Judge) Matches(ctx context.Context, lines []string, requests []Request, 
 	return found, search(0, lines, all)
 }
 
-// directives are those of a configuration that make tinyproxy read lines as f says. FilterExtended and not
-// FilterType, which 1.10 does not know.
+// directives returns the lines of a configuration that make tinyproxy read lines as f says. It uses FilterExtended, because
+// 1.10 does not know FilterType.
 func (f Filter) directives() string {
 	var b strings.Builder
 	if f.Extended && !f.Fnmatch {
@@ -141,10 +141,10 @@ func (f Filter) directives() string {
 	return b.String()
 }
 
-// BadConfig is the error of a Judge about a configuration that tinyproxy does not take.
+// A BadConfig is the error of a Judge about a configuration that tinyproxy refuses.
 type BadConfig struct {
-	Line int    // from 1; 0 if tinyproxy does not tell
-	Said string // what it said, if it does not tell the line
+	Line int    // from 1; 0 if tinyproxy does not say
+	Said string // what it said, if that names no line
 }
 
 func (e *BadConfig) Error() string {
@@ -154,8 +154,8 @@ func (e *BadConfig) Error() string {
 	return "tinyproxy refuses it" + e.Said
 }
 
-// Takes asks whether tinyproxy takes a configuration, as ParseConfig returns it: a *BadConfig says that it does not. The
-// process reads it, and ends before it listens, since it is given a port that somebody has.
+// Takes reports whether tinyproxy accepts a configuration, as ParseConfig returns it; a *BadConfig says that it does not. The
+// process reads the configuration and ends before it listens, because the port that it gets is taken.
 func (j Judge) Takes(ctx context.Context, text string) error {
 	return onThreadWithoutCaps(func() error { return j.takes(ctx, text) })
 }
@@ -202,7 +202,7 @@ func (j Judge) takes(ctx context.Context, text string) error {
 	return &BadConfig{Said: Quoted(last[max(0, len(last)-3):])}
 }
 
-// Arguments that are right: others are left for tinyproxy to refuse.
+// Correct arguments. Others are left for tinyproxy to refuse.
 var (
 	listenArg = regexp.MustCompile(`^[ \t]+[0-9a-fA-F:.]+[ \t]*$`)
 	portArg   = regexp.MustCompile(`^[ \t]+[0-9]+[ \t]*$`)
@@ -218,7 +218,7 @@ func ReadStatus(conn io.Reader) (int, error) {
 	return strconv.Atoi(words[1])
 }
 
-// 1.10 does not tell the line.
+// 1.10 does not say the line.
 var complaint = regexp.MustCompile(`Bad regex in [^:\n]*: (?:line ([0-9]+) - )?(.*)`)
 
 func badPatternIn(lines []string, said string) error {

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// command is a tinyproxy that reads its configuration from the first of files, and the buffer that it speaks to.
+// command returns a tinyproxy that reads its configuration from the first of files, and the buffer that its output goes to.
 func (j Judge) command(ctx context.Context, files []*os.File) (*exec.Cmd, *bytes.Buffer) {
 	cmd := exec.CommandContext(ctx, j.Binary, "-d", "-c", "/proc/self/fd/3")
 	said := new(bytes.Buffer)
@@ -33,8 +33,8 @@ func (j Judge) command(ctx context.Context, files []*os.File) (*exec.Cmd, *bytes
 	return cmd, said
 }
 
-// ask starts a tinyproxy that permits what lines match, or everything if there are none, and reports for each request
-// whether it refuses it.
+// ask starts a tinyproxy that permits what lines match, or everything if there are none, and returns for each request whether
+// it is refused.
 func (j Judge) ask(ctx context.Context, lines []string, requests []Request, config []string) (refused []bool, err error) {
 	err = onThreadWithoutCaps(func() (err error) {
 		refused, err = j.askOne(ctx, lines, requests, config)
@@ -43,7 +43,7 @@ func (j Judge) ask(ctx context.Context, lines []string, requests []Request, conf
 	return refused, err
 }
 
-// askOne is ask, on a thread that ends after it.
+// askOne does what ask says, on a thread that ends after it.
 func (j Judge) askOne(ctx context.Context, lines []string, requests []Request, config []string) ([]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
@@ -109,7 +109,7 @@ func (j Judge) askOne(ctx context.Context, lines []string, requests []Request, c
 	return refused, nil
 }
 
-// reserve binds a port of a random loopback address without listening on it: what connects there is turned away.
+// reserve binds a port of a random loopback address without listening on it: the kernel refuses connections to it.
 func reserve() (fd int, at netip.AddrPort, err error) {
 	n := rand.Uint32()
 	addr := netip.AddrFrom4([4]byte{127, 1 + byte(n)%254, byte(n >> 8), 1 + byte(n>>16)%254})
@@ -139,7 +139,7 @@ func memoryFile(content string) (*os.File, error) {
 	return f, nil
 }
 
-// awaitListener returns nil when somebody listens, or the error with which the process ended.
+// awaitListener returns nil when somebody listens at an address, or the error with which the process ended.
 func awaitListener(ctx context.Context, at netip.AddrPort, ended <-chan error) error {
 	for wait := listenDelayMin; ; wait = min(wait*5/4, listenDelayMax) {
 		s, err := sockdiag.Listener(at)

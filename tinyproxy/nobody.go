@@ -7,11 +7,11 @@ import (
 	"vifproxy/internal/capability"
 )
 
-// nobody is who runs a tinyproxy that serves no AppVM.
+// nobody is the user of a tinyproxy that serves no AppVM.
 var nobody = syscall.Credential{Uid: 65534, Gid: 65534}
 
-// onThreadWithoutCaps runs f on a thread that has no capability to hand down to what f executes, and that ends when f has
-// returned, and not before: a parent-death signal comes then.
+// onThreadWithoutCaps runs f on a thread that has no capability to pass on to what f executes. The thread ends when f has
+// returned and not before, because the kernel sends parent-death signals then.
 func onThreadWithoutCaps(f func() error) error {
 	result := make(chan error)
 	go func() {
@@ -25,6 +25,6 @@ func onThreadWithoutCaps(f func() error) error {
 	return <-result
 }
 
-// Environment is all that a proxy inherits: nothing of systemd's (NOTIFY_SOCKET, LISTEN_FDS, …), nothing
-// that steers the C library.
+// Environment is all that a proxy inherits: nothing from systemd (NOTIFY_SOCKET, LISTEN_FDS, …), and nothing that changes how
+// the C library works.
 var Environment = []string{"PATH=/usr/bin:/bin"}

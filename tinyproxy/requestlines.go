@@ -8,7 +8,7 @@ import (
 	"vifproxy/internal/events"
 )
 
-// Line takes in one line of the log.
+// Line reads one line of the log.
 func (r *Requests) Line(raw []byte) {
 	process, message, ok := bytes.Cut(raw, []byte("]: "))
 	if !ok {
@@ -41,7 +41,7 @@ func (r *Requests) Line(raw []byte) {
 		} else if rest, ok := bytes.CutPrefix(message, []byte("Closed connection between local client (fd:")); ok {
 			r.drop(client(process, rest))
 		} else if rest, ok := bytes.CutPrefix(message, []byte("process_server_headers failed: ")); ok {
-			r.noAnswer(string(rest), "Broken pipe") // to the AppVM, which does not want the answer any more
+			r.noAnswer(string(rest), "Broken pipe") // the AppVM no longer wants the answer
 		} else if rest, ok := bytes.CutPrefix(message, []byte("process_client_headers failed: ")); ok {
 			r.noAnswer(string(rest), "Success") // the AppVM did not send all of its request
 		}
@@ -69,7 +69,7 @@ func (r *Requests) Line(raw []byte) {
 	r.wake(time.Now())
 }
 
-// client returns what a line says of a client's descriptor, together with the process that has it.
+// client returns the descriptor of a client that a line names, together with the process that has it.
 func client(process, rest []byte) string {
 	fd, _, _ := bytes.Cut(rest, []byte(")"))
 	return string(process[:min(len(process), 20)]) + " " + string(fd[:min(len(fd), 20)])

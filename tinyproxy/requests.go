@@ -13,22 +13,22 @@ import (
 )
 
 const (
-	// hostMax bounds what is kept of a host: longer than any name in the DNS.
+	// hostMax is how much is kept of a host: more than any name in the DNS has.
 	hostMax = 255
-	// pendingMax is how many requests of one proxy are remembered until their outcome is known. A browser has fewer; of an
-	// AppVM that has more, the oldest are forgotten.
+	// pendingMax is how many requests of one proxy are remembered until their outcome is known. A browser has fewer. If an
+	// AppVM has more, the oldest are forgotten.
 	pendingMax = 64
-	// connectPatience is how long a connection may take until people are told that nobody has answered.
+	// connectPatience is how long a connection may take before people are told that nobody has answered.
 	connectPatience = 5 * time.Second
-	// passwordPatience is how long a request may be without any outcome where the template has BasicAuth. tinyproxy logs
-	// nothing when it answers 401 or 407 (handle_connection in src/reqs.c of 1.10 to 1.11.2).
+	// passwordPatience is how long a request may have no outcome if the template has BasicAuth. tinyproxy logs nothing when it
+	// answers 401 or 407 (handle_connection in src/reqs.c of 1.10 to 1.11.2).
 	passwordPatience = time.Second
 )
 
-// Requests makes sense of what one tinyproxy logs about requests. No line has all of it: which host a refused CONNECT was
-// for, for example, is said in an earlier line. A line is known by its level and the beginning of its message, in every
-// version from 1.10 to 1.11.2 (src/reqs.c, src/sock.c, src/acl.c, src/child.c). An AppVM can get a line break into the log,
-// by folding its Host header, but only one with a blank after it, and nothing of its own before "]: ".
+// Requests finds out from the log of one tinyproxy which requests were not served, and why. No line says all: the host of a
+// refused CONNECT, for example, is in an earlier line. A line is known by its level and the beginning of its message, in every
+// version from 1.10 to 1.11.2 (src/reqs.c, src/sock.c, src/acl.c, src/child.c). An AppVM can get a line break into the log by
+// folding its Host header. Such a line begins with a blank, and has nothing of the AppVM's before "]: ".
 type Requests struct {
 	config *Config
 	uid    uint32
@@ -36,20 +36,20 @@ type Requests struct {
 
 	mu      sync.Mutex
 	pending []pending
-	timer   *time.Timer // to tell of what has no outcome
-	rings   time.Time   // when; zero: never
+	timer   *time.Timer // for requests that have no outcome yet
+	rings   time.Time   // when the timer fires; zero for never
 	ended   bool
 }
 
-// NewRequests is for a process with this configuration and uid. onDeny is told of each request that is not served, without VM
-// and Addr; it must not block.
+// NewRequests returns the Requests of a process with this configuration and uid. onDeny gets each request that is not served,
+// without VM and Addr. It must not block.
 func NewRequests(config *Config, uid uint32, onDeny func(events.Denial)) *Requests {
 	return &Requests{config: config, uid: uid, onDeny: onDeny}
 }
 
 // pending is a request whose outcome is not known yet.
 type pending struct {
-	client  string // process and descriptor: 1.10 serves each client from a process of its own
+	client  string // process and descriptor: in 1.10, each client has its own process
 	host    string
 	port    uint16
 	connect bool
@@ -62,13 +62,13 @@ type step int
 const (
 	asked   step = iota // the request line has come
 	opening             // tinyproxy resolves the name, and connects
-	waiting             // the same, and people have been told
+	waiting             // the same, and it has been reported
 	opened
 )
 
 // ask remembers a request line.
 func (r *Requests) ask(client, line string) {
-	r.forget(client) // it asks again
+	r.forget(client)
 	method, line, _ := strings.Cut(line, " ")
 	target, _, _ := strings.Cut(line, " ")
 	p := pending{client: client, connect: method == "CONNECT", since: time.Now()}
@@ -84,8 +84,8 @@ func (r *Requests) add(p pending) {
 	r.pending = append(r.pending, p)
 }
 
-// destination returns host and port as extract_url in src/reqs.c takes them from a request. Both are empty if the host is
-// in another line of the request.
+// destination returns host and port as extract_url in src/reqs.c reads them from a request. Both are empty if the host is in
+// another line of the request.
 func destination(target string, connect bool) (host string, port uint16) {
 	port = 443
 	if !connect {
@@ -111,9 +111,9 @@ func destination(target string, connect bool) (host string, port uint16) {
 	return host[:min(len(host), hostMax)], port
 }
 
-// find returns the newest pending request of which is is true; -1 if there is none. The newest, since an older one may
-// still wait for the rest of its headers. Among requests that are alike it may be another than tinyproxy meant, and what is
-// told of them is alike too.
+// find returns the index of the newest pending request that is(p) is true of, or -1. An older one may still be waiting for the
+// rest of its headers. If several are alike, it may not be the one that tinyproxy meant, but then the same is reported of
+// each.
 func (r *Requests) find(is func(pending) bool) int {
 	for i, p := range slices.Backward(r.pending) {
 		if is(p) {
@@ -130,7 +130,7 @@ func (r *Requests) remove(i int) pending {
 	return p
 }
 
-// forget is told that a descriptor is another client's now.
+// forget notes that a descriptor belongs to another client now.
 func (r *Requests) forget(client string) {
 	i := r.find(func(p pending) bool { return p.client == client })
 	if i < 0 {
@@ -141,7 +141,7 @@ func (r *Requests) forget(client string) {
 	}
 }
 
-// drop is told that a request is over.
+// drop notes that a request is over.
 func (r *Requests) drop(client string) {
 	r.pending = slices.DeleteFunc(r.pending, func(p pending) bool { return p.client == client })
 }
@@ -158,8 +158,8 @@ func (r *Requests) refusedPort(text string) {
 	r.deny(d)
 }
 
-// filtered is told of a host or URL that the list refuses. The closing quote is missing where tinyproxy cut the line at
-// 798 bytes (STRING_LENGTH in src/log.c) and where the host has a line break.
+// filtered notes a host or URL that the list refuses. The closing quote is missing if tinyproxy cut the line at 798 bytes
+// (STRING_LENGTH in src/log.c), or if the host contains a line break.
 func (r *Requests) filtered(rest []byte) {
 	raw, ok := bytes.CutPrefix(rest, []byte(`domain "`))
 	if !ok {
@@ -179,12 +179,12 @@ func (r *Requests) filtered(rest []byte) {
 	if i := r.find(func(p pending) bool { return p.step == asked && strings.EqualFold(p.host, host) }); i >= 0 {
 		d.Port = r.remove(i).port
 	} else if i := r.find(func(p pending) bool { return p.step == asked && p.host == "" }); i >= 0 {
-		r.remove(i) // its host was in a header
+		r.remove(i) // its host is in a header
 	}
 	r.deny(d)
 }
 
-// isTarget reports whether a request is for what tinyproxy calls target: HOST:PORT, or HOST in 1.10.
+// isTarget reports whether a request is for a target as tinyproxy names it: HOST:PORT, or HOST in 1.10.
 func (p pending) isTarget(target string) bool {
 	host, port := hostPort(target)
 	return target == p.host || p.port == port && strings.EqualFold(p.host, host)
@@ -202,7 +202,7 @@ func hostPort(target string) (host string, port uint16) {
 	return target[:i], uint16(n)
 }
 
-// upstream returns the Upstream of the template that is called so.
+// upstream returns the Upstream of the template with this name.
 func (r *Requests) upstream(target string) (Upstream, bool) {
 	host, port := hostPort(target)
 	for _, route := range r.config.Routes {
@@ -213,8 +213,8 @@ func (r *Requests) upstream(target string) (Upstream, bool) {
 	return Upstream{}, false
 }
 
-// open is told that tinyproxy begins to connect to target. An Upstream's connection is a request of its own here, since
-// no line says for whom it is.
+// open notes that tinyproxy begins to connect to a target. A connection to an Upstream becomes a request of its own here,
+// because no line says which request it is for.
 func (r *Requests) open(target string) {
 	now := time.Now()
 	if i := r.find(func(p pending) bool { return p.step == asked && p.isTarget(target) }); i >= 0 {
@@ -228,7 +228,7 @@ func (r *Requests) open(target string) {
 			p.client, p.connect = r.pending[i].client, r.pending[i].connect
 			r.remove(i)
 		}
-	} else { // the host was in a header, or the request is one of too many
+	} else { // its host is in a header, or it was forgotten
 		p.host, p.port = hostPort(target)
 		if i := r.find(func(p pending) bool { return p.step == asked && p.host == "" }); i >= 0 {
 			p.client = r.remove(i).client
@@ -241,7 +241,7 @@ func (r *Requests) open(target string) {
 // isOpening reports whether a connection is being made.
 func (p pending) isOpening() bool { return p.step == opening || p.step == waiting }
 
-// established is told that a host, or an Upstream, has answered.
+// established notes that a host, or an Upstream, has answered.
 func (r *Requests) established(host string) {
 	i := r.find(func(p pending) bool { return p.isOpening() && strings.EqualFold(p.host, host) })
 	if i < 0 {
@@ -254,12 +254,12 @@ func (r *Requests) established(host string) {
 	}
 }
 
-// failed is told that tinyproxy got no connection. It was told before that it tries.
+// failed notes that tinyproxy got no connection. An earlier line said that it tries.
 func (r *Requests) failed(target string, reason events.Reason, why string) {
 	d := events.Denial{Reason: reason, Why: why}
 	d.Host, d.Port = hostPort(target)
-	// Of requests that are alike, the one that began first fails first. One that hangs is told, and may hang for minutes: a
-	// failure is another's if there is one, or nobody would be told of that.
+	// Of requests that are alike, the one that began first fails first. A connection that hangs for minutes has been reported
+	// already, so a failure is counted for another one if possible; otherwise that one would never be reported.
 	i := slices.IndexFunc(r.pending, func(p pending) bool { return p.step == opening && p.isTarget(target) })
 	if i < 0 {
 		i = slices.IndexFunc(r.pending, func(p pending) bool { return p.step == waiting && p.isTarget(target) })
@@ -267,15 +267,15 @@ func (r *Requests) failed(target string, reason events.Reason, why string) {
 	if i >= 0 {
 		p := r.remove(i)
 		if p.step == waiting {
-			return // told
+			return // reported already
 		}
 		d.Host, d.Port, d.Took = p.host, p.port, time.Since(p.since)
 	}
 	r.deny(d)
 }
 
-// noAnswer is told of a host that was connected to, and of the errno of what then failed, in the words of the C locale. One
-// of them says that it is the AppVM that has closed its connection.
+// noAnswer notes that a request failed after the connection was made. The line has the errno in the words of the C locale;
+// ofAppVM is the one that means that the AppVM closed its connection.
 func (r *Requests) noAnswer(rest, ofAppVM string) {
 	why, rest, _ := strings.Cut(rest, `. host "`)
 	host, _, _ := strings.Cut(rest, `"`)
@@ -299,7 +299,7 @@ func (r *Requests) unauthorized(p pending) {
 		Why: "BasicAuth in the template `config` wants a user and a password that were not sent"})
 }
 
-// deny tells of a request, as text that does nothing to a terminal.
+// deny reports a request, with nothing in it that a terminal acts on.
 func (r *Requests) deny(d events.Denial) {
 	to := Upstream{d.Host, d.Port}
 	d.Upstream = (d.Reason == events.ReasonName || d.Reason == events.ReasonConnect) && to != (Upstream{}) &&

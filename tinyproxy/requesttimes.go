@@ -7,7 +7,7 @@ import (
 	"vifproxy/internal/events"
 )
 
-// deadline returns when there will be something to tell of a request if no line comes before; zero if never.
+// deadline returns when a request is to be reported if no line comes before; zero for never.
 func (r *Requests) deadline(p pending) time.Time {
 	switch {
 	case p.step == opening:
@@ -18,7 +18,7 @@ func (r *Requests) deadline(p pending) time.Time {
 	return time.Time{}
 }
 
-// wake has what is due told, and sets the timer for what is not.
+// wake reports what is due, and sets the timer for the rest.
 func (r *Requests) wake(now time.Time) {
 	var next time.Time
 	for i := 0; i < len(r.pending); i++ {
@@ -63,7 +63,7 @@ func (r *Requests) fire() {
 	}
 }
 
-// End is told that the process has ended: of what it was about to do nothing is told.
+// End notes that the process has ended. Requests without an outcome are not reported.
 func (r *Requests) End() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

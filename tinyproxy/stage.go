@@ -8,12 +8,12 @@ import (
 	"vifproxy/internal/terminal"
 )
 
-// An Outcome is what became of the question of a trial.
+// An Outcome is how a trial of a request ended.
 type Outcome struct {
 	Stage Stage
-	// Status is what tinyproxy answered; 0 if it had no answer by then.
+	// Status is what tinyproxy answered; 0 if it has not answered.
 	Status int
-	// Why is what the C library says about a name that does not resolve; else "".
+	// Why is the C library's reason if a name does not resolve; otherwise "".
 	Why  string
 	Took time.Duration
 }
@@ -22,16 +22,16 @@ type Outcome struct {
 type Stage int
 
 const (
-	Asked     Stage = iota // tinyproxy has it
-	Resolving              // it asks for the addresses of the host, or of its Upstream
+	Asked     Stage = iota // tinyproxy has the request
+	Resolving              // it looks up the addresses of the host, or of its Upstream
 	Unknown                // there are none
-	Opening                // it opens a connection to one of them
+	Opening                // it connects to one of them
 	NoAnswer               // that fails
 	Connected              // that succeeds
 )
 
-// TrialText returns a configuration for a Trial, line by line as it was. The level of the log is the one that tells of each stage; the
-// last one counts (handle_loglevel in src/conf.c of 1.11).
+// TrialText returns the configuration of a trial, line by line like that of the AppVM's proxy. The log level is the one that
+// shows each stage; the last LogLevel counts (handle_loglevel in src/conf.c of 1.11).
 func TrialText(text string, unfiltered, tunnel bool) string {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	for i, line := range lines {
@@ -51,8 +51,8 @@ func TrialText(text string, unfiltered, tunnel bool) string {
 	return strings.Join(lines, "\n") + "\nLogLevel Info\n"
 }
 
-// stages are what tinyproxy logs at each stage: opensock in src/sock.c, connect_to_upstream and handle_connection in src/reqs.c of
-// 1.11; 1.10 logs the same but for "returned".
+// stages are what tinyproxy logs at each stage: opensock in src/sock.c, connect_to_upstream and handle_connection in
+// src/reqs.c of 1.11. 1.10 logs the same except for "returned".
 var stages = []struct {
 	Stage
 	says *regexp.Regexp
@@ -65,7 +65,7 @@ var stages = []struct {
 	{Resolving, regexp.MustCompile(`opensock: opening connection to `)},
 }
 
-// StageOf returns the stage that a line of tinyproxy's log tells of, and for Unknown what the C library says.
+// StageOf returns the stage that a line of tinyproxy's log shows, and for Unknown the reason of the C library.
 func StageOf(line string) (stage Stage, why string, ok bool) {
 	for _, s := range stages {
 		if m := s.says.FindStringSubmatch(line); m != nil {

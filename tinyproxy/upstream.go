@@ -16,7 +16,7 @@ type Upstream struct {
 	Port uint16
 }
 
-// A Route is a line of Upstream: through which proxy requests for a site go.
+// A Route is a line of Upstream. It says through which proxy requests for a site go.
 type Route struct {
 	Site string   // a host, .NAME, an address or a network; "" for all hosts
 	To   Upstream // the zero Upstream if the line says none
@@ -68,9 +68,10 @@ func (c Config) UpstreamFor(host string) (to Upstream, ok bool) {
 	return to, to != Upstream{}
 }
 
-// MisleadsUpstream returns the IPv6 address that an expression of a white list stands for, if tinyproxy passes requests for
-// it on to an Upstream. tinyproxy does so without brackets (1.11.1, connect_to_upstream in src/reqs.c): the Upstream gets
-// "2001:db8::1:443" for [2001:db8::1]:443, which is another address. A compiled line has colons in no other case.
+// MisleadsUpstream returns the IPv6 address that an expression of a white list stands for, and reports whether tinyproxy
+// passes requests for it on to an Upstream. It does so without brackets (1.11.1, connect_to_upstream in src/reqs.c): for
+// [2001:db8::1]:443 the Upstream gets "2001:db8::1:443", which is another address. A compiled line has colons in no other
+// case.
 func (c Config) MisleadsUpstream(expression string) (addr netip.Addr, misleads bool) {
 	literal := strings.ReplaceAll(strings.Trim(expression, "^$"), `\.`, ".")
 	addr, err := netip.ParseAddr(literal)
@@ -90,8 +91,8 @@ func NotMisled(addr netip.Addr) string {
 	return fmt.Sprintf("name the host, or add `Upstream none \"%s\"` to the template `config`", addr)
 }
 
-// siteMatches is hostspec_match in src/hostspec.c. What 1.11 does with a name and a network depends on what happened to
-// be on the stack; here they do not match, as was meant.
+// siteMatches does what hostspec_match in src/hostspec.c does. If the site is a network and the host a name, the result of
+// 1.11 depends on what is on the stack. Here they do not match, as was meant.
 func siteMatches(site, host string) bool {
 	addr, err := netip.ParseAddr(host)
 	isName := err != nil

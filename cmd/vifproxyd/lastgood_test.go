@@ -292,7 +292,7 @@ func TestTinyproxyGoneReplacedAndBroken(t *testing.T) {
 			start + "tinyproxy ended by itself with status 0; it said \"good bye\" (somebody sent it SIGTERM, or it is not tinyproxy)"},
 		{"never listens", func() { s.program(s.compiled(`for { syscall.Pause() }`)) },
 			start + "tinyproxy does not listen on 10.138.1.1:PORT and said nothing: context deadline exceeded " +
-				"(is the program tinyproxy, and the machine not overloaded?)"},
+				"(check that the program is tinyproxy, and that the machine is not overloaded)"},
 	} {
 		s.Log(row.what)
 		row.change()

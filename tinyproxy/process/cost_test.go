@@ -43,7 +43,7 @@ func TestManyProxies(t *testing.T) {
 	l := newLauncher(t, nil)
 	start(t, l, realBinary, newSpec(l, "first", 61000)).Kill() // what is made once is there now
 	threadsBefore, goroutinesBefore := threads(t), runtime.NumGoroutine()
-	l.Forget("first")
+	l.CloseLog("first")
 	descriptorsBefore := descriptors(t)
 	ctx := bounded(t)
 	var proxies [many]*Proxy
@@ -74,7 +74,7 @@ func TestManyProxies(t *testing.T) {
 	}
 	for i, p := range proxies {
 		p.Kill()
-		l.Forget(fmt.Sprintf("vm%d", i))
+		l.CloseLog(fmt.Sprintf("vm%d", i))
 	}
 	awaitDescriptors(t, descriptorsBefore)
 }

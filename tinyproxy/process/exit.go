@@ -19,15 +19,15 @@ import (
 	"vifproxy/tinyproxy/confine/handover"
 )
 
-// Error says why a proxy did not start or why it ended.
+// An Error says why a proxy did not start, or why it ended.
 type Error struct {
 	Doing  string // "start proxy" or "proxy"
 	VM     string
 	Addr   netip.Addr
-	Text   string // what is wrong, with file, line and pattern where it has them
+	Text   string // what is wrong, with file, line and pattern if it has them
 	Remedy string // what a person can do about it; may be empty
 	Config bool   // rules or template are at fault: the same files would fail the same way
-	Taken  bool   // somebody else has the port: another one would do
+	Taken  bool   // another process has the port; another port would do
 	Err    error  // underlying error; may be nil
 }
 
@@ -52,7 +52,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // badPattern is what follows "Bad regex in FILE: ". 1.10 does not tell the line.
 var badPattern = regexp.MustCompile(`^(?:line ([0-9]+) - )?(.*)$`)
 
-// explain makes a sentence of an exit status and of the last raw lines that tinyproxy said. dir has what it read.
+// explain returns an error for an exit status and the last lines that tinyproxy said. dir has the files that it read.
 func explain(spec rendered, dir string, status syscall.WaitStatus, said []string) *Error {
 	if status.Signaled() {
 		return explainServed(status)
@@ -63,7 +63,7 @@ func explain(spec rendered, dir string, status syscall.WaitStatus, said []string
 			if rest, ok := strings.CutPrefix(line, "Bad regex in "+filepath.Join(dir, "rules")+": "); ok {
 				return badRegex(spec, rest)
 			}
-			// 1.11 says so where malloc fails; the C library's own lack of memory is a bad regex to it.
+			// 1.11 says so if malloc fails. If the C library itself lacks memory, tinyproxy calls that a bad regex.
 			if strings.HasPrefix(line, "out of memory parsing filter file") {
 				return &Error{Text: fmt.Sprintf("%s: tinyproxy has no memory for a list of %d lines", spec.RulesPath, len(spec.Rules)),
 					Remedy: "shorten it, or give this VM more memory", Config: true}
@@ -93,8 +93,8 @@ func explain(spec rendered, dir string, status syscall.WaitStatus, said []string
 	return &Error{Text: fmt.Sprintf("tinyproxy exited with status %d%s", status.ExitStatus(), tinyproxy.Quoted(said))}
 }
 
-// explainServed makes a sentence of the end of a process that has served. Its AppVM may own it, so that neither its exit
-// status nor what it said is a judgement about rules or template, and what it said is quoted nowhere but in its log.
+// explainServed returns an error for the end of a process that has served. Its AppVM may own it, so neither its exit status
+// nor what it said is a judgement about rules or template. What it said is quoted in its log only.
 func explainServed(status syscall.WaitStatus) *Error {
 	switch {
 	case status.Exited() && status.ExitStatus() == 0:
@@ -110,7 +110,7 @@ func explainServed(status syscall.WaitStatus) *Error {
 	return e
 }
 
-// cannotExecute is the error of a program that does not start as such.
+// cannotExecute returns the error of a program that does not start.
 func cannotExecute(binary string, spec rendered, err error) *Error {
 	if errors.Is(err, confine.ErrScript) {
 		return &Error{Text: binary + " is a script", Err: confine.ErrScript,
@@ -119,7 +119,7 @@ func cannotExecute(binary string, spec rendered, err error) *Error {
 	return &Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err, Remedy: execRemedy(err)}
 }
 
-// explainConfined makes an error of an exit of vifproxy-confine; nil if it was tinyproxy that ended.
+// explainConfined returns an error for an exit of vifproxy-confine; nil if it was tinyproxy that ended.
 func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error {
 	if p.cell == nil {
 		return nil
@@ -132,7 +132,7 @@ func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error
 			return cannotExecute(p.binary, p.Spec, errno)
 		}
 	case handover.CannotConfine:
-		if ok || len(said) == 0 { // it did not get so far as to have an output
+		if ok || len(said) == 0 { // it ended before it had an output
 			return &Error{Text: "tinyproxy cannot be confined" + tinyproxy.Quoted(last),
 				Remedy: "is vifproxy-confine of the same version as vifproxyd?"}
 		}
@@ -140,8 +140,7 @@ func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error
 	return nil
 }
 
-// badRegex names the line of the user's file that the staged line comes from. rest is "line 4 - PATTERN",
-// or "PATTERN" from 1.10.
+// badRegex returns an error that names the line of the user's file. rest is "line 4 - PATTERN", or "PATTERN" from 1.10.
 func badRegex(spec rendered, rest string) *Error {
 	m := badPattern.FindStringSubmatch(rest)
 	pattern, where := m[2], spec.RulesPath
@@ -174,7 +173,7 @@ func lineOf(path string, n int) string {
 	return lines[n-1]
 }
 
-// execRemedy says what to do when the kernel refuses to fork or execute.
+// execRemedy returns what to do if the kernel refuses to fork or execute.
 func execRemedy(err error) string {
 	switch {
 	case errors.Is(err, unix.EACCES):

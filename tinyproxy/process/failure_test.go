@@ -236,7 +236,7 @@ func TestNeverListens(t *testing.T) {
 	}()
 	_, err := l.Start(ctx, binary, newSpec(l, "social", 61001))
 	want := "start proxy for social (10.137.238.73): tinyproxy does not listen on 127.0.0.1:61001; " +
-		"it said \"started\": too late (is the program tinyproxy, and the machine not overloaded?)"
+		"it said \"started\": too late (check that the program is tinyproxy, and that the machine is not overloaded)"
 	if err == nil || strings.Replace(err.Error(), " and said nothing", `; it said "started"`, 1) != want {
 		t.Errorf("%v\nwant: %s", err, want)
 	}

@@ -17,22 +17,22 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// drop is how an administrator adds to the unit.
+// drop returns how an administrator adds a setting to the unit.
 func drop(setting string) string {
 	return "add " + setting + " to the unit with `systemctl edit vifproxyd`"
 }
 
-// ours reports whether info is of a directory that this package made: the group tells, since nobody else
-// uses these numbers. Everything below it is ours too.
+// isProxyDir reports whether info is of a directory that this package made. Its group says so, because nothing else uses these
+// numbers. Everything below it is ours too.
 func isProxyDir(info fs.FileInfo) bool {
 	return info.IsDir() && tinyproxy.IsProxyUID(info.Sys().(*syscall.Stat_t).Gid)
 }
 
-// prepare makes the VM's directory and log and the link to it under the old path. A trial has no log: nil.
+// prepare makes the VM's directory, its log, and the link to it under the old path. A trial has no log: nil.
 func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 	info, err := l.root().Lstat(spec.Name)
 	if err == nil && !isProxyDir(info) {
-		// One that is empty can go.
+		// An empty directory may be replaced.
 		if !info.IsDir() || l.root().Remove(spec.Name) != nil {
 			return nil, fmt.Errorf("%s is not ours (remove it, or rename the rule file)",
 				filepath.Join(l.options.RuntimeDir, spec.Name))
@@ -52,13 +52,13 @@ func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 	if err := l.pointTo(spec.Name, "log", path); err != nil {
 		return nil, err
 	}
-	// A log that cannot be written is no reason to be without a proxy: it drops, and LogProblem says so.
+	// A log that cannot be written does not keep a proxy from starting. Its lines are dropped, and LogProblem says so.
 	log.open(spec.Addr, path)
 	return log, nil
 }
 
-// pointTo makes NAME/file lead to path, where the template wants that file otherNetwork, and takes a symlink
-// to otherNetwork away otherwise.
+// pointTo makes NAME/file a symlink to path, if the template wants that file in another place. Otherwise it removes such a
+// symlink.
 func (l *Launcher) pointTo(vm, file, path string) error {
 	name := filepath.Join(vm, file)
 	if path != filepath.Join(l.options.RuntimeDir, name) {
@@ -70,14 +70,14 @@ func (l *Launcher) pointTo(vm, file, path string) error {
 	return nil
 }
 
-// makeDir makes a directory that the group gid may enter and read, or gives it to that group: that of an AppVM
-// that has got another address.
+// makeDir makes a directory that the group gid may enter and read. If an AppVM has got another address, makeDir gives its
+// directory to the new group.
 func makeDir(root *os.Root, name string, gid uint32) error {
 	return filegroup.As(int(gid), func() error {
 		if err := root.Mkdir(name, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		// Its owner may do that: the file-system gid is one of his (chgrp_ok in Linux' fs/attr.c).
+		// Its owner may do that, because the file-system gid counts as one of its groups (chgrp_ok in Linux' fs/attr.c).
 		if err := root.Lchown(name, -1, int(gid)); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (l *Launcher) stage(spec rendered) error {
 		if spec.Config.HasPage(page.code) {
 			continue
 		}
-		// Behind all other lines, so that their numbers stay the template's.
+		// Behind all other lines, so that line numbers stay the template's.
 		files[0].text += fmt.Sprintf("ErrorFile %s \"%s\"\n", page.code, filepath.Join(l.options.RuntimeDir, dir, page.file))
 		if f := (file{page.file, page.text(spec)}); !slices.Contains(files, f) {
 			files = append(files, f)
@@ -127,7 +127,7 @@ func portDir(spec rendered) string {
 	return filepath.Join(spec.Name, strconv.Itoa(int(spec.Listen.Port())))
 }
 
-// unstage removes what stage wrote. What cannot be removed, as for lack of descriptors, KeepFiles tries again.
+// unstage removes what stage wrote. If something cannot be removed, as for lack of descriptors, KeepFiles tries again.
 func (l *Launcher) unstage(spec rendered) {
 	l.leftMu.Lock()
 	defer l.leftMu.Unlock()
@@ -141,7 +141,7 @@ func (l *Launcher) unstage(spec rendered) {
 	l.space.unstage(dir)
 }
 
-// removeLeft removes files of ended proxies that could not be removed when these ended.
+// removeLeft removes files that could not be removed when their proxies ended.
 func (l *Launcher) removeLeft() {
 	l.leftMu.Lock()
 	defer l.leftMu.Unlock()
@@ -153,7 +153,7 @@ func (l *Launcher) removeLeft() {
 	}
 }
 
-// writeFile makes a new file; one of that name must not exist.
+// writeFile makes a new file. A file of that name must not exist.
 func writeFile(root *os.Root, name, content string, gid uint32) error {
 	return filegroup.As(int(gid), func() error {
 		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
@@ -168,7 +168,7 @@ func writeFile(root *os.Root, name, content string, gid uint32) error {
 	})
 }
 
-// replaceLink makes name a symlink to target in one step, whatever it was.
+// replaceLink makes name a symlink to target in one step, whatever name was before.
 func replaceLink(root *os.Root, target, name string) error {
 	if old, err := root.Readlink(name); err == nil && old == target {
 		return nil
@@ -181,12 +181,12 @@ func replaceLink(root *os.Root, target, name string) error {
 	return root.Rename(tmp, name)
 }
 
-// linkCompat makes CompatDir/NAME lead to the VM's directory. What is there and not ours stays.
+// linkCompat makes CompatDir/NAME a symlink to the VM's directory. It leaves alone what others made there.
 func (l *Launcher) linkCompat(name string) error {
 	if l.options.CompatDir == "" {
 		return nil
 	}
-	// Each time: the directory may be another service's RuntimeDirectory, and go away with it.
+	// At each start, because the directory may be another service's RuntimeDirectory, and vanish with it.
 	if err := os.MkdirAll(l.options.CompatDir, 0o755); err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (l *Launcher) linkCompat(name string) error {
 	return dir.Symlink(target, name)
 }
 
-// clean removes every directory and link that is ours.
+// clean removes all our directories and links.
 func (l *Launcher) clean() error {
 	entries, err := os.ReadDir(l.options.RuntimeDir)
 	if err != nil {
@@ -223,7 +223,7 @@ func (l *Launcher) clean() error {
 	}
 	dir, err := os.OpenRoot(l.options.CompatDir)
 	if err != nil {
-		return nil // there is none, so there is nothing of ours in it
+		return nil // without the directory there are no links of ours
 	}
 	defer dir.Close()
 	entries, _ = os.ReadDir(l.options.CompatDir)

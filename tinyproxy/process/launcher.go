@@ -23,29 +23,28 @@ import (
 	"vifproxy/tinyproxy/confine"
 )
 
-// starterThreads is the number of threads that fork. Each is busy from fork to exec, about a millisecond, so a
-// few keep a slow disk from holding up every start behind one.
+// starterThreads is the number of threads that fork. Each is busy from fork to exec, about a millisecond. With several, a slow
+// disk does not hold up all starts behind one.
 const starterThreads = 4
 
-// recruitDelay is until the next recruit is enlisted: the one that was handed over needs the processors now.
+// recruitDelay is the time until the next recruit is enlisted, because the one that has just become a proxy needs the CPU now.
 const recruitDelay = 20 * time.Millisecond
 
-// timerSlack is by how many nanoseconds the kernel may wake a proxy too late from a timed wait.
+// timerSlack is how many nanoseconds late the kernel may wake a proxy from a timed wait.
 const timerSlack = 10_000_000
 
-// Options are what a Launcher needs to know.
+// Options are the settings of a Launcher.
 type Options struct {
 	RuntimeDir string       // made if missing; nobody but us writes there
 	CompatDir  string       // where a symlink NAME leads to RuntimeDir/NAME; "" for none
-	Log        *slog.Logger // what no caller is told: trouble with logs and links
-	// OnDenied is called for every request that was not served. An AppVM can make thousands a second: it must be cheap,
-	// must not block, and what it keeps or passes on it must limit. May be nil.
+	Log        *slog.Logger // trouble with logs and links, which no caller hears of
+	// OnDenied is called for every request that was not served. An AppVM can make thousands a second, so it must be cheap,
+	// must not block, and must limit what it keeps or passes on. May be nil.
 	OnDenied func(events.Denial)
-	Sandbox  *confine.Sandbox // that proxies run in; nil for none
+	Sandbox  *confine.Sandbox // of all proxies; nil for none
 }
 
-// Launcher starts proxies and owns their runtime directory. Safe for concurrent use, except that
-// the proxies of one VM are started one after the other.
+// A Launcher starts proxies and owns their runtime directory.
 type Launcher struct {
 	options Options
 	dir     *runtimeDir
@@ -53,22 +52,22 @@ type Launcher struct {
 	null    *os.File
 
 	forks    chan func()   // to the starter threads
-	recruits chan *recruit // from one of them, if proxies are confined
-	quit     chan struct{} // closed: starter threads end
+	recruits chan *recruit // from one of these, if proxies are confined
+	quit     chan struct{} // closed when starter threads have to end
 	starters sync.WaitGroup
 	starting atomic.Int32 // proxies that do not listen yet
 	versions versions
 	poller   *poller
 
-	mu      sync.Mutex // nobody waits for a file system with it
+	mu      sync.Mutex // never held while a file system is waited for
 	proxies map[*Proxy]bool
 	// By VM name:
-	current    map[string]*Proxy // the one that RUNTIME/NAME/config is to show
+	current    map[string]*Proxy // the one that RUNTIME/NAME/config should show
 	publishers map[string]*publisher
 	logs       map[string]*vmLog
 
 	leftMu sync.Mutex
-	left   map[string]bool // directories of proxies that have ended, which could not be removed
+	left   map[string]bool // directories of ended proxies that could not be removed
 
 	onLogProblem atomic.Pointer[func()]
 }
@@ -124,8 +123,8 @@ func NewLauncher(o Options) (*Launcher, error) {
 	return l, nil
 }
 
-// fork runs what Start hands it on a thread that ends only with the Launcher. If proxies are confined, one such
-// thread keeps a recruit, so that a start finds it waiting.
+// fork runs what Start passes to it, on a thread that ends with the Launcher. If proxies are confined, one such thread keeps a
+// recruit ready for the next start.
 func (l *Launcher) fork(ready chan<- error, recruits bool) {
 	runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
 	if l.options.Sandbox != nil {
@@ -133,9 +132,9 @@ func (l *Launcher) fork(ready chan<- error, recruits bool) {
 	} else {
 		ready <- capability.Drop()
 		recruits = false
-		// A proxy inherits it across fork and exec, prctl(2). While an AppVM has MaxClients connections open, tinyproxy
-		// waits for the end of one in a loop around usleep(16) (child_main_loop in src/child.c of 1.11): 40 % of a CPU
-		// for as long as the AppVM likes, under 1 % with this. Only time-outs come later, data does not.
+		// A proxy inherits it across fork and exec, prctl(2). While an AppVM has MaxClients connections open, tinyproxy waits
+		// in a loop around usleep(16) (child_main_loop in src/child.c of 1.11). That takes 40 % of a CPU for as long as the
+		// AppVM likes, and under 1 % with this slack. Only timeouts come later, data does not.
 		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
 	}
 	var spare *recruit
@@ -143,7 +142,7 @@ func (l *Launcher) fork(ready chan<- error, recruits bool) {
 	for {
 		var offer chan *recruit
 		if recruits && spare == nil && pause == nil {
-			spare, _ = l.enlist() // else Start enlists one, and hears why that fails
+			spare, _ = l.enlist() // on failure Start enlists one, and reports the error
 		}
 		if spare != nil {
 			offer = l.recruits
@@ -164,12 +163,12 @@ func (l *Launcher) fork(ready chan<- error, recruits bool) {
 	}
 }
 
-// closeOnExec keeps what our own parent left open (sockets of systemd, a shell's files) from the proxies.
-// What Go opens has the flag from the start.
+// closeOnExec keeps what our own parent left open (sockets of systemd, files of a shell) from the proxies. What Go opens has
+// the flag from the start.
 func closeOnExec() {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return // no /proc, no processes to reap either: NewLauncher's caller hears of it from Reap
+		return // there is no /proc, which Reap reports
 	}
 	for _, e := range entries {
 		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
@@ -188,13 +187,13 @@ func (l *Launcher) paths(name string, port uint16) tinyproxy.Paths {
 	}
 }
 
-// Start runs binary as spec says and returns when it serves, or when ctx ends. An error is an *Error;
-// after it nothing of the attempt is left but what it wrote to the VM's log.
+// Start runs binary as spec says, and returns when it serves or when ctx ends. An error is an *Error. After an error, nothing
+// is left of the attempt but its lines in the VM's log.
 func (l *Launcher) Start(ctx context.Context, binary string, spec Spec) (*Proxy, error) {
 	return l.start(ctx, binary, spec, nil)
 }
 
-// start is Start with a change to the configuration; nil for none.
+// start is Start with a change to the text of the configuration; nil for none.
 func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change func(c tinyproxy.Config, text string) string) (*Proxy, error) {
 	fail := func(e *Error) (*Proxy, error) {
 		e.Doing, e.VM, e.Addr = "start proxy", asked.Name, asked.Addr
@@ -231,7 +230,7 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
-	spec.text, spec.Render = "", nil // what is in the file need not be in memory for as long as the proxy runs
+	spec.text, spec.Render = "", nil // the file has it; memory need not, for as long as the proxy runs
 	p, err := l.run(program, spec, log)
 	if err != nil {
 		l.unstage(spec)
@@ -239,7 +238,7 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 	}
 	if e := p.awaitReady(ctx); e != nil {
 		p.Kill()
-		if l.removed() { // which is no fault of rules or template
+		if l.removed() { // which is not the fault of rules or template
 			e = &Error{Text: "somebody has removed " + l.dir.path + " meanwhile"}
 		}
 		return fail(e)
@@ -248,7 +247,7 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 	return p, nil
 }
 
-// storageRemedy says what to do about an error of the file system under the runtime directory.
+// storageRemedy returns what to do about an error of the file system under the runtime directory.
 func (l *Launcher) storageRemedy(err error) string {
 	switch {
 	case errors.Is(err, errNoSpace):
@@ -261,8 +260,8 @@ func (l *Launcher) storageRemedy(err error) string {
 	return ""
 }
 
-// Close kills the proxies that still run, ends the starter threads and removes what is ours from the
-// runtime directory, logs included. No other call may be under way or follow.
+// Close kills the proxies that still run, ends the starter threads, and removes our files from the runtime directory, logs
+// included.
 func (l *Launcher) Close() {
 	l.mu.Lock()
 	running := slices.Collect(maps.Keys(l.proxies))

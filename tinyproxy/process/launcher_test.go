@@ -79,7 +79,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if got := tree(t, run); got != want {
 			t.Errorf("files %s, want %s", got, want)
 		}
-		if err := l.Current(p); err != nil {
+		if err := l.SetCurrent(p); err != nil {
 			t.Fatal(err)
 		}
 		want = textOf(l, spec) + fmt.Sprintf("ErrorFile 403 %q\nErrorFile 500 %[2]q\nErrorFile 502 %[2]q\n",
@@ -126,7 +126,7 @@ func TestLifeOfAProxy(t *testing.T) {
 	t.Run("switch", func(t *testing.T) {
 		spec := newSpec(l, "social", 61001)
 		next := start(t, l, realBinary, spec)
-		if err := l.Current(next); err != nil {
+		if err := l.SetCurrent(next); err != nil {
 			t.Fatal(err)
 		}
 		p.Kill()
@@ -154,7 +154,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if got := tree(t, run); got != "social social/log" {
 			t.Errorf("files left: %s", got)
 		}
-		if err := l.Current(next); err == nil {
+		if err := l.SetCurrent(next); err == nil {
 			t.Error("an ended proxy became current")
 		}
 		log := read(t, run, "social/log")
@@ -163,7 +163,7 @@ func TestLifeOfAProxy(t *testing.T) {
 			t.Errorf("log %s", log)
 		}
 	})
-	l.Forget("social")
+	l.CloseLog("social")
 	if got := tree(t, run); got != "social social/log" {
 		t.Errorf("files after Forget: %s", got)
 	}
@@ -249,7 +249,7 @@ func TestFilesElsewhere(t *testing.T) {
 	log, pid := filepath.Join(dir, "x.log"), filepath.Join(dir, "x.pid")
 	p := start(t, l, realBinary, newSpec(l, "social", 61000,
 		fmt.Sprintf("logfile %q", log), fmt.Sprintf("PIDFILE %q", pid)))
-	if err := l.Current(p); err != nil {
+	if err := l.SetCurrent(p); err != nil {
 		t.Fatal(err)
 	}
 	run := l.options.RuntimeDir

@@ -21,30 +21,30 @@ import (
 	"vifproxy/internal/terminal"
 )
 
-// Most of what a proxy says is what its AppVM made it say, so all of it is limited: a line, the file, and
-// what a VM can add to it in the long run. An AppVM that tries needs half an hour to push out what was
-// logged before; a person's browsing fits into the burst many times over.
+// An AppVM decides most of what its proxy says, so everything is limited: a line, the file, and what is added in the long run.
+// An AppVM needs half an hour to push out what was logged before. A person's browsing fits into the burst many times over.
 const (
 	lineMax  = 1024    // bytes; tinyproxy itself stops at 799
-	logMax   = 1 << 20 // bytes; and as much again in log.1; less where many share little, see space
+	logMax   = 1 << 20 // bytes; and as much again in log.1; less if many share little, see space
 	logBurst = 256 << 10
 	logRate  = 1 << 10 // bytes a second
 )
 
-// What waits for the log file of a VM, whose file system may not answer.
+// What may wait for the log file of a VM, whose file system may not answer.
 const (
 	logQueueMax      = 1000
 	logQueueBytesMax = 64 << 10
-	// flushTimeout is how long the end of a process is kept back for that.
+	// flushTimeout is how long the end of a process waits for its last lines to be written.
 	flushTimeout = 100 * time.Millisecond
 )
 
-// vmLog is the log of a VM: all its proxies write to it, and none can stop because of it, nor can what reads their output.
+// A vmLog is the log of a VM, to which all its proxies write. It holds up neither a proxy nor the goroutine that reads their
+// output.
 type vmLog struct {
 	vm       string
 	onDenied func(events.Denial)
 	queue    *backlog.Queue // for the file
-	space    *space         // nil counts nothing
+	space    *space         // nil if nothing is counted
 
 	// Guarded by launcher.mu.
 	wanted bool // a proxy runs, or starts
@@ -55,11 +55,11 @@ type vmLog struct {
 	path  string // to write to
 	lines *rate.Limiter
 
-	intake *rate.Limiter // what is read of its proxies' output
+	intake *rate.Limiter // limits how much is read of its proxies' output
 
-	// These belong to what the queue calls.
+	// Only functions that the queue calls use these.
 	opened  string      // path of file
-	counted bool        // it is one of those that space counts
+	counted bool        // space counts it
 	file    *os.File    // nil while it cannot be opened
 	made    os.FileInfo // of file
 	size    int64
@@ -74,15 +74,15 @@ func newVMLog(vm string, onDenied func(events.Denial), space *space) *vmLog {
 	return v
 }
 
-// open makes the log, of the VM with this address now, write to path, from the next line on. A file that cannot be written
-// is tried again with every line; the lines meanwhile are dropped.
+// open sets the path that the log is written to from the next line on, and the address that the VM has now. If the file cannot
+// be written, every line tries again; lines in between are dropped.
 func (v *vmLog) open(addr netip.Addr, path string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.addr, v.path = addr, path
 }
 
-// problem returns why the log cannot be written; nil if it can.
+// problem returns why the log cannot be written, or nil.
 func (v *vmLog) problem() error {
 	err := v.queue.Problem()
 	if err == nil {
@@ -93,7 +93,7 @@ func (v *vmLog) problem() error {
 	return fmt.Errorf("%s of %s cannot be written, its lines are dropped: %w", v.path, v.vm, err)
 }
 
-// denied tells of a request that one of its proxies did not serve.
+// denied reports a request that one of its proxies did not serve.
 func (v *vmLog) denied(d events.Denial) {
 	if v.onDenied == nil {
 		return
@@ -104,7 +104,7 @@ func (v *vmLog) denied(d events.Denial) {
 	v.onDenied(d)
 }
 
-// line logs the line within its limits.
+// line logs a line within the limits.
 func (v *vmLog) line(raw []byte) {
 	text := terminal.Escape(string(raw)) + "\n"
 	if !v.lines.AllowN(time.Now(), len(text)) {
@@ -148,13 +148,13 @@ func (v *vmLog) write(text string) error {
 		v.space.unwritten(v.vm, len(text)-n)
 	}
 	if err != nil {
-		v.shut() // it may be another one's by now, or gone
+		v.shut() // it may be another file by now, or gone
 	}
 	return err
 }
 
-// reopen opens the file, to append. It follows no link and writes to nothing but a regular file: the path
-// is the template's, and may lie where others can write.
+// reopen opens the file for appending. It follows no link, and accepts nothing but a regular file: the template names the
+// path, which may be in a directory where others can write.
 func (v *vmLog) reopen(path string) error {
 	file, info, err := regular.Open(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
 	switch {
@@ -170,13 +170,13 @@ func (v *vmLog) reopen(path string) error {
 	return nil
 }
 
-// removed reports whether the file is not at its path any more: somebody has removed it, or the directory around it.
+// removed reports whether the file is no longer at its path, because somebody has removed it or the directory around it.
 func (v *vmLog) removed() bool {
 	now, err := os.Lstat(v.opened)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, v.made)
 }
 
-// bound returns how large the file may become.
+// bound returns the size that the file may reach.
 func (v *vmLog) bound() int64 {
 	if v.counted {
 		return v.space.logBound()
@@ -184,7 +184,7 @@ func (v *vmLog) bound() int64 {
 	return logMax
 }
 
-// end closes the file of a VM that has no proxy any more.
+// end closes the file of a VM that no longer has a proxy.
 func (v *vmLog) end() {
 	v.shut()
 	if v.counted {
@@ -199,8 +199,7 @@ func (v *vmLog) shut() {
 	}
 }
 
-// flush waits until what was said is written, but not long: then the end of a process is told when its log has its last
-// words.
+// flush waits briefly until everything is written. So when the end of a process is reported, its log has its last lines.
 func (v *vmLog) flush(timeout time.Duration) {
 	if v.queue.Problem() != nil {
 		return
@@ -216,7 +215,7 @@ func (v *vmLog) flush(timeout time.Duration) {
 	}
 }
 
-// close writes what is left, and waits for that, but not longer than it is told.
+// close writes what is left, and waits for that until the timeout.
 func (v *vmLog) close(timeout time.Duration) {
 	v.queue.Close(timeout)
 	select {
@@ -226,7 +225,7 @@ func (v *vmLog) close(timeout time.Duration) {
 	}
 }
 
-// logOf returns the log of a VM that a proxy is about to start for. The caller holds mu.
+// logOf returns the log of a VM whose proxy is about to start. The caller holds mu.
 func (l *Launcher) logOf(name string) *vmLog {
 	log := l.logs[name]
 	if log == nil {
@@ -242,10 +241,10 @@ func (l *Launcher) logOf(name string) *vmLog {
 	return log
 }
 
-// OnLogProblem has f called when LogProblem may return something else. f must not wait.
+// OnLogProblem sets the function to call when LogProblem may return something else. f must not wait.
 func (l *Launcher) OnLogProblem(f func()) { l.onLogProblem.Store(&f) }
 
-// LogProblem returns which logs cannot be written, and why; nil if all can.
+// LogProblem returns which logs cannot be written and why, or nil.
 func (l *Launcher) LogProblem() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -264,10 +263,10 @@ func (l *Launcher) LogProblem() error {
 	return first
 }
 
-// Forget is told that a VM has no proxy any more and none is wanted: its log is closed. The log file stays,
-// for a person to read, until the daemon stops or the VM is back. A file system that does not answer keeps its log in the
-// books, so that there is never a second one for the same VM.
-func (l *Launcher) Forget(name string) {
+// CloseLog closes the log of a VM that has no proxy and needs none. The file stays for people to read, until the daemon stops
+// or the VM is back. If the file system does not answer, the log stays in the books, so there is never a second one for the
+// same VM.
+func (l *Launcher) CloseLog(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	log := l.logs[name]
@@ -290,7 +289,7 @@ func (l *Launcher) Forget(name string) {
 		delete(l.logs, name)
 		log.queue.Abandon()
 		if f := l.onLogProblem.Load(); f != nil {
-			(*f)() // what could not be written is nobody's problem any more
+			(*f)() // what could not be written no longer matters
 		}
 	})
 }

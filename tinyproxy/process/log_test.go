@@ -43,7 +43,7 @@ func TestAForgottenLogIsNoProblem(t *testing.T) {
 	for len(told) > 0 {
 		<-told
 	}
-	l.Forget("social")
+	l.CloseLog("social")
 	<-told
 	if err := l.LogProblem(); err != nil {
 		t.Error(err)

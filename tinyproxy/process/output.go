@@ -8,18 +8,18 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// output is what one process says, cut into lines for the log of its VM.
+// An output cuts what one process says into lines for the log of its VM.
 type output struct {
 	log      *vmLog            // nil for a trial
 	heard    func(line string) // of a trial
 	level    tinyproxy.LogLevel
 	requests *tinyproxy.Requests // nil for a trial
 	said     tail
-	part     []byte // of a line that has not ended yet
-	cut      bool   // that line was too long and is in the log: what is left of it is dropped
+	part     []byte // of a line that is not complete
+	cut      bool   // that line is too long, and in the log; its rest is dropped
 }
 
-// Write takes all that comes, whatever it is: tinyproxy would block on a full pipe.
+// Write accepts everything, because tinyproxy would block on a full pipe.
 func (o *output) Write(chunk []byte) (int, error) {
 	for rest := chunk; len(rest) > 0; {
 		piece, after, ended := bytes.Cut(rest, []byte("\n"))
@@ -33,7 +33,7 @@ func (o *output) Write(chunk []byte) (int, error) {
 		o.cut = o.cut && !ended
 	}
 	if len(o.part) == 0 {
-		o.part = nil // nothing is kept for a process that says nothing
+		o.part = nil // a silent process keeps no buffer
 	}
 	return len(chunk), nil
 }
@@ -53,7 +53,7 @@ func (o *output) line(raw []byte) {
 		o.requests.Line(raw)
 	}
 	wanted := o.level.Wants(raw)
-	if wanted || tinyproxy.LogLevel("notice").Wants(raw) { // a template may want so little that it hides why a start fails
+	if wanted || tinyproxy.LogLevel("notice").Wants(raw) { // a template may log too little to show why a start fails
 		o.said.add(raw)
 	}
 	if wanted && o.log != nil {
@@ -65,7 +65,7 @@ func (o *output) line(raw []byte) {
 	o.part = o.part[:0]
 }
 
-// tail remembers the last lines of a process, for the message about its end.
+// A tail keeps the last lines of a process, for the message about its end.
 type tail struct {
 	mu   sync.Mutex
 	last []string

@@ -15,25 +15,26 @@ var (
 	unreachedHTML string
 )
 
-// errorPage is what an AppVM's browser shows instead of one that it asked for over plain HTTP.
+// An errorPage is shown by an AppVM's browser in place of a page that it asked for over plain HTTP.
 type errorPage struct{ code, file, html string }
 
-// errorPages are those for what the proxy refuses, for a host that it cannot connect to, and for an Upstream (404 in 1.10).
+// errorPages are for a request that the proxy refuses, for a host that it cannot connect to, and for an Upstream (404 in
+// 1.10).
 var errorPages = []errorPage{
 	{"403", "refused.html", refusedHTML},
 	{"500", "unreached.html", unreachedHTML},
 	{"502", "unreached.html", unreachedHTML},
 }
 
-// text is the page for one proxy.
+// text returns the page for one proxy.
 //
-// Nothing in it comes from the client. Of the variables that tinyproxy fills in, {url} and {request} are what
-// the client sent, unescaped in every version (src/html-error.c), so the page has none of them, nor any brace:
-// 1.10 and 1.11 read braces differently. The one variable used, {cause}, is a constant of src/reqs.c, by
-// which the page finds its words. The name
-// of the host is put there by the browser, which knows where it wanted to go; as text, and into the command
-// only if it is a plain name: browsers take $(id).example for a host, and somebody may paste that into a
-// shell. The policy in the head lets this one script run and nothing else.
+// Nothing on it comes from the client. Of the variables that tinyproxy fills in, {url} and {request} are what the client sent,
+// unescaped in every version (src/html-error.c). So the page has neither of them, nor any other brace: 1.10 and 1.11 read
+// braces differently. It uses one variable, {cause}, which is a constant of src/reqs.c and selects the words of the page.
+//
+// The browser fills in the name of the host, because it knows where it wanted to go. It does so as text, and puts the name
+// into the command only if it is a plain name: browsers take $(id).example for a host, and somebody may paste the command into
+// a shell. The policy in the head lets this one script run and nothing else.
 func (p errorPage) text(spec rendered) string {
 	_, rest, _ := strings.Cut(p.html, "<script>")
 	script, _, _ := strings.Cut(rest, "</script>")

@@ -10,31 +10,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readAtOnce is how many bytes of a proxy's output are read before it is another one's turn: as many as a pipe holds (pipe(7)).
+// readAtOnce is how many bytes are read of a proxy's output before others get their turn: the size of a pipe (pipe(7)).
 const readAtOnce = 64 << 10
 
-// An AppVM that owns its proxy can have it say as much as a CPU can read, and no cgroup limits the daemon. So no more is read
-// than this; the pipe fills then, and the proxy waits in write(2). A request makes half a KB: that is 4000 a second, which
-// take some percent of a CPU here.
+// An AppVM that owns its proxy can make it write as fast as a CPU can read, and no cgroup limits the daemon. So the daemon
+// reads no more than this. The pipe fills, and the proxy waits in write(2). A request makes half a KB, so this is 4000
+// requests a second, which take some percent of a CPU here.
 const (
 	readRate  = 2 << 20 // bytes a second, for each AppVM
 	readBurst = 4 << 20
-	// readInterval is how long the output of a proxy that has said something is not read again. tinyproxy writes a line at a
-	// time, seven for a request, and a turn for each costs more CPU than the request itself.
+	// readInterval is the pause between two reads of a proxy's output. tinyproxy writes one line at a time, seven for a
+	// request, and a read for each costs more CPU than the request itself.
 	readInterval = 10 * time.Millisecond
 	// lastWords is how many bytes are read of a proxy that has ended: what a pipe holds.
 	lastWords = readAtOnce
 )
 
-// poller reads what all proxies say, and sees them end. It is one goroutine, since one for each proxy would be a stack
-// for each, of some KB, for as long as the AppVM is connected.
+// A poller reads what all proxies say, and sees them end. It is a single goroutine. A goroutine for each proxy would need a
+// stack of some KB each for as long as its AppVM is connected.
 type poller struct {
 	fd      int      // an epoll instance
 	file    *os.File // of fd
 	stopped chan struct{}
 
 	mu      sync.Mutex
-	watched map[int]*Proxy // by descriptor: that of its output and that of its process
+	watched map[int]*Proxy // by two descriptors: of its output, and of its process
 }
 
 func newPoller() (*poller, error) {
@@ -42,7 +42,7 @@ func newPoller() (*poller, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	_ = unix.SetNonblock(fd, true) // so that Go's own poller waits for it, and no thread does
+	_ = unix.SetNonblock(fd, true) // so that Go's own poller waits for it instead of a thread
 	w := &poller{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), stopped: make(chan struct{}), watched: make(map[int]*Proxy)}
 	if err := w.file.SetReadDeadline(time.Time{}); err != nil {
 		w.file.Close()
@@ -52,14 +52,14 @@ func newPoller() (*poller, error) {
 	return w, nil
 }
 
-// close is called when no proxy runs any more.
+// close ends the poller when no proxy runs any more.
 func (w *poller) close() {
 	w.file.Close()
 	<-w.stopped
 }
 
-// watch has a proxy's output read and its end seen to, or neither if it fails: an event that comes before it returns
-// waits for the lock.
+// watch adds the output and the process of a proxy, or neither if it fails. Events that come before it returns wait for the
+// lock.
 func (w *poller) watch(p *Proxy) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -76,8 +76,8 @@ func (w *poller) watch(p *Proxy) error {
 	return nil
 }
 
-// remove comes before closing: that alone would not do it while a child that has not come to its exec has a copy of the
-// descriptor (epoll(7)).
+// remove must come before the descriptor is closed. Closing alone does not remove it while a child before its exec has a copy
+// (epoll(7)).
 func (w *poller) remove(fd int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -85,13 +85,13 @@ func (w *poller) remove(fd int) {
 	delete(w.watched, fd)
 }
 
-// nextOutput asks for one event: what is not read in one turn makes the next when it is asked for again, and lines that come
-// meanwhile cost no turn.
+// nextOutput asks for one event. If a turn leaves something unread, the next request for an event reports it. Lines that come
+// in between cost no turn.
 func nextOutput(fd int) *unix.EpollEvent {
 	return &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(fd)}
 }
 
-// pause does not read a proxy's output for a while.
+// pause leaves a proxy's output unread for a while.
 func (w *poller) pause(fd int, p *Proxy, wait time.Duration) {
 	time.AfterFunc(wait, func() { w.resume(fd, p) })
 }
@@ -99,7 +99,7 @@ func (w *poller) pause(fd int, p *Proxy, wait time.Duration) {
 func (w *poller) resume(fd int, p *Proxy) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.watched[fd] == p { // it has not ended meanwhile
+	if w.watched[fd] == p { // it still runs
 		_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_MOD, fd, nextOutput(fd)) // allocates nothing, so it cannot fail
 	}
 }
@@ -120,8 +120,8 @@ func (w *poller) run() {
 	}
 }
 
-// look is what an event leads to. It takes none at its word: meanwhile the descriptor may have been closed, and its
-// number given to another proxy's.
+// look handles an event. It does not trust the event, because the descriptor may have been closed since, and its number may
+// belong to another proxy.
 func (w *poller) look(fd int, buffer []byte) {
 	w.mu.Lock()
 	p := w.watched[fd]
@@ -148,7 +148,7 @@ func (w *poller) look(fd int, buffer []byte) {
 			w.pause(fd, p, wait)
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 			w.resume(fd, p)
-		default: // its end
+		default: // end of file
 			w.remove(fd)
 			unix.Close(fd)
 			p.pipe = -1

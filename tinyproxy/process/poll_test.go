@@ -109,7 +109,7 @@ func TestUnwatchable(t *testing.T) {
 	}); left != nil {
 		t.Errorf("still runs: %s", left)
 	}
-	l.Forget("social") // a proxy that has said something before it was killed has a log
+	l.CloseLog("social") // a proxy that has said something before it was killed has a log
 	awaitDescriptors(t, before)
 	if n := len(l.proxies); n > 0 {
 		t.Errorf("%d proxies in the books", n)

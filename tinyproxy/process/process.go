@@ -18,33 +18,33 @@ import (
 	"vifproxy/tinyproxy/limits"
 )
 
-// Proxy is one tinyproxy process.
+// A Proxy is one tinyproxy process.
 type Proxy struct {
 	Spec rendered // without text and Render
-	PID  int      // also of the process group and the session, which are its own
+	PID  int      // also the number of its process group and session
 
 	launcher  *Launcher
-	pidFile   os.FileInfo // what show wrote; belongs to the publisher
-	filesLost bool        // its files were removed, and that was told; guarded by launcher.mu
+	pidFile   os.FileInfo // that link wrote; belongs to the publisher
+	filesLost bool        // its files were removed, and that was reported; guarded by launcher.mu
 	binary    string
 	cell      *confine.Cell // nil if it is not confined
 	output    output
 	pidfd     int // belongs to the poller
-	pipe      int // that its output comes from; belongs to the poller, then to cleanUp; -1 after the end
+	pipe      int // with its output; belongs to the poller, then to cleanUp; -1 after the end
 	done      chan struct{}
 	err       error // why it ended; written before done is closed
 
 	mu       sync.Mutex
-	reaped   bool // PID may belong to somebody else
+	reaped   bool // PID may be another process by now
 	stopped  bool // we asked for the end
-	served   bool // it was ready: its AppVM may own it, and what it says decides nothing any more
+	served   bool // it was ready: from then on its AppVM may own it, and nothing is decided by what it says
 	whenDone []func()
 }
 
-// Done is closed when the process and everything in its process group is gone and its files are removed.
+// Done is closed when the process and its process group are gone, and its files are removed.
 func (p *Proxy) Done() <-chan struct{} { return p.done }
 
-// WhenDone has f called when Done is closed, from a goroutine that is not the caller's: to wait takes a stack.
+// WhenDone calls f when Done is closed, from another goroutine. Unlike a goroutine that waits for Done, this takes no stack.
 func (p *Proxy) WhenDone(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -56,14 +56,14 @@ func (p *Proxy) WhenDone(f func()) {
 	}
 }
 
-// Err says, after Done, why the proxy ended: nil if Stop or Kill was called, else an *Error.
+// Err returns, after Done, why the proxy ended: nil if Stop or Kill was called, otherwise an *Error.
 func (p *Proxy) Err() error {
 	<-p.done
 	return p.err
 }
 
-// Stop asks the proxy to end, kills it when it still runs after grace, and returns when Done is closed.
-// tinyproxy cuts its connections on SIGTERM too; it needs 10 to 80 ms for that.
+// Stop asks the proxy to end, kills it if it still runs after grace, and returns when Done is closed. tinyproxy cuts its
+// connections on SIGTERM too, within 10 to 80 ms.
 func (p *Proxy) Stop(grace time.Duration) {
 	p.end(unix.SIGTERM)
 	timer := time.NewTimer(grace)
@@ -75,14 +75,14 @@ func (p *Proxy) Stop(grace time.Duration) {
 	}
 }
 
-// Kill ends the proxy and its connections at once and returns when Done is closed, which can take up to a
-// second after the process has ended if something has left its group.
+// Kill ends the proxy and its connections at once, and returns when Done is closed. That takes up to a second if a child has
+// left the process group.
 func (p *Proxy) Kill() {
 	p.end(unix.SIGKILL)
 	<-p.done
 }
 
-// end signals the whole group: 1.10 serves its clients from processes that it forked.
+// end signals the whole group, because 1.10 serves its clients from child processes.
 func (p *Proxy) end(sig unix.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,7 +102,7 @@ func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Pr
 		return nil, os.NewSyscallError("pipe2", err)
 	}
 	defer unix.Close(pipe[1])
-	_ = unix.SetNonblock(pipe[0], true) // on our side only
+	_ = unix.SetNonblock(pipe[0], true) // on our side alone
 
 	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, pipe: pipe[0], done: make(chan struct{})}
 	p.output = output{log: log, level: spec.Config.LogLevel, heard: spec.heard}
@@ -132,7 +132,7 @@ func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Pr
 	return p, nil
 }
 
-// confine has a recruit become the proxy.
+// confine makes a recruit become the proxy.
 func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) error {
 	cell, err := p.launcher.options.Sandbox.Prepare(p.launcher.boxFor(program, p.Spec))
 	if err != nil {
@@ -148,7 +148,7 @@ func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) err
 	return nil
 }
 
-// box is what a proxy gets to do, as its configuration wants it.
+// boxFor returns what a proxy may do, according to its configuration.
 func (l *Launcher) boxFor(program tinyproxy.Binary, spec rendered) confine.Box {
 	c := spec.Config
 	b := confine.Box{
@@ -166,7 +166,7 @@ func (l *Launcher) boxFor(program tinyproxy.Binary, spec rendered) confine.Box {
 	return b
 }
 
-// size returns how long the proxy's list is.
+// size returns the length of the proxy's list.
 func (s rendered) size() limits.Rules {
 	size := limits.Rules{Lines: len(s.Rules)}
 	for _, r := range s.Rules {
@@ -192,7 +192,7 @@ func (l *Launcher) spawn(path string, argv []string, uid uint32, output int) (pi
 	}
 }
 
-// forkExec is for a thread that lives as long as the Launcher. The child has the given descriptors from 1 on.
+// forkExec must run on a thread that lives as long as the Launcher. The child gets fds as its descriptors from 1 on.
 func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential, fds ...uintptr) (pid, pidfd int, err error) {
 	pidfd = -1
 	pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
@@ -202,7 +202,7 @@ func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential
 	return pid, pidfd, err
 }
 
-// ready notes that the process has its start behind it.
+// ready notes that the start of the process is complete.
 func (p *Proxy) ready() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,17 +210,17 @@ func (p *Proxy) ready() {
 }
 
 const (
-	// outputTimeout is how long a process that has ended may keep others from its output that have left its group.
+	// outputTimeout is how long the output of a process that has ended may be kept open by children that have left its group.
 	outputTimeout = time.Second
-	// A zombie of the group is waited for a little.
+	// Zombies of the group are waited for briefly.
 	zombieTries = 50
 	zombieDelay = time.Millisecond
 )
 
-// cleanUp cleans up behind a process that has ended, and that nobody watches any more.
+// cleanUp removes what is left of a process that has ended and is no longer watched.
 func (p *Proxy) cleanUp() {
 	p.mu.Lock()
-	// The process is a zombie until Wait4, so its number, which is the group's, belongs to nobody else.
+	// The process is a zombie until Wait4, so its number is still that of its group.
 	_ = unix.Kill(-p.PID, unix.SIGKILL)
 	var status syscall.WaitStatus
 	_, err := syscall.Wait4(p.PID, &status, 0, nil)
@@ -228,8 +228,8 @@ func (p *Proxy) cleanUp() {
 	stopped, served := p.stopped, p.served
 	p.mu.Unlock()
 
-	// What the process forked and the signal killed ends in its own time, and is not ours to wait for. The
-	// end of the pipe says that all of it is dead, unless something has left the group and holds it open.
+	// Children that the signal killed end in their own time, and are not ours to wait for. The end of the pipe says that all
+	// are dead, unless one has left the group and holds the pipe open.
 	if p.pipe >= 0 {
 		pipe := os.NewFile(uintptr(p.pipe), "output of "+p.Spec.Name)
 		_ = pipe.SetReadDeadline(time.Now().Add(outputTimeout))
@@ -245,7 +245,7 @@ func (p *Proxy) cleanUp() {
 			p.launcher.options.Log.Warn("cgroup of an ended proxy stays", "vm", p.Spec.Name, "err", err)
 		}
 	}
-	// An init that is slow to reap leaves zombies, which hold nothing.
+	// An init that reaps slowly leaves zombies, which hold nothing.
 	for range zombieTries {
 		if errors.Is(unix.Kill(-p.PID, 0), unix.ESRCH) {
 			break
@@ -260,17 +260,17 @@ func (p *Proxy) cleanUp() {
 	p.mu.Lock()
 	close(p.done)
 	p.mu.Unlock()
-	for _, f := range p.whenDone { // from now on there are no more
+	for _, f := range p.whenDone { // none is added after Done
 		f()
 	}
 }
 
-// explain makes an error of the way a running proxy ended.
+// explain returns an error for the way in which a proxy ended.
 func (p *Proxy) explain(status syscall.WaitStatus, waitErr error, served bool) *Error {
 	var e *Error
 	switch {
-	case waitErr != nil: // somebody else in this process waited for our child
-		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) ended, nobody knows how", p.PID), Err: waitErr}
+	case waitErr != nil: // another part of this process waited for our child
+		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) ended with unknown status", p.PID), Err: waitErr}
 	case served:
 		e = explainServed(status)
 	default:

@@ -11,31 +11,31 @@ import (
 	"vifproxy/internal/notroot"
 )
 
-// publishTimeout is how long a caller waits until the files that tell of a proxy are written: the template may want its pid
-// file on a file system that does not answer.
+// publishTimeout is how long a caller waits until the files that show a proxy are written. The template may want its pid file
+// on a file system that does not answer.
 const publishTimeout = time.Second
 
 // errUnanswered is the error of a file system that has not answered within publishTimeout.
 var errUnanswered = fmt.Errorf("a file system has not answered for %v", publishTimeout)
 
-// publisher keeps what is published of one VM: the files that tell which of its proxies serves. One goroutine at most writes
-// them, and always what is right when it begins, so that a file system that answers late is not left with what was right once.
+// A publisher keeps the files of one VM that show which of its proxies serves. At most one goroutine writes them, and it
+// always writes what is right when it begins. So a file system that answers late does not end up with outdated files.
 type publisher struct {
-	next      *publication // that the goroutine has not begun; nil if nothing is to be done
-	running   bool         // the goroutine
+	next      *publication // that the goroutine has not begun; nil for none
+	running   bool         // there is a goroutine
 	published *Proxy       // belongs to the goroutine
 }
 
-// publication is one turn of a publisher.
+// A publication is one turn of a publisher.
 type publication struct {
 	done chan struct{}
 	err  error // written before done is closed
 }
 
-// Current records that p serves its VM from now on: RUNTIME/NAME/config and the pid file show it until it
-// ends or another proxy is recorded. After an error (a full file system, above all) they show nothing: a pid
-// of a process that has ended is another's before long. Call it again then. It waits for a file system for a second at most.
-func (l *Launcher) Current(p *Proxy) error {
+// SetCurrent records that p serves its VM from now on. RUNTIME/NAME/config and the pid file show it until it ends or another
+// proxy is recorded. After an error, such as a full file system, they show nothing, because the number of a process that has
+// ended soon belongs to another one. The caller then calls SetCurrent again. It waits at most a second for a file system.
+func (l *Launcher) SetCurrent(p *Proxy) error {
 	l.mu.Lock()
 	if !l.proxies[p] {
 		l.mu.Unlock()
@@ -47,7 +47,7 @@ func (l *Launcher) Current(p *Proxy) error {
 	return turn.wait()
 }
 
-// ended takes a proxy that has ended out of the books and its files away.
+// ended removes an ended proxy from the books, and its files.
 func (l *Launcher) ended(p *Proxy) {
 	l.mu.Lock()
 	delete(l.proxies, p)
@@ -65,7 +65,7 @@ func (l *Launcher) ended(p *Proxy) {
 	}
 }
 
-// publish has the files of a VM tell of its current proxy, or of none. The caller holds mu.
+// publish starts to make the files of a VM show its current proxy, or none. The caller holds mu.
 func (l *Launcher) publish(name string) *publication {
 	of := l.publishers[name]
 	if of == nil {
@@ -111,25 +111,25 @@ func (t *publication) wait() error {
 	}
 }
 
-// replacePublished makes the files tell of p, or of nothing if it is nil.
+// replacePublished makes the files show p, or nothing if it is nil.
 func (l *Launcher) replacePublished(of *publisher, p *Proxy) error {
 	before := of.published
 	of.published = nil
 	if p == nil {
 		if before != nil {
-			l.hide(before)
+			l.unlink(before)
 		}
 		return nil
 	}
-	err := l.show(p)
+	err := l.link(p)
 	if err != nil {
-		l.hide(p)
+		l.unlink(p)
 	} else {
 		of.published = p
 	}
 	if before != nil && before != p {
 		if err != nil {
-			l.hide(before)
+			l.unlink(before)
 		} else if before.Spec.Config.PidFile != p.Spec.Config.PidFile {
 			before.removePid()
 		}
@@ -137,7 +137,7 @@ func (l *Launcher) replacePublished(of *publisher, p *Proxy) error {
 	return err
 }
 
-func (l *Launcher) show(p *Proxy) error {
+func (l *Launcher) link(p *Proxy) error {
 	config := filepath.Join(strconv.Itoa(int(p.Spec.Listen.Port())), "config")
 	if err := replaceLink(l.root(), config, filepath.Join(p.Spec.Name, "config")); err != nil {
 		return fmt.Errorf("show the configuration of %s: %w", p.Spec.Name, err)
@@ -149,21 +149,21 @@ func (l *Launcher) show(p *Proxy) error {
 	return nil
 }
 
-// hide takes away what show wrote.
-func (l *Launcher) hide(p *Proxy) {
+// unlink removes what link wrote.
+func (l *Launcher) unlink(p *Proxy) {
 	_ = l.root().Remove(filepath.Join(p.Spec.Name, "config"))
 	p.removePid()
 	_ = l.root().Remove(filepath.Join(p.Spec.Name, "pid"))
 }
 
-// removePid removes the pid file, if it is the one that show wrote.
+// removePid removes the pid file, if link wrote it.
 func (p *Proxy) removePid() {
 	if info, err := os.Lstat(p.Spec.Config.PidFile); err == nil && os.SameFile(info, p.pidFile) {
 		_ = os.Remove(p.Spec.Config.PidFile)
 	}
 }
 
-// writePid writes the pid file where the template wants one, as tinyproxy would have done.
+// writePid writes the pid file if the template wants one, as tinyproxy would.
 func (l *Launcher) writePid(p *Proxy) error {
 	path := p.Spec.Config.PidFile
 	if path == "" {
@@ -176,7 +176,7 @@ func (l *Launcher) writePid(p *Proxy) error {
 	defer dir.Close()
 	tmp := "." + filepath.Base(path) + ".vifproxy"
 	_ = dir.Remove(tmp)
-	defer func() { _ = dir.Remove(tmp) }() // no room, no half a file
+	defer func() { _ = dir.Remove(tmp) }() // a full file system must not be left with half a file
 	if err := writeFile(dir, tmp, fmt.Sprintf("%d\n", p.PID), p.Spec.UID); err != nil {
 		return err
 	}

@@ -15,20 +15,19 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// Intervals between looks at the socket table while a proxy starts; it takes 2 or 3 ms when all is well. Where many start
-// at once, each takes as many times longer, and is looked at as many times less often: looks cost what starts need.
+// The delay between looks at the socket table while a proxy starts. A start normally takes 2 or 3 ms. If several start at
+// once, each takes that many times longer and is looked at that many times less often, because looks take CPU from the starts.
 const (
 	readyDelayMin = 300 * time.Microsecond
-	readySteady   = 15 * time.Millisecond // so long looks are readyDelayMin apart, and then grow apart
+	readySteady   = 15 * time.Millisecond // for so long the delay stays the same, and then it grows
 	readyDelayMax = 20 * time.Millisecond
 )
 
-// awaitReady returns when the process listens where it should and has its start behind it. Looking into the
-// kernel's socket table makes no connection, which would be logged as a client's, and tells who listens.
+// awaitReady returns when the process listens where it should and has completed its start. It reads the kernel's socket table,
+// because a connection would appear in the log as a client's, and would not show who listens.
 //
-// Every version listens before it has finished: 1.10 may still exit because of its configuration
-// (child_pool_create in src/main.c), and SIGTERM would kill it without a word. The handler for SIGTERM is
-// the last thing that all of them set up.
+// Every version listens before it has completed its start: 1.10 may still exit because of its configuration (child_pool_create
+// in src/main.c), and SIGTERM would kill it without a word. All versions set up the handler for SIGTERM last.
 func (p *Proxy) awaitReady(ctx context.Context) *Error {
 	beside := &p.launcher.starting
 	defer beside.Add(-1)
@@ -56,7 +55,7 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 				what = "listens but does not finish its start"
 			}
 			return &Error{Text: fmt.Sprintf("tinyproxy %s on %s%s", what, p.Spec.Listen, tinyproxy.Quoted(p.output.said.lines())),
-				Err: context.Cause(ctx), Remedy: "is the program tinyproxy, and the machine not overloaded?"}
+				Err: context.Cause(ctx), Remedy: "check that the program is tinyproxy, and that the machine is not overloaded"}
 		}
 	}
 }
@@ -68,7 +67,7 @@ func nextLook(began time.Time, last time.Duration) time.Duration {
 	return last * 5 / 4
 }
 
-// after is time.After. A goroutine whose program does nothing else wakes by epoll_wait(2), which counts milliseconds; a
+// shortTimer is time.After. A goroutine of an otherwise idle program wakes by epoll_wait(2), which counts milliseconds; a
 // thread can sleep for less.
 func shortTimer(d time.Duration) <-chan time.Time {
 	if d >= time.Millisecond {
@@ -87,7 +86,7 @@ func handlesTerm(pid int) bool {
 	return err == nil && caught&(1<<(unix.SIGTERM-1)) != 0
 }
 
-// portFree reports who listens at addr, as an error, before a proxy is started there.
+// portFree returns an error that names the process that listens at addr, or nil.
 func portFree(addr netip.AddrPort) *Error {
 	s, err := sockdiag.Listener(addr)
 	if err != nil {
@@ -104,7 +103,7 @@ func portTaken(addr netip.AddrPort, s *sockdiag.Socket) *Error {
 		Remedy: fmt.Sprintf("end it; ss -ltnp 'sport = %d' shows it", addr.Port()), Taken: true}
 }
 
-// inUse tells whether addr cannot be bound since somebody has bound it, who need not listen.
+// inUse reports whether addr cannot be bound because it is bound already. Its owner need not listen.
 func inUse(addr netip.AddrPort) bool {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -115,7 +114,7 @@ func inUse(addr netip.AddrPort) bool {
 	return unix.Bind(fd, &unix.SockaddrInet4{Addr: addr.Addr().As4(), Port: int(addr.Port())}) == unix.EADDRINUSE
 }
 
-// listenRemedy finds out why addr cannot be listened on; tinyproxy does not say.
+// listenRemedy returns why addr cannot be listened on, which tinyproxy does not say.
 func listenRemedy(addr netip.AddrPort) string {
 	local, err := net.InterfaceAddrs()
 	if err == nil && !slices.ContainsFunc(local, func(a net.Addr) bool {
@@ -131,7 +130,7 @@ func listenRemedy(addr netip.AddrPort) string {
 	return ""
 }
 
-// Listens reports, as an error, that a connection to the proxy's port would not reach the proxy.
+// Listens returns an error if a connection to the proxy's port would not reach the proxy.
 func (p *Proxy) Listens(all sockdiag.Listeners) error {
 	uid, ok := all[p.Spec.Listen]
 	var e *Error
@@ -147,8 +146,7 @@ func (p *Proxy) Listens(all sockdiag.Listeners) error {
 	return e
 }
 
-// Clients returns the far ends of connections on the proxy's port that may still carry data: those open, being opened,
-// and closed by the client only.
+// Clients returns the far ends of connections to the proxy that may still carry data.
 func (p *Proxy) Clients() (clients []netip.AddrPort, err error) {
 	if clients, err = sockdiag.Clients(p.Spec.Listen); err != nil {
 		return nil, fmt.Errorf("list clients of the proxy for %s: %w", p.Spec.Name, err)

@@ -15,12 +15,12 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// Reap ends what an earlier run left: processes with a uid of ours, and our files in the runtime directory.
-// It returns how many processes it killed, when they are gone; when ctx ends first, the error names one
-// that still runs. Call it before the first Start: it would take our own proxies for leftovers.
+// Reap ends what an earlier run left: processes with a uid of ours, and our files in the runtime directory. It returns how
+// many processes it killed, once they are gone. If ctx ends first, the error names a process that still runs. Call it before
+// the first Start, because it takes our own proxies for leftovers.
 //
-// Pdeathsig has killed the proxies themselves, but not what they forked: the prefork children of 1.10 have
-// no parent-death signal, fork(2) clears it.
+// Pdeathsig has killed the proxies themselves, but not their children: fork(2) clears the parent-death signal, so the prefork
+// children of 1.10 have none.
 func (l *Launcher) Reap(ctx context.Context) (killed int, err error) {
 	for {
 		entries, err := os.ReadDir("/proc")
@@ -41,14 +41,14 @@ func (l *Launcher) Reap(ctx context.Context) (killed int, err error) {
 				killed++
 			}
 		}
-		if killed == before { // else once more: one may have forked before it died
+		if killed == before { // otherwise look again: one may have forked before it died
 			return killed, l.clean()
 		}
 	}
 }
 
-// reap kills the process if it is a leftover, and waits until it is dead. A pid may be given to another
-// process at any time, so what is looked at twice and killed is the process behind a pidfd.
+// reap kills the process if it is a leftover, and waits until it is dead. The number may be given to another process at any
+// time, so reap checks and kills the process behind a pidfd.
 func reap(ctx context.Context, pid int) (bool, error) {
 	if !isLeftover(pid) {
 		return false, nil
@@ -63,7 +63,7 @@ func reap(ctx context.Context, pid int) (bool, error) {
 	_ = unix.SetNonblock(fd, true)
 	pidfd := os.NewFile(uintptr(fd), "pidfd")
 	defer pidfd.Close()
-	// If pid still names a leftover now, that is the process behind the pidfd, or it is dead already.
+	// If pid still names a leftover, that is the process behind the pidfd, or that process is dead.
 	if isDead(fd) || !isLeftover(pid) {
 		return false, nil
 	}
@@ -73,9 +73,8 @@ func reap(ctx context.Context, pid int) (bool, error) {
 	return true, awaitDeath(ctx, pidfd)
 }
 
-// isLeftover reports whether the process runs under a uid of ours and belongs to this firewall VM. Several
-// firewall VMs can share a machine as network namespaces, in tests; a process that made itself a namespace
-// of its own to hide in would have needed a user namespace for it.
+// isLeftover reports whether the process has a uid of ours and belongs to this firewall VM. In tests, several firewall VMs
+// share a machine as network namespaces. A process that hides in a namespace of its own needs a user namespace for that.
 func isLeftover(pid int) bool {
 	found := false
 	for _, id := range strings.Fields(statusField(pid, "Uid:")) { // real, effective, saved, file system
@@ -85,7 +84,7 @@ func isLeftover(pid int) bool {
 	return found && (!otherNetwork(pid) || otherUserNamespace(pid))
 }
 
-// statusField returns what /proc/PID/status has after name, "" if the process is gone.
+// statusField returns what /proc/PID/status has after name; "" if the process is gone.
 func statusField(pid int, name string) string {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(status)) {
@@ -96,9 +95,8 @@ func statusField(pid int, name string) string {
 	return ""
 }
 
-// otherNetwork reports whether the process is known to be in another network than we are. What tells is not its
-// ns/net, which is for who may trace it, but that the kernel keeps files of its own for each network (proc_net_ns_init
-// in Linux' fs/proc/proc_net.c).
+// otherNetwork reports whether the process is known to be in another network namespace. Its ns/net is for tracers only, but
+// the kernel keeps separate files for each network (proc_net_ns_init in Linux' fs/proc/proc_net.c).
 func otherNetwork(pid int) bool {
 	own, err := os.Stat("/proc/thread-self/net/dev")
 	if err != nil {
@@ -108,8 +106,8 @@ func otherNetwork(pid int) bool {
 	return err == nil && !os.SameFile(own, its)
 }
 
-// otherUserNamespace reports whether the process is known to be in another user namespace than we are. Who makes one
-// himself can map but one user into it, or none.
+// otherUserNamespace reports whether the process is known to be in another user namespace. A process that makes one can map at
+// most one user into it.
 func otherUserNamespace(pid int) bool {
 	own, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -119,7 +117,7 @@ func otherUserNamespace(pid int) bool {
 	return err == nil && !bytes.Equal(own, its)
 }
 
-// isDead reports whether the process behind a pidfd, all its threads included, has ended.
+// isDead reports whether the process behind a pidfd has ended, with all its threads.
 func isDead(pidfd int) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
 	return err == nil && n > 0

@@ -12,8 +12,8 @@ import (
 	"vifproxy/tinyproxy/confine"
 )
 
-// A recruit is a vifproxy-confine that waits to become a proxy. It has what it takes to give up its
-// privileges, CAP_SETUID, CAP_SETGID and CAP_SETPCAP, and reads nothing but one handover.Message.
+// A recruit is a vifproxy-confine that waits to become a proxy. It has CAP_SETUID, CAP_SETGID and CAP_SETPCAP, which it needs
+// to give up its privileges, and reads nothing but one handover.Message.
 type recruit struct {
 	pid, pidfd int
 	socket     int // for what is handed over
@@ -37,7 +37,7 @@ func (l *Launcher) enlist() (*recruit, error) {
 	return &recruit{pid, pidfd, pair[0]}, nil
 }
 
-// handOver has a recruit become a proxy: the one that waits, else a new one. One that has ended while it waited is
+// handOver makes a recruit become a proxy: the one that waits, or a new one. A recruit that has ended while it waited is
 // replaced.
 func (l *Launcher) handOver(cell *confine.Cell, uid uint32, argv []string, output int) (*recruit, error) {
 	for range 2 {

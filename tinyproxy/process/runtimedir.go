@@ -20,33 +20,33 @@ import (
 )
 
 const (
-	// filesInterval is how often the daemon looks whether somebody has removed files from the runtime directory.
+	// filesInterval is how often the daemon looks whether files are missing from the runtime directory.
 	filesInterval = 2 * time.Second
-	// renewInterval is how soon it has new processes write files again that were removed again: each takes the place of one that
-	// keeps its connections, of which an AppVM may have some only.
+	// renewInterval is the shortest time between two renewals of processes whose files were removed. Each renewal leaves an
+	// older process with its connections, and an AppVM may have only some of these.
 	renewInterval = time.Minute
 )
 
-// ErrRemoved is wrapped by the error of a start that fails because somebody has removed the runtime directory and the daemon
-// may not make it again. By its unit it may not: /run is systemd's.
+// ErrRemoved is wrapped by the error of a start that fails because the runtime directory was removed and the daemon may not
+// make it again. As its unit runs it, it may not: /run belongs to systemd.
 var ErrRemoved = errors.New("somebody has removed the runtime directory")
 
-// runtimeDir is the runtime directory. A person, or a program that cleans up, may remove it under a daemon that runs, or some of
-// the files in it.
+// A runtimeDir is the runtime directory. A person, or a program that cleans up, may remove it or files in it while the daemon
+// runs.
 type runtimeDir struct {
 	path string
-	open atomic.Pointer[os.Root] // whoever uses one that was replaced meanwhile fails, and is tried again
+	open atomic.Pointer[os.Root] // a start that uses a replaced one fails, and is tried again
 
-	mu       sync.Mutex // for one attempt at a time to make it again
+	mu       sync.Mutex // held while it is made again
 	remade   bool       // since the last renewal
 	renewed  time.Time  // when processes were last asked to write their files again
 	renewals atomic.Int64
 }
 
-// root is the runtime directory as it is now.
+// root returns the runtime directory as it is now.
 func (l *Launcher) root() *os.Root { return l.dir.open.Load() }
 
-// openRuntimeDir makes the runtime directory if need be and refuses one that others can write to.
+// openRuntimeDir makes the runtime directory if necessary, and refuses one that others can write to.
 func openRuntimeDir(dir string) (*os.Root, error) {
 	remedy := "name another with --runtime-dir"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -62,7 +62,7 @@ func openRuntimeDir(dir string) (*os.Root, error) {
 		return nil, fmt.Errorf("runtime directory %s: others can write to it (chown it to uid %d and chmod 755 it, or %s)",
 			dir, os.Geteuid(), remedy)
 	}
-	// Proxies look up their files with a uid of their own, whatever the umask was.
+	// Proxies look up their files with their own uids, whatever the umask was.
 	if err := os.Chmod(dir, info.Mode().Perm()|0o555); err != nil {
 		return nil, fmt.Errorf("runtime directory: %w", err)
 	}
@@ -73,8 +73,8 @@ func openRuntimeDir(dir string) (*os.Root, error) {
 	return root, nil
 }
 
-// removed reports whether the runtime directory is not the one that the Launcher has open: where that is gone, nothing can be
-// made in it (may_create in Linux' fs/namei.c).
+// removed reports whether the runtime directory is no longer the one that the Launcher has open. Nothing can be made in a
+// directory that was removed (may_create in Linux' fs/namei.c).
 func (l *Launcher) removed() bool {
 	own, err := l.root().Stat(".")
 	if err != nil {
@@ -84,7 +84,7 @@ func (l *Launcher) removed() bool {
 	return errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(own, now)
 }
 
-// restore makes the runtime directory again if somebody has removed it. An error wraps ErrRemoved.
+// restore makes the runtime directory again if it was removed. An error wraps ErrRemoved.
 func (l *Launcher) restore() error {
 	d := l.dir
 	d.mu.Lock()
@@ -106,8 +106,9 @@ func (l *Launcher) restore() error {
 	return nil
 }
 
-// KeepFiles makes the runtime directory again when somebody has removed it, notices where files of proxies are gone, and removes
-// files of ended proxies that could not be removed before, until ctx ends. After each look it calls told with what is wrong, nil if nothing is, if that or Renewals has changed.
+// KeepFiles looks after the runtime directory until ctx ends. It makes the directory again if it was removed, notices missing
+// files of proxies, and removes files of ended proxies that could not be removed before. If the result of a look, or Renewals,
+// differs from the look before, it calls told with what is wrong, or nil.
 func (l *Launcher) KeepFiles(ctx context.Context, told func(error)) {
 	tick := time.NewTicker(filesInterval)
 	defer tick.Stop()
@@ -128,11 +129,11 @@ func (l *Launcher) KeepFiles(ctx context.Context, told func(error)) {
 	}
 }
 
-// Renewals changes when proxies have lost their files, so that new processes are wanted, which write theirs.
+// Renewals returns another text than before when proxies have lost their files and new processes are needed to write them.
 func (l *Launcher) Renewals() string { return strconv.FormatInt(l.dir.renewals.Load(), 10) }
 
-// renew reports whether there is a new reason for new processes: files of one that serves are gone, or the runtime directory was
-// made again. It does so once in renewInterval at most.
+// renew reports whether there is a new reason for new processes: files of a serving proxy are missing, or the runtime
+// directory was made again. It reports true at most once in renewInterval.
 func (l *Launcher) renew(now time.Time) bool {
 	d := l.dir
 	d.mu.Lock()
@@ -160,7 +161,7 @@ func (l *Launcher) renew(now time.Time) bool {
 	return true
 }
 
-// loses notes that the files of a proxy are gone. It reports whether that is news, and not because it has ended.
+// loses notes that the files of a proxy are gone. It reports whether that is new, and the proxy still serves.
 func (l *Launcher) loses(p *Proxy) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -66,19 +66,19 @@ func TestFullRuntimeDir(t *testing.T) {
 	next := start(t, l, realBinary, newSpec(l, "social", 61001))
 
 	// Files that cannot tell of the new proxy do not tell of the old one either.
-	if err := l.Current(old); err != nil {
+	if err := l.SetCurrent(old); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatal(err)
 	}
-	if err := l.Current(next); !errors.Is(err, unix.ENOSPC) {
+	if err := l.SetCurrent(next); !errors.Is(err, unix.ENOSPC) {
 		t.Error(err)
 	}
 	if got := tree(t, dir); strings.Contains(got, "pid") || strings.Contains(got, "social/config") {
 		t.Errorf("files: %s", got)
 	}
-	if err := errors.Join(os.Remove(ballast), l.Current(next)); err != nil {
+	if err := errors.Join(os.Remove(ballast), l.SetCurrent(next)); err != nil {
 		t.Error(err)
 	}
 	if got := read(t, dir, "social/pid"); got != fmt.Sprintln(next.PID) {
@@ -91,7 +91,7 @@ func TestFullRuntimeDir(t *testing.T) {
 func TestARemovedRuntimeDirectoryIsMadeAgain(t *testing.T) {
 	l := newLauncher(t, nil)
 	old := start(t, l, realBinary, newSpec(l, "social", 61000))
-	if err := l.Current(old); err != nil {
+	if err := l.SetCurrent(old); err != nil {
 		t.Fatal(err)
 	}
 	before := l.Renewals()
@@ -114,7 +114,7 @@ func TestARemovedRuntimeDirectoryIsMadeAgain(t *testing.T) {
 		if l.dir.renewed = (time.Time{}); l.renew(time.Now()) {
 			t.Errorf("%s: wanted twice", what)
 		}
-		if err := l.Current(next); err != nil {
+		if err := l.SetCurrent(next); err != nil {
 			t.Fatal(err)
 		}
 		next.Kill()
@@ -122,7 +122,7 @@ func TestARemovedRuntimeDirectoryIsMadeAgain(t *testing.T) {
 			t.Error("an ended process is missed")
 		}
 		again := start(t, l, realBinary, newSpec(l, "social", 61002))
-		if err := l.Current(again); err != nil {
+		if err := l.SetCurrent(again); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(t, l.options.RuntimeDir, "social/config"); !strings.Contains(got, "Port 61002") {
@@ -132,7 +132,7 @@ func TestARemovedRuntimeDirectoryIsMadeAgain(t *testing.T) {
 		hasLog(t, again)
 		again.Kill()
 		old = start(t, l, realBinary, newSpec(l, "social", 61000))
-		if err := l.Current(old); err != nil {
+		if err := l.SetCurrent(old); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,7 +173,7 @@ func TestARuntimeDirectoryThatCannotBeMadeAgain(t *testing.T) {
 		}
 	}
 	p := start(t, l, realBinary, newSpec(l, "work", 61001))
-	if err := l.Current(p); err != nil {
+	if err := l.SetCurrent(p); err != nil {
 		t.Error(err)
 	}
 }

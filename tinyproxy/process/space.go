@@ -14,39 +14,39 @@ import (
 )
 
 const (
-	// fileShare is the part of the runtime directory's file system that the files of all AppVMs may take together. In /run
-	// that is memory: systemd gives a fifth of the machine's to it.
+	// fileShare is the part of the runtime directory's file system that the files of all AppVMs may take together. /run is
+	// memory: systemd gives it a fifth of the machine's.
 	fileShare = 4
-	// filesMax bounds it where that file system is a disk.
+	// filesMax is the limit if that file system is a disk.
 	filesMax = 256 << 20
-	// filesMin are those of a few proxies: there is no smaller file system that anybody would give to them.
+	// filesMin is the least that the files may take: enough for a few proxies. No file system is smaller.
 	filesMin = 128 << 10
-	// logMin is what the log of an AppVM may take however many there are.
+	// logMin is what the log of an AppVM may take, however many AppVMs there are.
 	logMin = 32 << 10
-	// pageSize is what tmpfs counts by.
+	// pageSize is the unit that tmpfs counts in.
 	pageSize = 4 << 10
 )
 
-// errNoSpace is the error of a start whose files would take more than all AppVMs may.
+// errNoSpace is the error of a start whose files would take more than those of all AppVMs may.
 var errNoSpace = errors.New("no room for more files of proxies")
 
-// space keeps account of what the files of all AppVMs take in the runtime directory, configurations, rules and logs. Logs
-// share half of it. Where there is no room, the logs of AppVMs that have left go first, then the older logs of others.
+// A space keeps account of what the files of all AppVMs take in the runtime directory: configurations, rules and logs. Logs
+// share half of it. If room is short, the logs of AppVMs that have left go first, then the older logs of others.
 type space struct {
 	dir  string // the runtime directory
 	root func() *os.Root
 	log  *slog.Logger
-	most int64 // bytes, of all
+	most int64 // bytes for all files
 
 	mu     sync.Mutex
 	used   int64
 	staged map[string]int64 // by directory
 	logs   map[string]*logSize
-	left   []string // AppVMs with logs that have no proxy any more, in the order in which they left
-	full   bool     // that has been told
+	left   []string // AppVMs with logs and without a proxy, in the sequence in which they left
+	full   bool     // it is, and that has been reported
 }
 
-// logSize is what the logs of an AppVM take.
+// A logSize is what the logs of an AppVM take.
 type logSize struct{ now, before int64 }
 
 func newSpace(dir string, root func() *os.Root, log *slog.Logger) (*space, error) {
@@ -58,10 +58,10 @@ func newSpace(dir string, root func() *os.Root, log *slog.Logger) (*space, error
 	return &space{dir: dir, root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
 }
 
-// has reports whether a file is in the runtime directory, where it counts; the template may name another place.
+// has reports whether a file is in the runtime directory, where it counts. The template may name another place.
 func (s *space) has(path string) bool { return strings.HasPrefix(path, s.dir+"/") }
 
-// stage makes room for files of these sizes in a directory. An error is errNoSpace.
+// stage makes room for files of these sizes in a directory. An error wraps errNoSpace.
 func (s *space) stage(dir string, sizes ...int) error {
 	var all int64
 	for _, n := range sizes {
@@ -76,7 +76,7 @@ func (s *space) stage(dir string, sizes ...int) error {
 	return nil
 }
 
-// unstage gives back what a directory took.
+// unstage frees what a directory took.
 func (s *space) unstage(dir string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +98,7 @@ func (s *space) opened(vm string, size int64) {
 	l.now = size
 }
 
-// append reports whether there is room for n bytes more in an AppVM's log.
+// append reports whether an AppVM's log has room for n more bytes.
 func (s *space) append(vm string, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +110,7 @@ func (s *space) append(vm string, n int) bool {
 	return true
 }
 
-// unwritten gives back room in an AppVM's log that could not be written to.
+// unwritten frees room in an AppVM's log for bytes that could not be written.
 func (s *space) unwritten(vm string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,7 +120,7 @@ func (s *space) unwritten(vm string, n int) {
 	}
 }
 
-// rotated notes that the log of an AppVM has become its older one.
+// rotated notes that the log of an AppVM has become its older log.
 func (s *space) rotated(vm string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +130,7 @@ func (s *space) rotated(vm string) {
 	}
 }
 
-// forget notes that an AppVM has left; its logs stay as long as there is room.
+// forget notes that an AppVM has left. Its logs stay as long as there is room.
 func (s *space) forget(vm string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,7 +139,7 @@ func (s *space) forget(vm string) {
 	}
 }
 
-// logBound returns how large the log of one AppVM may become until it is rotated.
+// logBound returns the size at which the log of an AppVM is rotated.
 func (s *space) logBound() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,7 +147,7 @@ func (s *space) logBound() int64 {
 	return max(min(logMax, s.most/int64(4*serving)), logMin) // two files each, of half of all
 }
 
-// take counts n bytes more, and removes logs for them if need be. The caller holds s.mu.
+// take counts n more bytes, and removes logs for them if necessary. The caller holds s.mu.
 func (s *space) take(n int64) bool {
 	for s.used+n > s.most && s.evict() {
 	}
@@ -163,7 +163,7 @@ func (s *space) take(n int64) bool {
 	return fits
 }
 
-// evict removes the logs that are missed least. It reports whether there were any. The caller holds s.mu.
+// evict removes the logs that people need least. It reports whether there were any. The caller holds s.mu.
 func (s *space) evict() bool {
 	if len(s.left) > 0 {
 		vm := s.left[0]

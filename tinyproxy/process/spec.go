@@ -16,26 +16,26 @@ import (
 type Spec struct {
 	Name   string         // of the AppVM
 	Addr   netip.Addr     // of the AppVM
-	Listen netip.AddrPort // IPv4; the proxy must be configured to listen there
+	Listen netip.AddrPort // IPv4; the configuration must say that the proxy listens there
 	UID    uint32         // from Identities
 	// Render returns the configuration of a proxy with these files, and its text. An error is one of the template.
 	Render func(tinyproxy.Paths) (tinyproxy.Config, string, error)
 	Rules  []tinyproxy.FilterLine
-	// ExtraPorts are TCP ports that it may connect to besides 53, 80, 443 and those that the configuration names, as far as
-	// ConnectPort and its sandbox are concerned. The firewall says where they are.
+	// ExtraPorts are TCP ports that ConnectPort and the sandbox open in addition to 53, 80, 443 and those of the
+	// configuration. The firewall says at which addresses.
 	ExtraPorts []uint16
 
 	RulesPath    string // the user's rule file, for messages
 	TemplatePath string // the user's template, for messages; "" for the built-in one
 
-	heard func(line string) // of a trial: what it says goes there, and not into the AppVM's log
+	heard func(line string) // of a trial: gets what the trial says, instead of the AppVM's log
 }
 
 // rendered is a Spec with its configuration.
 type rendered struct {
 	Spec
 	Config tinyproxy.Config
-	text   string // of the configuration; "" when it is in the file
+	text   string // of the configuration; "" once it is in the file
 }
 
 func (l *Launcher) render(spec Spec) (r rendered, err error) {
@@ -46,7 +46,7 @@ func (l *Launcher) render(spec Spec) (r rendered, err error) {
 	return r, err
 }
 
-// check refuses a Spec that would run something other than it says.
+// check refuses a Spec whose configuration says something else than the Spec.
 func (l *Launcher) check(spec rendered) *Error {
 	c, path := spec.Config, l.paths(spec.Name, spec.Listen.Port()).RulesFile
 	wrong := func(text, remedy string) *Error {

@@ -13,17 +13,17 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// A Trial is a proxy that is asked one question and then ended. All that an AppVM's proxy has is its own too: uid, sandbox,
-// configuration and rules. So the C library that tinyproxy was linked with resolves the name, and the kernel's fence is asked
-// by a socket of that uid. The request goes as far as a connection: no byte of it comes to the site.
+// A Trial is a proxy that gets one request and then ends. Its uid, sandbox, configuration and rules are like those of an
+// AppVM's proxy. So the C library that tinyproxy was linked with resolves the name, and the kernel's fence sees a socket of
+// that uid. The request ends when the connection is made: the site gets no byte of it.
 type Trial struct {
 	*Proxy
 	tunnel string // HOST:PORT
 	heard  *heard
 }
 
-// trialName returns the name under which the files of a Trial at a port are. No AppVM has such a name, so a trial has a
-// directory of its own, and may be another user than the AppVM's proxy.
+// trialName returns the name of the directory of a trial at a port. No AppVM has such a name, so the trial has its own
+// directory, which may belong to another user than the AppVM's proxy.
 func trialName(port uint16) string { return fmt.Sprintf("+%d", port) }
 
 // Kill ends it at once, and returns when nothing of it is left.
@@ -32,9 +32,10 @@ func (t *Trial) Kill() {
 	_ = t.launcher.root().Remove(t.Spec.Name) // an AppVM's directory is not empty
 }
 
-// Try starts a Trial for a request. It is Start but for the AppVM's log and the files that tell of its proxy, which stay as they
-// are. The configuration is that of spec without what is about who asks (see Admits) and, for a request that is no CONNECT,
-// without ConnectPort and FilterURLs, since it is tried as a tunnel: else tinyproxy would send it to the site.
+// Try starts a Trial for a request. It does what Start does, but leaves the AppVM's log alone, and the files that show its
+// proxy. The configuration is that of spec without the directives about clients (see tinyproxy.Admits). A request without
+// CONNECT is tried as a tunnel too, without ConnectPort and FilterURLs, because otherwise tinyproxy would send the request to
+// the site.
 func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, r tinyproxy.Request) (*Trial, error) {
 	t := &Trial{tunnel: r.Address(), heard: &heard{news: make(chan struct{}, 1)}}
 	spec.Name, spec.heard = trialName(spec.Listen.Port()), t.heard.add
@@ -45,8 +46,8 @@ func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, r tinyprox
 	return t, err
 }
 
-// Ask sends the request, from an address of this machine, and waits until it is decided or ctx ends; then the outcome is how far
-// it has come. An error is about the trial, and says nothing about the request.
+// Ask sends the request, from an address of this machine, and waits until it is decided or ctx ends. If ctx ends, the outcome
+// is how far the request has come. An error is about the trial, not about the request.
 func (t *Trial) Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, error) {
 	began := time.Now()
 	fail := func(err error) (tinyproxy.Outcome, error) {
@@ -70,7 +71,7 @@ func (t *Trial) Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, er
 		}
 	}()
 	var o tinyproxy.Outcome
-	// What is logged comes through a pipe, and may come later than the answer. A failure is logged a second before it is answered.
+	// The log comes through a pipe, possibly after the answer. A failure is logged a second before it is answered.
 	var late <-chan time.Time
 	for {
 		o.Stage, o.Why = t.heard.stage()
@@ -102,13 +103,13 @@ func (t *Trial) Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, er
 	}
 }
 
-// How long what a trial logs may take after its answer. That of a failure says why, and always comes.
+// How much later than the answer a line of the log may come. A failure is always logged, with its reason.
 const (
 	lastLineDelay = 100 * time.Millisecond
 	reasonDelay   = time.Second
 )
 
-// heard is what a Trial has logged.
+// heard collects what a Trial has logged.
 type heard struct {
 	news chan struct{} // something has come
 
@@ -118,7 +119,7 @@ type heard struct {
 	line int
 }
 
-// heardMax is how many lines of a trial are looked at. It says about twenty.
+// heardMax is how many lines of a trial are read. It logs about twenty.
 const heardMax = 200
 
 func (h *heard) add(line string) {

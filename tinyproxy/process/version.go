@@ -8,17 +8,17 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// versionTimeout is how long a program may take to say its version before its configuration stays as it is.
+// versionTimeout is how long a program may take to print its version. After that, its configuration stays as it is.
 const versionTimeout = time.Second
 
-// versions remembers what the program of the last start was.
+// versions keeps what the program of the last start was.
 type versions struct {
 	mu    sync.Mutex
 	asked tinyproxy.Binary
 	old   bool
 }
 
-// isOld reports whether a program wants the directives that only 1.10 knows, or may want them.
+// isOld reports whether a program needs the directives that only 1.10 knows, or may need them.
 func (v *versions) isOld(ctx context.Context, program tinyproxy.Binary) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -29,7 +29,7 @@ func (v *versions) isOld(ctx context.Context, program tinyproxy.Binary) bool {
 	defer cancel()
 	version, err := program.Version(ctx)
 	old := err != nil || tinyproxy.NeedsObsolete(version)
-	if ctx.Err() == nil { // else it is asked again
+	if ctx.Err() == nil { // otherwise the next start asks again
 		v.asked, v.old = program, old
 	}
 	return old
