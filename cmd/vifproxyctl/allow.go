@@ -18,21 +18,21 @@ func allowVerb() verb {
 		options: func(f *flag.FlagSet) action {
 			var o grantOptions
 			o.define(f)
-			f.Var(&o.duration, "for", "only for this `TIME`, such as 10m, 1h30m or 7d, which is the most: no file is changed, and vifproxyd takes it "+
-				"back by itself, open connections included")
-			f.BoolVar(&o.force, "force", false, "also what is too wide (co.uk, github.io and other public suffixes), and this VM itself (localhost)")
+			f.Var(&o.duration, "for", "only for this `TIME`, such as 10m or 1h30m, at most 7d: no file is changed, and vifproxyd cuts open connections "+
+				"when the time is over")
+			f.BoolVar(&o.force, "force", false, "also allow what is too wide (co.uk, github.io and other public suffixes), and this VM itself (localhost)")
 			return func(c *call) error { return runAllow(c, o) }
 		},
 		summary: "Let a VM reach hosts.",
-		help: `A line for each HOST is added to the rule file of NAME, with dots and ends as they must
-be, or the plain name if the file has "#: format domains". HOST may also be a URL, or
-*.HOST for all hosts below it: ^[a-zA-Z0-9._-]*\.HOST$, as nothing but a host name passes.
-The file is the one that vifproxyd reads, unless DIR is another. NAME.IP for NAME makes the
-first file of a VM, with "#: format domains".
+		help: `allow adds a line for each HOST to the rule file of NAME: the plain name if the file has "#: format
+domains", and otherwise a pattern with its dots escaped and its ends anchored. HOST may also be a URL.
+*.HOST stands for all hosts below HOST; its pattern is ^[a-zA-Z0-9._-]*\.HOST$.
+For a VM without a rule file, write NAME.IP instead of NAME: this makes its first file, with
+"#: format domains".
 
-With a port, as in git.example:22 or https://shop.example:8443/, that port is opened too: the line
-is git.example:22, or "#: port 22" in a file of patterns. It is open for all hosts of the list,
-as tinyproxy ties no port to a host. Ports that the template "config" opens for all need no line.
+A port, as in git.example:22 or https://shop.example:8443/, is opened too: the line is git.example:22,
+or "#: port 22" in a file of patterns. It is open for all hosts of the list, because tinyproxy cannot
+tie a port to a host. Ports that the template "config" opens for all VMs need no line.
 `,
 	}
 }
@@ -46,10 +46,10 @@ func denyVerb() verb {
 			return func(c *call) error { return runDeny(c, o) }
 		},
 		summary: "Take back what allow did.",
-		help: `The lines that allow would add are removed from the rule file of NAME, and what is allowed
-for a time ends. Open connections are cut. A HOST without a port is taken back with all its
-ports; with one, in a file of patterns, that port is closed for all hosts. If something else still lets a HOST pass, it is
-shown, and the exit status is 1.
+		help: `deny removes the lines that allow would add from the rule file of NAME, and ends what is allowed for a
+time. Open connections are cut. A HOST without a port is removed with all its ports. A HOST with a port,
+in a file of patterns, closes that port for all hosts. If another line still lets a HOST pass, deny
+shows it, and the exit status is 1.
 `,
 	}
 }
@@ -66,8 +66,8 @@ type grantOptions struct {
 // define adds the options of both verbs to a flag set.
 func (o *grantOptions) define(f *flag.FlagSet) {
 	o.files.define(f)
-	f.BoolVar(&o.subdomains, "subdomains", false, "the hosts below each HOST too")
-	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, say what would be done")
+	f.BoolVar(&o.subdomains, "subdomains", false, "include the hosts below each HOST")
+	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing; say what would be done")
 }
 
 func runAllow(c *call, o grantOptions) error {

@@ -12,9 +12,9 @@ func updateVerb() verb {
 	return verb{
 		name: "update", args: "[NAME...]", most: math.MaxInt, json: true, options: plain(change(update)),
 		summary: "Read all rule files again, and wait until they are in force.",
-		help: `vifproxyd notices changes by itself. Use update to know when they are in force, and to try
-at once what has failed. What is stopped stays stopped. All files are read; NAME is which VMs are
-shown and decide the exit status.
+		help: `vifproxyd notices changes without being told. Use update to wait until they are in force, and to try
+again at once what has failed. A stopped VM stays stopped. update always reads all files; NAME selects
+the VMs that are shown and that decide the exit status.
 `,
 	}
 }
@@ -30,10 +30,10 @@ func stopVerb() verb {
 	return verb{
 		name: "stop", args: "NAME...", least: 1, most: math.MaxInt, json: true, options: plain(change((*control.Client).Stop)),
 		summary: "Stop the proxies of VMs until start or restart.",
-		help: `A stopped VM stays so whatever happens to vifproxyd and to the rule file: it is stopped by its
-name and by its address, so that a file that gets another name, or another address, does not
-start it. vifproxyd keeps that in /var/lib/vifproxy/stopped. Where a restart of this VM
-empties /var, as in a disposable and in every VM with a template, it forgets.
+		help: `A stopped VM stays stopped whatever happens to vifproxyd and to the rule file. It is stopped by its
+name and by its address, so a file that gets another name or another address does not start it.
+vifproxyd remembers this in /var/lib/vifproxy/stopped. It forgets if a restart of this VM empties
+/var, as in a disposable and in every VM with a template.
 `,
 	}
 }
@@ -49,8 +49,8 @@ func killAllVerb() verb {
 	return verb{
 		name: "kill-all", json: true, options: plain(change(killAll(false))),
 		summary: "End all proxies at once; nobody has one until start.",
-		help: `Open connections are cut. VMs whose rule files come later are stopped as well. "start NAME..."
-lets VMs go one by one, kill-all-and-restart all of them. Only vifproxyd's own proxies are ended, no other tinyproxy.
+		help: `Open connections are cut. VMs whose rule files come later are stopped too. "start NAME..." starts
+single VMs again, kill-all-and-restart all of them. Only vifproxyd's own proxies are ended, no other tinyproxy.
 `,
 	}
 }

@@ -27,16 +27,16 @@ func checkVerb() verb {
 			var o checkOptions
 			o.files.define(f)
 			f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of tinyproxy ("+defaults.Tinyproxy+")")
-			f.BoolVar(&o.fix, "fix", false, `rewrite lines that can have meant one thing only, as a URL among names, remove those that add nothing, `+
-				`and show both. What can mean two things stays, as names without "#: format domains". No line allows a host that it did not, `+
-				`but a file that was refused may become valid, and then all its lines are in force.`)
+			f.BoolVar(&o.fix, "fix", false, `rewrite lines that can have meant one thing only, as a URL among names, remove lines that add nothing, `+
+				`and show both. Lines that can mean two things stay, as names without "#: format domains". No line allows a host that it did `+
+				`not allow before. But a file that was refused may become valid, and then all its lines are in force.`)
 			return func(c *call) error { return runCheck(c, o) }
 		},
 		summary: "Find mistakes in rule files and template.",
-		help: `All files of the directory that vifproxyd reads are read, or those of DIR, or the named ones, with
-the template "config" next to them. No vifproxyd is needed. Patterns and the template are
-tried with tinyproxy (/usr/bin/tinyproxy), if there is one. The exit status is 0 if nothing is
-wrong, and 1 otherwise, also if there are no rule files.
+		help: `check reads all rule files of the directory that vifproxyd reads, or those of DIR, or the named ones, and
+the template "config" next to them. It tries patterns and the template with tinyproxy, if that is
+installed. vifproxyd need not run. The exit status is 0 if nothing is wrong. It is 1 otherwise, also if
+there are no rule files.
 `,
 	}
 }

@@ -108,14 +108,14 @@ func clientVerb() verb {
     chromium-policy    JSON for a file *.json in /etc/chromium/policies/managed: the same
     pac                a proxy auto-configuration file, for browsers and desktops
 
-All but env and pac also end what the browser asks for by itself: telemetry,
-updates, lists of unsafe sites, the look for a captive portal, DNS over HTTPS, requests before a
-page is wanted, accounts, push messages, news in a new tab. Debian and Fedora update the browser.
-Policies are for all users and all profiles of a VM, also new ones as in a disposable; and
-Chromium reads the variables of env in no session of GNOME.
+All but env and pac also turn off what the browser requests without a page: telemetry, updates, lists
+of unsafe sites, the search for a captive portal, DNS over HTTPS, early requests for pages, accounts,
+push messages, news in a new tab. Debian and Fedora update the browser. A policy is for all users and all
+profiles of a VM, also for new ones as in a disposable. In a session of GNOME Chromium ignores the
+variables of env.
 
-To carry a policy over, in the VM of vifproxyctl, and then in NAME, whose /etc is its template's
-again when it restarts:
+To use a policy, run the first two commands in the VM of vifproxyctl and the others in NAME. They keep the
+policy below /rw, because a restart of NAME takes /etc from its template again:
     $ sudo vifproxyctl client NAME --format=firefox-policy >policies.json
     $ qvm-copy policies.json        # dom0 asks where to: NAME
 

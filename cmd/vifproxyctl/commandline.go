@@ -32,7 +32,7 @@ type general struct {
 func (g *general) define(f *flag.FlagSet) {
 	f.StringVar(&g.socket, "socket", defaults.ControlSocket, "`PATH` of the control socket of vifproxyd ("+defaults.ControlSocket+")")
 	f.BoolVar(&g.json, "json", false, "print JSON, of most verbs an array of VMs")
-	f.BoolVar(&g.help, "help", false, "explain vifproxyctl, or with a VERB only that")
+	f.BoolVar(&g.help, "help", false, "explain vifproxyctl, or only the VERB")
 	f.BoolVar(&g.help, "h", false, "")
 	f.BoolVar(&g.version, "version", false, "print the version")
 }

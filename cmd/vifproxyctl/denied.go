@@ -28,20 +28,22 @@ func deniedVerb() verb {
 		summary: "List what VMs asked for and did not get, and why, newest first.",
 		help: `vifproxyd keeps the last 256 of these hosts for each VM, until it is restarted. REASON is
     list        no rule permits the host: see allow
-    port        a tunnel (HTTPS) to a port that tunnels may not go to: see ConnectPort
-    name        the name has no address: there is none, or no name server answers
-    connect     nobody answers, the host refuses, or something is in the way: the fence, no
+    port        the port is not open for tunnels (HTTPS): see ConnectPort
+    name        the name has no address, or no name server answers
+    connect     nobody answers, the host refuses, or something is in the way: the fence, a missing
                 route, rules of another program
     template    Allow, Deny or BasicAuth in the template "config"
-    full        as many connections as MaxClients permits are open: the next one waits
+    full        as many connections as MaxClients permits are open; the next one waits
 A host that does not answer is listed after 5 s. If an Upstream of the template "config" cannot
-be reached, it is listed itself. HOST and PORT are "--" where tinyproxy does not say them. Hosts
-that browsers are known to ask for by themselves, without a page, are marked "by itself" and
-come last; a page may need them all the same. An international name is shown as it was sent and,
-in parentheses, the other way of writing it. On a terminal the date is left out of times of today.
-The exit status is 0 also if there is nothing to list. With --json: an array of VMs, each with an
-array of hosts, which have "what" besides "reason": Allow, BasicAuth, no-answer, refused, closed,
-fence, no-route, another-table; and "browser": what browsers want of the host by themselves.
+be reached, it is listed itself. HOST and PORT are "--" if tinyproxy does not name them. An
+international name is shown as it was sent, followed by its other spelling in parentheses.
+
+Browsers are known to request some hosts without a page. These hosts are marked "by itself" and come
+last; a page may need them too. The exit status is 0 even if there is nothing to list.
+
+With --json: an array of VMs, each with an array of hosts. In addition to "reason" a host has "what":
+Allow, BasicAuth, no-answer, refused, closed, fence, no-route, another-table; and "browser": what
+browsers request of the host without a page.
 `,
 	}
 }

@@ -22,7 +22,7 @@ func doctorVerb() verb {
 			var o doctorOptions
 			o.files.define(f)
 			f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of tinyproxy if vifproxyd does not run ("+defaults.Tinyproxy+")")
-			f.BoolVar(&o.verbose, "verbose", false, "also what a finding sums up")
+			f.BoolVar(&o.verbose, "verbose", false, "also list what a finding sums up")
 			return func(c *call) error { return runDoctor(c, o) }
 		},
 		summary: "Say whether everything around vifproxyd is as it should be.",
@@ -31,14 +31,15 @@ func doctorVerb() verb {
     note     may be meant so
     wrong    makes the exit status 1
 
-It looks at vifproxyd and what that says of itself, tinyproxy and the advisories on it, the firewall,
-what this machine has to confine proxies with, rule files, what all VMs together may take of this
-machine, connected VMs, signs of a second firewall VM between, what the rules in dom0 let
-VMs do without their proxies, routes and tunnels, resolvers, each of which it asks once, the
-service in dom0, and what this VM keeps at a restart. vifproxyd opens a connection for up to three
-VMs, to the first host of their lists, and sends nothing. If there is a route for IPv6, that host is tried by it. Chains of other programs are read for
-what drops that, or what VMs send to their proxies. Nothing is changed. vifproxyd need not run; then the options tell where tinyproxy and
-files are. Findings of one kind are one line.
+It examines vifproxyd and its options, tinyproxy and the advisories on it, the firewall, what this
+machine can confine proxies with, rule files, what all VMs together may take of this machine, connected
+VMs, signs of a second firewall VM in between, what the rules in dom0 let VMs do without their proxies,
+routes and tunnels, resolvers, chains of other programs, the service in dom0, and what this VM keeps
+at a restart.
+
+It changes nothing. It asks each resolver once. vifproxyd opens a connection for up to three VMs, to
+the first host of their lists, and sends nothing; if there is a route for IPv6, doctor connects to that
+host by it. vifproxyd need not run: then the options say where tinyproxy and the files are.
 
 With --json: an array of objects with check, level, text, remedy and, if the text sums up, details.
 `,

@@ -16,16 +16,16 @@ func explainVerb() verb {
 	return verb{
 		name: "explain", args: "NAME URL|HOST[:PORT]", least: 2, most: 2, json: true, options: plain(runExplain),
 		summary: "Say whether a request of a VM passes, and why: it is tried.",
-		help: `A tinyproxy of its own, with all that the VM's proxy has (user, sandbox, fence, rules),
-resolves the name and connects. Then it ends: nothing is sent to HOST. A HOST alone stands for
-https://HOST/. The verdict comes within 3 s, and with it what each guard on the way says:
+		help: `A second tinyproxy, with the same user, sandbox, fence and rules as the VM's proxy, resolves the name
+and connects. Then it ends, and nothing is sent to HOST. A HOST alone stands for https://HOST/. The
+verdict comes within 3 s, with what each guard on the way says:
     proxy         the VM's proxy runs, and has room for one more connection
     template      Allow, Deny and BasicAuth of the template "config"
     connect-port  ports to which a tunnel may go
-    rules         which line of which file
+    rules         the line of the file that decides
     fence         the addresses that HOST has now
-    try           what came of it
-    remedy        what in the rule file makes it pass: that was tried, the same way
+    try           the result of the connection
+    remedy        the line in the rule file that lets the request pass; it was tried, the same way
 
 The exit status is
     0  the request passes

@@ -9,7 +9,7 @@ import (
 )
 
 // overview is the help for all verbs together, with two places: for the list of them, and for their options.
-const overview = `Vifproxyctl shows and steers vifproxyd, which runs one filtering proxy for every AppVM
+const overview = `Vifproxyctl shows and controls vifproxyd, which runs one filtering proxy for every AppVM
 that has a rule file.
 
 Usage:
@@ -19,20 +19,20 @@ Verbs:
 %s
 Options:
 %s
-Verbs that read or write rule files ask vifproxyd where they are. --rules-dir=DIR and
---template=FILE, of those verbs, overrule it, which they say.
+Verbs that read or write rule files ask vifproxyd where these are. --rules-dir=DIR and --template=FILE
+overrule it; the verb says so.
 
-Verbs that change something fail when a VM concerned is in trouble: NAME, or all if there is none.
-Each is named on standard error.
+A verb that changes something fails if one of its VMs is in trouble. Its VMs are those with a NAME, or all
+if there is no NAME. The verb names each of them on standard error.
 
 Exit status:
     0  all is well
-    1  a VM concerned is in trouble, vifproxyd could not do it, a request is refused,
+    1  a VM is in trouble, vifproxyd could not do it, a request is refused,
        or a file has mistakes
     2  wrong usage
     3  vifproxyd is not running
     4  permission denied
-    5  a request that explain tries fails, although nothing refuses it
+    5  a request that explain tries fails although nothing refuses it
 
 Example:
     $ vifproxyctl show
@@ -45,7 +45,7 @@ Example:
 func helpVerb() verb {
 	return verb{
 		name: "help", args: "[VERB]", most: 1, options: plain(runHelp),
-		summary: "Explain vifproxyctl, one verb, or, with rules, what stands in rule files.",
+		summary: "Explain vifproxyctl, one VERB, or rule files (help rules).",
 	}
 }
 

@@ -19,12 +19,11 @@ func importVerb() verb {
 			f.StringVar(&o.files.rulesDir, "rules-dir", "", "`DIR` to copy to, instead of the one that vifproxyd reads")
 			return func(c *call) error { return runImport(c, o) }
 		},
-		summary: "Take over a set-up of proxyctl.py, or say what is in its way.",
-		help: `PATH (` + defaults.RulesDir + `) is searched for rule files, the template "config" and proxyctl.py, and
-the directory above it for scripts that call proxyctl.py. Every finding is explained. Nothing is
-changed without --apply; then what is good is copied to DIR, the directory that vifproxyd
-reads, unless PATH is DIR, and proxyctl.py becomes a link to vifproxyctl. The exit status is 1 while something
-needs your attention. vifproxyd need not run.
+		summary: "Take over a set-up of proxyctl.py, or say what prevents it.",
+		help: `import searches PATH (` + defaults.RulesDir + `) for rule files, the template "config" and proxyctl.py, and the
+directory above it for scripts that call proxyctl.py. It explains each finding. Without --apply it changes
+nothing. With --apply it copies what is good to DIR, unless PATH is DIR, and makes proxyctl.py a link to
+vifproxyctl. The exit status is 1 while something needs your attention. vifproxyd need not run.
 `,
 	}
 }

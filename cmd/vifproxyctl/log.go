@@ -21,11 +21,11 @@ func logVerb() verb {
 		name: "log", args: "NAME", least: 1, most: 1,
 		options: func(f *flag.FlagSet) action {
 			o := logtail.Options{}
-			f.BoolVar(&o.All, "all", false, "also what tinyproxy says at each start, change of rules and end, and its warnings of directives that "+
-				"another version of it needs")
+			f.BoolVar(&o.All, "all", false, "also show what tinyproxy says at each start, change of rules and end, and its warnings of directives "+
+				"that another version of it needs")
 			f.BoolVar(&o.Follow, "f", false, "")
-			f.BoolVar(&o.Follow, "follow", false, fmt.Sprintf("go on with what comes, until Ctrl-C; begin with the last %d lines", logtail.FollowedLines))
-			f.IntVar(&o.Lines, "n", -1, "only the last `LINES`, or as many before those that come")
+			f.BoolVar(&o.Follow, "follow", false, fmt.Sprintf("show the last %d lines and go on with what comes, until Ctrl-C", logtail.FollowedLines))
+			f.IntVar(&o.Lines, "n", -1, "show the last `LINES` only")
 			return func(c *call) error {
 				if o.Lines < -1 || given(f, "n") && o.Lines < 0 {
 					return usagef("-n %d: want a number of lines, such as -n 20", o.Lines)
@@ -34,8 +34,8 @@ func logVerb() verb {
 			}
 		},
 		summary: "Show what the proxies of a VM have logged.",
-		help: `Control characters are shown as escapes. vifproxyd keeps up to 2 MiB for each VM, less where many
-share little memory, until it is restarted.
+		help: `Control characters are shown as escapes. Until it is restarted, vifproxyd keeps up to 2 MiB of log for
+each VM, and less if many VMs share little memory.
 `,
 	}
 }

@@ -19,22 +19,22 @@ func showVerb() verb {
 		name: "show", args: "[NAME...]", most: math.MaxInt, json: true,
 		options: func(f *flag.FlagSet) action {
 			var wide bool
-			f.BoolVar(&wide, "wide", false, "also process, port, since when, restarts, how many packets of the proxy the fence has "+
+			f.BoolVar(&wide, "wide", false, "also show process, port, since when, restarts, how many packets of the proxy the fence has "+
 				"refused, and whether the proxy is fully confined")
 			return func(c *call) error { return runShow(c, wide) }
 		},
 		summary: "List VMs that have a rule file, and what is wrong.",
 		help: `STATE is one of
     running     its proxy listens, and the VM reaches it
-    starting    on the way there
+    starting    its proxy is being started
     waiting     has a rule file, but is not connected
-    failed      its proxy does not start or does not stay; it is tried again
+    failed      its proxy does not start or does not stay; vifproxyd tries again
     refused     its rule file or the template "config" is wrong
-    stopped     by a person, with stop or kill-all, until start
+    stopped     a person has stopped it, with stop or kill-all, until start
 
-Below the table is what is wrong, or looks so, once for all VMs that it is about: errors in
-files, lines that hardly mean what their author meant, black lists, a person's stop. The exit
-status is 0 whatever state the VMs are in.
+What is wrong or looks suspicious is printed below the table: errors in files, lines that hardly mean what
+their author meant, black lists, VMs that a person has stopped. Each is said once, with all VMs that it
+concerns. The exit status is 0 whatever state the VMs are in.
 `,
 	}
 }

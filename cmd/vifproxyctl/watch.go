@@ -17,11 +17,13 @@ func watchVerb() verb {
 	return verb{
 		name: "watch", args: "[NAME...]", most: math.MaxInt, json: true, options: plain(runWatch),
 		summary: "Show what happens, line by line, as it happens.",
-		help: `VMs come and go, proxies listen, hosts are refused, changes of rules are in force. What
-concerns no VM in particular is shown as well. It ends with Ctrl-C, not with vifproxyd: it
-waits for that to come back. Of what a VM is refused or does not reach one a second is
-shown, after a burst of 20; denied counts all of it. Of that burst 10 are for hosts that no
-browser asks for by itself; those that one does are marked.
+		help: `watch shows VMs that come and go, proxies that listen, hosts that are refused, changes of rules that
+come into force, and what concerns no VM in particular. It ends with Ctrl-C. If vifproxyd ends, watch
+waits until it is back.
+
+Of the hosts that a VM is refused or does not reach, watch shows one a second, after a burst of 20;
+denied counts all of them. Half of that burst is for hosts that no browser requests without a page. The
+other ones are marked.
 
 On a terminal lines have colours, unless NO_COLOR is set. With --json each line is an
 object, whose "event" says what happened:
