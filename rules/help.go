@@ -2,63 +2,62 @@ package rules
 
 // Help describes the format of rule files, for people. `vifproxyctl help rules` prints it, and the manual page
 // vifproxy-rules(5) is made of it.
-const Help = `A rule file says what one AppVM may reach through its proxy. Its name is NAME.IP, with the name and
-the IPv4 address of the AppVM, and it is in /rw/config/tinyproxy of the firewall VM. It is in
-force as soon as it is saved. A mistake in it keeps what was in force before, and
-"vifproxyctl show" says file and line.
+const Help = `A rule file says what one AppVM may reach through its proxy. It is in /rw/config/tinyproxy of the
+firewall VM. Its name is NAME.IP, with the name and the IPv4 address of the AppVM. It is in force
+as soon as it is saved. If it has a mistake, what was in force before stays in force, and
+"vifproxyctl show" names file and line.
 
 Example:
     #: format domains
     bank.example
-    *.bank.example         # all hosts below, not bank.example itself
+    *.bank.example         # all hosts below it, but not bank.example itself
     git.example:22         # with a port that is not open for all
     192.168.1.5            # an address that the browser asks for as such
     #: egress 192.168.1.5/32
 
 Lines:
 
-One name or pattern a line, up to 511 bytes. A '#' begins a comment, at the start of a line or
-after white space. White space around a line, and empty lines, mean nothing. Upper and lower
-case are the same. A file is up to 1 MiB.
+Each line is one name or one pattern, of up to 511 bytes. A '#' at the start of a line or after white
+space begins a comment. Empty lines and white space around a line mean nothing. Upper and lower case
+are the same. A file has up to 1 MiB.
 
 Names:
 
-Behind the line "#: format domains" each line is one of
+After the line "#: format domains" each line is one of
     HOST        that host alone
     *.HOST      every host below it
     ADDRESS     an IPv4 address, or an IPv6 address in brackets
-    ...:PORT    any of these, and the port is opened, for tunnels and for plain requests
-International names may be written as people write them. A port is open for all hosts of the
-list, since tinyproxy ties no port to a host, and for this AppVM alone.
+    ...:PORT    any of these; the port is opened, for tunnels and for plain requests
+International names may be written as people write them. A port is open for this AppVM alone, but
+for all hosts of its list, because tinyproxy cannot tie a port to a host.
 
 Patterns:
 
-Without that line, or behind "#: format patterns", each line is a POSIX regular expression that
+Without that line, or after "#: format patterns", each line is a POSIX regular expression. It
 matches anywhere in the name, unless it is anchored:
     ^bank\.example$
         bank.example alone
     ^[a-zA-Z0-9._-]*\.bank\.example$
         every host below it
-Basic expressions, or what FilterType in the template says. A line matches nothing but host names and
-addresses, whatever it looks like. A name that is not meant as a pattern permits far more than
-it seems to: "bank.example" matches bankxexample.evil.example too. "vifproxyctl check" finds such
-lines.
+Expressions are basic, unless FilterType in the template says otherwise. A line matches nothing but
+host names and addresses. A name that was not meant as a pattern permits far more than it seems to:
+"bank.example" matches bankxexample.evil.example too. "vifproxyctl check" finds such lines.
 
 Directives:
     #: format domains
-        lines are names; above the first of them
+        lines are names; write it above the first of them
     #: format patterns
         lines are patterns, as without it
     #: port PORT...
-        open these ports, up to 32 in all, for all hosts of the list; 80,
-        443 and the ConnectPorts of the template are open anyway
+        opens these ports, up to 32 in all, for all hosts of the list; 80,
+        443 and the ConnectPorts of the template are always open
     #: egress CIDR
-        listed hosts may be at these addresses although they are private, at the ports that
+        listed hosts may be at these addresses although they are private, by the ports that
         are open
     #: egress CIDR:PORT
-        the same, at this port, which is opened for tunnels too; an IPv6 network is in brackets
-A network opens neither the firewall VM nor AppVMs; a single address leads where it says. Networks
-are /8 and narrower, of IPv6 /7.
+        the same by this port, which is opened for tunnels too; an IPv6 network is in brackets
+A network never opens the firewall VM or AppVMs. A single address (/32, of IPv6 /128) is opened whoever
+has it. IPv4 networks are /8 or narrower, IPv6 networks /7 or narrower.
 
 Files:
     /rw/config/tinyproxy/NAME.IP

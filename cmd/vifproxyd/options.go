@@ -53,10 +53,10 @@ var wants = map[string]string{
 const head = `Usage:
     vifproxyd [OPTION]...
 
-Runs one tinyproxy for every connected AppVM that has a rule file, lets that VM and no other reach it at
-its gateway, and takes all of it away when the VM goes. Run by systemd as vifproxyd.service; inspect it
-with vifproxyctl(1) and 'journalctl -u vifproxyd'. SIGHUP makes it look at everything again; SIGTERM
-closes all VMs out and ends it.
+vifproxyd runs one tinyproxy for every connected AppVM that has a rule file. Only that VM reaches its
+proxy, at its gateway. When the VM goes, the proxy goes too. systemd runs vifproxyd as vifproxyd.service;
+vifproxyctl(1) and 'journalctl -u vifproxyd' show what it does. On SIGHUP it reads everything again. On
+SIGTERM it closes all VMs out and ends.
 
 Options, with their defaults:
 `
@@ -69,39 +69,39 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
-	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; a good one is built in\n(default: `FILE` config in the rule directory)")
+	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; without it a built-in one is used\n(default: `FILE` config in the rule directory)")
 	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")
-	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\ndoes not undo it")
-	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which links to these directories are kept for\nprograms that look in the old place; see migration.md (default: none)")
+	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\nof vifproxyd does not undo it")
+	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which vifproxyd keeps links to these directories, for\nprograms that use the old place; see migration.md (default: none)")
 	f.StringVar(&o.controlSocket, "control-socket", defaults.ControlSocket, "unix `SOCKET` on which vifproxyctl reaches the daemon")
-	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket besides root (default: none)")
+	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket, in addition to root (default: none)")
 	f.UintVar(&proxyPort, "proxy-port", defaults.ProxyPort, "TCP `PORT` at which every AppVM finds its own proxy")
-	f.StringVar(&listenPorts, "listen-ports", defaults.ListenPorts, "`FIRST-LAST` TCP ports behind it, where the proxies listen; nobody else may use them")
-	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto or iptables keep a rule in the chain INPUT of iptables, if there is one; nftables leaves it alone")
+	f.StringVar(&listenPorts, "listen-ports", defaults.ListenPorts, "`FIRST-LAST` TCP ports behind it, where the proxies listen; no other program may use them")
+	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto and iptables keep a rule in the chain INPUT of iptables, if there is one; nftables never does")
 	f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of the tinyproxy program")
-	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot confine proxies fully")
-	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may go on when a change of rules took nothing away")
-	f.Func("egress-allow", "`NETWORKS` that all proxies may connect to although they are private, or at another port than "+
+	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot fully confine proxies")
+	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may continue after a change of rules that took nothing away")
+	f.Func("egress-allow", "`NETWORKS` that all proxies may connect to although they are private, or by another port than "+
 		"80 and 443:\nCIDR[:PORT],... such as 192.168.1.5/32:8443; for one AppVM write '#: egress CIDR[:PORT]'\n"+
 		"into its rule file. A network never leads to this VM or to AppVMs (default: none)", func(list string) error {
 		egress, err := rules.ParseEgress(list)
 		o.egress = append(o.egress, egress...)
 		return err
 	})
-	f.Func("egress-interface", "`NAMES` of interfaces, A,B,..., by which alone proxies may leave, with questions for names too\n"+
-		"(default: all but those by which the firewall forwards nothing of AppVMs)", func(list string) error {
+	f.Func("egress-interface", "`NAMES` of the only interfaces, A,B,..., by which proxies and their DNS queries may leave\n"+
+		"(default: all interfaces except those by which the firewall forwards nothing of AppVMs)", func(list string) error {
 		for _, name := range strings.Split(list, ",") {
 			if !interfaceName.MatchString(name) {
-				return fmt.Errorf("%.40q is no name of an interface; write them like eth0,wg0", name)
+				return fmt.Errorf("%.40q is not the name of an interface; write names like eth0,wg0", name)
 			}
 			o.leave = append(o.leave, name)
 		}
 		return nil
 	})
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
-	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` of messages: debug, info, warn, error")
-	f.BoolVar(&o.clean, "clean", false, "take away what a vifproxyd that crashed has left: rules, proxies, files; then end")
-	f.BoolVar(&showVersion, "version", false, "print the version and end")
+	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "lowest `LEVEL` to log: debug, info, warn, error")
+	f.BoolVar(&o.clean, "clean", false, "remove what a crashed vifproxyd has left (rules, proxies, files), then end")
+	f.BoolVar(&showVersion, "version", false, "print the version, then end")
 	f.Usage = func() {} // package flag would print it before each error, and systemd tries again each second
 
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -119,7 +119,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	}
 	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, defaults.TemplateName))
 	if o.drain < 0 {
-		return o, fmt.Errorf("--drain=%v: a time is 0s or more", o.drain)
+		return o, fmt.Errorf("--drain=%v: want 0s or more", o.drain)
 	}
 	if proxyPort < 1 || proxyPort > 65535 {
 		return o, fmt.Errorf("--proxy-port=%d: a TCP port is 1 to 65535", proxyPort)
@@ -134,7 +134,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		return o, fmt.Errorf("--listen-ports=%s: want FIRST-LAST, such as 61000-64999", listenPorts)
 	}
 	if p.First <= o.proxyPort && o.proxyPort <= p.Last {
-		return o, fmt.Errorf("--proxy-port=%d lies within --listen-ports=%s", proxyPort, listenPorts)
+		return o, fmt.Errorf("--proxy-port=%d is within --listen-ports=%s", proxyPort, listenPorts)
 	}
 	switch o.firewall {
 	case "auto", "nftables", "iptables":
