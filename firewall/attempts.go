@@ -12,7 +12,7 @@ import (
 	"vifproxy/internal/sockdiag"
 )
 
-// Attempt is a connection that a proxy is making and that nobody has answered yet.
+// An Attempt is a connection that a proxy is making and that nobody has answered yet.
 type Attempt struct {
 	To netip.AddrPort
 	// Left is false if what was sent has not left this VM: rules of it drop it. It is true where that is not known.

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Binding lets one AppVM, on one vif, reach one proxy.
+// A Binding lets one AppVM, on one vif, reach one proxy.
 type Binding struct {
 	Vif  string         // interface the AppVM's packets come in on
 	Addr netip.Addr     // IPv4 address of the AppVM
@@ -19,15 +19,15 @@ func (b Binding) String() string {
 	return fmt.Sprintf("%s %s to %s", b.Vif, b.Addr, b.To)
 }
 
-// Config is what the rules need to know besides the bindings.
+// Config is what the rules need to know in addition to a State.
 type Config struct {
 	ProxyPort           uint16 // the port AppVMs use
 	FirstPort, LastPort uint16 // range in which proxies listen, both ends included; guarded
 	FirstUID, LastUID   uint32 // uids of proxies, both ends included; fenced
 }
 
-// isName is narrower than the kernel's idea of an interface name: both tools read some other characters as
-// syntax, as in `vif*` (nft) and `vif+` (iptables), which mean every interface that starts so.
+// isName reports whether vif is a name of an interface. It is stricter than the kernel: nft and iptables read other
+// characters as syntax, as in `vif*` (nft) and `vif+` (iptables), which mean every interface that begins so.
 func isName(vif string) bool {
 	for i, c := range []byte(vif) {
 		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
@@ -38,9 +38,9 @@ func isName(vif string) bool {
 	return 0 < len(vif) && len(vif) < 16 // IFNAMSIZ, with the final zero
 }
 
-// inOrder is the same bindings in the one order in which equal bindings are equal, or what is wrong with them and must
-// not get into a rule.
-func (c Config) inOrder(all []Binding) ([]Binding, error) {
+// normalizeBindings returns the bindings in a fixed order, so that equal bindings compare equal. It returns an error if they
+// contain something that must not get into a rule.
+func (c Config) normalizeBindings(all []Binding) ([]Binding, error) {
 	if !slices.IsSortedFunc(all, compareBindings) {
 		all = slices.SortedFunc(slices.Values(all), compareBindings)
 	}
@@ -63,9 +63,9 @@ func (c Config) inOrder(all []Binding) ([]Binding, error) {
 	return all, nil
 }
 
-// compareBindings makes neighbours of those of the same address and vif.
+// compareBindings puts bindings of the same address and vif next to each other.
 func compareBindings(a, b Binding) int {
-	if order := a.Addr.Compare(b.Addr); order != 0 { // as a rule
+	if order := a.Addr.Compare(b.Addr); order != 0 { // usually
 		return order
 	}
 	return cmp.Or(strings.Compare(a.Vif, b.Vif), a.To.Compare(b.To))

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fence says where proxies may connect to. Whoever has taken a tinyproxy over sends what he likes, and a
-// listed name may resolve to any address; so the kernel asks the uid of the socket, and refuses with a reset
-// whatever is not said here or does not answer a connection that was made to the proxy:
+// A Fence says where proxies may connect to. An attacker who owns a tinyproxy sends anything, and a listed name may resolve to any
+// address. So the kernel looks at the uid of the socket. It refuses, with a reset, what the Fence does not say, unless it
+// answers a connection that was made to the proxy:
 //
 //   - DNS goes to the resolvers, UDP and TCP;
 //   - TCP goes to the ports, anywhere but to the firewall VM itself, AppVMs, and networks that are private,
@@ -21,27 +21,27 @@ import (
 //   - TCP goes through openings, wherever they lead.
 type Fence struct {
 	Resolvers []netip.Addr
-	Ports     []uint16  // open everywhere besides 80 and 443
+	Ports     []uint16  // open everywhere, in addition to 80 and 443
 	Openings  []Opening // of every proxy
 	Proxies   []Proxy
 	Leave     []string // interfaces by which proxies may leave, DNS included; none: any
 	Barred    []string // interfaces by which they may not, DNS included: what AppVMs send is not forwarded there
 }
 
-// Proxy is all processes of one uid. What is refused to it is counted, and openings and ports may be its own.
+// A Proxy is all processes of one uid. The fence counts what it refuses to them. Openings and ports may be for it alone.
 type Proxy struct {
 	UID      uint32
 	Openings []Opening
-	Ports    []uint16 // open to it besides those that are open everywhere, at public addresses only
+	Ports    []uint16 // open to it in addition to those that are open everywhere, at public addresses only
 }
 
 // plain reports whether the proxy has nothing of its own.
 func (p Proxy) plain() bool { return len(p.Openings) == 0 && len(p.Ports) == 0 }
 
-// Opening opens a network to TCP.
+// An Opening opens a network to TCP.
 //
-// Literal openings are single addresses that a person wrote, and lead there wherever that is. All others, networks and what
-// comes from DNS, never lead to own addresses, loopback, link-local addresses, or behind a vif.
+// Literal openings are single addresses that a person wrote, and reach them wherever they are. All others, networks and
+// addresses that come from DNS, never reach own addresses, loopback, link-local addresses, or what is behind a vif.
 type Opening struct {
 	To      netip.Prefix
 	Port    uint16 // 0: those that are open everywhere
@@ -88,10 +88,10 @@ var own = prefixes(
 	"ff00::/8",
 )
 
-// Own returns the networks to which only a literal opening leads.
+// Own returns the networks that only a literal opening reaches.
 func Own() []netip.Prefix { return slices.Clone(own) }
 
-// Forbidden returns the networks to which only an opening leads.
+// Forbidden returns the networks that only an opening reaches.
 func Forbidden() []netip.Prefix { return slices.Clone(forbidden) }
 
 func prefixes(texts ...string) (all []netip.Prefix) {
@@ -101,20 +101,20 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 	return all
 }
 
-// normalFence returns the same fence in the one order in which equal fences are equal, or what is wrong with it.
+// normalFence returns the fence in a fixed order, so that equal fences compare equal, or an error if the fence cannot be.
 func (c Config) normalFence(f Fence) (Fence, error) {
 	for _, r := range f.Resolvers {
 		if !r.IsValid() || r.Zone() != "" || r.Is4In6() {
 			return f, fmt.Errorf("fence: %v is no address of a resolver", r)
 		}
 	}
-	f.Resolvers = ordered(f.Resolvers, netip.Addr.Compare)
-	f.Ports = ordered(append([]uint16{80, 443}, f.Ports...), cmp.Compare)
+	f.Resolvers = sortedUnique(f.Resolvers, netip.Addr.Compare)
+	f.Ports = sortedUnique(append([]uint16{80, 443}, f.Ports...), cmp.Compare)
 	if f.Ports[0] == 0 {
 		return f, fmt.Errorf("fence: 0 is no port")
 	}
 	for _, names := range []*[]string{&f.Leave, &f.Barred} {
-		*names = ordered(*names, strings.Compare)
+		*names = sortedUnique(*names, strings.Compare)
 		for _, name := range *names {
 			if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsRune(name, 0) {
 				return f, fmt.Errorf("fence: %q is no name of an interface", name)
@@ -145,7 +145,7 @@ func (c Config) normalProxies(all []Proxy) (own []Proxy, err error) {
 		if p.plain() { // usually
 			continue
 		}
-		if p.Ports = ordered(p.Ports, cmp.Compare); len(p.Ports) > 0 && p.Ports[0] == 0 {
+		if p.Ports = sortedUnique(p.Ports, cmp.Compare); len(p.Ports) > 0 && p.Ports[0] == 0 {
 			return nil, fmt.Errorf("fence: 0 is no port")
 		}
 		if p.Openings, err = normalOpenings(p.Openings); err != nil {
@@ -165,7 +165,7 @@ func normalOpenings(openings []Opening) ([]Opening, error) {
 			return nil, fmt.Errorf("fence: %v is no single address", h.To)
 		}
 	}
-	return ordered(openings, func(a, b Opening) int {
+	return sortedUnique(openings, func(a, b Opening) int {
 		return cmp.Or(a.To.Addr().Compare(b.To.Addr()), cmp.Compare(a.To.Bits(), b.To.Bits()), cmp.Compare(a.Port, b.Port),
 			literalFirst(a, b))
 	}), nil
@@ -191,7 +191,8 @@ func (f Fence) WithPorts(openings []Opening) (all []Opening) {
 	return all
 }
 
-// Disjoint returns the same openings but those inside of another of the same port and class, as a set of the kernel must have them.
+// Disjoint returns the openings without those inside of another of the same port and class: in a set of the kernel, intervals must
+// not overlap.
 func Disjoint(openings []Opening) []Opening {
 	// The wider of two that begin alike comes first, and what is inside of a network follows it.
 	openings = slices.SortedFunc(slices.Values(openings), func(a, b Opening) int {
@@ -206,7 +207,7 @@ func Disjoint(openings []Opening) []Opening {
 	return kept
 }
 
-// portsOf are the ports of an opening.
+// portsOf returns the ports of an opening.
 func (f Fence) portsOf(h Opening) []uint16 {
 	if h.Port != 0 {
 		return []uint16{h.Port}

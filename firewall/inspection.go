@@ -2,7 +2,7 @@ package firewall
 
 import "fmt"
 
-// Inspection is what the kernel holds of one backend's rules, in words for people: "table ip vifproxy".
+// An Inspection lists which of a backend's rules the kernel holds, in words for people: "table ip vifproxy".
 type Inspection struct {
 	Present, Missing []string
 }

@@ -12,22 +12,22 @@ type State struct {
 	Fence    Fence
 }
 
-// Normal returns the same state in the one order in which equal states are equal, or what is wrong with it. A port that
-// somebody is bound to is guarded in any case.
+// Normal returns the state in a fixed order, so that equal states compare equal, or an error if the state cannot be. A port that
+// an AppVM is bound to is always guarded.
 func (c Config) Normal(s State) (State, error) {
 	var err error
-	if s.Bindings, err = c.inOrder(s.Bindings); err != nil {
+	if s.Bindings, err = c.normalizeBindings(s.Bindings); err != nil {
 		return State{}, err
 	}
-	s.Guarded = ordered(s.Guarded, cmp.Compare)
-	var more []uint16 // as a rule none: the caller has all ports in use
+	s.Guarded = sortedUnique(s.Guarded, cmp.Compare)
+	var more []uint16 // usually none: the caller guards all ports in use
 	for _, b := range s.Bindings {
 		if _, ok := slices.BinarySearch(s.Guarded, b.To.Port()); !ok {
 			more = append(more, b.To.Port())
 		}
 	}
 	if len(more) > 0 {
-		s.Guarded = ordered(append(more, s.Guarded...), cmp.Compare)
+		s.Guarded = sortedUnique(append(more, s.Guarded...), cmp.Compare)
 	}
 	if s.Fence, err = c.normalFence(s.Fence); err != nil {
 		return State{}, err
@@ -35,7 +35,7 @@ func (c Config) Normal(s State) (State, error) {
 	return s, nil
 }
 
-// Equal tells whether two states say the same in the same order.
+// Equal reports whether two states say the same in the same order.
 func (s State) Equal(other State) bool {
 	f, g := s.Fence, other.Fence
 	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(s.Guarded, other.Guarded) &&
@@ -43,7 +43,7 @@ func (s State) Equal(other State) bool {
 		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Openings, g.Openings) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)
 }
 
-// Diff returns the parts of two states, which are in order, that differ, and little besides.
+// Diff returns the parts of two normal states that differ, and little else.
 func Diff(have, want State) (gone, added State) {
 	gone, added = have, want
 	gone.Bindings, added.Bindings = Unshared(have.Bindings, want.Bindings, compareBindings, same[Binding])
@@ -70,7 +70,7 @@ func sameProxy(a, b Proxy) bool {
 	return a.UID == b.UID && slices.Equal(a.Openings, b.Openings) && slices.Equal(a.Ports, b.Ports)
 }
 
-// Unshared returns what only one of two ordered lists has.
+// Unshared returns what only one of two sorted lists has.
 func Unshared[T any](have, want []T, compare func(a, b T) int, same func(a, b T) bool) (gone, added []T) {
 	for len(have) > 0 && len(want) > 0 {
 		if same(have[0], want[0]) {
@@ -84,7 +84,7 @@ func Unshared[T any](have, want []T, compare func(a, b T) int, same func(a, b T)
 	return append(gone, have...), append(added, want...)
 }
 
-func ordered[T comparable](all []T, compare func(a, b T) int) []T {
+func sortedUnique[T comparable](all []T, compare func(a, b T) int) []T {
 	all = slices.Clone(all)
 	slices.SortFunc(all, compare)
 	return slices.Compact(all)

@@ -13,13 +13,12 @@ import (
 	"vifproxy/internal/sockdiag"
 )
 
-// Connection tracking keeps the entry of a connection for days (nf_conntrack_tcp_timeout_established) if nobody tells it
-// that the connection is over. A proxy that ends tells its clients, but one whose vif is gone cannot be told. As long as
-// there is an entry, the AppVM's next connection from the same port is translated to the port of the proxy that was, where
-// the guard resets it.
+// Connection tracking keeps the entry of a connection for days (nf_conntrack_tcp_timeout_established) if it does not see the end
+// of the connection. A proxy that ends tells its clients, but cannot tell a client whose vif is gone. As long as the entry is
+// there, the AppVM's next connection from the same port is translated to the port of the old proxy, where the guard resets it.
 
-// Forget takes out of connection tracking what was connected from these addresses to a proxy that listened at to, and has
-// ended. It costs the same however many connections the firewall VM forwards.
+// Forget deletes tracked connections from these addresses to a proxy that listened at to and has ended. Its cost does not depend
+// on how many connections the firewall VM forwards.
 func Forget(to netip.AddrPort, from []netip.AddrPort) error {
 	for _, client := range from {
 		tuple := nl.NewRtAttr(nl.CTA_TUPLE_REPLY|unix.NLA_F_NESTED, nil) // as the proxy answers
@@ -41,10 +40,10 @@ func Forget(to netip.AddrPort, from []netip.AddrPort) error {
 	return nil
 }
 
-// ForgetAll takes out what leads nowhere, of proxies of which nothing else is known: connections of AppVMs that have none
-// of these bindings, and those that no socket here belongs to any more. A socket without a process may still be delivering
-// the end of a page. It reads the whole table, and returns how many connections there were. A connection that is bound
-// meanwhile is no worse for it: it is tracked again, with the same translation, at its next packet.
+// ForgetAll deletes tracked connections that lead nowhere, of proxies of which nothing else is known: those of AppVMs that have
+// none of these bindings, and those that have no socket here any more. A socket without a process may still deliver the
+// end of a page. ForgetAll reads the whole table, and returns how many connections it deleted. It does no harm to a connection
+// that is bound meanwhile: that is tracked again, with the same translation, at its next packet.
 func (c Config) ForgetAll(bindings []Binding) (forgotten int, err error) {
 	dead := deadConnections{Config: c, bound: make(map[netip.Addr]bool)}
 	for _, b := range bindings {
@@ -60,8 +59,8 @@ func (c Config) ForgetAll(bindings []Binding) (forgotten int, err error) {
 	return int(n), err
 }
 
-// deadConnections matches them. It looks at the sockets when all entries have been read, as the library calls it
-// for those: else a connection made meanwhile would seem dead.
+// deadConnections matches them. The library calls it when it has read all entries, and only then deadConnections looks at the
+// sockets: otherwise a connection made meanwhile would seem dead.
 type deadConnections struct {
 	Config
 	bound map[netip.Addr]bool
@@ -99,7 +98,7 @@ func (d *deadConnections) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return d.err == nil && !d.alive[connection{netip.AddrPortFrom(from, asked.SrcPort), answers.SrcPort}]
 }
 
-// liveConnections are all that have a socket, waiting and ending ones included.
+// liveConnections returns all connections that have a socket, including those that wait or end.
 func liveConnections() (map[connection]bool, error) {
 	sockets, err := sockdiag.IPv4()
 	alive := make(map[connection]bool, len(sockets))

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Verdict is what the fence makes of a connection.
+// A Verdict says what the fence does with a connection.
 type Verdict struct {
 	Passes  bool
 	Opening *Opening // by which it passes, if by one
@@ -19,8 +19,8 @@ type Verdict struct {
 	Why     string   // it does not pass, or passes without an opening
 }
 
-// Judge says what becomes of a connection of a proxy, in the order of the rules, which it does not read: they are made
-// from the same Fence. Like them it asks the kernel what kind of address that is, and to which interface it leads.
+// Judge returns what the fence does with a connection of a proxy. It follows the order of the rules without reading them: they
+// are made from the same Fence. Like them, it asks the kernel for the kind of the address, and the interface that it leads to.
 func (f Fence) Judge(uid uint32, to netip.AddrPort) (Verdict, error) {
 	addr, port := to.Addr().Unmap(), to.Port()
 	ports := append([]uint16{80, 443}, f.Ports...)

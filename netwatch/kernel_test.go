@@ -307,7 +307,7 @@ func TestQuietEvents(t *testing.T) {
 		if len(messages) != 1 {
 			t.Fatalf("%d events at once", len(messages))
 		}
-		if _, concerns := f.learn(messages[0].Type, messages[0].Body); concerns {
+		if _, concerns := f.update(messages[0].Type, messages[0].Body); concerns {
 			down, err := decodeLink(messages[0].Body)
 			if want := (link{int32(l.Attrs().Index), "vif2.0", false}); err != nil || down != want {
 				t.Errorf("the first event to wake somebody was about %+v, %v; want %+v", down, err, want)

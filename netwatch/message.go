@@ -15,23 +15,23 @@ import (
 // decoded. A general library decodes all of it: a list of 250 vifs takes that four times as long, and leaves a
 // dozen times as much garbage.
 //
-// What the kernel would call malformed is an error, never a shorter list.
+// A message that the kernel would call malformed is an error, never a shorter list.
 
-// link is what matters of a struct ifinfomsg.
+// A link is what matters of a struct ifinfomsg.
 type link struct {
 	index int32
 	name  string
 	up    bool // administratively
 }
 
-// address is what matters of a struct ifaddrmsg of family IPv4.
+// An address is what matters of a struct ifaddrmsg of family IPv4.
 type address struct {
 	index     int32
 	local     netip.Addr
 	secondary bool // in the subnet of an earlier address of the link
 }
 
-// route is what matters of a struct rtmsg of family IPv4.
+// A route is what matters of a struct rtmsg of family IPv4.
 type route struct {
 	dst   netip.Addr // not valid in a default route
 	bits  uint8
@@ -41,13 +41,12 @@ type route struct {
 	via   bool  // by way of another router
 }
 
-// toHost reports whether r belongs to the routes that can lead to an AppVM, whatever link it leads to and
-// whatever is done there.
+// toHost reports whether r is a route that can lead to an AppVM, whatever its link and its kind.
 func (r route) toHost() bool {
 	return r.table == unix.RT_TABLE_MAIN && r.bits == 32 && r.dst.IsValid()
 }
 
-// family is the address family of a message, whatever its type.
+// family returns the address family of a message of any type.
 func family(body []byte) uint8 {
 	if len(body) == 0 {
 		return unix.AF_MAX

@@ -1,4 +1,4 @@
-// Package netwatch tells which AppVMs are connected to this firewall VM.
+// Package netwatch reads which AppVMs are connected to this firewall VM.
 //
 // Xen's back end makes one network interface per virtual network card of a guest, and the hotplug script of
 // Qubes configures it with three separate commands. An AppVM is connected when all three have taken effect:
@@ -7,14 +7,15 @@
 //	route    10.137.0.18/32 goes out of vif7.0            (the destination is the AppVM)
 //	address  10.138.1.1 is on vif7.0                      (what the AppVM uses as its gateway)
 //
-// In that order when a guest comes; the order is the script's affair and nothing here depends on it. Neither
-// does anything wait for the carrier, which the guest switches on and off as it likes.
+// A guest that comes has them in that order, but nothing here depends on the order. Nothing waits for the carrier either, which the
+// guest switches on and off as it likes.
 //
-// Three functions, and no state shared between them: [Read] asks the kernel for everything and returns a
-// [Snapshot]; [Watch] says when it may be another; [Look] asks about no more than a [Hint] of Watch points at. Events
-// are hints and are never data. Snapshots are assembled from three dumps that are not one atomic reading, and events get
-// lost when the kernel's queue overflows: neither matters, because whatever changes after the subscription causes an
-// event, or an overflow, and with either of them a new question.
+// Three functions share no state. [Read] asks the kernel for everything and returns a [Snapshot]. [Watch] says when the Snapshot may
+// have changed. [Look] asks only about the place that a [Hint] of Watch names. Events are hints and never data. A Snapshot consists of
+// three dumps that are not one atomic reading, and events get lost when the kernel's queue overflows. Neither matters: every
+// change after the subscription causes an event or an overflow, and each of them a new reading.
+//
+// Concurrency: all functions may be called from anywhere; they are about the network of the calling thread. A Snapshot is a value.
 package netwatch
 
 import (
@@ -27,7 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AppVM is a connected AppVM.
+// An AppVM is a connected AppVM.
 type AppVM struct {
 	Addr    netip.Addr // its IPv4 address
 	Gateway netip.Addr // first primary IPv4 address of its vif, of its newest vif when it has several
@@ -36,7 +37,7 @@ type AppVM struct {
 	links []int32 // indexes of Vifs
 }
 
-// Snapshot is every connected AppVM at one moment, sorted by Addr.
+// A Snapshot is every connected AppVM at one moment, sorted by Addr.
 type Snapshot []AppVM
 
 // Equal reports whether s and t say the same.
@@ -55,8 +56,8 @@ func (s Snapshot) Find(addr netip.Addr) (AppVM, bool) {
 	return s[i], true
 }
 
-// After is s with what [Look] found where a Hint points. It is not ok where that leaves doubt, and [Read] has to tell: where
-// something is gone or has changed, and where an AppVM has more than one vif.
+// After returns s with what [Look] found at the place of a Hint. It is not ok if that leaves doubt: if something has gone or changed,
+// or if an AppVM has more than one vif. Then use [Read].
 func (s Snapshot) After(h Hint, found Snapshot) (now Snapshot, ok bool) {
 	if h == (Hint{}) {
 		return nil, false
@@ -80,13 +81,12 @@ func (s Snapshot) After(h Hint, found Snapshot) (now Snapshot, ok bool) {
 	return now, true
 }
 
-// maxDomid is DOMID_FIRST_RESERVED of Xen's public/xen.h, 0x7ff0. vif-route-qubes subtracts the domid from it
+// domidMax is DOMID_FIRST_RESERVED of Xen's public/xen.h, 0x7ff0. vif-route-qubes subtracts the domid from it
 // to get the metric of the AppVM's route.
-const maxDomid = 0x7ff0
+const domidMax = 0x7ff0
 
-// ParseVif splits the name of a Xen back end interface, vifDOMID.DEVID. It is strict, since people name
-// interfaces as they please: no sign, no leading zero, nothing after the number (vif7.0-emu is the emulated
-// card of an HVM).
+// ParseVif splits the name of a Xen back end interface, vifDOMID.DEVID. It is strict, because people name interfaces as they please:
+// no sign, no leading zero, nothing after the number (vif7.0-emu is the emulated card of an HVM).
 func ParseVif(name string) (domid, devid int, ok bool) {
 	numbers, ok := strings.CutPrefix(name, "vif")
 	if !ok {
@@ -97,7 +97,7 @@ func ParseVif(name string) (domid, devid int, ok bool) {
 		return 0, 0, false
 	}
 	domid, ok = decimal(dom)
-	if !ok || domid > maxDomid {
+	if !ok || domid > domidMax {
 		return 0, 0, false
 	}
 	devid, ok = decimal(dev)
@@ -113,8 +113,8 @@ func decimal(s string) (int, bool) {
 	return n, err == nil && n >= 0 && strconv.Itoa(n) == s
 }
 
-// connected is what [Read] makes of the kernel's three tables. The tables need not fit together: a link may
-// have gone before its addresses were read, or have come after the links were.
+// connected makes a Snapshot of the kernel's three tables. The tables need not fit together: a link may have gone before its
+// addresses were read, or have come after the links were read.
 func connected(links []link, addrs []address, routes []route) Snapshot {
 	vifs := make(map[int32]vif, len(links))
 	for _, l := range links {
@@ -129,26 +129,26 @@ func connected(links []link, addrs []address, routes []route) Snapshot {
 			vifs[a.index] = v
 		}
 	}
-	leads := make([]lead, 0, len(routes))
+	found := make([]guestRoute, 0, len(routes))
 	for _, r := range routes {
 		// A route by way of another router leads to a machine behind the AppVM, not to the AppVM.
 		if v := vifs[r.oif]; v.gateway.IsValid() && r.toHost() && r.kind == unix.RTN_UNICAST && !r.via {
-			leads = append(leads, lead{r.dst, v})
+			found = append(found, guestRoute{r.dst, v})
 		}
 	}
-	slices.SortFunc(leads, lead.compare)
-	leads = slices.Compact(leads) // the same route with another metric or TOS is listed once more
+	slices.SortFunc(found, guestRoute.compare)
+	found = slices.Compact(found) // the same route with another metric or TOS is listed once more
 
-	snapshot := make(Snapshot, 0, len(leads))
-	names, indexes := make([]string, 0, len(leads)), make([]int32, 0, len(leads)) // of all, to be cut in pieces
-	for len(leads) > 0 {
-		addr, newest, first := leads[0].dst, leads[0].vif, len(names)
-		for len(leads) > 0 && leads[0].dst == addr {
-			if leads[0].index > newest.index {
-				newest = leads[0].vif
+	snapshot := make(Snapshot, 0, len(found))
+	names, indexes := make([]string, 0, len(found)), make([]int32, 0, len(found)) // of all, to be cut in pieces
+	for len(found) > 0 {
+		addr, newest, first := found[0].dst, found[0].vif, len(names)
+		for len(found) > 0 && found[0].dst == addr {
+			if found[0].index > newest.index {
+				newest = found[0].vif
 			}
-			names, indexes = append(names, leads[0].name), append(indexes, leads[0].index)
-			leads = leads[1:]
+			names, indexes = append(names, found[0].name), append(indexes, found[0].index)
+			found = found[1:]
 		}
 		snapshot = append(snapshot, AppVM{
 			Addr: addr, Gateway: newest.gateway, Vifs: slices.Clip(names[first:]), links: slices.Clip(indexes[first:]),
@@ -157,19 +157,19 @@ func connected(links []link, addrs []address, routes []route) Snapshot {
 	return snapshot
 }
 
-// vif is a link that Xen made.
+// A vif is a link that Xen made.
 type vif struct {
 	link
 	domid, devid int
 	gateway      netip.Addr
 }
 
-// lead is a route that leads to an AppVM.
-type lead struct {
+// A guestRoute leads to an AppVM.
+type guestRoute struct {
 	dst netip.Addr
 	vif
 }
 
-func (a lead) compare(b lead) int {
+func (a guestRoute) compare(b guestRoute) int {
 	return cmp.Or(a.dst.Compare(b.dst), cmp.Compare(a.domid, b.domid), cmp.Compare(a.devid, b.devid), cmp.Compare(a.index, b.index))
 }

@@ -11,14 +11,14 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// maxAttempts is how often one table is read when changes keep interrupting the reading.
-const maxAttempts = 10
+// attemptsMax is how often one table is read when changes keep interrupting the reading.
+const attemptsMax = 10
 
 // Read asks the kernel which AppVMs are connected, in the network namespace of the calling thread. An error
 // means that this could not be found out; it never means that there are none.
 func Read() (Snapshot, error) { return read(0) }
 
-// Look asks for no more than the AppVMs that the link of a Hint leads to, see [Snapshot.After].
+// Look returns only the AppVMs that the link of a Hint leads to, see [Snapshot.After].
 func Look(h Hint) (Snapshot, error) {
 	found, err := read(h.Link)
 	if errors.Is(err, unix.ENODEV) {
@@ -63,8 +63,8 @@ func read(index int32) (Snapshot, error) {
 	return connected(links, addrs, routes), nil
 }
 
-// linksOf asks for the links that routes to hosts lead to. For each the kernel tells in a microsecond what is of interest
-// here (netdevice(7)); in a dump it puts together 1.5 kB about each.
+// linksOf asks for the links that routes to hosts lead to. For each the kernel answers in a microsecond (netdevice(7)); in a dump it
+// puts together 1.5 kB about each.
 func linksOf(conn *netlink.Conn, routes []route) ([]link, error) {
 	links := make([]link, 0, len(routes))
 	asked := make(map[int32]bool, len(routes))
@@ -86,7 +86,7 @@ func linksOf(conn *netlink.Conn, routes []route) ([]link, error) {
 	return links, errors.Join(err, problem)
 }
 
-// linkAt asks about one link. Its name is what its index leads to first, and whether it is up is asked by that name.
+// linkAt asks about one link: by its index for its name, and by its name whether it is up.
 func linkAt(fd int, index int32) (link, error) {
 	req, err := unix.NewIfreq("")
 	if err != nil {
@@ -130,7 +130,7 @@ func dump[T any](conn *netlink.Conn, what string, get uint16, fam uint8, body []
 	decode func([]byte) (T, error)) ([]T, error) {
 	body[0] = fam
 	var err error
-	for range maxAttempts {
+	for range attemptsMax {
 		var table []T
 		err = conn.Exchange(netlink.Dump(get, body), func(m netlink.Message) error {
 			if m.Type != get-2 || family(m.Body) != fam { // RTM_NEW* is RTM_GET* less 2

@@ -70,7 +70,7 @@ func TestDump(t *testing.T) {
 		{"empty", [][]byte{end(0)}, 0, nil},
 		{"interrupted, then whole", [][]byte{broken, broken, slices.Concat(eth0, vif, end(0))}, 2, nil},
 		{"interrupted at its end", [][]byte{interrupted(end(0)), slices.Concat(vif, end(0))}, 1, nil},
-		{"always interrupted", slices.Repeat([][]byte{broken}, maxAttempts), 0, netlink.ErrInterrupted},
+		{"always interrupted", slices.Repeat([][]byte{broken}, attemptsMax), 0, netlink.ErrInterrupted},
 		{"refused", [][]byte{result(unix.NLMSG_ERROR, unix.EPERM)}, 0, unix.EPERM},
 		{"fails at its end", [][]byte{slices.Concat(eth0, end(unix.ENOMEM))}, 0, unix.ENOMEM},
 		{"end without result", [][]byte{event(unix.NLMSG_DONE)}, 0, netlink.ErrMalformed},

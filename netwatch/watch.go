@@ -15,17 +15,17 @@ import (
 // net/core/sock.c). An attach takes about 10 kB of it.
 const queueSize = 4 << 20
 
-// Hint says where something may have changed: about a link, or a host that a route leads to. The zero Hint is anywhere.
+// A Hint says where something may have changed: at a link, or at a host that a route leads to. The zero Hint means anywhere.
 type Hint struct {
 	Link int32 // index; 0 in the zero Hint, and where a route leads nowhere
 	Host netip.Addr
 }
 
-// Watch calls wake when what [Read] returns may have changed, in the network namespace of the calling thread,
-// and once when it has subscribed. It may call it needlessly. wake must not block.
+// Watch calls wake when the Snapshot may have changed, and once when it has subscribed. It may call it needlessly. wake must not
+// block.
 //
-// Watch returns nil when ctx ends. An error means that it could not subscribe, or that events were lost since: what
-// changes then is not told of.
+// Watch returns nil when ctx ends. An error means that it could not subscribe, or that events were lost since then: it does not
+// report later changes.
 func Watch(ctx context.Context, wake func(Hint)) error {
 	err := follow(ctx, wake, func() (*netlink.Subscription, error) { return subscribe(queueSize) }, readLinks)
 	if err == nil || ctx.Err() != nil {
@@ -52,21 +52,20 @@ func follow(ctx context.Context, wake func(Hint),
 	}
 	defer events.Close()
 
-	// The list only saves wakes, so it may fail. After the subscription, as every Read: a link that comes in
+	// The list only saves wakes, so it may fail. It comes after the subscription, as every Read does: a link that comes at
 	// this moment is in the list, or in the queue, or in both.
 	links, err := list()
 	f := newFilter(links, err == nil)
 	wake(Hint{})
 	return events.Follow(ctx, func(m netlink.Message) {
-		if hint, concerns := f.learn(m.Type, m.Body); concerns {
+		if hint, concerns := f.update(m.Type, m.Body); concerns {
 			wake(hint)
 		}
 	})
 }
 
-// filter holds what the last event about each link said, because most events say the same again: an attach
-// sends six about the link, two of which change its name or UP, and a guest toggles its carrier as often as
-// it likes.
+// A filter holds the content of the last event about each link, because most events repeat it. An attach sends six events about the
+// link, two of which change its name or UP, and a guest toggles its carrier as often as it likes.
 type filter struct {
 	links    map[int32]link // by index; a link that is not a vif is the zero link
 	complete bool           // a link that is not in links is new
@@ -87,8 +86,8 @@ func onlyVif(l link) link {
 	return l
 }
 
-// learn takes note of one event, and reports whether it may be about a change of the Snapshot, and where.
-func (f *filter) learn(kind uint16, body []byte) (hint Hint, concerns bool) {
+// update takes note of one event, and reports whether and where it may be about a change of the Snapshot.
+func (f *filter) update(kind uint16, body []byte) (hint Hint, concerns bool) {
 	switch fam := family(body); {
 	// A bridge reports about its ports with the same types, and family AF_BRIDGE.
 	case fam == unix.AF_UNSPEC && (kind == unix.RTM_NEWLINK || kind == unix.RTM_DELLINK):

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// event encodes a message; f.learn and the decoders take its body, f.concerns all of it.
+// event encodes a message; f.update and the decoders take its body, f.concerns all of it.
 func event(kind uint16, body ...[]byte) []byte {
 	joined := slices.Concat(body...)
 	e := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(joined)))
@@ -56,7 +56,7 @@ func (f *filter) concerns(datagram []byte) (hints []Hint) {
 		hints = append(hints, Hint{})
 	}
 	for _, m := range messages {
-		if hint, concerns := f.learn(m.Header.Type, m.Data); concerns {
+		if hint, concerns := f.update(m.Header.Type, m.Data); concerns {
 			hints = append(hints, hint)
 		}
 	}
@@ -160,8 +160,8 @@ func FuzzEvents(f *testing.F) {
 				t.Errorf("host route to %v", r.dst)
 			}
 			if l, err := decodeLink(body); err == nil && family(body) == unix.AF_UNSPEC {
-				events.learn(unix.RTM_NEWLINK, body)
-				if _, again := events.learn(unix.RTM_NEWLINK, body); again {
+				events.update(unix.RTM_NEWLINK, body)
+				if _, again := events.update(unix.RTM_NEWLINK, body); again {
 					t.Errorf("the same event about link %d concerned twice", l.index)
 				}
 			}
@@ -175,7 +175,7 @@ func FuzzParseVif(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name string) {
 		domid, devid, ok := ParseVif(name)
-		if ok && (domid > maxDomid || vifName(domid, devid) != name) {
+		if ok && (domid > domidMax || vifName(domid, devid) != name) {
 			t.Errorf("ParseVif(%q) = %d, %d", name, domid, devid)
 		}
 	})

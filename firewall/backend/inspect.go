@@ -13,8 +13,8 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// Detect tells which chains of others decide on this machine, as Backend.String names them, and why. An error says what
-// the machine lacks.
+// Detect returns which chains of others decide on this machine, as Backend.String names them, and why. An error says what the
+// machine lacks.
 func Detect(ctx context.Context) (kind, why string, err error) {
 	rules := nft.New(quiet, firewall.Config{})
 	defer rules.Close()

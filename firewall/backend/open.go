@@ -16,15 +16,15 @@ import (
 	"vifproxy/firewall/ruleset"
 )
 
-// Open puts up the guard and the fence without any binding, so that whatever an earlier run left leads nowhere once Open
-// returns, and takes leftovers away.
+// Open puts up the guard and the fence without any binding, and removes leftovers. Once it returns, nothing that an earlier run has
+// left leads anywhere.
 //
 // All kinds keep our own tables of nftables and, if Qubes (R4.2 and later) has its user chain for it, a rule there.
 // "iptables" and "auto" also keep one in the chain INPUT of iptables wherever there is that chain, now or later;
 // "nftables" leaves it alone.
 //
-// It fails if the kernel has no nftables or the fence cannot be put up. That a chain of others cannot be written shuts
-// AppVMs out and lets nobody in: it is a warning here, and the error of the next Sync.
+// It fails if the kernel has no nftables, or if the fence cannot be put up. If a chain of others cannot be written, AppVMs are shut
+// out and nobody is let in: that is a warning here, and the error of the next Sync.
 func Open(ctx context.Context, log *slog.Logger, kind string, cfg firewall.Config) (firewall.Backend, error) {
 	if cfg.ProxyPort == 0 || cfg.FirstPort == 0 || cfg.FirstPort > cfg.LastPort ||
 		cfg.FirstPort <= cfg.ProxyPort && cfg.ProxyPort <= cfg.LastPort {
@@ -40,7 +40,7 @@ func Open(ctx context.Context, log *slog.Logger, kind string, cfg firewall.Confi
 	return begin(ctx, log, cfg, nft.New(log, cfg), kind)
 }
 
-// begin is Open when it is clear what is asked for.
+// begin is Open with valid arguments.
 func begin(ctx context.Context, log *slog.Logger, cfg firewall.Config, rules *nft.Backend, kind string) (firewall.Backend, error) {
 	beside := ipt.New(rules, log, cfg, kind)
 	_, err := rules.Sync(ctx, firewall.State{}, func() {})
@@ -51,8 +51,8 @@ func begin(ctx context.Context, log *slog.Logger, cfg firewall.Config, rules *nf
 		return nil, fmt.Errorf("firewall: load rules into an empty state: %w", err)
 	}
 
-	// The guard and the fence stand, and stop what leftovers would let through. So failing to remove those is worth a
-	// warning but no more.
+	// The guard and the fence stand, and stop what leftovers would let through. So a failure to remove leftovers is only worth
+	// a warning.
 	beside.DiscardOld(ctx, func(err error) { log.Warn("cannot remove leftovers of an earlier run", "err", err) })
 	var chosen firewall.Backend = beside
 	if kind == "nftables" {
@@ -79,11 +79,11 @@ func begin(ctx context.Context, log *slog.Logger, cfg firewall.Config, rules *nf
 	return chosen, nil
 }
 
-// errNoNftables is the end: without a fence there is no proxy.
+// errNoNftables ends the daemon: without a fence there is no proxy.
 var errNoNftables = errors.New("this kernel has no nftables, which keep proxies in (use one with CONFIG_NF_TABLES=y or m, " +
 	"as those of Qubes R4.1 and later and of Debian are; if it is a module, `modprobe nf_tables`)")
 
-// fitting names the chains of others that decide on this machine, and says why.
+// fitting returns which chains of others decide on this machine, and why.
 func fitting(qubes, input bool) (kind, why string) {
 	switch {
 	case qubes:

@@ -288,7 +288,7 @@ func TestForwardOfALargeSet(t *testing.T) {
 	d := decoder{conn: conn, family: unix.NFPROTO_INET, table: "t"}
 	for range 2 {
 		all, whole, err := d.entries("s")
-		if err != nil || whole || len(all) > 2*mostEntries {
+		if err != nil || whole || len(all) > 2*entriesMax {
 			t.Errorf("%d elements, whole: %v (%v)", len(all), whole, err)
 		}
 	}

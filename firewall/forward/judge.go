@@ -1,7 +1,8 @@
-// Package forward reads what the chains of other programs do with packets: where what AppVMs send is not forwarded, and which
-// rules are in the way of proxies.
+// Package forward reads the chains of other programs: by which interfaces they do not forward what AppVMs send, and which of their
+// rules stop proxies. read.go and legacy.go read chains, rule.go and set.go understand them, judge.go and obstacles.go follow a
+// packet through them.
 //
-// Concurrency: a Reader may be used from several goroutines, and LinksChanged be called while it reads. Obstacles are values.
+// Concurrency: several goroutines may use a Reader, and call LinksChanged while it reads. Obstacles are values.
 package forward
 
 import (
@@ -13,18 +14,18 @@ import (
 )
 
 const (
-	mostJumps = 16      // NFT_JUMP_STACK_SIZE of the kernel
-	mostSteps = 100_000 // for one interface: rules that are looked at, in all chains
+	jumpsMax = 16      // NFT_JUMP_STACK_SIZE of the kernel
+	stepsMax = 100_000 // for one interface: rules that are looked at, in all chains
 )
 
-// link is an interface as rules know it. The zero link is one that no rule names.
+// A link is an interface as rules know it. No rule names the zero link.
 type link struct {
 	name         string
 	kind         string // such as "wireguard"
 	index, group uint32 // index 0: it is not there
 }
 
-// answer is whether a rule's match is true of what AppVMs send to public addresses, for the web and DNS.
+// An answer says whether a rule's match is true of what AppVMs send to public addresses, for the web and DNS.
 type answer int
 
 const (
@@ -42,21 +43,21 @@ func whether(b bool) answer {
 	return never
 }
 
-// asked is what a match is asked about: a packet of an AppVM that leaves by out.
+// asked is the packet that a match is about: of an AppVM, leaving by out.
 type asked struct {
 	out     link
 	six     bool
-	vifs    []link // from where it may come, as far as they are known
+	vifs    []link // by which it may come, as far as they are known
 	uplinks []link // all others
 	fresh   bool   // it begins a connection
 
-	packet *packet // if all is known of the packet: it is asked about that, and nothing else
+	packet *packet // if all is known of the packet; then the match is about that, and nothing else
 }
 
-// match is one condition of a rule.
+// A match is one condition of a rule.
 type match struct {
 	byOut  bool // it is about the interface by which a packet leaves
-	byMark bool // it is about a mark, which a rule may have set by that interface
+	byMark bool // it is about a mark that a rule may have set by that interface
 	of     func(asked) answer
 }
 
@@ -95,8 +96,8 @@ type chain struct {
 	out       []string // names that its rules have for the interface by which packets leave
 }
 
-// judge tells which rule of the base chain bars an interface; "" if none does. marked says that a mark may tell by which
-// interface a packet leaves.
+// judge returns the rule of the base chain that bars an interface; "" if none does. marked means that a mark may depend on the
+// interface by which a packet leaves.
 func (c *chain) judge(q asked, marked *bool) (bar string) {
 	for _, six := range c.families {
 		q.six = six
@@ -106,7 +107,7 @@ func (c *chain) judge(q asked, marked *bool) (bar string) {
 		if end == returns && c.policy == dropped && w.escape {
 			w.bar = c.place + ", its policy"
 		}
-		if w.steps > mostSteps && c.asks() {
+		if w.steps > stepsMax && c.asks() {
 			w.bar = c.place + ", which has too many rules to be understood"
 		}
 		if w.bar != "" {
@@ -116,7 +117,7 @@ func (c *chain) judge(q asked, marked *bool) (bar string) {
 	return ""
 }
 
-// asks tells whether a rule of the chain's table asks for the interface by which packets leave.
+// asks reports whether a rule of the chain's table asks for the interface by which packets leave.
 func (c *chain) asks() bool {
 	for _, neighbour := range c.table {
 		for _, r := range neighbour.rules {
@@ -128,24 +129,24 @@ func (c *chain) asks() bool {
 	return false
 }
 
-// walk is the way of a packet through the chains.
+// A walk is the way of a packet through the chains.
 type walk struct {
 	asked
 	neighbours map[string]*chain
 	steps      int
-	escape     bool   // a rule before has let pass what leaves by another interface: what is dropped from here on is so by interface
+	escape     bool   // an earlier rule lets pass what leaves by another interface: from here on, rules that drop do so by interface
 	marked     bool   // a rule, of whatever chain, sets a mark by interface
 	bar        string // the rule that drops the packet because of its interface
 }
 
-// chain follows the rules of a chain. It returns accept or drop if the packet certainly ends there, otherwise back. byOut says that
-// the way there has asked for the interface.
+// chain follows the rules of a chain. It returns accepted or dropped if the packet certainly ends there, and returns otherwise.
+// byOut means that the way there has asked for the interface.
 func (w *walk) chain(c *chain, depth int, byOut bool) ending {
-	if depth > mostJumps {
+	if depth > jumpsMax {
 		return returns
 	}
 	for _, r := range c.rules {
-		if w.steps++; w.steps > mostSteps || w.bar != "" {
+		if w.steps++; w.steps > stepsMax || w.bar != "" {
 			return dropped
 		}
 		matches, byThis := w.matches(r)
@@ -181,7 +182,7 @@ func (w *walk) chain(c *chain, depth int, byOut bool) ending {
 	return returns
 }
 
-// matches tells whether a rule is about the packet, and whether it asks for the interface for that.
+// matches reports whether a rule is about the packet, and whether it asks for the interface.
 func (w *walk) matches(r rule) (all answer, byOut bool) {
 	all = always
 	elsewhere := false // it is about another interface
@@ -197,14 +198,14 @@ func (w *walk) matches(r rule) (all answer, byOut bool) {
 	return all, byOut
 }
 
-// begins tells whether a rule may be about a packet that begins a connection and leaves by the interface that it asks for.
+// begins reports whether a rule may be about a packet that begins a connection and leaves by the interface that the rule asks for.
 func (w *walk) begins(r rule) bool {
 	q := w.asked
 	q.fresh = true
 	return !slices.ContainsFunc(r.matches, func(m match) bool { return !m.byOut && m.of(q) == never })
 }
 
-// lets tells whether a rule, or one in the chain that it jumps to, may spare a packet what follows.
+// lets reports whether a rule, or one in the chain that it jumps to, may spare a packet the rules that follow.
 func (w *walk) lets(r rule, depth int) bool {
 	switch r.ending {
 	case accepted, leaps, unsure:
@@ -212,7 +213,7 @@ func (w *walk) lets(r rule, depth int) bool {
 	case returns:
 		return depth == 0
 	case jumps:
-		next := w.steps <= mostSteps && depth <= mostJumps && w.neighbours[r.to] != nil
+		next := w.steps <= stepsMax && depth <= jumpsMax && w.neighbours[r.to] != nil
 		return next && slices.ContainsFunc(w.neighbours[r.to].rules, func(inner rule) bool {
 			w.steps++
 			return w.begins(inner) && w.lets(inner, depth+1)
@@ -221,7 +222,7 @@ func (w *walk) lets(r rule, depth int) bool {
 	return false
 }
 
-// judgeAll holds all base chains against all interfaces.
+// judgeAll judges all interfaces by all base chains.
 func judgeAll(chains []*chain, links []link) firewall.Forward {
 	var f firewall.Forward
 	var vifs, candidates []link
@@ -247,7 +248,7 @@ func judgeAll(chains []*chain, links []link) firewall.Forward {
 	slices.SortFunc(candidates, func(a, b link) int { return strings.Compare(a.name, b.name) })
 	bar := func(l link) string {
 		marked := false
-		for range 2 { // a chain that is called before may set the mark that this one asks for
+		for range 2 { // an earlier chain may set the mark that this one asks for
 			for _, c := range chains {
 				if c.hook {
 					if rule := c.judge(asked{out: l, vifs: vifs, uplinks: uplinks}, &marked); rule != "" {
@@ -274,7 +275,7 @@ func judgeAll(chains []*chain, links []link) firewall.Forward {
 
 const ifNameSize = 16 // IFNAMSIZ, with the final zero
 
-// about is a name as a rule has it: of one interface, or of all that begin so.
+// A linkName is a name in a rule: of one interface, or of all that begin so.
 type linkName struct {
 	name   string
 	prefix bool
@@ -284,10 +285,10 @@ func (n linkName) fits(name string) bool {
 	return name == n.name || n.prefix && strings.HasPrefix(name, n.name)
 }
 
-// out is whether a packet leaves by an interface of that name.
+// out reports whether a packet leaves by an interface of that name.
 func (n linkName) out(q asked) answer { return whether(n.fits(q.out.name)) }
 
-// in is whether it comes from one: AppVMs come from vifs.
+// in reports whether it comes by one: packets of AppVMs come by vifs.
 func (n linkName) in(asked) answer {
 	switch {
 	case n.prefix && strings.HasPrefix("vif", n.name):
@@ -298,7 +299,7 @@ func (n linkName) in(asked) answer {
 	return never
 }
 
-// inGroup is whether a packet comes from an interface of that group; those of AppVMs are in group 2 (qubes-core-agent-linux,
+// inGroup reports whether a packet comes by an interface of that group. Those of AppVMs are in group 2 (qubes-core-agent-linux,
 // network/vif-route-qubes).
 func inGroup(group uint32) func(asked) answer {
 	return func(q asked) answer {
@@ -318,7 +319,7 @@ func inGroup(group uint32) func(asked) answer {
 	}
 }
 
-// inIndex is the same for one interface.
+// inIndex does the same for one interface.
 func inIndex(index uint32) func(asked) answer {
 	return func(q asked) answer {
 		if slices.ContainsFunc(q.uplinks, func(l link) bool { return l.index == index }) {
@@ -328,7 +329,7 @@ func inIndex(index uint32) func(asked) answer {
 	}
 }
 
-// webPorts are those that a rule has to be about to count.
+// webPorts are the ports that a rule must be about to count.
 var webPorts = []uint16{53, 80, 443}
 
 func ports(from, to uint16) answer {
@@ -340,7 +341,7 @@ func ports(from, to uint16) answer {
 	return never
 }
 
-// protocol is whether a packet is of that protocol.
+// protocol reports whether a packet is of that protocol.
 func protocol(number byte) answer {
 	if number == 6 || number == 17 { // TCP, UDP
 		return maybe
@@ -348,7 +349,7 @@ func protocol(number byte) answer {
 	return never
 }
 
-// state is whether connection tracking gives it one of these states (NF_CT_STATE_BIT in the kernel's nf_conntrack_common.h).
+// state reports whether connection tracking gives it one of these states (NF_CT_STATE_BIT in the kernel's nf_conntrack_common.h).
 func state(bits uint32) func(asked) answer {
 	const established, fresh = 1 << 1, 1 << 3
 	return func(q asked) answer {

@@ -10,7 +10,7 @@ import (
 	"vifproxy/firewall/legacy"
 )
 
-// legacyForward are the chains of the tables filter of iptables-legacy, IPv4 and IPv6.
+// legacyForward returns the chains of the tables filter of iptables-legacy, IPv4 and IPv6.
 func legacyForward(ctx context.Context) (all []*chain, unread string, err error) {
 	for _, ip := range []string{"ip", "ip6"} {
 		tables, err := legacy.Tables(ip)
@@ -36,7 +36,7 @@ func legacyForward(ctx context.Context) (all []*chain, unread string, err error)
 	return all, unread, nil
 }
 
-// parseLegacy reads what iptables -S prints of a table.
+// parseLegacy reads the output of iptables -S for a table.
 func parseLegacy(text, program string, six bool) (all []*chain) {
 	chains := make(map[string]*chain)
 	count := make(map[string]int)
@@ -67,7 +67,7 @@ func parseLegacy(text, program string, six bool) (all []*chain) {
 	return all
 }
 
-// legacyRule reads the options of a rule. What is not known may match or not.
+// legacyRule reads the options of a rule. An option that it does not know may match or not.
 func (c *chain) legacyRule(r *rule, words []string) {
 	not := false
 	for i := 0; i < len(words); i++ {
@@ -168,7 +168,7 @@ func (c *chain) legacyRule(r *rule, words []string) {
 	}
 }
 
-// legacyGroup is whether a packet leaves by an interface of a group, as in "0x7" or "0x7/0xff".
+// legacyGroup reports whether a packet leaves by an interface of a group, as in "0x7" or "0x7/0xff".
 func legacyGroup(text string) func(asked) answer {
 	group, mask, masked := strings.Cut(text, "/")
 	number, err := strconv.ParseUint(group, 0, 32)
@@ -184,7 +184,7 @@ func legacyGroup(text string) func(asked) answer {
 	}
 }
 
-// legacyName is a name as iptables has it, where "eth+" is all names that begin with eth.
+// legacyName reads a name as iptables writes it: "eth+" is all names that begin with eth.
 func legacyName(text string) linkName {
 	name, prefix := strings.CutSuffix(text, "+")
 	return linkName{name, prefix}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// compare is the match of a field with a value.
+// compare returns the match of a field with a value.
 func (d *decoder) compare(c content, op uint32, value []byte) match {
 	if op != unix.NFT_CMP_EQ && op != unix.NFT_CMP_NEQ {
 		return c.match(func(q asked) answer {
@@ -24,13 +24,13 @@ func (d *decoder) compare(c content, op uint32, value []byte) match {
 	return m
 }
 
-// nameOf is a name as a rule has it: without a NUL at its end it is all names that begin so.
+// nameOf reads a name in a rule. Without a NUL at its end it stands for all names that begin so.
 func nameOf(value []byte) linkName {
 	text, _, whole := bytes.Cut(value, []byte{0})
 	return linkName{string(text), !whole && len(value) < ifNameSize}
 }
 
-// equals tells whether a field has a value.
+// equals returns whether a field has a value.
 func (d *decoder) equals(c content, value []byte) func(asked) answer {
 	number := uint32(0)
 	if len(value) == 4 {
@@ -100,12 +100,12 @@ func (d *decoder) equals(c content, value []byte) func(asked) answer {
 	return said(maybe)
 }
 
-// between tells whether a field has a value in a range.
+// between returns whether a field has a value in a range.
 func (d *decoder) between(c content, from, to []byte) match {
 	return c.exactly(d.within(c, from, to).of, from, to)
 }
 
-// exactly is a match that compares values if all is known of the packet.
+// exactly returns a match that compares values if all is known of the packet.
 func (c content) exactly(of func(asked) answer, from, to []byte) match {
 	return c.match(func(q asked) answer {
 		if q.packet != nil {

@@ -13,7 +13,7 @@ import (
 	"vifproxy/firewall/ruleset"
 )
 
-// Packet is one that begins a connection, as rules see it.
+// A Packet begins a connection, as rules see it.
 type Packet struct {
 	In       string // the interface by which it comes; "" if it is this VM's own
 	Out      string // the interface by which it leaves; "" if it is for this VM
@@ -23,20 +23,20 @@ type Packet struct {
 	UID      uint32 // of the socket that it is from, if it is this VM's own
 }
 
-// Obstacle is a rule, or the policy, of a chain of another program that drops a packet.
+// An Obstacle is a rule, or the policy, of another program's chain that drops a packet.
 type Obstacle struct {
 	Rule    string // such as "table inet other, chain out, rule 1 (hook output)"
-	Certain bool   // it does; else it may, as part of what it asks for is not known here
+	Certain bool   // it does; otherwise it may, because part of what it asks for is not known here
 }
 
-// Obstacles is what chains of other programs do. iptables-legacy's are not among them.
+// Obstacles are the chains of other programs, without those of iptables-legacy.
 type Obstacles struct {
 	chains []*chain
 	links  []link
 }
 
-// ReadObstacles reads all chains of nftables, which are also those of iptables-nft, that see packets of this VM's own, or for it.
-// A kernel without nftables has none.
+// ReadObstacles reads all chains of nftables, which are also those of iptables-nft, that see packets from or for this VM. A kernel
+// without nftables has none.
 func ReadObstacles() (o Obstacles, err error) {
 	r := Reader{}
 	if err := r.readLinks(); err != nil {
@@ -110,7 +110,7 @@ func (o Obstacles) link(name string) link {
 var hookNames = map[uint32]string{unix.NF_INET_PRE_ROUTING: "prerouting", unix.NF_INET_LOCAL_IN: "input",
 	unix.NF_INET_LOCAL_OUT: "output", unix.NF_INET_POST_ROUTING: "postrouting"}
 
-// tracer follows one packet through the chains of a table.
+// A tracer follows one packet through the chains of a table.
 type tracer struct {
 	asked
 	steps    int
@@ -118,13 +118,13 @@ type tracer struct {
 	obstacle Obstacle // the first rule that drops it, or may
 }
 
-// chain returns how a packet leaves a chain, as far as that is certain; otherwise it returns from it.
+// chain returns how a packet leaves a chain, if that is certain; otherwise that it returns.
 func (t *tracer) chain(c *chain, depth int) (end ending, certain bool) {
-	if depth > mostJumps {
+	if depth > jumpsMax {
 		return returns, true
 	}
 	for _, r := range c.rules {
-		if t.steps++; t.steps > mostSteps {
+		if t.steps++; t.steps > stepsMax {
 			return returns, false
 		}
 		matches := always
@@ -165,13 +165,13 @@ func (t *tracer) chain(c *chain, depth int) (end ending, certain bool) {
 	return returns, true
 }
 
-// packet is what a match is asked about where all of it is known.
+// A packet is known in all that matches ask for.
 type packet struct {
 	Packet
 	in, out link
 }
 
-// field returns what a register holds of a field, nil if that is not known.
+// field returns the value of a field in a register; nil if that is not known.
 func (p *packet) field(f register) []byte {
 	number := func(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 	name := func(text string) []byte { return append([]byte(text), make([]byte, ifNameSize-len(text))...) }
@@ -223,8 +223,8 @@ func (p *packet) between(c content, from, to []byte) answer {
 	return min(p.compare(c, unix.NFT_CMP_GTE, from), p.compare(c, unix.NFT_CMP_LTE, to))
 }
 
-// compare returns how a field compares with a value. One that is shorter than the field is for its beginning: a name that ends in
-// '*', or a network of whole bytes.
+// compare returns how a field compares with a value. A value that is shorter than the field stands for its beginning: a name that
+// ends in '*', or a network of whole bytes.
 func (p *packet) compare(c content, op uint32, value []byte) answer {
 	is := slices.Clone(p.field(c.register))
 	if is == nil || len(value) == 0 || len(value) > len(is) {

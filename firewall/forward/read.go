@@ -19,8 +19,8 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// Reader reads the chains of hook forward: those of nftables, which are also those of iptables-nft, and of
-// iptables-legacy where it is in use. It may be used from several goroutines.
+// A Reader reads the chains of hook forward: those of nftables, which are also those of iptables-nft, and of iptables-legacy if it
+// is in use. Several goroutines may use it.
 type Reader struct {
 	mu         sync.Mutex // of a Read; stale is without
 	conn       *ruleset.Conn
@@ -31,15 +31,16 @@ type Reader struct {
 	stale      atomic.Bool // links
 }
 
-// linksStay is how long links are believed if nobody says that they have changed.
-const linksStay = 30 * time.Second
+// linksAgeMax is how long a Reader believes links if nobody says that they have changed.
+const linksAgeMax = 30 * time.Second
 
-// LinksChanged has the next Read look at the links again. It may be called from anywhere.
+// LinksChanged makes the next Read look at the links again.
 func (r *Reader) LinksChanged() { r.stale.Store(true) }
 
-// readLinks reads them if they may have changed: that takes as long as there are AppVMs, whose vifs come and go without it.
+// readLinks reads the links if they may have changed. The time that this takes grows with the AppVMs, so it is not done for their
+// vifs.
 func (r *Reader) readLinks() error {
-	if !r.stale.Swap(false) && time.Since(r.looked) < linksStay {
+	if !r.stale.Swap(false) && time.Since(r.looked) < linksAgeMax {
 		return nil
 	}
 	list, err := rtnetlink.LinkList()
@@ -55,8 +56,8 @@ func (r *Reader) readLinks() error {
 	return nil
 }
 
-// Read returns what they say now. Rules are read again only if the ruleset has changed, and
-// links if LinksChanged was called, or after 30 s.
+// Read returns what the chains say now. It reads rules again only if the ruleset has changed, and links only after LinksChanged or
+// after 30 s.
 func (r *Reader) Read(ctx context.Context) (firewall.Forward, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,7 +101,7 @@ func (r *Reader) readChains() error {
 		case err2 != nil:
 			return err2
 		case after != generation:
-			continue // whatever err says, something may only have vanished
+			continue // err may mean only that something vanished
 		case err != nil:
 			return err
 		}
@@ -110,13 +111,13 @@ func (r *Reader) readChains() error {
 	return ruleset.ErrBusy
 }
 
-// forwardChains are all chains of the tables that have a chain of hook forward, as far as chainsAt reads them.
+// forwardChains returns all chains of the tables that have a chain of hook forward, as far as chainsAt reads them.
 func forwardChains(conn *ruleset.Conn) ([]*chain, error) {
 	return chainsAt(conn, func(kind string, hook uint32) bool { return kind == "filter" && hook == unix.NF_INET_FORWARD })
 }
 
-// chainsAt are all chains of the tables that have a base chain of a kind and a hook that are asked for, with the rules of those
-// that a packet may come to from there.
+// chainsAt returns all chains of the tables that have a base chain of the kind and hook that is asked for, with the rules of those
+// chains that a packet may reach from there.
 func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all []*chain, err error) {
 	all = []*chain{}
 	var d netlink.Decoder
@@ -183,8 +184,8 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 	return all, nil
 }
 
-// readReached reads the rules of a table's chains of hook forward, and of those to which they lead. What the others ask for
-// may be as long as there are AppVMs, such as Qubes' set of the addresses that they may send from.
+// readReached reads the rules of a table's base chains that are asked for, and of the chains to which they lead. Other chains may
+// refer to things that grow with the AppVMs, such as Qubes' set of the addresses that they may send from.
 func readReached(conn *ruleset.Conn, family byte, table string, chains map[string]*chain, intervals map[string]bool) error {
 	var next []string
 	for _, name := range slices.Sorted(maps.Keys(chains)) {

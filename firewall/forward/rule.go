@@ -12,7 +12,7 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// field is what a register holds.
+// A register holds a field.
 type register int
 
 const (
@@ -39,18 +39,18 @@ const (
 
 func (f register) byOut() bool { return outName <= f && f <= outOther }
 
-// content is a register: a field, and the bits of it that are left.
+// A content is what a register holds: a field, and the bits of it that are left.
 type content struct {
 	register
 	mask []byte // nil: all
 }
 
-// match asks something of the field.
+// match returns a match that is about the field.
 func (c content) match(of func(asked) answer) match {
 	return match{byOut: c.byOut(), byMark: c.register == mark, of: of}
 }
 
-// decoder makes forwardRules of the expressions of one rule.
+// A decoder makes rules of the expressions of one rule of the kernel.
 type decoder struct {
 	netlink.Decoder
 	conn      *ruleset.Conn
@@ -61,10 +61,10 @@ type decoder struct {
 	intervals map[string]bool // which sets are of intervals
 	registers [20]content     // in units of 4 bytes
 	matches   []match
-	admits    bool // it is the rule that vifproxyd keeps in the chain INPUT of iptables: it concerns each AppVM that has a proxy
+	admits    bool // it is the admission, which concerns each AppVM that has a proxy
 }
 
-// unit is the place of a register: NFT_REG_1 to NFT_REG_4 have 16 bytes, those from NFT_REG32_00 (8) on have 4.
+// unit returns the place of a register: NFT_REG_1 to NFT_REG_4 have 16 bytes, those from NFT_REG32_00 (8) on have 4.
 func unit(register uint32) int {
 	switch {
 	case register >= 8 && register < 28:
@@ -88,14 +88,15 @@ func (d *decoder) marks() {
 	d.chain.rules = append(d.chain.rules, rule{place: d.place, matches: slices.Clone(d.matches), marks: true})
 }
 
-// forget follows an expression that is not known: it may have written to any register.
+// forget notes that an unknown expression may have written to any register.
 func (d *decoder) forget() {
 	for i, c := range d.registers {
 		d.registers[i] = content{register: outOr(c.register)}
 	}
 }
 
-// rule reads a rule's expressions in their order (nf_tables.h: enum nft_*_attributes). What is not known may match or not.
+// rule reads a rule's expressions in their order (nf_tables.h: enum nft_*_attributes). An expression that it does not know may match
+// or not.
 func (d *decoder) rule(list []byte) error {
 	for _, element := range d.All(list) {
 		name := string(bytes.TrimSuffix(d.Find(element, unix.NFTA_EXPR_NAME), []byte{0}))
@@ -187,7 +188,7 @@ func (d *decoder) rule(list []byte) error {
 			info := attr(unix.NFTA_MATCH_INFO)
 			d.admits = d.admits || unix.ByteSliceToString(info) == firewall.AdmissionComment
 			d.matches = append(d.matches, xtMatch(string(bytes.TrimRight(attr(unix.NFTA_MATCH_NAME), "\x00")), info))
-		case "limit", "connlimit": // what is over the limit is nothing usual
+		case "limit", "connlimit": // usual traffic is below the limit
 			flags := map[string]uint16{"limit": unix.NFTA_LIMIT_FLAGS, "connlimit": nftaConnlimitFlags}[name]
 			a := maybe
 			if number(flags)&1 != 0 { // NFT_LIMIT_F_INV, NFT_CONNLIMIT_F_INV
@@ -291,7 +292,7 @@ func xtMatch(name string, info []byte) match {
 	return constant(maybe)
 }
 
-// outOr is what is left of a field that was calculated with.
+// outOr returns the register of a value that was computed from a field.
 func outOr(f register) register {
 	switch {
 	case f.byOut():

@@ -12,18 +12,18 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// entry is an element of a set: a key, or keys between two, and what a verdict map has for it.
+// An entry is an element of a set: a key, or the keys between two, and its verdict in a verdict map.
 type entry struct {
 	from, to []byte // equal for a single key; nil: all keys
 	ending   []byte
 }
 
-// mostEntries is how many elements of a set are looked at: lists of addresses have hundreds of thousands, and rules are read
-// again after each change of any.
-const mostEntries = 4096
+// entriesMax is how many elements of a set are read. Lists of addresses have hundreds of thousands, and rules are read again
+// after each change of any rule.
+const entriesMax = 4096
 
-// entries reads a set, or its first elements if it has too many. Of sets of intervals that are no ranges in themselves
-// (pipapo), elements are where one begins and where it has ended.
+// entries reads a set, or its first elements if it has too many. In sets of intervals whose elements are not ranges themselves (as
+// those of pipapo are), an element is where an interval begins, or where it has ended.
 func (d *decoder) entries(set string) (all []entry, whole bool, err error) {
 	attrs := netlink.AppendString(netlink.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, d.table), unix.NFTA_SET_ELEM_LIST_SET, set)
 	type edge struct {
@@ -45,7 +45,7 @@ func (d *decoder) entries(set string) (all []entry, whole bool, err error) {
 			}
 			edges = append(edges, edge{entry{key, to, d.Find(e, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT)}, end})
 		}
-		if err := d.Err(); err != nil || len(edges) <= mostEntries {
+		if err := d.Err(); err != nil || len(edges) <= entriesMax {
 			return err
 		}
 		whole = false
@@ -77,7 +77,7 @@ func (d *decoder) entries(set string) (all []entry, whole bool, err error) {
 	return all, whole, nil
 }
 
-// before is the number before, in network order.
+// before returns the number before, in network order.
 func before(b []byte) []byte {
 	b = slices.Clone(b)
 	for i := len(b) - 1; i >= 0; i-- {
@@ -88,7 +88,7 @@ func before(b []byte) []byte {
 	return b
 }
 
-// sizes of fields in a key of several, in units of 4 bytes.
+// units returns the size of a field in a key of several, in units of 4 bytes.
 func (d *decoder) units(f register) int {
 	switch f {
 	case outName, inName, outKind:
@@ -101,7 +101,7 @@ func (d *decoder) units(f register) int {
 	return 1
 }
 
-// lookup reads a question for a set, or for a map of verdicts.
+// lookup reads a lookup in a set, or in a map of verdicts.
 func (d *decoder) lookup(data []byte, verdicts, inverted bool) error {
 	register := d.Find(data, unix.NFTA_LOOKUP_SREG)
 	if len(register) != 4 {
@@ -151,7 +151,7 @@ func (d *decoder) lookup(data []byte, verdicts, inverted bool) error {
 	return nil
 }
 
-// key is whether a packet is what an element of a set is about. A key of several fields has each in whole units of 4 bytes.
+// key reports whether an element of a set is about a packet. In a key of several fields, each takes whole units of 4 bytes.
 func (d *decoder) key(first int, e entry) match {
 	if e.from == nil {
 		return constant(always)

@@ -10,14 +10,14 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// linkEventsRoom is how many bytes of events the kernel may keep for us.
-const linkEventsRoom = 1 << 20
+// linkEventBytesMax is how many bytes of events the kernel may keep for us.
+const linkEventBytesMax = 1 << 20
 
 // WatchLinks calls wake whenever an interface that is no vif comes, goes or changes, and once when it has subscribed: rules of
 // hook forward may be about it. It blocks until ctx ends and then returns nil. An error means that it could not subscribe,
 // or that notifications were lost since.
 func WatchLinks(ctx context.Context, wake func()) error {
-	events, err := netlink.Subscribe(unix.NETLINK_ROUTE, linkEventsRoom, unix.RTNLGRP_LINK)
+	events, err := netlink.Subscribe(unix.NETLINK_ROUTE, linkEventBytesMax, unix.RTNLGRP_LINK)
 	if err != nil {
 		return fmt.Errorf("watch links: %w", err)
 	}

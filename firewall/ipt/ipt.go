@@ -19,16 +19,16 @@ import (
 	"vifproxy/firewall/ruleset"
 )
 
-// Backend is nftables, and one rule more in the chain INPUT of iptables, wherever that chain is.
+// A Backend is nft's backend, and one rule more in the chain INPUT of iptables, wherever that chain exists.
 //
-// All that decides who reaches what stands in our own tables, which no flush, delete or restore of iptables touches: nat,
-// guard and fence, for IPv4 and IPv6. But a packet must also pass INPUT, whose policy or REJECT stops an AppVM's
-// connection to its proxy, and no accept of our own chains overrules that. So the first rule there, the admission, lets
-// pass what our nat has translated; it never changes, and nobody is let in by it whom the guard has not let in before.
-// If somebody takes it away, AppVMs are shut out until the next look puts it back.
+// Everything that decides which AppVM reaches what is in our own tables, for IPv4 and IPv6: nat, guard and fence. No flush, delete
+// or restore of iptables touches them. But a packet must also pass INPUT. Its policy, or a REJECT, stops an AppVM's connection to
+// its proxy, and no accept of our own chains overrules that. So the first rule there, the admission, accepts what our nat has
+// translated. It never changes, and admits only what the guard has already admitted. If somebody takes it away, AppVMs are shut
+// out until the next look puts it back.
 //
-// iptables has two variants with a filter of their own each, and a packet passes both: iptables-nft, whose rules are
-// nftables', and iptables-legacy. The admission is kept in either.
+// iptables has two variants, each with a filter of its own, and a packet passes both: iptables-nft, whose rules are nftables',
+// and iptables-legacy. The Backend keeps the admission in both.
 type Backend struct {
 	*nft.Backend
 	log        *slog.Logger
@@ -38,16 +38,16 @@ type Backend struct {
 	here atomic.Bool // there is a chain INPUT, and no table of Qubes
 }
 
-// admission is the rule in one variant.
+// An admission is the rule in one variant.
 type admission struct {
 	inputChain
 	log   *slog.Logger
-	print string // of the rule as it was right after we wrote it; "" if that is not known
+	print string // of the rule, right after we wrote it; "" if that is not known
 	told  rate.Sometimes
 }
 
-// toldAgain is the time between two lines of the log about a program that keeps changing INPUT.
-const toldAgain = 10 * time.Second
+// warnInterval is the time between two lines of the log about a program that keeps changing INPUT.
+const warnInterval = 10 * time.Second
 
 // inputChain is INPUT of one variant of iptables.
 type inputChain interface {
@@ -71,11 +71,11 @@ type inputRule struct {
 	handle uint64 // nftables' name of it
 }
 
-// New returns a backend beside the rules that another keeps. named is "iptables" if a person has asked for it.
+// New returns a backend beside the rules that nft keeps. named is "iptables" if a person has asked for it.
 func New(rules *nft.Backend, log *slog.Logger, cfg firewall.Config, named string) *Backend {
 	return &Backend{Backend: rules, log: log, named: named, admissions: []*admission{
-		{inputChain: &nftInput{nft: rules, cfg: cfg}, log: log, told: rate.Sometimes{Interval: toldAgain}},
-		{inputChain: &legacyInput{log: log, cfg: cfg}, log: log, told: rate.Sometimes{Interval: toldAgain}},
+		{inputChain: &nftInput{nft: rules, cfg: cfg}, log: log, told: rate.Sometimes{Interval: warnInterval}},
+		{inputChain: &legacyInput{log: log, cfg: cfg}, log: log, told: rate.Sometimes{Interval: warnInterval}},
 	}}
 }
 
@@ -94,7 +94,7 @@ func (b *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 	}
 	before := b.String()
 	if err = b.Admit(ctx); errors.Is(ctx.Err(), context.Canceled) {
-		err = ctx.Err() // the caller has something newer
+		err = ctx.Err() // the caller has a newer state
 	} else if err != nil {
 		err = fmt.Errorf("%w: %w", firewall.ErrShut, err)
 	}
@@ -152,7 +152,8 @@ func (a *admission) keep(ctx context.Context) (there bool, err error) {
 			return true, fmt.Errorf("put the rule %q first in %s: %w", firewall.AdmissionComment, a, err)
 		}
 
-		// The first is what we wrote unless somebody was faster than this look; then the next finds it in the way.
+		// The first rule is the one that we wrote, unless somebody was faster than this look. Then the next look finds theirs in
+		// the way.
 		if rules, _, err = a.read(ctx); err == nil && len(rules) > 0 && rules[0].ours {
 			a.print = rules[0].print
 		}
@@ -182,7 +183,7 @@ func ofOurs(rules []inputRule) []inputRule {
 	return slices.DeleteFunc(slices.Clone(rules), func(r inputRule) bool { return !r.ours })
 }
 
-// inspect notes where the admission is. Of a chain that is not there it notes nothing.
+// inspect notes where the admission is. It notes nothing about a chain that does not exist.
 func (a *admission) inspect(ctx context.Context, found *firewall.Inspection) error {
 	rules, there, err := a.read(ctx)
 	if err != nil || !there {

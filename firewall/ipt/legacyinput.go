@@ -13,8 +13,8 @@ import (
 	"vifproxy/firewall/legacy"
 )
 
-// legacyInput is INPUT of iptables-legacy, whose rules nftables does not know, and whose changes the kernel tells nobody.
-// It is read and written by that program, if the kernel has its table filter in this network.
+// legacyInput is INPUT of iptables-legacy. It is read and written by that program, if the kernel has its table filter in this
+// network.
 type legacyInput struct {
 	log     *slog.Logger
 	cfg     firewall.Config
@@ -24,7 +24,7 @@ type legacyInput struct {
 
 func (in *legacyInput) String() string { return "chain INPUT of iptables-legacy" }
 
-// read says that there is no chain if we are not who can look.
+// read returns that there is no chain if the daemon may not look.
 func (in *legacyInput) read(ctx context.Context) (rules []inputRule, there bool, err error) {
 	tables, err := legacy.Tables("ip")
 	if err == nil && slices.Contains(tables, "filter") {
@@ -33,7 +33,7 @@ func (in *legacyInput) read(ctx context.Context) (rules []inputRule, there bool,
 		return nil, false, nil
 	}
 	if errors.Is(err, legacy.ErrMayNot) || errors.Is(err, fs.ErrPermission) {
-		// Mostly somebody has listed the rules once with that program, which makes empty tables.
+		// Usually somebody has listed the rules once with that program, which makes empty tables.
 		if !in.told {
 			in.log.Warn("rules of iptables-legacy cannot be looked at: what they refuse to AppVMs stays refused", "err", err)
 		}
@@ -55,7 +55,7 @@ func (in *legacyInput) read(ctx context.Context) (rules []inputRule, there bool,
 	return rules, true, nil
 }
 
-// write cannot tell whether the chain was changed since, but what it deletes it deletes by its content.
+// write cannot tell whether the chain has changed since, but it deletes rules by their content.
 func (in *legacyInput) write(ctx context.Context, gone []inputRule, admit bool) error {
 	var changes []string
 	for _, r := range gone {
@@ -68,5 +68,5 @@ func (in *legacyInput) write(ctx context.Context, gone []inputRule, admit bool) 
 	return in.program.Restore(ctx, "filter", changes...)
 }
 
-// deletion is the line that deletes a rule.
+// deletion returns the line that deletes a rule.
 func deletion(rule string) string { return strings.Replace(rule, "-A ", "-D ", 1) }

@@ -18,14 +18,14 @@ import (
 
 // nftInput is INPUT of iptables-nft: chain INPUT of nftables' table ip filter.
 //
-// It is read and written through netlink, for one native rule of nft in the table makes iptables-nft -S and -C fail, and
+// It is read and written through netlink, because one native rule of nft in the table makes iptables-nft -S and -C fail, and
 // -save leave the table out (1.8.9: "is incompatible, use 'nft' tool"; "unknown ipv4 meta key").
 type nftInput struct {
 	nft *nft.Backend
 	cfg firewall.Config
 
-	// What was read last. It is what there is as long as all transactions since are ours, since each adds one to the
-	// generation, and none of ours but write's is about this chain.
+	// The last reading. It is still true as long as all transactions since then are ours: each adds one to the generation, and of
+	// ours only those of write are about this chain.
 	conn       *ruleset.Conn // by which it was read; nil if it was not
 	generation uint32
 	made       uint32 // transactions of ours until then
@@ -86,7 +86,7 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 	return in.nft.TransactBeside(ctx, in.generation, changes)
 }
 
-// admissionRule is the request that inserts the rule as iptables-nft writes it, so that iptables shows and saves it: with its
+// admissionRule returns the request that inserts the rule as iptables-nft writes it, so that iptables shows and saves it. It uses the
 // extensions tcp, conntrack and comment, which nft_compat.c in the kernel runs.
 func admissionRule(c firewall.Config) []byte {
 	var comment xtComment
@@ -106,14 +106,14 @@ func admissionRule(c firewall.Config) []byte {
 	return ruleset.Message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, unix.NLM_F_CREATE, attrs)
 }
 
-// extension is one of iptables' matches.
+// extension returns one of iptables' matches.
 func extension(match string, revision uint32, info any) nft.Rule {
 	data, _ := binary.Append(nil, binary.NativeEndian, info) // a struct of numbers has no error
 	return nft.Expression("match", nft.Text(unix.NFTA_MATCH_NAME, match), nft.Number(unix.NFTA_MATCH_REV, revision),
 		nft.Attr{Kind: unix.NFTA_MATCH_INFO, Data: data})
 }
 
-// What the extensions are told, of the kernel's include/uapi/linux/netfilter; each with its padding to 8 bytes (XT_ALIGN).
+// Parameters of the extensions, from the kernel's include/uapi/linux/netfilter, each with its padding to 8 bytes (XT_ALIGN).
 type (
 	xtTCP struct { // struct xt_tcp
 		Sources, Destinations              [2]uint16
@@ -145,7 +145,7 @@ const (
 // decoder reads the expressions of rules.
 type decoder struct{ netlink.Decoder }
 
-// expressions are what those of this name in a rule say.
+// expressions returns the data of the expressions of this name in a rule.
 func (d *decoder) expressions(o ruleset.Object, name string) (all [][]byte) {
 	for _, e := range d.All(o.Get(unix.NFTA_RULE_EXPRESSIONS)) {
 		if string(d.Find(e, unix.NFTA_EXPR_NAME)) == name+"\x00" {
@@ -155,7 +155,7 @@ func (d *decoder) expressions(o ruleset.Object, name string) (all [][]byte) {
 	return all
 }
 
-// comment is what was given to iptables as --comment.
+// comment returns the text that was given to iptables as --comment.
 func (d *decoder) comment(o ruleset.Object) string {
 	for _, match := range d.expressions(o, "match") {
 		if string(d.Find(match, unix.NFTA_MATCH_NAME)) == "comment\x00" {
@@ -165,7 +165,7 @@ func (d *decoder) comment(o ruleset.Object) string {
 	return ""
 }
 
-// leadsTo is the chain that a rule jumps to.
+// leadsTo returns the chain that a rule jumps to.
 func (d *decoder) leadsTo(o ruleset.Object) string {
 	for _, immediate := range d.expressions(o, "immediate") {
 		return unix.ByteSliceToString(d.Find(immediate, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN))

@@ -15,12 +15,12 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// oldChains are those that vifproxy kept in both variants, with jumps to them from INPUT, OUTPUT and PREROUTING, when
-// iptables held all its rules. Each comes before the one that it leads to.
+// oldChains are the chains of versions that kept all rules in iptables, in both variants, with jumps to them from INPUT, OUTPUT and
+// PREROUTING. Each comes before the one that it leads to.
 var oldChains = []string{"VIFPROXY", "VIFPROXY-OUT", "VIFPROXY-NO"}
 
-// discardOld removes jumps first, and the rules of the chains with them. The empty chains come after, one by one: one that a
-// foreign rule leads to must stay ("device or resource busy"), and that must not keep the rest from going.
+// discardOld removes the jumps and the rules of the chains first. The empty chains follow one by one: a chain that a foreign rule
+// leads to must stay ("device or resource busy"), and that must not keep the others from going.
 func (in *nftInput) discardOld(ctx context.Context) error {
 	return in.nft.Converse(ctx, func(conn *ruleset.Conn) error {
 		all, err := conn.Dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")

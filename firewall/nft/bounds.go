@@ -11,11 +11,11 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// Connection tracking has one table for all that the firewall VM forwards, and a small netvm has 2048 places in it (Qubes
+// Connection tracking has one table for everything that the firewall VM forwards. In a small netvm it has 2048 places (Qubes
 // R4.2 with 300 MB). A connection that is over keeps its place for two minutes (nf_conntrack_tcp_timeout_time_wait), a
-// question for a name half a minute. An AppVM whose rules forbid everything else still connects to its proxy, as often as
-// it likes, and each request has the proxy connect, and ask, too. So these are forgotten within seconds, and each AppVM
-// has a bounded share of new connections, and of those that it holds. What is beyond is reset before it is tracked.
+// question for a name for half a minute. An AppVM whose rules forbid everything else can still connect to its proxy as often as
+// it likes, and for each request the proxy connects and asks too. So these entries are forgotten within seconds. Each AppVM has a
+// bounded share of new connections, and of those that it holds; the rest is reset before it is tracked.
 
 // bounds are what one AppVM may use of connection tracking, on one vif.
 type bounds struct{ rate, burst, held uint32 }
@@ -25,15 +25,15 @@ const (
 	rateMin  = 32  // new connections a second, for a table however small
 	burstMin = 256 // before that: a browser opens 100 at once
 	heldPart = 8   // of the table, in connections that one AppVM holds
-	heldMin  = 256 // of which MaxClients are served, as a rule 100
+	heldMin  = 256 // of which MaxClients are served, usually 100
 
 	rateMemory = time.Minute // after which an AppVM that has been silent has its burst again
 	keptMax    = 4096        // AppVMs for which that is remembered; others are not bounded
 
-	trackedDefault = 2048 // places, where the kernel does not say how many
+	trackedDefault = 2048 // places, if the kernel does not say how many
 )
 
-// Seconds that connection tracking remembers a connection to a proxy, or of one, by the state that it was last seen in.
+// Seconds for which connection tracking remembers a connection to or from a proxy, by its last state.
 var (
 	tcpSeconds = [...]struct {
 		state   uint16 // CTA_TIMEOUT_TCP_*
@@ -64,7 +64,7 @@ func boundsOf(tracked int) *bounds {
 	return b
 }
 
-// declareBounds makes what the rules of bounds refer to.
+// declareBounds makes the sets and objects that the rules of bounds refer to.
 func declareBounds() [][]byte {
 	const l3proto, l4proto, times = 1, 2, 3 // NFTA_CT_TIMEOUT_*
 	object := func(name string, proto byte, fill func(to []byte) []byte) []byte {

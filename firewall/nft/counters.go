@@ -11,7 +11,7 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// refusals adds up counters of the kernel that begin at 0 again whenever rules are loaded.
+// refusals adds up the kernel's counters, which begin at 0 again whenever rules are loaded.
 type refusals struct{ total, last map[uint32]uint64 }
 
 func (r *refusals) add(now map[uint32]uint64) {
@@ -28,7 +28,7 @@ func (r *refusals) add(now map[uint32]uint64) {
 	r.last = now
 }
 
-// countRefused reads how many packets of each uid the fence has counted. Without a fence it is none.
+// countRefused reads how many packets of each uid the fence has counted. Without a fence there are none.
 func (k *kernel) countRefused() (map[uint32]uint64, error) {
 	count := make(map[uint32]uint64)
 	var d netlink.Decoder

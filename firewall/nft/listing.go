@@ -12,7 +12,7 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// thing is something that is ours, or that ours hangs on.
+// A thing is a table, chain, set or rule that is ours, or that ours depends on.
 type thing struct {
 	kind        kind
 	table, name string
@@ -36,14 +36,13 @@ const (
 	aRule  kind = "rule"
 )
 
-// listed is the answer to one listing.
+// listed is the answer to a listing.
 type listed struct {
 	raw []byte // as it came; nil before the first
 
-	// things are what the answer has, each with its handle and what can be
-	// changed without giving it a new handle (a rule's content: `nft replace rule`). Within a table the
-	// kernel never gives a handle twice, and a table made anew has a new handle itself: so equal things mean
-	// that nobody touched anything.
+	// things are in the answer, each with its handle and with what can change without a new handle (a rule's content:
+	// `nft replace rule`). Within a table the kernel never gives a handle twice, and a table that is made again has a new
+	// handle itself. So equal things mean that nobody touched anything.
 	things map[thing]string
 }
 
@@ -137,8 +136,8 @@ func tableOf(o ruleset.Object, attr uint16) (table string, ours bool) {
 	return "", false
 }
 
-// isJump finds our rule in custom-input again: it has our comment and names our chain. A rule of the user's
-// that only has the same comment is the user's.
+// isJump reports whether a rule is ours in custom-input: it has our comment and names our chain. A rule that only has the
+// same comment is the user's.
 func isJump(o ruleset.Object) bool {
 	return string(o.Get(unix.NFTA_RULE_USERDATA)) == userdata("vifproxy") &&
 		bytes.Contains(o.Get(unix.NFTA_RULE_EXPRESSIONS), []byte(acceptChain+"\x00"))

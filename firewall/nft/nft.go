@@ -1,3 +1,8 @@
+// Package nft keeps our own tables in the kernel's nftables equal to a State. skeleton.go has the chains and rules, which are always
+// the same, in the words of words.go; sets.go has the sets, which hold all that a State says. sync.go repairs and writes,
+// snapshot.go and listing.go read what the kernel holds.
+//
+// Concurrency: one goroutine at a time may use a Backend. Watch runs in a goroutine of its own, in the network of its thread.
 package nft
 
 import (
@@ -10,22 +15,22 @@ import (
 	"vifproxy/firewall/ruleset"
 )
 
-// Backend keeps rules through netlink. It needs no program, so it lives beside the rules of every version of nft, and
-// repairs them in well under a millisecond.
+// Backend keeps the rules through netlink. It needs no program, so it works beside the rules of every version of nft, and
+// repairs ours in well under a millisecond.
 type Backend struct {
 	log *slog.Logger
 	cfg firewall.Config
 
 	conn *kernel // nil until needed and after an error
 
-	// loaded is everything but the elements of sets as it was right after we loaded it; nil if that is not known.
+	// loaded is everything but the elements of sets, as it was right after the last load; nil if that is not known.
 	loaded *[len(listings)]*listed
-	held   firewall.State // what the last Sync that succeeded has written, in order
+	held   firewall.State // what the last successful Sync has written, normal
 
-	// partial is why the last load left out what belongs into Qubes' table; nil if it did not. The next Sync tries again.
+	// partial is the reason why the last load left out what belongs into Qubes' table; nil if it did not. The next Sync tries again.
 	partial error
 
-	unbounded bool // this kernel lacks what bounds on connection tracking take
+	unbounded bool // this kernel lacks what the bounds on connection tracking need
 
 	refused refusals
 }
@@ -79,12 +84,12 @@ func (n *Backend) Qubes(ctx context.Context) (is bool, err error) {
 // New returns a backend that has read and written nothing yet.
 func New(log *slog.Logger, cfg firewall.Config) *Backend { return &Backend{log: log, cfg: cfg} }
 
-// Converse calls f with the connection to the kernel, as do does.
+// Converse calls f with an open connection to the kernel. After an error it gives up the connection.
 func (n *Backend) Converse(ctx context.Context, f func(*ruleset.Conn) error) error {
 	return n.do(ctx, func() error { return f(n.conn.Conn) })
 }
 
-// TransactBeside makes changes to what is none of Sync's business. What Sync knows stays known.
+// TransactBeside makes changes to things that Sync does not keep, and does not make Sync forget what it knows.
 func (n *Backend) TransactBeside(ctx context.Context, generation uint32, changes [][]byte) error {
 	return n.do(ctx, func() error {
 		err := n.conn.Transact(generation, changes)
@@ -95,7 +100,7 @@ func (n *Backend) TransactBeside(ctx context.Context, generation uint32, changes
 	})
 }
 
-// Use has the backend speak to the kernel by this connection, until an error.
+// Use makes this the connection to the kernel, until an error.
 func (n *Backend) Use(conn *ruleset.Conn) { n.conn = &kernel{Conn: conn} }
 
 // do runs f with an open connection. After an error, answers to it may still be under way, so the connection
@@ -116,7 +121,7 @@ func (n *Backend) do(ctx context.Context, f func() error) (err error) {
 	return nil
 }
 
-// Close ends the connection to the kernel. What is in the kernel stays.
+// Close ends the connection to the kernel, and leaves the rules as they are.
 func (n *Backend) Close() { n.hangUp() }
 
 func (n *Backend) hangUp() {

@@ -10,9 +10,8 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// replaceAll is the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
-// long as before holds: the handles of the jumps are in it. Where Qubes has a chain for users, and qubes says so, that is
-// included.
+// replaceAll returns the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
+// long as before holds, because it contains the handles of the jumps. With qubes it includes our rules in Qubes' table.
 func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qubes bool) (messages [][]byte) {
 	put := func(message ...[]byte) { messages = append(messages, message...) }
 	put(removeTables(before)...)
@@ -57,7 +56,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 	return messages
 }
 
-// removeTables takes our own tables away, as far as they are there.
+// removeTables deletes those of our own tables that are there.
 func removeTables(before snapshot) (messages [][]byte) {
 	for _, table := range []string{ownTable, fenceTable} {
 		if before.hasTable(table) {
@@ -67,8 +66,8 @@ func removeTables(before snapshot) (messages [][]byte) {
 	return messages
 }
 
-// removeRules takes what an earlier skeleton has put into Qubes' table away, but for a chain and a set that may still be in
-// use; removeEmpty takes these.
+// removeRules deletes what an earlier skeleton has put into Qubes' table, but not the chain and the set, which may still be in
+// use; removeEmpty deletes these.
 func removeRules(before snapshot) (messages [][]byte) {
 	for _, handle := range before.rules(qubesTable, userChain) {
 		messages = append(messages, about(unix.NFT_MSG_DELRULE, 0, "qubes", netlink.Append(

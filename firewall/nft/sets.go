@@ -19,18 +19,18 @@ const (
 	qubesTable = "qubes"
 )
 
-// set is a set of ours, or a map.
+// A set is one of our sets or maps.
 type set struct {
 	table, name string
 	key, to     []datatype // what elements are made of; to is where they lead, in a map
 	interval    bool       // its elements are intervals
-	late        bool       // what a packet on its way may still need goes out of it later
+	late        bool       // elements go out of it later, because a packet on its way may still need them
 	dump        []byte     // the request for its elements
 
 	elements func(firewall.State) []element // what a State says, in any order
 }
 
-// element is one of one of our sets.
+// An element is in one of our sets.
 type element struct {
 	key  string
 	more string // where the key leads, in a map; the last key, in a set of intervals
@@ -81,9 +81,9 @@ func (s *set) text(e element) string {
 	return tupleText(s.key, e.key, "")
 }
 
-// ourSets hold all that a State says, in the order in which their elements are written. All are declared in the
-// same way, with the order of bytes alone of what nft notes for itself (userdata): nft 0.9.8 and 1.0.6 end with an assertion or
-// worse when they list a ruleset with some sets as nft 1.1 declares them.
+// ourSets hold all that a State says, in the order in which their elements are written. All are declared in the same way. Of what
+// nft notes for itself (userdata) they have only the order of bytes: nft 0.9.8 and 1.0.6 end with an assertion or worse if they list
+// a ruleset with some sets as nft 1.1 declares them.
 var ourSets = []*set{
 	portsMap, bindingsSet, guardedSet, acceptSet,
 	leaveSet, anywhereSet, barredSet, barredAgainSet, openPortsSet,
@@ -94,7 +94,7 @@ var ourSets = []*set{
 
 var fenceSets = slices.DeleteFunc(slices.Clone(ourSets), func(s *set) bool { return s.table != fenceTable })
 
-// Who reaches which proxy.
+// These sets say which AppVM reaches which proxy.
 var (
 	portsMap = &set{table: ownTable, name: "ports", key: keys(ifname, ipv4Addr), to: keys(ipv4Addr, inetService),
 		elements: func(s firewall.State) (all []element) {
@@ -120,7 +120,7 @@ func bound(s firewall.State) (all []element) {
 	return all
 }
 
-// By which interfaces proxies leave, and at which ports.
+// These sets say by which interfaces proxies leave, and at which ports.
 var (
 	leaveSet = &set{table: fenceTable, name: "leave", key: keys(ifname), elements: func(s firewall.State) (all []element) {
 		return names(s.Fence.Leave)
@@ -133,7 +133,7 @@ var (
 		return all
 	}}
 	barredSet = &set{table: fenceTable, name: "barred", key: keys(ifname), elements: barredNames}
-	// The same for the second look: this is a set that opens something when it is flushed.
+	// The second look has a set of its own, because flushing this one opens something.
 	barredAgainSet = &set{table: fenceTable, name: "barred_again", key: keys(ifname), elements: barredNames}
 
 	openPortsSet = &set{table: fenceTable, name: "ports", key: keys(inetService), elements: func(s firewall.State) (all []element) {
@@ -161,10 +161,10 @@ func names(all []string) (elements []element) {
 	return elements
 }
 
-// pair is two sets of the fence that differ in their addresses, IPv4 and IPv6.
+// A pair is two sets of the fence, one with IPv4 addresses and one with IPv6 addresses.
 type pair struct{ four, six *set }
 
-// pairOf makes one. In the key, and in what elements puts, the other family is left out.
+// pairOf makes a pair. elements returns those whose address is of the family that ours reports.
 func pairOf(name string, interval bool, key func(addr datatype) []datatype,
 	elements func(s firewall.State, ours func(netip.Addr) bool) []element) pair {
 	one := func(version string, addr datatype, ours func(netip.Addr) bool) *set {
@@ -174,7 +174,8 @@ func pairOf(name string, interval bool, key func(addr datatype) []datatype,
 	return pair{one("4", ipv4Addr, netip.Addr.Is4), one("6", ipv6Addr, netip.Addr.Is6)}
 }
 
-// Where proxies connect to. Literals are openings to one address each, openings lead to networks and to addresses that names have.
+// These sets say where proxies connect to. Literals are single addresses that a person wrote; the others are networks, and addresses
+// that names have.
 var (
 	resolvers = pairOf("resolvers", false, func(addr datatype) []datatype { return keys(addr) },
 		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {

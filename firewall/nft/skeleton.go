@@ -10,10 +10,11 @@ import (
 )
 
 // The skeleton is everything of ours but the elements of ourSets: tables, chains, rules, and sets that never change. Its
-// rules are always the same; testdata/qubes-empty.golden shows them as nft lists them.
+// rules are always the same; backend/testdata/qubes-empty.golden shows them as nft lists them.
 //
-// Every rule accepts, under all the conditions that it needs, and what no rule accepts is refused at the end of a chain
-// that calls it, not of its own. So a rule or a chain that another program takes away closes something, and opens nothing:
+// Every rule accepts, under all the conditions that it needs. A packet that no rule accepts is refused at the end of the chain
+// that calls, not at the end of the rule's own chain. So if another program takes a rule or a chain away, something closes and
+// nothing opens:
 //
 //   - the fence is asked twice, in hook output for every packet and in hook postrouting for those that begin something. By
 //     then also another program's nat or route chain has had its say about where the packet goes;
@@ -40,25 +41,25 @@ const (
 	beforeSnat    = 99
 )
 
-// chains are those of our own two tables. Without bounds, which take modules that a kernel may lack, they let the same
-// connections pass.
+// chains returns the chains of our own two tables. Bounds need modules that a kernel may lack; without them the chains let the
+// same connections pass.
 func chains(c firewall.Config, b *bounds) []chain {
 	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID))
 	fromProxy := All(TCP, between(sport, net16(c.FirstPort), net16(c.LastPort)))
 	bound := in(bindingsSet, iifname, ipSaddr, dport)
 	chains := []chain{
-		// Only what is addressed to the firewall VM itself: the port of another host is none of our business.
+		// Only packets that are addressed to the firewall VM itself: a port of another host is not ours to translate.
 		{"vifproxy", "prerouting", hook{"nat", unix.NF_INET_PRE_ROUTING, firewall.NatPriority}, []Rule{
 			All(TCP, is(dport, net16(c.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
 		}},
 		// Qubes' firewall.py (qubes-core-agent 4.3) deletes the tracked connections of an AppVM that its new rules forbid.
-		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before. Not by uid, as
-		// a socket that was closed with data still to send has none.
+		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before. The rule does
+		// not ask for the uid, because a socket that was closed with data still to send has none.
 		{"vifproxy", "postrouting", hook{"nat", unix.NF_INET_POST_ROUTING, beforeSnat}, []Rule{
 			All(toVif, TCP, notSyn, in(guardedSet, sport), snatToPort(c.ProxyPort)),
 		}},
-		// The guard. In a base chain of our own, so that no accept of another chain skips it. By SYN flag, since an old
-		// connection's tracking entry would make a new connection look established.
+		// The guard is in a base chain of our own, so that no accept of another chain skips it. It asks for the SYN flag, because
+		// an old connection's tracking entry would make a new connection look established.
 		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []Rule{
 			All(TCP, syn, in(guardedSet, dport), jump("guard")),
 			All(TCP, syn, in(guardedSet, dport), rejectReset),
@@ -66,12 +67,12 @@ func chains(c firewall.Config, b *bounds) []chain {
 		{"vifproxy", "guard", hook{}, []Rule{
 			All(TCP, bound, Accept),
 		}},
-		// The same for any proxy, whether its port is known or not. It grants no connection but to whom it is bound.
+		// A proxy grants a connection only to the AppVM that is bound to it, even if its port is not known.
 		{"vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{
 			All(TCP, synAck, aProxy, notIn(bindingsSet, oifname, ipDaddr, sport), drop),
 		}},
 
-		// The fence. It looks at every packet that a proxy sends, so that what it does not allow any more ends at once.
+		// The fence looks at every packet that a proxy sends, so that what it no longer allows ends at once.
 		{"inet vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{
 			All(aProxy, goTo("fence")),
 		}},
@@ -81,8 +82,8 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(aProxy, jump("egress")),
 			All(aProxy, drop),
 		}},
-		// A reset has the address that was not to be reached as its source, and Qubes' antispoofing drops what seems to
-		// come from an AppVM and does not; towards AppVMs it is ICMP.
+		// A reset has the refused address as its source, and Qubes' antispoofing drops what only seems to come from an AppVM. So
+		// towards AppVMs it is ICMP.
 		{"inet vifproxy", "fence", hook{}, []Rule{
 			jump("egress"),
 			each(refusedSet.name, 0, counter, skuid),
@@ -90,11 +91,11 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(TCP, rejectReset),
 			rejectByICMP,
 		}},
-		// Answers to those who connected to the proxy pass: they come from a port where only proxies listen, and do not
-		// begin anything. Connection tracking would not do: it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
+		// Answers to clients of the proxy pass: they come from a port where only proxies listen, and begin nothing. Connection
+		// tracking cannot tell, because it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
 		{"inet vifproxy", "egress", hook{}, []Rule{
 			All(ipv4, toVif, fromProxy, notSyn, Accept),
-			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants nobody here a connection.
+			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants no program here a connection.
 			All(ipv4, toLo, fromProxy, notSyn, Accept),
 			All(toLo, jump("reach")),
 			All(in(leaveSet, oifname), notIn(barredSet, oifname), jump("reach")),
@@ -123,7 +124,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(ipv4, in(resolvers.four, originalDaddr), Accept),
 			All(ipv6, in(resolvers.six, originalIP6Daddr), Accept),
 		}},
-		// Other machines, which are no AppVMs.
+		// Other machines that are not AppVMs.
 		{"inet vifproxy", "others", hook{}, []Rule{
 			All(ipv4, TCP, in(openings.four, ipDaddr, dport), Accept),
 			All(ipv6, TCP, in(openings.six, ip6Daddr, dport), Accept),

@@ -27,25 +27,25 @@ func dial() (*kernel, error) {
 	return &kernel{Conn: conn}, nil
 }
 
-// snapshot is what the kernel holds at one generation of its ruleset.
+// A snapshot is what the kernel holds at one generation of its ruleset.
 type snapshot struct {
 	generation uint32
 	things     [len(listings)]*listed
 	sets       map[*set]*listedSet // those that are there
 
-	known bool // the sets hold what a state says, and nothing else
+	known bool // the sets hold exactly what held says
 	held  firewall.State
 }
 
-// listedSet is what a set holds.
+// A listedSet is what the kernel holds of a set.
 type listedSet struct {
 	contents
-	raw      []byte // the answer that said so; nil after a write, which no answer has shown yet
-	catchAll bool   // it also has an element for all keys, which nobody but nft can take out again
+	raw      []byte // the answer that said so; nil after a write that no answer has shown yet
+	catchAll bool   // it also has an element for all keys, which only nft can take out again
 }
 
-// read takes a snapshot. It needs several requests; that the generation is the same before and after them
-// makes their answers one consistent picture. If it is still the last snapshot's, one request is enough.
+// read takes a snapshot. It needs several requests. Their answers are one consistent picture if the generation is the same before
+// and after them. If it is still that of the last snapshot, one request is enough.
 func (k *kernel) read() (snapshot, error) {
 	for range ruleset.Attempts {
 		generation, err := k.Generation()
@@ -61,7 +61,7 @@ func (k *kernel) read() (snapshot, error) {
 			return snapshot{}, err2
 		}
 		if after != generation {
-			continue // whatever err says, it may be only that something vanished
+			continue // err may mean only that something vanished
 		}
 		if err != nil {
 			return snapshot{}, err
@@ -73,7 +73,7 @@ func (k *kernel) read() (snapshot, error) {
 	return snapshot{}, ruleset.ErrBusy
 }
 
-// readAll reads everything, and keeps from the last snapshot what has not changed.
+// readAll reads everything, and reuses the unchanged parts of the last snapshot.
 func (k *kernel) readAll() (now snapshot, err error) {
 	for i, l := range listings {
 		last := k.last.things[i]
@@ -207,13 +207,14 @@ func (s *snapshot) rules(table, chain string) (handles []uint64) {
 	return handles
 }
 
-// stands reports whether everything but the elements of sets is as in these listings, and no set has an element for all keys.
+// stands reports whether everything but the elements of sets is as in these listings. It is not if a set has an element for all
+// keys.
 func (s *snapshot) stands(loaded *[len(listings)]*listed) bool {
 	for i, now := range s.things {
 		if was := loaded[i]; now != was && !maps.Equal(now.things, was.things) {
 			return false
 		}
-		loaded[i] = now // which is found equal faster the next time
+		loaded[i] = now // the next comparison is faster
 	}
 	for _, held := range s.sets {
 		if held.catchAll {
@@ -223,7 +224,7 @@ func (s *snapshot) stands(loaded *[len(listings)]*listed) bool {
 	return true
 }
 
-// changes tells what differs from these listings, for a log.
+// changes returns what differs from these listings, for a log.
 func (s *snapshot) changes(loaded *[len(listings)]*listed) (gone, added []string) {
 	missing := func(of, in map[thing]string) (all []string) {
 		for t, state := range of {
@@ -246,7 +247,7 @@ func (s *snapshot) changes(loaded *[len(listings)]*listed) (gone, added []string
 	return gone, added
 }
 
-// matches reports whether the elements of these sets, as far as they are there, are what this state says.
+// matches reports whether those of these sets that are there hold what this state says.
 func (s *snapshot) matches(sets []*set, state firewall.State) bool {
 	if s.known {
 		return s.held.Equal(state)
@@ -277,9 +278,9 @@ func (s *snapshot) otherThan(state firewall.State) string {
 	return "none"
 }
 
-// remember notes that the elements are what this state says.
+// remember notes that the sets hold what this state says.
 func (s *snapshot) remember(state firewall.State) {
 	bindings := s.held.Bindings[:0]
 	s.known, s.held = true, state
-	s.held.Bindings = append(bindings, state.Bindings...) // they are the caller's, who may change them
+	s.held.Bindings = append(bindings, state.Bindings...) // the caller may change its own
 }

@@ -15,7 +15,7 @@ var errOtherElements = errors.New("the kernel has other elements in our sets tha
 func (n *Backend) Sync(ctx context.Context, want firewall.State, inForce func()) (writes int, err error) {
 	want, invalid := n.cfg.Normal(want)
 	if invalid != nil {
-		want = n.held // which another program may have undone
+		want = n.held // another program may have undone it
 		inForce = func() {}
 	}
 	inForce = once(inForce)
@@ -33,7 +33,7 @@ func (n *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 	return writes, errors.Join(invalid, err)
 }
 
-// stands reports whether the fence is there, and lets pass what the last Sync has said, or this one.
+// stands reports whether the fence is there, and lets pass what the last Sync has said, or what this one says.
 func (n *Backend) stands(ctx context.Context, want firewall.State) (stands bool) {
 	err := n.do(ctx, func() error {
 		now, err := n.conn.read()
@@ -48,11 +48,11 @@ func (n *Backend) sync(want firewall.State, inForce func()) (writes int, err err
 		n.loaded = nil
 	}
 	if n.loaded != nil && n.conn.last.known && n.conn.last.held.Equal(want) {
-		inForce() // for all we know; what follows makes sure
+		inForce() // as far as is known; the look below makes sure
 	}
 	for range ruleset.Attempts {
-		// A state that is known to differ is written without a look: the kernel refuses if what is known has
-		// passed.
+		// A state that is known to differ is written without a look: the kernel refuses if something has changed
+		// since.
 		now := n.conn.last
 		if n.conn.stale || !now.known || now.held.Equal(want) {
 			if now, err = n.conn.read(); err != nil {
@@ -82,8 +82,8 @@ func (n *Backend) sync(want firewall.State, inForce func()) (writes int, err err
 		}
 		writes++
 
-		// What is there now is what we loaded only if nobody else's transaction came in between: each
-		// adds one to the generation (nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c).
+		// The kernel holds what we loaded only if no other transaction came in between: each adds one to the
+		// generation (nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c).
 		after, err := n.conn.read()
 		if err != nil {
 			return writes, err
@@ -103,16 +103,16 @@ func (n *Backend) sync(want firewall.State, inForce func()) (writes int, err err
 	return writes, ruleset.ErrBusy
 }
 
-// load replaces everything of ours by the skeleton with what want says in one transaction. If anything in
-// before is no longer true, the transaction fails as a whole.
+// load replaces everything of ours by the skeleton with what want says, in one transaction. The transaction fails as a whole if
+// anything in before is no longer true.
 func (n *Backend) load(before snapshot, want firewall.State) error {
 	refused, err := n.conn.countRefused()
 	if err != nil {
 		return err
 	}
 	n.refused.add(refused)
-	// The kernel may lack what bounds take, and a foreign rule may refer to what we replace in Qubes' table. Neither keeps
-	// the guard and the fence from standing.
+	// The kernel may lack what the bounds need, and a foreign rule may refer to what we replace in Qubes' table. In both cases
+	// the guard and the fence still stand.
 	n.partial = nil
 	var first error
 	for _, try := range []struct{ bounds, qubes bool }{{true, true}, {false, true}, {true, false}, {false, false}} {
@@ -149,7 +149,7 @@ func (n *Backend) load(before snapshot, want firewall.State) error {
 	return fmt.Errorf("load rules: %w", cmp.Or(err, first))
 }
 
-// once is f for the first call, and nothing after that: a Sync may take more than one attempt.
+// once returns a function that calls f at its first call and does nothing after that: a Sync may take more than one attempt.
 func once(f func()) func() {
 	return func() {
 		f()

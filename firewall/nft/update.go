@@ -11,12 +11,11 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// update makes the kernel hold this state, which is in order, and no other, as one transaction. It returns ErrStale if the
-// last snapshot is not what the kernel holds any more. Where that is known to be a state, no more is looked at and sent
-// than differs.
+// update makes the kernel hold exactly this normal state, in one transaction. It returns ErrStale if the kernel no longer holds
+// the last snapshot. If that is known to be a state, update looks at and sends only what differs.
 //
-// Where a binding moves, the guard forgets where it led in a second transaction, after inForce: a packet that had been
-// translated by then, on another CPU, has yet to pass the guard.
+// When a binding moves, the guard forgets the old place in a second transaction, after inForce: a packet that was already
+// translated, on another CPU, has yet to pass the guard.
 func (k *kernel) update(want firewall.State, inForce func()) (writes int, err error) {
 	if k.last.known && k.last.held.Equal(want) {
 		return 0, nil
@@ -36,8 +35,8 @@ func (k *kernel) update(want firewall.State, inForce func()) (writes int, err er
 			gone = held.sorted()
 		}
 		gone, added = firewall.Unshared(gone, added, compareElements, sameElement)
-		// What goes must be gone before another value of the same key comes, or a network that overlaps. Both happen
-		// at the same instant, the end of the transaction.
+		// Delete before adding: another value of the same key may come, or a network that overlaps. Both take effect at the
+		// same instant, the end of the transaction.
 		if set.late && len(added) > 0 {
 			late.remove(set, gone)
 		} else {
@@ -63,17 +62,17 @@ func (k *kernel) update(want firewall.State, inForce func()) (writes int, err er
 	return writes, nil
 }
 
-// inFlight is how long a packet takes at most from one hook to the next: some microseconds, and longer where the
-// hypervisor stops the CPU meanwhile.
+// inFlight is how long a packet takes at most from one hook to the next: some microseconds, and longer if the hypervisor stops
+// the CPU meanwhile.
 const inFlight = 2 * time.Millisecond
 
-// transaction is changes of elements.
+// A transaction changes elements.
 type transaction struct {
 	changes     [][]byte
 	gone, added []change
 }
 
-// change is about the elements of one set.
+// A change puts elements into one set, or takes them out.
 type change struct {
 	set      *set
 	elements []element
@@ -93,7 +92,7 @@ func (t *transaction) add(s *set, all []element) {
 	}
 }
 
-// apply notes that a transaction has succeeded.
+// apply changes the snapshot as a successful transaction has changed the kernel.
 func (s *snapshot) apply(t transaction) {
 	s.generation = ruleset.Following(s.generation)
 	s.known = false
@@ -117,7 +116,7 @@ func (s *snapshot) apply(t transaction) {
 // 16 bit number.
 const listBytesMax = 48 << 10
 
-// request puts or deletes elements.
+// request returns the messages that put or delete elements.
 func (s *set) request(request uint16, flags uint16, all []element) (requests [][]byte) {
 	second := uint16(unix.NFTA_SET_ELEM_DATA)
 	if s.interval {

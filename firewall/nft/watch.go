@@ -33,11 +33,11 @@ func Watch(ctx context.Context, wake func()) error {
 	return nil
 }
 
-// noticeSize is how many bytes of notifications the kernel may keep for us: those of a large transaction.
-const noticeSize = 1 << 20
+// eventBytesMax is how many bytes of notifications the kernel may keep for us: those of a large transaction.
+const eventBytesMax = 1 << 20
 
 func subscribe() (*netlink.Subscription, error) {
-	return netlink.Subscribe(unix.NETLINK_NETFILTER, noticeSize, unix.NFNLGRP_NFTABLES)
+	return netlink.Subscribe(unix.NETLINK_NETFILTER, eventBytesMax, unix.NFNLGRP_NFTABLES)
 }
 
 // foreign reports whether a message ends a transaction of another process. Such a message carries the

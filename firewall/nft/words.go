@@ -10,25 +10,25 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// The words that rules are made of. Each is named as nft writes it, and is the expressions that nft 1.0.6 makes of the
-// same text, so that every nft can list the rules.
+// Rules are made of these words. Each is named as nft writes it, and consists of the expressions that nft 1.0.6 makes of that
+// text, so that every nft can list the rules.
 
-// Rule is a list of expressions as the kernel reads them. It evaluates one after the other until one does not match.
+// A Rule is a list of expressions as the kernel reads them. The kernel evaluates one after the other until one does not match.
 type Rule []byte
 
 // All is the Rule that has all these parts.
 func All(parts ...Rule) Rule { return slices.Concat(parts...) }
 
-// Attr is an attribute of an expression.
+// An Attr is an attribute of an expression.
 type Attr struct {
 	Kind uint16
 	Data []byte
 }
 
-// Number is an attribute that is a number.
+// Number returns an attribute that is a number.
 func Number(n uint16, value uint32) Attr { return Attr{n, net32(value)} }
 
-// Text is an attribute that is a string.
+// Text returns an attribute that is a string.
 func Text(n uint16, value string) Attr { return Attr{n, append([]byte(value), 0)} }
 
 func group(n uint16, attrs ...Attr) Attr {
@@ -41,13 +41,13 @@ func group(n uint16, attrs ...Attr) Attr {
 
 func data(n uint16, value []byte) Attr { return group(n, Attr{unix.NFTA_DATA_VALUE, value}) }
 
-// Expression is one expression of a kind, such as "cmp".
+// Expression returns one expression of a kind, such as "cmp".
 func Expression(kind string, attrs ...Attr) Rule {
 	e := group(unix.NFTA_LIST_ELEM, Text(unix.NFTA_EXPR_NAME, kind), group(unix.NFTA_EXPR_DATA, attrs...))
 	return netlink.Append(nil, e.Kind, e.Data...)
 }
 
-// A field is something that rules compare: a part of a packet, or what the kernel knows of it.
+// A field is a part of a packet that rules compare, or something that the kernel knows about the packet.
 type field struct {
 	size int // in bytes
 	load func(register uint32) Rule
@@ -69,7 +69,7 @@ func payload(base, offset uint32, size int) field {
 	}}
 }
 
-// original is of the packet that began the connection.
+// original returns a field of the packet that began the connection.
 func original(key uint32, size int) field {
 	return field{size, func(register uint32) Rule {
 		return Expression("ct", Number(unix.NFTA_CT_KEY, key), Number(unix.NFTA_CT_DREG, register),
@@ -104,7 +104,7 @@ var (
 			Number(unix.NFTA_FIB_FLAGS, unix.NFTA_FIB_F_DADDR))
 	}}
 
-	// The uid in network order, in which the kernel compares intervals. For sets of intervals nft turns it since 1.0.6.
+	// The uid in network order, in which the kernel compares intervals. nft 1.0.6 and later convert it so for sets of intervals.
 	skuidTurned = field{4, func(register uint32) Rule {
 		return All(skuid.load(register), Expression("byteorder", Number(unix.NFTA_BYTEORDER_SREG, register),
 			Number(unix.NFTA_BYTEORDER_DREG, register), Number(unix.NFTA_BYTEORDER_OP, unix.NFT_BYTEORDER_HTON),
@@ -160,7 +160,7 @@ func lookup(set string, flags uint32, fields ...field) Rule {
 // outside matches addresses that are not in a constant set.
 func outside(set string, addr field) Rule { return lookup(set, unix.NFT_LOOKUP_F_INV, addr) }
 
-// dnatTo sends connections on to where a map leads them, an address and a port; what is not in the map does not match.
+// dnatTo sends connections on to the address and port that a map has for them. It does not match if the map has none.
 func dnatTo(s *set, fields ...field) Rule {
 	return All(key(fields), Expression("lookup", Number(unix.NFTA_LOOKUP_SREG, register1),
 		Number(unix.NFTA_LOOKUP_DREG, register1), Text(unix.NFTA_LOOKUP_SET, s.name)),
@@ -168,7 +168,7 @@ func dnatTo(s *set, fields ...field) Rule {
 			Number(unix.NFTA_NAT_REG_ADDR_MIN, register1), Number(unix.NFTA_NAT_REG_PROTO_MIN, register1+1)))
 }
 
-// snatToPort has connections come from another port of the same address.
+// snatToPort makes connections come from another port of the same address.
 func snatToPort(port uint16) Rule {
 	const specified = 2 // NF_NAT_RANGE_PROTO_SPECIFIED
 	return All(Expression("immediate", Number(unix.NFTA_IMMEDIATE_DREG, register1), data(unix.NFTA_IMMEDIATE_DATA, net16(port))),
@@ -176,8 +176,8 @@ func snatToPort(port uint16) Rule {
 			Number(unix.NFTA_NAT_REG_PROTO_MIN, register1), Number(unix.NFTA_NAT_FLAGS, specified)))
 }
 
-// each keeps something in a set for each key that packets have, and matches as that does. An element is taken away when no
-// packet has had its key for as long as the timeout says, or without one when what it keeps is over.
+// each keeps something in a set for each key that packets have, and matches if that matches. An element goes when no packet has had
+// its key for as long as the timeout; without a timeout, when the thing that it keeps is over.
 func each(set string, timeout time.Duration, keep Rule, fields ...field) Rule {
 	attrs := []Attr{Number(unix.NFTA_DYNSET_SREG_KEY, register1), Text(unix.NFTA_DYNSET_SET_NAME, set)}
 	if timeout == 0 {

@@ -9,10 +9,10 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// Object is what a message of the kernel says about a table, chain, rule, set or generation.
+// An Object is a message of the kernel about a table, chain, rule, set or generation.
 type Object struct {
 	Family byte
-	attrs  []byte // of which all are well formed; what is nested in them may not be
+	attrs  []byte // well formed, but attributes nested in them may not be
 }
 
 // Numbers from the kernel's include/uapi/linux/netfilter/nf_tables.h that package unix lacks.
@@ -40,8 +40,7 @@ func (o Object) Get(attr uint16) []byte {
 	return d.Find(o.attrs, attr)
 }
 
-// Table returns the name of the object's table. Those of another family than ip have it before the name, as nft
-// writes it.
+// Table returns the name of the object's table as nft writes it: with the family before the name if that is not ip.
 func (o Object) Table(attr uint16) string {
 	switch o.Family {
 	case unix.NFPROTO_IPV4:
@@ -58,7 +57,7 @@ func (o Object) Text(attr uint16) string {
 	return string(bytes.TrimSuffix(o.Get(attr), []byte{0}))
 }
 
-// Number returns an unsigned number of any size; one that is not there is 0.
+// Number returns an unsigned number of any size; 0 if it is not there.
 func (o Object) Number(attr uint16) (n uint64) {
 	for _, b := range o.Get(attr) {
 		n = n<<8 | uint64(b)

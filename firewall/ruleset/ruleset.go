@@ -1,7 +1,7 @@
 // Package ruleset reads and writes the kernel's nftables.
 //
-// There is a library for that, but it tells neither handles nor generations, cannot make a transaction depend on a
-// generation, and lacks some of the expressions of our rules (github.com/google/nftables 0.3.0).
+// The library for that returns neither handles nor generations, cannot make a transaction depend on a generation, and lacks some of
+// the expressions of our rules (github.com/google/nftables 0.3.0).
 //
 // Concurrency: a Conn is for one goroutine at a time.
 package ruleset
@@ -19,19 +19,19 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// Conn is a connection to the kernel's nftables.
+// A Conn is a connection to the kernel's nftables.
 type Conn struct {
 	*netlink.Conn
 	made   uint32
 	answer []byte // of the last Repeat
 }
 
-// Attempts bounds how often one call starts over because other programs keep changing the ruleset meanwhile.
-// Qubes does at every attach of a vif, in a few transactions.
+// Attempts bounds how often one call starts over because other programs change the ruleset meanwhile. Qubes does so at every attach
+// of a vif, in a few transactions.
 const Attempts = 5
 
 var (
-	// ErrBusy means that it did so too often.
+	// ErrBusy means that a call has started over too often.
 	ErrBusy = errors.New("other programs keep changing the ruleset while it is read")
 	// ErrStale means that another transaction came first.
 	ErrStale = errors.New("the ruleset has another generation")
@@ -54,16 +54,16 @@ func Dial() (*Conn, error) {
 
 // A transaction is one message to the kernel and must fit (netlink_sendmsg: EMSGSIZE). A binding takes
 // about 150 bytes; this is a limit, not an allocation.
-const room = 8 << 20
+const transactionMax = 8 << 20
 
 func roomForTransactions(fd int) error {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, room) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, room)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, transactionMax) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, transactionMax)
 	}
 	return nil
 }
 
-// briefErrors: an error would come with what it is about, all of it.
+// briefErrors keeps the kernel from sending a whole request back with its error.
 func briefErrors(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 }
@@ -71,7 +71,7 @@ func briefErrors(fd int) error {
 // Made returns how many transactions of this connection have succeeded.
 func (c *Conn) Made() uint32 { return c.made }
 
-// Message is one request to nftables. Its family is that of the table it is about.
+// Message returns one request to nftables, about a table of this family.
 func Message(request uint16, family byte, flags uint16, attrs []byte) []byte {
 	m := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+4+len(attrs))
 	binary.NativeEndian.PutUint32(m, uint32(cap(m)))
@@ -81,10 +81,9 @@ func Message(request uint16, family byte, flags uint16, attrs []byte) []byte {
 	return append(m, attrs...)
 }
 
-// Transact makes changes as one transaction, all or none of them. The kernel checks, under the lock that it holds
-// to the end, that the ruleset still has this generation, and else refuses (nf_tables_valid_genid): ErrStale. So
-// after a success the ruleset is the one before and these changes, and its generation the following one.
-// Generation 0 stands for any.
+// Transact makes changes as one transaction, all or none of them. Under the lock that it holds to the end, the kernel checks that
+// the ruleset still has this generation, and refuses otherwise (nf_tables_valid_genid); then Transact returns ErrStale. So after a
+// success the ruleset is the one before with these changes, and its generation is the following one. Generation 0 stands for any.
 func (c *Conn) Transact(generation uint32, changes [][]byte) error {
 	if len(changes) == 0 {
 		return nil
@@ -99,8 +98,8 @@ func (c *Conn) Transact(generation uint32, changes [][]byte) error {
 		m[unix.SizeofNlMsghdr+3] = unix.NFNL_SUBSYS_NFTABLES // nfgenmsg.res_id, big endian
 		return m
 	}
-	// The kernel answers when all is over, in the order of the messages, and to one that failed also if it is not
-	// asked to (nfnetlink_rcv_batch). So the first answer tells, if only the last change asks for one.
+	// The kernel answers at the end, in the order of the messages, and to a message that failed even if that asks for no answer
+	// (nfnetlink_rcv_batch). So the first answer is the result, if only the last change asks for one.
 	last := changes[len(changes)-1]
 	last[6] |= unix.NLM_F_ACK
 	batch := slices.Concat(slices.Concat([][]byte{edge(unix.NFNL_MSG_BATCH_BEGIN, attrs)}, changes,
@@ -115,9 +114,8 @@ func (c *Conn) Transact(generation uint32, changes [][]byte) error {
 	return err
 }
 
-// Dump lists objects: of one table, for requests that know this, or of all tables, and of all families with
-// NFPROTO_UNSPEC. Two tables of one name are two dumps: the kernel ends after the first
-// (nf_tables_dump_rules).
+// Dump returns objects: of one table, for requests that support this, or of all tables; with NFPROTO_UNSPEC of all families. Two
+// tables of one name need two dumps, because the kernel ends after the first (nf_tables_dump_rules).
 func (c *Conn) Dump(request uint16, family byte, table string) ([]Object, error) {
 	var attrs []byte
 	if table != "" { // the attribute has the same number in all requests
@@ -130,13 +128,13 @@ func (c *Conn) Dump(request uint16, family byte, table string) ([]Object, error)
 func (c *Conn) RulesOf(family byte, table, chain string) ([]Object, error) {
 	attrs := netlink.AppendString(netlink.AppendString(nil, unix.NFTA_RULE_TABLE, table), unix.NFTA_RULE_CHAIN, chain)
 	all, err := c.Ask(Message(unix.NFT_MSG_GETRULE, family, unix.NLM_F_DUMP, attrs))
-	// Before Linux 4.11 the kernel does not choose (6e1f760e13c7), and it does so only where the family is said.
+	// Before Linux 4.11 the kernel does not filter (6e1f760e13c7), and it does so only if the family is given.
 	return slices.DeleteFunc(all, func(o Object) bool {
 		return o.Family != family || o.Text(unix.NFTA_RULE_TABLE) != table || o.Text(unix.NFTA_RULE_CHAIN) != chain
 	}), err
 }
 
-// Generation returns the number of the current ruleset; every transaction that changes anything adds one.
+// Generation returns the number of the current ruleset. Every transaction that changes anything adds one.
 func (c *Conn) Generation() (generation uint32, err error) {
 	answers := 0
 	err = c.Walk(Message(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, 0, nil), func(o Object) error {
@@ -153,7 +151,7 @@ func (c *Conn) Generation() (generation uint32, err error) {
 	return generation, nil
 }
 
-// Following returns the generation that a transaction makes (nf_tables_commit: 0 is left out).
+// Following returns the generation after a transaction (nf_tables_commit leaves 0 out).
 func Following(generation uint32) uint32 { return max(generation+1, 1) }
 
 // Ask sends a request, one message or a batch, and returns the objects of the answer.
@@ -166,9 +164,9 @@ func (c *Conn) Ask(request []byte) (answer []Object, err error) {
 	return answer, err
 }
 
-// Walk sends a request and calls each for every object of the answer. The object is overwritten when each has returned; after
-// netlink.ErrEnough no more of the answer is read. That a dump was interrupted is no error: a caller who reads several
-// things compares generations.
+// Walk sends a request and calls each for every object of the answer. The object is overwritten when each has returned. After
+// netlink.ErrEnough, Walk reads no more of the answer. It is no error if a dump was interrupted: a caller that reads several things
+// compares generations.
 func (c *Conn) Walk(request []byte, each func(Object) error) error {
 	err := c.Exchange(request, func(m netlink.Message) error {
 		o, err := Parse(m.Body)
