@@ -13,21 +13,21 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// Half a list is a list, and half a template may open what the whole one closes. So a daemon believes a file only when
-// nobody has it open for writing, and, where that cannot be known or its last line has no end, when it has been quiet.
+// Half of a list is a valid list, and half of a template may open what the whole one closes. So the daemon believes a file only
+// if nobody has it open for writing. If that cannot be known, or the last line has no end, the file has to have been quiet too.
 
-// quiet is how old the last change of a file must be whose end is in doubt. A writer that opens it again and again is
-// faster.
+// quiet is how old the last change of a file must be if its end is in doubt. A program that opens a file again and again to write
+// it does so faster.
 const quiet = time.Second
 
-// readClosed is ReadFile for files that are complete: nobody writes them, and nobody begins to while they are read. The
-// *Error of another is Unsettled; again is when it may be settled, 0 if its being closed will be an event.
+// readClosed is ReadFile for complete files: nobody writes them, and nobody begins to while they are read. For any other file the
+// *Error is Unsettled, and again is the time after which it may be settled. It is 0 if closing the file will cause an event.
 func readClosed(path string) (content []byte, again time.Duration, err error) {
 	leased := false
 	content, changed, err := readAfter(path, func(file *os.File) error {
 		switch err := leaseAs(file); {
 		case errors.Is(err, unix.EAGAIN):
-			again = quiet // should no event come, as where another machine writes
+			again = quiet // if no event comes: another machine may be writing
 			return &Error{Path: path, Unsettled: true, Flaw: flaws.Flaw{
 				Text: "is open for writing: what it said before stays in force", Remedy: "close it in the program that writes it"}}
 		default:
@@ -47,10 +47,10 @@ func readClosed(path string) (content []byte, again time.Duration, err error) {
 	return content, 0, nil
 }
 
-// leaseAs takes a lease on a file that is open for reading, until that is closed: EAGAIN says that it is open for writing
-// somewhere, also by a mapping (check_conflicting_open in Linux' fs/locks.c). Who opens it for writing meanwhile waits, for
-// the fraction of a millisecond that reading takes. The kernel lets the owner of the file do that, or CAP_LEASE
-// (fcntl(2)); to be the owner to the file system for one call takes no more than CAP_SETUID.
+// leaseAs takes a lease on a file that is open for reading, until that is closed. EAGAIN says that the file is open for writing
+// somewhere, or mapped (check_conflicting_open in Linux' fs/locks.c). A process that opens it for writing meanwhile waits for the
+// fraction of a millisecond that reading takes. The kernel grants a lease to the owner of the file, or with CAP_LEASE
+// (fcntl(2)). To become the owner for one call takes CAP_SETUID only.
 func leaseAs(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// Append returns content with lines at its end. What is there stays as it is, byte for byte; only an end of line that
-// is missing is added.
+// Append returns content with lines at its end. Every byte of content stays as it is. If the last line has no end, Append adds
+// one.
 func Append(content []byte, lines []string) []byte {
 	end := "\n"
 	if bytes.Contains(content, []byte("\r\n")) {
@@ -33,7 +33,7 @@ func Append(content []byte, lines []string) []byte {
 	return content
 }
 
-// rewriteLines returns content with other text in the place of some lines, by number; those with none are removed.
+// rewriteLines returns content with some lines replaced, by number. A line whose new text is empty is removed.
 func rewriteLines(content []byte, edits map[int]string) []byte {
 	var b bytes.Buffer
 	number := 0
@@ -55,8 +55,8 @@ func rewriteLines(content []byte, edits map[int]string) []byte {
 	return b.Bytes()
 }
 
-// Rewrite replaces what a file holds by what edit makes of it, in one step: whoever reads it, vifproxyd too, sees the
-// one or the other. Owner and mode stay. Two that do it at a time do it one after the other.
+// Rewrite replaces the content of a file by what edit makes of it, in one step: a reader, vifproxyd too, sees the old content or
+// the new one. Owner and mode stay. Concurrent calls run one after the other.
 func Rewrite(path string, edit func(content []byte) ([]byte, error)) (err error) {
 	defer func() {
 		if err != nil {

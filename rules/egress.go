@@ -9,8 +9,8 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// Egress is a network that proxies may connect to, with TCP, although it is private, or at a port that is not
-// open everywhere.
+// An Egress is a network that proxies may connect to with TCP although it is private, or although the port is not open
+// everywhere.
 type Egress struct {
 	To   netip.Prefix // masked
 	Port uint16       // 0: the ports that are open everywhere
@@ -28,8 +28,8 @@ func (e Egress) String() string {
 	return fmt.Sprintf("[%s]:%d", e.To, e.Port)
 }
 
-// Single reports whether e is one address. It leads there wherever that is. A network never leads to addresses of the firewall
-// VM, loopback, link-local addresses or AppVMs.
+// Single reports whether e is one address. A single address is opened wherever it leads. A network never leads to addresses of
+// the firewall VM, loopback, link-local addresses or AppVMs.
 func (e Egress) Single() bool { return e.To.IsSingleIP() }
 
 // Covers reports whether a proxy that may connect to e may do all that other allows.
@@ -38,8 +38,7 @@ func (e Egress) Covers(other Egress) bool {
 		(e.Single() || !other.Single())
 }
 
-// The widest networks that may be opened: those of RFC 1918 and RFC 4193. Whoever wants more than these wants
-// no fence.
+// The widest networks that a line may open: those of RFC 1918 and RFC 4193. Anything wider would be no fence.
 const (
 	widest4 = 8
 	widest6 = 7

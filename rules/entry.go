@@ -9,8 +9,8 @@ import (
 	"vifproxy/rules/hostname"
 )
 
-// parseEntry reads an entry of "#: format domains": HOST, *.HOST, an IPv4 address, or an IPv6 address in brackets; each
-// with or without a port behind a colon.
+// parseEntry reads an entry of a list of names: HOST, *.HOST, an IPv4 address, or an IPv6 address in brackets, each with or
+// without a colon and a port.
 func parseEntry(entry string) (h Host, flaw *flaws.Flaw) {
 	name, port, hasPort := entry, "", false
 	if inner, ok := strings.CutPrefix(entry, "["); ok {

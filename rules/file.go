@@ -15,33 +15,32 @@ import (
 )
 
 const (
-	// maxSize bounds rule files and templates, in bytes: a rule file of this size is a mistake, not a policy.
+	// maxSize bounds rule files and templates, in bytes. A larger one is a mistake.
 	maxSize = 1 << 20
 )
 
-// A File is a rule file that was read without an error: what one AppVM may reach, or, if the template says
-// so, what it may not.
+// A File is a rule file without a flaw. It lists what one AppVM may reach or, if the template says so, what it may not reach.
 type File struct {
 	Name string     // of the AppVM
 	Addr netip.Addr // of the AppVM, IPv4
 	Path string
 
-	// Empty tells that there is no byte in it: what one revokes everything with, and also what a shell's > or an
-	// editor that writes in place leaves for a moment.
+	// Empty reports that there is no byte in it. That revokes everything, but a shell's > and an editor that writes in place leave
+	// the same for a moment.
 	Empty bool
 
-	// Egress is what the AppVM's proxy may connect to besides public addresses at the usual ports.
+	// Egress is what the AppVM's proxy may connect to in addition to public addresses at the usual ports.
 	Egress []Egress
 
-	// Ports are open for this AppVM, besides those that the template opens for all: for each host that it may reach, as
-	// tinyproxy cannot tie a port to a host. A number may be there more than once, from several lines.
+	// Ports are open for this AppVM, in addition to those that the template opens for all. They are open for each host that it may
+	// reach, because tinyproxy cannot tie a port to a host. Several lines may open the same number.
 	Ports []Port
 
 	sum        [sha256.Size]byte // of the content
 	entries    []Line            // see Entries
 	domains    bool              // whether they are names
-	formatLine int               // the line that says so, or says the contrary
-	almost     Line              // the first comment that was meant to say so, and what it should be
+	formatLine int               // the line that says the format; 0 if none does
+	almost     Line              // see AlmostFormat
 }
 
 // Entries returns the lines of the file that name something: patterns as written, or canonical host names.
@@ -65,24 +64,23 @@ func (f File) Unwritten() bool {
 	return len(f.entries) == 0 && f.formatLine == 0 && len(f.Egress)+len(f.Ports) == 0
 }
 
-// A Port is one that a line opens.
+// A Port is a port that a line opens.
 type Port struct {
 	Number uint16
 	Line   int    // of the rule file
 	Text   string // of that line, as it stands
 }
 
-// PortsMax is how many different ports a list may open: each is an element of the fence, a rule of Landlock and a line
-// for tinyproxy.
+// PortsMax is how many different ports a list may open. Each is an element of the fence, a rule of Landlock and a line for
+// tinyproxy.
 const PortsMax = 32
 
-// ParseFile reads the content of a rule file. The file's name says whom it is for. Errors are of type *Error;
-// the first one is reported.
+// ParseFile reads the content of a rule file. The name of the file says for which AppVM it is. ParseFile returns the first flaw, as
+// an *Error.
 //
-// The idea is that a file means what a person sees in it, or is refused. tinyproxy reads a line in C buffers:
-// it cuts a pattern at the first white space, at a '#' and at a NUL, and a long line into several. Where that
-// gives another pattern than the line shows, there is an error; where it gives the same (blanks around a
-// pattern, a comment after it, CRLF line ends, which are white space to tinyproxy) there is none.
+// A file means what a person sees in it, or is refused. tinyproxy reads a line in C buffers: it cuts a pattern at the first white
+// space, at a '#' and at a NUL, and a long line into several. If that gives another pattern than the line shows, the line has a
+// flaw. Blanks around a pattern, a comment after it and CRLF line ends, which are white space to tinyproxy, change nothing.
 func ParseFile(path string, content []byte) (File, error) {
 	f, flawed := readLines(path, content, true)
 	if flawed != nil {
@@ -91,8 +89,8 @@ func ParseFile(path string, content []byte) (File, error) {
 	return f, nil
 }
 
-// ReadAll returns what can be read of a rule file, and all that is wrong with it. A directive that has one meaning only is
-// read as it was meant, and any other line with a flaw is left out.
+// ReadAll returns what can be read of a rule file, and all its flaws. A mistyped directive that can mean one thing only is obeyed.
+// Any other line with a flaw is left out.
 func ReadAll(path string, content []byte) (File, []*Error) { return readLines(path, content, false) }
 
 // readLines is ReadAll, or stops at the first flaw.
@@ -130,7 +128,7 @@ func readLines(path string, content []byte, stop bool) (f File, flawed []*Error)
 	return f, flawed
 }
 
-// lineMeant returns the lines that a line with a flaw can only have meant, in the place of a part of it.
+// lineMeant returns what the author of a line with a flaw can only have meant: the lines to write instead of a part of it.
 func (f File) lineMeant(line string, flaw *flaws.Flaw) (part string, meant []string) {
 	part = strings.Trim(line, " \t")
 	words := strings.Fields(line)
@@ -146,7 +144,7 @@ func (f File) lineMeant(line string, flaw *flaws.Flaw) (part string, meant []str
 	return "", nil
 }
 
-// SourceLines splits a file, or a template, as a person sees it.
+// SourceLines returns the lines of a file, or of a template, as a person sees them.
 func SourceLines(content []byte) []string {
 	// An editor shows no byte order mark; tinyproxy would take it for the beginning of the first pattern.
 	lines := strings.Split(strings.TrimPrefix(string(content), "\ufeff"), "\n")
@@ -221,7 +219,7 @@ func (f *File) open(p Port) *flaws.Flaw {
 	return nil
 }
 
-// directive obeys a directive: a line that begins with "#:", which is a comment to tinyproxy. Its words follow that.
+// directive obeys a line that begins with "#:", which is a comment to tinyproxy. words are what follows.
 func (f *File) directive(words []string, number int, line string) *flaws.Flaw {
 	verb, value := "", ""
 	if len(words) == 2 {
@@ -271,7 +269,7 @@ func (f *File) openAll(words []string, number int, line string) *flaws.Flaw {
 	return nil
 }
 
-// EntryOf returns what a line holds besides blanks and a comment.
+// EntryOf returns a line without the blanks around it and without its comment.
 func EntryOf(line string) (string, *flaws.Flaw) {
 	text := strings.TrimLeft(line, " \t")
 	start := len(line) - len(text)
@@ -302,8 +300,8 @@ func EntryOf(line string) (string, *flaws.Flaw) {
 	return entry, nil
 }
 
-// asciiOnly refuses patterns beyond ASCII. tinyproxy compares bytes in the C locale, and what a browser sends is
-// ASCII (punycode), so that such a pattern would look like a rule and never match.
+// asciiOnly refuses patterns beyond ASCII. tinyproxy compares bytes in the C locale, and browsers send names in ASCII (punycode).
+// Such a pattern would look like a rule and never match.
 func asciiOnly(pattern string) *flaws.Flaw {
 	for _, r := range pattern {
 		if r >= utf8.RuneSelf {
@@ -316,7 +314,7 @@ func asciiOnly(pattern string) *flaws.Flaw {
 	return nil
 }
 
-// invisible finds what an editor does not show, or shows as something else than what tinyproxy reads.
+// invisible finds characters that an editor hides, or shows as something else than tinyproxy reads.
 func invisible(line string) *flaws.Flaw {
 	for i, r := range line {
 		var text, remedy string

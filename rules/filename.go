@@ -9,19 +9,19 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// What follows the name decides whether a file means to be a rule file at all: four dot-separated numbers do.
-// Whether they make an address is then a matter of right or wrong, not of being ignored in silence.
+// A file is meant as a rule file if its name ends in four numbers with dots between them. If the numbers are no address, the file
+// is refused with a message, and not ignored in silence.
 var looksLikeRuleFile = regexp.MustCompile(`(?s)^(?:(.*)\.)?([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+)$`)
 
-// The names Qubes gives to VMs: validate_name in qubes-core-admin, qubes/vm/__init__.py.
+// These are the names that Qubes gives to VMs: validate_name in qubes-core-admin, qubes/vm/__init__.py.
 var vmName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,30}$`)
 
 // ParseFileName reads the last element of a path in the rule directory, NAME.A.B.C.D: the name and the
 // address of the AppVM that the file is for. The name may contain dots itself.
 //
-// A name that is no rule file's ("config", hidden files, editors' backups such as "x.10.137.2.13~") gives an
-// invalid address and no error. One that looks like a rule file's but is wrong gives an *Error, and as much
-// of name and address as could be read.
+// For any other name, such as "config", a hidden file or an editor's backup "x.10.137.2.13~", the address is invalid and there is
+// no error. For a name that looks like a rule file's but is wrong, the error is an *Error, and name and address are returned as
+// far as they could be read.
 func ParseFileName(path string) (name string, addr netip.Addr, err error) {
 	base := filepath.Base(path)
 	if strings.HasPrefix(base, ".") {

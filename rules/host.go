@@ -51,7 +51,7 @@ func (h Host) IsAddr() bool {
 // WithoutPort returns the host alone.
 func (h Host) WithoutPort() Host { return Host{Name: h.Name, Below: h.Below} }
 
-// ParseEntry takes a host as a list of names has it: HOST, *.HOST or an address, with or without a port.
+// ParseEntry reads a host as a list of names has it: HOST, *.HOST or an address, with or without a port.
 func ParseEntry(text string) (Host, error) {
 	h, flaw := parseEntry(text)
 	if flaw != nil {
@@ -60,10 +60,10 @@ func ParseEntry(text string) (Host, error) {
 	return h, nil
 }
 
-// ParseHost takes a host as people have it at hand: a name in any writing, a URL from the address bar, a name with a
-// port. "*.example.com" is the names below example.com. Port 80 without a scheme, and the usual port of a scheme, is
-// none; web sockets without encryption (ws) need port 80, since browsers make a tunnel for them. A URL that no web proxy
-// serves, a network and an e-mail address are errors.
+// ParseHost reads a host as people have it at hand: a name in any writing, a URL from the address bar, or a name with a port.
+// "*.example.com" stands for the names below example.com. Port 80 without a scheme, and the usual port of a scheme, count as no
+// port. Web sockets without encryption (ws) need port 80, because browsers make a tunnel for them. A URL that no web proxy serves,
+// a network and an e-mail address are errors.
 func ParseHost(text string) (Host, error) {
 	name, scheme := text, ""
 	before, rest, isURL := strings.Cut(name, "://")
@@ -81,7 +81,7 @@ func ParseHost(text string) (Host, error) {
 		if !isURL {
 			return Host{}, fmt.Errorf("%s is not a host name: write what is behind the '@', if that is meant", flaws.Excerpt(text))
 		}
-		name = name[at+1:] // a password does not belong here; the host is what follows
+		name = name[at+1:] // user and password are left out
 	}
 	if scheme, colon := strings.CutSuffix(strings.ToLower(name), ":"); name == "" || colon && IsWeb(scheme) {
 		return Host{}, fmt.Errorf("%s is not a host name: write HOST, or a URL such as https://bank.example/", flaws.Excerpt(text))
@@ -109,7 +109,7 @@ func IsWeb(scheme string) bool {
 	return slices.Contains([]string{"http", "https", "ws", "wss"}, scheme)
 }
 
-// Objection says why a host should not be on a white list, and what to do; "" if nothing is wrong with it.
+// Objection returns why a host should not be on a white list, and what to do; "" if nothing is wrong with it.
 func (h Host) Objection() string {
 	addr, err := netip.ParseAddr(h.Name)
 	switch {
@@ -121,7 +121,7 @@ func (h Host) Objection() string {
 	return ""
 }
 
-// Lacks returns the lines to add to the file for a host to be allowed, with its port: none if they are there.
+// Lacks returns the lines that the file needs in addition to allow a host, with its port.
 func (f File) Lacks(s Syntax, h Host) (lines []string) {
 	if f.domains {
 		if !slices.ContainsFunc(f.entries, func(l Line) bool { return f.standsFor(s, l, h) && l.Port == h.Port }) {
@@ -138,8 +138,7 @@ func (f File) Lacks(s Syntax, h Host) (lines []string) {
 	return lines
 }
 
-// standsFor reports whether a line stands for the host and for nothing else, in whatever way it is written. Its port does
-// not matter.
+// standsFor reports whether a line stands for the host and for nothing else, in any writing. Its port does not matter.
 func (f File) standsFor(s Syntax, l Line, h Host) bool {
 	language := s.Language
 	if f.domains {
@@ -149,8 +148,7 @@ func (f File) standsFor(s Syntax, l Line, h Host) bool {
 	return shape.Exact() && strings.EqualFold(shape.Domain, h.Name) && shape.Below == h.Below
 }
 
-// With returns the file with more hosts at its end, which come from no line of it: the
-// Line of hosts[i] is -1-i.
+// With returns the file with more hosts at its end, which come from no line of it. The Line of hosts[i] is -1-i.
 func (f File) With(s Syntax, hosts []Host) File {
 	f.entries, f.Ports = slices.Clip(f.entries), slices.Clip(f.Ports)
 	for i, h := range hosts {
@@ -166,9 +164,9 @@ func (f File) With(s Syntax, hosts []Host) File {
 	return f
 }
 
-// Without returns content, which f was parsed from, without the lines that allow these hosts and nothing else, and the
-// text of these lines. A host without a port is taken away with all ports that lines name with it. In a file of patterns,
-// where a port belongs to no host, a port is taken away too.
+// Without returns content, from which f was parsed, without the lines that allow these hosts and nothing else, and the text of
+// these lines. A host without a port goes with all ports that lines name with it. In a file of patterns, where a port belongs to
+// no host, a host with a port takes the port away too.
 func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, removed []string) {
 	edits := map[int]string{} // by line: what becomes of it, "" if nothing
 	for _, h := range hosts {

@@ -8,8 +8,8 @@ import (
 // oneHost is a pattern that is about one host name and no other.
 var oneHost = regexp.MustCompile(`^\^((?:[A-Za-z0-9_-]+\\\.)+[A-Za-z0-9_-]+)\$$`)
 
-// Hosts returns the names that lines of the file have by themselves, in its order: examples of what the AppVM may reach. What
-// stands for several hosts, or for an address, is none.
+// Hosts returns the host names that have a line of their own, in the order of the file, as examples of what the AppVM may reach.
+// A line for several hosts or for an address is left out.
 func (f File) Hosts() (hosts []string) {
 	for _, line := range f.entries {
 		name := line.Text

@@ -10,13 +10,13 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// A Line is one line of what tinyproxy is given to read.
+// A Line is a line that tinyproxy is given to read, or an entry of a file.
 type Line struct {
 	Text string // one pattern, without blanks or comments; at most 511 bytes
 	Line int    // the line of the rule file that it comes from
 
-	// Source is the line as it stands in the rule file, comment included, without the blanks around it. It is empty for a line
-	// that comes from none.
+	// Source is the line as it is in the rule file, comment included, without the blanks around it. It is empty if the line comes
+	// from no file.
 	Source string
 
 	Port uint16 // in a list of names, what is opened with the host; 0 if none
@@ -38,8 +38,8 @@ type Syntax struct {
 	DefaultAllow  bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
 }
 
-// Narrows reports whether lines are compiled to extended expressions that match host names only. With FilterURLs they
-// match more than a host, and a black list must not forbid less than it says.
+// Narrows reports whether lines are compiled to extended expressions that match host names only. They are not with FilterURLs,
+// because lines are compared with more than a host, and not in a black list, which must not forbid less than it says.
 func (s Syntax) Narrows() bool { return !s.DefaultAllow && !s.URLs }
 
 // compiled returns the syntax of what Lines returns.
@@ -51,10 +51,10 @@ func (s Syntax) compiled() Syntax {
 	return s
 }
 
-// Lines returns what tinyproxy has to read for the file, in the file's order. The lines of a white list are extended
-// expressions that match host names only, whatever the template's language; a line that matches no host name is left
-// out. Other patterns stay as they are written. Host names are compiled for the template's language. Errors are of
-// type *Error.
+// Lines returns what tinyproxy has to read for the file, in the order of the file. The lines of a white list become extended
+// expressions that match host names only, whatever the language of the template is. A line that matches no host name is left out.
+// Patterns of other lists stay as they are, and host names are compiled for the language of the template. Errors are of type
+// *Error.
 func (f File) Lines(s Syntax) ([]Line, error) {
 	if !f.domains && !s.Narrows() {
 		return slices.Clone(f.entries), nil
@@ -93,10 +93,9 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 	return lines, nil
 }
 
-// compile translates a canonical name into lines that match this host, or the hosts below it, and no other.
-// What they are compared with is whatever the AppVM sent, so they must not be fooled by upper case, by the
-// dot that may end a name, or by what only looks like a name: "203.0.113.9<TAB>.example.com" is an address to
-// the resolver of glibc before 2.29 (CVE-2016-10739).
+// compile returns lines that match this host, or the hosts below it, and no other. tinyproxy compares them with whatever the AppVM
+// sends. So upper case, the dot that may end a name, and what only looks like a name must not fool them:
+// "203.0.113.9<TAB>.example.com" is an address to the resolver of glibc before 2.29 (CVE-2016-10739).
 func (s Syntax) compile(name string) []string {
 	if _, err := netip.ParseAddr(name); err == nil { // which has one way of writing it
 		if s.Language == expression.Fnmatch {
@@ -109,8 +108,8 @@ func (s Syntax) compile(name string) []string {
 		host = anyCase(host)
 	}
 	if s.Language == expression.Fnmatch {
-		// fnmatch has no repetition: what stands for '*' cannot be limited to the characters of names, and
-		// the dot at the end needs a line of its own.
+		// fnmatch has no repetition. So '*' cannot be limited to the characters of names, and the dot at the end needs a line of
+		// its own.
 		if wildcard {
 			host = "?*." + host
 		}

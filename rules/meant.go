@@ -8,9 +8,9 @@ import (
 	"vifproxy/rules/expression"
 )
 
-// NamesMeant returns the entries of a file of names that a text can only have meant: a URL is its host, with a port that is not
-// the usual one, two names are two entries, and a pattern that matches one name is that name. It returns nil if there is more
-// than one thing that the text can have meant.
+// NamesMeant returns the entries of a list of names that a text can only have meant. A URL is its host, with its port if that is
+// not the usual one. Two names are two entries, and a pattern that matches one name is that name. NamesMeant returns nil if the
+// text can have meant several things.
 func NamesMeant(text string) (names []string) {
 	words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t,;", r) })
 	for _, word := range words {
@@ -44,7 +44,7 @@ func hostMeant(word string) (h Host, clear bool) {
 	return h, err == nil && strings.Contains(h.Name, ".")
 }
 
-// withoutComment returns what a line holds besides a comment and the blanks around it.
+// withoutComment returns a line without its comment and the blanks around it.
 func withoutComment(line string) string {
 	for i := range len(line) {
 		if line[i] == '#' && i > 0 && strings.IndexByte(" \t", line[i-1]) >= 0 {
@@ -55,7 +55,7 @@ func withoutComment(line string) string {
 	return strings.Trim(line, " \t")
 }
 
-// almostFormat is a comment or a directive that was meant to say the format of a file.
+// almostFormat matches a comment or a directive that was meant to say the format of a file.
 var almostFormat = regexp.MustCompile(`(?i)^#[ \t]*:?[ \t]*format[ \t]*[:=]?[ \t]*(domains?|patterns?)[ \t]*$`)
 
 // otherFormats are words that people write for the two formats.
@@ -63,7 +63,7 @@ var otherFormats = map[string]string{
 	"names": "domains", "hosts": "domains", "hostnames": "domains", "regex": "patterns", "regexes": "patterns", "expressions": "patterns",
 }
 
-// directiveMeant returns the directive that a line was meant to be; "" if it is right, no directive at all, or not clear.
+// directiveMeant returns the directive that a line was meant to be; "" if the line is right, is no directive, or is not clear.
 func directiveMeant(line string) string {
 	line = strings.Trim(line, " \t")
 	meant := ""
@@ -92,7 +92,7 @@ func mistyped(words []string) string {
 		}
 		return ""
 	}
-	if words[0] == "ingress" { // the contrary of egress, and no slip of the pen
+	if words[0] == "ingress" { // the opposite of egress, and no slip of the pen
 		return ""
 	}
 	verb := usage.Nearest(strings.TrimSuffix(words[0], ":"), []string{"format", "egress", "port"})

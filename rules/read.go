@@ -1,10 +1,12 @@
 // Package rules reads what each AppVM may reach: the rule directory, with one file NAME.A.B.C.D for each
 // AppVM, and the template of their tinyproxy configurations.
 //
-// Two ideas run through it. A file means what a person sees in it, or is refused with file, line and remedy:
-// it is parsed here, and tinyproxy reads what [File.Lines] makes of it, never the file itself. And "could not
-// read" is never "there is nothing": every failure is kept apart from absence, and stays with the one VM that
-// it concerns.
+// Two ideas run through it. First, a file means what a person sees in it. Otherwise the package refuses it, with file, line and
+// remedy. tinyproxy never reads the file itself, but what [File.Lines] makes of it. Second, "could not read" is never "there is
+// nothing". A failure is not taken for an absence, and concerns one AppVM only.
+//
+// Concurrency: all functions may be called from any goroutine, and so may the methods of a [Reader]. A [Set] and its parts are
+// values that nobody changes.
 package rules
 
 import (
@@ -35,7 +37,7 @@ type Set struct {
 	Again time.Duration // until a file that is Unsettled should be read again; 0 if none is
 }
 
-// Refused is a rule file that cannot be used.
+// A Refused is a rule file that cannot be used.
 type Refused struct {
 	Name string     // "" if the file's name does not give one
 	Addr netip.Addr // invalid if the file's name does not give one
@@ -43,12 +45,12 @@ type Refused struct {
 	Err  error // an *Error
 }
 
-// Read reads the directory dir and the template. A missing directory is an empty one, and a missing template
-// is the built-in one. An error means that the directory could not be read: nothing is known then.
+// Read reads the directory dir and the template. A missing directory counts as empty, and a missing template as the built-in
+// one. After an error nothing is known about the directory.
 func Read(dir, template string) (Set, error) { return read(dir, template, ReadFile) }
 
-// listings is how often a directory is listed in which files that were listed have gone: every time means that
-// somebody changes it faster than it can be read.
+// listings is how often Read lists a directory whose files go before they can be opened. After that, another program changes the
+// directory faster than it can be read.
 const listings = 5
 
 func read(dir, template string, readFile func(path string) ([]byte, error)) (Set, error) {
@@ -59,7 +61,7 @@ func read(dir, template string, readFile func(path string) ([]byte, error)) (Set
 	return l.parse(ParseFile), nil
 }
 
-// loaded is what a rule directory and a template hold, as it was read.
+// A loaded is the content of a rule directory and a template.
 type loaded struct {
 	template    string // its path
 	content     []byte // of the template; nil if there is none
@@ -67,13 +69,13 @@ type loaded struct {
 	files       []loadedFile
 }
 
-// loadedFile is what is named like a rule file.
+// A loadedFile is a file that is named like a rule file.
 type loadedFile struct {
 	Refused // unless Err is nil
 	content []byte
 }
 
-// load asks the file system for all that is needed, and looks at nothing of it.
+// load reads all files, and parses none.
 func load(dir, template string, readFile func(path string) ([]byte, error)) (loaded, error) {
 	l := loaded{template: template}
 	l.content, l.templateErr = loadTemplate(template, readFile)
@@ -95,7 +97,7 @@ func load(dir, template string, readFile func(path string) ([]byte, error)) (loa
 	return loaded{}, fmt.Errorf("read rule directory: %d times, %s or files of it had gone before they could be opened", listings, dir)
 }
 
-// parse says what was read. It asks the file system for nothing.
+// parse returns the Set that was read. It does not use the file system.
 func (l loaded) parse(parseFile func(path string, content []byte) (File, error)) (set Set) {
 	switch {
 	case l.templateErr != nil:
@@ -121,10 +123,10 @@ func (l loaded) parse(parseFile func(path string, content []byte) (File, error))
 	return set
 }
 
-// list lists a directory; unchanged tells afterwards whether that is still the one of this name. Another that has
-// taken its place leaves the listed one to be deleted, file by file, while it is being listed.
+// list lists a directory. unchanged reports later whether the directory of that name is still the same one: if another has
+// replaced it, the old one may be deleted file by file during the listing.
 func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) {
-	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0) // a FIFO would be waited for
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0) // without O_DIRECTORY it would wait for a FIFO
 	if err != nil {
 		return nil, func() bool { return nothingAt(dir, err) }, err
 	}
@@ -141,8 +143,8 @@ func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) 
 	}, err
 }
 
-// loadFiles reads what was listed. Of a file that has gone since, it is not known whether it was deleted, or the
-// directory replaced by another or by a link that leads nowhere: only another list can tell.
+// loadFiles reads the files that were listed. If one has gone since, somebody has deleted it, or has replaced the directory by
+// another or by a link that leads nowhere. Only another listing can tell.
 func loadFiles(candidates []Refused, readFile func(path string) ([]byte, error)) (files []loadedFile, gone bool) {
 	for _, c := range candidates {
 		f := loadedFile{Refused: c}
@@ -157,7 +159,7 @@ func loadFiles(candidates []Refused, readFile func(path string) ([]byte, error))
 	return files, false
 }
 
-// ruleFiles picks what is named like a rule file, rightly or wrongly.
+// ruleFiles returns the files that are named like a rule file, rightly or wrongly.
 func ruleFiles(dir string, entries []fs.DirEntry) []Refused {
 	var candidates []Refused
 	for _, entry := range entries {
@@ -170,8 +172,8 @@ func ruleFiles(dir string, entries []fs.DirEntry) []Refused {
 	return candidates
 }
 
-// refuseDuplicates refuses every file whose VM name or address another one has too: which of them is meant is
-// not for this program to guess.
+// refuseDuplicates refuses every file that shares its VM name or address with another file. Only the user knows which one is
+// meant.
 func refuseDuplicates(candidates []Refused) {
 	byName, byAddr := map[string][]string{}, map[netip.Addr][]string{}
 	for _, c := range candidates {
@@ -197,7 +199,7 @@ func refuseDuplicates(candidates []Refused) {
 	}
 }
 
-// loadTemplate returns what a template holds, or nil if there is none.
+// loadTemplate returns the content of the template, or nil if there is none.
 func loadTemplate(path string, readFile func(path string) ([]byte, error)) ([]byte, error) {
 	content, err := readFile(path)
 	switch {
@@ -214,14 +216,14 @@ func loadTemplate(path string, readFile func(path string) ([]byte, error)) ([]by
 	return append([]byte{}, content...), nil // an empty one is one
 }
 
-// ReadFile returns what a file holds, up to one byte more than maxSize. It never waits for what is no file. The error is
-// fs.ErrNotExist if there is nothing at path, and an *Error otherwise.
+// ReadFile returns the content of a file, up to one byte more than maxSize. It does not wait for a FIFO or a device. The error is
+// fs.ErrNotExist if nothing is at path, and an *Error otherwise.
 func ReadFile(path string) ([]byte, error) {
 	content, _, err := readAfter(path, func(*os.File) error { return nil })
 	return content, err
 }
 
-// readAfter is ReadFile with a look at the open file before it is read. It also returns when it was last changed.
+// readAfter is ReadFile, but calls look with the open file first, and also returns when the file was last changed.
 func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error) {
 	fail := func(text, remedy string) ([]byte, time.Time, error) {
 		return nil, time.Time{}, wrong(path, 0, text,
@@ -253,7 +255,7 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 	return content, info.ModTime(), nil
 }
 
-// openToGroup is what to do about a file or directory that only root may read.
+// openToGroup is the remedy for a file or directory that only root may read.
 const openToGroup = notroot.InGroup + ": " + notroot.MakeReadable
 
 // nothingAt reports whether err came because nothing is at path. A link that leads nowhere, such as one into a file system that

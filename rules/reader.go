@@ -12,20 +12,20 @@ import (
 	"time"
 )
 
-// readTimeout is how long a Reader waits for the file system. A file behind a link may be on one that does not answer.
+// readTimeout is how long a Reader waits for the file system. A file behind a link may be on a file system that does not answer.
 const readTimeout = 2 * time.Second
 
 var errSlow = fmt.Errorf("the rule directory, or a file that a link in it leads to, cannot be read within %v: "+
 	"its file system does not answer, or a list is so long; it is tried again", readTimeout)
 
-// A Reader reads a rule directory and a template again and again, and knows without reading whether they have changed
-// since. No call takes much longer than readTimeout; as long as an earlier one is not done, all fail.
+// A Reader reads a rule directory and a template again and again, and knows without reading whether they have changed since. No
+// call takes much longer than readTimeout. While an earlier call is still under way, all others fail.
 type Reader struct {
 	dir, template string
 	busy          chan struct{} // holds a token while something is being read
-	onLate        func()        // nil tells nobody
+	onLate        func()        // may be nil
 
-	// Below is for who has put the token there.
+	// The fields below belong to the goroutine that has put the token there.
 	stamps map[string]stamp // of what the last Read looked at, by path
 	paths  map[netip.Addr][]string
 	parsed map[string]parsed // by path
@@ -37,12 +37,12 @@ func NewReader(dir, template string) *Reader {
 	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1), parsed: map[string]parsed{}}
 }
 
-// OnLate has f called when a Read is done whose time was over, and has parsed something: the next one need not, and may be in
-// time. It comes before the first Read, and f must not wait.
+// OnLate sets a function to be called when a Read ends after its time was over and has parsed something. The next Read need not
+// parse that again, and may be in time. OnLate is called before the first Read, and f must not wait.
 func (r *Reader) OnLate(f func()) { r.onLate = f }
 
-// Read returns what the function Read does, but believes no file that is not complete: such a one is among the Refused, or
-// is the TemplateErr, with an *Error that is Unsettled.
+// Read returns what the function Read returns, but does not believe an incomplete file. Such a file is among the Refused, or is
+// the TemplateErr, with an *Error that is Unsettled.
 func (r *Reader) Read() (Set, error) {
 	type answer struct {
 		set    Set
@@ -65,8 +65,8 @@ func (r *Reader) Read() (Set, error) {
 	return a.set, a.err
 }
 
-// inTime returns what f does, which has the token meanwhile. It reports false if that takes too long; f goes on then, and late
-// gets what it returns.
+// inTime calls f, which has the token meanwhile, and returns its result. If f takes too long, inTime reports false, f goes on, and
+// late gets the result.
 func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok bool) {
 	timer := time.NewTimer(readTimeout)
 	defer timer.Stop()
@@ -95,7 +95,7 @@ func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok 
 }
 
 func (r *Reader) read() (Set, error) {
-	// A stamp is taken before what it is of is read, so that a change meanwhile shows.
+	// A stamp is taken before its file is read, so that a change meanwhile shows.
 	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
 	r.paths = map[netip.Addr][]string{}
 	var soonest time.Duration
@@ -121,15 +121,15 @@ func (r *Reader) read() (Set, error) {
 	return set, nil
 }
 
-// parsed is what ParseFile has made of some bytes.
+// A parsed is what ParseFile has made of some bytes.
 type parsed struct {
 	sum  [sha256.Size]byte
 	file File
 	err  error
 }
 
-// parse is ParseFile, which takes seconds for a list of thousands of names on a slow machine. It happens once for the same
-// bytes, also if the time of Read was over then: otherwise such a list would never be in force.
+// parse is ParseFile, which takes seconds for thousands of names on a slow machine. It parses the same bytes once, even if the
+// time of Read is over before it is done: otherwise such a list would never be in force.
 func (r *Reader) parse(path string, content []byte) (File, error) {
 	sum := sha256.Sum256(content)
 	p, there := r.parsed[path]
@@ -142,9 +142,9 @@ func (r *Reader) parse(path string, content []byte) (File, error) {
 	return p.file, p.err
 }
 
-// Changed reports whether the directory, the template or the rule files of these AppVMs are others than when they were
-// read last, or written since. It does not see what was written in place within the same tick of the file system's clock,
-// some 4 ms, in the same size. If the file system does not answer, they may be others.
+// Changed reports whether the directory, the template or the rule files of these AppVMs have been replaced or written since they
+// were read last. It misses a write in place that leaves the size as it was, within the same tick of the file system's clock, some
+// 4 ms. If the file system does not answer, Changed reports true.
 func (r *Reader) Changed(of ...netip.Addr) bool {
 	changed, ok := inTime(r.busy, func(bool) {}, func() bool { return r.changed(of) })
 	return changed || !ok
@@ -161,7 +161,7 @@ func (r *Reader) changed(of []netip.Addr) bool {
 	})
 }
 
-// A stamp tells versions of a file or directory apart. Links are followed.
+// A stamp distinguishes versions of a file or directory. Links are followed.
 type stamp struct {
 	dev, ino     uint64
 	size         int64

@@ -22,7 +22,7 @@ type Template struct {
 // Same reports whether the other template is the same in every byte, and in the same place.
 func (t Template) Same(other Template) bool { return t.Path == other.Path && t.sum == other.sum }
 
-// Name returns what to call the template before people to whom a template is a VM.
+// Name returns what messages call the template. To a Qubes user a template is a VM.
 func (t Template) Name() string {
 	if t.Path == "" {
 		return "the built-in template"
@@ -30,7 +30,7 @@ func (t Template) Name() string {
 	return "the template " + terminal.Quote(t.Path)
 }
 
-// A part of a template is literal text, or a placeholder when value is set.
+// A part of a template is literal text, or a placeholder if value is set.
 type part struct {
 	text  string
 	value func(Values) string
@@ -62,8 +62,8 @@ var required = []struct{ name, line string }{
 	{"rules_file", `Filter "{rules_file}"`},
 }
 
-// A template has to say whether rule files are white lists: a proxy without FilterDefaultDeny lets everything pass that
-// its rule file does not name, and a template that was cut in the middle looks like one that wants that.
+// A template has to say whether rule files are white lists. Without FilterDefaultDeny a proxy lets everything pass that its rule
+// file does not name, and a template that was cut in the middle looks as if it wanted that.
 var (
 	defaultDeny    = regexp.MustCompile(`(?i)^filterdefaultdeny([ \t\v\f\r]|$)`)
 	defaultDenyArg = regexp.MustCompile(`(?i)^\S+[ \t]+(yes|on|no|off)$`) // as tinyproxy's BOOL has it (src/conf.c)
@@ -72,10 +72,9 @@ var (
 const defaultDenyRemedy = "write FilterDefaultDeny Yes for white lists: hosts pass that a rule file names; " +
 	"or FilterDefaultDeny No for black lists: all others pass"
 
-// ParseTemplate reads the text of a template; path is for its errors, which are of type *Error. Placeholders
-// are {port}, {vm_ip}, {bind_ip}, {log_file}, {pid_file} and {rules_file}; {{ and }} stand for the braces
-// themselves. FilterDefaultDeny has to be said, Yes or No. Whether the rest is a configuration that tinyproxy takes is
-// not looked at.
+// ParseTemplate reads the text of a template. Its errors are of type *Error and name path. Placeholders are {port}, {vm_ip},
+// {bind_ip}, {log_file}, {pid_file} and {rules_file}; {{ and }} stand for the braces themselves. The text has to say
+// FilterDefaultDeny, Yes or No. ParseTemplate does not check whether tinyproxy takes the rest.
 func ParseTemplate(path, text string) (Template, error) {
 	t, all := ReadTemplate(path, text)
 	if all != nil {

@@ -11,7 +11,7 @@ import (
 	"vifproxy/internal/terminal"
 )
 
-// beside is what people keep beside rule files and nobody takes for one: notes, scripts, what editors leave.
+// beside matches names that nobody takes for rule files: notes, scripts, and files that editors leave.
 var beside = regexp.MustCompile(`(?i)^(README|LICENSE|COPYING|CHANGELOG|NOTES?|Makefile)|\.(md|py|sh|pac|swp)$|~$`)
 
 // misnamedFiles returns the files of a rule directory that are not read because of their names.
@@ -33,8 +33,8 @@ func misnamedFiles(dir string) (names []string) {
 // misnamedTemplate is a name that a person may have given to the template.
 var misnamedTemplate = regexp.MustCompile(`(?i)^(config(\..*)?|tinyproxy\.conf)$`)
 
-// Unread returns which files of a rule directory are not read because of their names, and that there is none, if so.
-// found is how many rule files there are.
+// Unread returns a sentence for each kind of file in a rule directory that is not read because of its name, and one if there are
+// no rule files. found is the number of rule files.
 func Unread(dir string, found int) (texts []string) {
 	if found == 0 {
 		text := "there are no rule files in " + dir

@@ -10,11 +10,11 @@ import (
 	"vifproxy/internal/watchfile"
 )
 
-// Watch calls changed after whatever may have changed what [Read] returns for dir and template, links followed, and once
-// when it has begun to watch. There may be too many of these calls. Before, it calls report: with nil, or with why not all
-// changes are told of. Watch ends with ctx and returns nil, or returns why it cannot watch at all.
+// Watch calls changed whenever the result of [Read] for dir and template may have changed, and once when it has begun to watch.
+// It follows links, and may call too often. Before that, it calls report: with nil, or with the reason why it cannot see all
+// changes. Watch returns nil when ctx ends, or the reason why it cannot watch at all.
 //
-// The directories may be missing, come later and be replaced, and so may those above them.
+// The directories, and those above them, may be missing, come later and be replaced.
 func Watch(ctx context.Context, dir, template string, changed func(), report func(error)) error {
 	return watchfile.Watch{
 		Paths:    func() []string { return append([]string{template}, linked(dir)...) },
@@ -25,14 +25,14 @@ func Watch(ctx context.Context, dir, template string, changed func(), report fun
 	}.Run(ctx)
 }
 
-// concerns tells whether a file of this name in the rule directory can change what Read returns.
+// concerns reports whether a file of this name in the rule directory can change what Read returns.
 func concerns(base string) bool {
 	_, addr, err := ParseFileName(base)
 	return addr.IsValid() || err != nil
 }
 
-// linked returns the rule files whose content can change without an event of their directory: links, and files that have
-// other names as well. A directory that cannot be read is for Read to report.
+// linked returns the rule files whose content can change without an event of their directory: symbolic links, and files that
+// have other names as well. Read reports a directory that cannot be read.
 func linked(dir string) (paths []string) {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
