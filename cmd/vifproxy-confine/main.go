@@ -2,11 +2,12 @@
 //
 //	vifproxy-confine PARENT
 //
-// Everything is prepared in package confine, by the daemon, and comes as a handover.Message at descriptor 3; here it is only
-// put into force, by a program that the daemon has started in advance, with the privileges that it takes to give them
-// up. A program of its own, because starting one costs what all its packages cost: this is 1.3 ms, and vifproxyd
-// executing itself would be 2.8; in advance, because that is a third of what the start of a confined tinyproxy takes.
-// For the same reason it imports next to nothing.
+// The daemon prepares everything (package confine) and starts this program in advance, with the privileges that it takes to
+// give privileges up. The handover.Message comes through descriptor 3, and is only put into force here.
+//
+// It is a program of its own because starting one costs what all its packages cost: this one takes 1.3 ms, and vifproxyd
+// executing itself would take 2.8. It starts in advance because 1.3 ms is a third of a confined start. It imports next to
+// nothing for the same reason.
 package main
 
 import (
@@ -20,8 +21,8 @@ import (
 	"vifproxy/tinyproxy/confine/handover"
 )
 
-// Of include/uapi/linux/{prctl,capability,seccomp,landlock}.h; package unix has them all, and costs a tenth of the
-// start.
+// From include/uapi/linux/{prctl,capability,seccomp,landlock}.h. Package unix has them all, but importing it costs a tenth of
+// the start.
 const (
 	prSetPdeathsig    = 1
 	prCapbsetDrop     = 24
@@ -37,8 +38,8 @@ const (
 	restrictSelf      = 446
 )
 
-// What is given up and put into force is this thread's, and so is the program that it becomes: execve(2) ends all
-// others, with what they still had.
+// Privileges and filters belong to this thread, and to the program that it becomes. execve(2) ends all other threads, with
+// what they still had.
 func init() { runtime.LockOSThread() }
 
 func main() {
@@ -50,9 +51,9 @@ func main() {
 	admit := admitExec()
 	m, ok := receive(3)
 	if !ok {
-		return // the daemon has no use for us any more
+		return // the daemon does not need us any more
 	}
-	// All that allocates memory comes first.
+	// Everything that allocates memory comes first.
 	path := cString(m.Argv[0])
 	pointers := make([]*byte, len(m.Argv)+1)
 	for i, a := range m.Argv {
@@ -66,13 +67,13 @@ func main() {
 	gate, calls := filter(m.Gate), filter(m.Calls)
 
 	if m.Group >= 0 {
-		// Who may move processes is looked at when the file is opened, and it was vifproxyd that did.
+		// The kernel checks the right to move processes when the file is opened, and vifproxyd opened it.
 		_, err := syscall.Write(m.Group, []byte("0"))
 		errno, _ := err.(syscall.Errno)
 		must("cgroup", errno)
 	}
 	becomeUser(uintptr(m.UID))
-	// The signal is forgotten where the user changes (commit_creds in the kernel's kernel/cred.c).
+	// A change of the user clears the signal (commit_creds in the kernel's kernel/cred.c).
 	must("parent-death signal", rawSyscall(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0))
 	if os.Getppid() != parent {
 		return
@@ -87,7 +88,7 @@ func main() {
 		if err != nil {
 			fail(handover.CannotConfine, "limit "+limit, syscall.EINVAL)
 		}
-		// Not syscall.Setrlimit: the runtime has opinions on RLIMIT_NOFILE.
+		// Not syscall.Setrlimit, because the Go runtime handles RLIMIT_NOFILE in its own way.
 		both := [2]uint64{n, n}
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, uintptr(mustInt(resource)),
 			uintptr(unsafe.Pointer(&both)), 0, 0, 0)
@@ -108,12 +109,13 @@ func main() {
 	fail(handover.CannotExecute, "execute "+m.Argv[0], errno)
 }
 
-// oomScore is what the kernel adds for a proxy, in thousandths of the memory, when it looks for a process to end for lack
-// of memory: any proxy, and the vifproxy-confine that waits, goes before the daemon and before Qubes' own services.
+// oomScore is what the kernel adds for a proxy, in thousandths of the memory, when it has to end a process for lack of memory.
+// Any proxy, and the vifproxy-confine that waits, ends before the daemon and before Qubes' own services.
 const oomScore = "500"
 
-// volunteer has the kernel end this process, or the tinyproxy that it becomes, before others. To raise the score takes no
-// privilege. An AppVM that owns a tinyproxy could lower it again to the daemon's if Landlock did not forbid to write files.
+// volunteer makes the kernel end this process, or the tinyproxy that it becomes, before others. Raising the score takes no
+// privilege. An AppVM that owns a tinyproxy could lower the score again to the daemon's if Landlock did not forbid it to write
+// files.
 func volunteer() {
 	const path = "/proc/self/oom_score_adj"
 	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
@@ -127,12 +129,12 @@ func volunteer() {
 	}
 }
 
-// becomeUser gives up whatever this thread has: capabilities of all sets, groups, ids. The system calls and not
-// package syscall's functions, which are for all threads, of which there may be none left to answer.
+// becomeUser gives up what this thread has: capabilities of all sets, groups, ids. It makes system calls, because the
+// functions of package syscall are for all threads, and other threads may no longer answer.
 func becomeUser(id uintptr) {
 	for c := uintptr(0); ; c++ {
 		if errno := rawSyscall(syscall.SYS_PRCTL, prCapbsetDrop, c, 0); errno == syscall.EPERM {
-			break // vifproxyd has said that it cannot
+			break // vifproxyd reports that it cannot
 		} else if errno == syscall.EINVAL {
 			break // that was the last one
 		} else {
@@ -142,18 +144,17 @@ func becomeUser(id uintptr) {
 	must("groups", rawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0))
 	must("gid", rawSyscall(syscall.SYS_SETGID, id, 0, 0)) // with the capability, the saved ones too
 	must("uid", rawSyscall(syscall.SYS_SETUID, id, 0, 0))
-	// Where vifproxyd is not root, they outlive that. None permitted, none ambient.
+	// If vifproxyd is not root, capabilities outlive the change of user. None permitted, none ambient.
 	header := [2]uint32{capVersion3, 0}
 	var none [6]uint32
 	must("capabilities", rawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0))
 }
 
-// admitExec answers the first question of a filter, whose descriptor it is given, on a thread of its own. An execve
-// that a filter refers to it ends that thread and closes its descriptor, and whoever calls execve after that finds no
-// supervisor: ENOSYS (seccomp_do_user_notification in kernel/seccomp.c). Thus a filter that permits this one execve
-// permits no other.
+// admitExec answers the first question of a filter, whose descriptor it gets, on a thread of its own. The execve that it lets
+// pass ends that thread and closes the descriptor. Any later execve finds no supervisor: ENOSYS (seccomp_do_user_notification
+// in kernel/seccomp.c). So a filter that permits this one execve permits no other.
 func admitExec() chan<- uintptr {
-	// Neither thread lets go of its P while it waits for the other.
+	// Neither thread gives up its P while it waits for the other.
 	if runtime.GOMAXPROCS(0) < 2 {
 		runtime.GOMAXPROCS(2)
 	}
@@ -164,7 +165,7 @@ func admitExec() chan<- uintptr {
 		ready <- true
 		supervise(<-listener)
 	}()
-	<-ready // its thread is there, made without a filter
+	<-ready // its thread exists, made without a filter
 	return listener
 }
 
@@ -185,13 +186,13 @@ func supervise(fd uintptr) {
 	}
 }
 
-// sockFprog is struct sock_fprog.
+// A sockFprog is struct sock_fprog.
 type sockFprog struct {
 	length uint16
 	code   *byte
 }
 
-// filter reads a program of 8 byte instructions from a descriptor, which may be shared with other starts.
+// filter reads a program of 8-byte instructions from a descriptor, which other starts may share.
 func filter(fd int) *sockFprog {
 	if fd < 0 {
 		return nil
@@ -220,7 +221,7 @@ func must(what string, errno syscall.Errno) {
 	}
 }
 
-// fail reports to the daemon, which reads our output, and ends without a proxy.
+// fail reports to the daemon, which reads our output, and exits.
 func fail(status int, what string, errno syscall.Errno) {
 	syscall.Write(2, []byte(handover.Failure(errno, what)+"\n"))
 	os.Exit(status)

@@ -6,7 +6,7 @@ import (
 	"vifproxy/tinyproxy/confine/handover"
 )
 
-// receive waits for what is handed over and makes its output ours, for error messages too. It reports whether there is any.
+// receive waits for a message, and makes its output ours, for error messages too. It reports whether there is a message.
 func receive(socket int) (m handover.Message, ok bool) {
 	syscall.CloseOnExec(socket)
 	message, control := make([]byte, 1<<16), make([]byte, 128)

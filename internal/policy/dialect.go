@@ -19,18 +19,18 @@ func FilterOf(t rules.Template) (tinyproxy.Filter, error) {
 	return config.Filter, err
 }
 
-// ConfigOf returns what a template makes of a proxy, of no AppVM in particular, and the text that tinyproxy gets.
+// ConfigOf returns the configuration that a template makes for no AppVM in particular, and the text that tinyproxy gets.
 func ConfigOf(t rules.Template) (tinyproxy.Config, string, error) {
 	nobody := Policy{Template: t, Addr: netip.IPv4Unspecified(), Bind: netip.IPv4Unspecified()}
 	return nobody.RenderAnywhere()
 }
 
-// What a configuration is rendered for where neither files nor port matter.
+// The values for a configuration whose files and port do not matter.
 var anyFiles = tinyproxy.Paths{LogFile: "log", PidFile: "pid", RulesFile: "rules"}
 
 const anyPort = 1
 
-// SyntaxOf returns how the lines of rule files are read if tinyproxy reads them so.
+// SyntaxOf returns how rule files are read for this filter.
 func SyntaxOf(f tinyproxy.Filter) rules.Syntax {
 	s := rules.Syntax{CaseSensitive: f.CaseSensitive, URLs: f.URLs, DefaultAllow: !f.DefaultDeny}
 	switch {
@@ -42,5 +42,5 @@ func SyntaxOf(f tinyproxy.Filter) rules.Syntax {
 	return s
 }
 
-// LinterFor returns how rule files are checked if tinyproxy reads them so.
+// LinterFor returns how rule files are checked for this filter.
 func LinterFor(f tinyproxy.Filter) lint.Linter { return lint.Linter{Syntax: SyntaxOf(f)} }

@@ -14,8 +14,8 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// A Policy is everything that decides what one AppVM's proxy lets through and where it listens, but for its port.
-// It is immutable. Two policies with the same key run the same proxy.
+// A Policy is everything that decides what one AppVM's proxy lets through and where it listens, except its port. It is
+// immutable. Two policies with the same key run the same proxy.
 type Policy struct {
 	Name      string     // of the AppVM, from its rule file
 	Addr      netip.Addr // of the AppVM
@@ -24,12 +24,12 @@ type Policy struct {
 	Config    tinyproxy.Config // of the template, rendered for no port and no files in particular
 	Rules     []tinyproxy.FilterLine
 	Written   map[int]string        // lines as the rule file has them, by number, for those of Rules
-	Egress    []rules.Egress        // what it may connect to besides the usual, sorted
+	Egress    []rules.Egress        // what it may connect to in addition to the usual, sorted
 	Ports     []rules.Port          // that its list opens and the template does not, sorted; Line 0 is for a time only
-	Names     bool                  // its list is of names
+	Names     bool                  // its list consists of names
 	RulesPath string                // the user's rule file, for messages
-	Places    string                // that its sandbox depends on: the sandbox of a running process knows no others
-	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may have holes
+	Places    string                // that its sandbox depends on; the sandbox of a running process knows no others
+	Binary    tinyproxy.Binary      // a replaced tinyproxy is a changed policy: the old one may be vulnerable
 	Temporary map[string]rules.Host // those of Rules that are in no file: allowed for a time
 	Findings  []string              // what is wrong with the rule file although it can be used
 	Restarts  int                   // how often `restart` asked for a new process
@@ -37,7 +37,7 @@ type Policy struct {
 	key string
 }
 
-// Input is what a policy is made of besides the rule file and the template. Comparable.
+// An Input is what a policy is made of in addition to rule file and template. Comparable.
 type Input struct {
 	Bind     netip.Addr
 	Binary   tinyproxy.Binary
@@ -45,8 +45,8 @@ type Input struct {
 	Restarts int
 }
 
-// New returns what file and template ask of the proxy of an AppVM.
-// temporary is what else it may reach. An error is one of the inputs, in the words of the package that refused it.
+// New returns the policy that file and template make for the proxy of an AppVM. temporary is what else it may reach. An error
+// is about one of the inputs, in the words of the package that refused it.
 func New(file rules.File, temporary []rules.Host, template rules.Template, in Input) (*Policy, error) {
 	p := &Policy{
 		Name: file.Name, Addr: file.Addr, Bind: in.Bind,
@@ -105,13 +105,13 @@ func (p *Policy) Render(paths tinyproxy.Paths, port uint16) (tinyproxy.Config, s
 	}))
 }
 
-// RenderAnywhere returns a configuration where neither files nor port matter, and its text.
+// RenderAnywhere returns a configuration, and its text, for uses in which files and port do not matter.
 func (p *Policy) RenderAnywhere() (tinyproxy.Config, string, error) {
 	return p.Render(anyFiles, anyPort)
 }
 
-// At returns the same policy for another gateway, and other places in the file system: what is kept of a last good policy when
-// the netvm's address or what its sandbox depends on changes.
+// At returns the same policy for another gateway, and other places in the file system. It keeps a last good policy usable when
+// the netvm's address changes, or what its sandbox depends on.
 func (p *Policy) At(bind netip.Addr, places string) *Policy {
 	if p.Bind == bind && p.Places == places {
 		return p
@@ -121,8 +121,8 @@ func (p *Policy) At(bind netip.Addr, places string) *Policy {
 	return moved.sealed()
 }
 
-// Only returns the same policy with no more temporary lines and ports than those for the given hosts: a last good policy must
-// not keep what has expired.
+// Only returns the same policy with no temporary lines and ports but those of the given hosts. A last good policy must not
+// keep what has expired.
 func (p *Policy) Only(hosts map[rules.Host]time.Duration) *Policy {
 	valid, open := map[rules.Host]bool{}, map[uint16]bool{}
 	for host := range hosts {
@@ -142,7 +142,7 @@ func (p *Policy) Only(hosts map[rules.Host]time.Duration) *Policy {
 	return less.sealed()
 }
 
-// Key is the same for two policies that run the same proxy.
+// Key returns a text that is the same for two policies that run the same proxy.
 func (p *Policy) Key() string { return p.key }
 
 // Sealed returns a policy that was put together by hand, with its key. For tests.
@@ -153,7 +153,7 @@ func (p *Policy) sealed() *Policy {
 	return p
 }
 
-// digest leaves out comments and line numbers: files that read the same to tinyproxy restart nothing.
+// digest leaves out comments and line numbers, so that files that tinyproxy reads alike restart nothing.
 func (p *Policy) digest() string {
 	h := sha256.New()
 	c := p.Config
@@ -169,9 +169,9 @@ func (p *Policy) digest() string {
 	return string(h.Sum(nil))
 }
 
-// PermitsAll reports whether p lets through at least all that old did, so that connections made under old may live on.
-// It is decided from the text alone, and only where that leaves no doubt: filter lines added under default deny,
-// or taken away under default allow, and egress and ports added, with the template and the gateway as they were.
+// PermitsAll reports whether p lets through at least all that old did, so that connections made under old may live on. It
+// decides from the text alone, and says yes only if the text leaves no doubt: template and gateway are the same, egress and
+// ports were only added, and filter lines were only added under default deny, or only removed under default allow.
 func (p *Policy) PermitsAll(old *Policy) bool {
 	f := p.Config.Filter
 	switch {
@@ -187,7 +187,7 @@ func (p *Policy) PermitsAll(old *Policy) bool {
 	return subset(p.Rules, old.Rules)
 }
 
-// reachesAll reports whether fence and ConnectPort let p's process do all that they let old's do.
+// reachesAll reports whether fence and ConnectPort permit p's process all that they permit old's.
 func (p *Policy) reachesAll(old *Policy) bool {
 	open := p.PortNumbers()
 	if slices.ContainsFunc(old.PortNumbers(), func(port uint16) bool { return !slices.Contains(open, port) }) {
@@ -198,8 +198,8 @@ func (p *Policy) reachesAll(old *Policy) bool {
 	})
 }
 
-// ConnectPorts returns the ports to which its requests may go besides the usual ones and the template's, as far as it is not
-// the fence that says where: those of its list, and of what the fence opens to it, forAll included.
+// ConnectPorts returns the ports that its requests may use in addition to the usual ones and the template's: those of its
+// list, and those that the fence opens, for it or forAll. The fence decides at which addresses.
 func (p *Policy) ConnectPorts(forAll []rules.Egress) []uint16 {
 	ports := p.PortNumbers()
 	for _, e := range slices.Concat(p.Egress, forAll) {
@@ -231,7 +231,7 @@ func (p *Policy) Judge() tinyproxy.Judge {
 	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter.Compiled()}
 }
 
-// String is what the fakes of tests print of a policy.
+// String returns what the fakes of tests print of a policy.
 func (p *Policy) String() string {
 	texts := make([]string, len(p.Rules))
 	for i, l := range p.Rules {

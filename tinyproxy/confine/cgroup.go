@@ -23,7 +23,7 @@ const (
 	proxyPrefix = "proxy-" // then the port
 )
 
-// groups is the cgroup of the daemon, when systemd has left it to us (Delegate= in the unit).
+// A groups is the cgroup of the daemon, if systemd has delegated it (Delegate= in the unit).
 type groups struct {
 	root    *os.Root
 	enabled []string // of controllers
@@ -55,7 +55,7 @@ func (g *groups) lacking() error {
 		errControllers)
 }
 
-// ownGroup finds the directory of our cgroup, by /proc/self/cgroup and where cgroup2 is mounted.
+// ownGroup returns the directory of our cgroup, from /proc/self/cgroup and the mount point of cgroup2.
 func ownGroup() (string, error) {
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -79,8 +79,8 @@ func ownGroup() (string, error) {
 	return "", errNoCgroup2
 }
 
-// openGroups takes over a delegated cgroup. The kernel wants processes in leaves only, so the daemon moves
-// to one of its own, where it may have been put already (an earlier run of the same unit, DelegateSubgroup=).
+// openGroups takes over a delegated cgroup. The kernel wants processes in leaves only, so the daemon moves to a group of its
+// own. It may be there already, from an earlier run of the same unit or by DelegateSubgroup=.
 func openGroups(dir string) (_ *groups, err error) {
 	if filepath.Base(dir) == daemonGroup {
 		dir = filepath.Dir(dir)
@@ -113,8 +113,8 @@ func openGroups(dir string) (_ *groups, err error) {
 			g.enabled = append(g.enabled, c)
 		}
 	}
-	// However many proxies are busy, the daemon closes out AppVMs that have gone, and starts proxies for those that come.
-	// A failure is no reason to do without limits.
+	// However many proxies are busy, the daemon must close out AppVMs that have left, and start proxies for those that come.
+	// If this fails, the limits still apply.
 	if slices.Contains(g.enabled, "cpu") {
 		_ = g.write(daemonGroup+"/cpu.weight", "1000")
 	}
@@ -122,7 +122,7 @@ func openGroups(dir string) (_ *groups, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries { // an earlier run's
+	for _, e := range entries { // of an earlier run
 		if e.IsDir() && strings.HasPrefix(e.Name(), proxyPrefix) {
 			if err := (&group{g, e.Name()}).remove(); err != nil {
 				return nil, err
@@ -132,8 +132,8 @@ func openGroups(dir string) (_ *groups, err error) {
 	return g, nil
 }
 
-// delegated reports whether systemd has marked the cgroup as ours, or has given it to our user, who is not root; as
-// root we could write to any. Older than 251 it marks it by an attribute that takes CAP_SYS_ADMIN to be read.
+// delegated reports whether systemd has marked the cgroup as ours, or has given it to our user. If we are root, we could write
+// to any cgroup. systemd before 251 marks it by an attribute that takes CAP_SYS_ADMIN to read.
 func delegated(dir string) bool {
 	var stat unix.Stat_t
 	if uid := os.Geteuid(); uid != 0 && unix.Stat(dir, &stat) == nil && stat.Uid == uint32(uid) {
@@ -157,14 +157,14 @@ func (g *groups) write(name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// group is the cgroup of one proxy.
+// A group is the cgroup of one proxy.
 type group struct {
 	parent *groups
 	name   string
 }
 
-// add makes the cgroup of a proxy, and opens its cgroup.procs for the process to enter by. Starting it inside
-// takes clone3(2), which RestrictNamespaces= of systemd does not let us have.
+// add makes the cgroup of a proxy, and opens its cgroup.procs for the process to enter by. To start the process inside would
+// take clone3(2), which systemd's RestrictNamespaces= denies us.
 func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err error) {
 	c := &group{g, fmt.Sprint(proxyPrefix, port)}
 	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
@@ -202,16 +202,16 @@ func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err
 	return c, procs, err
 }
 
-// kill ends all processes in it, whatever they did to leave their group or session.
+// kill ends all processes in it, even those that left their group or session.
 func (c *group) kill() { _ = c.parent.write(c.name+"/cgroup.kill", "1") } // since Linux 5.14
 
-// A cgroup is removed when the kernel has taken away what was in it.
+// A cgroup can be removed once the kernel has taken away what was in it.
 const (
 	removeTries = 500
 	removePause = time.Millisecond
 )
 
-// remove ends what is left in it and takes it away.
+// remove ends what is left in it, and removes it.
 func (c *group) remove() error {
 	var err error
 	for range removeTries { // dead processes leave in their own time

@@ -1,13 +1,14 @@
-// Package confine locks a tinyproxy in, on the assumption that an AppVM owns it. Uid, session, environment
-// and descriptors are the business of package tinyproxy; here is what the kernel has besides: no capabilities
-// in any set, no_new_privs, a seccomp filter, Landlock, resource limits, and a cgroup when systemd gives us one.
+// Package confine locks a tinyproxy in, on the assumption that an AppVM owns it. Package tinyproxy/process takes care of uid,
+// session, environment and descriptors. This package adds what the kernel offers: no capabilities in any set, no_new_privs,
+// seccomp filters, Landlock, resource limits, and a cgroup if systemd delegates one.
 //
-// All of it is prepared here, by the daemon, and put into force by vifproxy-confine, a small program that then
-// executes tinyproxy: Landlock and seccomp are for the thread that asks for them and for what it executes, and Go
-// cannot do anything between fork and exec.
+// The daemon prepares all of it here. vifproxy-confine, a small program that then executes tinyproxy, puts it into force. A
+// program of its own is needed because Landlock and seccomp apply to the thread that asks for them and to what it executes, and
+// Go can do nothing between fork and exec.
 //
-// What the kernel does not have is known at the start, and said: see Sandbox.Missing. What it has is in force,
-// or the proxy does not start.
+// Sandbox.Missing says at the start what the kernel does not have. What the kernel has is in force, or the proxy does not start.
+//
+// Concurrency: a Sandbox may be used from any goroutine, a Cell from one at a time.
 package confine
 
 import (
@@ -30,7 +31,7 @@ import (
 
 var native = binary.NativeEndian
 
-// Sandbox is what all proxies are confined by.
+// A Sandbox is what all proxies are confined by.
 type Sandbox struct {
 	Applied []string      // mechanisms in force for every proxy
 	Missing []kernel.Lack // what this machine does not have
@@ -46,7 +47,7 @@ type Sandbox struct {
 	programs map[any]program // by identity
 }
 
-// Box is what one proxy may do.
+// A Box is what one proxy may do.
 type Box struct {
 	Program  string       // path of the tinyproxy
 	Identity any          // comparable; another one means that the program has been replaced
@@ -57,10 +58,10 @@ type Box struct {
 	Clients  int          // at a time
 	Rules    limits.Rules // its list
 
-	TimerSlack int // by how many nanoseconds it may be woken too late
+	TimerSlack int // how many nanoseconds late it may be woken
 }
 
-// HelperPath is where vifproxy-confine is: where packages put it, else beside the running program.
+// HelperPath returns where vifproxy-confine is: where packages put it, otherwise beside the running program.
 func HelperPath() string {
 	const installed = "/usr/lib/vifproxy/vifproxy-confine"
 	if _, err := os.Stat(installed); err == nil {
@@ -76,8 +77,8 @@ func HelperPath() string {
 // New finds out what this machine can do. helper is the path of vifproxy-confine.
 func New(helper string) (*Sandbox, error) { return open(helper, seccomp.ActionErrno) }
 
-// NewStrict is New with a filter that kills a proxy where it would make a system call fail: what the list of
-// those that are allowed lacks does not go unnoticed then. For tests.
+// NewStrict is New with a filter that kills a proxy instead of making a system call fail, so that a call that is missing on
+// the list is noticed. For tests.
 func NewStrict(helper string) (*Sandbox, error) { return open(helper, seccomp.ActionKillProcess) }
 
 func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
@@ -124,7 +125,7 @@ func (s *Sandbox) openHelper(path string) error {
 		return fmt.Errorf("no program to confine proxies with: open %s: %w (reinstall vifproxy)", path, err)
 	}
 	defer unix.Close(fd)
-	// Its number must be none that the child gives to something else before it executes.
+	// The child must not give its number to anything else before it executes.
 	const above = 16
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above)
 	if err != nil {
@@ -167,7 +168,7 @@ func (s *Sandbox) openFilters(denied seccomp.Action) error {
 	return nil
 }
 
-// inMemory makes a file that nobody can change, vifproxy-confine neither.
+// inMemory makes a file that nobody can change, not even vifproxy-confine.
 func inMemory(name string, content []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -186,7 +187,7 @@ func inMemory(name string, content []byte) (*os.File, error) {
 	return f, nil
 }
 
-// Close gives back what New took. Proxies stay confined.
+// Close releases what New took. Proxies stay confined.
 func (s *Sandbox) Close() {
 	for _, f := range []*os.File{s.helper, s.gateFilter, s.callFilter} {
 		if f != nil {
@@ -201,7 +202,7 @@ func (s *Sandbox) Close() {
 // Fits reports whether this machine can give a proxy what it needs, see limits.Ceilings.Fits.
 func (s *Sandbox) Fits(clients int, rules limits.Rules) error { return s.ceilings.Fits(clients, rules) }
 
-// Cell is one confined start.
+// A Cell is one confined start.
 type Cell struct {
 	sandbox *Sandbox
 	limits  string
@@ -233,8 +234,8 @@ func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 	return c, nil
 }
 
-// HandOver has a vifproxy-confine that waits at the other end of a SOCK_SEQPACKET socket become argv[0], as the given
-// user, with output as its standard output and error. The error is EPIPE or ECONNRESET if the vifproxy-confine has ended.
+// HandOver makes a vifproxy-confine, which waits at the other end of a SOCK_SEQPACKET socket, become argv[0] as the given
+// user. output becomes its standard output and error. The error is EPIPE or ECONNRESET if the vifproxy-confine has ended.
 func (c *Cell) HandOver(socket int, uid uint32, output int, argv []string) error {
 	m := handover.Message{UID: uid, Limits: c.limits, Slack: c.slack, Argv: argv,
 		Output: output, Group: -1, Ruleset: c.ruleset, Gate: -1, Calls: -1}
@@ -249,8 +250,8 @@ func (c *Cell) HandOver(socket int, uid uint32, output int, argv []string) error
 	return os.NewSyscallError("sendmsg", err)
 }
 
-// Helper is the path of vifproxy-confine, for a child of ours: through our descriptor, since the proxy's user may not be
-// able to pass the directories on the way to the file.
+// Helper returns the path of vifproxy-confine for a child of ours. It leads through our descriptor, because the proxy's user
+// may not be able to pass the directories on the way to the file.
 func (s *Sandbox) Helper() string { return fmt.Sprintf("/proc/self/fd/%d", s.helper.Fd()) }
 
 func (s *Sandbox) program(b Box) (program, error) {
@@ -262,13 +263,13 @@ func (s *Sandbox) program(b Box) (program, error) {
 		if p, err = inspect(b.Program); err != nil {
 			return p, err
 		}
-		clear(s.programs) // there is one, or there was another
+		clear(s.programs) // there is one program, or there was another one
 		s.programs[b.Identity] = p
 	}
 	return p, nil
 }
 
-// Started closes what the child has been given, or would have.
+// Started closes what the child has been given.
 func (c *Cell) Started() {
 	if c.ruleset >= 0 {
 		unix.Close(c.ruleset)
@@ -280,14 +281,14 @@ func (c *Cell) Started() {
 	}
 }
 
-// Kill ends all that is in the cell, if it has a cgroup.
+// Kill ends every process in the cell, if it has a cgroup.
 func (c *Cell) Kill() {
 	if c.group != nil {
 		c.group.kill()
 	}
 }
 
-// Remove ends what is left in the cell and takes it away.
+// Remove ends what is left in the cell, and removes it.
 func (c *Cell) Remove() error {
 	if c.group == nil {
 		return nil
@@ -295,7 +296,7 @@ func (c *Cell) Remove() error {
 	return c.group.remove()
 }
 
-// checkCapabilities tells what becomeUser in cmd/vifproxy-confine cannot do.
+// checkCapabilities notes what becomeUser in cmd/vifproxy-confine cannot do.
 func (s *Sandbox) checkCapabilities() {
 	if !capability.Have(unix.CAP_SETPCAP) {
 		s.Missing = append(s.Missing, kernel.Lack{Mechanism: "capabilities", Cause: "the bounding set stays, idle, without CAP_SETPCAP",

@@ -18,8 +18,8 @@ import (
 // host.conf(5).
 var Resolver = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf"}
 
-// What a proxy reads besides its own files. /etc as a whole, since network managers replace resolv.conf by a
-// new file, which a rule for the old one would not be about; file modes protect what is secret there.
+// A proxy reads these in addition to its own files. /etc is open as a whole, because network managers replace resolv.conf by a
+// new file, to which a rule for the old one does not apply. File modes protect what is secret in /etc.
 var (
 	libraries  = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
 	otherFiles = []string{"/etc", "/etc/localtime", "/usr/share/tinyproxy", "/sys/devices/system/cpu/online"}
@@ -76,7 +76,7 @@ func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
 	return fd, errors.Join(failed...)
 }
 
-// addPath permits access beneath path, or to the file there. What is not there needs no permission.
+// addPath permits access beneath path, or to the file there. A path that does not exist needs no permission.
 func addPath(ruleset int, path string, access uint64) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -100,10 +100,10 @@ func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
 	return nil
 }
 
-// Places returns what in the file system the sandbox of a proxy would depend on if it were made now: where the links among
-// the resolver's files lead to, and the given files. A rule of Landlock is about an inode, so a proxy does not see what has
-// taken the place of one: it answers every request with an error if that is the directory of resolv.conf. Another text than
-// before means that sandboxes have to be made again.
+// Places returns a text for the part of the file system that a sandbox depends on: the given files, and the targets of links
+// among the resolver's files. If the text changes, sandboxes must be made again. A rule of Landlock is about an inode, so a
+// proxy does not see a file that has replaced another. If the directory of resolv.conf was replaced, it answers every request
+// with an error.
 func Places(files ...string) string {
 	var text strings.Builder
 	for _, path := range append(resolverDirs(), files...) {
@@ -114,8 +114,8 @@ func Places(files ...string) string {
 	return text.String()
 }
 
-// resolverDirs are the directories that the resolver's files are in when they are links, as with
-// systemd-resolved, which replaces them there. Of a directory that others use too, only the file.
+// resolverDirs returns the directories of the resolver's files that are links, as with systemd-resolved, which replaces them
+// there. If other programs use the directory too, it returns the file alone.
 func resolverDirs() (paths []string) {
 	for _, file := range Resolver {
 		real, err := filepath.EvalSymlinks(file)
@@ -130,13 +130,13 @@ func resolverDirs() (paths []string) {
 	return paths
 }
 
-// program is what has to be known of a tinyproxy to run it.
+// A program is what must be known of a tinyproxy to run it.
 type program struct {
 	executes []string // itself and its loader
 	scratch  bool     // it is 1.10
 }
 
-// ErrScript is the error of a program that only an interpreter could run, which could then be given any script.
+// ErrScript is the error of a program that is a script. Its interpreter, once let in, could be given any other script.
 var ErrScript = errors.New("confinement lets no interpreter in")
 
 // inspect reads a program.
@@ -153,7 +153,7 @@ func inspect(path string) (program, error) {
 	}
 	file, err := elf.NewFile(content)
 	if err != nil {
-		return p, nil // execve(2) has the better message
+		return p, nil // execve(2) gives a better message
 	}
 	for _, segment := range file.Progs {
 		if segment.Type == elf.PT_INTERP {

@@ -9,14 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls a proxy may make. The list comes from traces of tinyproxy 1.10.0, 1.11.0, 1.11.1, 1.11.3
-// and of the development version of 2024 under the traffic of TestConfinedTraffic, from their source, and
-// from that of the C library: what its resolver, malloc, threads and time do on amd64 and arm64, and what
-// a newer C library would use instead.
+// allowedCalls are the system calls that a proxy may make. The list comes from traces of tinyproxy 1.10.0, 1.11.0, 1.11.1, 1.11.3
+// and of the development version of 2024 under the traffic of TestConfinedTraffic; from their source; and from that of the C
+// library: what its resolver, malloc, threads and time do on amd64 and arm64, and what a newer C library would use instead.
 //
-// What is not on the list fails with EPERM and is reported in the kernel's log (audit, type 1326). It does
-// not kill: a call that a later C library tries first and can do without would otherwise be an outage, and to
-// an attacker it makes no difference.
+// A call that is not on the list fails with EPERM, and the kernel logs it (audit, type 1326). It does not kill the proxy. A
+// later C library may first try a call that it can do without, and killing would make that an outage. To an attacker it makes no
+// difference.
 var allowedCalls = []string{
 	// Memory; mmap and mprotect below.
 	"brk", "munmap", "mremap", "madvise",
@@ -36,11 +35,11 @@ var allowedCalls = []string{
 	// Time and the machine.
 	"nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "time", "getrandom",
 	"uname", "sysinfo", "getrlimit", "getrusage",
-	// Left to gateFilter; of two that refuse, the later one is heard.
+	// Left to gateFilter. If both filters refuse a call, the one installed last decides the errno.
 	"execve", "execveat", "clone3",
 }
 
-// allowedCallsIf are those that are permitted with certain arguments only: one of the sets must match.
+// allowedCallsIf are the calls that are permitted with certain arguments only. One of the sets must match.
 func allowedCallsIf() (all []seccomp.NameWithConditions) {
 	allow := func(name string, sets ...seccomp.ArgumentConditions) {
 		for _, set := range sets {
@@ -106,10 +105,10 @@ const (
 	fionbio  = 0x5421
 )
 
-// callFilter permits what is on the list. denied is what becomes of the rest.
+// callFilter permits what is on the list. denied is the action for the rest.
 func callFilter(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
-	// What all that a page holds is sent by comes first: tinyproxy makes two thousand bytes a call of it, and what depends
-	// on arguments is looked at each time.
+	// The call that sends a page comes first. tinyproxy makes one for every two thousand bytes, and conditions on arguments
+	// are checked one after the other.
 	var often, others []seccomp.NameWithConditions
 	for _, c := range onThisMachineIf(machine, allowedCallsIf()) {
 		if c.Name == "sendto" {
@@ -124,8 +123,8 @@ func callFilter(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
 	}})
 }
 
-// gateFilter stands before it, for what needs an answer of its own and is nothing to report: execve, which
-// vifproxy-confine lets through once, and what the C library tries, and does without, in normal operation.
+// gateFilter is for calls that need their own answer and should not be reported: execve, which vifproxy-confine lets pass
+// once, and calls that the C library tries in normal operation and can do without.
 func gateFilter(machine *arch.Info) ([]byte, error) {
 	fails := func(errno unix.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(errno) }
 	family := func(f uint64) seccomp.NameWithConditions {
@@ -135,13 +134,13 @@ func gateFilter(machine *arch.Info) ([]byte, error) {
 	return assemble(seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
 		{Action: seccomp.ActionUserNotify, Names: []string{"execve", "execveat"}},
 		{Action: fails(unix.ENOSYS), Names: []string{"clone3"}}, // then it uses clone
-		// nscd, and the machine's addresses (getaddrinfo(3) sorts by them): then it does without.
+		// nscd, and the machine's addresses (getaddrinfo(3) sorts by them): the C library then does without.
 		{Action: fails(unix.EAFNOSUPPORT),
 			NamesWithCondtions: []seccomp.NameWithConditions{family(unix.AF_UNIX), family(unix.AF_NETLINK)}},
 	}})
 }
 
-// known leaves out what a machine does not have: arm64 has no open, only openat.
+// onThisMachine leaves out the calls that a machine does not have: arm64 has openat, but no open.
 func onThisMachine(machine *arch.Info, names ...string) (there []string) {
 	for _, name := range names {
 		if _, ok := machine.SyscallNames[name]; ok {
@@ -160,8 +159,8 @@ func onThisMachineIf(machine *arch.Info, all []seccomp.NameWithConditions) (ther
 	return there
 }
 
-// assemble makes machine code of a policy: struct sock_filter after struct sock_filter. The library puts
-// the check of the architecture before it, and the refusal of x32.
+// assemble returns the machine code of a policy, as an array of struct sock_filter. The library puts the check of the
+// architecture before it, and the refusal of x32.
 func assemble(policy seccomp.Policy) ([]byte, error) {
 	instructions, err := policy.Assemble()
 	if err != nil {

@@ -19,12 +19,12 @@ type Lack struct {
 	Mechanism string // seccomp, landlock, cgroup, capabilities
 	Cause     string
 	Remedy    string
-	InPart    bool // the mechanism is in force, but not all that it can do
+	InPart    bool // the mechanism is in force, but not in full
 }
 
 func (l Lack) String() string { return fmt.Sprintf("%s: %s (%s)", l.Mechanism, l.Cause, l.Remedy) }
 
-// Lacks returns what the running kernel does not have. What systemd does not give the daemon, confine.New finds out.
+// Lacks returns what the running kernel does not have. confine.New finds out what systemd does not give the daemon.
 func Lacks() []Lack {
 	_, lacks := Landlock()
 	return append(Seccomp(), lacks...)
@@ -57,8 +57,8 @@ func noFilters(cause string) []Lack {
 }
 
 // canContinueNotified reports whether the supervisor of a call can let it pass: SECCOMP_USER_NOTIF_FLAG_CONTINUE, since Linux
-// 5.5 (seccomp(2)). Before, vifproxy-confine would wait forever in its execve. A kernel says it only to a process that has a
-// notification, so the version has to tell.
+// 5.5 (seccomp(2)). Before that, vifproxy-confine would wait forever in its execve. Only a process with a pending notification
+// can ask the kernel, so the version decides.
 func canContinueNotified(release string) bool {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
@@ -67,7 +67,7 @@ func canContinueNotified(release string) bool {
 	return major > 5 || major == 5 && minor >= 5
 }
 
-// Landlock returns the version of Landlock's interface, 0 for none, and what is missing in it.
+// Landlock returns the version of Landlock's interface, 0 for none, and what it lacks.
 func Landlock() (abi int, lacks []Lack) {
 	abi, err := CreateRuleset(nil, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if err != nil {
@@ -81,10 +81,10 @@ func Landlock() (abi int, lacks []Lack) {
 	return abi, lacks
 }
 
-// landlockLack explains an error of landlock_create_ruleset(2). A kernel that has Landlock built in and does not list it
-// among the security modules that it starts with says EOPNOTSUPP, as Qubes' did until February 2026; ENOSYS is that of one
-// without it. No kernel says EPERM: a seccomp filter does, such as that of systemd-nspawn 252. modules are those that are on,
-// as /sys/kernel/security/lsm lists them; qube is the name of this VM, if it is one of Qubes OS.
+// landlockLack explains an error of landlock_create_ruleset(2). ENOSYS means a kernel without Landlock. EOPNOTSUPP means a
+// kernel that has Landlock built in, but not in the list of security modules to start, as Qubes' kernels until February 2026.
+// EPERM comes from a seccomp filter, such as that of systemd-nspawn 252. modules are the active ones, as
+// /sys/kernel/security/lsm lists them. qube is the name of this VM, if it is one of Qubes OS.
 func landlockLack(err error, modules, qube string) Lack {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
@@ -105,9 +105,8 @@ func landlockLack(err error, modules, qube string) Lack {
 	return Lack{"landlock", err.Error(), later(), false}
 }
 
-// lsmOption returns the option of the kernel's command line that switches Landlock on in addition to the modules that are
-// on. The option replaces the whole list (ordered_lsm_init in Linux' security/security.c), so it has to name them;
-// capability is always on.
+// lsmOption returns the option of the kernel's command line that switches Landlock on. The option replaces the whole list
+// (ordered_lsm_init in Linux' security/security.c), so it also has to name the active modules. capability is always active.
 func lsmOption(modules string) string {
 	on := strings.FieldsFunc(modules, func(r rune) bool { return r == ',' || r == '\n' })
 	if len(on) == 0 {
@@ -126,7 +125,7 @@ func later() string {
 	return remedy
 }
 
-// qube returns the name of this VM in Qubes OS, which is its host name, or "" if it is none.
+// qube returns the name of this VM in Qubes OS, which is its host name; "" if this is no VM of Qubes OS.
 func qube() string {
 	if _, err := os.Stat("/usr/share/qubes/marker-vm"); err != nil {
 		return ""
@@ -138,7 +137,8 @@ func qube() string {
 	return name
 }
 
-// Handled returns all that this version of Landlock can forbid, and what it cannot, with the Linux that can.
+// Handled returns all that this version of Landlock can restrict. missing is what it cannot, with the version of Linux that
+// can.
 func Handled(abi int) (attr unix.LandlockRulesetAttr, missing []string) {
 	attr.Handled_access_fs = unix.LANDLOCK_ACCESS_FS_REFER - 1 // ABI 1: all rights before that one
 	for _, right := range []struct {

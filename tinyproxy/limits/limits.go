@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A proxy needs more the more clients it serves at once (its MaxClients), and the longer its rules are. The numbers are
-// those of tinyproxy 1.11.1 on x86-64, with room: at 100 silent clients it has 101 threads, 2.4 MB of memory (3.9 MB
-// when they send headers) and 28 MB of writable address space, most of it stacks of 256 KiB. A line of a rule file takes
-// 2.4 KB and 90 times its length when it is compiled. At work it takes three to four times as much, since the C library
-// keeps for each line what it has found out about it (2 KB for each state, build_trtable in posix/regexec.c of glibc):
-// after 600 requests 15.4 KB for "^a.example$" and 23.9 KB for "^([a-z]+\.)+a.example$", with names of 14 letters.
+// A proxy needs more if it serves more clients at once (its MaxClients), or if its rules are longer. The numbers are those of
+// tinyproxy 1.11.1 on x86-64, with room to spare. At 100 silent clients it has 101 threads, 2.4 MB of memory (3.9 MB if they
+// send headers) and 28 MB of writable address space, mostly stacks of 256 KiB. To compile a line of a rule file takes 2.4 KB
+// and 90 times its length. In use, a line takes three to four times as much, because the C library keeps what it finds out
+// about each (2 KB for each state, build_trtable in posix/regexec.c of glibc): after 600 requests 15.4 KB for "^a.example$"
+// and 23.9 KB for "^([a-z]+\.)+a.example$", with names of 14 letters.
 const (
 	generations = 18 // of one AppVM's proxy at once; they share its uid, by which RLIMIT_NPROC counts
 	threads     = 16
@@ -42,19 +42,19 @@ type Limits struct {
 	Descriptors uint64 // of one process
 }
 
-// Rules is how long a list is: its lines, and their bytes with repetitions written out.
+// Rules is the length of a list: its lines, and their bytes with repetitions written out.
 type Rules struct{ Lines, Bytes int }
 
 func (r Rules) memory() uint64 { return perRule*uint64(r.Lines) + perRuleByte*uint64(r.Bytes) }
 
-// repeated is a number of repetitions in an expression, behind the end of a group or something else.
+// repeated matches a number of repetitions in an expression, after the end of a group or after something else.
 var repeated = regexp.MustCompile(`(\)?)\\?\{([0-9]*),?([0-9]*)\\?\}`)
 
-// writtenOutMax bounds an expression whose repetitions are written out: see maxWeight in rules/expression.
+// writtenOutMax limits an expression whose repetitions are written out, see maxWeight in rules/expression.
 const writtenOutMax = 4096
 
-// WrittenOut returns the length of an expression whose repetitions are written out, as the C library does. It may be more
-// than that.
+// WrittenOut returns the length of an expression after its repetitions are written out, as the C library does. The result may
+// be too large.
 func WrittenOut(text string) int {
 	n := len(text)
 	if !strings.Contains(text, "{") {
@@ -85,14 +85,14 @@ type Needs struct {
 	Writable uint64 // bytes of address space
 }
 
-// Need computes with numbers that cannot overflow. forks says that each client has a process of its own.
+// Need returns what a proxy needs. Its numbers cannot overflow. If forks is set, each client has its own process.
 func Need(clients int, rules Rules, forks bool) Needs {
 	c, r := uint64(min(clients, clientsMax)), rules.memory()
 	n := Needs{Serving: c + threads}
-	// The generation that serves may be full, and so may be those that finish their connections, taken together. One may
-	// start meanwhile.
+	// The generation that serves may be full. So may those that finish their connections, taken together. Another one may be
+	// starting.
 	n.Tasks = 2*c + generations + 2*threads
-	// A client has two connections, and while a name is looked up two sockets and a file.
+	// A client has two connections, and during a look-up two sockets and a file.
 	n.Descriptors = descriptors + 4*c
 	n.Memory = memory + r + perClient*c
 	n.Writable = memory + r + perStack*c
@@ -102,8 +102,8 @@ func Need(clients int, rules Rules, forks bool) Needs {
 	return n
 }
 
-// Ceilings are the hard limits of the daemon, which a proxy's cannot exceed without CAP_SYS_RESOURCE (setrlimit(2)), and
-// the memory of the machine.
+// Ceilings are the hard limits of the daemon, which those of a proxy cannot exceed without CAP_SYS_RESOURCE (setrlimit(2)),
+// and the memory of the machine.
 type Ceilings struct {
 	tasks, descriptors, writable, addresses uint64
 	memory                                  uint64
@@ -133,7 +133,7 @@ func ReadCeilings() (c Ceilings, err error) {
 	return c, nil
 }
 
-// TooManyClients is the error of a template that asks for more than this machine can give to one proxy.
+// TooManyClients is the error of a template that asks for more clients than this machine has room for.
 type TooManyClients struct {
 	Asked, Possible int // clients at once
 	Scarce          string
@@ -157,8 +157,8 @@ func (e *TooLong) Error() string {
 	return fmt.Sprintf("a list of %d lines: this machine has room for a proxy with %d such lines: %s", e.Lines, e.Possible, e.Scarce)
 }
 
-// Fits reports whether this machine can give a proxy what it needs for so many clients at once and its list. An error
-// is a *TooManyClients, or a *TooLong where the clients alone would fit.
+// Fits returns an error if this machine cannot give a proxy what it needs for so many clients and its list: a *TooLong if the
+// clients alone would fit, otherwise a *TooManyClients.
 func (c Ceilings) Fits(clients int, rules Rules) error {
 	err := c.fit(clients, rules)
 	if err == nil || c.fit(clients, Rules{}) != nil {
@@ -203,10 +203,10 @@ func (c Ceilings) fit(clients int, rules Rules) error {
 	return least
 }
 
-// Rlimits are the resource limits as vifproxy-confine takes them. The one of tasks is for all generations; where the
-// daemon's own is lower, they share that.
+// Rlimits returns the resource limits in the form that vifproxy-confine takes. All generations share the limit of tasks, or
+// the daemon's own if that is lower.
 func (c Ceilings) Rlimits(n Needs, scratch bool) string {
-	size := uint64(0) // it writes to its pipe, and to no file
+	size := uint64(0) // a proxy writes to its pipe and to no file
 	if scratch {
 		size = scratchSize
 	}

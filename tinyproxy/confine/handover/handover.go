@@ -1,7 +1,7 @@
-// Package handover is what vifproxyd and a vifproxy-confine that waits say to each other: what it has to become, and why it
-// could not. Nothing that costs a start is imported here, since a third of what a confined start takes is vifproxy-confine's own.
+// Package handover is what vifproxyd and a waiting vifproxy-confine say to each other: what it should become, and why it could
+// not. It imports next to nothing, because the start of vifproxy-confine is a third of a confined start.
 //
-// Concurrency: all of it are values, and functions of values.
+// Concurrency: there are only values, and functions of values.
 package handover
 
 import (
@@ -16,7 +16,7 @@ const (
 	CannotExecute = 127
 )
 
-// Message is what a vifproxy-confine puts into force, and what it becomes. Descriptors that there are none of are -1.
+// A Message is what a vifproxy-confine puts into force, and what it becomes. A descriptor is -1 if there is none.
 type Message struct {
 	UID     uint32
 	Limits  string // resource limits, "7:464,6:400"
@@ -40,8 +40,8 @@ func (m *Message) fields() []struct {
 	}{{'o', &m.Output}, {'g', &m.Group}, {'l', &m.Ruleset}, {'1', &m.Gate}, {'a', &m.Calls}}
 }
 
-// Encode returns a message as it is sent over a SOCK_SEQPACKET socket: words with a NUL between them, a letter for each
-// descriptor that comes with it, uid, limits, slack, and argv.
+// Encode returns a message as it is sent over a SOCK_SEQPACKET socket: words separated by NUL. The first word has a letter for
+// each descriptor, and uid, limits, slack and argv follow.
 func (m Message) Encode() (text string, fds []int) {
 	letters := ""
 	for _, f := range m.fields() {
@@ -53,7 +53,7 @@ func (m Message) Encode() (text string, fds []int) {
 	return strings.Join(words, "\x00"), fds
 }
 
-// Decode reads what Encode made. It reports whether that has sense.
+// Decode reads the result of Encode. It reports whether the text makes sense.
 func Decode(text string, fds []int) (m Message, ok bool) {
 	words := strings.Split(text, "\x00")
 	if len(words) < 5 || len(fds) != len(words[0]) {
@@ -73,12 +73,12 @@ func Decode(text string, fds []int) (m Message, ok bool) {
 
 const failure = "vifproxy-confine: errno "
 
-// Failure returns the line with which a vifproxy-confine ends that could not do what it has to.
+// Failure returns the last line of a vifproxy-confine that failed.
 func Failure(errno syscall.Errno, what string) string {
 	return failure + strconv.Itoa(int(errno)) + ": " + what + ": " + errno.Error()
 }
 
-// ParseFailure reads the errno of such a line.
+// ParseFailure returns the errno in such a line.
 func ParseFailure(line string) (errno syscall.Errno, ok bool) {
 	rest, ok := strings.CutPrefix(line, failure)
 	number, _, colon := strings.Cut(rest, ": ")
