@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs vifproxy in one firewall VM of Qubes OS without touching its template: everything goes below /rw/config,
-# which persists, and the VM's own start hooks it in. Run it in that VM, as root, where this directory and ../bin are
-# (`make build` makes ../bin, in any VM; the programs need nothing but tinyproxy, which the templates have). Run it
-# again to install another version.
+# Installs vifproxy in one firewall VM of Qubes OS without touching its template. Everything goes below /rw/config, which
+# persists, and rc.local starts it with the VM. Run it in that VM, as root, from this directory with ../bin next to it.
+# `make build` makes ../bin in any VM; the programs need nothing but tinyproxy, which the templates have. Run it again to
+# install another version.
 #
 #   install-rw.sh              install and start
 #   install-rw.sh uninstall    stop and remove; rule files stay
@@ -28,14 +28,14 @@ hook_in() {
 		printf '#!/bin/sh\n' >$hook
 		chmod 755 $hook
 	elif [ ! -x $hook ]; then
-		# Empty but for comments, as Qubes makes it, it does nothing new when it runs. Else that is not ours to decide.
+		# If it has nothing but comments, as Qubes makes it, running it changes nothing. Otherwise the user has to decide.
 		if grep -q '^[[:space:]]*[^#[:space:]]' $hook; then
-			fail "$hook has commands in it but is not executable: chmod +x it if they shall run, else remove them"
+			fail "$hook has commands in it but is not executable: chmod +x it if they should run, else remove them"
 		fi
 		chmod +x $hook
 	fi
 	if ! grep -qxF "$line" $hook; then
-		# First of all: what follows may end in "exit 0".
+		# Ours comes first, because a later line may be "exit 0".
 		{
 			head -n 1 $hook | grep '^#!' || echo '#!/bin/sh'
 			echo "$line"
@@ -94,7 +94,7 @@ uninstall() {
 		grep -vxF "$line" $hook >$hook.new || true # no line is left
 		chmod --reference=$hook $hook.new
 		mv $hook.new $hook
-		# As hook_in makes it where there is none.
+		# Then hook_in has made it.
 		[ "$(cat $hook)" != '#!/bin/sh' ] || rm $hook
 	fi
 	rm -rf $home /var/lib/vifproxy /var/lib/private/vifproxy
@@ -102,7 +102,7 @@ uninstall() {
 }
 
 [ "$(id -u)" = 0 ] || fail "run as root"
-[ -d /rw/config ] || fail "there is no /rw/config: this is no VM of Qubes OS, or a template; install the package"
+[ -d /rw/config ] || fail "there is no /rw/config: this is a template, or not a VM of Qubes OS; install the package"
 case ${1-install} in
 install) install_all ;;
 uninstall) uninstall ;;
