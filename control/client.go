@@ -19,14 +19,14 @@ import (
 	"vifproxy/internal/events"
 )
 
-// Client asks a running vifproxyd. Its verbs are those of [Service]. They return a *NotRunningError, a
-// *PermissionError, a *DaemonError (what the daemon said), or another error when the conversation broke off.
+// A Client asks a running vifproxyd. Its verbs are those of [Service]. They return a *NotRunningError, a *PermissionError, a
+// *DaemonError (what the daemon said), or another error if the conversation broke off.
 type Client struct {
 	socket string
 	http   http.Client
 }
 
-// NewClient connects to the socket at this path with every verb anew.
+// NewClient returns a client that connects to the socket at this path for each verb.
 func NewClient(socket string) *Client {
 	return &Client{socket, http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -36,7 +36,7 @@ func NewClient(socket string) *Client {
 	}}}
 }
 
-// NotRunningError says that nobody listens on the socket.
+// NotRunningError says that no daemon listens on the socket.
 type NotRunningError struct {
 	Socket string
 	Err    error
@@ -58,7 +58,7 @@ func (e *PermissionError) Error() string {
 		" vifproxyd was given with --socket-group", e.Socket, e.Err)
 }
 
-// statusTimeout is for the one question that is always answered at once. Verbs take the time they take.
+// statusTimeout bounds the one question that is always answered at once. Other verbs may take long.
 const statusTimeout = 10 * time.Second
 
 // Status asks how things stand.
@@ -74,12 +74,12 @@ func (c *Client) AppVMs(ctx context.Context) (Status, error) {
 	return c.do(ctx, http.MethodGet, "appvms", noRequest{})
 }
 
-// Update has everything read again and waits until it is in force.
+// Update makes the daemon read everything again, and waits until it is in force.
 func (c *Client) Update(ctx context.Context) (Status, error) {
 	return c.do(ctx, http.MethodPost, "update", noRequest{})
 }
 
-// Start lets the named VMs have their proxies again.
+// Start gives the named VMs their proxies again.
 func (c *Client) Start(ctx context.Context, names []string) (Status, error) {
 	return c.do(ctx, http.MethodPost, "start", namesRequest{names})
 }
@@ -94,7 +94,7 @@ func (c *Client) Restart(ctx context.Context, names []string) (Status, error) {
 	return c.do(ctx, http.MethodPost, "restart", namesRequest{names})
 }
 
-// KillAll ends all proxies. Nobody has one then until Start; or, with restart, all are started again.
+// KillAll ends all proxies. With restart it starts all of them again; without, no VM has one until Start.
 func (c *Client) KillAll(ctx context.Context, restart bool) (Status, error) {
 	return c.do(ctx, http.MethodPost, "kill-all", killRequest{restart})
 }
@@ -104,20 +104,20 @@ func (c *Client) Allow(ctx context.Context, t Temporary) (Status, error) {
 	return c.do(ctx, http.MethodPost, "allow", t)
 }
 
-// Explain asks what would become of a request.
+// Explain asks whether a request would pass, and why.
 func (c *Client) Explain(ctx context.Context, name, url string) (e Explanation, err error) {
 	err = c.ask(ctx, http.MethodPost, "explain", explainRequest{name, url}, &e)
 	return e, err
 }
 
-// Denied asks what the named VMs, or all, were refused since then.
+// Denied asks which requests of the named VMs, or of all, were refused or failed since then.
 func (c *Client) Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error) {
 	var all []events.Denied
 	err := c.ask(ctx, http.MethodGet, "denied", deniedRequest{names, since}, &all)
 	return all, err
 }
 
-// Watch calls each with what happens, until ctx ends, each fails, or the daemon has gone: it never returns nil.
+// Watch calls each for what happens, until ctx ends, each fails, or the daemon has gone. It never returns nil.
 func (c *Client) Watch(ctx context.Context, names []string, each func(events.Event) error) error {
 	stream, err := c.open(ctx, http.MethodGet, "watch", namesRequest{names})
 	if err != nil {
@@ -144,7 +144,7 @@ func (c *Client) do(ctx context.Context, method, verb string, request any) (Stat
 	return status, err
 }
 
-// ask has one question answered, into result.
+// ask sends one request and reads the answer into result.
 func (c *Client) ask(ctx context.Context, method, verb string, request, result any) error {
 	answer, err := c.open(ctx, method, verb, request)
 	if err != nil {
@@ -161,7 +161,7 @@ func (c *Client) ask(ctx context.Context, method, verb string, request, result a
 	return nil
 }
 
-// open asks, and returns the answer if it is none of the daemon's errors.
+// open sends a request, and returns the answer if that is not one of the daemon's errors.
 func (c *Client) open(ctx context.Context, method, verb string, request any) (io.ReadCloser, error) {
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -199,7 +199,7 @@ func aDaemonRuns() bool {
 	return err == nil && bytes.Contains(text, []byte(" "+OnlyName+"\n"))
 }
 
-// explain makes a sentence of what the kernel said when the socket was used.
+// explain returns a sentence for what the kernel said when the socket was used.
 func (c *Client) explain(ctx context.Context, err error) error {
 	var errno syscall.Errno
 	var operation *net.OpError

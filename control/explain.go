@@ -1,13 +1,13 @@
 package control
 
-// Line is a line of a rule file. Line 0 is one that was allowed for a time only.
+// A Line is a line of a rule file. Line 0 is one that was allowed for a time only.
 type Line struct {
 	Path string `json:"path"`
 	Line int    `json:"line"`
 	Text string `json:"text"`
 }
 
-// Step is what one guard on the way of a request says.
+// A Step is what one guard on the way of a request says.
 type Step struct {
 	Guard  string `json:"guard"` // who: "proxy", "template", "connect-port", "rules", "fence" or "try"
 	Passes bool   `json:"passes"`
@@ -22,7 +22,7 @@ const (
 	Fails     = "fails"      // for another reason: its name does not resolve, nobody answers, its proxy is stopped
 )
 
-// Explanation says what would become of one request of an AppVM.
+// An Explanation says whether one request of an AppVM would pass, and why.
 type Explanation struct {
 	VM      string `json:"vm"`
 	Request string `json:"request"` // what its browser would send to the proxy
@@ -41,7 +41,7 @@ type Temporary struct {
 	Seconds int      `json:"seconds"` // from now; 0 takes it back
 }
 
-// MaxTemporary is how long something can be allowed for a time: longer is a line in the rule file.
+// MaxTemporary is for how many seconds something can be allowed. What is allowed for longer is a line in the rule file.
 const MaxTemporary = 7 * 24 * 60 * 60
 
 type explainRequest struct {

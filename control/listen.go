@@ -18,8 +18,8 @@ import (
 	"vifproxy/internal/notroot"
 )
 
-// Listener is the daemon's end of the control socket. It also is the proof that no other vifproxyd uses this
-// socket, until Close, which the daemon calls when it has cleaned up.
+// A Listener is the daemon's end of the control socket. Until Close, no other vifproxyd uses this socket. The daemon calls Close when
+// it has cleaned up.
 type Listener struct {
 	socket *net.UnixListener
 	lock   *os.File
@@ -29,10 +29,10 @@ type Listener struct {
 	made   fs.FileInfo // the socket as bind(2) made it
 }
 
-// Listen makes the control socket at path, an absolute path: mode 0600, or, with a group, that group's and
-// 0660. It makes the directory around it when that is missing (0755, like everything in /run that others may
-// look at). An error names what stands in the way: another vifproxyd, something that is not a socket, a
-// directory that others can write to, an unknown group. The socket of a daemon that was killed is replaced.
+// Listen makes the control socket at path, which is absolute. The socket has mode 0600, or with a group that group and 0660. If its
+// directory is missing, Listen makes that with 0755, like everything in /run that others may look at. Listen replaces the socket of a
+// daemon that was killed. An error names what is in the way: another vifproxyd, something that is not a socket, a directory that others
+// can write to, an unknown group.
 func Listen(path, group string) (*Listener, error) {
 	l, err := listen(path, group)
 	if err != nil {
@@ -76,7 +76,7 @@ func listen(path, group string) (_ *Listener, err error) {
 	// that the unbound socket had (unix_bind_bsd in Linux' net/unix/af_unix.c), so that there is no moment at
 	// which others could connect, and no umask to change under the feet of other threads.
 	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		return control(raw, func(fd int) error { return unix.Fchmod(fd, 0o600) })
+		return withFD(raw, func(fd int) error { return unix.Fchmod(fd, 0o600) })
 	}}
 	bind := func() error {
 		bound, err := private.Listen(context.Background(), "unix", path)
@@ -106,17 +106,17 @@ func (l *Listener) Close() error {
 	return errors.Join(err, l.lock.Close())
 }
 
-// ErrRemoved says that the socket is not at its path any more: somebody has removed it, or the directory around it.
+// ErrRemoved is the error of a socket that is not at its path any more, because somebody has removed it or the directory around it.
 var ErrRemoved = errors.New("the control socket was removed")
 
-// removed reports whether the socket is at its path no more. An error of looking is no answer.
+// removed reports whether the socket is not at its path any more. If it cannot look, it reports false.
 func (l *Listener) removed() bool {
 	now, err := os.Lstat(l.path)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, l.made)
 }
 
-// Again makes the socket anew after Serve has returned ErrRemoved, with the directory around it if that is missing and the
-// daemon may make it.
+// Again makes the socket again after Serve has returned ErrRemoved. If its directory is missing and the daemon may make it, Again
+// makes that too.
 func (l *Listener) Again() error {
 	if err := l.lock.Close(); err != nil && !errors.Is(err, fs.ErrClosed) { // it may be the lock of a directory that is no more
 		return err
@@ -142,7 +142,7 @@ func groupID(name string) (int, error) {
 	return strconv.Atoi(group.Gid)
 }
 
-// prepareDirectory makes dir, and sees to it that nobody else can replace what is in it.
+// prepareDirectory makes dir, and fails if others can replace what is in it.
 func prepareDirectory(dir string) error {
 	err := os.Mkdir(dir, 0o755)
 	switch {
@@ -169,8 +169,8 @@ func prepareDirectory(dir string) error {
 	return nil
 }
 
-// lock takes the lock file at path. The kernel drops the lock with the process, however that ends. The file
-// stays: who removed it could remove the one that the next daemon has just locked.
+// lock takes the lock file at path. The kernel drops the lock with the process, however that ends. The file stays: a daemon that
+// removed it could remove the file that the next one has just locked.
 func lock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
@@ -186,8 +186,7 @@ func lock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// removeStale removes a socket that nobody listens on any more. The lock is held, so none of ours comes in
-// between.
+// removeStale removes a socket on which no program listens any more. The caller holds the lock, so no other vifproxyd interferes.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -11,22 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peer is who connected, as of its connect(2), by word of the kernel.
+// A peer is the process that connected, as the kernel has recorded it at its connect(2).
 type peer struct {
 	pid     int32
 	uid     uint32
 	allowed bool
 }
 
-// peerOf asks the kernel. A peer may come in as root, as our own user, or as a member of the group gid unless that
-// is -1.
+// peerOf asks the kernel who connected. Root, our own user and members of the group gid are allowed; if gid is -1 there is no group.
 func peerOf(conn *net.UnixConn, gid int) (peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return peer{}, err
 	}
 	var p peer
-	err = control(raw, func(fd int) error {
+	err = withFD(raw, func(fd int) error {
 		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 		if err != nil {
 			return fmt.Errorf("SO_PEERCRED: %w", err)
@@ -45,8 +44,8 @@ func peerOf(conn *net.UnixConn, gid int) (peer, error) {
 	return p, err
 }
 
-// peerGroups is the supplementary groups that the peer's process had, which /etc/group does not know for
-// sure. x/sys has no call for SO_PEERGROUPS, an array of gid_t.
+// peerGroups returns the supplementary groups that the peer's process had. /etc/group may say something else. x/sys has no call for
+// SO_PEERGROUPS, an array of gid_t.
 func peerGroups(fd int) ([]uint32, error) {
 	groups := make([]uint32, 65536) // NGROUPS_MAX
 	size := uint32(len(groups)) * 4
@@ -58,8 +57,8 @@ func peerGroups(fd int) ([]uint32, error) {
 	return groups[:size/4], nil
 }
 
-// control runs f with the file descriptor of raw.
-func control(raw syscall.RawConn, f func(fd int) error) error {
+// withFD runs f with the file descriptor of raw.
+func withFD(raw syscall.RawConn, f func(fd int) error) error {
 	var err error
 	if outer := raw.Control(func(fd uintptr) { err = f(int(fd)) }); outer != nil {
 		return outer

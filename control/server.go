@@ -33,10 +33,11 @@ var defaults = limits{
 	look: 2 * time.Second,
 }
 
-// Serve answers requests until ctx ends, and returns nil then, or an error when the socket fails, ErrRemoved if somebody has
-// removed it: then see [Listener.Again]. What is
-// under way when ctx ends is cancelled; no request is being served any more when Serve returns. The socket is
-// gone then, its lock is not: see [Listener.Close].
+// Serve answers requests until ctx ends, and then returns nil. If the socket fails it returns an error: ErrRemoved if somebody has
+// removed the socket, see [Listener.Again].
+//
+// When ctx ends, requests under way are cancelled. When Serve returns, no request is being served any more and the socket is gone.
+// Its lock is not: see [Listener.Close].
 func Serve(ctx context.Context, l *Listener, service Service, log *slog.Logger) error {
 	return serve(ctx, l, service, log, defaults)
 }
@@ -77,7 +78,7 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 			}
 		},
 	}
-	h.SetKeepAlivesEnabled(false) // one question, one answer: nothing lingers
+	h.SetKeepAlivesEnabled(false) // a connection has one request and one answer
 
 	removed := false
 	ended := make(chan struct{})
@@ -92,7 +93,7 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 			case <-ctx.Done():
 			}
 		}
-		if removed { // what is at the path now is not ours to remove
+		if removed { // the file at the path now may be another one
 			l.socket.SetUnlinkOnClose(false)
 		}
 		bounded, done := context.WithTimeout(context.WithoutCancel(ctx), limits.end)
@@ -178,7 +179,7 @@ func errorf(fault Fault, format string, args ...any) *DaemonError {
 	return &DaemonError{fault, fmt.Sprintf(format, args...)}
 }
 
-// ServeHTTP looks at who asks before anything that was sent is looked at.
+// ServeHTTP checks who asks before it reads anything that was sent.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p := r.Context().Value(peerKey{}).(peer)
 	if !p.allowed {
@@ -192,11 +193,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// handle adds one row to the table: a request of type Req is answered by the status that do returns.
+// handle adds one row to the table: the answer to a request of type Req is the status that do returns.
 func handle[Req any](s *server, pattern string, do verb[Req]) {
 	s.mux.HandleFunc(pattern, answer(s, func(ctx context.Context, r Req) (Status, error) {
 		status, err := do(ctx, r)
-		return complete(status), err
+		return nonNil(status), err
 	}))
 }
 
@@ -216,8 +217,8 @@ func answer[Req, Rep any](s *server, do question[Req, Rep]) http.HandlerFunc {
 	}
 }
 
-// watch streams events. There is no deadline for a client that reads slowly, or not at all while somebody pages
-// through what it wrote: it holds up nothing but itself, and its connection is closed when the daemon stops.
+// watch streams events. A client may read slowly, or not at all while a person pages through its output. There is no deadline for
+// it: it holds up nothing but itself, and its connection is closed when the daemon stops.
 func (s *server) watch(w http.ResponseWriter, r *http.Request, do Service) {
 	var request namesRequest
 	if err := s.receive(w, r, &request); err != nil {
@@ -240,8 +241,8 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, do Service) {
 	}
 }
 
-// receive reads a request into v; an empty body is an empty object. The whole body is read before the verb
-// begins, because only then does net/http notice that the client hangs up, and ends the request's context.
+// receive reads a request into v; an empty body is an empty object. It reads the whole body before the verb begins. Only then
+// does net/http notice that the client hangs up, and end the request's context.
 func (s *server) receive(w http.ResponseWriter, r *http.Request, v any) error {
 	conn := http.NewResponseController(w)
 	if err := conn.SetReadDeadline(time.Now().Add(s.limits.receive)); err != nil {
@@ -302,8 +303,8 @@ func (s *server) reply(w http.ResponseWriter, code int, v any) {
 	}
 }
 
-// complete makes empty lists of missing ones, which would be null in JSON and break scripts.
-func complete(s Status) Status {
+// nonNil returns a status with empty lists for missing ones, which would be null in JSON and break scripts.
+func nonNil(s Status) Status {
 	s.VMs = append([]VM{}, s.VMs...)
 	s.Problems = append([]string{}, s.Problems...)
 	for i := range s.VMs {

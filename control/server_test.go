@@ -142,7 +142,7 @@ func TestVerbs(t *testing.T) {
 	d := serveFake(t, &fakeDaemon{}, defaults, "")
 	c := NewClient(d.socket)
 	ctx := t.Context()
-	want := complete(twoVMs)
+	want := nonNil(twoVMs)
 	for _, verb := range []func() (Status, error){
 		func() (Status, error) { return c.Status(ctx) },
 		func() (Status, error) { return c.AppVMs(ctx) },

@@ -1,14 +1,20 @@
-// Package control is how people and scripts talk to a running vifproxyd: HTTP and JSON over a unix socket.
+// Package control connects people and scripts with a running vifproxyd, by HTTP and JSON over a unix socket. It is transport: it
+// knows how a verb is asked for and answered, and not how it is done.
 //
-// The protocol is as small as it can be: `GET /v1/status` and `POST /v1/VERB`, answered by the whole [Status]
-// as it stands after the verb, or by {"error": "…"} with a status code. `GET /v1/appvms` is
-// answered by the status too, without counting what the fence has refused. Three questions have other answers: `POST
-// /v1/explain` an [Explanation], `GET /v1/denied` a list of [events.Denied], and `GET /v1/watch` a stream of [events.Event], one JSON
-// object a line, until either side ends it. curl --unix-socket speaks it as well.
+// `GET /v1/status` and `POST /v1/VERB` are answered by the whole [Status] after the verb, or by {"error": "…"} with an HTTP status.
+// `GET /v1/appvms` is answered by the status too, without counting what the fence has refused. Three requests have other answers:
 //
-// Whoever reaches the socket can open and close what AppVMs may reach, so there are two locks on the door:
-// the mode of the socket (see [Listen]), and the credentials that the kernel reports of every peer (see
-// [Serve]). The second one holds when the first has been opened by an unlucky chmod.
+//	POST /v1/explain   an [Explanation]
+//	GET  /v1/denied    a list of [events.Denied]
+//	GET  /v1/watch     a stream of [events.Event], one JSON object a line, until either side ends it
+//
+// curl --unix-socket speaks this protocol too.
+//
+// A client of the socket can change what AppVMs may reach, so two locks protect it: the mode of the socket (see [Listen]), and the
+// credentials that the kernel reports of every peer (see [Serve]). The second lock holds if a careless chmod opens the first.
+//
+// Concurrency: a [Client] may be used from any goroutine. [Serve] calls the methods of a [Service] from a goroutine for each
+// connection, all of which have ended when it returns.
 package control
 
 import (
@@ -20,7 +26,7 @@ import (
 	"vifproxy/internal/events"
 )
 
-// States of a VM.
+// The states of a VM.
 const (
 	Running  = "running"  // its proxy listens, and the AppVM reaches it
 	Starting = "starting" // on the way there
@@ -30,11 +36,11 @@ const (
 	Stopped  = "stopped"  // held by the verbs stop or kill-all
 )
 
-// States is all of them, the good ones first.
+// States has all of them, the good ones first.
 var States = []string{Running, Starting, Waiting, Failed, Refused, Stopped}
 
-// What a rule file is: the hosts that pass, and no others; or, if the template says FilterDefaultDeny No, the hosts that
-// do not.
+// The kinds of rule files. A white list has the hosts that pass. If the template says FilterDefaultDeny No, all are black lists, with
+// the hosts that do not pass.
 const (
 	White = "white"
 	Black = "black"
@@ -103,7 +109,7 @@ type Setup struct {
 	Confinement Confinement `json:"confinement"` // of all proxies that start
 }
 
-// Status is everything there is to know.
+// Status is the state of the daemon and of all VMs.
 type Status struct {
 	VMs      []VM     `json:"vms"`
 	Setup    Setup    `json:"setup"`
@@ -115,14 +121,14 @@ type Status struct {
 	TakenBack []string `json:"taken_back,omitempty"` // hosts that were allowed for a time, and that Allow has taken back
 }
 
-// Barred is an interface by which what AppVMs send is not forwarded, so that proxies may not leave there either.
+// Barred is an interface by which the firewall forwards nothing of AppVMs, so proxies may not leave there either.
 type Barred struct {
 	Interface string `json:"interface"`
 	Rule      string `json:"rule"` // of the firewall, for that
 }
 
-// Service is what the daemon does when asked. Verbs return when their work is done, or when ctx ends,
-// promptly then: it ends when the client hangs up or the daemon stops. They may be called concurrently.
+// A Service does what a client asks for. Verbs return when their work is done. They return promptly if ctx ends, which it does if the
+// client hangs up or the daemon stops. They may be called concurrently.
 type Service interface {
 	Status(ctx context.Context) (Status, error)
 	// AppVMs is Status without counting what the fence has refused: EgressRefused is as it was counted last.
@@ -146,7 +152,7 @@ type Service interface {
 	Watch(ctx context.Context, names []string, send func(events.Event) error) error
 }
 
-// OnlyName is the abstract unix socket that a vifproxyd takes, so that there is one in a network namespace.
+// OnlyName is the abstract unix socket that a vifproxyd takes, so that a network namespace has one vifproxyd at most.
 const OnlyName = "@vifproxyd"
 
 // UnknownError says that there is no rule file for Names.
@@ -156,13 +162,13 @@ type UnknownError struct {
 
 func (e *UnknownError) Error() string {
 	if len(e.Known) == 0 {
-		return fmt.Sprintf("no rule file for %s: there are no rule files at all", listed(e.Names))
+		return fmt.Sprintf("no rule file for %s: there are no rule files at all", quoteSome(e.Names))
 	}
-	return fmt.Sprintf("no rule file for %s: there are %s", listed(e.Names), listed(e.Known))
+	return fmt.Sprintf("no rule file for %s: there are %s", quoteSome(e.Names), quoteSome(e.Known))
 }
 
-// listed keeps a sentence a sentence when there are hundreds of names, or one that is no name at all.
-func listed(names []string) string {
+// quoteSome returns up to 20 names in quotation marks, and how many more there are. A name may be hostile.
+func quoteSome(names []string) string {
 	const most = 20
 	var quoted []string
 	for _, name := range names[:min(len(names), most)] {
