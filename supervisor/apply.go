@@ -45,7 +45,7 @@ func (l *loop) bind(p plan.Plan, now time.Time) bool {
 	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.taken(), Fence: l.fenced}, now) {
 		return false
 	}
-	l.bound(p, now)
+	l.recordBindings(p, now)
 	l.trialsBound(bindings)
 	return true
 }
@@ -69,8 +69,8 @@ func (l *loop) end(ends []plan.End) {
 	}
 }
 
-// bound follows a write: the bindings are those of the plan now.
-func (l *loop) bound(p plan.Plan, now time.Time) {
+// recordBindings follows a write: the bindings are those of the plan now.
+func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 	serves := make(map[uint16]bool, len(p.Bindings))
 	for _, b := range p.Bindings {
 		serves[b.To.Port()] = true
@@ -102,7 +102,7 @@ func (l *loop) bound(p plan.Plan, now time.Time) {
 	for _, id := range p.Retire {
 		q := l.process(id)
 		q.Retired = now
-		l.agenda.at(dueRetired, now.Add(drainPoll))
+		l.agenda.at(dueRetired, now.Add(retiredInterval))
 		l.Events.Emit(events.ProxyRetires, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
 }

@@ -10,7 +10,7 @@ import (
 // countRefused reads what the fence has counted, while no write is under way. A failure leaves the numbers as they were: they
 // are for people.
 func (l *loop) countRefused() {
-	ctx, cancel := context.WithTimeout(context.Background(), syncBound)
+	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
 	defer cancel()
 	refused, err := l.Firewall.Refused(ctx)
 	if l.troubles.note(l.Events, time.Now(), "counters of the firewall", err); err == nil {

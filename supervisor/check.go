@@ -74,7 +74,7 @@ func (l *loop) checkBeside(now time.Time) {
 	state, same := l.lastThatServes()
 	w := l.begin(state, l.lookAround())
 	w.same, w.again, w.beside = same, true, true
-	l.agenda.at(dueLate, now.Add(fenceBound))
+	l.agenda.at(dueLate, now.Add(checkTimeout))
 }
 
 // lookAround returns what reads the rest of what a check looks at, for another goroutine. The loop takes it in if it has not read
@@ -112,7 +112,7 @@ func around(mail *mailbox, readForward func(context.Context) (firewall.Forward, 
 	return func() {
 		var a surroundings
 		if readForward != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), forwardBound)
+			ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 			defer cancel()
 			a.forward, a.forwardErr = readForward(ctx)
 		}

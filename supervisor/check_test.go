@@ -47,7 +47,7 @@ func TestNoFenceNoProxy(t *testing.T) {
 		told()
 		m.set(func() { m.fwErr = errFlushed })
 		m.Wake(Firewall)
-		m.expect(m.after(checkGap), "kill :1\nkill :2")
+		m.expect(m.after(checkInterval), "kill :1\nkill :2")
 		for _, name := range []string{"social", "work"} {
 			if vm := m.vm(name); vm.State != control.Failed || vm.Error != "firewall: "+errFlushed.Error() || vm.PID != 0 {
 				t.Errorf("shown as %+v", vm)
@@ -75,7 +75,7 @@ func TestNoFenceNoProxy(t *testing.T) {
 			t.Errorf("%d tries in a minute", m.syncs)
 		}
 		m.set(func() { m.fwErr = nil })
-		if c := counted(m.after(fenceRetry + time.Second)); c["start"] != 3 || c["bind"] != 3 || c["kill"] != 0 {
+		if c := counted(m.after(fenceRetryInterval + time.Second)); c["start"] != 3 || c["bind"] != 3 || c["kill"] != 0 {
 			t.Errorf("it does not come back: %v", c)
 		}
 		if vm := m.vm("social"); vm.State != control.Running || vm.Error != "" || vm.Restarts != 0 {
@@ -144,10 +144,10 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 				time.Sleep(20 * time.Millisecond)
 			}
 		}
-		breaks(mostRepairs)
+		breaks(repairsMax)
 		m.expect(m.took(), "")
-		if repairs != mostRepairs {
-			t.Errorf("%d repairs, want one at once for each of %d", repairs, mostRepairs)
+		if repairs != repairsMax {
+			t.Errorf("%d repairs, want one at once for each of %d", repairs, repairsMax)
 		}
 		breaks(1)
 		if c := counted(m.took()); c["kill"] != 2 || c["unbind"] != 2 || len(c) != 2 {
@@ -158,7 +158,7 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 		}
 		breaks(500) // 10 s
 		m.expect(m.took(), "")
-		if repairs > mostRepairs+20 {
+		if repairs > repairsMax+20 {
 			t.Errorf("%d repairs in 10 s of a fight", repairs)
 		}
 		m.set(func() { m.undone = nil })
@@ -171,7 +171,7 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 		m.set(func() { m.undone = func() bool { return true } })
 		for range 20 {
 			m.Wake(Firewall)
-			m.expect(m.after(quietFor/mostRepairs), "")
+			m.expect(m.after(quietFor/repairsMax), "")
 		}
 		m.set(func() { m.undone = nil })
 	})
@@ -187,7 +187,7 @@ func TestEndDuringAFight(t *testing.T) {
 func endDuringAFight(t *testing.T, m *machine, yields bool) {
 	serveTwo(m)
 	m.set(func() { m.undone = func() bool { return true } })
-	for range 2 * mostRepairs {
+	for range 2 * repairsMax {
 		m.Wake(Firewall)
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -202,9 +202,9 @@ func endDuringAFight(t *testing.T, m *machine, yields bool) {
 func TestCheckThatHangs(t *testing.T) {
 	run(t, func(m *machine) {
 		serveTwo(m)
-		m.set(func() { m.looking = fenceBound + time.Second })
+		m.set(func() { m.looking = checkTimeout + time.Second })
 		m.Wake(Firewall)
-		m.expect(m.after(fenceBound-time.Millisecond), "")
+		m.expect(m.after(checkTimeout-time.Millisecond), "")
 		m.expect(m.after(time.Millisecond), "kill :1\nkill :2")
 		m.set(func() { m.looking = 0 })
 		if c := counted(m.after(10 * time.Second)); c["start"] != 2 || c["bind"] != 2 {
@@ -255,12 +255,12 @@ func TestABrokenFenceDoesNotWaitForAnEarlierCheck(t *testing.T) {
 	run(t, func(m *machine) {
 		serveTwo(m)
 		m.after(time.Minute)
-		m.set(func() { m.looking = checkTooLong })
+		m.set(func() { m.looking = checkCostMax })
 		m.Wake(Firewall)
-		m.after(checkTooLong + time.Millisecond)
+		m.after(checkCostMax + time.Millisecond)
 		m.set(func() { m.syncs, m.looking = 0, 0 })
 		m.Wake(Firewall)
-		if m.after(2 * checkGap); m.syncs == 0 {
+		if m.after(2 * checkInterval); m.syncs == 0 {
 			t.Error("nobody has looked yet")
 		}
 	})
@@ -287,14 +287,14 @@ func TestCheckThatFailsOnceIsRepeated(t *testing.T) {
 func TestWriteThatHangsWhileSomebodyChangesTheFirewall(t *testing.T) {
 	run(t, func(m *machine) {
 		serveTwo(m)
-		m.set(func() { m.looking = 3 * fenceBound })
+		m.set(func() { m.looking = 3 * checkTimeout })
 		m.file("work.10.137.0.2", "a", "b")
-		m.after(fenceBound + time.Second)
+		m.after(checkTimeout + time.Second)
 		if len(m.alive) < 2 {
 			t.Error("a slow write alone ends nothing")
 		}
 		m.Wake(Firewall)
-		if c := counted(m.after(fenceBound)); c["kill"] == 0 || len(m.alive) > 0 {
+		if c := counted(m.after(checkTimeout)); c["kill"] == 0 || len(m.alive) > 0 {
 			t.Errorf("done: %v", c)
 		}
 		m.set(func() { m.looking = 0 })

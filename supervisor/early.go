@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	massStart = 8                     // proxies that are starting: none is served alone any more
-	gather    = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
+	bulkStart     = 8                     // proxies that are starting: none is served alone any more
+	fullPlanDelay = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
 )
 
 // What takes longest when an AppVM comes is tinyproxy's start, and what grows with the AppVMs is a round of the loop. So
@@ -25,7 +25,7 @@ const (
 // write of the firewall for all of it, and nothing that ends waits for what begins.
 
 // heed follows hints, and tells whether they are not enough to know who is connected now, so that all have to be read.
-func (l *loop) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
+func (l *loop) followHints(hints []netwatch.Hint, now time.Time) (stale bool) {
 	var plans []plan.Plan
 	changed := 0
 	for _, h := range hints {
@@ -40,7 +40,7 @@ func (l *loop) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 		l.inputs.Links = after
 		for _, link := range found {
 			changed++
-			if p := l.startAlone(link, now); len(p.Start) > 0 {
+			if p := l.startOne(link, now); len(p.Start) > 0 {
 				plans = append(plans, p)
 			}
 		}
@@ -49,10 +49,10 @@ func (l *loop) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 	case changed == 0:
 	case stale, len(plans) < changed:
 		l.agenda.at(duePlan, now) // also if the reading of all finds nothing new: it is known by now
-	case l.starting() >= massStart:
-		l.agenda.by(duePlan, now.Add(gather))
+	case l.starting() >= bulkStart:
+		l.agenda.by(duePlan, now.Add(fullPlanDelay))
 	case changed == 1:
-		l.bindAlone(plans[0], now)
+		l.bindOne(plans[0], now)
 	default:
 		l.agenda.at(duePlan, now)
 	}
@@ -60,25 +60,25 @@ func (l *loop) heed(hints []netwatch.Hint, now time.Time) (stale bool) {
 }
 
 // welcome binds the process that has come up just now.
-func (l *loop) welcome(now time.Time) {
-	up := l.up
-	l.up = nil
+func (l *loop) bindNew(now time.Time) {
+	up := l.justUp
+	l.justUp = nil
 	if len(up) == 0 {
 		return
 	}
 	link, _ := l.inputs.Links.Find(up[0])
-	if len(up) == 1 && l.starting() < massStart {
-		if p := l.startAlone(link, now); len(p.Bindings) > 0 {
-			l.bindAlone(p, now)
+	if len(up) == 1 && l.starting() < bulkStart {
+		if p := l.startOne(link, now); len(p.Bindings) > 0 {
+			l.bindOne(p, now)
 			return
 		}
 	}
 	l.changed = true
 }
 
-// startAlone starts what a plan for one AppVM says, connected as given, if it has no proxy yet. What else it says is
+// startOne starts what a plan for one AppVM says, connected as given, if it has no proxy yet. What else it says is
 // returned; nothing, if the plan for all is to decide.
-func (l *loop) startAlone(link netwatch.AppVM, now time.Time) (p plan.Plan) {
+func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if l.guard.unfenced != nil {
 		return plan.Plan{}
 	}
@@ -105,17 +105,17 @@ func (l *loop) startAlone(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if l.startAll(p.Start, now); len(p.Start) > 0 {
 		runtime.Gosched() // this thread goes on with the start, the loop on another
 	}
-	l.tell(l.want[at], d)
+	l.emitChange(l.want[at], d)
 	l.want[at] = d
 	return p
 }
 
-// bindAlone has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
+// bindOne has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
 // little. If something else is due, that plan does it all.
-func (l *loop) bindAlone(p plan.Plan, now time.Time) {
+func (l *loop) bindOne(p plan.Plan, now time.Time) {
 	if l.checking() {
 		if len(p.Bindings) == 0 { // what starts needs nothing of the firewall until it is bound
-			l.agenda.by(duePlan, now.Add(gather))
+			l.agenda.by(duePlan, now.Add(fullPlanDelay))
 			return
 		}
 		l.completeWrite(now)
@@ -126,10 +126,10 @@ func (l *loop) bindAlone(p plan.Plan, now time.Time) {
 		return
 	}
 	addr := p.Allowances[0].Addr
-	p.Bindings = with(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
-	p.Allowances = with(l.allowances, p.Allowances, addr, func(e policy.Allowance) netip.Addr { return e.Addr })
+	p.Bindings = replaceOf(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
+	p.Allowances = replaceOf(l.allowances, p.Allowances, addr, func(e policy.Allowance) netip.Addr { return e.Addr })
 	if l.bind(p, now) { // else it comes with the next try
-		l.agenda.by(duePlan, now.Add(gather))
+		l.agenda.by(duePlan, now.Add(fullPlanDelay))
 	}
 }
 
@@ -173,8 +173,8 @@ func (l *loop) forgetPast(before []*plan.Desired) {
 	}
 }
 
-// with is what a plan for all has, in its order, with those of one AppVM replaced.
-func with[T any](all, own []T, addr netip.Addr, of func(T) netip.Addr) []T {
+// replaceOf returns what a plan for all has, in its order, with those of one AppVM replaced.
+func replaceOf[T any](all, own []T, addr netip.Addr, of func(T) netip.Addr) []T {
 	merged := make([]T, 0, len(all)+len(own))
 	for i, x := range all {
 		switch of(x).Compare(addr) {

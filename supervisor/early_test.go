@@ -54,7 +54,7 @@ func TestHintAtNothingReadsNothing(t *testing.T) {
 			t.Errorf("%d looks, %d readings, want one look", m.looks, m.reads)
 		}
 		m.post(func(*loop) { // while the loop is busy
-			for range mostHints + 1 {
+			for range hintsMax + 1 {
 				m.Hint(netwatch.Hint{Link: 7})
 			}
 		})
@@ -138,7 +138,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 			before := m.after(time.Second)
 			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i, ip))
 			m.appears(ip, vifs...)
-			got := m.after(gather / 2)
+			got := m.after(fullPlanDelay / 2)
 			if c := counted(got); before != "" || c["start"] != 1 || c["bind"] != 1 || c["fence"] != 1 {
 				t.Errorf("done:\n%s\nwant a start, and a proxy bound with its hole", got)
 			}
@@ -150,7 +150,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 				status.VMs[j].State != control.Running || status.VMs[j].PID == 0 {
 				t.Error(status.VMs, err)
 			}
-			m.after(gather)
+			m.after(fullPlanDelay)
 			if m.post(func(l *loop) { later = l.planned }); m.took() != "" || later == planned {
 				t.Error("there was no plan for all, or one that did something")
 			}
@@ -168,7 +168,7 @@ func TestFirewallFailsForAFirstProxy(t *testing.T) {
 		m.after(time.Second)
 		m.set(func() { m.fwErr = errors.New("busy") })
 		m.appears("10.137.0.1", "vif1.0 10.137.0.1")
-		m.expect(m.after(gather), "start social (10.137.0.1) at 10.138.1.1: a :1")
+		m.expect(m.after(fullPlanDelay), "start social (10.137.0.1) at 10.138.1.1: a :1")
 		if vm := m.vm("social"); vm.State != control.Failed {
 			t.Error(vm)
 		}
@@ -182,7 +182,7 @@ func TestFirewallFailsForAFirstProxy(t *testing.T) {
 func TestManyThatComeUpTogetherAreOneWrite(t *testing.T) {
 	run(t, func(m *machine) {
 		var vifs []string
-		for i := range massStart - 1 {
+		for i := range bulkStart - 1 {
 			ip := fmt.Sprintf("10.137.0.%d", i+1)
 			m.file(fmt.Sprintf("vm%d.%s", i, ip), "a")
 			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i+1, ip))

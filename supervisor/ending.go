@@ -86,13 +86,13 @@ func (r runner) end(proxy Proxy, order stopOrder) {
 	}
 }
 
-// finishPoll is how often a process that is to end soon is asked whether it has answered all.
-const finishPoll = 2 * time.Millisecond
+// finishInterval is how often a process that is to end soon is asked whether it has answered all.
+const finishInterval = 2 * time.Millisecond
 
 // finish waits until a proxy that no new connection comes to has answered what it was asked. A tunnel or a download
 // would take longer than it may: it is told from a short request by nothing but its length.
 func finish(proxy Proxy, heard time.Time) {
-	tick := time.NewTicker(finishPoll)
+	tick := time.NewTicker(finishInterval)
 	defer tick.Stop()
 	over := time.After(grace(time.Since(heard)))
 	for {

@@ -78,7 +78,7 @@ func TestTakenPortsArePassed(t *testing.T) {
 		m.after(time.Second)
 		m.connect("vif1.0 10.137.0.1")
 		got := m.after(10 * time.Minute)
-		if n := strings.Count(got, "start "); n < 20*(portTries+1) || n > 40*(portTries+1) {
+		if n := strings.Count(got, "start "); n < 20*(portTriesMax+1) || n > 40*(portTriesMax+1) {
 			t.Errorf("%d starts in ten minutes", n)
 		}
 		if vm := m.vm("social"); vm.Error != "another process listens" {
@@ -262,7 +262,7 @@ func TestRevokedThoughTheNewRulesDoNotStart(t *testing.T) {
 			t.Errorf("nothing was taken away: %v", c)
 		}
 		m.file("social.10.137.0.1", "a")
-		if c := counted(m.after(settle + 5*time.Millisecond)); c["kill"] != 1 || c["unbind"] != 1 {
+		if c := counted(m.after(quietPeriod + 5*time.Millisecond)); c["kill"] != 1 || c["unbind"] != 1 {
 			t.Errorf("b can be reached: %v", c)
 		}
 		if vm := m.vm("social"); vm.State != control.Failed || vm.Error != "no space left on device" {
@@ -320,7 +320,7 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 			m.after(time.Second)
 			m.file("b.10.0.0.2", "x")
 			m.connect("vif1.0 10.0.0.1", "vif2.0 10.0.0.2")
-			m.after(restartGap - 3*time.Second)
+			m.after(lifeMin - 3*time.Second)
 			if m.vm("a").State != control.Running {
 				t.Errorf("before its time: %v", m.vm("a"))
 			}

@@ -17,8 +17,8 @@ import (
 // switch of a VPN does, the fence refuses what proxies send there, DNS included. By which interfaces proxies may leave can
 // also be said (--egress-interface), and is not asked of those chains then.
 
-// forwardBound is how long reading them may take.
-const forwardBound = 2 * time.Second
+// forwardTimeout is how long reading them may take.
+const forwardTimeout = 2 * time.Second
 
 var errForward = errors.New("nobody knows by which interfaces proxies may leave")
 
@@ -28,7 +28,7 @@ func (l *loop) readForward(now time.Time) (changed bool) {
 	if !l.followsForward() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), forwardBound)
+	ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 	defer cancel()
 	forward, err := l.ReadForward(ctx)
 	return l.heardForward(forward, err, now)

@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	fenceBound   = 2 * time.Second        // until a check that has not ended counts as failed
-	fenceRetry   = 5 * time.Second        // between tries to put the fence up again, at most
-	checkGap     = 5 * time.Millisecond   // between checks, at least
-	checkShare   = 10                     // of the time, one in so many parts is for checks that hints ask for, in the long run
-	checkBurst   = 500 * time.Millisecond // of them may come at once: the rules may be deleted just after another change
-	mostRepairs  = 5                      // in quietFor; who undoes the rules more often ends the proxies
-	quietFor     = time.Second            // without a repair, until proxies run again
-	quietShare   = 10                     // the same in repairs, where these take long: the fence is open meanwhile
-	checkTooLong = 100 * time.Millisecond
+	checkTimeout       = 2 * time.Second        // until a check that has not ended counts as failed
+	fenceRetryInterval = 5 * time.Second        // between tries to put the fence up again, at most
+	checkInterval      = 5 * time.Millisecond   // between checks, at least
+	checkShare         = 10                     // of the time, one in so many parts is for checks that hints ask for, in the long run
+	checkBurst         = 500 * time.Millisecond // of them may come at once: the rules may be deleted just after another change
+	repairsMax         = 5                      // in quietFor; who undoes the rules more often ends the proxies
+	quietFor           = time.Second            // without a repair, until proxies run again
+	quietShare         = 10                     // the same in repairs, where these take long: the fence is open meanwhile
+	checkCostMax       = 100 * time.Millisecond
 )
 
 var (
-	errLate   = fmt.Errorf("%w, for all that is known: the check takes longer than %v", firewall.ErrUnfenced, fenceBound)
+	errLate   = fmt.Errorf("%w, for all that is known: the check takes longer than %v", firewall.ErrUnfenced, checkTimeout)
 	errUndone = fmt.Errorf("%w: another program undoes the rules as often as they are restored; proxies run again when"+
 		" it leaves them alone", firewall.ErrUnfenced)
 )
@@ -51,17 +51,17 @@ func (g *guard) next(now time.Time) time.Time {
 	case slices.ContainsFunc(g.repairs, g.began.Equal):
 		return now // it has found something, and may once more
 	}
-	return later(now, g.checked.Add(max(checkGap, checkShare*(g.spent-checkBurst))))
+	return later(now, g.checked.Add(max(checkInterval, checkShare*(g.spent-checkBurst))))
 }
 
 // account notes that a check has ended, with what it took of the time that is for checks.
 func (g *guard) account(ended time.Time) {
 	g.took = ended.Sub(g.began)
-	g.spent = max(0, g.spent-ended.Sub(g.checked)/checkShare) + min(g.took, checkTooLong)
+	g.spent = max(0, g.spent-ended.Sub(g.checked)/checkShare) + min(g.took, checkCostMax)
 	g.checked = ended
 }
 
-// quiet is the time in which more than mostRepairs are too many, and without any it is quiet.
+// quiet is the time in which more than repairsMax are too many, and without any it is quiet.
 func (g *guard) quiet() time.Duration { return max(quietFor, quietShare*g.took) }
 
 // rest notes what the round of a check took.

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	settle     = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
-	settleMost = 100 * time.Millisecond // but do not wait forever
+	quietPeriod    = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
+	quietPeriodMax = 100 * time.Millisecond // but do not wait forever
 )
 
 // resync has everything read at once.
@@ -43,7 +43,7 @@ func (l *loop) expectRules(first, last, now time.Time) {
 	if l.burst.IsZero() {
 		l.burst, l.edited = now, first
 	}
-	l.agenda.at(dueRules, earlier(last.Add(settle), l.burst.Add(settleMost)))
+	l.agenda.at(dueRules, earlier(last.Add(quietPeriod), l.burst.Add(quietPeriodMax)))
 }
 
 // stale reports whether the rules of AppVMs may be others than those that were read last. Then they are read soon.
@@ -61,8 +61,8 @@ func (l *loop) read(now time.Time) bool {
 	l.heard = now
 	if l.changed && !l.agenda.has(dueNews) {
 		l.agenda.at(dueNews, now)
-		if l.starting() >= massStart {
-			l.agenda.at(dueNews, later(now, l.planned.Add(gather)))
+		if l.starting() >= bulkStart {
+			l.agenda.at(dueNews, later(now, l.planned.Add(fullPlanDelay)))
 		}
 	}
 	l.changed = false
@@ -79,7 +79,7 @@ func (l *loop) read(now time.Time) bool {
 	}
 	if l.agenda.take(dueRules, now) {
 		set, err := l.ReadRules()
-		over := l.burst.Add(settleMost) // long ago, if nothing settles
+		over := l.burst.Add(quietPeriodMax) // long ago, if nothing settles
 		l.agenda.at(dueRules, l.troubles.note(l.Events, now, "rules", err))
 		switch {
 		case err == nil && now.Before(over) && truncated(l.inputs.Rules, set):
@@ -120,7 +120,7 @@ func (l *loop) read(now time.Time) bool {
 			l.readForward(now) // without it nothing starts
 			l.check(now)
 		}
-		l.verify(now)
+		l.checkListeners(now)
 	}
 	for _, what := range []task{dueRetired, duePlan, dueReady, dueResolvers} {
 		work = l.agenda.take(what, now) || work
@@ -146,13 +146,13 @@ func (l *loop) readPlaces(now time.Time) {
 	switch {
 	case places == l.inputs.Places:
 		l.moved.places = ""
-	case l.inputs.Places == "" || places == l.moved.places && now.Sub(l.moved.since) >= settleMost:
+	case l.inputs.Places == "" || places == l.moved.places && now.Sub(l.moved.since) >= quietPeriodMax:
 		l.inputs.Places, l.moved.places = places, ""
 	default:
 		if places != l.moved.places {
 			l.moved.places, l.moved.since = places, now
 		}
-		l.agenda.at(dueResolvers, l.moved.since.Add(settleMost))
+		l.agenda.at(dueResolvers, l.moved.since.Add(quietPeriodMax))
 	}
 }
 

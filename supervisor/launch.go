@@ -80,7 +80,7 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, startBound)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	proxy, err := t.launcher.Start(ctx, t.binary, t.spec(p, t.users.UID(p.Addr), port))
 	var problem *proc.Error

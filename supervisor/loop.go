@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	readyBound   = 3 * time.Second  // one slow proxy does not hold up the boot
-	restAfter    = 10 * time.Second // without anything that happens, until memory is given back
-	sleepAtLeast = 5 * time.Second  // that the machine was suspended, for everything to be read
+	readyTimeout = 3 * time.Second  // one slow proxy does not hold up the boot
+	idleDelay    = 10 * time.Second // without anything that happens, until memory is given back
+	suspendMin   = 5 * time.Second  // that the machine was suspended, for everything to be read
 )
 
 // A loop owns all state. It is a variable of Run and an argument of letters, and is stored nowhere: no other goroutine has it.
@@ -41,7 +41,7 @@ type loop struct {
 	forward *firewall.Forward // as last read; nil if never
 	lastID  int
 
-	syncTimeout time.Duration // of one write of the firewall
+	writeTimeout time.Duration // of one write of the firewall
 
 	agenda    agenda
 	lastRound time.Time
@@ -51,9 +51,9 @@ type loop struct {
 	edited    time.Time    // when they were made: the loop may have been busy
 	heard     time.Time    // when what this round is about was first heard of
 	changed   bool         // mail changed something that the plan depends on
-	up        []netip.Addr // AppVMs that a process has come up for just now
+	justUp    []netip.Addr // AppVMs that a process has come up for just now
 	troubles  troubles
-	deafTo    map[string]Reason // inputs whose watchers do not work, by what these are called
+	unwatched map[string]Reason // inputs whose watchers do not work, by what these are called
 	moved     struct {          // places that sandboxes do not know yet
 		places string
 		since  time.Time
@@ -65,7 +65,7 @@ type loop struct {
 		busy bool           // it is being written
 		told []chan<- error // how the next write went
 	}
-	hosts      map[string]*host
+	hosts      map[string]*upstreamHost
 	allowances []policy.Allowance // of the last plan
 	fenced     firewall.Fence     // that follows from them
 	cleaned    bool               // what an earlier run left in connection tracking is forgotten
@@ -78,22 +78,22 @@ type loop struct {
 
 func newLoop(life context.Context, c Config, m *mailbox) *loop {
 	return &loop{
-		Config: c, mailbox: m, life: life, syncTimeout: syncBound,
-		troubles: troubles{},
-		deafTo:   map[string]Reason{},
-		writers:  map[string]time.Time{},
-		inputs:   plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[plan.Identity]map[rules.Host]time.Duration{}},
-		cache:    plan.Cache{},
-		vms:      map[netip.Addr]*appVM{},
-		hosts:    map[string]*host{},
-		ports:    newPorts(c.Ports),
-		states:   map[plan.Identity]stateSince{},
+		Config: c, mailbox: m, life: life, writeTimeout: syncTimeout,
+		troubles:  troubles{},
+		unwatched: map[string]Reason{},
+		writers:   map[string]time.Time{},
+		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[plan.Identity]map[rules.Host]time.Duration{}},
+		cache:     plan.Cache{},
+		vms:       map[netip.Addr]*appVM{},
+		hosts:     map[string]*upstreamHost{},
+		ports:     newPorts(c.Ports),
+		states:    map[plan.Identity]stateSince{},
 	}
 }
 
 // run is Run.
 func (l *loop) run() error {
-	l.agenda.at(dueReady, time.Now().Add(readyBound))
+	l.agenda.at(dueReady, time.Now().Add(readyTimeout))
 	l.readStops(time.Now())
 	l.wake(Force)
 	timer := time.NewTimer(l.Interval)
@@ -127,13 +127,13 @@ func (l *loop) round(now time.Time) time.Time {
 	if l.agenda.take(dueIdle, now) {
 		l.Rest()
 	}
-	if reasons := l.pollDeaf(l.take(), now); reasons.has(Force) || l.agenda.isDue(now, dueResync) {
+	if reasons := l.pollUnwatched(l.take(), now); reasons.has(Force) || l.agenda.isDue(now, dueResync) {
 		l.resync(now)
 	} else {
 		if reasons.has(Rules) { // before the links: an AppVM that comes waits for rules that are about to be read
 			l.expectRules(reasons.first, reasons.last, now)
 		}
-		if !reasons.has(Links) && l.heed(reasons.hints, now) {
+		if !reasons.has(Links) && l.followHints(reasons.hints, now) {
 			reasons.Reason |= Links
 		}
 		l.schedule(reasons.Reason, now)
@@ -141,8 +141,8 @@ func (l *loop) round(now time.Time) time.Time {
 	if l.agenda.take(dueStops, now) {
 		l.tryStops(now)
 	}
-	l.askAgain(now)
-	l.welcome(now)
+	l.refreshUpstreams(now)
+	l.bindNew(now)
 	if l.read(now) {
 		l.reconcile(now)
 	}
@@ -157,7 +157,7 @@ func (l *loop) round(now time.Time) time.Time {
 
 // slept reports whether the machine was suspended for long while so much time passed: the monotonic clock stands still
 // meanwhile, and that of the boot time does not (clock_gettime(2)).
-func slept(monotonic, boot time.Duration) bool { return boot-monotonic > sleepAtLeast }
+func slept(monotonic, boot time.Duration) bool { return boot-monotonic > suspendMin }
 
 // reconcile computes the difference between what should be and what is, and does it.
 func (l *loop) reconcile(now time.Time) {
@@ -165,7 +165,7 @@ func (l *loop) reconcile(now time.Time) {
 	l.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := l.want
 	l.want = l.inputs.Desired(l.cache)
-	l.tellNews(before)
+	l.emitChanges(before)
 	l.forgetPast(before)
 	l.haveNewcomersWait(now)
 	l.prune()
@@ -176,7 +176,7 @@ func (l *loop) reconcile(now time.Time) {
 	l.agenda.at(duePlan, p.Next)
 	l.apply(p, now)
 	l.report(now, l.atRest())
-	l.agenda.at(dueIdle, now.Add(restAfter))
+	l.agenda.at(dueIdle, now.Add(idleDelay))
 }
 
 // next returns when the loop is to look again if nothing happens.

@@ -111,12 +111,12 @@ func TestNewcomerWhileRulesChangeWithoutEnd(t *testing.T) {
 		writer.Go(func() {
 			for range 400 {
 				m.Wake(Rules)
-				time.Sleep(settle / 2)
+				time.Sleep(quietPeriod / 2)
 			}
 		})
 		time.Sleep(time.Second)
 		m.connect("vif1.0 10.137.0.1")
-		time.Sleep(3 * settleMost)
+		time.Sleep(3 * quietPeriodMax)
 		if vm := m.vm("social"); vm.State != control.Running {
 			t.Errorf("%+v", vm)
 		}

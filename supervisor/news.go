@@ -9,11 +9,11 @@ import (
 	"vifproxy/internal/plan"
 )
 
-// mostFindings bounds what one rule file can say in the log.
-const mostFindings = 20
+// findingsMax bounds what one rule file can say in the log.
+const findingsMax = 20
 
-// tellNews tells what is different in the desired state, once for each change.
-func (l *loop) tellNews(before []*plan.Desired) {
+// emitChanges tells what is different in the desired state, once for each change.
+func (l *loop) emitChanges(before []*plan.Desired) {
 	// The same AppVM is one with the same address, whatever its name; refused files may have none.
 	same := func(d *plan.Desired) plan.Identity {
 		if d.Addr.IsValid() {
@@ -26,7 +26,7 @@ func (l *loop) tellNews(before []*plan.Desired) {
 		was[same(d)] = d
 	}
 	for _, d := range l.want {
-		l.tell(was[same(d)], d)
+		l.emitChange(was[same(d)], d)
 		delete(was, same(d))
 	}
 	for _, old := range was {
@@ -35,7 +35,7 @@ func (l *loop) tellNews(before []*plan.Desired) {
 }
 
 // tell tells what is different for one AppVM; old is nil if it had no rule file.
-func (l *loop) tell(old, d *plan.Desired) {
+func (l *loop) emitChange(old, d *plan.Desired) {
 	about := events.About{VM: d.Name, IP: d.Addr}
 	switch {
 	case old == nil:
@@ -52,7 +52,7 @@ func (l *loop) tell(old, d *plan.Desired) {
 	}
 	if d.Policy != nil {
 		for i, finding := range d.Policy.Findings {
-			if i == mostFindings {
+			if i == findingsMax {
 				l.Events.Emit(events.RulesSuspiciousMore, events.About{VM: d.Name, IP: d.Addr, Count: len(d.Policy.Findings) - i})
 				break
 			}

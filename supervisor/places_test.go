@@ -14,14 +14,14 @@ func TestPlacesThatSandboxesDependOn(t *testing.T) {
 		m.after(time.Second)
 		m.set(func() { m.places = " elsewhere" })
 		m.Wake(Resolvers)
-		m.expect(m.after(settleMost/2), "")
+		m.expect(m.after(quietPeriodMax/2), "")
 		m.expect(m.after(time.Second), "start social (10.137.0.1) at 10.138.1.1: a :2\n"+
 			"unbind vif1.0 10.137.0.1 :1\nbind vif1.0 10.137.0.1 :2")
 
 		// A directory that is taken away and made again at once was never anywhere else.
 		m.set(func() { m.places = "" })
 		m.Wake(Resolvers)
-		m.after(settleMost / 2)
+		m.after(quietPeriodMax / 2)
 		m.set(func() { m.places = " elsewhere" })
 		m.Wake(Resolvers)
 		m.expect(m.after(time.Second), "")

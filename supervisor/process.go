@@ -14,20 +14,20 @@ import (
 	proc "vifproxy/tinyproxy/process"
 )
 
-// drainPoll is how often retired processes are looked at.
-const drainPoll = time.Second
+// retiredInterval is how often retired processes are looked at.
+const retiredInterval = time.Second
 
-// startBound is how long a proxy may take until it listens. The usual is a few milliseconds; a machine that boots
+// startTimeout is how long a proxy may take until it listens. The usual is a few milliseconds; a machine that boots
 // twenty VMs may need a second or two.
-const startBound = 10 * time.Second
+const startTimeout = 10 * time.Second
 
-// restartGap is how long the daemon has to have run until it ends so that systemd makes the runtime directory again: somebody
+// lifeMin is how long the daemon has to have run until it ends so that systemd makes the runtime directory again: somebody
 // who keeps removing it does not keep all AppVMs from being served.
-const restartGap = 10 * time.Second
+const lifeMin = 10 * time.Second
 
-// portTries is how many ports in a row that somebody else has are passed over at once. Where Landlock knows no ports, a
+// portTriesMax is how many ports in a row that somebody else has are passed over at once. Where Landlock knows no ports, a
 // proxy in an AppVM's hands can listen on as many as it has descriptors.
-const portTries = 8
+const portTriesMax = 8
 
 // process is one generation with what it takes to end it.
 type process struct {
@@ -73,7 +73,7 @@ func (l *loop) start(policy *Policy, now time.Time) {
 
 // cameUp is the news that a proxy listens.
 func (l *loop) cameUp(p *process, proxy Proxy) {
-	l.up = append(l.up, p.vm.addr)
+	l.justUp = append(l.justUp, p.vm.addr)
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
 	p.vm.taken = 0
 	if !p.Dying {
@@ -122,7 +122,7 @@ func (l *loop) ended(p *process, err error) {
 	}
 	now := time.Now()
 	if !p.Ready {
-		if errors.As(err, new(takenPort)) && vm.taken < portTries { // the plan starts it at the next one
+		if errors.As(err, new(takenPort)) && vm.taken < portTriesMax { // the plan starts it at the next one
 			vm.taken++
 			l.Events.Emit(events.ProxyFails, events.About{
 				VM: p.Policy.Name, IP: vm.addr, Port: p.Port, RetryMS: events.CeilMS(time.Millisecond), Err: err.Error(),
@@ -135,7 +135,7 @@ func (l *loop) ended(p *process, err error) {
 			kind = events.RulesRefused
 		}
 		l.failed(kind, vm, p.Policy, now, err, 0)
-		if l.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(l.Setup.Started) >= restartGap {
+		if l.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(l.Setup.Started) >= lifeMin {
 			l.gaveUp = err
 		}
 		return
@@ -148,7 +148,7 @@ func (l *loop) ended(p *process, err error) {
 
 // verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
 // is somebody else's, counts as one that has died.
-func (l *loop) verify(now time.Time) {
+func (l *loop) checkListeners(now time.Time) {
 	listeners, err := l.ReadListeners()
 	l.heardListeners(listeners, err, now)
 }
@@ -209,7 +209,7 @@ func (l *loop) pollRetired(now time.Time) {
 				p.Idle, p.Clients = retired && len(clients) == 0, len(clients)
 			}
 			if retired {
-				l.agenda.at(dueRetired, now.Add(drainPoll))
+				l.agenda.at(dueRetired, now.Add(retiredInterval))
 			}
 		}
 	}

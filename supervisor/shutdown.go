@@ -20,7 +20,7 @@ func (l *loop) shutdown() error {
 	l.Events.Emit(events.DaemonStops, events.About{})
 	l.guard = guard{} // that somebody undid the rules before is no failure of what is written now
 	delete(l.troubles, "firewall")
-	l.syncTimeout = lastSyncTimeout
+	l.writeTimeout = lastSyncTimeout
 	if l.writing != nil {
 		l.writing.putOff() // a check too
 	}

@@ -177,7 +177,7 @@ func TestRequestsUnderWayAreAnswered(t *testing.T) {
 			unbind vif1.0 10.137.0.1 :1
 			bind vif1.0 10.137.0.1 :2`)
 		m.set(func() { m.alive[1].idle = true })
-		m.expect(m.after(finishPoll), "kill :1")
+		m.expect(m.after(finishInterval), "kill :1")
 
 		m.file("social.10.137.0.1", "b") // and this time a tunnel is open
 		m.after(50 * time.Millisecond)
@@ -206,12 +206,12 @@ func TestRestOfAWriteHoldsUpNothing(t *testing.T) {
 		m.after(time.Second)
 		m.set(func() { m.alive[1].idle, m.rest = true, 40*time.Millisecond })
 		m.file("social.10.137.0.1", "b")
-		m.expect(m.after(settle+3*time.Millisecond+finishPoll), `start social (10.137.0.1) at 10.138.1.1: b :2
+		m.expect(m.after(quietPeriod+3*time.Millisecond+finishInterval), `start social (10.137.0.1) at 10.138.1.1: b :2
 			unbind vif1.0 10.137.0.1 :1
 			bind vif1.0 10.137.0.1 :2
 			kill :1`)
 		m.file("social.10.137.0.1", "c")
-		m.expect(m.after(settle+time.Millisecond), "start social (10.137.0.1) at 10.138.1.1: c :3")
+		m.expect(m.after(quietPeriod+time.Millisecond), "start social (10.137.0.1) at 10.138.1.1: c :3")
 		m.expect(m.after(20*time.Millisecond), "")
 		m.expect(m.after(20*time.Millisecond), "unbind vif1.0 10.137.0.1 :2\nbind vif1.0 10.137.0.1 :3")
 	})
@@ -226,7 +226,7 @@ func TestRestOfAWriteIsPutOff(t *testing.T) {
 		m.file("social.10.137.0.1", "b")
 		m.after(20 * time.Millisecond)
 		m.file("social.10.137.0.1", "c")
-		m.expect(m.after(settle+3*time.Millisecond), `start social (10.137.0.1) at 10.138.1.1: c :3
+		m.expect(m.after(quietPeriod+3*time.Millisecond), `start social (10.137.0.1) at 10.138.1.1: c :3
 			unbind vif1.0 10.137.0.1 :2
 			bind vif1.0 10.137.0.1 :3`)
 

@@ -16,25 +16,25 @@ const (
 	// addressMemory is how long an address of an upstream stays open after the last answer that had it.
 	addressMemory = 10 * time.Minute
 
-	// mostAddresses is how many addresses of one upstream are open.
-	mostAddresses = 64
+	// addressesMax is how many addresses of one upstream are open.
+	addressesMax = 64
 
-	// askOften is the time between questions for an upstream that is new, and askOftenFor how long it is new.
-	askOften    = time.Second
-	askOftenFor = 30 * time.Second
+	// newUpstreamInterval is the time between questions for an upstream that is new, and newUpstreamFor how long it is new.
+	newUpstreamInterval = time.Second
+	newUpstreamFor      = 30 * time.Second
 )
 
 // host is a name in the template. tinyproxy asks for its addresses at each connection, and the fence has to know them
 // before. A name server that has several may answer with one, another each time. So the daemon asks often at first, then
 // every now and then, and what it has heard in the last minutes stays open. If nobody answers, all of it stays.
-type host struct {
+type upstreamHost struct {
 	seen  map[netip.Addr]time.Time // addresses, and when an answer had them last
 	since time.Time                // when the name was new
 	again time.Time                // to be asked for; while a question is under way, far in the future
 }
 
 // heard takes in an answer, and reports whether other addresses are known now.
-func (h *host) heard(addrs []netip.Addr, now time.Time) (changed bool) {
+func (h *upstreamHost) heard(addrs []netip.Addr, now time.Time) (changed bool) {
 	before := h.addrs()
 	for _, addr := range addrs {
 		h.seen[addr] = now
@@ -43,14 +43,16 @@ func (h *host) heard(addrs []netip.Addr, now time.Time) (changed bool) {
 	byAge := slices.SortedFunc(maps.Keys(h.seen), func(a, b netip.Addr) int {
 		return cmp.Or(h.seen[b].Compare(h.seen[a]), a.Compare(b))
 	})
-	for _, addr := range byAge[min(len(byAge), mostAddresses):] {
+	for _, addr := range byAge[min(len(byAge), addressesMax):] {
 		delete(h.seen, addr)
 	}
 	return !slices.Equal(before, h.addrs())
 }
 
 // addrs returns the known addresses in order.
-func (h *host) addrs() []netip.Addr { return slices.SortedFunc(maps.Keys(h.seen), netip.Addr.Compare) }
+func (h *upstreamHost) addrs() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(h.seen), netip.Addr.Compare)
+}
 
 // addresses returns those of a host that are known, and sees to it that they will be.
 func (l *loop) addresses(name string, now time.Time) []netip.Addr {
@@ -59,38 +61,38 @@ func (l *loop) addresses(name string, now time.Time) []netip.Addr {
 	}
 	h := l.hosts[name]
 	if h == nil {
-		h = &host{seen: map[netip.Addr]time.Time{}, since: now}
+		h = &upstreamHost{seen: map[netip.Addr]time.Time{}, since: now}
 		l.hosts[name] = h
 	}
 	l.lookUp(name, h, now)
 	return h.addrs()
 }
 
-// askAgain asks for the hosts whose time has come, without a plan: most answers are the old ones.
-func (l *loop) askAgain(now time.Time) {
+// refreshUpstreams asks for the hosts whose time has come, without a plan: most answers are the old ones.
+func (l *loop) refreshUpstreams(now time.Time) {
 	for name, h := range l.hosts {
 		l.lookUp(name, h, now)
 	}
 }
 
 // lookUp asks for the addresses of a host if it is time.
-func (l *loop) lookUp(name string, h *host, now time.Time) {
+func (l *loop) lookUp(name string, h *upstreamHost, now time.Time) {
 	if now.Before(h.again) {
 		return
 	}
 	h.again = now.Add(time.Hour)
-	beside(l, lookUp(l.life, l.LookUp, name), func(l *loop, a lookedUp) { l.answered(name, a.addrs, a.err) })
+	beside(l, lookUp(l.life, l.LookUp, name), func(l *loop, a resolved) { l.lookedUp(name, a.addrs, a.err) })
 }
 
-// lookedUp is an answer to the question for a host's addresses.
-type lookedUp struct {
+// resolved is an answer to the question for a host's addresses.
+type resolved struct {
 	addrs []netip.Addr
 	err   error
 }
 
 // lookUp returns what asks for the addresses of a host, for another goroutine.
-func lookUp(life context.Context, ask func(context.Context, string) ([]netip.Addr, error), name string) func() lookedUp {
-	return func() (a lookedUp) {
+func lookUp(life context.Context, ask func(context.Context, string) ([]netip.Addr, error), name string) func() resolved {
+	return func() (a resolved) {
 		ctx, cancel := context.WithTimeout(life, lookupBound)
 		defer cancel()
 		a.addrs, a.err = ask(ctx, name)
@@ -102,7 +104,7 @@ func lookUp(life context.Context, ask func(context.Context, string) ([]netip.Add
 }
 
 // answered is the news of a host's addresses.
-func (l *loop) answered(name string, addrs []netip.Addr, err error) {
+func (l *loop) lookedUp(name string, addrs []netip.Addr, err error) {
 	h, now := l.hosts[name], time.Now()
 	if h == nil {
 		return // not in the template any more
@@ -116,8 +118,8 @@ func (l *loop) answered(name string, addrs []netip.Addr, err error) {
 		h.again = retry
 		return
 	}
-	if now.Sub(h.since) < askOftenFor {
-		h.again = now.Add(min(askOften, l.Interval))
+	if now.Sub(h.since) < newUpstreamFor {
+		h.again = now.Add(min(newUpstreamInterval, l.Interval))
 	}
 	if h.heard(addrs, now) {
 		l.changed = true

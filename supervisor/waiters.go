@@ -28,7 +28,7 @@ func (l *loop) report(now time.Time, settled bool) {
 		if w.last == 0 {
 			w.last = l.lastID + 1 // what its request set going has been started by now
 		}
-		if l.onItsWay(w) {
+		if l.pendingFor(w) {
 			return false
 		}
 		done = append(done, func(status control.Status) {
@@ -64,14 +64,14 @@ func (l *loop) waitsForFile(w *waiter, now time.Time) bool {
 	return w.files && l.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
 }
 
-// onItsWay tells whether a process that a waiter waits for is on its way up or down.
-func (l *loop) onItsWay(w *waiter) bool {
+// pendingFor tells whether a process that a waiter waits for is on its way up or down.
+func (l *loop) pendingFor(w *waiter) bool {
 	for _, vm := range l.vms {
 		if w.of != nil && !slices.Contains(w.of, vm.addr) {
 			continue
 		}
 		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool {
-			return p.ID < w.last && !p.rests() || vm.fallsBack(p)
+			return p.ID < w.last && !p.rests() || vm.returnsToLastGood(p)
 		}) {
 			return true
 		}
@@ -79,9 +79,9 @@ func (l *loop) onItsWay(w *waiter) bool {
 	return false
 }
 
-// fallsBack tells whether a process is starting with the last good policy since tinyproxy has refused the one that
+// returnsToLastGood tells whether a process is starting with the last good policy since tinyproxy has refused the one that
 // should serve. That is the outcome of trying the refused one again, so who asked for it is told when it is over.
-func (vm *appVM) fallsBack(p *process) bool {
+func (vm *appVM) returnsToLastGood(p *process) bool {
 	refused := false
 	for _, f := range vm.failures {
 		refused = refused || f.Bad

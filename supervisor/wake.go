@@ -25,18 +25,18 @@ type waker struct {
 	slot chan struct{}
 
 	mu  sync.Mutex
-	now woken
+	now wakeups
 }
 
 // woken is what the loop is woken with.
-type woken struct {
+type wakeups struct {
 	Reason
 	first, last time.Time       // when somebody said Rules: the loop may have been busy since
 	hints       []netwatch.Hint // where Links may differ, if that is not said
 }
 
-// mostHints is how many a busy loop keeps. More say that Links may differ anywhere.
-const mostHints = 32
+// hintsMax is how many a busy loop keeps. More say that Links may differ anywhere.
+const hintsMax = 32
 
 func newWaker() *waker { return &waker{slot: make(chan struct{}, 1)} }
 
@@ -59,7 +59,7 @@ func (w *waker) wake(r Reason) {
 // hint is wake where it is known where Links may differ.
 func (w *waker) hint(h netwatch.Hint) {
 	w.mu.Lock()
-	full := len(w.now.hints) == mostHints
+	full := len(w.now.hints) == hintsMax
 	if !full {
 		w.now.hints = append(w.now.hints, h)
 	}
@@ -78,11 +78,11 @@ func (w *waker) pending(r Reason) bool {
 	return w.now.has(r)
 }
 
-func (w *waker) take() woken {
+func (w *waker) take() wakeups {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	taken := w.now
-	w.now = woken{}
+	w.now = wakeups{}
 	return taken
 }
 

@@ -8,11 +8,11 @@ import (
 	"vifproxy/internal/events"
 )
 
-// deafPoll is how often an input is read whose watcher does not work.
-const deafPoll = 5 * time.Second
+// unwatchedInterval is how often an input is read whose watcher does not work.
+const unwatchedInterval = 5 * time.Second
 
-// lostAgain is how soon a watcher that works may lose events again before it waits, and the longest that it waits.
-const lostAgain = time.Second
+// lostEventsDelay is how soon a watcher that works may lose events again before it waits, and the longest that it waits.
+const lostEventsDelay = time.Second
 
 // KeepWatching runs a watcher until ctx ends, and runs it again, with a growing delay, when it ends before. As long as it
 // does not work, its input is read every 5 s, and that is among the problems.
@@ -26,7 +26,7 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 	tell := func(err error) {
 		if (err == nil) != (told == nil) || err != nil && err.Error() != told.Error() {
 			told = err
-			s.post(func(l *loop) { l.hears(what, input, err) })
+			s.post(func(l *loop) { l.heardWatcher(what, input, err) })
 		}
 	}
 	for {
@@ -43,13 +43,13 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 		if !works.IsZero() {
 			served = time.Since(works)
 		}
-		if served >= lostAgain {
+		if served >= lostEventsDelay {
 			failure = backoff.Failure{}
 		}
 		failure = failure.Next(time.Now(), err, false, served)
 		delay := time.Until(failure.Retry)
 		if served > 0 { // it can work: what it lost is read at once
-			delay = min(delay, lostAgain)
+			delay = min(delay, lostEventsDelay)
 		}
 		if delay <= 0 { // once in a long time, as when events came faster than they were read
 			s.Events.Log.Warn("watching again", "what", what, "err", err)
@@ -65,26 +65,26 @@ func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason
 }
 
 // hears notes whether the watcher of an input works.
-func (l *loop) hears(what string, input Reason, err error) {
+func (l *loop) heardWatcher(what string, input Reason, err error) {
 	now := time.Now()
 	l.troubles.noteAs(events.WatchFailed, l.Events, now, "events of "+what, err)
 	if err == nil {
-		delete(l.deafTo, what)
+		delete(l.unwatched, what)
 	} else {
-		l.deafTo[what] = input
-		l.agenda.by(dueUnwatched, now.Add(deafPoll))
+		l.unwatched[what] = input
+		l.agenda.by(dueUnwatched, now.Add(unwatchedInterval))
 	}
 	l.changed = true // systemd is told
 }
 
-// pollDeaf adds the inputs that nobody watches to the reasons for a round, if it is time.
-func (l *loop) pollDeaf(reasons woken, now time.Time) woken {
+// pollUnwatched adds the inputs that nobody watches to the reasons for a round, if it is time.
+func (l *loop) pollUnwatched(reasons wakeups, now time.Time) wakeups {
 	if !l.agenda.take(dueUnwatched, now) {
 		return reasons
 	}
-	for _, input := range l.deafTo {
+	for _, input := range l.unwatched {
 		reasons.Reason |= input
-		l.agenda.at(dueUnwatched, now.Add(deafPoll))
+		l.agenda.at(dueUnwatched, now.Add(unwatchedInterval))
 	}
 	if reasons.has(Rules) && reasons.last.IsZero() {
 		reasons.first, reasons.last = now, now

@@ -49,7 +49,7 @@ func TestWatcherThatCannotBegin(t *testing.T) {
 		runs, _, stop := m.watched()
 		defer stop()
 		m.link("vif1.0 10.137.0.1") // nobody tells of it
-		m.expect(m.after(deafPoll+time.Second/2), "start social (10.137.0.1) at 10.138.1.1: a :1\nbind vif1.0 10.137.0.1 :1")
+		m.expect(m.after(unwatchedInterval+time.Second/2), "start social (10.137.0.1) at 10.138.1.1: a :1\nbind vif1.0 10.137.0.1 :1")
 		status, err := m.Status(m.ctx)
 		if want := "events of netlink: too many open files"; err != nil || !slices.Contains(status.Problems, want) {
 			t.Errorf("%q, %v; want %q", status.Problems, err, want)

@@ -11,8 +11,8 @@ import (
 	"vifproxy/firewall"
 )
 
-// syncBound is how long one write of the firewall may take.
-const syncBound = 10 * time.Second
+// syncTimeout is how long one write of the firewall may take.
+const syncTimeout = 10 * time.Second
 
 // A write is one write of the firewall, as the loop sees it.
 type write struct {
@@ -68,7 +68,7 @@ func (l *loop) sync(state firewall.State, now time.Time) bool {
 
 // begin starts a write beside the loop. What is to come after it is done there, too, and nobody waits for that.
 func (l *loop) begin(state firewall.State, after func()) *write {
-	ctx, cancel := context.WithTimeout(context.Background(), l.syncTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), l.writeTimeout)
 	inForce, done := make(chan struct{}), make(chan written, 1)
 	w := &write{state: state, putOff: cancel, inForce: inForce, done: done}
 	l.writing = w
@@ -109,7 +109,7 @@ func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 
 // await waits until a write is in force, or done; for the second alone if inForce is nil.
 func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
-	tick := time.NewTicker(fenceBound)
+	tick := time.NewTicker(checkTimeout)
 	defer tick.Stop()
 	for {
 		select {
@@ -175,7 +175,7 @@ func (l *loop) stands(w *write, now time.Time) {
 	switch {
 	case w.same && w.writes > 0:
 		g.repairs = append(g.repairs, g.began)
-		g.undone = g.undone || len(g.repairs) > mostRepairs
+		g.undone = g.undone || len(g.repairs) > repairsMax
 	case w.same && len(g.repairs) == 0:
 		g.undone = false
 	}
@@ -209,6 +209,6 @@ func (l *loop) notWritten(w *write, now time.Time) {
 	g.failed = now
 	l.agenda.at(dueCheck, l.troubles.note(l.Events, now, "firewall", err))
 	if g.unfenced != nil {
-		l.agenda.by(dueCheck, now.Add(fenceRetry))
+		l.agenda.by(dueCheck, now.Add(fenceRetryInterval))
 	}
 }

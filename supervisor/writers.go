@@ -8,10 +8,10 @@ import (
 	"vifproxy/rules"
 )
 
-// longWrite is how long somebody may write a file before people are told.
-const longWrite = 30 * time.Second
+// longWriteMin is how long somebody may write a file before people are told.
+const longWriteMin = 30 * time.Second
 
-var errStillWritten = fmt.Errorf("has not been complete for %v: what it said before stays in force", longWrite)
+var errStillWritten = fmt.Errorf("has not been complete for %v: what it said before stays in force", longWriteMin)
 
 // unsettled returns the error of a file that somebody is writing, and nil for others.
 func unsettled(err error) *rules.Error {
@@ -36,7 +36,7 @@ func (l *loop) noteWriters(set rules.Set, now time.Time) {
 		writing[flaw.Path] = true
 		if since, known := l.writers[flaw.Path]; !known {
 			l.writers[flaw.Path] = now
-		} else if now.Sub(since) >= longWrite {
+		} else if now.Sub(since) >= longWriteMin {
 			l.troubles.note(l.Events, now, flaw.Path, errStillWritten)
 		}
 	}
