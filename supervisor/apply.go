@@ -9,13 +9,13 @@ import (
 	"vifproxy/internal/plan"
 )
 
-// apply does what the plan says, in the order that keeps every binding on a living port of its own proxy: first the
-// bindings, and in the same transaction the fence, then the ends. What starts does so meanwhile, as nothing leads to it,
-// but only if the fence is known to stand.
+// apply does what the plan says, in an order that keeps every binding on a living port of its own proxy: first the bindings, in one
+// transaction with the fence, then the ends. Nothing leads to a process that starts, so starts go on meanwhile; but only if the fence
+// is known to stand.
 //
-// When the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a
-// port where nobody listens is closed, a process with revoked rules is open. Their ports stay taken until a
-// write succeeds, so that nobody else can be given them.
+// If the firewall cannot be written, processes that must not serve any more are ended all the same: a binding to a port where nobody
+// listens is closed, but a process with revoked rules is open. Their ports stay taken until a write succeeds, so that nobody else is
+// given them.
 func (l *loop) apply(p plan.Plan, now time.Time) {
 	known := l.holds != nil
 	if known {
@@ -31,14 +31,14 @@ func (l *loop) apply(p plan.Plan, now time.Time) {
 	if !inForce {
 		for i := range p.End {
 			if p.End[i].How == plan.Soon {
-				p.End[i].How = plan.Now // for what is new still comes to it
+				p.End[i].How = plan.Now // because new connections still come to it
 			}
 		}
 	}
 	l.end(p.End)
 }
 
-// bind has the firewall hold what the plan says, and tells whether that is in force.
+// bind makes the firewall hold what the plan says, and reports whether that is in force.
 func (l *loop) bind(p plan.Plan, now time.Time) bool {
 	l.allowances, l.fenced = p.Allowances, l.fence(slices.Concat(p.Allowances, l.trialAllowances()), now)
 	bindings := l.withTrials(p.Bindings)
@@ -60,7 +60,7 @@ func (l *loop) end(ends []plan.End) {
 	for _, end := range ends {
 		if q := l.process(end.ID); q != nil {
 			why := end.Why
-			if q.proxy == nil { // else it is told when it is known how many connections that cuts
+			if q.proxy == nil { // otherwise the event waits until it is known how many connections that cuts
 				l.Events.Emit(events.ProxyEnds, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, Why: why})
 				why = ""
 			}
@@ -69,7 +69,7 @@ func (l *loop) end(ends []plan.End) {
 	}
 }
 
-// recordBindings follows a write: the bindings are those of the plan now.
+// recordBindings follows a write: the bindings are now those of the plan.
 func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 	serves := make(map[uint16]bool, len(p.Bindings))
 	for _, b := range p.Bindings {
@@ -83,15 +83,15 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 				vm.current = q
 			}
 		}
-		if vm.current == nil || vm.current == before && vm.current.shown {
+		if vm.current == nil || vm.current == before && vm.current.published {
 			continue
 		}
-		if !vm.current.Retired.IsZero() { // the rules are again what they were when it was started
+		if !vm.current.Retired.IsZero() { // the rules are what they were when it started
 			vm.current.asked = l.heard
 		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
-		vm.current.shown = false
-		l.show(vm)
+		vm.current.published = false
+		l.publish(vm)
 		if before != nil && before.Policy.Key() != vm.current.Policy.Key() {
 			l.Events.Emit(events.InForce, events.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
@@ -107,11 +107,11 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 	}
 }
 
-// release follows a successful write of these bindings: nothing else in the firewall leads to a proxy's port.
+// release frees ports after a successful write of these bindings, since nothing else in the firewall leads to a proxy's port.
 func (l *loop) release(bindings []firewall.Binding) {
 	if !l.cleaned { // an earlier run may have crashed
 		l.cleaned = true
-		l.running.Go(forgetPast(l.ForgetAll, l.Events, bindings))
+		l.running.Go(forgetOrphans(l.ForgetAll, l.Events, bindings))
 	}
 	l.freed = slices.DeleteFunc(l.freed, func(port uint16) bool {
 		if slices.ContainsFunc(bindings, func(b firewall.Binding) bool { return b.To.Port() == port }) {
@@ -122,8 +122,9 @@ func (l *loop) release(bindings []firewall.Binding) {
 	})
 }
 
-// forgetPast returns what forgets connections of an earlier run, for another goroutine: it takes as long as there are connections.
-func forgetPast(forget func([]firewall.Binding) (int, error), emitter *events.Emitter, bindings []firewall.Binding) func() {
+// forgetOrphans returns a function that forgets connections of an earlier run. It takes as long as there are connections, so another
+// goroutine calls it.
+func forgetOrphans(forget func([]firewall.Binding) (int, error), emitter *events.Emitter, bindings []firewall.Binding) func() {
 	return func() {
 		n, err := forget(bindings)
 		emitter.Log.Debug("connections of an earlier run forgotten", "count", n)

@@ -10,14 +10,14 @@ import (
 
 // appVM is what the loop remembers of one AppVM.
 type appVM struct {
-	addr      netip.Addr
-	processes []*process // oldest first
-	lastGood  *Policy
-	failures  map[string]backoff.Failure
-	restarts  int
-	taken     int      // ports in a row that somebody else had
-	current   *process // the one that the bindings point at
-	showing   bool     // the files under its name are being written
+	addr       netip.Addr
+	processes  []*process // oldest first
+	lastGood   *Policy
+	failures   map[string]backoff.Failure
+	restarts   int
+	taken      int      // ports in a row that somebody else had
+	current    *process // the one that the bindings point at
+	publishing bool     // the files under its name are being written
 }
 
 func (vm *appVM) actual() *plan.Actual {
@@ -69,7 +69,7 @@ func (l *loop) named(name string) bool {
 // atRest tells whether no process is on its way up or down.
 func (l *loop) atRest() bool {
 	for _, vm := range l.vms {
-		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
+		if vm.beingPublished() || slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
 			return false
 		}
 	}

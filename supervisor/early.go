@@ -13,25 +13,24 @@ import (
 	"vifproxy/rules"
 )
 
+// Starting tinyproxy takes longest when an AppVM connects, and a full round of the loop grows with the number of AppVMs. So when an
+// event names a link, the loop looks at that AppVM alone, starts its proxy, and binds it as soon as it listens. The full plan runs a
+// little later, and usually finds nothing left to do. If there is more to do than that, the full plan does all of it with one write
+// of the firewall, and nothing that ends waits for a start.
+
 const (
-	bulkStart     = 8                     // proxies that are starting: none is served alone any more
-	fullPlanDelay = 20 * time.Millisecond // how long a plan for all waits for more news, while it is not urgent
+	bulkStart     = 8                     // if so many proxies are starting, none is served alone any more
+	fullPlanDelay = 20 * time.Millisecond // how long a full plan that is not urgent waits for more news
 )
 
-// What takes longest when an AppVM comes is tinyproxy's start, and what grows with the AppVMs is a round of the loop. So
-// where an event points there is one look at that AppVM alone, its process starts, and is bound when it listens, as a plan
-// for it alone says. The plan for all follows a little later. It finds nothing to do, as a rule, and is not in the way of
-// the start, and of the AppVM's first connection, meanwhile. Where there is more to do than that, it is what does it: one
-// write of the firewall for all of it, and nothing that ends waits for what begins.
-
-// heed follows hints, and tells whether they are not enough to know who is connected now, so that all have to be read.
+// followHints looks where hints point. It reports whether all links have to be read to know who is connected now.
 func (l *loop) followHints(hints []netwatch.Hint, now time.Time) (stale bool) {
 	var plans []plan.Plan
 	changed := 0
 	for _, h := range hints {
 		found, err := l.LookAtLinks(h)
 		after, ok := l.inputs.Links.After(h, found)
-		if stale = err != nil || !ok; stale { // an error is for the reading of all to report
+		if stale = err != nil || !ok; stale { // the reading of all reports an error
 			break
 		}
 		if len(after) == len(l.inputs.Links) {
@@ -48,7 +47,7 @@ func (l *loop) followHints(hints []netwatch.Hint, now time.Time) (stale bool) {
 	switch {
 	case changed == 0:
 	case stale, len(plans) < changed:
-		l.agenda.at(duePlan, now) // also if the reading of all finds nothing new: it is known by now
+		l.agenda.at(duePlan, now) // even if the reading of all finds nothing new: this is known already
 	case l.starting() >= bulkStart:
 		l.agenda.by(duePlan, now.Add(fullPlanDelay))
 	case changed == 1:
@@ -59,7 +58,7 @@ func (l *loop) followHints(hints []netwatch.Hint, now time.Time) (stale bool) {
 	return stale
 }
 
-// welcome binds the process that has come up just now.
+// bindNew binds the process that has just come up.
 func (l *loop) bindNew(now time.Time) {
 	up := l.justUp
 	l.justUp = nil
@@ -76,8 +75,8 @@ func (l *loop) bindNew(now time.Time) {
 	l.changed = true
 }
 
-// startOne starts what a plan for one AppVM says, connected as given, if it has no proxy yet. What else it says is
-// returned; nothing, if the plan for all is to decide.
+// startOne plans for one AppVM, connected as given, and starts its process if it has none yet. It returns the plan; an empty one
+// if the full plan has to decide.
 func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if l.guard.unfenced != nil {
 		return plan.Plan{}
@@ -110,11 +109,11 @@ func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	return p
 }
 
-// bindOne has the firewall hold what the plan for one AppVM says besides what it holds, and the plan for all wait a
-// little. If something else is due, that plan does it all.
+// bindOne adds the bindings of a plan for one AppVM to what the firewall holds, and puts the full plan off a little. If something
+// else is due, it leaves all of it to the full plan.
 func (l *loop) bindOne(p plan.Plan, now time.Time) {
 	if l.checking() {
-		if len(p.Bindings) == 0 { // what starts needs nothing of the firewall until it is bound
+		if len(p.Bindings) == 0 { // a process that starts needs nothing of the firewall until it is bound
 			l.agenda.by(duePlan, now.Add(fullPlanDelay))
 			return
 		}
@@ -133,8 +132,8 @@ func (l *loop) bindOne(p plan.Plan, now time.Time) {
 	}
 }
 
-// An AppVM that comes is served by the rules of now or not at all: it has no last good ones, and those that were read
-// before may be what somebody is changing at this moment.
+// An AppVM that has just connected is served by the current rules or not at all. It has no last good rules, and somebody may be
+// changing those that were read before.
 
 // isNew reports whether nothing has served an AppVM since it connected.
 func (l *loop) isNew(addr netip.Addr) bool {
@@ -142,8 +141,8 @@ func (l *loop) isNew(addr netip.Addr) bool {
 	return vm == nil || vm.lastGood == nil
 }
 
-// haveNewcomersWait has AppVMs that are new wait if rules are about to be read.
-func (l *loop) haveNewcomersWait(now time.Time) {
+// holdNewcomers makes new AppVMs wait if rules are about to be read.
+func (l *loop) holdNewcomers(now time.Time) {
 	var newcomers []*plan.Desired
 	var addrs []netip.Addr
 	for _, d := range l.want {
@@ -158,9 +157,9 @@ func (l *loop) haveNewcomersWait(now time.Time) {
 	}
 }
 
-// forgetPast takes the last good policy from AppVMs that have come again on other vifs: they were restarted so fast that
-// the loop has not seen them gone.
-func (l *loop) forgetPast(before []*plan.Desired) {
+// forgetRestarted drops the last good policy of AppVMs that are connected by other vifs than before: they have restarted too fast for
+// the loop to see them gone.
+func (l *loop) forgetRestarted(before []*plan.Desired) {
 	was := make(map[netip.Addr][]string, len(before))
 	for _, d := range before {
 		was[d.Addr] = d.Vifs
@@ -173,7 +172,7 @@ func (l *loop) forgetPast(before []*plan.Desired) {
 	}
 }
 
-// replaceOf returns what a plan for all has, in its order, with those of one AppVM replaced.
+// replaceOf returns the items of a full plan, in its order, with those of one AppVM replaced.
 func replaceOf[T any](all, own []T, addr netip.Addr, of func(T) netip.Addr) []T {
 	merged := make([]T, 0, len(all)+len(own))
 	for i, x := range all {

@@ -9,8 +9,10 @@ import (
 )
 
 const (
-	quietPeriod    = 10 * time.Millisecond  // editors write in bursts: read when this long nothing came
-	quietPeriodMax = 100 * time.Millisecond // but do not wait forever
+	// quietPeriod is how long the rule directory has to be quiet before it is read, because editors write in bursts.
+	quietPeriod = 10 * time.Millisecond
+	// quietPeriodMax is how long the loop waits for that.
+	quietPeriodMax = 100 * time.Millisecond
 )
 
 // resync has everything read at once.
@@ -23,7 +25,7 @@ func (l *loop) resync(now time.Time) {
 	l.agenda.at(dueResync, now.Add(l.Look))
 }
 
-// schedule turns reasons into times, but for Rules: at once, or when it is the turn of a check.
+// schedule turns reasons, except Rules, into times: at once, or when it is the turn of a check.
 func (l *loop) schedule(reasons Reason, now time.Time) {
 	if reasons.has(Links) {
 		l.agenda.at(dueLinks, now)
@@ -38,7 +40,8 @@ func (l *loop) schedule(reasons Reason, now time.Time) {
 	}
 }
 
-// expectRules has the rules read when what changes them, from first to last as far as it is known, is over.
+// expectRules schedules a reading of the rules for when the changes of them are over. The first and last of these are given as far
+// as they are known.
 func (l *loop) expectRules(first, last, now time.Time) {
 	if l.burst.IsZero() {
 		l.burst, l.edited = now, first
@@ -46,8 +49,8 @@ func (l *loop) expectRules(first, last, now time.Time) {
 	l.agenda.at(dueRules, earlier(last.Add(quietPeriod), l.burst.Add(quietPeriodMax)))
 }
 
-// stale reports whether the rules of AppVMs may be others than those that were read last. Then they are read soon.
-// Whether a change was heard of is not enough to go by: netlink may have been faster than inotify.
+// stale reports whether the rules of AppVMs may differ from those that were read last. If so, they are read soon. It asks the file
+// system, because netlink may have been faster than inotify.
 func (l *loop) stale(now time.Time, of ...netip.Addr) bool {
 	if l.burst.IsZero() && l.RulesChanged(of...) {
 		l.expectRules(now, now, now)
@@ -55,53 +58,14 @@ func (l *loop) stale(now time.Time, of ...netip.Addr) bool {
 	return !l.burst.IsZero()
 }
 
-// read reads the inputs that are due and tells whether there is anything to reconcile. What cannot be read stays
-// as it was last known: "could not read" is never "there is nothing".
+// read reads the inputs that are due, and reports whether there is anything to reconcile. An input that cannot be read stays as it
+// was last known: "could not read" is never "there is nothing".
 func (l *loop) read(now time.Time) bool {
 	l.heard = now
-	if l.changed && !l.agenda.has(dueNews) {
-		l.agenda.at(dueNews, now)
-		if l.starting() >= bulkStart {
-			l.agenda.at(dueNews, later(now, l.planned.Add(fullPlanDelay)))
-		}
-	}
-	l.changed = false
-	work := l.agenda.take(dueNews, now)
-	if l.agenda.take(dueLinks, now) {
-		links, err := l.ReadLinks()
-		l.agenda.at(dueLinks, l.troubles.note(l.Events, now, "links", err))
-		if err != nil || !links.Equal(l.inputs.Links) {
-			work = true // most events of an attach change nothing yet
-		}
-		if err == nil {
-			l.inputs.Links = links
-		}
-	}
-	if l.agenda.take(dueRules, now) {
-		set, err := l.ReadRules()
-		over := l.burst.Add(quietPeriodMax) // long ago, if nothing settles
-		l.agenda.at(dueRules, l.troubles.note(l.Events, now, "rules", err))
-		switch {
-		case err == nil && now.Before(over) && truncated(l.inputs.Rules, set):
-			l.agenda.at(dueRules, over) // somebody is about to write
-		case err == nil:
-			l.cache.Keep(l.inputs.Rules, set)
-			l.inputs.Rules = set
-			l.noteWriters(set, now)
-			if set.Again > 0 {
-				l.agenda.at(dueRules, time.Now().Add(set.Again)) // reading takes its time
-			}
-			fallthrough
-		default:
-			work = true
-			if !l.burst.IsZero() {
-				l.heard, l.burst = l.edited, time.Time{}
-			}
-		}
-	}
-	if l.expire(now) {
-		work = true
-	}
+	work := l.takeNews(now)
+	work = l.readLinks(now) || work
+	work = l.readRules(now) || work
+	work = l.expire(now) || work
 	if l.agenda.take(dueLate, now) && l.checking() {
 		work = true
 		l.giveUp(l.writing)
@@ -117,7 +81,7 @@ func (l *loop) read(now time.Time) bool {
 			l.check(now) // before anything else
 			l.readForward(now)
 		} else {
-			l.readForward(now) // without it nothing starts
+			l.readForward(now) // nothing starts without it
 			l.check(now)
 		}
 		l.checkListeners(now)
@@ -125,22 +89,78 @@ func (l *loop) read(now time.Time) bool {
 	for _, what := range []task{dueRetired, duePlan, dueReady, dueResolvers} {
 		work = l.agenda.take(what, now) || work
 	}
-	if !work {
+	if work {
+		l.readBinary(now)
+		l.readPlaces(now)
+		l.readResolvers(now)
+	}
+	return work
+}
+
+// takeNews reports whether it is time to plan with what mail has changed.
+func (l *loop) takeNews(now time.Time) bool {
+	if l.changed && !l.agenda.has(dueNews) {
+		l.agenda.at(dueNews, now)
+		if l.starting() >= bulkStart {
+			l.agenda.at(dueNews, later(now, l.planned.Add(fullPlanDelay)))
+		}
+	}
+	l.changed = false
+	return l.agenda.take(dueNews, now)
+}
+
+// readLinks reads the links if that is due, and reports whether they have changed: most events of an attach change nothing yet.
+func (l *loop) readLinks(now time.Time) bool {
+	if !l.agenda.take(dueLinks, now) {
 		return false
 	}
-	l.readBinary(now)
-	l.readPlaces(now)
-	resolvers, err := l.ReadResolvers()
-	if retry := l.troubles.note(l.Events, now, "resolvers", err); err == nil {
-		l.inputs.Resolvers = resolvers
-	} else {
-		l.agenda.at(dueResolvers, retry)
+	links, err := l.ReadLinks()
+	l.agenda.at(dueLinks, l.troubles.note(l.Events, now, "links", err))
+	if err != nil {
+		return true
+	}
+	changed := !links.Equal(l.inputs.Links)
+	l.inputs.Links = links
+	return changed
+}
+
+// readRules reads the rule directory if that is due, and reports whether it has.
+func (l *loop) readRules(now time.Time) bool {
+	if !l.agenda.take(dueRules, now) {
+		return false
+	}
+	set, err := l.ReadRules()
+	over := l.burst.Add(quietPeriodMax) // long ago, if nothing settles
+	l.agenda.at(dueRules, l.troubles.note(l.Events, now, "rules", err))
+	if err == nil && now.Before(over) && truncated(l.inputs.Rules, set) {
+		l.agenda.at(dueRules, over) // somebody is about to write
+		return false
+	}
+	if err == nil {
+		l.cache.Keep(l.inputs.Rules, set)
+		l.inputs.Rules = set
+		l.noteWriters(set, now)
+		if set.Again > 0 {
+			l.agenda.at(dueRules, time.Now().Add(set.Again)) // reading takes its time
+		}
+	}
+	if !l.burst.IsZero() {
+		l.heard, l.burst = l.edited, time.Time{}
 	}
 	return true
 }
 
-// readPlaces reads what sandboxes depend on. A change is believed when it has lasted for a moment: directories in /run are
-// taken away and made again when their service restarts, and every change is a new process for each AppVM.
+func (l *loop) readResolvers(now time.Time) {
+	resolvers, err := l.ReadResolvers()
+	if retry := l.troubles.note(l.Events, now, "resolvers", err); err != nil {
+		l.agenda.at(dueResolvers, retry)
+		return
+	}
+	l.inputs.Resolvers = resolvers
+}
+
+// readPlaces reads what sandboxes depend on. It believes a change that has lasted for a moment: a service that restarts removes its
+// directory in /run and makes it again, and every change costs a new process for each AppVM.
 func (l *loop) readPlaces(now time.Time) {
 	places := l.ReadPlaces(l.pages()...)
 	switch {
@@ -174,7 +194,7 @@ func (l *loop) readBinary(now time.Time) {
 	}
 }
 
-// truncated tells whether a rule file has become empty, which is how writing in place begins.
+// truncated reports whether a rule file has become empty, which is how writing in place begins.
 func truncated(before, now rules.Set) bool {
 	return slices.ContainsFunc(now.Files, func(f rules.File) bool {
 		return f.Empty && slices.ContainsFunc(before.Files, func(old rules.File) bool {

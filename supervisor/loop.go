@@ -166,8 +166,8 @@ func (l *loop) reconcile(now time.Time) {
 	before := l.want
 	l.want = l.inputs.Desired(l.cache)
 	l.emitChanges(before)
-	l.forgetPast(before)
-	l.haveNewcomersWait(now)
+	l.forgetRestarted(before)
+	l.holdNewcomers(now)
 	l.prune()
 	p := plan.Of(l.want, l.actual(), now, l.Limits)
 	if l.guard.unfenced != nil {

@@ -32,15 +32,15 @@ const portTriesMax = 8
 // process is one generation with what it takes to end it.
 type process struct {
 	plan.Generation
-	vm      *appVM
-	proxy   Proxy     // nil until it is ready
-	asked   time.Time // when the change that it is for was first heard of
-	started time.Time
-	ready   time.Time
-	shown   bool                    // the files under its AppVM's name tell of it
-	hidden  bool                    // and it was told that they cannot
-	cut     *atomic.Int64           // connections of its AppVM that its end has cut
-	stop    context.CancelCauseFunc // with a stopOrder
+	vm            *appVM
+	proxy         Proxy     // nil until it is ready
+	asked         time.Time // when the change that it is for was first heard of
+	started       time.Time
+	ready         time.Time
+	published     bool                    // the files under its AppVM's name tell of it
+	publishFailed bool                    // and people were told that they cannot
+	cut           *atomic.Int64           // connections of its AppVM that its end has cut
+	stop          context.CancelCauseFunc // with a stopOrder
 }
 
 // start begins a generation. That its proxy is ready, and that it has ended or never came up, comes by mail.

@@ -16,7 +16,7 @@
 //	brings a process up                   runner.start          the time of a start, 10 s
 //	ends a process                        runner.end            the time of an end
 //	writes the firewall, checks           write.sync            10 s
-//	forgets connections of earlier runs   forgetPast            as long as there are connections
+//	forgets connections of earlier runs   forgetOrphans         as long as there are connections
 //	has files tell of a process           showFiles             a second
 //	asks for an Upstream's addresses      lookUp                10 s
 //	tries a request that is explained     runTrial              2.5 s

@@ -70,7 +70,7 @@ func (l *loop) pendingFor(w *waiter) bool {
 		if w.of != nil && !slices.Contains(w.of, vm.addr) {
 			continue
 		}
-		if vm.beingShown() || slices.ContainsFunc(vm.processes, func(p *process) bool {
+		if vm.beingPublished() || slices.ContainsFunc(vm.processes, func(p *process) bool {
 			return p.ID < w.last && !p.rests() || vm.returnsToLastGood(p)
 		}) {
 			return true

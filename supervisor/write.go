@@ -17,28 +17,29 @@ const syncTimeout = 10 * time.Second
 // A write is one write of the firewall, as the loop sees it.
 type write struct {
 	state   firewall.State
-	putOff  context.CancelFunc // the rest of it, if it has not begun
-	late    bool               // it is given up
+	putOff  context.CancelFunc // puts the rest of it off, unless that has begun
+	late    bool               // it has taken too long, and counts as failed
 	inForce <-chan struct{}
-	done    <-chan written
-	written      // once done
+	done    <-chan outcome
+	outcome      // once it is done
 	known   bool // to be in force
-	same    bool // nothing else than the last one: it writes only what somebody has undone
+	same    bool // as the last one: it writes only what somebody has undone
 	beside  bool // the loop does not wait for it
 	again   bool // another try follows at once if it fails
 }
 
-// written is what came of a write.
-type written struct {
+// An outcome is what came of a write.
+type outcome struct {
 	writes int
 	err    error
 }
 
-// sync has the firewall hold state, and tells whether that is in force. The rest of the write, which is to take away what
-// nobody needs any more, goes on beside the loop: iptables-legacy takes tens of milliseconds for it. What the firewall was
-// made to hold is believed until it is to be checked again: a new process is started without reading all rules before.
-// That a port is guarded, or not any more, comes with the next write for another reason: a proxy grants no connection to
-// whom it is not bound, guarded or not.
+// sync makes the firewall hold state, and reports whether that is in force. The rest of the write takes away what nobody needs any
+// more. It goes on beside the loop, because iptables-legacy takes tens of milliseconds for it.
+//
+// The loop believes that the firewall holds what it was made to hold until a check is due, so it starts a process without reading all
+// rules before. A change of guarded ports alone waits for the next write: guarded or not, a proxy grants no connection to an AppVM
+// that is not bound to it.
 func (l *loop) sync(state firewall.State, now time.Time) bool {
 	if l.holds != nil {
 		same := state
@@ -52,12 +53,12 @@ func (l *loop) sync(state firewall.State, now time.Time) bool {
 	l.completeWrite(now)
 	l.holds = nil
 	if l.guard.failed.Equal(now) {
-		return false // its time to be tried again comes
+		return false // it is tried again later
 	}
 	w := l.begin(state, nil)
 	inForce := w.inForce
 	if l.last != nil && l.last.Equal(state) {
-		inForce = nil // the backend may say so before it has looked whether somebody undid that
+		inForce = nil // the backend may say so before it has looked whether somebody has undone that
 	}
 	l.await(w, inForce, now)
 	if l.writing == w {
@@ -66,10 +67,10 @@ func (l *loop) sync(state firewall.State, now time.Time) bool {
 	return l.holds != nil
 }
 
-// begin starts a write beside the loop. What is to come after it is done there, too, and nobody waits for that.
+// begin starts a write beside the loop, and calls after when that is done; nil for nothing. Nobody waits for after.
 func (l *loop) begin(state firewall.State, after func()) *write {
 	ctx, cancel := context.WithTimeout(context.Background(), l.writeTimeout)
-	inForce, done := make(chan struct{}), make(chan written, 1)
+	inForce, done := make(chan struct{}), make(chan outcome, 1)
 	w := &write{state: state, putOff: cancel, inForce: inForce, done: done}
 	l.writing = w
 	over := func(l *loop) {
@@ -89,14 +90,14 @@ type writer struct {
 	mail     *mailbox
 	state    firewall.State
 	inForce  chan struct{}
-	done     chan<- written // takes one without waiting
+	done     chan<- outcome // takes one without waiting
 	over     func(*loop)
 	after    func()
 }
 
 func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 	defer cancel()
-	var came written
+	var came outcome
 	if came.writes, came.err = w.firewall.Sync(ctx, w.state, func() { close(w.inForce) }); came.writes > 0 {
 		w.log.Debug("firewall written", "writes", came.writes)
 	}
@@ -107,7 +108,7 @@ func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 	}
 }
 
-// await waits until a write is in force, or done; for the second alone if inForce is nil.
+// await waits until a write is in force, or until it is done. If inForce is nil, it waits for the second alone.
 func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
 	tick := time.NewTicker(checkTimeout)
 	defer tick.Stop()
@@ -115,7 +116,7 @@ func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
 		select {
 		case <-inForce:
 			return
-		case w.written = <-w.done:
+		case w.outcome = <-w.done:
 			l.conclude(w, now)
 			return
 		case <-tick.C:
@@ -127,16 +128,16 @@ func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
 	}
 }
 
-// completeWrite puts off the rest of the write under way, if there is one, or waits for it, and draws the conclusions.
-// The rest that was put off is for the next write to do.
+// completeWrite puts off the rest of the write under way, if there is one, and draws the conclusions. The next write does that rest.
+// A check is not put off but waited for.
 func (l *loop) completeWrite(now time.Time) {
 	switch w := l.writing; {
 	case w == nil:
-	case w.beside: // nobody puts a check off
+	case w.beside:
 		l.await(w, nil, now)
 	default:
 		w.putOff()
-		w.written = <-w.done
+		w.outcome = <-w.done
 		l.conclude(w, now)
 	}
 }
@@ -164,12 +165,12 @@ func (l *loop) conclude(w *write, now time.Time) {
 	}
 }
 
-// stands follows a write that succeeded: the fence stands, unless somebody takes it down as often as it is put up.
+// stands follows a write that succeeded: the fence stands, unless somebody undoes it as often as it is restored.
 func (l *loop) stands(w *write, now time.Time) {
 	g := &l.guard
 	l.holds, l.last = &w.state, &w.state
 	g.doubt = false
-	g.suspect = g.suspect && w.known // somebody may have come after that
+	g.suspect = g.suspect && w.known // somebody may have changed it since
 	w.known = true
 	g.repairs = slices.DeleteFunc(g.repairs, func(at time.Time) bool { return now.Sub(at) >= g.quiet() })
 	switch {
