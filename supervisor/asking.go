@@ -13,7 +13,7 @@ func (l *loop) countRefused() {
 	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
 	defer cancel()
 	refused, err := l.Firewall.Refused(ctx)
-	if l.troubles.note(l.Events, time.Now(), "counters of the firewall", err); err == nil {
+	if l.troubles.Note(l.Events, time.Now(), "counters of the firewall", err); err == nil {
 		l.refused = refused
 	}
 }

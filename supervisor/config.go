@@ -9,46 +9,13 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
-
-// Proxies starts proxies. It is an interface so that the loop's tests need no processes.
-type Proxies interface {
-	// Start returns once the proxy listens on the policy's gateway at port. The error of a policy that
-	// tinyproxy refused is Bad (see isBad).
-	Start(ctx context.Context, p *Policy, port uint16) (Proxy, error)
-	// Try is Start for a proxy that is asked one question and ends then. It has the uid that is given, and no part in the files
-	// of the AppVM.
-	Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Request) (Trial, error)
-	// Forget is told that nothing runs under an AppVM's name any more.
-	Forget(name string)
-}
-
-// Proxy is a process that listens, or has ended.
-type Proxy interface {
-	PID() int
-	Done() <-chan struct{}
-	WhenDone(func())                    // called when Done is closed
-	Err() error                         // why it ended
-	Stop()                              // asks it to end, then makes it; returns when nothing of it is left
-	Kill()                              // the same without asking
-	Clients() ([]netip.AddrPort, error) // the far ends of its AppVM's connections
-	// Listens is nil if the kernel says that its port is its own.
-	Listens(sockdiag.Listeners) error
-	// Current makes it the one that serves: what is on disk under the AppVM's name tells of it. It may take a second.
-	Current() error
-}
-
-// Trial is a process that is there for one question.
-type Trial interface {
-	// Ask sends the question from an address of this machine. It returns when that is decided, or ctx ends.
-	Ask(ctx context.Context, from netip.Addr) (tinyproxy.Outcome, error)
-	Kill() // returns when nothing of it is left
-}
 
 // Config is what a Supervisor works with.
 type Config struct {
@@ -69,7 +36,7 @@ type Config struct {
 	Firewall      firewall.Backend
 	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see firewall.Forget
 	ForgetAll     func([]firewall.Binding) (int, error)                // those that lead nowhere, see firewall.Config
-	Proxies       Proxies
+	Proxies       proxies.Starter
 	Users         *tinyproxy.Identities // as Proxies starts them
 	Confined      control.Confinement   // how Proxies are confined
 	Egress        []rules.Egress        // of all proxies

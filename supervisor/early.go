@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
 	"vifproxy/netwatch"
@@ -104,7 +105,7 @@ func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if l.startAll(p.Start, now); len(p.Start) > 0 {
 		runtime.Gosched() // this thread goes on with the start, the loop on another
 	}
-	l.emitChange(l.want[at], d)
+	news.EmitChange(l.Events, l.want[at], d)
 	l.want[at] = d
 	return p
 }

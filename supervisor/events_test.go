@@ -12,6 +12,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/proxies"
 )
 
 // watched runs a watcher of the supervisor and returns what it is told, as text, since the last call.
@@ -124,13 +125,13 @@ func TestChangeThatIsTakenBack(t *testing.T) {
 func TestFailuresAreToldOnce(t *testing.T) {
 	run(t, func(m *machine) {
 		told := watched(m)
-		for _, failure := range []error{errors.New("no tinyproxy"), badPolicy{errors.New("bad regex")}} {
+		for _, failure := range []error{errors.New("no tinyproxy"), proxies.BadPolicy{Err: errors.New("bad regex")}} {
 			m.set(func() { m.startErr = func(*Policy) error { return failure } })
 			m.file("social.10.137.0.1", fmt.Sprintf("%T", failure))
 			m.connect("vif1.0 10.137.0.1")
 			m.after(time.Hour)
 			if got := told(); strings.Count(got, "err="+failure.Error()) != 1 ||
-				strings.Contains(got, "rules-refused") != isBad(failure) {
+				strings.Contains(got, "rules-refused") != proxies.IsBad(failure) {
 				t.Error(got)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/explain"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/proxies"
 	"vifproxy/rules"
 )
 
@@ -41,7 +42,7 @@ func (s *Supervisor) lookUpInTime(ctx context.Context, host string) ([]netip.Add
 
 // subject returns what the requests of an AppVM meet.
 func (s *Supervisor) subject(ctx context.Context, name string) (subject explain.Subject, err error) {
-	var proxy Proxy
+	var proxy proxies.Proxy
 	_, err = s.ask(ctx, func(l *loop, reply chan<- answer) {
 		d, err := l.find(name)
 		if err != nil {

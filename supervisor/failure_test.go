@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	proc "vifproxy/tinyproxy/process"
 )
@@ -57,7 +58,7 @@ func TestTakenPortsArePassed(t *testing.T) {
 		m.set(func() {
 			m.startErr = func(*Policy) error {
 				if taken--; taken >= 0 {
-					return takenPort{errors.New("another process listens")}
+					return proxies.TakenPort{Err: errors.New("another process listens")}
 				}
 				return nil
 			}
@@ -94,7 +95,7 @@ func TestRefusedStaysRefused(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Minute)
-		m.set(func() { m.startErr = func(*Policy) error { return badPolicy{errors.New("bad regex")} } })
+		m.set(func() { m.startErr = func(*Policy) error { return proxies.BadPolicy{Err: errors.New("bad regex")} } })
 		m.file("social.10.137.0.1", "b(")
 		m.after(time.Second)
 		m.set(func() { m.startErr = func(*Policy) error { return errors.New("too many open files") } })

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/tinyproxy"
 )
@@ -24,7 +25,7 @@ type fakeProxy struct {
 	deaf   error // why it does not listen any more
 }
 
-func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {
+func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (proxies.Proxy, error) {
 	m.mu.Lock()
 	// Lines as the tests write them: not anchored.
 	rules := strings.NewReplacer("^[a-zA-Z0-9._-]*", "", "[a-zA-Z0-9._-]*$", "").Replace(p.String())
@@ -55,7 +56,7 @@ func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (Proxy, err
 
 func (m *machine) Forget(string) {}
 
-func (m *machine) Try(context.Context, *Policy, uint32, uint16, tinyproxy.Request) (Trial, error) {
+func (m *machine) Try(context.Context, *Policy, uint32, uint16, tinyproxy.Request) (proxies.Trial, error) {
 	return nil, errors.New("not on this machine")
 }
 

@@ -39,7 +39,7 @@ func (l *loop) followsForward() bool { return len(l.Leave) == 0 && l.ReadForward
 
 // heardForward takes in what the chains of hook forward were found to say.
 func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
-	if retry := l.troubles.note(l.Events, now, "chains of hook forward", err); err != nil {
+	if retry := l.troubles.Note(l.Events, now, "chains of hook forward", err); err != nil {
 		l.guard.suspect = true
 		l.agenda.by(dueCheck, retry)
 		if l.forward == nil {

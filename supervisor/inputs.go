@@ -115,7 +115,7 @@ func (l *loop) readLinks(now time.Time) bool {
 		return false
 	}
 	links, err := l.ReadLinks()
-	l.agenda.at(dueLinks, l.troubles.note(l.Events, now, "links", err))
+	l.agenda.at(dueLinks, l.troubles.Note(l.Events, now, "links", err))
 	if err != nil {
 		return true
 	}
@@ -131,7 +131,7 @@ func (l *loop) readRules(now time.Time) bool {
 	}
 	set, err := l.ReadRules()
 	over := l.burst.Add(quietPeriodMax) // long ago, if nothing settles
-	l.agenda.at(dueRules, l.troubles.note(l.Events, now, "rules", err))
+	l.agenda.at(dueRules, l.troubles.Note(l.Events, now, "rules", err))
 	if err == nil && now.Before(over) && truncated(l.inputs.Rules, set) {
 		l.agenda.at(dueRules, over) // somebody is about to write
 		return false
@@ -152,7 +152,7 @@ func (l *loop) readRules(now time.Time) bool {
 
 func (l *loop) readResolvers(now time.Time) {
 	resolvers, err := l.ReadResolvers()
-	if retry := l.troubles.note(l.Events, now, "resolvers", err); err != nil {
+	if retry := l.troubles.Note(l.Events, now, "resolvers", err); err != nil {
 		l.agenda.at(dueResolvers, retry)
 		return
 	}
@@ -189,7 +189,7 @@ func (l *loop) pages() (files []string) {
 
 func (l *loop) readBinary(now time.Time) {
 	binary, err := l.ReadBinary()
-	if l.troubles.note(l.Events, now, "tinyproxy", err); err == nil {
+	if l.troubles.Note(l.Events, now, "tinyproxy", err); err == nil {
 		l.inputs.Binary = binary
 	}
 }

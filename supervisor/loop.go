@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
 	"vifproxy/rules"
@@ -52,7 +53,7 @@ type loop struct {
 	heard     time.Time    // when what this round is about was first heard of
 	changed   bool         // mail changed something that the plan depends on
 	justUp    []netip.Addr // AppVMs that a process has come up for just now
-	troubles  troubles
+	troubles  news.Troubles
 	unwatched map[string]Reason // inputs whose watchers do not work, by what these are called
 	moved     struct {          // places that sandboxes do not know yet
 		places string
@@ -79,7 +80,7 @@ type loop struct {
 func newLoop(life context.Context, c Config, m *mailbox) *loop {
 	return &loop{
 		Config: c, mailbox: m, life: life, writeTimeout: syncTimeout,
-		troubles:  troubles{},
+		troubles:  news.Troubles{},
 		unwatched: map[string]Reason{},
 		writers:   map[string]time.Time{},
 		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[plan.Identity]map[rules.Host]time.Duration{}},
@@ -165,7 +166,7 @@ func (l *loop) reconcile(now time.Time) {
 	l.pollRetired(now) // so that of many older processes those that nobody needs go first
 	before := l.want
 	l.want = l.inputs.Desired(l.cache)
-	l.emitChanges(before)
+	news.EmitChanges(l.Events, before, l.want)
 	l.forgetRestarted(before)
 	l.holdNewcomers(now)
 	l.prune()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/proxies"
 )
 
 func TestUpAndDownInOrder(t *testing.T) {
@@ -68,7 +69,7 @@ func TestBadInputsKeepTheLastGood(t *testing.T) {
 		m.set(func() {
 			m.startErr = func(p *Policy) error {
 				if strings.Contains(p.Rules[0].Text, "bad") {
-					return badPolicy{errors.New("bad regex at line 1")}
+					return proxies.BadPolicy{Err: errors.New("bad regex at line 1")}
 				}
 				return nil
 			}

@@ -10,16 +10,13 @@ import (
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	proc "vifproxy/tinyproxy/process"
 )
 
 // retiredInterval is how often retired processes are looked at.
 const retiredInterval = time.Second
-
-// startTimeout is how long a proxy may take until it listens. The usual is a few milliseconds; a machine that boots
-// twenty VMs may need a second or two.
-const startTimeout = 10 * time.Second
 
 // lifeMin is how long the daemon has to have run until it ends so that systemd makes the runtime directory again: somebody
 // who keeps removing it does not keep all AppVMs from being served.
@@ -33,14 +30,14 @@ const portTriesMax = 8
 type process struct {
 	plan.Generation
 	vm            *appVM
-	proxy         Proxy     // nil until it is ready
-	asked         time.Time // when the change that it is for was first heard of
+	proxy         proxies.Proxy // nil until it is ready
+	asked         time.Time     // when the change that it is for was first heard of
 	started       time.Time
 	ready         time.Time
 	published     bool                    // the files under its AppVM's name tell of it
 	publishFailed bool                    // and people were told that they cannot
 	cut           *atomic.Int64           // connections of its AppVM that its end has cut
-	stop          context.CancelCauseFunc // with a stopOrder
+	stop          context.CancelCauseFunc // with a proxies.Order
 }
 
 // start begins a generation. That its proxy is ready, and that it has ended or never came up, comes by mail.
@@ -63,16 +60,34 @@ func (l *loop) start(policy *Policy, now time.Time) {
 	}
 	vm.processes = append(vm.processes, p)
 	l.running.Add(1)
-	go runner{
-		policy: policy, port: port, proxies: l.Proxies, forget: l.Forget, events: l.Events, cut: p.cut, mail: l.mailbox,
-		cameUp: func(l *loop, proxy Proxy) { l.cameUp(p, proxy) },
-		ended:  func(l *loop, err error) { l.ended(p, err) },
-		gone:   l.running.Done,
-	}.start(ctx)
+	go l.runner(p).Start(ctx)
+}
+
+// runner returns what brings a process up and ends it, beside the loop.
+func (l *loop) runner(p *process) proxies.Runner {
+	mail, gone := l.mailbox, l.running.Done
+	return proxies.Runner{
+		Policy: p.Policy, Port: p.Port, Starter: l.Proxies, Forget: l.Forget, Events: l.Events, Cut: p.cut,
+		CameUp: func(proxy proxies.Proxy) { mail.post(func(l *loop) { l.cameUp(p, proxy) }) },
+		Ended: func(err error) {
+			mail.post(func(l *loop) { l.ended(p, err) })
+			gone()
+		},
+	}
+}
+
+// tell ends a generation, whatever it is doing. why is for the event; "" if that has been emitted.
+func (p *process) tell(how plan.Ending, why string) {
+	p.Dying = true
+	o := proxies.Order{Kill: how != plan.Gently, Why: why}
+	if how == plan.Soon { // so there is another one, which serves
+		o.Revoked = p.vm.current.asked
+	}
+	p.stop(o)
 }
 
 // cameUp is the news that a proxy listens.
-func (l *loop) cameUp(p *process, proxy Proxy) {
+func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	l.justUp = append(l.justUp, p.vm.addr)
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
 	p.vm.taken = 0
@@ -122,7 +137,7 @@ func (l *loop) ended(p *process, err error) {
 	}
 	now := time.Now()
 	if !p.Ready {
-		if errors.As(err, new(takenPort)) && vm.taken < portTriesMax { // the plan starts it at the next one
+		if errors.As(err, new(proxies.TakenPort)) && vm.taken < portTriesMax { // the plan starts it at the next one
 			vm.taken++
 			l.Events.Emit(events.ProxyFails, events.About{
 				VM: p.Policy.Name, IP: vm.addr, Port: p.Port, RetryMS: events.CeilMS(time.Millisecond), Err: err.Error(),
@@ -131,7 +146,7 @@ func (l *loop) ended(p *process, err error) {
 		}
 		vm.taken = 0
 		kind := events.ProxyFails
-		if isBad(err) {
+		if proxies.IsBad(err) {
 			kind = events.RulesRefused
 		}
 		l.failed(kind, vm, p.Policy, now, err, 0)
@@ -155,7 +170,7 @@ func (l *loop) checkListeners(now time.Time) {
 
 // heardListeners takes in which sockets were found to listen.
 func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.Time) {
-	if retry := l.troubles.note(l.Events, now, "sockets", err); err != nil {
+	if retry := l.troubles.Note(l.Events, now, "sockets", err); err != nil {
 		l.agenda.by(dueCheck, retry)
 		return // nothing is known: it stays what it was
 	}

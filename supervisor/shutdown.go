@@ -10,7 +10,7 @@ import (
 	"vifproxy/internal/plan"
 )
 
-// lastSyncTimeout is how long each of the two writes of the firewall may take when the daemon ends. With stopGrace between them
+// lastSyncTimeout is how long each of the two writes of the firewall may take when the daemon ends. With proxies.StopGrace between them
 // they stay below the 10 s that systemd allows (TimeoutStopSec in vifproxyd.service).
 const lastSyncTimeout = 3 * time.Second
 

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"testing"
 	"time"
+
+	"vifproxy/internal/proxies"
 )
 
 // The daemon ends within what systemd allows, however long the firewall takes: else systemd kills it, and its proxies with it.
@@ -23,7 +25,7 @@ func TestTheEndIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	const log = time.Second // for what the daemon has still to say
-	if all := 2*lastSyncTimeout + stopGrace + log; all > most {
+	if all := 2*lastSyncTimeout + proxies.StopGrace + log; all > most {
 		t.Errorf("the end takes up to %v, systemd allows %v", all, most)
 	}
 	var told time.Time

@@ -136,7 +136,7 @@ func addressText(addr netip.Addr) string {
 
 // problems are those that are not one AppVM's.
 func (l *loop) problems() []string {
-	all := l.troubles.list()
+	all := l.troubles.Lines()
 	if l.forward != nil && l.forward.Unread != "" {
 		all = append(all, l.forward.Unread)
 	}

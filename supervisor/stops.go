@@ -24,7 +24,7 @@ func (l *loop) readStops(now time.Time) {
 		record = stops.Record{All: now, Unread: true}
 	}
 	l.inputs.Stops = record
-	l.agenda.at(dueStops, l.troubles.noteAs(events.Impaired, l.Events, now, theStops, err))
+	l.agenda.at(dueStops, l.troubles.NoteAs(events.Impaired, l.Events, now, theStops, err))
 }
 
 // keep has the record of stops written, beside the loop, and returns where the outcome will be said.
@@ -46,7 +46,7 @@ func (l *loop) writeStops() {
 	l.keeping.told = nil
 	go writeStops(l.mailbox, l.WriteStops, l.inputs.Stops.Clone(), func(l *loop, err error) { // a dead file system would hold up the end
 		l.keeping.busy = false
-		l.agenda.at(dueStops, l.troubles.noteAs(events.Impaired, l.Events, time.Now(), theStops, err))
+		l.agenda.at(dueStops, l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), theStops, err))
 		for _, outcome := range told {
 			outcome <- err
 		}
@@ -83,7 +83,7 @@ func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 		err = fmt.Errorf("the file system does not answer for %v", keepTimeout)
 		s.post(func(l *loop) {
 			if l.keeping.busy {
-				l.troubles.noteAs(events.Impaired, l.Events, time.Now(), theStops, err)
+				l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), theStops, err)
 			}
 		})
 	case <-ctx.Done():

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/proxies"
 )
 
 func TestChangeMovesTheBindingOnceTheNewOneListens(t *testing.T) {
@@ -177,7 +178,7 @@ func TestRequestsUnderWayAreAnswered(t *testing.T) {
 			unbind vif1.0 10.137.0.1 :1
 			bind vif1.0 10.137.0.1 :2`)
 		m.set(func() { m.alive[1].idle = true })
-		m.expect(m.after(finishInterval), "kill :1")
+		m.expect(m.after(proxies.FinishInterval), "kill :1")
 
 		m.file("social.10.137.0.1", "b") // and this time a tunnel is open
 		m.after(50 * time.Millisecond)
@@ -206,7 +207,7 @@ func TestRestOfAWriteHoldsUpNothing(t *testing.T) {
 		m.after(time.Second)
 		m.set(func() { m.alive[1].idle, m.rest = true, 40*time.Millisecond })
 		m.file("social.10.137.0.1", "b")
-		m.expect(m.after(quietPeriod+3*time.Millisecond+finishInterval), `start social (10.137.0.1) at 10.138.1.1: b :2
+		m.expect(m.after(quietPeriod+3*time.Millisecond+proxies.FinishInterval), `start social (10.137.0.1) at 10.138.1.1: b :2
 			unbind vif1.0 10.137.0.1 :1
 			bind vif1.0 10.137.0.1 :2
 			kill :1`)

@@ -114,7 +114,7 @@ func (l *loop) lookedUp(name string, addrs []netip.Addr, err error) {
 	if _, ill := l.troubles[trouble]; ill != (err != nil) {
 		l.changed = true // for systemd to be told
 	}
-	if retry := l.troubles.note(l.Events, now, trouble, err); err != nil {
+	if retry := l.troubles.Note(l.Events, now, trouble, err); err != nil {
 		h.again = retry
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/proxies"
 )
 
 func TestVerbs(t *testing.T) {
@@ -98,7 +99,7 @@ func TestUpdateWaitsForTheLastGoodRules(t *testing.T) {
 		m.set(func() {
 			m.startErr = func(p *Policy) error {
 				if strings.Contains(p.Rules[0].Text, "bad") {
-					return badPolicy{errors.New("bad regex")}
+					return proxies.BadPolicy{Err: errors.New("bad regex")}
 				}
 				return nil
 			}

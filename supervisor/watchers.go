@@ -11,63 +11,19 @@ import (
 // unwatchedInterval is how often an input is read whose watcher does not work.
 const unwatchedInterval = 5 * time.Second
 
-// lostEventsDelay is how soon a watcher that works may lose events again before it waits, and the longest that it waits.
-const lostEventsDelay = time.Second
-
-// KeepWatching runs a watcher until ctx ends, and runs it again, with a growing delay, when it ends before. As long as it
-// does not work, its input is read every 5 s, and that is among the problems.
-//
-// The watcher reports nil when it hears of every change from now on, and an error when it does not hear of all, and then
-// goes on. It may report the same as often as it likes, in the goroutine in which it was called.
+// KeepWatching runs a watcher until ctx ends, and runs it again, with a growing delay, if it ends before; see backoff.KeepWatching.
+// As long as the watcher does not work, its input is read every 5 s, and `show` names that among the problems.
 func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason,
 	watch func(ctx context.Context, report func(error)) error) {
-	var failure backoff.Failure
-	var told error
-	tell := func(err error) {
-		if (err == nil) != (told == nil) || err != nil && err.Error() != told.Error() {
-			told = err
-			s.post(func(l *loop) { l.heardWatcher(what, input, err) })
-		}
-	}
-	for {
-		var works time.Time
-		err := watch(ctx, func(err error) {
-			if tell(err); works.IsZero() {
-				works = time.Now()
-			}
-		})
-		if ctx.Err() != nil {
-			return
-		}
-		var served time.Duration
-		if !works.IsZero() {
-			served = time.Since(works)
-		}
-		if served >= lostEventsDelay {
-			failure = backoff.Failure{}
-		}
-		failure = failure.Next(time.Now(), err, false, served)
-		delay := time.Until(failure.Retry)
-		if served > 0 { // it can work: what it lost is read at once
-			delay = min(delay, lostEventsDelay)
-		}
-		if delay <= 0 { // once in a long time, as when events came faster than they were read
-			s.Events.Log.Warn("watching again", "what", what, "err", err)
-		} else {
-			tell(err)
-		}
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return
-		}
-	}
+	backoff.KeepWatching(ctx, s.Events.Log, what, watch, func(err error) {
+		s.post(func(l *loop) { l.heardWatcher(what, input, err) })
+	})
 }
 
-// hears notes whether the watcher of an input works.
+// heardWatcher notes whether the watcher of an input works.
 func (l *loop) heardWatcher(what string, input Reason, err error) {
 	now := time.Now()
-	l.troubles.noteAs(events.WatchFailed, l.Events, now, "events of "+what, err)
+	l.troubles.NoteAs(events.WatchFailed, l.Events, now, "events of "+what, err)
 	if err == nil {
 		delete(l.unwatched, what)
 	} else {
@@ -90,4 +46,13 @@ func (l *loop) pollUnwatched(reasons wakeups, now time.Time) wakeups {
 		reasons.first, reasons.last = now, now
 	}
 	return reasons
+}
+
+// Impaired makes the loop ask what is wrong with something that AppVMs do not depend on, for the log, `show` and systemd. problem
+// returns nil if nothing is wrong. Impaired never waits.
+func (s *Supervisor) Impaired(what string, problem func() error) {
+	s.post(func(l *loop) {
+		l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), what, problem())
+		l.changed = true
+	})
 }

@@ -159,7 +159,7 @@ func (l *loop) conclude(w *write, now time.Time) {
 	default:
 		l.stands(w, now)
 		l.release(w.state.Bindings)
-		if retry := l.troubles.note(l.Events, now, "iptables", w.err); w.err != nil {
+		if retry := l.troubles.Note(l.Events, now, "iptables", w.err); w.err != nil {
 			l.agenda.by(dueCheck, retry)
 		}
 	}
@@ -183,11 +183,11 @@ func (l *loop) stands(w *write, now time.Time) {
 	if g.undone {
 		g.suspect = true
 		l.agenda.by(dueCheck, now.Add(g.quiet()))
-		l.troubles.note(l.Events, now, "firewall", errUndone)
+		l.troubles.Note(l.Events, now, "firewall", errUndone)
 		l.unfence(errUndone)
 		return
 	}
-	l.troubles.note(l.Events, now, "firewall", nil)
+	l.troubles.Note(l.Events, now, "firewall", nil)
 	if g.unfenced != nil && l.knowsForward() {
 		g.unfenced = nil
 		l.changed = true
@@ -208,7 +208,7 @@ func (l *loop) notWritten(w *write, now time.Time) {
 		return
 	}
 	g.failed = now
-	l.agenda.at(dueCheck, l.troubles.note(l.Events, now, "firewall", err))
+	l.agenda.at(dueCheck, l.troubles.Note(l.Events, now, "firewall", err))
 	if g.unfenced != nil {
 		l.agenda.by(dueCheck, now.Add(fenceRetryInterval))
 	}

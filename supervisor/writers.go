@@ -1,10 +1,10 @@
 package supervisor
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
+	"vifproxy/internal/news"
 	"vifproxy/rules"
 )
 
@@ -12,14 +12,6 @@ import (
 const longWriteMin = 30 * time.Second
 
 var errStillWritten = fmt.Errorf("has not been complete for %v: what it said before stays in force", longWriteMin)
-
-// unsettled returns the error of a file that somebody is writing, and nil for others.
-func unsettled(err error) *rules.Error {
-	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) && flaw.Unsettled {
-		return flaw
-	}
-	return nil
-}
 
 // noteWriters tells of files that somebody has been writing for long, and when that is over.
 func (l *loop) noteWriters(set rules.Set, now time.Time) {
@@ -29,7 +21,7 @@ func (l *loop) noteWriters(set rules.Set, now time.Time) {
 	}
 	writing := map[string]bool{}
 	for _, err := range errs {
-		flaw := unsettled(err)
+		flaw := news.Unsettled(err)
 		if flaw == nil {
 			continue
 		}
@@ -37,13 +29,13 @@ func (l *loop) noteWriters(set rules.Set, now time.Time) {
 		if since, known := l.writers[flaw.Path]; !known {
 			l.writers[flaw.Path] = now
 		} else if now.Sub(since) >= longWriteMin {
-			l.troubles.note(l.Events, now, flaw.Path, errStillWritten)
+			l.troubles.Note(l.Events, now, flaw.Path, errStillWritten)
 		}
 	}
 	for path := range l.writers {
 		if !writing[path] {
 			delete(l.writers, path)
-			l.troubles.note(l.Events, now, path, nil)
+			l.troubles.Note(l.Events, now, path, nil)
 		}
 	}
 }

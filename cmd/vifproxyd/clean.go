@@ -9,7 +9,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/firewall/backend"
 	"vifproxy/internal/events"
-	"vifproxy/supervisor"
+	"vifproxy/internal/proxies"
 	"vifproxy/tinyproxy"
 )
 
@@ -30,7 +30,7 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	fw, err := backend.Open(ctx, log, o.firewall, o.ports())
 
 	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
-	proxies, launchErr := supervisor.Launch(ctx, emitter, supervisor.LaunchOptions{
+	proxies, launchErr := proxies.Launch(ctx, emitter, proxies.Options{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: new(tinyproxy.Identities),
 	})
 	if launchErr == nil {

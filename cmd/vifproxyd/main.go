@@ -33,6 +33,7 @@ import (
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/resolvconf"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/netwatch"
@@ -128,12 +129,12 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	if err != nil {
 		return err
 	}
-	sandbox, confinement, err := supervisor.Confine(emitter, o.requireConfinement)
+	sandbox, confinement, err := proxies.Confine(emitter, o.requireConfinement)
 	if err != nil {
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
 	users := new(tinyproxy.Identities)
-	proxies, err := supervisor.Launch(ctx, emitter, supervisor.LaunchOptions{
+	proxies, err := proxies.Launch(ctx, emitter, proxies.Options{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: users, Sandbox: sandbox, Egress: o.egress,
 	})
 	if err != nil {

@@ -1,4 +1,4 @@
-package supervisor
+package proxies
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ import (
 const realBinary = "/usr/bin/tinyproxy"
 
 // policyOf is what the supervisor makes of a rule file with the built-in template and more directives.
-func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...string) *Policy {
+func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...string) *policy.Policy {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "social.10.137.0.1")
 	file, err := rules.ParseFile(path, []byte(strings.Join(lines, "\n")))
@@ -47,10 +47,10 @@ func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...strin
 }
 
 // serve starts a proxy with the policy as the daemon does; what it permits goes to an upstream that says 200.
-func serve(t *testing.T, proxies *Tinyproxies, p *Policy, port uint16) (proxy Proxy, ok bool) {
+func serve(t *testing.T, proxies *Tinyproxies, p *policy.Policy, port uint16) (proxy Proxy, ok bool) {
 	t.Helper()
 	proxy, err := proxies.Start(t.Context(), p, port)
-	if isBad(err) {
+	if IsBad(err) {
 		return nil, false
 	}
 	if err != nil {

@@ -1,4 +1,4 @@
-package supervisor
+package proxies
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"vifproxy/tinyproxy/confine"
 )
 
-// Confine finds out how this machine can confine proxies and says so, in particular what it lacks. If all is
-// required, to lack something is an error.
+// Confine finds out how this machine can confine proxies, and emits an event that says so, with what it lacks. If everything is
+// required, a lack is an error.
 func Confine(emitter *events.Emitter, allRequired bool) (*confine.Sandbox, control.Confinement, error) {
 	s, err := confine.New(confine.HelperPath())
 	if err != nil {

@@ -1,4 +1,4 @@
-package supervisor
+package proxies
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/internal/events"
+	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
@@ -15,15 +16,19 @@ import (
 )
 
 const (
-	stopGrace = 2 * time.Second // from TERM to KILL
-	reapBound = 5 * time.Second // until leftovers of an earlier run are gone
+	StopGrace   = 2 * time.Second // from TERM to KILL
+	reapTimeout = 5 * time.Second // until leftovers of an earlier run are gone
 
-	// startsPerCPU bounds starts at a time. Most of a start is tinyproxy's own work; the rest is waiting, and a slow
+	// startTimeout is how long a proxy may take until it listens. It usually takes a few milliseconds, and a second or two on a
+	// machine that boots twenty VMs.
+	startTimeout = 10 * time.Second
+
+	// startsPerCPU bounds how many starts go on at once. Most of a start is tinyproxy's own work, the rest is waiting, so a slow
 	// one holds up none of the others.
 	startsPerCPU = 16
 )
 
-// Tinyproxies are the real Proxies.
+// Tinyproxies starts the real proxies: it implements Starter.
 type Tinyproxies struct {
 	binary   string
 	launcher *proc.Launcher
@@ -33,8 +38,8 @@ type Tinyproxies struct {
 	slots    chan struct{}
 }
 
-// LaunchOptions say how to start proxies.
-type LaunchOptions struct {
+// Options says how to start proxies.
+type Options struct {
 	Binary                string // the program
 	RuntimeDir, CompatDir string // as proc.Options has them
 	Users                 *tinyproxy.Identities
@@ -42,15 +47,15 @@ type LaunchOptions struct {
 	Egress                []rules.Egress   // of all proxies
 }
 
-// Launch makes ready to start proxies, and ends what an earlier run may have left.
-func Launch(ctx context.Context, emitter *events.Emitter, o LaunchOptions) (*Tinyproxies, error) {
+// Launch prepares to start proxies, and ends those that an earlier run has left.
+func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxies, error) {
 	launcher, err := proc.NewLauncher(proc.Options{
 		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: emitter.Log, OnDenied: emitter.Denied, Sandbox: o.Sandbox,
 	})
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, reapBound)
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
 	killed, err := launcher.Reap(ctx)
 	if err != nil {
@@ -64,7 +69,7 @@ func Launch(ctx context.Context, emitter *events.Emitter, o LaunchOptions) (*Tin
 		slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
 }
 
-// Close ends what still runs and removes what is ours from the runtime directory.
+// Close ends the processes that still run, and removes what is ours from the runtime directory.
 func (t *Tinyproxies) Close() {
 	t.launcher.Close()
 	if t.sandbox != nil {
@@ -72,8 +77,8 @@ func (t *Tinyproxies) Close() {
 	}
 }
 
-// Start implements Proxies.
-func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy, error) {
+// Start implements Starter.
+func (t *Tinyproxies) Start(ctx context.Context, p *policy.Policy, port uint16) (Proxy, error) {
 	select {
 	case t.slots <- struct{}{}:
 		defer func() { <-t.slots }()
@@ -86,17 +91,17 @@ func (t *Tinyproxies) Start(ctx context.Context, p *Policy, port uint16) (Proxy,
 	var problem *proc.Error
 	switch {
 	case errors.As(err, &problem) && problem.Config:
-		return nil, badPolicy{err}
+		return nil, BadPolicy{err}
 	case problem != nil && problem.Taken:
-		return nil, takenPort{err}
+		return nil, TakenPort{err}
 	case err != nil:
 		return nil, err
 	}
 	return started{proxy, t.launcher}, nil
 }
 
-// spec is what the launcher is told of a policy.
-func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) proc.Spec {
+// spec returns what the launcher has to know of a policy.
+func (t *Tinyproxies) spec(p *policy.Policy, uid uint32, port uint16) proc.Spec {
 	return proc.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: uid,
 		Render: func(paths tinyproxy.Paths) (tinyproxy.Config, string, error) { return p.Render(paths, port) },
@@ -104,26 +109,26 @@ func (t *Tinyproxies) spec(p *Policy, uid uint32, port uint16) proc.Spec {
 	}
 }
 
-// Try implements Proxies.
-func (t *Tinyproxies) Try(ctx context.Context, p *Policy, uid uint32, port uint16, q tinyproxy.Request) (Trial, error) {
+// Try implements Starter.
+func (t *Tinyproxies) Try(ctx context.Context, p *policy.Policy, uid uint32, port uint16, q tinyproxy.Request) (Trial, error) {
 	return t.launcher.Try(ctx, t.binary, t.spec(p, uid, port), q)
 }
 
-// OnLogProblem has f called when LogProblem may return something else.
+// OnLogProblem sets a function that is called when LogProblem may return something else.
 func (t *Tinyproxies) OnLogProblem(f func()) { t.launcher.OnLogProblem(f) }
 
 // LogProblem returns which logs of proxies cannot be written, and why; nil if all can.
 func (t *Tinyproxies) LogProblem() error { return t.launcher.LogProblem() }
 
-// KeepFiles makes files that somebody has removed from the runtime directory again until ctx ends; see proc.Launcher.
+// KeepFiles restores files that somebody removes from the runtime directory, until ctx ends; see proc.Launcher.
 func (t *Tinyproxies) KeepFiles(ctx context.Context, told func(error)) {
 	t.launcher.KeepFiles(ctx, told)
 }
 
-// Renewals is a part of what processes depend on: another text than before means that they have lost their files.
+// Renewals returns a part of what processes depend on. Another text than before means that they have lost their files.
 func (t *Tinyproxies) Renewals() string { return t.launcher.Renewals() }
 
-// Forget implements Proxies.
+// Forget implements Starter.
 func (t *Tinyproxies) Forget(name string) { t.launcher.CloseLog(name) }
 
 // started is a tinyproxy as the supervisor knows it.
@@ -133,17 +138,20 @@ type started struct {
 }
 
 func (s started) PID() int       { return s.Proxy.PID }
-func (s started) Stop()          { s.Proxy.Stop(stopGrace) }
+func (s started) Stop()          { s.Proxy.Stop(StopGrace) }
 func (s started) Current() error { return s.launcher.SetCurrent(s.Proxy) }
 
-// badPolicy is the error of a start that fails because of rules or template, and would fail again.
-type badPolicy struct{ error }
+// A BadPolicy is the error of a start that fails because of rules or template, and would fail again.
+type BadPolicy struct{ Err error }
 
-func (e badPolicy) Unwrap() error { return e.error }
+func (e BadPolicy) Error() string { return e.Err.Error() }
+func (e BadPolicy) Unwrap() error { return e.Err }
 
-func isBad(err error) bool { return errors.As(err, new(badPolicy)) }
+// IsBad reports whether an error is a BadPolicy.
+func IsBad(err error) bool { return errors.As(err, new(BadPolicy)) }
 
-// takenPort is the error of a start at a port that somebody else has.
-type takenPort struct{ error }
+// A TakenPort is the error of a start at a port that another process has.
+type TakenPort struct{ Err error }
 
-func (e takenPort) Unwrap() error { return e.error }
+func (e TakenPort) Error() string { return e.Err.Error() }
+func (e TakenPort) Unwrap() error { return e.Err }

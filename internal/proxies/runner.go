@@ -1,0 +1,102 @@
+package proxies
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"vifproxy/internal/events"
+	"vifproxy/internal/policy"
+)
+
+// An Order is how a process is told to end: the cause with which its context is cancelled.
+type Order struct {
+	Kill    bool      // at once; otherwise it is asked first
+	Revoked time.Time // if not zero: it is killed when it has answered what it was asked, soon after this change
+	Why     string    // for the event; "" if that has been emitted
+}
+
+func (Order) Error() string { return "told to end" }
+
+// A Runner brings one process up and ends it.
+type Runner struct {
+	Policy  *policy.Policy
+	Port    uint16
+	Starter Starter
+	Forget  func(to netip.AddrPort, from []netip.AddrPort) error // connections of the ended process, see firewall.Forget
+	Events  *events.Emitter
+	Cut     *atomic.Int64 // connections of its AppVM that its end has cut
+	CameUp  func(Proxy)
+	Ended   func(error) // also if it never came up
+}
+
+// Start brings the process up. It waits neither for its end nor for the order to end it, which is an [Order] as the cause of ctx,
+// because a goroutine for each process would be a stack for each.
+func (r Runner) Start(ctx context.Context) {
+	proxy, err := r.Starter.Start(ctx, r.Policy, r.Port)
+	if err != nil {
+		r.Ended(err)
+		return
+	}
+	r.CameUp(proxy)
+	proxy.WhenDone(func() { r.Ended(proxy.Err()) })
+	context.AfterFunc(ctx, func() { // also if it was told to end while it came up
+		order, _ := context.Cause(ctx).(Order)
+		r.end(proxy, order)
+	})
+}
+
+// end ends the process as ordered. A client whose vif has gone cannot be told, so its connection has to be forgotten.
+func (r Runner) end(proxy Proxy, order Order) {
+	if !order.Revoked.IsZero() {
+		finish(proxy, order.Revoked)
+	}
+	clients, err := proxy.Clients()
+	r.Cut.Store(int64(len(clients)))
+	if order.Why != "" {
+		r.Events.Emit(events.ProxyEnds, events.About{VM: r.Policy.Name, IP: r.Policy.Addr, Port: r.Port, PID: proxy.PID(),
+			Why: order.Why, Connections: len(clients)})
+	}
+	if order.Kill {
+		proxy.Kill()
+	} else {
+		proxy.Stop()
+	}
+	// Not recorded as a trouble: nothing would ever retry and clear it.
+	if err = errors.Join(err, r.Forget(netip.AddrPortFrom(r.Policy.Bind, r.Port), clients)); err != nil {
+		r.Events.Emit(events.StillTracked, events.About{VM: r.Policy.Name, IP: r.Policy.Addr, Port: r.Port, Err: err.Error()})
+	}
+}
+
+// FinishInterval is how often a process that finishes is asked whether it has answered all.
+const FinishInterval = 2 * time.Millisecond
+
+// finish waits until a proxy that gets no new connections has answered what it was asked, but not for long after a change. Nothing
+// but its length tells a tunnel or a download from a short request.
+func finish(proxy Proxy, change time.Time) {
+	tick := time.NewTicker(FinishInterval)
+	defer tick.Stop()
+	over := time.After(grace(time.Since(change)))
+	for {
+		if clients, err := proxy.Clients(); err != nil || len(clients) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-proxy.Done():
+			return
+		case <-over:
+			return
+		}
+	}
+}
+
+// grace returns how long requests under way may take after a change that took so long to come into force. Revoked hosts have to be
+// out of reach within 100 ms of the change, tunnels included. A change usually takes 20 to 40 ms, which leaves time for a short
+// request. If it takes longer, the machine is slow now, and so is the request.
+func grace(took time.Duration) time.Duration {
+	const all, least, most = 86 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond
+	return max(all-took, least, min(took, most))
+}
