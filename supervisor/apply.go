@@ -40,13 +40,13 @@ func (l *loop) apply(p plan.Plan, now time.Time) {
 
 // bind makes the firewall hold what the plan says, and reports whether that is in force.
 func (l *loop) bind(p plan.Plan, now time.Time) bool {
-	l.allowances, l.fenced = p.Allowances, l.fence(slices.Concat(p.Allowances, l.trialAllowances()), now)
-	bindings := l.withTrials(p.Bindings)
+	l.allowances, l.fenced = p.Allowances, l.fence(slices.Concat(p.Allowances, l.trials.Allowances()), now)
+	bindings := l.trials.Bindings(p.Bindings)
 	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.taken(), Fence: l.fenced}, now) {
 		return false
 	}
 	l.recordBindings(p, now)
-	l.trialsBound(bindings)
+	l.trials.Bound(bindings)
 	return true
 }
 

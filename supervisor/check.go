@@ -41,7 +41,7 @@ func (l *loop) lastThatServes() (state firewall.State, same bool) {
 	state = *l.last
 	state.Bindings = nil
 	for _, b := range l.last.Bindings {
-		if l.vms[b.Addr].serves(b.To.Port()) != nil || l.tries(b) {
+		if l.vms[b.Addr].serves(b.To.Port()) != nil || l.trials.Has(b) {
 			state.Bindings = append(state.Bindings, b)
 		}
 	}
@@ -157,6 +157,6 @@ func (l *loop) unfence(why error) {
 	}
 	l.guard.unfenced = why
 	l.end(plan.Unfenced(l.actual()).End)
-	l.giveUpTrials()
+	l.trials.GiveUp()
 	l.changed = true
 }

@@ -12,6 +12,7 @@ import (
 	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/trials"
 	"vifproxy/rules"
 )
 
@@ -36,7 +37,7 @@ type loop struct {
 	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
 	last    *firewall.State // the same, also where it is to be checked
 	writing *write          // in force but not complete, or a check beside the loop
-	trials  []*trial
+	trials  trials.List
 	freed   []uint16 // ports of ended processes that the firewall may still know
 	guard   guard
 	forward *firewall.Forward // as last read; nil if never

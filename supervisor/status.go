@@ -1,21 +1,18 @@
 package supervisor
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
-	"strings"
 	"time"
 
 	"vifproxy/control"
-	"vifproxy/internal/backoff"
+	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
-	"vifproxy/internal/terminal"
 )
 
 // stateSince is how an AppVM is, since when, when it was last connected, and when all that was noted.
 type stateSince struct {
-	condition
+	news.Condition
 	since, seen, noted time.Time
 }
 
@@ -24,8 +21,8 @@ func (l *loop) noteStates(now time.Time) {
 	for _, d := range l.want {
 		who := d.Identity()
 		is := l.states[who]
-		was := is.state
-		if is.condition = l.conditionOf(d, l.vms[d.Addr]); is.state != was {
+		was := is.State
+		if is.Condition = l.conditionOf(d, l.vms[d.Addr]); is.State != was {
 			is.since = now
 		}
 		if d.StoppedBy != "" {
@@ -40,51 +37,19 @@ func (l *loop) noteStates(now time.Time) {
 	maps.DeleteFunc(l.states, func(_ plan.Identity, is stateSince) bool { return is.noted != now }) // their rule files have gone
 }
 
-// condition is how an AppVM is.
-type condition struct {
-	state   string // one of control.States
-	problem string // what is wrong, also while it is served
-}
-
-func (l *loop) conditionOf(d *plan.Desired, vm *appVM) (c condition) {
-	var failure backoff.Failure
-	starting := false
+// conditionOf returns how the AppVM of a rule file is.
+func (l *loop) conditionOf(d *plan.Desired, vm *appVM) news.Condition {
+	has := news.Has{Unfenced: l.guard.unfenced, Firewall: l.troubles["firewall"].Err}
 	if vm != nil {
+		has.Served = vm.served()
 		if d.Policy != nil {
-			failure = vm.failures[d.Policy.Key()]
+			has.Failure = vm.failures[d.Policy.Key()]
 		}
 		for _, p := range vm.processes {
-			starting = starting || !p.Ready && !p.Dying
+			has.Starting = has.Starting || !p.Ready && !p.Dying
 		}
 	}
-	switch {
-	case d.Wanted() && l.guard.unfenced != nil:
-		c.problem = "firewall: " + l.guard.unfenced.Error()
-	case d.Err != nil:
-		c.problem = d.Err.Error()
-	case failure.Err != nil:
-		c.problem = failure.Err.Error()
-	}
-	switch {
-	case d.Held:
-		c.state = control.Stopped
-	case len(d.Vifs) == 0 && d.Err == nil:
-		c.state = control.Waiting
-	case d.Wanted() && l.guard.unfenced != nil:
-		c.state = control.Failed
-	case vm.served():
-		c.state = control.Running
-	case d.Err != nil || failure.Bad:
-		c.state = control.Refused
-	case failure.Err != nil && !starting:
-		c.state = control.Failed
-	case l.troubles["firewall"].Err != nil:
-		c.state = control.Failed
-		c.problem = "firewall: " + l.troubles["firewall"].Err.Error()
-	default:
-		c.state = control.Starting
-	}
-	return c
+	return news.ConditionOf(d, has)
 }
 
 // statusNow is what `show` prints, with the packets that the fence had refused when they were last counted.
@@ -95,11 +60,11 @@ func (l *loop) statusNow(now time.Time) control.Status {
 	for _, d := range l.want {
 		is := l.states[d.Identity()]
 		if !d.Addr.IsValid() { // another file of that name may have no address either
-			is.condition = l.conditionOf(d, nil)
+			is.Condition = l.conditionOf(d, nil)
 		}
 		row := control.VM{
 			Name: d.Name, IP: addressText(d.Addr), Interfaces: append([]string{}, d.Vifs...),
-			State: is.state, Since: is.since, Seen: is.seen, Error: is.problem, StoppedBy: d.StoppedBy,
+			State: is.State, Since: is.since, Seen: is.seen, Error: is.Problem, StoppedBy: d.StoppedBy,
 		}
 		if d.Policy != nil && len(d.Policy.Findings) > 0 {
 			row.Doubt, row.Doubts = d.Policy.Findings[0], len(d.Policy.Findings)
@@ -148,34 +113,12 @@ func (l *loop) problems() []string {
 	return all
 }
 
-// summarize is the one line that `systemctl status` shows.
+// summarize returns the one line that `systemctl status` shows.
 func (l *loop) summarize(now time.Time) string {
 	l.noteStates(now)
-	count := map[string]int{}
-	var wrong []string
+	var all []news.Condition
 	for _, d := range l.want {
-		is := l.states[d.Identity()]
-		count[is.state]++
-		if is.problem != "" {
-			wrong = append(wrong, fmt.Sprintf("%s: %s", d.Name, is.problem))
-		}
+		all = append(all, l.states[d.Identity()].Condition)
 	}
-	wrong = append(wrong, l.problems()...)
-	var parts []string
-	for _, state := range control.States {
-		if n := count[state]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, state))
-		}
-	}
-	line := "no rule files"
-	if len(parts) > 0 {
-		line = "AppVMs: " + strings.Join(parts, ", ")
-	}
-	if len(wrong) > 0 {
-		line += "; " + wrong[0]
-		if more := len(wrong) - 1; more > 0 {
-			line += fmt.Sprintf(" (and %d more, see vifproxyctl show)", more)
-		}
-	}
-	return terminal.OneLine(line) // for sd_notify(3)
+	return news.Summary(l.want, all, l.problems())
 }
