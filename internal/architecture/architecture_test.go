@@ -27,7 +27,7 @@ var house = [][]string{
 		"internal/sockdiag internal/stops internal/terminal internal/usage internal/watchfile internal/manpage"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control"},
 	3: {"internal/policy", "internal/lab internal/bench"},
-	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/check", "internal/proxyctl"},
+	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture"},
@@ -144,9 +144,6 @@ func TestArrowsGoDown(t *testing.T) {
 		}
 	}
 }
-
-// handover is the leaf that the confinement and its program share: constants and text.
-const handover = "vifproxy/tinyproxy/confine/handover"
 
 // What is forbidden is not reached through other packages either.
 func TestForbiddenImports(t *testing.T) {
