@@ -10,6 +10,7 @@ import (
 	"vifproxy/internal/explain"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
+	"vifproxy/internal/upstreams"
 	"vifproxy/rules"
 )
 
@@ -35,7 +36,7 @@ func (s *Supervisor) explainer() explain.Explainer {
 
 // lookUpInTime returns a host's addresses, as tinyproxy gets them when it connects.
 func (s *Supervisor) lookUpInTime(ctx context.Context, host string) ([]netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookupBound)
+	ctx, cancel := context.WithTimeout(ctx, upstreams.LookUpTimeout)
 	defer cancel()
 	return s.LookUp(ctx, host)
 }

@@ -6,6 +6,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/upstreams"
 )
 
 // fence puts together what the firewall is to hold besides bindings.
@@ -28,11 +29,40 @@ func (l *loop) fence(exits []policy.Allowance, now time.Time) firewall.Fence {
 			}
 		}
 	}
-	for name := range l.hosts {
-		if !named[name] {
-			delete(l.hosts, name)
-			delete(l.troubles, "upstream "+name)
-		}
+	for _, name := range l.upstreams.Forget(named) {
+		delete(l.troubles, "upstream "+name)
 	}
+	l.askForUpstreams(now)
 	return f
+}
+
+// addresses returns those of a host that are known; its own, if the host is an address.
+func (l *loop) addresses(host string, now time.Time) []netip.Addr {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr.Unmap().WithZone("")}
+	}
+	return l.upstreams.Addresses(host, now)
+}
+
+// askForUpstreams asks for the addresses of Upstreams that are due.
+func (l *loop) askForUpstreams(now time.Time) {
+	for _, name := range l.upstreams.Due(now) {
+		beside(l, upstreams.Ask(l.life, l.LookUp, name), func(l *loop, a upstreams.Answer) { l.heardUpstream(name, a) })
+	}
+}
+
+// heardUpstream takes in the answer to the question for an Upstream's addresses. Most answers are the old ones, and need no plan.
+func (l *loop) heardUpstream(name string, a upstreams.Answer) {
+	if !l.upstreams.Knows(name) {
+		return // it has left the template
+	}
+	now, trouble := time.Now(), "upstream "+name
+	if _, ill := l.troubles[trouble]; ill != (a.Err != nil) {
+		l.changed = true // for systemd to be told
+	}
+	if retry := l.troubles.Note(l.Events, now, trouble, a.Err); a.Err != nil {
+		l.upstreams.Failed(name, retry)
+	} else if l.upstreams.Heard(name, a.Addrs, now, l.Interval) {
+		l.changed = true
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/proxies"
+	"vifproxy/internal/upstreams"
 	"vifproxy/rules"
 )
 
@@ -177,16 +178,16 @@ func TestUpstreamsThatRotateStayOpen(t *testing.T) {
 		m.set(func() { asked, answers = 0, 256 })
 		m.post(func(l *loop) { l.Interval = time.Second })
 		m.after(5 * time.Minute)
-		if n := open(); n != addressesMax {
-			t.Errorf("%d addresses are open, want %d", n, addressesMax)
+		if n := open(); n != upstreams.AddressesMax {
+			t.Errorf("%d addresses are open, want %d", n, upstreams.AddressesMax)
 		}
 		// One that fails takes nothing away.
 		m.post(func(l *loop) {
 			l.LookUp = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
 		})
 		m.after(time.Hour)
-		if n := open(); n != addressesMax {
-			t.Errorf("%d addresses are open although nobody answers, want %d", n, addressesMax)
+		if n := open(); n != upstreams.AddressesMax {
+			t.Errorf("%d addresses are open although nobody answers, want %d", n, upstreams.AddressesMax)
 		}
 	})
 }

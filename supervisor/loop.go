@@ -13,6 +13,7 @@ import (
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/trials"
+	"vifproxy/internal/upstreams"
 	"vifproxy/rules"
 )
 
@@ -67,7 +68,7 @@ type loop struct {
 		busy bool           // it is being written
 		told []chan<- error // how the next write went
 	}
-	hosts      map[string]*upstreamHost
+	upstreams  upstreams.Memory
 	allowances []policy.Allowance // of the last plan
 	fenced     firewall.Fence     // that follows from them
 	cleaned    bool               // what an earlier run left in connection tracking is forgotten
@@ -87,7 +88,6 @@ func newLoop(life context.Context, c Config, m *mailbox) *loop {
 		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[plan.Identity]map[rules.Host]time.Duration{}},
 		cache:     plan.Cache{},
 		vms:       map[netip.Addr]*appVM{},
-		hosts:     map[string]*upstreamHost{},
 		ports:     newPorts(c.Ports),
 		states:    map[plan.Identity]stateSince{},
 	}
@@ -143,7 +143,7 @@ func (l *loop) round(now time.Time) time.Time {
 	if l.agenda.take(dueStops, now) {
 		l.tryStops(now)
 	}
-	l.refreshUpstreams(now)
+	l.askForUpstreams(now)
 	l.bindNew(now)
 	if l.read(now) {
 		l.reconcile(now)
@@ -183,9 +183,5 @@ func (l *loop) reconcile(now time.Time) {
 
 // next returns when the loop is to look again if nothing happens.
 func (l *loop) next(now time.Time) time.Time {
-	next := l.agenda.next(now.Add(l.Interval))
-	for _, h := range l.hosts {
-		next = earlier(next, h.again)
-	}
-	return next
+	return l.upstreams.Next(l.agenda.next(now.Add(l.Interval)))
 }
