@@ -14,7 +14,6 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/internal/trials"
 	"vifproxy/internal/upstreams"
-	"vifproxy/rules"
 )
 
 const (
@@ -85,7 +84,7 @@ func newLoop(life context.Context, c Config, m *mailbox) *loop {
 		troubles:  news.Troubles{},
 		unwatched: map[string]Reason{},
 		writers:   map[string]time.Time{},
-		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: map[plan.Identity]map[rules.Host]time.Duration{}},
+		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: plan.Temporary{}},
 		cache:     plan.Cache{},
 		vms:       map[netip.Addr]*appVM{},
 		ports:     newPorts(c.Ports),

@@ -3,9 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"vifproxy/control"
@@ -42,7 +40,7 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 			hosts = append(hosts, host)
 		}
 		who := d.Identity()
-		if n := l.temporaryPorts(who, hosts); n > rules.PortsMax && t.Seconds > 0 {
+		if n := l.inputs.Temporary.Ports(who, hosts); n > rules.PortsMax && t.Seconds > 0 {
 			return nil, &control.DaemonError{Fault: control.Conflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
 				" time, more than %d", d.Name, n, rules.PortsMax)}
 		}
@@ -55,38 +53,17 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 	return status, err
 }
 
-// temporaryPorts returns how many different ports hosts open for a time, with those that are open already.
-func (l *loop) temporaryPorts(who plan.Identity, more []rules.Host) int {
-	ports := map[uint16]bool{}
-	for _, host := range slices.AppendSeq(slices.Clone(more), maps.Keys(l.inputs.Temporary[who])) {
-		ports[host.Port] = true
-	}
-	delete(ports, 0)
-	return len(ports)
-}
-
-// allow lets hosts pass for a time, or takes them back if that is 0: a host without a port with all its ports. It
-// returns those that it has taken back.
+// allow lets an AppVM reach hosts for a time, or takes them back if that is 0. It returns those that it has taken back.
 func (l *loop) allow(who plan.Identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
-	until := l.inputs.Temporary[who]
-	if until == nil {
-		until = map[rules.Host]time.Duration{}
-		l.inputs.Temporary[who] = until
-	}
 	for _, host := range hosts {
 		if how > 0 {
-			until[host] = l.BootTime() + how
+			l.inputs.Temporary.Allow(who, host, l.BootTime()+how)
 			l.Events.Emit(events.Allowed, events.About{VM: who.Name, IP: who.Addr, Host: host.String(), Seconds: int(how.Seconds())})
 			continue
 		}
-		for there := range until {
-			if there == host || host.Port == 0 && there.WithoutPort() == host {
-				delete(until, there)
-				l.Events.Emit(events.AllowedNoMore, events.About{
-					VM: who.Name, IP: who.Addr, Host: there.String(), Why: "taken back",
-				})
-				back = append(back, there.String())
-			}
+		for _, there := range l.inputs.Temporary.TakeBack(who, host) {
+			l.allowedNoMore(who, there, "taken back")
+			back = append(back, there.String())
 		}
 	}
 	clear(l.cache)
@@ -94,27 +71,19 @@ func (l *loop) allow(who plan.Identity, hosts []rules.Host, how time.Duration, n
 	return back
 }
 
-// expire takes back what is over, and reports whether there was any. The time that the machine is suspended counts; that
-// somebody sets the clock, forward or back, does not.
+func (l *loop) allowedNoMore(who plan.Identity, host rules.Host, why string) {
+	l.Events.Emit(events.AllowedNoMore, events.About{VM: who.Name, IP: who.Addr, Host: host.String(), Why: why})
+}
+
+// expire takes back what is over, and reports whether there was any. Time counts while the machine is suspended; setting the clock,
+// forward or back, changes nothing.
 func (l *loop) expire(now time.Time) (any bool) {
 	l.agenda.at(dueExpiry, time.Time{})
-	boot, next := l.BootTime(), time.Duration(0)
-	for who, hosts := range l.inputs.Temporary {
-		for host, until := range hosts {
-			if until <= boot {
-				l.Events.Emit(events.AllowedNoMore, events.About{
-					VM: who.Name, IP: who.Addr, Host: host.String(), Why: "its time is over",
-				})
-				delete(hosts, host)
-				any = true
-			} else if next == 0 || until < next {
-				next = until
-			}
-		}
-		if len(hosts) == 0 {
-			delete(l.inputs.Temporary, who)
-		}
-	}
+	boot := l.BootTime()
+	next := l.inputs.Temporary.Expire(boot, func(who plan.Identity, host rules.Host) {
+		l.allowedNoMore(who, host, "its time is over")
+		any = true
+	})
 	if next > 0 {
 		l.agenda.at(dueExpiry, now.Add(next-boot))
 		l.WakeAt(next)
@@ -125,7 +94,7 @@ func (l *loop) expire(now time.Time) (any bool) {
 	return any
 }
 
-// find is what should be there for the AppVM of this name.
+// find returns what should be there for the AppVM of this name.
 func (l *loop) find(name string) (*plan.Desired, error) {
 	var known []string
 	for _, d := range l.want {

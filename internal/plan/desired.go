@@ -33,7 +33,7 @@ type Inputs struct {
 	KillAlls  int                // under way: nobody has a proxy until all have ended
 	Restarts  map[netip.Addr]int // by `restart`
 
-	Temporary map[Identity]map[rules.Host]time.Duration // by `allow --for`, and until when, as BootTime counts
+	Temporary Temporary // by `allow --for`
 }
 
 // A Desired is what should be there for one AppVM that has a rule file.
