@@ -86,7 +86,7 @@ func (l *loop) lookAround() func() {
 	if !follows {
 		readForward = nil
 	}
-	return around(l.mailbox, readForward, l.ReadListeners, func(l *loop, a surroundings) {
+	return around(l.mail, readForward, l.ReadListeners, func(l *loop, a surroundings) {
 		if l.guard.looks != look {
 			return
 		}
@@ -107,7 +107,7 @@ type surroundings struct {
 }
 
 // around returns what reads the surroundings, for another goroutine; readForward is nil if nobody asks for those chains.
-func around(mail *mailbox, readForward func(context.Context) (firewall.Forward, error), readListeners func() (sockdiag.Listeners, error),
+func around(mail *box, readForward func(context.Context) (firewall.Forward, error), readListeners func() (sockdiag.Listeners, error),
 	then func(*loop, surroundings)) func() {
 	return func() {
 		var a surroundings
@@ -117,7 +117,7 @@ func around(mail *mailbox, readForward func(context.Context) (firewall.Forward, 
 			a.forward, a.forwardErr = readForward(ctx)
 		}
 		a.listeners, a.listenersErr = readListeners()
-		mail.post(func(l *loop) { then(l, a) })
+		mail.Post(func(l *loop) { then(l, a) })
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/mailbox"
 )
 
 var errFlushed = fmt.Errorf("nftables: %w: nft: killed", firewall.ErrUnfenced)
@@ -46,7 +47,7 @@ func TestNoFenceNoProxy(t *testing.T) {
 		told := watched(m)
 		told()
 		m.set(func() { m.fwErr = errFlushed })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		m.expect(m.after(checkInterval), "kill :1\nkill :2")
 		for _, name := range []string{"social", "work"} {
 			if vm := m.vm(name); vm.State != control.Failed || vm.Error != "firewall: "+errFlushed.Error() || vm.PID != 0 {
@@ -93,11 +94,11 @@ func TestCheckThatCannotTell(t *testing.T) {
 		serveTwo(m)
 		sync := m.Firewall
 		fails := 1
-		m.post(func(l *loop) { l.Firewall = &failing{Backend: sync, fails: &fails} })
-		m.Wake(Firewall)
+		m.mail.Post(func(l *loop) { l.Firewall = &failing{Backend: sync, fails: &fails} })
+		m.Wake(mailbox.Firewall)
 		m.expect(m.after(time.Second), "")
-		m.post(func(*loop) { fails = 2 })
-		m.Wake(Firewall)
+		m.mail.Post(func(*loop) { fails = 2 })
+		m.Wake(mailbox.Firewall)
 		if c := counted(m.after(time.Second)); c["kill"] != 2 || c["start"] != 2 {
 			t.Errorf("done: %v", c)
 		}
@@ -118,7 +119,7 @@ func TestWriteThatFailsEndsNothing(t *testing.T) {
 func TestFirstFenceThatCannotBePutUpLetsNothingStart(t *testing.T) {
 	run(t, func(m *machine) {
 		m.set(func() { m.fwErr = errFlushed })
-		m.Wake(Force)
+		m.Wake(mailbox.Force)
 		serveTwo(m)
 		m.set(func() { m.fwErr = nil })
 		if c := counted(m.after(time.Minute)); c["start"] != 2 || c["bind"] != 2 || c["kill"] != 0 {
@@ -140,7 +141,7 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 		})
 		breaks := func(n int) {
 			for range n {
-				m.Wake(Firewall)
+				m.Wake(mailbox.Firewall)
 				time.Sleep(20 * time.Millisecond)
 			}
 		}
@@ -170,7 +171,7 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 		// Slowly it is no fight.
 		m.set(func() { m.undone = func() bool { return true } })
 		for range 20 {
-			m.Wake(Firewall)
+			m.Wake(mailbox.Firewall)
 			m.expect(m.after(quietFor/repairsMax), "")
 		}
 		m.set(func() { m.undone = nil })
@@ -188,7 +189,7 @@ func endDuringAFight(t *testing.T, m *machine, yields bool) {
 	serveTwo(m)
 	m.set(func() { m.undone = func() bool { return true } })
 	for range 2 * repairsMax {
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		time.Sleep(20 * time.Millisecond)
 	}
 	if vm := m.vm("work"); vm.Error != "firewall: "+errUndone.Error() {
@@ -203,7 +204,7 @@ func TestCheckThatHangs(t *testing.T) {
 	run(t, func(m *machine) {
 		serveTwo(m)
 		m.set(func() { m.looking = checkTimeout + time.Second })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		m.expect(m.after(checkTimeout-time.Millisecond), "")
 		m.expect(m.after(time.Millisecond), "kill :1\nkill :2")
 		m.set(func() { m.looking = 0 })
@@ -220,7 +221,7 @@ func TestTheLoopDoesNotWaitForChecks(t *testing.T) {
 		m.file("new.10.137.0.3", "a")
 		m.after(time.Minute)
 		m.set(func() { m.looking = 200 * time.Millisecond })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		time.Sleep(time.Millisecond)
 		m.appears("10.137.0.3", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2", "vif3.0 10.137.0.3")
 		m.expect(m.took(), "start new (10.137.0.3) at 10.138.1.1: a :3")
@@ -236,10 +237,10 @@ func TestWhatChangesDuringACheckIsCheckedAgain(t *testing.T) {
 		serveTwo(m)
 		m.after(time.Minute)
 		m.set(func() { m.syncs, m.looking = 0, 100*time.Millisecond })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		time.Sleep(50 * time.Millisecond)
 		m.set(func() { m.forward = firewall.Forward{Barred: []firewall.Bar{{Interface: "eth0", Rule: "rule 1"}}} })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		m.after(10 * time.Second)
 		if m.syncs < 2 || m.syncs > 4 {
 			t.Errorf("%d looks at the firewall, want one for each change, and one that bars eth0", m.syncs)
@@ -256,10 +257,10 @@ func TestABrokenFenceDoesNotWaitForAnEarlierCheck(t *testing.T) {
 		serveTwo(m)
 		m.after(time.Minute)
 		m.set(func() { m.looking = checkCostMax })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		m.after(checkCostMax + time.Millisecond)
 		m.set(func() { m.syncs, m.looking = 0, 0 })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		if m.after(2 * checkInterval); m.syncs == 0 {
 			t.Error("nobody has looked yet")
 		}
@@ -272,7 +273,7 @@ func TestCheckThatFailsOnceIsRepeated(t *testing.T) {
 		serveTwo(m)
 		m.after(time.Minute)
 		m.set(func() { m.fwErr, m.looking, m.syncs = errors.New("no memory"), 100*time.Millisecond, 0 })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		time.Sleep(50 * time.Millisecond)
 		m.Status(m.ctx) // which waits for the check
 		m.set(func() { m.fwErr, m.looking = nil, 0 })
@@ -293,7 +294,7 @@ func TestWriteThatHangsWhileSomebodyChangesTheFirewall(t *testing.T) {
 		if len(m.alive) < 2 {
 			t.Error("a slow write alone ends nothing")
 		}
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		if c := counted(m.after(checkTimeout)); c["kill"] == 0 || len(m.alive) > 0 {
 			t.Errorf("done: %v", c)
 		}
@@ -337,8 +338,8 @@ func TestShutByIptablesEndsNothing(t *testing.T) {
 		told := watched(m)
 		told()
 		outside := &shut{Backend: m.Firewall, err: fmt.Errorf("%w: the lock is held", firewall.ErrShut)}
-		m.post(func(l *loop) { l.Firewall = outside })
-		m.Wake(Firewall)
+		m.mail.Post(func(l *loop) { l.Firewall = outside })
+		m.Wake(mailbox.Firewall)
 		m.expect(m.after(time.Minute), "")
 		if vm := m.vm("social"); vm.State != control.Running {
 			t.Errorf("shown as %+v", vm)
@@ -350,7 +351,7 @@ func TestShutByIptablesEndsNothing(t *testing.T) {
 		if c := counted(m.after(time.Second)); c["unbind"] != 1 {
 			t.Errorf("done: %v", c)
 		}
-		m.post(func(*loop) { outside.err = nil })
+		m.mail.Post(func(*loop) { outside.err = nil })
 		m.after(time.Minute)
 		if got := told(); !strings.Contains(got, "recovered what=iptables") {
 			t.Errorf("told:\n%s", got)

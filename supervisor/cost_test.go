@@ -18,7 +18,7 @@ const crowd = 250
 // runMany runs f with n AppVMs that are served.
 func runMany(t *testing.T, n int, f func(m *machine, vifs []string)) {
 	run(t, func(m *machine) {
-		m.post(func(l *loop) { l.ports = newPorts(PortRange{1, 1000}) })
+		m.mail.Post(func(l *loop) { l.ports = newPorts(PortRange{1, 1000}) })
 		synctest.Wait()
 		var vifs []string
 		for i := range n {
@@ -116,7 +116,7 @@ func TestAllocationsOfAReconcile(t *testing.T) {
 	var allocs []float64
 	for _, n := range numbers {
 		runMany(t, n, func(m *machine, _ []string) {
-			m.post(func(l *loop) { // on the loop's goroutine, as always
+			m.mail.Post(func(l *loop) { // on the loop's goroutine, as always
 				allocs = append(allocs, testing.AllocsPerRun(10, func() { l.reconcile(time.Now()) }))
 			})
 			synctest.Wait()

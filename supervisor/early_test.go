@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/mailbox"
 	"vifproxy/netwatch"
 )
 
@@ -53,8 +54,8 @@ func TestHintAtNothingReadsNothing(t *testing.T) {
 		if m.expect(m.after(time.Second), ""); m.looks != 1 || m.reads != 0 {
 			t.Errorf("%d looks, %d readings, want one look", m.looks, m.reads)
 		}
-		m.post(func(*loop) { // while the loop is busy
-			for range hintsMax + 1 {
+		m.mail.Post(func(*loop) { // while the loop is busy
+			for range mailbox.HintsMax + 1 {
 				m.Hint(netwatch.Hint{Link: 7})
 			}
 		})
@@ -70,7 +71,7 @@ func TestHintAtAnotherVif(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.LookAtLinks = func(netwatch.Hint) (netwatch.Snapshot, error) {
 				return netwatch.Snapshot{{Addr: netip.MustParseAddr("10.137.0.1"), Gateway: gateway, Vifs: []string{"vif2.0"}}}, nil
 			}
@@ -87,7 +88,7 @@ func TestHintBeforeOneThatTellsNothing(t *testing.T) {
 		m.file("social.10.137.0.1", "a b") // refused: nothing to start, but to be shown
 		m.after(time.Second)
 		look := m.LookAtLinks
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.LookAtLinks = func(h netwatch.Hint) (netwatch.Snapshot, error) {
 				if h.Link == 9 {
 					return nil, errors.New("busy")
@@ -133,7 +134,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 		m.after(time.Second)
 		for i, ip := range []string{"10.137.0.2", "10.137.0.3", "10.137.0.1"} {
 			var planned, later time.Time
-			m.post(func(l *loop) { planned = l.planned })
+			m.mail.Post(func(l *loop) { planned = l.planned })
 			m.set(func() { m.syncs = 0 })
 			before := m.after(time.Second)
 			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i, ip))
@@ -142,7 +143,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 			if c := counted(got); before != "" || c["start"] != 1 || c["bind"] != 1 || c["fence"] != 1 {
 				t.Errorf("done:\n%s\nwant a start, and a proxy bound with its hole", got)
 			}
-			if m.post(func(l *loop) { later = l.planned }); m.took() != "" || later != planned {
+			if m.mail.Post(func(l *loop) { later = l.planned }); m.took() != "" || later != planned {
 				t.Error("there was a plan for all")
 			}
 			status, err := m.Status(m.ctx)
@@ -151,7 +152,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 				t.Error(status.VMs, err)
 			}
 			m.after(fullPlanDelay)
-			if m.post(func(l *loop) { later = l.planned }); m.took() != "" || later == planned {
+			if m.mail.Post(func(l *loop) { later = l.planned }); m.took() != "" || later == planned {
 				t.Error("there was no plan for all, or one that did something")
 			}
 			if m.syncs != 2 {
@@ -191,7 +192,7 @@ func TestManyThatComeUpTogetherAreOneWrite(t *testing.T) {
 		m.connect(vifs...)
 		m.after(time.Millisecond)
 		m.set(func() { m.syncs = 0 })
-		m.post(func(*loop) { time.Sleep(5 * time.Millisecond) }) // until all are up
+		m.mail.Post(func(*loop) { time.Sleep(5 * time.Millisecond) }) // until all are up
 		m.expectCounts(m.after(time.Second), 1, map[string]int{"bind": len(vifs)})
 	})
 }
@@ -204,7 +205,7 @@ func TestOneDiesAsAnotherComesUp(t *testing.T) {
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Minute)
 		m.appears("10.137.0.2", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
-		m.post(func(*loop) { time.Sleep(5 * time.Millisecond) })
+		m.mail.Post(func(*loop) { time.Sleep(5 * time.Millisecond) })
 		time.Sleep(4 * time.Millisecond)
 		m.proxy("social").gone("die", errors.New("killed"))
 		if c := counted(m.after(time.Second)); c["unbind"] != 1 || c["bind"] != 2 {

@@ -12,6 +12,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/proxies"
 )
 
@@ -85,11 +86,11 @@ func TestWatchTellsWhatHappens(t *testing.T) {
 		one()
 		m.file("work.10.137.0.2", aHost)
 		m.set(func() { m.linksErr = errors.New("no netlink") })
-		m.Wake(Links)
+		m.Wake(mailbox.Links)
 		m.after(time.Second)
 		m.expect(one(), "trouble what=links err=no netlink")
 		m.set(func() { m.linksErr = nil })
-		m.Wake(Links)
+		m.Wake(mailbox.Links)
 		m.after(time.Second)
 		m.expect(one(), "recovered what=links")
 		m.expect(told(), "trouble what=links err=no netlink\nrules-found vm=work\nrecovered what=links")

@@ -25,7 +25,7 @@ func (s *Supervisor) examine(d events.Denial) bool {
 	}
 	s.examined.all++
 	s.examined.by[d.IP]++
-	s.post(func(l *loop) {
+	s.mail.Post(func(l *loop) {
 		fence, life := l.fenced, l.life
 		l.running.Go(func() {
 			ctx, cancel := context.WithTimeout(life, examineTimeout)

@@ -55,8 +55,8 @@ func TestExaminationsAreBounded(t *testing.T) {
 	if begun != examinedMax {
 		t.Errorf("%d examinations at once", begun)
 	}
-	l := newLoop(t.Context(), s.Config, s.mailbox)
-	for _, letter := range s.read() { // as the loop does
+	l := newLoop(t.Context(), s.Config, s.mail)
+	for _, letter := range s.mail.Letters() { // as the loop does
 		letter(l)
 	}
 	l.running.Wait()

@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	proc "vifproxy/tinyproxy/process"
@@ -176,7 +177,7 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 		for range 20 {
 			ill <- errors.New("no netlink")
 		}
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.Look = time.Hour
 			l.ReadListeners = func() (sockdiag.Listeners, error) {
 				select {
@@ -186,7 +187,7 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 					return nil, nil
 				}
 			}
-			m.Wake(Force)
+			m.Wake(mailbox.Force)
 		})
 		m.after(time.Minute)
 		if status, _ := m.Status(m.ctx); len(status.Problems) != 1 {
@@ -197,7 +198,7 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 			return n
 		}
 		before := syncs()
-		m.Wake(Firewall) // the next try may be far away
+		m.Wake(mailbox.Firewall) // the next try may be far away
 		m.after(time.Second)
 		if syncs() == before {
 			t.Error("what somebody did to the firewall waits for the sockets")
@@ -213,13 +214,13 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 func TestForgettingThatFailsIsToldOnly(t *testing.T) {
 	run(t, func(m *machine) {
 		told := watched(m)
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.Forget = func(netip.AddrPort, []netip.AddrPort) error { return errors.New("no netlink") }
 		})
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.ForgetAll = func([]firewall.Binding) (int, error) { return 0, errors.New("no netlink at all") }
 			l.cleaned = false
 		})
@@ -313,7 +314,7 @@ func TestNobodyWaitsForFilesThatAreNotWritten(t *testing.T) {
 func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 	for _, systemd := range []bool{true, false} {
 		run(t, func(m *machine) {
-			m.post(func(l *loop) { l.SystemdMakesFiles, l.Setup.Started = systemd, time.Now() })
+			m.mail.Post(func(l *loop) { l.SystemdMakesFiles, l.Setup.Started = systemd, time.Now() })
 			m.file("a.10.0.0.1", "x")
 			m.connect("vif1.0 10.0.0.1")
 			m.after(time.Second)
@@ -330,7 +331,7 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 			}
 			m.after(time.Minute)
 			select {
-			case <-m.done:
+			case <-m.mail.Done():
 				if !systemd {
 					t.Error("nobody starts it again")
 				}

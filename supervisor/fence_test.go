@@ -105,7 +105,7 @@ func TestTemplateOpensTheFence(t *testing.T) {
 // As with nftables, where the next look at everything is far away.
 func TestUpstreamsAreAskedForBetweenLooks(t *testing.T) {
 	run(t, func(m *machine) {
-		m.post(func(l *loop) { l.Look = time.Hour })
+		m.mail.Post(func(l *loop) { l.Look = time.Hour })
 		m.set(func() { m.hosts = map[string]netip.Addr{"good.corp": netip.MustParseAddr("10.0.0.6")} })
 		m.file("config", fmt.Sprintf(toUpstream, "good.corp:3128")+"Upstream http ill.corp:3128 \".ill\"\n")
 		m.file("social.10.137.0.1", "a")
@@ -113,7 +113,7 @@ func TestUpstreamsAreAskedForBetweenLooks(t *testing.T) {
 		m.after(5 * time.Minute)
 
 		asked, rounds, lookUp := map[string]int{}, 0, m.LookUp
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.LookUp = func(ctx context.Context, name string) ([]netip.Addr, error) {
 				m.set(func() { asked[name]++ })
 				return lookUp(ctx, name)
@@ -152,7 +152,7 @@ func TestUpstreamsAreAskedForBetweenLooks(t *testing.T) {
 func TestUpstreamsThatRotateStayOpen(t *testing.T) {
 	run(t, func(m *machine) {
 		answers, asked := 6, 0
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.LookUp = func(context.Context, string) ([]netip.Addr, error) {
 				m.set(func() { asked++ })
 				return []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 1, byte(asked % answers)})}, nil
@@ -162,7 +162,7 @@ func TestUpstreamsThatRotateStayOpen(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		open := func() (n int) {
-			m.post(func(l *loop) { n = len(l.fenced.Openings) })
+			m.mail.Post(func(l *loop) { n = len(l.fenced.Openings) })
 			m.took()
 			return n
 		}
@@ -176,13 +176,13 @@ func TestUpstreamsThatRotateStayOpen(t *testing.T) {
 		}
 		// A name server that makes addresses up.
 		m.set(func() { asked, answers = 0, 256 })
-		m.post(func(l *loop) { l.Interval = time.Second })
+		m.mail.Post(func(l *loop) { l.Interval = time.Second })
 		m.after(5 * time.Minute)
 		if n := open(); n != upstreams.AddressesMax {
 			t.Errorf("%d addresses are open, want %d", n, upstreams.AddressesMax)
 		}
 		// One that fails takes nothing away.
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.LookUp = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
 		})
 		m.after(time.Hour)
@@ -208,7 +208,7 @@ func TestRefusalsAreShown(t *testing.T) {
 func TestSingleAddressesAloneLeadAnywhere(t *testing.T) {
 	run(t, func(m *machine) {
 		m.set(func() { m.hosts = map[string]netip.Addr{"proxy.corp": netip.MustParseAddr("127.0.0.1")} })
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.Egress, _ = rules.ParseEgress("10.8.0.1:81,10.9.0.0/16,fd00::1,fd00::/64")
 		})
 		m.file("config", fmt.Sprintf(toUpstream, "proxy.corp:3128")+"Upstream http 127.0.0.1:3129 \".local\"\n")
@@ -220,7 +220,7 @@ func TestSingleAddressesAloneLeadAnywhere(t *testing.T) {
 			"10.8.0.1/32:81": true, "10.9.0.0/16:0": false, "fd00::1/128:0": true, "fd00::/64:0": false,
 			"127.0.0.1/32:9050": true, "127.0.0.0/8:0": false, "10.138.1.1/32:0": true,
 		}
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			for _, h := range append(l.fenced.Openings, l.fenced.Proxies[0].Openings...) {
 				to := fmt.Sprintf("%s:%d", h.To, h.Port)
 				if literal, ok := want[to]; !ok || literal != h.Literal {

@@ -8,6 +8,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/mailbox"
 )
 
 // TestProxiesLeaveWhereAppVMsAreForwarded and nowhere else, as soon as rules say so.
@@ -18,7 +19,7 @@ func TestProxiesLeaveWhereAppVMsAreForwarded(t *testing.T) {
 		told()
 		says := func(f firewall.Forward) {
 			m.set(func() { m.forward = f })
-			m.Wake(Firewall)
+			m.Wake(mailbox.Firewall)
 		}
 		const rule = "table ip qubes, chain custom-forward, rule 1"
 		says(firewall.Forward{Barred: []firewall.Bar{{Interface: "eth0", Rule: rule}}, Open: []string{"wg0"}})
@@ -36,7 +37,7 @@ func TestProxiesLeaveWhereAppVMsAreForwarded(t *testing.T) {
 
 		// It cannot be read: it stays.
 		m.set(func() { m.forward, m.forwardErr = firewall.Forward{}, errors.New("no netlink") })
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		m.expect(m.after(time.Second), "")
 		m.expect(told(), "trouble what=chains of hook forward err=no netlink")
 		m.set(func() { m.forwardErr = nil })
@@ -44,7 +45,7 @@ func TestProxiesLeaveWhereAppVMsAreForwarded(t *testing.T) {
 		m.expect(told(), "recovered what=chains of hook forward\nnot-barred what=eth0\nnot-barred what=all others")
 
 		// A person's word goes before.
-		m.post(func(l *loop) { l.Leave = []string{"eth0"} })
+		m.mail.Post(func(l *loop) { l.Leave = []string{"eth0"} })
 		says(firewall.Forward{Barred: []firewall.Bar{{Interface: "eth0", Rule: rule}}})
 		m.file("work.10.137.0.2", "a", "b")
 		m.after(time.Second)
@@ -60,9 +61,9 @@ func TestProxiesLeaveWhereAppVMsAreForwarded(t *testing.T) {
 // TestNothingStartsUntilForwardChainsAreRead: nobody knows what their rules bar.
 func TestNothingStartsUntilForwardChainsAreRead(t *testing.T) {
 	run(t, func(m *machine) {
-		m.post(func(l *loop) { l.forward = nil })
+		m.mail.Post(func(l *loop) { l.forward = nil })
 		m.set(func() { m.forwardErr = errors.New("no netlink") })
-		m.Wake(Force)
+		m.Wake(mailbox.Force)
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.expect(m.after(time.Minute), "")

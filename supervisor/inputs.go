@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"vifproxy/internal/mailbox"
 	"vifproxy/rules"
 )
 
@@ -26,14 +27,14 @@ func (l *loop) resync(now time.Time) {
 }
 
 // schedule turns reasons, except Rules, into times: at once, or when it is the turn of a check.
-func (l *loop) schedule(reasons Reason, now time.Time) {
-	if reasons.has(Links) {
+func (l *loop) schedule(reasons mailbox.Reason, now time.Time) {
+	if reasons.Has(mailbox.Links) {
 		l.agenda.at(dueLinks, now)
 	}
-	if reasons.has(Resolvers) {
+	if reasons.Has(mailbox.Resolvers) {
 		l.agenda.at(dueResolvers, now)
 	}
-	if reasons.has(Firewall) {
+	if reasons.Has(mailbox.Firewall) {
 		l.guard.suspect = true
 		l.guard.again = l.checking()
 		l.agenda.by(dueCheck, l.guard.next(now))

@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
@@ -25,7 +26,7 @@ const (
 // A loop owns all state. It is a variable of Run and an argument of letters, and is stored nowhere: no other goroutine has it.
 type loop struct {
 	Config
-	*mailbox
+	mail    *box
 	life    context.Context // ends when the loop is to end
 	running sync.WaitGroup  // processes, and what goes on beside the loop
 
@@ -55,8 +56,8 @@ type loop struct {
 	changed   bool         // mail changed something that the plan depends on
 	justUp    []netip.Addr // AppVMs that a process has come up for just now
 	troubles  news.Troubles
-	unwatched map[string]Reason // inputs whose watchers do not work, by what these are called
-	moved     struct {          // places that sandboxes do not know yet
+	unwatched map[string]mailbox.Reason // inputs whose watchers do not work, by what these are called
+	moved     struct {                  // places that sandboxes do not know yet
 		places string
 		since  time.Time
 	}
@@ -78,11 +79,11 @@ type loop struct {
 	states     map[plan.Identity]stateSince
 }
 
-func newLoop(life context.Context, c Config, m *mailbox) *loop {
+func newLoop(life context.Context, c Config, m *box) *loop {
 	return &loop{
-		Config: c, mailbox: m, life: life, writeTimeout: syncTimeout,
+		Config: c, mail: m, life: life, writeTimeout: syncTimeout,
 		troubles:  news.Troubles{},
-		unwatched: map[string]Reason{},
+		unwatched: map[string]mailbox.Reason{},
 		writers:   map[string]time.Time{},
 		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: plan.Temporary{}},
 		cache:     plan.Cache{},
@@ -96,14 +97,14 @@ func newLoop(life context.Context, c Config, m *mailbox) *loop {
 func (l *loop) run() error {
 	l.agenda.at(dueReady, time.Now().Add(readyTimeout))
 	l.readStops(time.Now())
-	l.wake(Force)
+	l.mail.Wake(mailbox.Force)
 	timer := time.NewTimer(l.Interval)
 	defer timer.Stop()
 	for {
 		select {
 		case <-l.life.Done():
 			return l.shutdown()
-		case <-l.slot:
+		case <-l.mail.Slot():
 		case <-timer.C:
 		}
 		timer.Reset(time.Until(l.round(time.Now())))
@@ -117,25 +118,25 @@ func (l *loop) run() error {
 // round does what there is to do now and returns when to look again.
 func (l *loop) round(now time.Time) time.Time {
 	l.notify("WATCHDOG=1")
-	for _, letter := range l.mailbox.read() {
+	for _, letter := range l.mail.Letters() {
 		letter(l)
 	}
 	boot := l.BootTime()
 	if !l.lastRound.IsZero() && slept(now.Sub(l.lastRound), boot-l.lastBoot) {
-		l.wake(Force) // a resume may bring no event at all
+		l.mail.Wake(mailbox.Force) // a resume may bring no event at all
 	}
 	l.lastRound, l.lastBoot = now, boot
 	if l.agenda.take(dueIdle, now) {
 		l.Rest()
 	}
-	if reasons := l.pollUnwatched(l.take(), now); reasons.has(Force) || l.agenda.isDue(now, dueResync) {
+	if reasons := l.pollUnwatched(l.mail.Take(), now); reasons.Has(mailbox.Force) || l.agenda.isDue(now, dueResync) {
 		l.resync(now)
 	} else {
-		if reasons.has(Rules) { // before the links: an AppVM that comes waits for rules that are about to be read
-			l.expectRules(reasons.first, reasons.last, now)
+		if reasons.Has(mailbox.Rules) { // before the links: an AppVM that comes waits for rules that are about to be read
+			l.expectRules(reasons.First, reasons.Last, now)
 		}
-		if !reasons.has(Links) && l.followHints(reasons.hints, now) {
-			reasons.Reason |= Links
+		if !reasons.Has(mailbox.Links) && l.followHints(reasons.Hints, now) {
+			reasons.Reason |= mailbox.Links
 		}
 		l.schedule(reasons.Reason, now)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/proxies"
 )
 
@@ -44,7 +45,7 @@ func TestAbandonedButComesUp(t *testing.T) {
 		m.expect(m.after(100*time.Millisecond), "")
 		m.expect(m.after(time.Second), "stop :1")
 		ports := make(chan bool)
-		m.post(func(l *loop) { ports <- l.ports.used[1] || len(l.vms) > 0 })
+		m.mail.Post(func(l *loop) { ports <- l.ports.used[1] || len(l.vms) > 0 })
 		if <-ports {
 			t.Error("it is not forgotten")
 		}
@@ -168,7 +169,7 @@ func TestHintsOfAnotherManagerDoNotMakeAFight(t *testing.T) {
 		m.set(func() { m.syncs, m.looking = 0, 2*time.Millisecond })
 		const seconds = 20
 		for range 1000 * seconds {
-			m.Wake(Firewall)
+			m.Wake(mailbox.Firewall)
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()

@@ -19,6 +19,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
@@ -406,7 +407,7 @@ func (m *machine) file(name string, lines ...string) {
 	if err := os.WriteFile(filepath.Join(m.dir, name), []byte(strings.Join(append(lines, ""), "\n")), 0o600); err != nil {
 		m.t.Fatal(err)
 	}
-	m.Wake(Rules)
+	m.Wake(mailbox.Rules)
 }
 
 func (m *machine) remove(name string) {
@@ -414,13 +415,13 @@ func (m *machine) remove(name string) {
 	if err := os.Remove(filepath.Join(m.dir, name)); err != nil {
 		m.t.Fatal(err)
 	}
-	m.Wake(Rules)
+	m.Wake(mailbox.Rules)
 }
 
 // connect makes the connected AppVMs those given as "vif1.0 10.137.0.1".
 func (m *machine) connect(vifs ...string) {
 	m.link(vifs...)
-	m.Wake(Links)
+	m.Wake(mailbox.Links)
 }
 
 // link is connect without a word to the loop.

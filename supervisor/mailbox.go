@@ -3,40 +3,15 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"vifproxy/control"
+	"vifproxy/internal/mailbox"
 )
 
 var errStopping = errors.New("vifproxyd is stopping")
 
-// A mailbox is how goroutines reach the loop: with a reason to look again, or with a letter.
-type mailbox struct {
-	*waker
-	done chan struct{} // closed when nobody reads letters any more
-
-	mu      sync.Mutex
-	letters []func(*loop)
-}
-
-func newMailbox() *mailbox { return &mailbox{waker: newWaker(), done: make(chan struct{})} }
-
-// post has the loop call letter with itself.
-func (m *mailbox) post(letter func(*loop)) {
-	m.mu.Lock()
-	m.letters = append(m.letters, letter)
-	m.mu.Unlock()
-	m.wake(Mail)
-}
-
-// read returns the letters that have come since the last call.
-func (m *mailbox) read() []func(*loop) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	letters := m.letters
-	m.letters = nil
-	return letters
-}
+// A box is how other goroutines reach the loop.
+type box = mailbox.Box[*loop]
 
 // answer is what the loop says to a verb.
 type answer struct {
@@ -45,24 +20,24 @@ type answer struct {
 }
 
 // ask has the loop call question, and waits for the one answer.
-func (m *mailbox) ask(ctx context.Context, question func(*loop, chan<- answer)) (control.Status, error) {
+func (s *Supervisor) ask(ctx context.Context, question func(*loop, chan<- answer)) (control.Status, error) {
 	reply := make(chan answer, 1)
-	m.post(func(l *loop) { question(l, reply) })
+	s.mail.Post(func(l *loop) { question(l, reply) })
 	select {
 	case a := <-reply:
 		return a.status, a.err
 	case <-ctx.Done():
 		return control.Status{}, ctx.Err()
-	case <-m.done:
+	case <-s.mail.Done():
 		return control.Status{}, errStopping
 	}
 }
 
 // beside has work done by another goroutine, which Run waits for, and the loop take in what comes of it.
 func beside[T any](l *loop, work func() T, then func(*loop, T)) {
-	mail := l.mailbox
+	mail := l.mail
 	l.running.Go(func() {
 		result := work()
-		mail.post(func(l *loop) { then(l, result) })
+		mail.Post(func(l *loop) { then(l, result) })
 	})
 }

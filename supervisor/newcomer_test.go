@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/mailbox"
 )
 
 // silently changes a rule file, and nothing tells of it.
@@ -23,7 +24,7 @@ func TestNewcomerWaitsForRulesThatAreRead(t *testing.T) {
 	for what, come := range map[string]func(*machine){
 		"a hint at it":   func(m *machine) { m.appears("10.137.0.1", "vif1.0 10.137.0.1") },
 		"a hint at all":  func(m *machine) { m.connect("vif1.0 10.137.0.1") },
-		"a slow watcher": func(m *machine) { m.appears("10.137.0.1", "vif1.0 10.137.0.1"); m.Wake(Rules) },
+		"a slow watcher": func(m *machine) { m.appears("10.137.0.1", "vif1.0 10.137.0.1"); m.Wake(mailbox.Rules) },
 	} {
 		for _, content := range []string{"b\n", "not good\n", ""} {
 			t.Run(what, func(t *testing.T) {
@@ -32,7 +33,7 @@ func TestNewcomerWaitsForRulesThatAreRead(t *testing.T) {
 					m.after(time.Second)
 					m.silently("social.10.137.0.1", content)
 					if what != "a slow watcher" {
-						m.Wake(Rules)
+						m.Wake(mailbox.Rules)
 					}
 					come(m)
 					m.expect(m.took(), "")
@@ -75,7 +76,7 @@ func TestProcessOfANewcomerThatComesUpTooLate(t *testing.T) {
 				m.expect(m.took(), "start social (10.137.0.1) at 10.138.1.1: a :1")
 				m.silently("social.10.137.0.1", "not good\n")
 				if tell {
-					m.Wake(Rules)
+					m.Wake(mailbox.Rules)
 				}
 				m.expect(m.after(time.Second), "kill :1")
 				if vm := m.vm("social"); vm.State != control.Refused {
@@ -110,7 +111,7 @@ func TestNewcomerWhileRulesChangeWithoutEnd(t *testing.T) {
 		var writer sync.WaitGroup
 		writer.Go(func() {
 			for range 400 {
-				m.Wake(Rules)
+				m.Wake(mailbox.Rules)
 				time.Sleep(quietPeriod / 2)
 			}
 		})

@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
@@ -65,12 +66,12 @@ func (l *loop) start(policy *Policy, now time.Time) {
 
 // runner returns what brings a process up and ends it, beside the loop.
 func (l *loop) runner(p *process) proxies.Runner {
-	mail, gone := l.mailbox, l.running.Done
+	mail, gone := l.mail, l.running.Done
 	return proxies.Runner{
 		Policy: p.Policy, Port: p.Port, Starter: l.Proxies, Forget: l.Forget, Events: l.Events, Cut: p.cut,
-		CameUp: func(proxy proxies.Proxy) { mail.post(func(l *loop) { l.cameUp(p, proxy) }) },
+		CameUp: func(proxy proxies.Proxy) { mail.Post(func(l *loop) { l.cameUp(p, proxy) }) },
 		Ended: func(err error) {
-			mail.post(func(l *loop) { l.ended(p, err) })
+			mail.Post(func(l *loop) { l.ended(p, err) })
 			gone()
 		},
 	}
@@ -195,7 +196,7 @@ func (l *loop) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time
 	f := before.Next(now, err, kind == events.RulesRefused, served)
 	vm.failures[policy.Key()] = f
 	l.changed = true
-	l.wake(Mail)
+	l.mail.Wake(mailbox.Mail)
 	if kind == events.ProxyDied || before.Err == nil || before.Err.Error() != err.Error() {
 		about := events.About{
 			VM: policy.Name, IP: policy.Addr, RetryMS: events.CeilMS(f.Retry.Sub(now)), Err: err.Error(),

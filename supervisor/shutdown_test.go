@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/proxies"
 )
 
@@ -36,7 +37,7 @@ func TestTheEndIsBounded(t *testing.T) {
 		m.connect()
 		m.after(time.Minute)
 		m.set(func() { m.looking, m.removing, m.ends = time.Hour, time.Hour, context.DeadlineExceeded })
-		m.Wake(Firewall) // so a check is under way too
+		m.Wake(mailbox.Firewall) // so a check is under way too
 		m.after(10 * time.Millisecond)
 		told = time.Now()
 		m.t.Cleanup(func() {

@@ -44,7 +44,7 @@ func (l *loop) writeStops() {
 	l.keeping.busy = true
 	told := l.keeping.told
 	l.keeping.told = nil
-	go writeStops(l.mailbox, l.WriteStops, l.inputs.Stops.Clone(), func(l *loop, err error) { // a dead file system would hold up the end
+	go writeStops(l.mail, l.WriteStops, l.inputs.Stops.Clone(), func(l *loop, err error) { // a dead file system would hold up the end
 		l.keeping.busy = false
 		l.agenda.at(dueStops, l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), theStops, err))
 		for _, outcome := range told {
@@ -57,9 +57,9 @@ func (l *loop) writeStops() {
 }
 
 // writeStops writes the record, beside the loop.
-func writeStops(mail *mailbox, write func(stops.Record) error, record stops.Record, then func(*loop, error)) {
+func writeStops(mail *box, write func(stops.Record) error, record stops.Record, then func(*loop, error)) {
 	err := write(record)
-	mail.post(func(l *loop) { then(l, err) })
+	mail.Post(func(l *loop) { then(l, err) })
 }
 
 // tryStops tries once more what failed: to read the record, or to write it.
@@ -81,14 +81,14 @@ func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 	case err = <-outcome:
 	case <-timeout.C:
 		err = fmt.Errorf("the file system does not answer for %v", keepTimeout)
-		s.post(func(l *loop) {
+		s.mail.Post(func(l *loop) {
 			if l.keeping.busy {
 				l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), theStops, err)
 			}
 		})
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.done:
+	case <-s.mail.Done():
 		return errStopping
 	}
 	if err == nil {

@@ -29,13 +29,14 @@ import (
 	"net/netip"
 	"sync"
 
+	"vifproxy/internal/mailbox"
 	"vifproxy/netwatch"
 )
 
 // A Supervisor is what any goroutine may use: it passes questions and changes on to the loop.
 type Supervisor struct {
 	Config
-	*mailbox
+	mail *box
 
 	examined struct { // connections that are being looked into
 		sync.Mutex
@@ -46,7 +47,7 @@ type Supervisor struct {
 
 // New makes a supervisor; Run runs it.
 func New(c Config) *Supervisor {
-	s := &Supervisor{Config: c, mailbox: newMailbox()}
+	s := &Supervisor{Config: c, mail: mailbox.New[*loop]()}
 	s.examined.by = map[netip.Addr]int{}
 	if c.Events != nil {
 		c.Events.ExamineBy(s.examine)
@@ -55,13 +56,13 @@ func New(c Config) *Supervisor {
 }
 
 // Wake has the loop look again. It never blocks.
-func (s *Supervisor) Wake(r Reason) { s.wake(r) }
+func (s *Supervisor) Wake(r mailbox.Reason) { s.mail.Wake(r) }
 
-// Hint is Wake(Links) where it is known where to look.
-func (s *Supervisor) Hint(h netwatch.Hint) { s.hint(h) }
+// Hint is Wake(mailbox.Links) where it is known where to look.
+func (s *Supervisor) Hint(h netwatch.Hint) { s.mail.Hint(h) }
 
 // Run reconciles until ctx ends, then takes everything away. Its error is of that taking away, or why only a new start helps.
 func (s *Supervisor) Run(ctx context.Context) error {
-	defer close(s.done)
-	return newLoop(ctx, s.Config, s.mailbox).run()
+	defer s.mail.Close()
+	return newLoop(ctx, s.Config, s.mail).run()
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/proxies"
 )
 
@@ -143,7 +144,7 @@ func TestEmptyFileIsWaitedFor(t *testing.T) {
 			if err := os.Truncate(filepath.Join(m.dir, "social.10.137.0.1"), 0); err != nil {
 				t.Fatal(err)
 			}
-			m.Wake(Rules)
+			m.Wake(mailbox.Rules)
 		}
 		empty() // as `command >file` does long before the command writes
 		m.expect(m.after(50*time.Millisecond), "")
@@ -240,7 +241,7 @@ func TestRestOfAWriteIsPutOff(t *testing.T) {
 		if m.after(time.Second); m.syncs > 1 || m.putOff > 0 {
 			t.Errorf("%d writes more, want one; %d are put off", m.syncs, m.putOff)
 		}
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			if l.holds == nil || l.writing != nil || len(l.freed) > 0 {
 				t.Errorf("it is not complete: ports %v are not free", l.freed)
 			}
@@ -284,14 +285,14 @@ func TestRestOfAWriteFails(t *testing.T) {
 			t.Errorf("%+v, %v", status, err)
 		}
 		// The port of the process that has ended is not given away as long as the firewall may know it.
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			if !l.ports.used[1] {
 				t.Error("port 1 is free")
 			}
 		})
 		m.set(func() { m.restErr, m.syncs = nil, 0 })
 		m.after(time.Minute)
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			if l.ports.used[1] {
 				t.Error("port 1 is never free again")
 			}
@@ -308,7 +309,7 @@ func TestPortIsTakenAsLongAsItIsBound(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			l.freed = []uint16{1, 2}
 			l.ports.used[2] = true
 			l.release(m.bindings)
@@ -337,7 +338,7 @@ func TestFirewallIsNotReadForAStart(t *testing.T) {
 			t.Errorf("the firewall was read %d times for one change", m.syncs)
 		}
 		m.set(func() { m.bindings = nil }) // flushed
-		m.Wake(Firewall)
+		m.Wake(mailbox.Firewall)
 		m.expect(m.after(time.Second), "bind vif1.0 10.137.0.1 :2")
 		m.set(func() { m.bindings = nil })
 		m.expect(m.after(time.Minute), "bind vif1.0 10.137.0.1 :2")

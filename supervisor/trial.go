@@ -40,7 +40,7 @@ func (s *Supervisor) try(ctx context.Context, p *Policy, r tinyproxy.Request, ap
 	select {
 	case o := <-outcome:
 		return o
-	case <-s.done:
+	case <-s.mail.Done():
 		return explain.Tried{Err: errStopping}
 	}
 }
@@ -60,17 +60,17 @@ func (l *loop) beginTrial(ctx context.Context, q trials.Question, outcome chan<-
 	if err != nil {
 		return err
 	}
-	mail := l.mailbox
+	mail := l.mail
 	l.running.Go(l.trials.Begin(ctx, l.life, q, port, trials.Means{
 		Starter: l.Proxies, UIDs: l.Users, Attempts: l.Attempts,
 		Change: func(change func()) {
-			mail.post(func(l *loop) {
+			mail.Post(func(l *loop) {
 				change()
 				l.changed = true
 			})
 		},
 		End: func(change func(), port uint16) {
-			mail.post(func(l *loop) {
+			mail.Post(func(l *loop) {
 				change()
 				l.freed, l.changed = append(l.freed, port), true
 			})

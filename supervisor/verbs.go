@@ -13,6 +13,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/stops"
 )
@@ -254,6 +255,6 @@ func (s *Supervisor) wait(ctx context.Context, change func(*loop) (waiter, error
 		}
 		w.reply = reply
 		l.waiters = append(l.waiters, &w)
-		l.wake(Force)
+		l.mail.Wake(mailbox.Force)
 	})
 }

@@ -6,6 +6,7 @@ import (
 
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 )
 
 // unwatchedInterval is how often an input is read whose watcher does not work.
@@ -13,15 +14,15 @@ const unwatchedInterval = 5 * time.Second
 
 // KeepWatching runs a watcher until ctx ends, and runs it again, with a growing delay, if it ends before; see backoff.KeepWatching.
 // As long as the watcher does not work, its input is read every 5 s, and `show` names that among the problems.
-func (s *Supervisor) KeepWatching(ctx context.Context, what string, input Reason,
+func (s *Supervisor) KeepWatching(ctx context.Context, what string, input mailbox.Reason,
 	watch func(ctx context.Context, report func(error)) error) {
 	backoff.KeepWatching(ctx, s.Events.Log, what, watch, func(err error) {
-		s.post(func(l *loop) { l.heardWatcher(what, input, err) })
+		s.mail.Post(func(l *loop) { l.heardWatcher(what, input, err) })
 	})
 }
 
 // heardWatcher notes whether the watcher of an input works.
-func (l *loop) heardWatcher(what string, input Reason, err error) {
+func (l *loop) heardWatcher(what string, input mailbox.Reason, err error) {
 	now := time.Now()
 	l.troubles.NoteAs(events.WatchFailed, l.Events, now, "events of "+what, err)
 	if err == nil {
@@ -34,7 +35,7 @@ func (l *loop) heardWatcher(what string, input Reason, err error) {
 }
 
 // pollUnwatched adds the inputs that nobody watches to the reasons for a round, if it is time.
-func (l *loop) pollUnwatched(reasons wakeups, now time.Time) wakeups {
+func (l *loop) pollUnwatched(reasons mailbox.Wakeups, now time.Time) mailbox.Wakeups {
 	if !l.agenda.take(dueUnwatched, now) {
 		return reasons
 	}
@@ -42,8 +43,8 @@ func (l *loop) pollUnwatched(reasons wakeups, now time.Time) wakeups {
 		reasons.Reason |= input
 		l.agenda.at(dueUnwatched, now.Add(unwatchedInterval))
 	}
-	if reasons.has(Rules) && reasons.last.IsZero() {
-		reasons.first, reasons.last = now, now
+	if reasons.Has(mailbox.Rules) && reasons.Last.IsZero() {
+		reasons.First, reasons.Last = now, now
 	}
 	return reasons
 }
@@ -51,7 +52,7 @@ func (l *loop) pollUnwatched(reasons wakeups, now time.Time) wakeups {
 // Impaired makes the loop ask what is wrong with something that AppVMs do not depend on, for the log, `show` and systemd. problem
 // returns nil if nothing is wrong. Impaired never waits.
 func (s *Supervisor) Impaired(what string, problem func() error) {
-	s.post(func(l *loop) {
+	s.mail.Post(func(l *loop) {
 		l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), what, problem())
 		l.changed = true
 	})

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"vifproxy/internal/mailbox"
 )
 
 // watched runs a watcher of the links that works when the machine's links can be read, and tells when it was run.
@@ -26,7 +28,7 @@ func (m *machine) watched() (runs func() []time.Duration, lose chan error, stop 
 				return broken
 			}
 			report(nil)
-			m.Wake(Links)
+			m.Wake(mailbox.Links)
 			select {
 			case <-ctx.Done():
 				return nil

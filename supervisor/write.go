@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/mailbox"
 )
 
 // syncTimeout is how long one write of the firewall may take.
@@ -78,7 +79,7 @@ func (l *loop) begin(state firewall.State, after func()) *write {
 			l.completeWrite(time.Now())
 		}
 	}
-	beside := writer{l.Firewall, l.Events.Log, l.mailbox, state, inForce, done, over, after}
+	beside := writer{l.Firewall, l.Events.Log, l.mail, state, inForce, done, over, after}
 	l.running.Go(func() { beside.run(ctx, cancel) })
 	return w
 }
@@ -87,7 +88,7 @@ func (l *loop) begin(state firewall.State, after func()) *write {
 type writer struct {
 	firewall firewall.Backend
 	log      *slog.Logger
-	mail     *mailbox
+	mail     *box
 	state    firewall.State
 	inForce  chan struct{}
 	done     chan<- outcome // takes one without waiting
@@ -102,7 +103,7 @@ func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 		w.log.Debug("firewall written", "writes", came.writes)
 	}
 	w.done <- came
-	w.mail.post(w.over)
+	w.mail.Post(w.over)
 	if w.after != nil {
 		w.after()
 	}
@@ -120,7 +121,7 @@ func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
 			l.conclude(w, now)
 			return
 		case <-tick.C:
-			if l.guard.suspect || l.waker.pending(Firewall) {
+			if l.guard.suspect || l.mail.Pending(mailbox.Firewall) {
 				l.giveUp(w)
 				inForce = nil
 			}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/mailbox"
 )
 
 // A file that somebody writes is no mistake, unless that lasts. What ran goes on, also where it has to be started again.
@@ -24,7 +25,7 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		m.Wake(Rules)
+		m.Wake(mailbox.Rules)
 		m.expect(m.after(time.Second), "")
 		vm := m.vm("social")
 		if vm.State != control.Running || !strings.Contains(vm.Error, "is open for writing") {
@@ -37,7 +38,7 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 			}
 			return slices.Contains(status.Problems, path+": "+errStillWritten.Error())
 		}
-		m.post(func(l *loop) {
+		m.mail.Post(func(l *loop) {
 			if l.want[0].Told != nil {
 				t.Errorf("told at once: %v", l.want[0].Told)
 			}

@@ -32,6 +32,7 @@ import (
 	"vifproxy/internal/capability"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/resolvconf"
@@ -197,36 +198,36 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		SystemdMakesFiles: systemdMakes(o.runtimeDir),
 	})
 
-	ruleFiles.OnLate(func() { s.Wake(supervisor.Rules) })
+	ruleFiles.OnLate(func() { s.Wake(mailbox.Rules) })
 	proxies.OnLogProblem(func() { s.Impaired("logs of proxies", proxies.LogProblem) })
 	helpers.Go(func() { alarm.run(ctx, func() { s.Wake(0) }) })
 	helpers.Go(func() {
 		proxies.KeepFiles(ctx, func(err error) {
 			s.Impaired("files of proxies", func() error { return err })
-			s.Wake(supervisor.Resolvers) // with them, places are read
+			s.Wake(mailbox.Resolvers) // with them, places are read
 		})
 	})
 	backlog.OnChange(func() { s.Impaired("log", backlog.Problem) })
-	watch := func(what string, input supervisor.Reason, f func(ctx context.Context, report func(error)) error) {
+	watch := func(what string, input mailbox.Reason, f func(ctx context.Context, report func(error)) error) {
 		helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })
 	}
-	watch("netlink", supervisor.Links, func(ctx context.Context, report func(error)) error {
+	watch("netlink", mailbox.Links, func(ctx context.Context, report func(error)) error {
 		return netwatch.Watch(ctx, func(h netwatch.Hint) { report(nil); s.Hint(h) })
 	})
-	watch("rule directory", supervisor.Rules, func(ctx context.Context, report func(error)) error {
-		return rules.Watch(ctx, o.rulesDir, o.template, func() { s.Wake(supervisor.Rules) }, report)
+	watch("rule directory", mailbox.Rules, func(ctx context.Context, report func(error)) error {
+		return rules.Watch(ctx, o.rulesDir, o.template, func() { s.Wake(mailbox.Rules) }, report)
 	})
-	watch("resolvers", supervisor.Resolvers, func(ctx context.Context, report func(error)) error {
-		return resolvconf.Watch(ctx, confine.Resolver, func() { s.Wake(supervisor.Resolvers) }, report)
+	watch("resolvers", mailbox.Resolvers, func(ctx context.Context, report func(error)) error {
+		return resolvconf.Watch(ctx, confine.Resolver, func() { s.Wake(mailbox.Resolvers) }, report)
 	})
-	watch("nftables", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
-		return nft.Watch(ctx, func() { report(nil); s.Wake(supervisor.Firewall) })
+	watch("nftables", mailbox.Firewall, func(ctx context.Context, report func(error)) error {
+		return nft.Watch(ctx, func() { report(nil); s.Wake(mailbox.Firewall) })
 	})
-	watch("links", supervisor.Firewall, func(ctx context.Context, report func(error)) error {
+	watch("links", mailbox.Firewall, func(ctx context.Context, report func(error)) error {
 		return forward.WatchLinks(ctx, func() {
 			report(nil)
 			chains.LinksChanged()
-			s.Wake(supervisor.Firewall)
+			s.Wake(mailbox.Firewall)
 		})
 	})
 	removed := false // the socket
