@@ -22,7 +22,7 @@ func (m *machine) watched() (runs func() []time.Duration, lose chan error, stop 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		m.KeepWatching(ctx, "netlink", Links, func(ctx context.Context, report func(error)) error {
+		m.KeepWatching(ctx, "netlink", mailbox.Links, func(ctx context.Context, report func(error)) error {
 			m.set(func() { all = append(all, time.Since(start)) })
 			if len(all) < 8 {
 				return broken
