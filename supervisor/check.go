@@ -12,10 +12,6 @@ import (
 	"vifproxy/internal/sockdiag"
 )
 
-// No fence, no proxy. What the kernel was made to hold is believed until somebody may have changed it. Then it is made to
-// hold the same once more, before anything else is looked at; if that fails, or if nobody can tell whether the fence
-// stands, all proxies end at once, and none starts until a write has succeeded.
-
 // check has the firewall hold what it was last made to hold. If nobody can have changed it since, a write is due that failed or
 // was put off, which is the plan's.
 func (l *loop) check(now time.Time) {
@@ -24,7 +20,7 @@ func (l *loop) check(now time.Time) {
 	if !l.guard.suspect || l.last == nil {
 		return
 	}
-	l.guard.began = now
+	l.guard.Begin(now)
 	state, same := l.lastThatServes()
 	for again := !l.guard.doubt; ; again = false { // twice, if the last one has not failed
 		w := l.begin(state, nil)
@@ -70,7 +66,8 @@ func (l *loop) checkBeside(now time.Time) {
 		l.agenda.by(dueCheck, now)
 		return
 	}
-	l.holds, l.guard.began, l.guard.again = nil, now, false
+	l.holds, l.guard.again = nil, false
+	l.guard.Begin(now)
 	state, same := l.lastThatServes()
 	w := l.begin(state, l.lookAround())
 	w.same, w.again, w.beside = same, true, true
@@ -127,7 +124,7 @@ func (l *loop) checking() bool { return l.writing != nil && l.writing.beside }
 // noteChecked follows a check beside the loop. If it has failed, the loop waits for the next one, which comes at once.
 func (l *loop) noteChecked(w *write, now time.Time) {
 	g := &l.guard
-	g.account(time.Now())
+	g.End(time.Now())
 	l.agenda.at(dueLate, time.Time{})
 	if !w.same || w.writes > 0 || w.err != nil {
 		l.agenda.by(duePlan, now)
@@ -138,7 +135,7 @@ func (l *loop) noteChecked(w *write, now time.Time) {
 		l.agenda.by(dueCheck, now)
 	case g.again:
 		g.suspect = true
-		l.agenda.by(dueCheck, g.next(now))
+		l.agenda.by(dueCheck, g.Next(now))
 	}
 	g.again = false
 }

@@ -11,6 +11,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/pace"
 )
 
 var errFlushed = fmt.Errorf("nftables: %w: nft: killed", firewall.ErrUnfenced)
@@ -48,7 +49,7 @@ func TestNoFenceNoProxy(t *testing.T) {
 		told()
 		m.set(func() { m.fwErr = errFlushed })
 		m.Wake(mailbox.Firewall)
-		m.expect(m.after(checkInterval), "kill :1\nkill :2")
+		m.expect(m.after(pace.CheckInterval), "kill :1\nkill :2")
 		for _, name := range []string{"social", "work"} {
 			if vm := m.vm(name); vm.State != control.Failed || vm.Error != "firewall: "+errFlushed.Error() || vm.PID != 0 {
 				t.Errorf("shown as %+v", vm)
@@ -145,10 +146,10 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 				time.Sleep(20 * time.Millisecond)
 			}
 		}
-		breaks(repairsMax)
+		breaks(pace.RepairsMax)
 		m.expect(m.took(), "")
-		if repairs != repairsMax {
-			t.Errorf("%d repairs, want one at once for each of %d", repairs, repairsMax)
+		if repairs != pace.RepairsMax {
+			t.Errorf("%d repairs, want one at once for each of %d", repairs, pace.RepairsMax)
 		}
 		breaks(1)
 		if c := counted(m.took()); c["kill"] != 2 || c["unbind"] != 2 || len(c) != 2 {
@@ -159,12 +160,12 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 		}
 		breaks(500) // 10 s
 		m.expect(m.took(), "")
-		if repairs > repairsMax+20 {
+		if repairs > pace.RepairsMax+20 {
 			t.Errorf("%d repairs in 10 s of a fight", repairs)
 		}
 		m.set(func() { m.undone = nil })
-		m.expect(m.after(quietFor/2), "")
-		if c := counted(m.after(3 * quietFor)); c["start"] != 2 || c["bind"] != 2 || c["kill"] != 0 {
+		m.expect(m.after(pace.QuietFor/2), "")
+		if c := counted(m.after(3 * pace.QuietFor)); c["start"] != 2 || c["bind"] != 2 || c["kill"] != 0 {
 			t.Errorf("it does not come back: %v", c)
 		}
 
@@ -172,7 +173,7 @@ func TestFenceThatSomebodyKeepsBreaking(t *testing.T) {
 		m.set(func() { m.undone = func() bool { return true } })
 		for range 20 {
 			m.Wake(mailbox.Firewall)
-			m.expect(m.after(quietFor/repairsMax), "")
+			m.expect(m.after(pace.QuietFor/pace.RepairsMax), "")
 		}
 		m.set(func() { m.undone = nil })
 	})
@@ -188,7 +189,7 @@ func TestEndDuringAFight(t *testing.T) {
 func endDuringAFight(t *testing.T, m *machine, yields bool) {
 	serveTwo(m)
 	m.set(func() { m.undone = func() bool { return true } })
-	for range 2 * repairsMax {
+	for range 2 * pace.RepairsMax {
 		m.Wake(mailbox.Firewall)
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -256,12 +257,12 @@ func TestABrokenFenceDoesNotWaitForAnEarlierCheck(t *testing.T) {
 	run(t, func(m *machine) {
 		serveTwo(m)
 		m.after(time.Minute)
-		m.set(func() { m.looking = checkCostMax })
+		m.set(func() { m.looking = pace.CheckCostMax })
 		m.Wake(mailbox.Firewall)
-		m.after(checkCostMax + time.Millisecond)
+		m.after(pace.CheckCostMax + time.Millisecond)
 		m.set(func() { m.syncs, m.looking = 0, 0 })
 		m.Wake(mailbox.Firewall)
-		if m.after(2 * checkInterval); m.syncs == 0 {
+		if m.after(2 * pace.CheckInterval); m.syncs == 0 {
 			t.Error("nobody has looked yet")
 		}
 	})

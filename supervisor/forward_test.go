@@ -9,6 +9,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/pace"
 )
 
 // TestProxiesLeaveWhereAppVMsAreForwarded and nowhere else, as soon as rules say so.
@@ -23,7 +24,7 @@ func TestProxiesLeaveWhereAppVMsAreForwarded(t *testing.T) {
 		}
 		const rule = "table ip qubes, chain custom-forward, rule 1"
 		says(firewall.Forward{Barred: []firewall.Bar{{Interface: "eth0", Rule: rule}}, Open: []string{"wg0"}})
-		m.expect(m.after(checkInterval), "fence barred eth0")
+		m.expect(m.after(pace.CheckInterval), "fence barred eth0")
 		m.expect(told(), "barred why="+rule+" what=eth0")
 		status, err := m.Status(m.ctx)
 		if err != nil || len(status.Barred) != 1 || status.Barred[0] != (control.Barred{Interface: "eth0", Rule: rule}) ||

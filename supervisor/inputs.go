@@ -22,7 +22,8 @@ func (l *loop) resync(now time.Time) {
 	for _, what := range []task{dueLinks, dueRules, dueCheck} {
 		l.agenda.at(what, now)
 	}
-	l.guard.suspect, l.guard.undone = true, false
+	l.guard.suspect = true
+	l.guard.Forgive()
 	l.agenda.at(dueResync, now.Add(l.Look))
 }
 
@@ -37,7 +38,7 @@ func (l *loop) schedule(reasons mailbox.Reason, now time.Time) {
 	if reasons.Has(mailbox.Firewall) {
 		l.guard.suspect = true
 		l.guard.again = l.checking()
-		l.agenda.by(dueCheck, l.guard.next(now))
+		l.agenda.by(dueCheck, l.guard.Next(now))
 	}
 }
 

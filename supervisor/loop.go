@@ -149,7 +149,7 @@ func (l *loop) round(now time.Time) time.Time {
 		l.reconcile(now)
 	}
 	if !l.checking() {
-		l.guard.rest(now)
+		l.guard.EndRound(now, time.Now())
 	}
 	if l.agenda.take(dueAnswers, now) {
 		l.answerAll(now)

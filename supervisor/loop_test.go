@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/pace"
 	"vifproxy/internal/proxies"
 )
 
@@ -173,7 +174,7 @@ func TestHintsOfAnotherManagerDoNotMakeAFight(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()
-		most := int((seconds*time.Second/checkShare + checkBurst) / m.looking)
+		most := int((seconds*time.Second/pace.CheckShare + pace.CheckBurst) / m.looking)
 		if m.syncs < 10*seconds || m.syncs > most+2 {
 			t.Errorf("%d looks at the firewall in %d s of hints, want %d at most", m.syncs, seconds, most)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"vifproxy/firewall"
@@ -173,17 +172,10 @@ func (l *loop) stands(w *write, now time.Time) {
 	g.doubt = false
 	g.suspect = g.suspect && w.known // somebody may have changed it since
 	w.known = true
-	g.repairs = slices.DeleteFunc(g.repairs, func(at time.Time) bool { return now.Sub(at) >= g.quiet() })
-	switch {
-	case w.same && w.writes > 0:
-		g.repairs = append(g.repairs, g.began)
-		g.undone = g.undone || len(g.repairs) > repairsMax
-	case w.same && len(g.repairs) == 0:
-		g.undone = false
-	}
-	if g.undone {
+	g.Written(now, w.same, w.same && w.writes > 0)
+	if again, undone := g.Undone(now); undone {
 		g.suspect = true
-		l.agenda.by(dueCheck, now.Add(g.quiet()))
+		l.agenda.by(dueCheck, again)
 		l.troubles.Note(l.Events, now, "firewall", errUndone)
 		l.unfence(errUndone)
 		return

@@ -23,7 +23,7 @@ const top = "../.."
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
 	1: {"internal/backlog internal/backoff internal/browsers internal/capability internal/defaults internal/events " +
-		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/regular internal/resolvconf internal/secret " +
+		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret " +
 		"internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control"},
 	3: {"internal/policy", "internal/mailbox", "internal/lab internal/bench"},
