@@ -42,7 +42,7 @@ func (l *loop) apply(p plan.Plan, now time.Time) {
 func (l *loop) bind(p plan.Plan, now time.Time) bool {
 	l.allowances, l.fenced = p.Allowances, l.fence(slices.Concat(p.Allowances, l.trials.Allowances()), now)
 	bindings := l.trials.Bindings(p.Bindings)
-	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.taken(), Fence: l.fenced}, now) {
+	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.AllInUse(), Fence: l.fenced}, now) {
 		return false
 	}
 	l.recordBindings(p, now)
@@ -117,7 +117,7 @@ func (l *loop) release(bindings []firewall.Binding) {
 		if slices.ContainsFunc(bindings, func(b firewall.Binding) bool { return b.To.Port() == port }) {
 			return false // its process has ended since the write began
 		}
-		l.ports.release(port)
+		l.ports.Release(port)
 		return true
 	})
 }

@@ -41,7 +41,7 @@ func (l *loop) lastThatServes() (state firewall.State, same bool) {
 			state.Bindings = append(state.Bindings, b)
 		}
 	}
-	state.Guarded = slices.DeleteFunc(slices.Clone(state.Guarded), func(port uint16) bool { return !l.ports.used[port] })
+	state.Guarded = slices.DeleteFunc(slices.Clone(state.Guarded), func(port uint16) bool { return !l.ports.InUse(port) })
 	return state, len(state.Bindings) == len(l.last.Bindings) && len(state.Guarded) == len(l.last.Guarded)
 }
 

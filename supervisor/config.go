@@ -42,7 +42,7 @@ type Config struct {
 	Egress        []rules.Egress        // of all proxies
 	Leave         []string              // interfaces by which they may leave; none: where AppVMs are forwarded
 	ReadForward   func(context.Context) (firewall.Forward, error)
-	Ports         PortRange
+	Ports         proxies.PortRange
 	Limits        plan.Limits
 	Interval      time.Duration      // of signs of life to systemd, at most
 	Look          time.Duration      // of the look at everything that needs no event

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"vifproxy/internal/proxies"
 )
 
 // What a change costs must not grow with the AppVMs that it is not about. Times are for `make bench`; here is what
@@ -18,7 +20,7 @@ const crowd = 250
 // runMany runs f with n AppVMs that are served.
 func runMany(t *testing.T, n int, f func(m *machine, vifs []string)) {
 	run(t, func(m *machine) {
-		m.mail.Post(func(l *loop) { l.ports = newPorts(PortRange{1, 1000}) })
+		m.mail.Post(func(l *loop) { l.ports = proxies.NewPorts(proxies.PortRange{First: 1, Last: 1000}) })
 		synctest.Wait()
 		var vifs []string
 		for i := range n {

@@ -76,7 +76,7 @@ func TestNamesOfAppVMsFitIntoAnAnswer(t *testing.T) {
 		}
 		all = append(all, d)
 	}
-	bounded(all)
+	events.Bound(all)
 	text, err := json.Marshal(all)
 	if err != nil || len(text) > 9<<20 {
 		t.Errorf("%d bytes, %v", len(text), err)
@@ -85,7 +85,7 @@ func TestNamesOfAppVMsFitIntoAnAnswer(t *testing.T) {
 		t.Errorf("%d hosts, %d forgotten", len(d.Hosts), d.Forgotten)
 	}
 	few := []events.Denied{{Hosts: all[0].Hosts}}
-	if bounded(few); few[0].Forgotten != 0 {
+	if events.Bound(few); few[0].Forgotten != 0 {
 		t.Error("one AppVM's are cut")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/trials"
 	"vifproxy/internal/upstreams"
 )
@@ -34,7 +35,7 @@ type loop struct {
 	cache   plan.Cache
 	want    []*plan.Desired
 	vms     map[netip.Addr]*appVM
-	ports   *ports
+	ports   *proxies.Ports
 	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
 	last    *firewall.State // the same, also where it is to be checked
 	writing *write          // in force but not complete, or a check beside the loop
@@ -88,7 +89,7 @@ func newLoop(life context.Context, c Config, m *box) *loop {
 		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: plan.Temporary{}},
 		cache:     plan.Cache{},
 		vms:       map[netip.Addr]*appVM{},
-		ports:     newPorts(c.Ports),
+		ports:     proxies.NewPorts(c.Ports),
 		states:    map[plan.Identity]stateSince{},
 	}
 }

@@ -46,7 +46,7 @@ func TestAbandonedButComesUp(t *testing.T) {
 		m.expect(m.after(100*time.Millisecond), "")
 		m.expect(m.after(time.Second), "stop :1")
 		ports := make(chan bool)
-		m.mail.Post(func(l *loop) { ports <- l.ports.used[1] || len(l.vms) > 0 })
+		m.mail.Post(func(l *loop) { ports <- l.ports.InUse(1) || len(l.vms) > 0 })
 		if <-ports {
 			t.Error("it is not forgotten")
 		}

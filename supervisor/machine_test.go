@@ -21,6 +21,7 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
@@ -377,7 +378,7 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 			},
 			ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
 			Firewall:  m, Proxies: m, Users: new(tinyproxy.Identities),
-			Ports: PortRange{1, 100}, Limits: limits, Interval: 30 * time.Second, Look: 30 * time.Second, Rest: func() {},
+			Ports: proxies.PortRange{First: 1, Last: 100}, Limits: limits, Interval: 30 * time.Second, Look: 30 * time.Second, Rest: func() {},
 			Notify: func(state string) {
 				m.mu.Lock()
 				defer m.mu.Unlock()

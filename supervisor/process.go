@@ -48,7 +48,7 @@ func (l *loop) start(policy *Policy, now time.Time) {
 		vm = &appVM{addr: policy.Addr, failures: map[string]backoff.Failure{}}
 		l.vms[policy.Addr] = vm
 	}
-	port, err := l.ports.take()
+	port, err := l.ports.Take()
 	if err != nil {
 		l.failed(events.ProxyFails, vm, policy, now, err, 0)
 		return

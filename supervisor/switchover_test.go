@@ -286,14 +286,14 @@ func TestRestOfAWriteFails(t *testing.T) {
 		}
 		// The port of the process that has ended is not given away as long as the firewall may know it.
 		m.mail.Post(func(l *loop) {
-			if !l.ports.used[1] {
+			if !l.ports.InUse(1) {
 				t.Error("port 1 is free")
 			}
 		})
 		m.set(func() { m.restErr, m.syncs = nil, 0 })
 		m.after(time.Minute)
 		m.mail.Post(func(l *loop) {
-			if l.ports.used[1] {
+			if l.ports.InUse(1) {
 				t.Error("port 1 is never free again")
 			}
 		})
@@ -311,16 +311,16 @@ func TestPortIsTakenAsLongAsItIsBound(t *testing.T) {
 		m.after(time.Second)
 		m.mail.Post(func(l *loop) {
 			l.freed = []uint16{1, 2}
-			l.ports.used[2] = true
+			l.ports.Use(2)
 			l.release(m.bindings)
-			if !l.ports.used[1] || l.ports.used[2] || !slices.Equal(l.freed, []uint16{1}) {
-				t.Errorf("ports in use: %v, still to be freed: %v; want 1, which is bound", l.ports.used, l.freed)
+			if !l.ports.InUse(1) || l.ports.InUse(2) || !slices.Equal(l.freed, []uint16{1}) {
+				t.Errorf("ports in use: %v, still to be freed: %v; want 1, which is bound", l.ports.AllInUse(), l.freed)
 			}
 			l.release(nil)
-			if l.ports.used[1] || len(l.freed) > 0 {
-				t.Errorf("ports in use: %v, still to be freed: %v; want none", l.ports.used, l.freed)
+			if l.ports.InUse(1) || len(l.freed) > 0 {
+				t.Errorf("ports in use: %v, still to be freed: %v; want none", l.ports.AllInUse(), l.freed)
 			}
-			l.ports.used[1] = true // as it is
+			l.ports.Use(1) // as it is
 		})
 		m.took()
 	})

@@ -56,7 +56,7 @@ func (l *loop) beginTrial(ctx context.Context, q trials.Question, outcome chan<-
 	if err := l.trials.MayBegin(q.Policy.Addr); err != nil {
 		return err
 	}
-	port, err := l.ports.take()
+	port, err := l.ports.Take()
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -120,28 +119,8 @@ func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time
 		d.Hosts, d.Forgotten = s.Events.DeniedTo(vm.Addr, since)
 		all = append(all, d)
 	}
-	bounded(all)
+	events.Bound(all)
 	return all, unknown(names, known)
-}
-
-// deniedMax bounds an answer of Denied, in bytes of JSON: AppVMs choose the names, and a client takes 16 MiB.
-const deniedMax = 8 << 20
-
-// bounded leaves each AppVM its share of an answer, the newest hosts, and counts the others as forgotten.
-func bounded(all []events.Denied) {
-	for i := range all {
-		d, size := &all[i], 0
-		for n, host := range d.Hosts {
-			text, _ := json.Marshal(host)
-			if size += len(text) + 1; size > deniedMax/len(all) {
-				for _, more := range d.Hosts[n:] {
-					d.Forgotten += more.Count
-				}
-				d.Hosts = d.Hosts[:n]
-				break
-			}
-		}
-	}
 }
 
 // Watch sends what happens; see Events.Watch.

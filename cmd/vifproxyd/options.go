@@ -14,17 +14,17 @@ import (
 	"time"
 
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/stops"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
-	"vifproxy/supervisor"
 )
 
 type options struct {
 	rulesDir, template, runtimeDir, compatDir, stateDir string
 	controlSocket, socketGroup                          string
 	proxyPort                                           uint16
-	listenPorts                                         supervisor.PortRange
+	listenPorts                                         proxies.PortRange
 	firewall, tinyproxy                                 string
 	requireConfinement                                  bool
 	drain                                               time.Duration

@@ -5,12 +5,12 @@ import (
 	"strings"
 	"testing"
 
-	"vifproxy/supervisor"
+	"vifproxy/internal/proxies"
 )
 
 func TestListenPorts(t *testing.T) {
 	o, err := parseOptions([]string{"--listen-ports=9000-65535"}, io.Discard)
-	if want := (supervisor.PortRange{First: 9000, Last: 65535}); err != nil || o.listenPorts != want {
+	if want := (proxies.PortRange{First: 9000, Last: 65535}); err != nil || o.listenPorts != want {
 		t.Errorf("%v, %v", o.listenPorts, err)
 	}
 	for _, bad := range []string{"", "61000", "61000-", "-64999", "0-64999", "64999-61000", "61000-65536", "61000-64999junk",

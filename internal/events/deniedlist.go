@@ -2,6 +2,7 @@ package events
 
 import (
 	"container/list"
+	"encoding/json"
 	"net/netip"
 	"time"
 
@@ -113,6 +114,26 @@ func (e *Emitter) Forget(gone func(vm netip.Addr) bool) {
 	for vm := range e.denied {
 		if gone(vm) {
 			delete(e.denied, vm)
+		}
+	}
+}
+
+// deniedMax bounds an answer with the lists of all AppVMs, in bytes of JSON. AppVMs choose the names, and a client takes 16 MiB.
+const deniedMax = 8 << 20
+
+// Bound leaves each AppVM its share of an answer, with the newest hosts, and counts the others as forgotten.
+func Bound(all []Denied) {
+	for i := range all {
+		d, size := &all[i], 0
+		for n, host := range d.Hosts {
+			text, _ := json.Marshal(host)
+			if size += len(text) + 1; size > deniedMax/len(all) {
+				for _, more := range d.Hosts[n:] {
+					d.Forgotten += more.Count
+				}
+				d.Hosts = d.Hosts[:n]
+				break
+			}
 		}
 	}
 }
