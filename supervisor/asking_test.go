@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,5 +76,21 @@ func TestShowDoesNotWaitForASlowWrite(t *testing.T) {
 				t.Errorf("%d writes were put off", m.putOff)
 			}
 		})
+	})
+}
+
+// A caller that goes away while the loop is busy takes nothing with it that the loop still writes to: -race would tell.
+func TestACallerGoesAwayWhileTheLoopIsBusy(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.mail.Post(func(*loop) { time.Sleep(time.Second) })
+		ctx, cancel := context.WithTimeout(m.ctx, time.Millisecond)
+		defer cancel()
+		if e, err := m.Explain(ctx, "social", "https://a/"); !errors.Is(err, context.DeadlineExceeded) || e.Verdict != "" {
+			t.Errorf("%+v, %v", e, err)
+		}
+		m.after(2 * time.Second)
 	})
 }

@@ -42,50 +42,55 @@ func (s *Supervisor) lookUpInTime(ctx context.Context, host string) ([]netip.Add
 }
 
 // subject returns what the requests of an AppVM meet.
-func (s *Supervisor) subject(ctx context.Context, name string) (subject explain.Subject, err error) {
-	var proxy proxies.Proxy
-	_, err = s.ask(ctx, func(l *loop, reply chan<- answer) {
-		d, err := l.find(name)
-		if err != nil {
-			reply <- answer{err: err}
-			return
-		}
-		subject.Policy = d.Policy
-		switch vm := l.vms[d.Addr]; {
-		case d.Held:
-			subject.Off = "it is stopped: vifproxyctl start " + name
-		case !d.Connected():
-			subject.Off = "the AppVM is not connected"
-		case vm == nil || vm.current == nil:
-			subject.Off = "it does not run: see vifproxyctl show"
-		case d.Policy == nil || d.Policy.Key() != vm.current.Policy.Key():
-			subject.Policy, subject.Note = vm.current.Policy, "these are the last good rules, not those of the file"
-			fallthrough
-		default:
-			proxy = vm.current.proxy
-		}
-		if subject.Policy == nil {
-			err = &control.DaemonError{Fault: control.Conflict, Message: d.Err.Error()}
-		} else {
-			// As long as it has no proxy, what the fence will be.
-			subject.UID, subject.Fence, subject.Barred, subject.ForAll = l.Users.UID(d.Addr), l.fenced, l.barredNow(), l.Egress
-			if i := slices.IndexFunc(l.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
-				subject.File = l.inputs.Rules.Files[i]
-				subject.ForATime = l.inputs.TemporaryHosts(subject.File)
-				subject.Input = policy.Input{Bind: subject.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr]}
-			}
-			subject.Fence.Ports = slices.Concat(subject.Fence.Ports, subject.Config.ConnectPorts)
-			subject.Fence.Proxies = append(slices.Clone(subject.Fence.Proxies), firewall.Proxy{
-				UID: subject.UID, Openings: policy.Openings(subject.Egress), Ports: subject.PortNumbers()})
-		}
-		reply <- answer{err: err}
-	})
-	if err == nil && proxy != nil {
-		clients, err := proxy.Clients()
-		if err != nil {
-			return subject, err
-		}
-		subject.Clients = len(clients)
+func (s *Supervisor) subject(ctx context.Context, name string) (explain.Subject, error) {
+	type served struct {
+		explain.Subject
+		proxy proxies.Proxy // nil if there is none
 	}
-	return subject, err
+	f, err := ask(ctx, s.mail, func(l *loop) (f served, err error) {
+		f.Subject, f.proxy, err = l.subject(name)
+		return f, err
+	})
+	if err != nil || f.proxy == nil {
+		return f.Subject, err
+	}
+	clients, err := f.proxy.Clients()
+	f.Clients = len(clients)
+	return f.Subject, err
+}
+
+// subject returns what the requests of an AppVM meet, and the proxy that serves them; nil if there is none.
+func (l *loop) subject(name string) (subject explain.Subject, proxy proxies.Proxy, err error) {
+	d, err := l.find(name)
+	if err != nil {
+		return subject, nil, err
+	}
+	subject.Policy = d.Policy
+	switch vm := l.vms[d.Addr]; {
+	case d.Held:
+		subject.Off = "it is stopped: vifproxyctl start " + name
+	case !d.Connected():
+		subject.Off = "the AppVM is not connected"
+	case vm == nil || vm.current == nil:
+		subject.Off = "it does not run: see vifproxyctl show"
+	default:
+		proxy = vm.current.proxy
+		if d.Policy == nil || d.Policy.Key() != vm.current.Policy.Key() {
+			subject.Policy, subject.Note = vm.current.Policy, "these are the last good rules, not those of the file"
+		}
+	}
+	if subject.Policy == nil {
+		return subject, nil, &control.DaemonError{Fault: control.Conflict, Message: d.Err.Error()}
+	}
+	// As long as it has no proxy, the fence is what it will be.
+	subject.UID, subject.Fence, subject.Barred, subject.ForAll = l.Users.UID(d.Addr), l.fenced, l.barredNow(), l.Egress
+	if i := slices.IndexFunc(l.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
+		subject.File = l.inputs.Rules.Files[i]
+		subject.ForATime = l.inputs.TemporaryHosts(subject.File)
+		subject.Input = policy.Input{Bind: subject.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr]}
+	}
+	subject.Fence.Ports = slices.Concat(subject.Fence.Ports, subject.Config.ConnectPorts)
+	subject.Fence.Proxies = append(slices.Clone(subject.Fence.Proxies), firewall.Proxy{
+		UID: subject.UID, Openings: policy.Openings(subject.Egress), Ports: subject.PortNumbers()})
+	return subject, proxy, nil
 }

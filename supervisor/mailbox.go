@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"vifproxy/control"
 	"vifproxy/internal/mailbox"
 )
 
@@ -13,23 +12,26 @@ var errStopping = errors.New("vifproxyd is stopping")
 // A box is how other goroutines reach the loop.
 type box = mailbox.Box[*loop]
 
-// answer is what the loop says to a verb.
-type answer struct {
-	status control.Status
-	err    error
+// ask makes the loop call question, and returns its answer.
+func ask[T any](ctx context.Context, mail *box, question func(*loop) (T, error)) (T, error) {
+	return askLater(ctx, mail, func(l *loop, reply func(T, error)) { reply(question(l)) })
 }
 
-// ask has the loop call question, and waits for the one answer.
-func (s *Supervisor) ask(ctx context.Context, question func(*loop, chan<- answer)) (control.Status, error) {
-	reply := make(chan answer, 1)
-	s.mail.Post(func(l *loop) { question(l, reply) })
+// askLater makes the loop call question, which calls reply once, now or later. It returns what reply got.
+func askLater[T any](ctx context.Context, mail *box, question func(l *loop, reply func(T, error))) (answer T, err error) {
+	type result struct {
+		answer T
+		err    error
+	}
+	replies := make(chan result, 1)
+	mail.Post(func(l *loop) { question(l, func(answer T, err error) { replies <- result{answer, err} }) })
 	select {
-	case a := <-reply:
-		return a.status, a.err
+	case r := <-replies:
+		return r.answer, r.err
 	case <-ctx.Done():
-		return control.Status{}, ctx.Err()
-	case <-s.mail.Done():
-		return control.Status{}, errStopping
+		return answer, ctx.Err()
+	case <-mail.Done():
+		return answer, errStopping
 	}
 }
 

@@ -24,7 +24,7 @@ func (s *Supervisor) try(ctx context.Context, p *Policy, r tinyproxy.Request, ap
 	}
 	q, outcome := trials.Question{Policy: p, Request: r, Apart: apart}, make(chan explain.Tried, 1)
 	for {
-		_, err := s.ask(ctx, func(l *loop, reply chan<- answer) { reply <- answer{err: l.beginTrial(ctx, q, outcome)} })
+		_, err := ask(ctx, s.mail, func(l *loop) (struct{}, error) { return struct{}{}, l.beginTrial(ctx, q, outcome) })
 		if err == nil {
 			break
 		}

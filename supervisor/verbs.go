@@ -20,16 +20,14 @@ import (
 // Status returns how things stand now. It waits for the loop, which is never busy for long, and for a write of the firewall
 // that is under way, because the packets that the fence has refused cannot be counted meanwhile.
 func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
-	return s.ask(ctx, func(l *loop, reply chan<- answer) {
-		l.answerSoon(func(status control.Status) { reply <- answer{status: status} })
+	return askLater(ctx, s.mail, func(l *loop, reply func(control.Status, error)) {
+		l.answerSoon(func(status control.Status) { reply(status, nil) })
 	})
 }
 
 // AppVMs returns the same without these counters, and waits for the loop alone.
 func (s *Supervisor) AppVMs(ctx context.Context) (control.Status, error) {
-	return s.ask(ctx, func(l *loop, reply chan<- answer) {
-		reply <- answer{status: l.statusNow(time.Now())}
-	})
+	return ask(ctx, s.mail, func(l *loop) (control.Status, error) { return l.statusNow(time.Now()), nil })
 }
 
 // Update reads everything again, tries at once what was waiting for another try, and returns when what that set going has
@@ -141,19 +139,12 @@ func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events
 
 // identities returns the AppVMs that have rule files, as `show` has them.
 func (s *Supervisor) identities(ctx context.Context) ([]plan.Identity, error) {
-	found := make(chan []plan.Identity, 1)
-	_, err := s.ask(ctx, func(l *loop, reply chan<- answer) {
-		var all []plan.Identity
+	return ask(ctx, s.mail, func(l *loop) (all []plan.Identity, err error) {
 		for _, d := range l.want {
 			all = append(all, d.Identity())
 		}
-		found <- all
-		reply <- answer{}
+		return all, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return <-found, nil
 }
 
 // unknown is the error of names that are not among those known.
@@ -223,10 +214,10 @@ func (s *Supervisor) change(ctx context.Context, change func(*loop) ([]netip.Add
 
 // wait has the loop make a change and reconcile by force. It waits as the waiter that the change returns.
 func (s *Supervisor) wait(ctx context.Context, change func(*loop) (waiter, error)) (control.Status, error) {
-	return s.ask(ctx, func(l *loop, reply chan<- answer) {
+	return askLater(ctx, s.mail, func(l *loop, reply func(control.Status, error)) {
 		w, err := change(l)
 		if err != nil {
-			reply <- answer{err: err}
+			reply(control.Status{}, err)
 			return
 		}
 		for _, vm := range l.vms {

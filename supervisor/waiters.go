@@ -33,7 +33,7 @@ func (l *loop) report(now time.Time, settled bool) {
 		}
 		done = append(done, func(status control.Status) {
 			status.Cut = w.cut
-			w.reply <- answer{status: status}
+			w.reply(status, nil)
 		})
 		return true
 	})
@@ -45,7 +45,7 @@ func (l *loop) report(now time.Time, settled bool) {
 // waiter is a verb that waits for what it set going, and for nothing that begins later: other AppVMs' proxies may
 // be starting and failing for ever.
 type waiter struct {
-	reply chan<- answer
+	reply func(control.Status, error)
 	of    []netip.Addr // nil: all
 	cut   int          // connections of these that have ended since
 	last  int          // generations from this one on are not waited for; 0 until it is known
