@@ -50,7 +50,7 @@ type Denial struct {
 	Upstream bool          // Host is an Upstream of the template
 }
 
-// Denied lists what one AppVM asked for and did not get.
+// A Denied lists what one AppVM asked for and did not get.
 type Denied struct {
 	VM    string       `json:"vm"`
 	IP    string       `json:"ip"`
@@ -59,8 +59,8 @@ type Denied struct {
 	Forgotten int `json:"forgotten"`
 }
 
-// DeniedHost is one host, or URL where the template sets FilterURLs, that was asked for at one port and not reached for one
-// reason. What the AppVM sent is escaped where it is not printable.
+// A DeniedHost is a host, or a URL if the template sets FilterURLs, that an AppVM asked for at one port and did not reach for one
+// reason. Unprintable characters are escaped.
 type DeniedHost struct {
 	Host   string `json:"host"`           // empty if it is not known
 	Port   uint16 `json:"port,omitempty"` // 0 if it is not known

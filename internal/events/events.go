@@ -1,9 +1,9 @@
-// Package events is the daemon's vocabulary, and how it gets out: each event becomes a log line, which the journal keeps with
-// its fields, and a line of `vifproxyctl watch`. Both are made in [Emitter.Emit] of the same values. Requests that a proxy did
-// not serve are also kept in a list for each AppVM, which `vifproxyctl denied` prints.
+// Package events is the daemon's vocabulary, and its way out. Each event becomes a log line, which the journal keeps with its
+// fields, and a line of `vifproxyctl watch`. [Emitter.Emit] makes both of the same values. A list for each AppVM also keeps the
+// requests that its proxy did not serve, which `vifproxyctl denied` prints.
 //
-// Concurrency: all methods of an [Emitter] may be called from any goroutine. None waits for anybody but the log, whose handler
-// must not block.
+// Concurrency: all methods of an [Emitter] may be called from any goroutine. They wait for nothing but the log, whose handler must
+// not block.
 package events
 
 import (

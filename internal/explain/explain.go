@@ -1,8 +1,8 @@
-// Package explain says whether a request of an AppVM would pass, and by what: one step for each guard on its way, what came of
-// trying it, and what would let it pass, which has been tried too.
+// Package explain says whether a request of an AppVM would pass, and why. An explanation has one step for each guard on the way of
+// the request, and the outcome of trying it. If the request is refused, it has a remedy, which has been tried as well.
 //
 // Concurrency: a [Subject] is a value that nobody changes, and all functions may be called from any goroutine. They ask real
-// processes and name servers, and take seconds, so the loop calls none of them.
+// processes and name servers, which takes seconds, so the loop calls none of them.
 package explain
 
 import (
@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// TryTimeout is the time for all trials of one explanation: the answer is there within 3 s.
+	// TryTimeout is the time for all trials of one explanation. The answer is there within 3 s.
 	TryTimeout = 2500 * time.Millisecond
 
 	// linesMax is how many matching lines an explanation names.
@@ -49,13 +49,13 @@ type Explainer struct {
 	LookUp func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Attempts returns where the connections lead that a user opens to a port.
 	Attempts func(uid uint32, port uint16) ([]firewall.Attempt, error)
-	// Try has a request tried under a policy, until ctx ends. It is apart if the policy is not the one that serves: nobody but
-	// the trial may reach then what that policy opens.
+	// Try tries a request under a policy, until ctx ends. It is apart if another policy serves: then only the trial may reach what
+	// this policy opens.
 	Try func(ctx context.Context, p *policy.Policy, r tinyproxy.Request, apart bool) Tried
 }
 
-// Explain says what becomes of a request. Each guard on its way gives one step, and the last step is what came of trying it,
-// which decides. A real tinyproxy is asked about the lines, so there is no second opinion on what they match.
+// Explain returns what becomes of a request. Each guard on its way gives one step. The last step is the outcome of trying it, which
+// decides. A real tinyproxy says which lines match, so no second matcher can disagree with it.
 func (x Explainer) Explain(ctx context.Context, s Subject, r tinyproxy.Request) (control.Explanation, error) {
 	e := control.Explanation{VM: s.Name, Request: r.Line(), Note: s.Note}
 	soon, cancel := context.WithTimeout(ctx, TryTimeout)
@@ -86,8 +86,8 @@ func (x Explainer) Explain(ctx context.Context, s Subject, r tinyproxy.Request) 
 	return e, nil
 }
 
-// verdict returns what steps come to. The try decides where it can: what it has opened is not refused by a fence that was asked about
-// other addresses, or about none.
+// verdict returns the verdict of all steps. The try decides if it can: a connection that it has opened counts, even if the fence,
+// asked about other addresses or about none, refuses.
 func verdict(steps []control.Step, t Tried) string {
 	connected := t.Err == nil && t.Stage == tinyproxy.Connected
 	failed := false
@@ -120,7 +120,7 @@ const (
 	guardTry      = "try"
 )
 
-// proxyStep: there has to be one, with room for one more connection.
+// proxyStep says whether a proxy serves the AppVM, with room for one more connection.
 func (s Subject) proxyStep() control.Step {
 	step := control.Step{Guard: guardProxy, Passes: s.Off == "", Says: s.Off, Lines: []control.Line{}}
 	switch most := s.Config.MaxClients; {
@@ -134,7 +134,7 @@ func (s Subject) proxyStep() control.Step {
 	return step
 }
 
-// templateStep: who asks, and whether a password is wanted.
+// templateStep says whether the template lets this AppVM in, and whether it wants a password.
 func (s Subject) templateStep() control.Step {
 	step := control.Step{Guard: guardTemplate, Lines: []control.Line{}}
 	text := s.Template.Render(rules.Values{VMIP: s.Addr, BindIP: s.Bind})

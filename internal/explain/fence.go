@@ -13,7 +13,7 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// fenceStep: the addresses that the host has, as the proxy will ask for them.
+// fenceStep says whether the fence lets the proxy connect to the addresses of the host.
 func (x Explainer) fenceStep(ctx context.Context, s Subject, r tinyproxy.Request) (step control.Step, by opening, err error) {
 	step = control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{}}
 	if up, ok := s.Config.UpstreamFor(r.Host); ok {
@@ -55,7 +55,8 @@ func (x Explainer) fenceStep(ctx context.Context, s Subject, r tinyproxy.Request
 	return step, opening{egress: line}, err
 }
 
-// upstreamStep: the addresses that an Upstream has, as the proxy will ask for them. tinyproxy takes the first that answers.
+// upstreamStep says whether the fence lets the proxy connect to the addresses of an Upstream. tinyproxy takes the first that
+// answers.
 func (x Explainer) upstreamStep(ctx context.Context, s Subject, up tinyproxy.Upstream) (control.Step, error) {
 	step := control.Step{Guard: guardFence, Passes: true, Lines: []control.Line{},
 		Says: fmt.Sprintf("the Upstream of the template `config`, %s:%d, connects for it", up.Host, up.Port)}
@@ -82,11 +83,12 @@ func (x Explainer) upstreamStep(ctx context.Context, s Subject, up tinyproxy.Ups
 	return step, nil
 }
 
-// invented is what resolvers of some proxies answer with, another address each time (Clash and sing-box, "fake-ip").
+// invented is the network from which the resolvers of some proxies answer, with another address each time (Clash and sing-box,
+// "fake-ip").
 var invented = netip.MustParsePrefix("198.18.0.0/15")
 
-// egressLine says which line opens an address, if one should, and why lines that seem to do not. What a network would not
-// open is an address of this VM, or an AppVM's, and is not proposed: open is no Egress then.
+// egressLine says which line opens an address, or why none is proposed, or why a line that seems to open it does not. An address
+// that no network opens is one of this VM or an AppVM's. For it no line is proposed, and open is the zero Egress.
 func (s Subject) egressLine(to netip.AddrPort, says string) (text string, open rules.Egress, err error) {
 	addr := to.Addr()
 	line := rules.Egress{To: netip.PrefixFrom(addr, addr.BitLen()), Port: to.Port()}
@@ -125,8 +127,8 @@ func (s Subject) egressLine(to netip.AddrPort, says string) (text string, open r
 	return " (no line in a rule file opens it)", open, nil
 }
 
-// opens says by what the fence lets through to an address. What is open for all proxies is, where the daemon's options
-// do not say so, the address of an Upstream.
+// opens says what opens the fence to an address. An address that is open for all proxies, but not by the daemon's options, is an
+// Upstream's.
 func (s Subject) opens(to netip.AddrPort, v firewall.Verdict) (says string, lines []control.Line) {
 	addr := to.Addr()
 	if v.Opening == nil && v.Own {

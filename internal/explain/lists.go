@@ -10,7 +10,7 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// connectPortStep: a tunnel goes only to the ports that the template names, and to those that the list opens.
+// connectPortStep says whether a tunnel may go to the port: the template names it, or the list opens it.
 func (s Subject) connectPortStep(ctx context.Context, r tinyproxy.Request) (control.Step, error) {
 	step := control.Step{Guard: guardPort, Passes: true, Lines: []control.Line{}}
 	if !r.Tunnel {
@@ -63,8 +63,8 @@ func (s Subject) portLine(r tinyproxy.Request) string {
 	return fmt.Sprintf("#: port %d", r.Port)
 }
 
-// offer says in the step of ConnectPort what opens a port. What that of the fence offers for an address that is not public
-// opens it as well.
+// offer adds to the step of ConnectPort which line opens the port. A line that opens the fence at an address that is not public
+// opens the port too.
 func offer(steps []control.Step, s Subject, r tinyproxy.Request) {
 	of := func(guard string) *control.Step {
 		return &steps[slices.IndexFunc(steps, func(s control.Step) bool { return s.Guard == guard })]
@@ -79,7 +79,7 @@ func offer(steps []control.Step, s Subject, r tinyproxy.Request) {
 	}
 }
 
-// rulesStep: the lines of the rule file.
+// rulesStep says which lines of the rule file match.
 func (s Subject) rulesStep(ctx context.Context, r tinyproxy.Request) (control.Step, error) {
 	step := control.Step{Guard: guardRules, Lines: []control.Line{}}
 	texts := make([]string, len(s.Rules))

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// lookupError returns why a name has no address, without Go's words about who was asked.
+// lookupError returns why a name has no address, in words of our own.
 func lookupError(err error) string {
 	dns := (*net.DNSError)(nil)
 	if !errors.As(err, &dns) {
@@ -33,7 +33,7 @@ func lookupError(err error) string {
 	return "the name server " + dns.Server + " cannot be asked:" + why
 }
 
-// addressesOf asks for a host's addresses, as tinyproxy does when it connects.
+// addressesOf returns a host's addresses, as tinyproxy gets them when it connects.
 func (x Explainer) addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr}, nil

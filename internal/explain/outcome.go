@@ -12,8 +12,8 @@ import (
 	"vifproxy/internal/events"
 )
 
-// quick is how long a connection takes to be refused at most: within it comes a reset, and the word of the kernel that nothing
-// leads there. A host that is asked for by ARP and silent takes 3 s.
+// quick is the longest time in which a connection is refused: by a reset, or by the kernel if no route leads there. A host that
+// does not answer ARP takes 3 s.
 const quick = 2 * time.Second
 
 // Outcome returns a denial with what became of the connection. tinyproxy does not say that: its line is the same whatever the

@@ -13,24 +13,24 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// A remedy is a promise. What lists could say so that a request passes is put together from what its guards say, tried in a
-// proxy of its own, and offered only if the request passes then. That proxy resolves the name once more, so an address that
-// the next answer does not have is no remedy. The AppVM's own proxy keeps its list, and its fence, meanwhile.
+// A remedy is a promise. What the guards say is put together to lines that the list needs. A proxy of its own tries the request
+// with these lines, and the remedy is offered only if the request passes. That proxy resolves the name again, so an address that
+// the next answer lacks is no remedy. Meanwhile the AppVM's own proxy keeps its list and its fence.
 
-// opening is what a fence that refuses a request could be opened by. The zero opening is nothing.
+// An opening is what could open a fence that refuses a request. The zero opening is nothing.
 type opening struct {
 	port   bool // the port, at public addresses
 	egress rules.Egress
 }
 
-// remedy is what a rule file would have to say more.
+// A remedy is what a rule file would have to say in addition.
 type remedy struct {
 	entry  rules.Host   // the host, or the host with its port
 	port   uint16       // in a line of its own; 0 for none
 	egress rules.Egress // the zero Egress for none
 }
 
-// remedyFor returns what would let a request pass by what its guards say; not ok if nothing in the rule file would.
+// remedyFor returns what would let a request pass, judging by the steps. It reports false if nothing in the rule file would.
 func (s Subject) remedyFor(steps []control.Step, r tinyproxy.Request, o opening) (m remedy, ok bool) {
 	refuses := func(guard string) bool {
 		return slices.ContainsFunc(steps, func(s control.Step) bool { return s.Guard == guard && !s.Passes })
@@ -98,7 +98,7 @@ func (s Subject) with(m remedy) (*policy.Policy, error) {
 	return policy.New(file, temporary, s.Template, s.Input)
 }
 
-// lines are what it adds, for people.
+// lines describes the lines of a remedy.
 func (m remedy) lines() string {
 	var all []string
 	if m.entry != (rules.Host{}) {
@@ -110,7 +110,7 @@ func (m remedy) lines() string {
 	return strings.Join(all, " and ")
 }
 
-// directives are lines that `allow` does not write.
+// directives returns the lines of a remedy that `allow` does not write.
 func (m remedy) directives() (all []string) {
 	if m.port != 0 {
 		all = append(all, fmt.Sprintf("#: port %d", m.port))
@@ -121,8 +121,8 @@ func (m remedy) directives() (all []string) {
 	return all
 }
 
-// instructions are what a person does: one thing, a command or lines to be written. `allow` would try the host at its usual port, and
-// call a failure what a line beside it is about.
+// instructions returns what a person does: either a command, or lines to write. A command and a line would not do: `allow` tries
+// the host at its usual port at once, and would report a failure that the line is about.
 func (m remedy) instructions(s Subject) string {
 	addr, err := netip.ParseAddr(m.entry.Name)
 	directives := m.directives()

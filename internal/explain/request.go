@@ -11,7 +11,7 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// RequestFor returns what a browser sends to its proxy for an address that a person has: a URL, or HOST[:PORT].
+// RequestFor returns what a browser sends to its proxy for a URL, or HOST[:PORT], that a person has.
 func RequestFor(typed string) (r tinyproxy.Request, err error) {
 	address := typed
 	if addr, err := netip.ParseAddr(address); err == nil && addr.Is6() { // without brackets its end looks like a port
@@ -52,7 +52,7 @@ func RequestFor(typed string) (r tinyproxy.Request, err error) {
 	return r, nil
 }
 
-// entryFor reads a host as tinyproxy gets it: an IPv6 address is without brackets there.
+// entryFor reads a host as tinyproxy gets it, with an IPv6 address without brackets.
 func entryFor(host string) (rules.Host, error) {
 	if addr, err := netip.ParseAddr(host); err == nil && addr.Is6() {
 		host = "[" + host + "]"

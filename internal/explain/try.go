@@ -11,7 +11,7 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// Tried is what came of trying a request.
+// Tried is the outcome of trying a request.
 type Tried struct {
 	tinyproxy.Outcome
 	Stuck netip.AddrPort // where what was sent has not left this VM for; the zero AddrPort if all has
@@ -35,7 +35,7 @@ func (t Tried) what() string {
 	return ""
 }
 
-// step says what came of the try.
+// step returns the step of the try.
 func (t Tried) step(r tinyproxy.Request) control.Step {
 	step := control.Step{Guard: guardTry, Lines: []control.Line{}}
 	took := t.Took.Round(time.Millisecond)

@@ -1,6 +1,6 @@
 // Package expression reads patterns as tinyproxy's C library does: basic and extended regular expressions, and fnmatch(3).
-// [Compile] makes of one an extended expression that matches host names only. [Language.ShapeOf] says what its author can have
-// meant by it, and decides nothing.
+// [Compile] turns one into an extended expression that matches host names only. [Language.ShapeOf] says what its author can have
+// meant, and decides nothing.
 //
 // Concurrency: its functions may be called from any goroutine.
 package expression
@@ -13,15 +13,14 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// How a line of a white list becomes a POSIX extended expression that matches host names only:
+// Why and how lines of a white list are compiled:
 //
-// tinyproxy compares a line with all that stands between "//" and "/" in a request, less user and port (extract_url
-// in src/reqs.c of 1.11). That may contain any byte but a blank, a newline, a slash and NUL. An Upstream is given it
-// as it is, and may read another host in it. So each part of an expression that matches a character is narrowed to
-// the characters of host names, and what an expression leaves open at its ends is written out. The compiled
-// expression then matches strings of these characters only, and of those exactly the ones that the line matched.
+// tinyproxy compares a line with all that is between "//" and "/" in a request, without user and port (extract_url in src/reqs.c
+// of 1.11). That may contain any byte but a blank, a newline, a slash and NUL. An Upstream gets it as it is, and may read another
+// host in it. So Compile narrows each part that matches a character to the characters of host names, and writes out what is open
+// at the ends. The compiled expression matches strings of these characters only, and of those exactly what the line matched.
 
-// A Language is the kind of pattern that tinyproxy takes a filter line for.
+// A Language is a kind of pattern that tinyproxy can take a filter line for.
 type Language int
 
 const (
@@ -30,7 +29,7 @@ const (
 	Fnmatch                  // FilterType fnmatch
 )
 
-// hostChars is what host names are made of; as text of a bracket expression it is HostClass.
+// hostChars are the characters of host names. HostClass is the same as text.
 var hostChars = func() (set charset) {
 	for c := range 128 {
 		b := byte(c)
@@ -50,8 +49,7 @@ const (
 	// maxRepeat is the largest number in braces. POSIX guarantees 255 (RE_DUP_MAX).
 	maxRepeat = 255
 
-	// maxWeight bounds the characters of an expression whose repetitions are written out: the C library writes
-	// them out in memory.
+	// maxWeight bounds the characters of an expression with all repetitions written out, as the C library does in memory.
 	maxWeight = 4096
 )
 
@@ -106,7 +104,7 @@ func Compile(text string, l Language, caseSensitive bool) (n Compiled, flaw *fla
 	}
 	n.Odd = max(p.odd, 0)
 	if addr, err := netip.ParseAddr(e.address()); err == nil && addr.Is6() && addr.Zone() == "" {
-		// The one string with colons that is a host: a whole IPv6 address, which tinyproxy compares without brackets.
+		// The only host with colons is a whole IPv6 address, which tinyproxy compares without brackets.
 		return Compiled{Text: "^" + strings.ReplaceAll(e.address(), ".", `\.`) + "$", Exact: true}, nil
 	}
 	if e.weight() > maxWeight {
@@ -175,7 +173,7 @@ func (b branch) plain() bool {
 	return true
 }
 
-// weight is how many characters the expression has when its repetitions are written out.
+// weight returns the number of characters of the expression with all repetitions written out.
 func (e expression) weight() (n int) {
 	for _, b := range e {
 		for _, p := range b {
@@ -189,8 +187,8 @@ func (e expression) weight() (n int) {
 	return n
 }
 
-// emit writes a branch with nothing but host names in it, and reports whether it can match at all. At the top, open ends
-// are written out.
+// emit returns the text of a branch that matches nothing but host names, and reports whether it can match at all. At the top it
+// writes out open ends.
 func (b branch) emit(fold, top bool) (string, bool) {
 	var text strings.Builder
 	if top && !b.begins() {
@@ -257,7 +255,7 @@ func repetition(least, most int) string {
 	return fmt.Sprintf("{%d,%d}", least, most)
 }
 
-// emit writes those characters of a set that host names have.
+// emit returns the text for those characters of a set that host names have.
 func (s charset) emit(fold bool) (string, bool) {
 	if hostChars.within(s) {
 		return HostClass, true

@@ -8,8 +8,8 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// A parser reads patterns as the GNU C library does (regcomp in posix/regcomp.c of glibc 2.36, in the C locale), and
-// refuses what only few of its readers know.
+// A parser reads patterns as the GNU C library does (regcomp in posix/regcomp.c of glibc 2.36, in the C locale). It refuses
+// constructs that few people know.
 type parser struct {
 	text     string
 	language Language
@@ -35,8 +35,8 @@ func (p *parser) parse() (expression, *flaws.Flaw) {
 	return e, flaw
 }
 
-// operator returns the operator at the position, as extended expressions write it, and its length. In basic expressions
-// a backslash makes the operator, in extended ones it takes that away.
+// operator returns the operator at the position, as extended expressions write it, and its length. A backslash makes a character
+// an operator in basic expressions, and an ordinary character in extended ones.
 func (p *parser) operator() (op byte, length int) {
 	rest := p.text[p.pos:]
 	switch {
@@ -171,7 +171,7 @@ func (p *parser) braces(opening int) (least, most, length int, flaw *flaws.Flaw)
 	return least, most, opening + len(inner) + len(closing), nil
 }
 
-// atom reads one that is no operator. At the beginning of a branch a '^' is an anchor in basic expressions too.
+// atom reads a piece that is no operator. At the beginning of a branch a '^' is an anchor in basic expressions too.
 func (p *parser) atom(one *piece, first bool) *flaws.Flaw {
 	rest := p.text[p.pos:]
 	switch c := rest[0]; {
@@ -197,8 +197,8 @@ func (p *parser) atom(one *piece, first bool) *flaws.Flaw {
 		}
 		p.pos += 2
 	case c == '\\' && p.fold && isLower(rest[1]):
-		// It matches nothing: where both cases are the same, the C library turns what it reads into upper case, but not
-		// a letter behind a backslash (peek_token in posix/regcomp.c of glibc 2.36).
+		// It matches nothing: to ignore case, the C library turns all it reads into upper case, but not a letter behind a
+		// backslash (peek_token in posix/regcomp.c of glibc 2.36).
 		if p.odd == 0 {
 			p.odd = p.pos + 1
 		}
@@ -211,7 +211,7 @@ func (p *parser) atom(one *piece, first bool) *flaws.Flaw {
 	return nil
 }
 
-// last reports whether a '$' at the position is at the end of a branch of a basic expression.
+// last reports whether a '$' at the position ends a branch of a basic expression.
 func (p *parser) last() bool {
 	rest := p.text[p.pos+1:]
 	return rest == "" || strings.HasPrefix(rest, `\)`) || strings.HasPrefix(rest, `\|`)
@@ -224,7 +224,7 @@ func (p *parser) any(one *piece) {
 	p.pos++
 }
 
-// character makes a piece of a literal character, written in n bytes.
+// character reads a literal character that is written in n bytes.
 func (p *parser) character(one *piece, c byte, n int) {
 	one.literal, one.set[c] = c, true
 	if p.fold {

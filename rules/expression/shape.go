@@ -7,18 +7,17 @@ import (
 	"vifproxy/rules/hostname"
 )
 
-// A Shape is what can be said of a pattern from its text. Most patterns that people write are a host name with some of
-// its dots escaped, and anchors; of any other there is little to say. Nothing is decided with it: that is
-// tinyproxy's business. It finds mistakes, and what was meant.
+// A Shape is what the text of a pattern tells at sight. Most patterns are a host name with some of its dots escaped, and anchors;
+// about any other a Shape says little. It serves to find mistakes and what was meant, and decides nothing.
 type Shape struct {
 	Text   string
-	Tokens []Token // without anchors, and without the ".*" that stand next to them
+	Tokens []Token // without anchors, and without the ".*" next to them
 	Start  bool    // the name begins where the tokens do
 	End    bool    // the name ends where the tokens do
 	Below  bool    // it stands for the hosts below Domain: the first Token is a dot
 	Dots   []Token // that match any character
 	Plain  []Token // that only look like operators: a basic expression has no "|"
-	Odd    bool    // there is more in it than names, dots, anchors and ".*"
+	Odd    bool    // it contains more than names, dots, anchors and ".*"
 	Domain string  // as it was written, without escapes; "" if the tokens are no name
 }
 
@@ -118,7 +117,7 @@ func (l Language) next(s string) Token {
 	return t
 }
 
-// bracket is how many bytes of s belong to the bracket expression that it begins with.
+// bracket returns how many bytes of s belong to the bracket expression at its beginning.
 func bracket(s string) int {
 	i := 1
 	if i < len(s) && (s[i] == '^' || s[i] == '!') {
@@ -173,9 +172,9 @@ func (l Language) LineFor(domain string, below bool) string {
 	return "^" + strings.ReplaceAll(domain, ".", `\.`) + "$"
 }
 
-// Meant returns the lines that say what the author of a pattern with a mistake in it meant, if that is clear: hosts that
-// the pattern itself permits, and no others. A beginning that is left open may stand for the host or for
-// those below it, so both stay.
+// Meant returns the lines that say what the author of a pattern with a mistake meant, if that is clear. They permit hosts that the
+// pattern permits, and no others. If the beginning is open, the author may have meant the host or the hosts below it, so there is a
+// line for each.
 func (s Shape) Meant(l Language) []string {
 	switch {
 	case s.Domain == "" || !strings.Contains(s.Domain, "."):
@@ -190,7 +189,7 @@ func (s Shape) Meant(l Language) []string {
 	return []string{l.LineFor(s.Domain, false), l.LineFor(s.Domain, true)}
 }
 
-// Exact reports whether a pattern is one name, or the names below one, and nothing else.
+// Exact reports whether a pattern stands for one name, or for the names below one, and for nothing else.
 func (s Shape) Exact() bool {
 	return s.Domain != "" && s.End && (s.Start || s.Below) && len(s.Dots) == 0 && len(s.Plain) == 0
 }
@@ -228,5 +227,5 @@ func (s Shape) Example() string {
 	return host
 }
 
-// LooksLikePattern reports whether a text has what no host name has and a regular expression has.
+// LooksLikePattern reports whether a text has characters of regular expressions that no host name has.
 func LooksLikePattern(text string) bool { return strings.ContainsAny(text, `\^$()[]{}|+?`) }

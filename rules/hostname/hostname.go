@@ -15,22 +15,21 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// A label of a host name as RFC 1123 has it, and the underscore, which DNS knows and some sites use. The
-// classes contain no character that is special in a POSIX regex or in fnmatch, besides the '-' outside of
-// brackets.
+// label matches a label of a host name as in RFC 1123, or with the underscore, which DNS knows and some sites use. None of these
+// characters is special in a POSIX regex or in fnmatch, but for the '-' within brackets.
 var label = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?$`)
 
-// A name whose last label is a number is an address to browsers and resolvers ("ends in a number" in the URL
-// standard), in more notations than one pattern could cover: 127.1, 0x7f000001.
+// numeric matches a number. To browsers and resolvers, a name whose last label is a number is an address ("ends in a number" in
+// the URL standard), in more notations than one pattern could cover: 127.1, 0x7f000001.
 var numeric = regexp.MustCompile(`^([0-9]+|0x[0-9a-f]*)$`)
 
-// What browsers do with a name that a person types (the URL standard's "domain to ASCII"): map case and width,
-// then write punycode. Which characters remain is left to label.
+// idn does what browsers do with a name that a person types (the URL standard's "domain to ASCII"): it maps case and width, and
+// writes punycode. label checks the characters.
 var idn = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false),
 	idna.CheckHyphens(false), idna.CheckJoiners(true), idna.BidiRule())
 
-// Canonical returns a host name in the form in which browsers send it, lower case and punycode, after "*." if it stands
-// for all names below it; or an IPv4 address as it is.
+// Canonical returns a host name as browsers send it, in lower case and punycode, or an IPv4 address as it is. A "*." at the
+// beginning stays.
 func Canonical(entry string) (string, *flaws.Flaw) {
 	rest, wildcard := strings.CutPrefix(entry, "*.")
 	fail := func(remedy string) (string, *flaws.Flaw) {
@@ -59,7 +58,7 @@ func Canonical(entry string) (string, *flaws.Flaw) {
 	if err != nil {
 		return fail("look at its spelling: no such international name can be")
 	}
-	// example.com. with the dot is the same name to DNS; what is compiled from it covers both.
+	// example.com. with the dot is the same name to DNS. Lines that are compiled from it match both.
 	name = strings.TrimSuffix(name, ".")
 	labels := strings.Split(name, ".")
 	for _, l := range labels {

@@ -7,13 +7,13 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// Registrable reports whether a name is, or is below, what somebody can own according to the public suffix list.
+// Registrable reports whether, by the public suffix list, a name is one that somebody can own, or is below one.
 func Registrable(domain string) bool {
 	suffix, known := publicSuffix(domain)
 	return known && suffix != strings.ToLower(domain)
 }
 
-// publicSuffix returns the part of a name below which anybody can have a name, and whether the list has it.
+// publicSuffix returns the part of a name below which anybody can have a name, and whether the public suffix list has it.
 func publicSuffix(domain string) (suffix string, known bool) {
 	if _, err := netip.ParseAddr(domain); err == nil {
 		return "", false

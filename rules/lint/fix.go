@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Fix rewrites a rule file where that is safe: what was meant is clear, and no line permits more than it did. A file that
-// was refused may become valid by it. Comments, blank lines and line ends stay.
+// Fix rewrites the lines of a rule file whose meaning is clear, and makes none permit more than it did. A file that was refused
+// may become valid by it. Comments, blank lines and line ends stay.
 func (l Linter) Fix(path string, content []byte) []byte {
-	for range 4 { // what one round has made narrow may be covered by another line in the next
+	for range 4 { // a line that one round has narrowed may be covered by another line in the next
 		byLine := map[int]Finding{}
 		for _, f := range l.File(path, content) {
 			if _, twice := byLine[f.Line]; f.Fixable && !twice {
@@ -38,7 +38,7 @@ func (l Linter) Fix(path string, content []byte) []byte {
 	return content
 }
 
-// rewrite puts Better in the place of the entry of a line, end of line included.
+// rewrite returns a line, end included, with Better in the place of its entry.
 func (f Finding) rewrite(line string) string {
 	before, after, _ := strings.Cut(line, f.entry)
 	body := strings.TrimRight(after, "\r\n")

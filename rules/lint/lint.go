@@ -1,5 +1,5 @@
-// Package lint finds what the author of a rule file or a template hardly meant, and what to write instead. It reads patterns
-// for their meaning, and decides nothing: what a line matches is tinyproxy's business.
+// Package lint finds what the author of a rule file or a template hardly meant, and what to write instead. It decides nothing:
+// only tinyproxy says what a line matches.
 //
 // Concurrency: its functions may be called from any goroutine.
 package lint
@@ -21,7 +21,7 @@ import (
 // A Finding is something in a rule file or a template that its author hardly meant.
 type Finding struct {
 	Path    string   `json:"path"`
-	Line    int      `json:"line"`    // 0 when the file as a whole is meant
+	Line    int      `json:"line"`    // 0 if the file as a whole is meant
 	Col     int      `json:"col"`     // from 1, in bytes
 	Width   int      `json:"width"`   // of the offending text, in bytes
 	Source  string   `json:"source"`  // the line
@@ -39,8 +39,8 @@ type Finding struct {
 type Linter struct {
 	rules.Syntax
 
-	unsaid bool // the file says nothing of its format
-	named  bool // nor is there a pattern in it: its lines may be names or patterns
+	unsaid bool // the file does not say its format
+	named  bool // and all its lines look like names: they may be names or patterns
 }
 
 // File returns all that is wrong with a rule file.
@@ -85,8 +85,8 @@ func (l Linter) File(path string, content []byte) []Finding {
 	return all
 }
 
-// Parsed returns what File does of a file that was accepted, without the lines that Lines refuses. All of a line that is
-// known is its entry.
+// Parsed returns what File returns for a file that was accepted, but for the lines that Lines refuses. Columns are those within
+// an entry.
 func (l Linter) Parsed(f rules.File) []Finding {
 	l = l.of(f)
 	used := slices.DeleteFunc(l.entries(f), func(found Finding) bool { return found.Refused })
@@ -108,7 +108,7 @@ func (l Linter) of(f rules.File) Linter {
 	return l
 }
 
-// sources returns the lines of a file that mean something, as they stand in it, by number.
+// sources returns the lines of a file that mean something, as they are in it, by number.
 func sources(f rules.File) map[int]string {
 	almost := f.AlmostFormat()
 	lines := map[int]string{almost.Line: almost.Source}
@@ -129,7 +129,7 @@ func allNames(f rules.File) bool {
 	return !slices.ContainsFunc(f.Entries(), func(l rules.Line) bool { return !looksLikeName(l.Text) })
 }
 
-// besides returns what is odd about the lines that open something besides hosts. Path is not set.
+// besides returns findings about the lines that open networks and ports. Path is not set.
 func besides(f rules.File) []Finding { return append(openings(f), ports(f)...) }
 
 // String returns the finding on one line, with the line of the file that it is about.
@@ -148,7 +148,7 @@ func (f Finding) String() string {
 	return (&rules.Error{Path: f.Path, Line: f.Line, Flaw: flaws.Flaw{Text: text, Remedy: remedy}}).Error()
 }
 
-// entries looks at lines that are right as far as their writing goes. Columns are those within the entry.
+// entries returns findings about lines without a flaw. Columns are those within the entry.
 func (l Linter) entries(f rules.File) (all []Finding) {
 	lines := f.Entries()
 	shapes := make([]expression.Shape, len(lines))
@@ -201,7 +201,7 @@ func (l Linter) entries(f rules.File) (all []Finding) {
 	return all
 }
 
-// fold makes names equal that are so to tinyproxy.
+// fold returns a name in lower case if tinyproxy does not distinguish case.
 func (l Linter) fold(name string) string {
 	if l.CaseSensitive || l.Language == expression.Fnmatch {
 		return name
@@ -209,7 +209,7 @@ func (l Linter) fold(name string) string {
 	return strings.ToLower(name)
 }
 
-// line finds what is wrong with one line of patterns. f is the finding as far as it is known.
+// line returns findings about one line of patterns. f is the finding as far as it is known.
 func (l Linter) line(f Finding, s expression.Shape) []Finding {
 	if !l.Narrows() {
 		return l.pattern(f, s)
@@ -251,10 +251,10 @@ func (l Linter) line(f Finding, s expression.Shape) []Finding {
 	return []Finding{f}
 }
 
-// quotedFormat is what a file of names begins with.
+// quotedFormat is the directive that a list of names begins with.
 const quotedFormat = `"#: format domains"`
 
-// almostDirectives finds comments that were meant as directives.
+// almostDirectives returns findings about comments that were meant as directives.
 func almostDirectives(f rules.File) (all []Finding) {
 	almost := f.AlmostFormat()
 	if f.SaysFormat() || almost.Line == 0 {
@@ -285,5 +285,5 @@ func (l Linter) Template(path, text string) (all []Finding) {
 	return all
 }
 
-// urls is a directive that makes tinyproxy compare lines with URLs.
+// urls matches the directive that makes tinyproxy compare lines with URLs.
 var urls = regexp.MustCompile(`(?i)^[ \t]*filterurls[ \t]+(yes|on)[ \t]*$`)

@@ -9,13 +9,13 @@ import (
 	"vifproxy/rules"
 )
 
-// innermost are addresses of the firewall VM itself and of its links, whatever its interfaces have.
+// innermost are the networks of the firewall VM itself and of its links, whatever addresses its interfaces have.
 var innermost = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"),
 }
 
-// openings returns what is odd about the lines that open the fence. Path is not set.
+// openings returns findings about the lines that open the fence. Path is not set.
 func openings(f rules.File) (all []Finding) {
 	for _, e := range f.Egress {
 		finding := Finding{Line: e.Line, Col: 1}
@@ -44,7 +44,7 @@ var hardlyMeant = map[uint16]string{
 	53: "name servers answer there: what a look-up carries away passes no list",
 }
 
-// ports returns what is odd about the lines that open ports. Path is not set.
+// ports returns findings about the lines that open ports. Path is not set.
 func ports(f rules.File) (all []Finding) {
 	first := map[uint16]int{} // by directive
 	for _, p := range f.Ports {

@@ -11,7 +11,7 @@ import (
 	"vifproxy/rules/hostname"
 )
 
-// pattern finds what is wrong with one pattern, if its characters are those of host names.
+// pattern returns findings about one pattern whose characters are those of host names.
 func (l Linter) pattern(f Finding, s expression.Shape) (all []Finding) {
 	if len(s.Plain) > 0 {
 		found, t := f, s.Plain[0]
@@ -78,7 +78,7 @@ func (l Linter) pattern(f Finding, s expression.Shape) (all []Finding) {
 	return all
 }
 
-// alternation looks at a top-level "a|b": each side has anchors of its own.
+// alternation returns the finding about a top-level "a|b", in which each side has anchors of its own.
 func (l Linter) alternation(f Finding, branches []string) []Finding {
 	clear := true
 	var first *Finding
@@ -115,7 +115,7 @@ func tooWideFinding(f Finding, s expression.Shape) Finding {
 
 var groupPattern = regexp.MustCompile(`^([^()|]*)\(([^()]*)\)([^()|]*)$`)
 
-// alternatives writes an extended "^(a|b)\.c$" as one line for each.
+// alternatives returns one line for each alternative of an extended "^(a|b)\.c$".
 func alternatives(text string) (lines []string) {
 	if strings.ContainsAny(text, "{}+?") {
 		return nil
@@ -133,13 +133,13 @@ func alternatives(text string) (lines []string) {
 	return lines
 }
 
-// looksLikeName reports whether a person takes a line for a host name, names below one, or a URL, and not for a pattern.
+// looksLikeName reports whether a person takes a line for a host name, for names below one, or for a URL, and not for a pattern.
 func looksLikeName(text string) bool {
 	host, err := rules.ParseHost(text)
 	return err == nil && !expression.LooksLikePattern(text) && strings.Contains(host.Name, ".")
 }
 
-// nameOf returns the line of patterns for a text that looksLikeName.
+// nameOf returns the pattern for a text that looks like a name.
 func nameOf(l expression.Language, text string) string {
 	host, err := rules.ParseHost(text)
 	if err != nil {
