@@ -1,5 +1,5 @@
 {#-
-A netvm that runs vifproxy, and the AppVMs behind it, as the pillar says.
+Makes a netvm that runs vifproxy, and puts the AppVMs of the pillar behind it.
 
 Before: install the package vifproxy in a template, enable the user directories of Salt (`qubesctl state.sls
 qubes.user-dirs`), copy the directory vifproxy to /srv/user_salt, pillar/vifproxy to /srv/user_pillar, and edit the
@@ -9,9 +9,9 @@ pillar. Then, in dom0:
   sudo qubesctl top.enable vifproxy pillar=True
   sudo qubesctl --targets=sys-vifproxy state.apply
 
-The netvm's name stands here and in the two files init.top. What is made of the AppVMs, which must exist: their netvm;
-their address, by which a rule file is theirs; and the first rule of their firewall, which drops all that passes the
-netvm, DNS and ICMP included. What goes to the proxy does not pass. `qvm-firewall NAME del --rule-no 0` takes that back.
+The netvm's name is here and in the two files init.top. The AppVMs must exist. The formula sets their netvm, their address, which
+their rule file has in its name, and the first rule of their firewall. That rule drops everything that passes the netvm, DNS and
+ICMP included. What goes to the proxy does not pass the netvm. `qvm-firewall NAME del --rule-no 0` removes the rule.
 -#}
 {%- set config = pillar['vifproxy'] -%}
 
