@@ -7,6 +7,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 )
 
 // apply does what the plan says, in an order that keeps every binding on a living port of its own proxy: first the bindings, in one
@@ -50,7 +51,7 @@ func (l *loop) bind(p plan.Plan, now time.Time) bool {
 	return true
 }
 
-func (l *loop) startAll(policies []*Policy, now time.Time) {
+func (l *loop) startAll(policies []*policy.Policy, now time.Time) {
 	for _, policy := range policies {
 		l.start(policy, now)
 	}

@@ -6,16 +6,17 @@ import (
 
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 )
 
-// appVM is what the loop remembers of one AppVM.
+// An appVM is what the loop remembers of one AppVM.
 type appVM struct {
 	addr       netip.Addr
 	processes  []*process // oldest first
-	lastGood   *Policy
+	lastGood   *policy.Policy
 	failures   map[string]backoff.Failure
 	restarts   int
-	taken      int      // ports in a row that somebody else had
+	taken      int      // ports in a row that another process had
 	current    *process // the one that the bindings point at
 	publishing bool     // the files under its name are being written
 }
@@ -28,7 +29,7 @@ func (vm *appVM) actual() *plan.Actual {
 	return a
 }
 
-// actual is the AppVMs as plan sees them.
+// actual returns the AppVMs as package plan sees them.
 func (l *loop) actual() []*plan.Actual {
 	all := make([]*plan.Actual, 0, len(l.vms))
 	for _, vm := range l.vms {
@@ -38,7 +39,7 @@ func (l *loop) actual() []*plan.Actual {
 	return all
 }
 
-// serves is the process at a port that the bindings point at.
+// serves returns the process at a port, if the bindings point at it.
 func (vm *appVM) serves(port uint16) *process {
 	if vm == nil || vm.current == nil || vm.current.Port != port || vm.current.Dying || vm.current.LostPort {
 		return nil
@@ -46,17 +47,17 @@ func (vm *appVM) serves(port uint16) *process {
 	return vm.current
 }
 
-// served tells whether bindings lead to a process of an AppVM.
+// served reports whether bindings lead to a process of an AppVM.
 func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
 
-// runs tells whether a process listens that has a policy.
-func (vm *appVM) runs(p *Policy) bool {
+// runs reports whether a process with a policy listens.
+func (vm *appVM) runs(p *policy.Policy) bool {
 	return slices.ContainsFunc(vm.processes, func(q *process) bool {
 		return q.Ready && !q.Dying && !q.LostPort && q.Policy.Key() == p.Key()
 	})
 }
 
-// named tells whether a process runs under an AppVM's name.
+// named reports whether a process runs under an AppVM's name.
 func (l *loop) named(name string) bool {
 	for _, vm := range l.vms {
 		if slices.ContainsFunc(vm.processes, func(p *process) bool { return p.Policy.Name == name }) {
@@ -66,7 +67,7 @@ func (l *loop) named(name string) bool {
 	return false
 }
 
-// atRest tells whether no process is on its way up or down.
+// atRest reports whether no process is starting or ending.
 func (l *loop) atRest() bool {
 	for _, vm := range l.vms {
 		if vm.beingPublished() || slices.ContainsFunc(vm.processes, func(p *process) bool { return !p.rests() }) {
@@ -88,8 +89,8 @@ func (l *loop) starting() (n int) {
 	return n
 }
 
-// prune forgets what belongs to AppVMs that have gone, failures of policies that nobody wants any more, and last good
-// policies that have been followed by another one.
+// prune forgets what belongs to AppVMs that are gone, failures of policies that are no longer wanted, and last good policies that
+// another one has followed.
 func (l *loop) prune() {
 	want := make(map[netip.Addr]*plan.Desired, len(l.want))
 	for _, d := range l.want {
@@ -101,7 +102,7 @@ func (l *loop) prune() {
 			vm.lastGood = nil
 		}
 		if d.Wanted() && !d.Waits && d.Policy != nil && vm.runs(d.Policy) {
-			vm.lastGood = d.Policy // also if it came up long ago, and serves again after rules that were taken back
+			vm.lastGood = d.Policy // also if it came up long ago, and serves again because rules were taken back
 		}
 		if vm.lastGood != nil {
 			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}])

@@ -7,8 +7,7 @@ import (
 	"vifproxy/control"
 )
 
-// countRefused reads what the fence has counted, while no write is under way. A failure leaves the numbers as they were: they
-// are for people.
+// countRefused reads what the fence has counted, while no write is under way. If it fails, the numbers stay: they are for people.
 func (l *loop) countRefused() {
 	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
 	defer cancel()
@@ -18,22 +17,21 @@ func (l *loop) countRefused() {
 	}
 }
 
-// countersTimeout is how long an answer waits for a write of the firewall to end: the numbers of refused packets are those
-// that were read before then.
+// countersTimeout is how long an answer waits for a write of the firewall. Then it has the numbers that were read before.
 const countersTimeout = time.Second
 
-// answerSoon answers questions with how things stand: now, or if the firewall is being written, when that is over. The write
-// is not put off for them, and the loop does not wait for it.
+// answerSoon answers questions with the status: now, or if the firewall is being written, when that is over. It does not put the write
+// off, and does not wait for it.
 func (l *loop) answerSoon(questions ...func(control.Status)) {
 	l.asked = append(l.asked, questions...)
 	if now := time.Now(); l.writing == nil {
 		l.answerAll(now)
-	} else {
+	} else if len(questions) > 0 {
 		l.agenda.by(dueAnswers, now.Add(countersTimeout))
 	}
 }
 
-// answerAll answers all who have asked.
+// answerAll answers all questions.
 func (l *loop) answerAll(now time.Time) {
 	l.agenda.at(dueAnswers, time.Time{})
 	if len(l.asked) == 0 {

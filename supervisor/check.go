@@ -12,8 +12,8 @@ import (
 	"vifproxy/internal/sockdiag"
 )
 
-// check has the firewall hold what it was last made to hold. If nobody can have changed it since, a write is due that failed or
-// was put off, which is the plan's.
+// check makes the firewall hold what it was last made to hold. If nobody can have changed it since, a write is due that failed or was
+// put off, and the plan does that.
 func (l *loop) check(now time.Time) {
 	l.completeWrite(now)
 	l.holds = nil
@@ -22,7 +22,7 @@ func (l *loop) check(now time.Time) {
 	}
 	l.guard.Begin(now)
 	state, same := l.lastThatServes()
-	for again := !l.guard.doubt; ; again = false { // twice, if the last one has not failed
+	for again := !l.guard.doubt; ; again = false { // twice, unless the last one has failed
 		w := l.begin(state, nil)
 		w.same, w.again = same, again
 		if l.await(w, nil, now); w.err == nil || !again {
@@ -31,8 +31,8 @@ func (l *loop) check(now time.Time) {
 	}
 }
 
-// lastThatServes returns what the firewall was last made to hold, but for bindings to what does not serve any more, and ports
-// of processes that have ended; same if there are none of these.
+// lastThatServes returns what the firewall was last made to hold, without bindings to what no longer serves and without ports of
+// processes that have ended. If there are none of these, it is the same.
 func (l *loop) lastThatServes() (state firewall.State, same bool) {
 	state = *l.last
 	state.Bindings = nil
@@ -45,9 +45,9 @@ func (l *loop) lastThatServes() (state firewall.State, same bool) {
 	return state, len(state.Bindings) == len(l.last.Bindings) && len(state.Guarded) == len(l.last.Guarded)
 }
 
-// Another program's change has the firewall read as a whole, which takes milliseconds where there are many AppVMs. Qubes makes
-// one each time that an AppVM comes, just before its vif is complete: so the loop does not wait for such a check, and starts
-// meanwhile what is new. A process that nobody is bound to does nothing, and a binding waits for the check, as every write does.
+// After another program's change the whole firewall has to be read, which takes milliseconds if there are many AppVMs. Qubes makes such
+// a change each time that an AppVM comes, just before its vif is complete. So the loop does not wait for such a check, and meanwhile
+// starts what is new. A process without a binding does nothing, and a binding waits for the check, as every write does.
 
 // canCheckBeside reports whether the loop need not wait for a check.
 func (l *loop) canCheckBeside() bool {
@@ -55,7 +55,7 @@ func (l *loop) canCheckBeside() bool {
 	return l.ready && g.suspect && !g.doubt && g.unfenced == nil && l.last != nil && l.knowsForward() && len(l.waiters) == 0
 }
 
-// checkBeside begins a check. If one is under way, the next begins when that is over.
+// checkBeside begins a check. If one is under way, the next begins when that one is over.
 func (l *loop) checkBeside(now time.Time) {
 	if l.checking() {
 		l.guard.again = true
@@ -74,8 +74,8 @@ func (l *loop) checkBeside(now time.Time) {
 	l.agenda.at(dueLate, now.Add(checkTimeout))
 }
 
-// lookAround returns what reads the rest of what a check looks at, for another goroutine. The loop takes it in if it has not read
-// the same by itself since.
+// lookAround returns a function that reads the rest of what a check looks at, for another goroutine. The loop takes that in unless it has
+// read the same by itself since.
 func (l *loop) lookAround() func() {
 	l.guard.looks++
 	look, follows := l.guard.looks, l.followsForward()
@@ -95,7 +95,7 @@ func (l *loop) lookAround() func() {
 	})
 }
 
-// surroundings is what a check looks at besides our own rules.
+// surroundings is what a check looks at in addition to our own rules.
 type surroundings struct {
 	forward      firewall.Forward
 	forwardErr   error
@@ -103,7 +103,7 @@ type surroundings struct {
 	listenersErr error
 }
 
-// around returns what reads the surroundings, for another goroutine; readForward is nil if nobody asks for those chains.
+// around returns a function that reads the surroundings; readForward is nil if nobody needs those chains.
 func around(mail *box, readForward func(context.Context) (firewall.Forward, error), readListeners func() (sockdiag.Listeners, error),
 	then func(*loop, surroundings)) func() {
 	return func() {
@@ -140,14 +140,14 @@ func (l *loop) noteChecked(w *write, now time.Time) {
 	g.again = false
 }
 
-// giveUp has a write that takes too long count as failed.
+// giveUp counts a write that takes too long as failed.
 func (l *loop) giveUp(w *write) {
 	l.unfence(errLate)
 	w.late = true
 	w.putOff()
 }
 
-// unfence ends all proxies, and has none start until the fence stands.
+// unfence ends all proxies, and lets none start until the fence stands.
 func (l *loop) unfence(why error) {
 	if l.guard.unfenced == nil {
 		l.Events.Emit(events.Unfenced, events.About{Err: why.Error()})

@@ -17,7 +17,8 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// Config is what a Supervisor works with.
+// A Config is what a Supervisor works with. The loop alone calls the functions of the first group. The others may be called from any
+// goroutine, but only one Sync of the firewall is under way at once.
 type Config struct {
 	ReadLinks     func() (netwatch.Snapshot, error)
 	LookAtLinks   func(netwatch.Hint) (netwatch.Snapshot, error)
@@ -25,33 +26,35 @@ type Config struct {
 	RulesChanged  func(of ...netip.Addr) bool // whether ReadRules may return something else for these AppVMs now
 	ReadBinary    func() (tinyproxy.Binary, error)
 	ReadResolvers func() ([]netip.Addr, error)
-	ReadPlaces    func(files ...string) string // that sandboxes depend on, see confine.Places
+	ReadPlaces    func(files ...string) string // what sandboxes depend on, see confine.Places
+	ReadStops     func() (stops.Record, error) // as WriteStops left them, in whatever life of the daemon
+	WakeAt        func(time.Duration)          // calls Wake at a BootTime; at the end of a suspend, if that is over by then
+	Rest          func()                       // when nothing has happened for a while, after something did
+
 	ReadListeners func() (sockdiag.Listeners, error)
+	ReadForward   func(context.Context) (firewall.Forward, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	Attempts      func(uid uint32, port uint16) ([]firewall.Attempt, error)
-	ReadStops     func() (stops.Record, error) // as WriteStops left them, in whatever life of the daemon
 	WriteStops    func(stops.Record) error
-	BootTime      func() time.Duration // since the machine began, what it was suspended included, whatever the clock is set to
-	WakeAt        func(time.Duration)  // has Wake called at a BootTime, also when that is over at the end of a suspend
-	Firewall      firewall.Backend
+	BootTime      func() time.Duration                                 // since the machine began, suspends included, whatever the clock says
 	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see firewall.Forget
 	ForgetAll     func([]firewall.Binding) (int, error)                // those that lead nowhere, see firewall.Config
+	Notify        func(state string)                                   // sd_notify(3)
+	Firewall      firewall.Backend
 	Proxies       proxies.Starter
-	Users         *tinyproxy.Identities // as Proxies starts them
-	Confined      control.Confinement   // how Proxies are confined
-	Egress        []rules.Egress        // of all proxies
-	Leave         []string              // interfaces by which they may leave; none: where AppVMs are forwarded
-	ReadForward   func(context.Context) (firewall.Forward, error)
-	Ports         proxies.PortRange
-	Limits        plan.Limits
-	Interval      time.Duration      // of signs of life to systemd, at most
-	Look          time.Duration      // of the look at everything that needs no event
-	Rest          func()             // called when nothing has happened for a while, after something did
-	Notify        func(state string) // sd_notify(3)
 	Events        *events.Emitter
-	Setup         control.Setup // what clients are told of the options
+	Users         *tinyproxy.Identities // as Proxies starts them
 
-	// SystemdMakesFiles says that systemd makes the runtime directory at each start of the daemon, and starts it when it ends.
+	Confined control.Confinement // how Proxies are confined
+	Egress   []rules.Egress      // of all proxies
+	Leave    []string            // interfaces by which they may leave; none: where AppVMs are forwarded
+	Ports    proxies.PortRange
+	Limits   plan.Limits
+	Interval time.Duration // of signs of life to systemd, at most
+	Look     time.Duration // of reading everything without an event
+	Setup    control.Setup // what clients learn about the options
+
+	// SystemdMakesFiles says that systemd makes the runtime directory at each start of the daemon, and starts it again when it ends.
 	SystemdMakesFiles bool
 }
 

@@ -13,6 +13,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 )
 
@@ -127,7 +128,7 @@ func TestFailuresAreToldOnce(t *testing.T) {
 	run(t, func(m *machine) {
 		told := watched(m)
 		for _, failure := range []error{errors.New("no tinyproxy"), proxies.BadPolicy{Err: errors.New("bad regex")}} {
-			m.set(func() { m.startErr = func(*Policy) error { return failure } })
+			m.set(func() { m.startErr = func(*policy.Policy) error { return failure } })
 			m.file("social.10.137.0.1", fmt.Sprintf("%T", failure))
 			m.connect("vif1.0 10.137.0.1")
 			m.after(time.Hour)

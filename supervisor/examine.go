@@ -15,8 +15,8 @@ const (
 	examinedEach = 4
 )
 
-// examine finds out what became of a connection that a proxy could not make, and then has it recorded. It reports whether
-// it does. It may be called from anywhere, and does not wait: the loop hands on the fence, a goroutine does the rest.
+// examine finds out what became of a connection that a proxy could not make, and records it then. It reports whether it does. It does
+// not wait: the loop hands on the fence, and another goroutine does the rest.
 func (s *Supervisor) examine(d events.Denial) bool {
 	s.examined.Lock()
 	defer s.examined.Unlock()

@@ -29,7 +29,6 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 	return e, err
 }
 
-// explainer returns what package explain asks.
 func (s *Supervisor) explainer() explain.Explainer {
 	return explain.Explainer{LookUp: s.lookUpInTime, Attempts: s.Attempts, Try: s.try}
 }

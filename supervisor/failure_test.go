@@ -11,6 +11,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	proc "vifproxy/tinyproxy/process"
@@ -34,7 +35,7 @@ func TestDeathUnbindsAndComesBack(t *testing.T) {
 
 func TestFailingStartsBackOff(t *testing.T) {
 	run(t, func(m *machine) {
-		m.set(func() { m.startErr = func(*Policy) error { return errors.New("tinyproxy is missing") } })
+		m.set(func() { m.startErr = func(*policy.Policy) error { return errors.New("tinyproxy is missing") } })
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		got := m.after(10 * time.Minute)
@@ -57,7 +58,7 @@ func TestTakenPortsArePassed(t *testing.T) {
 	run(t, func(m *machine) {
 		taken := 3
 		m.set(func() {
-			m.startErr = func(*Policy) error {
+			m.startErr = func(*policy.Policy) error {
 				if taken--; taken >= 0 {
 					return proxies.TakenPort{Err: errors.New("another process listens")}
 				}
@@ -96,10 +97,12 @@ func TestRefusedStaysRefused(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Minute)
-		m.set(func() { m.startErr = func(*Policy) error { return proxies.BadPolicy{Err: errors.New("bad regex")} } })
+		m.set(func() {
+			m.startErr = func(*policy.Policy) error { return proxies.BadPolicy{Err: errors.New("bad regex")} }
+		})
 		m.file("social.10.137.0.1", "b(")
 		m.after(time.Second)
-		m.set(func() { m.startErr = func(*Policy) error { return errors.New("too many open files") } })
+		m.set(func() { m.startErr = func(*policy.Policy) error { return errors.New("too many open files") } })
 		if got := m.after(time.Hour); !strings.Contains(got, "start ") || strings.Contains(got, "bind ") {
 			t.Errorf("%s", got)
 		}
@@ -258,7 +261,7 @@ func TestRevokedThoughTheNewRulesDoNotStart(t *testing.T) {
 		m.file("social.10.137.0.1", "a", "b")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
-		m.set(func() { m.startErr = func(*Policy) error { return errors.New("no space left on device") } })
+		m.set(func() { m.startErr = func(*policy.Policy) error { return errors.New("no space left on device") } })
 		m.file("social.10.137.0.1", "a", "b", "c")
 		if c := counted(m.after(time.Second)); c["kill"]+c["unbind"] != 0 {
 			t.Errorf("nothing was taken away: %v", c)
@@ -318,7 +321,7 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 			m.file("a.10.0.0.1", "x")
 			m.connect("vif1.0 10.0.0.1")
 			m.after(time.Second)
-			m.set(func() { m.startErr = func(*Policy) error { return fmt.Errorf("%w: no", proc.ErrRemoved) } })
+			m.set(func() { m.startErr = func(*policy.Policy) error { return fmt.Errorf("%w: no", proc.ErrRemoved) } })
 			m.after(time.Second)
 			m.file("b.10.0.0.2", "x")
 			m.connect("vif1.0 10.0.0.1", "vif2.0 10.0.0.2")

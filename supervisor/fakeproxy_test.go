@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/tinyproxy"
@@ -15,7 +16,7 @@ import (
 // fakeProxy is a process of a machine.
 type fakeProxy struct {
 	m      *machine
-	policy *Policy
+	policy *policy.Policy
 	port   uint16
 	done   chan struct{}
 	told   []func() // when it is done
@@ -25,7 +26,7 @@ type fakeProxy struct {
 	deaf   error // why it does not listen any more
 }
 
-func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (proxies.Proxy, error) {
+func (m *machine) Start(ctx context.Context, p *policy.Policy, port uint16) (proxies.Proxy, error) {
 	m.mu.Lock()
 	// Lines as the tests write them: not anchored.
 	rules := strings.NewReplacer("^[a-zA-Z0-9._-]*", "", "[a-zA-Z0-9._-]*$", "").Replace(p.String())
@@ -56,7 +57,7 @@ func (m *machine) Start(ctx context.Context, p *Policy, port uint16) (proxies.Pr
 
 func (m *machine) Forget(string) {}
 
-func (m *machine) Try(context.Context, *Policy, uint32, uint16, tinyproxy.Request) (proxies.Trial, error) {
+func (m *machine) Try(context.Context, *policy.Policy, uint32, uint16, tinyproxy.Request) (proxies.Trial, error) {
 	return nil, errors.New("not on this machine")
 }
 

@@ -9,7 +9,7 @@ import (
 	"vifproxy/internal/upstreams"
 )
 
-// fence puts together what the firewall is to hold besides bindings.
+// fence returns what the firewall has to hold in addition to bindings.
 func (l *loop) fence(exits []policy.Allowance, now time.Time) firewall.Fence {
 	f := firewall.Fence{
 		Resolvers: l.inputs.Resolvers, Openings: policy.Openings(l.Egress), Proxies: make([]firewall.Proxy, 0, len(exits)),

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/upstreams"
 	"vifproxy/rules"
@@ -51,7 +52,9 @@ func TestBadRulesOpenNothing(t *testing.T) {
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
-		m.set(func() { m.startErr = func(*Policy) error { return proxies.BadPolicy{Err: errors.New("bad regex")} } })
+		m.set(func() {
+			m.startErr = func(*policy.Policy) error { return proxies.BadPolicy{Err: errors.New("bad regex")} }
+		})
 		m.file("social.10.137.0.1", "#: egress 10.1.0.0/16", "[")
 		if got := m.after(time.Minute); strings.Contains(got, "fence") {
 			t.Errorf("opened:\n%s", got)

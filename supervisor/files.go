@@ -26,8 +26,7 @@ func (l *loop) published(vm *appVM, p *process, err error) {
 	}
 }
 
-// beingPublished reports whether files are being written that somebody may be about to read. Where that has failed before, nobody
-// waits for it.
+// beingPublished reports whether a verb has to wait for the files. If they could not be written before, it does not.
 func (vm *appVM) beingPublished() bool {
 	return vm.publishing && vm.current != nil && !vm.current.publishFailed
 }

@@ -11,19 +11,20 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/news"
 )
 
-// A proxy may not go where its AppVM may not: where the chains of hook forward drop what leaves by an interface, as the kill
-// switch of a VPN does, the fence refuses what proxies send there, DNS included. By which interfaces proxies may leave can
-// also be said (--egress-interface), and is not asked of those chains then.
+// A proxy may not go where its AppVM may not go. If the chains of hook forward drop what leaves by an interface, as the kill switch of a
+// VPN does, the fence refuses what proxies send there, including questions for names. --egress-interface names the interfaces by which
+// proxies may leave; then the loop does not read these chains.
 
 // forwardTimeout is how long reading them may take.
 const forwardTimeout = 2 * time.Second
 
 var errForward = errors.New("nobody knows by which interfaces proxies may leave")
 
-// readForward reads the chains of hook forward, and tells whether they say something new. What cannot be read stays as it
-// was last known; until it has been read once, no proxy runs.
+// readForward reads the chains of hook forward, and reports whether they have changed. If they cannot be read, what was last known
+// stays. No proxy runs until they have been read once.
 func (l *loop) readForward(now time.Time) (changed bool) {
 	if !l.followsForward() {
 		return false
@@ -37,7 +38,7 @@ func (l *loop) readForward(now time.Time) (changed bool) {
 // followsForward reports whether the chains of hook forward decide by which interfaces proxies may leave.
 func (l *loop) followsForward() bool { return len(l.Leave) == 0 && l.ReadForward != nil }
 
-// heardForward takes in what the chains of hook forward were found to say.
+// heardForward takes in what the chains of hook forward say.
 func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
 	if retry := l.troubles.Note(l.Events, now, "chains of hook forward", err); err != nil {
 		l.guard.suspect = true
@@ -51,7 +52,7 @@ func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) 
 	changed = l.forward == nil || !slices.Equal(before.Barred, forward.Barred) || before.Others != forward.Others ||
 		!slices.Equal(before.Open, forward.Open)
 	l.forward = &forward
-	was, is := barredOf(*before), barredOf(forward)
+	was, is := news.Barred(*before), news.Barred(forward)
 	for _, b := range is {
 		if !slices.Contains(was, b) {
 			l.Events.Emit(events.Barred, events.About{What: b.Interface, Why: b.Rule})
@@ -65,23 +66,10 @@ func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) 
 	return changed
 }
 
-// knowsForward tells whether it is known by which interfaces proxies may leave.
-func (l *loop) knowsForward() bool {
-	return l.forward != nil || !l.followsForward()
-}
+// knowsForward reports whether it is known by which interfaces proxies may leave.
+func (l *loop) knowsForward() bool { return l.forward != nil || !l.followsForward() }
 
-// barredOf are interfaces by which proxies may not leave, as people are told.
-func barredOf(f firewall.Forward) (all []control.Barred) {
-	for _, b := range f.Barred {
-		all = append(all, control.Barred{Interface: b.Interface, Rule: b.Rule})
-	}
-	if f.Others != "" {
-		all = append(all, control.Barred{Interface: "all others", Rule: f.Others})
-	}
-	return all
-}
-
-// leave is by which interfaces proxies may leave, none for all of them, and by which they may not. Loopback is neither.
+// leave returns by which interfaces proxies may leave, none for all of them, and by which they may not. Loopback is neither.
 func (l *loop) leave() (leave, barred []string) {
 	if len(l.Leave) > 0 || l.forward == nil {
 		return l.Leave, nil
@@ -90,15 +78,15 @@ func (l *loop) leave() (leave, barred []string) {
 		barred = append(barred, b.Interface)
 	}
 	if l.forward.Others != "" {
-		leave = append([]string{"lo"}, l.forward.Open...) // an interface that comes is none of these
+		leave = append([]string{"lo"}, l.forward.Open...) // not by an interface that comes later
 	}
 	return leave, barred
 }
 
-// barredNow are the interfaces by which proxies may not leave, as people are told.
+// barredNow returns the interfaces by which proxies may not leave, as people are told.
 func (l *loop) barredNow() []control.Barred {
 	if l.forward == nil || len(l.Leave) > 0 {
 		return []control.Barred{}
 	}
-	return append([]control.Barred{}, barredOf(*l.forward)...)
+	return append([]control.Barred{}, news.Barred(*l.forward)...)
 }

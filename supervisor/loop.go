@@ -24,11 +24,11 @@ const (
 	suspendMin   = 5 * time.Second  // that the machine was suspended, for everything to be read
 )
 
-// A loop owns all state. It is a variable of Run and an argument of letters, and is stored nowhere: no other goroutine has it.
+// A loop owns all state. It is a variable in Run and an argument of letters, and is stored nowhere, so no other goroutine has it.
 type loop struct {
 	Config
 	mail    *box
-	life    context.Context // ends when the loop is to end
+	life    context.Context // ends when the loop has to end
 	running sync.WaitGroup  // processes, and what goes on beside the loop
 
 	inputs  plan.Inputs
@@ -36,28 +36,28 @@ type loop struct {
 	want    []*plan.Desired
 	vms     map[netip.Addr]*appVM
 	ports   *proxies.Ports
-	holds   *firewall.State // what the firewall was last made to hold; nil: to be checked
-	last    *firewall.State // the same, also where it is to be checked
+	holds   *firewall.State // what the firewall was last made to hold; nil if that has to be checked
+	last    *firewall.State // the same, also if it has to be checked
 	writing *write          // in force but not complete, or a check beside the loop
 	trials  trials.List
 	freed   []uint16 // ports of ended processes that the firewall may still know
 	guard   guard
 	forward *firewall.Forward // as last read; nil if never
 	lastID  int
+	agenda  agenda
 
 	writeTimeout time.Duration // of one write of the firewall
 
-	agenda    agenda
 	lastRound time.Time
 	lastBoot  time.Duration // BootTime then
 	planned   time.Time
-	burst     time.Time    // when the changes of rules that are now settling were seen
-	edited    time.Time    // when they were made: the loop may have been busy
-	heard     time.Time    // when what this round is about was first heard of
+	burst     time.Time    // when the loop saw the changes of rules that are now settling
+	edited    time.Time    // when they were made, as the loop may have been busy
+	heard     time.Time    // when the loop first heard of what this round is about
 	changed   bool         // mail changed something that the plan depends on
-	justUp    []netip.Addr // AppVMs that a process has come up for just now
+	justUp    []netip.Addr // AppVMs whose process has just come up
 	troubles  news.Troubles
-	unwatched map[string]mailbox.Reason // inputs whose watchers do not work, by what these are called
+	unwatched map[string]mailbox.Reason // inputs whose watchers do not work, by the names of these
 	moved     struct {                  // places that sandboxes do not know yet
 		places string
 		since  time.Time
@@ -94,7 +94,6 @@ func newLoop(life context.Context, c Config, m *box) *loop {
 	}
 }
 
-// run is Run.
 func (l *loop) run() error {
 	l.agenda.at(dueReady, time.Now().Add(readyTimeout))
 	l.readStops(time.Now())
@@ -116,7 +115,7 @@ func (l *loop) run() error {
 	}
 }
 
-// round does what there is to do now and returns when to look again.
+// round does what there is to do now, and returns when to look again.
 func (l *loop) round(now time.Time) time.Time {
 	l.notify("WATCHDOG=1")
 	for _, letter := range l.mail.Letters() {
@@ -155,17 +154,17 @@ func (l *loop) round(now time.Time) time.Time {
 	if l.agenda.take(dueAnswers, now) {
 		l.answerAll(now)
 	}
-	return l.next(now)
+	return l.upstreams.Next(l.agenda.next(now.Add(l.Interval)))
 }
 
-// slept reports whether the machine was suspended for long while so much time passed: the monotonic clock stands still
-// meanwhile, and that of the boot time does not (clock_gettime(2)).
+// slept reports whether the machine was suspended for long while these times passed: a suspend stops the monotonic clock, but not the
+// clock of the boot time (clock_gettime(2)).
 func slept(monotonic, boot time.Duration) bool { return boot-monotonic > suspendMin }
 
 // reconcile computes the difference between what should be and what is, and does it.
 func (l *loop) reconcile(now time.Time) {
 	l.planned = now
-	l.pollRetired(now) // so that of many older processes those that nobody needs go first
+	l.pollRetired(now) // so that of many older processes those without clients go first
 	before := l.want
 	l.want = l.inputs.Desired(l.cache)
 	news.EmitChanges(l.Events, before, l.want)
@@ -180,9 +179,4 @@ func (l *loop) reconcile(now time.Time) {
 	l.apply(p, now)
 	l.report(now, l.atRest())
 	l.agenda.at(dueIdle, now.Add(idleDelay))
-}
-
-// next returns when the loop is to look again if nothing happens.
-func (l *loop) next(now time.Time) time.Time {
-	return l.upstreams.Next(l.agenda.next(now.Add(l.Interval)))
 }

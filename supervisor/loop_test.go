@@ -10,6 +10,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/pace"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 )
 
@@ -69,7 +70,7 @@ func TestBadInputsKeepTheLastGood(t *testing.T) {
 		}
 
 		m.set(func() {
-			m.startErr = func(p *Policy) error {
+			m.startErr = func(p *policy.Policy) error {
 				if strings.Contains(p.Rules[0].Text, "bad") {
 					return proxies.BadPolicy{Err: errors.New("bad regex at line 1")}
 				}

@@ -21,6 +21,7 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
@@ -76,7 +77,7 @@ type machine struct {
 	alive      map[uint16]*fakeProxy
 	journal    []string
 	notified   []string
-	startErr   func(*Policy) error
+	startErr   func(*policy.Policy) error
 	showErr    error
 	showTakes  time.Duration
 	shown      uint16        // the port of the proxy that the files tell of

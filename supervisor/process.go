@@ -11,57 +11,58 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 	proc "vifproxy/tinyproxy/process"
 )
 
-// retiredInterval is how often retired processes are looked at.
+// retiredInterval is how often the loop looks at retired processes.
 const retiredInterval = time.Second
 
-// lifeMin is how long the daemon has to have run until it ends so that systemd makes the runtime directory again: somebody
-// who keeps removing it does not keep all AppVMs from being served.
+// lifeMin is how long the daemon runs at least before it ends so that systemd makes the runtime directory again. So a program that
+// keeps removing the directory does not cut all AppVMs off.
 const lifeMin = 10 * time.Second
 
-// portTriesMax is how many ports in a row that somebody else has are passed over at once. Where Landlock knows no ports, a
-// proxy in an AppVM's hands can listen on as many as it has descriptors.
+// portTriesMax is how many ports in a row that another process has are passed over at once. If Landlock knows no ports, a proxy that
+// its AppVM has taken over can listen on as many as it has descriptors.
 const portTriesMax = 8
 
-// process is one generation with what it takes to end it.
+// A process is one generation, with what it takes to end it.
 type process struct {
 	plan.Generation
 	vm            *appVM
 	proxy         proxies.Proxy // nil until it is ready
-	asked         time.Time     // when the change that it is for was first heard of
+	asked         time.Time     // when the loop first heard of the change that it is for
 	started       time.Time
 	ready         time.Time
-	published     bool                    // the files under its AppVM's name tell of it
-	publishFailed bool                    // and people were told that they cannot
+	published     bool                    // the files under its AppVM's name describe it
+	publishFailed bool                    // and an event says that they cannot
 	cut           *atomic.Int64           // connections of its AppVM that its end has cut
 	stop          context.CancelCauseFunc // with a proxies.Order
 }
 
-// start begins a generation. That its proxy is ready, and that it has ended or never came up, comes by mail.
-func (l *loop) start(policy *Policy, now time.Time) {
-	vm := l.vms[policy.Addr]
+// start begins a generation. Letters say that its proxy is ready, and that it has ended or never came up.
+func (l *loop) start(p *policy.Policy, now time.Time) {
+	vm := l.vms[p.Addr]
 	if vm == nil {
-		vm = &appVM{addr: policy.Addr, failures: map[string]backoff.Failure{}}
-		l.vms[policy.Addr] = vm
+		vm = &appVM{addr: p.Addr, failures: map[string]backoff.Failure{}}
+		l.vms[p.Addr] = vm
 	}
 	port, err := l.ports.Take()
 	if err != nil {
-		l.failed(events.ProxyFails, vm, policy, now, err, 0)
+		l.failed(events.ProxyFails, vm, p, now, err, 0)
 		return
 	}
 	l.lastID++
 	ctx, stop := context.WithCancelCause(context.Background())
-	p := &process{
-		Generation: plan.Generation{ID: l.lastID, Policy: policy, Port: port},
+	q := &process{
+		Generation: plan.Generation{ID: l.lastID, Policy: p, Port: port},
 		vm:         vm, asked: l.heard, started: now, cut: new(atomic.Int64), stop: stop,
 	}
-	vm.processes = append(vm.processes, p)
+	vm.processes = append(vm.processes, q)
 	l.running.Add(1)
-	go l.runner(p).Start(ctx)
+	go l.runner(q).Start(ctx)
 }
 
 // runner returns what brings a process up and ends it, beside the loop.
@@ -87,7 +88,7 @@ func (p *process) tell(how plan.Ending, why string) {
 	p.stop(o)
 }
 
-// cameUp is the news that a proxy listens.
+// cameUp takes in that a proxy listens.
 func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	l.justUp = append(l.justUp, p.vm.addr)
 	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
@@ -97,8 +98,8 @@ func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 			p.vm.lastGood = p.Policy
 		}
 		if f, had := p.vm.failures[p.Policy.Key()]; had {
-			// How often it failed is forgotten when it has served for a while, in next: coming up is no merit of a
-			// process that ends right after.
+			// Keep the failure count: a process that starts and dies at once has proved nothing. Failure.Next clears it after
+			// the proxy has served for a while.
 			p.vm.failures[p.Policy.Key()] = backoff.Failure{Count: f.Count}
 		}
 	}
@@ -108,7 +109,7 @@ func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	})
 }
 
-// pid is 0 while the process is starting.
+// pid returns 0 while the process is starting.
 func (p *process) pid() int {
 	if p.proxy == nil {
 		return 0
@@ -116,7 +117,7 @@ func (p *process) pid() int {
 	return p.proxy.PID()
 }
 
-// ended is the news that a proxy has ended, or never came up.
+// ended takes in that a proxy has ended, or never came up.
 func (l *loop) ended(p *process, err error) {
 	l.changed = true
 	vm := p.vm
@@ -138,7 +139,7 @@ func (l *loop) ended(p *process, err error) {
 	}
 	now := time.Now()
 	if !p.Ready {
-		if errors.As(err, new(proxies.TakenPort)) && vm.taken < portTriesMax { // the plan starts it at the next one
+		if errors.As(err, new(proxies.TakenPort)) && vm.taken < portTriesMax { // the plan starts it at the next port
 			vm.taken++
 			l.Events.Emit(events.ProxyFails, events.About{
 				VM: p.Policy.Name, IP: vm.addr, Port: p.Port, RetryMS: events.CeilMS(time.Millisecond), Err: err.Error(),
@@ -162,18 +163,18 @@ func (l *loop) ended(p *process, err error) {
 	l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
 }
 
-// verify looks whether the serving proxies still listen where their bindings lead. One that does not, or whose port
-// is somebody else's, counts as one that has died.
+// checkListeners looks whether the serving proxies still listen where their bindings lead. A proxy that does not counts as dead, and so
+// does one whose port belongs to another process.
 func (l *loop) checkListeners(now time.Time) {
 	listeners, err := l.ReadListeners()
 	l.heardListeners(listeners, err, now)
 }
 
-// heardListeners takes in which sockets were found to listen.
+// heardListeners takes in which sockets listen.
 func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.Time) {
 	if retry := l.troubles.Note(l.Events, now, "sockets", err); err != nil {
 		l.agenda.by(dueCheck, retry)
-		return // nothing is known: it stays what it was
+		return // nothing is known, so nothing changes
 	}
 	for _, vm := range l.vms {
 		p := vm.current
@@ -188,18 +189,18 @@ func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.
 	}
 }
 
-// failed notes that a process did not come up or did not stay up. Trying again in vain is no event.
-// Connections are those that ended with it, if that is known.
-func (l *loop) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time, err error, served time.Duration,
+// failed notes that a process did not come up or did not stay up. Another failure for the same reason is not an event. connections
+// are those that ended with the process, if that is known.
+func (l *loop) failed(kind events.Kind, vm *appVM, p *policy.Policy, now time.Time, err error, served time.Duration,
 	connections ...int) {
-	before := vm.failures[policy.Key()]
+	before := vm.failures[p.Key()]
 	f := before.Next(now, err, kind == events.RulesRefused, served)
-	vm.failures[policy.Key()] = f
+	vm.failures[p.Key()] = f
 	l.changed = true
 	l.mail.Wake(mailbox.Mail)
 	if kind == events.ProxyDied || before.Err == nil || before.Err.Error() != err.Error() {
 		about := events.About{
-			VM: policy.Name, IP: policy.Addr, RetryMS: events.CeilMS(f.Retry.Sub(now)), Err: err.Error(),
+			VM: p.Name, IP: p.Addr, RetryMS: events.CeilMS(f.Retry.Sub(now)), Err: err.Error(),
 		}
 		for _, n := range connections {
 			about.Connections += n
@@ -208,11 +209,11 @@ func (l *loop) failed(kind events.Kind, vm *appVM, policy *Policy, now time.Time
 	}
 }
 
-// rests tells whether a process is neither on its way up nor down.
+// rests reports whether a process is neither starting nor ending.
 func (p *process) rests() bool { return p.Ready && !p.Dying }
 
-// pollRetired looks whether retired processes still serve anybody. Where an AppVM has as many as may be, its other one is
-// looked at too: it may be about to retire, and who serves fewest is known of all then.
+// pollRetired looks whether retired processes still have clients. If an AppVM has as many as it may have, the loop looks at the serving
+// one too: that may be about to retire, and the plan has to know which serves fewest.
 func (l *loop) pollRetired(now time.Time) {
 	for _, vm := range l.vms {
 		full := len(vm.processes) > l.Limits.Generations
@@ -221,7 +222,7 @@ func (l *loop) pollRetired(now time.Time) {
 			if !p.rests() || !retired && !full {
 				continue
 			}
-			if clients, err := p.proxy.Clients(); err == nil { // else as it was last known
+			if clients, err := p.proxy.Clients(); err == nil { // otherwise it stays as last known
 				p.Idle, p.Clients = retired && len(clients) == 0, len(clients)
 			}
 			if retired {
@@ -231,7 +232,7 @@ func (l *loop) pollRetired(now time.Time) {
 	}
 }
 
-// process finds a generation; nil when it has ended since.
+// process returns a generation, or nil if it has ended since.
 func (l *loop) process(id int) *process {
 	for _, vm := range l.vms {
 		if i := slices.IndexFunc(vm.processes, func(p *process) bool { return p.ID == id }); i >= 0 {

@@ -18,7 +18,7 @@ const lastSyncTimeout = 3 * time.Second
 func (l *loop) shutdown() error {
 	l.notify("STOPPING=1")
 	l.Events.Emit(events.DaemonStops, events.About{})
-	l.guard = guard{} // that somebody undid the rules before is no failure of what is written now
+	l.guard = guard{} // what is written now does not fail because somebody undid the rules before
 	delete(l.troubles, "firewall")
 	l.writeTimeout = lastSyncTimeout
 	if l.writing != nil {

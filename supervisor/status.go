@@ -2,21 +2,21 @@ package supervisor
 
 import (
 	"maps"
-	"net/netip"
 	"time"
 
 	"vifproxy/control"
 	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 )
 
-// stateSince is how an AppVM is, since when, when it was last connected, and when all that was noted.
+// A stateSince is the condition of an AppVM: since when, when it was last connected, and when all that was noted.
 type stateSince struct {
 	news.Condition
 	since, seen, noted time.Time
 }
 
-// noteStates keeps since when each AppVM is in its state.
+// noteStates notes since when each AppVM is in its state.
 func (l *loop) noteStates(now time.Time) {
 	for _, d := range l.want {
 		who := d.Identity()
@@ -34,7 +34,7 @@ func (l *loop) noteStates(now time.Time) {
 		is.noted = now
 		l.states[who] = is
 	}
-	maps.DeleteFunc(l.states, func(_ plan.Identity, is stateSince) bool { return is.noted != now }) // their rule files have gone
+	maps.DeleteFunc(l.states, func(_ plan.Identity, is stateSince) bool { return is.noted != now }) // their rule files are gone
 }
 
 // conditionOf returns how the AppVM of a rule file is.
@@ -52,7 +52,7 @@ func (l *loop) conditionOf(d *plan.Desired, vm *appVM) news.Condition {
 	return news.ConditionOf(d, has)
 }
 
-// statusNow is what `show` prints, with the packets that the fence had refused when they were last counted.
+// statusNow returns what `show` prints. It has the packets that the fence had refused when they were last counted.
 func (l *loop) statusNow(now time.Time) control.Status {
 	l.noteStates(now)
 	status := control.Status{Setup: l.Setup, Backend: l.Firewall.String(), Problems: l.problems(), VMs: []control.VM{},
@@ -63,8 +63,11 @@ func (l *loop) statusNow(now time.Time) control.Status {
 			is.Condition = l.conditionOf(d, nil)
 		}
 		row := control.VM{
-			Name: d.Name, IP: addressText(d.Addr), Interfaces: append([]string{}, d.Vifs...),
+			Name: d.Name, Interfaces: append([]string{}, d.Vifs...),
 			State: is.State, Since: is.since, Seen: is.seen, Error: is.Problem, StoppedBy: d.StoppedBy,
+		}
+		if d.Addr.IsValid() { // a refused file may have none
+			row.IP = d.Addr.String()
 		}
 		if d.Policy != nil && len(d.Policy.Findings) > 0 {
 			row.Doubt, row.Doubts = d.Policy.Findings[0], len(d.Policy.Findings)
@@ -72,7 +75,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 		if d.Connected() {
 			row.Gateway = d.Bind.String()
 		}
-		if d.Addr.Is4() { // a refused file may have none, or one that no AppVM has
+		if d.Addr.Is4() { // not one that no AppVM has
 			row.EgressRefused = l.refused[l.Users.UID(d.Addr)]
 		}
 		vm := l.vms[d.Addr]
@@ -91,15 +94,15 @@ func (l *loop) statusNow(now time.Time) control.Status {
 	return status
 }
 
-// addressText returns an address as text; "" for one that a refused file does not have.
-func addressText(addr netip.Addr) string {
-	if !addr.IsValid() {
-		return ""
+// listOf returns what the rule file is to tinyproxy, in the words of package control.
+func listOf(p *policy.Policy) string {
+	if p.Config.Filter.DefaultDeny {
+		return control.White
 	}
-	return addr.String()
+	return control.Black
 }
 
-// problems are those that are not one AppVM's.
+// problems returns those that are not one AppVM's.
 func (l *loop) problems() []string {
 	all := l.troubles.Lines()
 	if l.forward != nil && l.forward.Unread != "" {

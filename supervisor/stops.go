@@ -13,11 +13,10 @@ import (
 // keepTimeout is how long a verb waits for the record of stops to be written. The AppVMs are stopped before that.
 const keepTimeout = 5 * time.Second
 
-// theStops is what the troubles call the record.
-const theStops = "record of stopped AppVMs"
+const theStops = "record of stopped AppVMs" // as the troubles call it
 
-// readStops learns what was stopped before the daemon began. As long as that cannot be read everybody is stopped: "could
-// not read" is never "there is nothing". What a person says meanwhile is a new record, and the old one is not asked any more.
+// readStops reads what was stopped before the daemon began. As long as that cannot be read, all AppVMs are stopped: "could not read" is
+// never "there is nothing". What a person says meanwhile is a new record, and the old one is not read again.
 func (l *loop) readStops(now time.Time) {
 	record, err := l.ReadStops()
 	if err != nil {
@@ -27,16 +26,16 @@ func (l *loop) readStops(now time.Time) {
 	l.agenda.at(dueStops, l.troubles.NoteAs(events.Impaired, l.Events, now, theStops, err))
 }
 
-// keep has the record of stops written, beside the loop, and returns where the outcome will be said.
+// keep writes the record of stops, beside the loop, and returns a channel for the outcome.
 func (l *loop) keep() <-chan error {
-	l.inputs.Stops.Unread = false // what it says now is what a person wants
+	l.inputs.Stops.Unread = false // now it says what a person wants
 	outcome := make(chan error, 1)
 	l.keeping.told = append(l.keeping.told, outcome)
 	l.writeStops()
 	return outcome
 }
 
-// writeStops writes the record unless that is under way; then once more when it is over.
+// writeStops writes the record. If a write is under way, it writes once more when that is over.
 func (l *loop) writeStops() {
 	if l.keeping.busy {
 		return
@@ -44,7 +43,7 @@ func (l *loop) writeStops() {
 	l.keeping.busy = true
 	told := l.keeping.told
 	l.keeping.told = nil
-	go writeStops(l.mail, l.WriteStops, l.inputs.Stops.Clone(), func(l *loop, err error) { // a dead file system would hold up the end
+	go writeStops(l.mail, l.WriteStops, l.inputs.Stops.Clone(), func(l *loop, err error) { // Run does not wait for it: a dead file system would hold up the end
 		l.keeping.busy = false
 		l.agenda.at(dueStops, l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), theStops, err))
 		for _, outcome := range told {
@@ -62,7 +61,7 @@ func writeStops(mail *box, write func(stops.Record) error, record stops.Record, 
 	mail.Post(func(l *loop) { then(l, err) })
 }
 
-// tryStops tries once more what failed: to read the record, or to write it.
+// tryStops retries what failed: to read the record, or to write it.
 func (l *loop) tryStops(now time.Time) {
 	if !l.inputs.Stops.Unread {
 		l.writeStops()
@@ -72,7 +71,7 @@ func (l *loop) tryStops(now time.Time) {
 	l.changed = true
 }
 
-// kept waits until the record is written. If it is not, what was done is done, but a restart would undo it.
+// kept waits until the record is written. If it is not, the AppVMs are stopped all the same, but a restart would undo that.
 func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 	timeout := time.NewTimer(keepTimeout)
 	defer timeout.Stop()

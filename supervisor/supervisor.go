@@ -1,27 +1,26 @@
 // Package supervisor makes the firewall VM be what links and rule files say it should be.
 //
-// One loop owns all state. Events (netlink, inotify, exits, nft, SIGHUP, verbs) only wake it; it reads its inputs
-// (netlink's where the event points, see early.go), computes what is desired (desired.go) and the difference to what
-// there is (plan.go), both pure, and applies that difference in an order in which no binding ever points at a port where
-// its own proxy does not listen (apply.go).
+// One loop owns all state. Events only wake it: netlink, inotify, the end of a process, nftables, SIGHUP, verbs. It reads its inputs
+// (inputs.go; if an event names a link, that link alone, early.go). Then it computes what should be there and the difference to what is
+// there (internal/plan), and applies that difference (apply.go) in an order in which no binding ever leads to a port where its own
+// proxy does not listen.
 //
-// The idea of hints instead of data is that of tailscale's net/netmon; of a bounded loop, kubernetes' proxies.
+// The idea of hints instead of data is that of tailscale's net/netmon; of a bounded loop, that of kubernetes' proxies.
 //
-// Concurrency: the methods of a Supervisor may be called from any goroutine, also before Run, which is called once. Only the
-// goroutine that calls Run has the loop, which is a value in Run and nowhere else. Every other goroutine that this package starts
-// gets copies of what it needs, and reaches the loop by the mailbox: with a letter, a function that the loop calls with itself.
-// All are started by the loop, and Run waits for all of them but one:
+// Concurrency: the methods of a Supervisor may be called from any goroutine, also before Run, which is called once. Only the goroutine
+// that calls Run has the loop. Every other goroutine that this package starts gets values, and reaches the loop by the mailbox: with a
+// letter, a function that the loop calls with itself. The loop starts all of them, and Run waits for all of them but one:
 //
-//	what it does                          function              it may take
-//	brings a process up                   runner.start          the time of a start, 10 s
-//	ends a process                        runner.end            the time of an end
-//	writes the firewall, checks           write.sync            10 s
-//	forgets connections of earlier runs   forgetOrphans         as long as there are connections
-//	has files tell of a process           showFiles             a second
-//	asks for an Upstream's addresses      lookUp                10 s
-//	tries a request that is explained     runTrial              2.5 s
-//	looks into a connection that failed   Supervisor.examine    2 s
-//	writes the record of stops            writeStops            forever: Run does not wait for it
+//	it ...                                        function                    at most for
+//	brings a process up, and later ends it        proxies.Runner              10 s, 2 s
+//	writes or checks the firewall                 writer.run                  10 s
+//	reads what else a check looks at              around                      2 s
+//	forgets connections of an earlier run         forgetOrphans               as long as there are any
+//	makes files describe the serving process      proxies.Proxy.Current       1 s
+//	asks for the addresses of an Upstream         upstreams.Ask               10 s
+//	tries a request that is explained             trials.List.Begin           2.5 s
+//	looks into a connection that failed           explain.Explainer.Outcome   2 s
+//	writes the record of stops                    writeStops                  as the file system pleases: Run does not wait
 package supervisor
 
 import (
@@ -38,7 +37,7 @@ type Supervisor struct {
 	Config
 	mail *box
 
-	examined struct { // connections that are being looked into
+	examined struct { // connections that are looked into
 		sync.Mutex
 		all int
 		by  map[netip.Addr]int

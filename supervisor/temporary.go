@@ -12,8 +12,8 @@ import (
 	"vifproxy/rules"
 )
 
-// Allow lets an AppVM reach hosts for a time, or takes back what it let. No file knows of it: it ends by itself, with
-// the rule file, and with the daemon.
+// Allow lets an AppVM reach hosts for a time, or takes that back. No file has it, so it ends by itself, with the rule file, and with the
+// daemon.
 func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.Status, error) {
 	var back []string
 	status, err := s.change(ctx, func(l *loop) ([]netip.Addr, error) {

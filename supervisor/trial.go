@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/internal/explain"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/trials"
 	"vifproxy/tinyproxy"
 )
@@ -18,7 +19,7 @@ var errNotNow = errors.New("the firewall is being written")
 
 // try tries a request under a policy, until ctx ends. It is apart if the policy is not the one that serves: nobody but the trial may
 // reach then what that policy opens.
-func (s *Supervisor) try(ctx context.Context, p *Policy, r tinyproxy.Request, apart bool) explain.Tried {
+func (s *Supervisor) try(ctx context.Context, p *policy.Policy, r tinyproxy.Request, apart bool) explain.Tried {
 	if !p.Bind.IsValid() || p.Bind.IsUnspecified() { // of an AppVM that is not connected
 		p = p.At(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.Places)
 	}
@@ -45,7 +46,7 @@ func (s *Supervisor) try(ctx context.Context, p *Policy, r tinyproxy.Request, ap
 	}
 }
 
-// beginTrial starts a trial if it may be now.
+// beginTrial starts a trial if one may start now.
 func (l *loop) beginTrial(ctx context.Context, q trials.Question, outcome chan<- explain.Tried) error {
 	switch {
 	case l.guard.unfenced != nil:

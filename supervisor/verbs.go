@@ -30,14 +30,13 @@ func (s *Supervisor) AppVMs(ctx context.Context) (control.Status, error) {
 	return ask(ctx, s.mail, func(l *loop) (control.Status, error) { return l.statusNow(time.Now()), nil })
 }
 
-// Update reads everything again, tries at once what was waiting for another try, and returns when what that set going has
-// come up, ended or failed. A file whose last line has no end yet is waited for. What a person has stopped stays so.
+// Update reads everything again and ends all waiting periods. It returns when the processes that this starts have come up, ended or
+// failed. It waits for a file whose last line has no end. What a person has stopped stays so.
 func (s *Supervisor) Update(ctx context.Context) (control.Status, error) {
 	return s.wait(ctx, func(*loop) (waiter, error) { return waiter{files: true}, nil })
 }
 
-// Start lets AppVMs go that were stopped, by one verb or the other. A name may also be that of a stopped AppVM that has no
-// rule file now.
+// Start lets stopped AppVMs have their proxies again, whichever verb has stopped them. An AppVM may have no rule file now.
 func (s *Supervisor) Start(ctx context.Context, names []string) (control.Status, error) {
 	return s.changeNames(ctx, names, func(l *loop, who plan.Identity) {
 		l.inputs.Stops.Start(who.Name, who.Addr, time.Now())
@@ -59,9 +58,9 @@ func (s *Supervisor) Restart(ctx context.Context, names []string) (control.Statu
 	})
 }
 
-// KillAll ends all our proxies at once, connections and all. Then nobody gets one until Start, not even an AppVM that has
-// no rule file yet; or, with restart, all are started again, those too that were stopped one by one. A caller that goes
-// away between the two does not leave them stopped, nor does the end of the daemon.
+// KillAll ends all our proxies at once, with their connections. Then no AppVM gets one until Start, not even one that has no rule file
+// yet. With restart, all are started again, those too that were stopped one by one: neither a caller that goes away nor the end of the
+// daemon leaves them stopped.
 func (s *Supervisor) KillAll(ctx context.Context, restart bool) (control.Status, error) {
 	if !restart {
 		return s.changeStops(ctx, func(l *loop) ([]netip.Addr, error) {
@@ -88,7 +87,7 @@ func (s *Supervisor) KillAll(ctx context.Context, restart bool) (control.Status,
 	return status, cmp.Or(err, s.kept(ctx, outcome))
 }
 
-// Reload is Update for SIGHUP: it tells systemd.
+// Reload is Update for SIGHUP, and says so to systemd.
 func (s *Supervisor) Reload(ctx context.Context) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -100,16 +99,14 @@ func (s *Supervisor) Reload(ctx context.Context) error {
 	return err
 }
 
-// Denied is what the named AppVMs, or all, were refused since then.
+// Denied returns what the named AppVMs, or all, were refused since then.
 func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error) {
-	vms, err := s.identities(ctx)
+	vms, err := s.known(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	var known []string
 	all := []events.Denied{}
 	for _, vm := range vms {
-		known = append(known, vm.Name)
 		if !vm.Addr.IsValid() || len(names) > 0 && !slices.Contains(names, vm.Name) {
 			continue // a refused rule file may have no address
 		}
@@ -118,36 +115,29 @@ func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time
 		all = append(all, d)
 	}
 	events.Bound(all)
-	return all, unknown(names, known)
+	return all, nil
 }
 
-// Watch sends what happens; see Events.Watch.
+// Watch sends what happens; see Events.Watch. Without its error, an unknown name would wait forever.
 func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events.Event) error) error {
-	vms, err := s.identities(ctx)
-	if err != nil {
-		return err
-	}
-	var known []string
-	for _, vm := range vms {
-		known = append(known, vm.Name)
-	}
-	if err := unknown(names, known); err != nil { // it would wait forever
+	if _, err := s.known(ctx, names); err != nil {
 		return err
 	}
 	return s.Events.Watch(ctx, names, send)
 }
 
-// identities returns the AppVMs that have rule files, as `show` has them.
-func (s *Supervisor) identities(ctx context.Context) ([]plan.Identity, error) {
+// known returns the AppVMs that have rule files, as `show` has them. Its error says which names are not among these.
+func (s *Supervisor) known(ctx context.Context, names []string) ([]plan.Identity, error) {
 	return ask(ctx, s.mail, func(l *loop) (all []plan.Identity, err error) {
+		var known []string
 		for _, d := range l.want {
-			all = append(all, d.Identity())
+			all, known = append(all, d.Identity()), append(known, d.Name)
 		}
-		return all, nil
+		return all, unknown(names, known)
 	})
 }
 
-// unknown is the error of names that are not among those known.
+// unknown returns an error if some names are not among those known.
 func unknown(names, known []string) error {
 	var missing []string
 	for _, name := range names {
@@ -187,7 +177,7 @@ func (s *Supervisor) changeNames(ctx context.Context, names []string, change fun
 	})
 }
 
-// changeStops is change for what is stopped, which is kept for the daemon's next life as well.
+// changeStops is change for what is stopped, and writes that to the record.
 func (s *Supervisor) changeStops(ctx context.Context, change func(*loop) ([]netip.Addr, error)) (control.Status, error) {
 	var outcome <-chan error
 	status, err := s.change(ctx, func(l *loop) ([]netip.Addr, error) {
@@ -203,8 +193,8 @@ func (s *Supervisor) changeStops(ctx context.Context, change func(*loop) ([]neti
 	return status, s.kept(ctx, outcome)
 }
 
-// change has the loop make a change and reconcile by force, and waits until that has settled for the AppVMs that the change
-// returns; for all if these are none.
+// change makes the loop make a change and read everything, and waits until that has settled for the AppVMs that the change returns; for
+// all if it returns none.
 func (s *Supervisor) change(ctx context.Context, change func(*loop) ([]netip.Addr, error)) (control.Status, error) {
 	return s.wait(ctx, func(l *loop) (waiter, error) {
 		of, err := change(l)
@@ -212,7 +202,7 @@ func (s *Supervisor) change(ctx context.Context, change func(*loop) ([]netip.Add
 	})
 }
 
-// wait has the loop make a change and reconcile by force. It waits as the waiter that the change returns.
+// wait does the same, and waits as the waiter that the change returns.
 func (s *Supervisor) wait(ctx context.Context, change func(*loop) (waiter, error)) (control.Status, error) {
 	return askLater(ctx, s.mail, func(l *loop, reply func(control.Status, error)) {
 		w, err := change(l)

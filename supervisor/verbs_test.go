@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 )
 
@@ -97,7 +98,7 @@ func TestVerbsDoNotWaitForOthers(t *testing.T) {
 func TestUpdateWaitsForTheLastGoodRules(t *testing.T) {
 	run(t, func(m *machine) {
 		m.set(func() {
-			m.startErr = func(p *Policy) error {
+			m.startErr = func(p *policy.Policy) error {
 				if strings.Contains(p.Rules[0].Text, "bad") {
 					return proxies.BadPolicy{Err: errors.New("bad regex")}
 				}

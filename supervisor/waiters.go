@@ -9,7 +9,7 @@ import (
 	"vifproxy/internal/backoff"
 )
 
-// report tells systemd, and those who wait for it, how things stand.
+// report says how things stand: to systemd, and to verbs that wait.
 func (l *loop) report(now time.Time, settled bool) {
 	if line := l.summarize(now); line != l.summary {
 		l.summary = line
@@ -26,7 +26,7 @@ func (l *loop) report(now time.Time, settled bool) {
 			return false
 		}
 		if w.last == 0 {
-			w.last = l.lastID + 1 // what its request set going has been started by now
+			w.last = l.lastID + 1 // what its request has started is there by now
 		}
 		if l.pendingFor(w) {
 			return false
@@ -37,13 +37,11 @@ func (l *loop) report(now time.Time, settled bool) {
 		})
 		return true
 	})
-	if len(done) > 0 {
-		l.answerSoon(done...)
-	}
+	l.answerSoon(done...)
 }
 
-// waiter is a verb that waits for what it set going, and for nothing that begins later: other AppVMs' proxies may
-// be starting and failing for ever.
+// A waiter is a verb that waits for what it has started, and for nothing that begins later: proxies of other AppVMs may start and fail
+// forever.
 type waiter struct {
 	reply func(control.Status, error)
 	of    []netip.Addr // nil: all
@@ -53,7 +51,7 @@ type waiter struct {
 	since time.Time
 }
 
-// filesTimeout is how long who asks for an update waits for a file whose last line has no end: somebody may write without end.
+// filesTimeout is how long `update` waits for a file whose last line has no end: somebody may write without end.
 const filesTimeout = 3 * time.Second
 
 // waitsForFile reports whether a waiter waits for a file that is read again in a moment.
@@ -64,7 +62,7 @@ func (l *loop) waitsForFile(w *waiter, now time.Time) bool {
 	return w.files && l.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
 }
 
-// pendingFor tells whether a process that a waiter waits for is on its way up or down.
+// pendingFor reports whether a process that a waiter waits for is starting or ending.
 func (l *loop) pendingFor(w *waiter) bool {
 	for _, vm := range l.vms {
 		if w.of != nil && !slices.Contains(w.of, vm.addr) {
@@ -79,8 +77,8 @@ func (l *loop) pendingFor(w *waiter) bool {
 	return false
 }
 
-// returnsToLastGood tells whether a process is starting with the last good policy since tinyproxy has refused the one that
-// should serve. That is the outcome of trying the refused one again, so who asked for it is told when it is over.
+// returnsToLastGood reports whether a process is starting with the last good policy because tinyproxy has refused the one that should
+// serve. The verb that has made the loop try the refused policy again waits for that.
 func (vm *appVM) returnsToLastGood(p *process) bool {
 	refused := false
 	for _, f := range vm.failures {
@@ -89,8 +87,8 @@ func (vm *appVM) returnsToLastGood(p *process) bool {
 	return refused && !p.Ready && !p.Dying && vm.lastGood != nil && vm.lastGood.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
 }
 
-// forgive has what waited tried at once. What tinyproxy has refused stays refused until it comes up: the last good policy does
-// not end because of a try that fails for another reason.
+// forgive ends all waiting periods. What tinyproxy has refused stays refused until it comes up, so that the last good policy does not
+// end because a try fails for another reason.
 func (vm *appVM) forgive() {
 	for key, f := range vm.failures {
 		if vm.failures[key] = (backoff.Failure{Bad: true}); !f.Bad {

@@ -9,7 +9,7 @@ import (
 	"vifproxy/internal/mailbox"
 )
 
-// unwatchedInterval is how often an input is read whose watcher does not work.
+// unwatchedInterval is how often the loop reads an input whose watcher does not work.
 const unwatchedInterval = 5 * time.Second
 
 // KeepWatching runs a watcher until ctx ends, and runs it again, with a growing delay, if it ends before; see backoff.KeepWatching.

@@ -182,8 +182,7 @@ func (l *loop) stands(w *write, now time.Time) {
 	}
 	l.troubles.Note(l.Events, now, "firewall", nil)
 	if g.unfenced != nil && l.knowsForward() {
-		g.unfenced = nil
-		l.changed = true
+		g.unfenced, l.changed = nil, true
 	}
 }
 

@@ -8,12 +8,12 @@ import (
 	"vifproxy/rules"
 )
 
-// longWriteMin is how long somebody may write a file before people are told.
+// longWriteMin is how long somebody may write a file before that is a trouble.
 const longWriteMin = 30 * time.Second
 
 var errStillWritten = fmt.Errorf("has not been complete for %v: what it said before stays in force", longWriteMin)
 
-// noteWriters tells of files that somebody has been writing for long, and when that is over.
+// noteWriters notes which files somebody has been writing for long, and when that is over.
 func (l *loop) noteWriters(set rules.Set, now time.Time) {
 	errs := []error{set.TemplateErr}
 	for _, refused := range set.Refused {

@@ -65,9 +65,7 @@ const (
 )
 
 // tooLong are exceptions from these bounds, each with the issue in which it is to go.
-var tooLong = map[string]string{
-	"supervisor": "#15",
-}
+var tooLong = map[string]string{}
 
 // A pack is a package as `go list` prints it.
 type pack struct {
