@@ -9,7 +9,7 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// program looks at tinyproxy.
+// program examines tinyproxy: is it there, and new enough.
 func (d *doctor) program() {
 	const check = "tinyproxy"
 	binary, err := tinyproxy.Identify(d.setup.Tinyproxy)
@@ -72,8 +72,8 @@ func (d *doctor) advisories(version tinyproxy.Release, changes string) {
 	}
 }
 
-// changelog is what the distribution says of its package of the program at path; "" where it says nothing.
-// Distributions patch without changing the number of the version, and name advisories there.
+// changelog returns the distribution's change log of its package of the program at path, "" if there is none. Distributions patch
+// without a new version number, and name the advisories there.
 func changelog(ctx context.Context, root, path string) string {
 	if path != defaults.Tinyproxy {
 		return ""

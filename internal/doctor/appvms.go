@@ -10,7 +10,7 @@ import (
 	"vifproxy/rules"
 )
 
-// appVMs compares who is connected with who has a rule file. It tells whether that is known.
+// appVMs compares the connected AppVMs with the rule files. It reports whether it knows which AppVMs are connected.
 func (d *doctor) appVMs() bool {
 	const check = "AppVMs"
 	var err error
@@ -64,7 +64,7 @@ func (d *doctor) unseen() (vms []string) {
 	return vms
 }
 
-// ofDisposables is where Qubes takes the addresses of disposables from, by their number (get_ip_for_dispvm in
+// ofDisposables is the network from which Qubes gives disposables their addresses, by their number (get_ip_for_dispvm in
 // qubes-core-admin's qubes/vm/mix/net.py of R4.1 to R4.3).
 var ofDisposables = netip.MustParsePrefix("10.138.0.0/16")
 
@@ -72,8 +72,8 @@ func onVifs(vm netwatch.AppVM) string {
 	return fmt.Sprintf("%s on %s", vm.Addr, strings.Join(vm.Vifs, ", "))
 }
 
-// sharedAddresses names addresses behind more than one vif. An HVM has two with one address, its own and its stub domain's, whose
-// number follows its own (libxl makes the one right after the other); two qubes of one address cannot be told apart.
+// sharedAddresses names addresses behind more than one vif. An HVM has two vifs with one address, its own and its stub domain's. The
+// stub domain's number follows its own, because libxl makes it right after. Two qubes of one address cannot be told apart.
 func (d *doctor) sharedAddresses() {
 	var perhaps, certain []string
 	for _, vm := range d.links {
@@ -98,9 +98,8 @@ func domid(vif string) int {
 	return id
 }
 
-// netvm looks for signs that this is not the netvm of the AppVMs that have rule files. Behind another
-// firewall VM all of them would come with that one's address, on that one's vif, and none can be told from
-// another.
+// netvm looks for signs that this VM is not the netvm of the AppVMs that have rule files. Behind another firewall VM all of them come
+// with its address, on its vif, and cannot be told apart.
 func (d *doctor) netvm() {
 	const check = "netvm"
 	if len(d.links) == 0 || len(d.rules.Files) == 0 {

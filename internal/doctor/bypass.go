@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// bypasses looks for what the rules in dom0 let AppVMs do without asking their proxies.
+// bypasses looks for what the rules in dom0 let AppVMs do without their proxies.
 func (d *doctor) bypasses() {
 	const check = "bypass"
 	if _, err := exec.LookPath("qubesdb-multiread"); err != nil {

@@ -9,7 +9,7 @@ import (
 	"vifproxy/control"
 )
 
-// daemon asks vifproxyd what it says of itself, and how it was started.
+// daemon asks vifproxyd for its state, and for how it was started.
 func (d *doctor) daemon() {
 	const check = "daemon"
 	status, err := control.NewClient(d.Socket).Status(d.ctx)
@@ -19,7 +19,7 @@ func (d *doctor) daemon() {
 	case errors.As(err, &notRunning):
 		text, remedy := fmt.Sprintf("vifproxyd is not running (%s: %v)", notRunning.Socket, notRunning.Err), "systemctl start vifproxyd"
 		if last := d.lastError(); last != "" {
-			text, remedy = text+"; its last error: "+last, "set right what the error says, then systemctl restart vifproxyd"
+			text, remedy = text+"; its last error: "+last, "correct what the error names, then systemctl restart vifproxyd"
 		}
 		d.report(check, Wrong, remedy, "%s", text)
 	case errors.As(err, &permission):
@@ -55,13 +55,13 @@ func (d *doctor) daemon() {
 		}
 	}
 	for _, text := range errs { // one of the template's is that of all VMs
-		d.report(check, Wrong, "set right what the message says; vifproxyd notices by itself",
+		d.report(check, Wrong, "fix what the message says; no restart is needed",
 			"%s: %s", strings.Join(troubled[text], ", "), text)
 	}
 }
 
-// here reports whether the network that doctor sees is that of vifproxyd. Its links, routes and rules are all in one network
-// namespace; in another one all of them seem to be missing.
+// here reports whether this program is in the network namespace of vifproxyd. In another one its links, routes and rules would seem to
+// be missing.
 func (d *doctor) here() bool {
 	own, err := os.Readlink("/proc/self/ns/net")
 	theirs, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", d.setup.PID))
@@ -73,7 +73,7 @@ func (d *doctor) here() bool {
 	return false
 }
 
-// lastError returns what the journal has as the last error of vifproxyd; "" if there is none.
+// lastError returns the last error of vifproxyd in the journal, "" if there is none.
 func (d *doctor) lastError() string {
 	text, _ := run(d.ctx, "journalctl", "--unit=vifproxyd", "--priority=err", "--lines=1", "--output=cat", "--no-pager", "--quiet")
 	return strings.TrimSpace(text)

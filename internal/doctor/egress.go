@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// egress is the rules of one AppVM as dom0 gives them to its netvm, in their order; the policy is the last
-// one. See https://www.qubes-os.org/doc/vm-interface/#firewall-rules-in-4x.
+// egress is the rules of one AppVM as dom0 gives them to its netvm, in their order. The last one is the policy. See
+// https://www.qubes-os.org/doc/vm-interface/#firewall-rules-in-4x.
 type egress []map[string]string
 
 func parseEgress(text string) (rules egress, ok bool) {
@@ -33,10 +33,10 @@ func parseEgress(text string) (rules egress, ok bool) {
 	return append(rules, map[string]string{"action": policy}), policy != ""
 }
 
-// traffic tells whether a rule is about some of it, and whether it is about all of it.
+// A traffic reports whether a rule is about some of the traffic, and whether it is about all of it.
 type traffic func(rule map[string]string) (some, all bool)
 
-// open tells whether some of the traffic passes: the first rule that is about a packet decides.
+// open reports whether some of the traffic passes. The first rule that is about a packet decides.
 func (rules egress) open(t traffic) bool {
 	for _, rule := range rules {
 		some, all := t(rule)
@@ -68,17 +68,17 @@ func icmp(rule map[string]string) (some, all bool) {
 
 func is(value string, values ...string) bool { return slices.Contains(values, value) }
 
-// anywhere tells whether a rule is about all destinations, or so many that no site was meant.
+// anywhere reports whether a rule is about all destinations, or about so many that no site was meant.
 func anywhere(rule map[string]string) bool {
 	if rule["dsthost"] != "" || rule["dst6"] != "" {
 		return false
 	}
-	const site = 8 // prefixes shorter than this are no site's
+	const site = 8 // a site has no shorter prefix
 	prefix, err := netip.ParsePrefix(rule["dst4"])
 	return rule["dst4"] == "" || err == nil && prefix.Bits() < site
 }
 
-// hasPort tells whether a range such as 53-53 contains a port; all of them if there is none.
+// hasPort reports whether a range such as 53-53 contains a port. No range contains all ports.
 func hasPort(ports string, port int) bool {
 	if ports == "" {
 		return true

@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// farAway6 stands for what is far away by IPv6: no packet goes there.
+// farAway6 stands for a distant host by IPv6. No packet is sent to it.
 var farAway6 = netip.MustParseAddr("2001:db8::1")
 
 // ipv6Timeout is how long a host may take to answer by IPv6, and a resolver to tell its address.
 const ipv6Timeout = 1500 * time.Millisecond
 
-// ipv6 tries whether a route for IPv6 leads anywhere, by a host that a list names. tinyproxy takes the addresses of a host in turn,
-// those of IPv6 first (RFC 6724, in glibc), and waits for each as long as the kernel tries: 133 s if nobody answers (Linux 6.18 with
+// ipv6 tries with a listed host whether a route for IPv6 leads anywhere. tinyproxy tries the addresses of a host in turn, those of IPv6
+// first (RFC 6724, in glibc). It waits for each as long as the kernel tries: 133 s without an answer (Linux 6.18 with
 // net.ipv4.tcp_syn_retries=6).
 func (d *doctor) ipv6() {
 	const check = "IPv6"
@@ -48,7 +48,7 @@ func (d *doctor) ipv6() {
 		name, host, addr)
 }
 
-// hostByIPv6 returns a listed host that has an IPv6 address, if a resolver tells one soon.
+// hostByIPv6 returns a listed host, and its IPv6 address if a resolver knows one and answers soon.
 func (d *doctor) hostByIPv6() (host string, addr netip.Addr) {
 	if host = d.exampleHost(); host == "" || len(d.answering) == 0 {
 		return host, addr

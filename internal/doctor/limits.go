@@ -14,7 +14,7 @@ import (
 	"vifproxy/tinyproxy/limits"
 )
 
-// confinement names what this machine does not have to confine proxies with.
+// confinement names what this machine lacks to confine proxies with.
 func (d *doctor) confinement() {
 	const check = "confinement"
 	missing := []kernel.Lack{}
@@ -36,7 +36,7 @@ func (d *doctor) confinement() {
 	}
 }
 
-// limits compares what all AppVMs together may take with what this machine has. It may be less: they seldom take it all at
+// limits compares what all AppVMs together may take with what this machine has. The machine may have less: AppVMs seldom take all at
 // once, and a proxy that takes too much ends before the daemon.
 func (d *doctor) limits() {
 	const check = "limits"
@@ -96,7 +96,7 @@ const (
 	connectionsPerClient = 2
 )
 
-// scarce is a number in a file that limits something; math.MaxUint64 if it is not known, or unlimited.
+// A scarce is a limit that a file holds. It is math.MaxUint64 if it is unknown or unlimited.
 type scarce struct {
 	file  string
 	limit uint64
@@ -137,7 +137,7 @@ func (d *doctor) memory() scarce {
 	return least(append(all, d.groups("memory.high")...)...)
 }
 
-// groups reads a limit of the cgroups above the daemon's own.
+// groups returns a limit of the daemon's cgroup and of those above it.
 func (d *doctor) groups(file string) (all []scarce) {
 	if d.setup.PID == 0 {
 		return nil
@@ -170,7 +170,7 @@ func (c Config) readNumber(path string) uint64 {
 	return number64(strings.TrimSpace(string(text)))
 }
 
-// number64 reads a number; "max", "unlimited" and what is none are no limit.
+// number64 returns a number. "max", "unlimited" and what is not a number are no limit.
 func number64(text string) uint64 {
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"vifproxy/control"
 )
 
-// farAway stands for what is far away: no packet goes there. It is in both halves of IPv4, because a VPN leads there by two
-// routes beside the default route of the uplink.
+// farAway stands for distant hosts. No packet is sent to them. One is in each half of IPv4, because a VPN may add two routes, one for
+// each half, to the default route of the uplink.
 var farAway = []netip.Addr{netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("198.51.100.1")}
 
 // network looks at the ways by which proxies leave.
@@ -49,7 +49,7 @@ func isUp(link netlink.Link) bool {
 	return a.RawFlags&unix.IFF_UP != 0 && a.OperState != netlink.OperDown && a.OperState != netlink.OperLowerLayerDown
 }
 
-// ways returns the links by which what proxies send leaves this VM, and tells if there are none, or one is down.
+// ways returns the links by which what proxies send leaves this VM. It reports if there are none, or if one is down.
 func (d *doctor) ways() (links []netlink.Link) {
 	const check = "routes"
 	var missing []string
@@ -96,7 +96,7 @@ func wayTo(to netip.Addr) (link netlink.Link, from netip.Addr, err error) {
 	return link, from.Unmap(), err
 }
 
-// barredWays tells of interfaces by which proxies may not leave: it is wrong if routes lead there, and may be meant else.
+// barredWays reports interfaces by which proxies may not leave. If routes lead there, that is wrong; otherwise it may be meant.
 func (d *doctor) barredWays(ways []netlink.Link) {
 	const check = "leave"
 	taken := func(name string) bool {
@@ -122,7 +122,7 @@ func (d *doctor) barredWays(ways []netlink.Link) {
 	}
 }
 
-// barred are the interfaces by which proxies may not leave.
+// barred returns the interfaces by which proxies may not leave.
 func (d *doctor) barred() []control.Barred {
 	if d.status == nil {
 		return nil
@@ -133,7 +133,7 @@ func (d *doctor) barred() []control.Barred {
 // tunnelKinds are the kinds of links that VPNs make.
 var tunnelKinds = []string{"wireguard", "tuntap", "tun", "ipip", "gre", "sit", "xfrm", "vti", "ppp", "ip6tnl"}
 
-// tunnels tells by what proxies leave, and of tunnels beside that way.
+// tunnels reports the interfaces by which proxies leave, and tunnels that they do not use.
 func (d *doctor) tunnels(ways []netlink.Link) {
 	const check = "routes"
 	all, err := netlink.LinkList()
@@ -161,7 +161,7 @@ func (d *doctor) tunnels(ways []netlink.Link) {
 	d.report(check, OK, "", "what proxies send leaves by %s", strings.Join(by, ", "))
 	closed := len(d.setup.Leave) > 0 || len(d.barred()) > 0
 	if closed {
-		return // proxies keep to it, or it was told
+		return // proxies keep to it, or this was reported
 	}
 	d.reportEach(check, Note, "none if that is meant; if all is to pass by the tunnel, a kill switch makes proxies keep to it: see the guide, 5",
 		"there is a tunnel, %s, and what proxies send leaves beside it, by "+strings.Join(by, ", "),

@@ -11,7 +11,7 @@ import (
 // assignment is a line that systemd takes (systemd.exec(5), EnvironmentFile=).
 var assignment = regexp.MustCompile(`^[ \t]*([A-Za-z_][A-Za-z0-9_]*)=`)
 
-// options finds lines in these files that have no effect: systemd ignores what is no assignment.
+// options finds lines in the option files that have no effect. systemd ignores what is not an assignment.
 func (d *doctor) options() {
 	const check, remedy = "options", `write OPTIONS="--option ...", all options in one line`
 	for _, path := range defaults.OptionFiles {

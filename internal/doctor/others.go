@@ -12,8 +12,8 @@ import (
 	"vifproxy/netwatch"
 )
 
-// others reads chains of other programs for what stops proxies, or stops AppVMs on the way to theirs. The first is believed only
-// if no trial says otherwise; the second cannot be tried, as only an AppVM can send such a packet.
+// others reads the chains of other programs for rules that stop proxies, and for rules that stop AppVMs on the way to theirs. It
+// reports the former unless a trial has shown the opposite. The latter cannot be tried, because only an AppVM can send such a packet.
 func (d *doctor) others() {
 	const check = "others"
 	found, err := forward.ReadObstacles()
@@ -36,7 +36,7 @@ func (d *doctor) others() {
 
 const giveWay = "change that rule, or the program that it is of; `nft list ruleset` shows it in its place"
 
-// outgoing is a packet of a proxy.
+// outgoing returns a packet of a proxy.
 func (d *doctor) outgoing(protocol byte, port uint16, to netip.Addr) forward.Packet {
 	p := forward.Packet{To: to, Protocol: protocol, Port: port, UID: uint32(d.proxyUID())}
 	if way, from, err := wayTo(to); err == nil {
@@ -45,7 +45,7 @@ func (d *doctor) outgoing(protocol byte, port uint16, to netip.Addr) forward.Pac
 	return p
 }
 
-// outward tells of rules that drop what leaves, or may. If it certainly does not leave, one of these does it.
+// outward reports rules that drop, or may drop, what leaves. stuck says that it certainly does not leave; then one of the rules drops it.
 func (d *doctor) outward(what string, stuck bool, all []forward.Obstacle) {
 	var certain, perhaps []string
 	for _, o := range all {
@@ -69,7 +69,7 @@ func (d *doctor) outward(what string, stuck bool, all []forward.Obstacle) {
 	}
 }
 
-// inward tells of rules that drop what AppVMs send to their proxies, or may: a line for each rule.
+// inward reports rules that drop, or may drop, what AppVMs send to their proxies: a finding for each rule.
 func (d *doctor) inward(found forward.Obstacles) {
 	if d.status == nil {
 		return
@@ -99,7 +99,7 @@ func (d *doctor) inward(found forward.Obstacles) {
 	}
 }
 
-// linkOf returns how an AppVM whose proxy runs is connected.
+// linkOf returns the connection of an AppVM whose proxy runs.
 func (d *doctor) linkOf(vm control.VM) (netwatch.AppVM, bool) {
 	i := slices.IndexFunc(d.links, func(link netwatch.AppVM) bool { return link.Addr.String() == vm.IP })
 	if i < 0 || vm.State != control.Running || vm.Port == 0 {

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// persistence looks whether the rule directory will be there after the next start of this VM.
+// persistence checks whether a restart of this VM keeps the rule directory.
 func (d *doctor) persistence() {
 	const check = "persistence"
 	dir := d.setup.RulesDir
@@ -56,8 +56,8 @@ func KeptAt(ctx context.Context, root, dir string) Kept {
 	}
 }
 
-// onRW reports whether a directory is kept by a VM whose root file system is not: on /rw, or bound to something
-// there (bind-dirs).
+// onRW reports whether a VM that does not keep its root file system keeps a directory: it is on /rw, or bound to something there
+// (bind-dirs).
 func onRW(root, dir string) bool {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real

@@ -26,7 +26,7 @@ func run(ctx context.Context, name string, args ...string) (text string, ok bool
 	return string(out), true
 }
 
-// qubesdb reads one value of QubesDB, "" where there is none.
+// qubesdb returns one value of QubesDB, "" if there is none.
 func qubesdb(ctx context.Context, path string) string {
 	value, _ := run(ctx, "qubesdb-read", path)
 	return strings.TrimSuffix(value, "\n")

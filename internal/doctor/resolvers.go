@@ -30,11 +30,11 @@ const (
 	resolversMax    = 3               // that the C library asks (MAXNS in glibc's resolv.h)
 )
 
-// local is a name that a resolver has an answer for without asking anybody (RFC 6761, 6.3).
+// local is a name that a resolver answers without asking another one (RFC 6761, 6.3).
 const local = "localhost"
 
-// resolvers asks each resolver once for a name that needs no internet, and for one of a rule file: from a socket of a proxy's uid,
-// so fence and rules of other programs decide as for a proxy.
+// resolvers asks each resolver once for a name that needs no internet, and for one of a rule file. The socket has a proxy's uid, so
+// fence and rules of other programs decide as for a proxy.
 func (d *doctor) resolvers() {
 	const check = "resolvers"
 	servers, err := resolvconf.Read(d.Root + "/etc/resolv.conf")
@@ -87,17 +87,17 @@ func (d *doctor) resolvers() {
 	d.reportEach(check, OK, "", "%s answers", "%d answer: %s", good)
 }
 
-// resolverState is what became of the questions to a resolver.
+// A resolverState is the outcome of the questions to a resolver.
 type resolverState int
 
 const (
 	answers resolverState = iota
-	invents               // addresses that are nobody's
+	invents               // it answers with addresses of its own invention
 	silent
-	closed  // nobody listens there
+	closed  // no program listens there
 	stopped // by rules of this VM
 	unrouted
-	fails // for other names than its own
+	fails // it answers for its own name only
 )
 
 var resolverFindings = []struct {
@@ -117,10 +117,10 @@ var resolverFindings = []struct {
 const writeResolver = "see whether the netvm runs and has a network; else write a resolver that answers into /etc/resolv.conf, " +
 	"which proxies follow at once"
 
-// inventedNetwork is what resolvers of Clash and sing-box answer from ("fake-ip"), another address each time.
+// inventedNetwork is the network from which resolvers of Clash and sing-box answer ("fake-ip"), with a new address each time.
 var inventedNetwork = netip.MustParsePrefix("198.18.0.0/15")
 
-// inventedAddresses tells of AppVMs that do not get to such addresses.
+// inventedAddresses reports AppVMs whose proxies may not connect to such addresses.
 func (d *doctor) inventedAddresses(by []string) {
 	if len(by) == 0 {
 		return
@@ -253,8 +253,8 @@ func askName(ctx context.Context, server netip.Addr, name string, kind dnsmessag
 	}
 }
 
-// dialAs dials from a socket that belongs to a uid, which rules ask for (meta skuid): it is the file-system uid of the thread
-// that makes it (sock_alloc in the kernel's net/socket.c, nft_meta_get_eval_skugid).
+// dialAs dials from a socket that belongs to a uid, which rules ask for (meta skuid). The kernel takes the file-system uid of the thread
+// that makes the socket (sock_alloc in net/socket.c, nft_meta_get_eval_skugid).
 func dialAs(ctx context.Context, uid int, network string, to netip.AddrPort) (net.Conn, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -65,13 +65,13 @@ func (d *doctor) ruleFiles() {
 	d.report(check, OK, "", "%s: %d %s can be read", dir, len(d.rules.Files), files)
 }
 
-// shortTimeout is below what web sites leave a connection idle for: they send a sign of life each 30 to 60 s.
+// shortTimeout is a Timeout that breaks connections of web sites: they send a sign of life each 30 to 60 s.
 const shortTimeout = 60 * time.Second
 
-// timeoutLine is the directive by which tinyproxy ends connections on which nothing has come for so many seconds.
+// timeoutLine matches the directive by which tinyproxy ends connections on which nothing has come for so many seconds.
 var timeoutLine = regexp.MustCompile(`(?mi)^[ \t]*timeout[ \t]+"?([0-9]+)`)
 
-// idle tells of a template that ends connections soon.
+// idle reports a template that ends idle connections soon.
 func (d *doctor) idle() {
 	_, text, err := policy.ConfigOf(d.rules.Template)
 	found := timeoutLine.FindAllStringSubmatch(text, -1)
@@ -105,7 +105,7 @@ func (d *doctor) doubts(c lint.Linter) {
 	}
 }
 
-// namesOf lists the VMs of rule files.
+// namesOf returns the names of the VMs of rule files.
 func namesOf(files []rules.File) string {
 	names := make([]string, len(files))
 	for i, file := range files {

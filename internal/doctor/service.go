@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// service looks whether vifproxyd is started at boot: by the package where dom0 has turned the service on for
-// this VM, or by what install-rw.sh has put below /rw.
+// service checks whether vifproxyd is started at boot: by the package if dom0 has turned the service on for this VM, or by what
+// install-rw.sh has put below /rw.
 func (d *doctor) service() {
 	const check, flag, start = "service", "/run/qubes-service/vifproxy", "/rw/config/vifproxy/start"
 	const custom, hook = "/run/qubes-service/custom-persist", "/rw/config/rc.local"

@@ -11,11 +11,11 @@ import (
 	"vifproxy/internal/policy"
 )
 
-// trialsMax is how many AppVMs a host is tried for: one less than vifproxyd tries at once.
+// trialsMax is for how many AppVMs a host is tried. vifproxyd tries one more at once.
 const trialsMax = 3
 
-// trial has vifproxyd open a connection for some AppVMs that have a proxy, to the first host that their list names: with all that
-// the proxy has, uid, sandbox, fence and resolvers. Nothing is sent.
+// trial makes vifproxyd open a connection for some AppVMs whose proxies run, to the first host of their lists, with the uid, sandbox,
+// fence and resolvers of the proxy. Nothing is sent.
 func (d *doctor) trial() {
 	const check = "trial"
 	if d.status == nil {
