@@ -10,9 +10,9 @@ import (
 	"vifproxy/control"
 )
 
-// alone keeps every other vifproxyd away from this network namespace until the file is closed: it would take over the
-// firewall, and end the proxies, which it finds by uid. The control socket's lock is for one path, this name is for all:
-// abstract sockets belong to the network namespace (unix(7)), as the firewall does, and go with the process.
+// alone keeps every other vifproxyd away from this network namespace until the file is closed. Another one would take over the firewall,
+// and end the proxies, which it finds by uid. The control socket's lock is for one path only. This name is for the whole network
+// namespace, because abstract sockets belong to it (unix(7)), as the firewall does. The name goes with the process.
 func alone() (*os.File, error) {
 	const name = control.OnlyName
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootTime returns how long the machine has been up, suspended or not: nobody can set that clock (clock_gettime(2)).
+// bootTime returns how long the machine has been up, suspended or not. Nobody can set that clock (clock_gettime(2)).
 func bootTime() time.Duration {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
@@ -18,7 +18,7 @@ func bootTime() time.Duration {
 	return time.Duration(now.Nano())
 }
 
-// alarm wakes at a boot time. Go's own timers stand still while the machine is suspended.
+// An alarm goes off at a boot time. Go's own timers stand still while the machine is suspended.
 type alarm struct{ timer *os.File }
 
 func newAlarm() (*alarm, error) {
@@ -29,7 +29,7 @@ func newAlarm() (*alarm, error) {
 	return &alarm{os.NewFile(uintptr(fd), "timerfd")}, nil
 }
 
-// set has the alarm go off at a boot time, and no more at the one before.
+// set makes the alarm go off at a boot time, and no longer at the one before.
 func (a *alarm) set(at time.Duration) {
 	conn, err := a.timer.SyscallConn()
 	if err != nil {
@@ -41,7 +41,7 @@ func (a *alarm) set(at time.Duration) {
 	})
 }
 
-// run calls wake each time it goes off, until ctx ends.
+// run calls wake each time the alarm goes off, until ctx ends.
 func (a *alarm) run(ctx context.Context, wake func()) {
 	defer context.AfterFunc(ctx, func() { a.timer.Close() })()
 	for times := make([]byte, 8); ; wake() {

@@ -13,8 +13,8 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// clean takes away what a vifproxyd that crashed has left, for systemd's ExecStopPost=. It is a start and an end with
-// nothing in between, in the same order: closed first, then no process, then no rule. It leaves a running daemon alone.
+// clean removes what a crashed vifproxyd has left, for systemd's ExecStopPost=. It is a start and an end with nothing in between, in the
+// same order: first all is closed, then no process is left, then no rule. It does not touch what a running daemon has.
 func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	ctx := context.Background()
 	socket, err := control.Listen(o.controlSocket, o.socketGroup)
@@ -29,7 +29,7 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	defer name.Close()
 	fw, err := backend.Open(ctx, log, o.firewall, o.ports())
 
-	// Also when the firewall could not be read: a binding to a port where nobody listens is closed.
+	// Processes are ended even if the firewall could not be read: a binding to a port on which nothing listens is closed.
 	proxies, launchErr := proxies.Launch(ctx, emitter, proxies.Options{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: new(tinyproxy.Identities),
 	})
@@ -42,7 +42,7 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	return errors.Join(err, launchErr)
 }
 
-// ports is what the firewall has to know.
+// ports returns what the firewall has to know.
 func (o options) ports() firewall.Config {
 	return firewall.Config{
 		ProxyPort: o.proxyPort, FirstPort: o.listenPorts.First, LastPort: o.listenPorts.Last,

@@ -23,12 +23,12 @@ const (
 	logBytes    = 1 << 20
 )
 
-// identifier is what `journalctl -t` finds the daemon by. Of a message without one journald 257 takes the name of the process,
+// identifier is the name by which `journalctl -t` finds the daemon. For a message without one journald 257 takes the name of the process,
 // which is "(ifproxyd)" until systemd has executed the daemon.
 const identifier = "vifproxyd"
 
-// newLogger makes the daemon's logger: structured journal fields under systemd, readable text on a terminal. Nobody who
-// logs waits for what reads it: all goes through the queue, which is the caller's to close.
+// newLogger returns the daemon's logger: structured journal fields under systemd, readable text on a terminal. All messages go through
+// the queue, so nothing that logs waits for the reader. The caller closes the queue.
 func newLogger(format string, level slog.Level) (*slog.Logger, *backlog.Queue) {
 	if format == "auto" {
 		format = "text"
@@ -65,18 +65,18 @@ func newLogger(format string, level slog.Level) (*slog.Logger, *backlog.Queue) {
 	return slog.New(textHandler{slog.NewTextHandler(to, options), to}), queue
 }
 
-// lost is what the log says in place of n messages.
+// lost returns what the log says instead of n messages.
 func lost(n int) string {
 	return fmt.Sprintf("%d messages are lost here: what reads the log did not take them", n)
 }
 
-// textHandler has a handler of package slog write to a queue.
+// A textHandler is a handler of package slog that writes to a queue.
 type textHandler struct {
 	slog.Handler
 	to *queued
 }
 
-// queued is a writer whose lines standard error gets when it takes them.
+// A queued is a writer whose lines go to standard error when that takes them.
 type queued struct {
 	mu     sync.Mutex
 	queue  *backlog.Queue
@@ -108,12 +108,12 @@ func (w *queued) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// isID tells what only programs read: EVENT and MESSAGE_ID of supervisor.Kind.
+// isID reports whether only programs read a field: EVENT and MESSAGE_ID of an events.Kind.
 func isID(a slog.Attr) bool { return a.Key == "event" || a.Key == "message_id" }
 
-// journalHandler sends each record with its attributes as fields of their own (VM=, IP=, VIF=, …), so that
-// `journalctl -u vifproxyd VM=social` works, and as text behind the message for those who read it plainly.
-// MESSAGE_ID leads to what packaging/vifproxy.catalog has to say.
+// A journalHandler sends each record with its attributes twice: as fields (VM=, IP=, VIF=, …), so that
+// `journalctl -u vifproxyd VM=social` works, and as text behind the message, for people. MESSAGE_ID leads to the explanation in
+// packaging/vifproxy.catalog.
 type journalHandler struct {
 	level slog.Level
 	queue *backlog.Queue
@@ -161,7 +161,7 @@ func (h *journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup drops the name: the daemon's vocabulary of keys is flat.
 func (h *journalHandler) WithGroup(string) slog.Handler { return h }
 
-// dropBuiltin leaves to the journal what it records itself.
+// dropBuiltin drops the attributes that the journal records itself.
 func dropBuiltin(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
 		return slog.Attr{}

@@ -1,5 +1,8 @@
-// Vifproxyd runs one filtering proxy for every AppVM behind a Qubes firewall VM. This is its main: flags, wiring,
-// signals. What it does begins in package supervisor.
+// Vifproxyd runs one filtering proxy for every AppVM behind a Qubes firewall VM. This is its main: options, wiring and signals. Package
+// supervisor does the work.
+//
+// Concurrency: run starts a goroutine for each watcher and for signals, and waits for all of them before it returns. They speak to the
+// supervisor by those of its methods that any goroutine may call.
 package main
 
 import (
@@ -44,21 +47,21 @@ import (
 	"vifproxy/tinyproxy/confine"
 )
 
-// How often something is done although no event came.
+// How often something is done without an event.
 const (
 	signOfLife   = 30 * time.Second
-	slowLook     = 5 * time.Minute  // of what events are to tell
-	iptablesLook = 30 * time.Second // iptables tells nobody when it is flushed
+	slowLook     = 5 * time.Minute  // everything is read again, in case an event was lost
+	iptablesLook = 30 * time.Second // the same with iptables, which sends no event when it is flushed
 )
 
-// mostRetired is how many older processes of one AppVM may finish their connections. Each takes some 2 MB as long as it has
-// any, for --drain at most.
+// mostRetired is how many older processes of one AppVM may finish their connections. Each takes about 2 MB until it has none left, for
+// --drain at most.
 const mostRetired = 16
 
-// lastWords is how long the daemon's end waits for who reads its log, and for systemd.
+// lastWords is how long the daemon's end waits for the reader of its log, and for systemd.
 const lastWords = time.Second
 
-// resolvConf is where the proxies' C library finds its resolvers (resolv.conf(5)).
+// resolvConf is the file in which the proxies' C library finds its resolvers (resolv.conf(5)).
 const resolvConf = "/etc/resolv.conf"
 
 func main() {
@@ -86,8 +89,8 @@ func main() {
 	}
 }
 
-// complain says what is wrong with the command line, in one line: systemd tries again each second. The number in front makes
-// it an error to the journal (sd-daemon(3)), where `vifproxyctl doctor` finds it.
+// complain says what is wrong with the command line. It takes one line, because systemd tries again each second. The number in front
+// makes it an error to the journal (sd-daemon(3)), where `vifproxyctl doctor` finds it.
 func complain(err error) {
 	prefix := ""
 	if ok, err := journal.StderrIsJournalStream(); err == nil && ok {
@@ -102,7 +105,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	defer stop()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
-	if err := capability.Keep(); err != nil { // no program that the daemon runs needs any
+	if err := capability.Keep(); err != nil { // the programs that the daemon runs need none
 		return err
 	}
 	emitter.Emit(events.DaemonStarts, events.About{Version: defaults.Version(), PID: os.Getpid()})
@@ -112,7 +115,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		return err
 	}
 
-	// The sockets first: they tell that another vifproxyd is at work, before anything of its is taken away.
+	// The sockets come first: if another vifproxyd runs, they show it before anything of its is removed.
 	socket, err := control.Listen(o.controlSocket, o.socketGroup)
 	if err != nil {
 		return err
@@ -124,8 +127,8 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	}
 	defer name.Close()
 
-	// Closed first, then clean: no binding is left when the processes of an earlier run are ended, and the fence is
-	// there before any proxy.
+	// First all is closed, then cleaned: no binding is left when the processes of an earlier run are ended, and the fence is there before
+	// any proxy.
 	fw, err := backend.Open(ctx, log, o.firewall, o.ports())
 	if err != nil {
 		return err
@@ -262,13 +265,13 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	return err
 }
 
-// systemdMakes reports whether systemd makes a directory at each start, as RuntimeDirectory= of the unit has it: it names those
-// to the daemon (systemd.exec(5)).
+// systemdMakes reports whether systemd makes a directory at each start, because of RuntimeDirectory= in the unit. systemd names such
+// directories to the daemon (systemd.exec(5)).
 func systemdMakes(dir string) bool {
 	return slices.Contains(filepath.SplitList(os.Getenv("RUNTIME_DIRECTORY")), dir)
 }
 
-// versionBound is how long tinyproxy may take to say its version.
+// versionBound is how long tinyproxy may take to print its version.
 const versionBound = 10 * time.Second
 
 // warnOfAdvisories warns of a tinyproxy that is known to be unsafe.
@@ -307,7 +310,7 @@ func interval() time.Duration {
 	return signOfLife
 }
 
-// texts are openings as people write them.
+// texts returns openings as people write them.
 func texts(egress []rules.Egress) (all []string) {
 	for _, e := range egress {
 		all = append(all, e.String())

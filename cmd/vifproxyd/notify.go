@@ -9,8 +9,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifier tells systemd how the daemon is (sd_notify(3)), in order, from a goroutine of its own: the socket is one of
-// datagrams, and who sends to a full one waits. Of what waits with the same variable in front, only the last is sent.
+// A notifier sends the state of the daemon to systemd (sd_notify(3)), in order. It has a goroutine of its own, because the socket is one
+// of datagrams, and sending to a full one waits. Of several waiting states of the same variable it sends the last one only.
 type notifier struct {
 	send func(state string)
 
@@ -27,10 +27,10 @@ func newNotifier(send func(state string)) *notifier {
 	return n
 }
 
-// toSystemd is what a notifier sends with.
+// toSystemd sends one state.
 func toSystemd(state string) { daemon.SdNotify(false, state) } //nolint:errcheck // there is nobody to tell
 
-// notify leaves a state to be sent. It never waits.
+// notify queues a state. It never waits.
 func (n *notifier) notify(state string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -40,7 +40,7 @@ func (n *notifier) notify(state string) {
 	n.poke()
 }
 
-// close sends what waits, for so long at most.
+// close sends what is still waiting, for at most this time.
 func (n *notifier) close(timeout time.Duration) {
 	n.mu.Lock()
 	n.closed = true

@@ -35,15 +35,15 @@ type options struct {
 	clean                                               bool
 }
 
-// stops is where what people have stopped is kept.
+// stops returns the file that keeps what people have stopped.
 func (o options) stops() stops.File {
 	return stops.File(filepath.Join(o.stateDir, "stopped"))
 }
 
-// interfaceName is what may be a name of an interface: up to 15 characters (IFNAMSIZ), of those that people give.
+// interfaceName matches names that people give to interfaces, of up to 15 characters (IFNAMSIZ).
 var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,15}$`)
 
-// wants is what the values of some options are to be, where package flag has no words for it.
+// wants has what the values of some options should be, for the errors of package flag that do not say it.
 var wants = map[string]string{
 	"drain":      "a time with its unit, such as 30s, 10m or 1h30m",
 	"proxy-port": "a TCP port, such as 8100",

@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// A vifproxyd for `make bench`, never for use: at every SIGUSR2 it writes the profiles of the time since the one
-// before into the directory that VIFPROXYD_PROFILE names, and then a file "done".
+// This vifproxyd is for `make bench` alone. At every SIGUSR2 it writes the profiles of the time since the signal before into the directory
+// that VIFPROXYD_PROFILE names, and then a file "done".
 func init() {
 	dir := os.Getenv("VIFPROXYD_PROFILE")
 	if dir == "" {

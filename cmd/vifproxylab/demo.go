@@ -28,7 +28,7 @@ var (
 // patience is how long the demo waits for something that should happen at once.
 const patience = 20 * time.Second
 
-// stage is where the demo plays.
+// A stage is a lab with all that the demo needs.
 type stage struct {
 	*lab.Lab
 	ctx      context.Context
@@ -40,7 +40,7 @@ type stage struct {
 	failures []string
 }
 
-// demo plays the whole life of two proxies before the reader's eyes. It fails when anything is not as told.
+// demo shows the whole life of two proxies. It fails if anything is not as it says.
 func demo(ctx context.Context, out io.Writer, daemon, ctl string) (err error) {
 	for _, path := range []*string{&daemon, &ctl} {
 		if *path, err = filepath.Abs(*path); err != nil {
@@ -218,7 +218,7 @@ func (s *stage) start(program string) error {
 	s.exited = make(chan struct{})
 	go func() {
 		s.daemon.Wait() //nolint:errcheck // ProcessState has it
-		notify.Close()  // so that nobody waits for a READY=1 from the dead
+		notify.Close()  // so that nothing waits for a READY=1 that cannot come
 		close(s.exited)
 	}()
 	if err := notify.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -237,7 +237,7 @@ func (s *stage) start(program string) error {
 	}
 }
 
-// kill ends vifproxyd if the demo has not come to that.
+// kill ends vifproxyd if the demo has not done so.
 func (s *stage) kill() {
 	if s.daemon != nil && s.daemon.Process != nil {
 		s.daemon.Process.Kill() //nolint:errcheck // it has ended already if all went well
@@ -316,8 +316,8 @@ func (s *stage) untilShown(expected ...string) {
 	}
 }
 
-// curl shows a real curl in an AppVM, and one line of what came of it: the status, or "none" without an
-// answer. Not shown are the proxy in curl's environment and a .curlrc that has it print the status.
+// curl shows a real curl in an AppVM, and its result in one line: the status, or "none" without an answer. It does not show the proxy in
+// curl's environment, and the .curlrc that makes curl print the status.
 func (s *stage) curl(vm, page, expected string, options ...string) {
 	cmd := s.VMCommand(s.ctx, vm, "curl", append(options, page)...)
 	proxy := fmt.Sprintf("http://%v:%d", lab.Gateway, lab.ProxyPort)
@@ -365,7 +365,7 @@ func (s *stage) indent(text string) {
 	}
 }
 
-// check tells what is the case, or that it is not as it should be.
+// check prints what is the case, or fails if it is not as it should be.
 func (s *stage) check(met bool, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if !met {

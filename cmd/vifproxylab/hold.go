@@ -18,8 +18,8 @@ import (
 	"vifproxy/internal/lab"
 )
 
-// Between two invocations the lab lives in a process in the background, which holds its servers and answers
-// on a socket. Whoever talks to the socket talks to exactly that process: no pid can be mistaken for it.
+// Between two invocations a process in the background keeps the lab: it holds the lab's servers and answers on a socket. A client of the
+// socket always speaks to exactly that process, which a pid could not guarantee.
 
 const (
 	holdVerb  = "hold-in-background" // not for people
@@ -95,12 +95,12 @@ func hold(ctx context.Context, ruleset lab.Ruleset) error {
 		if err != nil {
 			return h.close()
 		}
-		// One at a time: the lab plugs one at a time, too, and people type slowly.
+		// One connection at once is enough: the lab attaches one AppVM at once, and people type slowly.
 		server.ServeConn(conn)
 	}
 }
 
-// holder is what the background process offers on its socket.
+// A holder has the methods that the background process offers on its socket.
 type holder struct {
 	lab      *lab.Lab
 	listener net.Listener
@@ -184,7 +184,7 @@ type Report struct {
 	VMs     []lab.VM
 }
 
-// Status says what there is.
+// Status replies with what there is.
 func (h *holder) Status(_ int, r *Report) error {
 	*r = Report{PID: os.Getpid(), Name: h.lab.Name, Ruleset: h.lab.Ruleset, VMs: h.lab.Connections()}
 	return nil

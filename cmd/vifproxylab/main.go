@@ -1,5 +1,5 @@
-// Vifproxylab is the lab of package lab from a shell: a Qubes firewall VM, AppVMs and an internet made of
-// network namespaces, to try vifproxy in without Qubes. It is a tool for developers and is not installed.
+// Vifproxylab makes the lab of package lab usable from a shell: a Qubes firewall VM, AppVMs and an internet, all made of network
+// namespaces, in which vifproxy can be tried without Qubes. It is a tool for developers and is not installed.
 package main
 
 import (
@@ -214,8 +214,8 @@ func attach(out io.Writer, args []string) error {
 	return err
 }
 
-// become asks the lab how to run something in it and becomes that program. What stands beside vifproxylab is found as well as
-// what is in PATH: `make build` leaves vifproxyd there.
+// become asks the lab how to run a program in it, and becomes that program. It finds programs next to vifproxylab, where `make build`
+// leaves vifproxyd, and in PATH.
 func become(method string, args []string) error {
 	var argv []string
 	if err := call(method, args, &argv); err != nil {

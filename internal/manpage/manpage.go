@@ -1,9 +1,10 @@
-// Package manpage makes manual pages of help texts, so that there is one source of both. It is for the tests
-// that keep the pages in packaging/man up to date; no program that is installed has it.
+// Package manpage makes manual pages from help texts, so that both have one source. The tests that keep the pages in packaging/man up to
+// date use it. No installed program links it.
 //
-// A help text is written for people: paragraphs; headings that end in a colon; and what is indented by four,
-// a list ("    word    what it means", or the meaning in lines indented further) or, where it is none, text
-// that stays as it is.
+// A help text has paragraphs, headings that end in a colon, and lines that are indented by four. Such lines are a list if each has the
+// form "    word    what it means", or has its meaning in lines indented further. Otherwise they stay as they are.
+//
+// Concurrency: a Page belongs to one goroutine.
 package manpage
 
 import (
@@ -23,7 +24,7 @@ type Page struct {
 
 var heading = regexp.MustCompile(`^([A-Z][^:.]*):$`)
 
-// Help adds a help text. What stands before and after its usage is the description.
+// Help adds a help text. The text before and after its usage is the description.
 func (p *Page) Help(text string) {
 	title, lead := "", ""
 	p.blocks(text, func(block string) bool {
@@ -64,7 +65,7 @@ func (p *Page) Subhead(title string) {
 // Text adds paragraphs and lists.
 func (p *Page) Text(text string) { p.blocks(text, func(string) bool { return true }) }
 
-// blocks adds the blocks of a text that use wants.
+// blocks adds the blocks of a text for which use returns true.
 func (p *Page) blocks(text string, use func(block string) bool) {
 	for _, block := range strings.Split(strings.Trim(text, "\n"), "\n\n") {
 		if use(block) {
@@ -73,7 +74,7 @@ func (p *Page) blocks(text string, use func(block string) bool) {
 	}
 }
 
-// block adds lines without a blank one between.
+// block adds lines that have no blank line between them.
 func (p *Page) block(text string) {
 	lines := strings.Split(strings.Trim(text, "\n"), "\n")
 	for len(lines) > 0 {
@@ -111,7 +112,7 @@ func indented(line string) bool { return strings.HasPrefix(line, "    ") }
 
 var item = regexp.MustCompile(`^    (\S.*?)  +(\S.*)$`)
 
-// isList tells whether each item has a meaning, on its line or on the next. A prompt begins an example.
+// isList reports whether each item has a meaning, on its line or on the next. A prompt begins an example, which is not a list.
 func isList(lines []string) bool {
 	for i, line := range lines {
 		switch {
@@ -154,8 +155,7 @@ func (p *Page) lines(lines []string) {
 	}
 }
 
-// escape keeps characters from being made typographic, so that what is on the screen can be copied: see
-// groff_char(7).
+// escape keeps groff from making characters typographic, so that text on the screen can be copied: see groff_char(7).
 func escape(text string) string { return characters.Replace(text) }
 
 var characters = strings.NewReplacer(`\`, `\e`, "-", `\-`,
@@ -163,7 +163,7 @@ var characters = strings.NewReplacer(`\`, `\e`, "-", `\-`,
 
 func quote(text string) string { return `"` + escape(text) + `"` }
 
-// String is the page in the macros of man(7).
+// String returns the page in the macros of man(7).
 func (p *Page) String() string {
 	return fmt.Sprintf(".\\\" Made from the program's help text: run `make man` after changing that.\n"+
 		".TH %s %d \"\" vifproxy\n.SH NAME\n%s \\- %s\n%s",

@@ -1,7 +1,6 @@
 package usage
 
-// mostMistakes is by how many letters a word may differ from the one that was meant, and by half of its letters at most: with
-// more it is another word.
+// mostMistakes is by how many letters a word may differ from the one that was meant. It may also differ by half of its letters at most.
 const mostMistakes = 2
 
 // Nearest returns the first of the known words that is nearest to word; "" if none is near.

@@ -1,4 +1,6 @@
-// Package usage says in plain words what is wrong with a command line.
+// Package usage says in plain words what is wrong with a command line, and lays out help texts.
+//
+// Concurrency: any goroutine may call anything here, but for a flag set that another one uses.
 package usage
 
 import (
@@ -17,8 +19,8 @@ var (
 	invalid   = regexp.MustCompile(`(?s)^invalid value "(.*)" for flag -([a-z-]+): (.*)$`)
 )
 
-// Error returns an error of f.Parse(args) in the words of a person: the option as it was typed, and the known one that
-// was meant. wants says what the value of an option is to be, by its name, where the error does not.
+// Error returns an error of f.Parse(args) in plain words: it names the option as it was typed, and the known one that was meant. wants
+// has, by the name of an option, what its value should be.
 func Error(f *flag.FlagSet, args []string, err error, known []string, wants map[string]string) error {
 	text := err.Error()
 	if m := undefined.FindStringSubmatch(text); m != nil {

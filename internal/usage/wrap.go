@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Wrap returns a line, with its end, as lines of at most width columns, where its words allow that; 0 is no limit. All but
-// the first are indented. What stands in backquotes, to be copied, stays on a line if it fits on one.
+// Wrap breaks a line into lines of at most width columns, if its words allow that; a width of 0 is no limit. All lines but the first are
+// indented. Text in backquotes, which is to be copied, stays on one line if it fits.
 func Wrap(line string, width, indent int) string {
 	var b strings.Builder
 	column := 0
@@ -26,7 +26,7 @@ func Wrap(line string, width, indent int) string {
 	return strings.TrimRight(b.String(), " ") + "\n"
 }
 
-// wholes splits a line behind its blanks, but for those within backquotes if what these hold has at most width columns.
+// wholes splits a line after its blanks. It does not split text in backquotes of at most width columns.
 func wholes(line string, width int) (words []string) {
 	quoted := false
 	for _, word := range strings.SplitAfter(line, " ") {
@@ -43,7 +43,7 @@ func wholes(line string, width int) (words []string) {
 	return words
 }
 
-// Width is that of help texts: 80 columns are what every terminal has.
+// Width is the width of help texts. Every terminal has 80 columns.
 const Width = 80
 
 var (
@@ -51,7 +51,7 @@ var (
 	beginning = regexp.MustCompile(`^ *`)
 )
 
-// Fill breaks paragraphs and entries of a text that have a line of more than Width columns anew; others stay as they are.
+// Fill wraps the paragraphs and entries of a text that have a line of more than Width columns again. The others stay as they are.
 func Fill(text string) string {
 	var b strings.Builder
 	var block []string
