@@ -10,7 +10,7 @@ import (
 	"vifproxy/internal/usage"
 )
 
-// A call is what every verb is given.
+// A call is what every verb gets.
 type call struct {
 	env
 	ctx    context.Context
@@ -20,7 +20,7 @@ type call struct {
 	args   []string        // the words behind the verb
 }
 
-// warn says on standard error what is not an error, but has to be known.
+// warn prints on standard error what is not an error but matters.
 func (c *call) warn(format string, args ...any) {
 	complain(c.stderr, fmt.Sprintf(format, args...))
 }

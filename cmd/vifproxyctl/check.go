@@ -123,7 +123,7 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, err error)
 	return at, paths, nil
 }
 
-// isRuleDir reports whether a path leads to a directory, and to none that stands where a rule file should.
+// isRuleDir reports whether a path leads to a directory that is not named like a rule file.
 func isRuleDir(path string) bool {
 	info, err := os.Stat(path)
 	_, addr, wrong := rules.ParseFileName(path)

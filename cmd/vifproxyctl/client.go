@@ -16,7 +16,7 @@ import (
 	"vifproxy/internal/usage"
 )
 
-// setup is what a format may say: an address and a number, and, in comments only, a name that is made of letters, digits
+// A setup has what a format may use: an address and a number, and, in comments only, a name that is made of letters, digits
 // and "_.-".
 type setup struct {
 	Name      string
@@ -70,7 +70,7 @@ function FindProxyForURL(url, host) {
 
 func mustParse(text string) *template.Template { return template.Must(template.New("").Parse(text)) }
 
-// formatNamed looks a format up, and guesses what was meant when there is none of that name.
+// formatNamed returns the format of this name. If there is none, the error proposes one.
 func formatNamed(name string) (format, error) {
 	if f, ok := formats[name]; ok {
 		return f, nil
@@ -163,7 +163,7 @@ Bring it into %[4]s with qvm-copy, copy it to %[5]s, and have
 `, strings.TrimSuffix(formatName, "-policy"), f.file, f.seen, vm.Name, f.kept)
 }
 
-// gatewayOf takes another VM's gateway for one that is not connected: Qubes has the same on all vifs.
+// gatewayOf returns the gateway of a VM. For one that is not connected it is another VM's, because Qubes has the same on all vifs.
 func gatewayOf(vm control.VM, status control.Status) string {
 	for _, vm := range append([]control.VM{vm}, status.VMs...) {
 		if vm.Gateway != "" {

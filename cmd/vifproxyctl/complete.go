@@ -216,14 +216,13 @@ func prefixed(prefix string, words []string) []string {
 	return words
 }
 
-// What goes into a command line is nothing that a shell might act on. VM names are like this anyhow; hosts
-// are what an AppVM has sent.
+// Nothing that a shell might act on is offered for a command line. VM names are harmless anyway; an AppVM has chosen the hosts.
 var (
 	plainName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
 	plainHost = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 )
 
-// vms are those that the daemon knows, or where it is not to be asked, those that have rule files.
+// vms returns the VMs that the daemon knows. If the daemon cannot be asked, it returns those that have rule files.
 func (t *commandLine) vms() (all []string) {
 	add := func(name, explanation string) {
 		if plainName.MatchString(name) {
@@ -251,8 +250,8 @@ func (t *commandLine) vms() (all []string) {
 	return all
 }
 
-// asRoot returns what root would be offered, if err says that only root may ask the daemon and sudo wants no password, as for
-// Qubes' user: completion runs without the sudo in front of the command line. Else it returns nil.
+// asRoot returns what root would be offered, if err says that only root may ask the daemon and sudo wants no password, as for Qubes'
+// user. Shells run the completion without the sudo in front of the command line. In any other case asRoot returns nil.
 func (t *commandLine) asRoot(err error) (answers []string) {
 	if denied := (*control.PermissionError)(nil); !errors.As(err, &denied) || os.Geteuid() == 0 || t.asked {
 		return nil
@@ -269,7 +268,7 @@ func (t *commandLine) asRoot(err error) (answers []string) {
 	return strings.FieldsFunc(string(said), func(r rune) bool { return r == '\n' })
 }
 
-// hosts are those that a VM asked for and did not get, the newest first; for allow, those that no rule permits.
+// hosts returns the hosts that a VM asked for and did not get, the newest first. For allow it returns those that no rule permits.
 func (t *commandLine) hosts(vm string) (all []string) {
 	denied, err := control.NewClient(t.socket).Denied(t.ctx, []string{vm}, time.Time{})
 	if err != nil {

@@ -118,7 +118,7 @@ func deniedTable(vms []events.Denied, format func(time.Time) string) string {
 	return b.String()
 }
 
-// background is 1 for a host that browsers ask for by themselves: it comes behind those that a page may miss.
+// background returns 1 for a host that browsers request without a page, and 0 for others: it sorts behind those that a page may need.
 func background(h events.DeniedHost) int {
 	if h.Browser != "" {
 		return 1
@@ -138,7 +138,7 @@ func reasons(h events.DeniedHost) []string {
 // byItself marks what browsers ask for without a page.
 func byItself(purpose string) string { return "by itself: " + purpose }
 
-// reasonText is a reason with what explains it. That of a host that is not listed needs no more words.
+// reasonText returns a reason with its explanation. The reason of a host that is not listed needs none.
 func reasonText(reason events.Reason, why string) string {
 	if why == "" || reason == events.ReasonList {
 		return string(reason)

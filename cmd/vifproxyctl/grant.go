@@ -39,12 +39,12 @@ type grant struct {
 	asked   []string // for each of hosts, what explain is asked: the URL as it was given
 }
 
-// namesHeader begins a rule file of names, which are what people mean.
+// namesHeader begins a rule file of names, which people mean when they write hosts.
 const namesHeader = "#: format domains\n"
 
 const byteOrderMark = "\ufeff"
 
-// newGrant reads what the command line says of hosts.
+// newGrant reads the hosts of the command line.
 func newGrant(c *call, o grantOptions) (*grant, error) {
 	g := &grant{c: c, o: o, VM: c.args[0], Hosts: []string{}, Lines: []string{}, Ports: []uint16{}, Explanations: []control.Explanation{}}
 	for _, text := range c.args[1:] {
@@ -72,8 +72,8 @@ func newGrant(c *call, o grantOptions) (*grant, error) {
 	return g, nil
 }
 
-// requestFor returns what explain is asked about a host that a person gave as text: the URL without its path, or the host and
-// its port.
+// requestFor returns the request that explain tries for a host that a person gave as text: the URL without its path, or the host and its
+// port.
 func requestFor(text string, h rules.Host) string {
 	name := h.Name
 	if h.Below {
@@ -129,7 +129,7 @@ func (g *grant) read() error {
 	return nil
 }
 
-// first makes the first rule file of a VM that is named with its address, NAME.IP. none is why there is no other.
+// first prepares the first rule file of a VM that is named with its address, NAME.IP. none is the error that there is no other.
 func (g *grant) first(set rules.Set, none error) error {
 	name, addr, err := rules.ParseFileName(g.VM)
 	if err != nil || !addr.IsValid() {
@@ -160,8 +160,8 @@ func (g *grant) first(set rules.Set, none error) error {
 	return err
 }
 
-// forTheFirst says how to make the first rule file of a VM. Nobody tells the firewall VM the names of AppVMs, so a person has to
-// say which one is meant, also if only one comes into question.
+// forTheFirst says how to make the first rule file of a VM. The firewall VM does not know the names of AppVMs, so a person has to say
+// which one is meant, even if only one is possible.
 func (g *grant) forTheFirst(without []netwatch.AppVM) string {
 	command := func(addr string) string {
 		return fmt.Sprintf("`vifproxyctl allow %s.%s %s`", g.VM, addr, strings.ReplaceAll(strings.Join(g.Hosts, " "), "*", `\*`))

@@ -13,7 +13,7 @@ import (
 	"vifproxy/rules"
 )
 
-// temporary has the daemon allow it.
+// temporary asks the daemon to allow the hosts for a time.
 func (g *grant) temporary() error {
 	what := fmt.Sprintf("allowed for %v", g.o.duration)
 	if g.o.dryRun {
@@ -32,8 +32,8 @@ func (g *grant) temporary() error {
 	return g.conclude(what, true)
 }
 
-// change rewrites the file and waits until that is in force. The file is this program's to write, with the rights of
-// whoever calls it: the daemon writes nothing outside of its runtime directory.
+// change rewrites the file and waits until that is in force. This program writes the file, with the rights of its caller: the daemon
+// writes nothing outside of its runtime directory.
 func (g *grant) change(what string, edit func([]byte) ([]byte, error)) error {
 	if g.o.dryRun {
 		return g.print("would be " + what + " " + terminal.Quote(g.Path))
@@ -65,7 +65,7 @@ func (g *grant) change(what string, edit func([]byte) ([]byte, error)) error {
 	return errors.Join(err, g.conclude(what+" "+terminal.Quote(g.Path), what == "added to"))
 }
 
-// serves notes since when a change is in force, or why it is not: nobody is served by a proxy that does not run.
+// serves notes how long a change took to be in force, or why it is not in force: a proxy that does not run serves nobody.
 func (g *grant) serves(status control.Status, began time.Time) {
 	vm, err := vmNamed(status, g.VM)
 	switch {
@@ -116,8 +116,8 @@ func (g *grant) write(edit func([]byte) ([]byte, error)) error {
 	return err
 }
 
-// findings warns where the lines of the file hardly mean what their author meant, as a new line beneath them looks like
-// a sign that all is well.
+// findings warns if lines of the file hardly mean what their author meant. Without the warning, a new line below them would look like a
+// sign that all is well.
 func (g *grant) findings() {
 	if found := g.check.Parsed(g.file); len(found) > 0 {
 		text := found[0].String()

@@ -62,8 +62,8 @@ func runLog(c *call, o logtail.Options) error {
 	return err
 }
 
-// logFile returns where the log of the named VM is. Without a daemon it may still be there, in the default place; then
-// notRunning says so.
+// logFile returns the path of the log of the named VM. Without a daemon the path is in the default place, where the log may still be; then
+// notRunning is the error that no daemon runs.
 func logFile(c *call) (path string, notRunning error, err error) {
 	name := c.args[0]
 	status, err := c.client.Status(c.ctx)

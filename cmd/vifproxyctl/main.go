@@ -1,7 +1,7 @@
-// Vifproxyctl shows and steers what vifproxyd does. It asks the daemon for nearly all it knows; see package control.
+// Vifproxyctl shows and controls what vifproxyd does. It gets nearly all information from the daemon; see package control.
 //
-// A command line is read by commandline.go, which finds its verb in the table of verbs.go. Each verb has a file of its own: its row
-// of the table, its options and what it does. call.go has what all verbs are given.
+// commandline.go reads a command line and finds its verb in the table of verbs.go. Each verb has a file of its own, with its row of the
+// table, its options and what it does. call.go has what every verb gets.
 //
 // Concurrency: one goroutine does everything. Packages that it calls end theirs before they return.
 package main

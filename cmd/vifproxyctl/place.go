@@ -54,8 +54,8 @@ func (c *call) placeOf(o fileOptions) place {
 	return p
 }
 
-// fatal returns why nothing can be changed: nobody knows then which directory vifproxyd reads. If it does not run, all can be
-// prepared for its start.
+// fatal returns why nothing can be changed: it is not known which directory vifproxyd reads. If vifproxyd does not run, all can be prepared
+// for its start.
 func (p place) fatal() error {
 	if notRunning := (*control.NotRunningError)(nil); errors.As(p.err, &notRunning) {
 		return nil
@@ -63,7 +63,7 @@ func (p place) fatal() error {
 	return p.err
 }
 
-// sameFile reports whether two paths lead to one file, or are the same where there is none.
+// sameFile reports whether two paths lead to one file. If there is no file, it reports whether the paths are the same.
 func sameFile(a, b string) bool {
 	one, err1 := os.Stat(a)
 	other, err2 := os.Stat(b)

@@ -39,7 +39,7 @@ concerns. The exit status is 0 whatever state the VMs are in.
 	}
 }
 
-// runShow tells about troubles, and has none itself.
+// runShow prints troubles of VMs, and does not fail because of them.
 func runShow(c *call, wide bool) error {
 	status, err := c.client.Status(c.ctx)
 	if err != nil {
@@ -90,7 +90,7 @@ func vmNamed(status control.Status, name string) (control.VM, error) {
 	return control.VM{}, &control.UnknownError{Names: []string{name}, Known: known}
 }
 
-// warnOfProblems says what is wrong with the daemon, but for what is said of VMs anyway, and which files it does not read.
+// warnOfProblems warns of what is wrong with the daemon, except for what is said of VMs anyway, and of files that it does not read.
 func warnOfProblems(c *call, status control.Status, vms []control.VM) {
 	for _, b := range status.Barred {
 		c.warn("proxies may not leave by %s, where what AppVMs send is dropped by %s", b.Interface, b.Rule)

@@ -87,14 +87,14 @@ func runWatch(c *call) error {
 	}
 }
 
-// isFinal reports whether the daemon has said no: all else comes of its stopping and starting, also that it does
-// not know a VM, or does not let us in, until it has looked around.
+// isFinal reports whether the daemon has refused. Every other error comes from its stopping and starting. Until it has read everything, it
+// may not know a VM, or not let this user in.
 func isFinal(err error) bool {
 	var said *control.DaemonError
 	return errors.As(err, &said) && said.Fault != control.Unknown && said.Fault != control.Stopping
 }
 
-// eventLine is an event for a person.
+// eventLine returns an event for a person.
 func eventLine(e events.Event, colours bool) string {
 	var details []string
 	for _, a := range e.Attrs() {
@@ -139,8 +139,8 @@ func eventLine(e events.Event, colours bool) string {
 	return fmt.Sprintf("%s  %-12s  %s\n", e.Time.Local().Format("15:04:05.000"), cmp.Or(terminal.Quote(e.VM), "--"), text)
 }
 
-// eventColour is an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, faint for
-// what browsers ask for by themselves, green for what works from now on.
+// eventColour returns an SGR parameter of ECMA-48: red for errors, yellow for what a person may want to look at, faint for what browsers
+// request without a page, green for what works from now on.
 func eventColour(e events.Event) string {
 	switch {
 	case e.Level == "error":

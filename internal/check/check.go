@@ -130,7 +130,7 @@ func (k *checker) readTemplate() {
 	}
 }
 
-// tryTemplate has tinyproxy read what the template makes of a configuration. Their lines are the same.
+// tryTemplate makes tinyproxy read the configuration that the template gives. Both have the same lines.
 func (k *checker) tryTemplate(path, text string) {
 	err := k.judge.Takes(k.ctx, k.rendered)
 	bad := (*tinyproxy.BadConfig)(nil)

@@ -60,7 +60,7 @@ func Print(ctx context.Context, w io.Writer, path string, o Options) error {
 	return errors.Join(err, l.end())
 }
 
-// noise is what tinyproxy 1.10 and 1.11 log at each start, change of rules and end, whatever happens: src/main.c, and the
+// noise matches what tinyproxy 1.10 and 1.11 always log at each start, change of rules and end: src/main.c, and the
 // directives that one of the versions needs and the other warns of (src/conf.c).
 var noise = regexp.MustCompile(`^(WARNING: obsolete config item on line [0-9]+|` +
 	`WARNING .*\]: line [0-9]+: deprecated option \S+, use \S+|(NOTICE|INFO|CONNECT) .*\]: (Initializing tinyproxy \.\.\.|` +

@@ -26,7 +26,7 @@ const (
 	keptScript = Script + ".old"
 )
 
-// hooks are where people have put the line that runs the script, beside the rule directory.
+// hooks are the files, next to the rule directory, into which people have written the line that runs the script.
 var hooks = []string{"qubes-firewall-user-script", "qubes-firewall.d/*", "qubes-ip-change-hook", "rc.local"}
 
 // Config is what Import has to know.
@@ -191,8 +191,8 @@ func (i *importer) script() error {
 	return nil
 }
 
-// callers finds the lines that ran the old script. They stay: they may be part of something that only their
-// author understands, and do no harm once the script is a link.
+// callers finds the lines that ran the old script. It leaves them: they may be part of something that only their author understands, and
+// they do no harm once the script is a link.
 func (i *importer) callers() error {
 	for _, hook := range hooks {
 		paths, err := filepath.Glob(filepath.Join(filepath.Dir(i.From), hook))
@@ -202,7 +202,7 @@ func (i *importer) callers() error {
 		for _, path := range paths {
 			info, err := os.Stat(path)
 			if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
-				continue // nobody can run it
+				continue // it cannot be run
 			}
 			content, err := os.ReadFile(path)
 			if err != nil {
