@@ -21,19 +21,19 @@ func (d *doctor) bypasses() {
 		}
 		who := fmt.Sprintf("%s (%s)", file.Name, file.Addr)
 		text, _ := run(d.ctx, "qubesdb-multiread", "/qubes-firewall/"+vm.Addr.String()+"/")
-		rules, ok := parseEgress(text)
+		rules, ok := parseQubesRules(text)
 		if !ok {
 			unknown = append(unknown, who)
 			continue
 		}
 		before := len(open) + len(asking) + len(pinging)
-		if rules.open(tcpAnywhere) {
+		if rules.permits(tcpAnywhere) {
 			open = append(open, who)
 		}
-		if rules.open(dns) {
+		if rules.permits(dns) {
 			asking = append(asking, who)
 		}
-		if rules.open(icmp) {
+		if rules.permits(icmp) {
 			pinging = append(pinging, who)
 		}
 		if len(open)+len(asking)+len(pinging) == before {

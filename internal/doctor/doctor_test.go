@@ -86,16 +86,16 @@ func TestEgress(t *testing.T) {
 			true, true, true},
 		{"0000 = action=accept dst6=::/0\npolicy = drop", false, false, false}, // proxies and vifs are IPv4
 	} {
-		rules, ok := parseEgress(tt.rules + "\n")
+		rules, ok := parseQubesRules(tt.rules + "\n")
 		if !ok {
 			t.Errorf("no rules in %q", tt.rules)
 		}
-		got := [3]bool{rules.open(tcpAnywhere), rules.open(dns), rules.open(icmp)}
+		got := [3]bool{rules.permits(tcpAnywhere), rules.permits(dns), rules.permits(icmp)}
 		if got != [3]bool{tt.tcp, tt.dns, tt.icmp} {
 			t.Errorf("tcp, dns, icmp %v with\n%s", got, tt.rules)
 		}
 	}
-	if _, ok := parseEgress(""); ok {
+	if _, ok := parseQubesRules(""); ok {
 		t.Error("nothing was taken for rules")
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// egress is the rules of one AppVM as dom0 gives them to its netvm, in their order. The last one is the policy. See
+// qubesRules are the rules of one AppVM as dom0 gives them to its netvm, in their order. The last one is the policy. See
 // https://www.qubes-os.org/doc/vm-interface/#firewall-rules-in-4x.
-type egress []map[string]string
+type qubesRules []map[string]string
 
-func parseEgress(text string) (rules egress, ok bool) {
+func parseQubesRules(text string) (rules qubesRules, ok bool) {
 	var policy string
 	lines := strings.Split(text, "\n")
 	slices.Sort(lines) // qubes-firewall sorts them too
@@ -36,8 +36,8 @@ func parseEgress(text string) (rules egress, ok bool) {
 // A traffic reports whether a rule is about some of the traffic, and whether it is about all of it.
 type traffic func(rule map[string]string) (some, all bool)
 
-// open reports whether some of the traffic passes. The first rule that is about a packet decides.
-func (rules egress) open(t traffic) bool {
+// permits reports whether some of the traffic passes. The first rule that is about a packet decides.
+func (rules qubesRules) permits(t traffic) bool {
 	for _, rule := range rules {
 		some, all := t(rule)
 		if some && rule["action"] == "accept" {
@@ -51,22 +51,23 @@ func (rules egress) open(t traffic) bool {
 }
 
 func tcpAnywhere(rule map[string]string) (some, all bool) {
-	some = anywhere(rule) && is(rule["proto"], "", "tcp") && rule["specialtarget"] == ""
+	some = anywhere(rule) && oneOf(rule["proto"], "", "tcp") && rule["specialtarget"] == ""
 	return some, some && rule["dstports"] == ""
 }
 
 func dns(rule map[string]string) (some, all bool) {
-	some = is(rule["proto"], "", "udp", "tcp") && is(rule["specialtarget"], "", "dns") && anywhere(rule) &&
+	some = oneOf(rule["proto"], "", "udp", "tcp") && oneOf(rule["specialtarget"], "", "dns") && anywhere(rule) &&
 		hasPort(rule["dstports"], 53)
 	return some, some && rule["proto"] == ""
 }
 
 func icmp(rule map[string]string) (some, all bool) {
-	some = anywhere(rule) && is(rule["proto"], "", "icmp") && rule["specialtarget"] == ""
+	some = anywhere(rule) && oneOf(rule["proto"], "", "icmp") && rule["specialtarget"] == ""
 	return some, some && rule["icmptype"] == ""
 }
 
-func is(value string, values ...string) bool { return slices.Contains(values, value) }
+// oneOf reports whether a value is one of several.
+func oneOf(value string, values ...string) bool { return slices.Contains(values, value) }
 
 // anywhere reports whether a rule is about all destinations, or about so many that no site was meant.
 func anywhere(rule map[string]string) bool {
