@@ -30,7 +30,7 @@ type Conn struct {
 	family   int
 	options  []Option
 	sequence uint32 // number of the last request; answers have it too
-	request  []byte // with this number
+	request  []byte // room for a request with this number
 	buf      *[answerSize]byte
 }
 
@@ -134,11 +134,14 @@ func (c *Conn) Exchange(request []byte, each func(Message) error) error {
 		c.buf = buffers.Get().(*[answerSize]byte)
 	}
 	c.sequence++
-	c.request = append(c.request[:0], request...)
-	for m := c.request; len(m) > 0; m = m[binary.NativeEndian.Uint32(m):] {
+	numbered := append(c.request[:0], request...)
+	if len(numbered) <= answerSize { // a large batch is rare
+		c.request = numbered
+	}
+	for m := numbered; len(m) > 0; m = m[binary.NativeEndian.Uint32(m):] {
 		binary.NativeEndian.PutUint32(m[8:], c.sequence)
 	}
-	if _, err := c.Socket.Write(c.request); err != nil {
+	if _, err := c.Socket.Write(numbered); err != nil {
 		return err
 	}
 	dump := binary.NativeEndian.Uint16(request[6:])&unix.NLM_F_DUMP == unix.NLM_F_DUMP
