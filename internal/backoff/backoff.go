@@ -20,7 +20,7 @@ type Failure struct {
 	Count int
 	Retry time.Time // not before
 	Err   error
-	Bad   bool // tinyproxy has refused the configuration: trying again changes nothing until somebody mends it
+	Bad   bool // tinyproxy has refused the configuration: another try changes nothing until somebody corrects it
 }
 
 // Next returns the failure after one more. A proxy that had served for a while is started again at once.

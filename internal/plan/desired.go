@@ -22,7 +22,7 @@ type Identity struct {
 	Addr netip.Addr
 }
 
-// Inputs is all that the state of the firewall VM is a function of.
+// Inputs is everything that decides what should be there.
 type Inputs struct {
 	Links     netwatch.Snapshot
 	Rules     rules.Set
@@ -30,7 +30,7 @@ type Inputs struct {
 	Resolvers []netip.Addr
 	Places    string             // that sandboxes depend on
 	Stops     stops.Record       // by `stop` and `kill-all`, until `start`
-	KillAlls  int                // under way: nobody has a proxy until all have ended
+	KillAlls  int                // under way: no AppVM has a proxy until all proxies have ended
 	Restarts  map[netip.Addr]int // by `restart`
 
 	Temporary Temporary // by `allow --for`
@@ -41,13 +41,13 @@ type Desired struct {
 	Name   string
 	Addr   netip.Addr
 	Vifs   []string   // on which it is connected; none: it is not
-	Bind   netip.Addr // its gateway, where it is connected
+	Bind   netip.Addr // its gateway, if it is connected
 	Places string     // that its sandbox depends on
 	Held   bool
-	Waits  bool           // it has just come, and its rules are to be read again before anything serves it
+	Waits  bool           // it has just connected, and its rules have to be read again before anything serves it
 	Policy *policy.Policy // nil where Err says why there is none
 	Err    error          // its rule file or the template is wrong, or not complete: what ran last goes on
-	Told   error          // what of Err people were told: nothing, while somebody writes
+	Told   error          // the part of Err that is an event: none while somebody writes
 
 	StoppedBy string    // a person, or why that is not known; "" if it is not stopped
 	Since     time.Time // if so

@@ -21,10 +21,10 @@ type Generation struct {
 	Policy   *policy.Policy
 	Port     uint16
 	Ready    bool      // it listens; until then it is starting
-	Dying    bool      // told to end; nothing is expected of it any more
-	LostPort bool      // its port is not its own any more
+	Dying    bool      // told to end; nothing more is expected of it
+	LostPort bool      // its port no longer belongs to it
 	Retired  time.Time // since when a newer one serves; zero if not
-	Idle     bool      // retired, and no client is connected any more
+	Idle     bool      // retired, and without a client
 	Clients  int       // retired, and how many were connected when it was last looked at
 }
 
@@ -66,7 +66,7 @@ type Ending int
 const (
 	Gently Ending = iota // it is asked to
 	Soon                 // killed when the requests under way are answered, in time to cut tunnels too
-	Now                  // killed at once: an AppVM could still do through it what is not permitted any more
+	Now                  // killed at once: an AppVM could still do through it what is no longer permitted
 )
 
 // Of returns the plan for all AppVMs: it visits the union of desired and actual ones, each for itself. Bindings and Allowances are
@@ -127,7 +127,7 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 
 	serving := serving(a, target)
 	if serving != nil && a.Failures[target.Key()].Err != nil && !target.PermitsAll(serving.Policy) {
-		serving = nil // who knows when the target will start: nothing serves rather than what was taken away
+		serving = nil // nobody knows when the target will start, so nothing serves rather than what was taken away
 	}
 	var old *policy.Policy
 	if serving != nil {
@@ -153,7 +153,7 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	p.retire(serving, coming, a, now, limits)
 }
 
-// targetOf is the policy that should serve an AppVM; nil if none should.
+// targetOf returns the policy that should serve an AppVM; nil if none should.
 func targetOf(d *Desired, a *Actual) *policy.Policy {
 	if !d.Wanted() {
 		return nil
@@ -165,16 +165,16 @@ func targetOf(d *Desired, a *Actual) *policy.Policy {
 	if d.Policy == nil {
 		return good
 	}
-	// tinyproxy itself is the judge of regular expressions. Where it refuses the new ones, the last good policy
-	// serves on, and is started again should its process die.
+	// tinyproxy itself is the judge of regular expressions. If it refuses the new ones, the last good policy serves on, and is
+	// started again if its process dies.
 	if good != nil && a.Failures[d.Policy.Key()].Bad {
 		return good
 	}
 	return d.Policy
 }
 
-// serving is the generation that the bindings should point at: the newest that runs the target, else, until that
-// is up, the newest that listens at all.
+// serving returns the generation that the bindings should point at: the newest that runs the target, or until that is up, the newest
+// that listens at all.
 func serving(a *Actual, target *policy.Policy) *Generation {
 	var best *Generation
 	for i := range a.Generations {
@@ -202,7 +202,7 @@ func (p *Plan) start(target *policy.Policy, a *Actual, now time.Time) {
 	p.Start = append(p.Start, target)
 }
 
-// retire decides the end of all generations but the serving one and those that start what is coming.
+// retire decides how all generations end, except the serving one and those that start what is coming.
 func (p *Plan) retire(serving *Generation, coming []*policy.Policy, a *Actual, now time.Time, limits Limits) {
 	var draining []Generation
 	for i := len(a.Generations) - 1; i >= 0; i-- { // newest first: they may stay longest
@@ -235,7 +235,7 @@ func (p *Plan) retire(serving *Generation, coming []*policy.Policy, a *Actual, n
 			}
 		}
 	}
-	if more := len(draining) - limits.Generations; more > 0 { // those that serve fewest go, and of these the oldest
+	if more := len(draining) - limits.Generations; more > 0 { // those with the fewest clients end, and of these the oldest
 		slices.Reverse(draining)
 		slices.SortStableFunc(draining, func(a, b Generation) int { return cmp.Compare(a.Clients, b.Clients) })
 		for _, g := range draining[:more] {
