@@ -23,7 +23,7 @@ func TestDefaultsAreEverywhere(t *testing.T) {
 		"packaging/deb/postrm":        {StateDir, OptionFiles[1]},
 		"packaging/rpm/postun":        {StateDir},
 		"packaging/install-rw.sh":     {RulesDir, StateDir, Tinyproxy},
-		"packaging/vifproxy.catalog":  {fmt.Sprintf("%d unless configured otherwise", ProxyPort), RuntimeDir + " "},
+		"packaging/vifproxy.catalog":  {fmt.Sprintf("%d unless configured otherwise", ProxyPort), RuntimeDir + ","},
 		"packaging/man/vifproxyd.8": {"rules-dir=" + RulesDir, "runtime-dir=" + RuntimeDir, "state-dir=" + StateDir, "control-socket=" + ControlSocket,
 			fmt.Sprintf("proxy-port=%d", ProxyPort), "listen-ports=" + ListenPorts, "tinyproxy=" + Tinyproxy, "FILE " + TemplateName},
 		"packaging/man/vifproxyctl.1":            {RulesDir, ControlSocket, Tinyproxy},
