@@ -13,10 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vifproxy/internal/capability"
 	"vifproxy/internal/sockdiag"
-
-	"golang.org/x/sys/unix"
 )
 
 // command returns a tinyproxy that reads its configuration from the first of files, and the buffer that its output goes to.

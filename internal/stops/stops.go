@@ -17,9 +17,9 @@ import (
 	"slices"
 	"time"
 
-	"vifproxy/internal/regular"
-
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/regular"
 )
 
 // recordMax bounds the file, in bytes: some 10,000 AppVMs.

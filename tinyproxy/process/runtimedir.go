@@ -14,9 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"vifproxy/internal/notroot"
-
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/notroot"
 )
 
 const (
