@@ -7,42 +7,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"vifproxy/firewall"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/policy/policytest"
 	"vifproxy/rules"
-	"vifproxy/tinyproxy"
 )
-
-const realBinary = "/usr/bin/tinyproxy"
-
-// policyOf returns what the daemon makes of a rule file with the built-in template and more directives.
-func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...string) *policy.Policy {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "social.10.137.0.1")
-	file, err := rules.ParseFile(path, []byte(strings.Join(lines, "\n")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := "Listen {bind_ip}\nPort {port}\nFilter \"{rules_file}\"\nConnectPort 443\nLogLevel Critical\n"
-	if !slices.ContainsFunc(directives, func(d string) bool { return strings.HasPrefix(d, "FilterDefaultDeny ") }) {
-		directives = append(slices.Clone(directives), "FilterDefaultDeny No")
-	}
-	template, err := rules.ParseTemplate("config", text+strings.Join(directives, "\n")+"\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := policy.New(file, nil, template, policy.Input{Bind: bind, Binary: tinyproxy.Binary{Path: realBinary}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
 
 func TestExplainSteps(t *testing.T) {
 	lines := []string{"# mine", `^a\.example$`, `\.example$`}
@@ -58,7 +31,7 @@ func TestExplainSteps(t *testing.T) {
 		{"FilterDefaultDeny No", "ws://b.com", "CONNECT b.com:80: false; true no line forbids it"},
 		{"FilterURLs Yes", "http://b.com/.example", "GET http://b.com/.example: true; false forbidden by 3"},
 	} {
-		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), lines, tt.directive)
+		p := policytest.Of(t, netip.MustParseAddr("127.0.0.1"), lines, tt.directive)
 		q, err := RequestFor(tt.address)
 		if err != nil {
 			t.Error(err)
@@ -142,7 +115,7 @@ func TestExplainFence(t *testing.T) {
 		{"", `Upstream http proxy.corp.example:3128 ".corp.example"`, "lan.example", "false 10.1.2.3 is refused: it is in 10.0.0.0/8 " +
 			"(the line `#: egress 10.1.2.3/32:443` in the rule file opens it)"},
 	} {
-		p := policyOf(t, netip.MustParseAddr("127.0.0.1"), strings.Split(tt.lines, "\n"), tt.directive)
+		p := policytest.Of(t, netip.MustParseAddr("127.0.0.1"), strings.Split(tt.lines, "\n"), tt.directive)
 		f := Subject{Policy: p, UID: 7, Fence: fence, ForAll: forAll}
 		f.Fence.Proxies = []firewall.Proxy{{UID: 7, Openings: policy.Openings(p.Egress)}}
 		q, err := RequestFor(tt.address)

@@ -11,40 +11,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"vifproxy/internal/policy"
-	"vifproxy/rules"
+	"vifproxy/internal/policy/policytest"
 	"vifproxy/tinyproxy"
 	proc "vifproxy/tinyproxy/process"
 )
-
-const realBinary = "/usr/bin/tinyproxy"
-
-// policyOf is what the supervisor makes of a rule file with the built-in template and more directives.
-func policyOf(t *testing.T, bind netip.Addr, lines []string, directives ...string) *policy.Policy {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "social.10.137.0.1")
-	file, err := rules.ParseFile(path, []byte(strings.Join(lines, "\n")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := "Listen {bind_ip}\nPort {port}\nFilter \"{rules_file}\"\nConnectPort 443\nLogLevel Critical\n"
-	if !slices.ContainsFunc(directives, func(d string) bool { return strings.HasPrefix(d, "FilterDefaultDeny ") }) {
-		directives = append(slices.Clone(directives), "FilterDefaultDeny No")
-	}
-	template, err := rules.ParseTemplate("config", text+strings.Join(directives, "\n")+"\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := policy.New(file, nil, template, policy.Input{Bind: bind, Binary: tinyproxy.Binary{Path: realBinary}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
 
 // serve starts a proxy with the policy as the daemon does; what it permits goes to an upstream that says 200.
 func serve(t *testing.T, proxies *Tinyproxies, p *policy.Policy, port uint16) (proxy Proxy, ok bool) {
@@ -121,7 +95,7 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(launcher.Close)
-	proxies := &Tinyproxies{binary: realBinary, launcher: launcher, slots: make(chan struct{}, 1)}
+	proxies := &Tinyproxies{binary: policytest.RealBinary, launcher: launcher, slots: make(chan struct{}, 1)}
 	via := upstream(t)
 	n := rand.Uint32()
 	bind := netip.AddrFrom4([4]byte{127, 1 + byte(n)%254, byte(n >> 8), 1 + byte(n>>16)%254})
@@ -155,7 +129,7 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 			for range 1 + random.IntN(5) {
 				pattern += pick(language.parts)
 			}
-			proxy, ok := serve(t, proxies, policyOf(t, bind, []string{pattern}, directives...), port)
+			proxy, ok := serve(t, proxies, policytest.Of(t, bind, []string{pattern}, directives...), port)
 			if port++; !ok {
 				continue // a bad regex
 			}
@@ -174,7 +148,7 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 			lines, want = append(lines, pattern), append(want, answers)
 		}
 		for from := 0; from < patterns; from += perFile {
-			p := policyOf(t, bind, lines[from:from+perFile], directives...)
+			p := policytest.Of(t, bind, lines[from:from+perFile], directives...)
 			texts := make([]string, len(p.Rules))
 			for i, line := range p.Rules {
 				texts[i] = line.Text
