@@ -41,7 +41,7 @@ type Temporary struct {
 	Seconds int      `json:"seconds"` // from now; 0 takes it back
 }
 
-// MaxTemporary is for how many seconds something can be allowed. What is allowed for longer is a line in the rule file.
+// MaxTemporary is for how many seconds a host can be allowed. A longer allowance is a line in the rule file.
 const MaxTemporary = 7 * 24 * 60 * 60
 
 type explainRequest struct {

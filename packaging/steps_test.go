@@ -347,7 +347,7 @@ func (m *machine) removedFilesComeBack() {
 	m.run("systemctl", "restart", "vifproxyd")
 	m.served("banking", "bank.example", "shop.example")
 	pid := m.property("MainPID")
-	time.Sleep(10 * time.Second) // restartGap, of supervisor
+	time.Sleep(10 * time.Second) // lifeMin, of supervisor
 	m.run("rm", "-r", "/run/vifproxy")
 	m.until("systemd's status tells", func() error {
 		if text := m.property("StatusText"); !strings.Contains(text, "mkdir /run/vifproxy") {

@@ -32,7 +32,7 @@ func showVerb() verb {
     refused     its rule file or the template "config" is wrong
     stopped     a person has stopped it, with stop or kill-all, until start
 
-What is wrong or looks suspicious is printed below the table: errors in files, lines that hardly mean what
+Problems and suspicious lines are printed below the table: errors in files, lines that hardly mean what
 their author meant, black lists, VMs that a person has stopped. Each is said once, with all VMs that it
 concerns. The exit status is 0 whatever state the VMs are in.
 `,

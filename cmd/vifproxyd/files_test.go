@@ -86,7 +86,7 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 		s.must(os.Chown(s.runDir(), s.user, 0))
 	}
 	s.startWork()
-	time.Sleep(10 * time.Second) // restartGap, of supervisor
+	time.Sleep(10 * time.Second) // lifeMin, of supervisor
 	own(0)
 	s.must(os.RemoveAll(s.runDir()))
 	s.says("show", "problem: files of proxies: somebody has removed the runtime directory, and no proxy can start")

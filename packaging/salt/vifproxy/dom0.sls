@@ -11,7 +11,7 @@ pillar. Then, in dom0:
 
 The netvm's name is here and in the two files init.top. The AppVMs must exist. The formula sets their netvm, their address, which
 their rule file has in its name, and the first rule of their firewall. That rule drops everything that passes the netvm, DNS and
-ICMP included. What goes to the proxy does not pass the netvm. `qvm-firewall NAME del --rule-no 0` removes the rule.
+ICMP included. Connections to the proxy do not pass the netvm. `qvm-firewall NAME del --rule-no 0` removes the rule.
 -#}
 {%- set config = pillar['vifproxy'] -%}
 
