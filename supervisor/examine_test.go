@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -12,32 +11,15 @@ import (
 	"vifproxy/internal/events"
 )
 
-// examiner is a Supervisor that finds out what became of connections, in a world of values; routes are the kernel's.
-func examiner(t *testing.T, attempts ...firewall.Attempt) *Supervisor {
-	t.Helper()
-	events := events.New(slog.New(slog.DiscardHandler))
-	s := New(Config{
-		Events: events,
-		LookUp: func(_ context.Context, host string) ([]netip.Addr, error) {
-			addrs := map[string]string{"lan.example": "10.1.2.3", "here.example": "127.0.0.1", "far.example": "198.51.100.1"}
-			if addrs[host] == "" {
-				return nil, errors.New("no such host")
-			}
-			return []netip.Addr{netip.MustParseAddr(addrs[host])}, nil
-		},
-		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
-			if attempts != nil && !attempts[0].To.IsValid() {
-				return nil, errors.New("cannot list sockets")
-			}
-			return attempts, nil
-		},
-	})
-	return s
-}
-
 // One AppVM does not keep others from learning what became of their connections, and what is over leaves nothing behind.
 func TestExaminationsAreBounded(t *testing.T) {
-	s := examiner(t)
+	s := New(Config{
+		Events: events.New(slog.New(slog.DiscardHandler)),
+		LookUp: func(context.Context, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("10.1.2.3")}, nil
+		},
+		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
+	})
 	begun := 0
 	for range examinedEach + 1 {
 		if s.examine(events.Denial{VM: "loud", IP: vmA, Host: "lan.example"}) {
