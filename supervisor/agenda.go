@@ -30,9 +30,9 @@ type agenda [tasks]time.Time
 // at sets the time of a task; the zero time takes it off the agenda.
 func (a *agenda) at(what task, when time.Time) { a[what] = when }
 
-// by has a task done no later than when.
+// by has a task done no later than when; the zero time changes nothing.
 func (a *agenda) by(what task, when time.Time) {
-	if !a.has(what) || when.Before(a[what]) {
+	if !when.IsZero() && (!a.has(what) || when.Before(a[what])) {
 		a[what] = when
 	}
 }

@@ -15,6 +15,7 @@ func TestAgenda(t *testing.T) {
 	a.by(dueRules, now.Add(2*time.Second))
 	a.by(dueRules, now.Add(3*time.Second)) // later than what is there
 	a.by(dueLinks, now.Add(time.Second))
+	a.by(dueLinks, time.Time{})
 	if next := a.next(limit); next != now.Add(time.Second) {
 		t.Errorf("next is %v", next.Sub(now))
 	}

@@ -12,7 +12,7 @@ import (
 // fence returns what the firewall has to hold in addition to bindings.
 func (l *loop) fence(exits []policy.Allowance, now time.Time) firewall.Fence {
 	f := firewall.Fence{
-		Resolvers: l.inputs.Resolvers, Openings: policy.Openings(l.Egress), Proxies: make([]firewall.Proxy, 0, len(exits)),
+		Resolvers: l.inputs.Resolvers.Open(now), Openings: policy.Openings(l.Egress), Proxies: make([]firewall.Proxy, 0, len(exits)),
 	}
 	f.Leave, f.Barred = l.leave()
 	named := make(map[string]bool)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/upstreams"
@@ -191,6 +192,39 @@ func TestUpstreamsThatRotateStayOpen(t *testing.T) {
 		m.after(time.Hour)
 		if n := open(); n != upstreams.AddressesMax {
 			t.Errorf("%d addresses are open although nobody answers, want %d", n, upstreams.AddressesMax)
+		}
+	})
+}
+
+// A look-up that is under way asks the name servers that resolv.conf had when it began.
+func TestFormerResolversStayOpenForAWhile(t *testing.T) {
+	run(t, func(m *machine) {
+		m.mail.Post(func(l *loop) { l.Look = time.Hour })
+		open := func() (text string) {
+			m.mail.Post(func(l *loop) { text = fmt.Sprint(l.holds.Fence.Resolvers) })
+			m.took()
+			return text
+		}
+		listed := func(text string) {
+			m.set(func() { m.resolvers = []netip.Addr{netip.MustParseAddr(text)} })
+			m.Wake(mailbox.Resolvers)
+			m.after(time.Second)
+		}
+		listed("10.139.1.1")
+		listed("10.139.1.2")
+		if got := open(); got != "[10.139.1.2 10.139.1.1]" {
+			t.Errorf("open are %s", got)
+		}
+		if m.after(time.Minute); open() != "[10.139.1.2]" {
+			t.Errorf("a minute later, open are %s", open())
+		}
+
+		// Nobody can read the file when it is time to close one.
+		listed("10.139.1.3")
+		m.set(func() { m.resolvErr = errors.New("input/output error") })
+		m.Wake(mailbox.Resolvers)
+		if m.after(5 * time.Minute); open() != "[10.139.1.3]" {
+			t.Errorf("resolv.conf is not readable, and open are %s", open())
 		}
 	})
 }

@@ -155,10 +155,11 @@ func (l *loop) readRules(now time.Time) bool {
 func (l *loop) readResolvers(now time.Time) {
 	resolvers, err := l.ReadResolvers()
 	if retry := l.troubles.Note(l.Events, now, "resolvers", err); err != nil {
-		l.agenda.at(dueResolvers, retry)
+		l.agenda.by(dueResolvers, retry)
 		return
 	}
-	l.inputs.Resolvers = resolvers
+	l.inputs.Resolvers.Listed(resolvers, now)
+	l.agenda.by(dueResolvers, l.inputs.Resolvers.Next())
 }
 
 // readPlaces reads what sandboxes depend on. It believes a change that has lasted for a moment: a service that restarts removes its

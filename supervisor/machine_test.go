@@ -66,6 +66,7 @@ type machine struct {
 	putOff     int // writes that were not done when they were to end
 	resolvers  []netip.Addr
 	places     string
+	resolvErr  error
 	asleep     time.Duration // how long it was suspended, all in all
 	stops      stops.Record  // as kept
 	stopsErr   error         // of reading and writing them
@@ -318,7 +319,7 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 			ReadResolvers: func() ([]netip.Addr, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
-				return m.resolvers, nil
+				return m.resolvers, m.resolvErr
 			},
 			Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
 				m.mu.Lock()

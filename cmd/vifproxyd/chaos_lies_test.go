@@ -210,11 +210,12 @@ func (c *chaos) seek(vm *appVM, seed uint64) {
 	}
 }
 
-// editResolvers takes one of the two name servers out of resolv.conf, or puts it back, in place. The other one answers.
+// editResolvers takes one of the two name servers out of resolv.conf, or puts it back, in place. The other one answers. It never
+// puts one in the place of the other: the fence refuses questions to a new one for a moment, see docs/security.md.
 func (c *chaos) editResolvers() string {
 	lines := []string{"nameserver 10.139.1.1\n", "nameserver 10.139.1.2\n"}
-	n := c.rng.IntN(3)
-	if n < 2 {
+	if c.alone = !c.alone; c.alone {
+		n := c.rng.IntN(2)
 		lines[n] = "#" + lines[n][1:]
 	}
 	f, err := os.OpenFile(filepath.Join("/etc/netns", c.Name+"-fw", "resolv.conf"), os.O_WRONLY, 0)

@@ -58,6 +58,7 @@ type chaos struct {
 	full   bool                // the runtime directory
 	late   bool                // the daemon may need a while to notice what happened since the last settled moment
 	thin   bool                // a part of our rules may be away
+	alone  bool                // one of the two name servers is not in resolv.conf
 	ended  map[*running]bool   // daemons that were meant to end
 	counts map[string]int
 	log    []string

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vifproxy/internal/policy"
+	"vifproxy/internal/resolvconf"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -27,7 +28,7 @@ type Inputs struct {
 	Links     netwatch.Snapshot
 	Rules     rules.Set
 	Binary    tinyproxy.Binary
-	Resolvers []netip.Addr
+	Resolvers resolvconf.Memory
 	Places    string             // that sandboxes depend on
 	Stops     stops.Record       // by `stop` and `kill-all`, until `start`
 	KillAlls  int                // under way: no AppVM has a proxy until all proxies have ended

@@ -1,6 +1,7 @@
-// Package resolvconf reads to which resolvers programs here send their questions for names.
+// Package resolvconf reads to which resolvers programs here send their questions for names, and remembers those that they may still
+// ask.
 //
-// Concurrency: its functions may be called from anywhere.
+// Concurrency: its functions may be called from anywhere. A Memory belongs to one goroutine.
 package resolvconf
 
 import (
