@@ -38,6 +38,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyctl", "vifproxy/tinyproxy/process", "it runs no proxy"},
 	{"cmd/vifproxyctl", "vifproxy/tinyproxy/confine", "it confines nothing"},
 	{"cmd/vifproxyctl", "github.com/elastic/go-seccomp-bpf", "it confines nothing"},
+	{"cmd/vifproxyctl", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
+	{"cmd/vifproxyd", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
 	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "the daemon asks name servers as package net does"},
 	{"internal/explain", "vifproxy/tinyproxy/process", "it is given what tries a request"},
