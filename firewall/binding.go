@@ -10,10 +10,15 @@ import (
 
 // A Binding lets one AppVM, on one vif, reach one proxy.
 type Binding struct {
-	Vif  string         // interface the AppVM's packets come in on
-	Addr netip.Addr     // IPv4 address of the AppVM
-	To   netip.AddrPort // IPv4 address and port where its proxy listens
+	Vif    string         // interface the AppVM's packets come in on
+	Link   int32          // its index
+	Addr   netip.Addr     // IPv4 address of the AppVM
+	To     netip.AddrPort // IPv4 address and port where its proxy listens
+	Socket uint64         // the number of the socket that listens there, see sockdiag.Socket
 }
+
+// Local reports whether the binding is for this machine itself: the daemon asks a proxy of its own over loopback.
+func (b Binding) Local() bool { return b.Vif == "lo" }
 
 func (b Binding) String() string {
 	return fmt.Sprintf("%s %s to %s", b.Vif, b.Addr, b.To)
@@ -24,6 +29,7 @@ type Config struct {
 	ProxyPort           uint16 // the port AppVMs use
 	FirstPort, LastPort uint16 // range in which proxies listen, both ends included; guarded
 	FirstUID, LastUID   uint32 // uids of proxies, both ends included; fenced
+	Switchboard         bool   // hands connections to proxies; otherwise nat translates them
 }
 
 // isName reports whether vif is a name of an interface. It is stricter than the kernel: nft and iptables read other

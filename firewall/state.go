@@ -10,6 +10,18 @@ type State struct {
 	Bindings []Binding
 	Guarded  []uint16 // ports of proxies that nobody is bound to: they start, or finish their connections
 	Fence    Fence
+
+	// Shared is the port at which all proxies are reached, if a switchboard hands connections to their sockets. If it is 0, nat
+	// translates connections to the ports where proxies listen.
+	Shared uint16
+}
+
+// PortOf returns the port to which packets of a binding's AppVM are addressed when they have come in.
+func (s State) PortOf(b Binding) uint16 {
+	if s.Shared != 0 && !b.Local() {
+		return s.Shared
+	}
+	return b.To.Port()
 }
 
 // Normal returns the state in a fixed order, so that equal states compare equal, or an error if the state cannot be. A port that

@@ -33,8 +33,7 @@ type AppVM struct {
 	Addr    netip.Addr // its IPv4 address
 	Gateway netip.Addr // first primary IPv4 address of its vif, of its newest vif when it has several
 	Vifs    []string   // sorted by domid, then devid. An HVM has two: its own, and its stub domain's
-
-	links []int32 // indexes of Vifs
+	Links   []int32    // indexes of Vifs; a vif that is made again under its name has another
 }
 
 // A Snapshot is every connected AppVM at one moment, sorted by Addr.
@@ -43,7 +42,7 @@ type Snapshot []AppVM
 // Equal reports whether s and t say the same.
 func (s Snapshot) Equal(t Snapshot) bool {
 	return slices.EqualFunc(s, t, func(a, b AppVM) bool {
-		return a.Addr == b.Addr && a.Gateway == b.Gateway && slices.Equal(a.Vifs, b.Vifs)
+		return a.Addr == b.Addr && a.Gateway == b.Gateway && slices.Equal(a.Vifs, b.Vifs) && slices.Equal(a.Links, b.Links)
 	})
 }
 
@@ -64,12 +63,12 @@ func (s Snapshot) After(h Hint, found Snapshot) (now Snapshot, ok bool) {
 	}
 	var known Snapshot
 	for _, vm := range s {
-		if vm.Addr == h.Host || slices.Contains(vm.links, h.Link) {
+		if vm.Addr == h.Host || slices.Contains(vm.Links, h.Link) {
 			known = append(known, vm)
 		}
 	}
 	if len(known) > 0 {
-		return s, known.Equal(found) && slices.EqualFunc(known, found, func(a, b AppVM) bool { return slices.Equal(a.links, b.links) })
+		return s, known.Equal(found)
 	}
 	for _, vm := range found {
 		if _, elsewhere := s.Find(vm.Addr); elsewhere {
@@ -151,7 +150,7 @@ func connected(links []link, addrs []address, routes []route) Snapshot {
 			found = found[1:]
 		}
 		snapshot = append(snapshot, AppVM{
-			Addr: addr, Gateway: newest.gateway, Vifs: slices.Clip(names[first:]), links: slices.Clip(indexes[first:]),
+			Addr: addr, Gateway: newest.gateway, Vifs: slices.Clip(names[first:]), Links: slices.Clip(indexes[first:]),
 		})
 	}
 	return snapshot

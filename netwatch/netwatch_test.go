@@ -260,8 +260,11 @@ func TestEqual(t *testing.T) {
 	vm := func(addr, gateway string, vifs ...string) AppVM {
 		return AppVM{Addr: netip.MustParseAddr(addr), Gateway: netip.MustParseAddr(gateway), Vifs: vifs}
 	}
+	again := vm("10.0.0.1", "10.1.0.1", "vif1.0")
+	again.Links = []int32{8}
 	different := []Snapshot{
 		nil,
+		{again},
 		{vm("10.0.0.1", "10.1.0.1", "vif1.0")},
 		{vm("10.0.0.2", "10.1.0.1", "vif1.0")},
 		{vm("10.0.0.1", "10.1.0.2", "vif1.0")},

@@ -73,7 +73,7 @@ func TestHintAtAnotherVif(t *testing.T) {
 		m.after(time.Second)
 		m.mail.Post(func(l *loop) {
 			l.LookAtLinks = func(netwatch.Hint) (netwatch.Snapshot, error) {
-				return netwatch.Snapshot{{Addr: netip.MustParseAddr("10.137.0.1"), Gateway: gateway, Vifs: []string{"vif2.0"}}}, nil
+				return netwatch.Snapshot{{Addr: netip.MustParseAddr("10.137.0.1"), Gateway: gateway, Vifs: []string{"vif2.0"}, Links: []int32{3}}}, nil
 			}
 		})
 		m.link("vif1.0 10.137.0.1", "vif2.0 10.137.0.1")

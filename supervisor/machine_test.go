@@ -436,12 +436,18 @@ func (m *machine) link(vifs ...string) {
 		vif, addr, _ := strings.Cut(v, " ")
 		ip := netip.MustParseAddr(addr)
 		if i := slices.IndexFunc(m.links, func(vm netwatch.AppVM) bool { return vm.Addr == ip }); i >= 0 {
-			m.links[i].Vifs = append(m.links[i].Vifs, vif)
+			m.links[i].Vifs, m.links[i].Links = append(m.links[i].Vifs, vif), append(m.links[i].Links, linkOf(vif))
 			continue
 		}
-		m.links = append(m.links, netwatch.AppVM{Addr: ip, Gateway: gateway, Vifs: []string{vif}})
+		m.links = append(m.links, netwatch.AppVM{Addr: ip, Gateway: gateway, Vifs: []string{vif}, Links: []int32{linkOf(vif)}})
 	}
 	slices.SortFunc(m.links, func(a, b netwatch.AppVM) int { return a.Addr.Compare(b.Addr) })
+}
+
+// linkOf returns the index of a vif.
+func linkOf(vif string) int32 {
+	domid, devid, _ := netwatch.ParseVif(vif)
+	return int32(10*domid + devid + 2)
 }
 
 // after lets time pass and returns what was done in it.

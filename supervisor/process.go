@@ -91,7 +91,7 @@ func (p *process) tell(how plan.Ending, why string) {
 // cameUp takes in that a proxy listens.
 func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	l.justUp = append(l.justUp, p.vm.addr)
-	p.proxy, p.Ready, p.ready = proxy, true, time.Now()
+	p.proxy, p.Socket, p.Ready, p.ready = proxy, proxy.Socket(), true, time.Now()
 	p.vm.taken = 0
 	if !p.Dying {
 		if !l.isNew(p.vm.addr) || !l.stale(p.ready, p.vm.addr) {

@@ -24,7 +24,7 @@ import (
 // Everything that decides which AppVM reaches what is in our own tables, for IPv4 and IPv6: nat, guard and fence. No flush, delete
 // or restore of iptables touches them. But a packet must also pass INPUT. Its policy, or a REJECT, stops an AppVM's connection to
 // its proxy, and no accept of our own chains overrules that. So the first rule there, the admission, accepts what our nat has
-// translated. It never changes, and admits only what the guard has already admitted. If somebody takes it away, AppVMs are shut
+// translated, or with a switchboard what comes to the port that all proxies share. It admits only what the guard has already admitted. If somebody takes it away, AppVMs are shut
 // out until the next look puts it back.
 //
 // iptables has two variants, each with a filter of its own, and a packet passes both: iptables-nft, whose rules are nftables',
@@ -32,6 +32,7 @@ import (
 type Backend struct {
 	*nft.Backend
 	log        *slog.Logger
+	cfg        *firewall.Config
 	named      string // "iptables" if a person asked for it; else String says what the machine has
 	admissions []*admission
 
@@ -73,10 +74,19 @@ type inputRule struct {
 
 // New returns a backend beside the rules that nft keeps. named is "iptables" if a person has asked for it.
 func New(rules *nft.Backend, log *slog.Logger, cfg firewall.Config, named string) *Backend {
-	return &Backend{Backend: rules, log: log, named: named, admissions: []*admission{
-		{inputChain: &nftInput{nft: rules, cfg: cfg}, log: log, told: rate.Sometimes{Interval: warnInterval}},
-		{inputChain: &legacyInput{log: log, cfg: cfg}, log: log, told: rate.Sometimes{Interval: warnInterval}},
+	return &Backend{Backend: rules, log: log, cfg: &cfg, named: named, admissions: []*admission{
+		{inputChain: &nftInput{nft: rules, cfg: &cfg}, log: log, told: rate.Sometimes{Interval: warnInterval}},
+		{inputChain: &legacyInput{log: log, cfg: &cfg}, log: log, told: rate.Sometimes{Interval: warnInterval}},
 	}}
+}
+
+// UseSwitchboard makes the next Sync load the rules for a switchboard.
+func (b *Backend) UseSwitchboard() {
+	b.cfg.Switchboard = true
+	for _, a := range b.admissions {
+		a.print = ""
+	}
+	b.Backend.UseSwitchboard()
 }
 
 // String implements Backend. It may be called while another method runs.

@@ -17,7 +17,7 @@ import (
 // network.
 type legacyInput struct {
 	log     *slog.Logger
-	cfg     firewall.Config
+	cfg     *firewall.Config
 	program legacy.Program
 	told    bool // that it cannot be looked at
 }
@@ -62,8 +62,11 @@ func (in *legacyInput) write(ctx context.Context, gone []inputRule, admit bool) 
 		changes = append(changes, deletion(r.print))
 	}
 	if admit {
-		changes = append(changes, fmt.Sprintf("-I INPUT -p tcp -m tcp --dport %d:%d -m conntrack --ctstate DNAT --ctorigdstport %d "+
-			"-m comment --comment %q -j ACCEPT", in.cfg.FirstPort, in.cfg.LastPort, in.cfg.ProxyPort, firewall.AdmissionComment))
+		what := fmt.Sprintf("--dport %d:%d -m conntrack --ctstate DNAT --ctorigdstport %d", in.cfg.FirstPort, in.cfg.LastPort, in.cfg.ProxyPort)
+		if in.cfg.Switchboard {
+			what = fmt.Sprintf("--dport %d", in.cfg.ProxyPort)
+		}
+		changes = append(changes, fmt.Sprintf("-I INPUT -p tcp -m tcp %s -m comment --comment %q -j ACCEPT", what, firewall.AdmissionComment))
 	}
 	return in.program.Restore(ctx, "filter", changes...)
 }

@@ -22,7 +22,7 @@ import (
 // -save leave the table out (1.8.9: "is incompatible, use 'nft' tool"; "unknown ipv4 meta key").
 type nftInput struct {
 	nft *nft.Backend
-	cfg firewall.Config
+	cfg *firewall.Config
 
 	// The last reading. It is still true as long as all transactions since then are ours: each adds one to the generation, and of
 	// ours only those of write are about this chain.
@@ -80,7 +80,7 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 			unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, r.handle)...)))
 	}
 	if admit {
-		changes = append(changes, admissionRule(in.cfg))
+		changes = append(changes, admissionRule(*in.cfg))
 	}
 	in.conn = nil
 	return in.nft.TransactBeside(ctx, in.generation, changes)
@@ -91,13 +91,14 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 func admissionRule(c firewall.Config) []byte {
 	var comment xtComment
 	copy(comment[:], firewall.AdmissionComment)
-	rule := nft.All(nft.TCP,
-		extension("tcp", 0, xtTCP{Sources: [2]uint16{0, 65535}, Destinations: [2]uint16{c.FirstPort, c.LastPort}}),
-		extension("conntrack", 3, xtConntrack{
-			Matches: matchState | matchOriginalPort, States: stateDNAT, OriginalPort: c.ProxyPort, OriginalPortLast: c.ProxyPort,
-		}),
-		extension("comment", 0, comment),
-		nft.Accept)
+	ports, translated := [2]uint16{c.FirstPort, c.LastPort}, extension("conntrack", 3, xtConntrack{
+		Matches: matchState | matchOriginalPort, States: stateDNAT, OriginalPort: c.ProxyPort, OriginalPortLast: c.ProxyPort,
+	})
+	if c.Switchboard {
+		ports, translated = [2]uint16{c.ProxyPort, c.ProxyPort}, nil
+	}
+	rule := nft.All(nft.TCP, extension("tcp", 0, xtTCP{Sources: [2]uint16{0, 65535}, Destinations: ports}), translated,
+		extension("comment", 0, comment), nft.Accept)
 	attrs := netlink.Append(slices.Clone(inputRules), unix.NLA_F_NESTED|unix.NFTA_RULE_EXPRESSIONS, rule...)
 	attrs = netlink.AppendNested(attrs, unix.NFTA_RULE_COMPAT, func(to []byte) []byte { // for extensions that are for one protocol
 		to = netlink.Append(to, unix.NFTA_RULE_COMPAT_PROTO, binary.BigEndian.AppendUint32(nil, unix.IPPROTO_TCP)...)

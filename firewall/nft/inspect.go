@@ -13,13 +13,16 @@ func (n *Backend) Inspect(ctx context.Context, found *firewall.Inspection) error
 		if err != nil {
 			return err
 		}
+		cfg := firewall.Config{Switchboard: now.hasChain(ownTable, "untracked_in")}
 		found.Note(now.hasTable(ownTable), "table ip vifproxy")
 		if now.hasTable(ownTable) { // else there can be nothing in it
-			found.Note(now.hasSet(portsMap), "map ports in table ip vifproxy")
+			if !cfg.Switchboard {
+				found.Note(now.hasSet(portsMap), "map ports in table ip vifproxy")
+			}
 			found.Note(now.hasSet(bindingsSet), "set bindings in table ip vifproxy")
 		}
 		found.Note(now.hasTable(fenceTable), "table inet vifproxy")
-		for _, c := range chains(firewall.Config{}, nil) {
+		for _, c := range chains(cfg, nil) {
 			switch {
 			case c.table == "vifproxy" && now.hasTable(ownTable):
 				found.Note(len(now.rules(c.table, c.name)) > 0, "the rules of chain %s in table ip vifproxy", c.name)

@@ -84,6 +84,12 @@ func (n *Backend) Qubes(ctx context.Context) (is bool, err error) {
 // New returns a backend that has read and written nothing yet.
 func New(log *slog.Logger, cfg firewall.Config) *Backend { return &Backend{log: log, cfg: cfg} }
 
+// UseSwitchboard makes the next Sync load the rules for a switchboard.
+func (n *Backend) UseSwitchboard() {
+	n.cfg.Switchboard = true
+	n.loaded = nil
+}
+
 // Converse calls f with an open connection to the kernel. After an error it gives up the connection.
 func (n *Backend) Converse(ctx context.Context, f func(*ruleset.Conn) error) error {
 	return n.do(ctx, func() error { return f(n.conn.Conn) })

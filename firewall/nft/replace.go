@@ -19,7 +19,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 		put(about(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, table, nil))
 	}
 	for _, s := range ourSets {
-		if s.table != "qubes" {
+		if s.table != "qubes" && !(s.nat && n.cfg.Switchboard) {
 			put(s.declare())
 		}
 	}
@@ -49,7 +49,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 		put(user.insert(jump("vifproxy-input"), "vifproxy"))
 	}
 	for _, s := range ourSets {
-		if s != acceptSet || qubes {
+		if (s != acceptSet || qubes) && !(s.nat && n.cfg.Switchboard) {
 			put(s.request(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s.elementsOf(want))...)
 		}
 	}

@@ -24,6 +24,7 @@ type set struct {
 	table, name string
 	key, to     []datatype // what elements are made of; to is where they lead, in a map
 	interval    bool       // its elements are intervals
+	nat         bool       // there is no need of it where a switchboard hands connections over
 	late        bool       // elements go out of it later, because a packet on its way may still need them
 	dump        []byte     // the request for its elements
 
@@ -96,7 +97,7 @@ var fenceSets = slices.DeleteFunc(slices.Clone(ourSets), func(s *set) bool { ret
 
 // These sets say which AppVM reaches which proxy.
 var (
-	portsMap = &set{table: ownTable, name: "ports", key: keys(ifname, ipv4Addr), to: keys(ipv4Addr, inetService),
+	portsMap = &set{table: ownTable, name: "ports", nat: true, key: keys(ifname, ipv4Addr), to: keys(ipv4Addr, inetService),
 		elements: func(s firewall.State) (all []element) {
 			for _, b := range s.Bindings {
 				all = append(all, element{tuple(ifnameBytes(b.Vif), addrBytes(b.Addr)), tuple(addrBytes(b.To.Addr()), portBytes(b.To.Port()))})
@@ -104,7 +105,7 @@ var (
 			return all
 		}}
 	bindingsSet = &set{table: ownTable, name: "bindings", key: keys(ifname, ipv4Addr, inetService), late: true, elements: bound}
-	guardedSet  = &set{table: ownTable, name: "guarded", key: keys(inetService), elements: func(s firewall.State) (all []element) {
+	guardedSet  = &set{table: ownTable, name: "guarded", nat: true, key: keys(inetService), elements: func(s firewall.State) (all []element) {
 		for _, port := range s.Guarded {
 			all = append(all, element{key: tuple(portBytes(port))})
 		}
@@ -115,7 +116,7 @@ var (
 
 func bound(s firewall.State) (all []element) {
 	for _, b := range s.Bindings {
-		all = append(all, element{key: tuple(ifnameBytes(b.Vif), addrBytes(b.Addr), portBytes(b.To.Port()))})
+		all = append(all, element{key: tuple(ifnameBytes(b.Vif), addrBytes(b.Addr), portBytes(s.PortOf(b)))})
 	}
 	return all
 }

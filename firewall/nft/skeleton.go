@@ -18,7 +18,8 @@ import (
 //
 //   - the fence is asked twice, in hook output for every packet and in hook postrouting for those that begin something. By
 //     then also another program's nat or route chain has had its say about where the packet goes;
-//   - the guard is in hook input, by the ports that proxies have, and in hook output, by the uid of the socket that answers.
+//   - the guard is in hook input, by the ports at which proxies are reached, and in hook output, by the uid of the socket that
+//     answers.
 
 // chain is a chain of ours, and its rules.
 type chain struct {
@@ -36,9 +37,10 @@ type hook struct {
 
 // Priorities are relative to where the kernel's own things are (enum nf_ip_hook_priorities).
 const (
-	afterTracking = -150 // a timeout can be given only then: "mangle"
-	beforeFilter  = -10
-	beforeSnat    = 99
+	beforeTracking = -310 // and before "raw", where others decide what is tracked
+	afterTracking  = -150 // a timeout can be given only then: "mangle"
+	beforeFilter   = -10
+	beforeSnat     = 99
 )
 
 // chains returns the chains of our own two tables. Bounds need modules that a kernel may lack; without them the chains let the
@@ -46,27 +48,13 @@ const (
 func chains(c firewall.Config, b *bounds) []chain {
 	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID))
 	fromProxy := All(TCP, between(sport, net16(c.FirstPort), net16(c.LastPort)))
-	bound := in(bindingsSet, iifname, ipSaddr, dport)
-	chains := []chain{
-		// Only packets that are addressed to the firewall VM itself: a port of another host is not ours to translate.
-		{"vifproxy", "prerouting", hook{"nat", unix.NF_INET_PRE_ROUTING, firewall.NatPriority}, []Rule{
-			All(TCP, is(dport, net16(c.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
-		}},
-		// Qubes' firewall.py (qubes-core-agent 4.3) deletes the tracked connections of an AppVM that its new rules forbid.
-		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before. The rule does
-		// not ask for the uid, because a socket that was closed with data still to send has none.
-		{"vifproxy", "postrouting", hook{"nat", unix.NF_INET_POST_ROUTING, beforeSnat}, []Rule{
-			All(toVif, TCP, notSyn, in(guardedSet, sport), snatToPort(c.ProxyPort)),
-		}},
-		// The guard is in a base chain of our own, so that no accept of another chain skips it. It asks for the SYN flag, because
-		// an old connection's tracking entry would make a new connection look established.
-		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []Rule{
-			All(TCP, syn, in(guardedSet, dport), jump("guard")),
-			All(TCP, syn, in(guardedSet, dport), rejectReset),
-		}},
-		{"vifproxy", "guard", hook{}, []Rule{
-			All(TCP, bound, Accept),
-		}},
+	answers := fromProxy // of proxies to AppVMs
+	door := translated(c)
+	if c.Switchboard {
+		answers = All(TCP, is(sport, net16(c.ProxyPort)...))
+		door = handedOver(c)
+	}
+	chains := append(door, []chain{
 		// A proxy grants a connection only to the AppVM that is bound to it, even if its port is not known.
 		{"vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{
 			All(TCP, synAck, aProxy, notIn(bindingsSet, oifname, ipDaddr, sport), drop),
@@ -94,7 +82,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 		// Answers to clients of the proxy pass: they come from a port where only proxies listen, and begin nothing. Connection
 		// tracking cannot tell, because it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
 		{"inet vifproxy", "egress", hook{}, []Rule{
-			All(ipv4, toVif, fromProxy, notSyn, Accept),
+			All(ipv4, toVif, answers, notSyn, Accept),
 			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants no program here a connection.
 			All(ipv4, toLo, fromProxy, notSyn, Accept),
 			All(toLo, jump("reach")),
@@ -137,26 +125,80 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(ipv4, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden4", ipDaddr), Accept),
 			All(ipv6, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden6", ip6Daddr), Accept),
 		}},
-	}
+	}...)
 	if b == nil {
 		return chains
 	}
 	for i := range chains {
 		if guard := &chains[i]; guard.table == "vifproxy" && guard.name == "guard" {
-			guard.rules = append([]Rule{
-				All(TCP, bound, each(ratesSet.name, rateMemory, over(b.rate, b.burst), iifname, ipSaddr), rejectReset),
-				All(TCP, bound, each(heldSet.name, 0, ctCountOver(b.held), iifname, ipSaddr), rejectReset),
-			}, guard.rules...)
+			limits := []Rule{All(TCP, isBound, each(ratesSet.name, rateMemory, over(b.rate, b.burst), iifname, ipSaddr), rejectReset)}
+			if !c.Switchboard { // what it hands over is not tracked
+				limits = append(limits, All(TCP, isBound, each(heldSet.name, 0, ctCountOver(b.held), iifname, ipSaddr), rejectReset))
+			}
+			guard.rules = append(limits, guard.rules...)
 		}
 	}
-	return append(chains,
-		chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []Rule{
+	if !c.Switchboard {
+		chains = append(chains, chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []Rule{
 			All(fromVif, TCP, syn, is(dport, net16(c.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
-		}},
+		}})
+	}
+	return append(chains,
 		chain{"vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []Rule{
 			All(aProxy, TCP, syn, ctTimeoutSet(tcpTimeouts)),
 			All(aProxy, udp, ctTimeoutSet(udpTimeouts)),
 		}})
+}
+
+// isBound is a packet of an AppVM to the port at which it reaches its proxy.
+var isBound = in(bindingsSet, iifname, ipSaddr, dport)
+
+// translated returns the chains that lead AppVMs to the ports of their proxies by nat.
+func translated(c firewall.Config) []chain {
+	return []chain{
+		// Only packets that are addressed to the firewall VM itself: a port of another host is not ours to translate.
+		{"vifproxy", "prerouting", hook{"nat", unix.NF_INET_PRE_ROUTING, firewall.NatPriority}, []Rule{
+			All(TCP, is(dport, net16(c.ProxyPort)...), local, dnatTo(portsMap, iifname, ipSaddr)),
+		}},
+		// Qubes' firewall.py (qubes-core-agent 4.3) deletes the tracked connections of an AppVM that its new rules forbid.
+		// If the proxy is the next to send, its packet begins a new entry, untranslated: translate it as before. The rule does
+		// not ask for the uid, because a socket that was closed with data still to send has none.
+		{"vifproxy", "postrouting", hook{"nat", unix.NF_INET_POST_ROUTING, beforeSnat}, []Rule{
+			All(toVif, TCP, notSyn, in(guardedSet, sport), snatToPort(c.ProxyPort)),
+		}},
+		// The guard is in a base chain of our own, so that no accept of another chain skips it. It asks for the SYN flag, because
+		// an old connection's tracking entry would make a new connection look established.
+		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []Rule{
+			All(TCP, syn, in(guardedSet, dport), jump("guard")),
+			All(TCP, syn, in(guardedSet, dport), rejectReset),
+		}},
+		{"vifproxy", "guard", hook{}, []Rule{
+			All(TCP, isBound, Accept),
+		}},
+	}
+}
+
+// handedOver returns the chains for connections that the switchboard hands over. They stay as they are on their way, at the port that
+// all AppVMs use, and connection tracking has nothing to do with them: no entry that somebody deletes cuts them off.
+func handedOver(c firewall.Config) []chain {
+	fromAppVM := All(fromVif, TCP, is(dport, net16(c.ProxyPort)...), local)
+	return []chain{
+		{"vifproxy", "untracked_in", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{
+			All(fromAppVM, notrack),
+		}},
+		// The rule does not ask for the uid, because a socket that was closed with data still to send has none.
+		{"vifproxy", "untracked_out", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
+			All(toVif, TCP, is(sport, net16(c.ProxyPort)...), notrack),
+		}},
+		// An AppVM that is not bound gets no answer of whatever else may listen at that port.
+		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []Rule{
+			All(fromAppVM, syn, jump("guard")),
+			All(fromAppVM, syn, rejectReset),
+		}},
+		{"vifproxy", "guard", hook{}, []Rule{
+			All(TCP, isBound, Accept),
+		}},
+	}
 }
 
 // constants are sets that nobody can change while rules look into them (NFT_SET_CONSTANT).

@@ -210,6 +210,7 @@ func ctTimeoutSet(object string) Rule {
 
 var (
 	counter = Expression("counter")
+	notrack = Expression("notrack")
 
 	ipv4    = is(nfproto, unix.NFPROTO_IPV4)
 	ipv6    = is(nfproto, unix.NFPROTO_IPV6)

@@ -42,6 +42,7 @@ type Desired struct {
 	Name   string
 	Addr   netip.Addr
 	Vifs   []string   // on which it is connected; none: it is not
+	Links  []int32    // their indexes
 	Bind   netip.Addr // its gateway, if it is connected
 	Places string     // that its sandbox depends on
 	Held   bool
@@ -118,7 +119,7 @@ func (in Inputs) TemporaryHosts(f rules.File) []rules.Host {
 
 func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
 	since, by := in.Stops.Of(name, addr)
-	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Bind: link.Gateway, Places: in.Places,
+	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Links: link.Links, Bind: link.Gateway, Places: in.Places,
 		Held: by != "" || in.KillAlls > 0, StoppedBy: by, Since: since}
 }
 

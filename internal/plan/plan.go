@@ -20,6 +20,7 @@ type Generation struct {
 	ID       int
 	Policy   *policy.Policy
 	Port     uint16
+	Socket   uint64    // the number of the socket that listens, once it does
 	Ready    bool      // it listens; until then it is starting
 	Dying    bool      // told to end; nothing more is expected of it
 	LostPort bool      // its port no longer belongs to it
@@ -135,9 +136,9 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	}
 	p.Allowances = append(p.Allowances, policy.AllowanceOf(target, old))
 	if serving != nil {
-		for _, vif := range d.Vifs {
+		for i, vif := range d.Vifs {
 			p.Bindings = append(p.Bindings, firewall.Binding{
-				Vif: vif, Addr: d.Addr, To: netip.AddrPortFrom(serving.Policy.Bind, serving.Port),
+				Vif: vif, Link: d.Links[i], Addr: d.Addr, To: netip.AddrPortFrom(serving.Policy.Bind, serving.Port), Socket: serving.Socket,
 			})
 		}
 	}

@@ -72,7 +72,7 @@ func (w *world) apply(p Plan, now time.Time) {
 			w.have[policy.Addr] = a
 		}
 		w.lastID++
-		a.Generations = append(a.Generations, Generation{ID: w.lastID, Policy: policy, Port: uint16(w.lastID), Ready: true})
+		a.Generations = append(a.Generations, Generation{ID: w.lastID, Policy: policy, Port: uint16(w.lastID), Socket: uint64(1000 + w.lastID), Ready: true})
 		a.LastGood = policy
 	}
 }
@@ -92,7 +92,7 @@ func randomWorld(r *rand.Rand) *world {
 		if r.IntN(5) > 0 {
 			d := &Desired{Name: policies[0].Name, Addr: addr, Bind: gateways[r.IntN(2)], Held: r.IntN(6) == 0}
 			for n := range r.IntN(3) {
-				d.Vifs = append(d.Vifs, fmt.Sprintf("vif%d.%d", i, n))
+				d.Vifs, d.Links = append(d.Vifs, fmt.Sprintf("vif%d.%d", i, n)), append(d.Links, int32(10*i+n))
 			}
 			if r.IntN(5) > 0 {
 				d.Policy = pick().At(d.Bind, d.Places)
@@ -105,7 +105,7 @@ func randomWorld(r *rand.Rand) *world {
 			a := &Actual{Addr: addr, Failures: map[string]backoff.Failure{}}
 			for range r.IntN(6) {
 				w.lastID++
-				g := Generation{ID: w.lastID, Policy: pick(), Port: uint16(w.lastID), Ready: r.IntN(3) > 0}
+				g := Generation{ID: w.lastID, Policy: pick(), Port: uint16(w.lastID), Socket: uint64(1000 + w.lastID), Ready: r.IntN(3) > 0}
 				if r.IntN(3) == 0 {
 					g.Retired = t0.Add(-time.Duration(r.IntN(120)) * time.Minute)
 				}
@@ -208,9 +208,10 @@ func (w *world) equalsDesired(bindings []firewall.Binding) error {
 		if serves < 0 || len(a.Generations) != 1 {
 			return fmt.Errorf("%s: want one process with %v, have %v", d.Name, target, a.Generations)
 		}
-		for _, vif := range d.Vifs {
+		for i, vif := range d.Vifs {
 			expected++
-			b := firewall.Binding{Vif: vif, Addr: d.Addr, To: netip.AddrPortFrom(d.Bind, a.Generations[serves].Port)}
+			g := a.Generations[serves]
+			b := firewall.Binding{Vif: vif, Link: d.Links[i], Addr: d.Addr, To: netip.AddrPortFrom(d.Bind, g.Port), Socket: g.Socket}
 			if !slices.Contains(bindings, b) {
 				return fmt.Errorf("%s: no binding %v in %v", d.Name, b, bindings)
 			}
@@ -259,7 +260,7 @@ func TestRetiring(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			want := []*Desired{{Name: "x", Addr: addr, Vifs: []string{"vif1.0"}, Bind: gateway, Policy: tt.new}}
+			want := []*Desired{{Name: "x", Addr: addr, Vifs: []string{"vif1.0"}, Links: []int32{3}, Bind: gateway, Policy: tt.new}}
 			have := []*Actual{{Addr: addr, Generations: []Generation{
 				{ID: 1, Policy: tt.old, Port: 1, Ready: true},
 				{ID: 2, Policy: tt.new, Port: 2, Ready: true},
@@ -303,7 +304,7 @@ func TestRetiredAreBounded(t *testing.T) {
 		return ids
 	}
 	want := func(p *policy.Policy) []*Desired {
-		return []*Desired{{Name: "x", Addr: addr, Vifs: []string{"vif1.0"}, Bind: gateway, Policy: p}}
+		return []*Desired{{Name: "x", Addr: addr, Vifs: []string{"vif1.0"}, Links: []int32{3}, Bind: gateway, Policy: p}}
 	}
 	limits := Limits{Drain: time.Hour, Generations: 3}
 	all := gens(t0)

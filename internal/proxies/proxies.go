@@ -36,6 +36,7 @@ type Proxy interface {
 	Clients() ([]netip.AddrPort, error) // the far ends of its AppVM's connections
 	// Listens is nil if the kernel says that its port is its own.
 	Listens(sockdiag.Listeners) error
+	Socket() uint64 // the number of the socket by which it listens
 	// Current makes the files under the AppVM's name describe this proxy. It may take a second.
 	Current() error
 }

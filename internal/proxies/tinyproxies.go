@@ -45,12 +45,14 @@ type Options struct {
 	Users                 *tinyproxy.Identities
 	Sandbox               *confine.Sandbox // that they run in, and which is Close's to close; nil to start none
 	Egress                []rules.Egress   // of all proxies
+	Switchboard           proc.Switchboard // nil for none
 }
 
 // Launch prepares to start proxies, and ends those that an earlier run has left.
 func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxies, error) {
 	launcher, err := proc.NewLauncher(proc.Options{
 		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: emitter.Log, OnDenied: emitter.Denied, Sandbox: o.Sandbox,
+		Switchboard: o.Switchboard,
 	})
 	if err != nil {
 		return nil, err

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/netlink"
 )
 
 // The library finds out the machine's byte order at its first use, without a lock: let that be now.
@@ -32,12 +34,14 @@ const (
 type Socket struct {
 	Local, Remote netip.AddrPort
 	UID           uint32
+	Cookie        uint64 // its number; the kernel never gives one twice
 
 	state uint8
+	group uint64 // the cgroup that it was made in, or its listener was; 0 if the kernel does not say
 }
 
-// Listeners is the uids of all listening IPv4 sockets, by address and port.
-type Listeners map[netip.AddrPort]uint32
+// Listeners is all listening IPv4 sockets, by address and port.
+type Listeners map[netip.AddrPort]Socket
 
 // ReadListeners asks once for all, which costs as much as asking for a few.
 func ReadListeners() (Listeners, error) {
@@ -47,7 +51,7 @@ func ReadListeners() (Listeners, error) {
 	}
 	listeners := make(Listeners, len(found))
 	for _, s := range found {
-		listeners[s.Local] = s.UID
+		listeners[s.Local] = s
 	}
 	return listeners, nil
 }
@@ -106,6 +110,18 @@ func Clients(addr netip.AddrPort) (clients []netip.AddrPort, err error) {
 	return clients, err
 }
 
+// ClientsIn returns the far ends of such connections to sockets of a cgroup, at a port of this machine that many proxies share. A
+// connection that is being opened counts if it is from that address, because the kernel does not say yet which listener's it is.
+func ClientsIn(group uint64, port uint16, from netip.Addr) (clients []netip.AddrPort, err error) {
+	found, err := ask(netip.AddrPortFrom(netip.IPv4Unspecified(), port), 1<<established|1<<synRecv|1<<closeWait, unix.NLM_F_DUMP)
+	for _, s := range found {
+		if s.Local.Port() == port && s.Remote.Addr() == from && (s.group == group || s.state == synRecv) {
+			clients = append(clients, s.Remote)
+		}
+	}
+	return clients, err
+}
+
 // ask sends one question to the kernel (include/uapi/linux/inet_diag.h). Without NLM_F_DUMP the kernel looks up the one
 // socket that a packet from 0.0.0.0:0 to addr would be given to, which costs the same however many there are. With it, the
 // kernel lists those in one of the states and with addr's port.
@@ -126,10 +142,24 @@ func ask(addr netip.AddrPort, states uint32, flags int) ([]Socket, error) {
 			Local:  netip.AddrPortFrom(address(m[0], m[8:24]), binary.BigEndian.Uint16(m[4:6])),
 			Remote: netip.AddrPortFrom(address(m[0], m[24:40]), binary.BigEndian.Uint16(m[6:8])),
 			UID:    binary.NativeEndian.Uint32(m[64:68]),
+			Cookie: binary.NativeEndian.Uint64(m[44:52]),
+			group:  groupIn(m[messageSize:]),
 		})
 	}
 	return found, nil
 }
+
+// groupIn returns the id of the cgroup in the attributes that follow a message; 0 if there is none (before Linux 5.9).
+func groupIn(attributes []byte) (group uint64) {
+	var d netlink.Decoder
+	if id := d.Find(attributes, diagCgroupID); d.Err() == nil && len(id) == 8 {
+		group = binary.NativeEndian.Uint64(id)
+	}
+	return group
+}
+
+// diagCgroupID is INET_DIAG_CGROUP_ID of include/uapi/linux/inet_diag.h.
+const diagCgroupID = 21
 
 // address reads one of a family. An IPv6 socket may have an IPv4 address.
 func address(family byte, b []byte) netip.Addr {

@@ -79,10 +79,11 @@ func TestConnecting(t *testing.T) {
 func TestListeners(t *testing.T) {
 	_, at := open(t, netip.MustParseAddr("127.0.0.1"))
 	all, err := ReadListeners()
-	if uid, ok := all[at]; err != nil || !ok || uid != uint32(os.Geteuid()) {
-		t.Errorf("%s: uid %d, %v, %v", at, uid, ok, err)
+	listed, ok := all[at]
+	if err != nil || !ok || listed.UID != uint32(os.Geteuid()) || listed.Cookie == 0 {
+		t.Errorf("%s: %+v, %v, %v", at, listed, ok, err)
 	}
-	if s, err := Listener(at); err != nil || s == nil || s.UID != uint32(os.Geteuid()) {
+	if s, err := Listener(at); err != nil || s == nil || *s != listed {
 		t.Errorf("%s: %+v, %v", at, s, err)
 	}
 	if s, err := Listener(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), at.Port())); err != nil || s != nil {

@@ -109,7 +109,7 @@ func (l *List) Allowances() (all []policy.Allowance) {
 
 // Bindings returns bindings of AppVMs with those of trials that listen.
 func (l *List) Bindings(ofAppVMs []firewall.Binding) []firewall.Binding {
-	all := slices.DeleteFunc(slices.Clone(ofAppVMs), isTrial)
+	all := slices.DeleteFunc(slices.Clone(ofAppVMs), firewall.Binding.Local)
 	for _, t := range l.all {
 		if t.asked() {
 			all = append(all, t.binding())
@@ -149,9 +149,6 @@ func (t *trial) asked() bool { return t.listens && !t.over }
 func (t *trial) binding() firewall.Binding {
 	return firewall.Binding{Vif: "lo", Addr: t.from, To: netip.AddrPortFrom(t.Policy.Bind, t.port)}
 }
-
-// isTrial reports whether a binding is a trial's: the interface is not an AppVM's.
-func isTrial(b firewall.Binding) bool { return b.Vif == "lo" }
 
 func closeOnce(c chan struct{}) {
 	select {

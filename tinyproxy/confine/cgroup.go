@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -124,7 +125,7 @@ func openGroups(dir string) (_ *groups, err error) {
 	}
 	for _, e := range entries { // of an earlier run
 		if e.IsDir() && strings.HasPrefix(e.Name(), proxyPrefix) {
-			if err := (&group{g, e.Name()}).remove(); err != nil {
+			if err := (&group{parent: g, name: e.Name()}).remove(); err != nil {
 				return nil, err
 			}
 		}
@@ -161,12 +162,13 @@ func (g *groups) write(name, value string) error {
 type group struct {
 	parent *groups
 	name   string
+	id     uint64 // its inode
 }
 
 // add makes the cgroup of a proxy, and opens its cgroup.procs for the process to enter by. To start the process inside would
 // take clone3(2), which systemd's RestrictNamespaces= denies us.
 func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err error) {
-	c := &group{g, fmt.Sprint(proxyPrefix, port)}
+	c := &group{parent: g, name: fmt.Sprint(proxyPrefix, port)}
 	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
 		err = c.remove()
 		if err == nil {
@@ -183,6 +185,13 @@ func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err
 			_ = c.remove()
 		}
 	}()
+	info, err := g.root.Stat(c.name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		c.id = stat.Ino
+	}
 	for _, l := range []struct{ controller, file, value string }{
 		{"memory", "memory.max", fmt.Sprint(n.Memory)},
 		{"memory", "memory.swap.max", "0"},

@@ -281,6 +281,14 @@ func (c *Cell) Started() {
 	}
 }
 
+// Group returns the id of the cell's cgroup, as sock_diag(7) tells it of sockets; 0 if it has none.
+func (c *Cell) Group() uint64 {
+	if c.group == nil {
+		return 0
+	}
+	return c.group.id
+}
+
 // Kill ends every process in the cell, if it has a cgroup.
 func (c *Cell) Kill() {
 	if c.group != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -42,6 +43,16 @@ type Options struct {
 	// must not block, and must limit what it keeps or passes on. May be nil.
 	OnDenied func(events.Denial)
 	Sandbox  *confine.Sandbox // of all proxies; nil for none
+
+	// Switchboard hands connections to the sockets of proxies; nil if connections come to the ports where proxies listen.
+	Switchboard Switchboard
+}
+
+// A Switchboard is the kernel's, see package switchboard.
+type Switchboard interface {
+	Expect(netip.AddrPort) error // before a proxy listens there
+	Discard(netip.AddrPort)      // when nothing of it is left
+	Port() uint16                // to which all AppVMs connect
 }
 
 // A Launcher starts proxies and owns their runtime directory.
@@ -231,8 +242,15 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
 	spec.text, spec.Render = "", nil // the file has it; memory need not, for as long as the proxy runs
+	if s := l.options.Switchboard; s != nil {
+		if err := s.Expect(spec.Listen); err != nil {
+			l.unstage(spec)
+			return fail(&Error{Err: err})
+		}
+	}
 	p, err := l.run(program, spec, log)
 	if err != nil {
+		l.discard(spec.Listen)
 		l.unstage(spec)
 		return fail(cannotExecute(binary, spec, err))
 	}
@@ -245,6 +263,13 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 	}
 	p.ready()
 	return p, nil
+}
+
+// discard takes back what the switchboard was told to expect.
+func (l *Launcher) discard(at netip.AddrPort) {
+	if s := l.options.Switchboard; s != nil {
+		s.Discard(at)
+	}
 }
 
 // storageRemedy returns what to do about an error of the file system under the runtime directory.

@@ -29,8 +29,9 @@ type Proxy struct {
 	binary    string
 	cell      *confine.Cell // nil if it is not confined
 	output    output
-	pidfd     int // belongs to the poller
-	pipe      int // with its output; belongs to the poller, then to cleanUp; -1 after the end
+	socket    uint64 // that listens; written before it is ready
+	pidfd     int    // belongs to the poller
+	pipe      int    // with its output; belongs to the poller, then to cleanUp; -1 after the end
 	done      chan struct{}
 	err       error // why it ended; written before done is closed
 
@@ -240,6 +241,7 @@ func (p *Proxy) cleanUp() {
 	if p.output.log != nil {
 		p.output.log.flush(flushTimeout)
 	}
+	p.launcher.discard(p.Spec.Listen)
 	if p.cell != nil {
 		if err := p.cell.Remove(); err != nil {
 			p.launcher.options.Log.Warn("cgroup of an ended proxy stays", "vm", p.Spec.Name, "err", err)

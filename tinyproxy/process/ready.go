@@ -40,6 +40,7 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 		case s != nil && s.UID != p.Spec.UID:
 			return portTaken(p.Spec.Listen, s)
 		case s != nil && handlesTerm(p.PID):
+			p.socket = s.Cookie
 			return nil
 		}
 		select {
@@ -132,13 +133,15 @@ func listenRemedy(addr netip.AddrPort) string {
 
 // Listens returns an error if a connection to the proxy's port would not reach the proxy.
 func (p *Proxy) Listens(all sockdiag.Listeners) error {
-	uid, ok := all[p.Spec.Listen]
+	s, ok := all[p.Spec.Listen]
 	var e *Error
 	switch {
 	case !ok:
 		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) does not listen on %s any more", p.PID, p.Spec.Listen)}
-	case uid != p.Spec.UID:
-		e = portTaken(p.Spec.Listen, &sockdiag.Socket{UID: uid})
+	case s.UID != p.Spec.UID:
+		e = portTaken(p.Spec.Listen, &s)
+	case s.Cookie != p.socket:
+		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) listens on %s by another socket than it began with", p.PID, p.Spec.Listen)}
 	default:
 		return nil
 	}
@@ -146,9 +149,19 @@ func (p *Proxy) Listens(all sockdiag.Listeners) error {
 	return e
 }
 
-// Clients returns the far ends of connections to the proxy that may still carry data.
+// Socket returns the number of the socket by which the proxy listens.
+func (p *Proxy) Socket() uint64 { return p.socket }
+
+// Clients returns the far ends of connections to the proxy that may still carry data: those to its own port, and, if connections to a
+// port of all proxies are handed to its socket, those too.
 func (p *Proxy) Clients() (clients []netip.AddrPort, err error) {
-	if clients, err = sockdiag.Clients(p.Spec.Listen); err != nil {
+	clients, err = sockdiag.Clients(p.Spec.Listen)
+	if s := p.launcher.options.Switchboard; err == nil && s != nil {
+		var handed []netip.AddrPort
+		handed, err = sockdiag.ClientsIn(p.cell.Group(), s.Port(), p.Spec.Addr)
+		clients = append(clients, handed...)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("list clients of the proxy for %s: %w", p.Spec.Name, err)
 	}
 	return clients, nil

@@ -21,7 +21,7 @@ type Map struct {
 //
 //	bindings   index of the vif (32 bits), IPv4 address of the AppVM → cookie of the listening socket that serves it (64 bits)
 //	sockets    cookie of a listening socket (64 bits) → the socket; a look-up from here gives the cookie again
-//	expected   IPv4 address, port (32 bits) → 1 (32 bits): a proxy is about to listen there
+//	expected   IPv4 address, port (32 bits) → AboutToListen or Listens (32 bits): where the daemon has a proxy
 //	port       0 (32 bits) → the port at which AppVMs find their proxies (32 bits); while it is 0, nothing is taken
 //
 // The cookie of a socket is the number that sock_diag(7) gives, and that no other socket gets until the next boot. A socket that
@@ -31,6 +31,12 @@ var (
 	Sockets  = Map{"vifproxy-sockets", unix.BPF_MAP_TYPE_SOCKHASH, 8, 8, maxSockets, 0}
 	Expected = Map{"vifproxy-expected", unix.BPF_MAP_TYPE_HASH, 8, 4, maxSockets, unix.BPF_F_NO_PREALLOC}
 	Port     = Map{"vifproxy-port", unix.BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0}
+)
+
+// States of a place in the map of expected sockets. The first socket that listens there changes it.
+const (
+	AboutToListen = 1
+	Listens       = 2
 )
 
 // Names of the other descriptors.

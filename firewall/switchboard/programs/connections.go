@@ -5,6 +5,8 @@ import (
 
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/firewall/switchboard/handover"
 )
 
 // Fields of struct bpf_sock_ops, include/uapi/linux/bpf.h.
@@ -98,8 +100,11 @@ func (a *Attached) sockOps() asm.Instructions {
 		asm.LoadMapPtr(asm.R1, a.expected.FD()),
 		asm.Mov.Reg(asm.R2, asm.R10),
 		asm.Add.Imm(asm.R2, key),
-		asm.FnMapDeleteElem.Call(),
-		asm.JNE.Imm(asm.R0, 0, "end"),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "end"),
+		asm.LoadMem(asm.R2, asm.R0, 0, asm.Word),
+		asm.JNE.Imm(asm.R2, handover.AboutToListen, "end"),
+		asm.StoreImm(asm.R0, 0, handover.Listens, asm.Word),
 		asm.Mov.Reg(asm.R1, asm.R6),
 		asm.FnGetSocketCookie.Call(),
 		asm.StoreMem(asm.R10, cookie, asm.R0, asm.DWord),

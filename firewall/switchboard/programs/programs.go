@@ -4,8 +4,8 @@
 // over what is left to do: entries of maps (package handover says which). The programs:
 //
 //   - "lookup" runs in the network namespace when the kernel looks for the socket of a new connection (sk_lookup). For a TCP
-//     connection over IPv4 to the proxies' port it takes the socket that (vif, AppVM) is bound to, or refuses the connection. It lets
-//     everything else pass.
+//     connection over IPv4 to the proxies' port it takes the socket that (vif, AppVM) is bound to, or refuses the connection if that
+//     socket has gone. It refuses connections to the ports where proxies listen, but for those from 127.0.0.0/8. It lets everything else pass.
 //   - "connections" runs at events of sockets in the proxies' cgroup (sock_ops). It sets options of their connections, and keeps
 //     listening sockets that are expected.
 //
@@ -130,8 +130,17 @@ const (
 	lookupFamily    = 8
 	lookupProtocol  = 12
 	lookupRemoteIP4 = 16 // in network order
+	lookupLocalIP4  = 40 // in network order
 	lookupLocalPort = 60 // in the machine's order
 	lookupInterface = 64
+)
+
+// noInterface is the index with which sock_diag(7) looks for the listener at an address (inet_diag_find_one_icsk in net/ipv4/inet_diag.c).
+// Packets of this machine itself do not have that of lo, but of the interface whose address they are for (inet_iif; orig_oif in
+// net/ipv4/route.c), so they are known by their source.
+const (
+	noInterface = 0
+	loopback    = 127 // of 127.0.0.0/8
 )
 
 // What sk_lookup may return, enum sk_action.
@@ -161,7 +170,7 @@ func (a *Attached) skLookup() asm.Instructions {
 		asm.LoadMapValue(asm.R1, a.port.FD(), 0),
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
 		asm.LoadMem(asm.R2, asm.R6, lookupLocalPort, asm.Word),
-		asm.JNE.Reg(asm.R2, asm.R1, "pass"),
+		asm.JNE.Reg(asm.R2, asm.R1, "direct"),
 
 		asm.LoadMem(asm.R2, asm.R6, lookupInterface, asm.Word),
 		asm.StoreMem(asm.R10, key, asm.R2, asm.Word),
@@ -171,7 +180,7 @@ func (a *Attached) skLookup() asm.Instructions {
 		asm.Mov.Reg(asm.R2, asm.R10),
 		asm.Add.Imm(asm.R2, key),
 		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "drop"),
+		asm.JEq.Imm(asm.R0, 0, "pass"),
 
 		asm.LoadMem(asm.R2, asm.R0, 0, asm.DWord),
 		asm.StoreMem(asm.R10, cookie, asm.R2, asm.DWord),
@@ -190,6 +199,23 @@ func (a *Attached) skLookup() asm.Instructions {
 		asm.Mov.Reg(asm.R1, asm.R7),
 		asm.FnSkRelease.Call(),
 		asm.JNE.Imm(asm.R8, 0, "drop"),
+		asm.Ja.Label("pass"),
+
+		asm.StoreMem(asm.R10, key+4, asm.R2, asm.Word).WithSymbol("direct"),
+		asm.LoadMem(asm.R2, asm.R6, lookupInterface, asm.Word),
+		asm.JEq.Imm(asm.R2, noInterface, "pass"),
+		asm.LoadMem(asm.R2, asm.R6, lookupRemoteIP4, asm.Word),
+		asm.HostTo(asm.BE, asm.R2, asm.Word),
+		asm.RSh.Imm(asm.R2, 24),
+		asm.JEq.Imm(asm.R2, loopback, "pass"),
+		asm.LoadMem(asm.R2, asm.R6, lookupLocalIP4, asm.Word),
+		asm.StoreMem(asm.R10, key, asm.R2, asm.Word),
+		asm.LoadMapPtr(asm.R1, a.expected.FD()),
+		asm.Mov.Reg(asm.R2, asm.R10),
+		asm.Add.Imm(asm.R2, key),
+		asm.FnMapLookupElem.Call(),
+		asm.JNE.Imm(asm.R0, 0, "drop"),
+
 		asm.Mov.Imm(asm.R0, pass).WithSymbol("pass"),
 		asm.Return(),
 		asm.Mov.Imm(asm.R0, drop).WithSymbol("drop"),

@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/firewall/switchboard/handover"
 	"vifproxy/internal/lab"
 )
 
@@ -37,8 +38,9 @@ func TestAppVMReachesWhatItIsBoundToAndNothingElse(t *testing.T) {
 	if !s.kept(cookie) {
 		t.Fatal("the socket is not kept")
 	}
-	if err := s.expected.Lookup(place(first), new(uint32)); !errors.Is(err, ebpf.ErrKeyNotExist) {
-		t.Errorf("it is still expected: %v", err)
+	var state uint32
+	if err := s.expected.Lookup(place(first), &state); err != nil || state != handover.Listens {
+		t.Errorf("it is noted as %d, %v", state, err)
 	}
 	s.refuses(banking) // nobody is bound
 	s.bind(banking, cookie)
@@ -79,10 +81,47 @@ func TestNothingIsTakenWithoutAPort(t *testing.T) {
 	addr := fmt.Sprint(lab.Gateway, ":", port)
 	s.listen(addr)
 	s.answers(banking, addr)
+	s.bind(banking, 1)
+	s.answers(banking, addr)
 	must(t, s.port.Put(uint32(0), uint32(port)))
-	s.refuses(banking)
+	s.refuses(banking) // its socket has gone
+	s.answers(mail, addr)
 	must(t, s.port.Put(uint32(0), uint32(port+1)))
 	s.answers(banking, addr)
+}
+
+// An AppVM reaches a proxy by the port that all share, and not by the proxy's own; the daemon does, from loopback.
+func TestProxysPortIsClosed(t *testing.T) {
+	s := newSite(t)
+	s.command("nft", "add rule ip qubes custom-input tcp dport 61000-61001 accept")
+	s.listen(second) // of another program
+	s.expect(first)
+	cookie, _ := s.listen(first)
+	s.bind(banking, cookie)
+	s.answers(banking, first)
+	dial := func(vm lab.VM, to string) error {
+		conn, err := s.Dial(t.Context(), vm.Name, "tcp4", to)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	for _, vm := range []lab.VM{banking, mail} {
+		if err := dial(vm, first); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s comes to %s: %v", vm.Name, first, err)
+		}
+		must(t, dial(vm, second))
+	}
+	must(t, s.Do(func() error {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 2, 3, 1)}}
+		conn, err := dialer.Dial("tcp4", first)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}))
+	must(t, s.expected.Delete(place(first)))
+	must(t, dial(mail, first)) // so it was this that closed it
 }
 
 // Whoever owns a process of the cgroup may listen where it likes.
