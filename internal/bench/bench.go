@@ -3,7 +3,7 @@
 // A figure alone says little: it depends on the machine, and on what else that does. So each stands beside its
 // floor, what it would take to do nothing but the unavoidable, and both are measured by turns in the same run:
 // floor, figure, floor, figure. What disturbs one disturbs the other. Both are medians, and what counts is
-// their ratio.
+// their ratio. Where people could have another proxy instead, it is a peer of the figure, measured by turns too.
 //
 // Nothing here fails because of a time. What can be counted is asserted by the tests of the packages.
 package bench
@@ -64,6 +64,14 @@ var figures = []figure{
 		goal{text: "≤ 3×", times: 3}, (*bench).write},
 	{"storm", "1000 AppVMs came in 10 s, 950 went → processes and bindings fit", "0",
 		goal{text: "≤ 1 s, nothing left", plus: 1000}, (*bench).storm},
+	{"https", "new tunnel, TLS, HTTP/1.1, a page of 20 kB from a server in Go", byHandName,
+		goal{text: "≤ 0.06×", times: 0.06, peers: map[string]goal{squidName: {text: "≤ 1.05×", times: 1.05}}}, (*bench).https},
+	{"https-h2", "the same with HTTP/2", byHandName,
+		goal{text: "≤ 1.02×", times: 1.02, peers: map[string]goal{squidName: {text: "≤ 1×", times: 1}}}, (*bench).httpsH2},
+	{"download", "200 MiB over HTTPS in a tunnel", byHandName,
+		goal{text: "≥ 2.2×", times: 2.2, atLeast: true}, (*bench).download},
+	{"page", "60 objects from 8 hosts over HTTPS in a new Chromium", noProxy,
+		goal{text: "≤ 1.15×", times: 1.15, peers: map[string]goal{squidName: {text: "≤ 1×", times: 1}}}, (*bench).page},
 	{"throughput", "requests through the proxy, the daemon busy", "tinyproxy by hand, alone",
 		goal{text: "≥ 0.98×, p99 ≤ 1.1×", times: 0.98, atLeast: true}, (*bench).throughput},
 }
@@ -81,6 +89,7 @@ type goal struct {
 	text        string
 	times, plus float64 // at most floor × times + plus
 	atLeast     bool    // at least, that is
+	peers       map[string]goal
 }
 
 func (g goal) met(value, floor float64) bool {
@@ -93,10 +102,17 @@ func (g goal) met(value, floor float64) bool {
 // outcome is what came of a figure.
 type outcome struct {
 	unit    string
-	figures []float64 // one for each run
+	figures []float64 // one for each run; empty if it could not be measured
 	floors  []float64 // the same; empty where the floor is nothing
-	wrong   []string  // what is missed besides the goal's number
+	peers   []beside
+	wrong   []string // what is missed besides the goal's number
 	notes   []string
+}
+
+// beside is a peer's values, one for each run; none if it is not there.
+type beside struct {
+	name   string
+	values []float64
 }
 
 func (o *outcome) note(format string, args ...any) {
@@ -188,11 +204,33 @@ func choose(names []string) ([]figure, error) {
 
 // alternate measures floor and figure by turns. The first turn, in which caches are cold, does not count.
 func (b *bench) alternate(unit string, floor, figure func() (float64, error)) (o outcome, err error) {
+	return b.byTurns(unit, b.Runs, floor, figure)
+}
+
+// A peer is something that is measured beside a figure.
+type peer struct {
+	name    string
+	measure func() (float64, error)
+}
+
+// byTurns measures floor, peers and figure, as often as runs says. The first turn, in which caches are cold, does not count.
+func (b *bench) byTurns(unit string, runs int, floor, figure func() (float64, error), peers ...peer) (o outcome, err error) {
 	o.unit = unit
-	for turn := range b.Runs + 1 {
+	for _, p := range peers {
+		o.peers = append(o.peers, beside{name: p.name})
+	}
+	for turn := range runs + 1 {
 		f, err := floor()
 		if err != nil {
 			return o, fmt.Errorf("floor: %w", err)
+		}
+		var besides []float64
+		for _, p := range peers {
+			v, err := p.measure()
+			if err != nil {
+				return o, fmt.Errorf("%s: %w", p.name, err)
+			}
+			besides = append(besides, v)
 		}
 		v, err := figure()
 		if err != nil {
@@ -200,6 +238,9 @@ func (b *bench) alternate(unit string, floor, figure func() (float64, error)) (o
 		}
 		if turn > 0 {
 			o.floors, o.figures = append(o.floors, f), append(o.figures, v)
+			for i, v := range besides {
+				o.peers[i].values = append(o.peers[i].values, v)
+			}
 		}
 		if err := b.ctx.Err(); err != nil {
 			return o, err

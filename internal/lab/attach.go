@@ -160,7 +160,7 @@ func (l *Lab) create(vm VM) (*vif, error) {
 		}
 		g = &guest{space: s}
 		l.guests[vm.Name] = g
-		if err := s.do(prepareGuest); err != nil {
+		if err := errors.Join(s.resolve(), s.do(prepareGuest)); err != nil {
 			return nil, err
 		}
 	}

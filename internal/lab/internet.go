@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -49,6 +50,7 @@ type internet struct {
 	counted sync.Cond // some connection was counted
 	closed  bool
 	reached map[netip.AddrPort]int
+	own     map[string]http.Handler // by host, see Serve
 }
 
 func newInternet(name string) (*internet, error) {
@@ -60,7 +62,8 @@ func newInternet(name string) (*internet, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &internet{space: s, authority: ca, reached: map[netip.AddrPort]int{}}
+	in := &internet{space: s, authority: ca, reached: map[netip.AddrPort]int{},
+		own: map[string]http.Handler{}}
 	in.counted.L = &in.mu
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	return in, nil
@@ -145,18 +148,37 @@ func (in *internet) enter() bool {
 // serveHTTP serves pages until the lab ends. It has no time-outs: a tunnel through which nothing is said stays open however
 // slow the machine is.
 func (in *internet) serveHTTP(l net.Listener) {
-	server := &http.Server{Handler: http.HandlerFunc(in.page),
-		BaseContext: func(net.Listener) context.Context { return in.ctx }}
+	server := &http.Server{Handler: http.HandlerFunc(in.page), BaseContext: func(net.Listener) context.Context { return in.ctx },
+		ErrorLog: log.New(io.Discard, "", 0)} // of clients that leave
 	defer context.AfterFunc(in.ctx, func() { server.Close() })()
 	server.Serve(l) //nolint:errcheck // it ends when close closes the listener
 	server.Close()
 }
 
 func (in *internet) serveHTTPS(l net.Listener) {
-	in.serveHTTP(tls.NewListener(l, &tls.Config{GetCertificate: in.authority.certificate}))
+	plain := &tls.Config{GetCertificate: in.authority.certificate}
+	both := &tls.Config{GetCertificate: in.authority.certificate, NextProtos: []string{"h2", "http/1.1"}}
+	plain.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		name := hello.ServerName
+		if name == "" { // the client has an address instead
+			name = hello.Conn.LocalAddr().(*net.TCPAddr).IP.String()
+		}
+		if in.handler(name) != nil {
+			return both, nil
+		}
+		return nil, nil
+	}
+	in.serveHTTP(tls.NewListener(l, plain))
 }
 
-// page is what every origin serves: a line that names host and path. /page?needs=URL&needs=URL… is HTML that draws on these
+// handler returns who serves a host instead of page, or nil.
+func (in *internet) handler(host string) http.Handler {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.own[strings.ToLower(host)]
+}
+
+// page is what every origin serves that has no handler of its own: a line that names host and path. /page?needs=URL&needs=URL… is HTML that draws on these
 // URLs. /stream sends lines until the client has enough, for tests that need a response that does not end.
 func (in *internet) page(w http.ResponseWriter, r *http.Request) {
 	if !in.enter() {
@@ -166,6 +188,10 @@ func (in *internet) page(w http.ResponseWriter, r *http.Request) {
 	name := r.Host
 	if h, _, err := net.SplitHostPort(name); err == nil {
 		name = h
+	}
+	if own := in.handler(name); own != nil {
+		own.ServeHTTP(w, r)
+		return
 	}
 	switch r.URL.Path {
 	case "/page":
@@ -310,4 +336,11 @@ func (in *internet) settle(port uint16) error {
 // need no registration: each gets an origin of its own.
 func (l *Lab) Host(name string, addrs ...netip.Addr) {
 	l.net.names.set(strings.ToLower(name), addrs)
+}
+
+// Serve has a handler serve the pages of a host, a name or an address. With HTTPS this host offers HTTP/2 too.
+func (l *Lab) Serve(host string, handler http.Handler) {
+	l.net.mu.Lock()
+	defer l.net.mu.Unlock()
+	l.net.own[strings.ToLower(host)] = handler
 }

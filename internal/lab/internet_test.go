@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -138,5 +139,26 @@ func TestDoSurvivesAnEndedGoroutine(t *testing.T) {
 	l := newLab(t, Options{})
 	if err := l.Do(func() error { runtime.Goexit(); return nil }); err == nil {
 		t.Error("Do reports nothing of a function that did not return")
+	}
+}
+
+// A host with a handler serves what that says, by name and by address, and offers HTTP/2; programs in an AppVM find it by its
+// name.
+func TestServe(t *testing.T) {
+	l := newLab(t, Options{}, personal)
+	l.Host("own.example", netip.MustParseAddr("203.0.113.8"))
+	for _, host := range []string{"own.example", "203.0.113.8"} {
+		l.Serve(host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, host, r.Proto) }))
+	}
+	for url, want := range map[string]string{
+		"https://own.example/":   "own.exampleHTTP/2.0",
+		"https://203.0.113.8/":   "203.0.113.8HTTP/2.0",
+		"http://own.example/":    "own.exampleHTTP/1.1",
+		"https://other.example/": "hello from other.example, page /\n",
+	} {
+		got, err := l.VMCommand(t.Context(), "personal", "curl", "-sk", url).CombinedOutput()
+		if err != nil || string(got) != want {
+			t.Errorf("curl %s: %q, %v, want %q", url, got, err, want)
+		}
 	}
 }

@@ -95,12 +95,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if l.nft, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(l.fw.ns))); err != nil {
 		return err
 	}
-	resolv := filepath.Join(etcDir, l.fw.name, "resolv.conf")
-	if err := os.MkdirAll(filepath.Dir(resolv), 0o755); err != nil {
-		return err
-	}
-	text := fmt.Sprintf("nameserver %v\nnameserver %v\n", nameServers[0], nameServers[1])
-	if err := os.WriteFile(resolv, []byte(text), 0o644); err != nil {
+	if err := l.fw.resolve(); err != nil {
 		return err
 	}
 	// The rules come before any link, as at boot.
@@ -188,7 +183,7 @@ func (l *Lab) Command(ctx context.Context, name string, args ...string) *exec.Cm
 	return commandIn(ctx, l.Name+"-fw", name, args)
 }
 
-// VMCommand prepares a program to run in an AppVM.
+// VMCommand prepares a program to run in an AppVM, where the lab's names resolve too, as far as the firewall VM lets it ask.
 func (l *Lab) VMCommand(ctx context.Context, vm, name string, args ...string) *exec.Cmd {
 	return commandIn(ctx, l.vmSpace(vm), name, args)
 }

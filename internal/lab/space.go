@@ -81,6 +81,16 @@ func (s *space) do(f func() error) error {
 	})
 }
 
+// resolve has programs that Command starts in the namespace ask the lab's name servers.
+func (s *space) resolve() error {
+	resolv := filepath.Join(etcDir, s.name, "resolv.conf")
+	if err := os.MkdirAll(filepath.Dir(resolv), 0o755); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("nameserver %v\nnameserver %v\n", nameServers[0], nameServers[1])
+	return os.WriteFile(resolv, []byte(text), 0o644)
+}
+
 func (s *space) remove() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
