@@ -26,7 +26,7 @@ SEED       ?= 0
 # The release of Debian that the machines of `make e2e` and `make browsers` run: bookworm is Debian 12, trixie Debian 13.
 SUITE      ?= bookworm
 
-.PHONY: build package test bench chaos e2e browsers lint demo man deps-demo deps-test deps-e2e root clean
+.PHONY: build package test bench chaos e2e browsers lint demo man deps-demo deps-bench deps-test deps-e2e root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X vifproxy/internal/defaults.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -51,7 +51,7 @@ test: root deps-test build lint ## everything, with real tinyproxy, nftables, ip
 	$(GOTESTSUM) --format=testname -- -race -p $(PACKAGES) -timeout 30m ./...
 
 # Its daemon with the tag profile is for --profile only: the one that is measured is the one that is shipped.
-bench: root deps-demo build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
+bench: root deps-bench build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X vifproxy/internal/defaults.version=$(VERSION)' \
 		-o $(BIN)/bench/ ./cmd/vifproxyd ./cmd/vifproxy-confine ./internal/bench/empty
 	$(BIN)/vifproxylab bench --daemon=$(if $(findstring --profile,$(BENCH)),$(BIN)/bench,$(BIN))/vifproxyd \
@@ -82,8 +82,8 @@ demo: root deps-demo build ## two AppVMs come, browse, are refused; a rule is ed
 man: ## write the manual pages anew, from the help texts
 	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd -run TestManPage -update
 
-# The programs that vifproxy drives, those that the lab is made of, and for tests what only these need.
-deps-demo deps-test deps-e2e: deps-%:
+# The programs that vifproxy drives, those that the lab is made of, and what only tests, or only the bench, need.
+deps-demo deps-bench deps-test deps-e2e: deps-%:
 	@packaging/install-deps.sh $*
 
 root:

@@ -1,9 +1,9 @@
 #!/bin/sh
-# install-deps.sh demo|test|e2e: installs what `make demo` and `make bench`, `make test`, or `make e2e` need, where it is
+# install-deps.sh demo|bench|test|e2e: installs what `make demo`, `make bench`, `make test`, or `make e2e` need, where it is
 # missing, and nothing else. For developers; the packages name their own dependencies.
 set -eu
 
-missing= apt= dnf=
+missing= apt= dnf= peers=
 need() { # a program, its packages for apt, and those for dnf if they have other names
 	PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || lack "$@"
 }
@@ -18,6 +18,12 @@ need ip iproute2 iproute
 need curl "curl ca-certificates"
 case ${1-} in
 demo) ;;
+bench)
+	# Beside these vifproxy is measured. Where one is not to be had, its figures say so.
+	for name in squid privoxy chromium; do
+		PATH=$PATH:/usr/sbin:/sbin command -v $name >/dev/null || peers="$peers $name"
+	done
+	;;
 test)
 	need iptables-nft iptables iptables-nft
 	need iptables-legacy iptables
@@ -38,22 +44,49 @@ e2e)
 	python3 -c 'import jinja2, yaml' 2>/dev/null || lack "python3 with jinja2 and yaml" "python3 python3-jinja2 python3-yaml"
 	;;
 *)
-	echo "install-deps.sh: for what? demo, test or e2e" >&2
+	echo "install-deps.sh: for what? demo, bench, test or e2e" >&2
 	exit 2
 	;;
 esac
-[ -n "$missing" ] || exit 0
-echo "installing:$missing"
+[ -n "$missing$peers" ] || exit 0
+echo "installing:$missing$peers"
+
+# peer installs a program that the bench runs itself. A service that comes with the package is masked before, so it never runs.
+peer() { # its name, which is that of package and service too, and how to install
+	name=$1 mask=/etc/systemd/system/$1.service made=
+	shift
+	mkdir -p /etc/systemd/system
+	[ -e "$mask" ] || { ln -s /dev/null "$mask" && made=yes; }
+	"$@" "$name" >/dev/null || {
+		[ -z "$made" ] || rm "$mask"
+		echo "$name is not to be had here: the figures beside it will say so"
+	}
+}
 
 if command -v apt-get >/dev/null; then
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get -qq update
-	# shellcheck disable=SC2086 # a list of words
-	apt-get -qq -o DPkg::Lock::Timeout=600 install -y --no-install-recommends $apt >/dev/null
+	apt-get -qq update || [ -z "$missing" ]
+	install="apt-get -qq -o DPkg::Lock::Timeout=600 install -y --no-install-recommends"
+	# shellcheck disable=SC2086 # lists of words
+	[ -z "$missing" ] || $install $apt >/dev/null
+	# Where there is no systemd, a package asks this program whether its service may start: invoke-rc.d(8).
+	if [ -n "$peers" ] && [ ! -e /usr/sbin/policy-rc.d ]; then
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+		trap 'exit 1' HUP INT TERM
+		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+		chmod +x /usr/sbin/policy-rc.d
+	fi
+	for name in $peers; do
+		# shellcheck disable=SC2086
+		peer "$name" $install
+	done
 elif command -v dnf >/dev/null; then
 	# shellcheck disable=SC2086
-	dnf -q -y install $dnf
+	[ -z "$missing" ] || dnf -q -y install $dnf
+	for name in $peers; do
+		peer "$name" dnf -q -y install
+	done
 else
-	echo "neither apt-get nor dnf here: install$missing by hand" >&2
-	exit 1
+	echo "neither apt-get nor dnf here: install$missing$peers by hand" >&2
+	[ -z "$missing" ]
 fi

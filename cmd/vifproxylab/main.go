@@ -31,7 +31,10 @@ Usage:
     vifproxylab bench [--only=NAME,...] [--runs=N] [--json=FILE] [--profile=DIR]
                     [--daemon=PATH] [--empty=PATH]
                                     measure vifproxyd, each figure beside its floor; see
-                                    docs/performance.md, and 'make bench', which builds all of it
+                                    docs/performance.md, and 'make bench', which builds all of it.
+                                    NAME is one of attach rules unchanging revoke cold attach-250
+                                    connect reconcile idle memory write move storm https https-h2
+                                    download page throughput
     vifproxylab up [--ruleset=r42|r41]
                                     build a lab: r42 has the nftables rules of Qubes R4.2+,
                                     r41 the iptables rules of before

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"vifproxy/internal/bench"
 )
 
 func TestMain(m *testing.M) {
@@ -25,6 +27,14 @@ func TestScripts(t *testing.T) {
 		})
 		return nil
 	}})
+}
+
+// The help names the figures as the table has them.
+func TestHelpNamesTheFigures(t *testing.T) {
+	if want := "NAME is one of " + strings.Join(bench.Names(), " ") + " vifproxylab up"; !strings.Contains(
+		strings.Join(strings.Fields(usage), " "), want) {
+		t.Errorf("the help does not say %q", want)
+	}
 }
 
 // The demo checks itself; the test also wants it to say why, when the daemon does not play along.

@@ -52,8 +52,56 @@ func TestChoose(t *testing.T) {
 	if _, err := choose([]string{"speed"}); err == nil || !strings.Contains(err.Error(), "there are attach, rules, ") {
 		t.Error(err)
 	}
-	if all, err := choose(nil); err != nil || len(all) != 12 {
+	if all, err := choose(nil); err != nil || len(all) != 18 {
 		t.Errorf("%d figures, %v", len(all), err)
+	}
+}
+
+// Beside a peer a figure has a goal too. A peer or a figure that was not measured has met none.
+func TestReportPeers(t *testing.T) {
+	f := figure{name: "https", goal: goal{text: "≤ 2×", times: 2, peers: map[string]goal{"squid": {text: "≤ 1.05×", times: 1.05}}}}
+	taken := func(squid ...float64) outcome {
+		return outcome{unit: "ms", figures: []float64{2, 2, 4}, floors: []float64{1, 1, 1},
+			peers: []beside{{"privoxy", []float64{1, 1, 9}}, {"squid", squid}}}
+	}
+	absent := taken(2)
+	absent.peers = absent.peers[:1]
+	for name, test := range map[string]struct {
+		of    outcome
+		met   bool
+		wants []string
+	}{
+		"as fast":      {taken(2, 2, 9), true, []string{" met\n", "beside squid: 2 ms, 1.00× (≤ 1.05×: met)", "beside privoxy: 1 ms, 2.00×\n"}},
+		"slower":       {taken(1, 1, 9), false, []string{" missed\n", "beside squid: 1 ms, 2.00× (≤ 1.05×: missed)"}},
+		"no peer":      {absent, false, []string{" missed\n", "beside squid: not measured (≤ 1.05×: missed)"}},
+		"not measured": {outcome{unit: "ms", wrong: []string{"chromium is missing"}}, false, []string{" not measured\n", "chromium is missing"}},
+	} {
+		r := newReport(time.Now(), 3)
+		text := r.add(f, test.of)
+		for _, want := range test.wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %q in\n%s", name, want, text)
+			}
+		}
+		if r.Lines[0].Met != test.met {
+			t.Errorf("%s: met %v", name, r.Lines[0].Met)
+		}
+	}
+}
+
+// The page's pictures are of the size that the page says, and so are its scripts.
+func TestWebsite(t *testing.T) {
+	site, err := newWebsite()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range []string{site.picture, site.script} {
+		if size := len(object); size < pageObjectSize*95/100 || size > pageObjectSize*105/100 {
+			t.Errorf("an object has %d bytes, want %d", size, pageObjectSize)
+		}
+	}
+	if n := strings.Count(site.page, "https://"); n != pageObjects {
+		t.Errorf("the page has %d objects, want %d", n, pageObjects)
 	}
 }
 

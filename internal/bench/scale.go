@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,20 +34,36 @@ func (b *bench) attachAmong() (outcome, error) {
 	return b.alternate("ms", come[0], come[1])
 }
 
-// connect measures what a packet filter costs that grows with the AppVMs: the time until the kernel has a
-// connection open. The proxy has no part in that.
+// connect measures the time until the kernel has a connection open, by the last of many AppVMs. The proxy has no part in that.
+// The floor is a connection to a tinyproxy by hand in a firewall VM without vifproxyd.
 func (b *bench) connect() (outcome, error) {
 	const each = 50
-	measure := func(n int) (func() (float64, error), error) {
-		s, err := b.inhabited(n)
-		if err != nil {
-			return nil, err
-		}
-		all := s.Connections()
-		last := all[len(all)-1]
+	alone, err := b.alone()
+	if err != nil {
+		return outcome{}, err
+	}
+	hand, err := b.byHand(alone, netip.AddrPortFrom(lab.Gateway, lab.ProxyPort), addr(0))
+	if err != nil {
+		return outcome{}, err
+	}
+	defer hand.close()
+	_, end, err := hand.start()
+	if err != nil {
+		return outcome{}, err
+	}
+	defer end()
+	one, err := b.inhabited(1)
+	if err != nil {
+		return outcome{}, err
+	}
+	among, err := b.inhabited(many)
+	if err != nil {
+		return outcome{}, err
+	}
+	measure := func(s *site, vm lab.VM) func() (float64, error) {
 		return func() (float64, error) {
 			var took []float64
-			err := s.from(last, func(c caller) error {
+			err := s.from(vm, func(c caller) error {
 				for range each {
 					nap(time.Millisecond) // the proxy ends its thread for the one before
 					began := time.Now()
@@ -60,17 +77,11 @@ func (b *bench) connect() (outcome, error) {
 				return nil
 			})
 			return median(took), err
-		}, nil
+		}
 	}
-	one, err := measure(1)
-	if err != nil {
-		return outcome{}, err
-	}
-	among, err := measure(many)
-	if err != nil {
-		return outcome{}, err
-	}
-	o, err := b.alternate("µs", one, among)
+	all := among.Connections()
+	o, err := b.byTurns("µs", b.Runs, measure(alone, alone.Connections()[0]), measure(among, all[len(all)-1]),
+		peer{"1 AppVM", measure(one, one.Connections()[0])})
 	o.note("each run is the median of %d connections", each)
 	return o, err
 }

@@ -7,12 +7,16 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
 )
+
+// echoLine permits tunnels to lab.Echo.
+const echoLine = `^203\.0\.113\.7$`
 
 // unchanging measures what a change of rules does to what is under way: requests of two clients that ask all the
 // time, and a tunnel. Lines are added and taken away by turns; neither concerns the hosts that are asked for.
@@ -21,22 +25,21 @@ func (b *bench) unchanging() (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	const echo = `^203\.0\.113\.7$`
-	if err := errors.Join(s.save(0, openLine, echo), s.untilAtRest(b.ctx)); err != nil {
+	if err := errors.Join(s.save(0, openLine, echoLine), s.untilAtRest(b.ctx)); err != nil {
 		return outcome{}, err
 	}
 	vm := s.Connections()[0]
 	load := s.load(b.ctx, vm, 2)
 	defer load.end()
-	changes := 10 * b.Runs
-	var cut [2]int // tunnels, by additions and by removals
+	changes, requests := 10*b.Runs, 1500*b.Runs
+	var cut, made [2]int // tunnels, by additions and by removals
 	err = s.from(vm, func(c caller) error {
-		for i := range changes {
+		for i := 0; i < changes || load.requests() < requests; i++ {
 			tunnel, err := s.tunnel(c)
 			if err != nil {
 				return err
 			}
-			lines, host, wanted := []string{openLine, echo, `^203\.0\.113\.11$`}, "203.0.113.11", isServed
+			lines, host, wanted := []string{openLine, echoLine, `^203\.0\.113\.11$`}, "203.0.113.11", isServed
 			if i%2 == 1 {
 				lines, wanted = lines[:2], isRefused
 			}
@@ -47,7 +50,7 @@ func (b *bench) unchanging() (outcome, error) {
 				return err
 			}
 			nap(quiet) // in which an older process may be ended
-			if !echoes(tunnel) {
+			if made[i%2]++; !echoes(tunnel) {
 				cut[i%2]++
 			}
 			unix.Close(tunnel)
@@ -57,13 +60,53 @@ func (b *bench) unchanging() (outcome, error) {
 	took := load.end()
 	o := outcome{unit: "", figures: []float64{float64(took.failed + cut[0])}}
 	o.note("%d changes, %d requests meanwhile: %d failed; %d of %d tunnels cut by an added line",
-		changes, len(took.latencies)+took.failed, took.failed, cut[0], (changes+1)/2)
+		made[0]+made[1], len(took.latencies)+took.failed, took.failed, cut[0], made[0])
 	if took.failed > 0 {
 		o.note("the first that failed: %v", took.why)
 	}
-	o.note("%d of %d tunnels cut by a removed line, within %v: not counted",
-		cut[1], changes/2, quiet)
+	o.note("%d of %d tunnels cut by a removed line, within %v: not counted", cut[1], made[1], quiet)
 	return o, errors.Join(err, took.err)
+}
+
+// revoke measures from the change that removes a host until a tunnel to it is dead.
+func (b *bench) revoke() (outcome, error) {
+	s, err := b.inhabited(1)
+	if err != nil {
+		return outcome{}, err
+	}
+	hand, err := b.byHand(s, aside, addr(240))
+	if err != nil {
+		return outcome{}, err
+	}
+	defer hand.close()
+	vm := s.Connections()[0]
+	return b.alternate("ms", hand.time, func() (took float64, err error) {
+		if err := errors.Join(s.save(0, openLine, echoLine), s.untilAtRest(b.ctx)); err != nil {
+			return 0, err
+		}
+		time.Sleep(quiet)
+		err = s.from(vm, func(c caller) error {
+			tunnel, err := s.tunnel(c)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(tunnel)
+			if !echoes(tunnel) {
+				return errors.New("the tunnel carries nothing")
+			}
+			if err := s.save(0, openLine); err != nil {
+				return err
+			}
+			saved := time.Now()
+			err = await(tunnel, unix.POLLIN, patience) // it has been at rest: what comes is its end
+			took = milliseconds(time.Since(saved))
+			if n, _ := unix.Read(tunnel, make([]byte, 1)); err == nil && n > 0 {
+				err = errors.New("the tunnel lives on")
+			}
+			return err
+		})
+		return took, err
+	})
 }
 
 // tunnel opens one to the echo server.
@@ -113,6 +156,7 @@ type loaded struct {
 type load struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	asked   atomic.Int64
 	mu      sync.Mutex
 	loaded
 }
@@ -131,6 +175,7 @@ func (s *site) load(ctx context.Context, vm lab.VM, clients int) *load {
 					if err == nil && !isServed(status) {
 						err = fmt.Errorf("status %d", status)
 					}
+					l.asked.Add(1)
 					if err != nil && own.failed == 0 {
 						own.why = fmt.Errorf("%w, after %v", err, time.Since(began))
 					}
@@ -155,96 +200,11 @@ func (s *site) load(ctx context.Context, vm lab.VM, clients int) *load {
 	return l
 }
 
+// requests is how many have been answered, or have failed.
+func (l *load) requests() int { return int(l.asked.Load()) }
+
 func (l *load) end() loaded {
 	l.cancel()
 	l.running.Wait()
 	return l.loaded
-}
-
-// throughput measures requests through a proxy of the daemon, while that is busy with other AppVMs: one comes and
-// goes and the rules of another change, all the time. The floor is the same tinyproxy, started by hand, in a
-// firewall VM where nothing else happens.
-func (b *bench) throughput() (outcome, error) {
-	const slice = time.Second
-	busy, err := b.inhabited(1)
-	if err != nil {
-		return outcome{}, err
-	}
-	served := busy.Connections()[0]
-	if err := errors.Join(busy.save(0, openLine), busy.Attach(busy.vm(2)), busy.save(2, openLine),
-		busy.untilRunning(b.ctx, 2)); err != nil {
-		return outcome{}, err
-	}
-	alone, err := b.alone()
-	if err != nil {
-		return outcome{}, err
-	}
-	hand, err := b.byHand(alone, netip.AddrPortFrom(lab.Gateway, lab.ProxyPort), addr(0))
-	if err != nil {
-		return outcome{}, err
-	}
-	defer hand.close()
-	_, end, err := hand.start()
-	if err != nil {
-		return outcome{}, err
-	}
-	defer end()
-
-	var latencies [2][]float64
-	run := func(i int, s *site, vm lab.VM, beside func(context.Context) error) func() (float64, error) {
-		return func() (float64, error) {
-			ctx, cancel := context.WithTimeout(b.ctx, slice)
-			defer cancel()
-			began := time.Now()
-			l := s.load(ctx, vm, 2)
-			err := beside(ctx)
-			<-ctx.Done()
-			took := l.end()
-			latencies[i] = append(latencies[i], took.latencies...)
-			if took.failed > 0 {
-				err = errors.Join(err, fmt.Errorf("%d requests failed: %w", took.failed, took.why))
-			}
-			return float64(len(took.latencies)) / time.Since(began).Seconds(), errors.Join(err, took.err)
-		}
-	}
-	edits := 0
-	o, err := b.alternate("/s", run(0, alone, alone.Connections()[0], func(context.Context) error { return nil }),
-		run(1, busy, served, func(ctx context.Context) error {
-			vm := busy.vm(1)
-			for _, step := range []func() error{
-				func() error { return busy.Attach(vm) },
-				func() error { edits++; return busy.save(2, openLine, fmt.Sprintf("^edit%d$", edits)) },
-				func() error { return busy.Detach(vm.Vif()) },
-			} {
-				if err := step(); err != nil {
-					return err
-				}
-				select {
-				case <-time.After(slice / 4):
-				case <-ctx.Done():
-				}
-			}
-			return nil
-		}))
-	ratio := func(q float64) float64 { return quantile(latencies[1], q) / quantile(latencies[0], q) }
-	p50, p99 := ratio(0.5), ratio(0.99)
-	o.note("each second another AppVM comes, a third's rules change, and the other goes")
-	text := fmt.Sprintf("latency: median %.2f ms, %.2f×; p99 %.2f ms, %.2f×", quantile(latencies[1], 0.5), p50,
-		quantile(latencies[1], 0.99), p99)
-	if p99 > 1.1 {
-		o.wrong = append(o.wrong, text)
-	} else {
-		o.note("%s", text)
-	}
-	return o, err
-}
-
-// admit lets AppVMs connect to the proxy port itself and the next few, which nobody redirects where there is no daemon.
-func (s *site) admit(ctx context.Context) error {
-	ports := fmt.Sprintf("%d-%d", lab.ProxyPort, lab.ProxyPort+9)
-	rule := []string{"add", "rule", "ip", "qubes", "custom-input", "tcp", "dport", ports, "accept"}
-	if out, err := s.Command(ctx, "nft", rule...).CombinedOutput(); err != nil {
-		return fmt.Errorf("nft %s: %w: %s", strings.Join(rule, " "), err, out)
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -100,6 +101,16 @@ func (b *bench) alone() (*site, error) {
 	return b.site("alone", func(s *site) error {
 		return errors.Join(s.Attach(s.vm(0)), s.admit(b.ctx))
 	})
+}
+
+// admit lets AppVMs connect to the proxy port itself and the next few, which nobody redirects where there is no daemon.
+func (s *site) admit(ctx context.Context) error {
+	ports := fmt.Sprintf("%d-%d", lab.ProxyPort, lab.ProxyPort+9)
+	rule := []string{"add", "rule", "ip", "qubes", "custom-input", "tcp", "dport", ports, "accept"}
+	if out, err := s.Command(ctx, "nft", rule...).CombinedOutput(); err != nil {
+		return fmt.Errorf("nft %s: %w: %s", strings.Join(rule, " "), err, out)
+	}
+	return nil
 }
 
 // serveBytes answers as servers in Go do: /?bytes=N is so many, in chunks of at most 1 MiB. It says nothing of how many they
