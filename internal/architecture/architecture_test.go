@@ -22,14 +22,14 @@ const top = "../.."
 // import what is on a lower floor or in its own wing. On floor 2 the wings are the five parts that do not know one another: what
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
-	1: {"internal/backlog internal/backoff internal/browsers internal/capability internal/defaults internal/events " +
+	1: {"internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
 		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret " +
 		"internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control"},
 	3: {"internal/policy", "internal/mailbox", "internal/lab internal/bench"},
 	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check"},
 	5: {"supervisor"},
-	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxylab",
+	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-switchboard", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture"},
 }
 
@@ -39,9 +39,11 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyctl", "vifproxy/tinyproxy/confine", "it confines nothing"},
 	{"cmd/vifproxyctl", "github.com/elastic/go-seccomp-bpf", "it confines nothing"},
 	{"cmd/vifproxyctl", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
+	{"firewall/switchboard/handover", "github.com/cilium/ebpf", "the daemon links it"},
 	{"cmd/vifproxyd", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
 	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "the daemon asks name servers as package net does"},
+	{"cmd/vifproxy-switchboard", "vifproxy/tinyproxy", "it runs as root, and knows sockets only"},
 	{"internal/explain", "vifproxy/tinyproxy/process", "it is given what tries a request"},
 	{"internal/plan", "vifproxy/tinyproxy/process", "a plan is computed from values"},
 	{"internal/policy", "vifproxy/tinyproxy/process", "a policy is a value"},

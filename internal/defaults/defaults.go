@@ -1,12 +1,16 @@
 // Package defaults has what vifproxyd and vifproxyctl take when nothing else is said: paths and ports. It also has the version of
-// both.
+// both, and the place of the programs that the daemon runs.
 //
 // A test holds these values against the unit, the packages and the manual pages.
 //
 // Concurrency: any goroutine may call anything here.
 package defaults
 
-import "runtime/debug"
+import (
+	"os"
+	"path/filepath"
+	"runtime/debug"
+)
 
 // Paths.
 const (
@@ -26,6 +30,20 @@ const (
 	ProxyPort   = 8100          // where an AppVM finds its proxy, at its gateway
 	ListenPorts = "61000-64999" // where proxies listen behind it
 )
+
+// Helper returns where a program is that vifproxyd runs, such as vifproxy-confine: where packages put it, otherwise beside the running
+// program.
+func Helper(name string) string {
+	installed := filepath.Join("/usr/lib/vifproxy", name)
+	if _, err := os.Stat(installed); err == nil {
+		return installed
+	}
+	own, err := os.Executable()
+	if err != nil {
+		return installed
+	}
+	return filepath.Join(filepath.Dir(own), name)
+}
 
 // version is set by the linker: -ldflags '-X vifproxy/internal/defaults.version=…'.
 var version string

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
 	"vifproxy/tinyproxy/confine"
 )
@@ -12,7 +13,7 @@ import (
 // Confine finds out how this machine can confine proxies, and emits an event that says so, with what it lacks. If everything is
 // required, a lack is an error.
 func Confine(emitter *events.Emitter, allRequired bool) (*confine.Sandbox, control.Confinement, error) {
-	s, err := confine.New(confine.HelperPath())
+	s, err := confine.New(defaults.Helper("vifproxy-confine"))
 	if err != nil {
 		return nil, control.Confinement{}, err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/cgroup"
 	"vifproxy/tinyproxy/limits"
 )
 
@@ -20,7 +20,7 @@ import (
 var controllers = []string{"memory", "pids", "cpu"}
 
 const (
-	daemonGroup = "daemon"
+	daemonGroup = cgroup.Daemon
 	proxyPrefix = "proxy-" // then the port
 )
 
@@ -31,17 +31,16 @@ type groups struct {
 }
 
 var (
-	errNoCgroup2    = errors.New("no cgroup2 is mounted")
 	errNotDelegated = errors.New("is not delegated")
 	errControllers  = errors.New("are there")
 )
 
-// groupsRemedy returns what to do about an error of ownGroup, openGroups or lacking.
+// groupsRemedy returns what to do about an error of cgroup.Own, openGroups or lacking.
 func groupsRemedy(err error) string {
 	switch {
 	case errors.Is(err, errNotDelegated):
 		return "start vifproxyd by its unit, which has Delegate="
-	case errors.Is(err, errNoCgroup2), errors.Is(err, errControllers):
+	case errors.Is(err, cgroup.ErrNone), errors.Is(err, errControllers):
 		return "have the kernel started with systemd.unified_cgroup_hierarchy=1 and without cgroup_disable="
 	}
 	return "see `systemctl status vifproxyd`"
@@ -56,36 +55,10 @@ func (g *groups) lacking() error {
 		errControllers)
 }
 
-// ownGroup returns the directory of our cgroup, from /proc/self/cgroup and the mount point of cgroup2.
-func ownGroup() (string, error) {
-	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", err
-	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(own)) {
-		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !ok {
-			continue
-		}
-		for mount := range strings.Lines(string(mounts)) {
-			if fields := strings.Fields(mount); len(fields) > 2 && fields[2] == "cgroup2" {
-				return filepath.Join(fields[1], path), nil
-			}
-		}
-	}
-	return "", errNoCgroup2
-}
-
 // openGroups takes over a delegated cgroup. The kernel wants processes in leaves only, so the daemon moves to a group of its
 // own. It may be there already, from an earlier run of the same unit or by DelegateSubgroup=.
 func openGroups(dir string) (_ *groups, err error) {
-	if filepath.Base(dir) == daemonGroup {
-		dir = filepath.Dir(dir)
-	}
+	dir = cgroup.Unit(dir)
 	if !delegated(dir) {
 		return nil, fmt.Errorf("%s %w", dir, errNotDelegated)
 	}

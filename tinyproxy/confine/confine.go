@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -24,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/capability"
+	"vifproxy/internal/cgroup"
 	"vifproxy/tinyproxy/confine/handover"
 	"vifproxy/tinyproxy/kernel"
 	"vifproxy/tinyproxy/limits"
@@ -61,19 +61,6 @@ type Box struct {
 	TimerSlack int // how many nanoseconds late it may be woken
 }
 
-// HelperPath returns where vifproxy-confine is: where packages put it, otherwise beside the running program.
-func HelperPath() string {
-	const installed = "/usr/lib/vifproxy/vifproxy-confine"
-	if _, err := os.Stat(installed); err == nil {
-		return installed
-	}
-	own, err := os.Executable()
-	if err != nil {
-		return installed
-	}
-	return filepath.Join(filepath.Dir(own), "vifproxy-confine")
-}
-
 // New finds out what this machine can do. helper is the path of vifproxy-confine.
 func New(helper string) (*Sandbox, error) { return open(helper, seccomp.ActionErrno) }
 
@@ -104,7 +91,7 @@ func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
 	if s.abi > 0 {
 		s.Applied = append(s.Applied, "landlock")
 	}
-	dir, err := ownGroup()
+	dir, err := cgroup.Own()
 	if err == nil {
 		s.groups, err = openGroups(dir)
 	}

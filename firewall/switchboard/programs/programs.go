@@ -94,18 +94,12 @@ func attach(to *os.File, how ebpf.AttachType, spec *ebpf.ProgramSpec) (*link.Raw
 	return l, nil
 }
 
-// A Descriptor is one of what Attach has made, with its name for the daemon.
-type Descriptor struct {
-	Name string
-	FD   int // valid until Close
-}
-
-// Descriptors returns all.
-func (a *Attached) Descriptors() []Descriptor {
-	return []Descriptor{
-		{handover.Bindings.Name, a.bindings.FD()}, {handover.Sockets.Name, a.sockets.FD()},
-		{handover.Expected.Name, a.expected.FD()}, {handover.Port.Name, a.port.FD()},
-		{handover.ConnectionsName, a.connections.FD()}, {handover.LookupName, a.lookup.FD()},
+// Descriptors returns what there is to hand over. It is valid until Close.
+func (a *Attached) Descriptors() []handover.Descriptor {
+	return []handover.Descriptor{
+		{Name: handover.Bindings.Name, FD: a.bindings.FD()}, {Name: handover.Sockets.Name, FD: a.sockets.FD()},
+		{Name: handover.Expected.Name, FD: a.expected.FD()}, {Name: handover.Port.Name, FD: a.port.FD()},
+		{Name: handover.ConnectionsName, FD: a.connections.FD()}, {Name: handover.LookupName, FD: a.lookup.FD()},
 	}
 }
 

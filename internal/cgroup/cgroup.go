@@ -1,0 +1,94 @@
+// Package cgroup finds control groups of version 2 (cgroups(7)).
+//
+// Concurrency: any goroutine may call anything here.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNone is the error if this process sees no cgroups of version 2.
+var ErrNone = errors.New("no cgroup2 is mounted")
+
+// Subgroups of a unit's group.
+const (
+	Daemon  = "daemon"   // where vifproxyd moves to
+	control = ".control" // where systemd runs ExecStartPre= of a unit with Delegate= (exec_params_get_cgroup_path in src/core/execute.c of v257)
+)
+
+// Own returns the directory of this process's group, from /proc/self/cgroup and the mount point of cgroup2.
+func Own() (string, error) {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(own)) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !ok {
+			continue
+		}
+		for mount := range strings.Lines(string(mounts)) {
+			if fields := strings.Fields(mount); len(fields) > 2 && fields[2] == "cgroup2" {
+				return filepath.Join(fields[1], path), nil
+			}
+		}
+	}
+	return "", ErrNone
+}
+
+// Unit returns the directory of the group of the unit that a group belongs to, which may be one of the unit's subgroups.
+func Unit(dir string) string {
+	if base := filepath.Base(dir); base == Daemon || base == control {
+		return filepath.Dir(dir)
+	}
+	return dir
+}
+
+// Processes returns those in a group and in all below it. A group that goes meanwhile has none.
+func Processes(dir string) (pids []int, err error) {
+	var system unix.Statfs_t
+	if err := unix.Statfs(dir, &system); err != nil {
+		return nil, fmt.Errorf("look at the cgroup %s: %w", dir, err)
+	}
+	if system.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, fmt.Errorf("%s is no cgroup of version 2", dir)
+	}
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		list, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for line := range strings.FieldsSeq(string(list)) {
+			pid, err := strconv.Atoi(line)
+			if err != nil {
+				return err
+			}
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	slices.Sort(pids)
+	return pids, err
+}
