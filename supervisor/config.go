@@ -35,6 +35,7 @@ type Config struct {
 	ReadForward   func(context.Context) (firewall.Forward, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
 	Attempts      func(uid uint32, port uint16) ([]firewall.Attempt, error)
+	Beyond        func(uid uint32) (bool, error) // nil where nothing bounds how many these are
 	WriteStops    func(stops.Record) error
 	BootTime      func() time.Duration                                 // since the machine began, suspends included, whatever the clock says
 	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see firewall.Forget

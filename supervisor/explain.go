@@ -30,7 +30,7 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 }
 
 func (s *Supervisor) explainer() explain.Explainer {
-	return explain.Explainer{LookUp: s.lookUpInTime, Attempts: s.Attempts, Try: s.try}
+	return explain.Explainer{LookUp: s.lookUpInTime, Attempts: s.Attempts, Beyond: s.Beyond, Try: s.try}
 }
 
 // lookUpInTime returns a host's addresses, as tinyproxy gets them when it connects.

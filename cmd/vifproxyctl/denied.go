@@ -42,8 +42,8 @@ Browsers are known to request some hosts without a page. These hosts are marked 
 last; a page may need them too. The exit status is 0 even if there is nothing to list.
 
 With --json: an array of VMs, each with an array of hosts. In addition to "reason" a host has "what":
-Allow, BasicAuth, no-answer, refused, closed, fence, no-route, another-table; and "browser": what
-browsers request of the host without a page.
+Allow, BasicAuth, no-answer, refused, closed, fence, no-route, another-table, too-many; and
+"browser": what browsers request of the host without a page.
 `,
 	}
 }

@@ -170,6 +170,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		ReadPlaces:    func(files ...string) string { return confine.Places(files...) + proxies.Renewals() },
 		ReadResolvers: func() ([]netip.Addr, error) { return resolvconf.Read(resolvConf) },
 		Attempts:      firewall.Attempts,
+		Beyond:        nft.Beyond,
 		LookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
@@ -208,6 +209,11 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		proxies.KeepFiles(ctx, func(err error) {
 			s.Impaired("files of proxies", func() error { return err })
 			s.Wake(mailbox.Resolvers) // with them, places are read
+		})
+	})
+	helpers.Go(func() {
+		nft.KeepEvicting(ctx, func(err error) {
+			s.Impaired("connection tracking", func() error { return err })
 		})
 	})
 	backlog.OnChange(func() { s.Impaired("log", backlog.Problem) })

@@ -1,34 +1,50 @@
 package nft
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/firewall"
 	"vifproxy/internal/netlink"
 )
 
 // Connection tracking has one table for everything that the firewall VM forwards. In a small netvm it has 2048 places (Qubes
 // R4.2 with 300 MB). A connection that is over keeps its place for two minutes (nf_conntrack_tcp_timeout_time_wait), a
 // question for a name for half a minute. An AppVM whose rules forbid everything else can still connect to its proxy as often as
-// it likes, and for each request the proxy connects and asks too. So these entries are forgotten within seconds. Each AppVM has a
-// bounded share of new connections, and of those that it holds; the rest is reset before it is tracked.
+// it likes, and for each request the proxy connects and asks too. So these entries are short-lived, and each AppVM has a
+// bounded share of the table, on both sides of its proxy:
+//
+//   - The guard bounds the new connections of an AppVM, and those that it holds. It resets the rest before it is tracked.
+//   - The fence bounds the same of a proxy, by its uid. A SYN that comes too fast is dropped, and the kernel sends it again a
+//     second later, so a burst takes longer and nothing fails. If a proxy holds too many, it is refused.
 
-// bounds are what one AppVM may use of connection tracking, on one vif.
-type bounds struct{ rate, burst, held uint32 }
+// bounds are what one AppVM may use of connection tracking.
+type bounds struct {
+	rate, burst, held uint32 // of connections to its proxy, on one vif
+
+	proxyBurst uint32 // of those that its proxy makes, at the same rate, and as many of them held
+	questions  uint32 // for names, under way or answered a moment ago
+}
 
 const (
-	ratePart = 64  // of the table, in new connections a second: with what each leaves behind, a quarter of it
-	rateMin  = 32  // new connections a second, for a table however small
-	burstMin = 256 // before that: a browser opens 100 at once
-	heldPart = 8   // of the table, in connections that one AppVM holds
-	heldMin  = 256 // of which MaxClients are served, usually 100
+	ratePart      = 64  // of the table, in new connections a second: with what each leaves behind, a quarter of it
+	rateMin       = 32  // new connections a second, for a table however small
+	burstMin      = 256 // before that: a browser opens 100 at once
+	proxyBurstMin = 128 // the same of a proxy, which is only made to wait
+	heldPart      = 8   // of the table, in connections that one AppVM holds
+	heldMin       = 256 // of which MaxClients are served, usually 100
+	questionsPart = 5   // of the table, in questions for names
+	questionsMin  = 384 // as many as 400 requests at once make, while all but a burst of their connections wait
 
-	rateMemory = time.Minute // after which an AppVM that has been silent has its burst again
-	keptMax    = 4096        // AppVMs for which that is remembered; others are not bounded
+	rateMemory   = time.Minute      // after which an AppVM that has been silent has its burst again
+	beyondMemory = 10 * time.Second // for which people are told that a proxy wanted more
+	keptMax      = 4096             // AppVMs for which that is remembered; others are not bounded
 
 	trackedDefault = 2048 // places, if the kernel does not say how many
 )
@@ -38,8 +54,12 @@ var (
 	tcpSeconds = [...]struct {
 		state   uint16 // CTA_TIMEOUT_TCP_*
 		seconds uint32
-	}{{2, 10}, {4, 30}, {5, 30}, {6, 10}, {7, 3}, {8, 3}} // SYN_RECV, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE
-	udpSeconds uint32 = 10 // a resolver asks again after 5 (RES_TIMEOUT of glibc)
+	}{
+		{1, 10}, {2, 10}, // SYN_SENT, SYN_RECV
+		{3, 7440},                                 // ESTABLISHED: 2 hours and 4 minutes, the least of RFC 5382, REQ-5; Linux has 5 days
+		{4, 30}, {5, 30}, {6, 10}, {7, 1}, {8, 1}, // FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE
+	}
+	udpSeconds uint32 = 6 // a resolver asks again after 5 (RES_TIMEOUT of glibc)
 )
 
 const tcpTimeouts, udpTimeouts = "short_tcp", "short_udp" // objects that rules refer to
@@ -47,6 +67,11 @@ const tcpTimeouts, udpTimeouts = "short_tcp", "short_udp" // objects that rules 
 var (
 	ratesSet = &set{table: ownTable, name: "rates", key: keys(ifname, ipv4Addr)}
 	heldSet  = &set{table: ownTable, name: "held", key: keys(ifname, ipv4Addr)}
+
+	proxyRatesSet = &set{table: fenceTable, name: "rates", key: keys(uid)}
+	proxyHeldSet  = &set{table: fenceTable, name: "held", key: keys(uid)}
+	questionsSet  = &set{table: fenceTable, name: "questions", key: keys(uid)}
+	beyondSet     = &set{table: fenceTable, name: "beyond", key: keys(uid)} // proxies that were refused more a moment ago
 )
 
 // TrackedMax returns how many connections can be tracked. Tests replace it.
@@ -59,37 +84,108 @@ var TrackedMax = func() int {
 }
 
 func boundsOf(tracked int) *bounds {
-	b := &bounds{rate: uint32(max(tracked/ratePart, rateMin)), held: uint32(max(tracked/heldPart, heldMin))}
-	b.burst = max(2*b.rate, burstMin)
+	b := &bounds{rate: uint32(max(tracked/ratePart, rateMin)), held: uint32(max(tracked/heldPart, heldMin)),
+		questions: uint32(max(tracked/questionsPart, questionsMin))}
+	b.burst, b.proxyBurst = max(2*b.rate, burstMin), max(2*b.rate, proxyBurstMin)
 	return b
 }
 
 // declareBounds makes the sets and objects that the rules of bounds refer to.
 func declareBounds() [][]byte {
 	const l3proto, l4proto, times = 1, 2, 3 // NFTA_CT_TIMEOUT_*
-	object := func(name string, proto byte, fill func(to []byte) []byte) []byte {
+	object := func(table, name string, family uint16, proto byte, fill func(to []byte) []byte) []byte {
 		attrs := netlink.Append(netlink.Append(nil, unix.NFTA_OBJ_NAME, append([]byte(name), 0)...), unix.NFTA_OBJ_TYPE, net32(unix.NFT_OBJECT_CT_TIMEOUT)...)
 		attrs = netlink.AppendNested(attrs, unix.NFTA_OBJ_DATA, func(to []byte) []byte {
-			to = netlink.Append(to, l3proto, net16(unix.NFPROTO_IPV4)...)
+			to = netlink.Append(to, l3proto, net16(family)...)
 			to = netlink.Append(to, l4proto, proto)
 			return netlink.AppendNested(to, times, fill)
 		})
-		return about(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "vifproxy", attrs)
+		return about(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE|unix.NLM_F_EXCL, table, attrs)
+	}
+	tcp := func(to []byte) []byte {
+		for _, s := range tcpSeconds {
+			to = netlink.Append(to, s.state, net32(s.seconds)...)
+		}
+		return to
+	}
+	udp := func(to []byte) []byte {
+		for _, state := range []uint16{1, 2} { // CTA_TIMEOUT_UDP_UNREPLIED, CTA_TIMEOUT_UDP_REPLIED
+			to = netlink.Append(to, state, net32(udpSeconds)...)
+		}
+		return to
 	}
 	return [][]byte{
 		dynamic(ratesSet, unix.NFT_SET_TIMEOUT, keptMax),
 		dynamic(heldSet, 0, keptMax),
-		object(tcpTimeouts, unix.IPPROTO_TCP, func(to []byte) []byte {
-			for _, s := range tcpSeconds {
-				to = netlink.Append(to, s.state, net32(s.seconds)...)
-			}
-			return to
-		}),
-		object(udpTimeouts, unix.IPPROTO_UDP, func(to []byte) []byte {
-			for _, state := range []uint16{1, 2} { // CTA_TIMEOUT_UDP_UNREPLIED, CTA_TIMEOUT_UDP_REPLIED
-				to = netlink.Append(to, state, net32(udpSeconds)...)
-			}
-			return to
-		}),
+		dynamic(proxyRatesSet, unix.NFT_SET_TIMEOUT, keptMax),
+		dynamic(proxyHeldSet, 0, keptMax),
+		dynamic(questionsSet, 0, keptMax),
+		dynamic(beyondSet, unix.NFT_SET_TIMEOUT, keptMax),
+		object(ownTable, tcpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_TCP, tcp),
+		object(ownTable, udpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp),
+		object(fenceTable, tcpTimeouts, unix.NFPROTO_IPV6, unix.IPPROTO_TCP, tcp),
+		object(fenceTable, udpTimeouts, unix.NFPROTO_IPV6, unix.IPPROTO_UDP, udp),
 	}
+}
+
+// bound adds the bounds to chains of the skeleton. The fence passes its packets to the chain "bounded", which passes what is within
+// the bounds to the chain that knows where a proxy may go.
+func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
+	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID))
+	for i := range chains {
+		switch ch := &chains[i]; {
+		case ch.table == "vifproxy" && ch.name == "guard":
+			limits := []Rule{All(TCP, isBound, each(ratesSet.name, rateMemory, over(b.rate, b.burst), iifname, ipSaddr), rejectReset)}
+			if !c.Switchboard { // what it hands over is not tracked
+				limits = append(limits, All(TCP, isBound, each(heldSet.name, 0, ctCountOver(b.held), iifname, ipSaddr), rejectReset))
+			}
+			ch.rules = append(limits, ch.rules...)
+		case ch.table == "inet vifproxy" && ch.name == "fence":
+			ch.rules[0] = jump("bounded")
+		}
+	}
+	if !c.Switchboard {
+		chains = append(chains, chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []Rule{
+			All(fromVif, TCP, syn, is(dport, net16(c.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
+		}})
+	}
+	return append(chains,
+		chain{"inet vifproxy", "bounded", hook{}, []Rule{
+			All(TCP, notSyn, goTo("egress")),
+			All(TCP, each(proxyRatesSet.name, rateMemory, within(b.rate, b.proxyBurst), skuid), goTo("begin")),
+			All(TCP, each(beyondSet.name, beyondMemory, counter, skuid), drop),
+			All(udp, each(questionsSet.name, 0, ctCountWithin(b.questions), skuid), goTo("egress")),
+			All(each(beyondSet.name, beyondMemory, counter, skuid)),
+		}},
+		chain{"inet vifproxy", "begin", hook{}, []Rule{
+			All(each(proxyHeldSet.name, 0, ctCountWithin(b.held), skuid), goTo("egress")),
+			All(each(beyondSet.name, beyondMemory, counter, skuid)),
+		}},
+		chain{"vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []Rule{
+			All(aProxy, TCP, syn, ctTimeoutSet(tcpTimeouts)),
+			All(aProxy, udp, ctTimeoutSet(udpTimeouts)),
+		}},
+		chain{"inet vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []Rule{
+			All(aProxy, ipv6, TCP, syn, ctTimeoutSet(tcpTimeouts)),
+			All(aProxy, ipv6, udp, ctTimeoutSet(udpTimeouts)),
+		}})
+}
+
+// Beyond reports whether the bounds have kept a proxy from a connection or a question a moment ago. It may be called from any
+// goroutine; it is about the network of the calling thread.
+func Beyond(uid uint32) (bool, error) {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK)
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: family(fenceTable), Version: nl.NFNETLINK_V0})
+	attrs := netlink.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, bare(fenceTable))
+	attrs = netlink.AppendString(attrs, unix.NFTA_SET_ELEM_LIST_SET, beyondSet.name)
+	req.AddRawData(netlink.AppendNested(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
+		return netlink.AppendNested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
+			return value(one, unix.NFTA_SET_ELEM_KEY, string(uidBytes(uid)))
+		})
+	}))
+	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
 }

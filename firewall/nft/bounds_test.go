@@ -23,6 +23,9 @@ func secondsTracked(t *testing.T, protocol uint8, port uint16) (seconds []uint32
 	t.Helper()
 	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 	Must(t, err)
+	six, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET6)
+	Must(t, err)
+	flows = append(flows, six...)
 	for _, f := range flows {
 		if f.Forward.Protocol == protocol && f.Forward.DstPort == port {
 			seconds = append(seconds, f.TimeOut)
@@ -37,9 +40,14 @@ func TestConnectionsThatAreOverAreForgottenInSeconds(t *testing.T) {
 	a, _ := NewSite(t)
 	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error { Listen(t, Internet+":80", "web"); return nil })
 	Listen(t, Gateway+":61000", "a's proxy")
+	Listen(t, "[::1]:53", "resolver")
 	Sync(t, open(t, Machines[1]), firewall.State{Bindings: []firewall.Binding{Personal},
-		Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}})
+		Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet), netip.IPv6Loopback()}}})
 	for range 20 {
+		if who := Answer(t, PersonalUID, "[::1]:53"); who != "resolver" {
+			t.Fatal(who)
+		}
+		AsksByUDP(t, PersonalUID, "[::1]:53")
 		if who := a.Reach(Gateway + ":8100"); who != "a's proxy" {
 			t.Fatal(who)
 		}
@@ -51,9 +59,9 @@ func TestConnectionsThatAreOverAreForgottenInSeconds(t *testing.T) {
 	time.Sleep(50 * time.Millisecond) // the last packets
 	for what, found := range map[string][]uint32{
 		"of an AppVM": secondsTracked(t, unix.IPPROTO_TCP, 8100), "of a proxy": secondsTracked(t, unix.IPPROTO_TCP, 80),
-		"a question": secondsTracked(t, unix.IPPROTO_UDP, 53),
+		"a question": secondsTracked(t, unix.IPPROTO_UDP, 53), "a question by TCP": secondsTracked(t, unix.IPPROTO_TCP, 53),
 	} {
-		if len(found) < 20 {
+		if len(found) < 20 || what == "a question" && len(found) < 40 {
 			t.Errorf("%s: %d are tracked: this shows nothing", what, len(found))
 		}
 		for _, seconds := range found {

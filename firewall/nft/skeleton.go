@@ -129,25 +129,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 	if b == nil {
 		return chains
 	}
-	for i := range chains {
-		if guard := &chains[i]; guard.table == "vifproxy" && guard.name == "guard" {
-			limits := []Rule{All(TCP, isBound, each(ratesSet.name, rateMemory, over(b.rate, b.burst), iifname, ipSaddr), rejectReset)}
-			if !c.Switchboard { // what it hands over is not tracked
-				limits = append(limits, All(TCP, isBound, each(heldSet.name, 0, ctCountOver(b.held), iifname, ipSaddr), rejectReset))
-			}
-			guard.rules = append(limits, guard.rules...)
-		}
-	}
-	if !c.Switchboard {
-		chains = append(chains, chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []Rule{
-			All(fromVif, TCP, syn, is(dport, net16(c.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
-		}})
-	}
-	return append(chains,
-		chain{"vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []Rule{
-			All(aProxy, TCP, syn, ctTimeoutSet(tcpTimeouts)),
-			All(aProxy, udp, ctTimeoutSet(udpTimeouts)),
-		}})
+	return b.bound(chains, c)
 }
 
 // isBound is a packet of an AppVM to the port at which it reaches its proxy.

@@ -191,16 +191,26 @@ func each(set string, timeout time.Duration, keep Rule, fields ...field) Rule {
 }
 
 // over matches packets beyond so many a second, after a burst.
-func over(rate, burst uint32) Rule {
+func over(rate, burst uint32) Rule { return limit(rate, burst, unix.NFT_LIMIT_F_INV) }
+
+// within matches the others.
+func within(rate, burst uint32) Rule { return limit(rate, burst, 0) }
+
+func limit(rate, burst, flags uint32) Rule {
 	return Expression("limit", Attr{unix.NFTA_LIMIT_RATE, net64(uint64(rate))}, Attr{unix.NFTA_LIMIT_UNIT, net64(1)},
 		Number(unix.NFTA_LIMIT_BURST, burst), Number(unix.NFTA_LIMIT_TYPE, unix.NFT_LIMIT_PKTS),
-		Number(unix.NFTA_LIMIT_FLAGS, unix.NFT_LIMIT_F_INV))
+		Number(unix.NFTA_LIMIT_FLAGS, flags))
 }
 
-// ctCountOver matches if more connections than so many are tracked.
-func ctCountOver(count uint32) Rule {
-	const nftaCount, nftaFlags, inverted = 1, 2, 1 // NFTA_CONNLIMIT_*, NFT_CONNLIMIT_F_INV
-	return Expression("connlimit", Number(nftaCount, count), Number(nftaFlags, inverted))
+// ctCountOver matches if more connections than so many are tracked, ctCountWithin if no more are. Connections that are over (TIME_WAIT,
+// CLOSE) do not count (already_closed in net/netfilter/nf_conncount.c of Linux 5.0 and later).
+func ctCountOver(count uint32) Rule { return connlimit(count, 1) } // NFT_CONNLIMIT_F_INV
+
+func ctCountWithin(count uint32) Rule { return connlimit(count, 0) }
+
+func connlimit(count, flags uint32) Rule {
+	const nftaCount, nftaFlags = 1, 2 // NFTA_CONNLIMIT_*
+	return Expression("connlimit", Number(nftaCount, count), Number(nftaFlags, flags))
 }
 
 // ctTimeoutSet gives the connection that this packet begins the times of an object.

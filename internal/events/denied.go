@@ -27,6 +27,7 @@ const (
 	FenceRefused = "fence"         // proxies may not go there
 	NoRoute      = "no-route"      // nothing leads there
 	OtherTable   = "another-table" // what the proxy sends does not leave the VM, and it is not the fence
+	TooMany      = "too-many"      // the proxy has as many connections as one AppVM may have, or makes too many at once
 )
 
 // A Denial is a request that a proxy did not serve. An AppVM that owns its proxy can make up any of it, so it is a hint for

@@ -49,6 +49,8 @@ type Explainer struct {
 	LookUp func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Attempts returns where the connections lead that a user opens to a port.
 	Attempts func(uid uint32, port uint16) ([]firewall.Attempt, error)
+	// Beyond reports whether a user wanted more connections a moment ago than one AppVM may have; nil if nothing bounds them.
+	Beyond func(uid uint32) (bool, error)
 	// Try tries a request under a policy, until ctx ends. It is apart if another policy serves: then only the trial may reach what
 	// this policy opens.
 	Try func(ctx context.Context, p *policy.Policy, r tinyproxy.Request, apart bool) Tried

@@ -27,6 +27,11 @@ func (x Explainer) Outcome(ctx context.Context, fence firewall.Fence, d events.D
 }
 
 func (x Explainer) outcome(ctx context.Context, fence firewall.Fence, d events.Denial) (what, why string) {
+	if x.Beyond != nil {
+		if beyond, err := x.Beyond(d.UID); err == nil && beyond {
+			return events.TooMany, "its proxy makes too many connections at once, or holds as many as one AppVM may"
+		}
+	}
 	if d.Waiting {
 		tries, err := x.Attempts(d.UID, d.Port)
 		if i := slices.IndexFunc(tries, func(a firewall.Attempt) bool { return !a.Left }); err == nil && i >= 0 {

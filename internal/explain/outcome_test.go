@@ -32,6 +32,7 @@ func examiner(t *testing.T, attempts ...firewall.Attempt) Explainer {
 			}
 			return attempts, nil
 		},
+		Beyond: func(uid uint32) (bool, error) { return uid == 7, nil },
 	}
 }
 
@@ -55,9 +56,12 @@ func TestOutcomeOfAConnection(t *testing.T) {
 		"the name is not known any more": {nil, events.Denial{Host: "gone.example"}, "", "its addresses are not known now"},
 		"the fence refuses": {nil, events.Denial{Host: "lan.example"}, events.FenceRefused,
 			"the fence lets no proxy connect to 10.1.2.3: it is in 10.0.0.0/8"},
-		"the host refuses":             {nil, events.Denial{Host: "here.example", Took: time.Second}, events.HostRefused, "here.example refuses"},
-		"the host is silent":           {nil, events.Denial{Host: "here.example", Took: 3 * time.Second}, events.NoAnswer, "no answer for 3 s"},
-		"an Upstream refuses":          {nil, events.Denial{Host: "here.example", Upstream: true}, events.HostRefused, "Upstream of the template: here.example refuses"},
+		"the host refuses":    {nil, events.Denial{Host: "here.example", Took: time.Second}, events.HostRefused, "here.example refuses"},
+		"the host is silent":  {nil, events.Denial{Host: "here.example", Took: 3 * time.Second}, events.NoAnswer, "no answer for 3 s"},
+		"an Upstream refuses": {nil, events.Denial{Host: "here.example", Upstream: true}, events.HostRefused, "Upstream of the template: here.example refuses"},
+		"it has too many":     {nil, events.Denial{Host: "here.example", UID: 7}, events.TooMany, "as many as one AppVM may"},
+		"it makes too many": {[]firewall.Attempt{{To: to}}, events.Denial{Waiting: true, UID: 7}, events.TooMany,
+			"too many connections at once"},
 		"an address is known by heart": {nil, events.Denial{Host: "127.0.0.1"}, events.HostRefused, "127.0.0.1 refuses"},
 	} {
 		tt.denied.Port = 443

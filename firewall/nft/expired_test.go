@@ -1,0 +1,47 @@
+package nft
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"vifproxy/firewall"
+	. "vifproxy/firewall/firewalltest"
+)
+
+// TestExpiredConnectionsAreEvicted: the kernel alone would count them for a minute.
+func TestExpiredConnectionsAreEvicted(t *testing.T) {
+	defer trackAtMost(64)()
+	EnterNamespace(t)
+	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error { Listen(t, Internet+":80", "web"); return nil })
+	Sync(t, open(t, Machines[1]), firewall.State{Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}})
+	for range 20 {
+		if who := Answer(t, PersonalUID, Internet+":80"); who != "web" {
+			t.Fatal(who)
+		}
+	}
+	count := func() int {
+		n, err := tracked()
+		Must(t, err)
+		return n
+	}
+	if n := count(); n < 20 {
+		t.Fatalf("%d are tracked: this shows nothing", n)
+	}
+	for end := time.Now().Add(10 * time.Second); count() > 64/evictShare; time.Sleep(100 * time.Millisecond) {
+		if did, err := evictIfMany(); !did || err != nil || time.Now().After(end) {
+			t.Fatalf("%d are still tracked; evicted: %t, %v", count(), did, err)
+		}
+	}
+	if did, err := evictIfMany(); did || err != nil {
+		t.Errorf("with %d tracked, it looks for expired ones: %t, %v", count(), did, err)
+	}
+}
+
+func BenchmarkEvictExpired(b *testing.B) {
+	for b.Loop() {
+		if err := evictExpired(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package nft
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/firewall"
+	. "vifproxy/firewall/firewalltest"
+)
+
+// connectAs makes so many connections as a uid, all at once, and returns their sockets, and how many are refused.
+func connectAs(t *testing.T, uid, times int, to string) (sockets []int, refused int) {
+	t.Helper()
+	target := netip.MustParseAddrPort(to)
+	As(t, uid, func() {
+		for range times {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			Must(t, err)
+			sockets = append(sockets, fd)
+			_ = unix.Connect(fd, &unix.SockaddrInet4{Addr: target.Addr().As4(), Port: int(target.Port())}) // SO_ERROR tells
+		}
+	})
+	var open []int
+	for _, fd := range sockets {
+		for err := error(unix.EINTR); err == unix.EINTR; {
+			_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 20000)
+		}
+		why, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		Must(t, err)
+		if _, err := unix.Getpeername(fd); err == nil {
+			open = append(open, fd)
+			continue
+		}
+		unix.Close(fd)
+		if refused++; unix.Errno(why) != unix.ECONNREFUSED {
+			t.Errorf("a connection fails: %v", unix.Errno(why))
+		}
+	}
+	return open, refused
+}
+
+func closeAll(sockets []int) {
+	for _, fd := range sockets {
+		unix.Close(fd)
+	}
+}
+
+// TestOneProxyUsesItsShareOfTracking: a proxy that makes connections too fast is made to wait, and one that holds too many is refused
+// more. Its neighbour notices neither.
+func TestOneProxyUsesItsShareOfTracking(t *testing.T) {
+	defer trackAtMost(2048)()
+	EnterNamespace(t)
+	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error {
+		Listen(t, Internet+":80", "web")
+		return nil
+	})
+	const web, resolver = Internet + ":80", Internet + ":53"
+	Sync(t, open(t, Machines[1]), firewall.State{Fence: firewall.Fence{Ports: []uint16{80}, Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}})
+	beyond := func(uid int) bool {
+		t.Helper()
+		is, err := Beyond(uint32(uid))
+		Must(t, err)
+		return is
+	}
+
+	begin := time.Now()
+	sockets, refused := connectAs(t, PersonalUID, 100, web)
+	if took := time.Since(begin); len(sockets) != 100 || took > time.Second || beyond(PersonalUID) {
+		t.Errorf("of a page's 100 connections, %d are refused; they take %v", refused, took)
+	}
+	more, refused := connectAs(t, PersonalUID, 100, web)
+	if took := time.Since(begin); len(more) != 100 || took < time.Second || !beyond(PersonalUID) {
+		t.Errorf("of 100 more at once, %d are refused; they take %v", refused, took)
+	}
+	for sockets = append(sockets, more...); refused == 0 && len(sockets) <= 2*heldMin; sockets = append(sockets, more...) {
+		more, refused = connectAs(t, PersonalUID, 20, web)
+	}
+	if len(sockets) != heldMin || !beyond(PersonalUID) {
+		t.Errorf("it holds %d, want %d", len(sockets), heldMin)
+	}
+	if Opens(t, PersonalUID, web, false) {
+		t.Error("one more")
+	}
+	others, refused := connectAs(t, SocialUID, 100, web)
+	if len(others) != 100 || beyond(SocialUID) {
+		t.Errorf("of the neighbour's 100, %d are refused", refused)
+	}
+	closeAll(others)
+	closeAll(sockets)
+	for end := time.Now().Add(10 * time.Second); !Opens(t, PersonalUID, web, true); {
+		if time.Now().After(end) {
+			t.Fatal("none, although all are over")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+
+	asked := 0
+	for asked < 2*questionsMin && AsksByUDP(t, PersonalUID, resolver) {
+		asked++
+	}
+	if asked < questionsMin-1 || asked > 2048/questionsPart+10 || !AsksByUDP(t, SocialUID, resolver) {
+		t.Errorf("%d questions at once", asked)
+	}
+}
