@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/firewall/backend"
+	"vifproxy/internal/cgroup"
 	"vifproxy/internal/events"
 	"vifproxy/internal/proxies"
 	"vifproxy/tinyproxy"
@@ -38,6 +40,11 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	}
 	if err == nil {
 		err = fw.Remove(ctx)
+	}
+	if os.Geteuid() == 0 {
+		if e := cgroup.RemoveLeft(); !errors.Is(e, cgroup.ErrNone) {
+			err = errors.Join(err, e)
+		}
 	}
 	return errors.Join(err, launchErr)
 }

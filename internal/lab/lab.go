@@ -178,9 +178,10 @@ func (l *Lab) Close() error {
 
 // Command prepares a program to run in the firewall VM, where the lab's names resolve. It runs under
 // `ip netns exec`, which binds the lab's resolv.conf over the machine's and then becomes the program: signals
-// sent to the process reach the program itself.
+// sent to the process reach the program itself. It sees the machine's control groups.
 func (l *Lab) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return commandIn(ctx, l.Name+"-fw", name, args)
+	const withGroups = `mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; exec "$0" "$@"` // ip has mounted another /sys
+	return commandIn(ctx, l.Name+"-fw", "sh", append([]string{"-c", withGroups, name}, args...))
 }
 
 // VMCommand prepares a program to run in an AppVM, where the lab's names resolve too, as far as the firewall VM lets it ask.

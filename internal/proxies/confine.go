@@ -17,6 +17,9 @@ func Confine(emitter *events.Emitter, allRequired bool) (*confine.Sandbox, contr
 	if err != nil {
 		return nil, control.Confinement{}, err
 	}
+	if err := s.EnterGroup(); err != nil {
+		emitter.Log.Warn("proxies have no cgroup of their own", "err", err)
+	}
 	c := control.Confinement{Applied: s.Applied, Missing: []control.Lack{}}
 	var missing []string
 	for _, lack := range s.Missing {

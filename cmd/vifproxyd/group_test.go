@@ -1,0 +1,56 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"vifproxy/control"
+	"vifproxy/internal/cgroup"
+	"vifproxy/internal/lab"
+)
+
+// Root has started the daemon by hand, so it makes a cgroup for itself and its proxies.
+func TestGroupByHand(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R41)
+	home, err := cgroup.Own()
+	s.must(err)
+	s.startWork()
+	daemon := s.daemon.cmd.Process.Pid
+	group := s.groupOf(daemon)
+	if !strings.HasPrefix(filepath.Base(group), fmt.Sprintf("vifproxyd-%d-", daemon)) {
+		t.Fatalf("the daemon is in %s", group)
+	}
+	if proxy := s.groupOf(s.untilState("work", control.Running).PID); proxy != group {
+		t.Errorf("the daemon is in %s, its proxy in %s", group, proxy)
+	}
+	dir := filepath.Join(home, filepath.Base(group))
+	s.crash()
+	if out, err := s.clean(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after a crash and --clean: %v", err)
+	}
+	s.start()
+	dir = filepath.Join(home, filepath.Base(s.groupOf(s.daemon.cmd.Process.Pid)))
+	s.stop()
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// groupOf returns the cgroup of a process.
+func (s *site) groupOf(pid int) string {
+	s.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	s.must(err)
+	_, group, _ := strings.Cut("\n"+string(text), "\n0::")
+	group, _, _ = strings.Cut(group, "\n")
+	return group
+}
