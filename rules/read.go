@@ -37,6 +37,13 @@ type Set struct {
 	Again time.Duration // until a file that is Unsettled should be read again; 0 if none is
 }
 
+// Truncated reports whether a rule file has become empty since before, which is how writing in place begins.
+func (s Set) Truncated(before Set) bool {
+	return slices.ContainsFunc(s.Files, func(f File) bool {
+		return f.Empty && slices.ContainsFunc(before.Files, func(old File) bool { return old.Path == f.Path && !old.Empty })
+	})
+}
+
 // A Refused is a rule file that cannot be used.
 type Refused struct {
 	Name string     // "" if the file's name does not give one

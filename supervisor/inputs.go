@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"vifproxy/internal/mailbox"
-	"vifproxy/rules"
 )
 
 const (
@@ -134,7 +133,7 @@ func (l *loop) readRules(now time.Time) bool {
 	set, err := l.ReadRules()
 	over := l.burst.Add(quietPeriodMax) // long ago, if nothing settles
 	l.agenda.at(dueRules, l.troubles.Note(l.Events, now, "rules", err))
-	if err == nil && now.Before(over) && truncated(l.inputs.Rules, set) {
+	if err == nil && now.Before(over) && set.Truncated(l.inputs.Rules) {
 		l.agenda.at(dueRules, over) // somebody is about to write
 		return false
 	}
@@ -195,13 +194,4 @@ func (l *loop) readBinary(now time.Time) {
 	if l.troubles.Note(l.Events, now, "tinyproxy", err); err == nil {
 		l.inputs.Binary = binary
 	}
-}
-
-// truncated reports whether a rule file has become empty, which is how writing in place begins.
-func truncated(before, now rules.Set) bool {
-	return slices.ContainsFunc(now.Files, func(f rules.File) bool {
-		return f.Empty && slices.ContainsFunc(before.Files, func(old rules.File) bool {
-			return old.Path == f.Path && !old.Empty
-		})
-	})
 }

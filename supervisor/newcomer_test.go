@@ -87,6 +87,27 @@ func TestProcessOfANewcomerThatComesUpTooLate(t *testing.T) {
 	}
 }
 
+// A verb that has started a newcomer's process waits until that serves, although its rules are read once more: the event that they
+// have changed comes later than their reading.
+func TestUpdateWaitsForANewcomer(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.after(time.Second)
+		m.set(func() { m.delay = quietPeriod / 2 })
+		m.connect("vif1.0 10.137.0.1")
+		var updating sync.WaitGroup
+		updating.Go(func() {
+			status, err := m.Update(m.ctx)
+			if err != nil || status.VMs[0].State != control.Running {
+				t.Errorf("%+v, %v", status.VMs, err)
+			}
+		})
+		time.Sleep(quietPeriod / 4)
+		m.Wake(mailbox.Rules)
+		updating.Wait()
+	})
+}
+
 // An AppVM that restarts faster than links are read has another vif, and nothing from before.
 func TestFastRestartHasNoLastGood(t *testing.T) {
 	run(t, func(m *machine) {

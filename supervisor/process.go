@@ -124,7 +124,7 @@ func (l *loop) ended(p *process, err error) {
 	vm.processes = slices.DeleteFunc(vm.processes, func(q *process) bool { return q == p })
 	l.freed = append(l.freed, p.Port)
 	for _, w := range l.waiters {
-		if w.of == nil || slices.Contains(w.of, vm.addr) {
+		if w.isFor(vm.addr) {
 			w.cut += int(p.cut.Load())
 		}
 	}

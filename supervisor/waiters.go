@@ -7,6 +7,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/backoff"
+	"vifproxy/internal/plan"
 )
 
 // report says how things stand: to systemd, and to verbs that wait.
@@ -22,7 +23,7 @@ func (l *loop) report(now time.Time, settled bool) {
 	}
 	var done []func(control.Status)
 	l.waiters = slices.DeleteFunc(l.waiters, func(w *waiter) bool {
-		if w.last == 0 && l.waitsForFile(w, now) {
+		if l.waitsForRules(w, now) {
 			return false
 		}
 		if w.last == 0 {
@@ -51,21 +52,27 @@ type waiter struct {
 	since time.Time
 }
 
-// filesTimeout is how long `update` waits for a file whose last line has no end: somebody may write without end.
+// filesTimeout is how long a verb waits for rules that have to be read again: somebody may write without end.
 const filesTimeout = 3 * time.Second
 
-// waitsForFile reports whether a waiter waits for a file that is read again in a moment.
-func (l *loop) waitsForFile(w *waiter, now time.Time) bool {
+// waitsForRules reports whether a waiter waits for rules that are read again in a moment.
+func (l *loop) waitsForRules(w *waiter, now time.Time) bool {
 	if w.since.IsZero() {
 		w.since = now
 	}
-	return w.files && l.inputs.Rules.Again > 0 && now.Sub(w.since) < filesTimeout
+	incomplete := w.files && w.last == 0 && l.inputs.Rules.Again > 0
+	return now.Sub(w.since) < filesTimeout && (incomplete || slices.ContainsFunc(l.want, func(d *plan.Desired) bool {
+		return d.Waits && w.isFor(d.Addr)
+	}))
 }
+
+// isFor reports whether a waiter waits for an AppVM.
+func (w *waiter) isFor(addr netip.Addr) bool { return w.of == nil || slices.Contains(w.of, addr) }
 
 // pendingFor reports whether a process that a waiter waits for is starting or ending.
 func (l *loop) pendingFor(w *waiter) bool {
 	for _, vm := range l.vms {
-		if w.of != nil && !slices.Contains(w.of, vm.addr) {
+		if !w.isFor(vm.addr) {
 			continue
 		}
 		if vm.beingPublished() || slices.ContainsFunc(vm.processes, func(p *process) bool {
