@@ -91,6 +91,8 @@ func (k Kind) Start(ctx context.Context, m Machine, s Setup) (end func(), err er
 	cmd := m.Command(ctx, program, k.args(s.Dir)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = endTime // then it is killed
+	// As a service has, and each proxy of the daemon: the kernel shares processors among sessions, sched(7), "The autogroup feature".
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
