@@ -28,7 +28,7 @@ func (s *site) unit() []string {
 
 // vifproxyd prepares the daemon to run in the firewall VM.
 func (s *site) vifproxyd(ctx context.Context, flags ...string) *exec.Cmd {
-	command := slices.Concat(s.within, s.unit(), []string{filepath.Join(programs, "vifproxyd"),
+	command := slices.Concat(s.within, s.systemd(), s.unit(), []string{filepath.Join(programs, "vifproxyd"),
 		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--state-dir=" + s.stateDir(), "--control-socket=" + s.socket(),
 		"--log-format=text", "--log-level=debug"}, flags)
 	return s.Command(ctx, command[0], command[1:]...)
@@ -87,7 +87,7 @@ func (s *site) launch(flags ...string) *running {
 	if s.stderr != nil {
 		d.cmd.Stderr = s.stderr
 	}
-	s.must(d.cmd.Start())
+	s.startInUnit(d.cmd)
 	s.daemon = d
 	go func() {
 		buffer := make([]byte, 4096)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,4 +54,37 @@ func (s *site) groupOf(pid int) string {
 	_, group, _ := strings.Cut("\n"+string(text), "\n0::")
 	group, _, _ = strings.Cut(group, "\n")
 	return group
+}
+
+// Whoever has the maps of the switchboard decides who reaches which proxy: no proxy has them, and no program that the daemon runs.
+func TestNobodyInheritsTheSwitchboard(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWork()
+	daemon := s.daemon.cmd.Process.Pid
+	if !s.has(fmt.Sprint(daemon), "bpf") {
+		t.Fatal("the daemon itself has got nothing")
+	}
+	s.until("a proxy and a vifproxy-confine that waits", func() error {
+		if n := len(s.children(daemon)); n < 2 {
+			return fmt.Errorf("%d processes", n)
+		}
+		return nil
+	})
+	for _, pid := range s.children(daemon) {
+		if s.has(pid, "bpf") {
+			t.Errorf("process %s has inherited the switchboard", pid)
+		}
+	}
+}
+
+// has reports whether a process has a file open whose name contains a text.
+func (s *site) has(pid, name string) bool {
+	s.Helper()
+	files, err := filepath.Glob("/proc/" + pid + "/fd/*")
+	s.must(err)
+	return slices.ContainsFunc(files, func(f string) bool {
+		to, _ := os.Readlink(f)
+		return strings.Contains(to, name)
+	})
 }

@@ -66,7 +66,7 @@ func load(ctx context.Context, o Options) (*Switchboard, error) {
 		ended <- program.Wait()
 		_ = socket.SetReadDeadline(time.Now()) // nothing comes any more
 	}()
-	files, err := keep(socket, program.Process.Pid)
+	files, err := Keep(socket, program.Process.Pid)
 	if err != nil {
 		cancel()
 	}
@@ -94,8 +94,9 @@ func credentials(socket *net.UnixConn) error {
 	return os.NewSyscallError("setsockopt", err)
 }
 
-// keep does systemd's part of Send, for one process: it takes descriptors until there is a barrier.
-func keep(socket *net.UnixConn, pid int) (kept []*os.File, err error) {
+// Keep does systemd's part of Send, for one process: it takes descriptors until there is a barrier. The socket is told who sends
+// (SO_PASSCRED).
+func Keep(socket *net.UnixConn, pid int) (kept []*os.File, err error) {
 	text, control := make([]byte, messageMax), make([]byte, messageMax)
 	for {
 		n, controls, _, _, err := socket.ReadMsgUnix(text, control) // descriptors are close-on-exec

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/firewall/switchboard/handover"
+	"vifproxy/internal/cgroup"
+)
+
+// systemd says to the daemon which process it is, as systemd does.
+func (s *site) systemd() []string {
+	if s.user == 0 {
+		return nil
+	}
+	return []string{"sh", "-c", `export LISTEN_PID=$$ SYSTEMD_EXEC_PID=$$; exec "$0" "$@"`}
+}
+
+// startInUnit starts the daemon as its unit does: in a delegated cgroup, with what vifproxy-switchboard has handed over. A daemon that is
+// root is started by hand.
+func (s *site) startInUnit(daemon *exec.Cmd) {
+	s.Helper()
+	if s.user == 0 {
+		s.must(daemon.Start())
+		return
+	}
+	group := s.delegatedGroup()
+	defer group.Close()
+	within := &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	daemon.SysProcAttr = within
+	var names []string
+	for _, f := range s.loadSwitchboard(within) {
+		defer f.Close()
+		names = append(names, f.Name())
+		daemon.ExtraFiles = append(daemon.ExtraFiles, f)
+	}
+	daemon.Env = append(daemon.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	s.must(daemon.Start())
+}
+
+// delegatedGroup makes a cgroup that belongs to the daemon's user.
+func (s *site) delegatedGroup() *os.File {
+	s.Helper()
+	own, err := cgroup.Own()
+	s.must(err)
+	dir, err := os.MkdirTemp(own, "vifproxy-test-")
+	s.must(err)
+	s.Cleanup(func() {
+		s.must(os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0))
+		below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
+		for _, path := range append(below, filepath.Join(dir, "cgroup.procs")) {
+			for errors.Is(os.Remove(filepath.Dir(path)), unix.EBUSY) {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+	for _, file := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
+		s.must(os.Chown(filepath.Join(dir, file), s.user, -1))
+	}
+	group, err := os.Open(dir)
+	s.must(err)
+	return group
+}
+
+// loadSwitchboard runs vifproxy-switchboard in a cgroup, and returns what it hands over.
+func (s *site) loadSwitchboard(within *syscall.SysProcAttr) []*os.File {
+	s.Helper()
+	path := filepath.Join(s.dir, "handover.sock")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	s.must(err)
+	defer os.Remove(path)
+	defer socket.Close()
+	raw, err := socket.SyscallConn()
+	s.must(err)
+	s.must(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) }))
+	s.must(err)
+	program := s.Command(s.Context(), filepath.Join(programs, "vifproxy-switchboard"))
+	program.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	program.Stdout, program.Stderr = os.Stderr, os.Stderr
+	program.SysProcAttr = within
+	s.must(program.Start())
+	s.must(socket.SetReadDeadline(time.Now().Add(patience)))
+	files, err := handover.Keep(socket, program.Process.Pid)
+	s.must(errors.Join(err, program.Wait()))
+	return files
+}
