@@ -20,6 +20,7 @@ const (
 	dueNews                  // plan with what mail changed
 	dueStops                 // try again to read, or write, what is stopped
 	dueUnwatched             // read the inputs whose watchers do not work
+	dueHeld                  // look whether clients hold all slots of a proxy
 	dueAnswers               // answer those who ask for the status, although the firewall is being written
 	tasks
 )

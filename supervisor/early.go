@@ -126,8 +126,8 @@ func (l *loop) bindOne(p plan.Plan, now time.Time) {
 		return
 	}
 	addr := p.Allowances[0].Addr
-	p.Bindings = replaceOf(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
-	p.Allowances = replaceOf(l.allowances, p.Allowances, addr, func(e policy.Allowance) netip.Addr { return e.Addr })
+	p.Bindings = plan.ReplaceOf(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
+	p.Allowances = plan.ReplaceOf(l.allowances, p.Allowances, addr, func(e policy.Allowance) netip.Addr { return e.Addr })
 	if l.bind(p, now) { // else it comes with the next try
 		l.agenda.by(duePlan, now.Add(fullPlanDelay))
 	}
@@ -171,18 +171,4 @@ func (l *loop) forgetRestarted(before []*plan.Desired) {
 			vm.lastGood = nil
 		}
 	}
-}
-
-// replaceOf returns the items of a full plan, in its order, with those of one AppVM replaced.
-func replaceOf[T any](all, own []T, addr netip.Addr, of func(T) netip.Addr) []T {
-	merged := make([]T, 0, len(all)+len(own))
-	for i, x := range all {
-		switch of(x).Compare(addr) {
-		case -1:
-			merged = append(merged, x)
-		case 1:
-			return slices.Concat(merged, own, all[i:])
-		}
-	}
-	return append(merged, own...)
 }

@@ -22,8 +22,9 @@ type fakeProxy struct {
 	told   []func() // when it is done
 	err    error
 	idle   bool
-	more   int   // clients than the one that it has otherwise
-	deaf   error // why it does not listen any more
+	more   int              // clients than the one that it has otherwise
+	held   []netip.AddrPort // clients, while others wait
+	deaf   error            // why it does not listen any more
 }
 
 func (m *machine) Start(ctx context.Context, p *policy.Policy, port uint16) (proxies.Proxy, error) {
@@ -74,6 +75,11 @@ func (p *fakeProxy) WhenDone(f func()) {
 	default:
 		p.told = append(p.told, f)
 	}
+}
+func (p *fakeProxy) Held(sockdiag.Listeners) ([]netip.AddrPort, error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return p.held, nil
 }
 func (p *fakeProxy) Listens(sockdiag.Listeners) error {
 	p.m.mu.Lock()

@@ -87,6 +87,9 @@ func (l *loop) read(now time.Time) bool {
 		}
 		l.checkListeners(now)
 	}
+	if l.agenda.take(dueHeld, now) {
+		l.checkListeners(now)
+	}
 	for _, what := range []task{dueRetired, duePlan, dueReady, dueResolvers} {
 		work = l.agenda.take(what, now) || work
 	}
@@ -140,7 +143,7 @@ func (l *loop) readRules(now time.Time) bool {
 	if err == nil {
 		l.cache.Keep(l.inputs.Rules, set)
 		l.inputs.Rules = set
-		l.noteWriters(set, now)
+		l.writers.Note(l.Events, l.troubles, set, now)
 		if set.Again > 0 {
 			l.agenda.at(dueRules, time.Now().Add(set.Again)) // reading takes its time
 		}

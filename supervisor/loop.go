@@ -40,6 +40,7 @@ type loop struct {
 	last    *firewall.State // the same, also if it has to be checked
 	writing *write          // in force but not complete, or a check beside the loop
 	trials  trials.List
+	slots   proxies.Slots
 	freed   []uint16 // ports of ended processes that the firewall may still know
 	guard   guard
 	forward *firewall.Forward // as last read; nil if never
@@ -62,7 +63,7 @@ type loop struct {
 		places string
 		since  time.Time
 	}
-	writers map[string]time.Time // of files that are not complete, since when
+	writers news.Writers
 	waiters []*waiter
 	asked   []func(control.Status) // questions for the status
 	keeping struct {               // of the record of stops
@@ -85,9 +86,10 @@ func newLoop(life context.Context, c Config, m *box) *loop {
 		Config: c, mail: m, life: life, writeTimeout: syncTimeout,
 		troubles:  news.Troubles{},
 		unwatched: map[string]mailbox.Reason{},
-		writers:   map[string]time.Time{},
+		writers:   news.Writers{},
 		inputs:    plan.Inputs{Restarts: map[netip.Addr]int{}, Temporary: plan.Temporary{}},
 		cache:     plan.Cache{},
+		slots:     proxies.Slots{},
 		vms:       map[netip.Addr]*appVM{},
 		ports:     proxies.NewPorts(c.Ports),
 		states:    map[plan.Identity]stateSince{},

@@ -32,7 +32,7 @@ import (
 
 var (
 	gateway = netip.MustParseAddr("10.138.1.1")
-	limits  = plan.Limits{Drain: time.Hour, Generations: 16}
+	limits  = plan.Limits{Drain: time.Hour, Generations: 16, Full: 2}
 )
 
 // machine is a firewall VM of values: what the loop reads, and what it does, in order, as text.

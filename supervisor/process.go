@@ -187,6 +187,7 @@ func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.
 			l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
 		}
 	}
+	l.lookForHeld(listeners, now)
 }
 
 // failed notes that a process did not come up or did not stay up. Another failure for the same reason is not an event. connections

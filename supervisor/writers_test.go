@@ -11,6 +11,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/news"
 )
 
 // A file that somebody writes is no mistake, unless that lasts. What ran goes on, also where it has to be started again.
@@ -36,7 +37,7 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			return slices.Contains(status.Problems, path+": "+errStillWritten.Error())
+			return slices.Contains(status.Problems, path+": "+news.ErrStillWritten.Error())
 		}
 		m.mail.Post(func(l *loop) {
 			if l.want[0].Told != nil {
@@ -46,7 +47,7 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 		if told() {
 			t.Errorf("told at once")
 		}
-		if m.after(longWriteMin + 2*time.Second); !told() {
+		if m.after(news.LongWriteMin + 2*time.Second); !told() {
 			t.Errorf("not told")
 		}
 		m.proxy("social").gone("die", errors.New("killed"))

@@ -39,6 +39,7 @@ object, whose "event" says what happened:
     allowed, allowed-no-more    "host", for a time
     stopped, started            a VM, by a person
     proxy-listens, -retires, -ends, -died, -fails
+    proxy-full                  "count" clients hold all connections of a proxy: another one follows it
     in-force                    a change, "ms" after it was noticed
     daemon-starts, -stops, -fails, reloading, deaf, trouble, impaired, recovered, leftovers,
     not-shown, confined, half-confined, vulnerable, still-tracked, unfenced,

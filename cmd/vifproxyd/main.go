@@ -58,6 +58,10 @@ const (
 // --drain at most.
 const mostRetired = 16
 
+// mostFull is how many of these may be full: of clients that only hold their connections, so that others were not served. An AppVM can
+// have the daemon start a process for each such crowd, and each may take all the memory that a proxy may take.
+const mostFull = 2
+
 // lastWords is how long the daemon's end waits for the reader of its log, and for systemd.
 const lastWords = time.Second
 
@@ -187,7 +191,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 
 		ReadForward: chains.Read,
 		Ports:       o.listenPorts,
-		Limits:      plan.Limits{Drain: o.drain, Generations: mostRetired},
+		Limits:      plan.Limits{Drain: o.drain, Generations: mostRetired, Full: mostFull},
 		Interval:    interval(),
 		Look:        look(fw),
 		Rest:        debug.FreeOSMemory,

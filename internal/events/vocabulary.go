@@ -49,6 +49,7 @@ const (
 	ProxyListens
 	InForce
 	ProxyRetires
+	ProxyFull
 	ProxyEnds
 	ProxyDied
 	ProxyFails
@@ -110,6 +111,7 @@ var vocabulary = [...]word{
 	ProxyListens: {"proxy-listens", "dea960c6d87448d3a416a4136958451c", info, "proxy listens"},
 	InForce:      {"in-force", "b10c344bb9f2488fb21bdea30a1d1d53", info, "change in force"},
 	ProxyRetires: {"proxy-retires", "3233def1f8c14afd834946a018c7d0e6", info, "proxy finishes its connections"},
+	ProxyFull:    {"proxy-full", "f83c34d4ab904c4ea7ab8669c0c36c45", info, "the same clients hold all connections of a proxy: another one follows it"},
 	ProxyEnds:    {"proxy-ends", "aa71482c1a07469396b184c38f2f37ea", info, "proxy ends"},
 	ProxyDied:    {"proxy-died", "864e9e157508452d8fc943657ae28fb2", warn, "proxy died"},
 	ProxyFails:   {"proxy-fails", "9fee039b9bbb4e069d38d018333885c7", warn, "proxy does not start"},

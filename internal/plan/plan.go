@@ -26,6 +26,7 @@ type Generation struct {
 	LostPort bool      // its port no longer belongs to it
 	Retired  time.Time // since when a newer one serves; zero if not
 	Idle     bool      // retired, and without a client
+	Full     bool      // its clients held all its slots when another one replaced it
 	Clients  int       // retired, and how many were connected when it was last looked at
 }
 
@@ -41,6 +42,7 @@ type Actual struct {
 type Limits struct {
 	Drain       time.Duration // how long established connections may go on after a change that took nothing away
 	Generations int           // how many retired ones an AppVM may have
+	Full        int           // how many of these may be full
 }
 
 // A Plan is the difference between what is and what should be. Bindings are those that hold from now on, in full. What ends does
@@ -206,6 +208,7 @@ func (p *Plan) start(target *policy.Policy, a *Actual, now time.Time) {
 // retire decides how all generations end, except the serving one and those that start what is coming.
 func (p *Plan) retire(serving *Generation, coming []*policy.Policy, a *Actual, now time.Time, limits Limits) {
 	var draining []Generation
+	full := 0
 	for i := len(a.Generations) - 1; i >= 0; i-- { // newest first: they may stay longest
 		g := a.Generations[i]
 		switch {
@@ -226,8 +229,13 @@ func (p *Plan) retire(serving *Generation, coming []*policy.Policy, a *Actual, n
 			p.end(g, Gently, "its last connection has ended")
 		case !g.Retired.IsZero() && !now.Before(g.Retired.Add(limits.Drain)):
 			p.end(g, Gently, "its time to finish is over")
+		case g.Full && full == limits.Full:
+			p.end(g, Gently, "its clients hold all its connections, and so do those of newer processes")
 		default:
 			draining = append(draining, g)
+			if g.Full {
+				full++
+			}
 			if g.Retired.IsZero() {
 				p.Retire = append(p.Retire, g.ID)
 				p.lookAgain(now.Add(limits.Drain))
@@ -244,6 +252,20 @@ func (p *Plan) retire(serving *Generation, coming []*policy.Policy, a *Actual, n
 			p.end(g, Gently, "too many older processes")
 		}
 	}
+}
+
+// ReplaceOf returns the items of a full plan, in its order, with those of one AppVM replaced.
+func ReplaceOf[T any](all, own []T, addr netip.Addr, of func(T) netip.Addr) []T {
+	merged := make([]T, 0, len(all)+len(own))
+	for i, x := range all {
+		switch of(x).Compare(addr) {
+		case -1:
+			merged = append(merged, x)
+		case 1:
+			return slices.Concat(merged, own, all[i:])
+		}
+	}
+	return append(merged, own...)
 }
 
 func (p *Plan) end(g Generation, how Ending, why string) {

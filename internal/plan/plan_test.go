@@ -327,3 +327,30 @@ func TestRetiredAreBounded(t *testing.T) {
 		t.Errorf("ends %v, want [3 4 5 6]", got)
 	}
 }
+
+// TestFullOnesAreBounded: of the processes that were replaced because clients held all their slots, the oldest end.
+func TestFullOnesAreBounded(t *testing.T) {
+	addr := netip.MustParseAddr("10.137.0.9")
+	var all []Generation
+	for i := range 5 {
+		p := *allow(addr, "a")
+		p.Restarts = i
+		all = append(all, Generation{ID: i + 1, Policy: policy.Sealed(p), Port: uint16(i + 1), Ready: true, Full: i != 1, Clients: 2,
+			Retired: t0.Add(-time.Minute)})
+	}
+	all[4].Retired, all[4].Full = time.Time{}, false
+	want := []*Desired{{Name: "x", Addr: addr, Vifs: []string{"vif1.0"}, Links: []int32{3}, Bind: gateway, Policy: all[4].Policy}}
+	for most, expected := range map[int]string{3: "[]", 2: "[1]", 1: "[3 1]"} {
+		p := Of(want, []*Actual{{Addr: addr, Generations: all}}, t0, Limits{Drain: time.Hour, Generations: 9, Full: most})
+		var ended []int
+		for _, e := range p.End {
+			ended = append(ended, e.ID)
+			if e.How != Gently {
+				t.Errorf("%+v", e)
+			}
+		}
+		if got := fmt.Sprint(ended); got != expected {
+			t.Errorf("of three, %d may stay: ends %s, want %s", most, got, expected)
+		}
+	}
+}

@@ -34,6 +34,8 @@ type Proxy interface {
 	Stop()                              // asks it to end, then makes it; returns when nothing of it is left
 	Kill()                              // the same without asking
 	Clients() ([]netip.AddrPort, error) // the far ends of its AppVM's connections
+	// Held returns the clients that it serves, in order, while others wait for it to accept them; nil if none wait.
+	Held(sockdiag.Listeners) ([]netip.AddrPort, error)
 	// Listens is nil if the kernel says that its port is its own.
 	Listens(sockdiag.Listeners) error
 	Socket() uint64 // the number of the socket by which it listens

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -35,6 +36,8 @@ type Socket struct {
 	Local, Remote netip.AddrPort
 	UID           uint32
 	Cookie        uint64 // its number; the kernel never gives one twice
+	Accepted      bool   // a process has it open; a connection that nobody has accepted yet is only in its listener's queue
+	Waiting       uint32 // connections that a listener has not accepted yet; of other sockets, bytes that were not read yet
 
 	state uint8
 	group uint64 // the cgroup that it was made in, or its listener was; 0 if the kernel does not say
@@ -98,25 +101,19 @@ func Listener(addr netip.AddrPort) (*Socket, error) {
 	return nil, nil
 }
 
-// Clients returns the far ends of connections to addr that may still carry data: those open, being opened, and closed by
-// the client only.
-func Clients(addr netip.AddrPort) (clients []netip.AddrPort, err error) {
+// Clients returns connections to addr that may still carry data: those open, being opened, and closed by the client only.
+func Clients(addr netip.AddrPort) (clients []Socket, err error) {
 	found, err := ask(addr, 1<<established|1<<synRecv|1<<closeWait, unix.NLM_F_DUMP)
-	for _, s := range found {
-		if s.Local == addr {
-			clients = append(clients, s.Remote)
-		}
-	}
-	return clients, err
+	return slices.DeleteFunc(found, func(s Socket) bool { return s.Local != addr }), err
 }
 
-// ClientsIn returns the far ends of such connections to sockets of a cgroup, at a port of this machine that many proxies share. A
+// ClientsIn returns such connections to sockets of a cgroup, at a port of this machine that many proxies share. A
 // connection that is being opened counts if it is from that address, because the kernel does not say yet which listener's it is.
-func ClientsIn(group uint64, port uint16, from netip.Addr) (clients []netip.AddrPort, err error) {
+func ClientsIn(group uint64, port uint16, from netip.Addr) (clients []Socket, err error) {
 	found, err := ask(netip.AddrPortFrom(netip.IPv4Unspecified(), port), 1<<established|1<<synRecv|1<<closeWait, unix.NLM_F_DUMP)
 	for _, s := range found {
 		if s.Local.Port() == port && s.Remote.Addr() == from && (s.group == group || s.state == synRecv) {
-			clients = append(clients, s.Remote)
+			clients = append(clients, s)
 		}
 	}
 	return clients, err
@@ -144,6 +141,9 @@ func ask(addr netip.AddrPort, states uint32, flags int) ([]Socket, error) {
 			UID:    binary.NativeEndian.Uint32(m[64:68]),
 			Cookie: binary.NativeEndian.Uint64(m[44:52]),
 			group:  groupIn(m[messageSize:]),
+
+			Accepted: binary.NativeEndian.Uint32(m[68:72]) != 0, // its inode
+			Waiting:  binary.NativeEndian.Uint32(m[56:60]),
 		})
 	}
 	return found, nil

@@ -154,15 +154,35 @@ func (p *Proxy) Socket() uint64 { return p.socket }
 
 // Clients returns the far ends of connections to the proxy that may still carry data: those to its own port, and, if connections to a
 // port of all proxies are handed to its socket, those too.
-func (p *Proxy) Clients() (clients []netip.AddrPort, err error) {
-	clients, err = sockdiag.Clients(p.Spec.Listen)
+func (p *Proxy) Clients() ([]netip.AddrPort, error) {
+	return p.clients(func(sockdiag.Socket) bool { return true })
+}
+
+// Held returns those of its clients that the proxy serves, in order, while others wait for it to accept them; nil if none wait. The
+// order is that of their addresses.
+func (p *Proxy) Held(all sockdiag.Listeners) ([]netip.AddrPort, error) {
+	if all[p.Spec.Listen].Waiting == 0 {
+		return nil, nil
+	}
+	held, err := p.clients(func(s sockdiag.Socket) bool { return s.Accepted })
+	slices.SortFunc(held, netip.AddrPort.Compare)
+	return held, err
+}
+
+func (p *Proxy) clients(are func(sockdiag.Socket) bool) (clients []netip.AddrPort, err error) {
+	found, err := sockdiag.Clients(p.Spec.Listen)
 	if s := p.launcher.options.Switchboard; err == nil && s != nil {
-		var handed []netip.AddrPort
+		var handed []sockdiag.Socket
 		handed, err = sockdiag.ClientsIn(p.cell.Group(), s.Port(), p.Spec.Addr)
-		clients = append(clients, handed...)
+		found = append(found, handed...)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list clients of the proxy for %s: %w", p.Spec.Name, err)
+	}
+	for _, s := range found {
+		if are(s) {
+			clients = append(clients, s.Remote)
+		}
 	}
 	return clients, nil
 }

@@ -1,0 +1,39 @@
+package supervisor
+
+import (
+	"time"
+
+	"vifproxy/internal/events"
+	"vifproxy/internal/proxies"
+	"vifproxy/internal/sockdiag"
+)
+
+// lookForHeld looks whether clients hold all slots of a serving proxy, and has another process follow that one, as `restart` would.
+func (l *loop) lookForHeld(listeners sockdiag.Listeners, now time.Time) {
+	l.agenda.at(dueHeld, now.Add(proxies.HeldInterval))
+	serving := map[int]bool{}
+	for addr, vm := range l.vms {
+		p := vm.current
+		if p == nil || !p.rests() || vm.fails() {
+			continue
+		}
+		serving[p.ID] = true
+		if by, err := p.proxy.Held(listeners); err == nil && l.slots.Note(p.ID, by, now) {
+			p.Full = true
+			l.inputs.Restarts[addr]++
+			l.agenda.by(duePlan, now)
+			l.Events.Emit(events.ProxyFull, events.About{VM: p.Policy.Name, IP: addr, Port: p.Port, PID: p.pid(), Count: len(by)})
+		}
+	}
+	l.slots.Keep(func(id int) bool { return serving[id] })
+}
+
+// fails reports whether a process of an AppVM waits for its next start.
+func (vm *appVM) fails() bool {
+	for _, f := range vm.failures {
+		if f.Err != nil {
+			return true
+		}
+	}
+	return false
+}
