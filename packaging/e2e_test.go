@@ -105,6 +105,7 @@ func TestInQubes(t *testing.T) {
 
 	m.step("ready", (*machine).readyAfterTheFirstReconcile)
 	m.step("journal", (*machine).journalHasFields)
+	m.step("switchboard", (*machine).switchboardIsAttachedOnce)
 	m.step("reload", (*machine).reloadRepairs)
 	m.step("verbs", (*machine).verbsWork)
 	m.step("restart", (*machine).restartIsQuick)

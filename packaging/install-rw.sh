@@ -17,6 +17,7 @@ hook=/rw/config/rc.local
 line="$home/start # vifproxy"
 unit=/run/systemd/system/vifproxyd.service
 ctl=/usr/local/bin/vifproxyctl
+programs="vifproxyd vifproxyctl vifproxy-confine vifproxy-switchboard"
 
 fail() {
 	echo "install-rw.sh: $*" >&2
@@ -49,15 +50,19 @@ hook_in() {
 install_all() {
 	[ ! -e /usr/bin/vifproxyd ] ||
 		fail "the package vifproxy is installed: turn it on with \`qvm-service NAME vifproxy on\` in dom0"
-	[ -x "$here/../bin/vifproxyd" ] && [ -x "$here/../bin/vifproxyctl" ] && [ -x "$here/../bin/vifproxy-confine" ] ||
-		fail "no programs in $here/../bin: run \`make build\` first, and bring that directory along"
+	for program in $programs; do
+		[ -x "$here/../bin/$program" ] ||
+			fail "no programs in $here/../bin: run \`make build\` first, and bring that directory along"
+	done
 	[ -x /usr/bin/tinyproxy ] || fail "/usr/bin/tinyproxy is missing: install tinyproxy in the template"
 
 	running=$(systemctl is-active vifproxyd.service || true)
 	mkdir -p $home/bin /rw/config/tinyproxy
-	install -m 755 "$here/../bin/vifproxyd" "$here/../bin/vifproxyctl" "$here/../bin/vifproxy-confine" $home/bin
+	for program in $programs; do
+		install -m 755 "$here/../bin/$program" $home/bin
+	done
 	# There is no service flag: the hook is the switch.
-	sed "/^#/d; /^ConditionPathExists=/d; s|/usr/bin/vifproxyd|$home/bin/vifproxyd|" \
+	sed "/^#/d; /^ConditionPathExists=/d; s|/usr/bin/vifproxyd|$home/bin/vifproxyd|; s|/usr/lib/vifproxy/|$home/bin/|" \
 		"$here/vifproxyd.service" >$home/vifproxyd.service
 	cat >$home/start.new <<-END
 		#!/bin/sh

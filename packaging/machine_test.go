@@ -166,7 +166,7 @@ func (m *machine) boot() {
 	m.nspawn = exec.Command("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit",
 		"--directory="+m.root(), "--bind="+m.rw()+":/rw", "--machine=vifproxy-e2e",
 		"--network-namespace-path=/run/netns/"+m.Name+"-fw", "--capability=all",
-		"--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+		"--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self bpf",
 		"--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe")
 	// Whatever cgroups the machine out here has.
 	m.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
