@@ -107,6 +107,14 @@ type Setup struct {
 	EgressAllow []string `json:"egress_allow,omitempty"` // what is open for all proxies, as #: egress has it
 
 	Confinement Confinement `json:"confinement"` // of all proxies that start
+
+	Switchboard Switchboard `json:"switchboard"`
+}
+
+// Switchboard says how connections of AppVMs get to their proxies.
+type Switchboard struct {
+	Used bool   `json:"used"`          // the kernel hands them to the proxies' sockets; otherwise nat translates them
+	Why  string `json:"why,omitempty"` // not
 }
 
 // Status is the state of the daemon and of all VMs.

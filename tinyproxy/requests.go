@@ -18,8 +18,9 @@ const (
 	// pendingMax is how many requests of one proxy are remembered until their outcome is known. A browser has fewer. If an
 	// AppVM has more, the oldest are forgotten.
 	pendingMax = 64
-	// connectPatience is how long a connection may take before people are told that nobody has answered.
-	connectPatience = 5 * time.Second
+	// connectPatience is how long a connection may take before people are told that nobody has answered. A SYN is sent again after 1
+	// and after 3 s; the switchboard has an attempt end after 4 s, and then nobody sees any more why.
+	connectPatience = 3500 * time.Millisecond
 	// passwordPatience is how long a request may have no outcome if the template has BasicAuth. tinyproxy logs nothing when it
 	// answers 401 or 407 (handle_connection in src/reqs.c of 1.10 to 1.11.2).
 	passwordPatience = time.Second

@@ -15,10 +15,8 @@ import (
 type meddling struct{ what, command string }
 
 var ofEither = []meddling{
-	{"binding removed", "nft delete element ip vifproxy ports { VIF . 10.137.0.11 }"},
-	{"binding added", "nft add element ip vifproxy ports { VIF . 10.137.0.99 : GATEWAY . PORT }; " +
-		"nft add element ip vifproxy bindings { VIF . 10.137.0.99 . PORT }"},
-	{"chain flushed", "nft flush chain ip vifproxy prerouting"},
+	{"permission to come in removed", "nft delete element ip vifproxy bindings { VIF . 10.137.0.11 . PORT }"},
+	{"permission to come in added", "nft add element ip vifproxy bindings { VIF . 10.137.0.99 . PORT }"},
 	{"guard flushed", "nft flush chain ip vifproxy input"},
 	{"table deleted", "nft delete table ip vifproxy"},
 	{"policy changed", "nft chain ip vifproxy input '{ policy drop; }'"},
@@ -27,6 +25,7 @@ var ofEither = []meddling{
 
 var ofOne = map[lab.Ruleset][]meddling{
 	lab.R42: {
+		{"tracking of the port", "nft flush chain ip vifproxy untracked_in"},
 		{"permission removed", "nft delete element ip qubes vifproxy { VIF . 10.137.0.11 . PORT }"},
 		{"jump deleted", "nft flush chain ip qubes custom-input"},
 		{"jump doubled", "nft add rule ip qubes custom-input jump vifproxy-input comment vifproxy"},
@@ -35,6 +34,10 @@ var ofOne = map[lab.Ruleset][]meddling{
 			"nft delete rule ip qubes custom-input handle $(nft -a list chain ip qubes custom-input | sed -n 's/.*counter.*handle //p')"},
 	},
 	lab.R41: {
+		{"binding removed", "nft delete element ip vifproxy ports { VIF . 10.137.0.11 }"},
+		{"binding added", "nft add element ip vifproxy ports { VIF . 10.137.0.99 : GATEWAY . PORT }; " +
+			"nft add element ip vifproxy bindings { VIF . 10.137.0.99 . PORT }"},
+		{"chain flushed", "nft flush chain ip vifproxy prerouting"},
 		{"rule deleted", "iptables -D INPUT 1"},
 		{"rule doubled", "iptables -A INPUT -p tcp --dport 61000:64999 -m conntrack --ctstate DNAT --ctorigdstport 8100 " +
 			"-m comment --comment 'kept by vifproxyd' -j ACCEPT"},
@@ -53,7 +56,11 @@ func TestMeddlingIsRepaired(t *testing.T) {
 		s.opens("work", "http://bank.example/")
 		before := s.show()["work"]
 		intact := s.ruleset()
-		words := strings.NewReplacer("VIF ", vif+" ", "PORT", fmt.Sprint(before.Port), "GATEWAY", lab.Gateway.String())
+		port := before.Port // at which the AppVM comes in
+		if s.way().Used {
+			port = lab.ProxyPort
+		}
+		words := strings.NewReplacer("VIF ", vif+" ", "PORT", fmt.Sprint(port), "GATEWAY", lab.Gateway.String())
 		for i, m := range slices.Concat(ofEither, ofOne[s.Ruleset]) {
 			if i%4 == 3 { // more often it is a fight, which ends proxies
 				time.Sleep(time.Second)

@@ -27,7 +27,7 @@ func TestGroupByHand(t *testing.T) {
 	if !strings.HasPrefix(filepath.Base(group), fmt.Sprintf("vifproxyd-%d-", daemon)) {
 		t.Fatalf("the daemon is in %s", group)
 	}
-	if proxy := s.groupOf(s.untilState("work", control.Running).PID); proxy != group {
+	if proxy := s.groupOf(s.untilState("work", control.Running).PID); filepath.Dir(proxy) != group {
 		t.Errorf("the daemon is in %s, its proxy in %s", group, proxy)
 	}
 	dir := filepath.Join(home, filepath.Base(group))

@@ -31,6 +31,7 @@ import (
 	"vifproxy/firewall/backend"
 	"vifproxy/firewall/forward"
 	"vifproxy/firewall/nft"
+	"vifproxy/firewall/switchboard/handover"
 	"vifproxy/internal/backlog"
 	"vifproxy/internal/capability"
 	"vifproxy/internal/defaults"
@@ -112,6 +113,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	if err := capability.Keep(); err != nil { // the programs that the daemon runs need none
 		return err
 	}
+	inherited := handover.Inherited()
 	emitter.Emit(events.DaemonStarts, events.About{Version: defaults.Version(), PID: os.Getpid()})
 
 	alarm, err := newAlarm()
@@ -141,9 +143,17 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	if err != nil {
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
 	}
+	way, err := choose(ctx, log, o, fw, sandbox.Group(), inherited)
+	if err != nil {
+		sandbox.Close()
+		return err
+	}
+	defer way.close()
+	fw = way.firewall
 	users := new(tinyproxy.Identities)
 	proxies, err := proxies.Launch(ctx, emitter, proxies.Options{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: users, Sandbox: sandbox, Egress: o.egress,
+		Switchboard: way.launch(),
 	})
 	if err != nil {
 		sandbox.Close()
@@ -181,8 +191,8 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 		ReadStops: o.stops().Read, WriteStops: o.stops().Write,
 		BootTime: bootTime, WakeAt: alarm.set,
 		Firewall:  fw,
-		Forget:    firewall.Forget,
-		ForgetAll: o.ports().ForgetAll,
+		Forget:    way.forget(),
+		ForgetAll: way.forgetAll(o),
 		Proxies:   proxies,
 		Users:     users,
 		Confined:  confinement,
@@ -201,7 +211,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 			Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(o.proxyPort), Tinyproxy: o.tinyproxy,
 			RulesDir: o.rulesDir, Template: o.template, RuntimeDir: o.runtimeDir, PID: os.Getpid(),
 			Leave: o.leave, EgressAllow: texts(o.egress),
-			Confinement: confinement,
+			Confinement: confinement, Switchboard: way.said,
 		},
 		SystemdMakesFiles: systemdMakes(o.runtimeDir),
 	})

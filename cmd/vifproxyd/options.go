@@ -25,7 +25,7 @@ type options struct {
 	controlSocket, socketGroup                          string
 	proxyPort                                           uint16
 	listenPorts                                         proxies.PortRange
-	firewall, tinyproxy                                 string
+	firewall, switchboard, tinyproxy                    string
 	requireConfinement                                  bool
 	drain                                               time.Duration
 	leave                                               []string // interfaces
@@ -78,6 +78,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.UintVar(&proxyPort, "proxy-port", defaults.ProxyPort, "TCP `PORT` at which every AppVM finds its own proxy")
 	f.StringVar(&listenPorts, "listen-ports", defaults.ListenPorts, "`FIRST-LAST` TCP ports behind it, where the proxies listen; no other program may use them")
 	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto and iptables keep a rule in the chain INPUT of iptables, if there is one; nftables never does")
+	f.StringVar(&o.switchboard, "switchboard", "auto", "auto: have the kernel hand connections to the proxies' sockets where it can, without NAT; off: always use NAT (`auto`)")
 	f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of the tinyproxy program")
 	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot fully confine proxies")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may continue after a change of rules that took nothing away")
@@ -140,6 +141,11 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	case "auto", "nftables", "iptables":
 	default:
 		return o, fmt.Errorf("--firewall=%s: want auto, nftables or iptables", o.firewall)
+	}
+	switch o.switchboard {
+	case "auto", "off":
+	default:
+		return o, fmt.Errorf("--switchboard=%s: want auto or off", o.switchboard)
 	}
 	switch o.logFormat {
 	case "auto", "journal", "text", "json":

@@ -21,6 +21,8 @@ type Packet struct {
 	Protocol byte
 	Port     uint16 // its destination's
 	UID      uint32 // of the socket that it is from, if it is this VM's own
+
+	Untracked bool // connection tracking has been told to leave it alone
 }
 
 // An Obstacle is a rule, or the policy, of another program's chain that drops a packet.
@@ -67,8 +69,8 @@ func (o Obstacles) Leaving(p Packet) []Obstacle {
 	})
 }
 
-// Arriving returns what may drop a packet of an AppVM to its proxy, which has the port to after it was translated: the first
-// obstacle of each chain of hooks prerouting and input.
+// Arriving returns what may drop a packet of an AppVM to its proxy, which has the port to after nat has seen it: the first obstacle of
+// each chain of hooks prerouting and input.
 func (o Obstacles) Arriving(p Packet, to uint16) []Obstacle {
 	translated := p
 	translated.Port = to
@@ -189,6 +191,9 @@ func (p *packet) field(f register) []byte {
 	case inGroupOf:
 		return number(p.in.group)
 	case ctState:
+		if p.Untracked {
+			return number(1 << 6) // NF_CT_STATE_UNTRACKED_BIT
+		}
 		return number(1 << 3) // it begins a connection: NF_CT_STATE_BIT(IP_CT_NEW)
 	case ipVersion:
 		return []byte{unix.NFPROTO_IPV4}

@@ -23,28 +23,22 @@ import (
 	"vifproxy/firewall/switchboard/handover"
 )
 
-// A Board is the kernel's maps.
+// A Board is what the daemon has of the kernel's switchboard.
 type Board struct {
-	maps Maps
+	maps *handover.Switchboard
 	port uint16
 }
 
-// Maps are those of package handover, by their descriptors.
-type Maps struct{ Bindings, Sockets, Expected, Port *os.File }
-
-// Open returns the board of new maps, and says to the programs to which port AppVMs connect. Until then they take no connection.
-func Open(m Maps, port uint16) (*Board, error) {
-	if err := update(m.Port, make([]byte, 4), number32(uint32(port))); err != nil {
+// Open returns a board without bindings, and says to the programs to which port AppVMs connect. Until then they take no connection.
+func Open(kernel *handover.Switchboard, port uint16) (*Board, error) {
+	if err := update(kernel.Port, make([]byte, 4), number32(uint32(port))); err != nil {
 		return nil, fmt.Errorf("switchboard: set the port: %w", err)
 	}
-	return &Board{m, port}, nil
+	return &Board{kernel, port}, nil
 }
 
-// Close ends what the board does, and gives the maps up.
-func (b *Board) Close() error {
-	err := update(b.maps.Port, make([]byte, 4), number32(0))
-	return errors.Join(err, b.maps.Bindings.Close(), b.maps.Sockets.Close(), b.maps.Expected.Close(), b.maps.Port.Close())
-}
+// Close has the programs take no connection any more.
+func (b *Board) Close() error { return update(b.maps.Port, make([]byte, 4), number32(0)) }
 
 // Port returns the port to which all AppVMs connect.
 func (b *Board) Port() uint16 { return b.port }

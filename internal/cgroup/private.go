@@ -15,7 +15,7 @@ import (
 // private matches the names of private groups: the process id, for people, and something random.
 var private = regexp.MustCompile(`^vifproxyd-[0-9]+-[0-9]+$`)
 
-// A Private is a group that this process has made for itself and for what it starts. It has no controllers and no limits. Its directory
+// A Private is a group that this process has made for itself and for what it starts. It has no controllers and no limits, and may have groups in it. Its directory
 // is locked (flock(2)) as long as this process lives, so that a later one knows which groups have been left.
 type Private struct {
 	Dir  string
@@ -118,10 +118,14 @@ const (
 	leftPause = time.Millisecond
 )
 
-// remove ends what is left in a group, and removes it.
+// remove ends what is left in a group, and removes it with the groups in it.
 func remove(dir string) (err error) {
 	for range leftTries {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // since Linux 5.14
+		below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))  // the pattern is right
+		for _, procs := range below {
+			_ = os.Remove(filepath.Dir(procs)) // otherwise the next line fails
+		}
 		if err = os.Remove(dir); !errors.Is(err, unix.EBUSY) {
 			break
 		}

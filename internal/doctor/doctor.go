@@ -75,6 +75,7 @@ func Examine(ctx context.Context, c Config) []Finding {
 	if here {
 		d.firewall()
 	}
+	d.switchboard()
 	d.confinement()
 	d.ruleFiles()
 	d.limits()

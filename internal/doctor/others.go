@@ -82,7 +82,11 @@ func (d *doctor) inward(found forward.Obstacles) {
 			continue
 		}
 		p := forward.Packet{In: link.Vifs[0], From: link.Addr, To: link.Gateway, Protocol: unix.IPPROTO_TCP, Port: uint16(d.setup.ProxyPort)}
-		for _, o := range found.Arriving(p, uint16(vm.Port)) {
+		port := uint16(vm.Port)
+		if p.Untracked = d.setup.Switchboard.Used; p.Untracked {
+			port = p.Port
+		}
+		for _, o := range found.Arriving(p, port) {
 			if who[o] == nil {
 				order = append(order, o)
 			}

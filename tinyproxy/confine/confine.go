@@ -40,8 +40,8 @@ type Sandbox struct {
 	gateFilter *os.File        // of seccomp, for execve; nil if the kernel has no filters
 	callFilter *os.File        // of seccomp, for all calls; nil if the kernel has no filters
 	abi        int             // of Landlock; 0 if the kernel has none
-	groups     *groups         // nil if systemd has delegated no cgroup
-	private    *cgroup.Private // without limits; nil if there is none
+	groups     *groups         // nil if there is no cgroup of ours
+	private    *cgroup.Private // that, if systemd has delegated none; nil otherwise
 	ceilings   limits.Ceilings // of what a proxy may have
 
 	mu       sync.Mutex
@@ -192,22 +192,28 @@ func (s *Sandbox) Close() {
 
 // Group returns the directory of the cgroup that has this process and all proxies, and nobody else; "" if there is none.
 func (s *Sandbox) Group() string {
-	switch {
-	case s.groups != nil:
-		return s.groups.root.Name()
-	case s.private != nil:
-		return s.private.Dir
+	if s.groups == nil {
+		return ""
 	}
-	return ""
+	return s.groups.root.Name()
 }
 
 // EnterGroup moves this process to a cgroup of its own if systemd has delegated none and this process is root. It has to come before
 // the start of any proxy.
-func (s *Sandbox) EnterGroup() (err error) {
-	if s.groups == nil && os.Geteuid() == 0 {
-		s.private, err = cgroup.Enter()
+func (s *Sandbox) EnterGroup() error {
+	if s.groups != nil || os.Geteuid() != 0 {
+		return nil
 	}
-	return err
+	private, err := cgroup.Enter()
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(private.Dir)
+	if err != nil {
+		return errors.Join(err, private.Leave())
+	}
+	s.private, s.groups = private, &groups{root: root}
+	return nil
 }
 
 // Fits reports whether this machine can give a proxy what it needs, see limits.Ceilings.Fits.

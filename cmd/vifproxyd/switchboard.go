@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/firewall/backend"
+	"vifproxy/firewall/switchboard"
+	"vifproxy/firewall/switchboard/handover"
+	"vifproxy/internal/defaults"
+	"vifproxy/tinyproxy/process"
+)
+
+// A way is how AppVMs get to their proxies.
+type way struct {
+	firewall firewall.Backend
+	kernel   *handover.Switchboard // whose programs also set options of the proxies' connections; nil for none
+	board    *switchboard.Board    // nil: nat leads AppVMs to their proxies
+	said     control.Switchboard
+}
+
+// choose has the kernel's switchboard hand connections over, if there is one for these proxies. Otherwise nat goes on, as fw does
+// it. group is the directory of the proxies' cgroup, and inherited what systemd has handed over.
+func choose(ctx context.Context, log *slog.Logger, o options, fw firewall.Backend, group string, inherited []*os.File) (*way, error) {
+	w := &way{firewall: fw}
+	err := w.obtain(ctx, o, group, inherited)
+	if err == nil {
+		err = w.handOver(ctx, log, o)
+	}
+	if err != nil && w.firewall == nil {
+		if w.firewall, err = backend.Open(ctx, log, o.firewall, o.ports()); err != nil {
+			w.close()
+			return nil, err
+		}
+	}
+	if w.said.Used = w.board != nil; !w.said.Used {
+		w.said.Why = err.Error()
+	}
+	log.Info("way to the proxies chosen", "switchboard", w.said.Used, "why", w.said.Why)
+	return w, nil
+}
+
+// obtain takes the kernel's switchboard over, and returns why there is none.
+func (w *way) obtain(ctx context.Context, o options, group string, inherited []*os.File) (err error) {
+	switch {
+	case o.switchboard == "off":
+		err = errors.New("--switchboard=off")
+	case group == "":
+		err = errors.New("proxies have no cgroup of their own")
+	default:
+		w.kernel, err = handover.Obtain(ctx, inherited, handover.Options{Program: defaults.Helper("vifproxy-switchboard"), Group: group})
+		return err
+	}
+	for _, f := range inherited {
+		f.Close()
+	}
+	return err
+}
+
+// handOver returns why nat is needed. If rules of nat and of the switchboard are mixed by then, it takes the firewall away.
+func (w *way) handOver(ctx context.Context, log *slog.Logger, o options) error {
+	if why := backend.NeedsNat(w.firewall); why != "" {
+		return errors.New(why)
+	}
+	board, err := switchboard.Open(w.kernel, o.proxyPort)
+	if err != nil {
+		return err
+	}
+	handing, err := backend.WithSwitchboard(ctx, log, w.firewall, board, o.ports())
+	if err != nil {
+		err = errors.Join(err, board.Close(), w.firewall.Remove(ctx))
+		w.firewall = nil
+		return err
+	}
+	w.firewall, w.board = handing, board
+	return nil
+}
+
+// launch returns the switchboard as what starts proxies has to know it.
+func (w *way) launch() process.Switchboard {
+	if w.board == nil {
+		return nil
+	}
+	return w.board
+}
+
+// forget returns what deletes tracked connections of a proxy that has ended, and forgetAll those of an earlier run. What is handed
+// over is not tracked.
+func (w *way) forget() func(to netip.AddrPort, from []netip.AddrPort) error {
+	if w.board != nil {
+		return func(netip.AddrPort, []netip.AddrPort) error { return nil }
+	}
+	return firewall.Forget
+}
+
+func (w *way) forgetAll(o options) func([]firewall.Binding) (int, error) {
+	if w.board != nil {
+		return func([]firewall.Binding) (int, error) { return 0, nil }
+	}
+	return o.ports().ForgetAll
+}
+
+func (w *way) close() {
+	if w.board != nil {
+		_ = w.board.Close()
+	}
+	if w.kernel != nil {
+		_ = w.kernel.Close()
+	}
+}

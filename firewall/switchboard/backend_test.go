@@ -1,0 +1,183 @@
+package switchboard
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"vifproxy/firewall"
+	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/switchboard/handover"
+)
+
+// A world is real maps, and a packet filter that says what the board holds when it is written.
+type world struct {
+	*testing.T
+	bindings *ebpf.Map
+	kernel   *handover.Switchboard
+	fails    error
+	did      []string
+}
+
+func newWorld(t *testing.T) (*world, *Backend) {
+	t.Helper()
+	w := &world{T: t, kernel: new(handover.Switchboard)}
+	for _, m := range []struct {
+		like handover.Map
+		to   **os.File
+	}{
+		{handover.Bindings, &w.kernel.Bindings}, {handover.Sockets, &w.kernel.Sockets},
+		{handover.Expected, &w.kernel.Expected}, {handover.Port, &w.kernel.Port},
+	} {
+		made, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.MapType(m.like.Type), KeySize: m.like.KeySize, ValueSize: m.like.ValueSize,
+			MaxEntries: m.like.MaxEntries, Flags: m.like.Flags})
+		Must(t, err)
+		t.Cleanup(func() { made.Close() })
+		fd, err := unix.FcntlInt(uintptr(made.FD()), unix.F_DUPFD_CLOEXEC, 0)
+		Must(t, err)
+		*m.to = os.NewFile(uintptr(fd), m.like.Name)
+		if m.to == &w.kernel.Bindings {
+			w.bindings = made
+		}
+	}
+	t.Cleanup(func() { w.kernel.Close() })
+	board, err := Open(w.kernel, 8100)
+	Must(t, err)
+	return w, New(w, board, TestConfig, slog.New(slog.DiscardHandler))
+}
+
+// holds returns what the board holds, as "link address>socket".
+func (w *world) holds() string {
+	w.Helper()
+	var all []string
+	var k [8]byte
+	var socket uint64
+	for each := w.bindings.Iterate(); each.Next(&k, &socket); {
+		all = append(all, fmt.Sprintf("%d %d.%d.%d.%d>%d", binary.NativeEndian.Uint32(k[:]), k[4], k[5], k[6], k[7], socket))
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// Sync plays the packet filter.
+func (w *world) Sync(_ context.Context, want firewall.State, inForce func()) (int, error) {
+	w.did = append(w.did, fmt.Sprintf("%d at %d beside [%s]", len(want.Bindings), want.Shared, w.holds()))
+	if w.fails == nil {
+		inForce()
+	}
+	return 1, w.fails
+}
+
+func (w *world) String() string                                     { return "nftables" }
+func (w *world) Refused(context.Context) (map[uint32]uint64, error) { return nil, nil }
+func (w *world) Remove(context.Context) error                       { w.did = append(w.did, "remove"); return nil }
+
+// write has the backend hold a state, and returns what the packet filter saw.
+func (w *world) write(b *Backend, all ...firewall.Binding) string {
+	w.Helper()
+	w.did = nil
+	inForce := false
+	_, err := b.Sync(w.Context(), firewall.State{Bindings: all}, func() { inForce = true })
+	if !errors.Is(err, w.fails) || inForce != (w.fails == nil) {
+		w.Errorf("%v, in force %v", err, inForce)
+	}
+	return strings.Join(w.did, "; ")
+}
+
+func binding(link int32, addr string, socket uint64) firewall.Binding {
+	b := BindingOf(fmt.Sprintf("vif%d.0", link), addr, "10.138.0.1:61000")
+	b.Link, b.Socket = link, socket
+	return b
+}
+
+// An AppVM that comes is on the board before the filter lets it in, and one that goes stays there until the filter shuts it out.
+func TestBoardAndFilter(t *testing.T) {
+	w, b := newWorld(t)
+	one, two := binding(7, "10.137.0.11", 101), binding(8, "10.137.0.12", 102)
+	local := BindingOf("lo", "127.1.2.1", "10.138.0.1:61005")
+	if got, want := w.write(b, one, local), "2 at 8100 beside [7 10.137.0.11>101]"; got != want {
+		t.Errorf("the first comes: %s, want %s", got, want)
+	}
+	if got, want := w.write(b, one, two), "2 at 8100 beside [7 10.137.0.11>101, 8 10.137.0.12>102]"; got != want {
+		t.Errorf("the second comes: %s, want %s", got, want)
+	}
+	one.Socket = 103
+	if got, want := w.write(b, one), "1 at 8100 beside [7 10.137.0.11>103, 8 10.137.0.12>102]"; got != want {
+		t.Errorf("one moves, the other goes: %s, want %s", got, want)
+	}
+	if got, want := w.holds(), "7 10.137.0.11>103"; got != want {
+		t.Errorf("afterwards the board has %s, want %s", got, want)
+	}
+	one.Link, one.Vif = 9, "vif9.0" // it restarts: its vif is another
+	w.write(b, one)
+	if got, want := w.holds(), "9 10.137.0.11>103"; got != want {
+		t.Errorf("after a restart the board has %s, want %s", got, want)
+	}
+	Must(t, b.Remove(t.Context()))
+	if got := w.holds(); got != "" || !slices.Equal(w.did[1:], []string{"remove"}) {
+		t.Errorf("after the end: %s, %q", got, w.did)
+	}
+}
+
+// As long as the filter may still let an AppVM in, it finds its own binding.
+func TestBoardKeepsWhatTheFilterMayLetIn(t *testing.T) {
+	w, b := newWorld(t)
+	one, two := binding(7, "10.137.0.11", 101), binding(8, "10.137.0.12", 102)
+	w.write(b, one, two)
+	w.fails = errors.New("busy")
+	w.write(b, one)
+	if got, want := w.holds(), "7 10.137.0.11>101, 8 10.137.0.12>102"; got != want {
+		t.Errorf("the board has %s, want %s", got, want)
+	}
+	w.fails = nil
+	w.write(b, one)
+	if got, want := w.holds(), "7 10.137.0.11>101"; got != want {
+		t.Errorf("the board has %s, want %s", got, want)
+	}
+}
+
+// What cannot be is not written, and what can be stays.
+func TestImpossibleState(t *testing.T) {
+	w, b := newWorld(t)
+	one := binding(7, "10.137.0.11", 101)
+	w.write(b, one)
+	_, err := b.Sync(t.Context(), firewall.State{Bindings: []firewall.Binding{one, one}}, func() {})
+	if err != nil || w.holds() != "7 10.137.0.11>101" { // the filter has the say, here a double
+		t.Errorf("%v, %s", err, w.holds())
+	}
+}
+
+func TestExpected(t *testing.T) {
+	w, b := newWorld(t)
+	at := one61000
+	Must(t, b.board.Expect(at))
+	var value [4]byte
+	Must(t, lookUp(w.kernel.Expected, place(at), value[:]))
+	if got := binary.NativeEndian.Uint32(value[:]); got != handover.AboutToListen {
+		t.Errorf("noted as %d", got)
+	}
+	b.board.Discard(at)
+	b.board.Discard(at)
+	if err := lookUp(w.kernel.Expected, place(at), value[:]); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("still there: %v", err)
+	}
+	if b.board.Listens(42) {
+		t.Error("a socket that does not exist listens")
+	}
+	Must(t, b.board.Close())
+	Must(t, lookUp(w.kernel.Port, make([]byte, 4), value[:]))
+	if value != [4]byte{} {
+		t.Errorf("connections are still taken: %v", value)
+	}
+}
+
+var one61000 = BindingOf("vif7.0", "10.137.0.11", "10.138.0.1:61000").To
