@@ -113,8 +113,9 @@ type Setup struct {
 
 // Switchboard says how connections of AppVMs get to their proxies.
 type Switchboard struct {
-	Used bool   `json:"used"`          // the kernel hands them to the proxies' sockets; otherwise nat translates them
-	Why  string `json:"why,omitempty"` // not
+	Used   bool   `json:"used"`          // the kernel hands them to the proxies' sockets; otherwise nat translates them
+	Why    string `json:"why,omitempty"` // not
+	Loaded bool   `json:"loaded"`        // the kernel sets options of the proxies' connections, such as TCP_NODELAY
 }
 
 // Status is the state of the daemon and of all VMs.

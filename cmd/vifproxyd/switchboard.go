@@ -38,6 +38,7 @@ func choose(ctx context.Context, log *slog.Logger, o options, fw firewall.Backen
 			return nil, err
 		}
 	}
+	w.said.Loaded = w.kernel != nil
 	if w.said.Used = w.board != nil; !w.said.Used {
 		w.said.Why = err.Error()
 	}

@@ -1,7 +1,13 @@
 package main
 
 import (
+	"fmt"
+	"net"
+	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
@@ -15,13 +21,89 @@ func (s *site) way() control.Switchboard {
 	return status.Setup.Switchboard
 }
 
+// An AppVM is handed to its proxy. Nothing about that is tracked, and nobody else comes to the proxy, by whatever port.
 func TestSwitchboard(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.rules("work.10.137.0.11", bank)
+	s.rules("play.10.137.0.12", shop)
 	s.attach("work", "10.137.0.11")
+	s.attach("play", "10.137.0.12")
+	s.attach("other", "10.137.0.13")
 	s.start()
-	if is := s.way(); !is.Used {
+	if is := s.way(); !is.Used || !is.Loaded {
 		t.Fatalf("%+v", is)
 	}
+	s.says("doctor", "ok     switchboard  the kernel hands connections to the proxies, without NAT\n")
 	s.opens("work", "http://bank.example/", "https://bank.example/")
+	s.opens("play", "http://shop.example/")
+	s.refuses("play", "http://bank.example/")
+	s.must(s.Do(func() error {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		for _, f := range flows {
+			if strings.Contains(f.String(), "10.137.0.") {
+				t.Errorf("tracked: %s", f)
+			}
+		}
+		return err
+	}))
+
+	s.inFirewall("nft", "insert rule ip qubes custom-input tcp dport { 8100, 61000-64999 } accept") // a careless admin
+	for _, vm := range []string{"play", "other"} {
+		s.comesNowhere(vm, s.show()["work"].Port)
+	}
+	s.comesNowhere("other", lab.ProxyPort)
+	s.opens("play", "http://shop.example/")
+	s.stop()
+}
+
+// comesNowhere checks that an AppVM gets no connection at a port of its gateway.
+func (s *site) comesNowhere(vm string, port int) {
+	s.Helper()
+	conn, err := s.Dial(s.Context(), vm, "tcp4", net.JoinHostPort(lab.Gateway.String(), fmt.Sprint(port)))
+	if err == nil {
+		conn.Close()
+		s.Errorf("%s gets a connection at port %d", vm, port)
+	}
+}
+
+// Where it is switched off, and where iptables decides, nat does the work. The kernel sets the proxies' options all the same, unless
+// it is switched off.
+func TestWithoutSwitchboard(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWith("--switchboard=off")
+	if is := s.way(); is != (control.Switchboard{Why: "--switchboard=off"}) {
+		t.Errorf("%+v", is)
+	}
+	s.stop()
+
+	s = newSite(t, lab.R41)
+	s.startWith()
+	if is := s.way(); is.Used || !is.Loaded || !strings.Contains(is.Why, "iptables") {
+		t.Errorf("%+v", is)
+	}
+	s.stop()
+}
+
+// startWith is startWork with options.
+func (s *site) startWith(flags ...string) {
+	s.Helper()
+	s.rules("work.10.137.0.11", bank)
+	s.attach("work", "10.137.0.11")
+	s.start(flags...)
+	s.opens("work", "http://bank.example/", "https://bank.example/")
+}
+
+// A vif that is made again under its old name has another index: the AppVM is served again, as its binding follows.
+func TestSwitchboardFollowsAVifThatIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWith()
+	for range 3 {
+		s.must(s.Vanish(s.vifs["work"]))
+		s.attach("work", "10.137.0.11")
+		s.opens("work", "http://bank.example/")
+	}
+	s.stop()
 }
