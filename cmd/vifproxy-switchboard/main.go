@@ -30,7 +30,7 @@ vifproxyd works without it, by NAT.
 
 Options, with their defaults:
     --cgroup=DIR
-        directory of the proxies' cgroup, in which no other process may be (default: the unit's)
+        directory of the cgroup of vifproxyd and its proxies, in which no other process may be (default: the unit's)
 `
 
 func main() {
@@ -87,8 +87,8 @@ func attach(group string) (*programs.Attached, error) {
 		return nil, err
 	}
 	for _, pid := range processes {
-		if pid != os.Getpid() {
-			return nil, fmt.Errorf("process %d is in the cgroup %s, which has to be the proxies' alone", pid, group)
+		if pid != os.Getpid() && pid != os.Getppid() { // started by hand, the daemon is there, and runs this program
+			return nil, fmt.Errorf("process %d is in the cgroup %s, which has to be vifproxyd's alone", pid, group)
 		}
 	}
 	return programs.Attach(group)

@@ -15,8 +15,8 @@ import (
 // private matches the names of private groups: the process id, for people, and something random.
 var private = regexp.MustCompile(`^vifproxyd-[0-9]+-[0-9]+$`)
 
-// A Private is a group that this process has made for itself and for what it starts. It has no controllers and no limits, and may have groups in it. Its directory
-// is locked (flock(2)) as long as this process lives, so that a later one knows which groups have been left.
+// A Private is a group that this process has made for itself and for what it starts. It has no controllers and no limits, and may have
+// groups in it. Its directory is locked (flock(2)) as long as this process lives, so that a later one knows which groups have been left.
 type Private struct {
 	Dir  string
 	home string // the group before
