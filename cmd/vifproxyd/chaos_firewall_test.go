@@ -215,8 +215,7 @@ var foreigner = netip.MustParseAddr("10.99.0.1")
 // foreignRules is another program, or a person, at work in our chains and sets, or beside them.
 func (c *chaos) foreignRules() string {
 	changes := [][]string{ // the first four disturb nobody
-		{"nft add element ip vifproxy ports { vif9.9 . 10.99.0.1 : 10.138.1.1 . 61001 }",
-			"nft add element ip vifproxy bindings { vif9.9 . 10.99.0.1 . 61001 }"},
+		{"nft add element ip vifproxy bindings { vif9.9 . 10.99.0.1 . 61001 }"},
 		{"nft add element ip qubes vifproxy { vif9.9 . 10.99.0.1 . 61001 }"},
 		{"nft add chain ip qubes theirs", "nft insert rule ip qubes custom-input counter jump theirs"},
 		{"nft add table ip theirs",
@@ -224,10 +223,12 @@ func (c *chaos) foreignRules() string {
 			"nft add rule ip theirs output ip daddr 10.139.1.1 udp dport 53 dnat to " + lab.OtherNameServer.String()},
 		{"nft delete table ip theirs"},
 		{"nft delete table ip vifproxy"},
-		{"nft flush map ip vifproxy ports"},
+		{"nft flush set ip vifproxy bindings"},
 		{"nft flush chain ip qubes custom-input"},
 	}
 	if c.Ruleset == lab.R41 {
+		changes[0] = append(changes[0], "nft add element ip vifproxy ports { vif9.9 . 10.99.0.1 : 10.138.1.1 . 61001 }")
+		changes[6] = []string{"nft flush map ip vifproxy ports"}
 		changes[1] = []string{"nft add rule ip filter INPUT meta skuid 77 ct state new drop"} // iptables cannot list it
 		changes[2] = []string{"nft add chain ip filter theirs", "nft insert rule ip filter INPUT counter jump theirs"}
 		changes = append(changes[:7], []string{"iptables -D INPUT 1"}, []string{"iptables -F OUTPUT"},

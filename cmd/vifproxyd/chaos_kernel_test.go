@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 )
 
 // This file looks at the kernel's bindings and sockets, over and over.
+
+const tcpListen = 10 // a socket's state, include/net/tcp_states.h
 
 // binding is one that the kernel holds.
 type binding struct {
@@ -42,7 +45,39 @@ func newSampler(s *site) *sampler {
 	return p
 }
 
+// bindings are those of nat and those of the switchboard.
 func (p *sampler) bindings() (all map[binding]bool, err error) {
+	all, err = p.natBindings()
+	if err != nil {
+		return nil, err
+	}
+	handed, err := p.bindingsOfSwitchboard()
+	if err != nil || len(handed) == 0 {
+		return all, err
+	}
+	err = p.Do(func() error {
+		sockets, err := netlink.SocketDiagTCP(unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		at := map[uint64]netip.AddrPort{}
+		for _, s := range sockets {
+			if addr, ok := netip.AddrFromSlice(s.ID.Source); ok && s.State == tcpListen {
+				at[uint64(s.ID.Cookie[0])|uint64(s.ID.Cookie[1])<<32] = netip.AddrPortFrom(addr.Unmap(), s.ID.SourcePort)
+			}
+		}
+		for key, socket := range handed {
+			link, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(key[:])))
+			if to, listens := at[socket]; err == nil && listens { // otherwise it leads nowhere
+				all[binding{link.Name, netip.AddrFrom4([4]byte(key[4:])), to}] = true
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+func (p *sampler) natBindings() (all map[binding]bool, err error) {
 	all = map[binding]bool{}
 	table := &nftables.Table{Name: "vifproxy", Family: nftables.TableFamilyIPv4}
 	p.mu.Lock()
@@ -65,7 +100,6 @@ func (p *sampler) bindings() (all map[binding]bool, err error) {
 
 // listeners is the uid of each socket that listens in the firewall VM.
 func (p *sampler) listeners() (all map[netip.AddrPort]uint32, err error) {
-	const tcpListen = 10
 	all = map[netip.AddrPort]uint32{}
 	err = p.Do(func() error {
 		sockets, err := netlink.SocketDiagTCP(unix.AF_INET)

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/lab"
 )
 
 // This file is what the daemon has to do without in the chaos run: a reader of its log, inotify, descriptors, tasks.
@@ -42,7 +44,11 @@ func (c *chaos) launchRead() *running {
 	_, err = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
 	c.must(err)
 	c.stderr = w
-	d := c.launch()
+	var flags []string
+	if c.Ruleset == lab.R42 && c.rng.IntN(4) == 0 {
+		flags = append(flags, "--switchboard=off")
+	}
+	d := c.launch(flags...)
 	over := make(chan struct{})
 	c.reader.over = over
 	go func() {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +38,9 @@ type site struct {
 	domid  int
 	vifs   map[string]string // by AppVM
 	daemon *running
+
+	store   []*os.File // what systemd keeps of the switchboard, also for a daemon that has crashed
+	storeMu sync.Mutex
 }
 
 // onBoth runs a test in a lab with each firewall, beside the other tests. In an R4.1 the daemon is root, as who starts it by
@@ -71,6 +75,7 @@ func newSite(t *testing.T, ruleset lab.Ruleset) *site {
 	if ruleset == lab.R42 {
 		s.user = 64123 // as systemd would have chosen one
 	}
+	t.Cleanup(func() { s.keep(nil) })
 	s.must(os.Chmod(dir, 0o755))
 	s.must(os.Chown(dir, s.user, 0))
 	s.must(os.Mkdir(s.rulesDir(), 0o755))

@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/firewall/switchboard/handover"
@@ -37,14 +39,56 @@ func (s *site) startInUnit(daemon *exec.Cmd) {
 	defer group.Close()
 	within := &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
 	daemon.SysProcAttr = within
+	loaded := s.loadSwitchboard(within)
+	s.keep(loaded)
 	var names []string
-	for _, f := range s.loadSwitchboard(within) {
-		defer f.Close()
+	for _, f := range loaded {
 		names = append(names, f.Name())
 		daemon.ExtraFiles = append(daemon.ExtraFiles, f)
 	}
 	daemon.Env = append(daemon.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	s.must(daemon.Start())
+}
+
+// bindingsOfSwitchboard returns what the switchboard holds that was loaded last, as the number of a socket by the index of a vif and the
+// address of an AppVM.
+func (s *site) bindingsOfSwitchboard() (map[[8]byte]uint64, error) {
+	s.storeMu.Lock()
+	defer s.storeMu.Unlock()
+	i := slices.IndexFunc(s.store, func(f *os.File) bool { return f.Name() == handover.Bindings.Name })
+	if i < 0 {
+		return nil, nil
+	}
+	fd, err := unix.FcntlInt(s.store[i].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	bindings, err := ebpf.NewMapFromFD(fd)
+	if err != nil {
+		return nil, err
+	}
+	defer bindings.Close()
+	all := map[[8]byte]uint64{}
+	var key [8]byte
+	var socket uint64
+	each := bindings.Iterate()
+	for each.Next(&key, &socket) {
+		all[key] = socket
+	}
+	if err := each.Err(); !errors.Is(err, ebpf.ErrIterationAborted) {
+		return all, err
+	}
+	return all, nil
+}
+
+// keep stores descriptors in the place of those before.
+func (s *site) keep(files []*os.File) {
+	s.storeMu.Lock()
+	defer s.storeMu.Unlock()
+	for _, f := range s.store {
+		f.Close()
+	}
+	s.store = files
 }
 
 // delegatedGroup makes a cgroup that belongs to the daemon's user.
