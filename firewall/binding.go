@@ -51,22 +51,29 @@ func (c Config) normalizeBindings(all []Binding) ([]Binding, error) {
 		all = slices.SortedFunc(slices.Values(all), compareBindings)
 	}
 	for i := range all {
-		b := &all[i]
-		switch port := b.To.Port(); {
-		case !isName(b.Vif):
-			return nil, fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)
-		case !b.Addr.Is4() || b.Addr.IsUnspecified():
-			return nil, fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
-		case !b.To.Addr().Is4() || b.To.Addr().IsUnspecified():
-			return nil, fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a proxy", b.Addr, b.Vif, b.To.Addr())
-		case port < c.FirstPort || port > c.LastPort:
-			return nil, fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d",
-				b.Addr, b.Vif, port, c.FirstPort, c.LastPort)
-		case i > 0 && all[i-1].Vif == b.Vif && all[i-1].Addr == b.Addr:
-			return nil, fmt.Errorf("two bindings of %s on %s", b.Addr, b.Vif)
+		if err := c.Check(all[i]); err != nil {
+			return nil, err
+		}
+		if i > 0 && all[i-1].Vif == all[i].Vif && all[i-1].Addr == all[i].Addr {
+			return nil, fmt.Errorf("two bindings of %s on %s", all[i].Addr, all[i].Vif)
 		}
 	}
 	return all, nil
+}
+
+// Check returns an error if a binding contains something that must not get into a rule.
+func (c Config) Check(b Binding) error {
+	switch port := b.To.Port(); {
+	case !isName(b.Vif):
+		return fmt.Errorf("binding of %s: %q is no name of an interface", b.Addr, b.Vif)
+	case !b.Addr.Is4() || b.Addr.IsUnspecified():
+		return fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
+	case !b.To.Addr().Is4() || b.To.Addr().IsUnspecified():
+		return fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a proxy", b.Addr, b.Vif, b.To.Addr())
+	case port < c.FirstPort || port > c.LastPort:
+		return fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d", b.Addr, b.Vif, port, c.FirstPort, c.LastPort)
+	}
+	return nil
 }
 
 // compareBindings puts bindings of the same address and vif next to each other.

@@ -18,7 +18,8 @@ type Backend struct {
 	board            *Board
 	cfg              firewall.Config
 	log              *slog.Logger
-	held             map[key]uint64 // what the board holds
+	held             map[key]uint64     // what the board holds
+	last             []firewall.Binding // what the last Sync was given, if it succeeded
 }
 
 // New returns a backend with an empty board.
@@ -26,27 +27,67 @@ func New(rules firewall.Backend, board *Board, cfg firewall.Config, log *slog.Lo
 	return &Backend{Backend: rules, board: board, cfg: cfg, log: log, held: make(map[key]uint64)}
 }
 
-// Sync implements firewall.Backend. If nothing but sockets has changed, it writes to the board alone.
+// Sync implements firewall.Backend. A binding that moves to another socket is in force with one write to the board, whatever else there
+// is to do: the filter lets its AppVM in already. This write comes before the rest of want is looked at.
 func (b *Backend) Sync(ctx context.Context, want firewall.State, inForce func()) (writes int, err error) {
+	moved := b.moved(want.Bindings)
+	for _, w := range moved {
+		if err := b.put(w); err != nil {
+			return writes, err
+		}
+		writes++
+	}
+	if len(moved) > 0 {
+		inForce()
+		inForce = func() {}
+	}
+	b.warn(moved)
+	b.last = b.last[:0]
 	normal, err := b.cfg.Normal(want)
 	if err != nil {
 		return b.Backend.Sync(ctx, want, inForce) // which repairs what it can, and says the same
 	}
 	normal.Shared = b.board.port
-	bound, moved, err := b.bind(normal.Bindings)
+	bound, came, err := b.bind(normal.Bindings)
+	writes += came
 	if err != nil {
-		return moved, err
+		return writes, err
 	}
-	writes, err = b.Backend.Sync(ctx, normal, inForce)
+	filtered, err := b.Backend.Sync(ctx, normal, inForce)
 	if err == nil {
 		err = b.unbind(bound)
 	}
-	return moved + writes, err
+	if err == nil {
+		b.last = append(b.last, want.Bindings...)
+	}
+	return writes + filtered, err
 }
 
-// bind puts bindings on the board that are new or lead to another socket. It returns all that belong there.
-func (b *Backend) bind(all []firewall.Binding) (bound map[key]bool, moved int, err error) {
+// moved returns the bindings that lead to another socket than at the last Sync, if nothing else about bindings has changed, and if
+// they are possible; otherwise none.
+func (b *Backend) moved(all []firewall.Binding) (moved []firewall.Binding) {
+	if len(all) != len(b.last) {
+		return nil
+	}
+	for i := range all {
+		w, was := &all[i], &b.last[i]
+		if w.Link != was.Link || w.Addr != was.Addr || w.Vif != was.Vif || w.Local() && w.To != was.To {
+			return nil
+		}
+		if w.Socket != was.Socket && !w.Local() {
+			if b.cfg.Check(*w) != nil {
+				return nil
+			}
+			moved = append(moved, *w)
+		}
+	}
+	return moved
+}
+
+// bind puts bindings on the board that are new or lead to another socket. It returns all that belong there, and how many it has put.
+func (b *Backend) bind(all []firewall.Binding) (bound map[key]bool, writes int, err error) {
 	bound = make(map[key]bool, len(all))
+	var came []firewall.Binding
 	for _, w := range all {
 		if w.Local() {
 			continue
@@ -56,16 +97,31 @@ func (b *Backend) bind(all []firewall.Binding) (bound map[key]bool, moved int, e
 		if socket, there := b.held[k]; there && socket == w.Socket {
 			continue
 		}
-		if err := b.board.bind(k, w.Socket); err != nil {
-			return nil, moved, fmt.Errorf("switchboard: binding of %s: %w", w, err)
+		if err := b.put(w); err != nil {
+			return nil, len(came), err
 		}
-		b.held[k] = w.Socket
-		moved++
+		came = append(came, w)
+	}
+	b.warn(came)
+	return bound, len(came), nil
+}
+
+func (b *Backend) put(w firewall.Binding) error {
+	k := keyOf(w.Link, w.Addr)
+	if err := b.board.bind(k, w.Socket); err != nil {
+		return fmt.Errorf("switchboard: binding of %s: %w", w, err)
+	}
+	b.held[k] = w.Socket
+	return nil
+}
+
+// warn tells of bindings that lead nowhere.
+func (b *Backend) warn(all []firewall.Binding) {
+	for _, w := range all {
 		if !b.board.Listens(w.Socket) { // it may just have ended
 			b.log.Warn("the switchboard does not know the socket of a proxy: its AppVM cannot connect", "vif", w.Vif, "ip", w.Addr, "to", w.To)
 		}
 	}
-	return bound, moved, nil
 }
 
 // unbind takes off the board what does not belong there.
@@ -85,5 +141,6 @@ func (b *Backend) unbind(bound map[key]bool) (err error) {
 
 // Remove implements firewall.Backend. The programs stay attached until nothing has them open any more.
 func (b *Backend) Remove(ctx context.Context) error {
+	b.last = nil
 	return errors.Join(b.Backend.Remove(ctx), b.unbind(nil))
 }

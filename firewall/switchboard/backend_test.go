@@ -145,6 +145,54 @@ func TestBoardKeepsWhatTheFilterMayLetIn(t *testing.T) {
 	}
 }
 
+// A binding that only leads to another socket is in force before the filter is asked for anything; every other change waits for the
+// filter.
+func TestAMoveWaitsForNoFilter(t *testing.T) {
+	one, two := binding(7, "10.137.0.11", 101), binding(8, "10.137.0.12", 102)
+	local := BindingOf("lo", "127.1.2.1", "10.138.0.1:61005")
+	for name, test := range map[string]struct {
+		change func(all []firewall.Binding)
+		early  bool
+	}{
+		"another socket":          {func(all []firewall.Binding) { all[1].Socket = 103 }, true},
+		"another socket and port": {func(all []firewall.Binding) { all[1].Socket, all[1].To = 103, local.To }, true},
+		"nothing":                 {func([]firewall.Binding) {}, false},
+		"another vif":             {func(all []firewall.Binding) { all[1].Socket, all[1].Vif, all[1].Link = 103, "vif9.0", 9 }, false},
+		"and a local one": {func(all []firewall.Binding) {
+			all[1].Socket, all[2].To = 103, BindingOf("lo", "127.1.2.1", "10.138.0.1:61006").To
+		}, false},
+		"and another goes": {func(all []firewall.Binding) { all[1].Socket, all[0] = 103, binding(9, "10.137.0.13", 101) }, false},
+		"an impossible target": {func(all []firewall.Binding) {
+			all[1].Socket, all[1].To = 103, BindingOf("lo", "127.1.2.1", "10.138.0.1:80").To
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, b := newWorld(t)
+			all := []firewall.Binding{one, two, local}
+			w.write(b, all...)
+			test.change(all)
+			w.did = nil
+			early := false
+			_, err := b.Sync(t.Context(), firewall.State{Bindings: all}, func() { early = len(w.did) == 0 })
+			if early != test.early || err != nil || len(w.did) != 1 {
+				t.Errorf("in force before the filter: %t; %v, %q", early, err, w.did)
+			}
+			if got, want := w.holds(), "7 10.137.0.11>101, 8 10.137.0.12>103"; test.early && got != want {
+				t.Errorf("the board has %s, want %s", got, want)
+			}
+
+			w.fails = errors.New("busy")
+			all[1].Socket = 104
+			_, _ = b.Sync(t.Context(), firewall.State{Bindings: all}, func() {})
+			w.fails, w.did = nil, nil
+			all[1].Socket = 105
+			if _, err := b.Sync(t.Context(), firewall.State{Bindings: all}, func() { early = len(w.did) == 0 }); early || err != nil {
+				t.Errorf("after a failure: in force before the filter: %t; %v", early, err)
+			}
+		})
+	}
+}
+
 // What cannot be is not written, and what can be stays.
 func TestImpossibleState(t *testing.T) {
 	w, b := newWorld(t)
