@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -13,7 +15,12 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/firewall/backend"
+	"vifproxy/firewall/switchboard"
+	"vifproxy/firewall/switchboard/handover"
+	"vifproxy/internal/bench/peers"
+	"vifproxy/internal/cgroup"
 	"vifproxy/internal/lab"
+	"vifproxy/internal/sockdiag"
 	"vifproxy/tinyproxy"
 )
 
@@ -24,6 +31,9 @@ const many = 250
 // writes the same elements, and nothing else, on an open socket.
 func (b *bench) write() (outcome, error) {
 	return b.syncs(func(k *kernel) (outcome, error) {
+		if k.board != nil {
+			k.bare.sets = k.bare.sets[1:] // without nat
+		}
 		add := false
 		return b.alternate("µs", func() (float64, error) {
 			add = !add
@@ -39,18 +49,17 @@ func (b *bench) write() (outcome, error) {
 	})
 }
 
-// move measures from the call of Sync until new connections of one AppVM among many go to another port: as when its rules
-// change. The floor is the transaction that takes the same elements out and puts others in.
+// move measures from the call of Sync until new connections of one AppVM among many go to another process, as when its rules
+// change. The floor is the transaction that would move it by nat: three elements out, three in.
 func (b *bench) move() (outcome, error) {
 	var whole []float64
 	o, err := b.syncs(func(k *kernel) (outcome, error) {
-		last := &k.bindings[many-1]
-		first, turn := last.To, 0
+		last, turn := &k.bindings[many-1], 0
 		return b.byTurns("µs", max(b.Runs, moves), func() (float64, error) {
 			return k.floor((*bareWrites).move)
 		}, func() (float64, error) {
 			turn++
-			last.To = netip.AddrPortFrom(first.Addr(), first.Port()+uint16(turn%2))
+			last.To, last.Socket = k.proxies[turn%2].Local, k.proxies[turn%2].Cookie
 			done, inForce, err := k.sync(many)
 			whole = append(whole, done)
 			nap(time.Millisecond)
@@ -69,9 +78,10 @@ const moves = 200
 type kernel struct {
 	ctx      context.Context
 	backend  firewall.Backend
-	bindings []firewall.Binding
-	guarded  []uint16
-	bare     *bareWrites // elsewhere: a transaction of somebody else's has Sync read everything again
+	board    *switchboard.Board // nil if nat leads AppVMs to their proxies
+	proxies  [2]sockdiag.Socket // two that listen
+	bindings []firewall.Binding // all to the first
+	bare     *bareWrites        // elsewhere: a transaction of somebody else's has Sync read everything again
 }
 
 // syncs measures with the bindings of many in force.
@@ -89,31 +99,102 @@ func (b *bench) syncs(measure func(k *kernel) (outcome, error)) (o outcome, err 
 		return o, err
 	}
 	defer k.bare.close()
-	for i := range many {
-		port := uint16(61000 + 2*i)
-		k.bindings = append(k.bindings, firewall.Binding{Vif: fmt.Sprintf("vif%d.0", i+1), Addr: addr(i),
-			To: netip.AddrPortFrom(lab.Gateway, port)})
-		k.guarded = append(k.guarded, port, port+1)
-	}
-	err = s.Do(func() (err error) {
-		k.backend, err = backend.Open(b.ctx, b.log, "nftables", firewall.Config{ProxyPort: lab.ProxyPort, FirstPort: 61000,
-			LastPort: 64999, FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID})
-		if err == nil {
-			_, _, err = k.sync(many)
+	var why string
+	err = s.Do(func() error {
+		end, err := k.open(b, s)
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			o, err = measure(k)
+		defer end()
+		if why = "without nat"; k.board == nil {
+			why = "by nat"
 		}
+		o, err = measure(k)
 		return err
 	})
+	o.note("%s", why)
 	return o, err
+}
+
+// open has the firewall of the daemon, with its switchboard where the kernel has one, and bindings to a tinyproxy.
+func (k *kernel) open(b *bench, s *site) (end func(), err error) {
+	var ends []func()
+	end = func() {
+		for _, end := range slices.Backward(ends) {
+			end()
+		}
+	}
+	defer func() {
+		if err != nil {
+			end()
+		}
+	}()
+	own, err := cgroup.Own()
+	if err != nil {
+		return end, err
+	}
+	dir := filepath.Join(own, fmt.Sprintf("vifproxy-bench-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return end, err
+	}
+	ends = append(ends, func() { os.Remove(dir) })
+	group, err := os.Open(dir)
+	if err != nil {
+		return end, err
+	}
+	ends = append(ends, func() { group.Close() })
+
+	config := firewall.Config{ProxyPort: lab.ProxyPort, FirstPort: 61000, LastPort: 64999,
+		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID}
+	if k.backend, err = backend.Open(b.ctx, b.log, "nftables", config); err != nil {
+		return end, err
+	}
+	program := filepath.Join(filepath.Dir(b.Daemon), "vifproxy-switchboard")
+	if kernel, err := handover.Obtain(b.ctx, nil, handover.Options{Program: program, Group: dir}); err == nil {
+		ends = append(ends, func() { kernel.Close() })
+		if k.board, err = switchboard.Open(kernel, lab.ProxyPort); err != nil {
+			return end, err
+		}
+		ends = append(ends, func() { k.board.Close() })
+		if k.backend, err = backend.WithSwitchboard(b.ctx, b.log, k.backend, k.board, config); err != nil {
+			return end, err
+		}
+	}
+	for i := range k.proxies {
+		at := netip.AddrPortFrom(aside.Addr(), config.FirstPort+uint16(i))
+		if k.board != nil {
+			if err := k.board.Expect(at); err != nil {
+				return end, err
+			}
+		}
+		stop, err := peers.Tinyproxy.Start(b.ctx, s.Lab, peers.Setup{Dir: filepath.Join(s.dir, fmt.Sprint("proxy", i)), Listen: at,
+			Client: addr(0), Hosts: []string{open}, Group: group})
+		if err != nil {
+			return end, err
+		}
+		ends = append(ends, stop)
+		socket, err := sockdiag.Listener(at)
+		if err != nil {
+			return end, err
+		}
+		k.proxies[i] = *socket
+		if k.board != nil && !k.board.Listens(socket.Cookie) {
+			return end, fmt.Errorf("the switchboard does not know who listens at %v", at)
+		}
+	}
+	for i := range many {
+		k.bindings = append(k.bindings, firewall.Binding{Vif: fmt.Sprintf("vif%d.0", i+1), Link: int32(i + 1), Addr: addr(i),
+			To: k.proxies[0].Local, Socket: k.proxies[0].Cookie})
+	}
+	_, _, err = k.sync(many)
+	return end, err
 }
 
 // sync has the kernel hold the first n bindings, and returns after how many µs Sync was done, and after how many they were in
 // force.
 func (k *kernel) sync(n int) (done, inForce float64, err error) {
 	began := time.Now()
-	_, err = k.backend.Sync(k.ctx, firewall.State{Bindings: k.bindings[:n], Guarded: k.guarded},
+	_, err = k.backend.Sync(k.ctx, firewall.State{Bindings: k.bindings[:n], Guarded: []uint16{61000, 61001}},
 		func() { inForce = microseconds(time.Since(began)) })
 	return microseconds(time.Since(began)), inForce, err
 }
@@ -193,8 +274,9 @@ func (w *bareWrites) move() error {
 // change puts into a transaction what is done to the elements with one of the ports.
 func (w *bareWrites) change(how func(*nftables.Set, []nftables.SetElement) error, port int) error {
 	var problems []error
+	elements := w.elements[port][len(w.elements[port])-len(w.sets):]
 	for i, set := range w.sets {
-		problems = append(problems, how(set, w.elements[port][i]))
+		problems = append(problems, how(set, elements[i]))
 	}
 	return errors.Join(problems...)
 }

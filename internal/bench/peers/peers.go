@@ -47,6 +47,7 @@ type Setup struct {
 	Listen netip.AddrPort
 	Client netip.Addr // the only one that may use it
 	Hosts  []string   // addresses, and names that stand for what is below them too
+	Group  *os.File   // the cgroup in which it starts; nil for that of the caller
 }
 
 // A Machine is where a peer runs, as *lab.Lab is.
@@ -93,6 +94,9 @@ func (k Kind) Start(ctx context.Context, m Machine, s Setup) (end func(), err er
 	cmd.WaitDelay = endTime // then it is killed
 	// As a service has, and each proxy of the daemon: the kernel shares processors among sessions, sched(7), "The autogroup feature".
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if s.Group != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(s.Group.Fd())
+	}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
