@@ -94,8 +94,8 @@ type place struct {
 	file  bool
 }
 
-// eventSize is how many bytes of events are read at once.
-const eventSize = 64 << 10
+// eventSize is how many bytes of events are read at once. An event has 272 bytes at most.
+const eventSize = 4 << 10
 
 // loop renews the watches and takes events in turns.
 func (r *run) loop(ctx context.Context) error {

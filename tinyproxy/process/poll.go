@@ -32,6 +32,7 @@ type poller struct {
 	fd      int      // an epoll instance
 	file    *os.File // of fd
 	stopped chan struct{}
+	buffer  []byte // for what is read
 
 	mu      sync.Mutex
 	watched map[int]*Proxy // by two descriptors: of its output, and of its process
@@ -43,7 +44,10 @@ func newPoller() (*poller, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	_ = unix.SetNonblock(fd, true) // so that Go's own poller waits for it instead of a thread
-	w := &poller{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), stopped: make(chan struct{}), watched: make(map[int]*Proxy)}
+	w := &poller{
+		fd: fd, file: os.NewFile(uintptr(fd), "epoll"), stopped: make(chan struct{}), watched: make(map[int]*Proxy),
+		buffer: make([]byte, readAtOnce), // a local one would be on the stack, and be resident as a whole
+	}
 	if err := w.file.SetReadDeadline(time.Time{}); err != nil {
 		w.file.Close()
 		return nil, fmt.Errorf("wait for epoll: %w", err)
@@ -107,7 +111,7 @@ func (w *poller) resume(fd int, p *Proxy) {
 func (w *poller) run() {
 	defer close(w.stopped)
 	conn, err := w.file.SyscallConn()
-	events, buffer := make([]unix.EpollEvent, 64), make([]byte, readAtOnce)
+	events := make([]unix.EpollEvent, 64)
 	for err == nil {
 		n := 0
 		err = conn.Read(func(fd uintptr) bool { // fails when it is closed
@@ -115,14 +119,14 @@ func (w *poller) run() {
 			return n > 0
 		})
 		for _, e := range events[:n] {
-			w.look(int(e.Fd), buffer)
+			w.look(int(e.Fd))
 		}
 	}
 }
 
 // look handles an event. It does not trust the event, because the descriptor may have been closed since, and its number may
 // belong to another proxy.
-func (w *poller) look(fd int, buffer []byte) {
+func (w *poller) look(fd int) {
 	w.mu.Lock()
 	p := w.watched[fd]
 	w.mu.Unlock()
@@ -138,9 +142,9 @@ func (w *poller) look(fd int, buffer []byte) {
 			go p.cleanUp()
 		}
 	default:
-		switch n, err := unix.Read(fd, buffer); {
+		switch n, err := unix.Read(fd, w.buffer); {
 		case n > 0:
-			p.output.Write(buffer[:n])
+			p.output.Write(w.buffer[:n])
 			wait := readInterval
 			if log := p.output.log; log != nil { // a trial has none, and ends soon
 				wait = max(wait, log.intake.ReserveN(time.Now(), n).Delay())
