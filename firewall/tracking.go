@@ -13,6 +13,9 @@ import (
 	"vifproxy/internal/sockdiag"
 )
 
+// netlink 1.3.1 finds out the machine's byte order at its first use, without a lock: let that be now.
+func init() { nl.NativeEndian() }
+
 // Connection tracking keeps the entry of a connection for days (nf_conntrack_tcp_timeout_established) if it does not see the end
 // of the connection. A proxy that ends tells its clients, but cannot tell a client whose vif is gone. As long as the entry is
 // there, the AppVM's next connection from the same port is translated to the port of the old proxy, where the guard resets it.

@@ -35,10 +35,13 @@ type Conn struct {
 }
 
 // Dump is a request for a table; body is the structure that all its messages begin with, and attributes.
-func Dump(kind uint16, body []byte) []byte {
+func Dump(kind uint16, body []byte) []byte { return Request(kind, unix.NLM_F_DUMP, body) }
+
+// Request is one message with flags in addition to NLM_F_REQUEST; body is a structure, and attributes.
+func Request(kind, flags uint16, body []byte) []byte {
 	request := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
 	request = binary.NativeEndian.AppendUint16(request, kind)
-	request = binary.NativeEndian.AppendUint16(request, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	request = binary.NativeEndian.AppendUint16(request, unix.NLM_F_REQUEST|flags)
 	return append(append(request, make([]byte, 8)...), body...) // sequence number and sender
 }
 

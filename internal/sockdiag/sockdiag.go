@@ -12,14 +12,10 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/netlink"
 )
-
-// The library finds out the machine's byte order at its first use, without a lock: let that be now.
-func init() { nl.NativeEndian() }
 
 // States of a socket, include/net/tcp_states.h.
 const (
@@ -122,17 +118,16 @@ func ClientsIn(group uint64, port uint16, from netip.Addr) (clients []Socket, er
 // ask sends one question to the kernel (include/uapi/linux/inet_diag.h). Without NLM_F_DUMP the kernel looks up the one
 // socket that a packet from 0.0.0.0:0 to addr would be given to, which costs the same however many there are. With it, the
 // kernel lists those in one of the states and with addr's port.
-func ask(addr netip.AddrPort, states uint32, flags int) ([]Socket, error) {
-	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, flags)
-	req.AddRawData(request(addr, states))
-	messages, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
+func ask(addr netip.AddrPort, states uint32, flags uint16) (found []Socket, err error) {
+	conn, err := netlink.Dial(unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return nil, err
 	}
-	found := make([]Socket, 0, len(messages))
-	for _, m := range messages {
+	defer conn.Close()
+	err = conn.Exchange(netlink.Request(byFamily, flags, request(addr, states)), func(answer netlink.Message) error {
+		m := answer.Body
 		if len(m) < messageSize {
-			return nil, fmt.Errorf("sock_diag message of %d bytes", len(m))
+			return fmt.Errorf("sock_diag message of %d bytes", len(m))
 		}
 		found = append(found, Socket{
 			state:  m[1],
@@ -145,9 +140,16 @@ func ask(addr netip.AddrPort, states uint32, flags int) ([]Socket, error) {
 			Accepted: binary.NativeEndian.Uint32(m[68:72]) != 0, // its inode
 			Waiting:  binary.NativeEndian.Uint32(m[56:60]),
 		})
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return found, nil
 }
+
+// byFamily is SOCK_DIAG_BY_FAMILY of include/uapi/linux/sock_diag.h.
+const byFamily = 20
 
 // groupIn returns the id of the cgroup in the attributes that follow a message; 0 if there is none (before Linux 5.9).
 func groupIn(attributes []byte) (group uint64) {
