@@ -168,13 +168,11 @@ func (t *Template) add(line string, seen map[string]bool) *flaws.Flaw {
 
 // Render returns the template's text with the values in place of the placeholders.
 func (t Template) Render(v Values) string {
-	var b strings.Builder
-	for _, p := range t.parts {
-		if p.value != nil {
-			b.WriteString(p.value(v))
-		} else {
-			b.WriteString(p.text)
+	texts := make([]string, len(t.parts))
+	for i, p := range t.parts {
+		if texts[i] = p.text; p.value != nil {
+			texts[i] = p.value(v)
 		}
 	}
-	return b.String()
+	return strings.Join(texts, "")
 }

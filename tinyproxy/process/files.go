@@ -104,8 +104,8 @@ func (l *Launcher) stage(spec rendered) error {
 		}
 		// Behind all other lines, so that line numbers stay the template's.
 		files[0].text += fmt.Sprintf("ErrorFile %s \"%s\"\n", page.code, filepath.Join(l.options.RuntimeDir, dir, page.file))
-		if f := (file{page.file, page.text(spec)}); !slices.Contains(files, f) {
-			files = append(files, f)
+		if !slices.ContainsFunc(files, func(f file) bool { return f.name == page.file }) {
+			files = append(files, file{page.file, page.text(spec)})
 		}
 	}
 	var sizes []int

@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -248,12 +246,13 @@ func (l *Launcher) OnLogProblem(f func()) { l.onLogProblem.Store(&f) }
 func (l *Launcher) LogProblem() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var first error
+	var first error // by name
+	var named string
 	n := 0
-	for _, name := range slices.Sorted(maps.Keys(l.logs)) {
-		if err := l.logs[name].problem(); err != nil {
-			if n++; first == nil {
-				first = err
+	for name, log := range l.logs {
+		if err := log.problem(); err != nil {
+			if n++; first == nil || name < named {
+				first, named = err, name
 			}
 		}
 	}

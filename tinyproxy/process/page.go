@@ -21,9 +21,17 @@ type errorPage struct{ code, file, html string }
 // errorPages are for a request that the proxy refuses, for a host that it cannot connect to, and for an Upstream (404 in
 // 1.10).
 var errorPages = []errorPage{
-	{"403", "refused.html", refusedHTML},
-	{"500", "unreached.html", unreachedHTML},
-	{"502", "unreached.html", unreachedHTML},
+	{"403", "refused.html", withHash(refusedHTML)},
+	{"500", "unreached.html", withHash(unreachedHTML)},
+	{"502", "unreached.html", withHash(unreachedHTML)},
+}
+
+// withHash returns a page whose policy lets its script run.
+func withHash(page string) string {
+	_, rest, _ := strings.Cut(page, "<script>")
+	script, _, _ := strings.Cut(rest, "</script>")
+	hash := sha256.Sum256([]byte(script))
+	return strings.Replace(page, "SCRIPT-HASH", base64.StdEncoding.EncodeToString(hash[:]), 1)
 }
 
 // text returns the page for one proxy.
@@ -36,11 +44,7 @@ var errorPages = []errorPage{
 // into the command only if it is a plain name: browsers take $(id).example for a host, and somebody may paste the command into
 // a shell. The policy in the head lets this one script run and nothing else.
 func (p errorPage) text(spec rendered) string {
-	_, rest, _ := strings.Cut(p.html, "<script>")
-	script, _, _ := strings.Cut(rest, "</script>")
-	hash := sha256.Sum256([]byte(script))
 	return strings.NewReplacer(
-		"SCRIPT-HASH", base64.StdEncoding.EncodeToString(hash[:]),
 		"VM-NAME", html.EscapeString(spec.Name), // which has no braces either: rules/filename.go
 		"VM-ADDRESS", spec.Addr.String(),
 		"PROXY-ADDRESS", spec.Listen.Addr().String(),
