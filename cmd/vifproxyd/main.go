@@ -66,6 +66,10 @@ const mostFull = 2
 // lastWords is how long the daemon's end waits for the reader of its log, and for systemd.
 const lastWords = time.Second
 
+// collectAt is how much the heap grows until the garbage collector runs, in percent of what is live. With the usual 100, a start of
+// 250 proxies leaves 0.7 MiB more that is free only in pieces between what lives.
+const collectAt = 50
+
 // resolvConf is the file in which the proxies' C library finds its resolvers (resolv.conf(5)).
 const resolvConf = "/etc/resolv.conf"
 
@@ -106,6 +110,7 @@ func complain(err error) {
 
 // run is the daemon's life, from nothing to nothing.
 func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Emitter) error {
+	debug.SetGCPercent(collectAt)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	hup := make(chan os.Signal, 1)
