@@ -113,7 +113,7 @@ func TestOwnedProxy(t *testing.T) {
 		}
 		w.Flush()
 		s.Logf("\n%s", &table)
-		if len(inside) < len(outside) || len(outside) < 58 {
+		if len(inside) < len(outside) || len(outside) < 59 {
 			s.Errorf("%d attempts by the proxy, %d by the free program", len(inside), len(outside))
 		}
 		if now := s.show()["other"]; now.PID != other.PID || now.State != control.Running {

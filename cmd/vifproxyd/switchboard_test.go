@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -105,5 +108,46 @@ func TestSwitchboardFollowsAVifThatIsMadeAgain(t *testing.T) {
 		s.attach("work", "10.137.0.11")
 		s.opens("work", "http://bank.example/")
 	}
+	s.stop()
+}
+
+// Qubes deletes what is tracked of an AppVM as often as it likes: no tunnel notices, and no request.
+func TestDeletedTrackingIsNotNoticed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.rules("work.10.137.0.11", bank, echoRule)
+	s.attach("work", "10.137.0.11")
+	s.start()
+	s.opens("work", "http://bank.example/")
+	tunnel := s.tunnel("work", "echo.example:443")
+	ctx, stop := context.WithCancel(t.Context())
+	deletions := 0
+	var deleting sync.WaitGroup
+	deleting.Go(func() {
+		for ; ctx.Err() == nil; deletions++ {
+			err := s.Do(func() error {
+				_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, fromWork{})
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	for range 200 {
+		if err := echoes(tunnel); err != nil {
+			t.Error(err)
+			break
+		}
+		if err := s.page("work", "http://bank.example/"); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	stop()
+	deleting.Wait()
+	t.Logf("%d deletions", deletions)
 	s.stop()
 }

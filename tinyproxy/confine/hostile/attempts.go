@@ -104,6 +104,15 @@ var attempts = []attempt{
 	{"connect to another AppVM's gateway", func(t targets) error { return connect(t["OtherGateway"], 80) }},
 	{"connect to an address that is none", func(targets) error { return connect("0.0.0.0", 80) }},
 	{"connect to another AppVM", func(t targets) error { return connect(t["AppVM"], 80) }},
+	{"connect to another AppVM from the port that all AppVMs connect to", func(t targets) error {
+		return withTCP(func(fd int) error {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			if err := unix.Bind(fd, at(t["Gateway"], 8100)); err != nil {
+				return err
+			}
+			return unix.Connect(fd, at(t["AppVM"], 80))
+		})
+	}},
 	{"send UDP to another AppVM", func(t targets) error { return send(t["AppVM"], 53) }},
 	{"ask a name server of its own choice", func(t targets) error { return send(t["World"], 53) }},
 	{"send UDP to port 443", func(t targets) error { return send(t["World"], 443) }},
