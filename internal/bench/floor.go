@@ -32,6 +32,7 @@ type byHand struct {
 	uid     uint32
 	config  string
 	null    *os.File
+	pid     int // of the last that was started
 }
 
 // aside is where a proxy by hand listens beside those of a daemon: outside of the ports that the firewall guards, and of
@@ -101,6 +102,7 @@ func (h *byHand) start() (took time.Duration, end func(), err error) {
 		if err != nil {
 			return errors.Join(err, cell.Remove())
 		}
+		h.pid = pid
 		end = func() {
 			_ = unix.Kill(-pid, unix.SIGKILL)
 			_, _ = unix.Wait4(pid, nil, 0, nil)

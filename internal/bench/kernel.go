@@ -111,6 +111,16 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(t.Nano()), err
 }
 
+// cpuTimes is cpuTime of several processes.
+func cpuTimes(pids []int) (all [2]time.Duration, err error) {
+	for i, pid := range pids {
+		if all[i], err = cpuTime(pid); err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
 // footprint is the resident memory of a process in MiB: all of it, that which is backed by no file, and its
 // proportional share, where a page that n processes have counts 1/n.
 type footprint struct{ resident, anonymous, share float64 }

@@ -64,7 +64,7 @@ func (b *bench) page() (o outcome, err error) {
 		}
 	}
 	o, err = b.byTurns("ms", max(1, b.Runs/2), direct, load(w.daemon), besides...)
-	o.notes = append(o.notes, w.missing...)
+	o.notes = append(o.notes, w.notes...)
 	return o, err
 }
 

@@ -94,27 +94,51 @@ func (b *bench) throughput() (outcome, error) {
 		func() error { end(1); return alone.Detach(visitor.Vif()) },
 	}
 
+	status, err := busy.control.Status(b.ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	pids := [2][]int{{all[0].pid}, {0, busy.daemon.Process.Pid}} // who works for the requests
+	for _, vm := range status.VMs {
+		if vm.IP == served.IP.String() {
+			pids[1][0] = vm.PID
+		}
+	}
+	var used [2][2]time.Duration // by these
 	var latencies [2][]float64
 	run := func(i int, s *site, vm lab.VM, beside commotion) func() (float64, error) {
 		return func() (float64, error) {
+			before, err := cpuTimes(pids[i])
+			if err != nil {
+				return 0, err
+			}
 			ctx, cancel := context.WithTimeout(b.ctx, slice)
 			defer cancel()
 			began := time.Now()
 			l := s.load(ctx, vm, 2)
-			err := beside.during(ctx)
+			err = beside.during(ctx)
 			<-ctx.Done()
 			took := l.end()
+			after, err2 := cpuTimes(pids[i])
+			for j := range after {
+				used[i][j] += after[j] - before[j]
+			}
 			latencies[i] = append(latencies[i], took.latencies...)
 			if took.failed > 0 {
 				err = errors.Join(err, fmt.Errorf("%d requests failed: %w", took.failed, took.why))
 			}
-			return float64(len(took.latencies)) / time.Since(began).Seconds(), errors.Join(err, took.err)
+			return float64(len(took.latencies)) / time.Since(began).Seconds(), errors.Join(err, err2, took.err)
 		}
 	}
 	o, err := b.alternate("/s", run(0, alone, alone.Connections()[0], byHand), run(1, busy, served, bySaving))
 	ratio := func(q float64) float64 { return quantile(latencies[1], q) / quantile(latencies[0], q) }
 	p50, p99 := ratio(0.5), ratio(0.99)
 	o.note("each second another AppVM comes, a third's rules change, and the other goes")
+	if err == nil {
+		each := func(i, j int) float64 { return microseconds(used[i][j]) / float64(len(latencies[i])) }
+		o.note("CPU time for each request: %.0f µs of the proxy and %.0f of the daemon, which does the rest too; by hand %.0f",
+			each(1, 0), each(1, 1), each(0, 0))
+	}
 	text := fmt.Sprintf("latency: median %.2f ms, %.2f×; p99 %.2f ms, %.2f×", quantile(latencies[1], 0.5), p50,
 		quantile(latencies[1], 0.99), p99)
 	if p99 > 1.1 {

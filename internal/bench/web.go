@@ -48,7 +48,7 @@ type way struct {
 type ways struct {
 	daemon, hand way
 	others       []way
-	missing      []string // why others are not there
+	notes        []string // why others are not there, and how AppVMs get to vifproxyd's proxies
 	close        func()
 }
 
@@ -70,6 +70,15 @@ func (b *bench) ways() (w ways, err error) {
 	if err := errors.Join(s.save(0, "#: format domains", webHost, "*."+pageHosts), s.untilAtRest(b.ctx)); err != nil {
 		return w, err
 	}
+	status, err := s.control.Status(b.ctx)
+	if err != nil {
+		return w, err
+	}
+	if board := status.Setup.Switchboard; board.Used {
+		w.notes = append(w.notes, "vifproxyd uses the switchboard")
+	} else {
+		w.notes = append(w.notes, "vifproxyd uses nat: "+board.Why)
+	}
 	var ends []func()
 	w.close = func() {
 		for _, end := range ends {
@@ -83,7 +92,7 @@ func (b *bench) ways() (w ways, err error) {
 			Client: addr(0), Hosts: []string{webHost, pageHosts}})
 		switch {
 		case errors.Is(err, peers.ErrMissing) && kind.Name != peers.Tinyproxy.Name:
-			w.missing = append(w.missing, err.Error())
+			w.notes = append(w.notes, err.Error())
 		case err != nil:
 			w.close()
 			return w, err
@@ -142,7 +151,7 @@ func (b *bench) compare(unit string, runs int, measure func(w way) (float64, err
 		besides = append(besides, peer{other.name, by(other)})
 	}
 	o, err = b.byTurns(unit, runs, by(w.hand), by(w.daemon), besides...)
-	o.notes = append(o.notes, w.missing...)
+	o.notes = append(o.notes, w.notes...)
 	return o, err
 }
 
