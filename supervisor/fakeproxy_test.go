@@ -64,6 +64,7 @@ func (m *machine) Try(context.Context, *policy.Policy, uint32, uint16, tinyproxy
 
 func (p *fakeProxy) PID() int              { return 1000 + int(p.port) }
 func (p *fakeProxy) Socket() uint64        { return uint64(p.port) }
+func (p *fakeProxy) Prompt() bool          { return false }
 func (p *fakeProxy) Done() <-chan struct{} { return p.done }
 func (p *fakeProxy) Err() error            { return p.err }
 func (p *fakeProxy) WhenDone(f func()) {

@@ -39,6 +39,7 @@ type Proxy interface {
 	// Listens is nil if the kernel says that its port is its own.
 	Listens(sockdiag.Listeners) error
 	Socket() uint64 // the number of the socket by which it listens
+	Prompt() bool   // the kernel sends what it writes at once (TCP_NODELAY)
 	// Current makes the files under the AppVM's name describe this proxy. It may take a second.
 	Current() error
 }
