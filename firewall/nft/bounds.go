@@ -74,11 +74,15 @@ var (
 	beyondSet     = &set{table: fenceTable, name: "beyond", key: keys(uid)} // proxies that were refused more a moment ago
 )
 
-// TrackedMax returns how many connections can be tracked. Tests replace it.
+// TrackedMax returns how many connections can be tracked. Tests replace it. The unit hides /proc/sys (ProcSubset=pid), where the kernel
+// itself is asked.
 var TrackedMax = func() int {
 	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
 	if n, bad := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && bad == nil {
 		return n
+	}
+	if _, places, err := trackingStats(); err == nil && places > 0 {
+		return places
 	}
 	return trackedDefault
 }

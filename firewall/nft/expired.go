@@ -2,14 +2,14 @@ package nft
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/netlink"
 )
 
 const (
@@ -43,23 +43,34 @@ func KeepEvicting(ctx context.Context, told func(error)) {
 
 // evictIfMany evicts expired entries if there may be enough of them, and reports whether it did.
 func evictIfMany() (did bool, err error) {
-	n, err := tracked()
+	n, _, err := trackingStats()
 	if err != nil || n*evictShare <= TrackedMax() {
 		return false, err
 	}
 	return true, evictExpired()
 }
 
-// tracked returns how many entries connection tracking has, expired ones included; 0 where nothing is tracked.
-func tracked() (int, error) {
-	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
-	if os.IsNotExist(err) {
-		return 0, nil
-	}
+// trackingStats returns how many entries connection tracking has, expired ones included, and for how many there is room; 0 for that
+// where the kernel does not say it (before Linux 5.0).
+func trackingStats() (entries, places int, err error) {
+	const getStats, globalEntries, globalMax = 5, 1, 2                                  // IPCTNL_MSG_CT_GET_STATS, CTA_STATS_GLOBAL_*
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|getStats, unix.NLM_F_ACK) // the answer is one of many, with no last one
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+	answers, err := req.Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
-		return 0, fmt.Errorf("count tracked connections: %w", err)
+		return 0, 0, fmt.Errorf("count tracked connections: %w", err)
 	}
-	return strconv.Atoi(strings.TrimSpace(string(text)))
+	var d netlink.Decoder
+	for _, answer := range answers {
+		attributes := answer[min(nl.SizeofNfgenmsg, len(answer)):]
+		if n := d.Find(attributes, globalEntries); len(n) == 4 {
+			entries = int(binary.BigEndian.Uint32(n))
+		}
+		if n := d.Find(attributes, globalMax); len(n) == 4 {
+			places = int(binary.BigEndian.Uint32(n))
+		}
+	}
+	return entries, places, d.Err()
 }
 
 // evictExpired asks for all entries of a family that has none. The kernel evicts what has expired on its way through the table

@@ -1,7 +1,9 @@
 package nft
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +23,7 @@ func TestExpiredConnectionsAreEvicted(t *testing.T) {
 		}
 	}
 	count := func() int {
-		n, err := tracked()
+		n, _, err := trackingStats()
 		Must(t, err)
 		return n
 	}
@@ -35,6 +37,17 @@ func TestExpiredConnectionsAreEvicted(t *testing.T) {
 	}
 	if did, err := evictIfMany(); did || err != nil {
 		t.Errorf("with %d tracked, it looks for expired ones: %t, %v", count(), did, err)
+	}
+}
+
+// TestTrackingStats: netlink says what /proc/sys says, which the unit hides.
+func TestTrackingStats(t *testing.T) {
+	EnterNamespace(t)
+	Sync(t, open(t, Machines[1]), firewall.State{})
+	entries, places, err := trackingStats()
+	said := strings.TrimSpace(Run(t, "", "cat", "/proc/sys/net/netfilter/nf_conntrack_max"))
+	if err != nil || entries != 0 || fmt.Sprint(places) != said {
+		t.Errorf("%d entries, %d places, %v; /proc/sys says %s", entries, places, err, said)
 	}
 }
 
