@@ -158,7 +158,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	users := new(tinyproxy.Identities)
 	proxies, err := proxies.Launch(ctx, emitter, proxies.Options{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: users, Sandbox: sandbox, Egress: o.egress,
-		Switchboard: way.launch(),
+		Switchboard: way.launch(), Prompt: way.kernel != nil,
 	})
 	if err != nil {
 		sandbox.Close()

@@ -36,6 +36,7 @@ type Tinyproxies struct {
 	users    *tinyproxy.Identities
 	egress   []rules.Egress
 	slots    chan struct{}
+	prompt   bool
 }
 
 // Options says how to start proxies.
@@ -46,6 +47,7 @@ type Options struct {
 	Sandbox               *confine.Sandbox // that they run in, and which is Close's to close; nil to start none
 	Egress                []rules.Egress   // of all proxies
 	Switchboard           proc.Switchboard // nil for none
+	Prompt                bool             // a program in the kernel sets TCP_NODELAY for their connections
 }
 
 // Launch prepares to start proxies, and ends those that an earlier run has left.
@@ -68,7 +70,7 @@ func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxi
 		emitter.Emit(events.Leftovers, events.About{Count: killed})
 	}
 	return &Tinyproxies{binary: o.Binary, launcher: launcher, sandbox: o.Sandbox, users: o.Users, egress: o.Egress,
-		slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
+		prompt: o.Prompt, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
 }
 
 // Close ends the processes that still run, and removes what is ours from the runtime directory.
@@ -99,7 +101,7 @@ func (t *Tinyproxies) Start(ctx context.Context, p *policy.Policy, port uint16) 
 	case err != nil:
 		return nil, err
 	}
-	return started{proxy, t.launcher}, nil
+	return started{proxy, t.launcher, t.prompt}, nil
 }
 
 // spec returns what the launcher has to know of a policy.
@@ -137,8 +139,10 @@ func (t *Tinyproxies) Forget(name string) { t.launcher.CloseLog(name) }
 type started struct {
 	*proc.Proxy
 	launcher *proc.Launcher
+	prompt   bool
 }
 
+func (s started) Prompt() bool   { return s.prompt }
 func (s started) PID() int       { return s.Proxy.PID }
 func (s started) Stop()          { s.Proxy.Stop(StopGrace) }
 func (s started) Current() error { return s.launcher.SetCurrent(s.Proxy) }

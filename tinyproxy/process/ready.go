@@ -152,10 +152,6 @@ func (p *Proxy) Listens(all sockdiag.Listeners) error {
 // Socket returns the number of the socket by which the proxy listens.
 func (p *Proxy) Socket() uint64 { return p.socket }
 
-// Prompt reports whether the kernel sends at once what the proxy writes, without Nagle's algorithm: the programs of the switchboard see
-// to that.
-func (p *Proxy) Prompt() bool { return p.launcher.options.Switchboard != nil }
-
 // Clients returns the far ends of connections to the proxy that may still carry data: those to its own port, and, if connections to a
 // port of all proxies are handed to its socket, those too.
 func (p *Proxy) Clients() ([]netip.AddrPort, error) {
