@@ -53,7 +53,7 @@ func evictIfMany() (did bool, err error) {
 // trackingStats returns how many entries connection tracking has, expired ones included, and for how many there is room; 0 for that
 // where the kernel does not say it (before Linux 5.0).
 func trackingStats() (entries, places int, err error) {
-	const getStats, globalEntries, globalMax = 5, 1, 2                                  // IPCTNL_MSG_CT_GET_STATS, CTA_STATS_GLOBAL_*
+	const getStats, ofEntries, ofPlaces = 5, 1, 2                                       // IPCTNL_MSG_CT_GET_STATS, CTA_STATS_GLOBAL_*
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|getStats, unix.NLM_F_ACK) // the answer is one of many, with no last one
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
 	answers, err := req.Execute(unix.NETLINK_NETFILTER, 0)
@@ -63,10 +63,10 @@ func trackingStats() (entries, places int, err error) {
 	var d netlink.Decoder
 	for _, answer := range answers {
 		attributes := answer[min(nl.SizeofNfgenmsg, len(answer)):]
-		if n := d.Find(attributes, globalEntries); len(n) == 4 {
+		if n := d.Find(attributes, ofEntries); len(n) == 4 {
 			entries = int(binary.BigEndian.Uint32(n))
 		}
-		if n := d.Find(attributes, globalMax); len(n) == 4 {
+		if n := d.Find(attributes, ofPlaces); len(n) == 4 {
 			places = int(binary.BigEndian.Uint32(n))
 		}
 	}
