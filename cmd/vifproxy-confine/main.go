@@ -1,9 +1,10 @@
 // Vifproxy-confine is what vifproxyd executes in a proxy's place: it locks itself in and becomes tinyproxy.
 //
-//	vifproxy-confine PARENT
+//	vifproxy-confine PARENT [GROUP]
 //
 // The daemon prepares everything (package confine) and starts this program in advance, with the privileges that it takes to
-// give privileges up. The handover.Message comes through descriptor 3, and is only put into force here.
+// give privileges up. It enters the cgroup whose cgroup.procs is descriptor GROUP, and waits. The handover.Message comes through
+// descriptor 3, and is only put into force here.
 //
 // It is a program of its own because starting one costs what all its packages cost: this one takes 1.3 ms, and vifproxyd
 // executing itself would take 2.8. It starts in advance because 1.3 ms is a third of a confined start. It imports next to
@@ -43,11 +44,15 @@ const (
 func init() { runtime.LockOSThread() }
 
 func main() {
-	parent, err := strconv.Atoi(os.Args[len(os.Args)-1])
-	if len(os.Args) != 2 || err != nil {
+	parent, group, ok := arguments(os.Args)
+	if !ok {
 		fail(handover.CannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
 	}
 	volunteer()
+	var entered syscall.Errno
+	if group >= 0 {
+		entered = enter(group) // reported when there is somebody to report to
+	}
 	admit := admitExec()
 	m, ok := receive(3)
 	if !ok {
@@ -66,12 +71,7 @@ func main() {
 	}
 	gate, calls := filter(m.Gate), filter(m.Calls)
 
-	if m.Group >= 0 {
-		// The kernel checks the right to move processes when the file is opened, and vifproxyd opened it.
-		_, err := syscall.Write(m.Group, []byte("0"))
-		errno, _ := err.(syscall.Errno)
-		must("cgroup", errno)
-	}
+	must("cgroup", entered)
 	becomeUser(uintptr(m.UID))
 	// A change of the user clears the signal (commit_creds in the kernel's kernel/cred.c).
 	must("parent-death signal", rawSyscall(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0))
@@ -107,6 +107,27 @@ func main() {
 	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
 		uintptr(unsafe.Pointer(&pointers[0])), uintptr(unsafe.Pointer(&variables[0])))
 	fail(handover.CannotExecute, "execute "+m.Argv[0], errno)
+}
+
+// arguments returns the parent's process id and the descriptor of the group's cgroup.procs, which is -1 if there is none.
+func arguments(args []string) (parent, group int, ok bool) {
+	if len(args) != 2 && len(args) != 3 {
+		return 0, 0, false
+	}
+	parent, err := strconv.Atoi(args[1])
+	group = -1
+	if len(args) == 3 && err == nil {
+		group, err = strconv.Atoi(args[2])
+	}
+	return parent, group, err == nil
+}
+
+// enter moves this process to a cgroup. The kernel checks the right to do so when the file is opened, and vifproxyd opened it.
+func enter(procs int) syscall.Errno {
+	_, err := syscall.Write(procs, []byte("0"))
+	syscall.Close(procs)
+	errno, _ := err.(syscall.Errno)
+	return errno
 }
 
 // oomScore is what the kernel adds for a proxy, in thousandths of the memory, when it has to end a process for lack of memory.

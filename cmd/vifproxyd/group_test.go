@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -86,5 +87,33 @@ func (s *site) has(pid, name string) bool {
 	return slices.ContainsFunc(files, func(f string) bool {
 		to, _ := os.Readlink(f)
 		return strings.Contains(to, name)
+	})
+}
+
+// A move to another cgroup takes the kernel several times as long as the rest of a start, so a vifproxy-confine makes it in advance.
+func TestProxyStartsInTheGroupInWhichItWaited(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.start()
+		var waits, group string
+		s.until("a vifproxy-confine waits in a group of its own", func() error {
+			for _, pid := range s.children(s.daemon.cmd.Process.Pid) {
+				n, err := strconv.Atoi(pid)
+				s.must(err)
+				if group = s.groupOf(n); strings.HasPrefix(filepath.Base(group), "proxy-") {
+					waits = pid
+					return nil
+				}
+			}
+			return fmt.Errorf("it is in %q", group)
+		})
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		proxy := s.untilState("work", control.Running).PID
+		if is := s.groupOf(proxy); fmt.Sprint(proxy) == waits && is != group {
+			t.Errorf("process %s waited in %s and serves in %s", waits, group, is)
+		} else if fmt.Sprint(proxy) != waits {
+			t.Errorf("process %s waited, and %d serves", waits, proxy)
+		}
+		s.stop()
 	})
 }

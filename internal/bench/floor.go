@@ -97,7 +97,7 @@ func (h *byHand) start() (took time.Duration, end func(), err error) {
 		})
 		unix.Close(pair[1])
 		if err == nil {
-			err = cell.HandOver(pair[0], h.uid, int(null), []string{tinyproxyPath, "-d", "-c", h.config})
+			err = cell.HandOver(confine.Room{}, pair[0], h.uid, int(null), []string{tinyproxyPath, "-d", "-c", h.config})
 		}
 		if err != nil {
 			return errors.Join(err, cell.Remove())

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,13 +22,14 @@ var controllers = []string{"memory", "pids", "cpu"}
 
 const (
 	daemonGroup = cgroup.Daemon
-	proxyPrefix = "proxy-" // then the port
+	proxyPrefix = "proxy-" // then a number
 )
 
 // A groups is the cgroup of the daemon, if systemd has delegated it (Delegate= in the unit).
 type groups struct {
 	root    *os.Root
 	enabled []string // of controllers
+	made    atomic.Uint64
 }
 
 var (
@@ -138,10 +140,10 @@ type group struct {
 	id     uint64 // its inode
 }
 
-// add makes the cgroup of a proxy, and opens its cgroup.procs for the process to enter by. To start the process inside would
-// take clone3(2), which systemd's RestrictNamespaces= denies us.
-func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err error) {
-	c := &group{parent: g, name: fmt.Sprint(proxyPrefix, port)}
+// add makes a cgroup without limits, and opens its cgroup.procs for a process to enter by. To start the process inside would take
+// clone3(2), which systemd's RestrictNamespaces= denies us.
+func (g *groups) add() (_ *group, procs *os.File, err error) {
+	c := &group{parent: g, name: fmt.Sprint(proxyPrefix, g.made.Add(1))}
 	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
 		err = c.remove()
 		if err == nil {
@@ -165,6 +167,12 @@ func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		c.id = stat.Ino
 	}
+	procs, err = g.root.OpenFile(c.name+"/cgroup.procs", os.O_WRONLY, 0)
+	return c, procs, err
+}
+
+// limit bounds what the processes in it may use together.
+func (c *group) limit(n limits.Needs) error {
 	for _, l := range []struct{ controller, file, value string }{
 		{"memory", "memory.max", fmt.Sprint(n.Memory)},
 		{"memory", "memory.swap.max", "0"},
@@ -172,16 +180,15 @@ func (g *groups) add(port uint16, n limits.Needs) (_ *group, procs *os.File, err
 		{"pids", "pids.max", fmt.Sprint(n.Serving)},
 		{"cpu", "cpu.weight", "50"}, // of the daemon's 1000
 	} {
-		if !slices.Contains(g.enabled, l.controller) {
+		if !slices.Contains(c.parent.enabled, l.controller) {
 			continue
 		}
 		// A kernel without swap accounting has no memory.swap.max.
-		if err := g.write(c.name+"/"+l.file, l.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, err
+		if err := c.parent.write(c.name+"/"+l.file, l.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	procs, err = g.root.OpenFile(c.name+"/cgroup.procs", os.O_WRONLY, 0)
-	return c, procs, err
+	return nil
 }
 
 // kill ends all processes in it, even those that left their group or session.

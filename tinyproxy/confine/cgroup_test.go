@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +58,7 @@ func TestGroups(t *testing.T) {
 	t.Logf("controllers %q", g.enabled)
 
 	// A process that leaves its session, and what it forked, in the proxy's cgroup.
-	c, procs, err := g.add(61000, limits.Need(100, limits.Rules{}, false))
+	c, procs, err := g.add()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,13 +71,13 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer said.Close()
-	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()))
-	proxy.ExtraFiles = []*os.File{os.NewFile(uintptr(pair[1]), "orders")}
+	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()), "4")
+	proxy.ExtraFiles = []*os.File{os.NewFile(uintptr(pair[1]), "orders"), procs}
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	cell := Cell{sandbox: new(Sandbox), limits: "4:0", ruleset: -1, procs: procs}
-	err = cell.HandOver(pair[0], 65534, int(output.Fd()),
+	cell := Cell{sandbox: new(Sandbox), limits: "4:0", ruleset: -1, needs: limits.Need(100, limits.Rules{}, false)}
+	err = cell.HandOver(Room{c, procs}, pair[0], 65534, int(output.Fd()),
 		[]string{"/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000"})
 	if err := errors.Join(err, output.Close(), unix.Close(pair[0])); err != nil {
 		t.Fatal(err)
@@ -111,6 +112,38 @@ func TestGroups(t *testing.T) {
 		t.Errorf("its cgroup is still there: %v", err)
 	}
 	g.root.Close()
+}
+
+// What goes wrong while nobody listens is said when somebody does.
+func TestGroupThatCannotBeEntered(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, output, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	shut, err := os.Open(os.DevNull) // not for writing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shut.Close()
+	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()), "4")
+	proxy.ExtraFiles = []*os.File{os.NewFile(uintptr(pair[1]), "orders"), shut}
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	cell := Cell{sandbox: new(Sandbox), limits: "4:0", ruleset: -1}
+	err = cell.HandOver(Room{}, pair[0], 65534, int(output.Fd()), []string{"/bin/true"})
+	if err := errors.Join(err, output.Close(), unix.Close(pair[0])); err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(said)
+	if end := proxy.Wait(); end == nil || err != nil || !strings.Contains(string(text), "cgroup: bad file descriptor") {
+		t.Errorf("%v, %v: %s", end, err, text)
+	}
 }
 
 // build builds vifproxy-confine where every user can execute it.

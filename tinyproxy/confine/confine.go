@@ -225,8 +225,49 @@ type Cell struct {
 	limits  string
 	slack   int
 	ruleset int
-	procs   *os.File // cgroup.procs; nil if there is no cgroup
-	group   *group
+	needs   limits.Needs
+	room    Room
+}
+
+// A Room is the cgroup in which a vifproxy-confine waits, and in which it becomes a proxy. It moves there in advance, because the kernel
+// takes 5 to 20 ms for a move (a grace period of RCU, cgroup_attach_lock in the kernel's kernel/cgroup/cgroup.c of 6.18). The zero
+// Room is none.
+type Room struct {
+	group *group
+	procs *os.File // cgroup.procs
+}
+
+// NewRoom makes a Room, if there is a cgroup of ours. The caller removes it, or hands it over to a Cell.
+func (s *Sandbox) NewRoom() (r Room, err error) {
+	if s.groups != nil {
+		if r.group, r.procs, err = s.groups.add(); err != nil {
+			return Room{}, fmt.Errorf("make a cgroup: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// Door returns the descriptor that a process enters by; -1 if there is no cgroup.
+func (r Room) Door() int {
+	if r.procs == nil {
+		return -1
+	}
+	return int(r.procs.Fd())
+}
+
+// Shut closes the door. What is in stays.
+func (r Room) Shut() {
+	if r.procs != nil {
+		r.procs.Close()
+	}
+}
+
+// Remove ends what is left in the cgroup, and removes it.
+func (r Room) Remove() error {
+	if r.group == nil {
+		return nil
+	}
+	return r.group.remove()
 }
 
 // Prepare makes what a start needs.
@@ -236,35 +277,35 @@ func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 		return nil, err
 	}
 	n := limits.Need(b.Clients, b.Rules, p.scratch)
-	c := &Cell{sandbox: s, limits: s.ceilings.Rlimits(n, p.scratch), slack: b.TimerSlack, ruleset: -1}
+	c := &Cell{sandbox: s, limits: s.ceilings.Rlimits(n, p.scratch), slack: b.TimerSlack, ruleset: -1, needs: n}
 	if s.abi > 0 {
 		if c.ruleset, err = s.ruleset(b, p); err != nil {
 			return nil, err
 		}
 	}
-	if s.groups != nil {
-		if c.group, c.procs, err = s.groups.add(b.Port, n); err != nil {
-			c.Started()
-			return nil, fmt.Errorf("make a cgroup: %w", err)
-		}
-	}
 	return c, nil
 }
 
-// HandOver makes a vifproxy-confine, which waits at the other end of a SOCK_SEQPACKET socket, become argv[0] as the given
-// user. output becomes its standard output and error. The error is EPIPE or ECONNRESET if the vifproxy-confine has ended.
-func (c *Cell) HandOver(socket int, uid uint32, output int, argv []string) error {
-	m := handover.Message{UID: uid, Limits: c.limits, Slack: c.slack, Argv: argv,
-		Output: output, Group: -1, Ruleset: c.ruleset, Gate: -1, Calls: -1}
-	if c.procs != nil {
-		m.Group = int(c.procs.Fd())
+// HandOver makes a vifproxy-confine, which waits in a Room and at the other end of a SOCK_SEQPACKET socket, become argv[0] as the
+// given user. output becomes its standard output and error. Without an error, the Room is the Cell's. The error is EPIPE or
+// ECONNRESET if the vifproxy-confine has ended.
+func (c *Cell) HandOver(room Room, socket int, uid uint32, output int, argv []string) error {
+	if room.group != nil {
+		if err := room.group.limit(c.needs); err != nil {
+			return fmt.Errorf("limit its cgroup: %w", err)
+		}
 	}
+	m := handover.Message{UID: uid, Limits: c.limits, Slack: c.slack, Argv: argv,
+		Output: output, Ruleset: c.ruleset, Gate: -1, Calls: -1}
 	if c.sandbox.callFilter != nil {
 		m.Gate, m.Calls = int(c.sandbox.gateFilter.Fd()), int(c.sandbox.callFilter.Fd())
 	}
 	text, fds := m.Encode()
-	err := unix.Sendmsg(socket, []byte(text), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
-	return os.NewSyscallError("sendmsg", err)
+	if err := unix.Sendmsg(socket, []byte(text), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); err != nil {
+		return os.NewSyscallError("sendmsg", err)
+	}
+	c.room = room
+	return nil
 }
 
 // Helper returns the path of vifproxy-confine for a child of ours. It leads through our descriptor, because the proxy's user
@@ -292,34 +333,25 @@ func (c *Cell) Started() {
 		unix.Close(c.ruleset)
 		c.ruleset = -1
 	}
-	if c.procs != nil {
-		c.procs.Close()
-		c.procs = nil
-	}
 }
 
 // Group returns the id of the cell's cgroup, as sock_diag(7) tells it of sockets; 0 if it has none.
 func (c *Cell) Group() uint64 {
-	if c.group == nil {
+	if c.room.group == nil {
 		return 0
 	}
-	return c.group.id
+	return c.room.group.id
 }
 
 // Kill ends every process in the cell, if it has a cgroup.
 func (c *Cell) Kill() {
-	if c.group != nil {
-		c.group.kill()
+	if c.room.group != nil {
+		c.room.group.kill()
 	}
 }
 
 // Remove ends what is left in the cell, and removes it.
-func (c *Cell) Remove() error {
-	if c.group == nil {
-		return nil
-	}
-	return c.group.remove()
-}
+func (c *Cell) Remove() error { return c.room.Remove() }
 
 // checkCapabilities notes what becomeUser in cmd/vifproxy-confine cannot do.
 func (s *Sandbox) checkCapabilities() {

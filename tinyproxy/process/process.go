@@ -142,7 +142,6 @@ func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) err
 	defer cell.Started()
 	r, err := p.launcher.handOver(cell, p.Spec.UID, argv, output)
 	if err != nil {
-		_ = cell.Remove()
 		return err
 	}
 	p.PID, p.pidfd, p.cell = r.pid, r.pidfd, cell

@@ -17,6 +17,7 @@ import (
 type recruit struct {
 	pid, pidfd int
 	socket     int // for what is handed over
+	room       confine.Room
 }
 
 // enlist starts a recruit, on a thread that lives as long as the Launcher.
@@ -28,13 +29,23 @@ func (l *Launcher) enlist() (*recruit, error) {
 	defer unix.Close(pair[1])
 	null := l.null.Fd()
 	path := l.options.Sandbox.Helper()
-	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid())}
-	pid, pidfd, err := l.forkExec(path, argv, nil, null, null, uintptr(pair[1]))
+	room, err := l.options.Sandbox.NewRoom()
 	if err != nil {
 		unix.Close(pair[0])
-		return nil, fmt.Errorf("start vifproxy-confine: %w", err)
+		return nil, err
 	}
-	return &recruit{pid, pidfd, pair[0]}, nil
+	defer room.Shut()
+	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid())}
+	fds := []uintptr{null, null, uintptr(pair[1])}
+	if door := room.Door(); door >= 0 {
+		argv, fds = append(argv, "4"), append(fds, uintptr(door))
+	}
+	pid, pidfd, err := l.forkExec(path, argv, nil, fds...)
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, errors.Join(fmt.Errorf("start vifproxy-confine: %w", err), room.Remove())
+	}
+	return &recruit{pid, pidfd, pair[0], room}, nil
 }
 
 // handOver makes a recruit become a proxy: the one that waits, or a new one. A recruit that has ended while it waited is
@@ -43,7 +54,7 @@ func (l *Launcher) handOver(cell *confine.Cell, uid uint32, argv []string, outpu
 	for range 2 {
 		select {
 		case r := <-l.recruits:
-			err := cell.HandOver(r.socket, uid, output, argv)
+			err := cell.HandOver(r.room, r.socket, uid, output, argv)
 			if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 				r.dismiss()
 				continue
@@ -64,7 +75,7 @@ func (l *Launcher) handOver(cell *confine.Cell, uid uint32, argv []string, outpu
 	if err != nil {
 		return nil, err
 	}
-	return r.handedOver(cell.HandOver(r.socket, uid, output, argv))
+	return r.handedOver(cell.HandOver(r.room, r.socket, uid, output, argv))
 }
 
 // handedOver returns a recruit that has become a proxy, or dismisses one that has not.
@@ -83,4 +94,5 @@ func (r *recruit) dismiss() {
 	_ = unix.Kill(r.pid, unix.SIGKILL)
 	_, _ = syscall.Wait4(r.pid, nil, 0, nil)
 	unix.Close(r.pidfd)
+	_ = r.room.Remove() // one that stays is removed by the next daemon
 }

@@ -23,7 +23,6 @@ type Message struct {
 	Slack   int    // of timers, in nanoseconds
 	Argv    []string
 	Output  int // standard output and error
-	Group   int // the cgroup.procs to enter
 	Ruleset int // of Landlock
 	Gate    int // files with seccomp filters: the one that lets a single execve pass
 	Calls   int // and the one with the list of calls
@@ -37,7 +36,7 @@ func (m *Message) fields() []struct {
 	return []struct {
 		letter byte
 		fd     *int
-	}{{'o', &m.Output}, {'g', &m.Group}, {'l', &m.Ruleset}, {'1', &m.Gate}, {'a', &m.Calls}}
+	}{{'o', &m.Output}, {'l', &m.Ruleset}, {'1', &m.Gate}, {'a', &m.Calls}}
 }
 
 // Encode returns a message as it is sent over a SOCK_SEQPACKET socket: words separated by NUL. The first word has a letter for
