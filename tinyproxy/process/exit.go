@@ -119,6 +119,12 @@ func cannotExecute(binary string, spec rendered, err error) *Error {
 	return &Error{Text: fmt.Sprintf("cannot execute %s as uid %d", binary, spec.UID), Err: err, Remedy: execRemedy(err)}
 }
 
+// crashed is the exit status of a Go program that its runtime ends (dopanic_m in runtime/panic.go, Go 1.26). The first line of its
+// output is the reason, and the stacks of all goroutines follow: GOTRACEBACK does not make them fewer for an error of the runtime itself.
+const crashed = 2
+
+var crash = regexp.MustCompile(`^(runtime|fatal error|panic|SIG[A-Z]+): `)
+
 // explainConfined returns an error for an exit of vifproxy-confine; nil if it was tinyproxy that ended.
 func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error {
 	if p.cell == nil {
@@ -127,6 +133,10 @@ func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error
 	last := said[max(0, len(said)-1):]
 	errno, ok := handover.ParseFailure(strings.Join(last, ""))
 	switch status.ExitStatus() {
+	case crashed:
+		if first := p.output.said.first(); crash.MatchString(first) {
+			return &Error{Text: "vifproxy-confine crashed" + tinyproxy.Quoted([]string{first}), Remedy: "it is tried again; please report it"}
+		}
 	case handover.CannotExecute:
 		if ok {
 			return cannotExecute(p.binary, p.Spec, errno)

@@ -65,22 +65,34 @@ func (o *output) line(raw []byte) {
 	o.part = o.part[:0]
 }
 
-// A tail keeps the last lines of a process, for the message about its end.
+// A tail keeps the first line and the last lines of a process, for the message about its end.
 type tail struct {
-	mu   sync.Mutex
-	last []string
+	mu    sync.Mutex
+	began string
+	last  []string
 }
 
 func (t *tail) add(line []byte) {
 	const keep = 5
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.last) == 0 {
+		t.began = string(line)
+	}
 	if len(t.last) == keep {
 		t.last = append(t.last[:0], t.last[1:]...)
 	}
 	t.last = append(t.last, string(line))
 }
 
+// first returns the first line.
+func (t *tail) first() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.began
+}
+
+// lines returns the last lines.
 func (t *tail) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
