@@ -1,44 +1,86 @@
 package process
 
 import (
-	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"vifproxy/tinyproxy/confine"
-	"vifproxy/tinyproxy/confine/handover"
 )
 
-// TestCrashOfARecruit has the Go runtime end a vifproxy-confine when it has the output of the proxy: the reason is in the error.
+// TestCrashOfARecruit has the Go runtime end a vifproxy-confine that has put everything into force: the reason is in the error. It waits
+// in execve(2) for a lease on the program, which the test holds.
 func TestCrashOfARecruit(t *testing.T) {
 	l := newLauncher(t, confined(t, confine.New))
+	content, err := os.ReadFile(realBinary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(openDir(t), "tinyproxy")
+	if err := os.WriteFile(program, content, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	recruited := <-l.recruits
-	// Between the daemon and the recruit, the test makes it enter a group that never takes it: a full pipe.
+	between := *recruited
+	mine, socket := socketpair(t)
+	between.socket = mine
+	go func() { l.recruits <- &between }()
+	failed := make(chan error, 1)
+	go func() { // until it is the turn of this recruit
+		for port := uint16(61000); ; port++ {
+			p, err := l.Start(bounded(t), program, newSpec(l, "social", port))
+			if err != nil {
+				failed <- err
+				return
+			}
+			p.Kill()
+		}
+	}()
+	text, control := make([]byte, 1<<16), make([]byte, 128)
+	n, controlled, _, _, err := unix.Recvmsg(socket, text, control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := lease(t, program)
+	given := rights(t, control[:controlled])
+	if err := unix.Sendmsg(recruited.socket, text[:n], unix.UnixRights(given...), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range append(given, recruited.socket) {
+		unix.Close(fd)
+	}
+	for ctx := bounded(t); ; {
+		if kind, err := unix.FcntlInt(held.Fd(), unix.F_GETLEASE, 0); err != nil || ctx.Err() != nil {
+			t.Fatalf("it does not execute the program: %v", err)
+		} else if kind != unix.F_WRLCK {
+			break // somebody waits for it
+		}
+	}
+	if err := unix.Kill(recruited.pid, unix.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; !strings.Contains(err.Error(), `vifproxy-confine crashed; it said "SIGQUIT: quit"`) {
+		t.Error(err)
+	}
+}
+
+func socketpair(t *testing.T) (a, b int) {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pair[1])
-	between := &recruit{recruited.pid, recruited.pidfd, pair[0]}
-	full := fullPipe(t)
-	failed := make(chan error, 1)
-	go func() { l.recruits <- between }()
-	go func() {
-		p, err := l.Start(bounded(t), realBinary, newSpec(l, "social", 61000))
-		if err == nil {
-			p.Kill()
-		}
-		failed <- err
-	}()
-	text, control := make([]byte, 1<<16), make([]byte, 128)
-	n, controlled, _, _, err := unix.Recvmsg(pair[1], text, control, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	messages, err := unix.ParseSocketControlMessage(control[:controlled])
+	t.Cleanup(func() { unix.Close(pair[1]) })
+	return pair[0], pair[1]
+}
+
+// rights returns the descriptors that came with a message.
+func rights(t *testing.T, control []byte) []int {
+	t.Helper()
+	messages, err := unix.ParseSocketControlMessage(control)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,52 +88,24 @@ func TestCrashOfARecruit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, ok := handover.Decode(string(text[:n]), fds)
-	if !ok {
-		t.Fatalf("%q", text[:n])
-	}
-	m.Group = full
-	changed, given := m.Encode()
-	if err := unix.Sendmsg(recruited.socket, []byte(changed), unix.UnixRights(given...), nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
-	unix.Close(recruited.socket)
-	for ctx := bounded(t); ; {
-		if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", recruited.pid)); strings.HasPrefix(to, "pipe:") {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatal("it does not take the output of the proxy")
-		}
-	}
-	if err := unix.Kill(recruited.pid, unix.SIGQUIT); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-failed; err == nil || !strings.Contains(err.Error(), `vifproxy-confine crashed; it said "SIGQUIT: quit"`) {
-		t.Errorf("%v", err)
-	}
+	return fds
 }
 
-// fullPipe returns the end of a pipe to which nothing can be written.
-func fullPipe(t *testing.T) int {
+// lease opens a file so that whoever opens it too waits, until the test ends.
+func lease(t *testing.T, path string) *os.File {
 	t.Helper()
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+	f, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(pipe[0]); unix.Close(pipe[1]) })
-	for block := make([]byte, 4096); ; {
-		if _, err := unix.Write(pipe[1], block); err == unix.EAGAIN {
-			break
-		} else if err != nil {
+	t.Cleanup(func() { f.Close() })
+	for ctx := bounded(t); ; { // as long as an earlier process has it open
+		_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+		if err == nil {
+			return f
+		}
+		if ctx.Err() != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := unix.SetNonblock(pipe[1], false); err != nil { // for the write of the recruit to wait
-		t.Fatal(err)
-	}
-	return pipe[1]
 }
