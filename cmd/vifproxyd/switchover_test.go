@@ -38,7 +38,10 @@ func echoes(tunnel net.Conn) error {
 // fetched. Each is told to beat, if somebody listens. None may fail; on a busy machine one that had been under way
 // for longer than the supervisor promises may have been cut because something else was revoked meanwhile.
 func (s *site) load(vm string, pages ...string) (beat chan bool, end func() string) {
-	const promised = 50 * time.Millisecond // grace, in package supervisor
+	promised := 50 * time.Millisecond // grace, in package proxies
+	if s.way().Loaded {
+		promised = 8 * time.Millisecond
+	}
 	var done, cut int
 	ctx, cancel := context.WithCancel(s.Context())
 	var client sync.WaitGroup

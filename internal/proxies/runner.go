@@ -94,19 +94,20 @@ func finish(proxy Proxy, change time.Time) {
 }
 
 // grace returns how long requests under way may take after a change that took so long to come into force. Revoked hosts have to be
-// out of reach soon after the change, tunnels included. A change usually takes 20 to 30 ms. If it takes longer, the machine is slow
+// out of reach soon after the change, tunnels included. A change usually takes 20 to 24 ms. If it takes longer, the machine is slow
 // now, and so is a request.
 //
 // A proxy is prompt if what it sends never waits for an acknowledgement. An HTTPS request through it takes 2 ms where the network takes
 // none, and a tunnel ends within 40 ms of the change. Through another one it takes 45 ms, and the tunnel ends within 100 ms.
 func grace(took time.Duration, prompt bool) time.Duration {
 	const (
-		all, least             = 86 * time.Millisecond, 50 * time.Millisecond
-		promptAll, promptLeast = 34 * time.Millisecond, 8 * time.Millisecond
-		most                   = 250 * time.Millisecond
+		all, least                    = 86 * time.Millisecond, 50 * time.Millisecond
+		promptAll, promptLeast, usual = 34 * time.Millisecond, 8 * time.Millisecond, 24 * time.Millisecond
+		most                          = 250 * time.Millisecond
 	)
+	slow := min(took, most)
 	if prompt {
-		return max(promptAll-took, promptLeast, min(took/3, most))
+		return max(promptAll-took, promptLeast, min(slow, 3*(took-usual)))
 	}
-	return max(all-took, least, min(took, most))
+	return max(all-took, least, slow)
 }
