@@ -163,10 +163,10 @@ func translated(c firewall.Config) []chain {
 // handedOver returns the chains for connections that the switchboard hands over. They stay as they are on their way, at the port that
 // all AppVMs use, and connection tracking has nothing to do with them: no entry that somebody deletes cuts them off.
 func handedOver(c firewall.Config) []chain {
-	fromAppVM := All(fromVif, TCP, is(dport, net16(c.ProxyPort)...), local)
+	fromAppVM := All(fromVif, TCP, is(dport, net16(c.ProxyPort)...))
 	return []chain{
 		{"vifproxy", "untracked_in", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{
-			All(fromAppVM, notrack),
+			All(fromAppVM, local, notrack),
 		}},
 		// The rule does not ask for the uid, because a socket that was closed with data still to send has none.
 		{"vifproxy", "untracked_out", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
