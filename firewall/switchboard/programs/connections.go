@@ -19,10 +19,9 @@ const (
 
 // Events of a socket, BPF_SOCK_OPS_*_CB.
 const (
-	connecting         = 3
-	activeEstablished  = 4
-	passiveEstablished = 5
-	listening          = 11
+	connecting        = 3
+	activeEstablished = 4
+	listening         = 11
 )
 
 // An option is one of setsockopt(2). bpf_setsockopt knows all of these since Linux 6.1.
@@ -43,17 +42,20 @@ const (
 	keepaliveProbes   = 3
 )
 
-var connectOptions = []option{{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int32(connectMax.Milliseconds())}}
+// bounded and unbounded are options of a socket that connects, and of one that has. TCP_USER_TIMEOUT would also end a connection whose peer
+// reads nothing for that long, such as a download that a person has paused.
+var (
+	bounded   = option{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int32(connectMax.Milliseconds())}
+	unbounded = option{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 0}
+)
 
-// establishedOptions are those of a connection, of either side.
+// lasting are options of all connections. One that a proxy accepts has them from the listening socket (sk_clone_lock in
+// net/core/sock.c, tcp_create_openreq_child in net/ipv4/tcp_minisocks.c), so they cost nothing while the AppVM waits.
 //
-//   - TCP_NODELAY: tinyproxy moves tunnels in pieces of 2048 bytes and does not set it (in any version up to 1.11.2), so Nagle's
-//     algorithm and the peer's delayed acknowledgement held up an HTTPS page by 40 ms.
-//   - TCP_USER_TIMEOUT 0, what it was before the attempt to connect: it would also end a connection whose peer reads nothing for
-//     that long, such as a download that a person has paused.
-var establishedOptions = []option{
+// TCP_NODELAY is among them because tinyproxy moves tunnels in pieces of 2048 bytes and does not set it (in any version up to
+// 1.11.2): Nagle's algorithm and the peer's delayed acknowledgement held up an HTTPS page by 40 ms.
+var lasting = []option{
 	{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 0},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int32(keepaliveIdle / time.Second)},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int32(keepaliveInterval / time.Second)},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepaliveProbes},
@@ -66,7 +68,7 @@ func (a *Attached) sockOps() asm.Instructions {
 		key    = -8 // as in the maps
 		cookie = -16
 	)
-	set := func(options []option) (all asm.Instructions) {
+	set := func(options ...option) (all asm.Instructions) {
 		for _, o := range options {
 			all = append(all,
 				asm.StoreImm(asm.R10, value, int64(o.value), asm.Word),
@@ -86,9 +88,9 @@ func (a *Attached) sockOps() asm.Instructions {
 		asm.LoadMem(asm.R2, asm.R6, opsOp, asm.Word),
 		asm.JEq.Imm(asm.R2, connecting, "connecting"),
 		asm.JEq.Imm(asm.R2, activeEstablished, "established"),
-		asm.JEq.Imm(asm.R2, passiveEstablished, "established"),
 		asm.JNE.Imm(asm.R2, listening, "end"),
-
+	}
+	program = append(append(program, set(lasting...)...),
 		// A listening socket is kept if the daemon expects one at its address, and once: what a proxy that somebody owns opens beside
 		// its own, it opens in vain.
 		asm.LoadMem(asm.R2, asm.R6, opsFamily, asm.Word),
@@ -115,13 +117,13 @@ func (a *Attached) sockOps() asm.Instructions {
 		asm.Mov.Imm(asm.R4, unix.BPF_NOEXIST),
 		asm.FnSockHashUpdate.Call(),
 		asm.Ja.Label("end"),
-	}
-	part := func(symbol string, options []option) {
-		part := set(options)
+	)
+	part := func(symbol string, options ...option) {
+		part := set(options...)
 		part[0] = part[0].WithSymbol(symbol)
 		program = append(append(program, part...), asm.Ja.Label("end"))
 	}
-	part("connecting", connectOptions)
-	part("established", establishedOptions)
+	part("connecting", bounded)
+	part("established", append(lasting[:len(lasting):len(lasting)], unbounded)...)
 	return append(program, asm.Mov.Imm(asm.R0, 1).WithSymbol("end"), asm.Return())
 }
