@@ -90,6 +90,9 @@ func (m *machine) switchboardIsAttachedOnce() {
 		if maps != 4 || links != 2 {
 			m.Errorf("the daemon has %d maps and %d links", maps, links)
 		}
+		if doctor, _ := m.try("vifproxyctl", "doctor"); !strings.Contains(doctor, "the kernel hands connections to the proxies, without NAT") {
+			m.Errorf("doctor says: %s", doctor)
+		}
 		if n := m.property("NFileDescriptorStore"); n != "6" {
 			m.Errorf("systemd keeps %s descriptors", n)
 		}

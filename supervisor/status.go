@@ -84,7 +84,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 		}
 		if row.State == control.Running {
 			row.PID, row.Port = vm.current.pid(), int(vm.current.Port)
-			row.Confinement = &l.Confined
+			row.Confinement, row.Switchboard = &l.Confined, &l.Setup.Switchboard
 			row.List = listOf(vm.current.Policy)
 		} else if d.Policy != nil {
 			row.List = listOf(d.Policy)

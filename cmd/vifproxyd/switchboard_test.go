@@ -37,6 +37,9 @@ func TestSwitchboard(t *testing.T) {
 	if is := s.way(); !is.Used || !is.Loaded {
 		t.Fatalf("%+v", is)
 	}
+	if is := s.untilState("work", control.Running).Switchboard; is == nil || !is.Used {
+		t.Errorf("show says %+v", is)
+	}
 	s.says("doctor", "ok     switchboard  the kernel hands connections to the proxies, without NAT\n")
 	s.opens("work", "http://bank.example/", "https://bank.example/")
 	s.opens("play", "http://shop.example/")

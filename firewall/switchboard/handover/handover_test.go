@@ -129,7 +129,7 @@ func TestReasonsByHand(t *testing.T) {
 		_ = sleep.Wait()
 	}()
 	for _, c := range []struct{ program, group, want string }{
-		{script, dir, "operation not permitted"},
+		{script, dir, "does not let programs of BPF be loaded: operation not permitted"},
 		{program, filepath.Join(dir, "none"), "no such file"},
 		{program, occupied, fmt.Sprintf("process %d is in the cgroup", sleep.Process.Pid)},
 		{program, "/", "/ is no cgroup"},

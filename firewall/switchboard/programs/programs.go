@@ -52,7 +52,7 @@ func Attach(cgroup string) (_ *Attached, err error) {
 			Name: m.like.Name, Type: ebpf.MapType(m.like.Type), Flags: m.like.Flags,
 			KeySize: m.like.KeySize, ValueSize: m.like.ValueSize, MaxEntries: m.like.MaxEntries,
 		}); err != nil {
-			return nil, fmt.Errorf("make the map %s: %w", m.like.Name, err)
+			return nil, explain("make the map "+m.like.Name, err)
 		}
 	}
 	dir, err := os.Open(cgroup)
@@ -63,7 +63,7 @@ func Attach(cgroup string) (_ *Attached, err error) {
 	if a.connections, err = attach(dir, ebpf.AttachCGroupSockOps, &ebpf.ProgramSpec{
 		Name: "connections", Type: ebpf.SockOps, Instructions: a.sockOps(),
 	}); err != nil {
-		return nil, fmt.Errorf("the program for the sockets of the cgroup %s: %w", cgroup, err)
+		return nil, explain("attach a program to the cgroup "+cgroup, err)
 	}
 	namespace, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -73,7 +73,7 @@ func Attach(cgroup string) (_ *Attached, err error) {
 	if a.lookup, err = attach(namespace, ebpf.AttachSkLookup, &ebpf.ProgramSpec{
 		Name: "lookup", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup, Instructions: a.skLookup(),
 	}); err != nil {
-		return nil, fmt.Errorf("the program for new connections of this network namespace: %w", err)
+		return nil, explain("attach a program to this network namespace", err)
 	}
 	return a, nil
 }
@@ -84,14 +84,23 @@ func attach(to *os.File, how ebpf.AttachType, spec *ebpf.ProgramSpec) (*link.Raw
 	spec.License = "Apache-2.0" // what they call is not reserved to programs under the GPL
 	program, err := ebpf.NewProgram(spec)
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", err)
+		return nil, err
 	}
 	defer program.Close()
-	l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(to.Fd()), Program: program, Attach: how})
-	if err != nil {
-		return nil, fmt.Errorf("attach: %w", err)
+	return link.AttachRawLink(link.RawLinkOptions{Target: int(to.Fd()), Program: program, Attach: how})
+}
+
+// explain says in plain words why something could not be done.
+func explain(what string, err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM): // the library advises to raise a limit, which the kernel has not applied since 5.11
+		return fmt.Errorf("%s: the kernel or a container does not let programs of BPF be loaded: %w", what, unix.EPERM)
+	case errors.Is(err, unix.ENOSYS):
+		return fmt.Errorf("%s: this kernel has no BPF: %w", what, unix.ENOSYS)
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%s: this takes Linux 6.1: %w", what, err)
 	}
-	return l, nil
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // Descriptors returns what there is to hand over. It is valid until Close.
