@@ -69,7 +69,7 @@ type VM struct {
 	Doubts int    `json:"doubts,omitempty"`
 
 	Confinement *Confinement `json:"confinement,omitempty"` // of its proxy, if there is one
-	Switchboard *Switchboard `json:"switchboard,omitempty"` // to that
+	Switchboard *Switchboard `json:"switchboard,omitempty"` // how connections get there
 }
 
 // InTrouble reports whether something is wrong with the VM. One that was stopped is in none, whatever there is to say about its rule

@@ -157,9 +157,9 @@ func (s *stage) edit(string) error {
 
 func (s *stage) leave(string) error {
 	s.scene("5. bank shuts down. Its proxy and its way through the packet filter are gone.")
-	ports := s.run("nft", "list", "map", "ip", "vifproxy", "ports")
+	bindings := s.run("nft", "list", "set", "ip", "vifproxy", "bindings")
 	for _, vm := range []lab.VM{bank, social} {
-		s.check(strings.Contains(ports, vm.Vif()), "%s reaches its proxy", vm.Name)
+		s.check(strings.Contains(bindings, vm.Vif()), "%s reaches its proxy", vm.Name)
 	}
 	fmt.Fprintf(s.out, "   bank disconnects from %s\n", bank.Vif())
 	if err := s.Detach(bank.Vif()); err != nil {
@@ -167,8 +167,8 @@ func (s *stage) leave(string) error {
 	}
 	s.untilShown("bank waiting")
 	s.show("bank waiting", "social running")
-	ports = s.run("nft", "list", "map", "ip", "vifproxy", "ports")
-	s.check(!strings.Contains(ports, bank.Vif()), "bank has no way to a proxy")
+	bindings = s.run("nft", "list", "set", "ip", "vifproxy", "bindings")
+	s.check(!strings.Contains(bindings, bank.Vif()), "bank has no way to a proxy")
 	s.curl("social", "https://chat.example/", "200")
 	return nil
 }
