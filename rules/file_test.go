@@ -150,7 +150,7 @@ func FuzzParseFile(f *testing.F) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				got, _ := again.Lines(s.compiled())
+				got, _ := again.Lines(s.Compiled())
 				if !slices.EqualFunc(got, lines, func(a, b Line) bool { return a.Text == b.Text }) {
 					t.Fatalf("%+v became %+v", lines, got)
 				}

@@ -42,8 +42,8 @@ type Syntax struct {
 // because lines are compared with more than a host, and not in a black list, which must not forbid less than it says.
 func (s Syntax) Narrows() bool { return !s.DefaultAllow && !s.URLs }
 
-// compiled returns the syntax of what Lines returns.
-func (s Syntax) compiled() Syntax {
+// Compiled returns the syntax of what Lines returns.
+func (s Syntax) Compiled() Syntax {
 	if s.Narrows() {
 		s.CaseSensitive = s.CaseSensitive || s.Language == expression.Fnmatch
 		s.Language = expression.Extended
@@ -82,7 +82,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 			return nil, wrong(f.Path, entry.Line, flaws.Excerpt(entry.Entry())+" has a port, and a black list forbids a host at all ports",
 				"write the host alone")
 		}
-		for _, text := range s.compiled().compile(entry.Text) {
+		for _, text := range s.Compiled().compile(entry.Text) {
 			if len(text) > expression.LineMax {
 				return nil, wrong(f.Path, entry.Line, flaws.Excerpt(entry.Text)+" is too long to be compared without regard to case",
 					"remove FilterCaseSensitive or FilterType fnmatch from the template `config`")

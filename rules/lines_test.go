@@ -127,7 +127,7 @@ func TestOnlyHostNamesPassTinyproxy(t *testing.T) {
 			t.Errorf("%q under %+v: tinyproxy refuses what is compiled to %q: %v", raw, s, staged(compiled), err)
 			continue
 		}
-		fresh, err := start(t, s.compiled(), staged(compiled))
+		fresh, err := start(t, s.Compiled(), staged(compiled))
 		if err != nil {
 			t.Errorf("%q under %+v became %q: %v", raw, s, staged(compiled), err)
 			continue

@@ -201,7 +201,7 @@ func compare(t *testing.T, content []byte, syntax Syntax, hosts []string) []Line
 	for what, filter := range filters {
 		reading := syntax
 		if what == "our lines" {
-			reading = syntax.compiled()
+			reading = syntax.Compiled()
 		}
 		p, err := start(t, reading, filter)
 		if err != nil && strings.Contains(err.Error(), "Bad regex") {

@@ -23,7 +23,15 @@ func (r Request) Address() string { return net.JoinHostPort(r.Host, strconv.Itoa
 // Line returns the request line as a browser sends it, without the version of HTTP.
 func (r Request) Line() string {
 	if r.Tunnel {
-		return http.MethodConnect + " " + r.Address()
+		return http.MethodConnect + " " + r.url()
+	}
+	return http.MethodGet + " " + r.url()
+}
+
+// url returns what a request line has between the method and the version of HTTP.
+func (r Request) url() string {
+	if r.Tunnel {
+		return r.Address()
 	}
 	host := r.Address()
 	if r.Port == 80 {
@@ -32,7 +40,15 @@ func (r Request) Line() string {
 			host = "[" + host + "]"
 		}
 	}
-	return http.MethodGet + " http://" + host + r.URI
+	return "http://" + host + r.URI
+}
+
+// Compared returns what tinyproxy compares filter lines with (filter_run in process_request, src/reqs.c of 1.11).
+func (f Filter) Compared(r Request) string {
+	if f.URLs {
+		return r.url()
+	}
+	return r.Host
 }
 
 // send sends the request to the tinyproxy at addr, and returns the HTTP status that it answers.

@@ -178,34 +178,22 @@ func (k *checker) file(path string) {
 		}
 	}
 	found := k.linter.File(path, content)
-	bad, lines, err := k.try(path, content)
+	bad, err := k.try(path, content)
 	if err != nil && k.Untried == nil {
 		k.Untried = err
 	}
 	found = append(found, bad...)
 	slices.SortStableFunc(found, func(a, b lint.Finding) int { return a.Line - b.Line })
 	for _, f := range found {
-		if text := lines[f.Line]; f.Admits != "" && text != nil && k.Untried == nil {
-			admits, err := k.judge.Any(k.ctx, text, visits(f.Admits))
-			if err != nil || !admits[0] {
-				f.Admits = ""
-			}
-		}
 		k.add(f)
 	}
 }
 
-// visits returns a request for a host, whose answer shows whether a pattern matches it.
-func visits(host string) []tinyproxy.Request {
-	return []tinyproxy.Request{{Host: host, Port: 80, URI: "/"}}
-}
-
-// try has tinyproxy read the lines of a file, and finds those that it refuses. It returns what it reads, by line of
-// the file.
-func (k *checker) try(path string, content []byte) (bad []lint.Finding, byLine map[int][]string, err error) {
+// try has tinyproxy read the lines of a file, and finds those that it refuses.
+func (k *checker) try(path string, content []byte) (bad []lint.Finding, err error) {
 	file, err := rules.ParseFile(path, content)
 	if err != nil {
-		return nil, nil, nil // said already
+		return nil, nil // said already
 	}
 	if numbers := openPorts(file); numbers != "" {
 		k.Ports = append(k.Ports, path+" opens "+numbers)
@@ -213,9 +201,8 @@ func (k *checker) try(path string, content []byte) (bad []lint.Finding, byLine m
 	lines, err := file.Lines(k.linter.Syntax)
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
 		bad = []lint.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}
-		return bad, nil, nil
+		return bad, nil
 	}
-	byLine = map[int][]string{}
 	var texts []string
 	for _, line := range lines {
 		if addr, misleads := k.config.MisleadsUpstream(line.Text); misleads && !k.linter.DefaultAllow && !k.linter.URLs {
@@ -223,26 +210,24 @@ func (k *checker) try(path string, content []byte) (bad []lint.Finding, byLine m
 				Source: strings.Split(string(content), "\n")[line.Line-1], Remedy: tinyproxy.NotMisled(addr), Refused: true})
 		}
 		texts = append(texts, line.Text)
-		byLine[line.Line] = append(byLine[line.Line], line.Text)
 	}
 	for {
-		_, err := k.judge.Any(k.ctx, texts, visits("vifproxy.example"))
+		_, err := k.judge.Any(k.ctx, texts, []tinyproxy.Request{{Host: "vifproxy.example", Port: 80, URI: "/"}})
 		var refused *tinyproxy.BadPattern
 		if !errors.As(err, &refused) {
-			return bad, byLine, err
+			return bad, err
 		}
 		i := refused.Line
 		if i < 0 {
 			i = slices.Index(texts, refused.Text)
 		}
 		if i < 0 {
-			return bad, byLine, err
+			return bad, err
 		}
 		source := strings.Split(string(content), "\n")[lines[i].Line-1]
 		bad = append(bad, lint.Finding{Path: path, Line: lines[i].Line, Col: strings.Index(source, texts[i]) + 1,
 			Width: len(texts[i]), Source: strings.TrimSuffix(source, "\r"), Problem: "tinyproxy refuses this expression",
 			Remedy: "correct it, see regex(7)", Refused: true})
-		delete(byLine, lines[i].Line)
 		texts, lines = slices.Delete(texts, i, i+1), slices.Delete(lines, i, i+1)
 	}
 }

@@ -57,7 +57,7 @@ type Explainer struct {
 }
 
 // Explain returns what becomes of a request. Each guard on its way gives one step. The last step is the outcome of trying it, which
-// decides. A real tinyproxy says which lines match, so no second matcher can disagree with it.
+// decides: a real tinyproxy.
 func (x Explainer) Explain(ctx context.Context, s Subject, r tinyproxy.Request) (control.Explanation, error) {
 	e := control.Explanation{VM: s.Name, Request: r.Line(), Note: s.Note}
 	soon, cancel := context.WithTimeout(ctx, TryTimeout)

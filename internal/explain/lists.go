@@ -82,15 +82,11 @@ func offer(steps []control.Step, s Subject, r tinyproxy.Request) {
 // rulesStep says which lines of the rule file match.
 func (s Subject) rulesStep(ctx context.Context, r tinyproxy.Request) (control.Step, error) {
 	step := control.Step{Guard: guardRules, Lines: []control.Line{}}
-	texts := make([]string, len(s.Rules))
-	for i, line := range s.Rules {
-		texts[i] = line.Text
-	}
-	matches, err := s.Judge().Matches(ctx, texts, []tinyproxy.Request{r}, linesMax)
+	matching, err := s.Matching(ctx, r, linesMax)
 	if err != nil {
 		return step, err
 	}
-	for _, i := range matches[0] {
+	for _, i := range matching {
 		line := control.Line{Path: s.RulesPath, Line: s.Rules[i].Number, Text: s.Rules[i].Text}
 		if host, temporary := s.Policy.Temporary[line.Text]; temporary {
 			line.Text = host.String()

@@ -226,11 +226,6 @@ func subset(small, large []tinyproxy.FilterLine) bool {
 	return !slices.ContainsFunc(small, func(l tinyproxy.FilterLine) bool { return !in[l.Text] })
 }
 
-// Judge returns the judge of what the policy's lines match.
-func (p *Policy) Judge() tinyproxy.Judge {
-	return tinyproxy.Judge{Binary: p.Binary.Path, Filter: p.Config.Filter.Compiled()}
-}
-
 // String returns what the fakes of tests print of a policy.
 func (p *Policy) String() string {
 	texts := make([]string, len(p.Rules))

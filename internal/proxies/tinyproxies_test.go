@@ -149,17 +149,13 @@ func TestExplainAgreesWithTheProxies(t *testing.T) {
 		}
 		for from := 0; from < patterns; from += perFile {
 			p := policytest.Of(t, bind, lines[from:from+perFile], directives...)
-			texts := make([]string, len(p.Rules))
-			for i, line := range p.Rules {
-				texts[i] = line.Text
-			}
-			got, err := p.Judge().Matches(t.Context(), texts, questions, perFile)
-			if err != nil {
-				t.Fatal(err)
-			}
 			for i, q := range questions {
+				got, err := p.Matching(t.Context(), q, perFile)
+				if err != nil {
+					t.Fatal(err)
+				}
 				matched := make(map[int]bool) // by number of the line
-				for _, k := range got[i] {
+				for _, k := range got {
 					matched[p.Rules[k].Number] = true
 				}
 				for k := range perFile {

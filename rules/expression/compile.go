@@ -1,6 +1,6 @@
 // Package expression reads patterns as tinyproxy's C library does: basic and extended regular expressions, and fnmatch(3).
-// [Compile] turns one into an extended expression that matches host names only. [Language.ShapeOf] says what its author can have
-// meant, and decides nothing.
+// [Compile] turns one into an extended expression that matches host names only. [Parse] returns its tree, of which package
+// rules/match makes an automaton. [Language.ShapeOf] says what its author can have meant, and decides nothing.
 //
 // Concurrency: its functions may be called from any goroutine.
 package expression
@@ -29,15 +29,6 @@ const (
 	Fnmatch                  // FilterType fnmatch
 )
 
-// hostChars are the characters of host names. HostClass is the same as text.
-var hostChars = func() (set charset) {
-	for c := range 128 {
-		b := byte(c)
-		set[b] = isLower(b) || isUpper(b) || isDigit(b) || b == '.' || b == '_' || b == '-'
-	}
-	return set
-}()
-
 // HostClass is a bracket expression that matches the characters of host names.
 const HostClass = "[a-zA-Z0-9._-]"
 
@@ -57,32 +48,28 @@ func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 func isUpper(c byte) bool { return 'A' <= c && c <= 'Z' }
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-type charset [256]bool
+// An Expression is a parsed pattern: branches, one of which has to match somewhere in the text.
+type Expression []Branch
 
-// within reports whether all characters of s are in other.
-func (s charset) within(other charset) bool {
-	for c, in := range s {
-		if in && !other[c] {
-			return false
-		}
-	}
-	return true
+// A Branch is pieces that match one after the other.
+type Branch []Piece
+
+// A Piece is one of an assertion, an expression in parentheses, and a character. A character or a group may be repeated.
+type Piece struct {
+	Assertion string      // "^", "$", or one of those that GNU adds: \b \B \< \> \` \'
+	Group     *Expression // in parentheses
+	Set       Charset     // the characters that match; none, if the piece matches nothing
+	Min, Max  int         // how often; Max < 0 is without end
+
+	literal byte // the character as it is written, if it is one
+	pos     int  // in the pattern, in bytes
 }
 
-// An expression is a parsed pattern: branches, one of which has to match.
-type expression []branch
-
-// A branch is pieces that match one after the other.
-type branch []piece
-
-// A piece is one of an assertion, an expression in parentheses, and a character. It may be repeated.
-type piece struct {
-	assertion string      // "^", "$", or one of those that GNU adds: \b \B \< \> \` \'
-	group     *expression // in parentheses
-	set       charset     // the characters that match
-	literal   byte        // the character as it is written, if it is one
-	min, max  int         // how often; max < 0 is without end
-	pos       int         // in the pattern, in bytes
+// Parse reads a pattern. The flaw is about what tinyproxy's C library refuses, and about what few people know, such as a reference
+// back to a parenthesis. An fnmatch(3) pattern is compared with regard to case always.
+func Parse(text string, l Language, caseSensitive bool) (Expression, *flaws.Flaw) {
+	p := newParser(text, l, caseSensitive)
+	return p.parse()
 }
 
 // A Compiled pattern is what tinyproxy is given for it.
@@ -94,7 +81,7 @@ type Compiled struct {
 
 // Compile compiles a line of a white list.
 func Compile(text string, l Language, caseSensitive bool) (n Compiled, flaw *flaws.Flaw) {
-	p := parser{text: text, language: l, fold: !caseSensitive && l != Fnmatch}
+	p := newParser(text, l, caseSensitive)
 	e, flaw := p.parse()
 	if flaw != nil {
 		return n, flaw
@@ -129,13 +116,13 @@ func Compile(text string, l Language, caseSensitive bool) (n Compiled, flaw *fla
 }
 
 // address returns the text that the expression stands for, if it matches exactly one.
-func (e expression) address() string {
-	if len(e) != 1 || len(e[0]) < 3 || !e[0].begins() || !e[0].ends() {
+func (e Expression) address() string {
+	if len(e) != 1 || len(e[0]) < 3 || !e[0].begins() || !e[0].Ends() {
 		return ""
 	}
 	var b strings.Builder
 	for _, p := range e[0][1 : len(e[0])-1] {
-		if p.literal == 0 || p.min != 1 || p.max != 1 {
+		if p.literal == 0 || p.Min != 1 || p.Max != 1 {
 			return ""
 		}
 		b.WriteByte(p.literal)
@@ -143,13 +130,15 @@ func (e expression) address() string {
 	return b.String()
 }
 
-func (b branch) begins() bool { return len(b) > 0 && b[0].assertion == "^" }
-func (b branch) ends() bool   { return len(b) > 0 && b[len(b)-1].assertion == "$" }
+func (b Branch) begins() bool { return len(b) > 0 && b[0].Assertion == "^" }
+
+// Ends reports whether the branch matches at the end of a text only, because '$' comes last.
+func (b Branch) Ends() bool { return len(b) > 0 && b[len(b)-1].Assertion == "$" }
 
 // exact reports whether the expression matches host names only, as it stands.
-func (e expression) exact() bool {
+func (e Expression) exact() bool {
 	for _, b := range e {
-		if !b.begins() || !b.ends() || !b.plain() {
+		if !b.begins() || !b.Ends() || !b.plain() {
 			return false
 		}
 	}
@@ -157,13 +146,13 @@ func (e expression) exact() bool {
 }
 
 // plain reports whether all characters that the branch matches are those of host names.
-func (b branch) plain() bool {
+func (b Branch) plain() bool {
 	for _, p := range b {
-		if p.group == nil && !p.set.within(hostChars) {
+		if p.Group == nil && !p.Set.within(hostChars) {
 			return false
 		}
-		if p.group != nil {
-			for _, inner := range *p.group {
+		if p.Group != nil {
+			for _, inner := range *p.Group {
 				if !inner.plain() {
 					return false
 				}
@@ -174,14 +163,14 @@ func (b branch) plain() bool {
 }
 
 // weight returns the number of characters of the expression with all repetitions written out.
-func (e expression) weight() (n int) {
+func (e Expression) weight() (n int) {
 	for _, b := range e {
 		for _, p := range b {
 			one := 1
-			if p.group != nil {
-				one += p.group.weight()
+			if p.Group != nil {
+				one += p.Group.weight()
 			}
-			n = min(n+one*max(1, p.min, p.max), maxWeight+1)
+			n = min(n+one*max(1, p.Min, p.Max), maxWeight+1)
 		}
 	}
 	return n
@@ -189,7 +178,7 @@ func (e expression) weight() (n int) {
 
 // emit returns the text of a branch that matches nothing but host names, and reports whether it can match at all. At the top it
 // writes out open ends.
-func (b branch) emit(fold, top bool) (string, bool) {
+func (b Branch) emit(fold, top bool) (string, bool) {
 	var text strings.Builder
 	if top && !b.begins() {
 		text.WriteString("^" + HostClass + "*")
@@ -201,33 +190,33 @@ func (b branch) emit(fold, top bool) (string, bool) {
 		}
 		text.WriteString(one)
 	}
-	if top && !b.ends() {
+	if top && !b.Ends() {
 		text.WriteString(HostClass + "*$")
 	}
 	return text.String(), true
 }
 
-func (p piece) emit(fold bool) (text string, possible bool) {
+func (p Piece) emit(fold bool) (text string, possible bool) {
 	switch {
-	case p.assertion != "":
-		return p.assertion, true
-	case p.group != nil:
+	case p.Assertion != "":
+		return p.Assertion, true
+	case p.Group != nil:
 		var branches []string
-		for _, b := range *p.group {
+		for _, b := range *p.Group {
 			if one, ok := b.emit(fold, false); ok {
 				branches, possible = append(branches, one), true
 			}
 		}
 		text = "(" + strings.Join(branches, "|") + ")"
 	case p.literal != 0:
-		text, possible = escape(p.literal), hostChars[p.literal]
+		text, possible = escape(p.literal), hostChars.Has(p.literal)
 	default:
-		text, possible = p.set.emit(fold)
+		text, possible = p.Set.emit(fold)
 	}
-	if !possible || p.max == 0 {
-		return "", p.min == 0
+	if !possible || p.Max == 0 {
+		return "", p.Min == 0
 	}
-	return text + repetition(p.min, p.max), true
+	return text + repetition(p.Min, p.Max), true
 }
 
 func escape(c byte) string {
@@ -256,7 +245,7 @@ func repetition(least, most int) string {
 }
 
 // emit returns the text for those characters of a set that host names have.
-func (s charset) emit(fold bool) (string, bool) {
+func (s Charset) emit(fold bool) (string, bool) {
 	if hostChars.within(s) {
 		return HostClass, true
 	}
@@ -268,7 +257,7 @@ func (s charset) emit(fold bool) (string, bool) {
 		}
 		for c := int(run[0]); c <= int(run[1]); c++ {
 			first := c
-			for c <= int(run[1]) && s[c] {
+			for c <= int(run[1]) && s.Has(byte(c)) {
 				n, last = n+1, byte(c)
 				c++
 			}

@@ -19,12 +19,17 @@ type parser struct {
 	odd      int // see Compiled
 }
 
+// newParser returns a parser. tinyproxy asks fnmatch(3) to distinguish case, with or without FilterCaseSensitive.
+func newParser(text string, l Language, caseSensitive bool) parser {
+	return parser{text: text, language: l, fold: !caseSensitive && l != Fnmatch}
+}
+
 func (p *parser) fail(pos int, what, remedy string) *flaws.Flaw {
 	return &flaws.Flaw{Col: pos + 1, Text: flaws.Excerpt(p.text) + " " + what, Remedy: remedy}
 }
 
 // parse reads all of the text.
-func (p *parser) parse() (expression, *flaws.Flaw) {
+func (p *parser) parse() (Expression, *flaws.Flaw) {
 	if p.language == Fnmatch {
 		return p.glob()
 	}
@@ -52,7 +57,7 @@ func (p *parser) operator() (op byte, length int) {
 	return 0, 0
 }
 
-func (p *parser) alternatives() (e expression, flaw *flaws.Flaw) {
+func (p *parser) alternatives() (e Expression, flaw *flaws.Flaw) {
 	for {
 		b, flaw := p.branch()
 		if flaw != nil {
@@ -67,18 +72,18 @@ func (p *parser) alternatives() (e expression, flaw *flaws.Flaw) {
 	}
 }
 
-func (p *parser) branch() (b branch, flaw *flaws.Flaw) {
+func (p *parser) branch() (b Branch, flaw *flaws.Flaw) {
 	for p.pos < len(p.text) {
 		op, n := p.operator()
 		if op == '|' || op == ')' && (p.depth > 0 || p.language == Basic) {
 			return b, nil
 		}
 		// At the beginning, and behind an assertion, there is nothing to repeat.
-		first := len(b) == 0 || b[len(b)-1].assertion != ""
+		first := len(b) == 0 || b[len(b)-1].Assertion != ""
 		if strings.IndexByte("*+?{", op) >= 0 && first && (p.language == Extended || op == '{') {
 			return nil, p.fail(p.pos, "repeats nothing", `write .* for any number of characters, \. for a dot`)
 		}
-		one := piece{min: 1, max: 1, pos: p.pos}
+		one := Piece{Min: 1, Max: 1, pos: p.pos}
 		switch {
 		case op == '(':
 			p.pos += n
@@ -92,7 +97,7 @@ func (p *parser) branch() (b branch, flaw *flaws.Flaw) {
 			}
 			p.pos += n
 			p.depth--
-			one.group = &group
+			one.Group = &group
 		case op != 0: // an operator with nothing to do is a character like any other
 			p.character(&one, p.text[p.pos+n-1], n)
 		default:
@@ -100,7 +105,7 @@ func (p *parser) branch() (b branch, flaw *flaws.Flaw) {
 				return nil, flaw
 			}
 		}
-		if one.assertion == "" {
+		if one.Assertion == "" {
 			if one, flaw = p.repeated(one); flaw != nil {
 				return nil, flaw
 			}
@@ -111,7 +116,7 @@ func (p *parser) branch() (b branch, flaw *flaws.Flaw) {
 }
 
 // repeated reads the operators behind a piece.
-func (p *parser) repeated(one piece) (piece, *flaws.Flaw) {
+func (p *parser) repeated(one Piece) (Piece, *flaws.Flaw) {
 	for {
 		at := p.pos
 		op, n := p.operator()
@@ -130,15 +135,15 @@ func (p *parser) repeated(one piece) (piece, *flaws.Flaw) {
 		default:
 			return one, nil
 		}
-		twice := one.min != 1 || one.max != 1
+		twice := one.Min != 1 || one.Max != 1
 		if twice && p.language == Basic && (op == '*' || op == '{') {
 			return one, p.fail(p.pos, "repeats what is repeated already", "keep one of the two")
 		}
 		p.pos += n
 		if twice {
-			one = piece{group: &expression{branch{one}}, pos: at}
+			one = Piece{Group: &Expression{Branch{one}}, pos: at}
 		}
-		one.min, one.max = least, most
+		one.Min, one.Max = least, most
 	}
 }
 
@@ -172,11 +177,11 @@ func (p *parser) braces(opening int) (least, most, length int, flaw *flaws.Flaw)
 }
 
 // atom reads a piece that is no operator. At the beginning of a branch a '^' is an anchor in basic expressions too.
-func (p *parser) atom(one *piece, first bool) *flaws.Flaw {
+func (p *parser) atom(one *Piece, first bool) *flaws.Flaw {
 	rest := p.text[p.pos:]
 	switch c := rest[0]; {
 	case c == '^' && (first || p.language == Extended), c == '$' && (p.language == Extended || p.last()):
-		one.assertion = rest[:1]
+		one.Assertion = rest[:1]
 		p.pos++
 	case c == '.':
 		p.any(one)
@@ -187,14 +192,13 @@ func (p *parser) atom(one *piece, first bool) *flaws.Flaw {
 	case c == '\\' && '1' <= rest[1] && rest[1] <= '9':
 		return p.fail(p.pos, "refers back to what a parenthesis matched", "write a line for each")
 	case c == '\\' && strings.IndexByte("bB<>`'", rest[1]) >= 0:
-		one.assertion = rest[:2]
+		one.Assertion = rest[:2]
 		p.pos += 2
 	case c == '\\' && strings.IndexByte("wWsS", rest[1]) >= 0:
-		for i := range one.set {
-			b := byte(i)
-			word, space := isLower(b) || isUpper(b) || isDigit(b) || b == '_', strings.IndexByte(" \t\n\v\f\r", b) >= 0
-			one.set[b] = map[byte]bool{'w': word, 'W': !word, 's': space, 'S': !space}[rest[1]]
-		}
+		one.Set = charsetOf(func(c byte) bool {
+			word, space := isLower(c) || isUpper(c) || isDigit(c) || c == '_', strings.IndexByte(" \t\n\v\f\r", c) >= 0
+			return map[byte]bool{'w': word, 'W': !word, 's': space, 'S': !space}[rest[1]]
+		})
 		p.pos += 2
 	case c == '\\' && p.fold && isLower(rest[1]):
 		// It matches nothing: to ignore case, the C library turns all it reads into upper case, but not a letter behind a
@@ -217,20 +221,22 @@ func (p *parser) last() bool {
 	return rest == "" || strings.HasPrefix(rest, `\)`) || strings.HasPrefix(rest, `\|`)
 }
 
-func (p *parser) any(one *piece) {
-	for c := 1; c < len(one.set); c++ {
-		one.set[c] = true
-	}
+var anything = charsetOf(func(c byte) bool { return c != 0 })
+
+func (p *parser) any(one *Piece) {
+	one.Set = anything
 	p.pos++
 }
 
 // character reads a literal character that is written in n bytes.
-func (p *parser) character(one *piece, c byte, n int) {
-	one.literal, one.set[c] = c, true
+func (p *parser) character(one *Piece, c byte, n int) {
+	one.literal = c
+	one.Set.add(c)
 	if p.fold {
-		one.set[upper(c)], one.set[lower(c)] = true, true
+		one.Set.add(upper(c))
+		one.Set.add(lower(c))
 	}
-	if !hostChars[c] && p.odd == 0 {
+	if !hostChars.Has(c) && p.odd == 0 {
 		p.odd = p.pos + 1
 	}
 	p.pos += n
@@ -265,7 +271,7 @@ var classes = map[string]func(c byte) bool{
 }
 
 // bracket reads a bracket expression.
-func (p *parser) bracket(one *piece) *flaws.Flaw {
+func (p *parser) bracket(one *Piece) *flaws.Flaw {
 	start := p.pos
 	glob := p.language == Fnmatch
 	open := p.fail(start, "opens a bracket that nothing closes", `close it, or write \[`)
@@ -274,7 +280,7 @@ func (p *parser) bracket(one *piece) *flaws.Flaw {
 	if negated {
 		rest = rest[1:]
 	}
-	var set charset
+	var set Charset
 	for first := true; ; first = false {
 		if rest == "" {
 			return open
@@ -292,8 +298,8 @@ func (p *parser) bracket(one *piece) *flaws.Flaw {
 			if p.fold && (name == "lower" || name == "upper") {
 				class = classes["alpha"] // as build_charclass does under RE_ICASE
 			}
-			for c := range set {
-				set[c] = set[c] || class(byte(c))
+			for i, word := range charsetOf(class) {
+				set[i] |= word
 			}
 			rest = after
 			continue
@@ -316,17 +322,16 @@ func (p *parser) bracket(one *piece) *flaws.Flaw {
 			return p.fail(start, "has a range that ends before it begins", "write the lower end first")
 		}
 		for c := int(from); c <= int(to); c++ {
-			set[c] = true
+			set.add(byte(c))
 		}
 	}
-	for c := 1; c < len(set); c++ {
-		b := byte(c)
-		in := set[b]
+	one.Set = charsetOf(func(c byte) bool {
+		in := set.Has(c)
 		if p.fold {
-			in = set[upper(b)]
+			in = set.Has(upper(c))
 		}
-		one.set[b] = in != negated
-	}
+		return c != 0 && in != negated
+	})
 	p.pos = len(p.text) - len(rest)
 	return nil
 }
@@ -347,14 +352,14 @@ func (p *parser) element(rest string, start int) (c byte, after string, flaw *fl
 }
 
 // glob reads an fnmatch(3) pattern, as the expression that matches the same.
-func (p *parser) glob() (expression, *flaws.Flaw) {
-	b := branch{{assertion: "^"}}
+func (p *parser) glob() (Expression, *flaws.Flaw) {
+	b := Branch{{Assertion: "^"}}
 	for p.pos < len(p.text) {
-		one := piece{min: 1, max: 1, pos: p.pos}
+		one := Piece{Min: 1, Max: 1, pos: p.pos}
 		switch rest := p.text[p.pos:]; {
 		case rest[0] == '*':
 			p.any(&one)
-			one.min, one.max = 0, -1
+			one.Min, one.Max = 0, -1
 		case rest[0] == '?':
 			p.any(&one)
 		case rest[0] == '[':
@@ -370,5 +375,5 @@ func (p *parser) glob() (expression, *flaws.Flaw) {
 		}
 		b = append(b, one)
 	}
-	return expression{append(b, piece{assertion: "$"})}, nil
+	return Expression{append(b, Piece{Assertion: "$"})}, nil
 }

@@ -1,0 +1,56 @@
+package policy_test
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"vifproxy/internal/policy/policytest"
+	"vifproxy/tinyproxy"
+)
+
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+// What package rules/match does not know exactly, a real tinyproxy says.
+func TestMatchingKnowsAllLines(t *testing.T) {
+	p := policytest.Of(t, loopback, []string{`x`, `^\(a\)\1$`, `^a`, `b\(b\)\1$`})
+	for _, tt := range []struct {
+		host string
+		most int
+		want []int
+	}{{"aa", 9, []int{1, 2}}, {"aa", 1, []int{1}}, {"ab", 9, []int{2}}, {"abbb", 9, []int{2, 3}}, {"abbb", 1, []int{2}}, {"c", 9, nil}} {
+		got, err := p.Matching(t.Context(), tinyproxy.Request{Host: tt.host, Port: 80, URI: "/"}, tt.most)
+		if err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%s, at most %d: %v, %v", tt.host, tt.most, got, err)
+		}
+	}
+}
+
+// Lines are compared with what a real tinyproxy compares them with.
+func TestMatchingComparesWhatTinyproxyDoes(t *testing.T) {
+	lines := []string{`^a$`, `^a:443$`, `^http://a/x$`, `^http://a:81/x$`, `^::1$`, `^\[::1]:443$`, `^http://\[::1]/x$`, `^A$`}
+	matched := map[int]bool{}
+	for _, directives := range [][]string{{"FilterURLs Yes"}, {"FilterURLs No"}, {"FilterURLs Yes", "FilterCaseSensitive Yes"}} {
+		p := policytest.Of(t, loopback, lines, directives...)
+		for _, r := range []tinyproxy.Request{
+			{Tunnel: true, Host: "a", Port: 443}, {Host: "a", Port: 80, URI: "/x"}, {Host: "a", Port: 81, URI: "/x"},
+			{Tunnel: true, Host: "::1", Port: 443}, {Host: "::1", Port: 80, URI: "/x"}, {Host: "b", Port: 80, URI: "/a"},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			got, err := p.Matching(ctx, r, len(lines))
+			want, judgeErr := p.Judge().Matches(ctx, lines, []tinyproxy.Request{r}, len(lines))
+			if err != nil || judgeErr != nil || !slices.Equal(got, want[0]) {
+				t.Errorf("%s under %q: %v (%v), and tinyproxy says %v (%v)", r.Line(), directives, got, err, want, judgeErr)
+			}
+			for _, i := range got {
+				matched[i] = true
+			}
+		}
+	}
+	if len(matched) != len(lines) {
+		t.Errorf("only the lines %v match", matched)
+	}
+}
