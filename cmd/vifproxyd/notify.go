@@ -16,10 +16,14 @@ type notifier struct {
 
 	mu      sync.Mutex
 	waiting []string
+	alive   time.Time // when it was last told that the loop goes round
 	closed  bool
 	wake    chan struct{} // capacity 1
 	done    chan struct{} // closed when all is sent, after close
 }
+
+// aliveInterval is the time between two signs of life, at least: the loop gives one with every round, and systemd wakes up for each.
+const aliveInterval = time.Second
 
 func newNotifier(send func(state string)) *notifier {
 	n := &notifier{send: send, wake: make(chan struct{}, 1), done: make(chan struct{})}
@@ -34,6 +38,13 @@ func toSystemd(state string) { daemon.SdNotify(false, state) } //nolint:errcheck
 func (n *notifier) notify(state string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if state == "WATCHDOG=1" {
+		now := time.Now()
+		if now.Sub(n.alive) < aliveInterval {
+			return
+		}
+		n.alive = now
+	}
 	variable, _, _ := strings.Cut(state, "=")
 	n.waiting = slices.DeleteFunc(n.waiting, func(old string) bool { return strings.HasPrefix(old, variable+"=") })
 	n.waiting = append(n.waiting, state)

@@ -18,6 +18,7 @@ func TestNobodyWaitsForSystemd(t *testing.T) {
 		})
 		n.notify("WATCHDOG=1")
 		synctest.Wait()
+		time.Sleep(aliveInterval)
 		for i := range 1000 {
 			n.notify("WATCHDOG=1")
 			n.notify(fmt.Sprintf("STATUS=%d", i))
@@ -32,6 +33,21 @@ func TestNobodyWaitsForSystemd(t *testing.T) {
 		<-n.done
 		if want := []string{"WATCHDOG=1", "WATCHDOG=1", "STATUS=999", "STOPPING=1"}; !reflect.DeepEqual(sent, want) {
 			t.Errorf("sent %q, want %q", sent, want)
+		}
+	})
+}
+
+// Each sign of life wakes systemd up, and a busy loop gives hundreds a second.
+func TestSignsOfLifeAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sent := 0
+		n := newNotifier(func(string) { sent++ })
+		for range 1000 {
+			n.notify("WATCHDOG=1")
+			time.Sleep(aliveInterval / 100)
+		}
+		if n.close(time.Second); sent != 10 {
+			t.Errorf("%d signs of life in %v, want 10", sent, 10*aliveInterval)
 		}
 	})
 }

@@ -50,10 +50,11 @@ func (r Runner) Start(ctx context.Context) {
 
 // end ends the process as ordered. A client whose vif has gone cannot be told, so its connection has to be forgotten.
 func (r Runner) end(proxy Proxy, order Order) {
-	if !order.Revoked.IsZero() {
-		finish(proxy, order.Revoked)
+	var clients []netip.AddrPort
+	var err error
+	if order.Revoked.IsZero() || !finish(proxy, order.Revoked) {
+		clients, err = proxy.Clients()
 	}
-	clients, err := proxy.Clients()
 	r.Cut.Store(int64(len(clients)))
 	if order.Why != "" {
 		r.Events.Emit(events.ProxyEnds, events.About{VM: r.Policy.Name, IP: r.Policy.Addr, Port: r.Port, PID: proxy.PID(),
@@ -76,20 +77,20 @@ func (r Runner) end(proxy Proxy, order Order) {
 const FinishInterval = 2 * time.Millisecond
 
 // finish waits until a proxy that gets no new connections has answered what it was asked, but not for long after a change. Nothing
-// but its length tells a tunnel or a download from a short request.
-func finish(proxy Proxy, change time.Time) {
+// but its length tells a tunnel or a download from a short request. It reports whether nobody is connected any more.
+func finish(proxy Proxy, change time.Time) bool {
 	over := time.After(grace(time.Since(change), proxy.Prompt()))
 	for {
 		began := time.Now()
 		if clients, err := proxy.Clients(); err != nil || len(clients) == 0 {
-			return
+			return err == nil
 		}
 		select {
 		case <-time.After(max(FinishInterval, 2*time.Since(began))):
 		case <-proxy.Done():
-			return
+			return false
 		case <-over:
-			return
+			return false
 		}
 	}
 }
