@@ -228,4 +228,23 @@ func TestExpected(t *testing.T) {
 	}
 }
 
+// A daemon that was killed leaves its maps with systemd, and the next one may get them.
+func TestNothingIsBelievedOfAnEarlierDaemon(t *testing.T) {
+	w, b := newWorld(t)
+	w.write(b, binding(7, "10.137.0.11", 101), binding(8, "10.137.0.12", 102))
+	Must(t, b.board.Expect(one61000))
+	board, err := Open(w.kernel, 8100)
+	Must(t, err)
+	if got := w.holds(); got != "" {
+		t.Errorf("bindings are left: %s", got)
+	}
+	if err := lookUp(w.kernel.Expected, place(one61000), make([]byte, 4)); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a proxy is expected: %v", err)
+	}
+	if got, want := w.write(New(w, board, TestConfig, slog.New(slog.DiscardHandler)), binding(9, "10.137.0.13", 103)),
+		"1 at 8100 beside [9 10.137.0.13>103]"; got != want {
+		t.Errorf("the next one: %s, want %s", got, want)
+	}
+}
+
 var one61000 = BindingOf("vif7.0", "10.137.0.11", "10.138.0.1:61000").To

@@ -30,7 +30,14 @@ type Board struct {
 }
 
 // Open returns a board without bindings, and says to the programs to which port AppVMs connect. Until then they take no connection.
+// It removes what an earlier daemon may have left: systemd still has the maps of a daemon that was killed, and hands them over again if
+// vifproxy-switchboard cannot run before the next one.
 func Open(kernel *handover.Switchboard, port uint16) (*Board, error) {
+	for _, m := range []*os.File{kernel.Bindings, kernel.Expected} {
+		if err := clearMap(m); err != nil {
+			return nil, fmt.Errorf("switchboard: remove what was left: %w", err)
+		}
+	}
 	if err := update(kernel.Port, make([]byte, 4), number32(uint32(port))); err != nil {
 		return nil, fmt.Errorf("switchboard: set the port: %w", err)
 	}
@@ -101,7 +108,24 @@ func lookUp(m *os.File, key, value []byte) error {
 }
 func remove(m *os.File, key []byte) error { return call(unix.BPF_MAP_DELETE_ELEM, m, key, nil) }
 
-// call is bpf(2) for an element of a map. The union is as include/uapi/linux/bpf.h has it for BPF_MAP_*_ELEM.
+// clearMap removes all elements of a map with keys of 8 bytes.
+func clearMap(m *os.File) error {
+	first := make([]byte, 8)
+	for {
+		switch err := call(unix.BPF_MAP_GET_NEXT_KEY, m, nil, first); { // without a key, the first one is next
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := remove(m, first); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+}
+
+// call is bpf(2) for an element of a map. The union is as include/uapi/linux/bpf.h has it for BPF_MAP_*_ELEM. The value of
+// BPF_MAP_GET_NEXT_KEY is the next key.
 func call(command uintptr, m *os.File, key, value []byte) error {
 	attr := struct {
 		fd    uint32

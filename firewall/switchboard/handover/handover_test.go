@@ -26,8 +26,8 @@ var program string
 
 // TestMain plays a daemon that systemd has started, if it is told so.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "daemon" {
-		beDaemon()
+	if len(os.Args) == 3 && os.Args[1] == "daemon" {
+		beDaemon(os.Args[2])
 		return
 	}
 	dir, err := os.MkdirTemp("", "vifproxy-test-")
@@ -43,10 +43,10 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// beDaemon says what it gets, and what a program that it executes inherits.
-func beDaemon() {
+// beDaemon says what it gets, and what a program that it executes inherits. Its proxies have the given cgroup.
+func beDaemon(group string) {
 	inherited := handover.Inherited()
-	s, err := handover.Obtain(context.Background(), inherited, handover.Options{})
+	s, err := handover.Obtain(context.Background(), inherited, handover.Options{Group: group})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -149,9 +149,10 @@ func TestReasonsByHand(t *testing.T) {
 // systemd hands over what it keeps.
 func TestFromSystemd(t *testing.T) {
 	firewalltest.EnterNamespace(t)
-	a, err := programs.Attach(group(t))
+	dir := group(t)
+	a, err := programs.Attach(dir)
 	must(t, err)
-	defer a.Close()
+	defer func() { a.Close() }()
 	all := a.Descriptors()
 	except := func(name string, instead ...handover.Descriptor) (some []handover.Descriptor) {
 		for _, d := range all {
@@ -195,20 +196,45 @@ func TestFromSystemd(t *testing.T) {
 		{except("vifproxy-lookup", handover.Descriptor{Name: "vifproxy-lookup", FD: number("vifproxy-connections")}),
 			"vifproxy-lookup is not what it should be"},
 	} {
-		if said := daemonSays(t, c.all); !strings.HasPrefix(said, c.want) {
+		if said := daemonSays(t, dir, c.all); !strings.HasPrefix(said, c.want) {
 			t.Errorf("%v: %s; want %q", c.all, said, c.want)
 		}
 	}
+	if said, want := daemonSays(t, group(t), all), "vifproxy-connections is attached to another cgroup"; !strings.HasPrefix(said, want) {
+		t.Errorf("with another cgroup: %s; want %q", said, want)
+	}
+	for _, name := range []string{"vifproxy-connections", "vifproxy-lookup"} {
+		detach(t, number(name))
+		if said, want := daemonSays(t, dir, all), name+" is attached to another"; !strings.HasPrefix(said, want) {
+			t.Errorf("%s is detached: %s; want %q", name, said, want)
+		}
+		a.Close()
+		if a, err = programs.Attach(dir); err != nil {
+			t.Fatal(err)
+		}
+		all = a.Descriptors()
+	}
 	firewalltest.EnterNamespace(t)
-	if said, want := daemonSays(t, all), "vifproxy-lookup is attached to another network namespace"; !strings.HasPrefix(said, want) {
+	if said, want := daemonSays(t, dir, all), "vifproxy-lookup is attached to another network namespace"; !strings.HasPrefix(said, want) {
 		t.Errorf("in another network namespace: %s; want %q", said, want)
 	}
 }
 
-// daemonSays starts a daemon as systemd does, and returns what it says.
-func daemonSays(t *testing.T, all []handover.Descriptor) string {
+// detach does what `bpftool link detach` does.
+func detach(t *testing.T, fd int) {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", `export SYSTEMD_EXEC_PID=$$ LISTEN_PID=$$; exec "$0" daemon`, os.Args[0])
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	must(t, err)
+	l, err := link.NewFromFD(own)
+	must(t, err)
+	defer l.Close()
+	must(t, l.Detach())
+}
+
+// daemonSays starts a daemon as systemd does, with the cgroup of its proxies, and returns what it says.
+func daemonSays(t *testing.T, group string, all []handover.Descriptor) string {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `export SYSTEMD_EXEC_PID=$$ LISTEN_PID=$$; exec "$0" daemon "$1"`, os.Args[0], group)
 	var names []string
 	for _, d := range all {
 		fd, err := unix.FcntlInt(uintptr(d.FD), unix.F_DUPFD_CLOEXEC, 0)

@@ -27,7 +27,7 @@ const loadMax = 5 * time.Second
 // Obtain returns the switchboard that systemd has handed over (see Inherited). Root who has started the daemon by hand gets one too:
 // then the daemon runs vifproxy-switchboard and does what systemd would. The error says in plain words why there is no switchboard.
 func Obtain(ctx context.Context, inherited []*os.File, o Options) (*Switchboard, error) {
-	s, err := receive(inherited)
+	s, err := receive(inherited, o.Group)
 	// systemd says which process it has executed (systemd.exec(5), v248): what a shell has inherited is not about this one.
 	bySystemd := os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
 	if errors.Is(err, ErrNotLoaded) && !bySystemd {
@@ -79,7 +79,7 @@ func load(ctx context.Context, o Options) (*Switchboard, error) {
 		}
 		return nil, err
 	}
-	return receive(files)
+	return receive(files, o.Group)
 }
 
 // credentials has the kernel say which process has sent a message.

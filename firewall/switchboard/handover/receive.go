@@ -19,6 +19,7 @@ type Switchboard struct {
 	Bindings, Sockets, Expected, Port *os.File // see Map
 
 	connections, lookup *os.File // links
+	group               string   // directory of the proxies' cgroup
 }
 
 // ErrNotLoaded is the error if nothing was handed over.
@@ -60,9 +61,10 @@ func (s *Switchboard) places() []place {
 // inherits them. It is to be called once, before this process executes any.
 func Inherited() []*os.File { return activation.Files(true) }
 
-// receive sorts descriptors by their names, and closes those that are not ours. The error says why there is no switchboard.
-func receive(all []*os.File) (_ *Switchboard, err error) {
-	s := new(Switchboard)
+// receive sorts descriptors by their names, and closes those that are not ours. group is the directory of the proxies' cgroup. The error
+// says why there is no switchboard.
+func receive(all []*os.File, group string) (_ *Switchboard, err error) {
+	s := &Switchboard{group: group}
 	places := s.places()
 	var refused *os.File
 	for _, f := range all {
@@ -102,7 +104,7 @@ func receive(all []*os.File) (_ *Switchboard, err error) {
 			return nil, fmt.Errorf("%s is not what it should be: %w", p.name, err)
 		}
 	}
-	if err := s.here(); err != nil {
+	if err := s.Attached(); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -134,20 +136,41 @@ func (p place) check() error {
 	return nil
 }
 
-// here reports an error if new connections of this network namespace are not those that the programs see.
-func (s *Switchboard) here() error {
-	var own unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
+// Attached returns an error if the programs do not see the new connections of this network namespace, or not the sockets of the proxies'
+// cgroup: they are attached elsewhere, or somebody has detached them.
+func (s *Switchboard) Attached() error {
+	namespace, err := inode("/proc/thread-self/ns/net")
+	if err != nil {
 		return fmt.Errorf("look at the network namespace: %w", err)
 	}
-	is, err := info(s.lookup)
+	group, err := inode(s.group)
 	if err != nil {
-		return err
+		return fmt.Errorf("look at the cgroup of the proxies: %w", err)
 	}
-	if is["netns_ino"] != strconv.FormatUint(own.Ino, 10) {
-		return fmt.Errorf("%s is attached to another network namespace, or to none any more", LookupName)
+	for _, l := range []struct {
+		file              *os.File
+		name, line, where string
+		to                string
+	}{
+		{s.lookup, LookupName, "netns_ino", "network namespace", namespace}, // 0 if it is detached (kernel/bpf/net_namespace.c)
+		{s.connections, ConnectionsName, "cgroup_id", "cgroup", group},      // the same (kernel/bpf/cgroup.c)
+	} {
+		is, err := info(l.file)
+		if err != nil {
+			return err
+		}
+		if is[l.line] != l.to {
+			return fmt.Errorf("%s is attached to another %s, or to none any more", l.name, l.where)
+		}
 	}
 	return nil
+}
+
+// inode returns the inode of a file, as fdinfo has it. That of a cgroup is its id.
+func inode(path string) (string, error) {
+	var is unix.Stat_t
+	err := unix.Stat(path, &is)
+	return strconv.FormatUint(is.Ino, 10), err
 }
 
 // info reads the lines of a descriptor's fdinfo.
