@@ -2,17 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/firewall/switchboard/handover"
 	"vifproxy/internal/lab"
 )
 
@@ -112,6 +117,49 @@ func TestSwitchboardFollowsAVifThatIsMadeAgain(t *testing.T) {
 		s.opens("work", "http://bank.example/")
 	}
 	s.stop()
+}
+
+// A proxy whose socket the switchboard does not know serves nobody: it is replaced, and if that does not help, people are told and the one
+// before goes on.
+func TestProxyThatTheSwitchboardDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWith()
+	before := s.untilState("work", control.Running).PID
+	sockets, err := ebpf.NewMapFromFD(s.stored(handover.Sockets.Name))
+	s.must(err)
+	defer sockets.Close()
+	for _, socket := range s.boundSockets() {
+		s.must(sockets.Delete(socket))
+	}
+	s.ctl("update")
+	s.until("another process serves", func() error {
+		if now := s.show()["work"]; now.PID == before || now.State != control.Running {
+			return fmt.Errorf("pid %d, was %d, %s", now.PID, before, now.State)
+		}
+		return nil
+	})
+	s.opens("work", "http://bank.example/")
+
+	s.detachProgram(handover.ConnectionsName)
+	s.rules("work.10.137.0.11", bank, shop)
+	s.until("the error is shown", func() error {
+		if is := s.show()["work"].Error; !strings.Contains(is, "does not know the socket") {
+			return errors.New(is)
+		}
+		return nil
+	})
+	s.opens("work", "http://bank.example/")
+	s.refuses("work", "http://shop.example/")
+	s.stop()
+}
+
+// boundSockets returns those that AppVMs are bound to.
+func (s *site) boundSockets() []uint64 {
+	s.Helper()
+	bound, err := s.bindingsOfSwitchboard()
+	s.must(err)
+	return slices.Collect(maps.Values(bound))
 }
 
 // Qubes deletes what is tracked of an AppVM as often as it likes: no tunnel notices, and no request.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/firewall/switchboard/handover"
@@ -79,6 +80,29 @@ func (s *site) bindingsOfSwitchboard() (map[[8]byte]uint64, error) {
 		return all, err
 	}
 	return all, nil
+}
+
+// stored returns a copy of a descriptor that systemd keeps.
+func (s *site) stored(name string) int {
+	s.Helper()
+	s.storeMu.Lock()
+	defer s.storeMu.Unlock()
+	i := slices.IndexFunc(s.store, func(f *os.File) bool { return f.Name() == name })
+	if i < 0 {
+		s.Fatalf("systemd has no %s", name)
+	}
+	fd, err := unix.FcntlInt(s.store[i].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	s.must(err)
+	return fd
+}
+
+// detachProgram does what `bpftool link detach` does.
+func (s *site) detachProgram(name string) {
+	s.Helper()
+	l, err := link.NewFromFD(s.stored(name))
+	s.must(err)
+	defer l.Close()
+	s.must(l.Detach())
 }
 
 // keep stores descriptors in the place of those before.

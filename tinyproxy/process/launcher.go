@@ -52,6 +52,7 @@ type Options struct {
 type Switchboard interface {
 	Expect(netip.AddrPort) error // before a proxy listens there
 	Discard(netip.AddrPort)      // when nothing of it is left
+	Listens(socket uint64) bool  // it has the socket, and hands connections to it if an AppVM is bound to it
 	Port() uint16                // to which all AppVMs connect
 }
 

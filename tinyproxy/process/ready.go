@@ -41,7 +41,7 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 			return portTaken(p.Spec.Listen, s)
 		case s != nil && handlesTerm(p.PID):
 			p.socket = s.Cookie
-			return nil
+			return p.handedTo()
 		}
 		select {
 		case <-shortTimer(min(wait, readyDelayMax)):
@@ -59,6 +59,16 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 				Err: context.Cause(ctx), Remedy: "check that the program is tinyproxy, and that the machine is not overloaded"}
 		}
 	}
+}
+
+// handedTo returns an error if the switchboard has not got the socket of the proxy. An AppVM that is bound to it would be refused every
+// connection.
+func (p *Proxy) handedTo() *Error {
+	if s := p.launcher.options.Switchboard; s == nil || s.Listens(p.socket) {
+		return nil
+	}
+	return &Error{Text: fmt.Sprintf("the kernel's switchboard does not know the socket of tinyproxy (pid %d) on %s", p.PID, p.Spec.Listen),
+		Remedy: "restart vifproxyd: its programs of BPF may have been detached"}
 }
 
 func nextLook(began time.Time, last time.Duration) time.Duration {
@@ -143,7 +153,9 @@ func (p *Proxy) Listens(all sockdiag.Listeners) error {
 	case s.Cookie != p.socket:
 		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) listens on %s by another socket than it began with", p.PID, p.Spec.Listen)}
 	default:
-		return nil
+		if e = p.handedTo(); e == nil {
+			return nil
+		}
 	}
 	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr
 	return e
