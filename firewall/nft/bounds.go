@@ -95,7 +95,7 @@ func boundsOf(tracked int) *bounds {
 }
 
 // declareBounds makes the sets and objects that the rules of bounds refer to.
-func declareBounds() [][]byte {
+func declareBounds(c firewall.Config) [][]byte {
 	const l3proto, l4proto, times = 1, 2, 3 // NFTA_CT_TIMEOUT_*
 	object := func(table, name string, family uint16, proto byte, fill func(to []byte) []byte) []byte {
 		attrs := netlink.Append(netlink.Append(nil, unix.NFTA_OBJ_NAME, append([]byte(name), 0)...), unix.NFTA_OBJ_TYPE, net32(unix.NFT_OBJECT_CT_TIMEOUT)...)
@@ -118,9 +118,8 @@ func declareBounds() [][]byte {
 		}
 		return to
 	}
-	return [][]byte{
+	all := [][]byte{
 		dynamic(ratesSet, unix.NFT_SET_TIMEOUT, keptMax),
-		dynamic(heldSet, 0, keptMax),
 		dynamic(proxyRatesSet, unix.NFT_SET_TIMEOUT, keptMax),
 		dynamic(proxyHeldSet, 0, keptMax),
 		dynamic(questionsSet, 0, keptMax),
@@ -130,6 +129,10 @@ func declareBounds() [][]byte {
 		object(fenceTable, tcpTimeouts, unix.NFPROTO_IPV6, unix.IPPROTO_TCP, tcp),
 		object(fenceTable, udpTimeouts, unix.NFPROTO_IPV6, unix.IPPROTO_UDP, udp),
 	}
+	if !c.Switchboard { // what it hands over is not tracked
+		all = append(all, dynamic(heldSet, 0, keptMax))
+	}
+	return all
 }
 
 // bound adds the bounds to chains of the skeleton. The fence passes its packets to the chain "bounded", which passes what is within

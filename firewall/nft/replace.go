@@ -28,7 +28,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 		put(set.declare(unix.NFT_SET_CONSTANT), set.fill(set.nets))
 	}
 	if b != nil {
-		put(declareBounds()...)
+		put(declareBounds(n.cfg)...)
 	}
 	chains := chains(n.cfg, b)
 	for _, chain := range chains {
