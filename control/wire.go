@@ -119,6 +119,9 @@ type Switchboard struct {
 	Loaded bool   `json:"loaded"`        // the kernel sets options of the proxies' connections, such as TCP_NODELAY
 }
 
+// WayToProxies is what a problem begins with that keeps AppVMs from their proxies.
+const WayToProxies = "way to the proxies"
+
 // Status is the state of the daemon and of all VMs.
 type Status struct {
 	VMs      []VM     `json:"vms"`

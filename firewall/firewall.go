@@ -36,9 +36,9 @@ import (
 // ErrUnfenced is in the error of a Sync if the fence may not stand after it. No proxy may run then.
 var ErrUnfenced = errors.New("the fence around proxies does not stand")
 
-// ErrShut is in the error of a Sync if everything is in force, and the fence stands, but the chain INPUT of iptables may still
-// keep AppVMs from their proxies.
-var ErrShut = errors.New("iptables may shut AppVMs out from their proxies")
+// ErrShut is in the error of a Sync if everything is in force, and the fence stands, but AppVMs may still be kept from their proxies: by
+// the chain INPUT of iptables, or because the programs of the switchboard are not attached any more.
+var ErrShut = errors.New("AppVMs may be shut out from their proxies")
 
 // AdmissionComment is the comment of our one rule in the chain INPUT of iptables. Rules of older versions have the comment
 // "vifproxy".

@@ -345,7 +345,7 @@ func TestShutByIptablesEndsNothing(t *testing.T) {
 		if vm := m.vm("social"); vm.State != control.Running {
 			t.Errorf("shown as %+v", vm)
 		}
-		if status, err := m.Status(m.ctx); err != nil || len(status.Problems) != 1 || status.Problems[0] != "iptables: "+outside.err.Error() {
+		if status, err := m.Status(m.ctx); err != nil || len(status.Problems) != 1 || status.Problems[0] != control.WayToProxies+": "+outside.err.Error() {
 			t.Errorf("problems: %q", status.Problems)
 		}
 		m.connect("vif1.0 10.137.0.1") // a change is in force all the same
@@ -354,7 +354,7 @@ func TestShutByIptablesEndsNothing(t *testing.T) {
 		}
 		m.mail.Post(func(*loop) { outside.err = nil })
 		m.after(time.Minute)
-		if got := told(); !strings.Contains(got, "recovered what=iptables") {
+		if got := told(); !strings.Contains(got, "recovered what="+control.WayToProxies) {
 			t.Errorf("told:\n%s", got)
 		}
 	})

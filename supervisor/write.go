@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/mailbox"
 )
@@ -159,7 +160,7 @@ func (l *loop) conclude(w *write, now time.Time) {
 	default:
 		l.stands(w, now)
 		l.release(w.state.Bindings)
-		if retry := l.troubles.Note(l.Events, now, "iptables", w.err); w.err != nil {
+		if retry := l.troubles.Note(l.Events, now, control.WayToProxies, w.err); w.err != nil {
 			l.agenda.by(dueCheck, retry)
 		}
 	}

@@ -242,6 +242,7 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 			s.Impaired("connection tracking", func() error { return err })
 		})
 	})
+	helpers.Go(func() { way.watch(ctx, func() { s.Wake(mailbox.Firewall) }) })
 	backlog.OnChange(func() { s.Impaired("log", backlog.Problem) })
 	watch := func(what string, input mailbox.Reason, f func(ctx context.Context, report func(error)) error) {
 		helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"time"
 
 	"vifproxy/control"
 	"vifproxy/firewall"
@@ -104,6 +105,29 @@ func (w *way) forgetAll(o options) func([]firewall.Binding) (int, error) {
 		return func([]firewall.Binding) (int, error) { return 0, nil }
 	}
 	return o.ports().ForgetAll
+}
+
+// attachedInterval is the time between looks whether the programs of the switchboard are still attached.
+const attachedInterval = 10 * time.Second
+
+// watch calls changed when somebody has detached the programs of the switchboard, until ctx ends. The kernel sends no event for that.
+func (w *way) watch(ctx context.Context, changed func()) {
+	if w.board == nil {
+		return
+	}
+	tick := time.NewTicker(attachedInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if w.kernel.Attached() != nil {
+			changed()
+			return // only the next vifproxy-switchboard attaches them again
+		}
+	}
 }
 
 func (w *way) close() {

@@ -154,6 +154,89 @@ func TestProxyThatTheSwitchboardDoesNotKnow(t *testing.T) {
 	s.stop()
 }
 
+// AppVMs that come and go, however they do, leave nothing in the switchboard.
+func TestSwitchboardForgetsWhoHasLeft(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWith()
+	before := s.elements()
+	for range 2 {
+		var names []string
+		for i := range 20 {
+			name, ip := fmt.Sprintf("vm%d", i), fmt.Sprintf("10.137.1.%d", i+1)
+			s.rules(name+"."+ip, bank)
+			s.attach(name, ip)
+			names = append(names, name)
+		}
+		for _, name := range names {
+			s.untilState(name, control.Running)
+		}
+		s.rules("vm0.10.137.1.1", shop) // the process before ends
+		for i, name := range names {
+			if i%2 == 0 {
+				s.detach(name)
+			} else {
+				s.must(s.Vanish(s.vifs[name]))
+			}
+		}
+		s.until("they are forgotten", func() error {
+			if now := s.elements(); !maps.Equal(now, before) {
+				return fmt.Errorf("%v, before %v", now, before)
+			}
+			return nil
+		})
+	}
+	s.stop()
+	for name, n := range s.elements() {
+		t.Errorf("after the end, %s has %d elements", name, n)
+	}
+}
+
+// elements returns how many elements the maps of the switchboard have.
+func (s *site) elements() map[string]int {
+	s.Helper()
+	all := map[string]int{}
+	for _, like := range []handover.Map{handover.Bindings, handover.Sockets, handover.Expected} {
+		m, err := ebpf.NewMapFromFD(s.stored(like.Name))
+		s.must(err)
+		defer m.Close()
+		var key [8]byte
+		for err = m.NextKey(nil, &key); err == nil; err = m.NextKey(key, &key) {
+			all[like.Name]++
+		}
+		if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			s.Error(err)
+		}
+	}
+	return all
+}
+
+// If somebody detaches the program that hands connections over, nobody reaches a proxy, and nobody reaches another's: the daemon says so.
+// Its restart attaches the program again.
+func TestDetachedSwitchboard(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWith()
+	s.attach("other", "10.137.0.13")
+	s.detachProgram(handover.LookupName)
+	s.comesNowhere("work", lab.ProxyPort)
+	for _, vm := range []string{"work", "other"} {
+		s.comesNowhere(vm, s.show()["work"].Port)
+	}
+	s.until("doctor tells", func() error {
+		out, _, _ := s.ctl("doctor")
+		if !strings.Contains(out, "may be shut out from their proxies: restart vifproxyd: vifproxy-lookup") ||
+			strings.Contains(out, "the kernel hands connections to the proxies") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	s.stop()
+	s.start()
+	s.opens("work", "http://bank.example/")
+	s.stop()
+}
+
 // boundSockets returns those that AppVMs are bound to.
 func (s *site) boundSockets() []uint64 {
 	s.Helper()

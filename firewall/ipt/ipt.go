@@ -106,7 +106,7 @@ func (b *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 	if err = b.Admit(ctx); errors.Is(ctx.Err(), context.Canceled) {
 		err = ctx.Err() // the caller has a newer state
 	} else if err != nil {
-		err = fmt.Errorf("%w: %w", firewall.ErrShut, err)
+		err = fmt.Errorf("%w by iptables: %w", firewall.ErrShut, err)
 	}
 	if now := b.String(); now != before {
 		b.log.Info("other rules of this machine decide now who reaches it", "before", before, "now", now)

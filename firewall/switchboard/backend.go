@@ -17,6 +17,7 @@ type Backend struct {
 	firewall.Backend // of the packet filter
 	board            *Board
 	cfg              firewall.Config
+	attached         func() error // why the programs of the board do nothing; nil if they are attached
 	log              *slog.Logger
 	held             map[key]uint64     // what the board holds
 	last             []firewall.Binding // what the last Sync was given, if it succeeded
@@ -24,11 +25,12 @@ type Backend struct {
 
 // New returns a backend with an empty board.
 func New(rules firewall.Backend, board *Board, cfg firewall.Config, log *slog.Logger) *Backend {
-	return &Backend{Backend: rules, board: board, cfg: cfg, log: log, held: make(map[key]uint64)}
+	return &Backend{Backend: rules, board: board, attached: board.maps.Attached, cfg: cfg, log: log, held: make(map[key]uint64)}
 }
 
 // Sync implements firewall.Backend. A binding that moves to another socket is in force with one write to the board, whatever else there
-// is to do: the filter lets its AppVM in already. This write comes before the rest of want is looked at.
+// is to do: the filter lets its AppVM in already. This write comes before the rest of want is looked at. If somebody has detached the
+// programs, the error is firewall.ErrShut.
 func (b *Backend) Sync(ctx context.Context, want firewall.State, inForce func()) (writes int, err error) {
 	moved := b.moved(want.Bindings)
 	for _, w := range moved {
@@ -59,6 +61,9 @@ func (b *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 	}
 	if err == nil {
 		b.last = append(b.last, want.Bindings...)
+		if e := b.attached(); e != nil {
+			err = fmt.Errorf("%w: restart vifproxyd: %w", firewall.ErrShut, e)
+		}
 	}
 	return writes + filtered, err
 }

@@ -25,6 +25,7 @@ type world struct {
 	bindings *ebpf.Map
 	kernel   *handover.Switchboard
 	fails    error
+	detached error
 	did      []string
 }
 
@@ -52,7 +53,14 @@ func newWorld(t *testing.T) (*world, *Backend) {
 	t.Cleanup(func() { w.kernel.Close() })
 	board, err := Open(w.kernel, 8100)
 	Must(t, err)
-	return w, New(w, board, TestConfig, slog.New(slog.DiscardHandler))
+	return w, w.over(board)
+}
+
+// over returns a backend over a board. Its maps belong to programs that are not attached; detached says so.
+func (w *world) over(board *Board) *Backend {
+	b := New(w, board, TestConfig, slog.New(slog.DiscardHandler))
+	b.attached = func() error { return w.detached }
+	return b
 }
 
 // holds returns what the board holds, as "link address>socket".
@@ -241,9 +249,23 @@ func TestNothingIsBelievedOfAnEarlierDaemon(t *testing.T) {
 	if err := lookUp(w.kernel.Expected, place(one61000), make([]byte, 4)); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("a proxy is expected: %v", err)
 	}
-	if got, want := w.write(New(w, board, TestConfig, slog.New(slog.DiscardHandler)), binding(9, "10.137.0.13", 103)),
+	if got, want := w.write(w.over(board), binding(9, "10.137.0.13", 103)),
 		"1 at 8100 beside [9 10.137.0.13>103]"; got != want {
 		t.Errorf("the next one: %s, want %s", got, want)
+	}
+}
+
+// Where somebody has detached the programs, everything is in force and AppVMs are shut out.
+func TestDetached(t *testing.T) {
+	w, b := newWorld(t)
+	w.detached = errors.New("detached")
+	inForce := false
+	_, err := b.Sync(t.Context(), firewall.State{Bindings: []firewall.Binding{binding(7, "10.137.0.11", 101)}}, func() { inForce = true })
+	if !errors.Is(err, firewall.ErrShut) || !errors.Is(err, w.detached) || !inForce {
+		t.Errorf("%v, in force %v", err, inForce)
+	}
+	if got, want := w.holds(), "7 10.137.0.11>101"; got != want {
+		t.Errorf("the board has %s, want %s", got, want)
 	}
 }
 

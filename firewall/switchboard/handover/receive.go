@@ -19,7 +19,7 @@ type Switchboard struct {
 	Bindings, Sockets, Expected, Port *os.File // see Map
 
 	connections, lookup *os.File // links
-	group               string   // directory of the proxies' cgroup
+	namespace, group    string   // inodes of what they have to be attached to
 }
 
 // ErrNotLoaded is the error if nothing was handed over.
@@ -64,7 +64,7 @@ func Inherited() []*os.File { return activation.Files(true) }
 // receive sorts descriptors by their names, and closes those that are not ours. group is the directory of the proxies' cgroup. The error
 // says why there is no switchboard.
 func receive(all []*os.File, group string) (_ *Switchboard, err error) {
-	s := &Switchboard{group: group}
+	s := new(Switchboard)
 	places := s.places()
 	var refused *os.File
 	for _, f := range all {
@@ -104,6 +104,9 @@ func receive(all []*os.File, group string) (_ *Switchboard, err error) {
 			return nil, fmt.Errorf("%s is not what it should be: %w", p.name, err)
 		}
 	}
+	if err := s.here(group); err != nil {
+		return nil, err
+	}
 	if err := s.Attached(); err != nil {
 		return nil, err
 	}
@@ -136,24 +139,26 @@ func (p place) check() error {
 	return nil
 }
 
-// Attached returns an error if the programs do not see the new connections of this network namespace, or not the sockets of the proxies'
-// cgroup: they are attached elsewhere, or somebody has detached them.
-func (s *Switchboard) Attached() error {
-	namespace, err := inode("/proc/thread-self/ns/net")
-	if err != nil {
+// here notes to what the programs have to be attached: to the network namespace of this thread, and to the proxies' cgroup.
+func (s *Switchboard) here(group string) (err error) {
+	if s.namespace, err = inode("/proc/thread-self/ns/net"); err != nil {
 		return fmt.Errorf("look at the network namespace: %w", err)
 	}
-	group, err := inode(s.group)
-	if err != nil {
+	if s.group, err = inode(group); err != nil {
 		return fmt.Errorf("look at the cgroup of the proxies: %w", err)
 	}
+	return nil
+}
+
+// Attached returns an error if the programs are attached elsewhere, or if somebody has detached them.
+func (s *Switchboard) Attached() error {
 	for _, l := range []struct {
 		file              *os.File
 		name, line, where string
 		to                string
 	}{
-		{s.lookup, LookupName, "netns_ino", "network namespace", namespace}, // 0 if it is detached (kernel/bpf/net_namespace.c)
-		{s.connections, ConnectionsName, "cgroup_id", "cgroup", group},      // the same (kernel/bpf/cgroup.c)
+		{s.lookup, LookupName, "netns_ino", "network namespace", s.namespace}, // 0 if it is detached (kernel/bpf/net_namespace.c)
+		{s.connections, ConnectionsName, "cgroup_id", "cgroup", s.group},      // the same (kernel/bpf/cgroup.c)
 	} {
 		is, err := info(l.file)
 		if err != nil {
