@@ -141,7 +141,7 @@ func (m *machine) flush() {
 	m.Helper()
 	if m.Ruleset == lab.R42 {
 		m.run("nft", "flush", "chain", "ip", "qubes", "custom-input")
-		m.run("nft", "flush", "chain", "ip", "vifproxy", "prerouting")
+		m.run("nft", "flush", "chain", "ip", "vifproxy", "untracked_in")
 	} else {
 		must(m.T, m.LoadRules(m.Context()))
 	}
