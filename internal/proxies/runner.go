@@ -50,11 +50,11 @@ func (r Runner) Start(ctx context.Context) {
 
 // end ends the process as ordered. A client whose vif has gone cannot be told, so its connection has to be forgotten.
 func (r Runner) end(proxy Proxy, order Order) {
-	var clients []netip.AddrPort
-	var err error
-	if order.Revoked.IsZero() || !finish(proxy, order.Revoked) {
-		clients, err = proxy.Clients()
+	look := proxy.Clients
+	if !order.Revoked.IsZero() {
+		look = func() ([]netip.AddrPort, error) { return finish(proxy, order.Revoked) }
 	}
+	clients, err := look()
 	r.Cut.Store(int64(len(clients)))
 	if order.Why != "" {
 		r.Events.Emit(events.ProxyEnds, events.About{VM: r.Policy.Name, IP: r.Policy.Addr, Port: r.Port, PID: proxy.PID(),
@@ -77,20 +77,24 @@ func (r Runner) end(proxy Proxy, order Order) {
 const FinishInterval = 2 * time.Millisecond
 
 // finish waits until a proxy that gets no new connections has answered what it was asked, but not for long after a change. Nothing
-// but its length tells a tunnel or a download from a short request. It reports whether nobody is connected any more.
-func finish(proxy Proxy, change time.Time) bool {
-	over := time.After(grace(time.Since(change), proxy.Prompt()))
-	for {
+// but its length tells a tunnel or a download from a short request. It returns the clients whose connections are still open.
+func finish(proxy Proxy, change time.Time) ([]netip.AddrPort, error) {
+	over := time.Now().Add(grace(time.Since(change), proxy.Prompt()))
+	for last := false; ; {
 		began := time.Now()
-		if clients, err := proxy.Clients(); err != nil || len(clients) == 0 {
-			return err == nil
+		clients, err := proxy.Clients()
+		look := time.Since(began)
+		if err != nil || len(clients) == 0 || last {
+			return clients, err
+		}
+		wait := max(FinishInterval, 2*look)
+		if left := time.Until(over) - look; left < wait+look { // the last look is over in time
+			wait, last = left, true
 		}
 		select {
-		case <-time.After(max(FinishInterval, 2*time.Since(began))):
+		case <-time.After(wait):
 		case <-proxy.Done():
-			return false
-		case <-over:
-			return false
+			return nil, nil
 		}
 	}
 }
