@@ -16,7 +16,6 @@ import (
 	"vifproxy/rules/expression"
 	"vifproxy/rules/flaws"
 	"vifproxy/rules/hostname"
-	"vifproxy/rules/match"
 )
 
 // A Finding is something in a rule file or a template that its author hardly meant.
@@ -224,12 +223,6 @@ func (l Linter) line(f Finding, s expression.Shape) []Finding {
 		return []Finding{f}
 	}
 	all := l.pattern(f, s)
-	compiled := match.New([]string{n.Text}, l.Compiled())
-	for i, found := range all {
-		if _, matches := compiled.Match(found.Admits); !matches {
-			all[i].Admits = ""
-		}
-	}
 	switch {
 	case n.Text != "" && len(all) > 0, len(s.Plain) > 0:
 		return all

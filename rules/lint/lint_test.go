@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/rules"
 	"vifproxy/rules/expression"
+	"vifproxy/rules/match"
 )
 
 // report prints findings as the tests below expect them: LINE:COL+WIDTH problem → better (admits).
@@ -127,6 +128,44 @@ func TestFixOfNames(t *testing.T) {
 	before = "# format domains\nbank.example\n"
 	if got := string(Linter{}.Fix(somePath, []byte(before))); got != before {
 		t.Errorf("what may be names or patterns became %q", got)
+	}
+}
+
+// Each example of a host that a line admits, the line does admit.
+func TestExamplesAreAdmitted(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 5))
+	parts := strings.Fields(`bank com Bank . \. \. www a A b [.] [ab] [^.] .* * ^ $ \(a\) (a|b) | co.uk b\.com - _ \- \_ \/ \x \B \w + ? \+ {2} \{2\}`)
+	examples := 0
+	for range 20_000 {
+		l := Linter{Syntax: syntaxes[random.IntN(len(syntaxes))]}
+		pattern := ""
+		for range 1 + random.IntN(7) {
+			pattern += parts[random.IntN(len(parts))]
+		}
+		f, err := rules.ParseFile(somePath, []byte(pattern+"\n"))
+		if err != nil {
+			continue
+		}
+		lines, err := f.Lines(l.Syntax)
+		if err != nil {
+			continue // the daemon refuses the list
+		}
+		var texts []string
+		for _, line := range lines {
+			texts = append(texts, line.Text)
+		}
+		for _, found := range l.Parsed(f) {
+			if found.Admits == "" {
+				continue
+			}
+			examples++
+			if _, admitted := match.New(texts, l.Compiled()).Match(found.Admits); !admitted {
+				t.Errorf("%s under %+v does not admit %s", pattern, l.Syntax, found.Admits)
+			}
+		}
+	}
+	if examples < 800 {
+		t.Errorf("only %d examples were tried", examples)
 	}
 }
 
