@@ -317,9 +317,12 @@ func (m *machine) needsRights() {
 		m.Errorf("pid file: %s", pid)
 	}
 	for _, path := range []string{"/run/tinyproxy/banking/log", "/var/log/vifproxy/10.137.0.11"} {
-		if log := m.run("cat", path); !strings.Contains(log, "shop.example") {
-			m.Errorf("%s: %s", path, log)
-		}
+		m.until(path+" has what was refused", func() error {
+			if log := m.run("cat", path); !strings.Contains(log, "shop.example") {
+				return errors.New(log)
+			}
+			return nil
+		})
 	}
 	must(m.T, errors.Join(os.Remove(options), os.Remove(filepath.Join(m.rulesDir(), "config"))))
 	m.undrop("old.conf")
