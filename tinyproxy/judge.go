@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Judge says what filter lines match. It asks a real tinyproxy, because only the C library that tinyproxy was linked with
-// knows how it reads expressions. For each question it starts a new process. That process lives for milliseconds, as nobody,
-// on its own loopback address, with no file on the disk. Its upstream is an address where nobody listens, so no request leaves
-// the machine and no name is looked up.
+// A Judge says which filter lines compile, and what those match that package rules/match does not know exactly. It asks a real
+// tinyproxy, because only the C library that tinyproxy was linked with knows how it reads every expression. For each question it
+// starts a new process. That process lives for milliseconds, as nobody, on its own loopback address, with no file on the disk. Its
+// upstream is an address where nobody listens, so no request leaves the machine and no name is looked up.
 type Judge struct {
 	Binary string
 	Filter Filter // how lines are read; DefaultDeny does not change what they match
