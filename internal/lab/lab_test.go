@@ -401,3 +401,19 @@ func TestReclaim(t *testing.T) {
 		t.Errorf("left behind: %q", found)
 	}
 }
+
+// The kernel's table of connections is that of a VM, and not of the machine that plays it.
+func TestTableOfConnections(t *testing.T) {
+	const file = "/proc/sys/net/ipv4/tcp_ehash_entries"
+	if _, err := os.Stat(file); err != nil {
+		t.Skip("all namespaces share one table before Linux 6.1:", err)
+	}
+	l := newLab(t, Options{}, personal)
+	for name, do := range map[string]func(func() error) error{"the firewall VM": l.Do, "the internet": l.DoInternet,
+		"an AppVM": func(f func() error) error { return l.DoVM("personal", f) }} {
+		var has []byte
+		if err := do(func() (err error) { has, err = os.ReadFile(file); return err }); err != nil || string(has) != places+"\n" {
+			t.Errorf("%s has %s, %v", name, has, err)
+		}
+	}
+}
