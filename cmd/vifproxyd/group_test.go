@@ -57,7 +57,7 @@ func (s *site) groupOf(pid int) string {
 	return group
 }
 
-// Whoever has the maps of the switchboard decides who reaches which proxy: no proxy has them, and no program that the daemon runs.
+// A process that has the maps of the switchboard decides who reaches which proxy. No proxy has them, and no program that the daemon runs.
 func TestNobodyInheritsTheSwitchboard(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)

@@ -91,8 +91,8 @@ func (w *way) launch() process.Switchboard {
 	return w.board
 }
 
-// forget returns what deletes tracked connections of a proxy that has ended, and forgetAll those of an earlier run. What is handed
-// over is not tracked.
+// forget returns what deletes tracked connections of a proxy that has ended, and forgetAll those of an earlier run. Connections that are
+// handed over are not tracked.
 func (w *way) forget() func(to netip.AddrPort, from []netip.AddrPort) error {
 	if w.board != nil {
 		return func(netip.AddrPort, []netip.AddrPort) error { return nil }

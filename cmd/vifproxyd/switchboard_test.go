@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +21,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall/switchboard/handover"
 	"vifproxy/internal/lab"
+	"vifproxy/internal/sockdiag"
 )
 
 // way returns how AppVMs get to their proxies.
@@ -209,6 +212,58 @@ func (s *site) elements() map[string]int {
 		}
 	}
 	return all
+}
+
+// An AppVM that says it is at an address of loopback comes to no proxy's port, even if an administrator has had the kernel believe it.
+func TestAppVMIsNotOnLoopback(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWith()
+	s.attach("other", "10.137.0.13")
+	s.inFirewall("sh", "-c", "cd /proc/sys/net/ipv4/conf; for d in all "+s.vifs["other"]+"; do echo 1 >$d/route_localnet; echo 0 >$d/rp_filter; done")
+	s.inFirewall("nft", "add table ip careless { chain seen { type filter hook input priority -100; ip saddr 127.1.2.3 counter; }; }")
+	s.inFirewall("nft", "insert rule ip qubes antispoof accept")
+	s.inFirewall("nft", "insert rule ip qubes custom-input accept")
+	port := uint16(s.show()["work"].Port)
+	from, to := netip.MustParseAddrPort("127.1.2.3:40000"), netip.AddrPortFrom(lab.Gateway, port)
+	s.until("the packet has passed the routing tables", func() error {
+		s.must(s.DoVM("other", func() error { return sendSYN(from, to) }))
+		if seen := s.inFirewall("nft", "list chain ip careless seen"); strings.Contains(seen, "packets 0 ") {
+			return errors.New(seen)
+		}
+		return nil
+	})
+	s.must(s.Do(func() error {
+		sockets, err := sockdiag.IPv4()
+		for _, c := range sockets {
+			if c.Remote.Addr() == from.Addr() {
+				t.Errorf("the proxy's socket has a connection from %s", c.Remote)
+			}
+		}
+		return err
+	}))
+	s.stop()
+}
+
+// sendSYN sends the first packet of a connection from any address.
+func sendSYN(from, to netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	tcp := binary.BigEndian.AppendUint16(nil, from.Port())
+	tcp = binary.BigEndian.AppendUint16(tcp, to.Port())
+	tcp = append(tcp, 0, 0, 0, 1, 0, 0, 0, 0, 5<<4, 2, 0x10, 0, 0, 0, 0, 0) // its flags are SYN
+	var sum uint32
+	pseudo := slices.Concat(from.Addr().AsSlice(), to.Addr().AsSlice(), []byte{0, unix.IPPROTO_TCP, 0, byte(len(tcp))}, tcp)
+	for b := range slices.Chunk(pseudo, 2) {
+		sum += uint32(b[0])<<8 | uint32(b[1])
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(tcp[16:], ^uint16(sum+sum>>16))
+	ip := slices.Concat([]byte{4<<4 | 5, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_TCP, 0, 0}, from.Addr().AsSlice(), to.Addr().AsSlice())
+	return unix.Sendto(fd, append(ip, tcp...), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()})
 }
 
 // If somebody detaches the program that hands connections over, nobody reaches a proxy, and nobody reaches another's: the daemon says so.

@@ -164,6 +164,7 @@ func translated(c firewall.Config) []chain {
 // all AppVMs use, and connection tracking has nothing to do with them: no entry that somebody deletes cuts them off.
 func handedOver(c firewall.Config) []chain {
 	fromAppVM := All(fromVif, TCP, is(dport, net16(c.ProxyPort)...))
+	toProxy := All(TCP, between(dport, net16(c.FirstPort), net16(c.LastPort)))
 	return []chain{
 		{"vifproxy", "untracked_in", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{
 			All(fromAppVM, local, notrack),
@@ -172,8 +173,11 @@ func handedOver(c firewall.Config) []chain {
 		{"vifproxy", "untracked_out", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
 			All(toVif, TCP, is(sport, net16(c.ProxyPort)...), notrack),
 		}},
-		// An AppVM that is not bound gets no answer of whatever else may listen at that port.
+		// An AppVM that is not bound gets no answer of whatever else may listen at that port. The switchboard lets 127.0.0.0/8 come to
+		// the port of any proxy. With net.ipv4.conf.*.route_localnet=1 and without rp_filter, the kernel believes it if an AppVM says
+		// that it is there.
 		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []Rule{
+			All(notFromLo, toProxy, between(ipSaddr, []byte{127, 0, 0, 0}, []byte{127, 255, 255, 255}), drop),
 			All(fromAppVM, syn, jump("guard")),
 			All(fromAppVM, syn, rejectReset),
 		}},

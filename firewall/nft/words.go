@@ -228,12 +228,13 @@ var (
 	udp     = is(l4proto, unix.IPPROTO_UDP)
 	forward = is(ctDirection, 0) // not an answer
 
-	local   = is(daddrType, host32(unix.RTN_LOCAL)...)
-	unicast = is(daddrType, host32(unix.RTN_UNICAST)...)
-	fromVif = is(iifname, []byte("vif")...)
-	toVif   = is(oifname, []byte("vif")...)
-	toOther = isNot(oifname, []byte("vif")...)
-	toLo    = is(oifname, []byte("lo\x00")...)
+	local     = is(daddrType, host32(unix.RTN_LOCAL)...)
+	unicast   = is(daddrType, host32(unix.RTN_UNICAST)...)
+	fromVif   = is(iifname, []byte("vif")...)
+	notFromLo = isNot(iifname, []byte("lo\x00")...)
+	toVif     = is(oifname, []byte("vif")...)
+	toOther   = isNot(oifname, []byte("vif")...)
+	toLo      = is(oifname, []byte("lo\x00")...)
 
 	syn    = masked(tcpFlags, 0x12, unix.NFT_CMP_EQ, 0x02)  // SYN without ACK asks for a connection,
 	notSyn = masked(tcpFlags, 0x12, unix.NFT_CMP_NEQ, 0x02) //

@@ -6,7 +6,7 @@
 // a binding leads to the socket that the daemon has seen or to none, whatever becomes of its port. A binding moves with one write to
 // a map. Connections that exist stay with their process.
 //
-// Concurrency: any goroutine may call the methods of a Board. One at a time may use a Backend.
+// Concurrency: any goroutine may call the methods of a Board. A Backend is for one goroutine at once.
 package switchboard
 
 import (

@@ -25,7 +25,7 @@ type held struct {
 }
 
 // Note takes in a look at a generation: what its Held returns. It reports whether the same clients have held all slots for HeldTime,
-// and then begins anew.
+// and then begins again.
 func (p Slots) Note(generation int, by []netip.AddrPort, now time.Time) bool {
 	was, known := p[generation]
 	switch {

@@ -255,7 +255,7 @@ func (r Room) Door() int {
 	return int(r.procs.Fd())
 }
 
-// Shut closes the door. What is in stays.
+// Shut closes the door. Processes that are in stay.
 func (r Room) Shut() {
 	if r.procs != nil {
 		r.procs.Close()

@@ -12,7 +12,7 @@
 // They need Linux 6.1: sk_lookup knows the interface since 5.17, and bpf_setsockopt knows TCP_NODELAY since 6.1.
 //
 // Concurrency: Attach may be called from any goroutine, whose thread has to be in the network namespace. An Attached is for one
-// goroutine at a time.
+// goroutine at once.
 package programs
 
 import (
@@ -28,8 +28,8 @@ import (
 	"vifproxy/firewall/switchboard/handover"
 )
 
-// Attached are the maps, and the links that keep the programs attached. What is not handed over to another process ends with Close, or
-// with this process.
+// Attached are the maps, and the links that keep the programs attached. The maps and links that are not handed over to another process
+// end with Close, or with this process.
 type Attached struct {
 	bindings, sockets, expected, port *ebpf.Map
 	connections, lookup               *link.RawLink
