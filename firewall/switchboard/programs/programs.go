@@ -9,7 +9,8 @@
 //   - "connections" runs at events of sockets in the proxies' cgroup (sock_ops). It sets options of their connections, and keeps
 //     listening sockets that are expected.
 //
-// They need Linux 6.1: sk_lookup knows the interface since 5.17, and bpf_setsockopt knows TCP_NODELAY since 6.1.
+// They need Linux 6.1: sk_lookup knows the interface since 5.17, a map can be changed without a capability since 6.0, and
+// bpf_setsockopt knows TCP_NODELAY since 6.1. Without the last one, the programs can be loaded and do half of their work.
 //
 // Concurrency: Attach may be called from any goroutine, whose thread has to be in the network namespace. An Attached is for one
 // goroutine at once.
@@ -22,6 +23,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -38,6 +40,13 @@ type Attached struct {
 // Attach makes the maps, loads the programs, and attaches them to a cgroup of version 2 and to the network namespace of this thread.
 // Programs of others may be attached to both, before and after.
 func Attach(cgroup string) (_ *Attached, err error) {
+	version, err := features.LinuxVersionCode()
+	if err != nil {
+		return nil, err
+	}
+	if err := tooOld(version); err != nil {
+		return nil, err
+	}
 	a := new(Attached)
 	defer func() {
 		if err != nil {
@@ -76,6 +85,15 @@ func Attach(cgroup string) (_ *Attached, err error) {
 		return nil, explain("attach a program to this network namespace", err)
 	}
 	return a, nil
+}
+
+// tooOld returns an error if a kernel of this version (KERNEL_VERSION of linux/version.h) cannot do what the programs need.
+func tooOld(version uint32) error {
+	major, minor := version>>16, version>>8&0xff
+	if major > 6 || major == 6 && minor >= 1 {
+		return nil
+	}
+	return fmt.Errorf("this is Linux %d.%d, and Linux 6.1 is needed", major, minor)
 }
 
 // attach loads a program and attaches it. A link of a cgroup lets others attach too (cgroup_bpf_link_attach in the kernel's

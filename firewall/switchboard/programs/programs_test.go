@@ -345,3 +345,21 @@ func TestBesideOthers(t *testing.T) {
 		t.Error("the program of others has gone with ours")
 	}
 }
+
+func TestTooOld(t *testing.T) {
+	for version, want := range map[uint32]string{
+		5<<16 | 10<<8 | 234: "this is Linux 5.10, and Linux 6.1 is needed",
+		6 << 16:             "this is Linux 6.0, and Linux 6.1 is needed",
+		6<<16 | 1<<8:        "",
+		6<<16 | 18<<8 | 5:   "",
+		7 << 16:             "",
+	} {
+		said := ""
+		if err := tooOld(version); err != nil {
+			said = err.Error()
+		}
+		if said != want {
+			t.Errorf("%x: %q, want %q", version, said, want)
+		}
+	}
+}
