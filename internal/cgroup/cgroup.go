@@ -25,6 +25,9 @@ const (
 	control = ".control" // where systemd runs ExecStartPre= of a unit with Delegate= (exec_params_get_cgroup_path in src/core/execute.c of v257)
 )
 
+// usual is where systemd mounts cgroups. Others may mount them a second time elsewhere, where not everybody passes.
+const usual = "/sys/fs/cgroup"
+
 // Own returns the directory of this process's group, from /proc/self/cgroup and the mount point of cgroup2.
 func Own() (string, error) {
 	own, err := os.ReadFile("/proc/self/cgroup")
@@ -40,11 +43,17 @@ func Own() (string, error) {
 		if !ok {
 			continue
 		}
+		var places []string
 		for mount := range strings.Lines(string(mounts)) {
 			if fields := strings.Fields(mount); len(fields) > 2 && fields[2] == "cgroup2" {
-				return filepath.Join(fields[1], path), nil
+				places = append(places, fields[1])
 			}
 		}
+		if len(places) == 0 {
+			break
+		}
+		i := slices.IndexFunc(places, func(at string) bool { return strings.HasPrefix(at, usual) })
+		return filepath.Join(places[max(i, 0)], path), nil
 	}
 	return "", ErrNone
 }

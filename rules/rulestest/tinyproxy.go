@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/sockdiag"
 	"vifproxy/rules/expression"
 )
 
@@ -107,11 +108,14 @@ func Start(tb testing.TB, render func(Values) string, filter []byte) (*Proxy, er
 			return nil, fmt.Errorf("tinyproxy: %w: %s", err, output.Bytes())
 		default:
 		}
-		addr := netip.AddrPortFrom(bind, values.Port).String()
-		if conn, err := net.Dial("tcp", addr); err == nil {
-			conn.Close()
-			return &Proxy{tb, addr, values.LogFile}, nil
+		// A connection would tell nothing: another test's tinyproxy may listen at that port of all addresses.
+		at := netip.AddrPortFrom(bind, values.Port)
+		if s, err := sockdiag.Listener(at); err != nil {
+			tb.Fatal(err)
+		} else if s != nil && s.Local == at {
+			return &Proxy{tb, at.String(), values.LogFile}, nil
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
