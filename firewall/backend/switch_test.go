@@ -32,14 +32,24 @@ func TestRulesBesideASwitchboard(t *testing.T) {
 			if n := Sync(t, b, state); n != 0 {
 				t.Errorf("%d writes for a binding that leads to another socket", n)
 			}
+
+			// Another program has been at work meanwhile, and a state that changes no rule is written.
+			whole := m.Rules(t)
+			m.Shell(t, "nft flush chain inet vifproxy reach; nft delete table ip vifproxy")
+			state.Bindings[0].Socket++
+			Sync(t, b, state)
+			if got := m.Rules(t); Sorted(got) != Sorted(whole) {
+				t.Errorf("not repaired by a write that changes no rule:\n%s", Diff(whole, got))
+			}
+
 			Sync(t, b, firewall.State{Shared: TestConfig.ProxyPort})
-			if got := m.Rules(t); got != empty {
+			if got := m.Rules(t); Sorted(got) != Sorted(empty) {
 				t.Errorf("after all bindings are gone:\n%s", Diff(empty, got))
 			}
 			if err := b.Remove(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := m.Rules(t); got != before {
+			if got := m.Rules(t); Sorted(got) != Sorted(before) {
 				t.Errorf("after Remove:\n%s", Diff(before, got))
 			}
 		})

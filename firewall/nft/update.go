@@ -45,6 +45,14 @@ func (k *kernel) update(want firewall.State, inForce func()) (writes int, err er
 		now.add(set, added)
 		writes += len(gone) + len(added)
 	}
+	if len(now.changes)+len(late.changes) == 0 { // such as a binding that moves on the switchboard
+		// The caller believes that the rules stand if this succeeds, and a transaction would have found out.
+		if generation, err := k.Generation(); err != nil {
+			return 0, err
+		} else if generation != k.last.generation {
+			return 0, ruleset.ErrStale
+		}
+	}
 	for i, t := range []transaction{now, late} {
 		if len(t.changes) == 0 {
 			continue
