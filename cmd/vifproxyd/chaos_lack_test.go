@@ -44,11 +44,13 @@ func (c *chaos) launchRead() *running {
 	_, err = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
 	c.must(err)
 	c.stderr = w
-	var flags []string
-	if c.Ruleset == lab.R42 && c.rng.IntN(4) == 0 {
-		flags = append(flags, "--switchboard=off")
+	if !c.asBefore {
+		c.flags = nil
+		if c.Ruleset == lab.R42 && c.rng.IntN(4) == 0 {
+			c.flags = []string{"--switchboard=off"}
+		}
 	}
-	d := c.launch(flags...)
+	d := c.launch(c.flags...)
 	over := make(chan struct{})
 	c.reader.over = over
 	go func() {

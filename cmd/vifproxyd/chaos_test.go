@@ -73,6 +73,9 @@ type chaos struct {
 	before   string // what the last daemon but one said last
 	fence    fenceGaps
 
+	flags    []string // of the daemon
+	asBefore bool     // so the next daemon has the same
+
 	reader logReader
 	sought int // requests for hosts that lead elsewhere
 }
@@ -355,6 +358,7 @@ func (c *chaos) finish() {
 	})
 	old := c.state()
 	c.end(syscall.SIGTERM)
+	c.asBefore = true
 	c.up(true)
 	c.settle(true)
 	if c.broken() {
