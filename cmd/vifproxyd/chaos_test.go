@@ -345,6 +345,9 @@ func (c *chaos) sweep(status control.Status) {
 // made of them in its long life; and that nothing is left after it.
 func (c *chaos) finish() {
 	c.mend()
+	if c.alone { // a daemon remembers a name server for a while that the next one does not know
+		c.editResolvers()
+	}
 	c.settle(true)
 	if c.broken() {
 		return
