@@ -29,11 +29,12 @@ type way struct {
 // it. group is the directory of the proxies' cgroup, and inherited what systemd has handed over.
 func choose(ctx context.Context, log *slog.Logger, o options, fw firewall.Backend, group string, inherited []*os.File) (*way, error) {
 	w := &way{firewall: fw}
-	err := w.obtain(ctx, o, group, inherited)
-	if err == nil {
-		err = w.handOver(ctx, log, o)
+	why := w.obtain(ctx, o, group, inherited)
+	if why == nil {
+		why = w.handOver(ctx, log, o)
 	}
-	if err != nil && w.firewall == nil {
+	if w.firewall == nil {
+		var err error
 		if w.firewall, err = backend.Open(ctx, log, o.firewall, o.ports()); err != nil {
 			w.close()
 			return nil, err
@@ -41,7 +42,7 @@ func choose(ctx context.Context, log *slog.Logger, o options, fw firewall.Backen
 	}
 	w.said.Loaded = w.kernel != nil
 	if w.said.Used = w.board != nil; !w.said.Used {
-		w.said.Why = err.Error()
+		w.said.Why = why.Error()
 	}
 	log.Info("way to the proxies chosen", "switchboard", w.said.Used, "why", w.said.Why)
 	return w, nil

@@ -7,7 +7,7 @@ import (
 	. "vifproxy/firewall/firewalltest"
 )
 
-// What a person sees where a switchboard hands connections over.
+// A person sees these rules if a switchboard hands connections over.
 func TestRulesBesideASwitchboard(t *testing.T) {
 	for _, m := range Machines[:2] {
 		t.Run(m.Name, func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestRulesBesideASwitchboard(t *testing.T) {
 	}
 }
 
-// Whoever changes the rules to those of a switchboard gets the binding of no earlier rule with them.
+// A backend of another kind is refused, because its rules would stay those of nat.
 func TestSwitchboardNeedsABackendOfOurs(t *testing.T) {
 	if _, err := WithSwitchboard(t.Context(), Quiet, foreignBackend{}, nil, TestConfig); err == nil {
 		t.Error("taken")

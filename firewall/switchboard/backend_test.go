@@ -201,7 +201,7 @@ func TestAMoveWaitsForNoFilter(t *testing.T) {
 	}
 }
 
-// What cannot be is not written, and what can be stays.
+// An impossible state changes nothing on the board.
 func TestImpossibleState(t *testing.T) {
 	w, b := newWorld(t)
 	one := binding(7, "10.137.0.11", 101)

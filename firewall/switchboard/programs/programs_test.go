@@ -50,7 +50,7 @@ func TestAppVMReachesWhatItIsBoundToAndNothingElse(t *testing.T) {
 	must(t, s.bindings.Put(append(s.binding(mail)[:4:4], banking.IP.AsSlice()...), cookie))
 	s.refuses(mail)
 
-	// What has been connected stays connected, wherever the binding leads.
+	// A connection stays with its process, wherever the binding leads afterwards.
 	conn, err := s.Dial(t.Context(), banking.Name, "tcp4", fmt.Sprint(lab.Gateway, ":", port))
 	must(t, err)
 	defer conn.Close()
@@ -124,7 +124,7 @@ func TestProxysPortIsClosed(t *testing.T) {
 	must(t, dial(mail, first)) // so it was this that closed it
 }
 
-// Whoever owns a process of the cgroup may listen where it likes.
+// A process of the cgroup that somebody owns listens at several addresses, in vain.
 func TestUnexpectedSocketIsNotKept(t *testing.T) {
 	s := newSite(t)
 	unexpected, _ := s.listen(second)
