@@ -17,10 +17,19 @@ import (
 )
 
 // connect sends a CONNECT through an AppVM's proxy, and returns what comes until the text is among it, or the end.
-func (s *site) connect(vm, target, until string) (said string) {
+func (s *site) connect(vm, target, until string) string {
 	s.Helper()
-	conn, err := s.Dial(s.Context(), vm, "tcp", fmt.Sprintf("%s:%d", lab.Gateway, lab.ProxyPort))
+	said, err := s.tryConnect(vm, target, until)
 	s.must(err)
+	return said
+}
+
+// tryConnect does the same, and returns an error if the proxy cannot be reached.
+func (s *site) tryConnect(vm, target, until string) (said string, err error) {
+	conn, err := s.Dial(s.Context(), vm, "tcp", fmt.Sprintf("%s:%d", lab.Gateway, lab.ProxyPort))
+	if err != nil {
+		return "", err
+	}
 	defer conn.Close()
 	s.must(conn.SetDeadline(time.Now().Add(patience)))
 	fmt.Fprintf(conn, "CONNECT %s HTTP/1.0\r\n\r\n", target)
@@ -31,7 +40,7 @@ func (s *site) connect(vm, target, until string) (said string) {
 			break
 		}
 	}
-	return said
+	return said, nil
 }
 
 // greeted checks that a tunnel of the AppVM to an SSH server gets that server's greeting.
@@ -45,8 +54,24 @@ func (s *site) greeted(vm, target string) {
 // connectStatus is what the AppVM's proxy answers to CONNECT.
 func (s *site) connectStatus(vm, target string) string {
 	s.Helper()
-	_, status, _ := strings.Cut(s.connect(vm, target, "\r\n"), " ")
+	return statusOf(s.connect(vm, target, "\r\n"))
+}
+
+func statusOf(answer string) string {
+	_, status, _ := strings.Cut(answer, " ")
 	return status[:min(len(status), 3)]
+}
+
+// untilForbidden waits until the AppVM's proxy answers 403 to CONNECT. A connection that the proxy before had accepted may be cut at
+// any moment until then, also before the client has looked whether it stands (EPIPE).
+func (s *site) untilForbidden(what, vm, target string) {
+	s.Helper()
+	s.until(what, func() error {
+		if said, err := s.tryConnect(vm, target, "\r\n"); err != nil || statusOf(said) != "403" {
+			return fmt.Errorf("%q, %v", said, err)
+		}
+		return nil
+	})
 }
 
 // goesOn checks that a tunnel in which nothing is said has not ended.
@@ -145,12 +170,7 @@ func TestAPortBelongsToAList(t *testing.T) {
 		s.rules("work.10.137.0.11", "#: format domains", "bank.example:8443", "git.example")
 		s.cut(first)
 		s.cut(second) // the same process
-		s.until("the port is closed", func() error {
-			if got := s.connectStatus("work", "git.example:22"); got != "403" {
-				return fmt.Errorf("%s", got)
-			}
-			return nil
-		})
+		s.untilForbidden("the port is closed", "work", "git.example:22")
 		s.must(s.page("work", "https://bank.example:8443/"))
 		s.stop()
 	})
@@ -274,12 +294,7 @@ func TestAllowAPort(t *testing.T) {
 			s.on(0, "deny", vm, "shop.example")
 			s.refuses(vm, "https://shop.example:8443/", "https://shop.example/")
 			s.ctl("allow", vm, "ws://shop.example/", "--for=1s") // over, maybe, when it looks whether the request passes
-			s.until("the time is over", func() error {
-				if got := s.connectStatus(vm, "shop.example:80"); got != "403" {
-					return fmt.Errorf("%s", got)
-				}
-				return nil
-			})
+			s.untilForbidden("the time is over", vm, "shop.example:80")
 		}
 		for name, vm := range s.show() {
 			if vm.State != control.Running || vm.Error != "" {
