@@ -33,10 +33,15 @@ type Proxy struct {
 	UID      uint32
 	Openings []Opening
 	Ports    []uint16 // open to it in addition to those that are open everywhere, at public addresses only
+
+	Listed     []netip.Addr // public addresses that its list names: open as if they were pinned, always
+	AnyAddress bool         // all public addresses are open: its list permits more addresses than can be listed
 }
 
 // plain reports whether the proxy has nothing of its own.
-func (p Proxy) plain() bool { return len(p.Openings) == 0 && len(p.Ports) == 0 }
+func (p Proxy) plain() bool {
+	return len(p.Openings) == 0 && len(p.Ports) == 0 && len(p.Listed) == 0 && !p.AnyAddress
+}
 
 // An Opening opens a network to TCP.
 //
@@ -151,6 +156,12 @@ func (c Config) normalProxies(all []Proxy) (own []Proxy, err error) {
 		if p.Openings, err = normalOpenings(p.Openings); err != nil {
 			return nil, err
 		}
+		for _, addr := range p.Listed {
+			if !Public(addr) {
+				return nil, fmt.Errorf("fence: %v of uid %d is no public address", addr, p.UID)
+			}
+		}
+		p.Listed = sortedUnique(p.Listed, netip.Addr.Compare)
 		own = append(own, p)
 	}
 	return own, nil

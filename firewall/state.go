@@ -10,6 +10,7 @@ type State struct {
 	Bindings []Binding
 	Guarded  []uint16 // ports of proxies that nobody is bound to: they start, or finish their connections
 	Fence    Fence
+	Askers   []Asker
 
 	// Shared is the port at which all proxies are reached, if a switchboard hands connections to their sockets. If it is 0, nat
 	// translates connections to the ports where proxies listen.
@@ -44,6 +45,9 @@ func (c Config) Normal(s State) (State, error) {
 	if s.Fence, err = c.normalFence(s.Fence); err != nil {
 		return State{}, err
 	}
+	if s.Askers, err = c.normalAskers(s.Askers); err != nil {
+		return State{}, err
+	}
 	return s, nil
 }
 
@@ -52,7 +56,8 @@ func (s State) Equal(other State) bool {
 	f, g := s.Fence, other.Fence
 	return slices.Equal(s.Bindings, other.Bindings) && slices.Equal(s.Guarded, other.Guarded) &&
 		slices.Equal(f.Leave, g.Leave) && slices.Equal(f.Barred, g.Barred) && slices.Equal(f.Resolvers, g.Resolvers) &&
-		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Openings, g.Openings) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy)
+		slices.Equal(f.Ports, g.Ports) && slices.Equal(f.Openings, g.Openings) && slices.EqualFunc(f.Proxies, g.Proxies, sameProxy) &&
+		slices.Equal(s.Askers, other.Askers)
 }
 
 // Diff returns the parts of two normal states that differ, and little else.
@@ -60,6 +65,7 @@ func Diff(have, want State) (gone, added State) {
 	gone, added = have, want
 	gone.Bindings, added.Bindings = Unshared(have.Bindings, want.Bindings, compareBindings, same[Binding])
 	gone.Guarded, added.Guarded = Unshared(have.Guarded, want.Guarded, cmp.Compare, same[uint16])
+	gone.Askers, added.Askers = Unshared(have.Askers, want.Askers, compareAskers, same[Asker])
 	f, g := &gone.Fence, &added.Fence
 	if slices.Equal(f.Barred, g.Barred) {
 		f.Barred, g.Barred = nil, nil
@@ -78,8 +84,11 @@ func same[T comparable](a, b T) bool { return a == b }
 
 func compareProxies(a, b Proxy) int { return cmp.Compare(a.UID, b.UID) }
 
+func compareAskers(a, b Asker) int { return cmp.Compare(a.UID, b.UID) }
+
 func sameProxy(a, b Proxy) bool {
-	return a.UID == b.UID && slices.Equal(a.Openings, b.Openings) && slices.Equal(a.Ports, b.Ports)
+	return a.UID == b.UID && slices.Equal(a.Openings, b.Openings) && slices.Equal(a.Ports, b.Ports) &&
+		slices.Equal(a.Listed, b.Listed) && a.AnyAddress == b.AnyAddress
 }
 
 // Unshared returns what only one of two sorted lists has.

@@ -12,6 +12,7 @@ const (
 	FirstUID = 0x70000000 // 10.0.0.0/8: by the low 24 bits of the address
 	otherUID = 0x71000000 // any other address: next free number
 	LastUID  = 0x71ffffff
+	NamesUID = LastUID // the resolver: fenced and reaped like a proxy; otherUID does not count so far
 )
 
 // IsProxyUID reports whether a uid or gid is in the range of the proxies.
