@@ -8,6 +8,7 @@ package expression
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"vifproxy/rules/flaws"
@@ -28,6 +29,18 @@ const (
 	Extended                 // FilterExtended, or FilterType ere
 	Fnmatch                  // FilterType fnmatch
 )
+
+// languages are the words of tinyproxy's FilterType.
+var languages = []string{Basic: "bre", Extended: "ere", Fnmatch: "fnmatch"}
+
+// String returns the word that FilterType has for the language.
+func (l Language) String() string { return languages[l] }
+
+// ParseLanguage reads what String returns.
+func ParseLanguage(text string) (l Language, ok bool) {
+	i := slices.Index(languages, text)
+	return Language(i), i >= 0
+}
 
 // HostClass is a bracket expression that matches the characters of host names.
 const HostClass = "[a-zA-Z0-9._-]"
