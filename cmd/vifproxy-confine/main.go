@@ -1,4 +1,5 @@
-// Vifproxy-confine is what vifproxyd executes in a proxy's place: it locks itself in and becomes tinyproxy.
+// Vifproxy-confine is what vifproxyd executes in the place of a proxy, or of the resolver: it locks itself in and becomes tinyproxy, or
+// vifproxy-names.
 //
 //	vifproxy-confine PARENT [GROUP]
 //
@@ -22,7 +23,7 @@ import (
 	"vifproxy/tinyproxy/confine/handover"
 )
 
-// From include/uapi/linux/{prctl,capability,seccomp,landlock}.h. Package unix has them all, but importing it costs a tenth of
+// From include/uapi/linux/{prctl,capability,seccomp,landlock,fcntl}.h. Package unix has them all, but importing it costs a tenth of
 // the start.
 const (
 	prSetPdeathsig    = 1
@@ -37,6 +38,8 @@ const (
 	notifySend        = 0xc0182101
 	notifyContinue    = 1
 	restrictSelf      = 446
+	atFdcwd           = -100
+	atEmptyPath       = 0x1000
 )
 
 // Privileges and filters belong to this thread, and to the program that it becomes. execve(2) ends all other threads, with
@@ -104,8 +107,13 @@ func main() {
 		_, errno := install(calls, filterLog)
 		must("seccomp", errno)
 	}
-	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
-		uintptr(unsafe.Pointer(&pointers[0])), uintptr(unsafe.Pointer(&variables[0])))
+	at, flags := atFdcwd, uintptr(0)
+	if m.Program >= 0 {
+		at, flags = m.Program, atEmptyPath
+		*path = 0
+	}
+	_, _, errno := syscall.RawSyscall6(sysExecveat, uintptr(at), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&pointers[0])),
+		uintptr(unsafe.Pointer(&variables[0])), flags, 0)
 	fail(handover.CannotExecute, "execute "+m.Argv[0], errno)
 }
 

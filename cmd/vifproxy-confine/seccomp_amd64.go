@@ -1,3 +1,7 @@
 package main
 
-const sysSeccomp = 317 // package syscall is older than seccomp(2)
+// Package syscall is older than seccomp(2) and execveat(2).
+const (
+	sysSeccomp  = 317
+	sysExecveat = 322
+)

@@ -171,14 +171,20 @@ func (g *groups) add() (_ *group, procs *os.File, err error) {
 	return c, procs, err
 }
 
+// Shares of the CPU, of the daemon's 1000 (cpu.weight). The resolver works for all AppVMs.
+const (
+	proxyWeight = "50"
+	namesWeight = "200"
+)
+
 // limit bounds what the processes in it may use together.
-func (c *group) limit(n limits.Needs) error {
+func (c *group) limit(n limits.Needs, weight string) error {
 	for _, l := range []struct{ controller, file, value string }{
 		{"memory", "memory.max", fmt.Sprint(n.Memory)},
 		{"memory", "memory.swap.max", "0"},
 		{"memory", "memory.oom.group", "1"}, // ended as a whole
 		{"pids", "pids.max", fmt.Sprint(n.Serving)},
-		{"cpu", "cpu.weight", "50"}, // of the daemon's 1000
+		{"cpu", "cpu.weight", weight},
 	} {
 		if !slices.Contains(c.parent.enabled, l.controller) {
 			continue

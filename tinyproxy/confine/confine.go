@@ -1,6 +1,7 @@
-// Package confine locks a tinyproxy in, on the assumption that an AppVM owns it. Package tinyproxy/process takes care of uid,
-// session, environment and descriptors. This package adds what the kernel offers: no capabilities in any set, no_new_privs,
-// seccomp filters, Landlock, resource limits, and a cgroup if systemd delegates one.
+// Package confine locks a tinyproxy in, on the assumption that an AppVM owns it, and likewise the resolver, vifproxy-names. Packages
+// tinyproxy/process and internal/nameserver take care of session, environment and descriptors. This package adds what the kernel
+// offers: a uid, no capabilities in any set, no_new_privs, seccomp filters, Landlock, resource limits, and a cgroup if systemd
+// delegates one.
 //
 // The daemon prepares all of it here. vifproxy-confine, a small program that then executes tinyproxy, puts it into force. A
 // program of its own is needed because Landlock and seccomp apply to the thread that asks for them and to what it executes, and
@@ -38,7 +39,8 @@ type Sandbox struct {
 
 	helper     *os.File        // vifproxy-confine as it was when this daemon started: an upgrade may replace it
 	gateFilter *os.File        // of seccomp, for execve; nil if the kernel has no filters
-	callFilter *os.File        // of seccomp, for all calls; nil if the kernel has no filters
+	callFilter *os.File        // of seccomp, for all calls of a proxy; nil if the kernel has no filters
+	nameFilter *os.File        // the same for the resolver
 	abi        int             // of Landlock; 0 if the kernel has none
 	groups     *groups         // nil if there is no cgroup of ours
 	private    *cgroup.Private // that, if systemd has delegated none; nil otherwise
@@ -142,7 +144,11 @@ func (s *Sandbox) openFilters(denied seccomp.Action) error {
 	if err != nil {
 		return err
 	}
-	calls, err := callFilter(machine, denied)
+	calls, err := callFilter(machine, denied, allowedCalls, allowedCallsIf(), "sendto")
+	if err != nil {
+		return err
+	}
+	names, err := callFilter(machine, denied, nameCalls, nameCallsIf(), "sendmsg")
 	if err != nil {
 		return err
 	}
@@ -150,6 +156,9 @@ func (s *Sandbox) openFilters(denied seccomp.Action) error {
 		return err
 	}
 	if s.callFilter, err = inMemory("seccomp-calls", calls); err != nil {
+		return err
+	}
+	if s.nameFilter, err = inMemory("seccomp-names", names); err != nil {
 		return err
 	}
 	s.Applied = append(s.Applied, "seccomp")
@@ -177,7 +186,7 @@ func inMemory(name string, content []byte) (*os.File, error) {
 
 // Close releases what New took. Proxies stay confined.
 func (s *Sandbox) Close() {
-	for _, f := range []*os.File{s.helper, s.gateFilter, s.callFilter} {
+	for _, f := range []*os.File{s.helper, s.gateFilter, s.callFilter, s.nameFilter} {
 		if f != nil {
 			f.Close()
 		}
@@ -225,7 +234,10 @@ type Cell struct {
 	limits  string
 	slack   int
 	ruleset int
+	calls   *os.File // filter of seccomp
+	program *os.File // nil: the file that argv[0] names
 	needs   limits.Needs
+	weight  string // of its cgroup, cpu.weight
 	room    Room
 }
 
@@ -277,7 +289,8 @@ func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 		return nil, err
 	}
 	n := limits.Need(b.Clients, b.Rules, p.scratch)
-	c := &Cell{sandbox: s, limits: s.ceilings.Rlimits(n, p.scratch), slack: b.TimerSlack, ruleset: -1, needs: n}
+	c := &Cell{sandbox: s, limits: s.ceilings.Rlimits(n, p.scratch), slack: b.TimerSlack, ruleset: -1, calls: s.callFilter, needs: n,
+		weight: proxyWeight}
 	if s.abi > 0 {
 		if c.ruleset, err = s.ruleset(b, p); err != nil {
 			return nil, err
@@ -287,19 +300,23 @@ func (s *Sandbox) Prepare(b Box) (*Cell, error) {
 }
 
 // HandOver makes a vifproxy-confine, which waits in a Room and at the other end of a SOCK_SEQPACKET socket, become argv[0] as the
-// given user. output becomes its standard output and error. Without an error, the Room is the Cell's. The error is EPIPE or
-// ECONNRESET if the vifproxy-confine has ended.
-func (c *Cell) HandOver(room Room, socket int, uid uint32, output int, argv []string) error {
+// given user. output becomes its standard output and error, and what is passed its descriptors 3 and 4. Without an error, the Room is
+// the Cell's. The error is EPIPE or ECONNRESET if the vifproxy-confine has ended.
+func (c *Cell) HandOver(room Room, socket int, uid uint32, output int, argv []string, pass ...int) error {
 	if room.group != nil {
-		if err := room.group.limit(c.needs); err != nil {
+		if err := room.group.limit(c.needs, c.weight); err != nil {
 			return fmt.Errorf("limit its cgroup: %w", err)
 		}
 	}
 	m := handover.Message{UID: uid, Limits: c.limits, Slack: c.slack, Argv: argv,
-		Output: output, Ruleset: c.ruleset, Gate: -1, Calls: -1}
-	if c.sandbox.callFilter != nil {
-		m.Gate, m.Calls = int(c.sandbox.gateFilter.Fd()), int(c.sandbox.callFilter.Fd())
+		Output: output, Ruleset: c.ruleset, Gate: -1, Calls: -1, Program: -1, Pass: [2]int{-1, -1}}
+	if c.calls != nil {
+		m.Gate, m.Calls = int(c.sandbox.gateFilter.Fd()), int(c.calls.Fd())
 	}
+	if c.program != nil {
+		m.Program = int(c.program.Fd())
+	}
+	copy(m.Pass[:], pass)
 	text, fds := m.Encode()
 	if err := unix.Sendmsg(socket, []byte(text), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); err != nil {
 		return os.NewSyscallError("sendmsg", err)

@@ -64,8 +64,7 @@ func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
 	if attr.Handled_access_net != 0 {
 		port := func(access uint64, numbers ...uint16) {
 			for _, n := range numbers {
-				rule := [2]uint64{access, uint64(n)} // struct landlock_net_port_attr
-				if err := addRule(fd, ruleNetPort, unsafe.Pointer(&rule)); err != nil {
+				if err := addPort(fd, access, n); err != nil {
 					failed = append(failed, fmt.Errorf("permit port %d: %w", n, err))
 				}
 			}
@@ -91,6 +90,12 @@ func addPath(ruleset int, path string, access uint64) error {
 }
 
 const ruleNetPort = 2 // LANDLOCK_RULE_NET_PORT
+
+// addPort permits access to a TCP port.
+func addPort(ruleset int, access uint64, port uint16) error {
+	rule := [2]uint64{access, uint64(port)} // struct landlock_net_port_attr
+	return addRule(ruleset, ruleNetPort, unsafe.Pointer(&rule))
+}
 
 func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), kind, uintptr(rule), 0, 0, 0)

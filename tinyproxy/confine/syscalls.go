@@ -40,63 +40,82 @@ var allowedCalls = []string{
 }
 
 // allowedCallsIf are the calls that are permitted with certain arguments only. One of the sets must match.
-func allowedCallsIf() (all []seccomp.NameWithConditions) {
-	allow := func(name string, sets ...seccomp.ArgumentConditions) {
-		for _, set := range sets {
-			all = append(all, seccomp.NameWithConditions{Name: name, Conditions: set})
-		}
-	}
-	is := func(argument uint32, value uint64) seccomp.Condition {
-		return seccomp.Condition{Argument: argument, Operation: seccomp.Equal, Value: value}
-	}
-	lacks := func(argument uint32, bits uint64) seccomp.Condition {
-		return seccomp.Condition{Argument: argument, Operation: seccomp.BitsNotSet, Value: bits}
-	}
-	oneOf := func(name string, argument uint32, values ...uint64) {
-		for _, v := range values {
-			allow(name, seccomp.ArgumentConditions{is(argument, v)})
-		}
-	}
-	type set = seccomp.ArgumentConditions
+func allowedCallsIf() []seccomp.NameWithConditions {
+	var c conditional
+	c.memoryAndThreads()
+	c.oneOf("socket", 0, unix.AF_UNIX, unix.AF_NETLINK) // left to gateFilter
+	c.sockets()
+	c.options(unix.SOL_SOCKET, unix.SO_REUSEADDR, unix.SO_KEEPALIVE, unix.SO_LINGER, unix.SO_SNDBUF, unix.SO_RCVBUF,
+		unix.SO_RCVTIMEO, unix.SO_SNDTIMEO, unix.SO_RCVTIMEO_NEW, unix.SO_SNDTIMEO_NEW)
+	c.options(unix.IPPROTO_IP, unix.IP_RECVERR, unix.IP_MTU_DISCOVER)
+	c.options(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER)
+	c.options(unix.IPPROTO_TCP, unix.TCP_NODELAY)
+	c.oneOf("ioctl", 1, fionread, fionbio, unix.TCGETS)
+	c.oneOf("fcntl", 1, unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL,
+		unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW)
+	c.oneOf("prctl", 0, unix.PR_SET_NAME, unix.PR_SET_VMA)
+	c.oneOf("prlimit64", 0, 0) // its own
+	return c
+}
 
+// A conditional is calls that are permitted with certain arguments only.
+type conditional []seccomp.NameWithConditions
+
+type set = seccomp.ArgumentConditions
+
+func is(argument uint32, value uint64) seccomp.Condition {
+	return seccomp.Condition{Argument: argument, Operation: seccomp.Equal, Value: value}
+}
+
+func lacks(argument uint32, bits uint64) seccomp.Condition {
+	return seccomp.Condition{Argument: argument, Operation: seccomp.BitsNotSet, Value: bits}
+}
+
+// allow permits a call if one of the sets matches.
+func (c *conditional) allow(name string, sets ...set) {
+	for _, s := range sets {
+		*c = append(*c, seccomp.NameWithConditions{Name: name, Conditions: s})
+	}
+}
+
+// oneOf permits a call if an argument has one of the values.
+func (c *conditional) oneOf(name string, argument uint32, values ...uint64) {
+	for _, v := range values {
+		c.allow(name, set{is(argument, v)})
+	}
+}
+
+// options permits to set options of sockets at a level.
+func (c *conditional) options(level uint64, options ...uint64) {
+	for _, option := range options {
+		c.allow("setsockopt", set{is(1, level), is(2, option)})
+	}
+}
+
+func (c *conditional) memoryAndThreads() {
 	// Nothing that was ever writable becomes executable.
-	allow("mmap", set{lacks(2, unix.PROT_EXEC)}, set{lacks(2, unix.PROT_WRITE)})
-	allow("mprotect", set{lacks(2, unix.PROT_EXEC)})
+	c.allow("mmap", set{lacks(2, unix.PROT_EXEC)}, set{lacks(2, unix.PROT_WRITE)})
+	c.allow("mprotect", set{lacks(2, unix.PROT_EXEC)})
 	// Threads and plain forks; no namespaces. The flags of clone3 are in memory, where no filter sees them.
-	allow("clone", set{lacks(0, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|
+	c.allow("clone", set{lacks(0, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|
 		unix.CLONE_NEWUSER|unix.CLONE_NEWPID|unix.CLONE_NEWNET)})
-	oneOf("socket", 0, unix.AF_UNIX, unix.AF_NETLINK) // left to gateFilter
-	// TCP and UDP; no MPTCP or SCTP, whose ports Landlock does not look at, and nothing raw.
+}
+
+// sockets permits TCP and UDP; no MPTCP or SCTP, whose ports Landlock does not look at, and nothing raw.
+func (c *conditional) sockets() {
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
 		for kind, protocol := range map[uint64]uint64{
 			unix.SOCK_STREAM: unix.IPPROTO_TCP, unix.SOCK_DGRAM: unix.IPPROTO_UDP,
 		} {
 			const flags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
 			other := lacks(1, 0xffffffff&^(kind|flags))
-			allow("socket", set{is(0, family), other, is(2, 0)}, set{is(0, family), other, is(2, protocol)})
+			c.allow("socket", set{is(0, family), other, is(2, 0)}, set{is(0, family), other, is(2, protocol)})
 		}
 	}
 	// TCP fast open connects without a connect(2) that Landlock would look at.
-	allow("sendto", set{lacks(3, unix.MSG_FASTOPEN)})
-	allow("sendmsg", set{lacks(2, unix.MSG_FASTOPEN)})
-	allow("sendmmsg", set{lacks(3, unix.MSG_FASTOPEN)})
-	for level, options := range map[uint64][]uint64{
-		unix.SOL_SOCKET: {unix.SO_REUSEADDR, unix.SO_KEEPALIVE, unix.SO_LINGER, unix.SO_SNDBUF, unix.SO_RCVBUF,
-			unix.SO_RCVTIMEO, unix.SO_SNDTIMEO, unix.SO_RCVTIMEO_NEW, unix.SO_SNDTIMEO_NEW},
-		unix.IPPROTO_IP:   {unix.IP_RECVERR, unix.IP_MTU_DISCOVER},
-		unix.IPPROTO_IPV6: {unix.IPV6_V6ONLY, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER},
-		unix.IPPROTO_TCP:  {unix.TCP_NODELAY},
-	} {
-		for _, option := range options {
-			allow("setsockopt", set{is(1, level), is(2, option)})
-		}
-	}
-	oneOf("ioctl", 1, fionread, fionbio, unix.TCGETS)
-	oneOf("fcntl", 1, unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL,
-		unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW)
-	oneOf("prctl", 0, unix.PR_SET_NAME, unix.PR_SET_VMA)
-	oneOf("prlimit64", 0, 0) // its own
-	return all
+	c.allow("sendto", set{lacks(3, unix.MSG_FASTOPEN)})
+	c.allow("sendmsg", set{lacks(2, unix.MSG_FASTOPEN)})
+	c.allow("sendmmsg", set{lacks(3, unix.MSG_FASTOPEN)})
 }
 
 // Of asm-generic/ioctls.h, the same on both machines.
@@ -105,13 +124,13 @@ const (
 	fionbio  = 0x5421
 )
 
-// callFilter permits what is on the list. denied is the action for the rest.
-func callFilter(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
-	// The call that sends a page comes first. tinyproxy makes one for every two thousand bytes, and conditions on arguments
-	// are checked one after the other.
+// callFilter permits what is on the list, which has names of calls and of those with conditions. denied is the action for the rest.
+func callFilter(machine *arch.Info, denied seccomp.Action, calls []string, callsIf []seccomp.NameWithConditions, most string) ([]byte, error) {
+	// The call that is made most comes first, because conditions on arguments are checked one after the other: tinyproxy sends a page
+	// by one for every two thousand bytes.
 	var often, others []seccomp.NameWithConditions
-	for _, c := range onThisMachineIf(machine, allowedCallsIf()) {
-		if c.Name == "sendto" {
+	for _, c := range onThisMachineIf(machine, callsIf) {
+		if c.Name == most {
 			often = append(often, c)
 		} else {
 			others = append(others, c)
@@ -119,7 +138,7 @@ func callFilter(machine *arch.Info, denied seccomp.Action) ([]byte, error) {
 	}
 	return assemble(seccomp.Policy{DefaultAction: denied, Syscalls: []seccomp.SyscallGroup{
 		{Action: seccomp.ActionAllow, NamesWithCondtions: often},
-		{Action: seccomp.ActionAllow, Names: onThisMachine(machine, allowedCalls...), NamesWithCondtions: others},
+		{Action: seccomp.ActionAllow, Names: onThisMachine(machine, calls...), NamesWithCondtions: others},
 	}})
 }
 

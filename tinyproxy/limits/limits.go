@@ -222,7 +222,7 @@ func (c Ceilings) Rlimits(n Needs, scratch bool) string {
 		{unix.RLIMIT_NOFILE, n.Descriptors},
 		{unix.RLIMIT_NPROC, min(n.Tasks, c.tasks)},
 		{unix.RLIMIT_DATA, n.Writable},
-		{unix.RLIMIT_AS, addresses + n.Writable},
+		{unix.RLIMIT_AS, min(addresses+n.Writable, c.addresses)},
 	} {
 		all = append(all, fmt.Sprintf("%d:%d", l.resource, l.value))
 	}

@@ -22,10 +22,12 @@ type Message struct {
 	Limits  string // resource limits, "7:464,6:400"
 	Slack   int    // of timers, in nanoseconds
 	Argv    []string
-	Output  int // standard output and error
-	Ruleset int // of Landlock
-	Gate    int // files with seccomp filters: the one that lets a single execve pass
-	Calls   int // and the one with the list of calls
+	Output  int    // standard output and error
+	Ruleset int    // of Landlock
+	Gate    int    // files with seccomp filters: the one that lets a single execve pass
+	Calls   int    // and the one with the list of calls
+	Program int    // what it becomes, if that is not the file that Argv[0] names
+	Pass    [2]int // descriptors 3 and 4 of what it becomes
 }
 
 // fields returns the descriptors of a message by the letters that they are announced with.
@@ -36,7 +38,7 @@ func (m *Message) fields() []struct {
 	return []struct {
 		letter byte
 		fd     *int
-	}{{'o', &m.Output}, {'l', &m.Ruleset}, {'1', &m.Gate}, {'a', &m.Calls}}
+	}{{'o', &m.Output}, {'l', &m.Ruleset}, {'1', &m.Gate}, {'a', &m.Calls}, {'p', &m.Program}, {'3', &m.Pass[0]}, {'4', &m.Pass[1]}}
 }
 
 // Encode returns a message as it is sent over a SOCK_SEQPACKET socket: words separated by NUL. The first word has a letter for

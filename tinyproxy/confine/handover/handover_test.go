@@ -9,8 +9,9 @@ import (
 // TestWhatIsSentIsRead with all descriptors, with few, and with what makes no sense.
 func TestWhatIsSentIsRead(t *testing.T) {
 	for _, m := range []Message{
-		{UID: 0x7089000d, Limits: "7:464,6:400", Slack: 10, Argv: []string{"/usr/bin/tinyproxy", "-d", ""}, Output: 1, Ruleset: 8, Gate: 9, Calls: 10},
-		{Argv: []string{"x"}, Output: 4, Ruleset: -1, Gate: -1, Calls: -1},
+		{UID: 0x7089000d, Limits: "7:464,6:400", Slack: 10, Argv: []string{"/usr/bin/tinyproxy", "-d", ""}, Output: 1, Ruleset: 8, Gate: 9, Calls: 10,
+			Program: 11, Pass: [2]int{12, 13}},
+		{Argv: []string{"x"}, Output: 4, Ruleset: -1, Gate: -1, Calls: -1, Program: -1, Pass: [2]int{-1, -1}},
 	} {
 		if got, ok := Decode(m.Encode()); !ok || !reflect.DeepEqual(got, m) {
 			t.Errorf("sent %+v, read %+v, %v", m, got, ok)
