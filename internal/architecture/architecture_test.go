@@ -26,7 +26,7 @@ var house = [][]string{
 		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret " +
 		"internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control"},
-	3: {"internal/policy", "internal/mailbox", "internal/lab internal/bench", "names"},
+	3: {"internal/policy", "internal/mailbox", "internal/lab internal/bench", "names", "internal/nameserver"},
 	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-switchboard", "cmd/vifproxylab",

@@ -55,6 +55,7 @@ const (
 	ProxyFails
 	FilesStale
 	StillTracked
+	ResolverEnded
 )
 
 // A word is what is fixed about a Kind.
@@ -108,13 +109,14 @@ var vocabulary = [...]word{
 	Allowed:             {"allowed", "f292835a6b484f0d8a8b09ba5ffe998f", info, "host allowed for a time"},
 	AllowedNoMore:       {"allowed-no-more", "3625e0665b6d41d2bbcd67768b7f01a6", info, "host no longer allowed"},
 
-	ProxyListens: {"proxy-listens", "dea960c6d87448d3a416a4136958451c", info, "proxy listens"},
-	InForce:      {"in-force", "b10c344bb9f2488fb21bdea30a1d1d53", info, "change in force"},
-	ProxyRetires: {"proxy-retires", "3233def1f8c14afd834946a018c7d0e6", info, "proxy finishes its connections"},
-	ProxyFull:    {"proxy-full", "f83c34d4ab904c4ea7ab8669c0c36c45", info, "the same clients hold all connections of a proxy: another one follows it"},
-	ProxyEnds:    {"proxy-ends", "aa71482c1a07469396b184c38f2f37ea", info, "proxy ends"},
-	ProxyDied:    {"proxy-died", "864e9e157508452d8fc943657ae28fb2", warn, "proxy died"},
-	ProxyFails:   {"proxy-fails", "9fee039b9bbb4e069d38d018333885c7", warn, "proxy does not start"},
-	FilesStale:   {"not-shown", "79ff3a72d588452895670ae00afb72ce", warn, "cannot show which configuration serves"},
-	StillTracked: {"still-tracked", "99f38234a61d4e2f950ebe8825f00a1b", warn, "connections of a proxy that ended may still be tracked"},
+	ProxyListens:  {"proxy-listens", "dea960c6d87448d3a416a4136958451c", info, "proxy listens"},
+	InForce:       {"in-force", "b10c344bb9f2488fb21bdea30a1d1d53", info, "change in force"},
+	ProxyRetires:  {"proxy-retires", "3233def1f8c14afd834946a018c7d0e6", info, "proxy finishes its connections"},
+	ProxyFull:     {"proxy-full", "f83c34d4ab904c4ea7ab8669c0c36c45", info, "the same clients hold all connections of a proxy: another one follows it"},
+	ProxyEnds:     {"proxy-ends", "aa71482c1a07469396b184c38f2f37ea", info, "proxy ends"},
+	ProxyDied:     {"proxy-died", "864e9e157508452d8fc943657ae28fb2", warn, "proxy died"},
+	ProxyFails:    {"proxy-fails", "9fee039b9bbb4e069d38d018333885c7", warn, "proxy does not start"},
+	FilesStale:    {"not-shown", "79ff3a72d588452895670ae00afb72ce", warn, "cannot show which configuration serves"},
+	ResolverEnded: {"resolver-ended", "aed3ffea7d9b4c9b8b2deb1a1dc5a9bb", warn, "the resolver ended: names are answered again when the next one runs"},
+	StillTracked:  {"still-tracked", "99f38234a61d4e2f950ebe8825f00a1b", warn, "connections of a proxy that ended may still be tracked"},
 }

@@ -1,0 +1,357 @@
+// Package nameserver is the daemon's side of the resolver, vifproxy-names: it starts that program, confined, and keeps it running. It
+// tells it what proxies may ask for, pins what it has answered, and asks it for names itself.
+//
+// The daemon makes the socket that questions come to, and keeps it: questions wait in it while no resolver runs. The resolver is not
+// trusted. It parses what hostile proxies and name servers send, and may belong to one of them. It can pin public addresses for
+// proxies that have a gate, and nothing else (report.go). If it says anything else, another one is started.
+//
+// A resolver that has ended leaves nothing behind that the next one would have to know. The next one gets settings and gates again, and
+// begins with empty caches. Of the pins only the daemon knows who made them (pins.go).
+//
+// Concurrency: all methods of a [Server] may be called from any goroutine.
+package nameserver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"vifproxy/firewall"
+	"vifproxy/internal/events"
+	"vifproxy/names/wire"
+	"vifproxy/tinyproxy/confine"
+)
+
+// patience is how long Open and LookUp wait for the resolver.
+const patience = 10 * time.Second
+
+// nameMax is the length of a name in the DNS as people write it, with a period at its end (RFC 1035, section 3.1).
+const nameMax = 254
+
+// Options are the settings of a Server.
+type Options struct {
+	Program string           // path of vifproxy-names
+	Sandbox *confine.Sandbox // that it is confined by
+	Pinner  firewall.Pinner
+	Events  *events.Emitter
+
+	// Judge asks a real tinyproxy whether a gate permits a name, for lines that nobody else knows exactly. Some run at once.
+	Judge func(ctx context.Context, gate int64, name string) (bool, error)
+
+	// OnOwned is called when a proxy has asked what no tinyproxy asks, so many times. It must not block. May be nil.
+	OnOwned func(uid uint32, count int)
+}
+
+// A Server keeps a resolver running.
+type Server struct {
+	o       Options
+	program *os.File // as it was when the daemon started: an upgrade may replace it
+	null    *os.File
+	socket  *os.File // that questions come to
+	port    uint16
+	pins    *pins
+	forks   chan func() // to the thread that forks
+	judges  chan struct{}
+	told    *rate.Limiter // events about ends
+
+	life   context.Context // ends with Stop
+	stop   context.CancelFunc
+	ending sync.WaitGroup
+
+	mu       sync.Mutex
+	askers   map[uint32]netip.Addr
+	lastID   int64 // of gates and questions
+	settings *wire.Settings
+	gates    map[int64]*gate
+	asked    map[int64]*question
+	run      *session // the one that has all settings, gates and questions; nil while there is none
+	problem  error    // why there is none
+	failures failures
+	changed  func() // see OnChange
+	notTold  int    // ends without an event
+}
+
+// A gate is what a generation may ask for.
+type gate struct {
+	order   wire.Gate
+	opened  chan struct{} // closed when a resolver has had it once
+	isOpen  bool          // opened is closed
+	closing bool          // the resolver that runs has been told to close it, and has not said that it has
+}
+
+// A question is one of the daemon's own.
+type question struct {
+	order  wire.Question
+	answer chan wire.Answer // has room for one
+}
+
+// An Error says why a name has no address.
+type Error struct {
+	Failure wire.Failure
+	Why     string // for people
+}
+
+func (e *Error) Error() string { return cmp.Or(e.Why, string(e.Failure)) }
+
+// Start makes the socket and begins to run the resolver. Leftovers of an earlier run must have been ended before, because the resolver
+// has a uid of their range. An error means that it can never run: the program is missing, or there can be no socket.
+func Start(ctx context.Context, o Options) (_ *Server, err error) {
+	s := &Server{
+		o: o, pins: newPins(o.Pinner), forks: make(chan func()), judges: make(chan struct{}, judgesMax),
+		told:   rate.NewLimiter(rate.Every(toldInterval), toldBurst),
+		askers: map[uint32]netip.Addr{}, gates: map[int64]*gate{}, asked: map[int64]*question{}, failures: failures{},
+		problem: errors.New("it has not started yet"),
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.program, err = os.Open(o.Program); err != nil {
+		return nil, fmt.Errorf("no program to answer questions for names with: %w (reinstall vifproxy)", err)
+	}
+	if info, err := s.program.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o005 != 0o005 {
+		return nil, fmt.Errorf("%s may not be executed by everybody (chmod 755 it)", o.Program)
+	}
+	if s.null, err = os.Open(os.DevNull); err != nil {
+		return nil, fmt.Errorf("standard input of the resolver: %w", err)
+	}
+	if s.socket, s.port, err = listen(); err != nil {
+		return nil, fmt.Errorf("socket for questions for names: %w", err)
+	}
+	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	ready := make(chan error)
+	s.ending.Go(func() { s.fork(ready) })
+	if err = <-ready; err != nil {
+		s.stop()
+		s.ending.Wait()
+		return nil, fmt.Errorf("the resolver would keep capabilities: %w", err)
+	}
+	s.ending.Go(func() { s.pins.work(s.life) })
+	s.ending.Go(s.keep)
+	return s, nil
+}
+
+// Stop ends the resolver, and returns when it has ended. Pins stay until their time is over or the fence goes.
+func (s *Server) Stop() {
+	s.stop()
+	s.ending.Wait()
+	s.close()
+}
+
+func (s *Server) close() {
+	for _, f := range []*os.File{s.program, s.null, s.socket} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// OnChange sets a function that is called when Problem may return something else. It must not block.
+func (s *Server) OnChange(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = f
+}
+
+// Problem returns why no resolver runs; nil if one does.
+func (s *Server) Problem() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.run != nil {
+		return nil
+	}
+	return fmt.Errorf("names are not answered: %w", s.problem)
+}
+
+// Configure says what the machine says about names. Until it is called, nothing is answered.
+func (s *Server) Configure(settings wire.Settings) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := s.settings == nil
+	s.settings = &settings
+	switch {
+	case s.run == nil:
+	case first:
+		s.run.replay(s)
+	default:
+		s.run.send(wire.Order{Settings: &settings})
+	}
+}
+
+// Open opens a gate, whose ID and At it sets. It returns when the resolver has the gate, or after 10 s with an error, and then the gate
+// is closed.
+func (s *Server) Open(ctx context.Context, order wire.Gate) (id int64, err error) {
+	at := s.Asker(order.UID)
+	s.mu.Lock()
+	s.lastID++
+	order.ID, order.At = s.lastID, at.Addr()
+	g := &gate{order: order, opened: make(chan struct{})}
+	s.gates[order.ID] = g
+	if s.run.knowsGates() {
+		s.run.open(g)
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case <-g.opened:
+		return order.ID, nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-s.life.Done():
+		err = errors.New("the daemon ends")
+	}
+	s.Close(order.ID)
+	if problem := s.Problem(); problem != nil {
+		err = problem
+	}
+	return 0, fmt.Errorf("open its names: %w", err)
+}
+
+// Close closes a gate. What only that gate permitted is no longer pinned soon after. Close never waits.
+func (s *Server) Close(id int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gates[id]
+	if g == nil || g.closing {
+		return
+	}
+	if g.closing = s.run.knowsGates(); g.closing {
+		s.run.shut(id)
+	} else {
+		delete(s.gates, id)
+	}
+	if uid := g.order.UID; s.hasGate(uid) {
+		s.pins.closeSome(uid, s.run)
+	} else {
+		s.pins.closeAll(uid)
+	}
+}
+
+// hasGate reports whether a uid may ask anything.
+func (s *Server) hasGate(uid uint32) bool {
+	for _, g := range s.gates {
+		if g.order.UID == uid && !g.closing {
+			return true
+		}
+	}
+	return false
+}
+
+// LookUp asks for the addresses of a name, as the gates of a uid permit; for uid 0 as the daemon itself, which may ask for all names.
+// Nothing is pinned by it. The error is an *Error if there is an answer that has no address.
+func (s *Server) LookUp(ctx context.Context, uid uint32, name string) ([]netip.Addr, error) {
+	if addr, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{addr.Unmap().WithZone("")}, nil
+	}
+	if len(name) > nameMax {
+		return nil, &Error{wire.NoSuchName, "it is longer than a name can be"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s.mu.Lock()
+	s.lastID++
+	q := &question{wire.Question{ID: s.lastID, UID: uid, Name: name}, make(chan wire.Answer, 1)}
+	s.asked[q.order.ID] = q
+	if s.run.knowsGates() {
+		s.run.send(wire.Order{Ask: &q.order})
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.asked, q.order.ID)
+	}()
+	select {
+	case a := <-q.answer:
+		if a.Failure != "" {
+			return nil, &Error{a.Failure, a.Why}
+		}
+		return a.Addrs, nil
+	case <-ctx.Done():
+		if problem := s.Problem(); problem != nil {
+			return nil, problem
+		}
+		return nil, &Error{wire.Silent, "no answer came in time"}
+	case <-s.life.Done():
+		return nil, errors.New("the daemon ends")
+	}
+}
+
+// Why returns the last reason why a name had no answer for a uid, if that was in the last 30 s.
+func (s *Server) Why(uid uint32, name string) (wire.Failure, string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ok := s.failures.last(uid, name, time.Now())
+	return f.failure, f.why, ok
+}
+
+// listen makes the socket that questions come to. It gets what is sent over the loopback and nothing else, whatever address that is sent
+// to. Whoever reads it asks for IP_PKTINFO, which tells the address.
+func listen() (_ *os.File, port uint16, err error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, os.NewSyscallError("socket", err)
+	}
+	file := os.NewFile(uintptr(fd), "questions for names")
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	if err = unix.BindToDevice(fd, "lo"); err != nil {
+		return nil, 0, os.NewSyscallError("SO_BINDTODEVICE", err)
+	}
+	// Questions wait while no resolver runs. Without CAP_NET_ADMIN there is room for as many as net.core.rmem_max says.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, waitingMax) != nil {
+		if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, waitingMax); err != nil {
+			return nil, 0, os.NewSyscallError("SO_RCVBUF", err)
+		}
+	}
+	if err = unix.Bind(fd, &unix.SockaddrInet4{}); err != nil {
+		return nil, 0, os.NewSyscallError("bind", err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, 0, os.NewSyscallError("getsockname", err)
+	}
+	return file, uint16(name.(*unix.SockaddrInet4).Port), nil
+}
+
+// waitingMax is how many bytes of questions wait in the socket. The kernel counts some 800 for each.
+const waitingMax = 4 << 20
+
+// firstAsker is the address of the first asker, and those after it are of the others. A distribution's own name server may be at a low
+// address of the loopback, such as 127.0.0.53.
+var firstAsker = [4]byte{127, 64, 0, 1}
+
+// askersMax is how many addresses there are for askers, 127.64.0.0/10 less the first and the last.
+const askersMax = 1<<22 - 2
+
+// Asker returns where the questions of a uid are to be sent on to. A uid always has the same address, and no other uid ever gets it. The
+// zero AddrPort means that four million uids have used up all.
+func (s *Server) Asker(uid uint32) netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	addr, ok := s.askers[uid]
+	if !ok && len(s.askers) == askersMax {
+		return netip.AddrPort{}
+	}
+	if !ok {
+		n := uint32(len(s.askers)) + uint32(firstAsker[1])<<16 + uint32(firstAsker[3])
+		addr = netip.AddrFrom4([4]byte{firstAsker[0], byte(n >> 16), byte(n >> 8), byte(n)})
+		s.askers[uid] = addr
+	}
+	return netip.AddrPortFrom(addr, s.port)
+}
