@@ -101,8 +101,8 @@ type Error struct {
 
 func (e *Error) Error() string { return cmp.Or(e.Why, string(e.Failure)) }
 
-// Start makes the socket and begins to run the resolver. Leftovers of an earlier run must have been ended before, because the resolver
-// has a uid of their range. An error means that it can never run: the program is missing, or there can be no socket.
+// Start makes the socket and begins to run the resolver. Package process comes before: it ends leftovers of an earlier run, in whose range
+// of uids the resolver is, and has what this process has inherited closed where it executes a program. An error means that it can never run: the program is missing, or there can be no socket.
 func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	s := &Server{
 		o: o, pins: newPins(o.Pinner), forks: make(chan func()), judges: make(chan struct{}, judgesMax),

@@ -23,7 +23,7 @@ const (
 
 	// lookInterval is the time between looks whether the resolver answers. One that answers to nothing at so many looks in a row has
 	// stopped. It may be busy with a long list for seconds.
-	lookInterval = 3 * time.Second
+	lookInterval = 2 * time.Second
 	looksMax     = 3
 
 	// writeMax is how long the resolver may take until it reads an order.

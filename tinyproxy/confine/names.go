@@ -36,7 +36,8 @@ var nameCalls = []string{
 // nameCallsIf are those that are permitted with certain arguments only.
 func nameCallsIf() []seccomp.NameWithConditions {
 	var c conditional
-	c.memoryAndThreads()
+	c.memory()
+	c.allow("clone", set{{Argument: 0, Operation: seccomp.BitsSet, Value: unix.CLONE_THREAD}}) // threads, and no processes
 	c.sockets()
 	c.options(unix.SOL_SOCKET, unix.SO_REUSEADDR, unix.SO_KEEPALIVE, unix.SO_BROADCAST, unix.SO_LINGER, unix.SO_SNDBUF, unix.SO_RCVBUF)
 	c.options(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.IP_RECVERR, unix.IP_MTU_DISCOVER)

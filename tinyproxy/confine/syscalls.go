@@ -42,7 +42,10 @@ var allowedCalls = []string{
 // allowedCallsIf are the calls that are permitted with certain arguments only. One of the sets must match.
 func allowedCallsIf() []seccomp.NameWithConditions {
 	var c conditional
-	c.memoryAndThreads()
+	c.memory()
+	// Threads and plain forks; no namespaces. The flags of clone3 are in memory, where no filter sees them.
+	c.allow("clone", set{lacks(0, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|
+		unix.CLONE_NEWUSER|unix.CLONE_NEWPID|unix.CLONE_NEWNET)})
 	c.oneOf("socket", 0, unix.AF_UNIX, unix.AF_NETLINK) // left to gateFilter
 	c.sockets()
 	c.options(unix.SOL_SOCKET, unix.SO_REUSEADDR, unix.SO_KEEPALIVE, unix.SO_LINGER, unix.SO_SNDBUF, unix.SO_RCVBUF,
@@ -92,13 +95,10 @@ func (c *conditional) options(level uint64, options ...uint64) {
 	}
 }
 
-func (c *conditional) memoryAndThreads() {
-	// Nothing that was ever writable becomes executable.
+// memory permits memory of which nothing that was ever writable becomes executable.
+func (c *conditional) memory() {
 	c.allow("mmap", set{lacks(2, unix.PROT_EXEC)}, set{lacks(2, unix.PROT_WRITE)})
 	c.allow("mprotect", set{lacks(2, unix.PROT_EXEC)})
-	// Threads and plain forks; no namespaces. The flags of clone3 are in memory, where no filter sees them.
-	c.allow("clone", set{lacks(0, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|
-		unix.CLONE_NEWUSER|unix.CLONE_NEWPID|unix.CLONE_NEWNET)})
 }
 
 // sockets permits TCP and UDP; no MPTCP or SCTP, whose ports Landlock does not look at, and nothing raw.

@@ -4,6 +4,7 @@ package limits
 // fill their caches and have as many questions under way as they may.
 const (
 	namesTasks       = 64        // threads of Go
+	namesTasksOfUser = 512       // in all networks of this machine: tests run many at once
 	namesMemory      = 256 << 20 // bytes
 	namesDescriptors = 8192      // a socket for each question that is under way to a name server
 	namesReserved    = 512 << 20 // writable address space besides: Go maps 64 MiB at once, and stacks of threads
@@ -13,7 +14,7 @@ const (
 func (c Ceilings) Names() Needs {
 	memory := min(namesMemory, c.memory/4)
 	return Needs{
-		Limits:  Limits{Tasks: namesTasks, Memory: memory, Descriptors: min(namesDescriptors, c.descriptors)},
+		Limits:  Limits{Tasks: min(namesTasksOfUser, c.tasks), Memory: memory, Descriptors: min(namesDescriptors, c.descriptors)},
 		Serving: namesTasks, Writable: min(memory+namesReserved, c.writable),
 	}
 }
