@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -16,6 +18,10 @@ import (
 const (
 	ServersMax = 3  // as many as the C library asks (MAXNS in glibc's resolv.h)
 	AddrsMax   = 32 // addresses of one answer
+
+	searchMax = 8                // domains in which a name is looked for
+	chainMax  = 16               // CNAMEs from a name to its addresses
+	total     = 10 * time.Second // for all questions of one Ask
 )
 
 // A Config says which servers are asked, and how names are completed, as resolv.conf(5) does.
@@ -32,53 +38,103 @@ type Answer struct {
 	TTL        time.Duration // for which it may be kept, counted from when it came; of a negative one by RFC 2308, 0 without an SOA record
 }
 
-// A Reason is why a question has no answer.
-type Reason int
-
-const (
-	NoServer    Reason = iota // none is configured
-	Silent                    // no server says anything, or none can be reached
-	ServerError               // a server says that it cannot answer, or says what makes no sense
-	Busy                      // too many questions are under way, or come too fast
-)
-
-// An Error says why a question has no answer.
-type Error struct {
-	Reason Reason
-	Faults []Fault // of each server that was asked, in the order of the Config
-}
-
-// A Fault is what was wrong with one server.
-type Fault struct {
-	Server netip.AddrPort
-	RCode  dnsmessage.RCode // what it said, if it is not 0
-	Err    error            // why it cannot be asked or understood; nil if it said an RCode, or nothing
-}
-
 // An Asker asks name servers, and remembers how they behave.
-type Asker struct{}
+type Asker struct {
+	mu      sync.Mutex
+	servers []*server // in the order of the Config
+	search  []string  // complete names, without the last dot
+	dots    int
+	sockets int // that are open, of all shares
+}
 
 // New returns an Asker that has no servers.
 func New() *Asker { return &Asker{} }
 
 // Configure sets which servers are asked from now on. It keeps what is known of servers that stay.
-func (a *Asker) Configure(c Config) {}
+func (a *Asker) Configure(c Config) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	former := a.servers
+	a.servers = nil
+	for _, addr := range c.Servers {
+		is := func(s *server) bool { return s.addr == addr }
+		if len(a.servers) == ServersMax || slices.ContainsFunc(a.servers, is) {
+			continue
+		}
+		if i := slices.IndexFunc(former, is); i >= 0 {
+			a.servers = append(a.servers, former[i])
+		} else {
+			a.servers = append(a.servers, &server{addr: addr})
+		}
+	}
+	a.search = nil
+	for _, domain := range c.Search {
+		if domain = complete(domain); valid(domain) && len(a.search) < searchMax {
+			a.search = append(a.search, domain)
+		}
+	}
+	a.dots = c.Dots
+}
 
 // Silent reports whether all servers are known to be silent. They are asked all the same.
-func (a *Asker) Silent() bool { return false }
-
-// Share returns one AppVM's share of the questions that may be under way.
-func (a *Asker) Share() *Share { return &Share{asker: a} }
-
-// A Share asks for one AppVM. An AppVM that asks for too much gets errors, and its neighbours do not notice.
-type Share struct{ asker *Asker }
+func (a *Asker) Silent() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.servers {
+		if !s.isSilent() {
+			return false
+		}
+	}
+	return len(a.servers) > 0
+}
 
 // Ask asks for the addresses of a name, of type A or AAAA. A name that ends with a dot is complete. Another one is tried in the
 // Search domains too. A name that the C library would not accept in an answer has no addresses, and no server is asked. Ask returns
 // within 10 s. The error is an *Error, or that of the context.
 func (s *Share) Ask(ctx context.Context, name string, t dnsmessage.Type) (Answer, error) {
-	return Answer{}, errors.ErrUnsupported
+	limited, cancel := context.WithTimeout(ctx, total)
+	defer cancel()
+	none := Answer{NoSuchName: true, TTL: ttlMax}
+	var failed error
+	for _, full := range s.asker.candidates(name) {
+		answer, err := s.follow(limited, full, t)
+		var e *Error
+		switch {
+		case ctx.Err() != nil:
+			return Answer{}, ctx.Err()
+		case errors.As(err, &e) && e.Reason == ServerError: // as the C library does: the next domain may have it
+			failed = err
+		case err != nil:
+			return Answer{}, err
+		case !answer.NoSuchName:
+			return answer, nil
+		default:
+			none.TTL = min(none.TTL, answer.TTL)
+		}
+	}
+	if failed != nil {
+		return Answer{}, failed
+	}
+	return none, nil
 }
 
-// Silent is that of the Asker.
-func (s *Share) Silent() bool { return s.asker.Silent() }
+// follow asks for the addresses of one complete name, and of what it is an alias of.
+func (s *Share) follow(ctx context.Context, name string, t dnsmessage.Type) (Answer, error) {
+	ttl := ttlMax
+	var r reply
+	for range chainMax {
+		var err error
+		if r, err = s.question(ctx, name, t); err != nil {
+			return Answer{}, err
+		}
+		r.TTL = min(r.TTL, ttl)
+		if r.alias == "" {
+			return r.Answer, nil
+		}
+		if !valid(r.alias) {
+			return Answer{TTL: r.TTL}, nil
+		}
+		name, ttl = r.alias, r.TTL
+	}
+	return Answer{}, &Error{Reason: ServerError, Faults: []Fault{{Server: r.server, Err: errEndless}}}
+}

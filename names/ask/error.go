@@ -2,15 +2,41 @@ package ask
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
+
+	"golang.org/x/net/dns/dnsmessage"
 )
+
+// A Reason is why a question has no answer.
+type Reason int
+
+const (
+	NoServer    Reason = iota // none is configured
+	Silent                    // no server says anything, or none can be reached
+	ServerError               // a server says that it cannot answer, or says what makes no sense
+	Busy                      // too many questions are under way, or come too fast
+)
+
+// An Error says why a question has no answer.
+type Error struct {
+	Reason Reason
+	Faults []Fault // of each server that was asked
+}
+
+// A Fault is what was wrong with one server.
+type Fault struct {
+	Server netip.AddrPort
+	RCode  dnsmessage.RCode // what it said, if it is not 0
+	Err    error            // why it cannot be asked or understood; nil if it said an RCode, or nothing
+}
 
 // Error says it in one sentence, such as "10.139.1.1 does not answer, 10.139.1.2 answers ServerFailure".
 func (e *Error) Error() string {
-	switch {
-	case e.Reason == NoServer:
+	switch e.Reason {
+	case NoServer:
 		return "no name server is configured"
-	case e.Reason == Busy:
+	case Busy:
 		return "too many questions"
 	}
 	var all []string

@@ -1,0 +1,69 @@
+package ask
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	SocketsMax = 1024 // that ask, of all shares: the process needs as many descriptors
+
+	questionsMax  = 64  // of one share under way; further ones wait
+	questionRate  = 32  // of one share, a second
+	questionBurst = 256 // of one share, before that rate applies
+	rateWait      = time.Second
+)
+
+// A Share asks for one AppVM. An AppVM that asks for too much waits or gets errors, and its neighbours do not notice.
+type Share struct {
+	asker     *Asker
+	questions chan struct{} // one for each that is under way
+	pace      *rate.Limiter
+	sockets   int // that are open; guarded by asker.mu
+}
+
+// Share returns a new share of the questions that may be under way.
+func (a *Asker) Share() *Share {
+	return &Share{asker: a, questions: make(chan struct{}, questionsMax), pace: rate.NewLimiter(questionRate, questionBurst)}
+}
+
+// Silent is that of the Asker.
+func (s *Share) Silent() bool { return s.asker.Silent() }
+
+// admit waits until the share may ask one more question. Done ends it.
+func (s *Share) admit(ctx context.Context) (done func(), err error) {
+	paced, cancel := context.WithTimeout(ctx, rateWait)
+	defer cancel()
+	if s.pace.Wait(paced) != nil {
+		return nil, &Error{Reason: Busy}
+	}
+	select {
+	case s.questions <- struct{}{}:
+		return func() { <-s.questions }, nil
+	case <-ctx.Done():
+		return nil, &Error{Reason: Busy}
+	}
+}
+
+// open takes one of the sockets. A share may have as many as are left, so there are always some for one that has none (Choudhury and
+// Hahne, Dynamic queue length thresholds, 1998).
+func (s *Share) open() bool {
+	s.asker.mu.Lock()
+	defer s.asker.mu.Unlock()
+	if s.sockets >= SocketsMax-s.asker.sockets {
+		return false
+	}
+	s.asker.sockets++
+	s.sockets++
+	return true
+}
+
+// close gives one of the sockets back.
+func (s *Share) close() {
+	s.asker.mu.Lock()
+	defer s.asker.mu.Unlock()
+	s.asker.sockets--
+	s.sockets--
+}

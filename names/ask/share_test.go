@@ -1,0 +1,72 @@
+package ask_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"vifproxy/names/ask"
+	"vifproxy/names/ask/asktest"
+)
+
+// However many AppVMs ask names that nobody answers, as often as they can, one more is answered, and the sockets are bounded.
+func TestGreedyShares(t *testing.T) {
+	asker, share, servers := asking(t, func(q asktest.Query) {
+		if q.Name == name {
+			right(q)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	for range 50 {
+		greedy := asker.Share()
+		for i := range 100 {
+			asking.Go(func() { greedy.Ask(ctx, fmt.Sprintf("silent%d.example.", i), typA) })
+		}
+	}
+	for servers[0].Asked() < ask.SocketsMax*9/10 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for range 20 {
+		if _, err := share.Ask(t.Context(), name, typA); err != nil {
+			t.Error(err)
+		}
+		if n := asker.Sockets(); n >= ask.SocketsMax || n < ask.SocketsMax*8/10 {
+			t.Errorf("%d sockets are open", n)
+		}
+	}
+	cancel()
+	asking.Wait()
+	for asker.Sockets() > 0 { // silent servers are waited for
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// An AppVM that asks for more than any page needs gets errors, which say so.
+func TestTooManyQuestions(t *testing.T) {
+	_, share, servers := asking(t, right)
+	var answered, refused atomic.Int32
+	var asking sync.WaitGroup
+	for range 600 {
+		asking.Go(func() {
+			_, err := share.Ask(t.Context(), name, typA)
+			var e *ask.Error
+			switch {
+			case err == nil:
+				answered.Add(1)
+			case errors.As(err, &e) && e.Reason == ask.Busy:
+				refused.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	asking.Wait()
+	if n := servers[0].Asked(); answered.Load() < 256 || refused.Load() == 0 || n != int(answered.Load()) {
+		t.Errorf("%d of 600 questions were answered, %d refused; %d were sent", answered.Load(), refused.Load(), n)
+	}
+}
