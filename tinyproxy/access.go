@@ -44,3 +44,10 @@ func holds(network string, client netip.Addr) bool {
 	p, err := netip.ParsePrefix(network)
 	return err == nil && p.Contains(client)
 }
+
+// isHostName reports whether an argument of Allow or Deny is a host name that tinyproxy asks for. If it begins with a dot, tinyproxy
+// compares it with the name of the client's address instead.
+func isHostName(arg string) bool {
+	_, err := netip.ParseAddr(arg)
+	return err != nil && arg != "" && arg[0] != '.' && !strings.Contains(arg, "/")
+}

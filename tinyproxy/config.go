@@ -31,6 +31,7 @@ type Config struct {
 	ConnectPorts []uint16 // ports of ConnectPort, which CONNECT may go to
 	AnyPort      bool     // there is no ConnectPort: CONNECT may go to every port
 	Routes       []Route  // the lines of Upstream, in the order of the template
+	AccessNames  []string // host names in the lines of Allow and Deny; not those that begin with a dot
 
 	// What else decides how the proxy is confined.
 	MaxClients     int      // served at a time
@@ -202,6 +203,10 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 			c.AnyPort = false
 			if n, err := strconv.ParseUint(strings.Trim(arg, " \t"), 10, 16); err == nil && n > 0 {
 				c.ConnectPorts = append(c.ConnectPorts, uint16(n))
+			}
+		case "allow", "deny":
+			if host := strings.Trim(arg, " \t\""); isHostName(host) {
+				c.AccessNames = append(c.AccessNames, strings.Clone(host))
 			}
 		case "upstream":
 			if r, ok := parseUpstream(arg); ok {

@@ -54,6 +54,26 @@ func (c Config) Upstreams() (all []Upstream) {
 	return all
 }
 
+// AllUpstream reports whether tinyproxy passes all requests on, and connects to no host itself; see UpstreamFor.
+func (c Config) AllUpstream() bool {
+	all := slices.IndexFunc(c.Routes, func(r Route) bool { return r.Site == "" })
+	return all >= 0 && c.Routes[all].To != Upstream{} &&
+		!slices.ContainsFunc(c.Routes, func(r Route) bool { return r.Site != "" && r.To == Upstream{} })
+}
+
+// Names returns the names that tinyproxy asks for whatever a request says, sorted: those of Upstreams, and those of Allow and Deny,
+// which it compares with the client's address at each connection (acl_string_processing in src/acl.c of 1.11).
+func (c Config) Names() []string {
+	all := slices.Clone(c.AccessNames)
+	for _, up := range c.Upstreams() {
+		if _, err := netip.ParseAddr(up.Host); err != nil {
+			all = append(all, up.Host)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // UpstreamFor returns the proxy that tinyproxy asks for a host, if it asks one: upstream_get in src/upstream.c of 1.11. The
 // last line whose site matches decides, and it may say none. If there is no such line, the first one without a site does.
 func (c Config) UpstreamFor(host string) (to Upstream, ok bool) {

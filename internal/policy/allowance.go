@@ -16,12 +16,31 @@ type Allowance struct {
 	Ports     []uint16 // that the template opens, for all
 	Own       []uint16 // that its list opens, for it alone
 	Upstreams []tinyproxy.Upstream
+
+	Listed     []netip.Addr // public addresses that its list names
+	AnyAddress bool         // its list names more than can be listed
+}
+
+// Proxy returns what the fence is to have for the proxies of the AppVM, which have a uid.
+func (a Allowance) Proxy(uid uint32) firewall.Proxy {
+	return firewall.Proxy{UID: uid, Openings: a.Openings, Ports: a.Own, Listed: a.Listed, AnyAddress: a.AnyAddress}
+}
+
+// Allowance returns what the policy may do.
+func (p *Policy) Allowance() Allowance {
+	return Allowance{Addr: p.Addr, Openings: Openings(p.Egress), Ports: p.Config.ConnectPorts, Own: p.PortNumbers(),
+		Upstreams: p.Config.Upstreams(), Listed: p.publicListed(), AnyAddress: p.AnyAddress != ""}
+}
+
+// publicListed returns the listed addresses that the fence opens without a line that opens them.
+func (p *Policy) publicListed() []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(p.Listed), func(addr netip.Addr) bool { return !firewall.Public(addr) })
 }
 
 // AllowanceOf returns what a policy may do. As long as another one serves, both must permit it: a process has no openings but its
 // own rules', and what was taken away is closed at once.
 func AllowanceOf(target, serving *Policy) Allowance {
-	e := Allowance{target.Addr, Openings(target.Egress), target.Config.ConnectPorts, target.PortNumbers(), target.Config.Upstreams()}
+	e := target.Allowance()
 	if serving == nil || serving.Key() == target.Key() {
 		return e
 	}
@@ -29,6 +48,13 @@ func AllowanceOf(target, serving *Policy) Allowance {
 	e.Ports = inBoth(e.Ports, serving.Config.ConnectPorts)
 	e.Own = inBoth(e.Own, serving.PortNumbers())
 	e.Upstreams = inBoth(e.Upstreams, serving.Config.Upstreams())
+	e.AnyAddress = e.AnyAddress && serving.AnyAddress != ""
+	switch {
+	case serving.AnyAddress == "" && target.AnyAddress != "":
+		e.Listed = serving.publicListed()
+	case serving.AnyAddress == "":
+		e.Listed = inBoth(e.Listed, serving.Listed)
+	}
 	return e
 }
 

@@ -16,10 +16,7 @@ func (p *Policy) Judge() tinyproxy.Judge {
 // Matching returns the first lines that match a request, at most most, as indexes into Rules. A real tinyproxy is asked about lines
 // of which package rules/match does not know exactly what they match.
 func (p *Policy) Matching(ctx context.Context, r tinyproxy.Request, most int) ([]int, error) {
-	texts := make([]string, len(p.Rules))
-	for i, line := range p.Rules {
-		texts[i] = line.Text
-	}
+	texts := p.texts()
 	f := p.Config.Filter.Compiled()
 	m := match.New(texts, SyntaxOf(f))
 	found := m.Lines(f.Compared(r), most)
@@ -39,4 +36,10 @@ func (p *Policy) Matching(ctx context.Context, r tinyproxy.Request, most int) ([
 	}
 	slices.Sort(found)
 	return found[:min(most, len(found))], nil
+}
+
+// Permits reports whether the list lets a tunnel to a host pass.
+func (p *Policy) Permits(ctx context.Context, host string) (bool, error) {
+	matching, err := p.Matching(ctx, tinyproxy.Request{Tunnel: true, Host: host, Port: 443}, 1)
+	return err == nil && (len(matching) > 0) == p.Config.Filter.DefaultDeny, err
 }

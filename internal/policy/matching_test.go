@@ -54,3 +54,19 @@ func TestMatchingComparesWhatTinyproxyDoes(t *testing.T) {
 		t.Errorf("only the lines %v match", matched)
 	}
 }
+
+// Whether a list permits a name follows from its default and its lines, also those that only a real tinyproxy can compare.
+func TestPermits(t *testing.T) {
+	black := policytest.Of(t, loopback, []string{`^\(a\)\1$`, `^b$`})
+	white := policytest.Of(t, loopback, []string{`^b$`}, "FilterDefaultDeny Yes")
+	for _, tt := range []struct {
+		host         string
+		black, white bool
+	}{{"aa", false, false}, {"a", true, false}, {"b", false, true}} {
+		b, err := black.Permits(t.Context(), tt.host)
+		w, err2 := white.Permits(t.Context(), tt.host)
+		if err != nil || err2 != nil || b != tt.black || w != tt.white {
+			t.Errorf("%s: the black list says %v (%v), the white one %v (%v)", tt.host, b, err, w, err2)
+		}
+	}
+}

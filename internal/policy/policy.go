@@ -34,6 +34,10 @@ type Policy struct {
 	Findings  []string              // what is wrong with the rule file although it can be used
 	Restarts  int                   // how often `restart` asked for a new process
 
+	// What follows from these: the addresses that the list permits by number, and why it permits any; "" if it does not.
+	Listed     []netip.Addr
+	AnyAddress string
+
 	key string
 }
 
@@ -118,7 +122,8 @@ func (p *Policy) At(bind netip.Addr, places string) *Policy {
 	}
 	moved := *p
 	moved.Bind, moved.Places = bind, places
-	return moved.sealed()
+	moved.key = moved.digest()
+	return &moved
 }
 
 // Only returns the same policy with no temporary lines and ports but those of the given hosts. A last good policy must not
@@ -145,11 +150,12 @@ func (p *Policy) Only(hosts map[rules.Host]time.Duration) *Policy {
 // Key returns a text that is the same for two policies that run the same proxy.
 func (p *Policy) Key() string { return p.key }
 
-// Sealed returns a policy that was put together by hand, with its key. For tests.
+// Sealed returns a policy that was put together by hand, with what follows from its fields. For tests.
 func Sealed(p Policy) *Policy { return p.sealed() }
 
 func (p *Policy) sealed() *Policy {
 	p.key = p.digest()
+	p.Listed, p.AnyAddress = p.numbers()
 	return p
 }
 

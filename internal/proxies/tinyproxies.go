@@ -35,6 +35,7 @@ type Tinyproxies struct {
 	sandbox  *confine.Sandbox
 	users    *tinyproxy.Identities
 	egress   []rules.Egress
+	gates    gates
 	slots    chan struct{}
 	prompt   bool
 }
@@ -70,7 +71,7 @@ func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxi
 		emitter.Emit(events.Leftovers, events.About{Count: killed})
 	}
 	return &Tinyproxies{binary: o.Binary, launcher: launcher, sandbox: o.Sandbox, users: o.Users, egress: o.Egress,
-		prompt: o.Prompt, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
+		gates: gates{forAll: o.Egress, open: map[int64]*policy.Policy{}}, prompt: o.Prompt, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
 }
 
 // Close ends the processes that still run, and removes what is ours from the runtime directory.
@@ -91,7 +92,15 @@ func (t *Tinyproxies) Start(ctx context.Context, p *policy.Policy, port uint16) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	proxy, err := t.launcher.Start(ctx, t.binary, t.spec(p, t.users.UID(p.Addr), port))
+	uid := t.users.UID(p.Addr)
+	shut, err := t.gates.of(ctx, p, uid)
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := t.launcher.Start(ctx, t.binary, t.spec(p, uid, port))
+	if err != nil {
+		shut()
+	}
 	var problem *proc.Error
 	switch {
 	case errors.As(err, &problem) && problem.Config:
@@ -101,6 +110,7 @@ func (t *Tinyproxies) Start(ctx context.Context, p *policy.Policy, port uint16) 
 	case err != nil:
 		return nil, err
 	}
+	proxy.WhenDone(shut)
 	return started{proxy, t.launcher, t.prompt}, nil
 }
 
@@ -115,7 +125,27 @@ func (t *Tinyproxies) spec(p *policy.Policy, uid uint32, port uint16) proc.Spec 
 
 // Try implements Starter.
 func (t *Tinyproxies) Try(ctx context.Context, p *policy.Policy, uid uint32, port uint16, q tinyproxy.Request) (Trial, error) {
-	return t.launcher.Try(ctx, t.binary, t.spec(p, uid, port), q)
+	shut, err := t.gates.of(ctx, p, uid)
+	if err != nil {
+		return nil, err
+	}
+	trial, err := t.launcher.Try(ctx, t.binary, t.spec(p, uid, port), q)
+	if err != nil {
+		shut()
+		return nil, err
+	}
+	return tried{trial, shut}, nil
+}
+
+// tried is a trial with its gate.
+type tried struct {
+	*proc.Trial
+	shut func()
+}
+
+func (t tried) Kill() {
+	t.Trial.Kill()
+	t.shut()
 }
 
 // OnLogProblem sets a function that is called when LogProblem may return something else.

@@ -101,7 +101,9 @@ func (l *List) Begin(ctx, life context.Context, q Question, port uint16, m Means
 func (l *List) Allowances() (all []policy.Allowance) {
 	for _, t := range l.all {
 		if t.Apart && t.asked() {
-			all = append(all, policy.Allowance{Addr: t.from, Openings: policy.Openings(t.Policy.Egress), Own: t.Policy.PortNumbers()})
+			a := t.Policy.Allowance()
+			a.Addr, a.Ports, a.Upstreams = t.from, nil, nil // these would be open for all
+			all = append(all, a)
 		}
 	}
 	return all
