@@ -1,17 +1,13 @@
-// Package resolvconf reads to which resolvers programs here send their questions for names, and remembers those that they may still
-// ask.
+// Package resolvconf reads what this machine says about names: resolv.conf(5), hosts(5) and the host name. It remembers the name servers
+// that may still be asked.
 //
-// Concurrency: its functions may be called from anywhere. A Memory belongs to one goroutine.
+// Concurrency: its functions may be called from anywhere. A Memory and a Reader belong to one goroutine each.
 package resolvconf
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"strings"
 
 	"vifproxy/internal/watchfile"
 )
@@ -19,24 +15,12 @@ import (
 // Read returns the addresses that programs here send their questions for names to, in the order of
 // resolv.conf(5). Where that names none, or is not there, it is the machine itself.
 func Read(path string) ([]netip.Addr, error) {
-	text, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	text, err := read(path, confMax)
+	if err != nil {
 		return nil, fmt.Errorf("read resolvers: %w", err)
 	}
-	var all []netip.Addr
-	for line := range strings.Lines(string(text)) {
-		words := strings.Fields(line)
-		if len(words) < 2 || words[0] != "nameserver" {
-			continue
-		}
-		if addr, err := netip.ParseAddr(words[1]); err == nil {
-			all = append(all, addr.Unmap().WithZone(""))
-		}
-	}
-	if all == nil {
-		all = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
-	}
-	return all, nil
+	servers, _, _ := parseConf(text)
+	return servers, nil
 }
 
 // Watch calls changed after what may have changed the files of the resolver, links followed, and once when it has
