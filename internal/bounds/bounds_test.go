@@ -195,7 +195,8 @@ func shipped(t *testing.T) (files []string) {
 	t.Helper()
 	list := exec.Command("go", "list", "-deps",
 		"-f", `{{if not .Standard}}{{$dir := .Dir}}{{range .GoFiles}}{{$dir}}/{{.}}{{"\n"}}{{end}}{{end}}`,
-		"vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl", "vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-switchboard")
+		"vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl", "vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-names",
+		"vifproxy/cmd/vifproxy-switchboard")
 	out, err := list.Output()
 	if err != nil {
 		t.Fatal(err)
