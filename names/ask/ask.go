@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -45,6 +46,8 @@ type Asker struct {
 	search  []string  // complete names, without the last dot
 	dots    int
 	sockets int // that are open, of all shares
+
+	version atomic.Int64
 }
 
 // New returns an Asker that has no servers.
@@ -54,7 +57,7 @@ func New() *Asker { return &Asker{} }
 func (a *Asker) Configure(c Config) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	former := a.servers
+	former, formerSearch, formerDots := a.servers, a.search, a.dots
 	a.servers = nil
 	for _, addr := range c.Servers {
 		is := func(s *server) bool { return s.addr == addr }
@@ -74,7 +77,13 @@ func (a *Asker) Configure(c Config) {
 		}
 	}
 	a.dots = c.Dots
+	if !slices.Equal(a.servers, former) || !slices.Equal(a.search, formerSearch) || a.dots != formerDots {
+		a.version.Add(1)
+	}
 }
+
+// Version is a number that changes when other servers are asked, or other names.
+func (a *Asker) Version() int { return int(a.version.Load()) }
 
 // Silent reports whether all servers are known to be silent. They are asked all the same.
 func (a *Asker) Silent() bool {

@@ -66,7 +66,7 @@ func parse(message []byte, id uint16, q dnsmessage.Question) (r reply, err error
 	case err == nil && len(asked) == 0 && h.RCode == dnsmessage.RCodeFormatError:
 		return r, nil // as servers do that could not read the question
 	case err != nil || len(asked) != 1 || asked[0].Type != q.Type || asked[0].Class != q.Class ||
-		lower(asked[0].Name.String()) != lower(q.Name.String()):
+		Lower(asked[0].Name.String()) != Lower(q.Name.String()):
 		return r, errOther
 	}
 	chain, err := r.answers(&p, q)
@@ -113,14 +113,14 @@ func (r *reply) answers(p *dnsmessage.Parser, q dnsmessage.Question) (chain []st
 			}
 			break
 		}
-		is := record{owner: lower(h.Name.String()), ttl: ttl(h.TTL)}
+		is := record{owner: Lower(h.Name.String()), ttl: ttl(h.TTL)}
 		switch {
 		case h.Class != dnsmessage.ClassINET:
 			err = p.SkipAnswer()
 		case h.Type == dnsmessage.TypeCNAME:
 			var body dnsmessage.CNAMEResource
 			body, err = p.CNAMEResource()
-			is.alias = lower(body.CNAME.String())
+			is.alias = Lower(body.CNAME.String())
 		case h.Type == q.Type && h.Type == dnsmessage.TypeA && h.Length == 4:
 			var body dnsmessage.AResource
 			body, err = p.AResource()
@@ -144,7 +144,7 @@ func (r *reply) answers(p *dnsmessage.Parser, q dnsmessage.Question) (chain []st
 	}
 
 	r.TTL = ttlMax
-	owner := lower(q.Name.String())
+	owner := Lower(q.Name.String())
 	for {
 		i := slices.IndexFunc(all, func(is record) bool { return is.alias != "" && is.owner == owner })
 		if i < 0 {

@@ -34,10 +34,10 @@ func (a *Asker) candidates(name string) (all []string) {
 }
 
 // complete returns a name in lower case and without its last dot.
-func complete(name string) string { return lower(strings.TrimSuffix(name, ".")) }
+func complete(name string) string { return Lower(strings.TrimSuffix(name, ".")) }
 
-// lower returns a name in lower case, as name servers compare (RFC 4343). strings.ToLower changes more than the letters of ASCII.
-func lower(name string) string {
+// Lower returns a name in lower case, as name servers compare (RFC 4343). strings.ToLower changes more than the letters of ASCII.
+func Lower(name string) string {
 	for i := range len(name) {
 		if 'A' <= name[i] && name[i] <= 'Z' {
 			b := []byte(name)

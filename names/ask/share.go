@@ -32,6 +32,9 @@ func (a *Asker) Share() *Share {
 // Silent is that of the Asker.
 func (s *Share) Silent() bool { return s.asker.Silent() }
 
+// Version is that of the Asker.
+func (s *Share) Version() int { return s.asker.Version() }
+
 // admit waits until the share may ask one more question. Done ends it.
 func (s *Share) admit(ctx context.Context) (done func(), err error) {
 	paced, cancel := context.WithTimeout(ctx, rateWait)

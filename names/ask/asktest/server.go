@@ -223,3 +223,31 @@ func Closed(t testing.TB) netip.AddrPort {
 	defer conn.Close()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
+
+// Ask asks a server as plainly as can be, and returns what it says.
+func Ask(t testing.TB, at netip.AddrPort, name string, kind dnsmessage.Type) (reply dnsmessage.Message) {
+	t.Helper()
+	question := dnsmessage.Question{Name: dnsmessage.MustNewName(name), Type: kind, Class: dnsmessage.ClassINET}
+	message := dnsmessage.Message{Header: dnsmessage.Header{ID: 1, RecursionDesired: true}, Questions: []dnsmessage.Question{question}}
+	text, err := message.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("udp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(text); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	n, err := conn.Read(buf)
+	if err == nil {
+		err = reply.Unpack(buf[:n])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply
+}
