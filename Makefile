@@ -53,7 +53,8 @@ test: root deps-test build lint ## everything, with real tinyproxy, nftables, ip
 # Its daemon with the tag profile is for --profile only: the one that is measured is the one that is shipped.
 bench: root deps-bench build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X vifproxy/internal/defaults.version=$(VERSION)' \
-		-o $(BIN)/bench/ ./cmd/vifproxyd ./cmd/vifproxy-confine ./cmd/vifproxy-switchboard ./internal/bench/empty
+		-o $(BIN)/bench/ ./cmd/vifproxyd ./cmd/vifproxy-confine ./cmd/vifproxy-names ./cmd/vifproxy-switchboard \
+		./internal/bench/empty
 	$(BIN)/vifproxylab bench --daemon=$(if $(findstring --profile,$(BENCH)),$(BIN)/bench,$(BIN))/vifproxyd \
 		--empty=$(BIN)/bench/empty $(BENCH)
 

@@ -17,7 +17,7 @@ hook=/rw/config/rc.local
 line="$home/start # vifproxy"
 unit=/run/systemd/system/vifproxyd.service
 ctl=/usr/local/bin/vifproxyctl
-programs="vifproxyd vifproxyctl vifproxy-confine vifproxy-switchboard"
+programs="vifproxyd vifproxyctl vifproxy-confine vifproxy-names vifproxy-switchboard"
 
 fail() {
 	echo "install-rw.sh: $*" >&2

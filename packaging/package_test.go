@@ -112,6 +112,7 @@ var contents = []string{
 	"/usr/lib/systemd/system-preset/50-vifproxyd.preset",
 	"/usr/lib/systemd/system/vifproxyd.service",
 	"/usr/lib/vifproxy/vifproxy-confine",
+	"/usr/lib/vifproxy/vifproxy-names",
 	"/usr/lib/vifproxy/vifproxy-switchboard",
 	"/usr/share/bash-completion/completions/vifproxyctl",
 	"/usr/share/fish/vendor_completions.d/vifproxyctl.fish",

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
@@ -103,7 +104,7 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 	for _, id := range p.Retire {
 		q := l.process(id)
 		q.Retired = now
-		l.agenda.at(dueRetired, now.Add(retiredInterval))
+		l.agenda.At(agenda.Retired, now.Add(retiredInterval))
 		l.Events.Emit(events.ProxyRetires, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, PID: q.pid()})
 	}
 }

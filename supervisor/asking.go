@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/agenda"
 )
 
 // countRefused reads what the fence has counted, while no write is under way. If it fails, the numbers stay: they are for people.
@@ -27,13 +28,13 @@ func (l *loop) answerSoon(questions ...func(control.Status)) {
 	if now := time.Now(); l.writing == nil {
 		l.answerAll(now)
 	} else if len(questions) > 0 {
-		l.agenda.by(dueAnswers, now.Add(countersTimeout))
+		l.agenda.By(agenda.Answers, now.Add(countersTimeout))
 	}
 }
 
 // answerAll answers all questions.
 func (l *loop) answerAll(now time.Time) {
-	l.agenda.at(dueAnswers, time.Time{})
+	l.agenda.At(agenda.Answers, time.Time{})
 	if len(l.asked) == 0 {
 		return
 	}

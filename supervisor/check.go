@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/sockdiag"
@@ -63,7 +64,7 @@ func (l *loop) checkBeside(now time.Time) {
 	}
 	l.completeWrite(now)
 	if l.guard.unfenced != nil || l.last == nil { // so that write has ended
-		l.agenda.by(dueCheck, now)
+		l.agenda.By(agenda.Check, now)
 		return
 	}
 	l.holds, l.guard.again = nil, false
@@ -71,7 +72,7 @@ func (l *loop) checkBeside(now time.Time) {
 	state, same := l.lastThatServes()
 	w := l.begin(state, l.lookAround())
 	w.same, w.again, w.beside = same, true, true
-	l.agenda.at(dueLate, now.Add(checkTimeout))
+	l.agenda.At(agenda.Late, now.Add(checkTimeout))
 }
 
 // lookAround returns a function that reads the rest of what a check looks at, for another goroutine. The loop takes that in unless it has
@@ -89,7 +90,7 @@ func (l *loop) lookAround() func() {
 		}
 		now := time.Now()
 		if follows && l.heardForward(a.forward, a.forwardErr, now) {
-			l.agenda.by(duePlan, now)
+			l.agenda.By(agenda.Plan, now)
 		}
 		l.heardListeners(a.listeners, a.listenersErr, now)
 	})
@@ -125,17 +126,17 @@ func (l *loop) checking() bool { return l.writing != nil && l.writing.beside }
 func (l *loop) noteChecked(w *write, now time.Time) {
 	g := &l.guard
 	g.End(time.Now())
-	l.agenda.at(dueLate, time.Time{})
+	l.agenda.At(agenda.Late, time.Time{})
 	if !w.same || w.writes > 0 || w.err != nil {
-		l.agenda.by(duePlan, now)
+		l.agenda.By(agenda.Plan, now)
 	}
 	switch {
 	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
 		g.suspect, g.doubt = true, true
-		l.agenda.by(dueCheck, now)
+		l.agenda.By(agenda.Check, now)
 	case g.again:
 		g.suspect = true
-		l.agenda.by(dueCheck, g.Next(now))
+		l.agenda.By(agenda.Check, g.Next(now))
 	}
 	g.again = false
 }

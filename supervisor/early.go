@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
@@ -48,13 +49,13 @@ func (l *loop) followHints(hints []netwatch.Hint, now time.Time) (stale bool) {
 	switch {
 	case changed == 0:
 	case stale, len(plans) < changed:
-		l.agenda.at(duePlan, now) // even if the reading of all finds nothing new: this is known already
+		l.agenda.At(agenda.Plan, now) // even if the reading of all finds nothing new: this is known already
 	case l.starting() >= bulkStart:
-		l.agenda.by(duePlan, now.Add(fullPlanDelay))
+		l.agenda.By(agenda.Plan, now.Add(fullPlanDelay))
 	case changed == 1:
 		l.bindOne(plans[0], now)
 	default:
-		l.agenda.at(duePlan, now)
+		l.agenda.At(agenda.Plan, now)
 	}
 	return stale
 }
@@ -115,12 +116,12 @@ func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 func (l *loop) bindOne(p plan.Plan, now time.Time) {
 	if l.checking() {
 		if len(p.Bindings) == 0 { // a process that starts needs nothing of the firewall until it is bound
-			l.agenda.by(duePlan, now.Add(fullPlanDelay))
+			l.agenda.By(agenda.Plan, now.Add(fullPlanDelay))
 			return
 		}
 		l.completeWrite(now)
 	}
-	more := l.agenda.isDue(now, dueLinks, dueRules, dueCheck, duePlan, dueExpiry, dueResolvers) || l.agenda.has(dueNews)
+	more := l.agenda.IsDue(now, agenda.Links, agenda.Rules, agenda.Check, agenda.Plan, agenda.Expiry, agenda.Resolvers) || l.agenda.Has(agenda.News)
 	if more || l.changed || l.holds == nil {
 		l.changed = true
 		return
@@ -129,7 +130,7 @@ func (l *loop) bindOne(p plan.Plan, now time.Time) {
 	p.Bindings = plan.ReplaceOf(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
 	p.Allowances = plan.ReplaceOf(l.allowances, p.Allowances, addr, func(e policy.Allowance) netip.Addr { return e.Addr })
 	if l.bind(p, now) { // else it comes with the next try
-		l.agenda.by(duePlan, now.Add(fullPlanDelay))
+		l.agenda.By(agenda.Plan, now.Add(fullPlanDelay))
 	}
 }
 

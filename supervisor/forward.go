@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/news"
 )
@@ -42,7 +43,7 @@ func (l *loop) followsForward() bool { return len(l.Leave) == 0 && l.ReadForward
 func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
 	if retry := l.troubles.Note(l.Events, now, "chains of hook forward", err); err != nil {
 		l.guard.suspect = true
-		l.agenda.by(dueCheck, retry)
+		l.agenda.By(agenda.Check, retry)
 		if l.forward == nil {
 			l.unfence(fmt.Errorf("%w: %w: %w", firewall.ErrUnfenced, errForward, err))
 		}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/mailbox"
 )
 
@@ -18,26 +19,26 @@ const (
 // resync has everything read at once.
 func (l *loop) resync(now time.Time) {
 	l.burst = time.Time{}
-	for _, what := range []task{dueLinks, dueRules, dueCheck} {
-		l.agenda.at(what, now)
+	for _, what := range []agenda.Task{agenda.Links, agenda.Rules, agenda.Check} {
+		l.agenda.At(what, now)
 	}
 	l.guard.suspect = true
 	l.guard.Forgive()
-	l.agenda.at(dueResync, now.Add(l.Look))
+	l.agenda.At(agenda.Resync, now.Add(l.Look))
 }
 
 // schedule turns reasons, except Rules, into times: at once, or when it is the turn of a check.
 func (l *loop) schedule(reasons mailbox.Reason, now time.Time) {
 	if reasons.Has(mailbox.Links) {
-		l.agenda.at(dueLinks, now)
+		l.agenda.At(agenda.Links, now)
 	}
 	if reasons.Has(mailbox.Resolvers) {
-		l.agenda.at(dueResolvers, now)
+		l.agenda.At(agenda.Resolvers, now)
 	}
 	if reasons.Has(mailbox.Firewall) {
 		l.guard.suspect = true
 		l.guard.again = l.checking()
-		l.agenda.by(dueCheck, l.guard.Next(now))
+		l.agenda.By(agenda.Check, l.guard.Next(now))
 	}
 }
 
@@ -47,7 +48,7 @@ func (l *loop) expectRules(first, last, now time.Time) {
 	if l.burst.IsZero() {
 		l.burst, l.edited = now, first
 	}
-	l.agenda.at(dueRules, earlier(last.Add(quietPeriod), l.burst.Add(quietPeriodMax)))
+	l.agenda.At(agenda.Rules, agenda.Earlier(last.Add(quietPeriod), l.burst.Add(quietPeriodMax)))
 }
 
 // stale reports whether the rules of AppVMs may differ from those that were read last. If so, they are read soon. It asks the file
@@ -67,15 +68,15 @@ func (l *loop) read(now time.Time) bool {
 	work = l.readLinks(now) || work
 	work = l.readRules(now) || work
 	work = l.expire(now) || work
-	if l.agenda.take(dueLate, now) && l.checking() {
+	if l.agenda.Take(agenda.Late, now) && l.checking() {
 		work = true
 		l.giveUp(l.writing)
 	}
 	switch {
-	case l.agenda.isDue(now, dueCheck) && l.canCheckBeside() && !work:
-		l.agenda.at(dueCheck, time.Time{})
+	case l.agenda.IsDue(now, agenda.Check) && l.canCheckBeside() && !work:
+		l.agenda.At(agenda.Check, time.Time{})
 		l.checkBeside(now)
-	case l.agenda.take(dueCheck, now):
+	case l.agenda.Take(agenda.Check, now):
 		work = true
 		l.guard.looks++
 		if l.knowsForward() {
@@ -87,11 +88,11 @@ func (l *loop) read(now time.Time) bool {
 		}
 		l.checkListeners(now)
 	}
-	if l.agenda.take(dueHeld, now) {
+	if l.agenda.Take(agenda.Held, now) {
 		l.checkListeners(now)
 	}
-	for _, what := range []task{dueRetired, duePlan, dueReady, dueResolvers} {
-		work = l.agenda.take(what, now) || work
+	for _, what := range []agenda.Task{agenda.Retired, agenda.Plan, agenda.Ready, agenda.Resolvers} {
+		work = l.agenda.Take(what, now) || work
 	}
 	if work {
 		l.readBinary(now)
@@ -103,23 +104,23 @@ func (l *loop) read(now time.Time) bool {
 
 // takeNews reports whether it is time to plan with what mail has changed.
 func (l *loop) takeNews(now time.Time) bool {
-	if l.changed && !l.agenda.has(dueNews) {
-		l.agenda.at(dueNews, now)
+	if l.changed && !l.agenda.Has(agenda.News) {
+		l.agenda.At(agenda.News, now)
 		if l.starting() >= bulkStart {
-			l.agenda.at(dueNews, later(now, l.planned.Add(fullPlanDelay)))
+			l.agenda.At(agenda.News, agenda.Later(now, l.planned.Add(fullPlanDelay)))
 		}
 	}
 	l.changed = false
-	return l.agenda.take(dueNews, now)
+	return l.agenda.Take(agenda.News, now)
 }
 
 // readLinks reads the links if that is due, and reports whether they have changed: most events of an attach change nothing yet.
 func (l *loop) readLinks(now time.Time) bool {
-	if !l.agenda.take(dueLinks, now) {
+	if !l.agenda.Take(agenda.Links, now) {
 		return false
 	}
 	links, err := l.ReadLinks()
-	l.agenda.at(dueLinks, l.troubles.Note(l.Events, now, "links", err))
+	l.agenda.At(agenda.Links, l.troubles.Note(l.Events, now, "links", err))
 	if err != nil {
 		return true
 	}
@@ -130,14 +131,14 @@ func (l *loop) readLinks(now time.Time) bool {
 
 // readRules reads the rule directory if that is due, and reports whether it has.
 func (l *loop) readRules(now time.Time) bool {
-	if !l.agenda.take(dueRules, now) {
+	if !l.agenda.Take(agenda.Rules, now) {
 		return false
 	}
 	set, err := l.ReadRules()
 	over := l.burst.Add(quietPeriodMax) // long ago, if nothing settles
-	l.agenda.at(dueRules, l.troubles.Note(l.Events, now, "rules", err))
+	l.agenda.At(agenda.Rules, l.troubles.Note(l.Events, now, "rules", err))
 	if err == nil && now.Before(over) && set.Truncated(l.inputs.Rules) {
-		l.agenda.at(dueRules, over) // somebody is about to write
+		l.agenda.At(agenda.Rules, over) // somebody is about to write
 		return false
 	}
 	if err == nil {
@@ -145,7 +146,7 @@ func (l *loop) readRules(now time.Time) bool {
 		l.inputs.Rules = set
 		l.writers.Note(l.Events, l.troubles, set, now)
 		if set.Again > 0 {
-			l.agenda.at(dueRules, time.Now().Add(set.Again)) // reading takes its time
+			l.agenda.At(agenda.Rules, time.Now().Add(set.Again)) // reading takes its time
 		}
 	}
 	if !l.burst.IsZero() {
@@ -157,11 +158,11 @@ func (l *loop) readRules(now time.Time) bool {
 func (l *loop) readResolvers(now time.Time) {
 	resolvers, err := l.ReadResolvers()
 	if retry := l.troubles.Note(l.Events, now, "resolvers", err); err != nil {
-		l.agenda.by(dueResolvers, retry)
+		l.agenda.By(agenda.Resolvers, retry)
 		return
 	}
 	l.inputs.Resolvers.Listed(resolvers, now)
-	l.agenda.by(dueResolvers, l.inputs.Resolvers.Next())
+	l.agenda.By(agenda.Resolvers, l.inputs.Resolvers.Next())
 }
 
 // readPlaces reads what sandboxes depend on. It believes a change that has lasted for a moment: a service that restarts removes its
@@ -177,7 +178,7 @@ func (l *loop) readPlaces(now time.Time) {
 		if places != l.moved.places {
 			l.moved.places, l.moved.since = places, now
 		}
-		l.agenda.at(dueResolvers, l.moved.since.Add(quietPeriodMax))
+		l.agenda.At(agenda.Resolvers, l.moved.since.Add(quietPeriodMax))
 	}
 }
 

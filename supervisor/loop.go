@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
@@ -45,7 +46,7 @@ type loop struct {
 	guard   guard
 	forward *firewall.Forward // as last read; nil if never
 	lastID  int
-	agenda  agenda
+	agenda  agenda.Agenda
 
 	writeTimeout time.Duration // of one write of the firewall
 
@@ -97,7 +98,7 @@ func newLoop(life context.Context, c Config, m *box) *loop {
 }
 
 func (l *loop) run() error {
-	l.agenda.at(dueReady, time.Now().Add(readyTimeout))
+	l.agenda.At(agenda.Ready, time.Now().Add(readyTimeout))
 	l.readStops(time.Now())
 	l.mail.Wake(mailbox.Force)
 	timer := time.NewTimer(l.Interval)
@@ -128,10 +129,10 @@ func (l *loop) round(now time.Time) time.Time {
 		l.mail.Wake(mailbox.Force) // a resume may bring no event at all
 	}
 	l.lastRound, l.lastBoot = now, boot
-	if l.agenda.take(dueIdle, now) {
+	if l.agenda.Take(agenda.Idle, now) {
 		l.Rest()
 	}
-	if reasons := l.pollUnwatched(l.mail.Take(), now); reasons.Has(mailbox.Force) || l.agenda.isDue(now, dueResync) {
+	if reasons := l.pollUnwatched(l.mail.Take(), now); reasons.Has(mailbox.Force) || l.agenda.IsDue(now, agenda.Resync) {
 		l.resync(now)
 	} else {
 		if reasons.Has(mailbox.Rules) { // before the links: an AppVM that comes waits for rules that are about to be read
@@ -142,7 +143,7 @@ func (l *loop) round(now time.Time) time.Time {
 		}
 		l.schedule(reasons.Reason, now)
 	}
-	if l.agenda.take(dueStops, now) {
+	if l.agenda.Take(agenda.Stops, now) {
 		l.tryStops(now)
 	}
 	l.askForUpstreams(now)
@@ -153,10 +154,10 @@ func (l *loop) round(now time.Time) time.Time {
 	if !l.checking() {
 		l.guard.EndRound(now, time.Now())
 	}
-	if l.agenda.take(dueAnswers, now) {
+	if l.agenda.Take(agenda.Answers, now) {
 		l.answerAll(now)
 	}
-	return l.upstreams.Next(l.agenda.next(now.Add(l.Interval)))
+	return l.upstreams.Next(l.agenda.Next(now.Add(l.Interval)))
 }
 
 // slept reports whether the machine was suspended for long while these times passed: a suspend stops the monotonic clock, but not the
@@ -177,8 +178,8 @@ func (l *loop) reconcile(now time.Time) {
 	if l.guard.unfenced != nil {
 		p = plan.Unfenced(l.actual())
 	}
-	l.agenda.at(duePlan, p.Next)
+	l.agenda.At(agenda.Plan, p.Next)
 	l.apply(p, now)
 	l.report(now, l.atRest())
-	l.agenda.at(dueIdle, now.Add(idleDelay))
+	l.agenda.At(agenda.Idle, now.Add(idleDelay))
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
@@ -173,7 +174,7 @@ func (l *loop) checkListeners(now time.Time) {
 // heardListeners takes in which sockets listen.
 func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.Time) {
 	if retry := l.troubles.Note(l.Events, now, "sockets", err); err != nil {
-		l.agenda.by(dueCheck, retry)
+		l.agenda.By(agenda.Check, retry)
 		return // nothing is known, so nothing changes
 	}
 	for _, vm := range l.vms {
@@ -227,7 +228,7 @@ func (l *loop) pollRetired(now time.Time) {
 				p.Idle, p.Clients = retired && len(clients) == 0, len(clients)
 			}
 			if retired {
-				l.agenda.at(dueRetired, now.Add(retiredInterval))
+				l.agenda.At(agenda.Retired, now.Add(retiredInterval))
 			}
 		}
 	}

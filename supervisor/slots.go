@@ -3,6 +3,7 @@ package supervisor
 import (
 	"time"
 
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
@@ -10,7 +11,7 @@ import (
 
 // lookForHeld looks whether clients hold all slots of a serving proxy, and has another process follow that one, as `restart` would.
 func (l *loop) lookForHeld(listeners sockdiag.Listeners, now time.Time) {
-	l.agenda.at(dueHeld, now.Add(proxies.HeldInterval))
+	l.agenda.At(agenda.Held, now.Add(proxies.HeldInterval))
 	serving := map[int]bool{}
 	for addr, vm := range l.vms {
 		p := vm.current
@@ -21,7 +22,7 @@ func (l *loop) lookForHeld(listeners sockdiag.Listeners, now time.Time) {
 		if by, err := p.proxy.Held(listeners); err == nil && l.slots.Note(p.ID, by, now) {
 			p.Full = true
 			l.inputs.Restarts[addr]++
-			l.agenda.by(duePlan, now)
+			l.agenda.By(agenda.Plan, now)
 			l.Events.Emit(events.ProxyFull, events.About{VM: p.Policy.Name, IP: addr, Port: p.Port, PID: p.pid(), Count: len(by)})
 		}
 	}

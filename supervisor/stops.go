@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/stops"
 )
@@ -23,7 +24,7 @@ func (l *loop) readStops(now time.Time) {
 		record = stops.Record{All: now, Unread: true}
 	}
 	l.inputs.Stops = record
-	l.agenda.at(dueStops, l.troubles.NoteAs(events.Impaired, l.Events, now, theStops, err))
+	l.agenda.At(agenda.Stops, l.troubles.NoteAs(events.Impaired, l.Events, now, theStops, err))
 }
 
 // keep writes the record of stops, beside the loop, and returns a channel for the outcome.
@@ -45,7 +46,7 @@ func (l *loop) writeStops() {
 	l.keeping.told = nil
 	go writeStops(l.mail, l.WriteStops, l.inputs.Stops.Clone(), func(l *loop, err error) { // Run does not wait for it: a dead file system would hold up the end
 		l.keeping.busy = false
-		l.agenda.at(dueStops, l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), theStops, err))
+		l.agenda.At(agenda.Stops, l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), theStops, err))
 		for _, outcome := range told {
 			outcome <- err
 		}

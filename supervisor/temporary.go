@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 	"vifproxy/rules"
@@ -78,14 +79,14 @@ func (l *loop) allowedNoMore(who plan.Identity, host rules.Host, why string) {
 // expire takes back what is over, and reports whether there was any. Time counts while the machine is suspended; setting the clock,
 // forward or back, changes nothing.
 func (l *loop) expire(now time.Time) (any bool) {
-	l.agenda.at(dueExpiry, time.Time{})
+	l.agenda.At(agenda.Expiry, time.Time{})
 	boot := l.BootTime()
 	next := l.inputs.Temporary.Expire(boot, func(who plan.Identity, host rules.Host) {
 		l.allowedNoMore(who, host, "its time is over")
 		any = true
 	})
 	if next > 0 {
-		l.agenda.at(dueExpiry, now.Add(next-boot))
+		l.agenda.At(agenda.Expiry, now.Add(next-boot))
 		l.WakeAt(next)
 	}
 	if any {

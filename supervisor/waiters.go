@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/plan"
 )
@@ -16,9 +17,9 @@ func (l *loop) report(now time.Time, settled bool) {
 		l.summary = line
 		l.notify("STATUS=" + line)
 	}
-	if !l.ready && (settled || !l.agenda.has(dueReady)) {
+	if !l.ready && (settled || !l.agenda.Has(agenda.Ready)) {
 		l.ready = true
-		l.agenda.at(dueReady, time.Time{})
+		l.agenda.At(agenda.Ready, time.Time{})
 		l.notify("READY=1")
 	}
 	var done []func(control.Status)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
@@ -29,19 +30,19 @@ func (l *loop) heardWatcher(what string, input mailbox.Reason, err error) {
 		delete(l.unwatched, what)
 	} else {
 		l.unwatched[what] = input
-		l.agenda.by(dueUnwatched, now.Add(unwatchedInterval))
+		l.agenda.By(agenda.Unwatched, now.Add(unwatchedInterval))
 	}
 	l.changed = true // systemd is told
 }
 
 // pollUnwatched adds the inputs that nobody watches to the reasons for a round, if it is time.
 func (l *loop) pollUnwatched(reasons mailbox.Wakeups, now time.Time) mailbox.Wakeups {
-	if !l.agenda.take(dueUnwatched, now) {
+	if !l.agenda.Take(agenda.Unwatched, now) {
 		return reasons
 	}
 	for _, input := range l.unwatched {
 		reasons.Reason |= input
-		l.agenda.at(dueUnwatched, now.Add(unwatchedInterval))
+		l.agenda.At(agenda.Unwatched, now.Add(unwatchedInterval))
 	}
 	if reasons.Has(mailbox.Rules) && reasons.Last.IsZero() {
 		reasons.First, reasons.Last = now, now

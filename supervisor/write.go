@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/firewall"
+	"vifproxy/internal/agenda"
 	"vifproxy/internal/mailbox"
 )
 
@@ -161,7 +162,7 @@ func (l *loop) conclude(w *write, now time.Time) {
 		l.stands(w, now)
 		l.release(w.state.Bindings)
 		if retry := l.troubles.Note(l.Events, now, control.WayToProxies, w.err); w.err != nil {
-			l.agenda.by(dueCheck, retry)
+			l.agenda.By(agenda.Check, retry)
 		}
 	}
 }
@@ -176,7 +177,7 @@ func (l *loop) stands(w *write, now time.Time) {
 	g.Written(now, w.same, w.same && w.writes > 0)
 	if again, undone := g.Undone(now); undone {
 		g.suspect = true
-		l.agenda.by(dueCheck, again)
+		l.agenda.By(agenda.Check, again)
 		l.troubles.Note(l.Events, now, "firewall", errUndone)
 		l.unfence(errUndone)
 		return
@@ -201,8 +202,8 @@ func (l *loop) notWritten(w *write, now time.Time) {
 		return
 	}
 	g.failed = now
-	l.agenda.at(dueCheck, l.troubles.Note(l.Events, now, "firewall", err))
+	l.agenda.At(agenda.Check, l.troubles.Note(l.Events, now, "firewall", err))
 	if g.unfenced != nil {
-		l.agenda.by(dueCheck, now.Add(fenceRetryInterval))
+		l.agenda.By(agenda.Check, now.Add(fenceRetryInterval))
 	}
 }

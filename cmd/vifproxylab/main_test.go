@@ -41,7 +41,7 @@ func TestHelpNamesTheFigures(t *testing.T) {
 func TestDemo(t *testing.T) {
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", dir, "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl",
-		"vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-switchboard")
+		"vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-names", "vifproxy/cmd/vifproxy-switchboard")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
