@@ -14,18 +14,25 @@ import (
 // address. So the kernel looks at the uid of the socket. It refuses, with a reset, what the Fence does not say, unless it
 // answers a connection that was made to the proxy:
 //
-//   - DNS goes to the resolvers, UDP and TCP;
-//   - TCP goes to the ports, anywhere but to the firewall VM itself, AppVMs, and networks that are private,
-//     link-local, multicast or reserved;
+//   - a question for a name goes to the resolver (see Asker), and the resolver's own to the name servers, UDP and TCP;
+//   - TCP goes to the ports, at public addresses: not to the firewall VM itself, AppVMs, and networks that are private,
+//     link-local, multicast or reserved. A connection begins only to an address that is pinned for the proxy (see Pinner) or that its
+//     list names;
 //   - TCP goes there to ports of the proxy's own as well;
 //   - TCP goes through openings, wherever they lead.
+//
+// Without a resolver (Config.NamesUID is 0), proxies ask the name servers, and begin connections to any public address.
 type Fence struct {
-	Resolvers []netip.Addr
-	Ports     []uint16  // open everywhere, in addition to 80 and 443
-	Openings  []Opening // of every proxy
+	Resolvers []netip.Addr // the name servers
+	Ports     []uint16     // open everywhere, in addition to 80 and 443
+	Openings  []Opening    // of every proxy
 	Proxies   []Proxy
 	Leave     []string // interfaces by which proxies may leave, DNS included; none: any
 	Barred    []string // interfaces by which they may not, DNS included: what AppVMs send is not forwarded there
+
+	// Pinned reports whether an address is pinned for a proxy. Only Judge asks it. If it is nil, no resolver pins, and public addresses are
+	// open to all proxies.
+	Pinned func(Pin) (bool, error)
 }
 
 // A Proxy is all processes of one uid. The fence counts what it refuses to them. Openings and ports may be for it alone.

@@ -24,7 +24,7 @@
 // chain INPUT is read at each Sync. So the next Sync repairs whatever happened in between, such as another program's flush, a
 // failed Sync, or a crash.
 //
-// Concurrency: Binding, State, Fence and Verdict are values. One goroutine at a time may use a Backend. Judge, Forget, ForgetAll,
+// Concurrency: Binding, State, Fence and Verdict are values. One goroutine at a time may use a Backend, but for what a Pinner does. Judge, Forget, ForgetAll,
 // Attempts and HasRoute may be called from anywhere; they are about the network of the calling thread.
 package firewall
 
@@ -44,11 +44,14 @@ var ErrShut = errors.New("AppVMs may be shut out from their proxies")
 // "vifproxy".
 const AdmissionComment = "kept by vifproxyd"
 
-// NatPriority is the priority at which our nat translates in hook prerouting. The first nat chain that translates decides.
+// NatPriority is the priority at which our nat translates in hooks prerouting and output. The first nat chain that translates decides.
 const NatPriority = -101
 
-// A Backend keeps the kernel's rules equal to a State. Its methods must not be called concurrently.
+// A Backend keeps the kernel's rules equal to a State. Its methods must not be called concurrently, but those of Pinner may be called
+// at any time.
 type Backend interface {
+	Pinner
+
 	// String names what decides on this machine which packets reach the firewall VM: nftables, or the chain INPUT of iptables.
 	String() string
 

@@ -11,6 +11,9 @@ import (
 // An Asker is a proxy that may ask for names. What its uid sends to port 53 by UDP over IPv4, to whatever address, is translated to
 // At, an address of the loopback where the resolver answers. So the resolver knows the asker by the address that a question has
 // reached, and nothing in the question says it. A proxy that is no Asker asks nobody.
+//
+// The socket that answers there has to be made as Config.NamesUID: to the fence, a packet is of who made its socket, whoever uses
+// that now (f_cred in nft_meta_get_eval_skugid of the kernel's net/netfilter/nft_meta.c).
 type Asker struct {
 	UID uint32
 	At  netip.AddrPort
@@ -27,7 +30,8 @@ type Pin struct {
 // the call: the kernel has taken all of them or none.
 type Pinner interface {
 	// Pin opens addresses from now on, for a time between a second and PinMax. It returns nil when the kernel holds all of them. A pin
-	// that is there already lasts at least as long as before. Addresses that the fence forbids are an error.
+	// that is there already lasts at least as long as before. An address that is not Public is an error. A proxy, and all together, can
+	// have so many pins at once; beyond that, those go that would end first.
 	Pin(ctx context.Context, pins []Pin, lasting time.Duration) error
 
 	// Unpin closes addresses for connections that begin. It is no error if a pin is not there.

@@ -37,6 +37,7 @@ var (
 
 // machine is a firewall VM of values: what the loop reads, and what it does, in order, as text.
 type machine struct {
+	firewall.Pinner
 	t *testing.T
 	*Supervisor
 	ctx context.Context

@@ -136,7 +136,7 @@ func TestConnectionsOfUntrackedTunnelsAreForgotten(t *testing.T) {
 }
 
 // TestRedirectedQuestionsPass: another program has the firewall VM's questions for names answered elsewhere, by nat in hook
-// output. What a proxy sends to a resolver passes with it, and nothing else that is redirected does.
+// output. What the resolver sends to a name server passes with it, and nothing else that is redirected does.
 func TestRedirectedQuestionsPass(t *testing.T) {
 	OnEach(t, func(t *testing.T, m Machine) {
 		NewSite(t)
@@ -163,11 +163,11 @@ X`)
 		Sync(t, backend, firewall.State{Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(resolver)}}})
 		for to, want := range map[string]bool{resolver + ":53": true, resolver + ":80": false, stranger + ":53": false,
 			stranger + ":80": false, "10.9.9.1:53": false, "10.9.9.1:5353": false} {
-			if got := Opens(t, PersonalUID, to, want); got != want {
+			if got := Opens(t, NamesUID, to, want); got != want {
 				t.Errorf("%s opens: %t", to, got)
 			}
 		}
-		if !AsksByUDP(t, PersonalUID, resolver+":53") || AsksByUDP(t, PersonalUID, stranger+":53") {
+		if !AsksByUDP(t, NamesUID, resolver+":53") || AsksByUDP(t, NamesUID, stranger+":53") {
 			t.Error("not the same by UDP")
 		}
 	})

@@ -13,6 +13,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/nft"
 )
 
 // reside has a host on the uplink have an address, answer there at port 80, and be reached.
@@ -120,7 +121,7 @@ func singles(addrs []string, literally bool) (openings []firewall.Opening) {
 }
 
 // TestProxiesLeaveByTheInterfacesThatTheyMay: a tunnel is down, and what AppVMs send is dropped where it would leave by
-// another interface. Proxies and their questions for names do not leave there either.
+// another interface. Proxies and the resolver do not leave there either.
 func TestProxiesLeaveByTheInterfacesThatTheyMay(t *testing.T) {
 	OnEach(t, func(t *testing.T, m Machine) {
 		NewSite(t)
@@ -151,25 +152,30 @@ func TestProxiesLeaveByTheInterfacesThatTheyMay(t *testing.T) {
 			{"none", nil, []string{"uplink", "wg0"}, ""},
 			{"any again", nil, nil, "uplink wg0"},
 		} {
-			fence := firewall.Fence{Leave: test.leave, Barred: test.barred}
+			fence := firewall.Fence{Leave: test.leave, Barred: test.barred, Proxies: Everywhere(PersonalUID), Pinned: nft.Pinned}
 			for _, addr := range places {
 				fence.Resolvers = append(fence.Resolvers, netip.MustParseAddr(addr))
 			}
 			Sync(t, backend, firewall.State{Fence: fence})
 			for vif, addr := range places {
 				for _, port := range []string{":80", ":53"} {
-					want := slices.Contains(strings.Fields(test.want), vif) || vif == "lo" && port == ":53" // a resolver of the firewall VM's own
-					if got := Opens(t, PersonalUID, addr+port, want); got != want {
+					want := slices.Contains(strings.Fields(test.want), vif) || vif == "lo" && port == ":53" // a name server of the firewall VM's own
+					uid := PersonalUID
+					if port == ":53" {
+						uid = NamesUID
+						if got := AsksByUDP(t, uid, addr+port); got != want {
+							t.Errorf("%s: %s by UDP: %t", test.name, vif, got)
+						}
+						if Opens(t, PersonalUID, addr+port, false) || AsksByUDP(t, PersonalUID, addr+port) {
+							t.Errorf("%s: a proxy asks %s", test.name, vif)
+						}
+					}
+					if got := Opens(t, uid, addr+port, want); got != want {
 						t.Errorf("%s: %s%s opens: %t", test.name, vif, port, got)
 					}
 					verdict, err := fence.Judge(PersonalUID, netip.MustParseAddrPort(addr+port))
-					if err != nil || verdict.Passes != want {
+					if err != nil || verdict.Passes != (want && port != ":53") {
 						t.Errorf("%s: %s%s is judged %+v, %v", test.name, vif, port, verdict, err)
-					}
-					if port == ":53" {
-						if got := AsksByUDP(t, PersonalUID, addr+port); got != want {
-							t.Errorf("%s: %s by UDP: %t", test.name, vif, got)
-						}
 					}
 				}
 			}

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -17,7 +19,7 @@ func TestFenceRules(t *testing.T) {
 	OnEach(t, func(t *testing.T, m Machine) {
 		b := open(t, m)
 		empty := m.Rules(t)
-		want := firewall.State{Bindings: []firewall.Binding{Personal}, Fence: Wide()}
+		want := firewall.State{Bindings: []firewall.Binding{Personal}, Fence: Wide(), Askers: Askers}
 		if n := Sync(t, b, want); n == 0 {
 			t.Error("no writes reported for a changed fence")
 		}
@@ -28,7 +30,7 @@ func TestFenceRules(t *testing.T) {
 		again := Wide()
 		again.Proxies[0], again.Proxies[1] = again.Proxies[1], again.Proxies[0]
 		again.Ports = []uint16{443, 80, 563}
-		if n := Sync(t, b, firewall.State{Bindings: []firewall.Binding{Personal}, Fence: again}); n != 0 {
+		if n := Sync(t, b, firewall.State{Bindings: []firewall.Binding{Personal}, Fence: again, Askers: Askers}); n != 0 {
 			t.Errorf("%d writes for the same fence in another order", n)
 		}
 		fresh := open(t, m)
@@ -49,10 +51,13 @@ func TestWhatNftListsItLoads(t *testing.T) {
 			EnterNamespace(t)
 			m.LoadForeign(t)
 			b := open(t, m)
-			Sync(t, b, firewall.State{Bindings: []firewall.Binding{Personal}, Fence: Wide()})
+			Sync(t, b, firewall.State{Bindings: []firewall.Binding{Personal}, Fence: Wide(), Askers: Askers})
+			Must(t, b.Pin(t.Context(), []firewall.Pin{{UID: PersonalUID, Addr: netip.MustParseAddr(Internet)}}, time.Hour))
 			saved := Run(t, "", "nft", "list", "ruleset")
 			Run(t, "flush ruleset\n"+saved, "nft", "-f", "-")
-			if loaded := Run(t, "", "nft", "list", "ruleset"); loaded != saved {
+			left := regexp.MustCompile(`expires \S+`) // of what is pinned
+			saved = left.ReplaceAllString(saved, "")
+			if loaded := left.ReplaceAllString(Run(t, "", "nft", "list", "ruleset"), ""); loaded != saved {
 				t.Errorf("what is loaded differs from what was saved:\n%s", Diff(saved, loaded))
 			}
 		})
@@ -167,8 +172,7 @@ func TestWhereProxiesReach(t *testing.T) {
 		}
 
 		// Open is enough for the fence to stand.
-		expect("port 80", PersonalUID, Internet+":80")
-		expect("port 443", PersonalUID, Internet+":443")
+		expect("refused", PersonalUID, Internet+":80", Internet+":443")
 		expect("refused", PersonalUID, everywhere...)
 		expect("port 22", 0, Internet+":22")
 		expect("loopback", 0, "127.0.0.1:80")
@@ -176,12 +180,14 @@ func TestWhereProxiesReach(t *testing.T) {
 			t.Errorf("IPv6 to loopback: %q", who)
 		}
 
-		Sync(t, backend, firewall.State{Fence: firewall.Fence{Proxies: []firewall.Proxy{{UID: SocialUID}, {UID: PersonalUID}}}})
+		Sync(t, backend, firewall.State{Fence: firewall.Fence{Proxies: Everywhere(SocialUID, PersonalUID)}})
+		expect("port 80", PersonalUID, Internet+":80")
+		expect("port 443", PersonalUID, Internet+":443")
 		expect("refused", PersonalUID, everywhere...)
 		fence := firewall.Fence{
 			Resolvers: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Ports: []uint16{563},
 			Openings: []firewall.Opening{OpeningTo("172.16.0.0/12", 3128)},
-			Proxies: []firewall.Proxy{{UID: SocialUID}, {UID: PersonalUID, Openings: []firewall.Opening{
+			Proxies: []firewall.Proxy{{UID: SocialUID, AnyAddress: true}, {UID: PersonalUID, AnyAddress: true, Openings: []firewall.Opening{
 				LiteralTo("127.0.0.1", 80), LiteralTo(Gateway, 0), LiteralTo(b.Addr, 80), OpeningTo("192.168.1.0/24", 0)}}},
 		}
 		Sync(t, backend, firewall.State{Fence: fence})
@@ -194,10 +200,10 @@ func TestWhereProxiesReach(t *testing.T) {
 		expect("b", PersonalUID, b.Addr+":80")
 		expect("port 443", PersonalUID, "192.168.1.9:443")
 		for _, uid := range []int{PersonalUID, SocialUID} {
-			expect("port 53", uid, "10.9.9.9:53")
 			expect("port 3128", uid, "172.16.0.9:3128")
 			expect("port 563", uid, Internet+":563")
 		}
+		expect("port 53", NamesUID, "10.9.9.9:53")
 		if n := refused(PersonalUID); n != before[0] {
 			t.Errorf("%d refused where nothing was", n-before[0])
 		}
@@ -205,7 +211,7 @@ func TestWhereProxiesReach(t *testing.T) {
 		if n := refused(SocialUID); n != 4 {
 			t.Errorf("%d refused, want 4", n)
 		}
-		expect("refused", PersonalUID, "192.168.1.9:22", "127.0.0.1:22", "10.9.9.9:80", "172.16.0.9:80", Internet+":53")
+		expect("refused", PersonalUID, "192.168.1.9:22", "127.0.0.1:22", "10.9.9.9:80", "10.9.9.9:53", "172.16.0.9:80", Internet+":53")
 
 		// A port of one proxy is open to that one, at public addresses; what openings open is not opened at it.
 		fence.Proxies[1].Ports = []uint16{22}
@@ -217,6 +223,9 @@ func TestWhereProxiesReach(t *testing.T) {
 		fence.Proxies[1].Ports = nil
 		Sync(t, backend, firewall.State{Fence: fence})
 		expect("refused", PersonalUID, Internet+":22")
+
+		// The resolver asks name servers, and reaches nothing else.
+		expect("refused", NamesUID, Internet+":80", Internet+":53", "172.16.0.9:3128", "127.0.0.1:80", Gateway+":80", b.Addr+":80", "10.9.9.9:80")
 
 		// Who connects to a proxy gets its answers.
 		As(t, SocialUID, func() { Listen(t, Gateway+":61001", "b's proxy") })

@@ -6,13 +6,16 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/nft"
 )
 
 // What is said of the fence is what the kernel does: for addresses in and around all networks that it knows of.
@@ -48,12 +51,12 @@ func TestJudgeAgreesWithTheKernel(t *testing.T) {
 		fence := firewall.Fence{
 			Resolvers: []netip.Addr{netip.MustParseAddr("10.139.1.1")}, Ports: []uint16{563},
 			Openings: []firewall.Opening{OpeningTo("10.9.9.0/24", 3128), OpeningTo("172.20.0.0/16", 0)},
-			Proxies: []firewall.Proxy{{UID: SocialUID}, {UID: PersonalUID, Openings: []firewall.Opening{
+			Proxies: []firewall.Proxy{{UID: SocialUID, AnyAddress: true}, {UID: PersonalUID, Openings: []firewall.Opening{
 				LiteralTo("127.0.0.1", 80), LiteralTo(Gateway, 0), LiteralTo(b.Addr, 22), OpeningTo("192.168.1.0/24", 0),
 				OpeningTo("198.51.100.7/32", 8443)}, Ports: []uint16{22}}},
+			Pinned: nft.Pinned,
 		}
 		backend := open(t, m)
-		Sync(t, backend, firewall.State{Fence: fence})
 
 		asked := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr(Gateway), netip.MustParseAddr(b.Addr),
 			netip.MustParseAddr("10.139.1.1"), netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.1")}
@@ -77,7 +80,20 @@ func TestJudgeAgreesWithTheKernel(t *testing.T) {
 		for range 50 {
 			asked = append(asked, netip.AddrFrom4([4]byte{byte(1 + random.IntN(223)), byte(random.IntN(256)), 7, 7}))
 		}
-		passed, refused := 0, 0
+		// A third of all is listed for the one proxy, and a third is pinned.
+		var pins []firewall.Pin
+		for i, addr := range asked {
+			switch p := &fence.Proxies[1]; {
+			case !firewall.Public(addr):
+			case i%3 == 0:
+				p.Listed = append(p.Listed, addr)
+			case i%3 == 1:
+				pins = append(pins, firewall.Pin{UID: p.UID, Addr: addr})
+			}
+		}
+		Sync(t, backend, firewall.State{Fence: fence})
+		Must(t, backend.Pin(t.Context(), pins, time.Hour))
+		passed, refused, unpinned := 0, 0, 0
 		for _, addr := range asked {
 			if first := addr.As4()[0]; first == 0 || first >= 224 {
 				continue // TCP itself does not go there
@@ -94,11 +110,14 @@ func TestJudgeAgreesWithTheKernel(t *testing.T) {
 					passed++
 				} else {
 					refused++
+					if strings.Contains(verdict.Why, "not pinned") {
+						unpinned++
+					}
 				}
 			}
 		}
-		if passed < 30 || refused < 30 {
-			t.Errorf("%d pass and %d do not: too few of a kind", passed, refused)
+		if passed < 30 || refused < 30 || unpinned < 5 {
+			t.Errorf("%d pass and %d do not, %d of them because they are not pinned: too few of a kind", passed, refused, unpinned)
 		}
 	})
 }

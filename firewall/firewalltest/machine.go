@@ -26,7 +26,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-var TestConfig = firewall.Config{ProxyPort: 8100, FirstPort: 61000, LastPort: 64999, FirstUID: 0x70000000, LastUID: 0x71ffffff}
+var TestConfig = firewall.Config{ProxyPort: 8100, FirstPort: 61000, LastPort: 64999, FirstUID: 0x70000000, LastUID: 0x71ffffff,
+	NamesUID: NamesUID}
 
 //go:embed testdata
 var foreign embed.FS

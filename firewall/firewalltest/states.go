@@ -7,7 +7,21 @@ import (
 	"vifproxy/firewall"
 )
 
-const PersonalUID, SocialUID = 0x7089000b, 0x7089000c
+const PersonalUID, SocialUID, NamesUID = 0x7089000b, 0x7089000c, 0x71ffffff
+
+// Askers are where the proxies ask.
+var Askers = []firewall.Asker{
+	{UID: PersonalUID, At: netip.MustParseAddrPort("127.64.0.1:5300")},
+	{UID: SocialUID, At: netip.MustParseAddrPort("127.64.0.2:5300")},
+}
+
+// Everywhere are proxies to which all public addresses are open.
+func Everywhere(uids ...uint32) (all []firewall.Proxy) {
+	for _, uid := range uids {
+		all = append(all, firewall.Proxy{UID: uid, AnyAddress: true})
+	}
+	return all
+}
 
 func OpeningTo(to string, port uint16) firewall.Opening {
 	return firewall.Opening{To: netip.MustParsePrefix(to), Port: port}
@@ -28,8 +42,8 @@ func Wide() firewall.Fence {
 		Openings: []firewall.Opening{OpeningTo("10.9.9.9/32", 3128), LiteralTo("10.9.9.9", 3128), LiteralTo("fd12::9", 0)},
 		Barred:   []string{"wg0"}, Leave: []string{"eth1", "eth0"},
 		Proxies: []firewall.Proxy{
-			{UID: SocialUID},
-			{UID: PersonalUID, Openings: []firewall.Opening{OpeningTo("192.168.1.0/24", 0), OpeningTo("192.168.0.0/16", 8080),
+			{UID: SocialUID, AnyAddress: true},
+			{UID: PersonalUID, Listed: []netip.Addr{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8::7")}, Openings: []firewall.Opening{OpeningTo("192.168.1.0/24", 0), OpeningTo("192.168.0.0/16", 8080),
 				OpeningTo("fd12::/64", 443), LiteralTo("127.0.0.1", 8080), LiteralTo("fd12::1", 443), LiteralTo("10.138.0.1", 0),
 				LiteralTo("fd12::1", 0)}, Ports: []uint16{8443, 22}},
 		},

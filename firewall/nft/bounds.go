@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,7 @@ type bounds struct {
 
 	proxyBurst uint32 // of those that its proxy makes, at the same rate, and as many of them held
 	questions  uint32 // for names, under way or answered a moment ago
+	resolver   uint32 // the same of the resolver, which bounds each AppVM itself
 }
 
 const (
@@ -41,6 +43,9 @@ const (
 	heldMin       = 256 // of which MaxClients are served, usually 100
 	questionsPart = 5   // of the table, in questions for names
 	questionsMin  = 384 // as many as 400 requests at once make, while all but a burst of their connections wait
+
+	resolverPart = 4   // of the table, in questions of the resolver to name servers
+	resolverMin  = 512 // as many as one AppVM has it ask at once, and in the seconds after that
 
 	rateMemory   = time.Minute      // after which an AppVM that has been silent has its burst again
 	beyondMemory = 10 * time.Second // for which people are told that a proxy wanted more
@@ -71,6 +76,7 @@ var (
 	proxyRatesSet = &set{table: fenceTable, name: "rates", key: keys(uid)}
 	proxyHeldSet  = &set{table: fenceTable, name: "held", key: keys(uid)}
 	questionsSet  = &set{table: fenceTable, name: "questions", key: keys(uid)}
+	resolverSet   = &set{table: fenceTable, name: "resolver", key: keys(uid)}
 	beyondSet     = &set{table: fenceTable, name: "beyond", key: keys(uid)} // proxies that were refused more a moment ago
 )
 
@@ -89,7 +95,7 @@ var TrackedMax = func() int {
 
 func boundsOf(tracked int) *bounds {
 	b := &bounds{rate: uint32(max(tracked/ratePart, rateMin)), held: uint32(max(tracked/heldPart, heldMin)),
-		questions: uint32(max(tracked/questionsPart, questionsMin))}
+		questions: uint32(max(tracked/questionsPart, questionsMin)), resolver: uint32(max(tracked/resolverPart, resolverMin))}
 	b.burst, b.proxyBurst = max(2*b.rate, burstMin), max(2*b.rate, proxyBurstMin)
 	return b
 }
@@ -123,14 +129,15 @@ func declareBounds(c firewall.Config) [][]byte {
 		dynamic(proxyRatesSet, unix.NFT_SET_TIMEOUT, keptMax),
 		dynamic(proxyHeldSet, 0, keptMax),
 		dynamic(questionsSet, 0, keptMax),
+		dynamic(resolverSet, 0, 1),
 		dynamic(beyondSet, unix.NFT_SET_TIMEOUT, keptMax),
-		object(ownTable, tcpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_TCP, tcp),
-		object(ownTable, udpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp),
-		object(fenceTable, tcpTimeouts, unix.NFPROTO_IPV6, unix.IPPROTO_TCP, tcp),
-		object(fenceTable, udpTimeouts, unix.NFPROTO_IPV6, unix.IPPROTO_UDP, udp),
+		// Of IPv6 as well: the kernel compares the transport protocol only (nft_ct_timeout_obj_eval in net/netfilter/nft_ct.c, 4.19
+		// to 6.18).
+		object(fenceTable, tcpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_TCP, tcp),
+		object(fenceTable, udpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp),
 	}
 	if !c.Switchboard { // what it hands over is not tracked
-		all = append(all, dynamic(heldSet, 0, keptMax))
+		all = append(all, dynamic(heldSet, 0, keptMax), object(ownTable, tcpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_TCP, tcp))
 	}
 	return all
 }
@@ -138,7 +145,6 @@ func declareBounds(c firewall.Config) [][]byte {
 // bound adds the bounds to chains of the skeleton. The fence passes its packets to the chain "bounded", which passes what is within
 // the bounds to the chain that knows where a proxy may go.
 func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
-	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID))
 	for i := range chains {
 		switch ch := &chains[i]; {
 		case ch.table == "vifproxy" && ch.name == "guard":
@@ -157,37 +163,46 @@ func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
 		}})
 	}
 	return append(chains,
-		chain{"inet vifproxy", "bounded", hook{}, []Rule{
+		chain{"inet vifproxy", "bounded", hook{}, slices.Concat([]Rule{
 			All(TCP, notSyn, goTo("egress")),
 			All(TCP, each(proxyRatesSet.name, rateMemory, within(b.rate, b.proxyBurst), skuid), goTo("begin")),
 			All(TCP, each(beyondSet.name, beyondMemory, counter, skuid), drop),
-			All(udp, each(questionsSet.name, 0, ctCountWithin(b.questions), skuid), goTo("egress")),
+		}, b.questionsOf(c), []Rule{
 			All(each(beyondSet.name, beyondMemory, counter, skuid)),
-		}},
+		})},
 		chain{"inet vifproxy", "begin", hook{}, []Rule{
-			All(each(proxyHeldSet.name, 0, ctCountWithin(b.held), skuid), goTo("egress")),
+			All(each(proxyHeldSet.name, 0, ctCountWithin(b.held), skuid), ctTimeoutSet(tcpTimeouts), goTo("egress")),
 			All(each(beyondSet.name, beyondMemory, counter, skuid)),
-		}},
-		chain{"vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []Rule{
-			All(aProxy, TCP, syn, ctTimeoutSet(tcpTimeouts)),
-			All(aProxy, udp, ctTimeoutSet(udpTimeouts)),
-		}},
-		chain{"inet vifproxy", "timeouts_out", hook{"filter", unix.NF_INET_LOCAL_OUT, afterTracking}, []Rule{
-			All(aProxy, ipv6, TCP, syn, ctTimeoutSet(tcpTimeouts)),
-			All(aProxy, ipv6, udp, ctTimeoutSet(udpTimeouts)),
 		}})
+}
+
+// questionsOf returns the rules for questions: of proxies to the resolver, and of the resolver to name servers. An answer of the resolver
+// belongs to what is tracked of the question. A question of the resolver that is beyond its share is dropped, because a refusal would
+// look as if the name server did not answer.
+func (b *bounds) questionsOf(c firewall.Config) []Rule {
+	proxies := All(each(questionsSet.name, 0, ctCountWithin(b.questions), skuid), ctTimeoutSet(udpTimeouts), goTo("egress"))
+	if c.NamesUID == 0 {
+		return []Rule{All(udp, proxies)}
+	}
+	return []Rule{
+		All(udp, isNoResolver(c), proxies),
+		All(udp, isResolver(c), backward, goTo("egress")),
+		All(udp, isResolver(c), each(resolverSet.name, 0, ctCountWithin(b.resolver), skuid), ctTimeoutSet(udpTimeouts), goTo("egress")),
+		All(udp, isResolver(c), each(beyondSet.name, beyondMemory, counter, skuid), drop),
+	}
 }
 
 // Beyond reports whether the bounds have kept a proxy from a connection or a question a moment ago. It may be called from any
 // goroutine; it is about the network of the calling thread.
-func Beyond(uid uint32) (bool, error) {
+func Beyond(uid uint32) (bool, error) { return beyondSet.has(string(uidBytes(uid))) }
+
+// has asks the kernel whether the set has a key.
+func (s *set) has(key string) (bool, error) {
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: family(fenceTable), Version: nl.NFNETLINK_V0})
-	attrs := netlink.AppendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, bare(fenceTable))
-	attrs = netlink.AppendString(attrs, unix.NFTA_SET_ELEM_LIST_SET, beyondSet.name)
-	req.AddRawData(netlink.AppendNested(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: family(s.table), Version: nl.NFNETLINK_V0})
+	req.AddRawData(netlink.AppendNested(s.attributes(), unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
 		return netlink.AppendNested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
-			return value(one, unix.NFTA_SET_ELEM_KEY, string(uidBytes(uid)))
+			return value(one, unix.NFTA_SET_ELEM_KEY, key)
 		})
 	}))
 	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)

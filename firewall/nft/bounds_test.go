@@ -42,8 +42,8 @@ func TestConnectionsThatAreOverAreForgottenInSeconds(t *testing.T) {
 	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error { Listen(t, Internet+":80", "web"); return nil })
 	Listen(t, Gateway+":61000", "a's proxy")
 	Listen(t, "[::1]:53", "resolver")
-	Sync(t, open(t, Machines[1]), firewall.State{Bindings: []firewall.Binding{Personal},
-		Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet), netip.IPv6Loopback()}}})
+	Sync(t, open(t, Machines[1]), firewall.State{Bindings: []firewall.Binding{Personal}, Askers: Askers,
+		Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet), netip.IPv6Loopback()}, Proxies: Everywhere(PersonalUID)}})
 	reach := func(who, want string) {
 		t.Helper()
 		if who != want {
@@ -58,9 +58,10 @@ func TestConnectionsThatAreOverAreForgottenInSeconds(t *testing.T) {
 	}{
 		{"of an AppVM", unix.IPPROTO_TCP, 8100, func() { reach(a.Reach(Gateway+":8100"), "a's proxy") }},
 		{"of a proxy", unix.IPPROTO_TCP, 80, func() { reach(Answer(t, PersonalUID, Internet+":80"), "web") }},
-		{"a question by TCP", unix.IPPROTO_TCP, 53, func() { reach(Answer(t, PersonalUID, "[::1]:53"), "resolver") }},
-		{"a question by IPv6", unix.IPPROTO_UDP, 53, func() { AsksByUDP(t, PersonalUID, "[::1]:53") }},
-		{"a question", unix.IPPROTO_UDP, 53, func() { AsksByUDP(t, PersonalUID, Internet+":53") }},
+		{"the resolver's question by TCP", unix.IPPROTO_TCP, 53, func() { reach(Answer(t, NamesUID, "[::1]:53"), "resolver") }},
+		{"the resolver's question by IPv6", unix.IPPROTO_UDP, 53, func() { AsksByUDP(t, NamesUID, "[::1]:53") }},
+		{"the resolver's question", unix.IPPROTO_UDP, 53, func() { AsksByUDP(t, NamesUID, Internet+":53") }},
+		{"a proxy's question", unix.IPPROTO_UDP, 53, func() { AsksByUDP(t, PersonalUID, "127.0.0.1:53") }},
 	} {
 		seen := 0
 		for range 20 { // some are forgotten before they are looked at, if the machine is busy

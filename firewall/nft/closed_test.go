@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
@@ -21,7 +22,11 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 	EnterNamespace(t)
 	m := Machines[1]
 	a, b := NewSite(t)
-	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error { Listen(t, Internet+":80", "web"); return nil })
+	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error {
+		Listen(t, Internet+":80", "web")
+		Listen(t, Internet+":53", "name server")
+		return nil
+	})
 	Attach(t, "wg0", "192.0.3.9", "192.0.3.1", 1).Do(func() error { Listen(t, "192.0.3.9:80", "tunnel"); return nil })
 	Listen(t, "127.0.0.1:80", "loopback")
 	Listen(t, Gateway+":80", "gateway")
@@ -29,10 +34,19 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 	As(t, PersonalUID, func() { Listen(t, Gateway+":61000", "a's proxy") })
 	As(t, SocialUID, func() { Listen(t, Gateway+":61001", "b's proxy") })
 	backend := open(t, m)
-	want := firewall.State{Bindings: []firewall.Binding{Personal}, Guarded: []uint16{61001}, Fence: firewall.Fence{Barred: []string{"wg0"},
-		Proxies: []firewall.Proxy{{UID: PersonalUID, Openings: []firewall.Opening{OpeningTo("0.0.0.0/0", 0)}}}}}
+	const strangerUID = PersonalUID + 100
+	want := firewall.State{Bindings: []firewall.Binding{Personal}, Guarded: []uint16{61001}, Askers: Askers, Fence: firewall.Fence{
+		Barred: []string{"wg0"}, Resolvers: []netip.Addr{netip.MustParseAddr(Internet)},
+		Proxies: []firewall.Proxy{{UID: PersonalUID, Openings: []firewall.Opening{OpeningTo("0.0.0.0/0", 0)}},
+			{UID: SocialUID, Listed: []netip.Addr{netip.MustParseAddr("198.51.100.7")}}, {UID: PersonalUID + 1000, AnyAddress: true}}}}
 	Sync(t, backend, want)
-	if !Opens(t, PersonalUID, Internet+":80", true) || a.Reach(Gateway+":8100") != "a's proxy" {
+	pins := []firewall.Pin{pin(SocialUID, Internet), pin(SocialUID, "2001:db8::1")}
+	Must(t, backend.Pin(t.Context(), pins, firewall.PinMax))
+	opens := func() bool {
+		return Opens(t, PersonalUID, Internet+":80", true) && a.Reach(Gateway+":8100") == "a's proxy" &&
+			Opens(t, SocialUID, Internet+":80", true) && Opens(t, NamesUID, Internet+":53", true) && AsksByUDP(t, SocialUID, "127.0.0.1:53")
+	}
+	if !opens() {
 		t.Fatal("what is open does not open")
 	}
 
@@ -53,6 +67,17 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 			if Opens(t, PersonalUID, to, false) {
 				t.Errorf("%s: the proxy reaches %s", act, to)
 			}
+			if Opens(t, NamesUID, to, false) {
+				t.Errorf("%s: the resolver reaches %s", act, to)
+			}
+		}
+		for uid, to := range map[int]string{strangerUID: Internet + ":80", NamesUID: Internet + ":80", SocialUID: Internet + ":53"} {
+			if Opens(t, uid, to, false) {
+				t.Errorf("%s: uid %x reaches %s", act, uid, to)
+			}
+		}
+		if AsksByUDP(t, strangerUID, Internet+":53") || AsksByUDP(t, SocialUID, b.Addr+":99") || AsksByUDP(t, NamesUID, "127.0.0.1:99") {
+			t.Errorf("%s: a datagram leaves", act)
 		}
 		for _, to := range []string{Gateway + ":8100", Gateway + ":61000", Gateway + ":61001"} {
 			if knock(to) {
@@ -85,7 +110,10 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 			damage(fmt.Sprintf("flush %s %s %s", kind, table, s.name))
 		}
 	}
-	if !Opens(t, PersonalUID, Internet+":80", true) || a.Reach(Gateway+":8100") != "a's proxy" {
+	for _, s := range []*set{pinned.four, pinned.six} {
+		damage("flush set inet vifproxy " + s.name)
+	}
+	if !opens() {
 		t.Error("what is open does not open again")
 	}
 	for _, c := range constants { // nobody can

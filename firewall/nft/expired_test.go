@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +15,7 @@ func TestExpiredConnectionsAreEvicted(t *testing.T) {
 	defer trackAtMost(64)()
 	EnterNamespace(t)
 	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error { Listen(t, Internet+":80", "web"); return nil })
-	Sync(t, open(t, Machines[1]), firewall.State{Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}})
+	Sync(t, open(t, Machines[1]), firewall.State{Fence: firewall.Fence{Proxies: Everywhere(PersonalUID)}})
 	for range 20 {
 		if who := Answer(t, PersonalUID, Internet+":80"); who != "web" {
 			t.Fatal(who)

@@ -8,12 +8,17 @@ import (
 
 // Inspect notes which of our rules are there.
 func (n *Backend) Inspect(ctx context.Context, found *firewall.Inspection) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.do(ctx, func() error {
 		now, err := n.conn.read()
 		if err != nil {
 			return err
 		}
 		cfg := firewall.Config{Switchboard: now.hasChain(ownTable, "untracked_in")}
+		if now.hasChain(ownTable, "askers") {
+			cfg.NamesUID = 1 // whichever
+		}
 		found.Note(now.hasTable(ownTable), "table ip vifproxy")
 		if now.hasTable(ownTable) { // else there can be nothing in it
 			if !cfg.Switchboard {

@@ -2,7 +2,7 @@
 // the same, in the words of words.go; sets.go has the sets, which hold all that a State says. sync.go repairs and writes,
 // snapshot.go and listing.go read what the kernel holds.
 //
-// Concurrency: one goroutine at a time may use a Backend. Watch runs in a goroutine of its own, in the network of its thread.
+// Concurrency: a Backend may be used by several goroutines, and does one thing after the other. Watch runs in a goroutine of its own, in the network of its thread.
 package nft
 
 import (
@@ -10,14 +10,17 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"sync"
 
 	"vifproxy/firewall"
+	"vifproxy/firewall/pins"
 	"vifproxy/firewall/ruleset"
 )
 
 // Backend keeps the rules through netlink. It needs no program, so it works beside the rules of every version of nft, and
 // repairs ours in well under a millisecond.
 type Backend struct {
+	mu  sync.Mutex // for all that follows
 	log *slog.Logger
 	cfg firewall.Config
 
@@ -33,12 +36,17 @@ type Backend struct {
 	unbounded bool // this kernel lacks what the bounds on connection tracking need
 
 	refused refusals
+	pins    *pins.Board
+
+	pinsUnknown bool // the kernel may hold others
 }
 
 func (n *Backend) String() string { return "nftables" }
 
 // Refused implements Backend.
 func (n *Backend) Refused(ctx context.Context) (map[uint32]uint64, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	err := n.do(ctx, func() error {
 		refused, err := n.conn.countRefused()
 		if err == nil {
@@ -51,7 +59,9 @@ func (n *Backend) Refused(ctx context.Context) (map[uint32]uint64, error) {
 
 // Remove implements Backend.
 func (n *Backend) Remove(ctx context.Context) error {
-	n.loaded = nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loaded, n.pins = nil, pins.New()
 	err := n.do(ctx, func() error {
 		now, err := n.conn.read()
 		if err != nil {
@@ -70,6 +80,8 @@ func (n *Backend) Remove(ctx context.Context) error {
 
 // Qubes reports whether this is a Qubes R4.2 or later, with a chain for users' rules in Qubes' table.
 func (n *Backend) Qubes(ctx context.Context) (is bool, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	err = n.do(ctx, func() error {
 		now, err := n.conn.read()
 		if err != nil {
@@ -82,21 +94,29 @@ func (n *Backend) Qubes(ctx context.Context) (is bool, err error) {
 }
 
 // New returns a backend that has read and written nothing yet.
-func New(log *slog.Logger, cfg firewall.Config) *Backend { return &Backend{log: log, cfg: cfg} }
+func New(log *slog.Logger, cfg firewall.Config) *Backend {
+	return &Backend{log: log, cfg: cfg, pins: pins.New()}
+}
 
 // UseSwitchboard makes the next Sync load the rules for a switchboard.
 func (n *Backend) UseSwitchboard() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.cfg.Switchboard = true
 	n.loaded = nil
 }
 
 // Converse calls f with an open connection to the kernel. After an error it gives up the connection.
 func (n *Backend) Converse(ctx context.Context, f func(*ruleset.Conn) error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.do(ctx, func() error { return f(n.conn.Conn) })
 }
 
 // TransactBeside makes changes to things that Sync does not keep, and does not make Sync forget what it knows.
 func (n *Backend) TransactBeside(ctx context.Context, generation uint32, changes [][]byte) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.do(ctx, func() error {
 		err := n.conn.Transact(generation, changes)
 		if last := &n.conn.last; err == nil && last.generation == generation {
@@ -107,7 +127,11 @@ func (n *Backend) TransactBeside(ctx context.Context, generation uint32, changes
 }
 
 // Use makes this the connection to the kernel, until an error.
-func (n *Backend) Use(conn *ruleset.Conn) { n.conn = &kernel{Conn: conn} }
+func (n *Backend) Use(conn *ruleset.Conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.conn = &kernel{Conn: conn}
+}
 
 // do runs f with an open connection. After an error, answers to it may still be under way, so the connection
 // is given up and the next call begins with a new one.
@@ -128,7 +152,11 @@ func (n *Backend) do(ctx context.Context, f func() error) (err error) {
 }
 
 // Close ends the connection to the kernel, and leaves the rules as they are.
-func (n *Backend) Close() { n.hangUp() }
+func (n *Backend) Close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hangUp()
+}
 
 func (n *Backend) hangUp() {
 	if n.conn != nil {

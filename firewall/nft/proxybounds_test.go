@@ -57,8 +57,9 @@ func TestOneProxyUsesItsShareOfTracking(t *testing.T) {
 		Listen(t, Internet+":80", "web")
 		return nil
 	})
-	const web, resolver = Internet + ":80", Internet + ":53"
-	Sync(t, open(t, Machines[1]), firewall.State{Fence: firewall.Fence{Ports: []uint16{80}, Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}})
+	const web, server = Internet + ":80", Internet + ":53"
+	Sync(t, open(t, Machines[1]), firewall.State{Askers: Askers, Fence: firewall.Fence{Ports: []uint16{80},
+		Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}, Proxies: Everywhere(PersonalUID, SocialUID)}})
 	beyond := func(uid int) bool {
 		t.Helper()
 		is, err := Beyond(uint32(uid))
@@ -97,11 +98,16 @@ func TestOneProxyUsesItsShareOfTracking(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 
-	asked := 0
-	for asked < 2*questionsMin && AsksByUDP(t, PersonalUID, resolver) {
-		asked++
+	asks := func(uid int) (asked int) {
+		for asked < 2*resolverMin && AsksByUDP(t, uid, server) {
+			asked++
+		}
+		return asked
 	}
-	if asked < questionsMin-1 || asked > 2048/questionsPart+10 || !AsksByUDP(t, SocialUID, resolver) {
+	if asked := asks(PersonalUID); asked < questionsMin-1 || asked > 2048/questionsPart+10 || !AsksByUDP(t, SocialUID, server) {
 		t.Errorf("%d questions at once", asked)
+	}
+	if asked := asks(NamesUID); asked < resolverMin-1 || asked > resolverMin+20 || !beyond(NamesUID) || !AsksByUDP(t, SocialUID, server) {
+		t.Errorf("the resolver asks %d at once", asked)
 	}
 }

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -11,8 +12,9 @@ import (
 )
 
 // replaceAll returns the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
-// long as before holds, because it contains the handles of the jumps. With qubes it includes our rules in Qubes' table.
-func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qubes bool) (messages [][]byte) {
+// long as before holds, because it contains the handles of the jumps. With qubes it includes our rules in Qubes' table. What was pinned
+// stays pinned, for the time that is left now.
+func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qubes bool, now time.Duration) (messages [][]byte) {
 	put := func(message ...[]byte) { messages = append(messages, message...) }
 	put(removeTables(before)...)
 	for _, table := range []string{"vifproxy", "inet vifproxy"} {
@@ -24,6 +26,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 		}
 	}
 	put(dynamic(refusedSet, 0, 65535))
+	put(pinned.four.declare(), pinned.six.declare())
 	for _, set := range constants {
 		put(set.declare(unix.NFT_SET_CONSTANT), set.fill(set.nets))
 	}
@@ -53,6 +56,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 			put(s.request(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s.elementsOf(want))...)
 		}
 	}
+	put(pinRequests(n.pins.All(now), unix.NLM_F_EXCL)...)
 	return messages
 }
 
@@ -148,6 +152,10 @@ func declare(s *set, flags, room uint32) []byte {
 	}
 	if s.to != nil {
 		flags |= unix.NFT_SET_MAP
+	}
+	if s.fleeting {
+		flags |= unix.NFT_SET_TIMEOUT
+		attrs = netlink.Append(attrs, unix.NFTA_SET_GC_INTERVAL, net32(uint32(pinsEviction.Milliseconds()))...)
 	}
 	attrs = netlink.Append(attrs, unix.NFTA_SET_FLAGS, net32(flags)...)
 	attrs = typed(attrs, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN, s.key)

@@ -24,6 +24,7 @@ type set struct {
 	table, name string
 	key, to     []datatype // what elements are made of; to is where they lead, in a map
 	interval    bool       // its elements are intervals
+	fleeting    bool       // its elements go by themselves after a time
 	nat         bool       // there is no need of it where a switchboard hands connections over
 	late        bool       // elements go out of it later, because a packet on its way may still need them
 	dump        []byte     // the request for its elements
@@ -86,11 +87,12 @@ func (s *set) text(e element) string {
 // nft notes for itself (userdata) they have only the order of bytes: nft 0.9.8 and 1.0.6 end with an assertion or worse if they list
 // a ruleset with some sets as nft 1.1 declares them.
 var ourSets = []*set{
-	portsMap, bindingsSet, guardedSet, acceptSet,
+	portsMap, bindingsSet, guardedSet, acceptSet, askersMap,
 	leaveSet, anywhereSet, barredSet, barredAgainSet, openPortsSet,
 	resolvers.four, resolvers.six, literals.four, literals.six, ownedLiterals.four, ownedLiterals.six,
 	wideLiterals.four, wideLiterals.six, ownedPortsSet,
 	openings.four, openings.six, owned.four, owned.six, wide.four, wide.six,
+	askedSet, answeringSet, listedAddrs.four, listedAddrs.six, anyAddressSet,
 }
 
 var fenceSets = slices.DeleteFunc(slices.Clone(ourSets), func(s *set) bool { return s.table != fenceTable })
@@ -161,6 +163,41 @@ func names(all []string) (elements []element) {
 	}
 	return elements
 }
+
+// These sets say who asks the resolver.
+var (
+	askersMap = &set{table: ownTable, name: "askers", key: keys(uid), to: keys(ipv4Addr, inetService),
+		elements: func(s firewall.State) (all []element) {
+			for _, a := range s.Askers {
+				all = append(all, element{tuple(uidBytes(a.UID)), tuple(addrBytes(a.At.Addr()), portBytes(a.At.Port()))})
+			}
+			return all
+		}}
+	askedSet = &set{table: fenceTable, name: "asked", key: keys(uid, ipv4Addr, inetService),
+		elements: func(s firewall.State) (all []element) {
+			for _, a := range s.Askers {
+				all = append(all, element{key: tuple(uidBytes(a.UID), addrBytes(a.At.Addr()), portBytes(a.At.Port()))})
+			}
+			return all
+		}}
+	answeringSet = &set{table: fenceTable, name: "answering", key: keys(ipv4Addr, inetService),
+		elements: func(s firewall.State) (all []element) {
+			for _, a := range s.Askers {
+				all = append(all, element{key: tuple(addrBytes(a.At.Addr()), portBytes(a.At.Port()))})
+			}
+			return all
+		}}
+)
+
+// anyAddressSet has the proxies to which all public addresses are open.
+var anyAddressSet = &set{table: fenceTable, name: "any_address", key: keys(uid), elements: func(s firewall.State) (all []element) {
+	for _, p := range s.Fence.Proxies {
+		if p.AnyAddress {
+			all = append(all, element{key: tuple(uidBytes(p.UID))})
+		}
+	}
+	return all
+}}
 
 // A pair is two sets of the fence, one with IPv4 addresses and one with IPv6 addresses.
 type pair struct{ four, six *set }
@@ -246,6 +283,28 @@ var (
 		})
 )
 
+// Public addresses that are open to one proxy, at the ports that are open to it.
+var (
+	listedAddrs = pairOf("listed", false, func(addr datatype) []datatype { return keys(uid, addr) },
+		func(s firewall.State, ours func(netip.Addr) bool) (all []element) {
+			for _, p := range s.Fence.Proxies {
+				for _, addr := range p.Listed {
+					if ours(addr) {
+						all = append(all, element{key: tuple(uidBytes(p.UID), addrBytes(addr))})
+					}
+				}
+			}
+			return all
+		})
+	// No State says what is pinned, see pins.go.
+	pinned = fleeting(pairOf("pinned", false, func(addr datatype) []datatype { return keys(uid, addr) }, nil))
+)
+
+func fleeting(p pair) pair {
+	p.four.fleeting, p.six.fleeting = true, true
+	return p
+}
+
 // shared returns the openings of all proxies, one for each port.
 func shared(s firewall.State, ours func(netip.Addr) bool, literal bool) []firewall.Opening {
 	if len(s.Fence.Openings) == 0 {
@@ -276,7 +335,7 @@ func ends(h firewall.Opening) (first, last []byte) {
 var refusedSet = &set{table: fenceTable, name: "refused", key: keys(uid)}
 
 func init() {
-	for _, s := range append(slices.Clone(ourSets), refusedSet) {
+	for _, s := range append(slices.Clone(ourSets), refusedSet, pinned.four, pinned.six) {
 		s.dump = list(unix.NFT_MSG_GETSETELEM, family(s.table), s.attributes())
 	}
 }

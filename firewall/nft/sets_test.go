@@ -16,7 +16,7 @@ func TestTextOfElements(t *testing.T) {
 	m := Machines[0]
 	m.LoadForeign(t)
 	b := open(t, m)
-	state := firewall.State{Bindings: []firewall.Binding{Personal, Social}, Guarded: []uint16{61007}, Fence: Wide()}
+	state := firewall.State{Bindings: []firewall.Binding{Personal, Social}, Guarded: []uint16{61007}, Fence: Wide(), Askers: Askers}
 	Sync(t, b, state)
 	listed := regexp.MustCompile(`(?s)elements = \{(.*?)\}`)
 	with := 0

@@ -38,7 +38,7 @@ type hook struct {
 // Priorities are relative to where the kernel's own things are (enum nf_ip_hook_priorities).
 const (
 	beforeTracking = -310 // and before "raw", where others decide what is tracked
-	afterTracking  = -150 // a timeout can be given only then: "mangle"
+	afterTracking  = -150 // a timeout can be given only then, and not before: "mangle"
 	beforeFilter   = -10
 	beforeSnat     = 99
 )
@@ -46,7 +46,7 @@ const (
 // chains returns the chains of our own two tables. Bounds need modules that a kernel may lack; without them the chains let the
 // same connections pass.
 func chains(c firewall.Config, b *bounds) []chain {
-	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID))
+	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID)) // or the resolver
 	fromProxy := All(TCP, between(sport, net16(c.FirstPort), net16(c.LastPort)))
 	answers := fromProxy // of proxies to AppVMs
 	door := translated(c)
@@ -65,7 +65,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(aProxy, goTo("fence")),
 		}},
 		{"inet vifproxy", "postrouting", hook{"filter", unix.NF_INET_POST_ROUTING, beforeFilter}, []Rule{
-			All(aProxy, TCP, notSyn, Accept),
+			All(TCP, notSyn, Accept), // of whomever
 			All(aProxy, in(barredAgainSet, oifname), drop),
 			All(aProxy, jump("egress")),
 			All(aProxy, drop),
@@ -79,22 +79,25 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(TCP, rejectReset),
 			rejectByICMP,
 		}},
+		// The first two rules are for almost all packets: what a proxy sends to its AppVM, and to a public address where it has
+		// connected. The others say the same of such packets, and much more.
+		//
 		// Answers to clients of the proxy pass: they come from a port where only proxies listen, and begin nothing. Connection
 		// tracking cannot tell, because it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
-		{"inet vifproxy", "egress", hook{}, []Rule{
+		{"inet vifproxy", "egress", hook{}, slices.Concat([]Rule{
 			All(ipv4, toVif, answers, notSyn, Accept),
+			All(TCP, notSyn, in(openPortsSet, dport), toOther, notToLo, jump("established")),
 			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants no program here a connection.
 			All(ipv4, toLo, fromProxy, notSyn, Accept),
-			All(toLo, jump("reach")),
-			All(in(leaveSet, oifname), notIn(barredSet, oifname), jump("reach")),
-			All(in(anywhereSet, nfproto), notIn(barredSet, oifname), jump("reach")),
+		}, ways(c))},
+		// It leaves, so it goes to another machine: no need to ask the routing tables for that.
+		{"inet vifproxy", "established", hook{}, []Rule{
+			All(ipv4, in(leaveSet, oifname), notIn(barredSet, oifname), outside("forbidden4", ipDaddr), Accept),
+			All(ipv4, in(anywhereSet, nfproto), notIn(barredSet, oifname), outside("forbidden4", ipDaddr), Accept),
+			All(ipv6, in(leaveSet, oifname), notIn(barredSet, oifname), outside("forbidden6", ip6Daddr), Accept),
+			All(ipv6, in(anywhereSet, nfproto), notIn(barredSet, oifname), outside("forbidden6", ip6Daddr), Accept),
 		}},
 		{"inet vifproxy", "reach", hook{}, []Rule{
-			All(udp, is(dport, net16(53)...), jump("resolve")),
-			All(TCP, is(dport, net16(53)...), jump("resolve")),
-			// Another program may have sent it on to a resolver of its own (nat in hook output).
-			All(udp, forward, is(originalDport, net16(53)...), jump("redirected")),
-			All(TCP, forward, is(originalDport, net16(53)...), jump("redirected")),
 			All(ipv4, TCP, in(literals.four, ipDaddr, dport), Accept),
 			All(ipv6, TCP, in(literals.six, ip6Daddr, dport), Accept),
 			All(ipv4, TCP, in(ownedLiterals.four, skuid, ipDaddr, dport), Accept),
@@ -103,6 +106,14 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(ipv6, TCP, in(openPortsSet, dport), in(wideLiterals.six, skuid, ip6Daddr), Accept),
 			All(toOther, unicast, ipv4, outside("own4", ipDaddr), jump("others")),
 			All(toOther, unicast, ipv6, outside("own6", ip6Daddr), jump("others")),
+		}},
+		// Name servers are asked by the resolver, or by proxies if there is none.
+		{"inet vifproxy", "ask", hook{}, []Rule{
+			All(udp, is(dport, net16(53)...), jump("resolve")),
+			All(TCP, is(dport, net16(53)...), jump("resolve")),
+			// Another program may have sent it on to a resolver of its own (nat in hook output).
+			All(udp, forward, is(originalDport, net16(53)...), jump("redirected")),
+			All(TCP, forward, is(originalDport, net16(53)...), jump("redirected")),
 		}},
 		{"inet vifproxy", "resolve", hook{}, []Rule{
 			All(ipv4, in(resolvers.four, ipDaddr), Accept),
@@ -120,16 +131,70 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(ipv6, TCP, in(owned.six, skuidTurned, ip6Daddr, dport), Accept),
 			All(ipv4, TCP, in(openPortsSet, dport), in(wide.four, skuidTurned, ipDaddr), Accept),
 			All(ipv6, TCP, in(openPortsSet, dport), in(wide.six, skuidTurned, ip6Daddr), Accept),
-			All(ipv4, TCP, in(openPortsSet, dport), outside("forbidden4", ipDaddr), Accept),
-			All(ipv6, TCP, in(openPortsSet, dport), outside("forbidden6", ip6Daddr), Accept),
-			All(ipv4, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden4", ipDaddr), Accept),
-			All(ipv6, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden6", ip6Daddr), Accept),
+			All(ipv4, TCP, in(openPortsSet, dport), outside("forbidden4", ipDaddr), jump("public")),
+			All(ipv6, TCP, in(openPortsSet, dport), outside("forbidden6", ip6Daddr), jump("public")),
+			All(ipv4, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden4", ipDaddr), jump("public")),
+			All(ipv6, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden6", ip6Daddr), jump("public")),
 		}},
+		{"inet vifproxy", "public", hook{}, public(c)},
 	}...)
+	if c.NamesUID != 0 {
+		// The C library asks the name servers of /etc/resolv.conf, or 127.0.0.1 where it cannot read that. The resolver answers, from
+		// the address at which it was asked. A question by TCP or IPv6 is refused: nothing translates it.
+		chains = append(chains,
+			chain{"vifproxy", "askers", hook{"nat", unix.NF_INET_LOCAL_OUT, firewall.NatPriority}, []Rule{
+				All(udp, is(dport, net16(53)...), dnatTo(askersMap, skuid)),
+			}},
+			chain{"inet vifproxy", "question", hook{}, []Rule{
+				All(ipv4, udp, in(askedSet, skuid, ipDaddr, dport), Accept),
+			}})
+	}
 	if b == nil {
 		return chains
 	}
 	return b.bound(chains, c)
+}
+
+// ways returns the rules that lead to what a packet may reach by the interface by which it leaves.
+func ways(c firewall.Config) (rules []Rule) {
+	by := func(who Rule, chain string) {
+		rules = append(rules,
+			All(toLo, who, jump(chain)),
+			All(in(leaveSet, oifname), notIn(barredSet, oifname), who, jump(chain)),
+			All(in(anywhereSet, nfproto), notIn(barredSet, oifname), who, jump(chain)))
+	}
+	// Without a resolver, proxies ask the name servers.
+	// TODO(issue 17): goes when the daemon always has a resolver.
+	if c.NamesUID == 0 {
+		by(nil, "ask")
+		by(nil, "reach")
+		return rules
+	}
+	// In hook output, oifname is still that of before our nat. Askers have addresses of the loopback.
+	rules = append(rules,
+		All(udp, forward, is(originalDport, net16(53)...), jump("question")),
+		All(ipv4, udp, toLo, backward, isResolver(c), in(answeringSet, ipSaddr, sport), Accept))
+	by(isResolver(c), "ask")
+	by(isNoResolver(c), "reach")
+	return rules
+}
+
+func isResolver(c firewall.Config) Rule   { return is(skuid, host32(c.NamesUID)...) }
+func isNoResolver(c firewall.Config) Rule { return isNot(skuid, host32(c.NamesUID)...) }
+
+// public returns the rules for TCP to a public address at an open port.
+func public(c firewall.Config) []Rule {
+	if c.NamesUID == 0 { // TODO(issue 17): goes when the daemon always has a resolver
+		return []Rule{All(TCP, Accept)}
+	}
+	return []Rule{
+		All(TCP, notSyn, Accept),
+		All(ipv4, TCP, in(pinned.four, skuid, ipDaddr), Accept),
+		All(ipv6, TCP, in(pinned.six, skuid, ip6Daddr), Accept),
+		All(ipv4, TCP, in(listedAddrs.four, skuid, ipDaddr), Accept),
+		All(ipv6, TCP, in(listedAddrs.six, skuid, ip6Daddr), Accept),
+		All(TCP, in(anyAddressSet, skuid), Accept),
+	}
 }
 
 // isBound is a packet of an AppVM to the port at which it reaches its proxy.

@@ -15,8 +15,9 @@ import (
 // kernel is a connection to the kernel's nftables that remembers what it has read.
 type kernel struct {
 	*ruleset.Conn
-	last  snapshot
-	stale bool // the kernel holds something else than last says
+	last   snapshot
+	stale  bool // the kernel holds something else than last says
+	reread bool // it has had to be read, and somebody may have changed what is pinned
 }
 
 func dial() (*kernel, error) {
@@ -67,7 +68,7 @@ func (k *kernel) read() (snapshot, error) {
 			return snapshot{}, err
 		}
 		now.generation = generation
-		k.last, k.stale = now, false
+		k.last, k.stale, k.reread = now, false, true
 		return k.last, nil
 	}
 	return snapshot{}, ruleset.ErrBusy

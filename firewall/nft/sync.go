@@ -12,7 +12,10 @@ import (
 
 var errOtherElements = errors.New("the kernel has other elements in our sets than it was told to")
 
+// Sync implements Backend.
 func (n *Backend) Sync(ctx context.Context, want firewall.State, inForce func()) (writes int, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	want, invalid := n.cfg.Normal(want)
 	if invalid != nil {
 		want = n.held // another program may have undone it
@@ -21,6 +24,12 @@ func (n *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 	inForce = once(inForce)
 	err = n.do(ctx, func() error {
 		writes, err = n.sync(want, inForce)
+		if err == nil && (n.conn.reread || n.pinsUnknown) {
+			inForce()
+			var restored int
+			restored, err = n.keepPins(want)
+			writes += restored
+		}
 		return err
 	})
 	switch {
@@ -31,6 +40,22 @@ func (n *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 		inForce()
 	}
 	return writes, errors.Join(invalid, err)
+}
+
+// keepPins makes the kernel hold what is pinned, after somebody may have changed that.
+func (n *Backend) keepPins(want firewall.State) (writes int, err error) {
+	writes, err = n.restorePins()
+	if errors.Is(err, errForAll) {
+		n.log.Warn("another program has opened all addresses to proxies: loading the firewall rules again")
+		n.loaded = nil
+		if err = n.redial(); err == nil {
+			writes, err = n.sync(want, func() {})
+		}
+	}
+	if err == nil {
+		n.conn.reread = false
+	}
+	return writes, err
 }
 
 // stands reports whether the fence is there, and lets pass what the last Sync has said, or what this one says.
@@ -123,7 +148,10 @@ func (n *Backend) load(before snapshot, want firewall.State) error {
 		if try.bounds {
 			b = boundsOf(TrackedMax())
 		}
-		if err = n.conn.Transact(before.generation, n.replaceAll(before, want, b, try.qubes)); err == nil {
+		now := n.pins.Now()
+		if err = n.conn.Transact(before.generation, n.replaceAll(before, want, b, try.qubes, now)); err == nil {
+			n.pins.Begun(now)
+			n.pinsUnknown = false
 			if !try.bounds && !n.unbounded {
 				n.unbounded = true
 				n.log.Warn("one AppVM can fill connection tracking for all: this kernel does not bound it "+
@@ -141,8 +169,7 @@ func (n *Backend) load(before snapshot, want firewall.State) error {
 		if errors.Is(err, ruleset.ErrStale) {
 			break
 		}
-		n.hangUp() // more answers to what failed are under way
-		if n.conn, err = dial(); err != nil {
+		if err := n.redial(); err != nil {
 			return err
 		}
 	}

@@ -130,16 +130,21 @@ func (s *set) request(request uint16, flags uint16, all []element) (requests [][
 	if s.interval {
 		second = ruleset.SetElemKeyEnd
 	}
-	for len(all) > 0 {
+	return s.lists(request, flags, len(all), func(i int, one []byte) []byte {
+		one = value(one, unix.NFTA_SET_ELEM_KEY, all[i].key)
+		if all[i].more != "" {
+			one = value(one, second, all[i].more)
+		}
+		return one
+	})
+}
+
+// lists returns messages with so many elements, each of which fill appends.
+func (s *set) lists(request, flags uint16, count int, fill func(i int, one []byte) []byte) (requests [][]byte) {
+	for i := 0; i < count; {
 		attrs := netlink.AppendNested(s.attributes(), unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
-			for begin := len(list); len(all) > 0 && len(list)-begin < listBytesMax; all = all[1:] {
-				list = netlink.AppendNested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
-					one = value(one, unix.NFTA_SET_ELEM_KEY, all[0].key)
-					if all[0].more != "" {
-						one = value(one, second, all[0].more)
-					}
-					return one
-				})
+			for begin := len(list); i < count && len(list)-begin < listBytesMax; i++ {
+				list = netlink.AppendNested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte { return fill(i, one) })
 			}
 			return list
 		})

@@ -222,11 +222,13 @@ var (
 	counter = Expression("counter")
 	notrack = Expression("notrack")
 
-	ipv4    = is(nfproto, unix.NFPROTO_IPV4)
-	ipv6    = is(nfproto, unix.NFPROTO_IPV6)
-	TCP     = is(l4proto, unix.IPPROTO_TCP)
-	udp     = is(l4proto, unix.IPPROTO_UDP)
-	forward = is(ctDirection, 0) // not an answer
+	ipv4 = is(nfproto, unix.NFPROTO_IPV4)
+	ipv6 = is(nfproto, unix.NFPROTO_IPV6)
+	TCP  = is(l4proto, unix.IPPROTO_TCP)
+	udp  = is(l4proto, unix.IPPROTO_UDP)
+
+	forward  = is(ctDirection, 0) // not an answer
+	backward = is(ctDirection, 1) // an answer
 
 	local     = is(daddrType, host32(unix.RTN_LOCAL)...)
 	unicast   = is(daddrType, host32(unix.RTN_UNICAST)...)
@@ -235,6 +237,7 @@ var (
 	toVif     = is(oifname, []byte("vif")...)
 	toOther   = isNot(oifname, []byte("vif")...)
 	toLo      = is(oifname, []byte("lo\x00")...)
+	notToLo   = isNot(oifname, []byte("lo\x00")...)
 
 	syn    = masked(tcpFlags, 0x12, unix.NFT_CMP_EQ, 0x02)  // SYN without ACK asks for a connection,
 	notSyn = masked(tcpFlags, 0x12, unix.NFT_CMP_NEQ, 0x02) //

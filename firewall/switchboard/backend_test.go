@@ -21,6 +21,7 @@ import (
 
 // A world is real maps, and a packet filter that says what the board holds when it is written.
 type world struct {
+	firewall.Pinner
 	*testing.T
 	bindings *ebpf.Map
 	kernel   *handover.Switchboard

@@ -1,0 +1,149 @@
+package backend
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/firewall"
+	. "vifproxy/firewall/firewalltest"
+)
+
+// A resolverSocket answers from the address at which it was asked, and says which that was.
+type resolverSocket struct{ *net.UDPConn }
+
+// resolve makes the socket of a resolver, as the daemon does: on the loopback only, and owned by the resolver's uid.
+func resolve(t *testing.T, port int) resolverSocket {
+	t.Helper()
+	var s resolverSocket
+	As(t, NamesUID, func() {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: port})
+		Must(t, err)
+		raw, err := conn.SyscallConn()
+		Must(t, err)
+		Must(t, raw.Control(func(fd uintptr) {
+			Must(t, unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1))
+			Must(t, unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "lo"))
+		}))
+		s = resolverSocket{conn}
+	})
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// answer takes one question, and answers with the address at which it came; "" if none comes.
+func (s resolverSocket) answer(t *testing.T) (at string) {
+	t.Helper()
+	s.SetDeadline(time.Now().Add(200 * time.Millisecond))
+	buf, oob := make([]byte, 512), make([]byte, 512)
+	_, oobn, _, from, err := s.ReadMsgUDPAddrPort(buf, oob)
+	if err != nil {
+		return ""
+	}
+	all, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if Must(t, err); len(all) != 1 {
+		t.Fatalf("%d control messages", len(all))
+	}
+	to := [4]byte(all[0].Data[8:12]) // in_pktinfo.ipi_addr
+	at = netip.AddrFrom4(to).String()
+	_, _, err = s.WriteMsgUDPAddrPort([]byte(at), unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: to}), from)
+	Must(t, err)
+	return at
+}
+
+// TestTheKernelTellsWhoAsks: whatever address a proxy asks, its question comes to the resolver at the address of that proxy, and the answer
+// comes from where it has asked.
+func TestTheKernelTellsWhoAsks(t *testing.T) {
+	OnEach(t, func(t *testing.T, m Machine) {
+		NewSite(t)
+		Attach(t, "uplink", Internet, "192.0.2.1", 1)
+		backend := open(t, m)
+		s := resolve(t, 5300)
+		asks := func(uid int, network, to string) (answer, at string) {
+			As(t, uid, func() {
+				conn, err := net.Dial(network, to)
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				if _, err := conn.Write([]byte("who am I?")); err != nil {
+					return
+				}
+				at = s.answer(t)
+				buf := make([]byte, 100)
+				conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
+				n, err := conn.Read(buf)
+				if answer = string(buf[:n]); err != nil {
+					answer = err.Error()
+				}
+			})
+			return answer, at
+		}
+		expect := func(uid int, network, to, want string) {
+			t.Helper()
+			if answer, at := asks(uid, network, to); answer != want || at != want {
+				t.Errorf("uid %x asks %s by %s: reaches %q, hears %q, want %q", uid, to, network, at, answer, want)
+			}
+		}
+		places := []string{"127.0.0.1:53", "127.0.0.53:53", Internet + ":53", Gateway + ":53", "10.137.0.12:53", "255.1.2.3:53"}
+		for _, to := range places {
+			expect(PersonalUID, "udp4", to, "")
+		}
+		Sync(t, backend, firewall.State{Askers: Askers})
+		for _, to := range places[:5] {
+			expect(PersonalUID, "udp4", to, "127.64.0.1")
+			expect(SocialUID, "udp4", to, "127.64.0.2")
+			expect(PersonalUID+5, "udp4", to, "")
+		}
+		expect(PersonalUID, "udp4", "127.64.0.1:5300", "") // only what is translated
+		expect(PersonalUID, "udp4", "127.64.0.2:5300", "")
+		expect(PersonalUID, "udp4", "127.0.0.1:54", "")
+		expect(PersonalUID, "udp6", "[::1]:53", "")
+		if Opens(t, PersonalUID, "127.0.0.1:53", false) {
+			t.Error("a question by TCP")
+		}
+		// The resolver only answers.
+		other := resolve(t, 5301)
+		for from, to := range map[string]string{"127.64.0.1": "127.0.0.1:5301", "127.64.0.3": "127.0.0.1:5301", "127.0.0.1": "127.0.0.1:5301"} {
+			at := netip.MustParseAddr(from).As4()
+			_, _, err := s.WriteMsgUDPAddrPort([]byte("!"), unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: at}), netip.MustParseAddrPort(to))
+			if err == nil || other.answer(t) != "" {
+				t.Errorf("the resolver sends from %s what nobody has asked", from)
+			}
+		}
+		moved := []firewall.Asker{{UID: PersonalUID, At: netip.MustParseAddrPort("127.64.0.9:5300")}}
+		Sync(t, backend, firewall.State{Askers: moved})
+		expect(PersonalUID, "udp4", "127.0.0.1:53", "127.64.0.9")
+		expect(SocialUID, "udp4", "127.0.0.1:53", "")
+	})
+}
+
+// TestWithoutAResolver: proxies ask the name servers, and connect to any public address.
+func TestWithoutAResolver(t *testing.T) {
+	EnterNamespace(t)
+	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error {
+		Listen(t, Internet+":80", "web")
+		Listen(t, Internet+":53", "name server")
+		return nil
+	})
+	cfg := TestConfig
+	cfg.NamesUID = 0
+	backend, err := Open(t.Context(), Quiet, "nftables", cfg)
+	Must(t, err)
+	fence := firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}
+	Sync(t, backend, firewall.State{Fence: fence})
+	for to, want := range map[string]bool{Internet + ":80": true, Internet + ":53": true, Internet + ":22": false} {
+		if got := Opens(t, PersonalUID, to, want); got != want {
+			t.Errorf("%s opens: %t", to, got)
+		}
+		if v, err := fence.Judge(PersonalUID, netip.MustParseAddrPort(to)); err != nil || v.Passes != want {
+			t.Errorf("%s: %+v, %v", to, v, err)
+		}
+	}
+	if !AsksByUDP(t, PersonalUID, Internet+":53") {
+		t.Error("no question by UDP")
+	}
+}
