@@ -19,8 +19,6 @@ import (
 const (
 	// flightTime is how long an answer may take. Name servers take at most 10 s.
 	flightTime = 15 * time.Second
-	// failureTime is how long a name that failed fails again without a question: the C library asks again at once if a server fails.
-	failureTime = time.Second
 	// upstreamTime is how old an answer to the daemon may be that is given to a proxy: the fence has opened its addresses.
 	upstreamTime = time.Minute
 )
@@ -49,39 +47,34 @@ func (a asked) same(b asked) bool {
 
 // A flight is one name that is being looked for, for all who ask for it at the same time.
 type flight struct {
-	name   string // as it was asked for first, and permitted
-	doubt  bool
-	typ    dnsmessage.Type
-	asked  []asked
-	failed outcome // if it has ended with a failure
+	name  string
+	doubt bool // only a real tinyproxy can tell whether the name is permitted
+	typ   dnsmessage.Type
+	asked []asked
 }
 
 // ask finds an outcome for a question, now or later.
 func (p *party) ask(name string, a asked) {
-	p.mu.Lock()
-	v, otherwise := p.verdict(name)
-	if v == no {
-		p.mu.Unlock()
-		a.done(otherwise)
-		return
+	if o, now := p.join(name, a); now {
+		a.done(o)
 	}
+}
+
+// join lets a question wait for the flight of its name, or returns its outcome.
+func (p *party) join(name string, a asked) (o outcome, now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v, otherwise := p.verdict(name)
 	f := p.flights[name]
 	switch {
-	case f != nil && f.failed.failure != "":
-		p.mu.Unlock()
-		a.done(f.failed)
-		return
+	case v == no:
+		return otherwise, true
 	case f != nil && slices.ContainsFunc(f.asked, a.same):
-		p.mu.Unlock()
-		return
+		return o, false
 	case p.asked == askedMax:
-		p.mu.Unlock()
-		p.tooMany(name, "too many questions are under way")
-		a.done(outcome{failure: wire.TooMany, why: "too many questions are under way"})
-		return
-	}
-	p.asked++
-	if f == nil {
+		p.tooMany(name, manyUnderWay)
+		return outcome{failure: wire.TooMany, why: manyUnderWay}, true
+	case f == nil:
 		f = &flight{name: name, typ: a.typ, doubt: v == doubt}
 		p.flights[name] = f
 		if p.flying < flightsMax {
@@ -91,9 +84,12 @@ func (p *party) ask(name string, a asked) {
 			p.backlog = append(p.backlog, f)
 		}
 	}
+	p.asked++
 	f.asked = append(f.asked, a)
-	p.mu.Unlock()
+	return o, false
 }
+
+const manyUnderWay = "too many questions are under way"
 
 // fly finds the outcomes of a flight, and of those that have waited for it.
 func (p *party) fly(f *flight) {
@@ -106,7 +102,7 @@ func (p *party) fly(f *flight) {
 			p.tallies.tellSome(wire.Event{Failure: o.failure, Name: readable(f.name), Type: typeName(f.typ), Why: o.why, Count: 1})
 		}
 		var waiting []asked
-		waiting, f = p.end(f, o)
+		waiting, f = p.end(f)
 		for _, a := range waiting {
 			a.done(o)
 		}
@@ -114,32 +110,17 @@ func (p *party) fly(f *flight) {
 }
 
 // end ends a flight. It returns who waits for its outcome, and the next flight.
-func (p *party) end(f *flight, o outcome) (waiting []asked, next *flight) {
+func (p *party) end(f *flight) (waiting []asked, next *flight) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	waiting, f.asked = f.asked, nil
-	p.asked -= len(waiting)
-	if o.failure == wire.Silent || o.failure == wire.ServerError {
-		f.failed = o
-		time.AfterFunc(failureTime, func() { p.land(f) })
-	} else {
-		delete(p.flights, f.name)
-	}
+	p.asked -= len(f.asked)
+	delete(p.flights, f.name)
 	if len(p.backlog) > 0 {
 		next, p.backlog = p.backlog[0], p.backlog[1:]
 	} else {
 		p.flying--
 	}
-	return waiting, next
-}
-
-// land forgets a flight that has failed.
-func (p *party) land(f *flight) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.flights[f.name] == f {
-		delete(p.flights, f.name)
-	}
+	return f.asked, next
 }
 
 // find finds the outcome of a flight. What it returns may be sent: its addresses are open.

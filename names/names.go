@@ -174,14 +174,7 @@ func (r *Resolver) obey() error {
 func (r *Resolver) configure(w *wire.Settings) {
 	s := newSettings(w)
 	r.asker.Configure(s.config)
-	if before := r.settings.Swap(s); s.moved(before) {
-		r.mu.Lock()
-		parties := slices.Collect(maps.Values(r.byUID))
-		r.mu.Unlock()
-		for _, p := range parties {
-			p.renew()
-		}
-	}
+	r.settings.Store(s)
 	if s.pinHosts {
 		go r.pinAllHosts(r.life)
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -47,6 +48,12 @@ type nameServer struct {
 	addr netip.Addr
 	mu   sync.Mutex
 	seen map[string]int // by name in lower case, with the period
+}
+
+func (s *nameServer) asked(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen[name]
 }
 
 func serve(tb testing.TB, z zone) *nameServer {
@@ -100,7 +107,7 @@ type machine struct {
 	pinned  map[netip.Addr]uint32
 	refuse  bool                        // pins
 	judge   func(wire.Doubt) bool       // what a real tinyproxy would say
-	before  func(p *wire.Pin)           // is called before a pin is acknowledged
+	acked   func(p *wire.Pin)           // is called before a pin is acknowledged
 	at      map[uint32]netip.Addr       // askers
 	answers map[int64]chan *wire.Answer // of the daemon's own questions
 }
@@ -120,6 +127,16 @@ func start(tb testing.TB, settings wire.Settings) *machine {
 		file.Close()
 	}
 	questions, err := net.ListenUDP("udp4", &net.UDPAddr{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	raw, err := questions.SyscallConn()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) { // as the daemon does
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -169,8 +186,8 @@ func (m *machine) listen(decoder *wire.Decoder[wire.Report]) {
 		var answer wire.Order
 		switch {
 		case r.Pin != nil:
-			if m.before != nil {
-				m.before(r.Pin)
+			if m.acked != nil {
+				m.acked(r.Pin)
 			}
 			if !m.refuse {
 				for _, a := range r.Pin.Addrs {
@@ -226,6 +243,31 @@ func describe(all []wire.Report) string {
 	return b.String()
 }
 
+// count counts reports.
+func (m *machine) count(is func(wire.Report) bool) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.reports {
+		n += set(is(r))
+	}
+	return n
+}
+
+func set(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// before reports whether the first report of one kind comes before the first one of the other kind.
+func (m *machine) before(one, other func(wire.Report) bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	first, second := slices.IndexFunc(m.reports, one), slices.IndexFunc(m.reports, other)
+	return first >= 0 && first < second
+}
+
 // event waits for an event of a uid.
 func (m *machine) event(uid uint32, f wire.Failure) *wire.Event {
 	m.Helper()
@@ -244,6 +286,13 @@ func (m *machine) events(uid uint32, f wire.Failure) (count int) {
 		}
 	}
 	return count
+}
+
+func (m *machine) isPinned(addr string, uid uint32) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	by, ok := m.pinned[netip.MustParseAddr(addr)]
+	return ok && by == uid
 }
 
 // open opens a gate, and returns its id when it is in force.
@@ -274,6 +323,17 @@ func (m *machine) asker(uid uint32) netip.Addr {
 	at := netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)})
 	m.at[uid] = at
 	return at
+}
+
+// look asks as the daemon does.
+func (m *machine) look(uid uint32, name string) *wire.Answer {
+	m.nextID++
+	answer := make(chan *wire.Answer, 1)
+	m.mu.Lock()
+	m.answers[m.nextID] = answer
+	m.mu.Unlock()
+	m.order(wire.Order{Ask: &wire.Question{ID: m.nextID, UID: uid, Name: name}})
+	return <-answer
 }
 
 // A proxy is a socket of a uid's proxy.

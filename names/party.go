@@ -260,15 +260,6 @@ func (p *party) gone() bool {
 	return len(p.gates) == 0 && len(p.recent) == 0
 }
 
-// renew forgets what the AppVM was answered.
-func (p *party) renew() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.book != nil {
-		p.book = p.resolver.newBook() // questions to the former servers go on for those who wait
-	}
-}
-
 func typeName(t dnsmessage.Type) string {
 	switch t {
 	case dnsmessage.TypeA:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -200,5 +201,42 @@ func TestHeaders(t *testing.T) {
 	cookie := append(setCount(slices.Clone(plain), 3, 1), 0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8)
 	if got := p.send(cookie); len(got.Answers) != 1 {
 		t.Errorf("with a cookie: %+v", got)
+	}
+}
+
+// However many addresses a name has, and however long it is, the answer fits, and all of it is pinned.
+func TestAnswersFit(t *testing.T) {
+	t.Parallel()
+	server := serve(t, func(q dnsmessage.Question) *reply {
+		var v4, v6 []string
+		for i := range 20 {
+			v4 = append(v4, fmt.Sprintf("93.184.216.%d", i))
+			v6 = append(v6, fmt.Sprintf("2606:2800::%d", i))
+		}
+		if strings.HasPrefix(q.Name.String(), "six.") {
+			return a(q, 300, v6...)
+		}
+		return a(q, 300, v4...)
+	})
+	m := start(t, wire.Settings{Servers: []netip.Addr{server.addr}})
+	m.open(bank(1))
+	p := m.proxy(1)
+	long := strings.Repeat(strings.Repeat("x", 59)+".", 4) + "wild.example." // 253 bytes
+	for _, tt := range []struct {
+		name string
+		typ  dnsmessage.Type
+		want int
+	}{
+		{"bank.example.", typeA, addrsMax}, {"six.wild.example.", typeAAAA, addrsMax}, {long, typeA, 14},
+	} {
+		addrs, code := p.ask(tt.name, tt.typ)
+		if len(addrs) != tt.want {
+			t.Errorf("%s: %d addresses, %v", tt.name, len(addrs), code)
+		}
+		for _, addr := range addrs {
+			if !m.isPinned(addr, 1) {
+				t.Errorf("%s is not pinned", addr)
+			}
+		}
 	}
 }

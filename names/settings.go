@@ -52,9 +52,3 @@ func newSettings(w *wire.Settings) *settings {
 	}
 	return s
 }
-
-// moved reports whether names are asked for elsewhere than before. While there is no server, what is known is still good.
-func (s *settings) moved(before *settings) bool {
-	return len(s.config.Servers) > 0 &&
-		!(slices.Equal(s.config.Servers, before.config.Servers) && slices.Equal(s.config.Search, before.config.Search))
-}
