@@ -6,11 +6,13 @@ package cache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 
 	"vifproxy/names/ask"
 )
@@ -40,6 +42,7 @@ type Book struct {
 	ctx   context.Context
 	asker Asker
 	ipv4  func() bool
+	now   func() time.Time
 
 	mu      sync.Mutex
 	store   store
@@ -61,7 +64,16 @@ type flight struct {
 
 // New returns an empty Book. ipv4 reports whether IPv4 has a route; it is called at each Look. Questions under way end with ctx.
 func New(ctx context.Context, asker Asker, ipv4 func() bool) *Book {
-	return &Book{ctx: ctx, asker: asker, ipv4: ipv4, flights: map[key]*flight{}}
+	return &Book{ctx: ctx, asker: asker, ipv4: ipv4, now: bootTime, flights: map[key]*flight{}}
+}
+
+// bootTime tells the time of a clock that nobody can set, and that goes on while the machine is suspended: answers grow old then too.
+func bootTime() time.Time {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		panic(fmt.Sprintf("CLOCK_BOOTTIME: %v", err)) // Linux has it since 2.6.39
+	}
+	return time.Unix(now.Unix())
 }
 
 // Look returns the addresses of a name, those of IPv4 if it has some and IPv4 has a route, else those of IPv6. It asks for what it does
@@ -72,7 +84,7 @@ func (b *Book) Look(ctx context.Context, name string) (Result, error) {
 	if b.ipv4() {
 		prefer = four
 	}
-	now := time.Now()
+	now := b.now()
 
 	b.mu.Lock()
 	r := b.store.get(name)
@@ -161,7 +173,7 @@ func (b *Book) start(k key) *flight {
 // fly asks, and keeps the answer.
 func (b *Book) fly(k key, f *flight) {
 	answer, err := b.asker.Ask(b.ctx, k.name, [...]dnsmessage.Type{four: dnsmessage.TypeA, six: dnsmessage.TypeAAAA}[k.family])
-	now := time.Now()
+	now := b.now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.flights, k)

@@ -56,6 +56,13 @@ func number(n int) []netip.Addr { return []netip.Addr{netip.AddrFrom4([4]byte{19
 
 func yes() bool { return true }
 
+// newBook returns a Book whose clock is that of the test.
+func newBook(ctx context.Context, asker Asker, ipv4 func() bool) *Book {
+	b := New(ctx, asker, ipv4)
+	b.now = time.Now
+	return b
+}
+
 // look looks, and returns what came of it and how long it took.
 func look(t *testing.T, b *Book, name string) string {
 	t.Helper()
@@ -79,7 +86,7 @@ func TestBookKeepsTime(t *testing.T) {
 			}
 			return ask.Answer{Addrs: number(n), TTL: time.Minute}, 20 * time.Millisecond, nil
 		}}
-		b := New(t.Context(), s, yes)
+		b := newBook(t.Context(), s, yes)
 		step := func(after time.Duration, want, asked string) {
 			t.Helper()
 			time.Sleep(after)
@@ -117,7 +124,7 @@ func TestOneFlight(t *testing.T) {
 		s := &script{answer: func(_ string, kind dnsmessage.Type, n int) (ask.Answer, time.Duration, error) {
 			return ask.Answer{Addrs: here, TTL: 0}, time.Second, nil
 		}}
-		b := New(t.Context(), s, yes)
+		b := newBook(t.Context(), s, yes)
 		first, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Millisecond, cancel)
 		var looking sync.WaitGroup
@@ -151,7 +158,7 @@ func TestBookFails(t *testing.T) {
 			return ask.Answer{}, time.Hour, &ask.Error{Reason: ask.ServerError}
 		}}
 		ctx, cancel := context.WithCancel(t.Context())
-		b := New(ctx, s, yes)
+		b := newBook(ctx, s, yes)
 		var looking sync.WaitGroup
 		for i := range flightsMax / 2 {
 			looking.Go(func() { b.Look(t.Context(), fmt.Sprint(i)) })
@@ -165,7 +172,7 @@ func TestBookFails(t *testing.T) {
 		cancel()
 		looking.Wait()
 
-		b = New(t.Context(), s, yes)
+		b = newBook(t.Context(), s, yes)
 		s.asked = nil
 		for i, want := range []string{"1 1", "1 1", "2 2"} {
 			if _, err := b.Look(t.Context(), "a"); !errors.As(err, &e) || e.Reason != ask.ServerError || s.counts() != want {
@@ -189,7 +196,7 @@ func TestBookFamilies(t *testing.T) {
 			return ask.Answer{Addrs: here, TTL: time.Minute}, 0, nil
 		}}
 		ipv4 := true
-		b := New(t.Context(), s, func() bool { return ipv4 })
+		b := newBook(t.Context(), s, func() bool { return ipv4 })
 		for _, c := range []struct {
 			name string
 			ipv4 bool

@@ -40,22 +40,38 @@ func (s *Server) Asked() int { return int(s.asked.Load()) }
 // Start starts a server at an address, such as 127.0.0.1. It calls serve for each question, side by side. It ends with the test.
 func Start(t testing.TB, at string, serve func(Query)) *Server {
 	t.Helper()
-	s := &Server{over: make(chan struct{})}
-	var udp *net.UDPConn
-	var tcp *net.TCPListener
-	for tries := 0; udp == nil; tries++ { // until one port is free for both
-		listener, err := net.Listen("tcp", net.JoinHostPort(at, "0"))
-		if err != nil {
+	for tries := 0; ; tries++ { // until one port is free for both
+		s, err := start(t, netip.AddrPortFrom(netip.MustParseAddr(at), 0), serve)
+		if err == nil {
+			return s
+		}
+		if tries > 100 {
 			t.Fatal(err)
 		}
-		tcp = listener.(*net.TCPListener)
-		s.Addr = tcp.Addr().(*net.TCPAddr).AddrPort()
-		if udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.Addr)); err != nil {
-			tcp.Close()
-			if udp = nil; tries > 100 {
-				t.Fatal(err)
-			}
-		}
+	}
+}
+
+// StartAt starts a server at an address and a port.
+func StartAt(t testing.TB, at netip.AddrPort, serve func(Query)) *Server {
+	t.Helper()
+	s, err := start(t, at, serve)
+	if err != nil {
+		t.Error(err)
+	}
+	return s
+}
+
+func start(t testing.TB, at netip.AddrPort, serve func(Query)) (*Server, error) {
+	s := &Server{over: make(chan struct{})}
+	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+	if err != nil {
+		return nil, err
+	}
+	s.Addr = tcp.Addr().(*net.TCPAddr).AddrPort()
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.Addr))
+	if err != nil {
+		tcp.Close()
+		return nil, err
 	}
 	t.Cleanup(func() {
 		close(s.over)
@@ -64,7 +80,7 @@ func Start(t testing.TB, at string, serve func(Query)) *Server {
 	})
 	go s.datagrams(udp, serve)
 	go s.streams(tcp, serve)
-	return s
+	return s, nil
 }
 
 func (s *Server) datagrams(conn *net.UDPConn, serve func(Query)) {
