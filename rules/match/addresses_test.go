@@ -12,6 +12,7 @@ import (
 
 	"vifproxy/rules"
 	"vifproxy/rules/expression"
+	"vifproxy/rules/rulestest/randomlist"
 )
 
 // addressesOf returns the addresses of a white list that a person has written.
@@ -93,9 +94,9 @@ func numericTexts(r *rand.Rand, n int) (all []string) {
 	parts := []string{"0", "1", "7", "8", "9", "00", "010", "08", "12", "255", "256", "0x", "0x1", "0XfF", "0x100", "x1", "a", "f0", "65535",
 		"65536", "16777216", "4294967295", "4294967296", "037777777777", "040000000000", "00000000000000000000001", "0x00000000000000001", ""}
 	for range n {
-		text := random(r, parts)
+		text := randomlist.One(r, parts)
 		for range r.IntN(5) {
-			text += "." + random(r, parts)
+			text += "." + randomlist.One(r, parts)
 		}
 		all = append(all, text)
 	}
@@ -138,7 +139,7 @@ func TestNoNumberIsMissed(t *testing.T) {
 	parts := strings.Fields(`1 2 12 0 0x x f [0-9] [12] [a-f] [0-9a-fx] .* \. \. \. . (1|2) (0x|0)? 1* 0+ {1,2} [^.] 255 a ( | ) www`)
 	found, endlessLists := 0, 0
 	for range 1000 {
-		line := lineOf(r, parts)
+		line := randomlist.Line(r, parts)
 		if r.IntN(3) > 0 {
 			line = "^" + line + "$"
 		}
@@ -202,7 +203,7 @@ func TestTinyproxyTakesNumbers(t *testing.T) {
 	if want := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}; !slices.Equal(addrs, want) {
 		t.Errorf("got %v", addrs)
 	}
-	proxy, err := start(t, s.Compiled(), []string{`^127\.1$`, `^0x7f\.0\.0\.[12]$`})
+	proxy, err := randomlist.Start(t, s.Compiled(), []string{`^127\.1$`, `^0x7f\.0\.0\.[12]$`})
 	if err != nil {
 		t.Fatal(err)
 	}
