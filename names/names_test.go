@@ -114,18 +114,6 @@ type machine struct {
 
 func start(tb testing.TB, settings wire.Settings) *machine {
 	tb.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range pair {
-		file := os.NewFile(uintptr(fd), "")
-		if ends[i], err = net.FileConn(file); err != nil {
-			tb.Fatal(err)
-		}
-		file.Close()
-	}
 	questions, err := net.ListenUDP("udp4", &net.UDPAddr{})
 	if err != nil {
 		tb.Fatal(err)
@@ -140,15 +128,28 @@ func start(tb testing.TB, settings wire.Settings) *machine {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return startAt(tb, questions, settings)
+}
+
+// startAt runs a resolver until the test ends.
+func startAt(tb testing.TB, questions *net.UDPConn, settings wire.Settings) *machine {
+	tb.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range pair {
+		file := os.NewFile(uintptr(fd), "")
+		if ends[i], err = net.FileConn(file); err != nil {
+			tb.Fatal(err)
+		}
+		file.Close()
+	}
 	r, err := New(ends[1], questions)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return drive(tb, r, ends, questions, settings)
-}
-
-// drive runs a resolver until the test ends.
-func drive(tb testing.TB, r *Resolver, ends [2]net.Conn, questions *net.UDPConn, settings wire.Settings) *machine {
 	m := &machine{TB: tb, port: questions.LocalAddr().(*net.UDPAddr).AddrPort().Port(), encoder: wire.NewEncoder[wire.Order](ends[0]),
 		pinned: map[netip.Addr]uint32{}, at: map[uint32]netip.Addr{}, answers: map[int64]chan *wire.Answer{}}
 	m.changed = sync.NewCond(&m.mu)
