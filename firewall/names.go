@@ -30,8 +30,8 @@ type Pin struct {
 // the call: the kernel has taken all of them or none.
 type Pinner interface {
 	// Pin opens addresses from now on, for a time between a second and PinMax. It returns nil when the kernel holds all of them. A pin
-	// that is there already lasts at least as long as before. An address that is not Public is an error. A proxy, and all together, can
-	// have so many pins at once; beyond that, those go that would end first.
+	// that is there already lasts at least as long as before. An address that is not Public is an error. Of a proxy that has too many
+	// pins then, and if all together have too many, those of earlier calls go that would end first.
 	Pin(ctx context.Context, pins []Pin, lasting time.Duration) error
 
 	// Unpin closes addresses for connections that begin. It is no error if a pin is not there.

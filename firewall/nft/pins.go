@@ -146,8 +146,7 @@ func (n *Backend) redial() (err error) {
 var errForAll = errors.New("an element for all keys among the pins")
 
 // readPins returns what is pinned, and for how long.
-func (k *kernel) readPins() (map[firewall.Pin]time.Duration, error) {
-	held := make(map[firewall.Pin]time.Duration)
+func (k *kernel) readPins() (held []pins.Held, err error) {
 	var d netlink.Decoder
 	for _, s := range []*set{pinned.four, pinned.six} {
 		err := k.Walk(s.dump, func(o ruleset.Object) error {
@@ -160,9 +159,8 @@ func (k *kernel) readPins() (map[firewall.Pin]time.Duration, error) {
 				if ms := d.Find(e, unix.NFTA_SET_ELEM_EXPIRATION); len(ms) == 8 {
 					left = time.Duration(binary.BigEndian.Uint64(ms)) * time.Millisecond
 				}
-				parts := parts(s.key, string(key))
-				if addr, ok := netip.AddrFromSlice(parts[len(parts)-1]); ok {
-					held[firewall.Pin{UID: binary.NativeEndian.Uint32(parts[0]), Addr: addr}] = left
+				if addr, ok := netip.AddrFromSlice(key[min(uid.size, len(key)):]); ok {
+					held = append(held, pins.Held{Pin: firewall.Pin{UID: binary.NativeEndian.Uint32(key), Addr: addr}, Left: left})
 				}
 			}
 			return d.Err()

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/pins"
 )
 
 func pin(uid uint32, addr string) firewall.Pin {
@@ -35,13 +37,13 @@ func holds(t *testing.T, b *Backend, want map[firewall.Pin]time.Duration) {
 	t.Helper()
 	held, err := b.conn.readPins()
 	Must(t, err)
-	for pin, left := range held {
-		if w, ok := want[pin]; !ok || left > w || left < w-w/100-2*time.Second {
-			t.Errorf("%v is pinned for %v, want %v", pin, left, w)
+	for _, h := range held {
+		if w, ok := want[h.Pin]; !ok || h.Left > w || h.Left < w-w/100-2*time.Second {
+			t.Errorf("%v is pinned for %v, want %v", h.Pin, h.Left, w)
 		}
 	}
 	for pin := range want {
-		if _, ok := held[pin]; !ok {
+		if !slices.ContainsFunc(held, func(h pins.Held) bool { return h.Pin == pin }) {
 			t.Errorf("%v is not pinned", pin)
 		}
 	}
@@ -102,7 +104,7 @@ func TestPins(t *testing.T) {
 	for want, bad := range map[string]func() error{
 		"no proxy's": func() error { return b.Pin(t.Context(), []firewall.Pin{pin(NamesUID, Internet)}, hour) },
 		"is no pub":  func() error { return b.Pin(t.Context(), []firewall.Pin{six, pin(PersonalUID, "10.0.0.1")}, hour) },
-		"more than":  func() error { return b.Pin(t.Context(), numbered(PersonalUID, 0, 513), hour) },
+		"more than":  func() error { return b.Pin(t.Context(), numbered(PersonalUID, 0, 1<<16+1), hour) },
 		"are possib": func() error { return b.Pin(t.Context(), []firewall.Pin{one}, hour+1) },
 		"possible":   func() error { return b.Pin(t.Context(), []firewall.Pin{one}, time.Millisecond) },
 	} {
@@ -170,9 +172,9 @@ func TestPinsOutliveWhatOthersDo(t *testing.T) {
 			m := Machines[1]
 			b := open(t, m)
 			Sync(t, b, state)
-			pins := []firewall.Pin{pin(PersonalUID, one), pin(PersonalUID, six), pin(SocialUID, one)}
-			Must(t, b.Pin(t.Context(), pins, time.Hour))
-			want := map[firewall.Pin]time.Duration{pins[0]: time.Hour, pins[1]: time.Hour, pins[2]: time.Hour}
+			some := []firewall.Pin{pin(PersonalUID, one), pin(PersonalUID, six), pin(SocialUID, one)}
+			Must(t, b.Pin(t.Context(), some, time.Hour))
+			want := map[firewall.Pin]time.Duration{some[0]: time.Hour, some[1]: time.Hour, some[2]: time.Hour}
 			good := m.Rules(t)
 			m.Shell(t, act)
 			before := m.Rules(t)
@@ -187,7 +189,7 @@ func TestPinsOutliveWhatOthersDo(t *testing.T) {
 			// And by a pin alone, if the set is still there.
 			m.Shell(t, act)
 			if !strings.Contains(act, "table inet") && !strings.Contains(act, "ruleset") && !strings.Contains(act, "*") {
-				more := append(numbered(PersonalUID, 77, 1), pins[0])
+				more := append(numbered(PersonalUID, 77, 1), some[0])
 				Must(t, b.Pin(t.Context(), more, 30*time.Minute))
 				Must(t, b.Pin(t.Context(), more, 59*time.Minute))
 				want[more[0]] = 59 * time.Minute
@@ -234,8 +236,8 @@ func TestPinsBesideSync(t *testing.T) {
 	defer ns.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	pins := make([]int, 4)
-	for g := range pins {
+	made := make([]int, 4)
+	for g := range made {
 		wg.Go(func() {
 			runtime.LockOSThread() // and never unlocked: it may dial again
 			if err := netns.Set(ns); err != nil {
@@ -253,7 +255,7 @@ func TestPinsBesideSync(t *testing.T) {
 						t.Errorf("unpin: %v", err)
 					}
 				}
-				pins[g]++
+				made[g]++
 			}
 		})
 	}
@@ -281,7 +283,7 @@ func TestPinsBesideSync(t *testing.T) {
 	if len(held) != b.pins.Len() {
 		t.Errorf("%d are remembered, of %d", b.pins.Len(), len(held))
 	}
-	if pins[0] == 0 || pins[3] == 0 {
-		t.Errorf("%v pins: this shows nothing", pins)
+	if made[0] == 0 || made[3] == 0 {
+		t.Errorf("%v pins: this shows nothing", made)
 	}
 }

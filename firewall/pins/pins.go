@@ -26,6 +26,7 @@ const (
 type lease struct {
 	firewall.Pin
 	first, last time.Duration
+	seen        bool // in what Restore is about
 }
 
 func (l lease) lives(now time.Duration) bool { return now < l.first-doubt }
@@ -78,15 +79,12 @@ func Check(c firewall.Config, pins []firewall.Pin, lasting time.Duration) error 
 	if lasting < lastingMin || lasting > firewall.PinMax {
 		return fmt.Errorf("pins for %v: between %v and %v are possible", lasting, lastingMin, firewall.PinMax)
 	}
-	count := make(map[uint32]int)
 	for _, p := range pins {
-		switch count[p.UID]++; {
+		switch {
 		case p.UID < c.FirstUID || p.UID > c.LastUID || p.UID == c.NamesUID:
 			return fmt.Errorf("pin for uid %d, which is no proxy's", p.UID)
 		case !firewall.Public(p.Addr):
 			return fmt.Errorf("pin of %v, which is no public address", p.Addr)
-		case count[p.UID] > perProxy:
-			return fmt.Errorf("more than %d pins for uid %d", perProxy, p.UID)
 		}
 	}
 	if len(pins) > totalMax {
@@ -116,7 +114,7 @@ func (b *Board) Pin(pins []firewall.Pin, lasting, now time.Duration) (p Plan) {
 }
 
 // makeRoom plans to take out what is too much then: of a proxy that has too many pins, those that end first; if all have too many, of
-// the proxies that have most.
+// the proxies that have most. What this plan is about stays.
 func (b *Board) makeRoom(p *Plan, kept map[firewall.Pin]bool, now time.Duration) {
 	more, all := make(map[uint32]int), b.count // what there will be more, by the uid
 	for _, pin := range p.In {
@@ -182,7 +180,7 @@ func (b *Board) Done(p Plan, before, after time.Duration) {
 	}
 	for i, pin := range p.In {
 		b.forget(pin) // it has ended
-		b.leases[pin.UID] = append(b.leases[pin.UID], lease{pin, before + p.Lasting[i], after + p.Lasting[i]})
+		b.leases[pin.UID] = append(b.leases[pin.UID], lease{Pin: pin, first: before + p.Lasting[i], last: after + p.Lasting[i]})
 		b.count++
 	}
 }
@@ -197,23 +195,33 @@ func (b *Board) Failed(p Plan) {
 	}
 }
 
-// Restore plans what makes the filter hold what the Board says, from what it holds: it was read between two times, and has so much time
-// left. Done must not be told of this plan.
-func (b *Board) Restore(held map[firewall.Pin]time.Duration, before, after time.Duration) (p Plan) {
-	there := make(map[firewall.Pin]bool, len(held))
-	for pin, left := range held {
-		if l := b.find(pin); l != nil && left <= l.last-before+doubt && left >= l.first-after-doubt {
-			there[pin] = true
-		} else if left > doubt { // else it ends by itself
-			p.Out = append(p.Out, pin)
+// Held is a pin that the filter holds, and for how long from then on.
+type Held struct {
+	firewall.Pin
+	Left time.Duration
+}
+
+// Restore plans what makes the filter hold what the Board says, from what it holds, which was read between two times. Done must not be
+// told of this plan.
+func (b *Board) Restore(held []Held, before, after time.Duration) (p Plan) {
+	for _, h := range held {
+		if l := b.find(h.Pin); l != nil && h.Left <= l.last-before+doubt && h.Left >= l.first-after-doubt {
+			l.seen = true
+		} else if h.Left > doubt { // else it ends by itself
+			p.Out = append(p.Out, h.Pin)
 		}
 	}
 	b.keep(func(l lease) bool {
-		if !there[l.Pin] && l.lives(after) {
+		if !l.seen && l.lives(after) {
 			p.put(l.Pin, l.first-after)
 		}
-		return there[l.Pin] || l.lives(after)
+		return l.seen || l.lives(after)
 	})
+	for _, all := range b.leases {
+		for i := range all {
+			all[i].seen = false
+		}
+	}
 	return p
 }
 
@@ -252,8 +260,10 @@ func (b *Board) sweep(pins []firewall.Pin, now time.Duration) {
 		b.keep(lasts)
 		return
 	}
-	for i, pin := range pins {
-		if i == 0 || pins[i-1].UID != pin.UID {
+	uids := make(map[uint32]bool)
+	for _, pin := range pins {
+		if !uids[pin.UID] {
+			uids[pin.UID] = true
 			b.keepOf(pin.UID, lasts)
 		}
 	}

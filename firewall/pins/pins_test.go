@@ -83,10 +83,10 @@ func TestAnyHistory(t *testing.T) {
 					t.Fatalf("%v is still there", pin)
 				}
 			}
-			held := map[firewall.Pin]time.Duration{}
+			var held []Held
 			for pin, end := range f {
 				if end > now {
-					held[pin] = end - now
+					held = append(held, Held{pin, end - now})
 				}
 			}
 			if p := b.Restore(held, now, now); !p.Empty() {
@@ -118,6 +118,12 @@ func TestBounds(t *testing.T) {
 			t.Errorf("%d go", len(out))
 		}
 	}
+	if out := pin(2*time.Hour, numbered(first+1, 1000, 2*perProxy)); len(out) != perProxy || b.Len() != totalMax+perProxy {
+		t.Errorf("%d go when one call pins too many; %d are pinned", len(out), b.Len())
+	}
+	if out := pin(2*time.Hour, numbered(first+1, 0, 1)); len(out) != perProxy+1 {
+		t.Errorf("%d go after that", len(out))
+	}
 	if b.Len() != totalMax {
 		t.Fatalf("%d are pinned", b.Len())
 	}
@@ -128,7 +134,7 @@ func TestBounds(t *testing.T) {
 	if p := b.UnpinAll(newcomer, 0); len(p.Out) != 5 {
 		t.Errorf("%d are left to the newcomer", len(p.Out))
 	}
-	b.sweep(nil, 2*time.Hour)
+	b.sweep(nil, 3*time.Hour)
 	if b.Len() != 0 || len(b.leases) != 0 {
 		t.Errorf("%d are remembered when all have ended", b.Len())
 	}
@@ -141,7 +147,7 @@ func TestFailed(t *testing.T) {
 	b.Failed(b.Unpin(all[:2], 0))                // they must not come back
 	b.Failed(b.Pin(all[2:3], time.Hour, 0))      // it had a minute before
 	b.Failed(b.Pin(numbered(first, 9, 1), 2, 0)) // nobody relies on it
-	p := b.Restore(map[firewall.Pin]time.Duration{all[0]: time.Minute, all[2]: time.Hour}, 0, 0)
+	p := b.Restore([]Held{{all[0], time.Minute}, {all[2], time.Hour}}, 0, 0)
 	if slices.SortFunc(p.Out, func(a, b firewall.Pin) int { return a.Addr.Compare(b.Addr) }); !slices.Equal(p.Out, []firewall.Pin{all[0], all[2]}) {
 		t.Errorf("%v go", p.Out)
 	}
