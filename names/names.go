@@ -51,19 +51,21 @@ type looker interface {
 
 // A Resolver answers questions.
 type Resolver struct {
-	encoder  *wire.Encoder[wire.Report]
-	decoder  *wire.Decoder[wire.Order]
-	reports  chan wire.Report
-	gates    chan wire.Order // those about gates, in their order: a long list takes a while
-	socket   *socket
-	asker    *ask.Asker
-	own      *book // of the daemon
-	settings atomic.Pointer[settings]
-	turn     atomic.Uint32 // of addresses
-	route    route
-	pinning  waiting
-	judging  waiting
-	judges   chan struct{}
+	encoder    *wire.Encoder[wire.Report]
+	decoder    *wire.Decoder[wire.Order]
+	reports    chan wire.Report
+	gates      chan wire.Order // those about gates, in their order: a long list takes a while
+	socket     *socket
+	asker      *ask.Asker
+	own        *book // of the daemon
+	settings   atomic.Pointer[settings]
+	begin      sync.Once // closes configured, when there are settings: until then, questions wait in the socket
+	configured chan struct{}
+	turn       atomic.Uint32 // of addresses
+	route      route
+	pinning    waiting
+	judging    waiting
+	judges     chan struct{}
 
 	life  context.Context
 	group sync.WaitGroup
@@ -88,7 +90,7 @@ func New(daemon net.Conn, questions *net.UDPConn) (*Resolver, error) {
 	}
 	r := &Resolver{encoder: wire.NewEncoder[wire.Report](daemon), decoder: wire.NewDecoder[wire.Order](daemon),
 		reports: make(chan wire.Report, reportsMax), gates: make(chan wire.Order, gateOrdersMax), socket: socket, asker: ask.New(),
-		judges: make(chan struct{}, judgesMax), byUID: map[uint32]*party{}, upstreams: map[string]upstreamAnswer{}}
+		judges: make(chan struct{}, judgesMax), configured: make(chan struct{}), byUID: map[uint32]*party{}, upstreams: map[string]upstreamAnswer{}}
 	r.settings.Store(newSettings(&wire.Settings{}))
 	r.byAddr.Store(&map[netip.Addr]*party{})
 	return r, nil
@@ -103,6 +105,11 @@ func (r *Resolver) Run(ctx context.Context) error {
 	defer cancel(nil)
 	context.AfterFunc(ctx, r.socket.close)
 	r.group.Go(func() {
+		select {
+		case <-r.configured:
+		case <-ctx.Done():
+			return
+		}
 		if err := r.socket.read(r.take); ctx.Err() == nil {
 			cancel(fmt.Errorf("socket for questions: %w", err))
 		}
@@ -175,6 +182,7 @@ func (r *Resolver) configure(w *wire.Settings) {
 	s := newSettings(w)
 	r.asker.Configure(s.config)
 	r.settings.Store(s)
+	r.begin.Do(func() { close(r.configured) })
 	if s.pinHosts {
 		go r.pinAllHosts(r.life)
 	}

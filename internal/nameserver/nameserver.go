@@ -72,7 +72,7 @@ type Server struct {
 	settings *wire.Settings
 	gates    map[int64]*gate
 	asked    map[int64]*question
-	run      *session // the one that has all settings, gates and questions; nil while there is none
+	run      *session // the one that is ready; nil while there is none
 	problem  error    // why there is none
 	failures failures
 	changed  func() // see OnChange
@@ -183,8 +183,8 @@ func (s *Server) Configure(settings wire.Settings) {
 	switch {
 	case s.run == nil:
 	case first:
-		s.run.replay(s)
-	default:
+		s.run.replay()
+	case s.run.begun:
 		s.run.send(wire.Order{Settings: &settings})
 	}
 }
@@ -264,7 +264,7 @@ func (s *Server) LookUp(ctx context.Context, uid uint32, name string) ([]netip.A
 	s.lastID++
 	q := &question{wire.Question{ID: s.lastID, UID: uid, Name: name}, make(chan wire.Answer, 1)}
 	s.asked[q.order.ID] = q
-	if s.run.knowsGates() {
+	if s.run.answers() {
 		s.run.send(wire.Order{Ask: &q.order})
 	}
 	s.mu.Unlock()

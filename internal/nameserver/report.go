@@ -46,6 +46,8 @@ func (r *session) report(m wire.Report) error {
 			return fmt.Errorf("gate %d is open", m.Opened)
 		}
 		delete(r.openings, m.Opened)
+		r.opened = true
+		r.beginIfOpen()
 		if g := s.gates[m.Opened]; g != nil && !g.isOpen {
 			g.isOpen = true
 			close(g.opened)
@@ -79,7 +81,7 @@ func (r *session) begin() {
 	r.ready = true
 	s.run = r
 	if s.settings != nil {
-		r.replay(s)
+		r.replay()
 	}
 	if s.changed != nil {
 		s.changed()

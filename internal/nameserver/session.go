@@ -26,6 +26,9 @@ const (
 	lookInterval = 2 * time.Second
 	looksMax     = 3
 
+	// opensMax is the number of looks in a row at which a resolver has opened none of the gates that it was told to open.
+	opensMax = 15
+
 	// writeMax is how long the resolver may take until it reads an order.
 	writeMax = 10 * time.Second
 
@@ -50,8 +53,10 @@ type session struct {
 	flow   *rate.Limiter // of reports; the reader's
 
 	ready    bool           // it has said so
-	told     bool           // it has all settings, gates and questions, and is told of each that comes
+	told     bool           // it has been told of all gates, and is told of each that comes
+	begun    bool           // it has opened all gates that there were, and has settings and questions too: it answers
 	openings map[int64]bool // gates that it has been told to open, and has not said that it has
+	opened   bool           // one of these since the last look
 	doubts   int            // names that it wants to have judged
 	ping     int64          // the last question that asks whether it answers
 	answered bool           // the ping
@@ -218,7 +223,7 @@ func (r *session) write() {
 func (r *session) look() {
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
-	for silent := 0; silent < looksMax; {
+	for silent, stuck := 0, 0; silent < looksMax && stuck < opensMax; {
 		select {
 		case <-ticker.C:
 		case <-r.over:
@@ -236,22 +241,40 @@ func (r *session) look() {
 		default:
 			silent++
 		}
-		r.heard = false
+		if stuck++; r.opened || len(r.openings) == 0 {
+			stuck = 0
+		}
+		r.heard, r.opened = false, false
 		s.mu.Unlock()
 	}
-	r.end(fmt.Errorf("it has not answered for %v", looksMax*lookInterval))
+	r.end(errors.New("it does not answer"))
 }
 
-// knowsGates reports whether the session has all gates, and is told of each that comes.
+// knowsGates reports whether the resolver has been told of all gates, and is told of each that comes.
 func (r *session) knowsGates() bool { return r != nil && r.told }
 
-// replay tells the resolver everything, once there are settings.
-func (r *session) replay(s *Server) {
+// answers reports whether the resolver has been told everything.
+func (r *session) answers() bool { return r != nil && r.begun }
+
+// replay tells the resolver of all gates.
+func (r *session) replay() {
+	s := r.server
 	r.told = true
-	r.send(wire.Order{Settings: s.settings})
 	for _, id := range sortedKeys(s.gates) {
 		r.open(s.gates[id])
 	}
+	r.beginIfOpen()
+}
+
+// beginIfOpen has the resolver answer questions, once it has opened all gates: it reads the socket from the first settings on, and drops a
+// question for which there is no gate.
+func (r *session) beginIfOpen() {
+	s := r.server
+	if r.begun || len(r.openings) > 0 {
+		return
+	}
+	r.begun = true
+	r.send(wire.Order{Settings: s.settings})
 	for _, id := range sortedKeys(s.asked) {
 		r.send(wire.Order{Ask: &s.asked[id].order})
 	}

@@ -24,7 +24,8 @@ type Order struct {
 	Ask      *Question `json:",omitempty"` // answered by Report.Answer
 }
 
-// Settings are what the machine says about names: resolv.conf(5), hosts(5) and the host name.
+// Settings are what the machine says about names: resolv.conf(5), hosts(5) and the host name. Until the first come, the resolver reads no
+// questions of proxies: what has waited for it is not lost before it has the gates.
 type Settings struct {
 	Servers  []netip.Addr // the name servers, the best first
 	Search   []string     // domains that are appended to a name that has few dots
