@@ -44,7 +44,8 @@ type Reader struct {
 	conf, hosts string // files
 	hostName    func() (string, error)
 	known       wire.Settings
-	ownSearch   bool // known.Search is that of resolv.conf
+	ownSearch   bool  // known.Search is that of resolv.conf
+	problem     error // see Problem
 }
 
 // NewReader returns a Reader of two files, resolv.conf(5) and hosts(5). Until resolv.conf is read, it knows of no name server.
@@ -52,21 +53,20 @@ func NewReader(conf, hosts string) *Reader {
 	return &Reader{conf: conf, hosts: hosts, hostName: os.Hostname, known: wire.Settings{Dots: 1}}
 }
 
-// Read returns what is known now, with PinHosts false. If a file cannot be read, what it said before stays known, and Read returns an error
-// too.
+// Read returns what is known now, with PinHosts false. If a file cannot be read, what it said before stays known. The error is about
+// resolv.conf.
 func (r *Reader) Read() (wire.Settings, error) {
-	var failed []error
+	var failed error
 	if text, err := read(r.conf, confMax); err == nil {
 		r.known.Servers, r.known.Search, r.known.Dots = parseConf(text)
 		r.ownSearch = r.known.Search != nil
 	} else {
-		failed = append(failed, fmt.Errorf("read name servers: %w", err))
+		failed = fmt.Errorf("read name servers: %w", err)
 	}
-	if name, err := r.hostName(); err == nil {
+	name, nameErr := r.hostName()
+	if nameErr == nil {
 		_, domain, _ := strings.Cut(name, ".")
 		r.known.Domain = domainOf(domain)
-	} else {
-		failed = append(failed, fmt.Errorf("read host name: %w", err))
 	}
 	if !r.ownSearch { // resolv.conf(5): "By default, the search list contains one entry, the local domain name"
 		r.known.Search = nil
@@ -81,11 +81,12 @@ func (r *Reader) Read() (wire.Settings, error) {
 			err = errors.Join(err, fmt.Errorf("%s: only its first %d lines count", r.hosts, hostLinesMax))
 		}
 	}
-	if err != nil {
-		failed = append(failed, fmt.Errorf("read hosts: %w", err))
-	}
-	return r.known, errors.Join(failed...)
+	r.problem = errors.Join(nameErr, err)
+	return r.known, failed
 }
+
+// Problem returns what is wrong with hosts(5) or the host name, without which other names are answered; nil if nothing is.
+func (r *Reader) Problem() error { return r.problem }
 
 var errTooLong = errors.New("too long")
 

@@ -25,7 +25,7 @@ func TestReader(t *testing.T) {
 	is := func(want string) {
 		t.Helper()
 		s, err := r.Read()
-		if got := fmt.Sprint(s); err != nil || got != want {
+		if got := fmt.Sprint(s); err != nil || r.Problem() != nil || got != want {
 			t.Errorf("%s, %v\nwant %s", got, err, want)
 		}
 	}
@@ -78,6 +78,7 @@ func TestReaderIsBounded(t *testing.T) {
 		r := NewReader(conf, hosts)
 		r.hostName = func() (string, error) { return "fw", nil }
 		s, err := r.Read()
+		err = errors.Join(err, r.Problem())
 		if len(s.Servers) != test.servers || len(s.Hosts) != test.lines || len(s.Search) != test.search ||
 			(err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
 			t.Errorf("%d servers, %d lines, %d domains, %v; want %v", len(s.Servers), len(s.Hosts), len(s.Search), err, test)
