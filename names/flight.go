@@ -157,7 +157,7 @@ func (p *party) find(f *flight) outcome {
 		}
 	}
 	if len(kept) == 0 {
-		return outcome{failure: wire.Fence, why: "it leads to " + several(o.addrs) + ", which no proxy may reach", ttl: o.ttl}
+		return outcome{failure: wire.Fence, why: "it leads to " + several(o.addrs) + ", which no proxy may reach"}
 	}
 	if failed := p.pin(ctx, f.name, public, o.ttl); failed.failure != "" {
 		return failed
@@ -208,10 +208,12 @@ func (r *Resolver) look(ctx context.Context, book *book, name string, upstream b
 	case err != nil:
 		return outcome{failure: wire.Silent, why: "the name servers have not answered in time"}
 	case result.NoSuchName:
-		return outcome{failure: wire.NoSuchName, why: "the name servers know no such name", ttl: result.TTL}
+		return outcome{failure: wire.NoSuchName, why: "the name servers know no such name"}
 	}
-	if addrs := slices.Concat(result.Addrs4, result.Addrs6); len(addrs) > 0 {
-		return outcome{addrs: addrs, ttl: result.TTL}
+	// An address of IPv4 in one of IPv6 (RFC 4291, section 2.5.5.2) leads to somewhere else than it says.
+	addrs := slices.DeleteFunc(slices.Concat(result.Addrs4, result.Addrs6), netip.Addr.Is4In6)
+	if len(addrs) == 0 {
+		return outcome{failure: wire.NoAddress, why: "it has no address"}
 	}
-	return outcome{failure: wire.NoAddress, why: "it has no address", ttl: result.TTL}
+	return outcome{addrs: addrs, ttl: max(0, result.TTL)}
 }

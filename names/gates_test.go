@@ -160,6 +160,33 @@ func TestJudgedOnce(t *testing.T) {
 	}
 }
 
+// What a hostile name server says to the daemon is still something that the resolver can report.
+func TestTheDaemonIsAnswered(t *testing.T) {
+	t.Parallel()
+	server := serve(t, func(q dnsmessage.Question) *reply {
+		switch first, _, _ := strings.Cut(q.Name.String(), "."); first {
+		case "mapped":
+			return a(q, 1<<31, "::ffff:10.0.0.1")
+		case "many":
+			var many []string
+			for i := range 100 {
+				many = append(many, fmt.Sprintf("10.0.0.%d", i))
+			}
+			return a(q, 0, many...)
+		}
+		return &reply{code: dnsmessage.RCodeNameError}
+	})
+	m := start(t, wire.Settings{Servers: []netip.Addr{server.addr}})
+	for name, want := range map[string]wire.Failure{
+		"mapped.example": wire.NoAddress, "many.example": "", "gone.example": wire.NoSuchName, "": wire.NoSuchName, "..": wire.NoSuchName,
+		"a\x00\n.example": wire.NoSuchName, strings.Repeat("x.", 600): wire.NoSuchName, strings.Repeat("y", 64): wire.NoSuchName,
+	} {
+		if a := m.look(0, name); a.Failure != want || want == "" && len(a.Addrs) != wire.AddrsMax {
+			t.Errorf("%q is answered with %+v", name, a)
+		}
+	}
+}
+
 // An Upstream's name leads to the addresses that the daemon was answered with, because the fence has opened these.
 func TestUpstreams(t *testing.T) {
 	t.Parallel()
@@ -203,6 +230,8 @@ func TestHosts(t *testing.T) {
 		{Addr: netip.MustParseAddr("93.184.216.2"), Names: []string{"bank.example", "evil.example"}},
 		{Addr: netip.MustParseAddr("93.184.216.3"), Names: []string{"other.example"}},
 		{Addr: netip.MustParseAddr("127.0.1.1"), Names: []string{"home.wild.example"}},
+		{Addr: netip.MustParseAddr("fe80::1%lo"), Names: []string{"link.wild.example"}},
+		{Addr: netip.MustParseAddr("::ffff:93.184.216.4"), Names: []string{"mapped.wild.example"}},
 	}})
 	m.open(bank(1))
 	m.until("a pin", func(r wire.Report) bool {
@@ -223,6 +252,11 @@ func TestHosts(t *testing.T) {
 		t.Errorf("this host: %v, %v", addrs, code)
 	}
 	m.event(1, wire.Fence)
+	for name, want := range map[string]string{"link.wild.example": "fe80::1", "mapped.wild.example": "93.184.216.4"} {
+		if a := m.look(0, name); a.Failure != "" || fmt.Sprint(a.Addrs) != "["+want+"]" {
+			t.Errorf("the daemon is answered for %s with %+v", name, a)
+		}
+	}
 	if m.isPinned("93.184.216.3", 1) || m.isPinned("127.0.1.1", 1) || len(server.seen) > 0 {
 		t.Errorf("pinned: %v, asked for: %v", m.pinned, server.seen)
 	}

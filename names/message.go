@@ -148,7 +148,15 @@ func room(name string, ipv6 bool) int {
 	if ipv6 {
 		record = 28
 	}
-	return min(addrsMax, (replyMax-headerSize-(len(name)+2+4)-optSize)/record)
+	return max(0, min(addrsMax, (replyMax-headerSize-(len(name)+2+4)-optSize)/record))
+}
+
+// typeName returns how people write the type of a question (RFC 3597, section 5).
+func typeName(t dnsmessage.Type) string {
+	if name, known := strings.CutPrefix(t.String(), "Type"); known {
+		return name
+	}
+	return fmt.Sprintf("TYPE%d", t)
 }
 
 // readable returns a name as people are shown it: other bytes than those of host names as \DDD (RFC 1035, section 5.1).

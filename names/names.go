@@ -70,7 +70,7 @@ type Resolver struct {
 	life  context.Context
 	group sync.WaitGroup
 
-	mu        sync.Mutex
+	mu        sync.Mutex // before that of a party
 	byUID     map[uint32]*party
 	byAddr    atomic.Pointer[map[netip.Addr]*party] // replaced as a whole
 	upstreams map[string]upstreamAnswer
@@ -204,11 +204,10 @@ func (r *Resolver) openOrClose(o wire.Order) error {
 	if err != nil {
 		return err
 	}
-	p, err := r.party(o.Open.UID, o.Open.At)
+	p, err := r.open(o.Open.UID, o.Open.At, g)
 	if err != nil {
 		return err
 	}
-	p.open(g)
 	if s := r.settings.Load(); s.pinHosts {
 		go p.pinHosts(r.life, s.hosts)
 	}
@@ -216,23 +215,24 @@ func (r *Resolver) openOrClose(o wire.Order) error {
 	return nil
 }
 
-// party returns the party of a uid, which it makes if there is none.
-func (r *Resolver) party(uid uint32, at netip.Addr) (*party, error) {
+// open opens a gate of a uid. It makes the party if there is none.
+func (r *Resolver) open(uid uint32, at netip.Addr, g *gate) (*party, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.byUID[uid]
 	parties := *r.byAddr.Load()
 	switch {
 	case p != nil && p.at == at:
-		return p, nil
 	case p != nil || parties[at] != nil || !at.Is4():
 		return nil, fmt.Errorf("uid %d asks from %v", uid, at)
+	default:
+		p = newParty(r, uid, at)
+		r.byUID[uid] = p
+		parties = maps.Clone(parties)
+		parties[at] = p
+		r.byAddr.Store(&parties)
 	}
-	p = newParty(r, uid, at)
-	r.byUID[uid] = p
-	parties = maps.Clone(parties)
-	parties[at] = p
-	r.byAddr.Store(&parties)
+	p.open(g)
 	return p, nil
 }
 

@@ -260,16 +260,6 @@ func (p *party) gone() bool {
 	return len(p.gates) == 0 && len(p.recent) == 0
 }
 
-func typeName(t dnsmessage.Type) string {
-	switch t {
-	case dnsmessage.TypeA:
-		return "A"
-	case dnsmessage.TypeAAAA:
-		return "AAAA"
-	}
-	return t.String()[min(len("Type"), len(t.String())):]
-}
-
 // life returns what ends when the AppVM may ask nothing any more, and its book; nil if it may not.
 func (p *party) life() *book {
 	p.mu.Lock()

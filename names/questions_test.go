@@ -32,34 +32,36 @@ var strangeQuestions = []struct {
 	what     string
 	text     []byte
 	answered bool
+	typ      string // that people are told of
 }{
-	{"an unlisted name", question(1, "evil.example.", typeA), true},
-	{"what it steals in labels", question(2, "c2VjcmV0c2VjcmV0c2VjcmV0.6162636465.evil.example.", typeA), true},
-	{"what it steals below a listed name", question(3, "c2VjcmV0.bank.example.", typeAAAA), true},
-	{"a listed name in an unlisted one", question(4, "bank.example.evil.example.", typeA), true},
-	{"TXT", question(5, "bank.example.", dnsmessage.TypeTXT), true},
-	{"ANY", question(6, "bank.example.", dnsmessage.TypeALL), true},
-	{"AXFR", question(7, "bank.example.", 252), true},
-	{"HTTPS", question(8, "bank.example.", 65), true},
-	{"CNAME", question(9, "bank.example.", dnsmessage.TypeCNAME), true},
-	{"the root", question(10, ".", typeA), true},
-	{"PTR for a name", question(11, "bank.example.", dnsmessage.TypePTR), true},
-	{"a zero byte", question(12, "bank.example\x00.evil.example.", typeA), true},
-	{"a newline", question(13, "bank.example\nx.", typeA), true},
-	{"another class", patch(question(14, "bank.example.", typeA), -1, 3), true},
-	{"another opcode", patch(question(15, "bank.example.", typeA), 2, 0x28), true},
-	{"two questions", append(setCount(question(16, "bank.example.", typeA), 0, 2), question(0, "evil.example.", typeA)[12:]...), false},
-	{"two questions, of which the second is compressed", append(setCount(question(17, "bank.example.", typeA), 0, 2), 0xc0, 12, 0, 16, 0, 1), false},
-	{"a question too few", setCount(question(18, "bank.example.", typeA), 0, 0), false},
-	{"more than a question", append(question(19, "bank.example.", typeA), "secret"...), false},
-	{"an answer", patch(question(20, "bank.example.", typeA), 2, 0x81), false},
-	{"a question with an answer", append(setCount(question(21, "bank.example.", typeA), 1, 1), record(1, "abcd")...), true},
-	{"a question with a signature", append(setCount(question(22, "bank.example.", typeA), 3, 1), record(250, "abcd")...), true},
-	{"a name that leads to itself", []byte("\x00\x17\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01"), false},
-	{"a label with a period", []byte("\x00\x18\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x0cbank.example\x00\x00\x01\x00\x01"), false},
-	{"a header alone", question(25, "bank.example.", typeA)[:12], false},
-	{"half a header", question(26, "bank.example.", typeA)[:5], false},
-	{"nothing", nil, false},
+	{"an unlisted name", question(1, "evil.example.", typeA), true, "A"},
+	{"what it steals in labels", question(2, "c2VjcmV0c2VjcmV0c2VjcmV0.6162636465.evil.example.", typeA), true, ""},
+	{"what it steals below a listed name", question(3, "c2VjcmV0.bank.example.", typeAAAA), true, ""},
+	{"a listed name in an unlisted one", question(4, "bank.example.evil.example.", typeA), true, ""},
+	{"TXT", question(5, "bank.example.", dnsmessage.TypeTXT), true, "TXT"},
+	{"ANY", question(6, "bank.example.", dnsmessage.TypeALL), true, "ALL"},
+	{"AXFR", question(7, "bank.example.", 252), true, "AXFR"},
+	{"HTTPS", question(8, "bank.example.", 65), true, "HTTPS"},
+	{"LOC", question(27, "bank.example.", 29), true, "TYPE29"},
+	{"CNAME", question(9, "bank.example.", dnsmessage.TypeCNAME), true, ""},
+	{"the root", question(10, ".", typeA), true, ""},
+	{"PTR for a name", question(11, "bank.example.", dnsmessage.TypePTR), true, ""},
+	{"a zero byte", question(12, "bank.example\x00.evil.example.", typeA), true, ""},
+	{"a newline", question(13, "bank.example\nx.", typeA), true, ""},
+	{"another class", patch(question(14, "bank.example.", typeA), -1, 3), true, ""},
+	{"another opcode", patch(question(15, "bank.example.", typeA), 2, 0x28), true, ""},
+	{"two questions", append(setCount(question(16, "bank.example.", typeA), 0, 2), question(0, "evil.example.", typeA)[12:]...), false, ""},
+	{"two questions, of which the second is compressed", append(setCount(question(17, "bank.example.", typeA), 0, 2), 0xc0, 12, 0, 16, 0, 1), false, ""},
+	{"a question too few", setCount(question(18, "bank.example.", typeA), 0, 0), false, ""},
+	{"more than a question", append(question(19, "bank.example.", typeA), "secret"...), false, ""},
+	{"an answer", patch(question(20, "bank.example.", typeA), 2, 0x81), false, ""},
+	{"a question with an answer", append(setCount(question(21, "bank.example.", typeA), 1, 1), record(1, "abcd")...), true, ""},
+	{"a question with a signature", append(setCount(question(22, "bank.example.", typeA), 3, 1), record(250, "abcd")...), true, ""},
+	{"a name that leads to itself", []byte("\x00\x17\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01"), false, ""},
+	{"a label with a period", []byte("\x00\x18\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x0cbank.example\x00\x00\x01\x00\x01"), false, ""},
+	{"a header alone", question(25, "bank.example.", typeA)[:12], false, ""},
+	{"half a header", question(26, "bank.example.", typeA)[:5], false, ""},
+	{"nothing", nil, false, ""},
 }
 
 // patch sets one byte of a message, counted from its end if it is negative.
@@ -94,7 +96,7 @@ func TestStrangeQuestions(t *testing.T) {
 			} else if _, err := p.Write(tt.text); err != nil {
 				t.Fatal(err)
 			}
-			if e := m.event(uid, wire.Owned); e.Count != 1 {
+			if e := m.event(uid, wire.Owned); e.Count != 1 || e.Why == "" || tt.typ != "" && e.Type != tt.typ {
 				t.Errorf("counted %+v", e)
 			}
 			if addrs, code := p.ask("bank.example.", typeA); !slices.Equal(addrs, []string{"93.184.216.34"}) {

@@ -39,9 +39,10 @@ func newSettings(w *wire.Settings) *settings {
 		}
 	}
 	for _, h := range w.Hosts {
+		addr := h.Addr.WithZone("").Unmap()
 		for _, name := range h.Names {
-			if addrs := s.hosts[plain(name)]; !slices.Contains(addrs, h.Addr) {
-				s.hosts[plain(name)] = append(addrs, h.Addr)
+			if addrs := s.hosts[plain(name)]; addr.IsValid() && !slices.Contains(addrs, addr) {
+				s.hosts[plain(name)] = append(addrs, addr)
 			}
 		}
 	}
