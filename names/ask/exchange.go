@@ -41,7 +41,7 @@ func (e exchange) run() {
 		edns = false
 		r, err = e.datagram(now, edns)
 	}
-	if err == nil && r.truncated && good(r) {
+	if err == nil && r.truncated && r.good() {
 		if whole, streamErr := e.stream(edns); streamErr == nil {
 			r = whole
 		} else if len(r.Addrs) == 0 { // what has come is true, if it is anything
@@ -50,7 +50,7 @@ func (e exchange) run() {
 	}
 	r.server = e.server.addr
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		e.race.outcomes <- news{turn: e.turn, reply: r, err: err}
+		e.race.outcomes <- news{turn: e.turn, reply: &r, err: err}
 	}
 }
 
@@ -99,7 +99,7 @@ func (e exchange) datagram(asked time.Time, edns bool) (r reply, err error) {
 			malformed = err
 		}
 		if err == nil {
-			e.server.hear(asked, time.Now(), edns, !good(r))
+			e.server.hear(asked, time.Now(), edns, !r.good())
 			return r, nil
 		}
 	}

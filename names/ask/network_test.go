@@ -65,8 +65,8 @@ func TestNoRoute(t *testing.T) {
 	}
 	go func() {
 		time.Sleep(500 * time.Millisecond) // between the first and the second try
-		up(t, "2001:db8::53/128")
-		asktest.StartAt(t, netip.MustParseAddrPort("[2001:db8::53]:53"), right)
+		up(t, "203.0.113.53/32")
+		asktest.StartAt(t, netip.MustParseAddrPort("203.0.113.53:53"), right)
 	}()
 	if answer, err := a.Share().Ask(t.Context(), name, typA); err != nil || len(answer.Addrs) != 1 || a.Silent() {
 		t.Error(answer, err)

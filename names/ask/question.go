@@ -39,9 +39,9 @@ type state struct {
 // news is what comes of a question to one server.
 type news struct {
 	turn   int
-	reply  reply
-	err    error // it cannot be asked, or nobody can read what it says
-	silent bool  // it may still answer
+	reply  *reply // nil if there is none
+	err    error  // it cannot be asked, or nobody can read what it says
+	silent bool   // it may still answer
 }
 
 // question asks the servers for the addresses of a name.
@@ -99,8 +99,8 @@ func (r *race) run() (reply, error) {
 				state.fault.Err = n.err
 				state.unreachable++
 				next.Reset(r.next())
-			case good(n.reply):
-				return n.reply, nil
+			case n.reply.good():
+				return *n.reply, nil
 			default:
 				state.fault.RCode, state.fault.Err = n.reply.rcode, n.reply.fault
 				state.failed = true
@@ -114,7 +114,7 @@ func (r *race) run() (reply, error) {
 }
 
 // good reports whether a reply ends the question.
-func good(r reply) bool {
+func (r *reply) good() bool {
 	return r.fault == nil && (r.rcode == dnsmessage.RCodeSuccess || r.rcode == dnsmessage.RCodeNameError)
 }
 
@@ -168,15 +168,16 @@ func (r *race) over() bool {
 // failure returns why there is no answer.
 func (r *race) failure() error {
 	e := &Error{Reason: Silent}
-	asked := 0
 	for _, state := range r.states[:r.started] {
-		asked += state.asked
+		if state.asked == 0 {
+			continue
+		}
 		if state.failed || errors.Is(state.fault.Err, errMalformed) {
 			e.Reason = ServerError
 		}
 		e.Faults = append(e.Faults, state.fault)
 	}
-	if asked == 0 {
+	if len(e.Faults) == 0 {
 		return &Error{Reason: Busy}
 	}
 	return e

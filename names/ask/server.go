@@ -54,7 +54,7 @@ func (a *Asker) turns(now time.Time) []turn {
 	return append(first, last...)
 }
 
-// turn returns how long the server is waited for, and whether it is to be asked last.
+// turn returns how long the server is waited for, and whether it is to be asked last. Nobody waits for one that is late, slow or failing.
 func (s *server) turn(now time.Time) (wait time.Duration, silent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +68,7 @@ func (s *server) turn(now time.Time) (wait time.Duration, silent bool) {
 	case s.misses > 0:
 		s.probe = now.Add(s.probeInterval())
 		return 0, false
-	case s.errors >= errorsMax, !s.unanswered.IsZero() && now.Sub(s.unanswered) > wait:
+	case s.errors >= errorsMax, s.mean > waitMax, !s.unanswered.IsZero() && now.Sub(s.unanswered) > wait:
 		return 0, false
 	}
 	return wait, false

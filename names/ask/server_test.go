@@ -25,7 +25,8 @@ func TestServer(t *testing.T) {
 		"nothing":             {func() {}, "300ms"},
 		"fast":                {func() { hear(ms) }, "50ms"},
 		"of 40 ms":            {func() { hear(40 * ms) }, "120ms"}, // its mean, and four times how much it varies
-		"slow":                {func() { hear(time.Second) }, "300ms"},
+		"slow":                {func() { hear(time.Second) }, "0s"},
+		"slow, then fast":     {func() { hear(time.Second); repeat(20, func() { hear(ms) }) }, "300ms"},
 		"under way":           {func() { hear(ms); ask(0); pass(49 * ms) }, "50ms"},
 		"late":                {func() { hear(ms); ask(0); pass(51 * ms) }, "0s"},
 		"late, then answers":  {func() { hear(ms); ask(0); pass(51 * ms); hear(ms) }, "50ms"},

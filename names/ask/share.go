@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	SocketsMax = 1024 // that ask, of all shares: the process needs as many descriptors
+	SocketsMax = 1024 // that ask, of all shares together, beside those of the next row
+	OwnSockets = 4    // of each share, which no other one can take: two families at two servers
 
 	questionsMax  = 64  // of one share under way; further ones wait
 	questionRate  = 32  // of one share, a second
@@ -37,10 +38,12 @@ func (s *Share) Version() int { return s.asker.Version() }
 
 // admit waits until the share may ask one more question. Done ends it.
 func (s *Share) admit(ctx context.Context) (done func(), err error) {
-	paced, cancel := context.WithTimeout(ctx, rateWait)
-	defer cancel()
-	if s.pace.Wait(paced) != nil {
-		return nil, &Error{Reason: Busy}
+	if !s.pace.Allow() {
+		paced, cancel := context.WithTimeout(ctx, rateWait)
+		defer cancel()
+		if s.pace.Wait(paced) != nil {
+			return nil, &Error{Reason: Busy}
+		}
 	}
 	select {
 	case s.questions <- struct{}{}:
@@ -50,12 +53,12 @@ func (s *Share) admit(ctx context.Context) (done func(), err error) {
 	}
 }
 
-// open takes one of the sockets. A share may have as many as are left, so there are always some for one that has none (Choudhury and
+// open takes one of the sockets. Beyond its own, a share may have as many as are left, so the less the more shares ask (Choudhury and
 // Hahne, Dynamic queue length thresholds, 1998).
 func (s *Share) open() bool {
 	s.asker.mu.Lock()
 	defer s.asker.mu.Unlock()
-	if s.sockets >= SocketsMax-s.asker.sockets {
+	if s.sockets >= max(OwnSockets, SocketsMax-s.asker.sockets) {
 		return false
 	}
 	s.asker.sockets++

@@ -131,6 +131,9 @@ func TestManyBooks(t *testing.T) {
 		}
 	}
 	looking.Wait()
+	for s.Asked() < 20*20*2 { // nobody has waited for AAAA
+		time.Sleep(time.Millisecond)
+	}
 	if n := s.Asked(); n != 20*20*2 {
 		t.Errorf("20 AppVMs with 20 names asked %d times", n)
 	}
