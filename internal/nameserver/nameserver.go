@@ -36,6 +36,10 @@ const patience = 10 * time.Second
 // nameMax is the length of a name in the DNS as people write it, with a period at its end (RFC 1035, section 3.1).
 const nameMax = 254
 
+// gateMax is how many bytes the lines of a gate may have. A rule file has 1 MiB, and its lines are longer when they are compiled. JSON may
+// write a byte as six, and an order has 64 MiB (wire.OrderMax).
+const gateMax = 8 << 20
+
 // Options are the settings of a Server.
 type Options struct {
 	Program string           // path of vifproxy-names
@@ -157,7 +161,7 @@ func (s *Server) close() {
 	}
 }
 
-// OnChange sets a function that is called when Problem may return something else. It must not block.
+// OnChange sets a function that is called when Problem may return something else, from any goroutine. It must not wait.
 func (s *Server) OnChange(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,6 +197,16 @@ func (s *Server) Configure(settings wire.Settings) {
 // is closed.
 func (s *Server) Open(ctx context.Context, order wire.Gate) (id int64, err error) {
 	at := s.Asker(order.UID)
+	size := len(order.Lines)
+	for _, line := range order.Lines {
+		size += len(line)
+	}
+	switch {
+	case !at.IsValid():
+		return 0, errors.New("open its names: there have been too many AppVMs; restart vifproxyd")
+	case size > gateMax:
+		return 0, fmt.Errorf("open its names: a list of more than %d bytes", gateMax)
+	}
 	s.mu.Lock()
 	s.lastID++
 	order.ID, order.At = s.lastID, at.Addr()
@@ -250,7 +264,7 @@ func (s *Server) hasGate(uid uint32) bool {
 }
 
 // LookUp asks for the addresses of a name, as the gates of a uid permit; for uid 0 as the daemon itself, which may ask for all names.
-// Nothing is pinned by it. The error is an *Error if there is an answer that has no address.
+// For the daemon nothing is pinned. The error is an *Error if there is an answer that has no address.
 func (s *Server) LookUp(ctx context.Context, uid uint32, name string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{addr.Unmap().WithZone("")}, nil

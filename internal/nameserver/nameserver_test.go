@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +22,8 @@ import (
 func TestRestart(t *testing.T) {
 	p := start(t, hostile, nil)
 	const uid = 0x70890001
+	heard := make(chan error, 1000)
+	p.OnChange(func() { heard <- p.Problem() })
 	if _, err := p.Open(t.Context(), order(uid, "1.1.1.1")); err != nil {
 		t.Fatal(err)
 	}
@@ -40,20 +44,42 @@ func TestRestart(t *testing.T) {
 		}
 	}
 	t.Logf("from SIGKILL to the next answer at most %v", longest)
+	runs, ended := 0, 0
+	for len(heard) > 0 {
+		if err := <-heard; err == nil {
+			runs++
+		} else if strings.Contains(err.Error(), "names are not answered: signal: killed") {
+			ended++
+		}
+	}
+	if runs < 5 || ended == 0 {
+		t.Errorf("heard %d times that it runs, and %d times that it does not", runs, ended)
+	}
 	p.until("the gate is open again", func() bool { return strings.Count(p.book.String(), "pin 1888026625 1.1.1.1") == 6 })
 	if !strings.Contains(p.log.String(), `err="signal: killed"`) {
 		t.Error("not told why")
 	}
 }
 
+// A gate that no resolver could take is refused, before it ends one after the other.
+func TestAGateThatIsTooLong(t *testing.T) {
+	s := &Server{askers: map[uint32]netip.Addr{}}
+	if _, err := s.Open(t.Context(), order(1, strings.Repeat("x", gateMax))); err == nil {
+		t.Error("no error")
+	}
+}
+
 // While no resolver can start, Open waits and then says why, Close works, and the tries are not too many.
 func TestNoResolver(t *testing.T) {
-	p := start(t, hostile, nil)
-	p.Configure(wire.Settings{Domain: "exits"})
+	broken := filepath.Join(t.TempDir(), "vifproxy-names")
+	if err := os.WriteFile(broken, []byte("no program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, hostile, func(o *Options) { o.Program = broken })
 	p.until("it ends again and again", func() bool { return p.ends() >= 4 })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := p.Open(ctx, order(0x70890001)); err == nil || !strings.Contains(err.Error(), "names are not answered: exit status 3") {
+	if _, err := p.Open(ctx, order(0x70890001)); err == nil || !strings.Contains(err.Error(), "names are not answered: exit status 127; it said \"vifproxy-confine: errno 8: execute vifproxy-names: exec format error\"") {
 		t.Errorf("open: %v", err)
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)

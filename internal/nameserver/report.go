@@ -84,7 +84,7 @@ func (r *session) begin() {
 		r.replay()
 	}
 	if s.changed != nil {
-		s.changed()
+		s.ending.Go(s.changed) // it may ask for the Problem
 	}
 }
 
