@@ -282,3 +282,32 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Errorf("pinned: %v", m.pinned)
 	}
 }
+
+// If a gate closes while name servers are asked, what they answer is neither pinned nor given to the proxy, and is no alarm.
+func TestClosedMeanwhile(t *testing.T) {
+	t.Parallel()
+	came, answer := make(chan bool, 2), make(chan bool)
+	server := serve(t, func(q dnsmessage.Question) *reply {
+		if q.Type == typeA {
+			came <- true
+			<-answer
+		}
+		return public(q)
+	})
+	m := start(t, wire.Settings{Servers: []netip.Addr{server.addr}})
+	m.open(wire.Gate{UID: 1, Lines: []string{`^shop\.example$`}})
+	id := m.open(bank(1))
+	p := m.proxy(1)
+	if _, err := p.Write(question(1, "bank.example.", typeA)); err != nil {
+		t.Fatal(err)
+	}
+	<-came
+	m.close(id)
+	close(answer)
+	if got := p.receive(); len(got.Answers) > 0 || got.RCode != dnsmessage.RCodeRefused {
+		t.Errorf("answered with %+v", got)
+	}
+	if n := m.count(func(r wire.Report) bool { return r.Pin != nil || r.Event != nil }); n > 0 {
+		t.Errorf("reported: %s", describe(m.reports))
+	}
+}

@@ -108,6 +108,7 @@ type machine struct {
 	refuse  bool                        // pins
 	judge   func(wire.Doubt) bool       // what a real tinyproxy would say
 	acked   func(p *wire.Pin)           // is called before a pin is acknowledged
+	closed  func(id int64)              // is called when a gate is closed
 	at      map[uint32]netip.Addr       // askers
 	answers map[int64]chan *wire.Answer // of the daemon's own questions
 }
@@ -200,6 +201,8 @@ func (m *machine) listen(decoder *wire.Decoder[wire.Report]) {
 			for _, a := range r.Unpin.Addrs {
 				delete(m.pinned, a)
 			}
+		case r.Closed != 0 && m.closed != nil:
+			m.closed(r.Closed)
 		case r.Judge != nil:
 			answer.Judged = &wire.Judged{ID: r.Judge.ID, Permits: m.judge(*r.Judge)}
 		case r.Answer != nil:

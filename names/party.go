@@ -48,7 +48,6 @@ type party struct {
 	mu      sync.Mutex
 	gates   []*gate // that are open
 	recent  []*gate // that were closed a moment ago
-	changes int     // of the gates
 	book    *book   // nil without gates
 	flights map[string]*flight
 	flying  int
@@ -214,7 +213,6 @@ func (p *party) open(g *gate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gates = append(slices.Clip(p.gates), g)
-	p.changes++
 	if p.book == nil {
 		p.book = p.resolver.newBook()
 	}
@@ -231,7 +229,6 @@ func (p *party) close(id int64) bool {
 	}
 	g := p.gates[i]
 	p.gates = slices.Concat(p.gates[:i], p.gates[i+1:])
-	p.changes++
 	p.recent = append(p.recent, g)
 	if len(p.recent) > recentMax {
 		p.recent = slices.Delete(p.recent, 0, 1)
