@@ -6,7 +6,7 @@ const (
 	namesTasks       = 64        // threads of Go
 	namesTasksOfUser = 512       // in all networks of this machine: tests run many at once
 	namesMemory      = 256 << 20 // bytes
-	namesDescriptors = 2048      // a socket for each of the 1024 questions under way to name servers (SocketsMax in names/ask)
+	namesDescriptors = 16384     // a socket for each question under way to a name server: 1024, and some of each AppVM (SocketsMax, OwnSockets in names/ask)
 	namesReserved    = 512 << 20 // writable address space besides: Go maps 64 MiB at once, and stacks of threads
 )
 
