@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -132,6 +133,17 @@ func TestAnswers(t *testing.T) {
 			q.Send(m)
 			right(q)
 		}, only, time.Minute},
+		"another port first": {func(q asktest.Query) {
+			forger, err := net.Dial("udp", q.From.String())
+			if err != nil {
+				panic(err)
+			}
+			defer forger.Close()
+			forged := q // by one who knows the number
+			forged.Reply = func(text []byte) { forger.Write(text) }
+			forged.Answer(asktest.Address(q.Name, "203.0.113.66", 60))
+			right(q)
+		}, only, time.Minute},
 		"garbage first": {func(q asktest.Query) {
 			m := q.Message(asktest.Address(q.Name, "203.0.113.66", 60))
 			text, _ := m.Pack()
@@ -233,6 +245,18 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("the error is %#v", err)
 			}
 		})
+	}
+}
+
+// An address of IPv4 in one of IPv6 would be connected to by IPv4, which nobody has looked at.
+func TestMappedAddress(t *testing.T) {
+	t.Parallel()
+	_, share, _ := asking(t, func(q asktest.Query) {
+		q.Answer(asktest.Address(q.Name, "::ffff:10.0.0.1", 60), asktest.Address(q.Name, "2001:db8::1", 60))
+	})
+	answer, err := share.Ask(t.Context(), name, dnsmessage.TypeAAAA)
+	if err != nil || fmt.Sprint(answer.Addrs) != "[2001:db8::1]" {
+		t.Error(answer, err)
 	}
 }
 

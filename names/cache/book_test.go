@@ -214,3 +214,34 @@ func TestBookFamilies(t *testing.T) {
 		}
 	})
 }
+
+// A name that has addresses of IPv6 only: these are given out although they are old, if nobody answers AAAA any more.
+func TestOldAddressesOfIPv6(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := false
+		s := &script{answer: func(_ string, kind dnsmessage.Type, n int) (ask.Answer, time.Duration, error) {
+			switch {
+			case kind == dnsmessage.TypeA:
+				return ask.Answer{TTL: time.Hour}, 0, nil
+			case down:
+				return ask.Answer{}, time.Second, &ask.Error{Reason: ask.ServerError}
+			}
+			return ask.Answer{Addrs: six1, TTL: 24 * time.Hour}, 0, nil
+		}}
+		b := newBook(t.Context(), s, yes)
+		for _, c := range []struct {
+			after time.Duration
+			want  string
+		}{
+			{0, "[] [2001:db8::1] 1h0m0s false (0s)"}, // however long the server says
+			{2 * time.Hour, "[] [2001:db8::1] 30s true (1s)"},
+			{time.Second, "[] [2001:db8::1] 30s true (0s)"}, // too early for another question
+		} {
+			time.Sleep(c.after)
+			if got := look(t, b, "six"); got != c.want {
+				t.Errorf("after %v: %s, want %s", c.after, got, c.want)
+			}
+			down = true
+		}
+	})
+}
