@@ -33,7 +33,7 @@ type Host struct {
 
 // Attach makes a host with this address behind a new interface of the current namespace. Each vif has the
 // same gateway address, as with Qubes.
-func Attach(t *testing.T, vif, addr, Gateway string, group int) *Host {
+func Attach(t testing.TB, vif, addr, Gateway string, group int) *Host {
 	t.Helper()
 	h := &Host{Addr: addr, Calls: make(chan func())}
 	opened := make(chan netns.NsHandle)
@@ -241,7 +241,7 @@ func Vanish(conn *net.TCPConn) {
 
 // As runs f with sockets that belong to a uid, as far as the fence sees it: the thread's fsuid (sock_alloc_file,
 // nft_meta_get_eval_skugid).
-func As(t *testing.T, uid int, f func()) {
+func As(t testing.TB, uid int, f func()) {
 	t.Helper()
 	Must(t, unix.Setfsuid(uid))
 	defer func() { Must(t, unix.Setfsuid(0)) }()
