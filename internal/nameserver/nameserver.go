@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
 	"vifproxy/names/wire"
+	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -312,9 +314,18 @@ func (s *Server) Why(uid uint32, name string) (wire.Failure, string, bool) {
 }
 
 // listen makes the socket that questions come to. It gets what is sent over the loopback and nothing else, whatever address that is sent
-// to. Whoever reads it asks for IP_PKTINFO, which tells the address.
+// to. Whoever reads it asks for IP_PKTINFO, which tells the address. The socket belongs to the uid of the resolver: to the fence, a
+// packet is of who made its socket, whoever uses that now (f_cred in nft_meta_get_eval_skugid, net/netfilter/nft_meta.c). Otherwise an
+// owned resolver would send what it likes to any program on the loopback.
 func listen() (_ *os.File, port uint16, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := unix.SetfsuidRetUid(tinyproxy.NamesUID)
+	if err != nil {
+		return nil, 0, os.NewSyscallError("setfsuid", err)
+	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	unix.SetfsuidRetUid(before) //nolint:errcheck // always allowed: it is the process's own uid
 	if err != nil {
 		return nil, 0, os.NewSyscallError("socket", err)
 	}

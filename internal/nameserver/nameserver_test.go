@@ -1,6 +1,7 @@
 package nameserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/names/wire"
+	"vifproxy/tinyproxy"
 )
 
 // A resolver that is killed is followed by another one, which knows the gates. Open and LookUp wait for it.
@@ -348,5 +350,21 @@ func TestFailures(t *testing.T) {
 	}
 	if len(f) > 100 {
 		t.Errorf("%d uids", len(f))
+	}
+}
+
+// To the fence, a packet is of who made its socket. So the resolver sends nothing in the name of the daemon.
+func TestTheSocketBelongsToTheResolver(t *testing.T) {
+	file, _, err := listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var of, ours unix.Stat_t
+	if err := cmp.Or(unix.Fstat(int(file.Fd()), &of), unix.Stat("/proc/thread-self", &ours)); err != nil {
+		t.Fatal(err)
+	}
+	if of.Uid != tinyproxy.NamesUID || ours.Uid != uint32(os.Geteuid()) {
+		t.Errorf("the socket belongs to %d, this thread to %d", of.Uid, ours.Uid)
 	}
 }
