@@ -113,6 +113,18 @@ func TestAnswers(t *testing.T) {
 			}
 			right(q)
 		}, only, time.Minute},
+		"a flood of wrong ids first": {func(q asktest.Query) {
+			if q.N > 0 {
+				right(q)
+				return
+			}
+			m := q.Message(asktest.Address(q.Name, "203.0.113.66", 60))
+			for range 1 << 16 {
+				if m.ID++; m.ID != q.ID {
+					q.Send(m)
+				}
+			}
+		}, only, time.Minute},
 		"other questions first": {func(q asktest.Query) {
 			m := q.Message(asktest.Address(q.Name, "203.0.113.66", 60))
 			m.Response = false
@@ -185,6 +197,14 @@ func TestAnswers(t *testing.T) {
 				many(q)
 			}
 		}, hundred, time.Minute},
+		"silent by TCP": {func(q asktest.Query) {
+			if q.TCP {
+				q.Hang()
+			} else if m := q.Message(asktest.Address(q.Name, here, 60)); true {
+				m.Truncated = true
+				q.Send(m)
+			}
+		}, only, time.Minute},
 		"truncated, with nothing": {func(q asktest.Query) {
 			if m := q.Message(); !q.TCP {
 				m.Truncated = true
@@ -203,14 +223,10 @@ func TestAnswers(t *testing.T) {
 		}, only, time.Minute},
 		"too long for UDP": {func(q asktest.Query) {
 			var all []dnsmessage.Resource
-			for i := range 1000 {
-				all = append(all, asktest.Address(q.Name, fmt.Sprintf("192.0.%d.%d", i/200, i%200), 60))
+			for range 1000 {
+				all = append(all, asktest.Address("other.example.", here, 60))
 			}
-			if q.TCP {
-				right(q)
-			} else {
-				q.Send(q.Message(all...))
-			}
+			q.Send(q.Message(append(all, asktest.Address(q.Name, here, 60))...))
 		}, only, time.Minute},
 		"a referral": {func(q asktest.Query) {
 			m := q.Message()

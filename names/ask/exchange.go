@@ -20,7 +20,12 @@ const (
 	datagramMax = 4096            // bytes of an answer by UDP; a longer one is asked for by TCP
 	streamMax   = 16 << 10        // bytes of an answer by TCP, which has room for 500 addresses
 	streamTime  = 3 * time.Second // for an answer by TCP
+	streamShort = time.Second     // the same, if some addresses have come by UDP
+	wrongMax    = 1000            // messages by UDP that are not the answer, until another port is taken
 )
+
+// errUnheard says that an exchange has ended without an answer, and that nobody need be told.
+var errUnheard = errors.New("nobody listens any more")
 
 // An exchange asks one server once: by UDP, and by TCP if the answer does not fit.
 type exchange struct {
@@ -41,22 +46,26 @@ func (e exchange) run() {
 		edns = false
 		r, err = e.datagram(now, edns)
 	}
-	if err == nil && r.truncated && r.good() {
-		if whole, streamErr := e.stream(edns); streamErr == nil {
+	if err == nil && r.truncated && r.good() && len(r.Addrs) < AddrsMax {
+		limit := streamTime
+		if len(r.Addrs) > 0 { // what has come is true, and will do
+			limit = streamShort
+		}
+		if whole, streamErr := e.stream(edns, limit); streamErr == nil {
 			r = whole
-		} else if len(r.Addrs) == 0 { // what has come is true, if it is anything
+		} else if len(r.Addrs) == 0 {
 			r.fault = fmt.Errorf("its answer is too long for UDP, and by TCP: %w", plain(streamErr))
 		}
 	}
 	r.server = e.server.addr
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !errors.Is(err, errUnheard) {
 		e.race.outcomes <- news{turn: e.turn, reply: &r, err: err}
 	}
 }
 
 // datagram asks by UDP, from a port of its own. The kernel takes a random one for each socket (udp_lib_get_port in net/ipv4/udp.c of Linux
 // 6.1), and gives a connected one what comes from the server's address and port only. What answers another question does not end the wait.
-// The error is os.ErrDeadlineExceeded if nobody waits for the answer any more.
+// The error is errUnheard if nobody waits for the answer any more, or somebody floods the port.
 func (e exchange) datagram(asked time.Time, edns bool) (r reply, err error) {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(e.server.addr))
 	if err != nil {
@@ -75,7 +84,7 @@ func (e exchange) datagram(asked time.Time, edns bool) (r reply, err error) {
 	buf := buffers.Get().(*[datagramMax]byte)
 	defer buffers.Put(buf)
 	var malformed error
-	for silent := false; ; {
+	for silent, wrong := false, 0; wrong < wrongMax; wrong++ {
 		n, _, flags, _, err := conn.ReadMsgUDPAddrPort(buf[:], nil)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && !silent:
@@ -87,7 +96,7 @@ func (e exchange) datagram(asked time.Time, edns bool) (r reply, err error) {
 			defer stop()
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return r, err
+			return r, errUnheard
 		case err != nil:
 			return r, e.unreachable(asked, err)
 		}
@@ -103,6 +112,7 @@ func (e exchange) datagram(asked time.Time, edns bool) (r reply, err error) {
 			return r, nil
 		}
 	}
+	return r, errUnheard
 }
 
 // buffers are for answers by UDP.
@@ -123,9 +133,9 @@ func plain(err error) error {
 	return err
 }
 
-// stream asks by TCP.
-func (e exchange) stream(edns bool) (r reply, err error) {
-	ctx, cancel := context.WithTimeout(e.race.ctx, streamTime)
+// stream asks by TCP, for a time.
+func (e exchange) stream(edns bool, limit time.Duration) (r reply, err error) {
+	ctx, cancel := context.WithTimeout(e.race.ctx, limit)
 	defer cancel()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", e.server.addr.String())

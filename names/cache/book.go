@@ -18,6 +18,7 @@ import (
 )
 
 const (
+	silentWait = 100 * time.Millisecond  // for the servers, if there is a stale answer and they are known to be silent
 	staleWait  = 1800 * time.Millisecond // for the servers, if there is a stale answer (RFC 8767, 5: a client response timer of 1.8 s)
 	flightsMax = 256                     // questions of one AppVM that wait for name servers
 )
@@ -94,10 +95,14 @@ func (b *Book) Look(ctx context.Context, name string) (Result, error) {
 	result, err, done := judge(views[prefer], views[1-prefer], prefer)
 	var impatient <-chan time.Time
 	if isStale && !done {
-		if b.asker.Silent() || views[prefer].err != nil {
+		if views[prefer].err != nil {
 			return stale, nil
 		}
-		timer := time.NewTimer(staleWait)
+		wait := staleWait
+		if b.asker.Silent() { // but perhaps to another AppVM's names only
+			wait = silentWait
+		}
+		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		impatient = timer.C
 	}

@@ -109,7 +109,7 @@ func TestBookKeepsTime(t *testing.T) {
 		step(0, "[192.0.2.2] [] 30s true (0s)", "4 3")               // too early for another question
 		step(10*time.Second, "[192.0.2.2] [] 30s true (1.8s)", "5 4")
 		s.silent = true
-		step(20*time.Second, "[192.0.2.2] [] 30s true (0s)", "6 5") // known to be silent: at once, and it is asked for
+		step(20*time.Second, "[192.0.2.2] [] 30s true (100ms)", "6 5") // known to be silent
 		step(24*time.Hour, " (10s)", "7 6")
 		down, s.silent = false, false
 		step(10*time.Second, "[192.0.2.7] [] 1m0s false (20ms)", "8 7")
