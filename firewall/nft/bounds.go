@@ -44,8 +44,9 @@ const (
 	questionsPart = 5   // of the table, in questions for names
 	questionsMin  = 384 // as many as 400 requests at once make, while all but a burst of their connections wait
 
-	resolverPart = 4   // of the table, in questions of the resolver to name servers
-	resolverMin  = 512 // as many as one AppVM has it ask at once, and in the seconds after that
+	questionRate = 8000 // questions a second of one proxy, and as many at once: twice what the resolver takes, which counts the rest
+	resolverPart = 4    // of the table, in questions of the resolver to name servers
+	resolverMin  = 512  // as many as one AppVM has it ask at once, and in the seconds after that
 
 	rateMemory   = time.Minute      // after which an AppVM that has been silent has its burst again
 	beyondMemory = 10 * time.Second // for which people are told that a proxy wanted more
@@ -75,6 +76,7 @@ var (
 
 	proxyRatesSet = &set{table: fenceTable, name: "rates", key: keys(uid)}
 	proxyHeldSet  = &set{table: fenceTable, name: "held", key: keys(uid)}
+	floodsSet     = &set{table: fenceTable, name: "floods", key: keys(uid)}
 	questionsSet  = &set{table: fenceTable, name: "questions", key: keys(uid)}
 	resolverSet   = &set{table: fenceTable, name: "resolver", key: keys(uid)}
 	beyondSet     = &set{table: fenceTable, name: "beyond", key: keys(uid)} // proxies that were refused more a moment ago
@@ -128,6 +130,7 @@ func declareBounds(c firewall.Config) [][]byte {
 		dynamic(ratesSet, unix.NFT_SET_TIMEOUT, keptMax),
 		dynamic(proxyRatesSet, unix.NFT_SET_TIMEOUT, keptMax),
 		dynamic(proxyHeldSet, 0, keptMax),
+		dynamic(floodsSet, unix.NFT_SET_TIMEOUT, keptMax),
 		dynamic(questionsSet, 0, keptMax),
 		dynamic(resolverSet, 0, 1),
 		dynamic(beyondSet, unix.NFT_SET_TIMEOUT, keptMax),
@@ -176,15 +179,18 @@ func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
 		}})
 }
 
-// questionsOf returns the rules for questions: of proxies to the resolver, and of the resolver to name servers. An answer of the resolver
-// belongs to what is tracked of the question. A question of the resolver that is beyond its share is dropped, because a refusal would
-// look as if the name server did not answer.
+// questionsOf returns the rules for questions: of proxies to the resolver, and of the resolver to name servers. A flood of questions is
+// dropped: those of all proxies wait in one queue, and one socket, which is tracked once, can fill it. An answer of the resolver belongs
+// to what is tracked of the question. A question of the resolver that is beyond its share is dropped, because a refusal would look as if
+// the name server did not answer.
 func (b *bounds) questionsOf(c firewall.Config) []Rule {
 	proxies := All(each(questionsSet.name, 0, ctCountWithin(b.questions), skuid), ctTimeoutSet(udpTimeouts), goTo("egress"))
 	if c.NamesUID == 0 {
 		return []Rule{All(udp, proxies)}
 	}
 	return []Rule{
+		All(udp, isNoResolver(c), each(floodsSet.name, rateMemory, over(questionRate, questionRate), skuid),
+			each(beyondSet.name, beyondMemory, counter, skuid), drop),
 		All(udp, isNoResolver(c), proxies),
 		All(udp, isResolver(c), backward, goTo("egress")),
 		All(udp, isResolver(c), each(resolverSet.name, 0, ctCountWithin(b.resolver), skuid), ctTimeoutSet(udpTimeouts), goTo("egress")),

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -109,5 +110,33 @@ func TestOneProxyUsesItsShareOfTracking(t *testing.T) {
 	}
 	if asked := asks(NamesUID); asked < resolverMin-1 || asked > resolverMin+20 || !beyond(NamesUID) || !AsksByUDP(t, SocialUID, server) {
 		t.Errorf("the resolver asks %d at once", asked)
+	}
+}
+
+// TestFloodOfQuestions: one socket is tracked once, however much it sends. What one proxy sends too fast does not come to the queue in
+// which all questions wait.
+func TestFloodOfQuestions(t *testing.T) {
+	EnterNamespace(t)
+	queue, err := net.ListenPacket("udp4", Askers[0].At.String())
+	Must(t, err)
+	defer queue.Close()
+	Sync(t, open(t, Machines[1]), firewall.State{Askers: Askers})
+	passed, begin := 0, time.Now()
+	As(t, PersonalUID, func() {
+		conn, err := net.Dial("udp4", "127.0.0.1:53")
+		Must(t, err)
+		defer conn.Close()
+		for range 5 * questionRate {
+			if _, err := conn.Write([]byte("?")); err == nil {
+				passed++
+			}
+		}
+	})
+	most := questionRate + int(time.Since(begin).Seconds()*questionRate) + 100
+	if is, err := Beyond(PersonalUID); passed < questionRate || passed > most || !is || err != nil {
+		t.Errorf("%d of %d pass in %v, want %d to %d; beyond %t, %v", passed, 5*questionRate, time.Since(begin), questionRate, most, is, err)
+	}
+	if !AsksByUDP(t, SocialUID, "127.0.0.1:53") {
+		t.Error("nor does the neighbour ask")
 	}
 }
