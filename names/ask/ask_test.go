@@ -107,23 +107,24 @@ func TestAnswers(t *testing.T) {
 		"aliases without end":         {func(q asktest.Query) { q.Answer(asktest.Alias(q.Name, "a"+q.Name, 60)) }, "aliases (CNAME) of the name do not end", 0},
 		"wrong ids first": {func(q asktest.Query) {
 			m := q.Message(asktest.Address(q.Name, "203.0.113.66", 60))
-			for range 100 {
+			for range 50 {
 				m.ID++
 				q.Send(m)
 			}
 			right(q)
 		}, only, time.Minute},
-		"a flood of wrong ids first": {func(q asktest.Query) {
+		"all ids": {func(q asktest.Query) {
 			if q.N > 0 {
 				right(q)
 				return
 			}
-			m := q.Message(asktest.Address(q.Name, "203.0.113.66", 60))
-			for range 1 << 16 {
-				if m.ID++; m.ID != q.ID {
-					q.Send(m)
-				}
+			m := q.Message(asktest.Address(q.Name, "203.0.113.66", 60)) // from one who knows the port, and not the number
+			for range 200 {
+				m.ID++
+				q.Send(m)
 			}
+			m.ID = q.ID
+			q.Send(m)
 		}, only, time.Minute},
 		"other questions first": {func(q asktest.Query) {
 			m := q.Message(asktest.Address(q.Name, "203.0.113.66", 60))

@@ -21,7 +21,7 @@ const (
 	streamMax   = 16 << 10        // bytes of an answer by TCP, which has room for 500 addresses
 	streamTime  = 3 * time.Second // for an answer by TCP
 	streamShort = time.Second     // the same, if some addresses have come by UDP
-	wrongMax    = 1000            // messages by UDP that are not the answer, until another port is taken
+	wrongMax    = 100             // messages by UDP that are not the answer, until another port is taken
 )
 
 // errUnheard says that an exchange has ended without an answer, and that nobody need be told.
@@ -65,7 +65,7 @@ func (e exchange) run() {
 
 // datagram asks by UDP, from a port of its own. The kernel takes a random one for each socket (udp_lib_get_port in net/ipv4/udp.c of Linux
 // 6.1), and gives a connected one what comes from the server's address and port only. What answers another question does not end the wait.
-// The error is errUnheard if nobody waits for the answer any more, or somebody floods the port.
+// The error is errUnheard if nobody waits for the answer any more, or somebody guesses numbers.
 func (e exchange) datagram(asked time.Time, edns bool) (r reply, err error) {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(e.server.addr))
 	if err != nil {
