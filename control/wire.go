@@ -61,6 +61,8 @@ type VM struct {
 	Error         string    `json:"error"`          // what is wrong, also while an older proxy keeps running
 	List          string    `json:"list"`           // White or Black, as its proxy reads the rule file; "" if that is not known
 	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
+	// AnyAddress says why its proxy may connect to any public address; "" if it may connect only to those that names of its list have.
+	AnyAddress string `json:"any_address,omitempty"`
 	// StoppedBy says who has stopped it, or why that is not known. It is "" if State is not Stopped.
 	StoppedBy string `json:"stopped_by,omitempty"`
 	// Doubt is the first thing in its rule file that its author hardly meant, with the remedy; "" if there is none. Doubts
@@ -110,6 +112,14 @@ type Setup struct {
 	Confinement Confinement `json:"confinement"` // of all proxies that start
 
 	Switchboard Switchboard `json:"switchboard"`
+
+	Names Names `json:"names"`
+}
+
+// Names says who answers the proxies' questions for names.
+type Names struct {
+	UID     uint32   `json:"uid"`     // of the resolver
+	Servers []string `json:"servers"` // that it asks, and may still ask
 }
 
 // Switchboard says how connections of AppVMs get to their proxies.

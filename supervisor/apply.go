@@ -44,9 +44,10 @@ func (l *loop) apply(p plan.Plan, now time.Time) {
 func (l *loop) bind(p plan.Plan, now time.Time) bool {
 	l.allowances, l.fenced = p.Allowances, l.fence(slices.Concat(p.Allowances, l.trials.Allowances()), now)
 	bindings := l.trials.Bindings(p.Bindings)
-	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.AllInUse(), Fence: l.fenced}, now) {
+	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.AllInUse(), Fence: l.fenced, Askers: l.askers(p.Allowances)}, now) {
 		return false
 	}
+	l.InForce()
 	l.recordBindings(p, now)
 	l.trials.Bound(bindings)
 	return true

@@ -34,6 +34,8 @@ type Config struct {
 	ReadListeners func() (sockdiag.Listeners, error)
 	ReadForward   func(context.Context) (firewall.Forward, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
+	Asker         func(uid uint32) netip.AddrPort // where the kernel sends the questions of a proxy's uid on to; nil to nobody
+	InForce       func()                          // when the firewall lets the resolver ask what ReadResolvers has returned
 	Attempts      func(uid uint32, port uint16) ([]firewall.Attempt, error)
 	Beyond        func(uid uint32) (bool, error) // nil where nothing bounds how many these are
 	WriteStops    func(stops.Record) error
@@ -46,14 +48,15 @@ type Config struct {
 	Events        *events.Emitter
 	Users         *tinyproxy.Identities // as Proxies starts them
 
-	Confined control.Confinement // how Proxies are confined
-	Egress   []rules.Egress      // of all proxies
-	Leave    []string            // interfaces by which they may leave; none: where AppVMs are forwarded
-	Ports    proxies.PortRange
-	Limits   plan.Limits
-	Interval time.Duration // of signs of life to systemd, at most
-	Look     time.Duration // of reading everything without an event
-	Setup    control.Setup // what clients learn about the options
+	Confined  control.Confinement // how Proxies are confined
+	Egress    []rules.Egress      // of all proxies
+	Leave     []string            // interfaces by which they may leave; none: where AppVMs are forwarded
+	HoldOwned bool                // an AppVM whose proxy somebody has taken over is stopped
+	Ports     proxies.PortRange
+	Limits    plan.Limits
+	Interval  time.Duration // of signs of life to systemd, at most
+	Look      time.Duration // of reading everything without an event
+	Setup     control.Setup // what clients learn about the options
 
 	// SystemdMakesFiles says that systemd makes the runtime directory at each start of the daemon, and starts it again when it ends.
 	SystemdMakesFiles bool

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"vifproxy/control"
-	"vifproxy/firewall"
 	"vifproxy/internal/explain"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
@@ -89,7 +88,6 @@ func (l *loop) subject(name string) (subject explain.Subject, proxy proxies.Prox
 		subject.Input = policy.Input{Bind: subject.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr]}
 	}
 	subject.Fence.Ports = slices.Concat(subject.Fence.Ports, subject.Config.ConnectPorts)
-	subject.Fence.Proxies = append(slices.Clone(subject.Fence.Proxies), firewall.Proxy{
-		UID: subject.UID, Openings: policy.Openings(subject.Egress), Ports: subject.PortNumbers()})
+	subject.Fence.Proxies = append(slices.Clone(subject.Fence.Proxies), subject.Allowance().Proxy(subject.UID))
 	return subject, proxy, nil
 }

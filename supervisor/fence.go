@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"vifproxy/firewall"
@@ -17,7 +18,7 @@ func (l *loop) fence(exits []policy.Allowance, now time.Time) firewall.Fence {
 	f.Leave, f.Barred = l.leave()
 	named := make(map[string]bool)
 	for _, e := range exits {
-		f.Proxies = append(f.Proxies, firewall.Proxy{UID: l.Users.UID(e.Addr), Openings: e.Openings, Ports: e.Own})
+		f.Proxies = append(f.Proxies, e.Proxy(l.Users.UID(e.Addr)))
 		f.Ports = append(f.Ports, e.Ports...)
 		for _, up := range e.Upstreams {
 			named[up.Host] = true
@@ -34,6 +35,27 @@ func (l *loop) fence(exits []policy.Allowance, now time.Time) firewall.Fence {
 	}
 	l.askForUpstreams(now)
 	return f
+}
+
+// askers returns who may ask for names: the proxies of AppVMs that have one or get one, and trials.
+func (l *loop) askers(exits []policy.Allowance) (all []firewall.Asker) {
+	vms := l.trials.Addrs()
+	for _, e := range exits {
+		vms = append(vms, e.Addr)
+	}
+	for addr, vm := range l.vms {
+		if len(vm.processes) > 0 {
+			vms = append(vms, addr)
+		}
+	}
+	slices.SortFunc(vms, netip.Addr.Compare)
+	for _, addr := range slices.Compact(vms) {
+		uid := l.Users.UID(addr)
+		if at := l.Asker(uid); at.IsValid() {
+			all = append(all, firewall.Asker{UID: uid, At: at})
+		}
+	}
+	return all
 }
 
 // addresses returns those of a host that are known; its own, if the host is an address.

@@ -322,6 +322,10 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				defer m.mu.Unlock()
 				return m.resolvers, m.resolvErr
 			},
+			Asker: func(uid uint32) netip.AddrPort {
+				return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)}), 5353)
+			},
+			InForce: func() {},
 			Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()

@@ -57,6 +57,10 @@ func (l *loop) statusNow(now time.Time) control.Status {
 	l.noteStates(now)
 	status := control.Status{Setup: l.Setup, Backend: l.Firewall.String(), Problems: l.problems(), VMs: []control.VM{},
 		Barred: l.barredNow()}
+	status.Setup.Names.Servers = []string{}
+	for _, addr := range l.inputs.Resolvers.Open(now) {
+		status.Setup.Names.Servers = append(status.Setup.Names.Servers, addr.String())
+	}
 	for _, d := range l.want {
 		is := l.states[d.Identity()]
 		if !d.Addr.IsValid() { // another file of that name may have no address either
@@ -68,6 +72,9 @@ func (l *loop) statusNow(now time.Time) control.Status {
 		}
 		if d.Addr.IsValid() { // a refused file may have none
 			row.IP = d.Addr.String()
+		}
+		if d.Policy != nil {
+			row.AnyAddress = d.Policy.AnyAddress
 		}
 		if d.Policy != nil && len(d.Policy.Findings) > 0 {
 			row.Doubt, row.Doubts = d.Policy.Findings[0], len(d.Policy.Findings)

@@ -37,9 +37,9 @@ VMs, signs of a second firewall VM in between, what the rules in dom0 let VMs do
 routes and tunnels, resolvers, chains of other programs, the service in dom0, and what this VM keeps
 at a restart.
 
-It changes nothing. It asks each resolver once. vifproxyd opens a connection for up to three VMs, to
-the first host of their lists, and sends nothing; if there is a route for IPv6, doctor connects to that
-host by it. vifproxyd need not run: then the options say where tinyproxy and the files are.
+It changes nothing. It asks each name server once. vifproxyd opens a connection for up to three VMs, to
+the first host of their lists, and sends nothing. vifproxyd need not run: then the options say where
+tinyproxy and the files are.
 
 With --json: an array of objects with check, level, text, remedy and, if the text sums up, details.
 `,

@@ -37,6 +37,8 @@ object, whose "event" says what happened:
     rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
     black-list                  the rule file of a VM says what is forbidden, not what passes
     allowed, allowed-no-more    "host", for a time
+    any-address                 the proxy may connect to any public address, "why"
+    owned                       the proxy has asked for "host" as no tinyproxy does: somebody has taken it over
     stopped, started            a VM, by a person
     proxy-listens, -retires, -ends, -died, -fails
     proxy-full                  "count" clients hold all connections of a proxy: another one follows it

@@ -53,6 +53,6 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 func (o options) ports() firewall.Config {
 	return firewall.Config{
 		ProxyPort: o.proxyPort, FirstPort: o.listenPorts.First, LastPort: o.listenPorts.Last,
-		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID,
+		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID, NamesUID: tinyproxy.NamesUID,
 	}
 }

@@ -9,9 +9,10 @@ import (
 	"syscall"
 
 	"vifproxy/internal/lab"
+	"vifproxy/tinyproxy"
 )
 
-// proxies are the processes of our user ids in the firewall VM's network.
+// proxies are the processes of our user ids in the firewall VM's network, without the resolver.
 func (s *site) proxies() (pids []int) {
 	s.Helper()
 	s.must(s.Do(func() error {
@@ -25,7 +26,7 @@ func (s *site) proxies() (pids []int) {
 		}
 		for _, dir := range processes {
 			var stat syscall.Stat_t
-			if syscall.Stat(dir, &stat) != nil || stat.Uid>>28 != 7 {
+			if syscall.Stat(dir, &stat) != nil || stat.Uid>>28 != 7 || stat.Uid == tinyproxy.NamesUID {
 				continue
 			}
 			if there, err := os.Readlink(dir + "/ns/net"); err == nil && there == here {
@@ -49,8 +50,8 @@ func (s *site) inFirewall(name string, args ...string) string {
 	return string(out)
 }
 
-// counted are the elements of sets that the kernel fills as packets pass.
-var counted = regexp.MustCompile(`(?s)(flags dynamic[^\n]*\n)\t\telements = \{.*?\}\n`)
+// counted are the elements of sets that the kernel fills as packets pass, and of those that the resolver has pinned.
+var counted = regexp.MustCompile(`(?s)(flags (?:dynamic|timeout)[^\n]*\n(?:\t\t(?:timeout|gc-interval) [^\n]*\n)*)\t\telements = \{.*?\}\n`)
 
 // ruleset is all rules of the firewall VM as text, without what is counted. Those of iptables are as iptables shows them, which
 // makes and removes chains without rules as it likes.

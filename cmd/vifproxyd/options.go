@@ -32,6 +32,7 @@ type options struct {
 	egress                                              []rules.Egress
 	logFormat                                           string
 	logLevel                                            slog.Level
+	holdOwned                                           bool
 	clean                                               bool
 }
 
@@ -64,7 +65,7 @@ Options, with their defaults:
 func parseOptions(args []string, help io.Writer) (options, error) {
 	var o options
 	var proxyPort uint
-	var listenPorts string
+	var listenPorts, onOwned string
 	var showVersion bool
 	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
@@ -99,6 +100,8 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		}
 		return nil
 	})
+	f.StringVar(&onOwned, "on-owned", "log", "log: tell of a proxy that asks for names as no tinyproxy does, because somebody has taken it over;\n"+
+		"hold: stop its AppVM as well, until 'vifproxyctl start' (`log`)")
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "lowest `LEVEL` to log: debug, info, warn, error")
 	f.BoolVar(&o.clean, "clean", false, "remove what a crashed vifproxyd has left (rules, proxies, files), then end")
@@ -146,6 +149,12 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	case "auto", "off":
 	default:
 		return o, fmt.Errorf("--switchboard=%s: want auto or off", o.switchboard)
+	}
+	switch onOwned {
+	case "log", "hold":
+		o.holdOwned = onOwned == "hold"
+	default:
+		return o, fmt.Errorf("--on-owned=%s: want log or hold", onOwned)
 	}
 	switch o.logFormat {
 	case "auto", "journal", "text", "json":

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -48,8 +49,10 @@ func TestOwnedProxy(t *testing.T) {
 		// The other AppVM's proxy is a tinyproxy, and stays one: what is in its place now has no targets, and ends.
 		s.program(string(real))
 		// Its list opens port 22, which is closed to the owned proxy all the same, by its own sandbox and by the fence.
-		s.rules("other.10.137.0.12", "#: port 22", bank)
+		s.rules("other.10.137.0.12", "#: port 22", bank, `^neighbour\.example$`)
 		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
+		s.Host("neighbour.example", netip.MustParseAddr(neighbour))
+		s.Host("six.example", netip.MustParseAddr("2001:db8::6"))
 		s.barSpare()
 		at := s.next("other", "10.137.0.12")
 		at.Gateway = netip.MustParseAddr("10.138.2.1")
@@ -58,11 +61,11 @@ func TestOwnedProxy(t *testing.T) {
 		s.attach("spare", "10.137.0.13") // has the usual gateway
 		s.inside()
 		s.listens(at.Gateway.String() + ":80")
-		s.opens("other", "http://bank.example/")
+		s.opens("other", "http://bank.example/", "http://neighbour.example/")
 		other := s.show()["other"]
 		targets := s.targets(other)
 		s.program(string(hostile))
-		s.rules("work.10.137.0.11", targets...)
+		s.rules("work.10.137.0.11", append(targets, `^listed\.example$`, `^lan\.example$`)...)
 		s.attach("work", "10.137.0.11")
 		s.until("the owned proxy has tried everything", func() error {
 			work := s.show()["work"]
@@ -113,7 +116,7 @@ func TestOwnedProxy(t *testing.T) {
 		}
 		w.Flush()
 		s.Logf("\n%s", &table)
-		if len(inside) < len(outside) || len(outside) < 59 {
+		if len(inside) < len(outside) || len(outside) < 81 {
 			s.Errorf("%d attempts by the proxy, %d by the free program", len(inside), len(outside))
 		}
 		if now := s.show()["other"]; now.PID != other.PID || now.State != control.Running {
@@ -168,6 +171,10 @@ func (s *site) targets(other control.VM) []string {
 		"AppVM=10.137.0.12",
 		"LAN=10.9.8.7",
 		"World=198.51.100.9",
+		"Neighbour=" + neighbour,
+		"NameServer=10.139.1.1",
+		"OtherNameServer=" + lab.OtherNameServer.String(),
+		"Resolver=" + s.asker(0x7089000c),
 	}
 	for i, t := range targets {
 		name, value, _ := strings.Cut(t, "=")
@@ -175,6 +182,20 @@ func (s *site) targets(other control.VM) []string {
 	}
 	return targets
 }
+
+// asker returns the address and the port to which the kernel sends the questions of a uid on.
+func (s *site) asker(uid uint32) string {
+	s.Helper()
+	elements := s.inFirewall("nft", "--json", "list", "map", "ip", "vifproxy", "askers")
+	m := regexp.MustCompile(fmt.Sprintf(`\[\s*%d,\s*\{\s*"concat":\s*\[\s*"([0-9.]+)",\s*([0-9]+)`, uid)).FindStringSubmatch(elements)
+	if m == nil {
+		s.Fatalf("uid %d asks nowhere: %s", uid, elements)
+	}
+	return m[1] + ":" + m[2]
+}
+
+// neighbour is the address of a host that the list of another AppVM has.
+const neighbour = "198.51.100.77"
 
 // spareHost is a host in the world that is behind another interface than all others.
 const spareHost = "203.0.113.99"

@@ -42,7 +42,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"firewall/switchboard/handover", "github.com/cilium/ebpf", "the daemon links it"},
 	{"cmd/vifproxyd", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
-	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "the daemon asks name servers as package net does"},
+	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "vifproxy-names reads messages of DNS"},
 	{"cmd/vifproxy-switchboard", "vifproxy/tinyproxy", "it runs as root, and knows sockets only"},
 	{"internal/explain", "vifproxy/tinyproxy/process", "it is given what tries a request"},
 	{"internal/plan", "vifproxy/tinyproxy/process", "a plan is computed from values"},
@@ -160,6 +160,27 @@ func TestForbiddenImports(t *testing.T) {
 		for _, path := range from.Deps {
 			if below(path, f.to) {
 				t.Errorf("%s links %s: %s", f.from, path, f.why)
+			}
+		}
+	}
+}
+
+// asksNames matches what asks name servers in package net.
+var asksNames = regexp.MustCompile(`\bnet\.(DefaultResolver|Resolver|Lookup[A-Z]\w*|Resolve(TCP|UDP|IP)Addr)\b`)
+
+// The daemon asks for no name itself, because what reads answers has to be a process of its own: the resolver.
+func TestTheDaemonAsksNoNameServer(t *testing.T) {
+	for _, p := range list(t, "-deps", "./cmd/vifproxyd") {
+		if p.Standard || !strings.HasPrefix(p.ImportPath, "vifproxy/") {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			text, err := os.ReadFile(filepath.Join(p.Dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m := asksNames.Find(text); m != nil {
+				t.Errorf("%s/%s uses %s", p.path(), file, m)
 			}
 		}
 	}

@@ -85,8 +85,8 @@ func Examine(ctx context.Context, c Config) []Finding {
 			d.bypasses()
 		}
 		d.network()
+		d.resolver()
 		d.resolvers()
-		d.ipv6()
 		d.trial()
 		d.others()
 	}

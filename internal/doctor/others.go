@@ -39,6 +39,9 @@ const giveWay = "change that rule, or the program that it is of; `nft list rules
 // outgoing returns a packet of a proxy.
 func (d *doctor) outgoing(protocol byte, port uint16, to netip.Addr) forward.Packet {
 	p := forward.Packet{To: to, Protocol: protocol, Port: port, UID: uint32(d.proxyUID())}
+	if port == 53 { // proxies ask vifproxy-names, and that asks the name servers
+		p.UID = uint32(d.resolverUID())
+	}
 	if way, from, err := wayTo(to); err == nil {
 		p.Out, p.From = way.Attrs().Name, from
 	}

@@ -33,8 +33,8 @@ const (
 // local is a name that a resolver answers without asking another one (RFC 6761, 6.3).
 const local = "localhost"
 
-// resolvers asks each resolver once for a name that needs no internet, and for one of a rule file. The socket has a proxy's uid, so
-// fence and rules of other programs decide as for a proxy.
+// resolvers asks each name server once for a name that needs no internet, and for one of a rule file. The socket has the uid of
+// vifproxy-names, so fence and rules of other programs decide as for that.
 func (d *doctor) resolvers() {
 	const check = "resolvers"
 	servers, err := resolvconf.Read(d.Root + "/etc/resolv.conf")
@@ -44,7 +44,7 @@ func (d *doctor) resolvers() {
 	}
 	servers = servers[:min(len(servers), resolversMax)]
 	host := d.exampleHost()
-	uid := d.proxyUID()
+	uid := d.resolverUID()
 	states := make([]resolverState, len(servers))
 	ctx, cancel := context.WithTimeout(d.ctx, resolverTimeout)
 	defer cancel()
@@ -159,6 +159,14 @@ func (d *doctor) exampleHost() string {
 		}
 	}
 	return ""
+}
+
+// resolverUID returns the uid of vifproxy-names; that of doctor if vifproxyd does not run.
+func (d *doctor) resolverUID() int {
+	if d.status == nil || d.setup.Names.UID == 0 || os.Geteuid() != 0 {
+		return os.Geteuid()
+	}
+	return int(d.setup.Names.UID)
 }
 
 // proxyUID returns the uid of a proxy that runs; that of doctor if none does.

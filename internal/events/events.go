@@ -23,6 +23,7 @@ type Emitter struct {
 	watchers map[*watcher]bool
 	denied   map[netip.Addr]*deniedList // by AppVM
 	examine  func(Denial) bool          // see ExamineBy; nil while there is none
+	noName   func(Denial) (Denial, bool)
 }
 
 // New returns an Emitter that writes to log.
@@ -53,9 +54,33 @@ func (e *Emitter) ExamineBy(examine func(Denial) bool) {
 	e.examine = examine
 }
 
+// lateAnswer is how much later than tinyproxy the resolver may say why a name has no address.
+const lateAnswer = 20 * time.Millisecond
+
+// NamesBy sets a function that returns a request for a name without an address with what the resolver has said about the name, and
+// reports whether it has said anything. It must not wait.
+func (e *Emitter) NamesBy(noName func(Denial) (Denial, bool)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.noName = noName
+}
+
 // Denied takes every request that a proxy did not serve. It has a failed connection examined first, and records all others.
 func (e *Emitter) Denied(d Denial) {
 	e.mu.Lock()
+	noName := e.noName
+	if d.Reason == ReasonName && noName != nil {
+		e.mu.Unlock()
+		if known, ok := noName(d); ok {
+			e.Record(known)
+			return
+		}
+		time.AfterFunc(lateAnswer, func() {
+			d, _ := noName(d)
+			e.Record(d)
+		})
+		return
+	}
 	examine := e.examine
 	if d.Reason != ReasonConnect || d.What != "" || examine != nil && !e.listOf(d.IP).looks.AllowN(time.Now(), 1) {
 		examine = nil

@@ -36,6 +36,7 @@ const (
 	RulesSuspicious
 	RulesSuspiciousMore
 	BlackList
+	AnyAddress
 	Stopped
 	Started
 	Refused
@@ -44,6 +45,7 @@ const (
 	ClientsFull
 	Allowed
 	AllowedNoMore
+	Owned
 
 	// Proxies.
 	ProxyListens
@@ -100,6 +102,7 @@ var vocabulary = [...]word{
 	RulesSuspicious:     {"rules-odd", "ccc452e8544e4a6d8b303fe9b36c6853", warn, "suspicious line in rule file"},
 	RulesSuspiciousMore: {"rules-odd-more", "8397f7c262a243f4a74f9f8969de79ea", warn, "more suspicious lines in rule file: see `vifproxyctl check`"},
 	BlackList:           {"black-list", "449ddca7852d4f648652f60ede38a96f", warn, "black list: the AppVM reaches all hosts except those in its rule file"},
+	AnyAddress:          {"any-address", "c3960165b4e0410c8409bbd03a24c544", warn, "the AppVM's proxy may connect to any public address"},
 	Stopped:             {"stopped", "750cbbcbd4f64a9db72d03937efdd041", info, "AppVM stopped"},
 	Started:             {"started", "4da8bb6bb81f46349535491b4142185f", info, "AppVM started again"},
 	Refused:             {"refused", "92fa93ee45404cc780aaba9dcaf6dead", info, "refused host"},
@@ -108,6 +111,8 @@ var vocabulary = [...]word{
 	ClientsFull:         {"full", "3b4a561001ec49479f17b2b389e61e7e", info, "all connections that the AppVM may have are open"},
 	Allowed:             {"allowed", "f292835a6b484f0d8a8b09ba5ffe998f", info, "host allowed for a time"},
 	AllowedNoMore:       {"allowed-no-more", "3625e0665b6d41d2bbcd67768b7f01a6", info, "host no longer allowed"},
+
+	Owned: {"owned", "959c72719de547e79d32c998e1993109", fail, "a proxy asks what no tinyproxy asks: somebody has taken it over"},
 
 	ProxyListens:  {"proxy-listens", "dea960c6d87448d3a416a4136958451c", info, "proxy listens"},
 	InForce:       {"in-force", "b10c344bb9f2488fb21bdea30a1d1d53", info, "change in force"},

@@ -146,7 +146,7 @@ func TestEvents(t *testing.T) {
 	const uid = 0x70890001
 	owned := make(chan string, 1)
 	p := start(t, hostile, func(o *Options) {
-		o.OnOwned = func(uid uint32, count int) { owned <- fmt.Sprint(uid, " ", count) }
+		o.OnOwned = func(e wire.Event) { owned <- fmt.Sprint(e.UID, " ", e.Count) }
 	})
 	if _, err := p.Open(t.Context(), order(uid)); err != nil {
 		t.Fatal(err)

@@ -52,8 +52,8 @@ type Options struct {
 	// Judge asks a real tinyproxy whether a gate permits a name, for lines that nobody else knows exactly. Some run at once.
 	Judge func(ctx context.Context, gate int64, name string) (bool, error)
 
-	// OnOwned is called when a proxy has asked what no tinyproxy asks, so many times. It must not block. May be nil.
-	OnOwned func(uid uint32, count int)
+	// OnOwned is called when a proxy has asked what no tinyproxy asks. It must not block. May be nil.
+	OnOwned func(wire.Event)
 }
 
 // A Server keeps a resolver running.

@@ -128,7 +128,7 @@ func TestRealResolver(t *testing.T) {
 	nameServer(t, "127.0.0.53")
 	nameServer(t, "::1")
 	owned := make(chan int, 100)
-	p := start(t, real, func(o *Options) { o.OnOwned = func(_ uint32, count int) { owned <- count } })
+	p := start(t, real, func(o *Options) { o.OnOwned = func(e wire.Event) { owned <- e.Count } })
 	for _, server := range []string{"127.0.0.53", "::1"} {
 		p.Configure(wire.Settings{Servers: []netip.Addr{netip.MustParseAddr(server)}, Dots: 1})
 		for _, name := range []string{"bank.example", "long.example"} {

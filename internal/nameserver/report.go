@@ -181,6 +181,6 @@ func (s *Server) event(e *wire.Event) {
 		s.failures.add(e, time.Now())
 	}
 	if e.Failure == wire.Owned && s.o.OnOwned != nil {
-		s.o.OnOwned(e.UID, e.Count)
+		s.o.OnOwned(*e)
 	}
 }

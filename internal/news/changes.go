@@ -66,6 +66,9 @@ func EmitChange(emitter *events.Emitter, old, d *plan.Desired) {
 	if isBlack(d.Policy) && !isBlack(old.Policy) {
 		emitter.Emit(events.BlackList, about)
 	}
+	if why := anyAddress(d.Policy); why != "" && why != anyAddress(old.Policy) && !isBlack(d.Policy) {
+		emitter.Emit(events.AnyAddress, events.About{VM: d.Name, IP: d.Addr, Why: why})
+	}
 	for _, vif := range d.Vifs {
 		if !slices.Contains(old.Vifs, vif) {
 			emitter.Emit(events.Connected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
@@ -100,6 +103,14 @@ func Unsettled(err error) *rules.Error {
 		return flaw
 	}
 	return nil
+}
+
+// anyAddress returns why a policy's proxy may connect to any public address; "" if it may not.
+func anyAddress(p *policy.Policy) string {
+	if p == nil {
+		return ""
+	}
+	return p.AnyAddress
 }
 
 // isBlack reports whether a policy has a black list.

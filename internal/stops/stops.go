@@ -6,6 +6,7 @@ package stops
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type Stop struct {
 	Name  string     `json:"name"`
 	Addr  netip.Addr `json:"addr,omitzero"`
 	Since time.Time  `json:"since"`
+	By    string     `json:"by,omitempty"` // who has stopped it; "" for a person
 }
 
 // Of returns since when, and by what, an AppVM is stopped; by is empty if it is not. A stop is for the name and for the
@@ -46,7 +48,7 @@ type Stop struct {
 func (r Record) Of(name string, addr netip.Addr) (since time.Time, by string) {
 	for _, stop := range r.Stopped {
 		if stop.Name == name || stop.Addr.IsValid() && stop.Addr == addr {
-			return stop.Since, "a person"
+			return stop.Since, cmp.Or(stop.By, "a person")
 		}
 	}
 	switch {
@@ -66,8 +68,14 @@ func is(name string, addr netip.Addr) func(Stop) bool {
 func (r *Record) Stop(name string, addr netip.Addr, now time.Time) {
 	r.But = slices.DeleteFunc(r.But, is(name, addr))
 	if !slices.ContainsFunc(r.Stopped, is(name, addr)) {
-		r.Stopped = append(r.Stopped, Stop{name, addr, now})
+		r.Stopped = append(r.Stopped, Stop{Name: name, Addr: addr, Since: now})
 	}
+}
+
+// Hold adds an AppVM that is not stopped, for a reason.
+func (r *Record) Hold(name string, addr netip.Addr, by string, now time.Time) {
+	r.Stop(name, addr, now)
+	r.Stopped[len(r.Stopped)-1].By = by
 }
 
 // Start lets an AppVM go. If it is stopped only because it has the address of one that a person stopped under another
@@ -80,7 +88,7 @@ func (r *Record) Start(name string, addr netip.Addr, now time.Time) {
 		}
 	}
 	if !r.All.IsZero() && !slices.ContainsFunc(r.But, is(name, addr)) {
-		r.But = append(r.But, Stop{name, addr, now})
+		r.But = append(r.But, Stop{Name: name, Addr: addr, Since: now})
 	}
 }
 

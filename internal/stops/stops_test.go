@@ -16,7 +16,7 @@ func TestFile(t *testing.T) {
 	if s, err := file.Read(); err != nil || !reflect.DeepEqual(s, Record{}) {
 		t.Errorf("without a file: %+v, %v", s, err)
 	}
-	want := Record{Stopped: []Stop{{"bank", netip.MustParseAddr("10.137.0.1"), time.Unix(1, 0).UTC()}, {Name: "wrong", Since: time.Unix(2, 0).UTC()}},
+	want := Record{Stopped: []Stop{{Name: "bank", Addr: netip.MustParseAddr("10.137.0.1"), Since: time.Unix(1, 0).UTC()}, {Name: "wrong", Since: time.Unix(2, 0).UTC(), By: "a machine"}},
 		All: time.Unix(3, 0).UTC()}
 	if err := file.Write(Record{}); err != nil {
 		t.Fatal(err)
@@ -54,5 +54,19 @@ func TestFile(t *testing.T) {
 	}
 	if err := file.Write(want); err == nil {
 		t.Error("a directory is written over")
+	}
+}
+
+// A stop that is not a person's says why, and a person's start ends it.
+func TestHold(t *testing.T) {
+	addr, now := netip.MustParseAddr("10.137.0.1"), time.Unix(1, 0)
+	var r Record
+	r.Hold("bank", addr, "a machine", now)
+	if since, by := r.Of("bank", addr); by != "a machine" || since != now {
+		t.Errorf("stopped by %q since %v", by, since)
+	}
+	r.Start("bank", addr, now)
+	if _, by := r.Of("bank", addr); by != "" {
+		t.Errorf("still stopped by %q", by)
 	}
 }

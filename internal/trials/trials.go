@@ -79,12 +79,8 @@ func (l *List) Begin(ctx, life context.Context, q Question, port uint16, m Means
 	}
 	ctx, t.give = context.WithCancel(ctx)
 	l.all = append(l.all, t)
-	who := q.Policy.Addr
-	if q.Apart {
-		who = t.from
-	}
 	r := runner{
-		Means: m, Question: q, port: port, from: t.from, uid: m.UIDs.UID(who), bound: t.bound, gone: t.gone, outcome: outcome,
+		Means: m, Question: q, port: port, from: t.from, uid: m.UIDs.UID(t.who()), bound: t.bound, gone: t.gone, outcome: outcome,
 		listens: func() { t.listens = true },
 		over:    func() { t.over = true },
 		ended:   func() { l.all = slices.DeleteFunc(l.all, func(u *trial) bool { return u == t }) },
@@ -105,6 +101,14 @@ func (l *List) Allowances() (all []policy.Allowance) {
 			a.Addr, a.Ports, a.Upstreams = t.from, nil, nil // these would be open for all
 			all = append(all, a)
 		}
+	}
+	return all
+}
+
+// Addrs returns the addresses for whose uids trials run.
+func (l *List) Addrs() (all []netip.Addr) {
+	for _, t := range l.all {
+		all = append(all, t.who())
 	}
 	return all
 }
@@ -143,6 +147,14 @@ func (l *List) GiveUp() {
 	for _, t := range l.all {
 		t.give()
 	}
+}
+
+// who returns the address whose uid it has.
+func (t *trial) who() netip.Addr {
+	if t.Apart {
+		return t.from
+	}
+	return t.Policy.Addr
 }
 
 // asked reports whether a trial listens, and is not over.

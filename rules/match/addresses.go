@@ -58,6 +58,7 @@ func Addresses(lines []string, syntax rules.Syntax, most int) (all []netip.Addr,
 // of a number does not. Most lines are like that: ^bank\.example$, and what is made of a domain.
 func endsInName(line string) bool {
 	text, ok := strings.CutSuffix(line, "$")
+	text = strings.TrimSuffix(text, `\.?`) // which `#: format domains` adds
 	i := strings.LastIndex(text, `\.`)
 	if !ok || i < 0 || strings.Contains(text, "|") {
 		return false

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -113,14 +114,58 @@ var attempts = []attempt{
 			return unix.Connect(fd, at(t["AppVM"], 80))
 		})
 	}},
-	{"send UDP to another AppVM", func(t targets) error { return send(t["AppVM"], 53) }},
-	{"ask a name server of its own choice", func(t targets) error { return send(t["World"], 53) }},
+	{"send UDP to another AppVM", func(t targets) error { return send(t["AppVM"], 5353) }},
 	{"send UDP to port 443", func(t targets) error { return send(t["World"], 443) }},
 	{"connect by an interface that is barred", func(t targets) error { return connect(t["Barred"], 80) }},
 	{"connect to the LAN", func(t targets) error { return connect(t["LAN"], 80) }},
 	{"connect to port 22 outside", func(t targets) error { return connect(t["World"], 22) }},
 	{"connect to port 22 by fast open", func(t targets) error {
 		return withTCP(func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, at(t["World"], 22)) })
+	}},
+	{"connect to an address that it was not told", func(t targets) error { return connect(t["World"], 80) }},
+	{"connect there by TLS", func(t targets) error { return connect(t["World"], 443) }},
+	{"connect there by fast open", func(t targets) error {
+		return withTCP(func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, at(t["World"], 80)) })
+	}},
+	{"connect to an address that its neighbour was told", func(t targets) error { return connect(t["Neighbour"], 80) }},
+	{"connect to a name server, to ask it by HTTPS", func(t targets) error { return connect(t["OtherNameServer"], 443) }},
+	{"ask for a name that is not listed", func(t targets) error { return ask(t, "unlisted.example", typeA) }},
+	{"ask for its address of IPv6", func(t targets) error { return ask(t, "six.example", typeAAAA) }},
+	{"ask for a name below a listed one", func(t targets) error { return ask(t, "x.listed.example", typeA) }},
+	{"carry data out in a name", func(t targets) error { return ask(t, strings.Repeat("7365637265740a", 4)+".unlisted.example", typeA) }},
+	{"ask another name server for it", func(t targets) error {
+		return question(t["OtherNameServer"], 53, message("unlisted.example", typeA, classIN), true)
+	}},
+	{"ask for a listed name that leads into the LAN", func(t targets) error { return ask(t, "lan.example", typeA) }},
+	{"ask for the text of a listed name", func(t targets) error { return ask(t, "listed.example", 16) }},
+	{"ask for all that it has", func(t targets) error { return ask(t, "listed.example", 255) }},
+	{"ask for its mail servers", func(t targets) error { return ask(t, "listed.example", 15) }},
+	{"ask for its name servers", func(t targets) error { return ask(t, "listed.example", 2) }},
+	{"ask for its services by HTTPS", func(t targets) error { return ask(t, "listed.example", 65) }},
+	{"ask for its record without a meaning", func(t targets) error { return ask(t, "listed.example", 10) }},
+	{"ask for its whole zone", func(t targets) error { return ask(t, "listed.example", 252) }},
+	{"ask in another class", func(t targets) error {
+		return question(t["NameServer"], 53, message("listed.example", typeA, 3), false)
+	}},
+	{"tell a name server of a change", func(t targets) error {
+		m := message("listed.example", typeA, classIN)
+		m[2] |= 5 << 3 // update (RFC 2136)
+		return question(t["NameServer"], 53, m, false)
+	}},
+	{"ask two questions in one message", func(t targets) error {
+		m := message("listed.example", typeA, classIN)
+		m = append(m, message("unlisted.example", typeA, classIN)[12:]...)
+		m[5] = 2
+		return question(t["NameServer"], 53, m, true)
+	}},
+	{"ask for a name with a zero byte", func(t targets) error { return ask(t, "listed\x00.example", typeA) }},
+	{"append what no question has", func(t targets) error {
+		return question(t["NameServer"], 53, append(message("listed.example", typeA, classIN), "a secret"...), true)
+	}},
+	{"ask the resolver in its neighbour's place", func(t targets) error {
+		addr, port, _ := strings.Cut(t["Resolver"], ":")
+		n, _ := strconv.Atoi(port)
+		return question(addr, n, message("neighbour.example", typeA, classIN), true)
 	}},
 	{"bind to a device", func(targets) error {
 		return withTCP(func(fd int) error { return unix.BindToDevice(fd, "lo") })

@@ -55,6 +55,9 @@ const refusal = "^words-of-an-owned-proxy$"
 //	OtherProxy  a process
 //	Daemon      the process that started us
 //	Gateway, OtherGateway, AppVM, LAN, World  addresses; somebody listens there at port 80, and at 22 in the world
+//	Neighbour   an address that a proxy of another AppVM was told
+//	NameServer, OtherNameServer  that of resolv.conf, and another one; the lab's answer for all names below example
+//	Resolver    address and port at which the other AppVM's proxy asks
 //	Barred      another one in the world, behind an interface by which AppVMs may not leave
 //
 // and what it sees itself:

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -69,6 +72,57 @@ func send(addr string, port int) error {
 	}
 	defer unix.Close(fd)
 	return unix.Sendto(fd, []byte("x"), 0, at(addr, port))
+}
+
+const (
+	typeA    = 1
+	typeAAAA = 28
+	classIN  = 1
+
+	answerTimeout = 3000 // ms
+)
+
+// message returns a question for the records of a name (RFC 1035, section 4.1).
+func message(name string, kind, class byte) []byte {
+	m := []byte{0x27, 0x10, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0} // id, recursion desired, one question
+	for label := range strings.SplitSeq(name, ".") {
+		m = append(append(m, byte(len(label))), label...)
+	}
+	return append(m, 0, 0, kind, 0, class)
+}
+
+// ask asks the name server of resolv.conf for records of a name.
+func ask(t targets, name string, kind byte) error {
+	return question(t["NameServer"], 53, message(name, kind, classIN), kind == typeA || kind == typeAAAA)
+}
+
+// question asks a name server. The error is nil if it answers without an error, and if wanted, with a record.
+func question(server string, port int, m []byte, record bool) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendto(fd, m, 0, at(server, port)); err != nil {
+		return err
+	}
+	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ready, answerTimeout); n == 0 || err != nil {
+		return errors.Join(errors.New("no answer"), err)
+	}
+	answer := make([]byte, 512)
+	n, _, err := unix.Recvfrom(fd, answer, 0)
+	switch {
+	case err != nil:
+		return err
+	case n < len(m[:12]):
+		return errors.New("no message")
+	case answer[3]&15 != 0:
+		return fmt.Errorf("rcode %d", answer[3]&15)
+	case record && answer[7] == 0:
+		return errors.New("no record")
+	}
+	return nil
 }
 
 // fork makes a child that ends at once.

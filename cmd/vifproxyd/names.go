@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/internal/defaults"
+	"vifproxy/internal/events"
+	"vifproxy/internal/nameserver"
+	"vifproxy/internal/proxies"
+	"vifproxy/internal/resolvconf"
+	"vifproxy/names/wire"
+	"vifproxy/supervisor"
+	"vifproxy/tinyproxy/confine"
+)
+
+// restartPatience is how long the resolver may not run until that is told: it is started again at once.
+const restartPatience = time.Second
+
+// names is the resolver, with what it is told about this machine. Its methods are the loop's, but for those of nameserver.Server.
+type names struct {
+	*nameserver.Server
+	reader   *resolvconf.Reader
+	pinHosts bool
+	read     *wire.Settings // nil if they were told
+	told     wire.Settings
+}
+
+// startNames starts the resolver. From then on proxies ask it.
+func startNames(ctx context.Context, sandbox *confine.Sandbox, confinement control.Confinement, pinner firewall.Pinner,
+	p *proxies.Tinyproxies, emitter *events.Emitter, owned func(wire.Event)) (*names, error) {
+	server, err := nameserver.Start(ctx, nameserver.Options{
+		Program: defaults.Helper("vifproxy-names"), Sandbox: sandbox, Pinner: pinner, Events: emitter, Judge: p.Permits, OnOwned: owned,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("resolver: %w", err)
+	}
+	p.AskNames(server)
+	return &names{Server: server, reader: resolvconf.NewReader(resolvconf.Files[0], resolvconf.Files[1]),
+		// Without Landlock the C library of a proxy reads hosts(5) itself.
+		pinHosts: !slices.Contains(confinement.Applied, "landlock")}, nil
+}
+
+// readServers reads what this machine says about names, and returns the name servers.
+func (n *names) readServers() ([]netip.Addr, error) {
+	settings, err := n.reader.Read()
+	settings.PinHosts = n.pinHosts
+	n.read = &settings
+	return settings.Servers, err
+}
+
+// configure tells the resolver what was read. The firewall lets it ask those name servers by now.
+func (n *names) configure() {
+	if n.read == nil {
+		return
+	}
+	if !reflect.DeepEqual(*n.read, n.told) {
+		n.told = *n.read
+		n.Configure(n.told)
+	}
+	n.read = nil
+}
+
+// lookUp asks for a name as the daemon itself, which may ask for every name.
+func (n *names) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
+	return n.LookUp(ctx, 0, host)
+}
+
+// watch has the supervisor told if the resolver does not run.
+func (n *names) watch(s *supervisor.Supervisor) {
+	n.OnChange(func() {
+		time.AfterFunc(restartPatience, func() { s.Impaired("resolver", n.Problem) })
+	})
+}
+
+// whyNoName returns a denied request with what the resolver knows of its name.
+func (n *names) whyNoName(d events.Denial) (events.Denial, bool) {
+	failure, why, ok := n.Why(d.UID, d.Host)
+	if !ok {
+		return d, false
+	}
+	d.What, d.Why = string(failure), why
+	if failure == wire.Fence { // it has addresses, and a proxy may not go there
+		d.Reason, d.What = events.ReasonConnect, events.FenceRefused
+	}
+	return d, true
+}

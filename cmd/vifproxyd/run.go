@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/firewall/backend"
+	"vifproxy/firewall/forward"
+	"vifproxy/firewall/nft"
+	"vifproxy/firewall/switchboard/handover"
+	"vifproxy/internal/backlog"
+	"vifproxy/internal/capability"
+	"vifproxy/internal/defaults"
+	"vifproxy/internal/events"
+	"vifproxy/internal/plan"
+	"vifproxy/internal/proxies"
+	"vifproxy/internal/sockdiag"
+	"vifproxy/names/wire"
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+	"vifproxy/supervisor"
+	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/confine"
+)
+
+// run is the daemon's life, from nothing to nothing.
+func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Emitter) error {
+	debug.SetGCPercent(collectAt)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	if err := capability.Keep(); err != nil { // the programs that the daemon runs need none
+		return err
+	}
+	inherited := handover.Inherited()
+	emitter.Emit(events.DaemonStarts, events.About{Version: defaults.Version(), PID: os.Getpid()})
+
+	// The sockets come first: if another vifproxyd runs, they show it before anything of its is removed.
+	socket, err := control.Listen(o.controlSocket, o.socketGroup)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	name, err := alone()
+	if err != nil {
+		return err
+	}
+	defer name.Close()
+
+	d := parts{options: o, log: log, backlog: backlog, events: emitter, socket: socket}
+	defer d.close()
+	if err := d.open(ctx, inherited); err != nil {
+		return err
+	}
+	s := d.supervisor(ctx)
+	d.watch(ctx, s, hup)
+	err = s.Run(ctx)
+	stop()
+	d.helpers.Wait()
+	return err
+}
+
+// parts are what run wires together.
+type parts struct {
+	options
+	log     *slog.Logger
+	backlog *backlog.Queue
+	events  *events.Emitter
+	socket  *control.Listener
+
+	alarm       *alarm
+	way         *way
+	users       *tinyproxy.Identities
+	proxies     *proxies.Tinyproxies
+	names       *names
+	confinement control.Confinement
+	systemd     *notifier
+	ruleFiles   *rules.Reader
+	chains      *forward.Reader
+	binary      tinyproxy.Binary   // as last seen
+	owned       func(e wire.Event) // tells the supervisor
+	closers     []func()           // in the order in which they were opened
+	helpers     sync.WaitGroup     // goroutines beside the loop
+}
+
+// open opens the parts. First all is closed, then cleaned: no binding is left when the processes of an earlier run are ended, and the
+// fence is there before any proxy. What it has opened when it fails, close closes.
+func (d *parts) open(ctx context.Context, inherited []*os.File) (err error) {
+	if d.alarm, err = newAlarm(); err != nil {
+		return err
+	}
+	fw, err := backend.Open(ctx, d.log, d.firewall, d.ports())
+	if err != nil {
+		return err
+	}
+	sandbox, confinement, err := proxies.Confine(d.events, d.requireConfinement)
+	if err != nil {
+		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
+	}
+	d.confinement = confinement
+	if d.way, err = choose(ctx, d.log, d.options, fw, sandbox.Group(), inherited); err != nil {
+		sandbox.Close()
+		return err
+	}
+	d.closers = append(d.closers, d.way.close)
+	fw = d.way.firewall
+	d.users = new(tinyproxy.Identities)
+	d.proxies, err = proxies.Launch(ctx, d.events, proxies.Options{
+		Binary: d.tinyproxy, RuntimeDir: d.runtimeDir, CompatDir: d.compatDir, Users: d.users, Sandbox: sandbox, Egress: d.egress,
+		Switchboard: d.way.launch(), Prompt: d.way.kernel != nil,
+	})
+	if err != nil {
+		sandbox.Close()
+		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
+	}
+	d.closers = append(d.closers, d.proxies.Close)
+	d.names, err = startNames(ctx, sandbox, confinement, fw, d.proxies, d.events, func(e wire.Event) { d.owned(e) })
+	if err != nil {
+		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))
+	}
+	d.closers = append(d.closers, d.names.Stop)
+	d.systemd = newNotifier(toSystemd)
+	d.closers = append(d.closers, func() { d.systemd.close(lastWords) })
+	return nil
+}
+
+// close closes the parts, the last one first.
+func (d *parts) close() {
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		d.closers[i]()
+	}
+}
+
+// supervisor makes the supervisor of these parts.
+func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
+	d.chains = new(forward.Reader)
+	d.ruleFiles = rules.NewReader(d.rulesDir, d.template)
+	s := supervisor.New(supervisor.Config{
+		ReadLinks:    netwatch.Read,
+		LookAtLinks:  netwatch.Look,
+		ReadRules:    d.ruleFiles.Read,
+		RulesChanged: d.ruleFiles.Changed,
+		ReadBinary: func() (tinyproxy.Binary, error) {
+			found, err := tinyproxy.Identify(d.tinyproxy)
+			if err == nil && found != d.binary {
+				d.binary = found
+				d.helpers.Go(func() { warnOfAdvisories(ctx, d.events, found) })
+			}
+			return found, err
+		},
+		ReadListeners: sockdiag.ReadListeners,
+		ReadPlaces:    func(files ...string) string { return confine.Places(files...) + d.proxies.Renewals() },
+		ReadResolvers: d.names.readServers,
+		LookUp:        d.names.lookUp,
+		Asker:         d.names.Asker,
+		InForce:       d.names.configure,
+		HoldOwned:     d.holdOwned,
+		Attempts:      firewall.Attempts,
+		Beyond:        nft.Beyond,
+		ReadStops:     d.stops().Read, WriteStops: d.stops().Write,
+		BootTime: bootTime, WakeAt: d.alarm.set,
+		Firewall:  d.way.firewall,
+		Forget:    d.way.forget(),
+		ForgetAll: d.way.forgetAll(d.options),
+		Proxies:   d.proxies,
+		Users:     d.users,
+		Confined:  d.confinement,
+		Egress:    d.egress,
+		Leave:     d.leave,
+
+		ReadForward: d.chains.Read,
+		Ports:       d.listenPorts,
+		Limits:      plan.Limits{Drain: d.drain, Generations: mostRetired, Full: mostFull},
+		Interval:    interval(),
+		Look:        look(d.way.firewall),
+		Rest:        rest,
+		Notify:      d.systemd.notify,
+		Events:      d.events,
+		Setup: control.Setup{
+			Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(d.proxyPort), Tinyproxy: d.tinyproxy,
+			RulesDir: d.rulesDir, Template: d.template, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
+			Leave: d.leave, EgressAllow: texts(d.egress),
+			Confinement: d.confinement, Switchboard: d.way.said,
+			Names: control.Names{UID: tinyproxy.NamesUID},
+		},
+		SystemdMakesFiles: systemdMakes(d.runtimeDir),
+	})
+	d.owned = s.Owned
+	d.events.NamesBy(d.names.whyNoName)
+	return s
+}

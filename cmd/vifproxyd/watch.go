@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"vifproxy/control"
+	"vifproxy/firewall/forward"
+	"vifproxy/firewall/nft"
+	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
+	"vifproxy/internal/resolvconf"
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+	"vifproxy/supervisor"
+)
+
+// watch starts all that wakes the supervisor, and what else goes on beside it, until ctx ends.
+func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan os.Signal) {
+	d.names.watch(s)
+	d.ruleFiles.OnLate(func() { s.Wake(mailbox.Rules) })
+	d.proxies.OnLogProblem(func() { s.Impaired("logs of proxies", d.proxies.LogProblem) })
+	d.helpers.Go(func() { d.alarm.run(ctx, func() { s.Wake(0) }) })
+	d.helpers.Go(func() {
+		d.proxies.KeepFiles(ctx, func(err error) {
+			s.Impaired("files of proxies", func() error { return err })
+			s.Wake(mailbox.Resolvers) // with them, places are read
+		})
+	})
+	d.helpers.Go(func() {
+		nft.KeepEvicting(ctx, func(err error) {
+			s.Impaired("connection tracking", func() error { return err })
+		})
+	})
+	d.helpers.Go(func() { d.way.watch(ctx, func() { s.Wake(mailbox.Firewall) }) })
+	d.backlog.OnChange(func() { s.Impaired("log", d.backlog.Problem) })
+	watch := func(what string, input mailbox.Reason, f func(ctx context.Context, report func(error)) error) {
+		d.helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })
+	}
+	watch("netlink", mailbox.Links, func(ctx context.Context, report func(error)) error {
+		return netwatch.Watch(ctx, func(h netwatch.Hint) { report(nil); s.Hint(h) })
+	})
+	watch("rule directory", mailbox.Rules, func(ctx context.Context, report func(error)) error {
+		return rules.Watch(ctx, d.rulesDir, d.template, func() { s.Wake(mailbox.Rules) }, report)
+	})
+	watch("resolvers", mailbox.Resolvers, func(ctx context.Context, report func(error)) error {
+		return resolvconf.Watch(ctx, resolvconf.Files, func() { s.Wake(mailbox.Resolvers) }, report)
+	})
+	watch("nftables", mailbox.Firewall, func(ctx context.Context, report func(error)) error {
+		return nft.Watch(ctx, func() { report(nil); s.Wake(mailbox.Firewall) })
+	})
+	watch("links", mailbox.Firewall, func(ctx context.Context, report func(error)) error {
+		return forward.WatchLinks(ctx, func() {
+			report(nil)
+			d.chains.LinksChanged()
+			s.Wake(mailbox.Firewall)
+		})
+	})
+	removed := false // the socket
+	watch("control socket", 0, func(ctx context.Context, report func(error)) error {
+		if removed {
+			if err := d.socket.Again(); err != nil {
+				return err
+			}
+		}
+		report(nil)
+		err := control.Serve(ctx, d.socket, s, d.log)
+		removed = errors.Is(err, control.ErrRemoved)
+		return err
+	})
+	d.helpers.Go(func() {
+		for {
+			select {
+			case <-hup:
+				d.events.Emit(events.Reloading, events.About{Why: "SIGHUP"})
+				if err := s.Reload(ctx); err != nil && ctx.Err() == nil {
+					d.log.Error("cannot read everything again", "err", err)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
