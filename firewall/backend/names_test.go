@@ -1,15 +1,19 @@
 package backend
 
 import (
+	"context"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/forward"
 )
 
 // A resolverSocket answers from the address at which it was asked, and says which that was.
@@ -145,5 +149,45 @@ func TestWithoutAResolver(t *testing.T) {
 	}
 	if !AsksByUDP(t, PersonalUID, Internet+":53") {
 		t.Error("no question by UDP")
+	}
+}
+
+// TestForwardIsReadBesidePins: a pin is a new generation of the ruleset. However many there are, the chains of hook forward are read.
+func TestForwardIsReadBesidePins(t *testing.T) {
+	EnterNamespace(t)
+	m := Machines[0]
+	m.LoadForeign(t)
+	backend := open(t, m)
+	Sync(t, backend, firewall.State{})
+	ns, err := netns.Get()
+	Must(t, err)
+	defer ns.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, pins := make(chan struct{}), 0
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // and never unlocked: it may dial again
+		if err := netns.Set(ns); err != nil {
+			t.Error(err)
+			return
+		}
+		for ; ctx.Err() == nil; pins++ {
+			addr := netip.AddrFrom4([4]byte{93, 0, byte(pins >> 8), byte(pins)})
+			if err := backend.Pin(ctx, []firewall.Pin{{UID: PersonalUID, Addr: addr}}, time.Hour); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	}()
+	var reader forward.Reader
+	for range 500 {
+		if f, err := reader.Read(t.Context()); err != nil || len(f.Barred) > 0 {
+			t.Errorf("%+v, %v", f, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	<-ended
+	if pins < 100 {
+		t.Errorf("%d pins meanwhile: this shows nothing", pins)
 	}
 }

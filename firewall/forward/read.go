@@ -70,7 +70,7 @@ func (r *Reader) Read(ctx context.Context) (firewall.Forward, error) {
 			return firewall.Forward{}, fmt.Errorf("read chains of hook forward: %w", err)
 		}
 	}
-	if err = r.readChains(); err != nil {
+	if err = ruleset.Undisturbed(r.readChains); err != nil {
 		_ = r.conn.Close() // answers may be under way
 		r.conn, r.chains = nil, nil
 		if !ruleset.Unsupported(err) {

@@ -95,17 +95,19 @@ func isDoubt(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(e
 // beside makes changes to elements that no State says. What is known of the kernel stays known, unless another program has changed
 // something since.
 func (k *kernel) beside(changes [][]byte) error {
-	if known := k.last.generation; known != 0 && !k.stale {
-		err := k.Transact(known, changes)
-		if err == nil {
-			k.last.generation = ruleset.Following(known)
+	return ruleset.Undisturbed(func() error {
+		if known := k.last.generation; known != 0 && !k.stale {
+			err := k.Transact(known, changes)
+			if err == nil {
+				k.last.generation = ruleset.Following(known)
+			}
+			if !errors.Is(err, ruleset.ErrStale) {
+				return err
+			}
+			k.stale = true // the next Sync reads
 		}
-		if !errors.Is(err, ruleset.ErrStale) {
-			return err
-		}
-		k.stale = true // the next Sync reads
-	}
-	return k.Transact(0, changes)
+		return k.Transact(0, changes)
+	})
 }
 
 // restorePins makes the kernel hold what is pinned, however it has come about that it does not. It returns how many elements it wrote.

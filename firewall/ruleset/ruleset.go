@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -41,6 +42,17 @@ var (
 // EINVAL).
 func Unsupported(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// undisturbed keeps the pins of this process away from who compares generations.
+var undisturbed sync.Mutex
+
+// Undisturbed runs f while this process pins nothing: a pin makes a generation, and there may be a hundred in a second. Who reads several
+// things, and compares the generation before and after that, would never see the same one twice.
+func Undisturbed(f func() error) error {
+	undisturbed.Lock()
+	defer undisturbed.Unlock()
+	return f()
 }
 
 // Dial connects to the nftables of the network namespace of this thread.
