@@ -212,6 +212,14 @@ func TestAnswers(t *testing.T) {
 				q.Send(m)
 			}
 		}, "its answer is too long for UDP, and by TCP: EOF", 0},
+		"truncated, with nothing, and silent by TCP": {func(q asktest.Query) {
+			if q.TCP {
+				q.Hang()
+			} else if m := q.Message(); true {
+				m.Truncated = true
+				q.Send(m)
+			}
+		}, "its answer is too long for UDP, and by TCP: no answer", 0},
 		"truncated in a record": {func(q asktest.Query) {
 			if q.TCP {
 				right(q)

@@ -24,6 +24,8 @@ const (
 	wrongMax    = 100             // messages by UDP that are not the answer, until another port is taken
 )
 
+var errNoAnswer = errors.New("no answer")
+
 // errUnheard says that an exchange has ended without an answer, and that nobody need be told.
 var errUnheard = errors.New("nobody listens any more")
 
@@ -127,8 +129,12 @@ func (e exchange) unreachable(asked time.Time, err error) error {
 // plain returns what the kernel says, without what was tried.
 func plain(err error) error {
 	var number syscall.Errno
-	if errors.As(err, &number) {
+	var timeout net.Error
+	switch {
+	case errors.As(err, &number):
 		return number
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return errNoAnswer
 	}
 	return err
 }

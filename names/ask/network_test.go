@@ -64,7 +64,7 @@ func TestNoRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		time.Sleep(500 * time.Millisecond) // between the first and the second try
+		time.Sleep(100 * time.Millisecond) // between the first and the second try
 		up(t, "203.0.113.53/32")
 		asktest.StartAt(t, netip.MustParseAddrPort("203.0.113.53:53"), right)
 	}()

@@ -9,7 +9,7 @@ import (
 )
 
 // rounds are the times after which all servers are asked again that have said nothing: a packet may be lost.
-var rounds = []time.Duration{time.Second, 3 * time.Second, 6 * time.Second}
+var rounds = []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 4 * time.Second}
 
 const (
 	silentTotal = 4 * time.Second // for a question, if all servers are known to be silent
