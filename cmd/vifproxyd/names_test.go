@@ -92,10 +92,12 @@ func TestUpstreamsThatRotateAreReached(t *testing.T) {
 		}
 		// What whoever answers for the name makes of it.
 		s.Host("proxy.corp.example", netip.MustParseAddr("127.0.0.1"))
-		said, _, status := s.ctl("explain", "work", "http://bank.example/")
-		if status != 1 || !strings.Contains(said, "127.0.0.1 is refused") {
-			t.Errorf("explain: exit status %d, %s", status, said)
-		}
+		s.until("explain says so", func() error {
+			if said, _, status := s.ctl("explain", "work", "http://bank.example/"); status != 1 || !strings.Contains(said, "127.0.0.1 is refused") {
+				return fmt.Errorf("exit status %d, %s", status, said)
+			}
+			return nil
+		})
 		s.stop()
 	})
 }
