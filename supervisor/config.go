@@ -34,6 +34,7 @@ type Config struct {
 	ReadListeners func() (sockdiag.Listeners, error)
 	ReadForward   func(context.Context) (firewall.Forward, error)
 	LookUp        func(ctx context.Context, host string) ([]netip.Addr, error)
+	NoName        func(uid uint32, host string) (why string)
 	Asker         func(uid uint32) netip.AddrPort // where the kernel sends the questions of a proxy's uid on to; nil to nobody
 	InForce       func()                          // when the firewall lets the resolver ask what ReadResolvers has returned
 	Attempts      func(uid uint32, port uint16) ([]firewall.Attempt, error)

@@ -326,6 +326,7 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)}), 5353)
 			},
 			InForce: func() {},
+			NoName:  func(uint32, string) string { return "" },
 			Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()

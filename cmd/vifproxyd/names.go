@@ -79,6 +79,12 @@ func (n *names) watch(s *supervisor.Supervisor) {
 	})
 }
 
+// noName returns what the resolver has said of a name that has no address for a proxy's uid.
+func (n *names) noName(uid uint32, host string) string {
+	_, why, _ := n.Why(uid, host)
+	return why
+}
+
 // whyNoName returns a denied request with what the resolver knows of its name.
 func (n *names) whyNoName(d events.Denial) (events.Denial, bool) {
 	failure, why, ok := n.Why(d.UID, d.Host)

@@ -163,6 +163,7 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		ReadResolvers: d.names.readServers,
 		LookUp:        d.names.lookUp,
 		Asker:         d.names.Asker,
+		NoName:        d.names.noName,
 		InForce:       d.names.configure,
 		HoldOwned:     d.holdOwned,
 		Attempts:      firewall.Attempts,

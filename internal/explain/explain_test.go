@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"strings"
-	"syscall"
 	"testing"
 
 	"vifproxy/firewall"
@@ -130,28 +127,6 @@ func TestExplainFence(t *testing.T) {
 		}
 		if err != nil || got != tt.want {
 			t.Errorf("%s with %q: %s, want %s (%v)", tt.address, tt.lines, got, tt.want, err)
-		}
-	}
-}
-
-// A failure to look a name up is told in no words of Go.
-func TestWhyANameHasNoAddress(t *testing.T) {
-	call := func(errno error) error {
-		err := &net.OpError{Op: "write", Net: "udp", Source: &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 41564},
-			Addr: &net.UDPAddr{IP: net.IPv4(10, 139, 1, 2), Port: 53}, Err: os.NewSyscallError("write", errno)}
-		return &net.DNSError{Err: err.Error(), Name: "a.example", Server: "10.139.1.2:53"}
-	}
-	for want, err := range map[string]error{
-		"no such host": &net.DNSError{Err: "no such host", IsNotFound: true},
-		"no name server has answered": &net.DNSError{Err: "read udp 192.0.2.2:41564->10.139.1.2:53: i/o timeout",
-			Server: "10.139.1.2:53", IsTimeout: true},
-		"the name server 10.139.1.2:53 answers with an error":                           &net.DNSError{Err: "server misbehaving", Server: "10.139.1.2:53"},
-		"a rule of this VM's firewall drops questions to the name server 10.139.1.2:53": call(syscall.EPERM),
-		"the name server 10.139.1.2:53 cannot be asked: network is unreachable":         call(syscall.ENETUNREACH),
-		"it has none": errors.New("it has none"),
-	} {
-		if got := lookupError(err); got != want {
-			t.Errorf("%v: %q, want %q", err, got, want)
 		}
 	}
 }

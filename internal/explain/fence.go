@@ -22,7 +22,7 @@ func (x Explainer) fenceStep(ctx context.Context, s Subject, r tinyproxy.Request
 	}
 	addrs, err := x.addressesOf(ctx, r.Host)
 	if err != nil {
-		step.Says = "not asked, as no address of the host is known now: " + lookupError(err)
+		step.Says = "not asked, as no address of the host is known now: " + err.Error()
 		return step, by, nil
 	}
 	open := s.Fence // the port for this proxy

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 type Tried struct {
 	tinyproxy.Outcome
 	Stuck netip.AddrPort // where what was sent has not left this VM for; the zero AddrPort if all has
+	Name  string         // why the resolver has given it no address; "" if that is not known
 	Err   error
 }
 
@@ -55,8 +57,8 @@ func (t Tried) step(r tinyproxy.Request) control.Step {
 		step.Says = fmt.Sprintf("the Upstream does not answer within %v", took)
 	case t.Stage == tinyproxy.Unknown:
 		step.Says = "the name does not resolve"
-		if t.Why != "" {
-			step.Says += ": " + t.Why
+		if why := cmp.Or(t.Name, t.Why); why != "" {
+			step.Says += ": " + why
 		}
 	case t.Stage == tinyproxy.Resolving:
 		step.Says = fmt.Sprintf("no resolver has answered within %v", took)

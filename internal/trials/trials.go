@@ -44,6 +44,7 @@ type Means struct {
 	Starter  proxies.Starter
 	UIDs     *tinyproxy.Identities
 	Attempts func(uid uint32, port uint16) ([]firewall.Attempt, error)
+	NoName   func(uid uint32, host string) (why string) // "" if a name has an address, or if that is not known
 	// Change has the owner of the list call a function, and write the firewall again.
 	Change func(func())
 	// End does the same, and frees the port.
@@ -197,6 +198,9 @@ func (r runner) run(ctx, life context.Context) {
 		o := explain.Tried{}
 		if o.Outcome, o.Err = proxy.Ask(ctx, r.from); o.Err == nil && o.Stage == tinyproxy.Opening {
 			o.Stuck = r.stuck()
+		}
+		if o.Err == nil && o.Stage == tinyproxy.Unknown {
+			o.Name = r.NoName(r.uid, r.Request.Host)
 		}
 		r.outcome <- o
 		r.Change(r.over)
