@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
+	"vifproxy/tinyproxy"
 )
 
 type action struct {
@@ -49,6 +50,7 @@ var actions = []action{
 	{2, "directory away", (*chaos).directoryAway},
 	{3, "directory unreadable", (*chaos).directoryUnreadable},
 	{6, "kill proxies", (*chaos).killProxies},
+	{4, "kill resolver", (*chaos).killResolver},
 	{4, "kill daemon", func(c *chaos) string { c.end(syscall.SIGKILL); return "" }},
 	{2, "stop daemon", func(c *chaos) string { c.end(syscall.SIGTERM); return "" }},
 	{9, "start daemon", func(c *chaos) string { c.up(c.rng.IntN(2) == 0); return "" }},
@@ -228,6 +230,15 @@ func (c *chaos) killProxies() string {
 		}
 	}
 	return victim
+}
+
+// killResolver ends the resolver, or has it stand still. Nobody is disturbed: questions wait until another one runs.
+func (c *chaos) killResolver() string {
+	how := []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP}[c.rng.IntN(2)]
+	for _, pid := range c.processes(func(uid uint32) bool { return uid == tinyproxy.NamesUID }) {
+		syscall.Kill(pid, how) //nolint:errcheck // it may have ended by itself
+	}
+	return how.String()
 }
 
 func ownerOf(pid int) uint32 {

@@ -13,7 +13,13 @@ import (
 )
 
 // proxies are the processes of our user ids in the firewall VM's network, without the resolver.
-func (s *site) proxies() (pids []int) {
+func (s *site) proxies() []int {
+	s.Helper()
+	return s.processes(func(uid uint32) bool { return uid != tinyproxy.NamesUID })
+}
+
+// processes are those of our user ids in the firewall VM's network.
+func (s *site) processes(are func(uid uint32) bool) (pids []int) {
 	s.Helper()
 	s.must(s.Do(func() error {
 		here, err := os.Readlink("/proc/thread-self/ns/net")
@@ -26,7 +32,7 @@ func (s *site) proxies() (pids []int) {
 		}
 		for _, dir := range processes {
 			var stat syscall.Stat_t
-			if syscall.Stat(dir, &stat) != nil || stat.Uid>>28 != 7 || stat.Uid == tinyproxy.NamesUID {
+			if syscall.Stat(dir, &stat) != nil || stat.Uid>>28 != 7 || !are(stat.Uid) {
 				continue
 			}
 			if there, err := os.Readlink(dir + "/ns/net"); err == nil && there == here {
