@@ -48,12 +48,18 @@ type Asker struct {
 	sockets int // that are open, of all shares
 
 	version atomic.Int64
+	changed context.Context // ends when the version does
+	change  context.CancelFunc
 }
 
 // New returns an Asker that has no servers.
-func New() *Asker { return &Asker{} }
+func New() *Asker {
+	a := &Asker{}
+	a.changed, a.change = context.WithCancel(context.Background())
+	return a
+}
 
-// Configure sets which servers are asked from now on. It keeps what is known of servers that stay.
+// Configure sets which servers are asked from now on, also by questions that are under way. It keeps what is known of servers that stay.
 func (a *Asker) Configure(c Config) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -79,6 +85,8 @@ func (a *Asker) Configure(c Config) {
 	a.dots = c.Dots
 	if !slices.Equal(a.servers, former) || !slices.Equal(a.search, formerSearch) || a.dots != formerDots {
 		a.version.Add(1)
+		a.change()
+		a.changed, a.change = context.WithCancel(context.Background())
 	}
 }
 
@@ -103,14 +111,42 @@ func (a *Asker) Silent() bool {
 func (s *Share) Ask(ctx context.Context, name string, t dnsmessage.Type) (Answer, error) {
 	limited, cancel := context.WithTimeout(ctx, total)
 	defer cancel()
+	for {
+		current, stop := s.asker.current(limited)
+		answer, err := s.search(current, name, t)
+		changed := current.Err() != nil && limited.Err() == nil
+		stop()
+		switch {
+		case err == nil:
+			return answer, nil
+		case ctx.Err() != nil:
+			return Answer{}, ctx.Err()
+		case !changed:
+			return Answer{}, err
+		}
+	}
+}
+
+// current returns a context that ends when other servers are to be asked.
+func (a *Asker) current(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	stop := context.AfterFunc(a.changed, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// search asks for the addresses of what a name may stand for.
+func (s *Share) search(ctx context.Context, name string, t dnsmessage.Type) (Answer, error) {
 	none := Answer{NoSuchName: true, TTL: ttlMax}
 	var failed error
 	for _, full := range s.asker.candidates(name) {
-		answer, err := s.follow(limited, full, t)
+		answer, err := s.follow(ctx, full, t)
 		var e *Error
 		switch {
-		case ctx.Err() != nil:
-			return Answer{}, ctx.Err()
 		case errors.As(err, &e) && e.Reason == ServerError: // as the C library does: the next domain may have it
 			failed = err
 		case err != nil:

@@ -506,6 +506,29 @@ func TestContext(t *testing.T) {
 	}
 }
 
+// If other servers are to be asked, they are asked what is under way.
+func TestOtherServersMeanwhile(t *testing.T) {
+	t.Parallel()
+	asker, share, silent := asking(t, dead)
+	good := asktest.Start(t, "127.0.0.1", func(q asktest.Query) {
+		if q.Name == "nas.home.example." {
+			right(q)
+		} else {
+			q.None(dnsmessage.RCodeNameError, 60)
+		}
+	})
+	go func() {
+		for silent[0].Asked() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		asker.Configure(ask.Config{Servers: []netip.AddrPort{good.Addr}, Search: []string{"home.example"}, Dots: 1})
+	}()
+	answer, err := share.Ask(t.Context(), "nas", typA)
+	if err != nil || len(answer.Addrs) != 1 || silent[0].Asked() != 1 {
+		t.Errorf("%v, %v; the server before was asked %d times", answer, err, silent[0].Asked())
+	}
+}
+
 // Resolv.conf may have servers of IPv6.
 func TestServerOfIPv6(t *testing.T) {
 	t.Parallel()
