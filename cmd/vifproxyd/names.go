@@ -30,6 +30,8 @@ type names struct {
 	pinHosts bool
 	read     *wire.Settings // nil if they were told
 	told     wire.Settings
+	problem  string // of the reader, as it was told
+	tell     func() // it
 }
 
 // startNames starts the resolver. From then on proxies ask it.
@@ -52,7 +54,19 @@ func (n *names) readServers() ([]netip.Addr, error) {
 	settings, err := n.reader.Read()
 	settings.PinHosts = n.pinHosts
 	n.read = &settings
+	if problem := n.reader.Problem(); errorText(problem) != n.problem {
+		n.problem = errorText(problem)
+		n.tell()
+	}
 	return settings.Servers, err
+}
+
+// errorText returns the text of an error; "" if there is none.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // configure tells the resolver what was read. The firewall lets it ask those name servers by now.
@@ -72,8 +86,9 @@ func (n *names) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
 	return n.LookUp(ctx, 0, host)
 }
 
-// watch has the supervisor told if the resolver does not run.
+// watch has the supervisor told if the resolver does not run, and what is wrong with hosts(5). It comes before the loop.
 func (n *names) watch(s *supervisor.Supervisor) {
+	n.tell = func() { s.Impaired("hosts", n.reader.Problem) }
 	n.OnChange(func() {
 		time.AfterFunc(restartPatience, func() { s.Impaired("resolver", n.Problem) })
 	})

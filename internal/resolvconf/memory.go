@@ -7,26 +7,25 @@ import (
 )
 
 const (
-	// asked is how many resolvers of one resolv.conf the C library asks (MAXNS in glibc's resolv.h).
+	// asked is how many name servers of one resolv.conf are asked: as many as the C library asks (MAXNS in glibc's resolv.h).
 	asked = 3
 
-	// formerFor is how long a resolver stays open that resolv.conf no longer has. glibc looks at the file when a look-up begins, and
-	// then asks the resolvers that it had until that look-up ends (2.36, maybe_init in resolv/resolv_context.c). If none of three
-	// answers, it waits 5, 3 and 6 s for them, twice (send_dg in resolv/res_send.c, RES_TIMEOUT, RES_DFLRETRY): 28 s.
-	formerFor = 30 * time.Second
+	// formerFor is how long a name server stays open that resolv.conf no longer has. The resolver then asks others, but for the questions
+	// that are under way: an answer takes 15 s at most (flightTime in package names).
+	formerFor = 15 * time.Second
 
-	// formerMax is how many such resolvers are open: those of two earlier versions of the file.
+	// formerMax is how many such name servers are open: those of two earlier versions of the file.
 	formerMax = 2 * asked
 )
 
-// A Memory knows the resolvers that look-ups may ask: those that resolv.conf has, and for 30 s those that it had before. The zero
-// Memory knows none.
+// A Memory knows the name servers that may be asked: those that resolv.conf has, and for 15 s those that it had before. The zero Memory
+// knows none.
 type Memory struct {
 	listed []netip.Addr
 	former []former // in the order of their ends
 }
 
-// A former resolver is one that resolv.conf no longer has.
+// A former name server is one that resolv.conf no longer has.
 type former struct {
 	addr netip.Addr
 	end  time.Time // from then on nobody asks it
@@ -42,7 +41,7 @@ func (m *Memory) Listed(resolvers []netip.Addr, now time.Time) {
 	m.former = m.former[max(0, len(m.former)-formerMax):]
 }
 
-// Open returns the resolvers that look-ups may ask.
+// Open returns the name servers that may be asked.
 func (m *Memory) Open(now time.Time) []netip.Addr {
 	open := slices.Clone(m.listed)
 	for _, f := range m.former {
@@ -53,7 +52,7 @@ func (m *Memory) Open(now time.Time) []netip.Addr {
 	return open
 }
 
-// Next returns when the next resolver is to be closed; the zero time if none is.
+// Next returns when the next name server is to be closed; the zero time if none is.
 func (m *Memory) Next() time.Time {
 	if len(m.former) == 0 {
 		return time.Time{}

@@ -19,9 +19,6 @@ const (
 	// confMax is how long resolv.conf may be.
 	confMax = 64 << 10
 
-	// serversMax is how many name servers of it are asked. The C library asks three.
-	serversMax = 8
-
 	// domainsMax is how many domains of it are appended to names.
 	domainsMax = 16
 
@@ -122,7 +119,7 @@ func parseConf(text string) (servers []netip.Addr, search []string, dots int) {
 		switch words[0] {
 		case "nameserver":
 			addr, err := netip.ParseAddr(words[1])
-			if addr = addr.Unmap().WithZone(""); err == nil && len(servers) < serversMax && !slices.Contains(servers, addr) {
+			if addr = addr.Unmap().WithZone(""); err == nil && len(servers) < asked && !slices.Contains(servers, addr) {
 				servers = append(servers, addr)
 			}
 		case "domain", "search":
