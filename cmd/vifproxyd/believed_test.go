@@ -239,34 +239,49 @@ func (s *site) ownEtc() (change func(script string)) {
 	}
 }
 
-// The sandbox of a proxy lets it read resolv.conf where that was when it started.
+// resolv.conf is not the business of proxies: whatever becomes of the file, those that run go on, and names are asked for where it says.
 func TestResolvConfBecomesALink(t *testing.T) {
 	onBoth(t, func(s *site) {
 		change := s.ownEtc()
 		s.startWork()
 		pid := s.show()["work"].PID
 		conn := s.tunnel("work", "bank.example:443")
-		for _, step := range []string{
+		// The first name server is silent from now on.
+		s.inFirewall("nft", "add table ip other; add chain ip other in { type filter hook prerouting priority -300; }; "+
+			"add rule ip other in ip saddr 10.139.1.1 drop")
+		other := lab.OtherNameServer.String()
+		for _, step := range []struct{ server, script string }{
 			// as `dpkg -i systemd-resolved` does, and VPN clients
-			`mkdir -p $DIR/resolve; cp /etc/resolv.conf $DIR/resolve/stub; ln -s $DIR/resolve/stub /etc/r; mv -T /etc/r /etc/resolv.conf`,
+			{other, `mkdir -p $DIR/resolve; echo "nameserver $NS" >$DIR/resolve/stub; ln -s $DIR/resolve/stub /etc/r; mv -T /etc/r /etc/resolv.conf`},
 			// its service restarts
-			`cp $DIR/resolve/stub $DIR/stub; rm -r $DIR/resolve; mkdir $DIR/resolve; cp $DIR/stub $DIR/resolve/stub`,
+			{"10.139.1.2", `rm -r $DIR/resolve; mkdir $DIR/resolve; echo "nameserver $NS" >$DIR/resolve/stub`},
 			// one more link, by way of a directory that is one
-			`mkdir $DIR/vpn; ln -s $DIR/resolve $DIR/vpn/d; ln -s $DIR/vpn/d/stub /etc/r; mv -T /etc/r /etc/resolv.conf
-				mkdir $DIR/new; cp $DIR/stub $DIR/new/stub; ln -sfn $DIR/new $DIR/vpn/d; rm -r $DIR/resolve`,
+			{other, `mkdir $DIR/vpn; ln -s $DIR/resolve $DIR/vpn/d; ln -s $DIR/vpn/d/stub /etc/r; mv -T /etc/r /etc/resolv.conf
+				mkdir $DIR/new; echo "nameserver $NS" >$DIR/new/stub; ln -sfn $DIR/new $DIR/vpn/d; rm -r $DIR/resolve`},
 			// and it is a file again
-			`cp $DIR/stub /etc/r; mv -T /etc/r /etc/resolv.conf`,
+			{"10.139.1.2", `echo "nameserver $NS" >/etc/r; mv -T /etc/r /etc/resolv.conf`},
 		} {
-			change(step)
-			s.until("a new process serves", func() error {
-				if now := s.show()["work"].PID; now == pid || now == 0 {
-					return fmt.Errorf("pid %d still", now)
+			change("NS=" + step.server + "; " + step.script)
+			s.until("the name server is open", func() error {
+				if rules := s.ruleset(); !strings.Contains(rules, step.server) {
+					return fmt.Errorf("it is not: %s", rules)
 				}
 				return nil
 			})
-			pid = s.show()["work"].PID
 			s.opens("work", "http://bank.example/", "https://bank.example/")
+			if now := s.show()["work"].PID; now != pid {
+				t.Errorf("another process serves: %d, and before %d", now, pid)
+			}
 		}
+		change(`cp /etc/hosts $DIR/hosts; seq 5000 | sed 's/^/0.0.0.0 ads/' >/etc/hosts`)
+		s.says("show", "only its first 4096 lines count")
+		change(`cp $DIR/hosts /etc/hosts`)
+		s.until("nothing is wrong with hosts", func() error {
+			if text, _, _ := s.ctl("show"); strings.Contains(text, "4096") {
+				return fmt.Errorf("%s", text)
+			}
+			return nil
+		})
 		if _, err := conn.Write([]byte("x")); err != nil {
 			t.Errorf("the tunnel was cut: %v", err)
 		}

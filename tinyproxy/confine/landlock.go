@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"unsafe"
 
@@ -14,15 +13,13 @@ import (
 	"vifproxy/tinyproxy/kernel"
 )
 
-// Resolver is the files that the C library reads to find addresses: resolv.conf(5), hosts(5), nsswitch.conf(5), gai.conf(5),
-// host.conf(5).
-var Resolver = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf"}
-
-// A proxy reads these in addition to its own files. /etc is open as a whole, because network managers replace resolv.conf by a
-// new file, to which a rule for the old one does not apply. File modes protect what is secret in /etc.
+// A proxy reads these in addition to its own files, and nothing in /etc but the time zone. If the C library can read neither
+// resolv.conf(5) nor nsswitch.conf(5), it asks 127.0.0.1 for names, by DNS and by nothing else (glibc 2.36, __res_vinit in
+// resolv/res_init.c; tried), and the kernel sends these questions on to our resolver. The loader does without /etc/ld.so.cache, which
+// is about libraries in these directories.
 var (
 	libraries  = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
-	otherFiles = []string{"/etc", "/etc/localtime", "/usr/share/tinyproxy", "/sys/devices/system/cpu/online"}
+	otherFiles = []string{"/etc/localtime", "/usr/share/tinyproxy", "/sys/devices/system/cpu/online"}
 )
 
 const (
@@ -56,7 +53,6 @@ func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
 	path(executable, p.executes...)
 	path(readable, libraries...)
 	path(readable, otherFiles...)
-	path(readable, resolverDirs()...)
 	path(readable, b.Read...)
 	if p.scratch {
 		path(scratch, "/tmp")
@@ -105,34 +101,16 @@ func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
 	return nil
 }
 
-// Places returns a text for the part of the file system that a sandbox depends on: the given files, and the targets of links
-// among the resolver's files. If the text changes, sandboxes must be made again. A rule of Landlock is about an inode, so a
-// proxy does not see a file that has replaced another. If the directory of resolv.conf was replaced, it answers every request
-// with an error.
+// Places returns a text for the files that a sandbox opens and that somebody may replace. If the text changes, sandboxes must be made
+// again, because a rule of Landlock is about an inode.
 func Places(files ...string) string {
 	var text strings.Builder
-	for _, path := range append(resolverDirs(), files...) {
+	for _, path := range files {
 		var st unix.Stat_t
 		err := unix.Stat(path, &st)
 		fmt.Fprintf(&text, "%q %d %d %v\n", path, st.Dev, st.Ino, err)
 	}
 	return text.String()
-}
-
-// resolverDirs returns the directories of the resolver's files that are links, as with systemd-resolved, which replaces them
-// there. If other programs use the directory too, it returns the file alone.
-func resolverDirs() (paths []string) {
-	for _, file := range Resolver {
-		real, err := filepath.EvalSymlinks(file)
-		if err != nil || filepath.Dir(real) == "/etc" {
-			continue
-		}
-		if dir := filepath.Dir(real); strings.Count(dir, "/") >= 2 {
-			real = dir
-		}
-		paths = append(paths, real)
-	}
-	return paths
 }
 
 // A program is what must be known of a tinyproxy to run it.

@@ -45,6 +45,7 @@ var attempts = []attempt{
 	{"connect to an abstract socket", func(t targets) error { return dial(t["Abstract"]) }},
 	{"connect to the control socket", func(t targets) error { return dial(t["Control"]) }},
 	{"read /etc/shadow", func(targets) error { return openFor(unix.O_RDONLY, "/etc/shadow") }},
+	{"read /etc/passwd", func(targets) error { return openFor(unix.O_RDONLY, "/etc/passwd") }},
 	{"signal the daemon", func(t targets) error { return unix.Kill(t.number("Daemon"), 0) }},
 	{"signal another proxy", func(t targets) error { return unix.Kill(t.number("OtherProxy"), 0) }},
 	{"have other processes ended for lack of memory", func(targets) error {
