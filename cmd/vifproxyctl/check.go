@@ -70,6 +70,9 @@ func runCheck(c *call, o checkOptions) error {
 	for _, ports := range report.Ports {
 		c.warn("%s for all hosts of the list, as tinyproxy ties none to one host", ports)
 	}
+	for _, list := range report.Anywhere {
+		c.warn("%s, so whoever takes over the proxy reaches any public address", list)
+	}
 	if report.Untried != nil {
 		c.warn("patterns were not tried: %v", report.Untried)
 	}

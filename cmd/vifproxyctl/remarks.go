@@ -34,6 +34,8 @@ func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
 		}
 		if vm.List == control.Black {
 			add(vm, "black list: reaches all hosts but those in its rule file")
+		} else if vm.AnyAddress != "" {
+			add(vm, vm.AnyAddress+": whoever takes over the proxy reaches any public address")
 		}
 		switch {
 		case vm.Error != "":

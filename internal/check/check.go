@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,6 +40,7 @@ type Report struct {
 	Files    int            // rule files that were read
 	Black    []string       // paths of files that name what is forbidden
 	Ports    []string       // files that open ports, and which
+	Anywhere []string       // white lists whose proxies may connect to any public address, and why
 	Untried  error          // why tinyproxy was not asked about patterns
 	Fixed    int            // lines
 }
@@ -68,6 +70,7 @@ type checker struct {
 	ctx      context.Context
 	linter   lint.Linter
 	judge    tinyproxy.Judge
+	template rules.Template
 	config   tinyproxy.Config
 	rendered string // the text that tinyproxy gets
 }
@@ -113,6 +116,7 @@ func (k *checker) readTemplate() {
 			t = parsed
 		}
 	}
+	k.template = t
 	config, rendered, err := policy.ConfigOf(t)
 	if err != nil {
 		k.add(lint.Finding{Path: path, Problem: strings.TrimPrefix(err.Error(), path+":"), Refused: true})
@@ -197,6 +201,9 @@ func (k *checker) try(path string, content []byte) (bad []lint.Finding, err erro
 	}
 	if numbers := openPorts(file); numbers != "" {
 		k.Ports = append(k.Ports, path+" opens "+numbers)
+	}
+	if p, err := policy.New(file, nil, k.template, policy.Input{Bind: netip.IPv4Unspecified()}); err == nil && p.AnyAddress != "" && !k.linter.DefaultAllow {
+		k.Anywhere = append(k.Anywhere, fmt.Sprintf("%s: %s", path, p.AnyAddress))
 	}
 	lines, err := file.Lines(k.linter.Syntax)
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
