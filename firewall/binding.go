@@ -31,9 +31,7 @@ type Config struct {
 	FirstUID, LastUID   uint32 // uids of proxies, both ends included; fenced
 	Switchboard         bool   // hands connections to proxies; otherwise nat translates them
 
-	// NamesUID is the uid of the resolver, one of the fenced range. If it is 0 there is none: proxies ask the name servers
-	// themselves, and may connect to any public address.
-	NamesUID uint32
+	NamesUID uint32 // of the resolver, one of the fenced range
 }
 
 // isName reports whether vif is a name of an interface. It is stricter than the kernel: nft and iptables read other

@@ -20,8 +20,6 @@ import (
 //     list names;
 //   - TCP goes there to ports of the proxy's own as well;
 //   - TCP goes through openings, wherever they lead.
-//
-// Without a resolver (Config.NamesUID is 0), proxies ask the name servers, and begin connections to any public address.
 type Fence struct {
 	Resolvers []netip.Addr // the name servers
 	Ports     []uint16     // open everywhere, in addition to 80 and 443
@@ -29,10 +27,6 @@ type Fence struct {
 	Proxies   []Proxy
 	Leave     []string // interfaces by which proxies may leave, DNS included; none: any
 	Barred    []string // interfaces by which they may not, DNS included: what AppVMs send is not forwarded there
-
-	// Pinned reports whether an address is pinned for a proxy. Only Judge asks it. If it is nil, no resolver pins, and public addresses are
-	// open to all proxies.
-	Pinned func(Pin) (bool, error)
 }
 
 // A Proxy is all processes of one uid. The fence counts what it refuses to them. Openings and ports may be for it alone.

@@ -19,7 +19,8 @@ type Verdict struct {
 	Why     string   // it does not pass, or passes without an opening
 }
 
-// Judge returns what the fence does with a connection of a proxy. It follows the order of the rules without reading them: they
+// Judge returns what the fence does with a connection of a proxy to an address that it was told, or that its list names: a public address
+// is taken to be pinned, because it is as soon as the proxy has asked for its name. It follows the order of the rules without reading them: they
 // are made from the same Fence. Like them, it asks the kernel for the kind of the address, and the interface that it leads to.
 func (f Fence) Judge(uid uint32, to netip.AddrPort) (Verdict, error) {
 	addr, port := to.Addr().Unmap(), to.Port()
@@ -57,9 +58,6 @@ func (f Fence) Judge(uid uint32, to netip.AddrPort) (Verdict, error) {
 		return Verdict{Why: fmt.Sprintf("it is behind %s, and proxies may leave by %s only",
 			leads.by, strings.Join(f.Leave, ", "))}, nil
 	}
-	if port == 53 && f.Pinned == nil && slices.Contains(f.Resolvers, addr) {
-		return Verdict{Passes: true, Why: "it is a resolver"}, nil
-	}
 	if v := by(true); v.Passes {
 		return v, nil
 	}
@@ -78,32 +76,14 @@ func (f Fence) Judge(uid uint32, to netip.AddrPort) (Verdict, error) {
 	if net := within(forbidden, addr); net.IsValid() {
 		return Verdict{Why: "it is in " + net.String()}, nil
 	}
-	return f.public(uid, addr, port, slices.Contains(ports, port))
-}
-
-// public judges a connection to a public address. everywhere is whether the port is open to all proxies.
-func (f Fence) public(uid uint32, addr netip.Addr, port uint16, everywhere bool) (Verdict, error) {
-	has := func(what func(Proxy) bool) bool {
-		return slices.ContainsFunc(f.Proxies, func(p Proxy) bool { return p.UID == uid && what(p) })
-	}
-	v := Verdict{Passes: true, Why: fmt.Sprintf("port %d is open everywhere", port)}
+	owned := slices.ContainsFunc(f.Proxies, func(p Proxy) bool { return p.UID == uid && slices.Contains(p.Ports, port) })
 	switch {
-	case everywhere:
-	case has(func(p Proxy) bool { return slices.Contains(p.Ports, port) }):
-		v = Verdict{Passes: true, Own: true, Why: fmt.Sprintf("port %d is open to this proxy", port)}
-	default:
-		return Verdict{Why: fmt.Sprintf("port %d is not open", port)}, nil
+	case slices.Contains(ports, port):
+		return Verdict{Passes: true, Why: fmt.Sprintf("port %d is open everywhere", port)}, nil
+	case owned:
+		return Verdict{Passes: true, Own: true, Why: fmt.Sprintf("port %d is open to this proxy", port)}, nil
 	}
-	if f.Pinned == nil || has(func(p Proxy) bool { return p.AnyAddress || slices.Contains(p.Listed, addr) }) {
-		return v, nil
-	}
-	switch is, err := f.Pinned(Pin{uid, addr}); {
-	case err != nil:
-		return Verdict{}, fmt.Errorf("ask what is pinned: %w", err)
-	case !is:
-		return Verdict{Why: "it is not pinned: no look-up of its proxy gave this address"}, nil
-	}
-	return v, nil
+	return Verdict{Why: fmt.Sprintf("port %d is not open", port)}, nil
 }
 
 // within returns the first network that the address is in.

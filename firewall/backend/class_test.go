@@ -13,7 +13,6 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
-	"vifproxy/firewall/nft"
 )
 
 // reside has a host on the uplink have an address, answer there at port 80, and be reached.
@@ -152,7 +151,7 @@ func TestProxiesLeaveByTheInterfacesThatTheyMay(t *testing.T) {
 			{"none", nil, []string{"uplink", "wg0"}, ""},
 			{"any again", nil, nil, "uplink wg0"},
 		} {
-			fence := firewall.Fence{Leave: test.leave, Barred: test.barred, Proxies: Everywhere(PersonalUID), Pinned: nft.Pinned}
+			fence := firewall.Fence{Leave: test.leave, Barred: test.barred, Proxies: Everywhere(PersonalUID)}
 			for _, addr := range places {
 				fence.Resolvers = append(fence.Resolvers, netip.MustParseAddr(addr))
 			}

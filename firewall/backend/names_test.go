@@ -125,33 +125,6 @@ func TestTheKernelTellsWhoAsks(t *testing.T) {
 	})
 }
 
-// TestWithoutAResolver: proxies ask the name servers, and connect to any public address.
-func TestWithoutAResolver(t *testing.T) {
-	EnterNamespace(t)
-	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error {
-		Listen(t, Internet+":80", "web")
-		Listen(t, Internet+":53", "name server")
-		return nil
-	})
-	cfg := TestConfig
-	cfg.NamesUID = 0
-	backend, err := Open(t.Context(), Quiet, "nftables", cfg)
-	Must(t, err)
-	fence := firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}
-	Sync(t, backend, firewall.State{Fence: fence})
-	for to, want := range map[string]bool{Internet + ":80": true, Internet + ":53": true, Internet + ":22": false} {
-		if got := Opens(t, PersonalUID, to, want); got != want {
-			t.Errorf("%s opens: %t", to, got)
-		}
-		if v, err := fence.Judge(PersonalUID, netip.MustParseAddrPort(to)); err != nil || v.Passes != want {
-			t.Errorf("%s: %+v, %v", to, v, err)
-		}
-	}
-	if !AsksByUDP(t, PersonalUID, Internet+":53") {
-		t.Error("no question by UDP")
-	}
-}
-
 // TestForwardIsReadBesidePins: a pin is a new generation of the ruleset. However many there are, the chains of hook forward are read.
 func TestForwardIsReadBesidePins(t *testing.T) {
 	EnterNamespace(t)

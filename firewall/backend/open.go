@@ -34,6 +34,9 @@ func Open(ctx context.Context, log *slog.Logger, kind string, cfg firewall.Confi
 	if cfg.FirstUID == 0 || cfg.FirstUID > cfg.LastUID {
 		return nil, fmt.Errorf("firewall: uids %d-%d of proxies: need a range without root", cfg.FirstUID, cfg.LastUID)
 	}
+	if cfg.NamesUID < cfg.FirstUID || cfg.NamesUID > cfg.LastUID {
+		return nil, fmt.Errorf("firewall: uid %d of the resolver: need one of those of proxies", cfg.NamesUID)
+	}
 	if !slices.Contains([]string{"auto", "nftables", "iptables"}, kind) {
 		return nil, fmt.Errorf("firewall: unknown backend %q (use auto, nftables or iptables)", kind)
 	}

@@ -128,10 +128,10 @@ func TestConfigRefused(t *testing.T) {
 	for _, cfg := range []firewall.Config{
 		{}, config(8100, 0, 64999, 1, 2), config(8100, 61000, 60999, 1, 2),
 		config(0, 61000, 64999, 1, 2), config(61000, 61000, 64999, 1, 2), config(64999, 61000, 64999, 1, 2),
-		config(8100, 61000, 64999, 0, 2), config(8100, 61000, 64999, 2, 1),
+		config(8100, 61000, 64999, 0, 2), config(8100, 61000, 64999, 2, 1), config(8100, 61000, 64999, 1, 2),
 	} {
 		_, err := Open(t.Context(), Quiet, "auto", cfg)
-		if err == nil || !strings.Contains(err.Error(), "need a ") {
+		if err == nil || !strings.Contains(err.Error(), ": need ") {
 			t.Errorf("%v: %v", cfg, err)
 		}
 	}

@@ -170,7 +170,7 @@ func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
 			All(TCP, notSyn, goTo("egress")),
 			All(TCP, each(proxyRatesSet.name, rateMemory, within(b.rate, b.proxyBurst), skuid), goTo("begin")),
 			All(TCP, each(beyondSet.name, beyondMemory, counter, skuid), drop),
-		}, b.questionsOf(c), []Rule{
+		}, b.questionRules(c), []Rule{
 			All(each(beyondSet.name, beyondMemory, counter, skuid)),
 		})},
 		chain{"inet vifproxy", "begin", hook{}, []Rule{
@@ -179,19 +179,15 @@ func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
 		}})
 }
 
-// questionsOf returns the rules for questions: of proxies to the resolver, and of the resolver to name servers. A flood of questions is
+// questionRules returns the rules for questions: of proxies to the resolver, and of the resolver to name servers. A flood of questions is
 // dropped: those of all proxies wait in one queue, and one socket, which is tracked once, can fill it. An answer of the resolver belongs
 // to what is tracked of the question. A question of the resolver that is beyond its share is dropped, because a refusal would look as if
 // the name server did not answer.
-func (b *bounds) questionsOf(c firewall.Config) []Rule {
-	proxies := All(each(questionsSet.name, 0, ctCountWithin(b.questions), skuid), ctTimeoutSet(udpTimeouts), goTo("egress"))
-	if c.NamesUID == 0 {
-		return []Rule{All(udp, proxies)}
-	}
+func (b *bounds) questionRules(c firewall.Config) []Rule {
 	return []Rule{
 		All(udp, isNoResolver(c), each(floodsSet.name, rateMemory, over(questionRate, questionRate), skuid),
 			each(beyondSet.name, beyondMemory, counter, skuid), drop),
-		All(udp, isNoResolver(c), proxies),
+		All(udp, isNoResolver(c), each(questionsSet.name, 0, ctCountWithin(b.questions), skuid), ctTimeoutSet(udpTimeouts), goTo("egress")),
 		All(udp, isResolver(c), backward, goTo("egress")),
 		All(udp, isResolver(c), each(resolverSet.name, 0, ctCountWithin(b.resolver), skuid), ctTimeoutSet(udpTimeouts), goTo("egress")),
 		All(udp, isResolver(c), each(beyondSet.name, beyondMemory, counter, skuid), drop),
@@ -200,15 +196,12 @@ func (b *bounds) questionsOf(c firewall.Config) []Rule {
 
 // Beyond reports whether the bounds have kept a proxy from a connection or a question a moment ago. It may be called from any
 // goroutine; it is about the network of the calling thread.
-func Beyond(uid uint32) (bool, error) { return beyondSet.has(string(uidBytes(uid))) }
-
-// has asks the kernel whether the set has a key.
-func (s *set) has(key string) (bool, error) {
+func Beyond(uid uint32) (bool, error) {
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: family(s.table), Version: nl.NFNETLINK_V0})
-	req.AddRawData(netlink.AppendNested(s.attributes(), unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: family(fenceTable), Version: nl.NFNETLINK_V0})
+	req.AddRawData(netlink.AppendNested(beyondSet.attributes(), unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list []byte) []byte {
 		return netlink.AppendNested(list, unix.NFTA_LIST_ELEM, func(one []byte) []byte {
-			return value(one, unix.NFTA_SET_ELEM_KEY, key)
+			return value(one, unix.NFTA_SET_ELEM_KEY, string(uidBytes(uid)))
 		})
 	}))
 	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)

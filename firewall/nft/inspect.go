@@ -16,9 +16,6 @@ func (n *Backend) Inspect(ctx context.Context, found *firewall.Inspection) error
 			return err
 		}
 		cfg := firewall.Config{Switchboard: now.hasChain(ownTable, "untracked_in")}
-		if now.hasChain(ownTable, "askers") {
-			cfg.NamesUID = 1 // whichever
-		}
 		found.Note(now.hasTable(ownTable), "table ip vifproxy")
 		if now.hasTable(ownTable) { // else there can be nothing in it
 			if !cfg.Switchboard {

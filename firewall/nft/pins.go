@@ -197,13 +197,3 @@ func pinRequests(p pins.Plan, flags uint16) [][]byte {
 		of(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|flags, pinned.four, p.In, p.Lasting),
 		of(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|flags, pinned.six, p.In, p.Lasting))
 }
-
-// Pinned reports whether an address is pinned for a uid. It may be called from any goroutine; it is about the network of the calling
-// thread.
-func Pinned(p firewall.Pin) (bool, error) {
-	s := pinned.six
-	if p.Addr.Is4() {
-		s = pinned.four
-	}
-	return s.has(tuple(uidBytes(p.UID), addrBytes(p.Addr)))
-}

@@ -89,7 +89,10 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(TCP, notSyn, in(openPortsSet, dport), toOther, notToLo, jump("established")),
 			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants no program here a connection.
 			All(ipv4, toLo, fromProxy, notSyn, Accept),
-		}, ways(c))},
+			// In hook output, oifname is still that of before our nat. Askers have addresses of the loopback.
+			All(udp, forward, is(originalDport, net16(53)...), jump("question")),
+			All(ipv4, udp, toLo, backward, isResolver(c), in(answeringSet, ipSaddr, sport), Accept),
+		}, ways(isResolver(c), "ask"), ways(isNoResolver(c), "reach"))},
 		// It leaves, so it goes to another machine: no need to ask the routing tables for that.
 		{"inet vifproxy", "established", hook{}, []Rule{
 			All(ipv4, in(leaveSet, oifname), notIn(barredSet, oifname), outside("forbidden4", ipDaddr), Accept),
@@ -107,7 +110,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(toOther, unicast, ipv4, outside("own4", ipDaddr), jump("others")),
 			All(toOther, unicast, ipv6, outside("own6", ip6Daddr), jump("others")),
 		}},
-		// Name servers are asked by the resolver, or by proxies if there is none.
+		// Only the resolver asks name servers.
 		{"inet vifproxy", "ask", hook{}, []Rule{
 			All(udp, is(dport, net16(53)...), jump("resolve")),
 			All(TCP, is(dport, net16(53)...), jump("resolve")),
@@ -136,19 +139,24 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(ipv4, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden4", ipDaddr), jump("public")),
 			All(ipv6, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden6", ip6Daddr), jump("public")),
 		}},
-		{"inet vifproxy", "public", hook{}, public(c)},
-	}...)
-	if c.NamesUID != 0 {
+		{"inet vifproxy", "public", hook{}, []Rule{
+			All(TCP, notSyn, Accept),
+			All(ipv4, TCP, in(pinned.four, skuid, ipDaddr), Accept),
+			All(ipv6, TCP, in(pinned.six, skuid, ip6Daddr), Accept),
+			All(ipv4, TCP, in(listedAddrs.four, skuid, ipDaddr), Accept),
+			All(ipv6, TCP, in(listedAddrs.six, skuid, ip6Daddr), Accept),
+			All(TCP, in(anyAddressSet, skuid), Accept),
+		}},
+
 		// The C library asks the name servers of /etc/resolv.conf, or 127.0.0.1 where it cannot read that. The resolver answers, from
 		// the address at which it was asked. A question by TCP or IPv6 is refused: nothing translates it.
-		chains = append(chains,
-			chain{"vifproxy", "askers", hook{"nat", unix.NF_INET_LOCAL_OUT, firewall.NatPriority}, []Rule{
-				All(udp, is(dport, net16(53)...), dnatTo(askersMap, skuid)),
-			}},
-			chain{"inet vifproxy", "question", hook{}, []Rule{
-				All(ipv4, udp, in(askedSet, skuid, ipDaddr, dport), Accept),
-			}})
-	}
+		{"vifproxy", "askers", hook{"nat", unix.NF_INET_LOCAL_OUT, firewall.NatPriority}, []Rule{
+			All(udp, is(dport, net16(53)...), dnatTo(askersMap, skuid)),
+		}},
+		{"inet vifproxy", "question", hook{}, []Rule{
+			All(ipv4, udp, in(askedSet, skuid, ipDaddr, dport), Accept),
+		}},
+	}...)
 	if b == nil {
 		return chains
 	}
@@ -156,46 +164,16 @@ func chains(c firewall.Config, b *bounds) []chain {
 }
 
 // ways returns the rules that lead to what a packet may reach by the interface by which it leaves.
-func ways(c firewall.Config) (rules []Rule) {
-	by := func(who Rule, chain string) {
-		rules = append(rules,
-			All(toLo, who, jump(chain)),
-			All(in(leaveSet, oifname), notIn(barredSet, oifname), who, jump(chain)),
-			All(in(anywhereSet, nfproto), notIn(barredSet, oifname), who, jump(chain)))
+func ways(who Rule, chain string) []Rule {
+	return []Rule{
+		All(toLo, who, jump(chain)),
+		All(in(leaveSet, oifname), notIn(barredSet, oifname), who, jump(chain)),
+		All(in(anywhereSet, nfproto), notIn(barredSet, oifname), who, jump(chain)),
 	}
-	// Without a resolver, proxies ask the name servers.
-	// TODO(issue 17): goes when the daemon always has a resolver.
-	if c.NamesUID == 0 {
-		by(nil, "ask")
-		by(nil, "reach")
-		return rules
-	}
-	// In hook output, oifname is still that of before our nat. Askers have addresses of the loopback.
-	rules = append(rules,
-		All(udp, forward, is(originalDport, net16(53)...), jump("question")),
-		All(ipv4, udp, toLo, backward, isResolver(c), in(answeringSet, ipSaddr, sport), Accept))
-	by(isResolver(c), "ask")
-	by(isNoResolver(c), "reach")
-	return rules
 }
 
 func isResolver(c firewall.Config) Rule   { return is(skuid, host32(c.NamesUID)...) }
 func isNoResolver(c firewall.Config) Rule { return isNot(skuid, host32(c.NamesUID)...) }
-
-// public returns the rules for TCP to a public address at an open port.
-func public(c firewall.Config) []Rule {
-	if c.NamesUID == 0 { // TODO(issue 17): goes when the daemon always has a resolver
-		return []Rule{All(TCP, Accept)}
-	}
-	return []Rule{
-		All(TCP, notSyn, Accept),
-		All(ipv4, TCP, in(pinned.four, skuid, ipDaddr), Accept),
-		All(ipv6, TCP, in(pinned.six, skuid, ip6Daddr), Accept),
-		All(ipv4, TCP, in(listedAddrs.four, skuid, ipDaddr), Accept),
-		All(ipv6, TCP, in(listedAddrs.six, skuid, ip6Daddr), Accept),
-		All(TCP, in(anyAddressSet, skuid), Accept),
-	}
-}
 
 // isBound is a packet of an AppVM to the port at which it reaches its proxy.
 var isBound = in(bindingsSet, iifname, ipSaddr, dport)

@@ -145,7 +145,7 @@ func (k *kernel) open(b *bench, s *site) (end func(), err error) {
 	ends = append(ends, func() { group.Close() })
 
 	config := firewall.Config{ProxyPort: lab.ProxyPort, FirstPort: 61000, LastPort: 64999,
-		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID}
+		FirstUID: tinyproxy.FirstUID, LastUID: tinyproxy.LastUID, NamesUID: tinyproxy.NamesUID}
 	if k.backend, err = backend.Open(b.ctx, b.log, "nftables", config); err != nil {
 		return end, err
 	}
