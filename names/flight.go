@@ -19,8 +19,9 @@ import (
 const (
 	// flightTime is how long an answer may take. Name servers take at most 10 s.
 	flightTime = 15 * time.Second
-	// upstreamTime is how old an answer to the daemon may be that is given to a proxy: the fence has opened its addresses.
-	upstreamTime = time.Minute
+	// upstreamTime is how old an answer to the daemon may be that is given to a proxy. The daemon asks every 5 min, and the fence keeps
+	// what it was answered open for 10 min (internal/upstreams).
+	upstreamTime = 9 * time.Minute
 )
 
 // An outcome is what became of a question. It has addresses, of one family, or a failure.
@@ -136,7 +137,8 @@ func (p *party) find(f *flight) outcome {
 			return o
 		}
 	}
-	o := p.resolver.look(ctx, book, f.name, p.isUpstream(f.name))
+	upstream := p.isUpstream(f.name)
+	o := p.resolver.look(ctx, book, f.name, upstream)
 	if book.ctx.Err() != nil {
 		return outcome{failure: wire.Owned, quiet: true}
 	}
@@ -148,7 +150,8 @@ func (p *party) find(f *flight) outcome {
 	most := room(f.name, o.addrs[0].Is6())
 	for _, a := range o.addrs {
 		isPublic := firewall.Public(a)
-		if len(kept) == most || !isPublic && !p.opens(a) {
+		// A resolver that has just started does not know what the daemon was answered about an Upstream, and the fence does.
+		if len(kept) == most || !isPublic && !upstream && !p.opens(a) {
 			continue
 		}
 		kept = append(kept, a)
