@@ -1,10 +1,13 @@
 package lab
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -24,6 +27,8 @@ type names struct {
 	mu    sync.Mutex
 	addrs map[string][]netip.Addr // lower case, no trailing dot; no addresses: the name does not exist
 	given int                     // how many origins have an address
+
+	manner atomic.Pointer[Manner]
 }
 
 func (n *names) set(name string, addrs []netip.Addr) {
@@ -60,14 +65,40 @@ func (n *names) serve(conn *net.UDPConn) {
 		if err != nil {
 			return
 		}
-		if reply, err := n.answer(buf[:size]); err == nil {
-			conn.WriteToUDPAddrPort(reply, from) //nolint:errcheck // who asked asks again
+		manner := n.manners()
+		reply, err := n.answer(buf[:size], conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), manner)
+		if err != nil {
+			continue
 		}
+		if manner.Late > 0 {
+			time.AfterFunc(manner.Late, func() { conn.WriteToUDPAddrPort(reply, from) }) //nolint:errcheck // who asked asks again
+			continue
+		}
+		conn.WriteToUDPAddrPort(reply, from) //nolint:errcheck // who asked asks again
 	}
 }
 
+// A Manner is how name servers answer.
+type Manner struct {
+	Late   time.Duration                           // until an answer goes out
+	TTL    uint32                                  // seconds for which it is good
+	Silent func(server netip.Addr, ipv6 bool) bool // whether a server ignores questions for addresses of a family; may be nil
+}
+
+// NameServers has the name servers answer in another manner than at once, to everything, and with answers that are good for no time.
+func (l *Lab) NameServers(m Manner) { l.net.names.manner.Store(&m) }
+
+func (n *names) manners() Manner {
+	if m := n.manner.Load(); m != nil {
+		return *m
+	}
+	return Manner{}
+}
+
+var errIgnored = errors.New("the question is ignored")
+
 // answer answers a query; what is not a query it does not answer.
-func (n *names) answer(query []byte) ([]byte, error) {
+func (n *names) answer(query []byte, server netip.Addr, manner Manner) ([]byte, error) {
 	var p dnsmessage.Parser
 	header, err := p.Start(query)
 	if err != nil {
@@ -76,6 +107,9 @@ func (n *names) answer(query []byte) ([]byte, error) {
 	q, err := p.Question()
 	if err != nil {
 		return nil, err
+	}
+	if manner.Silent != nil && manner.Silent(server, q.Type == dnsmessage.TypeAAAA) {
+		return nil, errIgnored
 	}
 	addrs := n.lookup(q.Name.String())
 	reply := dnsmessage.Message{
@@ -89,13 +123,13 @@ func (n *names) answer(query []byte) ([]byte, error) {
 	for _, a := range addrs {
 		if q.Type == dnsmessage.TypeAAAA && a.Is6() {
 			reply.Answers = append(reply.Answers, dnsmessage.Resource{
-				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET},
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: manner.TTL},
 				Body:   &dnsmessage.AAAAResource{AAAA: a.As16()},
 			})
 		}
 		if q.Type == dnsmessage.TypeA && a.Is4() {
 			reply.Answers = append(reply.Answers, dnsmessage.Resource{
-				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET},
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: manner.TTL},
 				Body:   &dnsmessage.AResource{A: a.As4()},
 			})
 		}
