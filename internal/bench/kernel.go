@@ -15,6 +15,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy"
 )
 
 // What the kernel holds in the firewall VM, and what it tells of processes.
@@ -80,26 +82,9 @@ func (s *site) bindings() (all []string, err error) {
 	return all, err
 }
 
-// proxies counts the processes with uids of proxies in the firewall VM's network.
-func (s *site) proxies() (n int, err error) {
-	err = s.Do(func() error {
-		here, err := os.Readlink("/proc/thread-self/ns/net")
-		if err != nil {
-			return err
-		}
-		processes, err := filepath.Glob("/proc/[0-9]*")
-		for _, dir := range processes {
-			var stat unix.Stat_t
-			if unix.Stat(dir, &stat) != nil || stat.Uid>>28 != 7 {
-				continue
-			}
-			if there, err := os.Readlink(dir + "/ns/net"); err == nil && there == here {
-				n++
-			}
-		}
-		return err
-	})
-	return n, err
+// proxies returns the users of the proxies in the firewall VM's network, by process.
+func (s *site) proxies() (map[int]uint32, error) {
+	return s.Processes(tinyproxy.FirstUID, tinyproxy.NamesUID-1)
 }
 
 // cpuTime is what all threads of a process have used, those that have ended too, to the nanosecond

@@ -148,8 +148,8 @@ func (s *site) blow(b *bench, seed uint64) (late, took time.Duration, err error)
 			if err != nil || !slices.Equal(got, want) {
 				return false, err
 			}
-			n, err := s.proxies()
-			return n == len(want), err
+			proxies, err := s.proxies()
+			return len(proxies) == len(want), err
 		}))
 	took = time.Since(over)
 	for len(here) > 0 {
@@ -164,9 +164,9 @@ func (s *site) leftOver(b *bench) (left []string, err error) {
 		return nil, err
 	}
 	bindings, err := s.bindings()
-	n, err2 := s.proxies()
-	if len(bindings) > 0 || n > 0 {
-		left = append(left, fmt.Sprintf("left over: %d processes, bindings %v", n, bindings))
+	proxies, err2 := s.proxies()
+	if len(bindings)+len(proxies) > 0 {
+		left = append(left, fmt.Sprintf("left over: %d processes, bindings %v", len(proxies), bindings))
 	}
 	var err3 error
 	for i := range stormPool { // what remains of an AppVM is its log, see package tinyproxy

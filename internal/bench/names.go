@@ -1,0 +1,125 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"vifproxy/internal/bench/peers"
+	"vifproxy/internal/lab"
+	"vifproxy/tinyproxy"
+)
+
+// namesLine permits as many names as a figure asks for, and knownHost is one of them.
+const (
+	namesLine = `^n[0-9]*\.example$`
+	knownHost = "n0.example"
+	awayTime  = 20 * time.Millisecond // of a name server
+)
+
+// libraryServer is the name server that the C library of a proxy asks.
+var libraryServer = netip.MustParseAddr("127.0.0.1")
+
+// asking returns a site of n AppVMs whose lists have names, and the users of their proxies by process.
+func (b *bench) asking(n int) (s *site, proxies map[int]uint32, err error) {
+	if s, err = b.inhabited(n); err != nil {
+		return nil, nil, err
+	}
+	for vm := range n {
+		err = errors.Join(err, s.save(vm, openLine, namesLine))
+	}
+	if err = errors.Join(err, s.untilAtRest(b.ctx)); err != nil {
+		return nil, nil, err
+	}
+	proxies, err = s.proxies()
+	return s, proxies, err
+}
+
+// lookup measures from a question of a proxy for a name that was not asked before until its answer, which comes when the address is open.
+func (b *bench) lookup() (outcome, error) {
+	s, proxies, err := b.asking(1)
+	if err != nil {
+		return outcome{}, err
+	}
+	n := 0
+	ask := func(uid uint32, server netip.Addr) func() (float64, error) {
+		return func() (float64, error) {
+			n++
+			_, took, err := s.Question(uid, server, fmt.Sprintf("n%d.example", n))
+			return milliseconds(took), err
+		}
+	}
+	var uid uint32
+	for _, uid = range proxies {
+	}
+	return b.alternate("ms", ask(0, lab.NameServer), ask(uid, libraryServer))
+}
+
+// again measures a request to a host to which there was one just before. tinyproxy asks the name server for each.
+func (b *bench) again() (outcome, error) {
+	alone, err := b.alone()
+	if err != nil {
+		return outcome{}, err
+	}
+	end, err := peers.Tinyproxy.Start(b.ctx, alone.Lab, peers.Setup{Dir: filepath.Join(alone.dir, "again"),
+		Listen: netip.AddrPortFrom(lab.Gateway, lab.ProxyPort), Client: addr(0), Hosts: []string{knownHost}})
+	if err != nil {
+		return outcome{}, err
+	}
+	defer end()
+	s, _, err := b.asking(1)
+	if err != nil {
+		return outcome{}, err
+	}
+	second := func(s *site) func() (float64, error) {
+		return func() (took float64, err error) {
+			s.NameServers(lab.Manner{Late: awayTime, TTL: 60})
+			defer s.NameServers(lab.Manner{})
+			err = s.from(s.Connections()[0], func(c caller) error {
+				for range 2 {
+					began := time.Now()
+					status, err := c.ask(knownHost)
+					if took = milliseconds(time.Since(began)); err != nil || !isServed(status) {
+						return fmt.Errorf("status %d, %w", status, err)
+					}
+				}
+				return nil
+			})
+			return took, err
+		}
+	}
+	return b.alternate("ms", second(alone), second(s))
+}
+
+// resolver measures the memory of the resolver when all AppVMs have asked for what they need.
+func (b *bench) resolver() (o outcome, err error) {
+	o.unit = "MiB"
+	for _, to := range []struct {
+		vms    int
+		values *[]float64
+	}{{1, &o.floors}, {many, &o.figures}} {
+		s, proxies, err := b.asking(to.vms)
+		if err != nil {
+			return o, err
+		}
+		s.NameServers(lab.Manner{TTL: 3600})
+		for _, uid := range proxies {
+			for name := range 50 {
+				_, _, failed := s.Question(uid, libraryServer, fmt.Sprintf("n%d.example", name))
+				err = errors.Join(err, failed)
+			}
+		}
+		resolvers, failed := s.Processes(tinyproxy.NamesUID, tinyproxy.NamesUID)
+		for pid := range resolvers {
+			f, gone := memory(pid)
+			failed = errors.Join(failed, gone)
+			*to.values = []float64{f.resident}
+		}
+		if err := errors.Join(err, failed); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
