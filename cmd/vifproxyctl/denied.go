@@ -15,13 +15,14 @@ import (
 
 	"vifproxy/internal/events"
 	"vifproxy/internal/terminal"
+	"vifproxy/internal/usage"
 )
 
 func deniedVerb() verb {
 	return verb{
 		name: "denied", args: "[NAME...]", most: math.MaxInt, json: true,
 		options: func(f *flag.FlagSet) action {
-			var since length
+			var since usage.Length
 			f.Var(&since, "since", "only what came in the last `TIME`, such as 10m, 1h30m or 2d")
 			return func(c *call) error { return runDenied(c, since) }
 		},
@@ -48,13 +49,13 @@ Allow, BasicAuth, no-answer, refused, closed, fence, no-route, another-table, to
 	}
 }
 
-func runDenied(c *call, since length) error {
-	if since.d < 0 {
-		return usagef("--since=%s is in the future: write how long ago, such as 10m", since.typed)
+func runDenied(c *call, since usage.Length) error {
+	if since.D < 0 {
+		return usagef("--since=%s is in the future: write how long ago, such as 10m", since.Typed)
 	}
 	var from time.Time
-	if since.given {
-		from = time.Now().Add(-since.d)
+	if since.Given {
+		from = time.Now().Add(-since.D)
 	}
 	vms, err := c.client.Denied(c.ctx, c.args, from)
 	if err != nil {

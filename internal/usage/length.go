@@ -1,4 +1,4 @@
-package main
+package usage
 
 import (
 	"fmt"
@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// length is the value of --for and --since: a time as package time has it, or with days.
-type length struct {
-	d     time.Duration
-	given bool   // also if it is 0
-	typed string // as it was given
+// A Length is the value of an option: a time as package time has it, or with days.
+type Length struct {
+	D     time.Duration
+	Given bool   // also if it is 0
+	Typed string // as it was given
 }
 
 const hoursADay = 24
@@ -21,7 +21,7 @@ const hoursADay = 24
 var withDays = regexp.MustCompile(`^([0-9]{1,5})d(.*)$`)
 
 // Set is of flag.Value.
-func (l *length) Set(text string) (err error) {
+func (l *Length) Set(text string) (err error) {
 	rest := text
 	var days int
 	if m := withDays.FindStringSubmatch(text); m != nil {
@@ -31,24 +31,24 @@ func (l *length) Set(text string) (err error) {
 			rest = "0"
 		}
 	}
-	*l = length{given: true, typed: text}
-	if l.d, err = time.ParseDuration(rest); err != nil || days > 0 && l.d < 0 {
+	*l = Length{Given: true, Typed: text}
+	if l.D, err = time.ParseDuration(rest); err != nil || days > 0 && l.D < 0 {
 		return fmt.Errorf("write a time with its unit, such as 30s, 10m, 1h30m or 7d")
 	}
-	l.d += time.Duration(days*hoursADay) * time.Hour
+	l.D += time.Duration(days*hoursADay) * time.Hour
 	return nil
 }
 
 // String is short: 10m, 1h30m, 7d, 1d12h.
-func (l length) String() string {
-	days, rest := l.d/(hoursADay*time.Hour), l.d%(hoursADay*time.Hour)
+func (l Length) String() string {
+	days, rest := l.D/(hoursADay*time.Hour), l.D%(hoursADay*time.Hour)
 	if days > 0 && rest == 0 {
 		return fmt.Sprintf("%dd", days)
 	}
 	if days > 0 {
-		return fmt.Sprintf("%dd%v", days, length{d: rest})
+		return fmt.Sprintf("%dd%v", days, Length{D: rest})
 	}
-	text := l.d.String()
+	text := l.D.String()
 	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")
 	}
