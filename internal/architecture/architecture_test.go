@@ -19,14 +19,14 @@ import (
 const top = "../.."
 
 // house is the floors, from the ground up. A floor has wings; a wing is packages with all that is below them. A package may
-// import what is on a lower floor or in its own wing. On floor 2 the wings are the five parts that do not know one another: what
+// import what is on a lower floor or in its own wing. On floor 2 the wings are the six parts that do not know one another: what
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
 	1: {"internal/agenda internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
 		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret " +
 		"internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
-	2: {"tinyproxy", "rules", "netwatch", "firewall", "control"},
-	3: {"internal/policy", "internal/mailbox", "internal/lab internal/bench", "names", "internal/nameserver"},
+	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
+	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lab internal/bench", "names", "internal/nameserver"},
 	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxylab",
@@ -54,6 +54,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyd", "vifproxy/rules/rulestest", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/internal/policy/policytest", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/firewall/firewalltest", "only tests use it"},
+	{"cmd/vifproxyd", "vifproxy/qubes/qubestest", "only tests use it"},
 	{"cmd/vifproxyd", "github.com/google/nftables", "only tests look with other eyes"},
 	{"cmd/vifproxyd", "github.com/rogpeppe/go-internal", "only tests have scripts"},
 	{"cmd/vifproxyctl", "vifproxy/internal/lab", "the workshop is not shipped"},
