@@ -46,7 +46,15 @@ const (
 	Black = "black"
 )
 
-// VM is one AppVM that has a rule file.
+// The kinds of places where a list is. For one AppVM the first that exists counts.
+const (
+	InDom0     = "dom0"     // a feature of the firewall VM
+	InFile     = "file"     // a rule file
+	InFirewall = "firewall" // firewall settings of the AppVM
+	InRange    = "range"    // a rule file for all AppVMs of a range of addresses
+)
+
+// VM is one AppVM that has a list.
 type VM struct {
 	Name          string    `json:"name"`
 	IP            string    `json:"ip"`
@@ -57,10 +65,12 @@ type VM struct {
 	State         string    `json:"state"`
 	Since         time.Time `json:"since"` // when it came into this state
 	Restarts      int       `json:"restarts"`
-	EgressRefused uint64    `json:"egress_refused"` // packets of its proxy that the fence has refused, see firewall.Backend
-	Error         string    `json:"error"`          // what is wrong, also while an older proxy keeps running
-	List          string    `json:"list"`           // White or Black, as its proxy reads the rule file; "" if that is not known
-	Seen          time.Time `json:"seen"`           // when it was last connected; zero: not since the daemon started
+	EgressRefused uint64    `json:"egress_refused"`   // packets of its proxy that the fence has refused, see firewall.Backend
+	Error         string    `json:"error"`            // what is wrong, also while an older proxy keeps running
+	List          string    `json:"list"`             // White or Black, as its proxy reads the rule file; "" if that is not known
+	Path          string    `json:"path,omitempty"`   // of its rule file, or in QubesDB of its list
+	Origin        string    `json:"origin,omitempty"` // InFile or another kind of place where its list is
+	Seen          time.Time `json:"seen"`             // when it was last connected; zero: not since the daemon started
 	// AnyAddress says why its proxy may connect to any public address; "" if it may connect only to those that names of its list have.
 	AnyAddress string `json:"any_address,omitempty"`
 	// StoppedBy says who has stopped it, or why that is not known. It is "" if State is not Stopped.
@@ -100,6 +110,7 @@ type Setup struct {
 	Started    time.Time `json:"started"`
 	UID        int       `json:"uid"` // that it runs as; by its unit not 0
 	RulesDir   string    `json:"rules_dir"`
+	QubesDB    string    `json:"qubesdb,omitempty"` // its socket, where lists of dom0 are; "" if these do not count
 	Template   string    `json:"template"`
 	RuntimeDir string    `json:"runtime_dir"` // with a directory for each VM; its log is in there
 	Tinyproxy  string    `json:"tinyproxy"`

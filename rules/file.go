@@ -21,9 +21,10 @@ const (
 
 // A File is a rule file without a flaw. It lists what one AppVM may reach or, if the template says so, what it may not reach.
 type File struct {
-	Name string     // of the AppVM
-	Addr netip.Addr // of the AppVM, IPv4
-	Path string
+	Name   string     // of the AppVM
+	Addr   netip.Addr // of the AppVM, IPv4
+	Path   string     // or where else the list is
+	Origin Origin
 
 	// Empty reports that there is no byte in it. That revokes everything, but a shell's > and an editor that writes in place leave
 	// the same for a moment.
@@ -107,7 +108,12 @@ func readLines(path string, content []byte, stop bool) (f File, flawed []*Error)
 	if len(content) > maxSize {
 		return f, append(flawed, tooLarge(path))
 	}
-	f = File{Name: name, Addr: addr, Path: path, Empty: len(content) == 0, sum: sha256.Sum256(content)}
+	f = File{Name: name, Addr: addr, Path: path, Origin: InFile, Empty: len(content) == 0, sum: sha256.Sum256(content)}
+	return f, append(flawed, f.addAll(content, stop)...)
+}
+
+// addAll takes in the lines of a list, or stops at the first flaw.
+func (f *File) addAll(content []byte, stop bool) (flawed []*Error) {
 	for i, line := range SourceLines(content) {
 		good := len(f.entries)
 		flaw := f.add(line, i+1)
@@ -115,7 +121,7 @@ func readLines(path string, content []byte, stop bool) (f File, flawed []*Error)
 			continue
 		}
 		f.entries = f.entries[:good]
-		e := at(path, i+1, flaw)
+		e := at(f.Path, i+1, flaw)
 		e.Part, e.Meant = f.lineMeant(line, flaw)
 		e.Certain = e.Meant != nil
 		if meant := directiveMeant(line); meant != "" {
@@ -125,7 +131,7 @@ func readLines(path string, content []byte, stop bool) (f File, flawed []*Error)
 			break
 		}
 	}
-	return f, flawed
+	return flawed
 }
 
 // lineMeant returns what the author of a line with a flaw can only have meant: the lines to write instead of a part of it.

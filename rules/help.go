@@ -59,6 +59,14 @@ Directives:
 A network never opens the firewall VM or AppVMs. A single address (/32, of IPv6 /128) is opened whoever
 has it. IPv4 networks are /8 or narrower, IPv6 networks /7 or narrower.
 
+Lists in dom0:
+
+A list can also be a feature of the firewall VM, which dom0 sets. It counts instead of a rule file:
+    qvm-features sys-firewall vm-config.vifproxy.NAME.IP 'bank.example *.bank.example'
+The value has names as above, port=PORT[,PORT...] and egress=CIDR[:PORT], separated by spaces. It has up
+to 3071 bytes, and no comments. A change is in force at once, and a restart of the firewall VM keeps it.
+"qvm-features --unset" takes the list away; then the rule file counts again, if there is one.
+
 Files:
     /rw/config/tinyproxy/NAME.IP
         rule files

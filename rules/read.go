@@ -34,7 +34,11 @@ type Set struct {
 	Files       []File    // sorted by Name
 	Refused     []Refused // sorted by Path
 
-	Again time.Duration // until a file that is Unsettled should be read again; 0 if none is
+	Again time.Duration // until a list that is Unsettled, or does not last, should be read again; 0 if none is
+
+	// Unknown is why lists that are in no file could not be read; nil if they were. They are here as they were last known, and an AppVM
+	// that comes waits until they are known again.
+	Unknown error
 }
 
 // Truncated reports whether a rule file has become empty since before, which is how writing in place begins.
@@ -44,12 +48,13 @@ func (s Set) Truncated(before Set) bool {
 	})
 }
 
-// A Refused is a rule file that cannot be used.
+// A Refused is a rule file, or another list, that cannot be used.
 type Refused struct {
-	Name string     // "" if the file's name does not give one
-	Addr netip.Addr // invalid if the file's name does not give one
-	Path string
-	Err  error // an *Error
+	Name   string     // "" if the file's name does not give one
+	Addr   netip.Addr // invalid if the file's name does not give one
+	Path   string     // or where else the list is
+	Origin Origin
+	Err    error // an *Error
 }
 
 // Read reads the directory dir and the template. A missing directory counts as empty, and a missing template as the built-in
@@ -65,7 +70,7 @@ func read(dir, template string, readFile func(path string) ([]byte, error)) (Set
 	if err != nil {
 		return Set{}, err
 	}
-	return l.parse(ParseFile), nil
+	return l.parse(loadedFile.parse), nil
 }
 
 // A loaded is the content of a rule directory and a template.
@@ -80,6 +85,15 @@ type loaded struct {
 type loadedFile struct {
 	Refused // unless Err is nil
 	content []byte
+	list    *List // nil for a file
+}
+
+// parse reads what a file, or another list, says.
+func (f loadedFile) parse() (File, error) {
+	if f.list != nil {
+		return f.list.Parse()
+	}
+	return ParseFile(f.Path, f.content)
 }
 
 // load reads all files, and parses none.
@@ -105,7 +119,7 @@ func load(dir, template string, readFile func(path string) ([]byte, error)) (loa
 }
 
 // parse returns the Set that was read. It does not use the file system.
-func (l loaded) parse(parseFile func(path string, content []byte) (File, error)) (set Set) {
+func (l loaded) parse(parse func(loadedFile) (File, error)) (set Set) {
 	switch {
 	case l.templateErr != nil:
 		set.TemplateErr = l.templateErr
@@ -117,7 +131,7 @@ func (l loaded) parse(parseFile func(path string, content []byte) (File, error))
 	for _, f := range l.files {
 		var file File
 		if f.Err == nil {
-			file, f.Err = parseFile(f.Path, f.content)
+			file, f.Err = parse(f)
 		}
 		if f.Err != nil {
 			set.Refused = append(set.Refused, f.Refused)
@@ -170,7 +184,7 @@ func loadFiles(candidates []Refused, readFile func(path string) ([]byte, error))
 func ruleFiles(dir string, entries []fs.DirEntry) []Refused {
 	var candidates []Refused
 	for _, entry := range entries {
-		c := Refused{Path: filepath.Join(dir, entry.Name())}
+		c := Refused{Path: filepath.Join(dir, entry.Name()), Origin: InFile}
 		c.Name, c.Addr, c.Err = ParseFileName(c.Path)
 		if c.Addr.IsValid() || c.Err != nil {
 			candidates = append(candidates, c)

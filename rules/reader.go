@@ -15,6 +15,9 @@ import (
 // readTimeout is how long a Reader waits for the file system. A file behind a link may be on a file system that does not answer.
 const readTimeout = 2 * time.Second
 
+// unknownRetry is how soon lists are read again that could not be read elsewhere, if nothing tells before that they can.
+const unknownRetry = time.Second
+
 var errSlow = fmt.Errorf("the rule directory, or a file that a link in it leads to, cannot be read within %v: "+
 	"its file system does not answer, or a list is so long; it is tried again", readTimeout)
 
@@ -25,11 +28,15 @@ type Reader struct {
 	busy          chan struct{} // holds a token while something is being read
 	onLate        func()        // may be nil
 
+	elsewhere func() (Lists, error) // nil if there are no lists but those in files
+	moved     func() bool           // whether elsewhere may return something else now
+
 	// The fields below belong to the goroutine that has put the token there.
 	stamps map[string]stamp // of what the last Read looked at, by path
 	paths  map[netip.Addr][]string
 	parsed map[string]parsed // by path
 	parses int               // of the Read under way
+	lists  Lists             // as last read elsewhere
 }
 
 // NewReader returns a Reader of the directory dir and the template.
@@ -40,6 +47,12 @@ func NewReader(dir, template string) *Reader {
 // OnLate sets a function to be called when a Read ends after its time was over and has parsed something. The next Read need not
 // parse that again, and may be in time. OnLate is called before the first Read, and f must not wait.
 func (r *Reader) OnLate(f func()) { r.onLate = f }
+
+// Also sets where lists are that are in no file: read returns them all, or that they are not known, and changed whether it may return
+// something else now. Also is called before the first Read, and neither function takes long.
+func (r *Reader) Also(read func() (Lists, error), changed func() bool) {
+	r.elsewhere, r.moved = read, changed
+}
 
 // Read returns what the function Read returns, but does not believe an incomplete file. Such a file is among the Refused, or is
 // the TemplateErr, with an *Error that is Unsettled.
@@ -110,43 +123,60 @@ func (r *Reader) read() (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	there := map[string]bool{}
 	for _, f := range l.files {
 		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
+	}
+	var unknown error
+	if r.elsewhere != nil {
+		var lists Lists
+		if lists, unknown = r.elsewhere(); unknown == nil {
+			r.lists = lists
+		} else {
+			r.lists.Again = unknownRetry
+		}
+		l.join(r.lists)
+		if again := r.lists.Again; again > 0 && (soonest == 0 || again < soonest) {
+			soonest = again
+		}
+	}
+	there := map[string]bool{}
+	for _, f := range l.files {
 		there[f.Path] = true
 	}
 	maps.DeleteFunc(r.parsed, func(path string, _ parsed) bool { return !there[path] })
 	set := l.parse(r.parse)
-	set.Again = soonest
+	set.Again, set.Unknown = soonest, unknown
 	return set, nil
 }
 
-// A parsed is what ParseFile has made of some bytes.
+// A parsed is what was made of some bytes.
 type parsed struct {
 	sum  [sha256.Size]byte
 	file File
 	err  error
 }
 
-// parse is ParseFile, which takes seconds for thousands of names on a slow machine. It parses the same bytes once, even if the
+// parse parses a list, which takes seconds for thousands of names on a slow machine. It parses the same bytes once, even if the
 // time of Read is over before it is done: otherwise such a list would never be in force.
-func (r *Reader) parse(path string, content []byte) (File, error) {
-	sum := sha256.Sum256(content)
-	p, there := r.parsed[path]
+func (r *Reader) parse(f loadedFile) (File, error) {
+	sum := sha256.Sum256(f.content)
+	p, there := r.parsed[f.Path]
 	if !there || p.sum != sum {
 		r.parses++
 		p.sum = sum
-		p.file, p.err = ParseFile(path, content)
-		r.parsed[path] = p
+		p.file, p.err = f.parse()
+		r.parsed[f.Path] = p
 	}
 	return p.file, p.err
 }
 
 // Changed reports whether the directory, the template or the rule files of these AppVMs have been replaced or written since they
-// were read last. It misses a write in place that leaves the size as it was, within the same tick of the file system's clock, some
+// were read last, or any list elsewhere has changed. It misses a write in place that leaves the size as it was, within the same tick of the file system's clock, some
 // 4 ms. If the file system does not answer, Changed reports true.
 func (r *Reader) Changed(of ...netip.Addr) bool {
-	changed, ok := inTime(r.busy, func(bool) {}, func() bool { return r.changed(of) })
+	changed, ok := inTime(r.busy, func(bool) {}, func() bool {
+		return r.changed(of) || r.moved != nil && r.moved()
+	})
 	return changed || !ok
 }
 

@@ -89,7 +89,7 @@ func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if i < 0 || at < 0 || slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == link.Addr }) {
 		return plan.Plan{}
 	}
-	if l.isNew(link.Addr) && l.stale(now, link.Addr) {
+	if l.isNew(link.Addr) && (set.Unknown != nil || l.stale(now, link.Addr)) {
 		return plan.Plan{}
 	}
 	have := &plan.Actual{Addr: link.Addr}
@@ -152,7 +152,7 @@ func (l *loop) holdNewcomers(now time.Time) {
 			newcomers, addrs = append(newcomers, d), append(addrs, d.Addr)
 		}
 	}
-	if len(newcomers) > 0 && l.stale(now, addrs...) {
+	if len(newcomers) > 0 && (l.inputs.Rules.Unknown != nil || l.stale(now, addrs...)) {
 		for _, d := range newcomers {
 			d.Waits = true
 		}

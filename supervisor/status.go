@@ -69,6 +69,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 		row := control.VM{
 			Name: d.Name, Interfaces: append([]string{}, d.Vifs...),
 			State: is.State, Since: is.since, Seen: is.seen, Error: is.Problem, StoppedBy: d.StoppedBy,
+			Path: d.Path, Origin: string(d.Origin),
 		}
 		if d.Addr.IsValid() { // a refused file may have none
 			row.IP = d.Addr.String()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
 
@@ -59,8 +60,8 @@ type grantOptions struct {
 	files              fileOptions
 	subdomains, dryRun bool
 
-	duration length // of allow: 0 is for good
-	force    bool   // of allow
+	duration usage.Length // of allow: 0 is for good
+	force    bool         // of allow
 }
 
 // define adds the options of both verbs to a flag set.
@@ -81,15 +82,15 @@ func runAllow(c *call, o grantOptions) error {
 		}
 	}
 	const longest = control.MaxTemporary * time.Second
-	if o.duration.given && (o.duration.d < time.Second || o.duration.d > longest) {
-		return usagef("--for=%s: from 1s to %v; without --for it is for good", o.duration.typed, length{d: longest})
+	if o.duration.Given && (o.duration.D < time.Second || o.duration.D > longest) {
+		return usagef("--for=%s: from 1s to %v; without --for it is for good", o.duration.Typed, usage.Length{D: longest})
 	}
 	g.place = c.place(o.files)
 	if err := g.place.fatal(); err != nil {
 		return err
 	}
-	g.mayMake = !o.duration.given
-	if err := g.read(); err != nil && (!o.duration.given || o.dryRun) { // for a time no file is needed
+	g.mayMake = !o.duration.Given
+	if err := g.read(); err != nil && (!o.duration.Given || o.dryRun) { // for a time no file is needed
 		return err
 	}
 	for _, host := range g.hosts {
@@ -102,13 +103,16 @@ func runAllow(c *call, o grantOptions) error {
 				g.Lines = append(g.Lines, line)
 			}
 		}
-		if lacks == nil && o.duration.given {
+		if lacks == nil && o.duration.Given {
 			c.warn("%s is on the list for good, and stays there: %s", host, g.Path)
 		}
 	}
-	if o.duration.given {
-		g.Seconds, g.Lines = int(o.duration.d/time.Second), []string{}
+	if o.duration.Given {
+		g.Seconds, g.Lines = int(o.duration.D/time.Second), []string{}
 		return g.temporary()
+	}
+	if g.dom0 != nil {
+		return g.tellDom0("added", rules.Append(g.dom0.Content(), g.Lines))
 	}
 	return g.change("added to", func(content []byte) ([]byte, error) {
 		return rules.Append(content, g.Lines), nil
@@ -128,14 +132,15 @@ func runDeny(c *call, o grantOptions) error {
 	if err := g.read(); err != nil {
 		return err
 	}
-	content, err := rules.ReadFile(g.Path)
-	if err != nil {
+	var content []byte
+	if g.dom0 != nil {
+		content = g.dom0.Content()
+	} else if content, err = rules.ReadFile(g.Path); err != nil {
+		return err
+	} else if g.file, err = rules.ParseFile(g.Path, content); err != nil {
 		return err
 	}
-	if g.file, err = rules.ParseFile(g.Path, content); err != nil {
-		return err
-	}
-	_, removed := g.file.Without(content, g.check.Syntax, g.hosts)
+	without, removed := g.file.Without(content, g.check.Syntax, g.hosts)
 	g.Lines = append(g.Lines, removed...)
 	if !o.dryRun && g.place.err == nil {
 		status, err := c.client.Allow(c.ctx, control.Temporary{Name: g.VM, Hosts: g.Hosts})
@@ -143,6 +148,9 @@ func runDeny(c *call, o grantOptions) error {
 			return err
 		}
 		g.TakenBack = status.TakenBack
+	}
+	if g.dom0 != nil {
+		return g.tellDom0("removed", without)
 	}
 	return g.change("removed from", func(content []byte) ([]byte, error) {
 		file, err := rules.ParseFile(g.Path, content)

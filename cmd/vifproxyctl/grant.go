@@ -26,10 +26,14 @@ type grant struct {
 
 	TakenBack []string `json:"taken_back,omitempty"` // of Hosts, what was allowed for a time
 
+	// InDom0 is the command for dom0 that changes the list; "" if it is in a rule file. Nothing is changed here.
+	InDom0 string `json:"in_dom0,omitempty"`
+
 	c       *call
 	o       grantOptions
 	place   place
-	notice  string // why what is in force serves nobody
+	notice  string      // why what is in force serves nobody
+	dom0    *rules.List // the list, if it is in no file
 	file    rules.File
 	mayMake bool // the rule file, if there is none
 	makes   bool // there is none
@@ -109,7 +113,11 @@ func (g *grant) read() error {
 			g.Hosts[i] = g.hosts[i].String()
 		}
 	}
-	if g.file, err = set.Find(g.VM); err != nil {
+	if g.dom0, err = g.elsewhere(); err != nil {
+		return err
+	} else if g.dom0 != nil {
+		g.file, err = g.dom0.Parse()
+	} else if g.file, err = set.Find(g.VM); err != nil {
 		err = g.first(set, err)
 	} else if g.mayMake && g.file.Unwritten() {
 		g.asNames = true

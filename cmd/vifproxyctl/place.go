@@ -26,6 +26,7 @@ type place struct {
 	theirs        string // the rule directory of vifproxyd, "" if that is not known
 	daemons       bool   // vifproxyd reads them there: a change is in force
 	err           error  // why vifproxyd could not be asked
+	status        control.Status
 }
 
 // place asks vifproxyd where it reads rule files. It warns if options overrule that, or if vifproxyd cannot be asked.
@@ -44,7 +45,7 @@ func (c *call) place(o fileOptions) place {
 func (c *call) placeOf(o fileOptions) place {
 	status, err := c.client.Status(c.ctx)
 	theirs := status.Setup.RulesDir
-	p := place{dir: cmp.Or(o.rulesDir, theirs, defaults.RulesDir), theirs: theirs, err: err}
+	p := place{dir: cmp.Or(o.rulesDir, theirs, defaults.RulesDir), theirs: theirs, err: err, status: status}
 	p.daemons = err == nil && (theirs == "" || sameFile(p.dir, theirs))
 	p.template = filepath.Join(p.dir, defaults.TemplateName)
 	if p.daemons {

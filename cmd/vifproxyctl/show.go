@@ -23,7 +23,7 @@ func showVerb() verb {
 				"refused, and whether the proxy is fully confined")
 			return func(c *call) error { return runShow(c, wide) }
 		},
-		summary: "List VMs that have a rule file, and what is wrong.",
+		summary: "List VMs that have a list, and what is wrong.",
 		help: `STATE is one of
     running     its proxy listens, and the VM reaches it
     starting    its proxy is being started
@@ -31,6 +31,9 @@ func showVerb() verb {
     failed      its proxy does not start or does not stay; vifproxyd tries again
     refused     its rule file or the template "config" is wrong
     stopped     a person has stopped it, with stop or kill-all, until start
+
+If not all lists are rule files, the column LIST says where each is: "file", or "dom0", a feature of the
+firewall VM. With --json, "path" is the path of the file, or the path in QubesDB.
 
 Problems and suspicious lines are printed below the table: errors in files, lines that hardly mean what
 their author meant, black lists, VMs that a person has stopped. Each is said once, with all VMs that it
@@ -113,7 +116,19 @@ func table(vms []control.VM) string {
 	for _, vm := range vms {
 		rows = append(rows, []string{cell(vm.Name), cell(vm.State), cell(strings.Join(vm.Interfaces, ",")), cell(vm.IP)})
 	}
-	return aligned(rows)
+	return aligned(withLists(rows, vms))
+}
+
+// withLists returns rows with where each VM's list is, unless all lists are rule files, as usual.
+func withLists(rows [][]string, vms []control.VM) [][]string {
+	if !slices.ContainsFunc(vms, func(vm control.VM) bool { return vm.Origin != "" && vm.Origin != control.InFile }) {
+		return rows
+	}
+	rows[0] = append(rows[0], "LIST")
+	for i, vm := range vms {
+		rows[i+1] = append(rows[i+1], cell(vm.Origin))
+	}
+	return rows
 }
 
 // wideTable returns all that there is in a row.
@@ -129,7 +144,7 @@ func wideTable(vms []control.VM) string {
 			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), confined(vm),
 		})
 	}
-	return aligned(rows)
+	return aligned(withLists(rows, vms))
 }
 
 // aligned returns rows with their cells below each other.

@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/dom0"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/stops"
 	"vifproxy/internal/usage"
+	"vifproxy/qubes"
 	"vifproxy/rules"
 )
 
@@ -34,6 +36,15 @@ type options struct {
 	logLevel                                            slog.Level
 	holdOwned                                           bool
 	clean                                               bool
+	qubesDB                                             string // its socket; "" if lists in dom0 do not count
+}
+
+// dom0 returns where dom0's lists are; nil if they do not count.
+func (o options) dom0() *dom0.Source {
+	if o.qubesDB == "" {
+		return nil
+	}
+	return dom0.New(o.qubesDB, false)
 }
 
 // stops returns the file that keeps what people have stopped.
@@ -71,6 +82,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; without it a built-in one is used\n(default: `FILE` config in the rule directory)")
+	f.StringVar(&o.qubesDB, "qubesdb", qubes.Socket, "`SOCKET` of QubesDB, where dom0's lists are, or off: only rule files count. If there is no socket, there are no such lists")
 	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")
 	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\nof vifproxyd does not undo it")
 	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which vifproxyd keeps links to these directories, for\nprograms that use the old place; see migration.md (default: none)")
@@ -122,6 +134,9 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		return o, flag.ErrHelp
 	}
 	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, defaults.TemplateName))
+	if o.qubesDB == "off" {
+		o.qubesDB = ""
+	}
 	if o.drain < 0 {
 		return o, fmt.Errorf("--drain=%v: want 0s or more", o.drain)
 	}

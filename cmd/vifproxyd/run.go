@@ -20,6 +20,7 @@ import (
 	"vifproxy/internal/backlog"
 	"vifproxy/internal/capability"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/dom0"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/proxies"
@@ -86,6 +87,7 @@ type parts struct {
 	confinement control.Confinement
 	systemd     *notifier
 	ruleFiles   *rules.Reader
+	lists       *dom0.Source // that dom0 has decided; nil if they do not count
 	chains      *forward.Reader
 	binary      tinyproxy.Binary   // as last seen
 	owned       func(e wire.Event) // tells the supervisor
@@ -145,6 +147,8 @@ func (d *parts) close() {
 func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 	d.chains = new(forward.Reader)
 	d.ruleFiles = rules.NewReader(d.rulesDir, d.template)
+	d.lists = d.dom0()
+	d.lists.Join(d.ruleFiles)
 	s := supervisor.New(supervisor.Config{
 		ReadLinks:    netwatch.Read,
 		LookAtLinks:  netwatch.Look,
@@ -189,7 +193,7 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		Events:      d.events,
 		Setup: control.Setup{
 			Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(d.proxyPort), Tinyproxy: d.tinyproxy,
-			RulesDir: d.rulesDir, Template: d.template, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
+			RulesDir: d.rulesDir, QubesDB: d.qubesDB, Template: d.template, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
 			Leave: d.leave, EgressAllow: texts(d.egress),
 			Confinement: d.confinement, Switchboard: d.way.said,
 			Names: control.Names{UID: tinyproxy.NamesUID},

@@ -44,6 +44,11 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan 
 	watch("rule directory", mailbox.Rules, func(ctx context.Context, report func(error)) error {
 		return rules.Watch(ctx, d.rulesDir, d.template, func() { s.Wake(mailbox.Rules) }, report)
 	})
+	if d.lists != nil {
+		watch("QubesDB", mailbox.Rules, func(ctx context.Context, report func(error)) error {
+			return d.lists.Watch(ctx, func() { s.Wake(mailbox.Rules) }, report)
+		})
+	}
 	watch("resolvers", mailbox.Resolvers, func(ctx context.Context, report func(error)) error {
 		return resolvconf.Watch(ctx, resolvconf.Files, func() { s.Wake(mailbox.Resolvers) }, report)
 	})

@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/policy"
+	"vifproxy/qubes"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -133,6 +134,9 @@ func (m remedy) instructions(s Subject) string {
 		}
 		return fmt.Sprintf("vifproxyctl allow %s %s", s.Name, entry)
 	}
+	if s.File.Origin == rules.InDom0 {
+		return m.inDom0(s)
+	}
 	var lines []string
 	if m.entry != (rules.Host{}) {
 		for _, line := range s.File.Lacks(policy.SyntaxOf(s.Config.Filter), m.entry) {
@@ -147,4 +151,16 @@ func (m remedy) instructions(s Subject) string {
 		noun = "the lines "
 	}
 	return "write " + noun + strings.Join(lines, " and ") + " into " + s.RulesPath
+}
+
+// inDom0 is instructions for a list in dom0.
+func (m remedy) inDom0(s Subject) string {
+	var words []string
+	if m.entry != (rules.Host{}) {
+		words = append(words, m.entry.String())
+	}
+	for _, line := range m.directives() {
+		words = append(words, qubes.WordOf(line))
+	}
+	return "in dom0, add " + strings.Join(words, " ") + " to the feature " + qubes.Key(s.RulesPath)
 }

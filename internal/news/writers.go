@@ -17,8 +17,14 @@ var ErrStillWritten = fmt.Errorf("has not been complete for %v: what it said bef
 // Writers is the files that are not complete, and since when. They belong to one goroutine.
 type Writers map[string]time.Time
 
-// Note notes which files of a reading somebody has been writing for long, and when that is over.
+// Note notes which files of a reading somebody has been writing for long, and when that is over, and whether there are lists that could
+// not be read.
 func (w Writers) Note(emitter *events.Emitter, troubles Troubles, set rules.Set, now time.Time) {
+	unknown := set.Unknown
+	if unknown != nil {
+		unknown = fmt.Errorf("%w: the last ones that were read stay in force, and AppVMs that come wait", unknown)
+	}
+	troubles.Note(emitter, now, "lists from dom0", unknown)
 	errs := []error{set.TemplateErr}
 	for _, refused := range set.Refused {
 		errs = append(errs, refused.Err)

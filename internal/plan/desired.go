@@ -37,10 +37,12 @@ type Inputs struct {
 	Temporary Temporary // by `allow --for`
 }
 
-// A Desired is what should be there for one AppVM that has a rule file.
+// A Desired is what should be there for one AppVM that has a list.
 type Desired struct {
 	Name   string
 	Addr   netip.Addr
+	Path   string // of its rule file, or where else its list is
+	Origin rules.Origin
 	Vifs   []string   // on which it is connected; none: it is not
 	Links  []int32    // their indexes
 	Bind   netip.Addr // its gateway, if it is connected
@@ -86,7 +88,7 @@ func (in Inputs) Desired(cache Cache) []*Desired {
 			continue // no AppVM's row to show it in: among the general problems
 		}
 		link, _ := in.Links.Find(refused.Addr)
-		if d := add(in.appVM(refused.Name, refused.Addr, link)); d.Err == nil {
+		if d := add(in.appVM(refused.Name, refused.Addr, link).from(refused.Path, refused.Origin)); d.Err == nil {
 			d.Policy, d.Err = nil, refused.Err
 		}
 	}
@@ -98,7 +100,7 @@ func (in Inputs) Desired(cache Cache) []*Desired {
 
 // DesiredOf returns what should be there for the AppVM of a rule file, connected as given.
 func (in Inputs) DesiredOf(file rules.File, link netwatch.AppVM, cache Cache) *Desired {
-	d := in.appVM(file.Name, file.Addr, link)
+	d := in.appVM(file.Name, file.Addr, link).from(file.Path, file.Origin)
 	if d.Err = in.Rules.TemplateErr; d.Err != nil {
 		return d
 	}
@@ -121,6 +123,12 @@ func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desir
 	since, by := in.Stops.Of(name, addr)
 	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Links: link.Links, Bind: link.Gateway, Places: in.Places,
 		Held: by != "" || in.KillAlls > 0, StoppedBy: by, Since: since}
+}
+
+// from notes where the list is.
+func (d *Desired) from(path string, origin rules.Origin) *Desired {
+	d.Path, d.Origin = path, origin
+	return d
 }
 
 // A Cache holds the last policy of each AppVM, as long as rule file and template are the same and nothing else is

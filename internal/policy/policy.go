@@ -63,6 +63,11 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 		return nil, err
 	}
 	f := p.Config.Filter
+	if !f.DefaultDeny && file.Origin != rules.InFile {
+		return nil, &rules.Error{Path: file.Path, Flaw: flaws.Flaw{
+			Text:   "names what is permitted, and the template `config` says FilterDefaultDeny No, so it would be forbidden and all else permitted",
+			Remedy: "write FilterDefaultDeny Yes into " + template.Path + ", or write a rule file"}}
+	}
 	reading := SyntaxOf(f)
 	for _, finding := range LinterFor(f).Parsed(file) {
 		p.Findings = append(p.Findings, finding.String())

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"vifproxy/control"
+	"vifproxy/internal/dom0"
+	"vifproxy/internal/terminal"
+	"vifproxy/qubes"
+	"vifproxy/rules"
+)
+
+// elsewhere returns the list of the VM if that is in dom0, and so in no file; nil for any other.
+func (g *grant) elsewhere() (*rules.List, error) {
+	vm, err := vmNamed(g.place.status, g.VM)
+	if err != nil || !g.place.daemons {
+		return nil, nil
+	}
+	if vm.Origin != control.InDom0 {
+		return nil, nil
+	}
+	return listAt(g.place.status, vm.Path)
+}
+
+// listAt returns the list at a path of QubesDB.
+func listAt(status control.Status, path string) (*rules.List, error) {
+	lists, err := dom0.New(status.Setup.QubesDB, true).Lists()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range slices.Concat(lists.First, lists.Last) {
+		if l.Path == path {
+			return &l, nil
+		}
+	}
+	return nil, fmt.Errorf("%s is in QubesDB no more: try again", path)
+}
+
+// tellDom0 prints the command for dom0 that makes content of the list. Nothing can be changed from here.
+func (g *grant) tellDom0(what string, content []byte) error {
+	text := fmt.Sprintf("nothing is %s: the list of %s is in dom0\n", what, terminal.Quote(g.VM))
+	if len(g.Lines) > 0 {
+		lines := strings.Split(strings.TrimSuffix(string(content), "\n"), "\n")
+		if size := len(strings.Join(dom0.Words(lines), " ")); size > qubes.ValueMax {
+			return fmt.Errorf("the list of %s is in dom0, and would have %d bytes there, where %d are possible: write a rule file, "+
+				"and remove the feature %s", g.VM, size, qubes.ValueMax, qubes.Key(g.dom0.Path))
+		}
+		g.InDom0 = dom0.New(g.place.status.Setup.QubesDB, false).Feature(*g.dom0, lines)
+		text += "type in dom0:\n" + terminal.Quote(g.InDom0) + "\n"
+	} else {
+		text = fmt.Sprintf("nothing to be %s: the list of %s is in dom0, as it should be\n", what, terminal.Quote(g.VM))
+	}
+	for _, host := range g.TakenBack {
+		text += "allowed for a time, and no more: " + terminal.Quote(host) + "\n"
+	}
+	if err := g.c.print(g, text); err != nil {
+		return err
+	}
+	if g.InDom0 != "" {
+		return errTrouble // it is not done yet
+	}
+	return nil
+}

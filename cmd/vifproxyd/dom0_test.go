@@ -1,0 +1,192 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/internal/lab"
+	"vifproxy/qubes/qubestest"
+)
+
+// What dom0 has decided counts, through the real daemon and a double of QubesDB.
+
+func (s *site) qubesDB() (*qubestest.Daemon, string) {
+	d := qubestest.Start(s.T, filepath.Join(s.dir, "qubesdb.ro.sock"))
+	d.Write("/name", "sys-fw")
+	return d, "--qubesdb=" + d.Socket
+}
+
+// goes waits until the AppVM is refused a page. A change in dom0 reaches the daemon as an event.
+func (s *site) goes(vm, page string) {
+	s.Helper()
+	s.until(vm+" is refused "+page, func() error {
+		if r := s.Get(vm, page); r.Status != 403 {
+			return fmt.Errorf("status %d (%v)", r.Status, r.Err)
+		}
+		return nil
+	})
+}
+
+func TestListsFromDom0(t *testing.T) {
+	onBoth(t, func(s *site) {
+		const feature = "/vm-config/vifproxy.banking.10.137.0.11"
+		d, option := s.qubesDB()
+		d.Write(feature, "bank.example")
+		s.rules("banking.10.137.0.11", shop) // does not count
+		s.rules("work.10.137.0.12", shop)
+		s.attach("banking", "10.137.0.11")
+		s.attach("work", "10.137.0.12")
+		s.start(option)
+		s.opens("banking", "http://bank.example/")
+		s.refuses("banking", "http://shop.example/")
+		s.opens("work", "http://shop.example/")
+		if vm := s.show()["banking"]; vm.Origin != control.InDom0 || vm.Path != feature {
+			s.Errorf("show: %+v", vm)
+		}
+
+		// It changes at run time, and what is taken away is closed.
+		d.Write(feature, "shop.example")
+		s.opens("banking", "http://shop.example/")
+		s.goes("banking", "http://bank.example/")
+
+		// allow and deny cannot write there. They say what does.
+		for _, c := range []struct{ verb, host, want string }{
+			{"allow", "git.example:22", "'shop.example git.example:22'"}, {"allow", "*.bank.example", "'shop.example *.bank.example'"},
+			{"deny", "shop.example", "''"},
+		} {
+			command := "qvm-features sys-fw vm-config.vifproxy.banking.10.137.0.11 " + c.want
+			if out, errs, status := s.ctl(c.verb, "banking", c.host); status != 1 || !strings.Contains(out, "\n"+command+"\n") {
+				s.Errorf("%s %s: exit status %d:\n%s%s", c.verb, c.host, status, out, errs)
+			}
+		}
+		if out, errs, status := s.ctl("allow", "banking", "shop.example"); status != 0 || !strings.Contains(out, "as it should be") {
+			s.Errorf("allow of what is there: exit status %d:\n%s%s", status, out, errs)
+		}
+		if out, errs, status := s.ctl("allow", "banking", "bank.example", "--for=1h"); status != 0 {
+			s.Errorf("allow --for: exit status %d:\n%s%s", status, out, errs)
+		}
+		s.opens("banking", "http://bank.example/")
+		if out, errs, status := s.ctl("deny", "banking", "bank.example"); status != 0 || !strings.Contains(out, "and no more: bank.example") {
+			s.Errorf("deny: exit status %d:\n%s%s", status, out, errs)
+		}
+		s.goes("banking", "http://bank.example/")
+		if out, _, _ := s.ctl("explain", "banking", "http://bank.example:22/"); !strings.Contains(out, "add bank.example:22 to the feature vm-config.vifproxy.banking.10.137.0.11") &&
+			!strings.Contains(out, "vifproxyctl allow banking bank.example:22") {
+			s.Errorf("explain:\n%s", out)
+		}
+		if out, _, _ := s.ctl("show"); !strings.Contains(out, "LIST\n") || !strings.Contains(out, "dom0\n") || !strings.Contains(out, "file\n") {
+			s.Errorf("show:\n%s", out)
+		}
+
+		// A mistake keeps the last good list, and says what to type.
+		d.Write(feature, "https://bank.example/ shop.example")
+		s.told("banking", control.Running, feature+`:1: "https://bank.example/" is not a host name (write bank.example; in dom0: `+
+			`qvm-features sys-fw vm-config.vifproxy.banking.10.137.0.11 'bank.example shop.example')`)
+		s.opens("banking", "http://shop.example/")
+
+		// An AppVM that comes when that is so has no last good list, and not that of the file.
+		s.detach("banking")
+		s.until("banking is gone", func() error {
+			if vm := s.show()["banking"]; len(vm.Interfaces) > 0 {
+				return errors.New("it is connected")
+			}
+			return nil
+		})
+		s.attach("banking", "10.137.0.11")
+		s.until("banking is refused", func() error {
+			if vm := s.show()["banking"]; vm.State != control.Refused {
+				return fmt.Errorf("%+v", vm)
+			}
+			return nil
+		})
+		s.must(s.cutOff("banking"))
+
+		// A black list would permit what it does not name.
+		s.rules("config", strings.Split(strings.Replace(whiteList, "Yes", "No", 1), "\n")...)
+		d.Write(feature, "shop.example")
+		s.until("a black list is refused", func() error {
+			if vm := s.show()["banking"]; vm.State != control.Refused || !strings.Contains(vm.Error, "FilterDefaultDeny Yes") {
+				return fmt.Errorf("%+v", vm)
+			}
+			return nil
+		})
+		s.removeRules("config")
+
+		// Without a list in dom0 the file counts.
+		d.Remove(feature)
+		s.opens("banking", "http://shop.example/")
+		if vm := s.show()["banking"]; vm.Origin != control.InFile {
+			s.Errorf("show: %+v", vm)
+		}
+		s.stop()
+	})
+}
+
+// While QubesDB is silent, gone or talks nonsense, what runs goes on, files are followed, and AppVMs that come wait.
+func TestQubesDBIsBroken(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	d, option := s.qubesDB()
+	d.Write("/vm-config/vifproxy.banking.10.137.0.11", "bank.example")
+	s.rules("work.10.137.0.12", shop, bank)
+	s.attach("banking", "10.137.0.11")
+	s.attach("work", "10.137.0.12")
+	s.start(option)
+	s.opens("banking", "http://bank.example/")
+	s.opens("work", "http://bank.example/")
+	for i, broken := range []struct {
+		how, says    string
+		begins, ends func()
+	}{
+		{"silent", "does not answer", func() { d.Silence(true) }, func() { d.Silence(false) }},
+		{"gone", "QubesDB", d.Stop, func() { d.Restart(t) }},
+	} {
+		broken.begins()
+		s.rules("work.10.137.0.12", shop) // the file is followed
+		s.goes("work", "http://bank.example/")
+		newcomer := fmt.Sprintf("new%d", i)
+		s.rules(fmt.Sprintf("%s.10.137.0.%d", newcomer, 20+i), bank)
+		s.attach(newcomer, fmt.Sprintf("10.137.0.%d", 20+i))
+		s.says("show", "lists from dom0: ", broken.says, "AppVMs that come wait")
+		s.says("doctor", "lists from dom0: ")
+		time.Sleep(100 * time.Millisecond)
+		s.must(s.cutOff(newcomer))
+		s.opens("banking", "http://bank.example/")
+
+		broken.ends()
+		s.opens(newcomer, "http://bank.example/")
+		s.until(broken.how+" is over", func() error {
+			if out, errs, _ := s.ctl("show"); strings.Contains(out+errs, "dom0") || strings.Contains(out+errs, "QubesDB") {
+				return errors.New(out + errs)
+			}
+			return nil
+		})
+		s.rules("work.10.137.0.12", shop, bank)
+		s.opens("work", "http://bank.example/")
+	}
+	s.stop()
+}
+
+// At the start QubesDB may be silent. Nobody knows then for whom dom0 has a list that permits less than a file.
+func TestQubesDBIsSilentAtTheStart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	d, option := s.qubesDB()
+	d.Write("/vm-config/vifproxy.work.10.137.0.12", "bank.example")
+	d.Silence(true)
+	s.rules("work.10.137.0.12", shop, bank)
+	s.attach("work", "10.137.0.12")
+	s.start(option)
+	s.says("show", "lists from dom0: ")
+	s.must(s.cutOff("work"))
+	d.Silence(false)
+	d.Restart(t)
+	s.opens("work", "http://bank.example/")
+	s.refuses("work", "http://shop.example/")
+	s.stop()
+}
