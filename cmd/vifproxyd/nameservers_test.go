@@ -60,3 +60,32 @@ func TestFormerNameServers(t *testing.T) {
 		s.stop()
 	})
 }
+
+// One name server that does not answer is not noticed. If none does, hosts that were reached before are reached, and others again when
+// one answers.
+func TestNameServersThatAreSilent(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank, `^shop[0-9]*\.example$`)
+		s.start()
+		s.attach("work", "10.137.0.11")
+		s.opens("work", "http://bank.example/")
+		s.inFirewall("nft", "add table ip other; add chain ip other in { type filter hook prerouting priority -300; }; "+
+			"add rule ip other in iifname != lo ip saddr 10.139.1.1 udp sport 53 drop")
+		for i := range 5 {
+			s.opens("work", fmt.Sprintf("http://shop%d.example/", i))
+		}
+		s.inFirewall("nft", "add rule ip other in iifname != lo ip saddr 10.139.1.2 udp sport 53 counter drop")
+		for range 3 {
+			s.opens("work", "http://bank.example/")
+		}
+		if rules := s.inFirewall("nft", "list table ip other"); strings.Contains(rules, "packets 0 ") {
+			t.Errorf("nobody was asked:\n%s", rules)
+		}
+		if r := s.Get("work", "http://shop99.example/"); r.Status == 200 {
+			t.Errorf("without a name server: %+v", r)
+		}
+		s.inFirewall("nft", "delete table ip other")
+		s.opens("work", "http://shop99.example/")
+		s.stop()
+	})
+}
