@@ -7,8 +7,8 @@ import (
 	"vifproxy/internal/mailbox"
 )
 
-// A sandbox knows the places that were there when it was made. When resolv.conf leads elsewhere, new processes take over,
-// and those that there are finish their connections.
+// A sandbox knows the files that were there when it was made. When one is replaced, new processes take over, and those that there are
+// finish their connections.
 func TestPlacesThatSandboxesDependOn(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a")

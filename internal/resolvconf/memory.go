@@ -10,15 +10,15 @@ const (
 	// asked is how many name servers of one resolv.conf are asked: as many as the C library asks (MAXNS in glibc's resolv.h).
 	asked = 3
 
-	// formerFor is how long a name server stays open that resolv.conf no longer has. The resolver then asks others, but for the questions
-	// that are under way: an answer takes 15 s at most (flightTime in package names).
-	formerFor = 15 * time.Second
+	// formerFor is how long a name server stays open that resolv.conf no longer has. The resolver is told of others after the firewall has
+	// opened them, and until then it asks this one.
+	formerFor = 5 * time.Second
 
 	// formerMax is how many such name servers are open: those of two earlier versions of the file.
 	formerMax = 2 * asked
 )
 
-// A Memory knows the name servers that may be asked: those that resolv.conf has, and for 15 s those that it had before. The zero Memory
+// A Memory knows the name servers that may be asked: those that resolv.conf has, and for 5 s those that it had before. The zero Memory
 // knows none.
 type Memory struct {
 	listed []netip.Addr
