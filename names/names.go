@@ -118,7 +118,9 @@ func (r *Resolver) Run(ctx context.Context) error {
 		for ctx.Err() == nil {
 			select {
 			case m := <-r.reports:
-				if err := r.encoder.Encode(m); err != nil {
+				if err := r.encoder.Encode(m); errors.Is(err, unix.EPIPE) {
+					return // obey notices, too, that the daemon has gone
+				} else if err != nil {
 					cancel(fmt.Errorf("report to the daemon: %w", err))
 				}
 			case <-ctx.Done():
