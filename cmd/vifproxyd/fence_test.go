@@ -261,9 +261,12 @@ func TestFenceIsMended(t *testing.T) {
 			}
 			return nil
 		})
-		if n := refused(); n <= counted || counted == 0 {
-			t.Errorf("%d counted, and %d before the rules were loaded again", n, counted)
-		}
+		s.until("the fence refuses, and counts", func() error {
+			if n := refused(); n <= counted || counted == 0 {
+				return fmt.Errorf("%d counted, and %d before the rules were loaded again", n, counted)
+			}
+			return nil
+		})
 		s.stop()
 	})
 }
