@@ -186,7 +186,7 @@ func (b *Book) fly(k key, f *flight) {
 	switch {
 	case err == nil:
 		b.store.put(k.name, k.family, answer, k.version, now)
-		answer.TTL = min(answer.TTL, ttlMax)
+		answer.TTL = trueFor(answer)
 	case errors.As(err, &e) && (e.Reason == ask.Silent || e.Reason == ask.ServerError):
 		b.store.fail(k.name, k.family, err, now)
 	}

@@ -136,7 +136,7 @@ func TestOneFlight(t *testing.T) {
 		for i := range 100 {
 			looking.Go(func() {
 				time.Sleep(time.Duration(i) * 9 * time.Millisecond)
-				if result, err := b.Look(t.Context(), "a"); err != nil || len(result.Addrs4) != 1 || result.TTL != 0 {
+				if result, err := b.Look(t.Context(), "a"); err != nil || len(result.Addrs4) != 1 || result.TTL > time.Second {
 					t.Error(result, err)
 				}
 			})
@@ -145,7 +145,8 @@ func TestOneFlight(t *testing.T) {
 		if s.counts() != "1 1" {
 			t.Errorf("%s questions", s.counts())
 		}
-		if _, err := b.Look(t.Context(), "a"); err != nil || s.counts() != "2 2" { // TTL 0 is for those who have waited
+		time.Sleep(time.Second) // an answer of TTL 0 is for those who have waited, and for a second
+		if _, err := b.Look(t.Context(), "a"); err != nil || s.counts() != "2 2" {
 			t.Error(err, s.counts())
 		}
 	})

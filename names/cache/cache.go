@@ -15,7 +15,8 @@ const (
 	addrBytes   = 24        // of an address
 	errorBytes  = 256       // of an error
 
-	ttlMax      = time.Hour   // for which an answer is true
+	ttlMin      = time.Second // for which an answer is true at least: one of 0 s costs two questions for each request of the AppVM
+	ttlMax      = time.Hour   // and at most
 	negativeMax = time.Minute // for which a negative answer is true
 	staleMax    = 24 * time.Hour
 	failureTime = time.Second     // until a name is asked for again that has no answer (RFC 9520, 3.2)
@@ -70,11 +71,17 @@ func (s *store) get(name string) *record {
 
 // put keeps an answer.
 func (s *store) put(name string, f family, answer ask.Answer, version int, now time.Time) {
-	ttl := min(answer.TTL, ttlMax)
+	s.set(name, f, entry{addrs: answer.Addrs, none: len(answer.Addrs) == 0, nobody: answer.NoSuchName, version: version, came: now,
+		ttl: trueFor(answer)})
+}
+
+// trueFor returns for how long an answer is true.
+func trueFor(answer ask.Answer) time.Duration {
+	most := ttlMax
 	if len(answer.Addrs) == 0 {
-		ttl = min(ttl, negativeMax)
+		most = negativeMax
 	}
-	s.set(name, f, entry{addrs: answer.Addrs, none: len(answer.Addrs) == 0, nobody: answer.NoSuchName, version: version, came: now, ttl: ttl})
+	return min(max(answer.TTL, ttlMin), most)
 }
 
 // fail keeps why there is no answer, beside the one that was there before.

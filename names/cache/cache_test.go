@@ -27,8 +27,9 @@ func TestTimes(t *testing.T) {
 		left   time.Duration // of a fresh answer
 		state  string
 	}{
-		{positive(0), 0, 0, "stale"},
-		{positive(0), 24 * time.Hour, 0, ""},
+		{positive(0), 0, time.Second, "fresh stale"},
+		{positive(0), time.Second, 0, "stale"},
+		{positive(0), time.Second + 24*time.Hour, 0, ""},
 		{positive(time.Second), 0, time.Second, "fresh stale"},
 		{positive(time.Second), 999 * time.Millisecond, time.Millisecond, "fresh stale"},
 		{positive(time.Second), time.Second, 0, "stale"},
@@ -39,7 +40,8 @@ func TestTimes(t *testing.T) {
 		{positive(24 * time.Hour), time.Hour, 0, "stale"},
 		{positive(24 * time.Hour), 25*time.Hour - 1, 0, "stale"},
 		{positive(24 * time.Hour), 25 * time.Hour, 0, ""},
-		{negative(0), 0, 0, ""},
+		{negative(0), 0, time.Second, "fresh"},
+		{negative(0), time.Second, 0, ""},
 		{negative(30 * time.Second), 0, 30 * time.Second, "fresh"},
 		{negative(30 * time.Second), 30 * time.Second, 0, ""},
 		{negative(time.Hour), 0, time.Minute, "fresh"},
@@ -93,7 +95,7 @@ func TestFailures(t *testing.T) {
 		t.Errorf("%v", v)
 	}
 	s.put("a", four, ask.Answer{Addrs: here}, 0, t0)
-	if v := e.view(0, t0); v.known {
+	if v := e.view(0, t0.Add(ttlMin)); v.known {
 		t.Errorf("an answer does not end a failure: %v", v)
 	}
 }
