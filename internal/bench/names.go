@@ -54,7 +54,7 @@ func (b *bench) lookup() (outcome, error) {
 	var uid uint32
 	for _, uid = range proxies {
 	}
-	return b.alternate("ms", ask(0, lab.NameServer), ask(uid, libraryServer))
+	return b.alternate("ms", ask(0, lab.NameServers[0]), ask(uid, libraryServer))
 }
 
 // again measures a request to a host to which there was one just before. tinyproxy asks the name server for each.
@@ -75,8 +75,10 @@ func (b *bench) again() (outcome, error) {
 	}
 	second := func(s *site) func() (float64, error) {
 		return func() (took float64, err error) {
-			s.NameServers(lab.Manner{Late: awayTime, TTL: 60})
-			defer s.NameServers(lab.Manner{})
+			if err := s.Answer(lab.Manner{Late: awayTime, TTL: 60}); err != nil {
+				return 0, err
+			}
+			defer s.Answer(lab.Manner{}) //nolint:errcheck // it did so before
 			err = s.from(s.Connections()[0], func(c caller) error {
 				for range 2 {
 					began := time.Now()
@@ -104,7 +106,7 @@ func (b *bench) resolver() (o outcome, err error) {
 		if err != nil {
 			return o, err
 		}
-		s.NameServers(lab.Manner{TTL: 3600})
+		err = s.Answer(lab.Manner{TTL: 3600})
 		for _, uid := range proxies {
 			for name := range 50 {
 				_, _, failed := s.Question(uid, libraryServer, fmt.Sprintf("n%d.example", name))

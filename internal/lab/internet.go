@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -94,15 +93,12 @@ func (in *internet) connect() error {
 
 // serve starts the origin servers on ports 80, 443, 8443 and 22 of all addresses, and the name servers.
 func (in *internet) serve() error {
-	in.names.set("echo.example", []netip.Addr{Echo})
+	in.names.set("echo.example", always(Echo))
 	err := in.space.do(func() error {
-		for _, addr := range append(slices.Clone(nameServers), OtherNameServer) {
-			conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 53)))
-			if err != nil {
+		for _, addr := range append(NameServers[:], OtherNameServer) {
+			if err := in.names.listen(addr, Manner{}); err != nil {
 				return err
 			}
-			in.closers = append(in.closers, conn)
-			in.running.Go(func() { in.names.serve(conn) })
 		}
 		for port, serve := range map[string]func(net.Listener){
 			"80": in.serveHTTP, "443": in.serveHTTPS, "8443": in.serveHTTPS, "22": in.serveSSH,
@@ -131,6 +127,7 @@ func (in *internet) close() {
 	for _, c := range in.closers {
 		c.Close()
 	}
+	in.names.close()
 	in.running.Wait()
 }
 
@@ -288,7 +285,7 @@ func (in *internet) count(host string, port uint16) (int, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		addrs = append(addrs, a)
 	} else {
-		addrs = in.names.lookup(host)
+		addrs, _ = in.names.lookup(host)
 	}
 	n := 0
 	for _, p := range []uint16{22, 80, 443} {
@@ -330,12 +327,6 @@ func (in *internet) settle(port uint16) error {
 		in.counted.Wait()
 	}
 	return nil
-}
-
-// Host makes a name resolve to the given addresses; with none the name does not exist. Names under .example
-// need no registration: each gets an origin of its own.
-func (l *Lab) Host(name string, addrs ...netip.Addr) {
-	l.net.names.set(strings.ToLower(name), addrs)
 }
 
 // Serve has a handler serve the pages of a host, a name or an address. With HTTPS this host offers HTTP/2 too.

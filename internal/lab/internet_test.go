@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,5 +162,39 @@ func TestServe(t *testing.T) {
 		if err != nil || string(got) != want {
 			t.Errorf("curl %s: %q, %v, want %q", url, got, err, want)
 		}
+	}
+}
+
+// Name servers answer in the manner that they are told to.
+func TestMannersOfNameServers(t *testing.T) {
+	l := newLab(t, Options{})
+	addr := netip.MustParseAddr("203.0.113.9")
+	ask := func(server netip.Addr) (addrs []netip.Addr, took time.Duration, err error) {
+		return l.Question(0, server, "bank.example")
+	}
+	l.HostFor(7, "bank.example", func() []netip.Addr { return []netip.Addr{addr} })
+	const late = 50 * time.Millisecond
+	for _, m := range []Manner{{}, {Late: late}, {NoIPv6: true}, {}} {
+		if err := l.Answer(m, NameServers[0]); err != nil {
+			t.Fatal(err)
+		}
+		if addrs, took, err := ask(NameServers[0]); err != nil || !slices.Equal(addrs, []netip.Addr{addr}) || took < m.Late {
+			t.Errorf("%+v: %v, %v, after %v", m, addrs, err, took)
+		}
+	}
+	if err := l.Answer(Manner{Dead: true}, NameServers[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := ask(NameServers[0]); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a dead server: %v", err)
+	}
+	if addrs, _, err := ask(NameServers[1]); err != nil || len(addrs) != 1 {
+		t.Errorf("the other server: %v, %v", addrs, err)
+	}
+	if err := l.Answer(Manner{}, NameServers[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := ask(NameServers[0]); err != nil {
+		t.Errorf("it lives again: %v", err)
 	}
 }

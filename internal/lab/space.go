@@ -26,6 +26,9 @@ const (
 	namePrefix = "vifproxylab-"
 )
 
+// Hosts is what hosts(5) of the firewall VM says at first.
+const Hosts = "127.0.0.1 localhost\n"
+
 // space is a network namespace with a name, so that a person can look into it with `ip netns exec`.
 type space struct {
 	name string
@@ -103,14 +106,15 @@ func (s *space) do(f func() error) error {
 	})
 }
 
-// resolve has programs that Command starts in the namespace ask the lab's name servers.
+// resolve has programs that Command starts in the namespace ask the lab's name servers, and read a hosts(5) of the lab.
 func (s *space) resolve() error {
-	resolv := filepath.Join(etcDir, s.name, "resolv.conf")
-	if err := os.MkdirAll(filepath.Dir(resolv), 0o755); err != nil {
+	etc := filepath.Join(etcDir, s.name)
+	if err := os.MkdirAll(etc, 0o755); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("nameserver %v\nnameserver %v\n", nameServers[0], nameServers[1])
-	return os.WriteFile(resolv, []byte(text), 0o644)
+	text := fmt.Sprintf("nameserver %v\nnameserver %v\n", NameServers[0], NameServers[1])
+	return errors.Join(os.WriteFile(filepath.Join(etc, "resolv.conf"), []byte(text), 0o644),
+		os.WriteFile(filepath.Join(etc, "hosts"), []byte(Hosts), 0o644))
 }
 
 func (s *space) remove() error {

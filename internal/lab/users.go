@@ -15,9 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NameServer is the first name server of the firewall VM.
-var NameServer = nameServers[0]
-
 // questionTime is for an answer: glibc asks again after 5 s.
 const (
 	questionTime  = 5 * time.Second
