@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,76 +170,4 @@ func TestTheResolverIsConfined(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// A host whose addresses change all the time, with answers that are good for a second, is reached by each request.
-func TestAddressesThatChange(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, lab.R42)
-	s.NameServers(lab.Manner{TTL: 1})
-	s.rules("work.10.137.0.11", bank)
-	s.start()
-	s.attach("work", "10.137.0.11")
-	move := func(i int) {
-		s.Host("bank.example", netip.AddrFrom4([4]byte{198, 51, 100, byte(2*i%200 + 20)}), netip.AddrFrom4([4]byte{198, 51, 100, byte(2*i%200 + 21)}))
-	}
-	move(0)
-	s.opens("work", "http://bank.example/")
-	var over atomic.Bool
-	var clients sync.WaitGroup
-	var asked atomic.Int32
-	for range 3 {
-		clients.Go(func() {
-			for !over.Load() {
-				if r := s.Get("work", "http://bank.example/"); r.Status != 200 {
-					t.Errorf("request %d: %+v", asked.Load(), r)
-				}
-				asked.Add(1)
-			}
-		})
-	}
-	for i := 1; i < 8 || asked.Load() < 500; i++ {
-		time.Sleep(time.Second)
-		move(i)
-	}
-	over.Store(true)
-	clients.Wait()
-	t.Logf("%d requests", asked.Load())
-	s.stop()
-}
-
-// Whatever is wrong with name servers and with IPv6, a page comes: after the first one as if nothing were wrong.
-func TestFaultsOfNameServers(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, lab.R42)
-	s.rules("work.10.137.0.11", bank, `^[a-z]*[0-9]\.example$`)
-	s.start()
-	s.attach("work", "10.137.0.11")
-	first := netip.MustParseAddr("10.139.1.1")
-	nowhere := netip.MustParseAddr("2001:db8::1")
-	page := func(name string) time.Duration {
-		began := time.Now()
-		s.opens("work", "http://"+name+"/")
-		return time.Since(began)
-	}
-	for _, tt := range []struct {
-		fault  string
-		silent func(server netip.Addr, ipv6 bool) bool
-		addrs  []netip.Addr // beside one of IPv4
-	}{
-		{fault: "none"},
-		{fault: "dead", silent: func(server netip.Addr, _ bool) bool { return server == first }},
-		{fault: "half", silent: func(_ netip.Addr, ipv6 bool) bool { return ipv6 }},
-		{fault: "six", addrs: []netip.Addr{nowhere}},
-	} {
-		s.NameServers(lab.Manner{TTL: 60, Silent: tt.silent})
-		var took []time.Duration
-		for i := range 6 {
-			name := fmt.Sprintf("%s%d.example", tt.fault, i)
-			s.Host(name, append(tt.addrs, netip.AddrFrom4([4]byte{198, 51, 100, byte(i + 20)}))...)
-			took = append(took, page(name), page(name))
-		}
-		t.Logf("%s: new hosts and known ones by turns: %v", tt.fault, took)
-	}
-	s.stop()
 }
