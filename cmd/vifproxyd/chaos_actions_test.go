@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
-	"vifproxy/tinyproxy"
 )
 
 type action struct {
@@ -50,7 +49,6 @@ var actions = []action{
 	{2, "directory away", (*chaos).directoryAway},
 	{3, "directory unreadable", (*chaos).directoryUnreadable},
 	{6, "kill proxies", (*chaos).killProxies},
-	{4, "kill resolver", (*chaos).killResolver},
 	{4, "kill daemon", func(c *chaos) string { c.end(syscall.SIGKILL); return "" }},
 	{2, "stop daemon", func(c *chaos) string { c.end(syscall.SIGTERM); return "" }},
 	{9, "start daemon", func(c *chaos) string { c.up(c.rng.IntN(2) == 0); return "" }},
@@ -71,6 +69,12 @@ var actions = []action{
 	{8, "lie", (*chaos).lie},
 	{2, "truth", func(c *chaos) string { c.truth(); return "" }},
 	{2, "resolvers", (*chaos).editResolvers},
+	{6, "name server", (*chaos).nameServer},
+	{1, "no name server", (*chaos).noNameServer},
+	{3, "hosts", (*chaos).editHosts},
+	{5, "kill resolver", func(c *chaos) string { return c.hitResolver(syscall.SIGKILL) }},
+	{1, "stop resolver", func(c *chaos) string { return c.hitResolver(syscall.SIGSTOP) }},
+	{6, "strange way", (*chaos).strangeWay},
 	{2, "stop journal", (*chaos).stopJournal},
 	{2, "no inotify", (*chaos).noInotify},
 	{3, "no descriptors", (*chaos).noDescriptors},
@@ -232,15 +236,6 @@ func (c *chaos) killProxies() string {
 	return victim
 }
 
-// killResolver ends the resolver, or has it stand still. Nobody is disturbed: questions wait until another one runs.
-func (c *chaos) killResolver() string {
-	how := []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP}[c.rng.IntN(2)]
-	for _, pid := range c.processes(func(uid uint32) bool { return uid == tinyproxy.NamesUID }) {
-		syscall.Kill(pid, how) //nolint:errcheck // it may have ended by itself
-	}
-	return how.String()
-}
-
 func ownerOf(pid int) uint32 {
 	var stat syscall.Stat_t
 	if syscall.Stat(fmt.Sprintf("/proc/%d", pid), &stat) != nil {
@@ -310,8 +305,8 @@ func (c *chaos) end(how syscall.Signal) {
 // hasEnded follows the end of a daemon.
 func (c *chaos) hasEnded(d *running) {
 	c.verbs.Wait()
-	c.until("no proxy is left", func() error {
-		if pids := c.proxies(); len(pids) > 0 {
+	c.until("no process of ours is left", func() error {
+		if pids := c.ours(); len(pids) > 0 {
 			return fmt.Errorf("%v", pids)
 		}
 		return nil
@@ -321,6 +316,9 @@ func (c *chaos) hasEnded(d *running) {
 	c.reader.reads(true)
 	<-c.reader.over
 	c.noRace(d)
+	if strings.Contains(d.log.String(), "event=owned") {
+		c.fail("a proxy was said to be owned, and none is")
+	}
 	c.counts["netlink overflows"] += strings.Count(d.log.String(), "network events were lost")
 	c.counts["inotify overflows"] += strings.Count(d.log.String(), "watching the rules again")
 	c.before = d.log.takeTail(8 << 10)

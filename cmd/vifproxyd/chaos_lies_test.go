@@ -5,8 +5,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -148,7 +146,7 @@ func (g *fenceGaps) String() string {
 
 // misled has them lie if they do not yet, while something is done to the fence.
 func (c *chaos) misled() string {
-	if c.court.lies != 0 {
+	if c.naming.lying != 0 {
 		return ""
 	}
 	return c.lie() + "; "
@@ -165,19 +163,9 @@ func (c *chaos) lie() string {
 	if c.rng.IntN(3) == 0 {
 		addrs = append(addrs, origin(host))
 	}
-	c.court.change(func(m *model) { m.lies |= 1 << host })
+	c.misleads(host)
 	c.Host(universe[host], addrs...)
 	return fmt.Sprint(universe[host], addrs)
-}
-
-// truth ends all lies. Nobody here remembers what a name server said.
-func (c *chaos) truth() {
-	for host := range universe {
-		if c.court.lies.has(host) {
-			c.Host(universe[host], origin(host))
-		}
-	}
-	c.court.change(func(m *model) { m.lies = 0 })
 }
 
 // seek asks for hosts that the name servers lie about until the run ends.
@@ -208,20 +196,4 @@ func (c *chaos) seek(vm *appVM, seed uint64) {
 		c.mu.Unlock()
 		c.gate.RUnlock()
 	}
-}
-
-// editResolvers takes one of the two name servers out of resolv.conf, or puts it back, in place. The other one answers. It never
-// puts one in the place of the other: the fence refuses questions to a new one for a moment, see docs/security.md.
-func (c *chaos) editResolvers() string {
-	lines := []string{"nameserver 10.139.1.1\n", "nameserver 10.139.1.2\n"}
-	if c.alone = !c.alone; c.alone {
-		n := c.rng.IntN(2)
-		lines[n] = "#" + lines[n][1:]
-	}
-	f, err := os.OpenFile(filepath.Join("/etc/netns", c.Name+"-fw", "resolv.conf"), os.O_WRONLY, 0)
-	c.must(err)
-	defer f.Close()
-	_, err = f.WriteAt([]byte(lines[0]+lines[1]), 0)
-	c.must(err)
-	return fmt.Sprintf("%q", lines)
 }

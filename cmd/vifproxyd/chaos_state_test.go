@@ -165,16 +165,19 @@ var (
 	proxyPort = regexp.MustCompile(`\b6[1-4][0-9]{3}\b`)
 	between   = regexp.MustCompile(`[,{}\n]`)
 	refusedBy = regexp.MustCompile(`^[0-9]+ counter$`) // a uid
+	asker     = regexp.MustCompile(`^([0-9]+ [.:] )?127\.64\.`)
+	pinned    = regexp.MustCompile(`^[0-9]+ \. [0-9.]+ timeout `)
 )
 
-// state is bindings, rules and `show` as text, but for what is another each time: ports, pids, times, counters.
+// state is bindings, rules and `show` as text, but for what is another each time: ports, pids, times, counters, pins and who asks
+// from which address.
 func (c *chaos) state() string {
 	status, err := c.ctl.Status(c.Context())
 	c.must(err)
 	var all []string
 	for _, part := range between.Split(proxyPort.ReplaceAllString(c.ruleset(), "PORT"), -1) {
 		part = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(part), "elements ="))
-		if part != "" && !refusedBy.MatchString(part) {
+		if part != "" && !refusedBy.MatchString(part) && !asker.MatchString(part) && !pinned.MatchString(part) {
 			all = append(all, part)
 		}
 	}

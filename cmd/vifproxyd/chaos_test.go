@@ -58,8 +58,8 @@ type chaos struct {
 	full   bool                // the runtime directory
 	late   bool                // the daemon may need a while to notice what happened since the last settled moment
 	thin   bool                // a part of our rules may be away
-	alone  bool                // one of the two name servers is not in resolv.conf
-	ended  map[*running]bool   // daemons that were meant to end
+	naming naming
+	ended  map[*running]bool // daemons that were meant to end
 	counts map[string]int
 	log    []string
 
@@ -294,18 +294,19 @@ func (c *chaos) settle(letGo bool) {
 			c.counts["held when settled"]++
 		}
 	}
+	c.awaitNames(status)
 	c.court.change(func(m *model) { m.settle() })
 	c.gate.Lock()
 	defer c.gate.Unlock()
-	c.sweep(status)
+	c.comparePins(c.sweep(status))
 	c.countOrigins()
 	c.countOutsiders()
 	c.compareKernel(status)
 	c.until("the files are those of the proxies", func() error { return c.compareFiles(status, false) })
 }
 
-// sweep tries every host from every AppVM.
-func (c *chaos) sweep(status control.Status) {
+// sweep tries every host from every AppVM. It returns what each reaches.
+func (c *chaos) sweep(status control.Status) []policy {
 	serves := map[string]bool{}
 	for _, vm := range status.VMs {
 		serves[vm.IP] = vm.State == control.Running
@@ -339,13 +340,14 @@ func (c *chaos) sweep(status control.Status) {
 			c.fail("all is settled, but %v", err)
 		}
 	}
+	return seen
 }
 
 // finish mends the rules too, and checks that a new daemon makes of the same inputs what the old one has
 // made of them in its long life; and that nothing is left after it.
 func (c *chaos) finish() {
 	c.mend()
-	if c.alone { // a daemon remembers a name server for a while that the next one does not know
+	if c.naming.alone { // a daemon remembers a name server for a while that the next one does not know
 		c.editResolvers()
 	}
 	c.settle(true)

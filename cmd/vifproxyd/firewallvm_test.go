@@ -18,6 +18,12 @@ func (s *site) proxies() []int {
 	return s.processes(func(uid uint32) bool { return uid != tinyproxy.NamesUID })
 }
 
+// ours are all of these, the resolver too.
+func (s *site) ours() []int {
+	s.Helper()
+	return s.processes(func(uint32) bool { return true })
+}
+
 // processes are those of our user ids in the firewall VM's network.
 func (s *site) processes(are func(uid uint32) bool) (pids []int) {
 	s.Helper()
@@ -85,8 +91,8 @@ const admission = "ct original proto-dst 8100"
 // noProxies waits until nothing of a daemon that was killed runs any more.
 func (s *site) noProxies() {
 	s.Helper()
-	s.until("no proxy of ours is left", func() error {
-		if pids := s.proxies(); len(pids) > 0 {
+	s.until("no process of ours is left", func() error {
+		if pids := s.ours(); len(pids) > 0 {
 			return fmt.Errorf("%v", pids)
 		}
 		return nil
@@ -95,8 +101,8 @@ func (s *site) noProxies() {
 
 func (s *site) nothingLeft() {
 	s.Helper()
-	if pids := s.proxies(); len(pids) > 0 {
-		s.Errorf("proxies left: %v", pids)
+	if pids := s.ours(); len(pids) > 0 {
+		s.Errorf("processes left: %v", pids)
 	}
 	if text := s.inFirewall("nft", "list", "ruleset"); strings.Contains(strings.ToLower(text), "vifproxy") || strings.Contains(text, admission) {
 		s.Errorf("rules left:\n%s", text)
