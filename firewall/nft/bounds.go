@@ -65,10 +65,13 @@ var (
 		{3, 7440},                                 // ESTABLISHED: 2 hours and 4 minutes, the least of RFC 5382, REQ-5; Linux has 5 days
 		{4, 30}, {5, 30}, {6, 10}, {7, 1}, {8, 1}, // FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE
 	}
-	udpSeconds uint32 = 6 // a resolver asks again after 5 (RES_TIMEOUT of glibc)
+	udpSeconds uint32 = 5 // glibc asks again then (RES_TIMEOUT), which is tracked anew
 )
 
-const tcpTimeouts, udpTimeouts = "short_tcp", "short_udp" // objects that rules refer to
+// resolverSeconds are those for which a question of the resolver to a name server is remembered, or its answer. It asks again sooner.
+var resolverSeconds uint32 = 2
+
+const tcpTimeouts, udpTimeouts, resolverTimeouts = "short_tcp", "short_udp", "short_resolver" // objects that rules refer to
 
 var (
 	ratesSet = &set{table: ownTable, name: "rates", key: keys(ifname, ipv4Addr)}
@@ -120,11 +123,13 @@ func declareBounds(c firewall.Config) [][]byte {
 		}
 		return to
 	}
-	udp := func(to []byte) []byte {
-		for _, state := range []uint16{1, 2} { // CTA_TIMEOUT_UDP_UNREPLIED, CTA_TIMEOUT_UDP_REPLIED
-			to = netlink.Append(to, state, net32(udpSeconds)...)
+	udp := func(seconds uint32) func([]byte) []byte {
+		return func(to []byte) []byte {
+			for _, state := range []uint16{1, 2} { // CTA_TIMEOUT_UDP_UNREPLIED, CTA_TIMEOUT_UDP_REPLIED
+				to = netlink.Append(to, state, net32(seconds)...)
+			}
+			return to
 		}
-		return to
 	}
 	all := [][]byte{
 		dynamic(ratesSet, unix.NFT_SET_TIMEOUT, keptMax),
@@ -137,7 +142,8 @@ func declareBounds(c firewall.Config) [][]byte {
 		// Of IPv6 as well: the kernel compares the transport protocol only (nft_ct_timeout_obj_eval in net/netfilter/nft_ct.c, 4.19
 		// to 6.18).
 		object(fenceTable, tcpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_TCP, tcp),
-		object(fenceTable, udpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp),
+		object(fenceTable, udpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp(udpSeconds)),
+		object(fenceTable, resolverTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp(resolverSeconds)),
 	}
 	if !c.Switchboard { // what it hands over is not tracked
 		all = append(all, dynamic(heldSet, 0, keptMax), object(ownTable, tcpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_TCP, tcp))
@@ -189,7 +195,7 @@ func (b *bounds) questionRules(c firewall.Config) []Rule {
 			each(beyondSet.name, beyondMemory, counter, skuid), drop),
 		All(udp, isNoResolver(c), each(questionsSet.name, 0, ctCountWithin(b.questions), skuid), ctTimeoutSet(udpTimeouts), goTo("egress")),
 		All(udp, isResolver(c), backward, goTo("egress")),
-		All(udp, isResolver(c), each(resolverSet.name, 0, ctCountWithin(b.resolver), skuid), ctTimeoutSet(udpTimeouts), goTo("egress")),
+		All(udp, isResolver(c), each(resolverSet.name, 0, ctCountWithin(b.resolver), skuid), ctTimeoutSet(resolverTimeouts), goTo("egress")),
 		All(udp, isResolver(c), each(beyondSet.name, beyondMemory, counter, skuid), drop),
 	}
 }
