@@ -163,6 +163,7 @@ func (c *chaos) permitted(dir string) error {
 
 var (
 	proxyPort = regexp.MustCompile(`\b6[1-4][0-9]{3}\b`)
+	asks      = regexp.MustCompile(`\b127\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\.[0-9]+\.[0-9]+ \. ([0-9]+|PORT)\b`) // in the order of their coming
 	between   = regexp.MustCompile(`[,{}\n]`)
 	refusedBy = regexp.MustCompile(`^[0-9]+ counter$`) // a uid
 	asker     = regexp.MustCompile(`^([0-9]+ [.:] )?127\.64\.`)
@@ -175,7 +176,7 @@ func (c *chaos) state() string {
 	status, err := c.ctl.Status(c.Context())
 	c.must(err)
 	var all []string
-	for _, part := range between.Split(proxyPort.ReplaceAllString(c.ruleset(), "PORT"), -1) {
+	for _, part := range between.Split(asks.ReplaceAllString(proxyPort.ReplaceAllString(c.ruleset(), "PORT"), "ASKER"), -1) {
 		part = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(part), "elements ="))
 		if part != "" && !refusedBy.MatchString(part) && !asker.MatchString(part) && !pinned.MatchString(part) {
 			all = append(all, part)
