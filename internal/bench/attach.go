@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/lab"
 )
 
@@ -49,8 +50,8 @@ func (s *site) comeAndGo(number int) (took float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	err = s.from(vm, func(c caller) error {
-		answered, err := c.until(refused, isRefused)
+	err = s.from(vm, func(c caller.Caller) error {
+		answered, err := c.Until(refused, isRefused)
 		took = milliseconds(answered.Sub(last))
 		return err
 	})
@@ -87,13 +88,13 @@ func (b *bench) rules() (outcome, error) {
 		if last == 255 {
 			last = 11
 		}
-		err = s.from(vm, func(c caller) error {
+		err = s.from(vm, func(c caller.Caller) error {
 			host := fmt.Sprintf("203.0.113.%d", last)
 			if err := s.save(0, openLine, fmt.Sprintf(`^203\.0\.113\.%d$`, last)); err != nil {
 				return err
 			}
 			saved := time.Now()
-			answered, err := c.until(host, isServed)
+			answered, err := c.Until(host, isServed)
 			took = milliseconds(answered.Sub(saved))
 			return err
 		})

@@ -79,6 +79,8 @@ var figures = []figure{
 	{"lookup", "first question of a proxy for a name", "the same question to the same name server",
 		goal{text: "≤ 1.3× + 1 ms", times: 1.3, plus: 1}, (*bench).lookup},
 	{"again", "second request to a host, with a name server 20 ms away", byHandName, goal{text: "≤ 0.2×", times: 0.2}, (*bench).again},
+	{"faults", "page of a new host while a name server or IPv6 fails, the worst of four", "page of a new host while nothing fails",
+		goal{text: "≤ 1.2×", times: 1.2}, (*bench).faults},
 	{"resolver", "resident memory of the resolver, 250 AppVMs with 50 names each", "the same with 1 AppVM",
 		goal{text: "≤ +16 MiB", times: 1, plus: 16}, (*bench).resolver},
 	{"throughput", "requests through the proxy, the daemon busy",

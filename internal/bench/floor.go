@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/lab"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -108,7 +109,7 @@ func (h *byHand) start() (took time.Duration, end func(), err error) {
 			_, _ = unix.Wait4(pid, nil, 0, nil)
 			_ = cell.Remove()
 		}
-		for ; !h.listens(); nap(pause / 2) {
+		for ; !h.listens(); caller.Nap(caller.Pause / 2) {
 			if time.Since(began) > patience {
 				end()
 				return fmt.Errorf("tinyproxy started by hand does not listen on %v", h.listen)

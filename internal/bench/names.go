@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/bench/peers"
 	"vifproxy/internal/lab"
 	"vifproxy/tinyproxy"
@@ -79,10 +80,10 @@ func (b *bench) again() (outcome, error) {
 				return 0, err
 			}
 			defer s.Answer(lab.Manner{}) //nolint:errcheck // it did so before
-			err = s.from(s.Connections()[0], func(c caller) error {
+			err = s.from(s.Connections()[0], func(c caller.Caller) error {
 				for range 2 {
 					began := time.Now()
-					status, err := c.ask(knownHost)
+					status, err := c.Ask(knownHost)
 					if took = milliseconds(time.Since(began)); err != nil || !isServed(status) {
 						return fmt.Errorf("status %d, %w", status, err)
 					}
@@ -93,6 +94,60 @@ func (b *bench) again() (outcome, error) {
 		}
 	}
 	return b.alternate("ms", second(alone), second(s))
+}
+
+// faults measures a page while name servers fail, or addresses of IPv6 lead nowhere. The floor is the same page without that. Each page is
+// of another host, whose name has to be asked for. The first page of each run does not count.
+func (b *bench) faults() (worst outcome, err error) {
+	const each = 10
+	s, proxies, err := b.asking(many)
+	if err != nil {
+		return worst, err
+	}
+	vm, hosts, server, nowhere := 0, 0, netip.MustParseAddr("203.0.113.31"), netip.MustParseAddr("2001:db8:6::1")
+	with := func(first, both lab.Manner, addrs ...netip.Addr) func() (float64, error) {
+		return func() (float64, error) {
+			if err := errors.Join(s.Answer(both), s.Answer(first, lab.NameServers[0])); err != nil {
+				return 0, err
+			}
+			vm++ // an AppVM that has asked for much waits
+			var took []float64
+			err := s.from(s.Connections()[vm%len(proxies)], func(c caller.Caller) error {
+				c.Patience = patience
+				for range 1 + each {
+					hosts++
+					host := fmt.Sprintf("n%d.example", 100_000+hosts)
+					s.Host(host, addrs...)
+					began := time.Now()
+					if status, err := c.Ask(host); err != nil || !isServed(status) {
+						return errors.Join(err, fmt.Errorf("%s: status %d", host, status))
+					}
+					took = append(took, milliseconds(time.Since(began)))
+				}
+				return nil
+			})
+			return median(took[min(1, len(took)):]), err
+		}
+	}
+	well, noIPv6 := lab.Manner{}, lab.Manner{NoIPv6: true}
+	for fault, page := range map[string]func() (float64, error){
+		"the first name server is dead":   with(lab.Manner{Dead: true}, well, server),
+		"the first name server is silent": with(lab.Manner{Silent: true}, well, server),
+		"both are silent to AAAA":         with(noIPv6, noIPv6, server),
+		"addresses of IPv6 lead nowhere":  with(well, well, nowhere, server),
+	} {
+		o, err := b.alternate("ms", with(well, well, server), page)
+		if err = errors.Join(err, s.Answer(well)); err != nil {
+			return o, fmt.Errorf("%s: %w", fault, err)
+		}
+		ratio := median(o.figures) / median(o.floors)
+		o.notes = append(worst.notes, fmt.Sprintf("%s: %.2f×", fault, ratio))
+		if len(worst.figures) == 0 || ratio > median(worst.figures)/median(worst.floors) {
+			worst = o
+		}
+		worst.notes = o.notes
+	}
+	return worst, nil
 }
 
 // resolver measures the memory of the resolver when all AppVMs have asked for what they need.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/lab"
 )
 
@@ -63,11 +64,11 @@ func (b *bench) connect() (outcome, error) {
 	measure := func(s *site, vm lab.VM) func() (float64, error) {
 		return func() (float64, error) {
 			var took []float64
-			err := s.from(vm, func(c caller) error {
+			err := s.from(vm, func(c caller.Caller) error {
 				for range each {
-					nap(time.Millisecond) // the proxy ends its thread for the one before
+					caller.Nap(time.Millisecond) // the proxy ends its thread for the one before
 					began := time.Now()
-					fd, err := c.connect()
+					fd, err := c.Connect()
 					if err != nil {
 						return err
 					}
@@ -120,8 +121,8 @@ func (b *bench) coldStart() (outcome, error) {
 		// the processors from what is measured.
 		answered := began
 		for _, vm := range all {
-			err := s.from(vm, func(c caller) (err error) {
-				answered, err = c.until(refused, isRefused)
+			err := s.from(vm, func(c caller.Caller) (err error) {
+				answered, err = c.Until(refused, isRefused)
 				return err
 			})
 			if err != nil {

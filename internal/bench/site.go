@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/lab"
 )
 
@@ -229,6 +230,11 @@ func (s *site) untilAtRest(ctx context.Context) error {
 	defer cancel()
 	_, err := s.control.Update(ctx)
 	return err
+}
+
+// from runs f with a client behind a vif.
+func (s *site) from(vm lab.VM, f func(c caller.Caller) error) error {
+	return s.Through(vm.Vif(), func(nic string) error { return f(caller.Caller{NIC: nic, Addr: vm.IP, Patience: caller.AnswerTime}) })
 }
 
 // until looks again and again.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/lab"
 )
 
@@ -33,7 +34,7 @@ func (b *bench) unchanging() (outcome, error) {
 	defer load.end()
 	changes, requests := 10*b.Runs, 1500*b.Runs
 	var cut, made [2]int // tunnels, by additions and by removals
-	err = s.from(vm, func(c caller) error {
+	err = s.from(vm, func(c caller.Caller) error {
 		for i := 0; i < changes || load.requests() < requests; i++ {
 			tunnel, err := s.tunnel(c)
 			if err != nil {
@@ -46,10 +47,10 @@ func (b *bench) unchanging() (outcome, error) {
 			if err := s.save(0, lines...); err != nil {
 				return err
 			}
-			if _, err := c.until(host, wanted); err != nil {
+			if _, err := c.Until(host, wanted); err != nil {
 				return err
 			}
-			nap(quiet) // in which an older process may be ended
+			caller.Nap(quiet) // in which an older process may be ended
 			if made[i%2]++; !echoes(tunnel) {
 				cut[i%2]++
 			}
@@ -85,7 +86,7 @@ func (b *bench) revoke() (outcome, error) {
 			return 0, err
 		}
 		time.Sleep(quiet)
-		err = s.from(vm, func(c caller) error {
+		err = s.from(vm, func(c caller.Caller) error {
 			tunnel, err := s.tunnel(c)
 			if err != nil {
 				return err
@@ -98,7 +99,7 @@ func (b *bench) revoke() (outcome, error) {
 				return err
 			}
 			saved := time.Now()
-			err = await(tunnel, unix.POLLIN, patience) // it has been at rest: what comes is its end
+			err = caller.Await(tunnel, unix.POLLIN, patience) // it has been at rest: what comes is its end
 			took = milliseconds(time.Since(saved))
 			if n, _ := unix.Read(tunnel, make([]byte, 1)); err == nil && n > 0 {
 				err = errors.New("the tunnel lives on")
@@ -110,13 +111,13 @@ func (b *bench) revoke() (outcome, error) {
 }
 
 // tunnel opens one to the echo server.
-func (s *site) tunnel(c caller) (fd int, err error) {
-	if fd, err = c.connect(); err != nil {
+func (s *site) tunnel(c caller.Caller) (fd int, err error) {
+	if fd, err = c.Connect(); err != nil {
 		return fd, err
 	}
 	target := netip.AddrPortFrom(lab.Echo, 443)
 	if _, err = unix.Write(fd, fmt.Appendf(nil, "CONNECT %v HTTP/1.0\r\n\r\n", target)); err == nil {
-		err = await(fd, unix.POLLIN, patience)
+		err = caller.Await(fd, unix.POLLIN, patience)
 	}
 	answer := make([]byte, 4096)
 	n := 0
@@ -137,7 +138,7 @@ func (s *site) tunnel(c caller) (fd int, err error) {
 func echoes(fd int) bool {
 	word := make([]byte, 5)
 	_, err := unix.SendmsgN(fd, []byte("hello"), nil, nil, unix.MSG_NOSIGNAL)
-	if err != nil || await(fd, unix.POLLIN, patience) != nil {
+	if err != nil || caller.Await(fd, unix.POLLIN, patience) != nil {
 		return false
 	}
 	n, err := unix.Read(fd, word)
@@ -167,11 +168,11 @@ func (s *site) load(ctx context.Context, vm lab.VM, clients int) *load {
 	for range clients {
 		l.running.Go(func() {
 			var own loaded
-			own.err = s.from(vm, func(c caller) error {
-				c.patience = patience
+			own.err = s.from(vm, func(c caller.Caller) error {
+				c.Patience = patience
 				for ctx.Err() == nil {
 					began := time.Now()
-					status, err := c.ask(open)
+					status, err := c.Ask(open)
 					if err == nil && !isServed(status) {
 						err = fmt.Errorf("status %d", status)
 					}

@@ -17,6 +17,7 @@ import (
 	"vifproxy/firewall/backend"
 	"vifproxy/firewall/switchboard"
 	"vifproxy/firewall/switchboard/handover"
+	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/bench/peers"
 	"vifproxy/internal/cgroup"
 	"vifproxy/internal/lab"
@@ -62,7 +63,7 @@ func (b *bench) move() (outcome, error) {
 			last.To, last.Socket = k.proxies[turn%2].Local, k.proxies[turn%2].Cookie
 			done, inForce, err := k.sync(many)
 			whole = append(whole, done)
-			nap(time.Millisecond)
+			caller.Nap(time.Millisecond)
 			return inForce, err
 		})
 	})
