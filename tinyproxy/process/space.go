@@ -23,6 +23,9 @@ const (
 	filesMin = 128 << 10
 	// logMin is what the log of an AppVM may take, however many AppVMs there are.
 	logMin = 32 << 10
+	// leftMax is how many AppVMs that have left have logs. The next disposable has another name, and each takes a page and a directory
+	// in addition to what is counted.
+	leftMax = 64
 	// pageSize is the unit that tmpfs counts in.
 	pageSize = 4 << 10
 )
@@ -137,6 +140,9 @@ func (s *space) forget(vm string) {
 	if s.logs[vm] != nil && !slices.Contains(s.left, vm) {
 		s.left = append(s.left, vm)
 	}
+	if len(s.left) > leftMax {
+		s.evict()
+	}
 }
 
 // logBound returns the size at which the log of an AppVM is rotated.
@@ -170,6 +176,7 @@ func (s *space) evict() bool {
 		s.left = s.left[1:]
 		s.remove(vm, "log.1")
 		s.remove(vm, "log")
+		_ = s.root().Remove(vm) // unless something else is in it
 		s.used -= s.logs[vm].now + s.logs[vm].before
 		delete(s.logs, vm)
 		return true
