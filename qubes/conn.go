@@ -24,7 +24,7 @@ import (
 const Socket = "/var/run/qubes/qubesdb.ro.sock"
 
 const (
-	readTimeout = 2 * time.Second // of one reading
+	readTimeout = time.Second // of one reading; less than a reading of all lists may take (rules.Reader)
 
 	entriesMax = 10_000 // in one answer: 40 for each of 250 AppVMs
 )

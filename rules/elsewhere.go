@@ -18,6 +18,7 @@ type Origin string
 const (
 	InDom0     Origin = "dom0"     // a feature of this VM, set in dom0
 	InFile     Origin = "file"     // a file of the rule directory
+	InRange    Origin = "range"    // a file of the rule directory for a range of addresses
 	InFirewall Origin = "firewall" // firewall settings of the AppVM, made in dom0
 )
 
@@ -102,7 +103,7 @@ func (l *loaded) join(lists Lists) {
 		more = slices.DeleteFunc(more, func(f loadedFile) bool { return addrs[f.Addr] })
 		for i := range more {
 			f := &more[i]
-			if other, taken := names[f.Name]; taken && f.Err == nil {
+			if other, taken := names[f.Name]; taken && f.Err == nil && f.Origin != InRange {
 				f.Err = wrong(f.Path, 0, fmt.Sprintf("the VM name %s is also that of %s", f.Name, terminal.Quote(other)), "keep one of them, or rename one")
 			}
 		}
@@ -110,7 +111,7 @@ func (l *loaded) join(lists Lists) {
 			if f.Addr.IsValid() {
 				addrs[f.Addr] = true
 			}
-			if _, taken := names[f.Name]; f.Name != "" && !taken {
+			if _, taken := names[f.Name]; f.Name != "" && !taken && f.Origin != InRange {
 				names[f.Name] = f.Path
 			}
 		}

@@ -21,9 +21,10 @@ const (
 
 // A File is a rule file without a flaw. It lists what one AppVM may reach or, if the template says so, what it may not reach.
 type File struct {
-	Name   string     // of the AppVM
-	Addr   netip.Addr // of the AppVM, IPv4
-	Path   string     // or where else the list is
+	Name   string       // of the AppVM
+	Addr   netip.Addr   // of the AppVM, IPv4; invalid if the file is for a range
+	In     netip.Prefix // the range; invalid if the file is for one AppVM
+	Path   string       // or where else the list is
 	Origin Origin
 
 	// Empty reports that there is no byte in it. That revokes everything, but a shell's > and an editor that writes in place leave
@@ -97,9 +98,16 @@ func ReadAll(path string, content []byte) (File, []*Error) { return readLines(pa
 // readLines is ReadAll, or stops at the first flaw.
 func readLines(path string, content []byte, stop bool) (f File, flawed []*Error) {
 	name, addr, err := ParseFileName(path)
+	var in netip.Prefix
+	origin := InFile
+	if err == nil && !addr.IsValid() {
+		if name, in, err = ParseRangeName(path); in.IsValid() {
+			origin = InRange
+		}
+	}
 	if flaw := (*Error)(nil); errors.As(err, &flaw) {
 		flawed = append(flawed, flaw)
-	} else if !addr.IsValid() {
+	} else if !addr.IsValid() && !in.IsValid() {
 		flawed = append(flawed, notRuleFile(path))
 	}
 	if stop && flawed != nil {
@@ -108,7 +116,7 @@ func readLines(path string, content []byte, stop bool) (f File, flawed []*Error)
 	if len(content) > maxSize {
 		return f, append(flawed, tooLarge(path))
 	}
-	f = File{Name: name, Addr: addr, Path: path, Origin: InFile, Empty: len(content) == 0, sum: sha256.Sum256(content)}
+	f = File{Name: name, Addr: addr, In: in, Path: path, Origin: origin, Empty: len(content) == 0, sum: sha256.Sum256(content)}
 	return f, append(flawed, f.addAll(content, stop)...)
 }
 

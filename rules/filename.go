@@ -68,3 +68,47 @@ func splitIPv6(base string) (name string, addr netip.Addr, ok bool) {
 	}
 	return "", netip.Addr{}, false
 }
+
+// looksLikeRange is a name that ends in an address, an underscore and a number.
+var looksLikeRange = regexp.MustCompile(`(?s)^(?:(.*)\.)?([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+)_([0-9]+)$`)
+
+const (
+	rangeNameMax = 15 // with a '-' and the longest address these are 31 bytes, as many as the name of a VM has
+	rangeWidest  = 8  // bits, as of what a line may open
+)
+
+// ParseRangeName reads the last element of a path in the rule directory, NAME.A.B.C.D_BITS: a name, and the range of addresses whose
+// AppVMs the file is for. For any other name the range is invalid and there is no error. For a name that looks like one of these but is
+// wrong, the error is an *Error.
+func ParseRangeName(path string) (name string, in netip.Prefix, err error) {
+	base := filepath.Base(path)
+	match := looksLikeRange.FindStringSubmatch(base)
+	if match == nil || strings.HasPrefix(base, ".") {
+		return "", netip.Prefix{}, nil
+	}
+	name = match[1]
+	in, parseErr := netip.ParsePrefix(match[2] + "/" + match[3])
+	switch {
+	case !vmName.MatchString(name) || len(name) > rangeNameMax:
+		return "", netip.Prefix{}, wrong(path, 0, flaws.Excerpt(name)+" cannot begin the names of AppVMs",
+			"it is a letter and then up to 14 letters, digits, '_', '-' or '.', as in disp."+match[2]+"_"+match[3])
+	case parseErr != nil:
+		return name, netip.Prefix{}, wrong(path, 0, flaws.Excerpt(match[2]+"_"+match[3])+" is not a range of addresses",
+			"write an address and the number of its bits that are the same for all, as in disp.10.138.0.0_16")
+	case in.IsSingleIP():
+		return name, netip.Prefix{}, wrong(path, 0, "is for one address", "name it "+name+"."+match[2])
+	case in.Bits() < rangeWidest:
+		return name, netip.Prefix{}, wrong(path, 0, "is for more addresses than Qubes gives to AppVMs", "write a range of /8 or narrower")
+	case in != in.Masked():
+		return name, netip.Prefix{}, wrong(path, 0, flaws.Excerpt(match[2])+" is not the first address of a range of "+match[3]+" bits",
+			"name it "+name+"."+in.Masked().Addr().String()+"_"+match[3])
+	}
+	return name, in, nil
+}
+
+// isRuleFile reports whether a file is named like a rule file of one AppVM or of a range, rightly or wrongly.
+func isRuleFile(path string) bool {
+	_, addr, err := ParseFileName(path)
+	_, in, rangeErr := ParseRangeName(path)
+	return addr.IsValid() || in.IsValid() || err != nil || rangeErr != nil
+}

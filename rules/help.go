@@ -59,6 +59,12 @@ Directives:
 A network never opens the firewall VM or AppVMs. A single address (/32, of IPv6 /128) is opened whoever
 has it. IPv4 networks are /8 or narrower, IPv6 networks /7 or narrower.
 
+Ranges:
+
+The file NAME.A.B.C.D_BITS, such as disp.10.138.0.0_16, is for all AppVMs of a range of addresses that
+have no other list, as disposables have. Each has a proxy of its own, named disp-10.138.3.4, as long as
+it is connected. NAME has up to 15 characters. Of two ranges that overlap, the narrower one counts.
+
 Lists in dom0:
 
 A list can also be a feature of the firewall VM, which dom0 sets. It counts instead of a rule file:
@@ -66,10 +72,14 @@ A list can also be a feature of the firewall VM, which dom0 sets. It counts inst
 The value has names as above, port=PORT[,PORT...] and egress=CIDR[:PORT], separated by spaces. It has up
 to 3071 bytes, and no comments. A change is in force at once, and a restart of the firewall VM keeps it.
 "qvm-features --unset" takes the list away; then the rule file counts again, if there is one.
+"vifproxyctl export NAME" prints the command for a rule file.
+
+If dom0 has switched the service vifproxy-firewall on for the firewall VM, an AppVM without a list has
+that of its firewall settings, if these name hosts and end in drop. The AppVM is named vm-A.B.C.D here.
 
 Files:
     /rw/config/tinyproxy/NAME.IP
-        rule files
+        rule files of AppVMs; NAME.IP_BITS those of ranges
     /rw/config/tinyproxy/config
         the template of all proxies' tinyproxy.conf, if there is one
     /usr/share/doc/vifproxy/examples

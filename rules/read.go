@@ -10,6 +10,7 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +33,8 @@ type Set struct {
 	Template    Template
 	TemplateErr error     // an *Error, or nil; when set, Template is the zero value
 	Files       []File    // sorted by Name
-	Refused     []Refused // sorted by Path
+	Refused     []Refused // sorted by Path; those of ranges have no Name
+	Ranges      []Range   // the narrowest first
 
 	Again time.Duration // until a list that is Unsettled, or does not last, should be read again; 0 if none is
 
@@ -50,9 +52,10 @@ func (s Set) Truncated(before Set) bool {
 
 // A Refused is a rule file, or another list, that cannot be used.
 type Refused struct {
-	Name   string     // "" if the file's name does not give one
-	Addr   netip.Addr // invalid if the file's name does not give one
-	Path   string     // or where else the list is
+	Name   string       // "" if the file's name does not give one
+	Addr   netip.Addr   // invalid if the file's name does not give one
+	In     netip.Prefix // the range that the file is for; invalid if that is one AppVM
+	Path   string       // or where else the list is
 	Origin Origin
 	Err    error // an *Error
 }
@@ -133,6 +136,13 @@ func (l loaded) parse(parse func(loadedFile) (File, error)) (set Set) {
 		if f.Err == nil {
 			file, f.Err = parse(f)
 		}
+		if f.In.IsValid() {
+			set.Ranges = append(set.Ranges, Range{Name: f.Name, In: f.In, Path: f.Path, File: file, Err: f.Err})
+			f.Name = ""
+		}
+		if f.Err == nil && f.In.IsValid() {
+			continue
+		}
 		if f.Err != nil {
 			set.Refused = append(set.Refused, f.Refused)
 		} else {
@@ -140,6 +150,9 @@ func (l loaded) parse(parse func(loadedFile) (File, error)) (set Set) {
 		}
 	}
 	slices.SortFunc(set.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(set.Ranges, func(a, b Range) int {
+		return cmp.Or(cmp.Compare(b.In.Bits(), a.In.Bits()), strings.Compare(a.Path, b.Path))
+	})
 	slices.SortFunc(set.Refused, func(a, b Refused) int { return strings.Compare(a.Path, b.Path) })
 	return set
 }
@@ -186,19 +199,26 @@ func ruleFiles(dir string, entries []fs.DirEntry) []Refused {
 	for _, entry := range entries {
 		c := Refused{Path: filepath.Join(dir, entry.Name()), Origin: InFile}
 		c.Name, c.Addr, c.Err = ParseFileName(c.Path)
-		if c.Addr.IsValid() || c.Err != nil {
+		if !c.Addr.IsValid() && c.Err == nil {
+			if c.Name, c.In, c.Err = ParseRangeName(c.Path); c.In.IsValid() {
+				c.Origin = InRange
+			}
+		}
+		if c.Addr.IsValid() || c.In.IsValid() || c.Err != nil {
 			candidates = append(candidates, c)
 		}
 	}
 	return candidates
 }
 
-// refuseDuplicates refuses every file that shares its VM name or address with another file. Only the user knows which one is
-// meant.
+// refuseDuplicates refuses every file that shares its VM name or address, or its range, with another file. Only the user knows which
+// one is meant.
 func refuseDuplicates(candidates []Refused) {
-	byName, byAddr := map[string][]string{}, map[netip.Addr][]string{}
+	byName, byAddr, byRange := map[string][]string{}, map[netip.Addr][]string{}, map[netip.Prefix][]string{}
 	for _, c := range candidates {
-		if c.Err == nil {
+		if c.Err == nil && c.In.IsValid() {
+			byRange[c.In] = append(byRange[c.In], c.Path)
+		} else if c.Err == nil {
 			byName[c.Name] = append(byName[c.Name], c.Path)
 			byAddr[c.Addr] = append(byAddr[c.Addr], c.Path)
 		}
@@ -209,7 +229,9 @@ func refuseDuplicates(candidates []Refused) {
 			continue
 		}
 		what, paths := "the VM name "+c.Name, byName[c.Name]
-		if len(paths) == 1 {
+		if c.In.IsValid() {
+			what, paths = "the range "+c.In.String(), byRange[c.In]
+		} else if len(paths) == 1 {
 			what, paths = "the address "+c.Addr.String(), byAddr[c.Addr]
 		}
 		others := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return path == c.Path })

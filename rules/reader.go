@@ -181,7 +181,7 @@ func (r *Reader) Changed(of ...netip.Addr) bool {
 }
 
 func (r *Reader) changed(of []netip.Addr) bool {
-	paths := []string{r.dir, r.template}
+	paths := append([]string{r.dir, r.template}, r.paths[netip.Addr{}]...) // files for ranges have no address
 	for _, addr := range of {
 		paths = append(paths, r.paths[addr]...)
 	}

@@ -19,7 +19,7 @@ func misnamedFiles(dir string) (names []string) {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		name := entry.Name()
-		if _, addr, err := ParseFileName(name); addr.IsValid() || err != nil || name == defaults.TemplateName ||
+		if isRuleFile(name) || name == defaults.TemplateName ||
 			strings.HasPrefix(name, ".") || beside.MatchString(name) {
 			continue
 		}

@@ -26,10 +26,7 @@ func Watch(ctx context.Context, dir, template string, changed func(), report fun
 }
 
 // concerns reports whether a file of this name in the rule directory can change what Read returns.
-func concerns(base string) bool {
-	_, addr, err := ParseFileName(base)
-	return addr.IsValid() || err != nil
-}
+func concerns(base string) bool { return isRuleFile(base) }
 
 // linked returns the rule files whose content can change without an event of their directory: symbolic links, and files that
 // have other names as well. Read reports a directory that cannot be read.

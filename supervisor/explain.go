@@ -10,7 +10,6 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/upstreams"
-	"vifproxy/rules"
 )
 
 // Explain says what becomes of a request, under the policy that serves now.
@@ -82,8 +81,8 @@ func (l *loop) subject(name string) (subject explain.Subject, proxy proxies.Prox
 	}
 	// As long as it has no proxy, the fence is what it will be.
 	subject.UID, subject.Fence, subject.Barred, subject.ForAll = l.Users.UID(d.Addr), l.fenced, l.barredNow(), l.Egress
-	if i := slices.IndexFunc(l.inputs.Rules.Files, func(file rules.File) bool { return file.Addr == d.Addr }); i >= 0 {
-		subject.File = l.inputs.Rules.Files[i]
+	if file, ok := l.inputs.Rules.Of(d.Addr); ok {
+		subject.File = file
 		subject.ForATime = l.inputs.TemporaryHosts(subject.File)
 		subject.Input = policy.Input{Bind: subject.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr]}
 	}

@@ -18,10 +18,23 @@ func (g *grant) elsewhere() (*rules.List, error) {
 	if err != nil || !g.place.daemons {
 		return nil, nil
 	}
-	if vm.Origin != control.InDom0 {
-		return nil, nil
+	switch vm.Origin {
+	case control.InDom0:
+		return listAt(g.place.status, vm.Path)
+	case control.InFirewall:
+		list, err := listAt(g.place.status, vm.Path)
+		if err != nil || g.o.duration.Given {
+			return list, err
+		}
+		return nil, dom0.InFirewall(g.VM, g.hosts)
+	case control.InRange:
+		if g.o.duration.Given {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("the list of %s is that of all AppVMs of its range: edit %s, which is for all of them, or use allow --for",
+			terminal.Quote(g.VM), terminal.Quote(vm.Path))
 	}
-	return listAt(g.place.status, vm.Path)
+	return nil, nil
 }
 
 // listAt returns the list at a path of QubesDB.

@@ -161,7 +161,7 @@ func TestQubesDBIsBroken(t *testing.T) {
 		broken.ends()
 		s.opens(newcomer, "http://bank.example/")
 		s.until(broken.how+" is over", func() error {
-			if out, errs, _ := s.ctl("show"); strings.Contains(out+errs, "dom0") || strings.Contains(out+errs, "QubesDB") {
+			if out, errs, _ := s.ctl("show"); strings.Contains(out+errs, "lists from dom0") || strings.Contains(out+errs, "QubesDB") {
 				return errors.New(out + errs)
 			}
 			return nil
@@ -188,5 +188,61 @@ func TestQubesDBIsSilentAtTheStart(t *testing.T) {
 	d.Restart(t)
 	s.opens("work", "http://bank.example/")
 	s.refuses("work", "http://shop.example/")
+	s.stop()
+}
+
+// Firewall settings that name hosts are a list, if that is switched on; one of an AppVM's own counts before.
+func TestListsOfFirewallSettings(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	d, option := s.qubesDB()
+	const addr = "10.137.0.12"
+	http := "action=accept dsthost=%s proto=tcp dstports=80-80"
+	d.Firewall(addr, "drop", fmt.Sprintf(http, "bank.example"), fmt.Sprintf(http, "nowhere.invalid"), "action=accept specialtarget=dns", "action=drop")
+	d.Firewall("10.137.0.13", "accept", "action=accept dsthost=bank.example", "action=accept")
+	s.attach("work", addr)
+	s.attach("open", "10.137.0.13")
+	s.start(option)
+	s.must(s.cutOff("work")) // it is off
+	s.stop()
+
+	s.start(option, "--qubes-firewall=on")
+	s.opens("work", "http://bank.example/")
+	s.refuses("work", "http://shop.example/")
+	vm := s.show()["vm-"+addr]
+	if vm.Origin != control.InFirewall || vm.Path != "/qubes-firewall/"+addr {
+		s.Errorf("show: %+v", s.show())
+	}
+	if vm := s.show()["vm-10.137.0.13"]; vm.State != control.Refused || !strings.Contains(vm.Error, "accepts all hosts") {
+		s.Errorf("settings that permit all: %+v", vm)
+	}
+	if _, errs, status := s.ctl("allow", vm.Name, "shop.example:8443"); status != 1 || !strings.Contains(strings.Join(strings.Fields(errs), " "),
+		"accept dsthost=shop.example proto=tcp dstports=8443-8443") {
+		s.Errorf("allow: exit status %d:\n%s", status, errs)
+	}
+
+	// What dom0 has not finished is not believed.
+	d.Remove("/qubes-firewall/" + addr + "/")
+	d.Write("/qubes-firewall/"+addr+"/policy", "drop")
+	d.Write("/qubes-firewall/"+addr+"/0000", fmt.Sprintf(http, "shop.example"))
+	s.ctl("update")
+	s.opens("work", "http://bank.example/")
+	s.refuses("work", "http://shop.example/")
+	d.Write("/qubes-firewall/"+addr, "")
+	s.opens("work", "http://shop.example/")
+	s.goes("work", "http://bank.example/")
+
+	// A file of its own counts before.
+	s.rules("work."+addr, "#: format domains", "bank.example")
+	s.opens("work", "http://bank.example/")
+	s.goes("work", "http://shop.example/")
+	want := "qvm-features sys-fw vm-config.vifproxy.work." + addr + " bank.example\n"
+	if out, errs, status := s.ctl("export", "work"); status != 0 || out != want {
+		s.Errorf("export: exit status %d: %s%s, want %s", status, out, errs, want)
+	}
+	if out, errs, status := s.ctl("import", "--from-dom0"); status != 0 || !strings.Contains(out, "/qubes-firewall/"+addr+"\n    nowhere") &&
+		!strings.Contains(out, "/qubes-firewall/"+addr+"\n    shop.example:80\n") {
+		s.Errorf("import --from-dom0: exit status %d:\n%s%s", status, out, errs)
+	}
 	s.stop()
 }

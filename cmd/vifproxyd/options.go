@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -37,14 +38,18 @@ type options struct {
 	holdOwned                                           bool
 	clean                                               bool
 	qubesDB                                             string // its socket; "" if lists in dom0 do not count
+	qubesFirewall                                       bool   // firewall settings of AppVMs are lists too
 }
+
+// firewallFlag is there if dom0 has switched the service on for this VM (qubes-sysinit.sh of qubes-core-agent makes it at the VM's start).
+const firewallFlag = "/run/qubes-service/vifproxy-firewall"
 
 // dom0 returns where dom0's lists are; nil if they do not count.
 func (o options) dom0() *dom0.Source {
 	if o.qubesDB == "" {
 		return nil
 	}
-	return dom0.New(o.qubesDB, false)
+	return dom0.New(o.qubesDB, o.qubesFirewall)
 }
 
 // stops returns the file that keeps what people have stopped.
@@ -76,13 +81,15 @@ Options, with their defaults:
 func parseOptions(args []string, help io.Writer) (options, error) {
 	var o options
 	var proxyPort uint
-	var listenPorts, onOwned string
+	var listenPorts, onOwned, qubesFirewall string
 	var showVersion bool
 	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; without it a built-in one is used\n(default: `FILE` config in the rule directory)")
 	f.StringVar(&o.qubesDB, "qubesdb", qubes.Socket, "`SOCKET` of QubesDB, where dom0's lists are, or off: only rule files count. If there is no socket, there are no such lists")
+	f.StringVar(&qubesFirewall, "qubes-firewall", "auto", "on: firewall settings of AppVMs that name hosts, and drop the rest, are lists too; off: they are not; auto: they "+
+		"are if dom0 has switched the service vifproxy-firewall on for this VM (`auto`)")
 	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")
 	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\nof vifproxyd does not undo it")
 	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which vifproxyd keeps links to these directories, for\nprograms that use the old place; see migration.md (default: none)")
@@ -170,6 +177,15 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		o.holdOwned = onOwned == "hold"
 	default:
 		return o, fmt.Errorf("--on-owned=%s: want log or hold", onOwned)
+	}
+	switch qubesFirewall {
+	case "on", "off":
+		o.qubesFirewall = qubesFirewall == "on"
+	case "auto":
+		_, err := os.Stat(firewallFlag)
+		o.qubesFirewall = err == nil
+	default:
+		return o, fmt.Errorf("--qubes-firewall=%s: want auto, on or off", qubesFirewall)
 	}
 	switch o.logFormat {
 	case "auto", "journal", "text", "json":

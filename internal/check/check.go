@@ -91,6 +91,11 @@ func (k *checker) directory() error {
 	for _, f := range set.Files {
 		k.Paths = append(k.Paths, f.Path)
 	}
+	for _, r := range set.Ranges {
+		if r.Err == nil {
+			k.Paths = append(k.Paths, r.Path)
+		}
+	}
 	for _, r := range set.Refused {
 		k.Paths = append(k.Paths, r.Path)
 		// What is wrong with more than one file, such as two for one VM, is in none of them.

@@ -3,11 +3,9 @@ package doctor
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"vifproxy/netwatch"
-	"vifproxy/rules"
 )
 
 // appVMs compares the connected AppVMs with the rule files. It reports whether it knows which AppVMs are connected.
@@ -21,7 +19,7 @@ func (d *doctor) appVMs() bool {
 	served := 0
 	var listless, disposables []string
 	for _, vm := range d.links {
-		switch _, ok := d.ruleFile(vm); {
+		switch _, ok := d.listed(vm); {
 		case ok:
 			served++
 		case ofDisposables.Contains(vm.Addr):
@@ -43,12 +41,19 @@ func (d *doctor) appVMs() bool {
 	return true
 }
 
-func (d *doctor) ruleFile(vm netwatch.AppVM) (rules.File, bool) {
-	i := slices.IndexFunc(d.rules.Files, func(f rules.File) bool { return f.Addr == vm.Addr })
-	if i < 0 {
-		return rules.File{}, false
+// listed returns the name of an AppVM that has a list, in a file or elsewhere.
+func (d *doctor) listed(vm netwatch.AppVM) (name string, ok bool) {
+	if file, ok := d.rules.Of(vm.Addr); ok {
+		return file.Name, true
 	}
-	return d.rules.Files[i], true
+	if d.status != nil {
+		for _, row := range d.status.VMs {
+			if row.IP == vm.Addr.String() {
+				return row.Name, true
+			}
+		}
+	}
+	return "", false
 }
 
 // unseen returns the VMs with a rule file that the daemon has never seen.
@@ -106,7 +111,7 @@ func (d *doctor) netvm() {
 		return
 	}
 	for _, vm := range d.links {
-		if _, ok := d.ruleFile(vm); ok {
+		if _, ok := d.listed(vm); ok {
 			d.report(check, OK, "", "AppVMs with rule files are connected to this VM itself")
 			return
 		}

@@ -15,11 +15,11 @@ func (d *doctor) bypasses() {
 	}
 	var unknown, open, asking, pinging, closed []string
 	for _, vm := range d.links {
-		file, ok := d.ruleFile(vm)
+		name, ok := d.listed(vm)
 		if !ok {
 			continue
 		}
-		who := fmt.Sprintf("%s (%s)", file.Name, file.Addr)
+		who := fmt.Sprintf("%s (%s)", name, vm.Addr)
 		text, _ := run(d.ctx, "qubesdb-multiread", "/qubes-firewall/"+vm.Addr.String()+"/")
 		rules, ok := parseQubesRules(text)
 		if !ok {

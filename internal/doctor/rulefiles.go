@@ -51,11 +51,16 @@ func (d *doctor) ruleFiles() {
 		d.doubts(policy.LinterFor(filter))
 		d.idle()
 	}
-	for _, text := range rules.Unread(dir, len(d.rules.Files)+len(d.rules.Refused)) {
+	found := len(d.rules.Files) + len(d.rules.Ranges) + len(d.rules.Refused)
+	elsewhere := 0
+	if d.status != nil {
+		elsewhere = len(d.status.VMs)
+	}
+	for _, text := range rules.Unread(dir, found+elsewhere) {
 		text, remedy, _ := strings.Cut(text, ": ")
 		d.report(check, Note, remedy, "%s", text)
 	}
-	if len(d.rules.Files)+len(d.rules.Refused) == 0 {
+	if found == 0 {
 		return
 	}
 	files := "rule files"

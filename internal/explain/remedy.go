@@ -134,8 +134,11 @@ func (m remedy) instructions(s Subject) string {
 		}
 		return fmt.Sprintf("vifproxyctl allow %s %s", s.Name, entry)
 	}
-	if s.File.Origin == rules.InDom0 {
+	switch s.File.Origin {
+	case rules.InDom0:
 		return m.inDom0(s)
+	case rules.InFirewall:
+		return "change the firewall settings of the AppVM in dom0"
 	}
 	var lines []string
 	if m.entry != (rules.Host{}) {

@@ -32,6 +32,10 @@ func EmitChanges(emitter *events.Emitter, before, now []*plan.Desired) {
 		delete(was, same(d))
 	}
 	for _, old := range was {
+		if old.Origin == rules.InRange { // whose AppVMs are there only while they are connected
+			emitLeft(emitter, old, &plan.Desired{})
+			continue
+		}
 		emitter.Emit(events.RulesGone, events.About{VM: old.Name, IP: old.Addr})
 	}
 }
@@ -40,6 +44,7 @@ func EmitChanges(emitter *events.Emitter, before, now []*plan.Desired) {
 func EmitChange(emitter *events.Emitter, old, d *plan.Desired) {
 	about := events.About{VM: d.Name, IP: d.Addr}
 	switch {
+	case old == nil && d.Origin == rules.InRange:
 	case old == nil:
 		emitter.Emit(events.RulesFound, about)
 	case d.Name != old.Name:
@@ -74,10 +79,8 @@ func EmitChange(emitter *events.Emitter, old, d *plan.Desired) {
 			emitter.Emit(events.Connected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
 		}
 	}
-	for _, vif := range old.Vifs {
-		if !slices.Contains(d.Vifs, vif) {
-			emitter.Emit(events.Disconnected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
-		}
+	if len(old.Vifs) > 0 {
+		emitLeft(emitter, &plan.Desired{Name: d.Name, Addr: d.Addr, Vifs: old.Vifs}, d)
 	}
 	switch {
 	case d.StoppedBy != "" && old.StoppedBy == "":
@@ -94,6 +97,15 @@ func EmitChange(emitter *events.Emitter, old, d *plan.Desired) {
 		emitter.Emit(events.RulesRefused, events.About{VM: d.Name, IP: d.Addr, Err: d.Told.Error()})
 	case d.Told == nil && old.Told != nil:
 		emitter.Emit(events.RulesAccepted, about)
+	}
+}
+
+// emitLeft emits that an AppVM has left vifs by which it was connected.
+func emitLeft(emitter *events.Emitter, old, d *plan.Desired) {
+	for _, vif := range old.Vifs {
+		if !slices.Contains(d.Vifs, vif) {
+			emitter.Emit(events.Disconnected, events.About{VM: old.Name, IP: old.Addr, VIF: vif})
+		}
 	}
 }
 

@@ -11,8 +11,10 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/internal/resolvconf"
 	"vifproxy/internal/stops"
+	"vifproxy/internal/terminal"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
+	"vifproxy/rules/flaws"
 	"vifproxy/tinyproxy"
 )
 
@@ -92,10 +94,38 @@ func (in Inputs) Desired(cache Cache) []*Desired {
 			d.Policy, d.Err = nil, refused.Err
 		}
 	}
+	names := make(map[string]string, len(all))
+	for _, d := range all {
+		names[d.Name] = d.Path
+	}
+	for _, link := range in.Links {
+		if r, ok := in.Rules.InRange(link.Addr); ok && byAddr[link.Addr] == nil {
+			add(in.inRange(r, link, names[r.NameOf(link.Addr)], cache))
+		}
+	}
+	if len(cache) > len(all) { // AppVMs of ranges have gone
+		maps.DeleteFunc(cache, func(addr netip.Addr, _ cachedPolicy) bool { return byAddr[addr] == nil })
+	}
 	slices.SortFunc(all, func(a, b *Desired) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr))
 	})
 	return all
+}
+
+// inRange returns what should be there for an AppVM that has the list of its range. other has a list for another AppVM of the same name;
+// "" if there is none.
+func (in Inputs) inRange(r rules.Range, link netwatch.AppVM, other string, cache Cache) *Desired {
+	err := r.Err
+	if other != "" && err == nil {
+		err = &rules.Error{Path: r.Path, Flaw: flaws.Flaw{
+			Text: "the name " + r.NameOf(link.Addr) + " of an AppVM is also that of " + terminal.Quote(other), Remedy: "rename one of these files"}}
+	}
+	if err == nil {
+		return in.DesiredOf(r.Of(link.Addr), link, cache)
+	}
+	d := in.appVM(r.NameOf(link.Addr), link.Addr, link).from(r.Path, rules.InRange)
+	d.Err = err
+	return d
 }
 
 // DesiredOf returns what should be there for the AppVM of a rule file, connected as given.
@@ -147,16 +177,25 @@ func (c Cache) Keep(before, now rules.Set) {
 		clear(c)
 		return
 	}
-	same := make(map[netip.Addr]bool, len(now.Files))
-	old := make(map[netip.Addr]rules.File, len(before.Files))
-	for _, f := range before.Files {
-		old[f.Addr] = f
+	listsOf := func(set rules.Set) func(netip.Addr) (rules.File, bool) {
+		files := make(map[netip.Addr]rules.File, len(set.Files))
+		for _, f := range set.Files {
+			files[f.Addr] = f
+		}
+		return func(addr netip.Addr) (rules.File, bool) {
+			if f, there := files[addr]; there {
+				return f, true
+			}
+			r, ok := set.InRange(addr)
+			return r.Of(addr), ok && r.Err == nil
+		}
 	}
-	for _, f := range now.Files {
-		was, there := old[f.Addr]
-		same[f.Addr] = there && was.Same(f)
-	}
-	maps.DeleteFunc(c, func(addr netip.Addr, _ cachedPolicy) bool { return !same[addr] })
+	old, current := listsOf(before), listsOf(now)
+	maps.DeleteFunc(c, func(addr netip.Addr, _ cachedPolicy) bool {
+		was, there := old(addr)
+		is, stays := current(addr)
+		return !there || !stays || !was.Same(is)
+	})
 }
 
 func (c Cache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, in policy.Input) (*policy.Policy, error) {
