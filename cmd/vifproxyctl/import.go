@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"path/filepath"
 
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/dom0"
 	"vifproxy/internal/proxyctl"
 	"vifproxy/internal/terminal"
+	"vifproxy/qubes"
 )
 
 func importVerb() verb {
@@ -15,6 +18,7 @@ func importVerb() verb {
 		name: "import", args: "[PATH]", most: 1,
 		options: func(f *flag.FlagSet) action {
 			var o importOptions
+			f.BoolVar(&o.fromDom0, "from-dom0", false, "only print the lists that dom0 has decided, which count without an import")
 			f.BoolVar(&o.apply, "apply", false, "do what is marked with +")
 			f.StringVar(&o.files.rulesDir, "rules-dir", "", "`DIR` to copy to, instead of the one that vifproxyd reads")
 			return func(c *call) error { return runImport(c, o) }
@@ -31,9 +35,18 @@ vifproxyctl. The exit status is 1 while something needs your attention. vifproxy
 type importOptions struct {
 	files fileOptions
 	apply bool
+
+	fromDom0 bool
 }
 
 func runImport(c *call, o importOptions) error {
+	if o.fromDom0 {
+		text, err := dom0.New(cmp.Or(c.placeOf(o.files).status.Setup.QubesDB, qubes.Socket), true).Describe()
+		if err != nil {
+			return err
+		}
+		return say(c.stdout, "%s", text)
+	}
 	from := defaults.RulesDir
 	if len(c.args) > 0 {
 		from = c.args[0]

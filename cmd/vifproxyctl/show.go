@@ -2,15 +2,14 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"vifproxy/control"
 	"vifproxy/internal/terminal"
+	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
 
@@ -32,8 +31,8 @@ func showVerb() verb {
     refused     its rule file or the template "config" is wrong
     stopped     a person has stopped it, with stop or kill-all, until start
 
-If not all lists are rule files, the column LIST says where each is: "file", or "dom0", a feature of the
-firewall VM. With --json, "path" is the path of the file, or the path in QubesDB.
+If not all lists are rule files, the column LIST says where each is: "file"; "dom0", a feature of the
+firewall VM; "firewall", the VM's firewall settings in dom0; "range", a rule file for its range. With --json, "path" is the path of the file, or the path in QubesDB.
 
 Problems and suspicious lines are printed below the table: errors in files, lines that hardly mean what
 their author meant, black lists, VMs that a person has stopped. Each is said once, with all VMs that it
@@ -116,7 +115,7 @@ func table(vms []control.VM) string {
 	for _, vm := range vms {
 		rows = append(rows, []string{cell(vm.Name), cell(vm.State), cell(strings.Join(vm.Interfaces, ",")), cell(vm.IP)})
 	}
-	return aligned(withLists(rows, vms))
+	return usage.Aligned(withLists(rows, vms))
 }
 
 // withLists returns rows with where each VM's list is, unless all lists are rule files, as usual.
@@ -144,18 +143,7 @@ func wideTable(vms []control.VM) string {
 			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), confined(vm),
 		})
 	}
-	return aligned(withLists(rows, vms))
-}
-
-// aligned returns rows with their cells below each other.
-func aligned(rows [][]string) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	w.Flush() // an error cannot come of memory
-	return b.String()
+	return usage.Aligned(withLists(rows, vms))
 }
 
 // cell returns what stands in a cell of a table.

@@ -40,7 +40,7 @@ func (v verb) flagSet() *flag.FlagSet {
 // verbs returns all verbs, in the order of the help.
 func verbs() []verb {
 	return []verb{
-		showVerb(), updateVerb(), startVerb(), stopVerb(), restartVerb(), killAllVerb(), killAllAndRestartVerb(), importVerb(),
+		showVerb(), updateVerb(), startVerb(), stopVerb(), restartVerb(), killAllVerb(), killAllAndRestartVerb(), importVerb(), exportVerb(),
 		explainVerb(), allowVerb(), denyVerb(), checkVerb(), deniedVerb(), watchVerb(), logVerb(), clientVerb(), doctorVerb(),
 		completeVerb(), versionVerb(), helpVerb(),
 	}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"cmp"
+	"flag"
+	"net/netip"
+
+	"vifproxy/control"
+	"vifproxy/internal/dom0"
+	"vifproxy/qubes"
+	"vifproxy/rules"
+)
+
+func exportVerb() verb {
+	return verb{
+		name: "export", args: "NAME", least: 1, most: 1,
+		options: func(f *flag.FlagSet) action {
+			var o fileOptions
+			o.define(f)
+			return func(c *call) error { return runExport(c, o) }
+		},
+		summary: "Print the command for dom0 that keeps a list there.",
+		help: `export prints the list of NAME as a command to type in dom0. It makes the list a feature of this VM, which
+counts instead of the rule file, and which a disposable firewall VM keeps. Only lists of names can be there.
+`,
+	}
+}
+
+func runExport(c *call, o fileOptions) error {
+	at := c.place(o)
+	set, err := rules.Read(at.dir, at.template)
+	if err != nil {
+		return err
+	}
+	file, err := set.Find(c.args[0])
+	if vm, unknown := vmNamed(at.status, c.args[0]); unknown == nil && at.daemons && vm.Origin != control.InFile {
+		if vm.Origin == control.InRange {
+			addr, _ := netip.ParseAddr(vm.IP)
+			file, _ = set.Of(addr)
+			err = nil
+		} else if list, listErr := listAt(at.status, vm.Path); listErr != nil {
+			return listErr
+		} else {
+			file, err = list.Parse()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	command, err := dom0.New(cmp.Or(at.status.Setup.QubesDB, qubes.Socket), false).Export(file)
+	if err != nil {
+		return err
+	}
+	return say(c.stdout, "%s\n", command)
+}
