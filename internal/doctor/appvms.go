@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"vifproxy/control"
 	"vifproxy/netwatch"
 )
 
@@ -48,7 +49,7 @@ func (d *doctor) listed(vm netwatch.AppVM) (name string, ok bool) {
 	}
 	if d.status != nil {
 		for _, row := range d.status.VMs {
-			if row.IP == vm.Addr.String() {
+			if row.IP == vm.Addr.String() && row.Origin != "" && row.Origin != control.InFile { // files were read here
 				return row.Name, true
 			}
 		}
