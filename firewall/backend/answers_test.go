@@ -174,7 +174,8 @@ X`)
 }
 
 // TestProxiesAnswerNobodyByIPv6: AppVMs are bound by their IPv4 addresses. A proxy that was taken over may listen at its port
-// with IPv6 too, and no other AppVM gets there, whatever other rules let in.
+// with IPv6 too, and no other AppVM gets there, nor does a host outside that connects from a port that is open to proxies, whatever
+// other rules let in.
 func TestProxiesAnswerNobodyByIPv6(t *testing.T) {
 	for _, m := range Machines[1:] {
 		t.Run(m.Name, func(t *testing.T) {
@@ -186,10 +187,18 @@ func TestProxiesAnswerNobodyByIPv6(t *testing.T) {
 			}
 			Must(t, six("vif2.0", "fd00:2::1/64"))
 			Must(t, b.Do(func() error { return six("eth0", "fd00:2::2/64") }))
-			reaches := func(port string) bool {
-				return b.Do(func() error {
-					conn, err := net.DialTimeout("tcp6", "[fd00:2::1]:"+port, 3*time.Second)
+			outside := Attach(t, "uplink", Internet, "192.0.2.1", 1)
+			Must(t, six("uplink", "2001:db8::1/64"))
+			Must(t, outside.Do(func() error { return six("eth0", "2001:db8::2/64") }))
+			reaches := func(from *Host, addr, port string) bool {
+				return from.Do(func() error {
+					dialer := net.Dialer{Timeout: 3 * time.Second}
+					if from == outside {
+						dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP("2001:db8::2"), Port: 443}
+					}
+					conn, err := dialer.Dial("tcp6", "["+addr+"]:"+port)
 					if err == nil {
+						Must(t, conn.(*net.TCPConn).SetLinger(0)) // its port is used again
 						conn.Close()
 					}
 					return err
@@ -199,11 +208,14 @@ func TestProxiesAnswerNobodyByIPv6(t *testing.T) {
 			Sync(t, backend, firewall.State{Bindings: []firewall.Binding{Personal}, Guarded: []uint16{61001}})
 			As(t, PersonalUID, func() { Listen(t, "[::]:61000", "a's proxy") })
 			Listen(t, "[::]:61500", "a service")
-			if !reaches("61500") {
+			if !reaches(b, "fd00:2::1", "61500") || !reaches(outside, "2001:db8::1", "61500") {
 				t.Fatal("no service is reached: this shows nothing")
 			}
-			if reaches("61000") {
+			if reaches(b, "fd00:2::1", "61000") {
 				t.Error("an AppVM reaches another one's proxy")
+			}
+			if reaches(outside, "2001:db8::1", "61000") {
+				t.Error("a host outside that is not pinned reaches a proxy")
 			}
 		})
 	}

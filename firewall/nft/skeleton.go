@@ -86,7 +86,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 		// tracking cannot tell, because it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
 		{"inet vifproxy", "egress", hook{}, slices.Concat([]Rule{
 			All(ipv4, toVif, answers, notSyn, Accept),
-			All(TCP, notSyn, in(openPortsSet, dport), toOther, notToLo, jump("established")),
+			All(TCP, noSyn, in(openPortsSet, dport), toOther, notToLo, jump("established")),
 			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants no program here a connection.
 			All(ipv4, toLo, fromProxy, notSyn, Accept),
 			// In hook output, oifname is still that of before our nat. Askers have addresses of the loopback.
@@ -140,7 +140,8 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(ipv6, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden6", ip6Daddr), jump("public")),
 		}},
 		{"inet vifproxy", "public", hook{}, []Rule{
-			All(TCP, notSyn, Accept),
+			// A proxy grants no connection from there either: who connects from an open port would be reached without a pin.
+			All(TCP, noSyn, Accept),
 			All(ipv4, TCP, in(pinned.four, skuid, ipDaddr), Accept),
 			All(ipv6, TCP, in(pinned.six, skuid, ip6Daddr), Accept),
 			All(ipv4, TCP, in(listedAddrs.four, skuid, ipDaddr), Accept),

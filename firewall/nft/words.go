@@ -242,6 +242,7 @@ var (
 	syn    = masked(tcpFlags, 0x12, unix.NFT_CMP_EQ, 0x02)  // SYN without ACK asks for a connection,
 	notSyn = masked(tcpFlags, 0x12, unix.NFT_CMP_NEQ, 0x02) //
 	synAck = masked(tcpFlags, 0x12, unix.NFT_CMP_EQ, 0x12)  // with ACK it grants one
+	noSyn  = masked(tcpFlags, 0x02, unix.NFT_CMP_EQ, 0)     // neither
 
 	Accept       = verdict(1, "") // NF_ACCEPT
 	drop         = verdict(0, "") // NF_DROP
