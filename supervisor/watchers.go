@@ -50,11 +50,11 @@ func (l *loop) pollUnwatched(reasons mailbox.Wakeups, now time.Time) mailbox.Wak
 	return reasons
 }
 
-// Impaired makes the loop ask what is wrong with something that AppVMs do not depend on, for the log, `show` and systemd. problem
-// returns nil if nothing is wrong. Impaired never waits.
-func (s *Supervisor) Impaired(what string, problem func() error) {
+// Trouble makes the loop ask what is wrong with something, for the log, `show` and systemd. kind is the event if something is. problem
+// returns nil if nothing is wrong. Trouble never waits.
+func (s *Supervisor) Trouble(kind events.Kind, what string, problem func() error) {
 	s.mail.Post(func(l *loop) {
-		l.troubles.NoteAs(events.Impaired, l.Events, time.Now(), what, problem())
+		l.troubles.NoteAs(kind, l.Events, time.Now(), what, problem())
 		l.changed = true
 	})
 }

@@ -45,7 +45,7 @@ object, whose "event" says what happened:
     in-force                    a change, "ms" after it was noticed
     daemon-starts, -stops, -fails, reloading, deaf, trouble, impaired, recovered, leftovers,
     not-shown, confined, half-confined, vulnerable, still-tracked, unfenced,
-    barred, not-barred, resolver-ended
+    barred, not-barred, resolver-ended, no-resolver
 `,
 	}
 }

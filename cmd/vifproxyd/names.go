@@ -88,9 +88,9 @@ func (n *names) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
 
 // watch has the supervisor told if the resolver does not run, and what is wrong with hosts(5). It comes before the loop.
 func (n *names) watch(s *supervisor.Supervisor) {
-	n.tell = func() { s.Impaired("hosts", n.reader.Problem) }
+	n.tell = func() { s.Trouble(events.Impaired, "hosts", n.reader.Problem) }
 	n.OnChange(func() {
-		time.AfterFunc(restartPatience, func() { s.Impaired("resolver", n.Problem) })
+		time.AfterFunc(restartPatience, func() { s.Trouble(events.NoResolver, "resolver", n.Problem) })
 	})
 }
 

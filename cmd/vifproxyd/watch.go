@@ -20,21 +20,21 @@ import (
 func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan os.Signal) {
 	d.names.watch(s)
 	d.ruleFiles.OnLate(func() { s.Wake(mailbox.Rules) })
-	d.proxies.OnLogProblem(func() { s.Impaired("logs of proxies", d.proxies.LogProblem) })
+	d.proxies.OnLogProblem(func() { s.Trouble(events.Impaired, "logs of proxies", d.proxies.LogProblem) })
 	d.helpers.Go(func() { d.alarm.run(ctx, func() { s.Wake(0) }) })
 	d.helpers.Go(func() {
 		d.proxies.KeepFiles(ctx, func(err error) {
-			s.Impaired("files of proxies", func() error { return err })
+			s.Trouble(events.Impaired, "files of proxies", func() error { return err })
 			s.Wake(mailbox.Resolvers) // with them, places are read
 		})
 	})
 	d.helpers.Go(func() {
 		nft.KeepEvicting(ctx, func(err error) {
-			s.Impaired("connection tracking", func() error { return err })
+			s.Trouble(events.Impaired, "connection tracking", func() error { return err })
 		})
 	})
 	d.helpers.Go(func() { d.way.watch(ctx, func() { s.Wake(mailbox.Firewall) }) })
-	d.backlog.OnChange(func() { s.Impaired("log", d.backlog.Problem) })
+	d.backlog.OnChange(func() { s.Trouble(events.Impaired, "log", d.backlog.Problem) })
 	watch := func(what string, input mailbox.Reason, f func(ctx context.Context, report func(error)) error) {
 		d.helpers.Go(func() { s.KeepWatching(ctx, what, input, f) })
 	}

@@ -45,7 +45,7 @@ const (
 	questionsMin  = 384 // as many as 400 requests at once make, while all but a burst of their connections wait
 
 	questionRate = 8000 // questions a second of one proxy, and as many at once: twice what the resolver takes, which counts the rest
-	resolverPart = 4    // of the table, in questions of the resolver to name servers
+	resolverPart = 2    // of the table, in questions of the resolver to name servers
 	resolverMin  = 512  // as many as one AppVM has it ask at once, and in the seconds after that
 
 	rateMemory   = time.Minute      // after which an AppVM that has been silent has its burst again

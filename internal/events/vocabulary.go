@@ -58,6 +58,7 @@ const (
 	FilesStale
 	StillTracked
 	ResolverEnded
+	NoResolver
 )
 
 // A word is what is fixed about a Kind.
@@ -123,5 +124,6 @@ var vocabulary = [...]word{
 	ProxyFails:    {"proxy-fails", "9fee039b9bbb4e069d38d018333885c7", warn, "proxy does not start"},
 	FilesStale:    {"not-shown", "79ff3a72d588452895670ae00afb72ce", warn, "cannot show which configuration serves"},
 	ResolverEnded: {"resolver-ended", "aed3ffea7d9b4c9b8b2deb1a1dc5a9bb", warn, "the resolver ended: names are answered again when the next one runs"},
+	NoResolver:    {"no-resolver", "aabf7584dabd4fa5a9effd0b3c520c54", fail, "no resolver runs: AppVMs reach no host by its name until one does"},
 	StillTracked:  {"still-tracked", "99f38234a61d4e2f950ebe8825f00a1b", warn, "connections of a proxy that ended may still be tracked"},
 }

@@ -61,7 +61,7 @@ func (t Tried) step(r tinyproxy.Request) control.Step {
 			step.Says += ": " + why
 		}
 	case t.Stage == tinyproxy.Resolving:
-		step.Says = fmt.Sprintf("no resolver has answered within %v", took)
+		step.Says = "the name servers have not answered in time"
 	case t.Stage == tinyproxy.NoAnswer:
 		step.Says = "the connection is refused, or there is no route"
 	case t.Stuck.IsValid():

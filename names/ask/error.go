@@ -1,11 +1,13 @@
 package ask
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 )
 
 // A Reason is why a question has no answer.
@@ -49,6 +51,8 @@ func (e *Error) Error() string {
 // String says it in plain words.
 func (f Fault) String() string {
 	switch {
+	case errors.Is(f.Err, unix.EPERM): // netfilter has dropped the question on its way out
+		return fmt.Sprintf("a rule of this VM's firewall drops questions to %s", f.Server.Addr())
 	case f.Err != nil:
 		return fmt.Sprintf("%s: %v", f.Server.Addr(), f.Err)
 	case f.RCode != 0:

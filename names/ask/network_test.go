@@ -72,3 +72,20 @@ func TestNoRoute(t *testing.T) {
 		t.Error(answer, err)
 	}
 }
+
+// A rule of the machine's own packet filter that drops questions is named as such: nobody guesses it from the words of the kernel.
+func TestARuleDropsQuestions(t *testing.T) {
+	if !inNetwork(t) {
+		return
+	}
+	up(t, "203.0.113.53/32")
+	if out, err := exec.Command("nft", "add table ip t; add chain ip t o { type filter hook output priority 0; }; add rule ip t o udp dport 53 drop").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	a := ask.New()
+	a.Configure(ask.Config{Servers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.53:53")}})
+	const want = "a rule of this VM's firewall drops questions to 203.0.113.53"
+	if _, err := a.Share().Ask(t.Context(), name, typA); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
