@@ -20,6 +20,7 @@ type Matcher struct {
 	steps        []step
 	sets         []expression.Charset
 	longest      int // the most steps of a line
+	index        index
 }
 
 // A line is the steps of one line of the list, in Matcher.steps.
@@ -46,6 +47,8 @@ func New(lines []string, s rules.Syntax) *Matcher {
 			m.inexact = append(m.inexact, Inexact{i, flaw.Text})
 		} else if !c.line(&m.lines[i], tree) {
 			m.inexact = append(m.inexact, Inexact{i, "it repeats too much, or the list is too long"})
+		} else {
+			m.index.add(i, m.end(m.lines[i]))
 		}
 	}
 	return m
@@ -73,12 +76,12 @@ func (m *Matcher) Lines(text string, most int) (found []int) {
 		return nil
 	}
 	r := newRun(m, text)
-	for i, l := range m.lines {
+	for _, i := range m.index.of(text) {
 		if len(found) >= most {
 			break
 		}
-		if r.matches(l) {
-			found = append(found, i)
+		if r.matches(m.lines[i]) {
+			found = append(found, int(i))
 		}
 	}
 	return found
