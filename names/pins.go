@@ -67,7 +67,7 @@ func (p *party) pin(ctx context.Context, name string, addrs []netip.Addr, ttl ti
 		p.mu.Unlock()
 		return outcome{failure: wire.TooMany, why: "it leads to new addresses all the time"}
 	}
-	p.makeRoom(missing, now)
+	p.makeRoom(missing)
 	lasting := min(max(ttl, pinLeast)+pinSlack, wire.PinMax*time.Second).Truncate(time.Second)
 	made := make([]*pin, len(missing))
 	for i, a := range missing {
@@ -118,17 +118,16 @@ func (x *pin) note(name string) {
 	x.names = append(x.names, name)
 }
 
-// makeRoom takes the oldest pins away for new ones. The caller has the lock, and so have those below.
-func (p *party) makeRoom(coming []netip.Addr, now time.Time) {
+// makeRoom takes the oldest pins away for new ones, those too whose time is over: the daemon rounds times up, and a pin that nobody
+// remembers would outlive its gate. The caller has the lock, and so have those below.
+func (p *party) makeRoom(coming []netip.Addr) {
 	most := min(pinsMax, max(pinsLeast, pinsTotal/p.resolver.parties()))
 	if len(p.pins)+len(coming) <= most {
 		return
 	}
 	var others []netip.Addr
-	for a, x := range p.pins {
-		if x.until.Before(now) && x.pinned {
-			delete(p.pins, a)
-		} else if !slices.Contains(coming, a) {
+	for a := range p.pins {
+		if !slices.Contains(coming, a) {
 			others = append(others, a)
 		}
 	}

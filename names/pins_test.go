@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -253,5 +254,25 @@ func TestAskedTwice(t *testing.T) {
 	}
 	if next := p.send(question(9, "bank.example.", typeA)); next.ID != 9 {
 		t.Errorf("another answer: %+v", next)
+	}
+}
+
+// A pin that is forgotten is taken away too. The daemon rounds times up by 30 s, and what is pinned then, and not remembered, would stay
+// open when its gate closes.
+func TestNoPinIsOnlyForgotten(t *testing.T) {
+	t.Parallel()
+	r := &Resolver{reports: make(chan wire.Report, reportsMax), life: t.Context()}
+	r.byAddr.Store(&map[netip.Addr]*party{})
+	p := newParty(r, 1, netip.MustParseAddr("127.64.0.1"))
+	for i := range pinsMax {
+		p.pins[netip.AddrFrom4([4]byte{93, 184, byte(i >> 8), byte(i)})] = &pin{until: time.Now().Add(-time.Second), names: []string{"bank.example"}, pinned: true}
+	}
+	p.makeRoom([]netip.Addr{netip.MustParseAddr("93.185.0.1")})
+	unpinned := 0
+	for len(r.reports) > 0 {
+		unpinned += len((<-r.reports).Unpin.Addrs)
+	}
+	if forgotten := pinsMax - len(p.pins); forgotten == 0 || unpinned != forgotten {
+		t.Errorf("%d pins are forgotten, %d are taken away", forgotten, unpinned)
 	}
 }
