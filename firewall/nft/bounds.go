@@ -125,7 +125,9 @@ func declareBounds(c firewall.Config) [][]byte {
 	}
 	udp := func(seconds uint32) func([]byte) []byte {
 		return func(to []byte) []byte {
-			for _, state := range []uint16{1, 2} { // CTA_TIMEOUT_UDP_UNREPLIED, CTA_TIMEOUT_UDP_REPLIED
+			// CTA_TIMEOUT_UDP_UNREPLIED, CTA_TIMEOUT_UDP_REPLIED. A shorter time after the answer would have no effect: the second one counts
+			// only 2 s after the first packet (nf_conntrack_udp_packet, 5.0 to 6.18).
+			for _, state := range []uint16{1, 2} {
 				to = netlink.Append(to, state, net32(seconds)...)
 			}
 			return to

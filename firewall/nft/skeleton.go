@@ -154,6 +154,8 @@ func chains(c firewall.Config, b *bounds) []chain {
 		{"vifproxy", "askers", hook{"nat", unix.NF_INET_LOCAL_OUT, firewall.NatPriority}, []Rule{
 			All(udp, is(dport, net16(53)...), dnatTo(askersMap, skuid)),
 		}},
+		// nat decides once for a flow. A proxy that asks from the port of another one's last question is led to that one's asker (Linux
+		// 6.18, findings/nat-forgets-who-asks.sh), so the uid has to fit. The C library asks again from another port.
 		{"inet vifproxy", "question", hook{}, []Rule{
 			All(ipv4, udp, in(askedSet, skuid, ipDaddr, dport), Accept),
 		}},
