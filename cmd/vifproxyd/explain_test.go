@@ -55,7 +55,7 @@ func TestExplainTries(t *testing.T) {
 		s.explained(isRefused, "work", "https://nowhere.example/", "with a line for nowhere.example it fails all the same: the name does not resolve")
 		s.explained(isRefused, "work", "https://own.example/", "with a line for own.example it fails all the same")
 		s.refuses("work", "https://shop.example/") // the AppVM, meanwhile and after that
-		s.explained(fails, "work", "https://gone.example/", "by work: fails", "the name does not resolve: Name or service not known")
+		s.explained(fails, "work", "https://gone.example/", "by work: fails", "the name does not resolve: the name servers know no such name")
 		s.explained(fails, "other", "https://bank.example/", "by other: fails", "the AppVM is not connected", "connected in")
 		s.ctl("stop", "work")
 		s.explained(fails, "work", "https://bank.example/", "by work: fails", "it is stopped: vifproxyctl start work")

@@ -66,8 +66,8 @@ func TestNobodyInheritsTheSwitchboard(t *testing.T) {
 	if !s.has(fmt.Sprint(daemon), "bpf") {
 		t.Fatal("the daemon itself has got nothing")
 	}
-	s.until("a proxy and a vifproxy-confine that waits", func() error {
-		if n := len(s.children(daemon)); n < 2 {
+	s.until("the resolver, a proxy, and a vifproxy-confine that waits", func() error {
+		if n := len(s.children(daemon)); n < 3 {
 			return fmt.Errorf("%d processes", n)
 		}
 		return nil
@@ -99,6 +99,11 @@ func TestProxyStartsInTheGroupInWhichItWaited(t *testing.T) {
 			for _, pid := range s.children(s.daemon.cmd.Process.Pid) {
 				n, err := strconv.Atoi(pid)
 				s.must(err)
+				argv, err := os.ReadFile("/proc/" + pid + "/cmdline")
+				s.must(err)
+				if !strings.HasPrefix(string(argv), "vifproxy-confine\x00") {
+					continue // the resolver
+				}
 				if group = s.groupOf(n); strings.HasPrefix(filepath.Base(group), "proxy-") {
 					waits = pid
 					return nil

@@ -75,12 +75,14 @@ func TestNameServersThatAreSilent(t *testing.T) {
 			s.opens("work", fmt.Sprintf("http://shop%d.example/", i))
 		}
 		s.inFirewall("nft", "add rule ip other in iifname != lo ip saddr 10.139.1.2 udp sport 53 counter drop")
-		for range 3 {
+		s.until("an answer is too old, and another one does not come", func() error {
 			s.opens("work", "http://bank.example/")
-		}
-		if rules := s.inFirewall("nft", "list table ip other"); strings.Contains(rules, "packets 0 ") {
-			t.Errorf("nobody was asked:\n%s", rules)
-		}
+			if rules := s.inFirewall("nft", "list table ip other"); strings.Contains(rules, "packets 0 ") {
+				return fmt.Errorf("nobody was asked:\n%s", rules)
+			}
+			return nil
+		})
+		s.opens("work", "http://bank.example/")
 		if r := s.Get("work", "http://shop99.example/"); r.Status == 200 {
 			t.Errorf("without a name server: %+v", r)
 		}

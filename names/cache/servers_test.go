@@ -134,7 +134,7 @@ func TestManyBooks(t *testing.T) {
 	for s.Asked() < 20*20*2 { // nobody has waited for AAAA
 		time.Sleep(time.Millisecond)
 	}
-	if n := s.Asked(); n != 20*20*2 {
+	if n := s.Asked(); n > 20*20*2*2 { // once for each name and type, and again if an answer takes 0.5 s
 		t.Errorf("20 AppVMs with 20 names asked %d times", n)
 	}
 }
