@@ -39,7 +39,7 @@ func (l *loop) fence(exits []policy.Allowance, now time.Time) firewall.Fence {
 
 // askers returns who may ask for names: the proxies of AppVMs that have one or get one, and trials.
 func (l *loop) askers(exits []policy.Allowance) (all []firewall.Asker) {
-	vms := l.trials.Addrs()
+	vms := slices.Grow(l.trials.Addrs(), len(exits)+len(l.vms))
 	for _, e := range exits {
 		vms = append(vms, e.Addr)
 	}
@@ -49,7 +49,9 @@ func (l *loop) askers(exits []policy.Allowance) (all []firewall.Asker) {
 		}
 	}
 	slices.SortFunc(vms, netip.Addr.Compare)
-	for _, addr := range slices.Compact(vms) {
+	vms = slices.Compact(vms)
+	all = make([]firewall.Asker, 0, len(vms))
+	for _, addr := range vms {
 		uid := l.Users.UID(addr)
 		if at := l.Asker(uid); at.IsValid() {
 			all = append(all, firewall.Asker{UID: uid, At: at})
