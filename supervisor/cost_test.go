@@ -25,7 +25,7 @@ func runMany(t *testing.T, n int, f func(m *machine, vifs []string)) {
 		var vifs []string
 		for i := range n {
 			ip := fmt.Sprintf("10.137.%d.%d", i/250, i%250+1)
-			m.file(fmt.Sprintf("vm%d.%s", i, ip), "a")
+			m.file(fmt.Sprintf("vm%d.%s", i, ip), "bank")
 			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i+1, ip))
 		}
 		m.connect(vifs...)

@@ -108,8 +108,38 @@ func (s spot) key() spotKey {
 	return spotKey{string(steps), s.after, s.read}
 }
 
+// numeric reports whether a line may match a text that has no other characters than numerals. Hardly any line does, and this takes a
+// thousandth of the time that the search takes.
+func (s *search) numeric(l line) bool {
+	s.now.clear()
+	for todo := []int32{l.start}; len(todo) > 0; {
+		i := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if s.now.reached[i-l.first] == s.now.turn {
+			continue
+		}
+		s.now.reached[i-l.first] = s.now.turn
+		switch t := s.steps[i]; t.kind {
+		case accept:
+			return true
+		case eat:
+			if slices.ContainsFunc([]byte(numerals), func(c byte) bool { return s.eats(i, c) }) {
+				todo = append(todo, t.next)
+			}
+		case fork:
+			todo = append(todo, t.next, t.arg)
+		default:
+			todo = append(todo, t.next)
+		}
+	}
+	return false
+}
+
 // line finds the addresses that one line matches. It reports false if that is too much.
 func (s *search) line(l line) bool {
+	if !s.numeric(l) {
+		return true
+	}
 	begin := spot{steps: []int32{l.start}}
 	ends := s.ends(l, begin.read)
 	if len(ends) == 0 {
