@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -85,6 +86,16 @@ func main() {
 	if m.Ruleset >= 0 {
 		must("Landlock", rawSyscall(restrictSelf, uintptr(m.Ruleset), 0, 0))
 	}
+	if gate != nil {
+		fd, errno := install(gate, filterNewListener)
+		must("seccomp", errno)
+		admit <- fd
+		for !supervised.Load() { // to wait for it in another way would take the scheduler, and maybe another thread
+			rawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
+		}
+	}
+	// Limits come when the Go runtime has made all its threads. RLIMIT_NPROC is the whole process's, and its other threads have the
+	// daemon's uid, which may have more threads than a proxy with a small MaxClients: one more would be refused, and the runtime gives up.
 	for limit := range strings.SplitSeq(m.Limits, ",") {
 		resource, value, _ := strings.Cut(limit, ":")
 		n, err := strconv.ParseUint(value, 10, 64)
@@ -96,11 +107,6 @@ func main() {
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, uintptr(mustInt(resource)),
 			uintptr(unsafe.Pointer(&both)), 0, 0, 0)
 		must("limit "+limit, errno)
-	}
-	if gate != nil {
-		fd, errno := install(gate, filterNewListener)
-		must("seccomp", errno)
-		admit <- fd
 	}
 	must("timer slack", rawSyscall(syscall.SYS_PRCTL, prSetTimerSlack, uintptr(m.Slack), 0)) // of this thread, and of the program
 	if calls != nil {
@@ -179,6 +185,9 @@ func becomeUser(id uintptr) {
 	must("capabilities", rawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0))
 }
 
+// supervised says that the thread of admitExec waits for a question.
+var supervised atomic.Bool
+
 // admitExec answers the first question of a filter, whose descriptor it gets, on a thread of its own. The execve that it lets
 // pass ends that thread and closes the descriptor. Any later execve finds no supervisor: ENOSYS (seccomp_do_user_notification
 // in kernel/seccomp.c). So a filter that permits this one execve permits no other.
@@ -192,7 +201,9 @@ func admitExec() chan<- uintptr {
 	go func() {
 		runtime.LockOSThread()
 		ready <- true
-		supervise(<-listener)
+		fd := <-listener
+		supervised.Store(true) // no thread has to be made for that any more
+		supervise(fd)
 	}()
 	<-ready // its thread exists, made without a filter
 	return listener
