@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	"vifproxy/names/ask"
 	"vifproxy/names/wire"
 	"vifproxy/rules"
 	"vifproxy/rules/expression"
@@ -54,13 +55,13 @@ func newGate(w *wire.Gate) (*gate, error) {
 }
 
 // plain returns a name as the DNS compares it.
-func plain(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+func plain(name string) string { return ask.Lower(strings.TrimSuffix(name, ".")) }
 
 // forms returns what a client may have written, for which the C library asks for a name: it removes one period at the end. The lower
 // case is for what stands between tinyproxy and us, and may change it, as some modules of nsswitch.conf do.
 func forms(name string) []string {
 	all := []string{name, name + "."}
-	if lower := strings.ToLower(name); lower != name {
+	if lower := ask.Lower(name); lower != name {
 		all = append(all, lower, lower+".")
 	}
 	return all

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"vifproxy/names/ask"
 )
 
 const (
@@ -79,7 +81,7 @@ func parse(msg []byte) (q query, is sense) {
 		return q, malformed
 	case q.question.Class != dnsmessage.ClassINET:
 		return q, strange
-	case q.question.Type == dnsmessage.TypePTR && below(strings.ToLower(q.name()), "in-addr.arpa", "ip6.arpa"):
+	case q.question.Type == dnsmessage.TypePTR && below(ask.Lower(q.name()), "in-addr.arpa", "ip6.arpa"):
 		return q, reverse
 	case q.question.Type != dnsmessage.TypeA && q.question.Type != dnsmessage.TypeAAAA || q.name() == "":
 		return q, strange
