@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 
-	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/firewall/backend"
 	"vifproxy/internal/cgroup"
@@ -19,16 +18,11 @@ import (
 // same order: first all is closed, then no process is left, then no rule. It does not touch what a running daemon has.
 func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	ctx := context.Background()
-	socket, err := control.Listen(o.controlSocket, o.socketGroup)
+	_, release, err := o.claim()
 	if err != nil {
 		return err
 	}
-	defer socket.Close()
-	name, err := alone()
-	if err != nil {
-		return err
-	}
-	defer name.Close()
+	defer release()
 	fw, err := backend.Open(ctx, log, o.firewall, o.ports())
 
 	// Processes are ended even if the firewall could not be read: a binding to a port on which nothing listens is closed.

@@ -46,17 +46,11 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	inherited := handover.Inherited()
 	emitter.Emit(events.DaemonStarts, events.About{Version: defaults.Version(), PID: os.Getpid()})
 
-	// The sockets come first: if another vifproxyd runs, they show it before anything of its is removed.
-	socket, err := control.Listen(o.controlSocket, o.socketGroup)
+	socket, release, err := o.claim()
 	if err != nil {
 		return err
 	}
-	defer socket.Close()
-	name, err := alone()
-	if err != nil {
-		return err
-	}
-	defer name.Close()
+	defer release()
 
 	d := parts{options: o, log: log, backlog: backlog, events: emitter, socket: socket}
 	defer d.close()
@@ -96,7 +90,7 @@ type parts struct {
 }
 
 // open opens the parts. First all is closed, then cleaned: no binding is left when the processes of an earlier run are ended, and the
-// fence is there before any proxy. What it has opened when it fails, close closes.
+// fence is there before any proxy. If open fails, close closes the parts that it has opened.
 func (d *parts) open(ctx context.Context, inherited []*os.File) (err error) {
 	if d.alarm, err = newAlarm(); err != nil {
 		return err
