@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/names/ask/asktest"
 	"vifproxy/names/wire"
 )
 
@@ -159,35 +160,15 @@ func nameServer(t testing.TB) netip.Addr {
 	t.Helper()
 	n := rand.Uint32()
 	addr := netip.AddrFrom4([4]byte{127, 1 + byte(n)%60, byte(n >> 8), 1 + byte(n>>16)%254})
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 53)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := conn.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			var m dnsmessage.Message
-			if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
-				continue
-			}
-			m.Response, m.Additionals = true, nil
-			for i := range byte(4) {
-				if m.Questions[0].Type == dnsmessage.TypeA {
-					m.Answers = append(m.Answers, dnsmessage.Resource{
-						Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 300},
-						Body:   &dnsmessage.AResource{A: [4]byte{93, 184, byte(rand.Uint32()), i}}})
-				}
-			}
-			if text, err := m.Pack(); err == nil {
-				conn.WriteToUDPAddrPort(text, from) //nolint:errcheck // who asked asks again
+	asktest.StartAt(t, netip.AddrPortFrom(addr, 53), func(q asktest.Query) {
+		var answers []dnsmessage.Resource
+		if q.Type == dnsmessage.TypeA {
+			for i := range 4 {
+				answers = append(answers, asktest.Address(q.Name, fmt.Sprintf("93.184.%d.%d", byte(rand.Uint32()), i), 300))
 			}
 		}
-	}()
+		q.Answer(answers...)
+	})
 	return addr
 }
 
@@ -231,7 +212,7 @@ func TestItIsTheDaemons(t *testing.T) {
 	}
 }
 
-// What the page on performance says of its memory holds: for one AppVM, and for 250 that have asked for 50 names each.
+// docs/performance.md says how much memory the resolver takes for one AppVM, and for 250 that have asked for 50 names each.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	server := nameServer(t)

@@ -166,7 +166,6 @@ var (
 	asks      = regexp.MustCompile(`\b127\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\.[0-9]+\.[0-9]+ \. ([0-9]+|PORT)\b`) // in the order of their coming
 	between   = regexp.MustCompile(`[,{}\n]`)
 	refusedBy = regexp.MustCompile(`^[0-9]+ counter$`) // a uid
-	asker     = regexp.MustCompile(`^([0-9]+ [.:] )?127\.64\.`)
 	pinned    = regexp.MustCompile(`^[0-9]+ \. [0-9.]+ timeout `)
 )
 
@@ -178,7 +177,7 @@ func (c *chaos) state() string {
 	var all []string
 	for _, part := range between.Split(asks.ReplaceAllString(proxyPort.ReplaceAllString(c.ruleset(), "PORT"), "ASKER"), -1) {
 		part = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(part), "elements ="))
-		if part != "" && !refusedBy.MatchString(part) && !asker.MatchString(part) && !pinned.MatchString(part) {
+		if part != "" && !refusedBy.MatchString(part) && !pinned.MatchString(part) {
 			all = append(all, part)
 		}
 	}

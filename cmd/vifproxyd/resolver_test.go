@@ -2,14 +2,12 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
@@ -19,49 +17,6 @@ import (
 	"vifproxy/internal/lab"
 	"vifproxy/tinyproxy"
 )
-
-// asks asks a name server for the addresses of a name, as a program of a uid, and returns what it answers.
-func (s *site) asks(uid int, server, name string) (addrs []netip.Addr, code dnsmessage.RCode) {
-	s.Helper()
-	question := dnsmessage.Message{Header: dnsmessage.Header{ID: 1, RecursionDesired: true},
-		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name + "."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}}}
-	message, err := question.Pack()
-	s.must(err)
-	s.must(s.Do(func() error {
-		if err := unix.Setfsuid(uid); err != nil { // whose socket it is, of this thread alone
-			return err
-		}
-		defer unix.Setfsuid(0) //nolint:errcheck // back to what it was
-		conn, err := net.Dial("udp4", server+":53")
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		if _, err := conn.Write(message); err != nil {
-			return err
-		}
-		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-			return err
-		}
-		b := make([]byte, 512)
-		n, err := conn.Read(b)
-		if err != nil {
-			return err
-		}
-		var answer dnsmessage.Message
-		if err := answer.Unpack(b[:n]); err != nil {
-			return err
-		}
-		code = answer.RCode
-		for _, r := range answer.Answers {
-			if a, ok := r.Body.(*dnsmessage.AResource); ok {
-				addrs = append(addrs, netip.AddrFrom4(a.A))
-			}
-		}
-		return nil
-	}))
-	return addrs, code
-}
 
 const workUIDOfProxy = 0x7089000b // of 10.137.0.11
 
@@ -80,8 +35,8 @@ func (s *site) resolver() (pid int) {
 	return pid
 }
 
-// A proxy that asks for a name that its list does not have is told of. With --on-owned=hold its AppVM is stopped until a person starts
-// it, and nobody else is.
+// The event owned tells of a proxy that asks for a name that is not on its list. With --on-owned=hold its AppVM is stopped until a person
+// starts it, and no other AppVM is.
 func TestAnOwnedProxyIsHeld(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.rules("work.10.137.0.11", bank)
@@ -94,14 +49,15 @@ func TestAnOwnedProxyIsHeld(t *testing.T) {
 		s.opens("work", "http://bank.example/", "https://bank.example/")
 		s.opens("other", "http://bank.example/")
 		s.refuses("work", "http://unlisted.example/") // tinyproxy asks for none of these
-		if addrs, code := s.asks(workUIDOfProxy, "10.139.1.1", "bank.example"); len(addrs) == 0 || code != dnsmessage.RCodeSuccess {
-			t.Errorf("a listed name: %v, %v", addrs, code)
+		if _, _, err := s.Question(workUIDOfProxy, netip.MustParseAddr("10.139.1.1"), "bank.example"); err != nil {
+			t.Errorf("a listed name: %v", err)
 		}
 		if vm := s.show()["work"]; vm.State != control.Running {
 			t.Fatalf("before: %+v", vm)
 		}
-		if addrs, code := s.asks(workUIDOfProxy, "203.0.113.53", "secret.example"); len(addrs) > 0 || code != dnsmessage.RCodeRefused {
-			t.Errorf("a name that is not listed: %v, %v", addrs, code)
+		addrs, _, err := s.Question(workUIDOfProxy, netip.MustParseAddr("203.0.113.53"), "secret.example")
+		if err == nil || !strings.HasSuffix(err.Error(), dnsmessage.RCodeRefused.String()) {
+			t.Errorf("a name that is not listed: %v, %v", addrs, err)
 		}
 		s.untilTold(watched, 0, "the owned proxy", func(e events.Event) bool {
 			return e.Event == "owned" && e.VM == "work" && e.Host == "secret.example" && e.What == "A" && e.Count == 1
