@@ -26,7 +26,7 @@ import (
 const (
 	// threadsMax is how many goroutines run at once: a flood of questions is to leave processors to the proxies.
 	threadsMax = 2
-	// garbagePercent is how much garbage there may be besides what is in use, in per cent of it.
+	// garbagePercent bounds the garbage in memory, in per cent of the memory in use (debug.SetGCPercent).
 	garbagePercent = 50
 )
 

@@ -55,8 +55,8 @@ func (s *site) inside() {
 	s.must(s.DoVM("other", func() error { return listen(":80") }))
 }
 
-// fenced checks that pages do not open, that the AppVM learns so at once, and that it is told by what. All are asked for
-// at a time: tinyproxy itself waits a second before it tells of a failure (get_request_entity in its src/reqs.c).
+// fenced checks that pages do not open, that the AppVM learns so at once, and that `denied` says why. It asks for all pages at the same
+// time: tinyproxy itself waits a second before it tells of a failure (get_request_entity in its src/reqs.c).
 func (s *site) fenced(vm string, pages ...string) {
 	s.Helper()
 	began := time.Now()

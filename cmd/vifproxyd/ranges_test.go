@@ -36,7 +36,7 @@ func TestRange(t *testing.T) {
 			s.Errorf("show: %+v", vms)
 		}
 
-		// What is for one of them is for that one alone, and the verbs take its name.
+		// A host that is allowed for one AppVM of the range is allowed for no other. The verbs take its name.
 		if out, errs, status := s.ctl("allow", one.Name, "shop.example", "--for=1h"); status != 0 {
 			s.Errorf("allow --for: exit status %d:\n%s%s", status, out, errs)
 		}
