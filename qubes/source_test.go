@@ -294,7 +294,10 @@ func TestNoSocket(t *testing.T) {
 	hints, ended := make(chan struct{}, 1000), make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = s.Watch(ctx, func() { hints <- struct{}{} }, func(error) {})
+		for ctx.Err() == nil { // there is a socket before anybody listens at it
+			_ = s.Watch(ctx, func() { hints <- struct{}{} }, func(error) {})
+			time.Sleep(time.Millisecond)
+		}
 	}()
 	defer func() { cancel(); <-ended }()
 	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
