@@ -10,7 +10,8 @@ import (
 	"vifproxy/internal/events"
 )
 
-// TestAdditionsKeepTunnels: more of them than a person makes in a row, each with a tunnel through the process that it replaces.
+// TestAdditionsKeepTunnels: more of them than a person makes in a row, each with a tunnel through the process that it replaces, and then
+// the same list in other words.
 func TestAdditionsKeepTunnels(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.startWork()
@@ -19,19 +20,26 @@ func TestAdditionsKeepTunnels(t *testing.T) {
 		lines := []string{bank, echoRule}
 		s.rules("work.10.137.0.11", lines...)
 		s.update()
-		var tunnels []net.Conn
-		for i := range 8 {
-			tunnels = append(tunnels, s.tunnel("work", "echo.example:443"))
+		edit := func(lines []string) {
+			t.Helper()
 			before := s.show()["work"].PID
-			lines = append(lines, fmt.Sprintf(`^a%d\.example$`, i))
 			s.rules("work.10.137.0.11", lines...)
-			s.until("the addition is in force", func() error {
+			s.until("the edit is in force", func() error {
 				if vm := s.show()["work"]; vm.PID == before || vm.State != control.Running {
 					return fmt.Errorf("%+v", vm)
 				}
 				return nil
 			})
 		}
+		names := []string{"#: format domains", "bank.example", "echo.example"}
+		var tunnels []net.Conn
+		for i := range 8 {
+			tunnels = append(tunnels, s.tunnel("work", "echo.example:443"))
+			lines = append(lines, fmt.Sprintf(`^a%d\.example$`, i))
+			names = append(names, fmt.Sprintf("a%d.example", i))
+			edit(lines)
+		}
+		edit(names)
 		for i, conn := range tunnels {
 			if err := echoes(conn); err != nil {
 				t.Errorf("tunnel %d: %v", i, err)

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"vifproxy/rules/match"
 	"vifproxy/tinyproxy"
@@ -42,4 +43,40 @@ func (p *Policy) Matching(ctx context.Context, r tinyproxy.Request, most int) ([
 func (p *Policy) Permits(ctx context.Context, host string) (bool, error) {
 	matching, err := p.Matching(ctx, tinyproxy.Request{Tunnel: true, Host: host, Port: 443}, 1)
 	return err == nil && (len(matching) > 0) == p.Config.Filter.DefaultDeny, err
+}
+
+// A comparison remembers what came out when a policy was compared with another one, because the loop asks again in each round.
+type comparison struct {
+	mu         sync.Mutex
+	with       string // the key of the other policy
+	matchesAll bool
+}
+
+// matchesAll reports whether p's lines match every text that a line of other matches. If that cannot be said, it reports false.
+func (p *Policy) matchesAll(other *Policy) bool {
+	own := make(map[string]bool, len(p.Rules))
+	for _, text := range p.texts() {
+		own[text] = true
+	}
+	changed := slices.DeleteFunc(other.texts(), func(text string) bool { return own[text] })
+	if len(changed) == 0 {
+		return true
+	}
+	p.compared.mu.Lock()
+	defer p.compared.mu.Unlock()
+	if p.compared.with != other.key {
+		p.compared.with, p.compared.matchesAll = other.key, p.matchesLines(changed)
+	}
+	return p.compared.matchesAll
+}
+
+func (p *Policy) matchesLines(lines []string) bool {
+	syntax := SyntaxOf(p.Config.Filter.Compiled())
+	beyond := match.New(lines, syntax).Without(match.New(p.texts(), syntax), false)
+	for i := range lines {
+		if _, found, err := beyond.Beyond(i); found || err != nil {
+			return false
+		}
+	}
+	return true
 }

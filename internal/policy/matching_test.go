@@ -70,3 +70,43 @@ func TestPermits(t *testing.T) {
 		}
 	}
 }
+
+// Connections live on when a list is written in another form that permits as much, and only then.
+func TestPermitsAll(t *testing.T) {
+	bind := netip.MustParseAddr("10.137.0.1")
+	const deny, allow = "FilterDefaultDeny Yes", "FilterDefaultDeny No"
+	for _, tt := range []struct {
+		name, directives string
+		old, now         []string
+		want             bool
+	}{
+		{"a line more", deny, []string{"^a$"}, []string{"^a$", "^b$"}, true},
+		{"a line less", deny, []string{"^a$", "^b$"}, []string{"^a$"}, false},
+		{"a line that another one covers", deny, []string{`^www\.bank$`, `bank$`}, []string{`bank$`}, true},
+		{"names in the place of patterns", deny, []string{`^www\.bank\.example$`}, []string{"#: format domains", "*.bank.example"}, true},
+		{"patterns in the place of names", deny, []string{"#: format domains", "*.bank.example"}, []string{`\.bank\.example$`}, false},
+		{"the period at the end is a name of its own", deny, []string{"#: format domains", "bank.example"}, []string{`^bank\.example$`}, false},
+		{"a narrower line", deny, []string{`bank`}, []string{`^bank$`}, false},
+		{"case", deny + "\nFilterCaseSensitive Yes", []string{`^Bank$`}, []string{`^bank$`}, false},
+		{"a black list, a line less", allow, []string{"a", "b"}, []string{"a"}, true},
+		{"a black list, a line more", allow, []string{"a"}, []string{"a", "b"}, false},
+		{"a black list, a line more that another one covers", allow, []string{"a"}, []string{"a", "ab"}, true},
+		{"a black list that nobody but tinyproxy knows", allow, []string{`\(a\)\1`}, []string{`\(a\)\1b`, `\(b\)\1`}, false},
+		{"whole URLs", deny + "\nFilterURLs Yes", []string{"^http://a/x"}, []string{"^http://a/"}, true},
+		{"too much to compare", allow + "\nFilterExtended Yes", []string{"^[ab]{40}a[ab]*$"}, []string{"^(a|b){40}a(a|b)*$"}, false},
+	} {
+		old, now := policytest.Of(t, bind, tt.old, tt.directives), policytest.Of(t, bind, tt.now, tt.directives)
+		moved := now.At(netip.MustParseAddr("10.137.0.2"), "")
+		for range 2 { // the second answer is the one that is remembered
+			if got := now.PermitsAll(old); got != tt.want {
+				t.Errorf("%s: %v", tt.name, got)
+			}
+			if got := moved.At(bind, "").PermitsAll(old); got != tt.want {
+				t.Errorf("%s, after a move: %v", tt.name, got)
+			}
+		}
+		if moved.PermitsAll(old) {
+			t.Errorf("%s: permitted at another gateway", tt.name)
+		}
+	}
+}

@@ -38,7 +38,8 @@ type Policy struct {
 	Listed     []netip.Addr
 	AnyAddress string
 
-	key string
+	key      string
+	compared *comparison
 }
 
 // An Input is what a policy is made of in addition to rule file and template. Comparable.
@@ -127,7 +128,7 @@ func (p *Policy) At(bind netip.Addr, places string) *Policy {
 	}
 	moved := *p
 	moved.Bind, moved.Places = bind, places
-	moved.key = moved.digest()
+	moved.key, moved.compared = moved.digest(), &comparison{}
 	return &moved
 }
 
@@ -159,7 +160,7 @@ func (p *Policy) Key() string { return p.key }
 func Sealed(p Policy) *Policy { return p.sealed() }
 
 func (p *Policy) sealed() *Policy {
-	p.key = p.digest()
+	p.key, p.compared = p.digest(), &comparison{}
 	p.Listed, p.AnyAddress = p.numbers()
 	return p
 }
@@ -180,9 +181,9 @@ func (p *Policy) digest() string {
 	return string(h.Sum(nil))
 }
 
-// PermitsAll reports whether p lets through at least all that old did, so that connections made under old may live on. It
-// decides from the text alone, and says yes only if the text leaves no doubt: template and gateway are the same, egress and
-// ports were only added, and filter lines were only added under default deny, or only removed under default allow.
+// PermitsAll reports whether p lets through at least all that old did, so that connections made under old may live on. It says
+// yes only if there is no doubt: template and gateway are the same, egress and ports were only added, and under default deny p's
+// lines match all that old's did, or the other way round under default allow.
 func (p *Policy) PermitsAll(old *Policy) bool {
 	f := p.Config.Filter
 	switch {
@@ -193,9 +194,9 @@ func (p *Policy) PermitsAll(old *Policy) bool {
 	case !f.Enabled:
 		return true
 	case f.DefaultDeny:
-		return subset(old.Rules, p.Rules)
+		return p.matchesAll(old)
 	}
-	return subset(p.Rules, old.Rules)
+	return old.matchesAll(p)
 }
 
 // reachesAll reports whether fence and ConnectPort permit p's process all that they permit old's.
@@ -227,14 +228,6 @@ func (p *Policy) PortNumbers() (all []uint16) {
 		all = append(all, port.Number)
 	}
 	return slices.Compact(all)
-}
-
-func subset(small, large []tinyproxy.FilterLine) bool {
-	in := make(map[string]bool, len(large))
-	for _, l := range large {
-		in[l.Text] = true
-	}
-	return !slices.ContainsFunc(small, func(l tinyproxy.FilterLine) bool { return !in[l.Text] })
 }
 
 // String returns what the fakes of tests print of a policy.

@@ -63,7 +63,7 @@ func (r *run) reach(to *states, l line, first int32, at int) bool {
 		case fork:
 			r.stack = append(r.stack, s.next, s.arg)
 		default:
-			if r.holds(s.kind, at) {
+			if s.kind.holds(r.sign(at-1), r.sign(at)) {
 				r.stack = append(r.stack, s.next)
 			}
 		}
@@ -71,26 +71,47 @@ func (r *run) reach(to *states, l line, first int32, at int) bool {
 	return false
 }
 
-// holds reports whether an assertion holds between two bytes of the text.
-func (r *run) holds(k kind, at int) bool {
-	before := at > 0 && isWord(r.text[at-1])
-	after := at < len(r.text) && isWord(r.text[at])
-	switch k {
-	case atBegin:
-		return at == 0
-	case atEnd:
-		return at == len(r.text)
-	case wordStart:
-		return !before && after
-	case wordEnd:
-		return before && !after
-	case atWordEdge:
-		return before != after
+// A sign is what an assertion can tell of a character.
+type sign byte
+
+const (
+	inWord  sign = iota // it belongs to a word
+	outside             // it does not
+	nothing             // there is none: the text begins or ends here
+)
+
+// signs are all of them.
+var signs = [...]sign{inWord, outside, nothing}
+
+// sign returns that of the byte of the text at an index.
+func (r *run) sign(at int) sign {
+	if at < 0 || at == len(r.text) {
+		return nothing
 	}
-	return before == after // offWordEdge
+	return signOf(r.text[at])
 }
 
-// isWord reports whether a byte belongs to a word (IS_WORD_CHAR in posix/regex_internal.h of glibc 2.36, in the C locale).
-func isWord(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+// holds reports whether an assertion holds between two characters.
+func (k kind) holds(before, after sign) bool {
+	switch k {
+	case atBegin:
+		return before == nothing
+	case atEnd:
+		return after == nothing
+	case wordStart:
+		return before != inWord && after == inWord
+	case wordEnd:
+		return before == inWord && after != inWord
+	case atWordEdge:
+		return (before == inWord) != (after == inWord)
+	}
+	return (before == inWord) == (after == inWord) // offWordEdge
+}
+
+// signOf says whether a byte belongs to a word (IS_WORD_CHAR in posix/regex_internal.h of glibc 2.36, in the C locale).
+func signOf(c byte) sign {
+	if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' {
+		return inWord
+	}
+	return outside
 }
