@@ -285,7 +285,7 @@ func (in *internet) count(host string, port uint16) (int, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		addrs = append(addrs, a)
 	} else {
-		addrs, _ = in.names.lookup(host)
+		addrs, _, _ = in.names.lookup(host)
 	}
 	n := 0
 	for _, p := range []uint16{22, 80, 443} {

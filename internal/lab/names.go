@@ -43,6 +43,7 @@ type names struct {
 // A record is what is known of a name. Without addresses the name does not exist.
 type record struct {
 	addrs func() []netip.Addr
+	alias string // of which name it is one; "" if it is none
 	ttl   uint32
 }
 
@@ -55,14 +56,20 @@ func (n *names) set(name string, r record) {
 	n.hosts[name] = r
 }
 
-// lookup returns the addresses of a name, nil if there is no such name, and for how many seconds that is true.
-func (n *names) lookup(name string) (addrs []netip.Addr, ttl uint32) {
+// lookup returns the addresses of a name, nil if there is no such name, the name that it is an alias of, and for how many seconds that is
+// true.
+func (n *names) lookup(name string) (addrs []netip.Addr, alias string, ttl uint32) {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	r, known := n.hosts[name]
+	if known && r.alias != "" {
+		alias = r.alias
+		r, known = n.hosts[alias]
+		name = alias
+	}
 	if !known && !strings.HasSuffix(name, ".example") {
-		return nil, 0
+		return nil, alias, 0
 	}
 	if !known {
 		last := firstOrigin.As4()
@@ -71,7 +78,7 @@ func (n *names) lookup(name string) (addrs []netip.Addr, ttl uint32) {
 		r = always(netip.AddrFrom4(last))
 		n.hosts[name] = r
 	}
-	return r.addrs(), r.ttl
+	return r.addrs(), alias, r.ttl
 }
 
 func always(addrs ...netip.Addr) record {
@@ -152,8 +159,9 @@ func (n *names) answer(query []byte, m Manner) ([]byte, error) {
 	if m.NoIPv6 && q.Type == dnsmessage.TypeAAAA {
 		return nil, fmt.Errorf("%v is not answered", q.Type)
 	}
-	addrs, ttl := n.lookup(q.Name.String())
+	addrs, alias, ttl := n.lookup(q.Name.String())
 	ttl = max(ttl, m.TTL)
+	owner := q.Name
 	reply := dnsmessage.Message{
 		Header: dnsmessage.Header{ID: header.ID, Response: true, Authoritative: true,
 			RecursionDesired: header.RecursionDesired, RecursionAvailable: true},
@@ -162,16 +170,25 @@ func (n *names) answer(query []byte, m Manner) ([]byte, error) {
 	if len(addrs) == 0 {
 		reply.RCode = dnsmessage.RCodeNameError
 	}
+	if alias != "" {
+		if owner, err = dnsmessage.NewName(alias + "."); err != nil {
+			return nil, err
+		}
+		reply.Answers = append(reply.Answers, dnsmessage.Resource{
+			Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: ttl},
+			Body:   &dnsmessage.CNAMEResource{CNAME: owner},
+		})
+	}
 	for _, a := range addrs {
 		if q.Type == dnsmessage.TypeAAAA && a.Is6() {
 			reply.Answers = append(reply.Answers, dnsmessage.Resource{
-				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: ttl},
+				Header: dnsmessage.ResourceHeader{Name: owner, Class: dnsmessage.ClassINET, TTL: ttl},
 				Body:   &dnsmessage.AAAAResource{AAAA: a.As16()},
 			})
 		}
 		if q.Type == dnsmessage.TypeA && a.Is4() {
 			reply.Answers = append(reply.Answers, dnsmessage.Resource{
-				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: ttl},
+				Header: dnsmessage.ResourceHeader{Name: owner, Class: dnsmessage.ClassINET, TTL: ttl},
 				Body:   &dnsmessage.AResource{A: a.As4()},
 			})
 		}
@@ -185,10 +202,15 @@ func (l *Lab) Host(name string, addrs ...netip.Addr) {
 	l.net.names.set(strings.ToLower(name), always(addrs...))
 }
 
+// Alias makes a name an alias (CNAME) of another one.
+func (l *Lab) Alias(name, of string) {
+	l.net.names.set(strings.ToLower(name), record{alias: strings.ToLower(of)})
+}
+
 // HostFor makes a name resolve to what addrs returns when it is asked for, which is true for so many seconds. Addrs may be called from any
 // goroutine, and not call the lab.
 func (l *Lab) HostFor(seconds uint32, name string, addrs func() []netip.Addr) {
-	l.net.names.set(strings.ToLower(name), record{addrs, seconds})
+	l.net.names.set(strings.ToLower(name), record{addrs: addrs, ttl: seconds})
 }
 
 // Answer has some of the NameServers answer in another manner from now on; all if none is named.

@@ -23,7 +23,7 @@ const (
 
 // Question asks a server for the IPv4 addresses of a name, in the firewall VM, with the socket of a uid. It returns the time from the
 // question to the answer. No address is an error. If the kernel refuses the question, it asks again from another port, as the C library
-// does (glibc 2.36): connection tracking may still know the port for a question of another uid.
+// does (glibc 2.36): without zones, connection tracking may still know the port for a question of another uid.
 func (l *Lab) Question(uid uint32, server netip.Addr, name string) (addrs []netip.Addr, took time.Duration, err error) {
 	full, err := dnsmessage.NewName(name + ".")
 	if err != nil {

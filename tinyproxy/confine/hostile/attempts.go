@@ -130,6 +130,8 @@ var attempts = []attempt{
 	}},
 	{"connect to an address that its neighbour was told", func(t targets) error { return connect(t["Neighbour"], 80) }},
 	{"connect to a name server, to ask it by HTTPS", func(t targets) error { return connect(t["OtherNameServer"], 443) }},
+	{"connect to it, to ask it by TLS", func(t targets) error { return connect(t["OtherNameServer"], 853) }},
+	{"connect to it, to ask it by TCP", func(t targets) error { return connect(t["OtherNameServer"], 53) }},
 	{"ask for a name that is not listed", func(t targets) error { return ask(t, "unlisted.example", typeA) }},
 	{"ask for its address of IPv6", func(t targets) error { return ask(t, "six.example", typeAAAA) }},
 	{"ask for a name below a listed one", func(t targets) error { return ask(t, "x.listed.example", typeA) }},
@@ -138,6 +140,13 @@ var attempts = []attempt{
 		return question(t["OtherNameServer"], 53, message("unlisted.example", typeA, classIN), true)
 	}},
 	{"ask for a listed name that leads into the LAN", func(t targets) error { return ask(t, "lan.example", typeA) }},
+	{"ask for the name that a listed one is an alias of", func(t targets) error {
+		if err := ask(t, "alias.example", typeA); err != nil {
+			return fmt.Errorf("the listed one has no address: %w", err)
+		}
+		return ask(t, "edge.example", typeA)
+	}},
+	{"ask what a listed name is an alias of", func(t targets) error { return ask(t, "alias.example", 5) }},
 	{"ask for the text of a listed name", func(t targets) error { return ask(t, "listed.example", 16) }},
 	{"ask for all that it has", func(t targets) error { return ask(t, "listed.example", 255) }},
 	{"ask for its mail servers", func(t targets) error { return ask(t, "listed.example", 15) }},
@@ -163,10 +172,24 @@ var attempts = []attempt{
 	{"append what no question has", func(t targets) error {
 		return question(t["NameServer"], 53, append(message("listed.example", typeA, classIN), "a secret"...), true)
 	}},
-	{"ask the resolver in its neighbour's place", func(t targets) error {
+	{"send something to the resolver in its neighbour's place", func(t targets) error {
 		addr, port, _ := strings.Cut(t["Resolver"], ":")
 		n, _ := strconv.Atoi(port)
-		return question(addr, n, message("neighbour.example", typeA, classIN), true)
+		return send(addr, n)
+	}},
+	{"ask as many questions as it can", func(t targets) error {
+		flood("others", t["World"], 443, []byte("x")) // which takes as much of the processor
+		sent, refused := flood("questions", t["NameServer"], 53, message("listed.example", typeA, classIN))
+		if refused > 0 {
+			return fmt.Errorf("%d of %d are refused", refused, sent)
+		}
+		return nil
+	}},
+	{"connect to an address when its time is over", func(t targets) error {
+		for time.Now().Before(pinned.Add(time.Duration(t.number("Pinned")) * time.Second)) {
+			unix.Nanosleep(&unix.Timespec{Nsec: 1e8}, nil) //nolint:errcheck // a signal may end it
+		}
+		return connect(t["Fleeting"], 80)
 	}},
 	{"bind to a device", func(targets) error {
 		return withTCP(func(fd int) error { return unix.BindToDevice(fd, "lo") })
@@ -259,6 +282,7 @@ var attempts = []attempt{
 		}
 		return nil
 	}},
+	// The daemon ends a proxy whose port is another socket's, at its next look after at most 10 s.
 	{"connect to another AppVM from the port where it listens", func(t targets) error {
 		unix.Close(t.number("Socket"))
 		err := withTCP(func(fd int) error {

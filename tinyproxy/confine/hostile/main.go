@@ -8,10 +8,12 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,16 +31,24 @@ func main() {
 		unix.Write(1, []byte("listen: "+err.Error()+"\n"))
 		unix.Exit(1)
 	}
-	for _, a := range attempts {
+	report := func(what string, err error) {
 		result := "done"
-		if err := a.try(t); err != nil {
+		if err != nil {
 			result = err.Error()
 		}
-		unix.Write(1, []byte("attempt\t"+a.name+"\t"+result+"\n"))
+		unix.Write(1, []byte(what+"\t"+result+"\n"))
+	}
+	report("permitted", errors.Join(ask(t, "fleeting.example", typeA), connect(t["Fleeting"], 80)))
+	pinned = time.Now()
+	for _, a := range attempts {
+		report("attempt\t"+a.name, a.try(t))
 	}
 	unix.Write(1, []byte("Bad regex in "+t["Own"]+"/rules: line 1 - "+refusal+"\n"))
 	unix.Exit(65) // of a tinyproxy that refuses its rules
 }
+
+// pinned is when the address Fleeting had been pinned.
+var pinned time.Time
 
 // refusal is in the dying words.
 const refusal = "^words-of-an-owned-proxy$"
@@ -57,6 +67,8 @@ const refusal = "^words-of-an-owned-proxy$"
 //	Gateway, OtherGateway, AppVM, LAN, World  addresses; somebody listens there at port 80, and at 22 in the world
 //	Neighbour   an address that a proxy of another AppVM was told
 //	NameServer, OtherNameServer  that of resolv.conf, and another one; the lab's answer for all names below example
+//	Fleeting    an address that fleeting.example has, which is listed
+//	Pinned      seconds for which that is open to a proxy that has asked once
 //	Resolver    address and port at which the other AppVM's proxy asks
 //	Barred      another one in the world, behind an interface by which AppVMs may not leave
 //

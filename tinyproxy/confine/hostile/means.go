@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -124,6 +125,33 @@ func question(server string, port int, m []byte, record bool) error {
 	}
 	return nil
 }
+
+const (
+	floodTime = 2 * time.Second
+	floodMax  = 200_000 // packets
+)
+
+// flood sends a packet over and over, and prints when it did so. It returns how many it has sent, and how many of these the kernel refused.
+func flood(what, to string, port int, packet []byte) (sent, refused int) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return 1, 1
+	}
+	defer unix.Close(fd)
+	began := time.Now()
+	for ; sent < floodMax && (sent%1000 != 0 || time.Since(began) < floodTime); sent++ {
+		if unix.Sendto(fd, packet, 0, at(to, port)) != nil {
+			refused++
+		}
+	}
+	fmt.Fprintf(output{}, "flood\t%s\t%d\t%d\t%d\n", what, began.UnixNano(), time.Now().UnixNano(), sent)
+	return sent, refused
+}
+
+// output is standard output.
+type output struct{}
+
+func (output) Write(text []byte) (int, error) { return unix.Write(1, text) }
 
 // fork makes a child that ends at once.
 func fork(flags uintptr) error {
