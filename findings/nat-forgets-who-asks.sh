@@ -8,6 +8,9 @@
 #
 # It matters where the way says who asks: another user's questions seem to be the first one's. A rule behind the nat has to
 # compare user and translated address once more, and a question that it refuses has to be asked again from another port.
+#
+# A zone of connection tracking for each user ("ct zone set" before priority -200) keeps their flows apart, and then each
+# question takes its own user's way. The answers need the same zone, by the server's address.
 set -eu
 . "$(dirname "$0")/common"
 need $nft $ip $python
@@ -54,3 +57,18 @@ ask() {
 saw "server of the first user" 127.1.0.1 "$(ask 10001 40000)"
 saw "server of the second user, from another port" 127.1.0.2 "$(ask 10002 40001)"
 saw "server of the second user, from the first one's port" 127.1.0.1 "$(ask 10002 40000)"
+
+nft -f - <<EOF
+table ip x {
+	map zones {
+		typeof meta skuid : ct zone
+		elements = { 10001 : 1, 10002 : 2 }
+	}
+	chain zones {
+		type filter hook output priority -310
+		udp dport 53 ct zone set meta skuid map @zones
+	}
+}
+EOF
+saw "server of the first user, with zones" 127.1.0.1 "$(ask 10001 40002)"
+saw "server of the second user, from the same port" 127.1.0.2 "$(ask 10002 40002)"

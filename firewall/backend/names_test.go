@@ -125,6 +125,38 @@ func TestTheKernelTellsWhoAsks(t *testing.T) {
 	})
 }
 
+// TestProxiesAskFromOnePort: a proxy's question comes to the resolver as its own, and is answered, from the port too from which another
+// proxy has just asked the same server. Tracking remembers that for 5 s.
+func TestProxiesAskFromOnePort(t *testing.T) {
+	OnEach(t, func(t *testing.T, m Machine) {
+		NewSite(t)
+		backend := open(t, m)
+		Sync(t, backend, firewall.State{Askers: Askers})
+		s := resolve(t, 5300)
+		from := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
+		for i, uid := range []int{PersonalUID, SocialUID, PersonalUID, SocialUID} {
+			As(t, uid, func() {
+				conn, err := net.DialUDP("udp4", from, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 53})
+				Must(t, err)
+				defer conn.Close()
+				if _, err := conn.Write([]byte("who am I?")); err != nil {
+					t.Errorf("question %d, of uid %x: %v", i, uid, err)
+					return
+				}
+				want := map[int]string{PersonalUID: "127.64.0.1", SocialUID: "127.64.0.2"}[uid]
+				if at := s.answer(t); at != want {
+					t.Errorf("question %d, of uid %x, comes to %q", i, uid, at)
+				}
+				buf := make([]byte, 100)
+				conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
+				if n, err := conn.Read(buf); err != nil || string(buf[:n]) != want {
+					t.Errorf("question %d, of uid %x, is answered with %q, %v", i, uid, buf[:n], err)
+				}
+			})
+		}
+	})
+}
+
 // TestForwardIsReadBesidePins: a pin is a new generation of the ruleset. However many there are, the chains of hook forward are read.
 func TestForwardIsReadBesidePins(t *testing.T) {
 	EnterNamespace(t)

@@ -88,7 +88,7 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 			t.Errorf("%s: not noticed", act)
 		}
 	}
-	for _, c := range chains(TestConfig, boundsOf(TrackedMax())) {
+	for _, c := range append(chains(TestConfig, boundsOf(TrackedMax())), zones(TestConfig)) {
 		table := c.table
 		if table == "vifproxy" {
 			table = "ip vifproxy"

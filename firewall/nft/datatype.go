@@ -24,6 +24,7 @@ var (
 	ipv4Addr    = datatype{7, 4, false, addrText}
 	ipv6Addr    = datatype{8, 16, false, addrText}
 	inetService = datatype{13, 2, false, func(b []byte) string { return strconv.Itoa(int(binary.BigEndian.Uint16(b))) }}
+	ctZone      = datatype{4, 2, true, func(b []byte) string { return fmt.Sprint(binary.NativeEndian.Uint16(b)) }}
 	uid         = datatype{24, 4, true, func(b []byte) string { return fmt.Sprint(binary.NativeEndian.Uint32(b)) }}
 	ifname      = datatype{41, unix.IFNAMSIZ, true, func(b []byte) string { return strconv.Quote(strings.TrimRight(string(b), "\x00")) }}
 
@@ -39,6 +40,7 @@ func addrText(b []byte) string {
 func nfProtoBytes(family byte) []byte      { return []byte{family} }
 func addrBytes(addr netip.Addr) []byte     { return addr.AsSlice() }
 func portBytes(port uint16) []byte         { return net16(port) }
+func zoneBytes(zone uint16) []byte         { return binary.NativeEndian.AppendUint16(nil, zone) }
 func uidBytes(uid uint32) []byte           { return host32(uid) }
 func uidInIntervalBytes(uid uint32) []byte { return net32(uid) }
 

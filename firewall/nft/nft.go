@@ -34,6 +34,7 @@ type Backend struct {
 	partial error
 
 	unbounded bool // this kernel lacks what the bounds on connection tracking need
+	zoneless  bool // it has no zones of connection tracking
 
 	refused refusals
 	pins    *pins.Board

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,9 +13,12 @@ import (
 )
 
 // replaceAll returns the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
-// long as before holds, because it contains the handles of the jumps. With qubes it includes our rules in Qubes' table. What was pinned
-// stays pinned, for the time that is left now.
-func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qubes bool, now time.Duration) (messages [][]byte) {
+// long as before holds, because it contains the handles of the jumps. What was pinned stays pinned, for the time that is left now.
+func (n *Backend) replaceAll(before snapshot, want firewall.State, with extras, now time.Duration) (messages [][]byte) {
+	var b *bounds
+	if with.bounds {
+		b = boundsOf(TrackedMax())
+	}
 	put := func(message ...[]byte) { messages = append(messages, message...) }
 	put(removeTables(before)...)
 	for _, table := range []string{"vifproxy", "inet vifproxy"} {
@@ -34,6 +38,9 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 		put(declareBounds(n.cfg)...)
 	}
 	chains := chains(n.cfg, b)
+	if with.zones {
+		chains = append(chains, zones(n.cfg))
+	}
 	for _, chain := range chains {
 		put(chain.declare())
 	}
@@ -42,7 +49,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 			put(chain.append(r))
 		}
 	}
-	if qubes {
+	if with.qubes {
 		put(removeRules(before)...)
 		put(removeEmpty(before)...)
 		put(acceptSet.declare())
@@ -52,7 +59,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, b *bounds, qu
 		put(user.insert(jump("vifproxy-input"), "vifproxy"))
 	}
 	for _, s := range ourSets {
-		if (s != acceptSet || qubes) && !(s.nat && n.cfg.Switchboard) {
+		if (s != acceptSet || with.qubes) && !(s.nat && n.cfg.Switchboard) {
 			put(s.request(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s.elementsOf(want))...)
 		}
 	}
@@ -179,7 +186,9 @@ func declare(s *set, flags, room uint32) []byte {
 		}
 		return to
 	})
-	if !concatenated && s.key[0].hostOrder {
+	if s.typeOf != nil {
+		attrs = netlink.Append(attrs, unix.NFTA_SET_USERDATA, s.typeOf...)
+	} else if !concatenated && s.key[0].hostOrder {
 		attrs = netlink.Append(attrs, unix.NFTA_SET_USERDATA, hostOrderNote...)
 	}
 	return about(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s.table, attrs)
@@ -189,6 +198,23 @@ func declare(s *set, flags, room uint32) []byte {
 // BYTEORDER_HOST_ENDIAN. Without it nft, from 0.9.8 to 1.1.3, lists an interface as "", and a uid with its bytes reversed; and
 // what is listed so, no nft loads. In a concatenation it knows by the type of each part.
 var hostOrderNote = append([]byte{0, 4}, host32(1)...)
+
+// These notes make nft list maps to zones, whose type has no name, as "typeof meta skuid : ct zone" and "typeof ip saddr : ct zone", which
+// it loads again. They are what nft 1.0.6 writes: NFTNL_UDATA_SET_*BYTEORDER of key and data, and *_TYPEOF of both, each with the number
+// of a kind of expression (enum expr_types in its include/expression.h) and what it needs beside.
+var (
+	zonesNote = slices.Concat(note(0, host32(1)), note(1, host32(1)),
+		note(3, note(0, host32(9)), note(1, note(0, host32(unix.NFT_META_SKUID)))), ctZoneNote)
+	answerZonesNote = slices.Concat(note(0, host32(2)), note(1, host32(1)),
+		note(3, note(0, host32(7)), note(1, note(0, host32(12)), note(1, host32(11)))), ctZoneNote)
+	ctZoneNote = note(4, note(0, host32(12)), note(1, note(0, host32(unix.NFT_CT_ZONE)), note(1, host32(1<<32-1))))
+)
+
+// note returns a number, the length of what follows, and that.
+func note(number byte, parts ...[]byte) []byte {
+	text := slices.Concat(parts...)
+	return append([]byte{number, byte(len(text))}, text...)
+}
 
 // Numbers from the kernel's include/uapi/linux/netfilter/nf_tables.h that package unix lacks.
 const (

@@ -2,6 +2,8 @@ package nft
 
 import (
 	"cmp"
+	"encoding/binary"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,6 +30,7 @@ type set struct {
 	nat         bool       // there is no need of it where a switchboard hands connections over
 	late        bool       // elements go out of it later, because a packet on its way may still need them
 	dump        []byte     // the request for its elements
+	typeOf      []byte     // nft's note about the expressions whose types key and to are, if they have no name
 
 	elements func(firewall.State) []element // what a State says, in any order
 }
@@ -87,7 +90,7 @@ func (s *set) text(e element) string {
 // nft notes for itself (userdata) they have only the order of bytes: nft 0.9.8 and 1.0.6 end with an assertion or worse if they list
 // a ruleset with some sets as nft 1.1 declares them.
 var ourSets = []*set{
-	portsMap, bindingsSet, guardedSet, acceptSet, askersMap,
+	portsMap, bindingsSet, guardedSet, acceptSet, zonesMap, answerZonesMap, askersMap,
 	leaveSet, anywhereSet, barredSet, barredAgainSet, openPortsSet,
 	resolvers.four, resolvers.six, literals.four, literals.six, ownedLiterals.four, ownedLiterals.six,
 	wideLiterals.four, wideLiterals.six, ownedPortsSet,
@@ -188,6 +191,29 @@ var (
 			return all
 		}}
 )
+
+// These maps say in which zone of connection tracking questions are, and the answers to them.
+var (
+	zonesMap = &set{table: ownTable, name: "zones", key: keys(uid), to: keys(ctZone), typeOf: zonesNote, elements: func(s firewall.State) (all []element) {
+		for _, a := range s.Askers {
+			all = append(all, element{tuple(uidBytes(a.UID)), tuple(zoneBytes(zoneOf(a)))})
+		}
+		return all
+	}}
+	answerZonesMap = &set{table: ownTable, name: "answer_zones", key: keys(ipv4Addr), to: keys(ctZone), typeOf: answerZonesNote, elements: func(s firewall.State) (all []element) {
+		for _, a := range s.Askers {
+			all = append(all, element{tuple(addrBytes(a.At.Addr())), tuple(zoneBytes(zoneOf(a)))})
+		}
+		return all
+	}}
+)
+
+// zoneOf returns the zone of an asker. Zone 0 is everybody's, and there are 65535 more. Askers get one address after the other, so two
+// have the same zone only where there have been more.
+func zoneOf(a firewall.Asker) uint16 {
+	addr := a.At.Addr().As4()
+	return uint16((binary.BigEndian.Uint32(addr[:])&(1<<22-1))%math.MaxUint16 + 1)
+}
 
 // anyAddressSet has the proxies to which all public addresses are open.
 var anyAddressSet = &set{table: fenceTable, name: "any_address", key: keys(uid), elements: func(s firewall.State) (all []element) {

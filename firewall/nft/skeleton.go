@@ -154,8 +154,8 @@ func chains(c firewall.Config, b *bounds) []chain {
 		{"vifproxy", "askers", hook{"nat", unix.NF_INET_LOCAL_OUT, firewall.NatPriority}, []Rule{
 			All(udp, is(dport, net16(53)...), dnatTo(askersMap, skuid)),
 		}},
-		// nat decides once for a flow. A proxy that asks from the port of another one's last question is led to that one's asker (Linux
-		// 6.18, findings/nat-forgets-who-asks.sh), so the uid has to fit. The C library asks again from another port.
+		// nat decides once for a flow. Without zones, a proxy that asks from the port of another one's last question is led to that one's
+		// asker (Linux 6.18, findings/nat-forgets-who-asks.sh), so the uid has to fit. The C library asks again from another port.
 		{"inet vifproxy", "question", hook{}, []Rule{
 			All(ipv4, udp, in(askedSet, skuid, ipDaddr, dport), Accept),
 		}},
@@ -164,6 +164,17 @@ func chains(c firewall.Config, b *bounds) []chain {
 		return chains
 	}
 	return b.bound(chains, c)
+}
+
+// zones returns the chain that gives the questions of each proxy, and the answers to them, a zone of connection tracking of their own: all
+// ask from one address, and nat would take a question for one of the proxy that had the port before. The kernel sets a zone for a packet
+// that is not tracked yet (nft_ct_set_zone_eval in net/netfilter/nft_ct.c, since Linux 4.11). A packet keeps its entry on its way over
+// the loopback (nf_conntrack_in).
+func zones(c firewall.Config) chain {
+	return chain{"vifproxy", "zones", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
+		All(udp, is(dport, net16(53)...), ctZoneSet(zonesMap, skuid)),
+		All(udp, isResolver(c), ctZoneSet(answerZonesMap, ipSaddr)),
+	}}
 }
 
 // ways returns the rules that lead to what a packet may reach by the interface by which it leaves.

@@ -136,27 +136,14 @@ func (n *Backend) load(before snapshot, want firewall.State) error {
 		return err
 	}
 	n.refused.add(refused)
-	// The kernel may lack what the bounds need, and a foreign rule may refer to what we replace in Qubes' table. In both cases
-	// the guard and the fence still stand.
 	n.partial = nil
 	var first error
-	for _, try := range []struct{ bounds, qubes bool }{{true, true}, {false, true}, {true, false}, {false, false}} {
-		if try.bounds && n.unbounded || try.qubes && !before.hasChain(qubesTable, userChain) {
-			continue
-		}
-		var b *bounds
-		if try.bounds {
-			b = boundsOf(TrackedMax())
-		}
+	for _, try := range n.tries(before) {
 		now := n.pins.Now()
-		if err = n.conn.Transact(before.generation, n.replaceAll(before, want, b, try.qubes, now)); err == nil {
+		if err = n.conn.Transact(before.generation, n.replaceAll(before, want, try, now)); err == nil {
 			n.pins.Begun(now)
 			n.pinsUnknown = false
-			if !try.bounds && !n.unbounded {
-				n.unbounded = true
-				n.log.Warn("one AppVM can fill connection tracking for all: this kernel does not bound it "+
-					"(CONFIG_NF_CONNTRACK_TIMEOUT, CONFIG_NFT_CONNLIMIT, CONFIG_NFT_LIMIT)", "err", first)
-			}
+			n.loadedWith(try, first)
 			if !try.qubes && before.hasChain(qubesTable, userChain) {
 				n.partial = fmt.Errorf("load rules into table ip qubes: %w", first)
 			}
@@ -174,6 +161,37 @@ func (n *Backend) load(before snapshot, want firewall.State) error {
 		}
 	}
 	return fmt.Errorf("load rules: %w", cmp.Or(err, first))
+}
+
+// extras are those parts of the skeleton that one may have to do without. The kernel may lack what bounds and zones need, and a foreign
+// rule may refer to what we replace in Qubes' table. The guard and the fence stand in any case.
+type extras struct{ bounds, zones, qubes bool }
+
+// tries returns what to load, best first.
+func (n *Backend) tries(before snapshot) (all []extras) {
+	for _, qubes := range []bool{true, false} {
+		for _, p := range []extras{{bounds: true, zones: true}, {bounds: true}, {zones: true}, {}} {
+			p.qubes = qubes
+			if !(p.bounds && n.unbounded || p.zones && n.zoneless || qubes && !before.hasChain(qubesTable, userChain)) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// loadedWith remembers what this kernel lacks, and has it logged once. first is the error of the load with all parts.
+func (n *Backend) loadedWith(p extras, first error) {
+	if !p.bounds && !n.unbounded {
+		n.unbounded = true
+		n.log.Warn("one AppVM can fill connection tracking for all: this kernel does not bound it "+
+			"(CONFIG_NF_CONNTRACK_TIMEOUT, CONFIG_NFT_CONNLIMIT, CONFIG_NFT_LIMIT)", "err", first)
+	}
+	if !p.zones && !n.zoneless {
+		n.zoneless = true
+		n.log.Warn("where many AppVMs ask for names at once, some questions take 5 s more: this kernel does not keep them apart "+
+			"(CONFIG_NF_CONNTRACK_ZONES)", "err", first)
+	}
 }
 
 // once returns a function that calls f at its first call and does nothing after that: a Sync may take more than one attempt.

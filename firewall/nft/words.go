@@ -168,6 +168,13 @@ func dnatTo(s *set, fields ...field) Rule {
 			Number(unix.NFTA_NAT_REG_ADDR_MIN, register1), Number(unix.NFTA_NAT_REG_PROTO_MIN, register1+1)))
 }
 
+// ctZoneSet has the packet tracked in the zone that a map has for it. It does not match if the map has none.
+func ctZoneSet(s *set, fields ...field) Rule {
+	return All(key(fields), Expression("lookup", Number(unix.NFTA_LOOKUP_SREG, register1),
+		Number(unix.NFTA_LOOKUP_DREG, register1), Text(unix.NFTA_LOOKUP_SET, s.name)),
+		Expression("ct", Number(unix.NFTA_CT_KEY, unix.NFT_CT_ZONE), Number(unix.NFTA_CT_SREG, register1)))
+}
+
 // snatToPort makes connections come from another port of the same address.
 func snatToPort(port uint16) Rule {
 	const specified = 2 // NF_NAT_RANGE_PROTO_SPECIFIED
