@@ -1,0 +1,207 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A button calls the service for the hosts that the notification names, one after the other, and the person is told what came of it.
+func TestAButtonCallsTheService(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	screen := s.screen("actions", "body", "body-markup")
+	s.start("notify")
+	stream := s.called("vifproxy.Denied")
+	stream.refuse("bank-cdn.example", "static.bank-cdn.example", "img.bank-cdn.example:8443")
+	n := screen.await("Refused: bank-cdn.example", "img.bank-cdn.example:8443\nstatic.bank-cdn.example", true)
+
+	pressed := time.Now()
+	screen.press(n.id, keyMinutes)
+	c := s.called("vifproxy.Allow+img.bank-cdn.example+8443")
+	t.Logf("from the button to the service: %v", time.Since(pressed))
+	c.say("img.bank-cdn.example:8443 passes for 10 minutes\n")
+	c.exit(0)
+	c = s.called("vifproxy.Allow+static.bank-cdn.example")
+	c.say("\x1b[2J<b>no</b> & never\nand more\n")
+	c.exit(1)
+	screen.await("Allowed in part",
+		"img.bank-cdn.example:8443 passes for 10 minutes\nstatic.bank-cdn.example: [2J&lt;b&gt;no&lt;/b&gt; &amp; never", false)
+
+	// The other site has a notification of its own, and the other button is for good.
+	stream.refuse("other.example", "other.example")
+	n = screen.await("Refused: other.example", "other.example", true)
+	screen.press(n.id, "default") // a click on the notification decides nothing
+	stream.refuse("third.example", "a.third.example")
+	n = screen.await("Refused: third.example", "a.third.example", true)
+	screen.press(n.id, keyAlways)
+	c = s.called("vifproxy.AllowAlways+a.third.example")
+	c.exit(0)
+	screen.await("Allowed: reload the page", "a.third.example is allowed.", false)
+	stream.refuse("fourth.example", "fourth.example")
+	n = screen.await("Refused: fourth.example", "fourth.example", true)
+	screen.press(n.id, keyMinutes)
+	s.called("vifproxy.Allow+fourth.example").exit(policyRefused)
+	screen.await("Not allowed", "fourth.example: refused in dom0", false)
+}
+
+// Whatever the stream says, only names of hosts are shown. What makes no sense is passed over.
+func TestAHostileStream(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	screen := s.screen("actions", "body-markup")
+	s.start("notify")
+	stream := s.called("vifproxy.Denied")
+	for _, line := range []string{
+		"", "null", "[]", "{}", `"bank.example"`, "\x00\xff", "{", `{"host":7}`, `{"host":"bank.example","port":-1}`,
+		`{"host":"bank.example","port":65536}`, `{"host":"<b>bank</b>.example","port":443}`, `{"host":"bank.example\u202e","port":443}`,
+		`{"host":"bank.example\nx","port":443}`, `{"host":"*.example","port":443}`, `{"host":"","port":443}`, `{"host":"[::1]","port":443}`,
+		`{"host":"../../etc","port":443}`, `{"host":"bank.example+8443","port":443}`, `{"host":"-a.example","port":443}`,
+		`{"host":"` + strings.Repeat("a", lineMax) + `","port":443}`, strings.Repeat("x", 1<<20),
+		`{"host":"` + strings.Repeat("a.", 130) + `example","port":443}`,
+	} {
+		stream.say(line + "\n")
+	}
+	// A site that the host does not belong to, or that is everybody's, is not believed.
+	stream.refuse("bank.example", "evil.example")
+	screen.await("Refused: evil.example", "evil.example", true)
+	stream.refuse("co.uk", "evil.co.uk")
+	screen.await("Refused: evil.co.uk", "evil.co.uk", true)
+	stream.refuse("com", "evil.com")
+	screen.await("Refused: evil.com", "evil.com", true)
+	if len(screen.shown) > 0 {
+		t.Errorf("shown in addition: %+v", <-screen.shown)
+	}
+}
+
+// A page that asks for very many hosts gets a handful of notifications. The last of these counts the rest.
+func TestAFloodDrawsAHandful(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	screen := s.screen("actions")
+	s.start("notify")
+	stream := s.called("vifproxy.Denied")
+	const sites = 10000
+	var b strings.Builder
+	for i := range sites {
+		fmt.Fprintf(&b, `{"host":"a.s%d.example","port":443,"site":"s%[1]d.example"}`+"\n", i)
+	}
+	stream.say(b.String())
+	draws, counted := 0, 0
+	for counted < sites-shownSites {
+		n := screen.next()
+		draws++
+		var more int
+		if _, err := fmt.Sscanf(n.title, "Refused: %d more sites", &more); err == nil {
+			counted += more
+			if !strings.Contains(n.body, "vifproxy-unblock") || len(n.actions) > 0 {
+				t.Errorf("%+v", n)
+			}
+		}
+		if draws > 20 {
+			t.Fatalf("%d notifications, and %d sites are counted", draws, counted)
+		}
+	}
+	t.Logf("%d notifications", draws)
+	s.until("the record has the last ones", func() error {
+		text, err := os.ReadFile(s.dir + "/vifproxy-client/refused.json")
+		if err == nil && !strings.Contains(string(text), fmt.Sprintf("a.s%d.example", sites-1)) {
+			err = errors.New(string(text))
+		}
+		return err
+	})
+}
+
+// A desktop without buttons is told of the program that asks in a terminal. That one lists what was refused.
+func TestInATerminal(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	screen := s.screen()
+	if out, status := s.run("", "unblock"); status != 1 || !strings.Contains(out, "nothing was refused since the session began") {
+		t.Errorf("%d: %s", status, out)
+	}
+	s.start("notify")
+	stream := s.called("vifproxy.Denied")
+	stream.refuse("www.google.com", "www.google.com")
+	screen.await("Refused: www.google.com", "www.google.com (Chromium prepares its search engine)\n"+
+		"To allow a host, run `vifproxy-unblock` in a terminal.", false)
+	stream.refuse("cdn.example", "a.cdn.example", "b.cdn.example:8443", "a.cdn.example")
+	screen.next()
+	s.until("the record has them", func() error {
+		text, err := os.ReadFile(s.dir + "/vifproxy-client/refused.json")
+		if err == nil && !strings.Contains(string(text), "b.cdn.example") {
+			err = errors.New(string(text))
+		}
+		return err
+	})
+
+	if out, status := s.run("\n", "unblock"); status != 0 || !strings.Contains(out, "  1  a.cdn.example  ") ||
+		!strings.Contains(out, "  3  www.google.com  ") {
+		t.Errorf("%d: %s", status, out)
+	}
+	if out, status := s.run("", "unblock"); status != 1 || !strings.Contains(out, "no answer: nothing is allowed") {
+		t.Errorf("%d: %s", status, out)
+	}
+	go func() {
+		c := s.called("vifproxy.AllowAlways+b.cdn.example+8443")
+		c.say("in force\n")
+		c.exit(0)
+		s.called("vifproxy.AllowAlways+a.cdn.example").exit(policyRefused)
+	}()
+	if out, status := s.run("2 4\n2 1\nx\na\n", "unblock"); status != 1 || !strings.Contains(out, "4 is no number from 1 to 3") ||
+		!strings.Contains(out, "in force\n") || !strings.Contains(out, "a.cdn.example: refused in dom0\n") {
+		t.Errorf("%d: %s", status, out)
+	}
+	go func() { s.called("vifproxy.Allow+shop.example+8443").exit(0) }()
+	if out, status := s.run("", "unblock", "https://Shop.example:8443/x?y"); status != 0 || !strings.Contains(out, "shop.example:8443 is allowed.") {
+		t.Errorf("%d: %s", status, out)
+	}
+}
+
+// Another program that shows notifications does not know those of the one before.
+func TestAnotherDesktop(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	first := s.screen("actions")
+	s.start("notify")
+	stream := s.called("vifproxy.Denied")
+	stream.refuse("cdn.example", "a.cdn.example")
+	if n := first.await("Refused: cdn.example", "a.cdn.example", true); n.replaces != 0 {
+		t.Errorf("%+v", n)
+	}
+	stream.refuse("cdn.example", "b.cdn.example")
+	if n := first.await("Refused: cdn.example", "b.cdn.example\na.cdn.example", true); n.replaces != 1 {
+		t.Errorf("%+v", n)
+	}
+	second := s.screen()
+	stream.refuse("cdn.example", "c.cdn.example")
+	if n := second.next(); n.replaces != 0 || len(n.actions) != 0 {
+		t.Errorf("%+v", n)
+	}
+}
+
+// A stream that has ended is called again, and the other side sees when this one ends.
+func TestTheStreamIsCalledAgain(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	screen := s.screen("actions")
+	p := s.start("notify")
+	stream := s.called("vifproxy.Denied")
+	stream.say(`{"host":"half.exam`)
+	stream.exit(0)
+	again := s.called("vifproxy.Denied")
+	again.refuse("cdn.example", "cdn.example")
+	screen.await("Refused: cdn.example", "cdn.example", true)
+	if log := p.log.String(); !strings.Contains(log, "vifproxy.Denied has ended") {
+		t.Errorf("the log: %s", log)
+	}
+	must(t, p.Process.Kill())
+	select {
+	case <-again.ended:
+	case <-time.After(patience):
+		t.Error("the other side does not see that this one has ended")
+	}
+}
