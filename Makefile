@@ -38,14 +38,15 @@ package: export BIN := $(BIN)
 package: export ARCH := $(shell $(GO) env GOARCH)
 package: export PACKAGE_VERSION := $(PACKAGE_VERSION)
 package: export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
-package: build ## .deb and .rpm in dist/
+package: build ## .deb and .rpm in dist/, for the firewall VM and for AppVMs
 	mkdir -p $(BIN)/doc $(DIST)
 	gzip -9nc packaging/man/vifproxyd.8 > $(BIN)/doc/vifproxyd.8.gz
 	gzip -9nc packaging/man/vifproxyctl.1 > $(BIN)/doc/vifproxyctl.1.gz
+	gzip -9nc packaging/man/vifproxy-client.1 > $(BIN)/doc/vifproxy-client.1.gz
 	gzip -9nc packaging/man/vifproxy-rules.5 > $(BIN)/doc/vifproxy-rules.5.gz
 	gzip -9nc CHANGELOG.md > $(BIN)/doc/changelog.gz
-	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager deb --target $(DIST)/
-	GOARCH= $(NFPM) package --config packaging/nfpm.yaml --packager rpm --target $(DIST)/
+	for config in packaging/nfpm.yaml packaging/client/nfpm.yaml; do for packager in deb rpm; do \
+		GOARCH= $(NFPM) package --config $$config --packager $$packager --target $(DIST)/ || exit 1; done; done
 
 test: root deps-test build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
 	$(GOTESTSUM) --format=testname -- -race -p $(PACKAGES) -timeout 30m ./...
@@ -81,7 +82,7 @@ demo: root deps-demo build ## two AppVMs come, browse, are refused; a rule is ed
 	bin/vifproxylab demo --daemon bin/vifproxyd --ctl bin/vifproxyctl
 
 man: ## write the manual pages anew, from the help texts
-	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd -run TestManPage -update
+	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd ./cmd/vifproxy-client -run TestManPage -update
 
 # The programs that vifproxy drives, those that the lab is made of, and what only tests, or only the bench, need.
 deps-demo deps-bench deps-test deps-e2e: deps-%:

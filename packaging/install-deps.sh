@@ -30,6 +30,8 @@ test)
 	need sysctl procps procps-ng               # a remedy that doctor prints
 	need gcc "gcc libc6-dev" "gcc glibc-devel" # for the race detector
 	need sudo sudo                             # as which completion asks the daemon
+	need dbus-daemon dbus-daemon               # on which vifproxy-client shows notifications
+	need git git                               # reads what vifproxy-client writes
 	need zsh zsh                               # completes
 	need fish fish
 	;;

@@ -18,7 +18,7 @@ import (
 )
 
 // pkg is one build of the packages.
-type pkg struct{ version, deb, rpm string }
+type pkg struct{ version, deb, rpm, clientDeb, clientRPM string }
 
 var builds struct {
 	sync.Once
@@ -68,7 +68,8 @@ func build(dir, version string) (pkg, error) {
 		return pkg{}, fmt.Errorf("make package: %w\n%s", err, out)
 	}
 	p := pkg{version: "v" + version}
-	for kind, path := range map[string]*string{"*.deb": &p.deb, "*.rpm": &p.rpm} {
+	for kind, path := range map[string]*string{"vifproxy_*.deb": &p.deb, "vifproxy-[0-9]*.rpm": &p.rpm,
+		"vifproxy-client_*.deb": &p.clientDeb, "vifproxy-client-[0-9]*.rpm": &p.clientRPM} {
 		found, err := filepath.Glob(filepath.Join(dir, kind))
 		if err != nil || len(found) != 1 {
 			return pkg{}, fmt.Errorf("make package made %v %v", found, err)
@@ -82,7 +83,8 @@ func TestSameSourcesSameBytes(t *testing.T) {
 	now, _ := packages(t)
 	again, err := build(t.TempDir(), strings.TrimPrefix(now.version, "v"))
 	must(t, err)
-	for _, pair := range [][2]string{{now.deb, again.deb}, {now.rpm, again.rpm}} {
+	for _, pair := range [][2]string{{now.deb, again.deb}, {now.rpm, again.rpm}, {now.clientDeb, again.clientDeb},
+		{now.clientRPM, again.clientRPM}} {
 		var sums [2][32]byte
 		for i, path := range pair {
 			text, err := os.ReadFile(path)
@@ -97,7 +99,7 @@ func TestSameSourcesSameBytes(t *testing.T) {
 
 func TestLintianIsContent(t *testing.T) {
 	now, _ := packages(t)
-	out, err := exec.Command("lintian", "--allow-root", "--fail-on=error,warning", now.deb).CombinedOutput()
+	out, err := exec.Command("lintian", "--allow-root", "--fail-on=error,warning", now.deb, now.clientDeb).CombinedOutput()
 	if err != nil || len(out) > 0 {
 		t.Errorf("lintian: %v\n%s", err, out)
 	}

@@ -19,13 +19,29 @@ import (
 
 const (
 	proxyPort    = defaults.ProxyPort
-	gatewayKey   = "/qubes-gateway" // in this VM's QubesDB; if dom0 shows it another gateway than it has, that one
-	probeTimeout = time.Second      // for the gateway to take a connection, and to answer
+	probeTimeout = time.Second // for the gateway to take a connection, and to answer
 )
 
-// gateway returns the address at which the proxy is. QubesDB has it before the network is up. Elsewhere it is that of the default route.
-func gateway(ctx context.Context) (string, error) {
-	value, err := qubes.Value(ctx, qubes.Socket, gatewayKey)
+// Paths of this VM's QubesDB (create_qdb_entries in qubes/vm/qubesvm.py of qubes-core-admin).
+const (
+	gatewayKey = "/qubes-gateway" // as dom0 shows it to this VM
+	kindKey    = "/qubes-vm-type"
+)
+
+// errNoClient means that this VM uses no proxy, whatever its services are. A firewall VM has the service vifproxy because vifproxyd runs in
+// it. What was written into a template would come to all VMs based on it.
+var errNoClient = errors.New("this VM is no AppVM")
+
+// gateway returns the address at which the proxy is.
+func gateway(ctx context.Context) (string, error) { return gatewayBy(ctx, qubes.Socket) }
+
+// gatewayBy asks a QubesDB, which has the address before the network is up. Elsewhere it is that of the default route.
+func gatewayBy(ctx context.Context, socket string) (string, error) {
+	kind, err := qubes.Value(ctx, socket, kindKey)
+	if err == nil && (kind == "NetVM" || kind == "ProxyVM" || kind == "TemplateVM") {
+		return "", fmt.Errorf("%w but a %s", errNoClient, kind)
+	}
+	value, err := qubes.Value(ctx, socket, gatewayKey)
 	if addr, bad := netip.ParseAddr(value); err == nil && bad == nil && addr.Is4() {
 		return addr.String(), nil
 	}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"vifproxy/internal/browsers"
 	"vifproxy/internal/defaults"
@@ -28,7 +29,7 @@ const help = `Vifproxy-client shows on the desktop of an AppVM what its proxy re
 Usage:
     vifproxy-client notify
     vifproxy-client unblock [--always] [HOST...]
-    vifproxy-client setup [--root=DIR]
+    vifproxy-client setup [--wait=TIME] [--root=DIR] | --remove
     vifproxy-client settings [FORMAT]
     vifproxy-client version
 
@@ -46,7 +47,9 @@ Verbs:
     setup     Writes the settings below, if this VM has the service vifproxy (qvm-service NAME
               vifproxy on, in dom0) or a proxy answers at its gateway, port 8100. Otherwise it removes
               what an earlier run has written. vifproxy-client-setup.service runs it as root at
-              each start of the VM. With --root it writes below DIR.
+              each start of the VM. It waits 20 s for a proxy, or TIME. In a firewall VM and in a
+              template it writes nothing. With --root it writes below DIR. With --remove it removes
+              what was written, as the removal of the package does.
     settings  Prints the settings for FORMAT: apt, chromium-policy, dnf, env, firefox-policy, git or
               systemd. Without FORMAT it names the files that setup writes.
     version   Prints the version.
@@ -57,9 +60,10 @@ Files:
     /etc/chromium/policies/managed/00-vifproxy.json
         the same for Chromium
     /etc/profile.d/00-vifproxy.sh
-        http_proxy and its likes, for login shells and the session. git, flatpak and curl read them
+        http_proxy and its likes, for login shells and the session
+        (git, flatpak, curl and many more programs read them)
     /run/environment.d/00-vifproxy.conf
-        the same for services of users, and desktops that these start, as GNOME and KDE
+        the same for services of users, and desktops that these start
     /run/systemd/system.conf.d/00-vifproxy.conf
         the same for services of the system
     /etc/apt/apt.conf.d/00vifproxy, /etc/dnf/libdnf5.conf.d/00-vifproxy.conf
@@ -116,13 +120,15 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	f := flag.NewFlagSet("vifproxy-client "+verb, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
-	always, root, most := new(bool), new(string), 0
+	always, remove, root, wait, most := new(bool), new(bool), new(string), new(time.Duration), 0
 	switch verb {
 	case "unblock":
 		always = f.Bool("always", false, "")
 		most = hostsMax
 	case "setup":
 		root = f.String("root", "", "")
+		remove = f.Bool("remove", false, "")
+		wait = f.Duration("wait", probeTime, "")
 	case "settings":
 		most = 1
 	case "notify", "version":
@@ -138,7 +144,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 		if err := f.Parse(left); errors.Is(err, flag.ErrHelp) {
 			return printHelp(out)
 		} else if err != nil {
-			return usageError(usage.Error(f, rest, err, usage.Names(f), nil).Error())
+			return usageError(usage.Error(f, rest, err, usage.Names(f), map[string]string{"wait": "a time such as 10s"}).Error())
 		}
 		if f.NArg() == 0 {
 			break
@@ -155,7 +161,11 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	case "unblock":
 		return runUnblock(ctx, in, out, words, *always)
 	case "setup":
-		return runSetup(ctx, log, *root)
+		s := setup{log: log, root: *root, gateway: gateway, answers: answers, port: proxyPort, wait: *wait}
+		if *remove {
+			return s.remove()
+		}
+		return s.start(ctx)
 	case "settings":
 		return printSettings(ctx, out, strings.Join(words, ""))
 	}

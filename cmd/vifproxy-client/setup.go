@@ -27,8 +27,8 @@ const (
 	serviceFlag = "/run/qubes-service/vifproxy" // `qvm-service NAME vifproxy on` in dom0
 
 	probeInterval = 500 * time.Millisecond
-	probesMax     = 40      // after the first one, which the start of the session waits for: 20 s and what they take
-	fileMax       = 1 << 20 // bytes that are read of a file that may be ours
+	probeTime     = 20 * time.Second // for a proxy to come; the start of the session waits for one probe only
+	fileMax       = 1 << 20          // of what is read of a file that may be ours
 )
 
 // A setup is where settings are written.
@@ -38,6 +38,7 @@ type setup struct {
 	gateway func(context.Context) (string, error)
 	answers func(ctx context.Context, p browsers.Proxy) bool
 	port    int
+	wait    time.Duration // for a proxy to come
 }
 
 // run writes the settings if the VM has a proxy, and otherwise removes what an earlier run has written. The session may begin as soon as
@@ -45,23 +46,28 @@ type setup struct {
 func (s setup) run(ctx context.Context, ready func()) error {
 	_, err := os.Stat(filepath.Join(s.root, serviceFlag))
 	flagged := err == nil
-	for probe := 0; ; probe++ {
+	deadline := time.Now().Add(s.wait)
+	for first := true; ; first = false {
 		address, err := s.gateway(ctx)
 		proxy := browsers.Proxy{Host: address, Port: s.port}
 		if err == nil && (flagged || s.answers(ctx, proxy)) {
 			return s.write(proxy)
 		}
-		if probe == 0 {
+		if first {
 			if err := s.remove(); err != nil {
 				return err
 			}
 			ready()
 		}
-		if probe == probesMax {
-			if flagged {
+		if errors.Is(err, errNoClient) {
+			s.log.Info("nothing is set up", "why", err)
+			return nil
+		}
+		if time.Now().After(deadline) {
+			if flagged && err != nil {
 				return fmt.Errorf("this VM has the service vifproxy, but its gateway is not known: %w", err)
 			}
-			s.log.Info("no proxy answers at the gateway: nothing is set up", "port", s.port, "error", err)
+			s.log.Info("nothing is set up: no proxy answers at the gateway", "gateway", address, "port", s.port, "error", err)
 			return nil
 		}
 		select {
@@ -114,7 +120,7 @@ func (s setup) remove() error {
 		ours, _, err := s.isOurs(f.Path)
 		if err == nil && ours {
 			err = os.Remove(filepath.Join(s.root, f.Path))
-			s.log.Info("removed, because no proxy answers and the service vifproxy is off", "file", f.Path)
+			s.log.Info("removed", "file", f.Path)
 		}
 		failed = append(failed, err)
 	}
@@ -198,16 +204,15 @@ func reload(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// runSetup is the verb: it ends when all is written, or after 20 s without a proxy.
-func runSetup(ctx context.Context, log *slog.Logger, root string) error {
-	s := setup{log: log, root: root, gateway: gateway, answers: answers, port: proxyPort}
+// start runs the setup as a unit of systemd: it ends when all is written, or when no proxy has come.
+func (s setup) start(ctx context.Context) error {
 	ready := func() { daemon.SdNotify(false, daemon.SdNotifyReady) } //nolint:errcheck // there may be no systemd
 	defer ready()
 	if err := s.run(ctx, ready); err != nil {
 		return err
 	}
-	if _, err := os.Stat("/run/systemd/system"); err == nil && root == "" {
-		reload(ctx, log)
+	if _, err := os.Stat("/run/systemd/system"); err == nil && s.root == "" {
+		reload(ctx, s.log)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"vifproxy/internal/browsers"
 	"vifproxy/internal/settings"
+	"vifproxy/qubes/qubestest"
 )
 
 // A vm is a VM without anything but its files.
@@ -27,7 +28,7 @@ type vm struct {
 func newVM(t *testing.T) *vm {
 	t.Helper()
 	v := &vm{T: t, journal: &lockedBuffer{}}
-	v.setup = setup{log: slog.New(slog.NewTextHandler(v.journal, nil)), root: t.TempDir(), port: 8100,
+	v.setup = setup{log: slog.New(slog.NewTextHandler(v.journal, nil)), root: t.TempDir(), port: 8100, wait: patience,
 		gateway: func(context.Context) (string, error) { return "10.138.1.1", nil },
 		answers: func(context.Context, browsers.Proxy) bool { return true }}
 	for _, dir := range []string{"/etc/apt", "/etc/dnf", "/run/qubes-service"} {
@@ -179,6 +180,28 @@ func TestWhatIsNoProxy(t *testing.T) {
 		if answers(t.Context(), browsers.Proxy{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}) {
 			t.Error("nobody is taken for a proxy")
 		}
+	}
+}
+
+// QubesDB says where the proxy is, and which VM has none.
+func TestGateway(t *testing.T) {
+	t.Parallel()
+	d := qubestest.Start(t, filepath.Join(t.TempDir(), "qubesdb.sock"))
+	for kind, want := range map[string]string{"AppVM": "10.138.9.9", "DispVM": "10.138.9.9", "StandaloneVM": "10.138.9.9", "NetVM": "", "ProxyVM": "", "TemplateVM": ""} {
+		d.Write(kindKey, kind)
+		d.Write(gatewayKey, "10.138.9.9")
+		got, err := gatewayBy(t.Context(), d.Socket)
+		if got != want || errors.Is(err, errNoClient) != (want == "") {
+			t.Errorf("%s: %q, %v", kind, got, err)
+		}
+	}
+	v := newVM(t)
+	v.write(serviceFlag, "")
+	v.gateway = func(ctx context.Context) (string, error) { return gatewayBy(ctx, d.Socket) }
+	d.Write(kindKey, "ProxyVM")
+	v.up()
+	if len(v.files()) != 1 {
+		t.Errorf("a firewall VM has %q", v.files())
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/browsers"
+	"vifproxy/internal/settings"
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 )
@@ -19,10 +20,16 @@ import (
 // A setup has what a format may use: an address and a number, and, in comments only, a name that is made of letters, digits
 // and "_.-".
 type setup struct {
-	Name      string
-	Proxy     browsers.Proxy
-	Variables []string
+	Name  string
+	Proxy browsers.Proxy
 }
+
+// These are texts that vifproxy-client writes too.
+func (s setup) Environment() string { return settings.Environment(s.Proxy) }
+func (s setup) Apt() string         { return settings.Apt(s.Proxy) }
+func (s setup) Dnf() string         { return settings.Dnf(s.Proxy) }
+func (s setup) Git() string         { return settings.Git(s.Proxy) }
+func (s setup) Systemd() string     { return settings.Systemd(s.Proxy) }
 
 // Preferences are the lines for Firefox, with their values in JavaScript.
 func (s setup) Preferences() ([]browsers.Setting, error) {
@@ -49,10 +56,15 @@ type format struct {
 var formats = map[string]format{
 	"env": {text: mustParse(`# {{.Name}}: most programs of a shell. For all of them: /rw/config/rc.local can append
 # these lines to /etc/environment. Browsers may ignore them: see firefox-policy and chromium-policy.
-{{range $name := .Variables}}{{$name}}=http://{{$.Proxy}}/
-{{end}}no_proxy=localhost,127.0.0.1
-NO_PROXY=localhost,127.0.0.1
-`)},
+{{.Environment}}`)},
+	"apt": {text: mustParse(`// {{.Name}}: a file in /etc/apt/apt.conf.d.
+{{.Apt}}`)},
+	"dnf": {text: mustParse(`# {{.Name}}: a file *.conf in /etc/dnf/libdnf5.conf.d (dnf 5), or the section [main] of /etc/dnf/dnf.conf.
+{{.Dnf}}`)},
+	"git": {text: mustParse(`# {{.Name}}: append this to ~/.gitconfig. Git reads the variables of env too.
+{{.Git}}`)},
+	"systemd": {text: mustParse(`# {{.Name}}: a file *.conf in /etc/systemd/system.conf.d, for services that start after systemctl daemon-reload.
+{{.Systemd}}`)},
 	"firefox": {text: mustParse(`// {{.Name}}: append this to user.js in Firefox' profile folder (see about:profiles).
 {{range .Preferences}}user_pref("{{.Name}}", {{.Value}}); // {{.Why}}
 {{end}}`)},
@@ -89,7 +101,8 @@ func formatNamed(name string) (format, error) {
 // formatSynonyms are words that people try.
 var formatSynonyms = map[string]string{
 	"chromium": "chromium-policy", "chrome": "chromium-policy", "policy": "firefox-policy", "policies": "firefox-policy",
-	"user.js": "firefox", "shell": "env", "environment": "env",
+	"user.js": "firefox", "shell": "env", "environment": "env", "curl": "env", "wget": "env", "flatpak": "env", "yum": "dnf", "apt-get": "apt",
+	"gitconfig": "git", "services": "systemd",
 }
 
 func clientVerb() verb {
@@ -107,8 +120,15 @@ func clientVerb() verb {
     firefox-policy     JSON for /etc/firefox/policies/policies.json: the proxy, locked
     chromium-policy    JSON for a file *.json in /etc/chromium/policies/managed: the same
     pac                a proxy auto-configuration file, for browsers and desktops
+    apt                a file for /etc/apt/apt.conf.d
+    dnf                a file for /etc/dnf/libdnf5.conf.d, or lines for /etc/dnf/dnf.conf
+    git                lines for ~/.gitconfig. Git reads the variables of env too, and so does flatpak
+    systemd            a file for /etc/systemd/system.conf.d: the variables for services
 
-All but env and pac also turn off what the browser requests without a page: telemetry, updates, lists
+With the package vifproxy-client in its template, NAME does all of this by itself: see
+vifproxy-client(1).
+
+The formats for browsers also turn off what the browser requests without a page: telemetry, updates, lists
 of unsafe sites, the search for a captive portal, DNS over HTTPS, early requests for pages, accounts,
 push messages, news in a new tab. Debian and Fedora update the browser. A policy is for all users and all
 profiles of a VM, also for new ones as in a disposable. In a session of GNOME Chromium ignores the
@@ -147,7 +167,7 @@ func runClient(c *call, formatName string) error {
 	}
 	proxy := browsers.Proxy{Host: gateway, Port: status.Setup.ProxyPort}
 	if f.policy == nil {
-		return f.text.Execute(c.stdout, setup{vm.Name, proxy, []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"}})
+		return f.text.Execute(c.stdout, setup{vm.Name, proxy})
 	}
 	text, err := terminal.JSON(f.policy(proxy), "  ")
 	if err != nil {

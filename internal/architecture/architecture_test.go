@@ -23,13 +23,13 @@ const top = "../.."
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
 	1: {"internal/agenda internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
-		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret " +
+		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret internal/settings " +
 		"internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
 	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lab internal/bench", "names", "internal/nameserver"},
 	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check"},
 	5: {"supervisor"},
-	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxylab",
+	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxy-client", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture"},
 }
 
@@ -44,6 +44,11 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
 	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "vifproxy-names reads messages of DNS"},
 	{"cmd/vifproxy-switchboard", "vifproxy/tinyproxy", "it runs as root, and knows sockets only"},
+	{"cmd/vifproxyd", "github.com/godbus/dbus", "vifproxy-client speaks to desktops"},
+	{"cmd/vifproxyctl", "github.com/godbus/dbus", "vifproxy-client speaks to desktops"},
+	{"cmd/vifproxy-client", "vifproxy/control", "it is in another VM than vifproxyd"},
+	{"cmd/vifproxy-client", "vifproxy/tinyproxy", "it is in another VM than vifproxyd"},
+	{"cmd/vifproxy-client", "vifproxy/qubes/qubestest", "only tests use it"},
 	{"internal/explain", "vifproxy/tinyproxy/process", "it is given what tries a request"},
 	{"internal/plan", "vifproxy/tinyproxy/process", "a plan is computed from values"},
 	{"internal/policy", "vifproxy/tinyproxy/process", "a policy is a value"},
