@@ -1,7 +1,5 @@
 //go:build e2e
 
-// Package packaging tests vifproxy as users get it: packages, unit and installation, on a Debian with a real systemd,
-// whose network is that of a lab's firewall VM. Run by `make e2e`.
 package packaging
 
 import (

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -50,8 +49,8 @@ Verbs:
               each start of the VM. It waits 20 s for a proxy, or TIME. In a firewall VM and in a
               template it writes nothing. With --root it writes below DIR. With --remove it removes
               what was written, as the removal of the package does.
-    settings  Prints the settings for FORMAT: apt, chromium-policy, dnf, env, firefox-policy, git or
-              systemd. Without FORMAT it names the files that setup writes.
+    settings  Prints the settings for FORMAT: those of "vifproxyctl client", such as env, git or
+              firefox-policy. Without FORMAT it names the files that setup writes.
     version   Prints the version.
 
 Files:
@@ -189,40 +188,22 @@ func printHelp(out io.Writer) error {
 	return err
 }
 
-// formats are what `settings` prints.
-var formats = map[string]func(browsers.Proxy) (string, error){
-	"apt":     textOf(settings.Apt),
-	"dnf":     textOf(settings.Dnf),
-	"env":     textOf(settings.Environment),
-	"git":     textOf(settings.Git),
-	"systemd": textOf(settings.Systemd),
-
-	"firefox-policy":  func(p browsers.Proxy) (string, error) { return settings.Policy(browsers.FirefoxPolicy(p)) },
-	"chromium-policy": func(p browsers.Proxy) (string, error) { return settings.Policy(browsers.ChromiumPolicy(p)) },
-}
-
-func textOf(f func(browsers.Proxy) string) func(browsers.Proxy) (string, error) {
-	return func(p browsers.Proxy) (string, error) { return f(p), nil }
-}
-
 // printSettings prints the settings of one format, or the files that setup writes.
 func printSettings(ctx context.Context, out io.Writer, format string) error {
-	write, known := formats[format]
-	if !known && format != "" {
-		names := slices.Sorted(maps.Keys(formats))
-		text := fmt.Sprintf("there is no format %q: there is %s", format, strings.Join(names, ", "))
-		if meant := usage.Nearest(format, names); meant != "" {
-			text += fmt.Sprintf("; did you mean %s?", meant)
+	var f settings.Format
+	if format != "" {
+		var err error
+		if f, err = settings.FormatNamed(format); err != nil {
+			return usageError(fmt.Sprintf("there is no format %q: %v", format, err))
 		}
-		return usageError(text)
 	}
 	address, err := gateway(ctx)
 	if err != nil {
 		return fmt.Errorf("the gateway of this VM is not known: %w", err)
 	}
 	proxy := browsers.Proxy{Host: address, Port: proxyPort}
-	if known {
-		text, err := write(proxy)
+	if format != "" {
+		text, err := f.Text(proxy)
 		if err == nil {
 			_, err = io.WriteString(out, text)
 		}

@@ -1,109 +1,14 @@
 package main
 
 import (
-	"cmp"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
-	"text/template"
 
 	"vifproxy/control"
 	"vifproxy/internal/browsers"
 	"vifproxy/internal/settings"
-	"vifproxy/internal/terminal"
-	"vifproxy/internal/usage"
 )
-
-// A setup has what a format may use: an address and a number, and, in comments only, a name that is made of letters, digits
-// and "_.-".
-type setup struct {
-	Name  string
-	Proxy browsers.Proxy
-}
-
-// These are texts that vifproxy-client writes too.
-func (s setup) Environment() string { return settings.Environment(s.Proxy) }
-func (s setup) Apt() string         { return settings.Apt(s.Proxy) }
-func (s setup) Dnf() string         { return settings.Dnf(s.Proxy) }
-func (s setup) Git() string         { return settings.Git(s.Proxy) }
-func (s setup) Systemd() string     { return settings.Systemd(s.Proxy) }
-
-// Preferences are the lines for Firefox, with their values in JavaScript.
-func (s setup) Preferences() ([]browsers.Setting, error) {
-	settings := browsers.FirefoxPreferences(s.Proxy)
-	for i := range settings {
-		value, err := json.Marshal(settings[i].Value)
-		if err != nil {
-			return nil, err
-		}
-		settings[i].Value = string(value)
-	}
-	return settings, nil
-}
-
-// format is a text that programs in an AppVM read.
-type format struct {
-	text   *template.Template                  // in which comments say where it goes
-	policy func(browsers.Proxy) map[string]any // in the place of text: JSON, which has no comments
-	file   string                              // that a policy goes to, in the AppVM
-	kept   string                              // where the AppVM keeps it when it restarts
-	seen   string                              // where the browser shows it
-}
-
-var formats = map[string]format{
-	"env": {text: mustParse(`# {{.Name}}: most programs of a shell. For all of them: /rw/config/rc.local can append
-# these lines to /etc/environment. Browsers may ignore them: see firefox-policy and chromium-policy.
-{{.Environment}}`)},
-	"apt": {text: mustParse(`// {{.Name}}: a file in /etc/apt/apt.conf.d.
-{{.Apt}}`)},
-	"dnf": {text: mustParse(`# {{.Name}}: a file *.conf in /etc/dnf/libdnf5.conf.d (dnf 5), or the section [main] of /etc/dnf/dnf.conf.
-{{.Dnf}}`)},
-	"git": {text: mustParse(`# {{.Name}}: append this to ~/.gitconfig. Git reads the variables of env too.
-{{.Git}}`)},
-	"systemd": {text: mustParse(`# {{.Name}}: a file *.conf in /etc/systemd/system.conf.d, for services that start after systemctl daemon-reload.
-{{.Systemd}}`)},
-	"firefox": {text: mustParse(`// {{.Name}}: append this to user.js in Firefox' profile folder (see about:profiles).
-{{range .Preferences}}user_pref("{{.Name}}", {{.Value}}); // {{.Why}}
-{{end}}`)},
-	"firefox-policy": {policy: browsers.FirefoxPolicy, file: "/etc/firefox/policies/policies.json",
-		kept: "/rw/config/firefox-policies.json", seen: "about:policies"},
-	"chromium-policy": {policy: browsers.ChromiumPolicy, file: "/etc/chromium/policies/managed/vifproxy.json",
-		kept: "/rw/config/chromium-policies.json", seen: "chrome://policy"},
-	"pac": {text: mustParse(`// {{.Name}}: a proxy auto-configuration file. Programs in the AppVM take it as file:///PATH.
-function FindProxyForURL(url, host) {
-	if (host === "localhost" || host === "127.0.0.1") return "DIRECT";
-	return "PROXY {{.Proxy}}";
-}
-`)},
-}
-
-func mustParse(text string) *template.Template { return template.Must(template.New("").Parse(text)) }
-
-// formatNamed returns the format of this name. If there is none, the error proposes one.
-func formatNamed(name string) (format, error) {
-	if f, ok := formats[name]; ok {
-		return f, nil
-	}
-	known := slices.Sorted(maps.Keys(formats))
-	text := fmt.Sprintf("--format=%s: there is %s", name, strings.Join(known, ", "))
-	switch meant := cmp.Or(formatSynonyms[name], usage.Nearest(name, known)); {
-	case name == "json":
-		text += "; firefox-policy and chromium-policy are JSON"
-	case meant != "":
-		text += fmt.Sprintf("; did you mean %s?", meant)
-	}
-	return format{}, usagef("%s", text)
-}
-
-// formatSynonyms are words that people try.
-var formatSynonyms = map[string]string{
-	"chromium": "chromium-policy", "chrome": "chromium-policy", "policy": "firefox-policy", "policies": "firefox-policy",
-	"user.js": "firefox", "shell": "env", "environment": "env", "curl": "env", "wget": "env", "flatpak": "env", "yum": "dnf", "apt-get": "apt",
-	"gitconfig": "git", "services": "systemd",
-}
 
 func clientVerb() verb {
 	return verb{
@@ -148,9 +53,9 @@ policy below /rw, because a restart of NAME takes /etc from its template again:
 }
 
 func runClient(c *call, formatName string) error {
-	f, err := formatNamed(formatName)
+	f, err := settings.FormatNamed(formatName)
 	if err != nil {
-		return err
+		return usagef("--format=%s: %v", formatName, err)
 	}
 	status, err := c.client.Status(c.ctx)
 	if err != nil {
@@ -166,21 +71,18 @@ func runClient(c *call, formatName string) error {
 			vm.Name)
 	}
 	proxy := browsers.Proxy{Host: gateway, Port: status.Setup.ProxyPort}
-	if f.policy == nil {
-		return f.text.Execute(c.stdout, setup{vm.Name, proxy})
-	}
-	text, err := terminal.JSON(f.policy(proxy), "  ")
+	text, err := f.For(vm.Name, proxy)
 	if err != nil {
 		return err
 	}
-	if err := say(c.stdout, "%s", text); err != nil {
+	if err := say(c.stdout, "%s", text); err != nil || f.File == "" {
 		return err
 	}
 	return say(c.stderr, `%s reads this from %s, for all users, and shows it at %s.
 Bring it into %[4]s with qvm-copy, copy it to %[5]s, and have
 /rw/config/rc.local bring it to its place whenever %[4]s starts:
     install -D -m 644 %[5]s %[2]s
-`, strings.TrimSuffix(formatName, "-policy"), f.file, f.seen, vm.Name, f.kept)
+`, strings.TrimSuffix(formatName, "-policy"), f.File, f.Seen, vm.Name, f.Kept)
 }
 
 // gatewayOf returns the gateway of a VM. For one that is not connected it is another VM's, because Qubes has the same on all vifs.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
+	"vifproxy/internal/settings"
 	"vifproxy/internal/terminal"
 	"vifproxy/rules"
 )
@@ -198,7 +198,7 @@ func (o *option) candidates() []string {
 	}
 	switch o.value {
 	case "FORMAT":
-		return slices.Sorted(maps.Keys(formats))
+		return settings.FormatNames()
 	case "TIME":
 		return []string{"10m", "1h", "24h"}
 	case "LINES":

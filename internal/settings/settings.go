@@ -39,8 +39,8 @@ func assignments(p browsers.Proxy, add func(name, value string)) {
 	add("NO_PROXY", direct)
 }
 
-// Environment returns lines NAME=VALUE, as /etc/environment has them.
-func Environment(p browsers.Proxy) string {
+// environment returns lines NAME=VALUE, as /etc/environment has them.
+func environment(p browsers.Proxy) string {
 	var b strings.Builder
 	assignments(p, func(name, value string) { fmt.Fprintf(&b, "%s=%s\n", name, value) })
 	return b.String()
@@ -54,39 +54,39 @@ func defaults(p browsers.Proxy, prefix, operator string) string {
 	return b.String()
 }
 
-// Systemd returns a file for /etc/systemd/system.conf.d: the variables for the services of the system.
-func Systemd(p browsers.Proxy) string {
+// systemd returns a file for /etc/systemd/system.conf.d: the variables for the services of the system.
+func systemd(p browsers.Proxy) string {
 	b := &strings.Builder{}
 	b.WriteString("[Manager]\n")
 	assignments(p, func(name, value string) { fmt.Fprintf(b, "DefaultEnvironment=%s=%s\n", name, value) })
 	return b.String()
 }
 
-// Apt returns a file for /etc/apt/apt.conf.d. https:// falls back to what is said of http:// (apt-transport-https(1)); both are said,
+// apt returns a file for /etc/apt/apt.conf.d. https:// falls back to what is said of http:// (apt-transport-https(1)); both are said,
 // because another file may have set one of them.
-func Apt(p browsers.Proxy) string {
+func apt(p browsers.Proxy) string {
 	return fmt.Sprintf("Acquire::http::Proxy \"http://%s/\";\nAcquire::https::Proxy \"http://%[1]s/\";\n", p)
 }
 
-// Dnf returns a file for /etc/dnf/libdnf5.conf.d, or lines for /etc/dnf/dnf.conf.
-func Dnf(p browsers.Proxy) string { return fmt.Sprintf("[main]\nproxy=http://%s/\n", p) }
+// dnf returns a file for /etc/dnf/libdnf5.conf.d, or lines for /etc/dnf/dnf.conf.
+func dnf(p browsers.Proxy) string { return fmt.Sprintf("[main]\nproxy=http://%s/\n", p) }
 
-// Git returns lines for a configuration file of git. Git reads the variables too, so that it needs this only where these are missing.
-func Git(p browsers.Proxy) string { return fmt.Sprintf("[http]\n\tproxy = http://%s/\n", p) }
+// git returns lines for a configuration file of git. Git reads the variables too, so that it needs this only where these are missing.
+func git(p browsers.Proxy) string { return fmt.Sprintf("[http]\n\tproxy = http://%s/\n", p) }
 
-// Policy returns a policy of a browser as its file has it.
-func Policy(policy map[string]any) (string, error) {
-	text, err := terminal.JSON(policy, "  ")
+// policy returns a policy of a browser as its file has it.
+func policy(policies map[string]any) (string, error) {
+	text, err := terminal.JSON(policies, "  ")
 	return string(text), err
 }
 
 // Files returns all that programs in an AppVM need to find their proxy. git, flatpak, curl and others read the variables.
 func Files(p browsers.Proxy) ([]File, error) {
-	firefox, err := Policy(browsers.FirefoxPolicy(p))
+	firefox, err := policy(browsers.FirefoxPolicy(p))
 	if err != nil {
 		return nil, err
 	}
-	chromium, err := Policy(browsers.ChromiumPolicy(p))
+	chromium, err := policy(browsers.ChromiumPolicy(p))
 	if err != nil {
 		return nil, err
 	}
@@ -102,11 +102,11 @@ func Files(p browsers.Proxy) ([]File, error) {
 		// directories it is, ~/.config/environment.d included (environment.d(5)).
 		{Path: "/run/environment.d/00-vifproxy.conf", For: "services of users", Text: defaults(p, "", ":-"), Comment: "#"},
 		// The latest name counts here too (systemd-system.conf(5)), and a unit's own Environment= before all.
-		{Path: "/run/systemd/system.conf.d/00-vifproxy.conf", For: "services of the system", Text: Systemd(p), Comment: "#"},
+		{Path: "/run/systemd/system.conf.d/00-vifproxy.conf", For: "services of the system", Text: systemd(p), Comment: "#"},
 		// A later file counts, such as the 01qubes-proxy of Qubes for a template, and /etc/apt/apt.conf (apt.conf(5)).
-		{Path: "/etc/apt/apt.conf.d/00vifproxy", For: "apt", Text: Apt(p), Comment: "//", Only: "/etc/apt"},
+		{Path: "/etc/apt/apt.conf.d/00vifproxy", For: "apt", Text: apt(p), Comment: "//", Only: "/etc/apt"},
 		// dnf 5 reads these files first, and /etc/dnf/dnf.conf, which is the user's, last (rpm-software-management/dnf5 #813). dnf 4
 		// has only the latter, in which nothing of ours is: it reads the variables.
-		{Path: "/etc/dnf/libdnf5.conf.d/00-vifproxy.conf", For: "dnf", Text: Dnf(p), Comment: "#", Only: "/etc/dnf"},
+		{Path: "/etc/dnf/libdnf5.conf.d/00-vifproxy.conf", For: "dnf", Text: dnf(p), Comment: "#", Only: "/etc/dnf"},
 	}, nil
 }
