@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -43,8 +44,8 @@ type List struct {
 	Until time.Time // when it says less; zero if never
 }
 
-// A Source reads lists, and knows which of them somebody is writing at this moment. A machine that never had a socket is not one of
-// Qubes', or has no QubesDB: there are no lists, and that is no error.
+// A Source reads lists, and knows which of them somebody is writing at this moment. A machine that never had the directory of the socket
+// is not one of Qubes': there are no lists, and that is no error.
 type Source struct {
 	socket   string
 	firewall bool // settings of the AppVMs' firewalls count as lists
@@ -53,7 +54,7 @@ type Source struct {
 
 	mu      sync.Mutex
 	watched *watched // nil while nobody watches
-	seen    bool     // there was a socket
+	seen    bool     // there was a directory for the socket
 	changes int      // that watching has told of
 	last    reading
 }
@@ -81,8 +82,8 @@ func NewSource(socket string, firewall bool) *Source {
 }
 
 // Watch calls changed whenever a list may have changed and is complete, and once when it has begun to watch, until ctx ends. Then it
-// returns nil. Before that, it calls report with nil. An error means that changes may be missed from now on. If there is no socket and
-// never was one, Watch waits for it.
+// returns nil. Before that, it calls report with nil. An error means that changes may be missed from now on. If there is no directory
+// for the socket and never was one, Watch waits for it.
 func (s *Source) Watch(ctx context.Context, changed func(), report func(error)) error {
 	if s.absent() {
 		if err := s.waitForSocket(ctx, report); err != nil || ctx.Err() != nil {
@@ -103,16 +104,18 @@ func (s *Source) Watch(ctx context.Context, changed func(), report func(error)) 
 	return fmt.Errorf("watch QubesDB: %w", err)
 }
 
-// absent reports whether there is no socket, and never was one.
+// absent reports whether this is no VM of Qubes: there is no directory for the socket, and never was one. While qubesdb-daemon is down
+// the socket alone is not there (qubes-core-qubesdb 4.3.3, daemon/db-daemon.c: init_server_socket, close_server_socket), and nobody knows
+// what dom0 has decided.
 func (s *Source) absent() bool {
-	_, err := os.Stat(s.socket)
+	_, err := os.Stat(filepath.Dir(s.socket))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen = s.seen || !errors.Is(err, fs.ErrNotExist)
 	return !s.seen
 }
 
-// waitForSocket returns nil when there is a socket, or when ctx ends.
+// waitForSocket returns nil when there is a directory for the socket, or when ctx ends.
 func (s *Source) waitForSocket(ctx context.Context, report func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -215,6 +218,7 @@ func (w *watched) await(ctx context.Context) error {
 	case <-w.passed:
 		return nil
 	case <-ctx.Done():
+		w.conn.Close() // it may be half way through an answer that never ends: watching begins again
 		return ctx.Err()
 	}
 }

@@ -200,6 +200,20 @@ func TestBadDaemon(t *testing.T) {
 	}
 	d.Write("/vm-config/vifproxy.a.10.137.0.11", "b.example")
 	<-hints
+
+	// The conversation that watches hangs in the middle of an answer.
+	d.Nonsense([]byte("the beginning of one"))
+	if !s.Changed(t.Context()) {
+		t.Error("nothing has changed, although nobody knows")
+	}
+	select {
+	case <-hints:
+	case <-time.After(time.Minute):
+		t.Fatal("it does not watch again")
+	}
+	if got := lists(t, s); len(got) != 1 {
+		t.Errorf("watching again: %v", got)
+	}
 }
 
 // An event that comes in the middle of an answer does not disturb it.
@@ -283,7 +297,8 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// A machine without a socket has no lists. When there is a socket, it is watched, and when that goes, this is an error.
+// A machine without the directory of the socket has no lists. When there is one, the socket is watched, and if there is none, this is an
+// error.
 func TestNoSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "later", "qubesdb.ro.sock")
 	s := NewSource(path, false)
@@ -302,6 +317,9 @@ func TestNoSocket(t *testing.T) {
 	defer func() { cancel(); <-ended }()
 	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
+	}
+	if got, err := s.Lists(t.Context()); err == nil { // qubesdb-daemon is down
+		t.Errorf("without the socket, in its directory: %v", got)
 	}
 	d := qubestest.Start(t, path)
 	d.Write("/vm-config/vifproxy.a.10.137.0.11", "a.example")

@@ -42,6 +42,18 @@ var actions = []action{
 	{3, "remove", (*chaos).removeOne},
 	{3, "rename", (*chaos).rename},
 	{3, "same address", (*chaos).sameAddress},
+	{4, "feature", (*chaos).editFeature},
+	{5, "no feature", (*chaos).removeFeature},
+	{2, "bad feature", (*chaos).badFeature},
+	{2, "settings", (*chaos).editSettings},
+	{3, "only settings", func(c *chaos) string { return c.onlySettings(c.one()) }},
+	{2, "half settings", (*chaos).halfSettings},
+	{1, "bad settings", (*chaos).badSettings},
+	{1, "no settings", (*chaos).removeSettings},
+	{1, "garbage in QubesDB", (*chaos).garbage},
+	{1, "QubesDB restarts", (*chaos).restartDB},
+	{1, "QubesDB is silent", (*chaos).silentDB},
+	{1, "QubesDB speaks nonsense", (*chaos).nonsenseDB},
 	{6, "template", (*chaos).editTemplate},
 	{3, "bad template", (*chaos).badTemplate},
 	{2, "write template slowly", (*chaos).writeTemplateSlowly},
@@ -311,6 +323,7 @@ func (c *chaos) hasEnded(d *running) {
 		}
 		return nil
 	})
+	c.dom0.watched = false
 	c.court.change(func(m *model) { m.ends() })
 	c.unplugged(c.court.vms...)
 	c.reader.reads(true)

@@ -50,7 +50,7 @@ func (c *chaos) launchRead() *running {
 			c.flags = []string{"--switchboard=off"}
 		}
 	}
-	d := c.launch(c.flags...)
+	d := c.launch(append([]string{"--qubesdb=" + c.db.Socket, "--qubes-firewall=on"}, c.flags...)...)
 	over := make(chan struct{})
 	c.reader.over = over
 	go func() {

@@ -68,21 +68,25 @@ const (
 	misrun       // tinyproxy refuses it
 )
 
-// content is a rule file or a template.
+// content is a list or a template.
 type content struct {
 	kind  kind
-	lines hosts // a rule file's: what its lines match
+	lines hosts // a list's: what its lines match
 	open  bool  // a template's: what no line matches is permitted, and not the other way round
 	text  string
+	from  source // a list's that counts
 }
 
-// under is what comes of a rule file under a template.
+// under is what comes of a list under a template.
 func (c content) under(template content) policy {
 	if template.open {
 		return policy{true, everything &^ c.lines}
 	}
 	return policy{true, c.lines}
 }
+
+// clashes tells whether a list cannot be used with a template: a list of dom0 permits what it names.
+func (c content) clashes(template content) bool { return c.from != inFiles && template.open }
 
 // head returns the directives of a rule file that are good: what it says of all its lines.
 func (c content) head() (head string) {
@@ -96,10 +100,9 @@ func (c content) head() (head string) {
 
 // appVM is one AppVM of the model.
 type appVM struct {
-	ip    netip.Addr
-	files map[string]content // its rule files by name, as they are now. Two are one too many.
-	read  []content          // what may have been read since the last settled moment; the last is there now
-	vifs  []string           // on which it is connected, in the order of domids
+	ip   netip.Addr
+	vifs []string // on which it is connected, in the order of domids
+	lists
 
 	astray    []string        // vifs that are half there, by which answers to it leave: it gets none
 	connected bool            // at some time since the last settled moment
@@ -121,65 +124,19 @@ func newModel(ips ...string) *model {
 	m := &model{template: []content{{kind: good}}}
 	for _, ip := range ips {
 		m.vms = append(m.vms, &appVM{
-			ip: netip.MustParseAddr(ip), files: map[string]content{},
-			read: []content{{}}, held: map[bool]bool{false: true}, goods: map[policy]bool{nothing: true},
+			ip: netip.MustParseAddr(ip), lists: newLists(),
+			held: map[bool]bool{false: true}, goods: map[policy]bool{nothing: true},
 		})
 	}
 	return m
 }
 
-func (vm *appVM) now() content { return vm.read[len(vm.read)-1] }
-
-// setFiles is a change of an AppVM's rule files that is seen whole or not at all.
-func (m *model) setFiles(vm *appVM, change func(map[string]content)) {
-	change(vm.files)
-	now := content{kind: misread} // two files for one address: both are refused
-	if len(vm.files) < 2 {
-		now = content{}
-		for _, only := range vm.files {
-			now = only
-		}
-	}
-	if now.kind == absent {
-		vm.cut()
-	}
-	// Where more is permitted and nothing less, connections go on; a file that is refused changes nothing.
-	if now.kind == good && !(len(m.template) == 1 && now.alike(vm.read) && m.adds(vm, now.under(m.template[0]).permits)) {
-		vm.disturbed = true
-	}
-	m.seen(vm, now)
-}
-
-// seen notes that c is what there is to read for an AppVM.
-func (m *model) seen(vm *appVM, c content) {
-	if m.down {
-		vm.read = nil // nobody has read what was there before
-	}
-	vm.read = append(vm.read, c)
-}
-
-// setFile is such a change of one file; kind absent takes it away.
-func (m *model) setFile(vm *appVM, name string, c content) {
-	m.setFiles(vm, func(files map[string]content) {
-		if files[name] = c; c.kind == absent {
-			delete(files, name)
-		}
-	})
-}
-
-// alike tells whether a rule file has the directives of all others. Connections go on by what the lines say, and not by
-// what they match, so a change of format ends them; and so may what they open.
-func (c content) alike(others []content) bool {
-	return !slices.ContainsFunc(others, func(o content) bool { return o.kind != good || o.head() != c.head() })
-}
-
 // gap is a moment in which the directory is empty or not there.
 func (m *model) gap() {
 	for _, vm := range m.vms {
-		vm.cut()
-		now := vm.now()
-		m.seen(vm, content{})
-		m.seen(vm, now)
+		now := vm.latest(inFiles)
+		m.setList(vm, inFiles, content{})
+		m.setList(vm, inFiles, now)
 	}
 	template := m.template[len(m.template)-1]
 	m.setTemplate(content{kind: good})
@@ -263,10 +220,11 @@ func (m *model) ends() {
 	m.template = m.template[len(m.template)-1:]
 	for _, vm := range m.vms {
 		vm.goods = map[policy]bool{nothing: true}
-		vm.read = []content{vm.now()}
+		vm.settle()
 		vm.connected = len(vm.vifs) > 0
 		vm.disturbed = true
 	}
+	m.halfMayCount()
 }
 
 // possible is every policy that may be in force for an AppVM.
@@ -289,7 +247,7 @@ func (m *model) unheld(vm *appVM) map[policy]bool {
 	all := maps.Clone(vm.goods)
 	for _, t := range m.template {
 		for _, c := range vm.read {
-			if t.kind == good && c.kind == good {
+			if t.kind == good && c.kind == good && !c.clashes(t) {
 				all[c.under(t)] = true
 			}
 		}
@@ -332,12 +290,13 @@ func (m *model) settle() {
 		switch {
 		case len(vm.vifs) == 0 || now.kind == absent:
 			vm.goods = map[policy]bool{nothing: true}
-		case !vm.held[true] && now.kind == good && template.kind == good:
+		case !vm.held[true] && now.kind == good && template.kind == good && !now.clashes(template):
 			vm.goods = map[policy]bool{now.under(template): true}
 		default:
 			vm.goods = m.unheld(vm)
 		}
-		vm.read, vm.connected, vm.disturbed = []content{now}, len(vm.vifs) > 0, false
+		vm.settle()
+		vm.connected, vm.disturbed = len(vm.vifs) > 0, false
 	}
 	m.template = []content{template}
 }
@@ -372,6 +331,10 @@ func TestModelOfChaos(t *testing.T) {
 	leave := func(m *model, vm *appVM) { vm.disconnect("vif1.0") }
 	come := func(m *model, vm *appVM) { vm.connect("vif1.0") }
 	crash := func(m *model, vm *appVM) { m.ends(); m.down = false }
+	feature := func(c content) step { return func(m *model, vm *appVM) { m.setFeature(vm, "vm.10.0.0.1", c) } }
+	second := func(c content) step { return func(m *model, vm *appVM) { m.setFeature(vm, "z.10.0.0.1", c) } }
+	half := func(c content) step { return func(m *model, vm *appVM) { m.setHalf(vm, c, true) } }
+	settings := func(c content) step { return func(m *model, vm *appVM) { m.setList(vm, inFirewall, c) } }
 	hold := func(m *model, vm *appVM) { vm.mayHold(true); vm.holds(true) }
 	letGo := func(m *model, vm *appVM) { vm.mayHold(false); vm.holds(false) }
 	open := func(m *model, vm *appVM) { m.setTemplate(content{kind: good, open: true}) }
@@ -383,7 +346,7 @@ func TestModelOfChaos(t *testing.T) {
 		"in force":                       {nil, a, a, true},
 		"a change may be in force":       {steps{write(file(b))}, a | b, 0, false},
 		"an addition cuts nobody off":    {steps{write(file(a | b))}, a | b, a, true},
-		"another format may cut off":     {steps{write(content{good, a | b, false, ofDomains})}, a | b, 0, false},
+		"another format may cut off":     {steps{write(content{kind: good, lines: a | b, text: ofDomains})}, a | b, 0, false},
 		"what was taken away is refused": {steps{write(file(b)), settle}, b, b, true},
 		"a bad file keeps the last good": {steps{write(bad), settle}, a, a, true},
 		"who knows whether it was read":  {steps{write(file(b)), write(bad), settle}, a | b, 0, true},
@@ -404,6 +367,18 @@ func TestModelOfChaos(t *testing.T) {
 		"a line more forbids":            {steps{open, settle, write(file(a | b))}, everything &^ a, 0, false},
 		"a line less cuts nobody off":    {steps{open, settle, write(file(0))}, everything, everything &^ a, true},
 		"the last good has its template": {steps{write(bad), settle, open, settle}, a, a, true},
+		"dom0 may count":                 {steps{feature(file(b))}, a | b, 0, false},
+		"dom0 counts before a file":      {steps{feature(file(b)), settle}, b, b, true},
+		"a file is as if it were not":    {steps{feature(file(b)), settle, write(file(a | b))}, b, b, true},
+		"dom0's mistake is no file":      {steps{feature(bad), settle, write(file(b)), settle}, a, a, true},
+		"dom0 adds":                      {steps{feature(file(b)), settle, feature(file(a | b))}, a | b, b, true},
+		"dom0 has two":                   {steps{feature(file(b)), settle, second(file(a)), settle}, b, b, true},
+		"the file counts again":          {steps{feature(file(b)), settle, feature(content{}), settle}, a, a, true},
+		"settings are the last":          {steps{settings(file(b)), settle}, a, a, true},
+		"and count if there is no other": {steps{settings(file(b)), write(content{}), settle}, b, b, true},
+		"half of them is none":           {steps{settings(file(b)), write(content{}), settle, settings(bad), settle}, b, b, true},
+		"half may count after a crash":   {steps{settings(file(b)), write(content{}), settle, half(file(a)), crash}, a, 0, false},
+		"dom0 permits what it names":     {steps{feature(file(b)), settle, open, settle}, b, b, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newModel("10.0.0.1")

@@ -17,7 +17,7 @@ import (
 // namesOf are the names that an AppVM may have in the rule directory.
 func (c *chaos) namesOf(vm *appVM) []string {
 	name := c.names[vm]
-	return []string{name, name + "-b", "z" + name}
+	return []string{name, name + "-b", "z" + name, "vm-" + vm.ip.String()}
 }
 
 // name is the one it has: with the first of its files.
@@ -94,9 +94,9 @@ func (c *chaos) addHost() string {
 	vm := c.one()
 	lines, host := vm.now().lines, hosts(1)<<c.rng.IntN(len(universe)-1)
 	if c.court.template[len(c.court.template)-1].open {
-		return c.write(vm, c.name(vm), vm.now().like(lines&^host))
+		return c.rewrite(vm, lines&^host)
 	}
-	return c.write(vm, c.name(vm), vm.now().like(lines|host))
+	return c.rewrite(vm, lines|host)
 }
 
 // flipTunnels permits the host of the tunnels, or forbids it, with one line more or less and nothing else. By a tunnel
@@ -105,7 +105,7 @@ func (c *chaos) addHost() string {
 func (c *chaos) flipTunnels() (what string) {
 	for _, vm := range c.court.vms {
 		if now := vm.now(); len(vm.vifs) > 0 && now.kind == good {
-			what += " " + c.write(vm, c.name(vm), now.like(now.lines^1<<echoHost))
+			what += " " + c.rewrite(vm, now.lines^1<<echoHost)
 		}
 	}
 	return what
@@ -339,6 +339,7 @@ func (c *chaos) moment() {
 // mend makes all rule files and the template good.
 func (c *chaos) mend() {
 	c.removeUnlisted()
+	c.withoutDom0()
 	c.setTemplate(c.someTemplate())
 	for _, vm := range c.court.vms[:len(c.court.vms)-1] {
 		name := "z" + c.names[vm]

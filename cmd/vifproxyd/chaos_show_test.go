@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"vifproxy/control"
 )
@@ -26,18 +24,17 @@ type standing struct {
 
 // rows is what `show` says when all is settled, by address.
 func (m *model) rows() map[netip.Addr]row {
-	template := m.template[len(m.template)-1].kind
+	template := m.template[len(m.template)-1]
 	rows := map[netip.Addr]row{}
 	for _, vm := range m.vms {
 		now := vm.now()
 		if now.kind == absent {
 			continue
 		}
-		r := row{name: slices.Min(slices.Collect(maps.Keys(vm.files))), vifs: vm.vifs}
-		r.name = strings.TrimSuffix(r.name, "."+vm.ip.String())
+		r := row{name: vm.shown(), vifs: vm.vifs}
 		here := len(vm.vifs) > 0
-		unread := now.kind == misread || template == misread
-		refused := unread || here && (now.kind == misrun || template == misrun)
+		unread := now.kind == misread || template.kind == misread || now.clashes(template)
+		refused := unread || here && (now.kind == misrun || template.kind == misrun)
 		if vm.held[true] { // then tinyproxy has not been asked
 			r.standings = append(r.standings, standing{control.Stopped, unread})
 		}

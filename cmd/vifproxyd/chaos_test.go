@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
+	"vifproxy/qubes/qubestest"
 )
 
 var (
@@ -47,6 +49,7 @@ type chaos struct {
 	court   court
 	sampler *sampler
 	ctl     *control.Client
+	db      *qubestest.Daemon
 	gate    sync.RWMutex // held for writing: no client is at it
 	done    chan struct{}
 	running sync.WaitGroup
@@ -59,6 +62,7 @@ type chaos struct {
 	late   bool                // the daemon may need a while to notice what happened since the last settled moment
 	thin   bool                // a part of our rules may be away
 	naming naming
+	dom0   decisions
 	ended  map[*running]bool // daemons that were meant to end
 	counts map[string]int
 	log    []string
@@ -104,6 +108,7 @@ func newChaos(s *site, seed uint64) *chaos {
 		}
 		c.cables[vm], c.gateways[vm] = newCable(), lab.Gateway
 	}
+	c.db = qubestest.Start(s.T, filepath.Join(s.dir, "qubesdb.ro.sock"))
 	s.inMemory("8m")
 	for host := range universe {
 		c.Host(universe[host], origin(host))
@@ -150,7 +155,7 @@ func (c *chaos) run(deadline time.Time) {
 	c.report()
 }
 
-// begin sets the stage: everybody is connected, and has a rule file.
+// begin sets the stage: everybody is connected, and has a list.
 func (c *chaos) begin() {
 	for _, vm := range c.court.vms {
 		c.plug(vm, lab.Complete)
@@ -158,6 +163,8 @@ func (c *chaos) begin() {
 			c.write(vm, c.names[vm], c.someRules(listable))
 		}
 	}
+	c.setFeature(c.court.vms[1], c.names[c.court.vms[1]], c.someFeature())
+	c.onlySettings(c.court.vms[2])
 	c.setTemplate(c.someTemplate())
 	c.setTraps()
 	c.court.change(func(m *model) { m.down = true; m.ends() })
@@ -223,6 +230,7 @@ func (c *chaos) settle(letGo bool) {
 	}
 	c.free()
 	c.truth()
+	c.mendDom0()
 	c.reader.reads(true)
 	if c.court.down {
 		c.up(true)
@@ -287,7 +295,7 @@ func (c *chaos) settle(letGo bool) {
 	if c.broken() {
 		return
 	}
-	c.late, c.thin = false, false
+	c.late, c.thin, c.dom0.watched = false, false, true
 	c.counts["settled"]++
 	for _, vm := range c.court.vms {
 		if !vm.held[false] {

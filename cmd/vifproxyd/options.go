@@ -87,7 +87,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; without it a built-in one is used\n(default: `FILE` config in the rule directory)")
-	f.StringVar(&o.qubesDB, "qubesdb", qubes.Socket, "`SOCKET` of QubesDB, where dom0's lists are, or off: only rule files count. If there is no socket, there are no such lists")
+	f.StringVar(&o.qubesDB, "qubesdb", qubes.Socket, "`SOCKET` of QubesDB, where dom0's lists are, or off: only rule files count. If its directory does not exist, there are no such lists")
 	f.StringVar(&qubesFirewall, "qubes-firewall", "auto", "on: firewall settings of AppVMs that name hosts, and drop the rest, are lists too; off: they are not; auto: they "+
 		"are if dom0 has switched the service vifproxy-firewall on for this VM (`auto`)")
 	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")

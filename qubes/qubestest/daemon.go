@@ -24,7 +24,8 @@ type Daemon struct {
 	entries  map[string]string
 	clients  map[net.Conn]*client
 	listener net.Listener
-	silent   bool
+	silence  chan struct{} // closed when it ends; nil if the daemon answers
+	untold   []func()      // events of that time
 	nonsense []byte
 	between  func() // is called in the middle of the next answer that has several messages
 }
@@ -76,6 +77,10 @@ func (d *Daemon) Stop() {
 	for c := range d.clients {
 		c.Close()
 	}
+	if d.silence != nil {
+		close(d.silence)
+		d.silence, d.untold = nil, nil
+	}
 }
 
 // Restart ends all conversations, and answers again.
@@ -88,8 +93,21 @@ func (d *Daemon) Restart(t testing.TB) {
 	}
 }
 
-// Silence makes the daemon answer nothing from now on, or answer again.
-func (d *Daemon) Silence(silent bool) { d.set(func() { d.silent = silent }) }
+// Silence makes the daemon say nothing from now on, or go on: it answers what it was asked meanwhile, and tells what has changed.
+func (d *Daemon) Silence(silent bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case silent && d.silence == nil:
+		d.silence = make(chan struct{})
+	case !silent && d.silence != nil:
+		for _, tell := range d.untold {
+			tell()
+		}
+		close(d.silence)
+		d.silence, d.untold = nil, nil
+	}
+}
 
 // Nonsense makes the daemon answer the next question with these bytes.
 func (d *Daemon) Nonsense(answer []byte) { d.set(func() { d.nonsense = answer }) }
@@ -159,24 +177,21 @@ func (c *client) say(to net.Conn, message []byte) {
 // fire tells those who watch a path that it has changed: once for each watch.
 func (d *Daemon) fire(path string) {
 	d.mu.Lock()
-	type told struct {
-		to net.Conn
-		c  *client
-	}
-	var all []told
+	var all []func()
 	for to, c := range d.clients {
 		for _, watch := range c.watches {
 			if path == watch || strings.HasSuffix(watch, "/") && strings.HasPrefix(path, watch) {
-				all = append(all, told{to, c})
+				all = append(all, func() { c.say(to, header(13, path, "", 0)) })
 			}
 		}
 	}
-	silent := d.silent
+	if d.silence != nil {
+		d.untold = append(d.untold, all...)
+		all = nil
+	}
 	d.mu.Unlock()
-	for _, t := range all {
-		if !silent {
-			t.c.say(t.to, header(13, path, "", 0))
-		}
+	for _, tell := range all {
+		tell()
 	}
 }
 
@@ -192,14 +207,15 @@ func (d *Daemon) serve(to net.Conn) {
 		}
 		path, _, _ := strings.Cut(string(question[1:1+pathSize]), "\x00")
 		d.mu.Lock()
-		silent, nonsense := d.silent, d.nonsense
+		silence, nonsense := d.silence, d.nonsense
 		d.nonsense = nil
 		d.mu.Unlock()
-		switch {
-		case silent:
-		case nonsense != nil:
+		if silence != nil {
+			<-silence
+		}
+		if nonsense != nil {
 			c.say(to, nonsense)
-		default:
+		} else {
 			d.answer(to, c, question[0], path)
 		}
 	}
