@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +131,39 @@ func TestListsFromDom0(t *testing.T) {
 	})
 }
 
+// The AppVM of the guide is served by what the guide has people type in dom0.
+func TestBankingVMOfTheGuide(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	d, option := s.qubesDB()
+	s.start(option)
+	guide, err := os.ReadFile("../../docs/guide.md")
+	s.must(err)
+	command := regexp.MustCompile(`\$ qvm-features sys-firewall "vm-config(\.vifproxy\.banking\.)\$\(qvm-prefs banking ip\)" '(.*)'\n`).FindStringSubmatch(string(guide))
+	if command == nil {
+		t.Fatal("the guide has another command")
+	}
+	d.Write("/vm-config/"+command[1][1:]+"10.137.0.11", command[2])
+	s.attach("banking", "10.137.0.11")
+	began := time.Now()
+	s.opens("banking", "https://bank.example/")
+	t.Logf("served %v after it was connected", time.Since(began).Round(time.Millisecond))
+	s.opens("banking", "https://www.bank.example/")
+	s.refuses("banking", "http://shop.example/")
+	out, errs, status := s.ctl("show")
+	for _, want := range []string{"banking", "running", "10.137.0.11", "dom0"} {
+		if !strings.Contains(out, want) {
+			s.Errorf("show: exit status %d, without %s:\n%s%s", status, want, out, errs)
+		}
+	}
+	began = time.Now()
+	d.Write("/vm-config/"+command[1][1:]+"10.137.0.11", "shop.example")
+	s.opens("banking", "http://shop.example/")
+	t.Logf("another list serves %v after it was set", time.Since(began).Round(time.Millisecond))
+	s.goes("banking", "https://bank.example/")
+	s.stop()
+}
+
 // While QubesDB is silent, gone or talks nonsense, what runs goes on, files are followed, and AppVMs that come wait.
 func TestQubesDBIsBroken(t *testing.T) {
 	t.Parallel()
@@ -220,6 +257,31 @@ func TestListsOfFirewallSettings(t *testing.T) {
 		"accept dsthost=shop.example proto=tcp dstports=8443-8443") {
 		s.Errorf("allow: exit status %d:\n%s", status, errs)
 	}
+
+	// Such settings also open the addresses themselves. The line of the guide closes them, and leaves the proxy alone.
+	direct := netip.AddrPortFrom(origin(0), 80).String()
+	passes := func() bool {
+		ctx, cancel := context.WithTimeout(s.Context(), time.Second)
+		defer cancel()
+		conn, err := s.Dial(ctx, "work", "tcp", direct)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}
+	const closes = "rule ip qubes custom-forward iifgroup 2 drop"
+	if guide, err := os.ReadFile("../../docs/guide.md"); err != nil || !strings.Contains(string(guide), "\nnft add "+closes+"\n") {
+		s.Errorf("the guide has another line (%v)", err)
+	}
+	if !passes() {
+		s.Error("the address is closed before it is")
+	}
+	s.must(s.Command(s.Context(), "nft", append([]string{"add"}, strings.Fields(closes)...)...).Run())
+	if passes() {
+		s.Error("the address is still open")
+	}
+	s.ctl("update")
+	s.opens("work", "http://bank.example/")
 
 	// What dom0 has not finished is not believed.
 	d.Remove("/qubes-firewall/" + addr + "/")

@@ -103,6 +103,8 @@ var forwards = []struct{ name, rules, barred string }{
 	{"answers leave by another", `oifname "docker0" ct state new,established accept; drop`, "eth0 eth1 wg0 others"},
 
 	{"only answers leave by another", `oifname "docker0" ct state established,related accept; drop`, ""},
+	{"all of AppVMs", `iifgroup 2 drop`, ""},
+	{"all of an AppVM", `ip saddr 10.137.0.11 drop`, ""},
 	{"marked otherwise", `meta mark set 1; meta mark 1 drop`, ""},
 	{"what comes by another", `meta iifkind "veth" drop`, ""},
 	{"back by another", `fib saddr . iif oif missing drop`, ""},
