@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"vifproxy/internal/events"
+	"vifproxy/internal/sightings"
 )
 
 // The states of a VM.
@@ -71,6 +72,8 @@ type VM struct {
 	Path          string    `json:"path,omitempty"`   // of its rule file, or in QubesDB of its list
 	Origin        string    `json:"origin,omitempty"` // InFile or another kind of place where its list is
 	Seen          time.Time `json:"seen"`             // when it was last connected; zero: not since the daemon started
+	// Sighting is when its AppVM was last connected, also before the daemon started.
+	Sighting sightings.Sighting `json:"sighting,omitzero"`
 	// AnyAddress says why its proxy may connect to any public address; "" if it may connect only to those that names of its list have.
 	AnyAddress string `json:"any_address,omitempty"`
 	// StoppedBy says who has stopped it, or why that is not known. It is "" if State is not Stopped.
@@ -82,6 +85,20 @@ type VM struct {
 
 	Confinement *Confinement `json:"confinement,omitempty"` // of its proxy, if there is one
 	Switchboard *Switchboard `json:"switchboard,omitempty"` // how connections get there
+}
+
+// AllDoubts returns what people should look at: whether the AppVM is the one that its list was made for, and what the list says.
+func (vm VM) AllDoubts() (all []string) {
+	if vm.Sighting.Doubt != "" {
+		all = append(all, vm.Sighting.Doubt+": remove the list, if it was made for another VM that had this address")
+	}
+	switch {
+	case vm.Doubts > 1:
+		all = append(all, fmt.Sprintf("%s; and %d more: vifproxyctl check %s", vm.Doubt, vm.Doubts-1, vm.Name))
+	case vm.Doubt != "":
+		all = append(all, vm.Doubt)
+	}
+	return all
 }
 
 // InTrouble reports whether something is wrong with the VM. One that was stopped is in none, whatever there is to say about its rule

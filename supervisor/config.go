@@ -10,6 +10,7 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/proxies"
+	"vifproxy/internal/sightings"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
@@ -52,6 +53,7 @@ type Config struct {
 	Confined  control.Confinement // how Proxies are confined
 	Egress    []rules.Egress      // of all proxies
 	Leave     []string            // interfaces by which they may leave; none: where AppVMs are forwarded
+	Sightings *sightings.Book     // of the AppVMs; may be nil
 	HoldOwned bool                // an AppVM whose proxy somebody has taken over is stopped
 	Ports     proxies.PortRange
 	Limits    plan.Limits

@@ -106,7 +106,7 @@ func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if l.startAll(p.Start, now); len(p.Start) > 0 {
 		runtime.Gosched() // this thread goes on with the start, the loop on another
 	}
-	news.EmitChange(l.Events, l.want[at], d)
+	news.EmitChange(l.Events, l.Sightings, l.want[at], d)
 	l.want[at] = d
 	return p
 }

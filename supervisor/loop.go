@@ -170,7 +170,7 @@ func (l *loop) reconcile(now time.Time) {
 	l.pollRetired(now) // so that of many older processes those without clients go first
 	before := l.want
 	l.want = l.inputs.Desired(l.cache)
-	news.EmitChanges(l.Events, before, l.want)
+	news.EmitChanges(l.Events, l.Sightings, before, l.want)
 	l.forgetRestarted(before)
 	l.holdNewcomers(now)
 	l.prune()

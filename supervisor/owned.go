@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"vifproxy/internal/events"
@@ -23,10 +24,19 @@ func (l *loop) owned(e wire.Event) {
 			if e.Name != "" {
 				by = fmt.Sprintf("--on-owned=hold, because its proxy asked for %s", e.Name)
 			}
-			l.inputs.Stops.Hold(d.Name, d.Addr, by, time.Now())
-			l.keep() // the outcome is in the troubles
-			l.changed = true
+			l.hold(d.Name, d.Addr, by)
 		}
 		return
 	}
+}
+
+// Hold stops an AppVM that nobody has seen for long. It never waits, and is heard before a process that starts for the AppVM can serve.
+func (s *Supervisor) Hold(name string, addr netip.Addr, why string) {
+	s.mail.Post(func(l *loop) { l.hold(name, addr, "--on-unseen=hold, because "+why) })
+}
+
+func (l *loop) hold(name string, addr netip.Addr, by string) {
+	l.inputs.Stops.Hold(name, addr, by, time.Now())
+	l.keep() // the outcome is in the troubles
+	l.changed = true
 }

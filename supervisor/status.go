@@ -72,7 +72,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 			Path: d.Path, Origin: string(d.Origin),
 		}
 		if d.Addr.IsValid() { // a refused file may have none
-			row.IP = d.Addr.String()
+			row.IP, row.Sighting = d.Addr.String(), l.Sightings.Of(d.Name, d.Addr)
 		}
 		if d.Policy != nil {
 			row.AnyAddress = d.Policy.AnyAddress

@@ -47,11 +47,7 @@ func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
 		case vm.State == control.Failed || vm.State == control.Refused:
 			add(vm, vm.State)
 		}
-		if vm.Doubt != "" {
-			text := vm.Doubt
-			if vm.Doubts > 1 {
-				text += fmt.Sprintf("; and %d more: vifproxyctl check %s", vm.Doubts-1, vm.Name)
-			}
+		for _, text := range vm.AllDoubts() {
 			add(vm, text)
 		}
 		if confined(vm) == "partly" {

@@ -35,7 +35,7 @@ type options struct {
 	egress                                              []rules.Egress
 	logFormat                                           string
 	logLevel                                            slog.Level
-	holdOwned                                           bool
+	holdOwned, holdUnseen                               bool
 	clean                                               bool
 	qubesDB                                             string // its socket; "" if lists in dom0 do not count
 	qubesFirewall                                       bool   // firewall settings of AppVMs are lists too
@@ -81,7 +81,7 @@ Options, with their defaults:
 func parseOptions(args []string, help io.Writer) (options, error) {
 	var o options
 	var proxyPort uint
-	var listenPorts, onOwned, qubesFirewall string
+	var listenPorts, onOwned, onUnseen, qubesFirewall string
 	var showVersion bool
 	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
@@ -121,6 +121,8 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	})
 	f.StringVar(&onOwned, "on-owned", "log", "log: tell of a proxy that asks for names as no tinyproxy does, because somebody has taken it over;\n"+
 		"hold: stop its AppVM as well, until 'vifproxyctl start' (`log`)")
+	f.StringVar(&onUnseen, "on-unseen", "log", "log: tell of an AppVM with an address that nobody has had for 30 days, because it may have the list of another one;\n"+
+		"hold: stop it as well, until 'vifproxyctl start' (`log`)")
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "lowest `LEVEL` to log: debug, info, warn, error")
 	f.BoolVar(&o.clean, "clean", false, "remove what a crashed vifproxyd has left (rules, proxies, files), then end")
@@ -177,6 +179,12 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		o.holdOwned = onOwned == "hold"
 	default:
 		return o, fmt.Errorf("--on-owned=%s: want log or hold", onOwned)
+	}
+	switch onUnseen {
+	case "log", "hold":
+		o.holdUnseen = onUnseen == "hold"
+	default:
+		return o, fmt.Errorf("--on-unseen=%s: want log or hold", onUnseen)
 	}
 	switch qubesFirewall {
 	case "on", "off":

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/proxies"
+	"vifproxy/internal/sightings"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/names/wire"
 	"vifproxy/netwatch"
@@ -82,6 +84,7 @@ type parts struct {
 	systemd     *notifier
 	ruleFiles   *rules.Reader
 	lists       *dom0.Source // that dom0 has decided; nil if they do not count
+	sightings   *sightings.Book
 	chains      *forward.Reader
 	binary      tinyproxy.Binary   // as last seen
 	owned       func(e wire.Event) // tells the supervisor
@@ -143,6 +146,8 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 	d.ruleFiles = rules.NewReader(d.rulesDir, d.template)
 	d.lists = d.dom0()
 	d.lists.Join(d.ruleFiles)
+	var unread error
+	d.sightings, unread = sightings.Open(filepath.Join(d.stateDir, "seen"))
 	s := supervisor.New(supervisor.Config{
 		ReadLinks:    netwatch.Read,
 		LookAtLinks:  netwatch.Look,
@@ -164,6 +169,7 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		NoName:        d.names.noName,
 		InForce:       d.names.configure,
 		HoldOwned:     d.holdOwned,
+		Sightings:     d.sightings,
 		Attempts:      firewall.Attempts,
 		Beyond:        nft.Beyond,
 		ReadStops:     d.stops().Read, WriteStops: d.stops().Write,
@@ -195,6 +201,18 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		SystemdMakesFiles: systemdMakes(d.runtimeDir),
 	})
 	d.owned = s.Owned
+	if d.holdUnseen {
+		d.sightings.OnDoubt(s.Hold)
+	}
+	d.helpers.Go(func() {
+		tell := func(err error) {
+			s.Trouble(events.Impaired, "record of when AppVMs were connected", func() error { return err })
+		}
+		if unread != nil {
+			tell(unread)
+		}
+		d.sightings.Keep(ctx, tell)
+	})
 	d.events.NamesBy(d.names.whyNoName)
 	return s
 }

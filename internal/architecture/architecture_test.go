@@ -24,7 +24,7 @@ const top = "../.."
 var house = [][]string{
 	1: {"internal/agenda internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
 		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret internal/settings " +
-		"internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
+		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
 	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lab internal/bench", "names", "internal/nameserver"},
 	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check"},

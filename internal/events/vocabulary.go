@@ -46,6 +46,7 @@ const (
 	Allowed
 	AllowedNoMore
 	Owned
+	Unseen
 
 	// Proxies.
 	ProxyListens
@@ -114,6 +115,8 @@ var vocabulary = [...]word{
 	AllowedNoMore:       {"allowed-no-more", "3625e0665b6d41d2bbcd67768b7f01a6", info, "host no longer allowed"},
 
 	Owned: {"owned", "959c72719de547e79d32c998e1993109", fail, "a proxy asks what no tinyproxy asks: somebody has taken it over"},
+
+	Unseen: {"unseen", "d305f8ea77b549c6a046a47fd7bdbab9", warn, "an AppVM has an address that nobody has had for long: is its list made for it?"},
 
 	ProxyListens:  {"proxy-listens", "dea960c6d87448d3a416a4136958451c", info, "proxy listens"},
 	InForce:       {"in-force", "b10c344bb9f2488fb21bdea30a1d1d53", info, "change in force"},

@@ -8,14 +8,16 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/sightings"
 	"vifproxy/rules"
 )
 
 // findingsMax is how many findings about one rule file are events.
 const findingsMax = 20
 
-// EmitChanges emits an event for each difference between what should have been there before and what should be there now.
-func EmitChanges(emitter *events.Emitter, before, now []*plan.Desired) {
+// EmitChanges emits an event for each difference between what should have been there before and what should be there now, and one for each
+// AppVM that book doubts.
+func EmitChanges(emitter *events.Emitter, book *sightings.Book, before, now []*plan.Desired) {
 	// The same AppVM is one with the same address, whatever its name; refused files may have none.
 	same := func(d *plan.Desired) plan.Identity {
 		if d.Addr.IsValid() {
@@ -28,10 +30,11 @@ func EmitChanges(emitter *events.Emitter, before, now []*plan.Desired) {
 		was[same(d)] = d
 	}
 	for _, d := range now {
-		EmitChange(emitter, was[same(d)], d)
+		EmitChange(emitter, book, was[same(d)], d)
 		delete(was, same(d))
 	}
 	for _, old := range was {
+		book.Forget(old.Name, old.Addr)
 		if old.Origin == rules.InRange { // whose AppVMs are there only while they are connected
 			emitLeft(emitter, old, &plan.Desired{})
 			continue
@@ -41,13 +44,14 @@ func EmitChanges(emitter *events.Emitter, before, now []*plan.Desired) {
 }
 
 // EmitChange does so for one AppVM; old is nil if it had no rule file. It sets d.Told.
-func EmitChange(emitter *events.Emitter, old, d *plan.Desired) {
+func EmitChange(emitter *events.Emitter, book *sightings.Book, old, d *plan.Desired) {
 	about := events.About{VM: d.Name, IP: d.Addr}
 	switch {
 	case old == nil && d.Origin == rules.InRange:
 	case old == nil:
 		emitter.Emit(events.RulesFound, about)
 	case d.Name != old.Name:
+		book.Forget(old.Name, old.Addr)
 		emitter.Emit(events.RulesRenamed, events.About{VM: d.Name, IP: d.Addr, Old: old.Name})
 	}
 	if old == nil {
@@ -77,6 +81,11 @@ func EmitChange(emitter *events.Emitter, old, d *plan.Desired) {
 	for _, vif := range d.Vifs {
 		if !slices.Contains(old.Vifs, vif) {
 			emitter.Emit(events.Connected, events.About{VM: d.Name, IP: d.Addr, VIF: vif})
+		}
+	}
+	if d.Origin == rules.InDom0 || d.Origin == rules.InFile { // other lists are made for whoever has the address
+		if doubt := book.Note(d.Name, d.Addr, d.Vifs); doubt != "" {
+			emitter.Emit(events.Unseen, events.About{VM: d.Name, IP: d.Addr, Why: doubt})
 		}
 	}
 	if len(old.Vifs) > 0 {

@@ -1,5 +1,5 @@
-// Package regular opens files whose path somebody else has chosen. Such a path may lead to a FIFO, whose opening waits for its other
-// end, or to a device.
+// Package regular opens files whose path somebody else has chosen, and replaces such files. Such a path may lead to a FIFO, whose opening
+// waits for its other end, or to a device.
 //
 // Concurrency: any goroutine may call anything here.
 package regular
@@ -7,8 +7,10 @@ package regular
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -30,4 +32,49 @@ func Open(path string, flags int, mode fs.FileMode) (*os.File, fs.FileInfo, erro
 		return nil, nil, err
 	}
 	return file, info, nil
+}
+
+// Read returns what a regular file holds that is no link. A file of more than max bytes is an error.
+func Read(path string, max int) ([]byte, error) {
+	file, _, err := Open(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, int64(max)+1))
+	if err == nil && len(text) > max {
+		err = fmt.Errorf("it is longer than %d bytes", max)
+	}
+	return text, err
+}
+
+// Replace replaces a file in one step, and returns when it is on the disk. It makes the directory if there is none. The group may read the
+// file, whatever the umask is.
+func Replace(path string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	err = errors.Join(err, file.Chmod(0o640), file.Sync())
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+		return err
+	}
+	return dir.Sync()
 }

@@ -13,12 +13,8 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/regular"
 )
@@ -120,20 +116,12 @@ func (f File) Read() (Record, error) {
 }
 
 func (f File) read() (r Record, err error) {
-	file, _, err := regular.Open(string(f), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	text, err := regular.Read(string(f), recordMax)
 	switch {
 	case errors.Is(err, regular.ErrNotRegular):
 		return r, errors.New("it is not a regular file")
 	case err != nil:
 		return r, withoutPath(err)
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, recordMax+1))
-	if err != nil {
-		return r, withoutPath(err)
-	}
-	if len(text) > recordMax {
-		return r, fmt.Errorf("it is longer than %d bytes", recordMax)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
@@ -158,46 +146,12 @@ func (f File) Write(r Record) error {
 			recordMax)
 	}
 	if err == nil {
-		err = f.replace(append(text, '\n'))
+		err = regular.Replace(string(f), append(text, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", f, withoutPath(err))
 	}
 	return nil
-}
-
-func (f File) replace(text []byte) error {
-	dir, err := f.openDir()
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	temp, path := string(f)+".new", string(f)
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	file, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(text)
-	err = errors.Join(err, file.Chmod(0o640), file.Sync()) // whatever the umask is
-	if err = errors.Join(err, file.Close()); err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		_ = os.Remove(temp)
-		return err
-	}
-	return dir.Sync()
-}
-
-func (f File) openDir() (*os.File, error) {
-	dir := filepath.Dir(string(f))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	return os.Open(dir)
 }
 
 func withoutPath(err error) error {

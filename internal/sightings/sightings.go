@@ -1,0 +1,216 @@
+// Package sightings remembers for each list when its AppVM was last connected, and by which vif. Qubes gives the address of a deleted
+// AppVM to a new one, and tells the firewall VM no names. So an AppVM that comes with an address which nobody has had for long may be
+// another one, with a list that was not made for it. That is told; nobody is refused because of it.
+//
+// Concurrency: the methods of a Book may be called from any goroutine, also of a nil one, which remembers nothing.
+package sightings
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"vifproxy/internal/regular"
+)
+
+const (
+	longMin       = 30 * 24 * time.Hour // without its AppVM, for a list to be doubted
+	offMin        = 24 * time.Hour      // without this VM, for that time not to count: nobody makes AppVMs on a machine that is off
+	writeInterval = 24 * time.Hour      // between writes while nothing changes but the time
+	writeDelay    = time.Second         // after a change, because changes come in bursts
+	bookMax       = 1 << 20             // bytes of the file
+)
+
+// A Sighting is what is remembered of the AppVM of one list.
+type Sighting struct {
+	Vif   string        `json:"vif,omitempty"`  // by which it was connected last; "" if it never was
+	Since time.Time     `json:"since,omitzero"` // when it was first seen there
+	Last  time.Time     `json:"last"`           // when it was last seen there or, if it never was, when its list was first seen
+	Off   time.Duration `json:"off,omitempty"`  // for which this VM did not run since then, in nanoseconds
+
+	// Doubt says why the AppVM may not be the one that the list was made for; "" if nothing speaks for that.
+	Doubt string `json:"doubt,omitempty"`
+}
+
+// An entry is a Sighting in the file.
+type entry struct {
+	Name string     `json:"name"`
+	Addr netip.Addr `json:"addr"`
+	Sighting
+}
+
+// A record is the file.
+type record struct {
+	Written time.Time `json:"written"`
+	Lists   []entry   `json:"lists"`
+}
+
+// who is an AppVM as a person knows it. Another name or address is another list.
+type who struct {
+	name string
+	addr netip.Addr
+}
+
+// A Book is what is remembered of all lists. It is as old as its file: in a VM that keeps no files, it begins anew at each start.
+type Book struct {
+	path string
+	now  func() time.Time
+	hold func(name string, addr netip.Addr, why string) // may be nil
+
+	mu      sync.Mutex
+	seen    map[who]Sighting
+	here    map[who]bool
+	changed chan struct{} // has a token if the file is older than the book by more than the time
+	written time.Time
+}
+
+// Open returns the Book of a file. If the error is not nil, the file cannot be used, and the Book begins anew.
+func Open(path string) (*Book, error) { return open(path, time.Now) }
+
+func open(path string, now func() time.Time) (*Book, error) {
+	b := &Book{path: path, now: now, seen: map[who]Sighting{}, here: map[who]bool{}, changed: make(chan struct{}, 1)}
+	text, err := regular.Read(path, bookMax)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, nil
+	}
+	var r record
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
+	if err != nil {
+		return b, fmt.Errorf("read when AppVMs were last connected: %w; it begins anew", err)
+	}
+	for _, e := range r.Lists {
+		if off := b.now().Sub(r.Written); off >= offMin {
+			e.Off += off
+		}
+		b.seen[who{e.Name, e.Addr}] = e.Sighting
+	}
+	return b, nil
+}
+
+// OnDoubt sets a function to be called when an AppVM comes that may be another one. It is called before the first Note, and f must not wait.
+func (b *Book) OnDoubt(f func(name string, addr netip.Addr, why string)) { b.hold = f }
+
+// Note takes in by which vifs the AppVM of a list is connected. If it has just come, and nobody has seen it for long, Note returns why
+// it may be another one.
+func (b *Book) Note(name string, addr netip.Addr, vifs []string) (doubt string) {
+	if b == nil || !addr.IsValid() {
+		return ""
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w, now := who{name, addr}, b.now()
+	s, known := b.seen[w]
+	if !known || s.Last.After(now) { // or somebody has set the clock back
+		s.Last = now
+	}
+	was, is := b.here[w], len(vifs) > 0
+	switch {
+	case is:
+		if !was && now.Sub(s.Last)-s.Off >= longMin {
+			doubt = s.doubt()
+			s.Doubt = doubt
+			if b.hold != nil {
+				b.hold(name, addr, doubt)
+			}
+		}
+		if !slices.Contains(vifs, s.Vif) {
+			s.Vif, s.Since = vifs[0], now
+		}
+		s.Last, s.Off, b.here[w] = now, 0, true
+	case was:
+		delete(b.here, w)
+		s.Doubt = ""
+	}
+	b.seen[w] = s
+	if !known || is != was || now.Sub(b.written) >= writeInterval {
+		b.touch()
+	}
+	return doubt
+}
+
+// doubt says why nobody knows who has come.
+func (s Sighting) doubt() string {
+	last := s.Last.Format(time.DateOnly)
+	if s.Vif == "" {
+		return "nobody has been connected for this list since " + last
+	}
+	return fmt.Sprintf("nobody has been connected for this list since %s, by %s", last, s.Vif)
+}
+
+// touch has the file be written.
+func (b *Book) touch() {
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Of returns what is remembered.
+func (b *Book) Of(name string, addr netip.Addr) Sighting {
+	if b == nil {
+		return Sighting{}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.seen[who{name, addr}]
+}
+
+// Forget forgets a list that there is no more. If there is one of that name and address later, it is another one.
+func (b *Book) Forget(name string, addr netip.Addr) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if w := (who{name, addr}); b.seen[w] != (Sighting{}) {
+		delete(b.seen, w)
+		delete(b.here, w)
+		b.touch()
+	}
+}
+
+// Keep writes the file when the book has changed, until ctx ends, and then once more. It calls report after each write.
+func (b *Book) Keep(ctx context.Context, report func(error)) {
+	for {
+		select {
+		case <-b.changed:
+			report(b.write())
+		case <-ctx.Done():
+			report(b.write())
+			return
+		}
+		select {
+		case <-time.After(writeDelay):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (b *Book) write() error {
+	b.mu.Lock()
+	r := record{Written: b.now(), Lists: []entry{}}
+	for w, s := range b.seen {
+		s.Doubt = ""
+		r.Lists = append(r.Lists, entry{w.name, w.addr, s})
+	}
+	b.written = r.Written
+	b.mu.Unlock()
+	slices.SortFunc(r.Lists, func(x, y entry) int { return cmp.Or(cmp.Compare(x.Name, y.Name), x.Addr.Compare(y.Addr)) })
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err == nil {
+		err = regular.Replace(b.path, append(text, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("write when AppVMs were last connected: %w", err)
+	}
+	return nil
+}
