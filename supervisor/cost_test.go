@@ -90,7 +90,7 @@ func TestOneLessAmongManyIsOneEnd(t *testing.T) {
 
 func TestChangedRuleAmongManyIsOneProcess(t *testing.T) {
 	runMany(t, crowd, func(m *machine, _ []string) {
-		m.file("vm7.10.137.0.8", "b")
+		m.file("vm7.10.137.0.8", "shop")
 		m.expectCounts(m.after(time.Second), 3, map[string]int{"start": 1, "unbind": 1, "bind": 1, "kill": 1})
 	})
 }
