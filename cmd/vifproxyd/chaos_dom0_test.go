@@ -94,6 +94,9 @@ func (c *chaos) badFeature() string {
 		c.setFeature(vm, c.names[vm], c.someFeature())
 		return c.setFeature(vm, "z"+c.names[vm], c.someFeature())
 	}
+	if second := "z" + c.names[vm]; vm.features[file(vm, second)].kind != absent {
+		c.setFeature(vm, second, content{})
+	}
 	return fmt.Sprintf("%q %s", bad, c.setFeature(vm, c.names[vm], content{kind: misread, text: bad}))
 }
 

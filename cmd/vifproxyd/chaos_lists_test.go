@@ -167,8 +167,11 @@ func (m *model) halfMayCount() {
 	}
 }
 
-// shown is the name of an AppVM in `show`: that of the list that counts.
+// shown is the name of an AppVM in `show`: that of the list that counts; "" if there is none.
 func (vm *appVM) shown() string {
+	if vm.now().kind == absent {
+		return ""
+	}
 	files := vm.files
 	switch vm.now().from {
 	case inDom0:

@@ -323,16 +323,19 @@ func (c *chaos) sweep(status control.Status) []policy {
 		serves[vm.ip.String()] = serves[vm.ip.String()] && len(vm.astray) == 0
 	}
 	seen := make([]policy, len(c.court.vms))
+	failed := make([]string, len(c.court.vms))
 	var all sync.WaitGroup
 	for i, vm := range c.court.vms {
 		all.Go(func() {
 			for host := range universe {
-				switch c.try(vm, "http", host, serves[vm.ip.String()]).Status {
+				switch r := c.try(vm, "http", host, serves[vm.ip.String()]); r.Status {
 				case 200:
 					seen[i].served = true
 					seen[i].permits |= 1 << host
 				case 403:
 					seen[i].served = true
+				default:
+					failed[i] += fmt.Sprintf("; %s: status %d, %v", universe[host], r.Status, r.Err)
 				}
 			}
 		})
@@ -345,7 +348,7 @@ func (c *chaos) sweep(status control.Status) []policy {
 			continue
 		}
 		if err := c.court.observe(vm, seen[i]); err != nil {
-			c.fail("all is settled, but %v", err)
+			c.fail("all is settled, but %v%s", err, failed[i])
 		}
 	}
 	return seen

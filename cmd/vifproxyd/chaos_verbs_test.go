@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ func (c *chaos) hangUp() string {
 
 func (c *chaos) restartVerb() string {
 	vm := c.one()
-	name := vm.shown()
+	name := cmp.Or(vm.shown(), c.names[vm])
 	c.court.change(func(*model) { vm.mayHold(false) })
 	c.ask(func(ctx context.Context) {
 		c.letGo(ctx, vm)                   //nolint:errcheck // see above
@@ -56,7 +57,7 @@ func (c *chaos) killAllVerb() string {
 // holdVerb has an AppVM held, or let go. Often it waits for the answer, from which on what was asked for is so.
 func (c *chaos) holdVerb(hold bool) string {
 	vm := c.one()
-	names, wait := []string{vm.shown()}, c.rng.IntN(3) > 0
+	names, wait := []string{cmp.Or(vm.shown(), c.names[vm])}, c.rng.IntN(3) > 0
 	verb := func(ctx context.Context) error { return c.letGo(ctx, vm) }
 	if hold {
 		verb = func(ctx context.Context) error {
