@@ -22,9 +22,10 @@ def render(root, name, **context):
     return yaml.load(environment.get_template(name).render(**context), Loader=Once)
 
 pillar = render("salt/pillar", "vifproxy/init.sls")
+grains = {"os_family": "Debian"}
 files = {}
 for path in sorted(pathlib.Path("salt").rglob("*.*")):
     if path.suffix in (".sls", ".top"):
         root = "salt/pillar" if "pillar" in path.parts else "salt"
-        files[str(path.relative_to("salt"))] = render(root, str(path.relative_to(root)), pillar=pillar)
+        files[str(path.relative_to("salt"))] = render(root, str(path.relative_to(root)), pillar=pillar, grains=grains)
 json.dump(files, sys.stdout)

@@ -1,23 +1,24 @@
 {#-
-Makes a netvm that runs vifproxy, and puts the AppVMs of the pillar behind it.
+Makes a netvm that runs vifproxy, puts the AppVMs of the pillar behind it, and gives each its list. All of it is kept in dom0.
 
-Before: install the package vifproxy in a template, enable the user directories of Salt (`qubesctl state.sls
-qubes.user-dirs`), copy the directory vifproxy to /srv/user_salt, pillar/vifproxy to /srv/user_pillar, and edit the
-pillar. Then, in dom0:
+Before: make the packages (`make package`), enable the user directories of Salt (`qubesctl state.sls qubes.user-dirs`), copy the
+directory vifproxy to /srv/user_salt with the packages in vifproxy/packages, copy pillar/vifproxy to /srv/user_pillar, and edit the
+pillar. The template's name is there and in init.top. Then, in dom0:
 
   sudo qubesctl top.enable vifproxy
   sudo qubesctl top.enable vifproxy pillar=True
-  sudo qubesctl --targets=sys-vifproxy state.apply
+  sudo qubesctl --targets=debian-13-xfce state.apply
 
-The netvm's name is here and in the two files init.top. The AppVMs must exist. The formula sets their netvm, their address, which
-their rule file has in its name, and the first rule of their firewall. That rule drops everything that passes the netvm, DNS and
-ICMP included. Connections to the proxy do not pass the netvm. `qvm-firewall NAME del --rule-no 0` removes the rule.
+This applies the states of dom0 and of the template. The AppVMs must exist. A change of the pillar is in force after
+`sudo qubesctl state.apply`, without a restart. The first rule of an AppVM's firewall drops all that passes the netvm, DNS and ICMP
+included; connections to the proxy do not pass it. vifproxy.removed takes all of it away.
 -#}
+{%- from 'vifproxy/names.jinja' import feature -%}
 {%- set config = pillar['vifproxy'] -%}
 
 vifproxy-netvm:
   qvm.vm:
-    - name: sys-vifproxy
+    - name: {{ config.netvm }}
     - present:
       - template: {{ config.template }}
       - label: {{ config.label }}
@@ -31,13 +32,27 @@ vifproxy-netvm:
     - service:
       - enable:
         - vifproxy
+{%- if config.settings_are_lists %}
+        - vifproxy-firewall
+{%- endif %}
+
+# A list changes in the running netvm.
+vifproxy-lists:
+  qvm.features:
+    - name: {{ config.netvm }}
+    - set:
+{%- for name, appvm in config.appvms.items() %}
+      - {{ feature(name, appvm.ip) }}: {{ appvm.list | join(' ') | tojson }}
+{%- endfor %}
+    - require:
+      - qvm: vifproxy-netvm
 {% for name, appvm in config.appvms.items() %}
 vifproxy-{{ name }}-netvm:
   qvm.prefs:
     - name: {{ name }}
-    - netvm: sys-vifproxy
+    - netvm: {{ config.netvm }}
     - require:
-      - qvm: vifproxy-netvm
+      - qvm: vifproxy-lists
       - cmd: vifproxy-{{ name }}-firewall
 
 # qvm.prefs knows nothing of addresses.

@@ -1,16 +1,19 @@
-# What vifproxy/dom0.sls and vifproxy/rules.sls make. Edit it: this is an example.
+# What vifproxy/dom0.sls makes. Edit it: this is an example.
 vifproxy:
-  template: debian-12
+  netvm: sys-vifproxy
+  template: debian-13-xfce
   label: orange
   upstream: sys-firewall
+  # Firewall settings that name hosts are the lists of AppVMs that have no other one.
+  settings_are_lists: false
   appvms:
     banking:
       ip: 10.137.0.11
-      rules:
-        - '#: format domains'
+      list:
         - bank.example
         - '*.bank.example'
+        - egress=192.168.1.5/32:631
     shopping:
       ip: 10.137.0.12
-      rules:
-        - ^shop\.example$
+      list:
+        - shop.example
