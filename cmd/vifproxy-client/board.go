@@ -71,6 +71,7 @@ type draw struct {
 	title    string
 	lines    []string
 	targets  []target // for which it has buttons
+	sites    int      // that it is about, if it is about those that have none
 }
 
 func newBoard() *board {
@@ -201,7 +202,8 @@ func describe(t target) string {
 
 // sum returns the notification about sites that have none of their own.
 func (b *board) sum(sites []*site, now time.Time) draw {
-	d := draw{replaces: b.overflow.id, title: fmt.Sprintf("Refused: %s", count(len(sites)+b.overflow.more, "more site"))}
+	d := draw{replaces: b.overflow.id, sites: len(sites) + b.overflow.more}
+	d.title = "Refused: " + count(d.sites, "more site")
 	var names []string
 	for i, s := range sites {
 		if i < namedSites {
@@ -212,7 +214,7 @@ func (b *board) sum(sites []*site, now time.Time) draw {
 		}
 		s.pending = time.Time{}
 	}
-	d.lines = []string{strings.Join(names, ", ")}
+	d.lines = []string{strings.Join(names, ", "), inATerminal}
 	b.overflow.drawn, b.overflow.more = now, 0
 	return d
 }
@@ -231,6 +233,19 @@ func (b *board) drawn(d draw, id uint32) {
 		return
 	}
 	d.site.id = id
+}
+
+// undo takes note that a notification was not shown, so that it is tried again.
+func (b *board) undo(d draw, now time.Time) {
+	if d.site == nil {
+		b.overflow.drawn, b.overflow.more = time.Time{}, d.sites
+		return
+	}
+	s := d.site
+	s.pending, s.drawn, s.id, s.offered = now, time.Time{}, 0, nil
+	for _, t := range s.targets {
+		t.quiet = time.Time{}
+	}
 }
 
 // of returns the site that has the notification; nil if none has.

@@ -69,29 +69,40 @@ func (d *desktop) call(method string, args []any, result any) error {
 	return d.conn.Object(notifications, notificationsPath).CallWithContext(ctx, notifications+"."+method, 0, args...).Store(result)
 }
 
-// has reports whether the desktop can do what the specification has a word for. An answer that does not come is a no.
-func (d *desktop) has(capability string) bool {
-	if d.capabilities == nil {
-		capabilities := []string{}
-		if d.call("GetCapabilities", nil, &capabilities) != nil {
-			return false
-		}
-		d.capabilities = capabilities
+// learn asks the desktop what it can do, unless that is known.
+func (d *desktop) learn() error {
+	if d.capabilities != nil {
+		return nil
 	}
-	return slices.Contains(d.capabilities, capability)
+	capabilities := []string{}
+	if err := d.call("GetCapabilities", nil, &capabilities); err != nil {
+		return err
+	}
+	d.capabilities = capabilities
+	return nil
 }
 
-// show shows a notification in the place of another one, or of none (0), and returns its number.
-func (d *desktop) show(replaces uint32, title string, lines []string, buttons bool) (id uint32, err error) {
-	actions := []string{}
-	if buttons {
-		actions = []string{keyMinutes, "10 minutes", keyAlways, "Always"}
+// has reports whether the desktop can do what the specification has a word for, as far as it was learned.
+func (d *desktop) has(capability string) bool { return slices.Contains(d.capabilities, capability) }
+
+// show shows a notification in the place of another one, or of none (0), and returns its number. With targets it has buttons for them; a
+// desktop without buttons shows which program asks instead.
+func (d *desktop) show(replaces uint32, title string, lines []string, targets bool) (id uint32, err error) {
+	if err := d.learn(); err != nil {
+		return 0, err
 	}
-	body := d.body(lines)
+	actions := []string{}
+	if targets && d.has("actions") {
+		actions = []string{keyMinutes, "10 minutes", keyAlways, "Always"}
+	} else if targets {
+		lines = append(slices.Clone(lines), inATerminal)
+	}
 	hints := map[string]dbus.Variant{"category": dbus.MakeVariant("network"), "urgency": dbus.MakeVariant(byte(1))}
-	err = d.call("Notify", []any{"vifproxy", replaces, "dialog-warning", title, body, actions, hints, int32(showTime.Milliseconds())}, &id)
+	err = d.call("Notify", []any{"vifproxy", replaces, "dialog-warning", title, d.body(lines), actions, hints, int32(showTime.Milliseconds())}, &id)
 	return id, err
 }
+
+const inATerminal = "To allow a host, run `vifproxy-unblock` in a terminal."
 
 // body returns lines as the body of a notification. Nothing of it is markup, also to a desktop that takes what looks like it for that
 // without saying so.
@@ -109,14 +120,16 @@ type event struct {
 	pressed  string // the key of a button; empty: the notification is gone
 	byPerson bool   // if it is gone
 	restart  bool   // another program shows notifications now, or none
+	there    bool   // then one does
 }
 
 // eventOf returns what a signal says, and whether it says anything. Any program of the session can send one.
 func (d *desktop) eventOf(s *dbus.Signal) (e event, ok bool) {
 	switch s.Name {
 	case "org.freedesktop.DBus.NameOwnerChanged":
+		var name, before, now string
 		d.capabilities = nil
-		return event{restart: true}, true
+		return event{restart: true, there: dbus.Store(s.Body, &name, &before, &now) == nil && now != ""}, true
 	case notifications + ".ActionInvoked":
 		ok = dbus.Store(s.Body, &e.id, &e.pressed) == nil && (e.pressed == keyMinutes || e.pressed == keyAlways)
 		return e, ok

@@ -34,7 +34,9 @@ type notifier struct {
 	record  string // path; empty: none
 	changed bool   // since the record was saved
 	saved   time.Time
-	broken  string // what is wrong with the desktop, as it was logged
+
+	away time.Time // until when the desktop shows nothing, because it did not
+	told bool      // that it does not
 }
 
 // runNotify follows the refusals and shows them until the context ends.
@@ -80,9 +82,23 @@ func runNotify(ctx context.Context, log *slog.Logger) error {
 
 // settle draws and saves what is due, and returns when to do so again.
 func (n *notifier) settle(now time.Time) time.Duration {
-	draws, again := n.board.due(now)
-	for _, d := range draws {
-		n.draw(d)
+	var again time.Time
+	if now.Before(n.away) {
+		again = n.away
+	} else {
+		var draws []draw
+		draws, again = n.board.due(now)
+		for _, d := range draws {
+			id, err := n.desktop.show(d.replaces, d.title, d.lines, len(d.targets) > 0)
+			if err != nil {
+				n.board.undo(d, now)
+				n.failed(err)
+				again = n.away
+				continue
+			}
+			n.told = false
+			n.board.drawn(d, id)
+		}
 	}
 	if at := n.saved.Add(saveInterval); n.changed && now.Before(at) {
 		if again.IsZero() || at.Before(again) {
@@ -101,27 +117,23 @@ func (n *notifier) settle(now time.Time) time.Duration {
 	return max(again.Sub(now), time.Millisecond)
 }
 
-func (n *notifier) draw(d draw) {
-	buttons := len(d.targets) > 0 && n.desktop.has("actions")
-	lines := d.lines
-	if !buttons {
-		lines = append(lines, "To allow a host, run `vifproxy-unblock` in a terminal.")
+// awayTime is how long a desktop that shows nothing is left alone, unless another one comes.
+const awayTime = time.Minute
+
+// failed takes note that the desktop shows nothing, and logs it once.
+func (n *notifier) failed(err error) {
+	n.away = time.Now().Add(awayTime)
+	if !n.told {
+		n.log.Warn("no notification can be shown; vifproxy-unblock lists what is refused", "error", err)
 	}
-	n.board.drawn(d, n.show(d.replaces, d.title, lines, buttons))
+	n.told = true
 }
 
-// show shows a notification; 0 if that does not work, which it logs once.
-func (n *notifier) show(replaces uint32, title string, lines []string, buttons bool) uint32 {
-	id, err := n.desktop.show(replaces, title, lines, buttons)
-	if err != nil {
-		if n.broken == "" {
-			n.log.Warn("no notification can be shown; vifproxy-unblock lists what is refused", "error", err)
-		}
-		n.broken = err.Error()
-		return 0
+// say shows a notification that is about no refusal.
+func (n *notifier) say(title string, lines []string) {
+	if _, err := n.desktop.show(0, title, lines, false); err != nil {
+		n.failed(err)
 	}
-	n.broken = ""
-	return id
 }
 
 // heed does what a person has asked for by a notification.
@@ -129,6 +141,9 @@ func (n *notifier) heed(e event) {
 	switch {
 	case e.restart:
 		n.board.allClosed()
+		if e.there {
+			n.away = time.Time{}
+		}
 	case e.pressed == "":
 		n.board.closed(e.id, e.byPerson, time.Now())
 	default:
@@ -139,7 +154,7 @@ func (n *notifier) heed(e event) {
 		select {
 		case n.orders <- order{targets, e.pressed == keyAlways}:
 		default:
-			n.show(0, "Too many hosts at once", []string{"Answer dom0's questions first."}, false)
+			n.say("Too many hosts at once", []string{"Answer dom0's questions first."})
 		}
 	}
 }
@@ -187,5 +202,5 @@ func (n *notifier) tell(a answer) {
 		n.log.Info("allowed", "host", t.String(), "always", a.always)
 	}
 	n.changed = true
-	n.show(0, title, a.lines, false)
+	n.say(title, a.lines)
 }

@@ -205,3 +205,20 @@ func TestTheStreamIsCalledAgain(t *testing.T) {
 		t.Error("the other side does not see that this one has ended")
 	}
 }
+
+// What was refused while nobody showed notifications is shown by the first program that does.
+func TestADesktopThatComesLater(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	p := s.start("notify")
+	stream := s.called("vifproxy.Denied")
+	stream.refuse("cdn.example", "a.cdn.example")
+	s.until("it says that nothing can be shown", func() error {
+		if log := p.log.String(); !strings.Contains(log, "no notification can be shown") {
+			return errors.New(log)
+		}
+		return nil
+	})
+	screen := s.screen("actions")
+	screen.await("Refused: cdn.example", "a.cdn.example", true)
+}
