@@ -41,7 +41,7 @@ func (v verb) flagSet() *flag.FlagSet {
 func verbs() []verb {
 	return []verb{
 		showVerb(), updateVerb(), startVerb(), stopVerb(), restartVerb(), killAllVerb(), killAllAndRestartVerb(), importVerb(), exportVerb(),
-		explainVerb(), allowVerb(), denyVerb(), checkVerb(), deniedVerb(), watchVerb(), logVerb(), clientVerb(), doctorVerb(),
+		explainVerb(), allowVerb(), denyVerb(), checkVerb(), diffVerb(), deniedVerb(), watchVerb(), logVerb(), clientVerb(), doctorVerb(),
 		completeVerb(), versionVerb(), helpVerb(),
 	}
 }

@@ -72,6 +72,10 @@ func (s *site) documented(page, command string) {
 		return
 	case "allow", "deny", "check", "import":
 		args = append(args, "--rules-dir="+s.rulesDir())
+	case "diff": // the edited copy that the page has is any rule file
+		files, err := filepath.Glob(filepath.Join(s.rulesDir(), "banking.*"))
+		s.must(err)
+		args = append(args[:2], files...)
 	}
 	if args[0] == "import" {
 		args = append(args, s.rulesDir())

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"vifproxy/internal/check"
+)
+
+func diffVerb() verb {
+	return verb{
+		name: "diff", args: "NAME|FILE EDITED", least: 2, most: 2, json: true,
+		options: func(f *flag.FlagSet) action {
+			var o fileOptions
+			o.define(f)
+			return func(c *call) error { return runDiff(c, o) }
+		},
+		summary: "Say which hosts an edit of a rule file permits or no longer permits.",
+		help: `diff compares the rule file of NAME, or FILE, with an edited copy of it, before the copy takes its place.
+It prints each line that only one of them has, and a shortest host that the VM may reach because of it,
+or no longer. It says if a line changes nothing, because other lines of the file permit the same hosts.
+
+Example:
+    $ cp /rw/config/tinyproxy/bank.10.137.0.12 edited
+    $ echo '*.bank.example' >>edited
+    $ vifproxyctl diff bank edited
+    + *.bank.example  permits a.bank.example
+    $ cp edited /rw/config/tinyproxy/bank.10.137.0.12
+`,
+	}
+}
+
+func runDiff(c *call, o fileOptions) error {
+	path, edited := c.args[0], c.args[1]
+	at := c.placeOf(o)
+	if _, err := os.Lstat(path); err != nil && !strings.Contains(path, "/") {
+		if path, err = ruleFileOf(c.place(o), path); err != nil {
+			return err
+		}
+	} else if o.rulesDir == "" {
+		at = c.placeOf(fileOptions{rulesDir: filepath.Dir(path), template: o.template})
+	}
+	changes, err := check.Compare(at.template, path, edited)
+	if err != nil {
+		return err
+	}
+	return c.print(orEmpty(changes), check.ChangesText(changes))
+}
