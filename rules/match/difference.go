@@ -36,6 +36,7 @@ type Difference struct {
 	chars   []byte // one of all characters that neither list tells from one another
 	subsets []subset
 	known   map[string]int32 // where a subset is in subsets
+	key     []byte           // of known, for the next look
 	left    int              // steps that may still be looked at, for all lines
 	work    int              // and for this one
 }
@@ -80,7 +81,7 @@ func (m *Matcher) Without(other *Matcher, names bool) *Difference {
 	d.intern(begin, nothing)
 	for _, before := range signs {
 		for _, after := range signs {
-			matched := d.other.follow(d.other.open, before, after, &d.work)
+			matched := d.other.follow(d.other.open, nil, before, after, &d.work)
 			d.open[before][after] = ahead{matched, slices.Clone(d.other.waiting), map[byte][]int32{}}
 		}
 	}
@@ -140,6 +141,9 @@ func (d *Difference) search(l line) (text string, found bool) {
 	d.line.open = nil
 	d.line.begin(l, &begin.steps)
 	all, been := []stage{begin}, map[string][]int32{}
+	var key []byte
+	var matched [nothing]bool
+	var waiting [nothing][]int32
 	for i := 0; i < len(all) && d.work > 0; i++ {
 		at := all[i]
 		if (!d.names || at.last != 0 && at.last != '.') && d.matched(at, nothing) && !d.ahead(at.subset, nothing).matched {
@@ -149,11 +153,9 @@ func (d *Difference) search(l line) (text string, found bool) {
 			}
 			return string(text), d.work > 0
 		}
-		var matched [nothing]bool
-		var waiting [nothing][]int32
 		for before := range nothing {
 			matched[before] = d.matched(at, before)
-			waiting[before] = slices.Clone(d.line.waiting)
+			waiting[before] = append(waiting[before][:0], d.line.waiting...)
 		}
 		for number, c := range d.chars {
 			if d.names && c == '.' && (at.last == '.' || at.last == 0) {
@@ -168,13 +170,15 @@ func (d *Difference) search(l line) (text string, found bool) {
 				continue
 			}
 			d.work -= 1 + len(next.steps)
-			key := next.key(before)
-			if slices.ContainsFunc(been[key], func(s int32) bool { return len(d.subsets[s].steps) == 0 }) {
+			key = next.key(key[:0], before)
+			here := been[string(key)]
+			if slices.ContainsFunc(here, func(s int32) bool { return len(d.subsets[s].steps) == 0 }) {
 				continue
 			}
 			next.subset = d.next(at.subset, number)
-			if !slices.ContainsFunc(been[key], func(s int32) bool { return d.within(s, next.subset) }) {
-				been[key] = append(been[key], next.subset)
+			if !slices.ContainsFunc(here, func(s int32) bool { return d.within(s, next.subset) }) {
+				been[string(key)] = append(here, next.subset)
+				next.steps = slices.Clone(next.steps)
 				all = append(all, next)
 			}
 		}
@@ -185,14 +189,14 @@ func (d *Difference) search(l line) (text string, found bool) {
 // matched reports whether the line matches at a stage, before a character of some sign. If it does not, d.line.waiting are the steps that
 // wait for this character.
 func (d *Difference) matched(at stage, before sign) bool {
-	return at.matched || d.line.follow(slices.Concat(d.line.open, at.steps), before, d.subsets[at.subset].after, &d.work)
+	return at.matched || d.line.follow(d.line.open, at.steps, before, d.subsets[at.subset].after, &d.work)
 }
 
 // ahead returns what follows from a subset before a character of some sign.
 func (d *Difference) ahead(number int32, before sign) *ahead {
 	s := &d.subsets[number]
 	if s.ahead[before] == nil {
-		matched := d.other.follow(s.steps, before, s.after, &d.work) || d.open[before][s.after].matched
+		matched := d.other.follow(nil, s.steps, before, s.after, &d.work) || d.open[before][s.after].matched
 		s.ahead[before] = &ahead{matched: matched, waiting: slices.Clone(d.other.waiting)}
 	}
 	return s.ahead[before]
@@ -209,10 +213,11 @@ func (d *Difference) next(number int32, char int) int32 {
 		open := &d.open[signOf(c)][d.subsets[number].after]
 		if _, known := open.read[c]; !known {
 			d.work -= len(open.waiting)
-			open.read[c] = d.other.read(open.waiting, c)
+			open.read[c] = slices.Clone(d.other.read(open.waiting, c))
 		}
 		d.work -= len(waiting) + len(open.read[c])
-		next := d.intern(union(d.other.read(waiting, c), open.read[c]), signOf(c))
+		steps := sorted(append(d.other.read(waiting, c), open.read[c]...))
+		next := d.intern(steps, signOf(c))
 		d.subsets[number].next[char] = next + 1
 	}
 	return d.subsets[number].next[char] - 1
@@ -220,11 +225,11 @@ func (d *Difference) next(number int32, char int) int32 {
 
 // intern returns where a subset is in subsets.
 func (d *Difference) intern(steps []int32, after sign) int32 {
-	key := string(pack([]byte{byte(after)}, steps))
-	number, ok := d.known[key]
+	d.key = pack(append(d.key[:0], byte(after)), steps)
+	number, ok := d.known[string(d.key)]
 	if !ok {
 		number = int32(len(d.subsets))
-		d.known[key], d.subsets = number, append(d.subsets, subset{steps: steps, after: after})
+		d.known[string(d.key)], d.subsets = number, append(d.subsets, subset{steps: slices.Clone(steps), after: after})
 	}
 	return number
 }
@@ -246,16 +251,16 @@ func (d *Difference) within(small, large int32) bool {
 	return true
 }
 
-// key returns a text that is the same for stages that differ in their subset alone. after is the sign of what was read last.
-func (at stage) key(after sign) string {
-	key := []byte{byte(after), 0}
-	if at.matched {
-		key[1] |= 1
-	}
+// key appends what is the same for stages that differ in their subset alone. after is the sign of what was read last.
+func (at stage) key(key []byte, after sign) []byte {
+	flags := byte(after)
 	if at.last == '.' {
-		key[1] |= 2
+		flags |= 1 << 6
 	}
-	return string(pack(key, at.steps))
+	if at.matched {
+		flags |= 1 << 7
+	}
+	return pack(append(key, flags), at.steps)
 }
 
 func pack(key []byte, steps []int32) []byte {
@@ -270,6 +275,7 @@ type walker struct {
 	*Matcher
 	open    []int32 // the first steps of lines that match anywhere in a text
 	waiting []int32 // result of follow
+	next    []int32 // result of read
 	reached []uint32
 	turn    uint32
 	stack   []int32
@@ -288,10 +294,10 @@ func (w *walker) begin(l line, steps *[]int32) {
 
 // follow reports whether a line matches between two characters of these signs, after steps that may come next. If none does, w.waiting
 // are the steps that wait for the character before. follow counts the steps that it looks at.
-func (w *walker) follow(steps []int32, before, after sign, count *int) bool {
+func (w *walker) follow(open, steps []int32, before, after sign, count *int) bool {
 	w.waiting = w.waiting[:0]
 	w.turn++
-	w.stack = append(w.stack[:0], steps...)
+	w.stack = append(append(w.stack[:0], open...), steps...)
 	for len(w.stack) > 0 {
 		i := w.stack[len(w.stack)-1]
 		w.stack = w.stack[:len(w.stack)-1]
@@ -316,19 +322,20 @@ func (w *walker) follow(steps []int32, before, after sign, count *int) bool {
 	return false
 }
 
-// read returns the steps that follow those of the waiting ones that read a character, in order.
-func (w *walker) read(waiting []int32, c byte) (next []int32) {
+// read returns the steps that follow those of the waiting ones that read a character, in order, until it is called again.
+func (w *walker) read(waiting []int32, c byte) []int32 {
+	w.next = w.next[:0]
 	for _, i := range waiting {
 		if t := w.steps[i]; w.sets[t.arg].Has(c) {
-			next = append(next, t.next)
+			w.next = append(w.next, t.next)
 		}
 	}
-	return union(next, nil)
+	w.next = sorted(w.next)
+	return w.next
 }
 
-// union returns all steps of both, in order.
-func union(a, b []int32) []int32 {
-	all := slices.Concat(a, b)
-	slices.Sort(all)
-	return slices.Compact(all)
+// sorted sorts steps in place, and returns each of them once.
+func sorted(steps []int32) []int32 {
+	slices.Sort(steps)
+	return slices.Compact(steps)
 }
