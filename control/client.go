@@ -117,9 +117,25 @@ func (c *Client) Denied(ctx context.Context, names []string, since time.Time) ([
 	return all, err
 }
 
+// Caller asks for the list that an AppVM has for itself.
+func (c *Client) Caller(ctx context.Context, name string) (Status, error) {
+	return c.do(ctx, http.MethodGet, "caller", callerRequest{name})
+}
+
 // Watch calls each for what happens, until ctx ends, each fails, or the daemon has gone. It never returns nil.
 func (c *Client) Watch(ctx context.Context, names []string, each func(events.Event) error) error {
-	stream, err := c.open(ctx, http.MethodGet, "watch", namesRequest{names})
+	return follow(ctx, c, "watch", namesRequest{names}, each)
+}
+
+// Refusals calls each for what the list of an AppVM refuses, until ctx ends, each fails, the list is gone, or the daemon has gone. It
+// never returns nil.
+func (c *Client) Refusals(ctx context.Context, name string, each func(Refusal) error) error {
+	return follow(ctx, c, "refusals", callerRequest{name}, each)
+}
+
+// follow calls each for every line of a stream.
+func follow[T any](ctx context.Context, c *Client, verb string, request any, each func(T) error) error {
+	stream, err := c.open(ctx, http.MethodGet, verb, request)
 	if err != nil {
 		return err
 	}
@@ -127,11 +143,11 @@ func (c *Client) Watch(ctx context.Context, names []string, each func(events.Eve
 	lines := bufio.NewScanner(stream)
 	lines.Buffer(nil, maxEvent)
 	for lines.Scan() {
-		var e events.Event
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+		var line T
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			return fmt.Errorf("cannot parse vifproxyd's reply: %w", err)
 		}
-		if err := each(e); err != nil {
+		if err := each(line); err != nil {
 			return err
 		}
 	}

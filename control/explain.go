@@ -39,6 +39,8 @@ type Temporary struct {
 	Name    string   `json:"name"`
 	Hosts   []string `json:"hosts"`   // host names, or *.NAME for all below
 	Seconds int      `json:"seconds"` // from now; 0 takes it back
+	// Asked is whether the AppVM asked for it. Then a host that is allowed for longer stays so.
+	Asked bool `json:"asked,omitempty"`
 }
 
 // MaxTemporary is for how many seconds a host can be allowed. A longer allowance is a line in the rule file.

@@ -22,6 +22,7 @@ import (
 type limits struct {
 	connections int32
 	watchers    int32         // of these; they stay, and must leave room for the others
+	callers     int32         // of these, AppVMs that are told what they are refused; they stay too
 	receive     time.Duration // for the header, and again for the body
 	send        time.Duration // for the reply, once there is one
 	end         time.Duration // for what is under way when the daemon stops
@@ -29,7 +30,7 @@ type limits struct {
 }
 
 var defaults = limits{
-	connections: 64, watchers: 32, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
+	connections: 256, watchers: 32, callers: 128, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
 	look: 2 * time.Second,
 }
 
@@ -121,6 +122,7 @@ type server struct {
 	log      *slog.Logger
 	mux      *http.ServeMux
 	watching atomic.Int32
+	telling  atomic.Int32
 }
 
 type peerKey struct{}
@@ -155,7 +157,17 @@ func (s *server) routes(do Service) {
 	s.mux.HandleFunc("GET /v1/denied", answer(s, func(ctx context.Context, r deniedRequest) ([]events.Denied, error) {
 		return do.Denied(ctx, r.Names, r.Since)
 	}))
-	s.mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, do) })
+	handle(s, "GET /v1/caller", func(ctx context.Context, r callerRequest) (Status, error) {
+		return do.Caller(ctx, r.Name)
+	})
+	s.mux.HandleFunc("GET /v1/watch", stream(s, &s.watching, s.limits.watchers,
+		func(ctx context.Context, r namesRequest, send func(events.Event) error) error {
+			return do.Watch(ctx, r.Names, send)
+		}))
+	s.mux.HandleFunc("GET /v1/refusals", stream(s, &s.telling, s.limits.callers,
+		func(ctx context.Context, r callerRequest, send func(Refusal) error) error {
+			return do.Refusals(ctx, r.Name, send)
+		}))
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, errorf(Unknown, "vifproxyd does not know %.16q %.64q:"+
 			" are vifproxyctl and vifproxyd of the same version?", r.Method, r.URL.Path))
@@ -217,27 +229,29 @@ func answer[Req, Rep any](s *server, do question[Req, Rep]) http.HandlerFunc {
 	}
 }
 
-// watch streams events. A client may read slowly, or not at all while a person pages through its output. There is no deadline for
-// it: it holds up nothing but itself, and its connection is closed when the daemon stops.
-func (s *server) watch(w http.ResponseWriter, r *http.Request, do Service) {
-	var request namesRequest
-	if err := s.receive(w, r, &request); err != nil {
-		s.fail(w, err)
-		return
-	}
-	defer s.watching.Add(-1)
-	if n := s.watching.Add(1); n > s.limits.watchers {
-		s.fail(w, errorf(TooMany, "%d are watching already: end one of them", n-1))
-		return
-	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	lines, conn, begun := json.NewEncoder(w), http.NewResponseController(w), false
-	err := do.Watch(r.Context(), request.Names, func(e events.Event) error {
-		begun = true
-		return errors.Join(lines.Encode(e), conn.Flush())
-	})
-	if err != nil && !begun {
-		s.fail(w, err)
+// stream answers with a stream of what do sends. A client may read slowly, or not at all while a person pages through its output. There
+// is no deadline for it: it holds up nothing but itself, and its connection is closed when the daemon stops. At most so many may be open.
+func stream[Req, T any](s *server, open *atomic.Int32, most int32, do func(context.Context, Req, func(T) error) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var request Req
+		if err := s.receive(w, r, &request); err != nil {
+			s.fail(w, err)
+			return
+		}
+		defer open.Add(-1)
+		if n := open.Add(1); n > most {
+			s.fail(w, errorf(TooMany, "%d are watching already: end one of them", n-1))
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		lines, conn, begun := json.NewEncoder(w), http.NewResponseController(w), false
+		err := do(r.Context(), request, func(v T) error {
+			begun = true
+			return errors.Join(lines.Encode(v), conn.Flush())
+		})
+		if err != nil && !begun {
+			s.fail(w, err)
+		}
 	}
 }
 

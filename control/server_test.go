@@ -106,6 +106,21 @@ func (f *fakeDaemon) Watch(ctx context.Context, names []string, send func(events
 	return err
 }
 
+func (f *fakeDaemon) Caller(ctx context.Context, name string) (Status, error) {
+	return f.do(ctx, "caller", name)
+}
+
+// Refusals sends refusals until it may not, one after the other and without a pause.
+func (f *fakeDaemon) Refusals(ctx context.Context, name string, send func(Refusal) error) error {
+	_, err := f.do(ctx, "refusals", name)
+	for port := uint16(0); err == nil; port++ {
+		if err = ctx.Err(); err == nil {
+			err = send(Refusal{Host: name, Port: port})
+		}
+	}
+	return err
+}
+
 var _ Service = (*Client)(nil) // the client's verbs are the daemon's
 
 // running is a fake daemon behind a real socket.

@@ -146,3 +146,36 @@ func TestWatchingAHostileDaemon(t *testing.T) {
 		<-served
 	}
 }
+
+// The list of a caller, and what it refuses, have verbs of their own.
+func TestCallersAreTold(t *testing.T) {
+	few := defaults
+	few.callers = 1
+	d := serveFake(t, &fakeDaemon{}, few, "")
+	client := NewClient(d.socket)
+	if status, err := client.Caller(t.Context(), "bank"); err != nil || len(status.VMs) == 0 {
+		t.Errorf("caller: %+v, %v", status, err)
+	}
+	enough := errors.New("enough")
+	if err := client.Refusals(t.Context(), "bank", func(r Refusal) error {
+		if r.Host != "bank" {
+			t.Errorf("told %+v", r)
+		}
+		if r.Port == 0 { // a stream is open
+			err := client.Refusals(t.Context(), "social", func(Refusal) error { return nil })
+			if problem := (*DaemonError)(nil); !errors.As(err, &problem) || problem.Fault != TooMany {
+				t.Errorf("more streams than the bound: %v", err)
+			}
+		}
+		if r.Port == 100 {
+			return enough
+		}
+		return nil
+	}); !errors.Is(err, enough) {
+		t.Errorf("refusals: %v", err)
+	}
+	err := client.Refusals(t.Context(), "bnak", nil)
+	if problem := (*DaemonError)(nil); !errors.As(err, &problem) || problem.Fault != Unknown && problem.Fault != TooMany {
+		t.Errorf("unknown: %v", err)
+	}
+}

@@ -2,11 +2,13 @@
 // knows how a verb is asked for and answered, and not how it is done.
 //
 // `GET /v1/status` and `POST /v1/VERB` are answered by the whole [Status] after the verb, or by {"error": "…"} with an HTTP status.
-// `GET /v1/appvms` is answered by the status too, without counting what the fence has refused. Three requests have other answers:
+// `GET /v1/appvms` is answered by the status too, without counting what the fence has refused, and `GET /v1/caller` by the status with
+// one VM. Four requests have other answers:
 //
 //	POST /v1/explain   an [Explanation]
 //	GET  /v1/denied    a list of [events.Denied]
 //	GET  /v1/watch     a stream of [events.Event], one JSON object a line, until either side ends it
+//	GET  /v1/refusals  a stream of [Refusal], one JSON object a line, until either side ends it
 //
 // curl --unix-socket speaks this protocol too.
 //
@@ -178,9 +180,20 @@ type Barred struct {
 	Rule      string `json:"rule"` // of the firewall, for that
 }
 
-// A Service does what a client asks for. Verbs return when their work is done. They return promptly if ctx ends, which it does if the
-// client hangs up or the daemon stops. They may be called concurrently.
+// A Service does what a client asks for, for people and for AppVMs. Its methods may be called concurrently. They return promptly if ctx
+// ends, which it does if the client hangs up or the daemon stops.
 type Service interface {
+	Verbs
+	// Caller returns the status with the one list that an AppVM of this name has for itself. It is for an AppVM that asks by qrexec, and
+	// refuses one that asks too often ([TooMany]).
+	Caller(ctx context.Context, name string) (Status, error)
+	// Refusals calls send for what the list of such an AppVM refuses from now on, until ctx ends, send fails, or the list is gone. The
+	// first Refusal has no host: it says that none is missed any more.
+	Refusals(ctx context.Context, name string, send func(Refusal) error) error
+}
+
+// Verbs are what people ask for. They return when their work is done.
+type Verbs interface {
 	Status(ctx context.Context) (Status, error)
 	// AppVMs is Status without counting what the fence has refused: EgressRefused is as it was counted last.
 	AppVMs(ctx context.Context) (Status, error)
@@ -231,9 +244,22 @@ func quoteSome(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
+// A Refusal is a request that an AppVM's own list has refused, as that AppVM may be told.
+type Refusal struct {
+	Time    time.Time     `json:"time"`
+	Host    string        `json:"host"` // as a list of names has it; if that is not possible, as the AppVM sent it, escaped
+	Port    uint16        `json:"port"`
+	Reason  events.Reason `json:"reason"`            // ReasonList or ReasonPort
+	Site    string        `json:"site"`              // the registrable domain of Host; Host itself if it has none
+	Browser string        `json:"browser,omitempty"` // what browsers want of Host by themselves, for a person
+}
+
 // Bodies of requests.
 type (
-	noRequest    struct{}
+	noRequest     struct{}
+	callerRequest struct {
+		Name string `json:"name"`
+	}
 	namesRequest struct {
 		Names []string `json:"names"`
 	}

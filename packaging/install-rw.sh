@@ -17,7 +17,9 @@ hook=/rw/config/rc.local
 line="$home/start # vifproxy"
 unit=/run/systemd/system/vifproxyd.service
 ctl=/usr/local/bin/vifproxyctl
-programs="vifproxyd vifproxyctl vifproxy-confine vifproxy-names vifproxy-switchboard"
+programs="vifproxyd vifproxyctl vifproxy-confine vifproxy-names vifproxy-switchboard vifproxy-qrexec"
+services="vifproxy.Denied vifproxy.Allow vifproxy.AllowAlways"
+rpc=/etc/qubes-rpc # new at each start of this VM, as all of /etc; every version of qrexec looks here
 
 fail() {
 	echo "install-rw.sh: $*" >&2
@@ -71,6 +73,10 @@ install_all() {
 		mkdir -p ${unit%/*} ${ctl%/*}
 		cp $home/vifproxyd.service $unit
 		[ -e $ctl ] || ln -sf $home/bin/vifproxyctl $ctl
+		mkdir -p $rpc
+		for service in $services; do
+			ln -sf $home/bin/vifproxy-qrexec $rpc/\$service
+		done
 		systemctl daemon-reload
 		systemctl --no-block start vifproxyd.service
 	END
@@ -95,6 +101,11 @@ uninstall() {
 	if [ "$(readlink $ctl || true)" = $home/bin/vifproxyctl ]; then
 		rm $ctl
 	fi
+	for service in $services; do
+		if [ "$(readlink $rpc/$service || true)" = $home/bin/vifproxy-qrexec ]; then
+			rm $rpc/$service
+		fi
+	done
 	if [ -e $hook ] && grep -qxF "$line" $hook; then
 		grep -vxF "$line" $hook >$hook.new || true # no line is left
 		chmod --reference=$hook $hook.new

@@ -108,6 +108,9 @@ func TestLintianIsContent(t *testing.T) {
 // contents are files that both packages have, apart from documentation.
 var contents = []string{
 	"/etc/default/vifproxyd",
+	"/etc/qubes-rpc/vifproxy.Allow",
+	"/etc/qubes-rpc/vifproxy.AllowAlways",
+	"/etc/qubes-rpc/vifproxy.Denied",
 	"/usr/bin/vifproxyctl",
 	"/usr/bin/vifproxyd",
 	"/usr/lib/systemd/catalog/vifproxy.catalog",
@@ -115,6 +118,7 @@ var contents = []string{
 	"/usr/lib/systemd/system/vifproxyd.service",
 	"/usr/lib/vifproxy/vifproxy-confine",
 	"/usr/lib/vifproxy/vifproxy-names",
+	"/usr/lib/vifproxy/vifproxy-qrexec",
 	"/usr/lib/vifproxy/vifproxy-switchboard",
 	"/usr/share/bash-completion/completions/vifproxyctl",
 	"/usr/share/fish/vendor_completions.d/vifproxyctl.fish",
@@ -186,7 +190,7 @@ func TestRPM(t *testing.T) {
 	}
 	m.run("rpm", "--erase", "vifproxy")
 	m.nothingLeft()
-	if out := m.run("find", "/etc/systemd", "/usr", "-name", "*vifproxy*"); out != "" {
+	if out := m.run("find", "/etc/systemd", "/etc/qubes-rpc", "/usr", "-name", "*vifproxy*"); out != "" {
 		t.Errorf("after the removal there is\n%s", out)
 	}
 	must(t, m.Detach("vif2.0"))

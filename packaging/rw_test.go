@@ -128,7 +128,7 @@ func TestInstallRWWithoutHook(t *testing.T) {
 		t.Errorf("without programs: %v, %s", err, out)
 	}
 	bin := filepath.Join(filepath.Dir(now.deb), "bin")
-	for _, program := range []string{"vifproxyd", "vifproxyctl", "vifproxy-confine", "vifproxy-names", "vifproxy-switchboard"} {
+	for _, program := range []string{"vifproxyd", "vifproxyctl", "vifproxy-confine", "vifproxy-names", "vifproxy-switchboard", "vifproxy-qrexec"} {
 		m.copy(filepath.Join(bin, program), "/root/bin/"+program)
 		m.run("chmod", "+x", "/root/bin/"+program)
 	}

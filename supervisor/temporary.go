@@ -45,7 +45,7 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 			return nil, &control.DaemonError{Fault: control.Conflict, Message: fmt.Sprintf("%s would have %d different ports for a"+
 				" time, more than %d", d.Name, n, rules.PortsMax)}
 		}
-		back = l.allow(who, hosts, time.Duration(t.Seconds)*time.Second, time.Now())
+		back = l.allow(who, hosts, t, time.Now())
 		return nil, nil
 	})
 	if err == nil {
@@ -55,11 +55,13 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 }
 
 // allow lets an AppVM reach hosts for a time, or takes them back if that is 0. It returns those that it has taken back.
-func (l *loop) allow(who plan.Identity, hosts []rules.Host, how time.Duration, now time.Time) (back []string) {
+func (l *loop) allow(who plan.Identity, hosts []rules.Host, t control.Temporary, now time.Time) (back []string) {
+	about := events.About{VM: who.Name, IP: who.Addr, Seconds: t.Seconds, Why: map[bool]string{true: "the AppVM asked for it"}[t.Asked]}
 	for _, host := range hosts {
-		if how > 0 {
-			l.inputs.Temporary.Allow(who, host, l.BootTime()+how)
-			l.Events.Emit(events.Allowed, events.About{VM: who.Name, IP: who.Addr, Host: host.String(), Seconds: int(how.Seconds())})
+		if t.Seconds > 0 {
+			l.inputs.Temporary.Allow(who, host, l.BootTime()+time.Duration(t.Seconds)*time.Second, !t.Asked)
+			about.Host = host.String()
+			l.Events.Emit(events.Allowed, about)
 			continue
 		}
 		for _, there := range l.inputs.Temporary.TakeBack(who, host) {

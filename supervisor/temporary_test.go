@@ -39,6 +39,33 @@ func TestAllowedForATime(t *testing.T) {
 	})
 }
 
+// What an AppVM asks for itself takes nothing from what a person has allowed for longer.
+func TestAskedForIsNotShorter(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", `^a\.example$`)
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.allow(3600, "b.example")
+		m.after(time.Minute)
+		asked := control.Temporary{Name: "social", Hosts: []string{"b.example"}, Seconds: 600, Asked: true}
+		if _, err := m.Allow(m.ctx, asked); err != nil {
+			t.Error(err)
+		}
+		if done := m.after(50 * time.Minute); strings.Contains(done, "kill") {
+			t.Errorf("done: %s", done)
+		}
+		if _, err := m.Allow(m.ctx, asked); err != nil { // from here it lasts longer than the hour
+			t.Error(err)
+		}
+		if done := m.after(9*time.Minute + 50*time.Second); strings.Contains(done, "kill") {
+			t.Errorf("done: %s", done)
+		}
+		if done := m.after(time.Minute); !strings.HasSuffix(done, "kill :2") {
+			t.Errorf("done: %s", done)
+		}
+	})
+}
+
 func TestTemporaryIsTakenBack(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", `^a\.example$`)

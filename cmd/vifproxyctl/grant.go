@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"vifproxy/control"
-	"vifproxy/internal/policy"
+	"vifproxy/internal/edit"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/rules/lint"
@@ -36,17 +36,11 @@ type grant struct {
 	dom0    *rules.List // the list, if it is in no file
 	file    rules.File
 	mayMake bool // the rule file, if there is none
-	makes   bool // there is none
-	asNames bool // it says nothing yet, and begins with names
+	kind    edit.Kind
 	check   lint.Linter
 	hosts   []rules.Host
 	asked   []string // for each of hosts, what explain is asked: the URL as it was given
 }
-
-// namesHeader begins a rule file of names, which people mean when they write hosts.
-const namesHeader = "#: format domains\n"
-
-const byteOrderMark = "\ufeff"
 
 // newGrant reads the hosts of the command line.
 func newGrant(c *call, o grantOptions) (*grant, error) {
@@ -95,33 +89,24 @@ func requestFor(text string, h rules.Host) string {
 
 // read reads the rule file and its template.
 func (g *grant) read() error {
-	set, err := rules.Read(g.place.dir, g.place.template)
+	set, err := edit.Read(g.place.dir, g.place.template)
 	if err != nil {
 		return err
 	}
-	if set.TemplateErr != nil {
-		return set.TemplateErr
-	}
-	config, _, err := policy.ConfigOf(set.Template)
-	if err != nil {
-		return err
-	}
-	g.check = policy.LinterFor(config.Filter)
+	g.check = set.Linter
 	for i := range g.hosts {
-		if slices.Contains(config.ConnectPorts, g.hosts[i].Port) { // open for all
-			g.hosts[i].Port = 0
-			g.Hosts[i] = g.hosts[i].String()
-		}
+		g.hosts[i] = set.Needed(g.hosts[i])
+		g.Hosts[i] = g.hosts[i].String()
 	}
 	if g.dom0, err = g.elsewhere(); err != nil {
 		return err
 	} else if g.dom0 != nil {
 		g.file, err = g.dom0.Parse()
 	} else if g.file, err = set.Find(g.VM); err != nil {
-		err = g.first(set, err)
+		err = g.first(set.Set, err)
 	} else if g.mayMake && g.file.Unwritten() {
-		g.asNames = true
-		g.file, err = rules.ParseFile(g.file.Path, []byte(namesHeader))
+		g.kind = edit.Unwritten
+		g.file, err = rules.ParseFile(g.file.Path, []byte(edit.NamesHeader))
 	}
 	if err != nil {
 		return err
@@ -163,8 +148,8 @@ func (g *grant) first(set rules.Set, none error) error {
 	if !g.mayMake {
 		return none
 	}
-	g.VM, g.makes = name, true
-	g.file, err = rules.ParseFile(filepath.Join(g.place.dir, name+"."+addr.String()), []byte(namesHeader))
+	g.VM, g.kind = name, edit.Missing
+	g.file, err = rules.ParseFile(filepath.Join(g.place.dir, name+"."+addr.String()), []byte(edit.NamesHeader))
 	return err
 }
 

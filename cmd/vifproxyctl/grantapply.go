@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/edit"
 	"vifproxy/internal/terminal"
-	"vifproxy/rules"
 )
 
 // temporary asks the daemon to allow the hosts for a time.
@@ -34,12 +33,12 @@ func (g *grant) temporary() error {
 
 // change rewrites the file and waits until that is in force. This program writes the file, with the rights of its caller: the daemon
 // writes nothing outside of its runtime directory.
-func (g *grant) change(what string, edit func([]byte) ([]byte, error)) error {
+func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
 	if g.o.dryRun {
 		return g.print("would be " + what + " " + terminal.Quote(g.Path))
 	}
 	if len(g.Lines) > 0 {
-		if err := g.write(edit); err != nil {
+		if err := g.write(how); err != nil {
 			return err
 		}
 		if what == "added to" {
@@ -84,32 +83,8 @@ func (g *grant) serves(status control.Status, began time.Time) {
 }
 
 // write rewrites the rule file, or makes the first one.
-func (g *grant) write(edit func([]byte) ([]byte, error)) error {
-	valid := func(content []byte) ([]byte, error) {
-		changed, err := edit(content)
-		if err == nil {
-			_, err = rules.ParseFile(g.Path, changed)
-		}
-		return changed, err
-	}
-	var err error
-	if g.makes {
-		var content []byte
-		if content, err = valid([]byte(namesHeader)); err == nil {
-			err = os.MkdirAll(g.place.dir, 0o755)
-		}
-		if err == nil {
-			err = rules.WriteNew(g.Path, content)
-		}
-	} else {
-		err = rules.Rewrite(g.Path, func(content []byte) ([]byte, error) {
-			if g.asNames {
-				rest, marked := strings.CutPrefix(string(content), byteOrderMark)
-				content = []byte(strings.Repeat(byteOrderMark, map[bool]int{true: 1}[marked]) + namesHeader + rest)
-			}
-			return valid(content)
-		})
-	}
+func (g *grant) write(change func([]byte) ([]byte, error)) error {
+	err := edit.Write(g.Path, g.kind, change)
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return fmt.Errorf("%w: run as root (sudo)", err)
 	}

@@ -248,6 +248,14 @@ func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(events.E
 	return nil
 }
 
+func (f *fakeDaemon) Caller(_ context.Context, name string) (control.Status, error) {
+	return f.do("caller", name)
+}
+
+func (f *fakeDaemon) Refusals(context.Context, string, func(control.Refusal) error) error {
+	return errors.New("no more")
+}
+
 func (f *fakeDaemon) KillAll(_ context.Context, restart bool) (control.Status, error) {
 	return f.do("kill-all " + strconv.FormatBool(restart))
 }

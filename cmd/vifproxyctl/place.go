@@ -9,7 +9,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
-	"vifproxy/internal/doctor"
+	"vifproxy/internal/kept"
 )
 
 // fileOptions overrule where rule files and their template are, for verbs that use them without the daemon.
@@ -78,7 +78,7 @@ func sameFile(a, b string) bool {
 
 // warnIfLost warns if what was written to a file is lost when this VM is restarted. Until then, it is in force.
 func (c *call) warnIfLost(path string) {
-	if kept := doctor.KeptAt(c.ctx, c.root, filepath.Dir(path)); kept.Lost {
+	if kept := kept.At(c.ctx, c.root, filepath.Dir(path)); kept.Lost {
 		c.warn("until this VM is restarted: %s; %s", kept.Text, kept.Remedy)
 	}
 }

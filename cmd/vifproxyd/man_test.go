@@ -42,6 +42,18 @@ In a VM of Qubes OS, vifproxyd.service starts when dom0 has turned it on for tha
 qvm-service NAME vifproxy on. Options come from a line OPTIONS="--option ..." in
 /etc/default/vifproxyd or /rw/config/vifproxyd.options; the latter takes precedence.
 
+Services for AppVMs:
+AppVMs can call these services of qrexec if the policy in dom0 lets them, see
+/usr/share/doc/vifproxy/examples/30-vifproxy.policy. An AppVM asks only for itself: its
+list has to have the name that the AppVM has in dom0.
+
+    vifproxy.Denied
+        prints what the AppVM's list refuses, a JSON object a line, until standard input ends
+    vifproxy.Allow+HOST, vifproxy.Allow+HOST+PORT
+        lets the AppVM reach HOST for ten minutes, and prints a line that says so, or why not
+    vifproxy.AllowAlways+HOST, vifproxy.AllowAlways+HOST+PORT
+        the same for good, as "vifproxyctl allow" does
+
 Signals:
     SIGHUP             look at everything again, and repair the firewall
     SIGTERM, SIGINT    close all AppVMs out, take everything away, and end

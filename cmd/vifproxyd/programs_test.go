@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		for _, args := range [][]string{
-			{"-race", "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl"},
+			{"-race", "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl", "vifproxy/cmd/vifproxy-qrexec"},
 			{"vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-names", "vifproxy/cmd/vifproxy-switchboard", "vifproxy/cmd/vifproxy-client"}, // as shipped: the race detector needs more than a proxy may have
 		} {
 			build := exec.Command("go", append([]string{"build", "-o", dir}, args...)...)

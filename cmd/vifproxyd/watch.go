@@ -8,6 +8,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall/forward"
 	"vifproxy/firewall/nft"
+	"vifproxy/internal/callers"
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/resolvconf"
@@ -62,6 +63,7 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan 
 			s.Wake(mailbox.Firewall)
 		})
 	})
+	desk := callers.New(s, d.log)
 	removed := false // the socket
 	watch("control socket", 0, func(ctx context.Context, report func(error)) error {
 		if removed {
@@ -70,7 +72,7 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan 
 			}
 		}
 		report(nil)
-		err := control.Serve(ctx, d.socket, s, d.log)
+		err := control.Serve(ctx, d.socket, desk, d.log)
 		removed = errors.Is(err, control.ErrRemoved)
 		return err
 	})

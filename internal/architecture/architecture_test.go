@@ -23,13 +23,13 @@ const top = "../.."
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
 	1: {"internal/agenda internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
-		"internal/filegroup internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret internal/settings " +
+		"internal/filegroup internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret internal/settings " +
 		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
 	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lab internal/bench", "names", "internal/nameserver"},
-	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check"},
+	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check", "internal/callers", "internal/edit"},
 	5: {"supervisor"},
-	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxy-client", "cmd/vifproxylab",
+	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxy-client", "cmd/vifproxy-qrexec", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture", "packaging"},
 }
 
@@ -43,6 +43,9 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyd", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
 	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "vifproxy-names reads messages of DNS"},
+	{"cmd/vifproxy-qrexec", "vifproxy/tinyproxy/process", "AppVMs call it as root: it does three things"},
+	{"cmd/vifproxy-qrexec", "vifproxy/tinyproxy/confine", "AppVMs call it as root: it does three things"},
+	{"cmd/vifproxy-qrexec", "vifproxy/internal/doctor", "AppVMs call it as root: it does three things"},
 	{"cmd/vifproxy-switchboard", "vifproxy/tinyproxy", "it runs as root, and knows sockets only"},
 	{"cmd/vifproxyd", "github.com/godbus/dbus", "vifproxy-client speaks to desktops"},
 	{"cmd/vifproxyctl", "github.com/godbus/dbus", "vifproxy-client speaks to desktops"},

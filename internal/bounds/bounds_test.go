@@ -196,7 +196,7 @@ func shipped(t *testing.T) (files []string) {
 	list := exec.Command("go", "list", "-deps",
 		"-f", `{{if not .Standard}}{{$dir := .Dir}}{{range .GoFiles}}{{$dir}}/{{.}}{{"\n"}}{{end}}{{end}}`,
 		"vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl", "vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-names",
-		"vifproxy/cmd/vifproxy-switchboard", "vifproxy/cmd/vifproxy-client")
+		"vifproxy/cmd/vifproxy-switchboard", "vifproxy/cmd/vifproxy-client", "vifproxy/cmd/vifproxy-qrexec")
 	out, err := list.Output()
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,7 @@
 //
 // Each subject has a file of its own. A subject reports findings; the caller prints them.
 //
-// Concurrency: Examine and KeptAt may be called from any goroutine, several at once. The package has no state. What an examination
+// Concurrency: Examine may be called from any goroutine, several at once. The package has no state. What an examination
 // waits for, such as the answers of resolvers, it waits for in goroutines that have ended when Examine returns.
 package doctor
 

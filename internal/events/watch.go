@@ -19,7 +19,8 @@ type watcher struct {
 
 // add leaves an event for a watcher to read. The caller holds Emitter.mu.
 func (w *watcher) add(event Event) {
-	if event.VM != "" && len(w.names) > 0 && !slices.Contains(w.names, event.VM) {
+	if event.VM != "" && len(w.names) > 0 && !slices.Contains(w.names, event.VM) &&
+		(event.Old == "" || !slices.Contains(w.names, event.Old)) {
 		return
 	}
 	if len(w.waiting) < backlogMax && w.missed == 0 {

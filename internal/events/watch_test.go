@@ -56,3 +56,28 @@ func TestSlowWatcherMissesEvents(t *testing.T) {
 		}
 	})
 }
+
+// Who watches an AppVM is told when that gets another name.
+func TestWatcherIsToldOfARename(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := New(slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		var told []string
+		done := make(chan error)
+		go func() {
+			done <- e.Watch(ctx, []string{"old"}, func(event Event) error {
+				told = append(told, event.Event+" "+event.VM)
+				return nil
+			})
+		}()
+		synctest.Wait()
+		e.Emit(RulesFound, About{VM: "other"})
+		e.Emit(RulesRenamed, About{VM: "new", Old: "old"})
+		e.Emit(Refused, About{VM: "new"})
+		synctest.Wait()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) || len(told) != 2 || told[1] != "rules-renamed new" {
+			t.Errorf("%v, told %q", err, told)
+		}
+	})
+}

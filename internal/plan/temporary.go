@@ -21,12 +21,14 @@ func (t Temporary) Ports(who Identity, more []rules.Host) int {
 	return len(ports)
 }
 
-// Allow lets an AppVM reach a host until a time.
-func (t Temporary) Allow(who Identity, host rules.Host, until time.Duration) {
+// Allow lets an AppVM reach a host until a time. A host that is allowed for longer stays so, unless the time may be shortened.
+func (t Temporary) Allow(who Identity, host rules.Host, until time.Duration, shorten bool) {
 	if t[who] == nil {
 		t[who] = map[rules.Host]time.Duration{}
 	}
-	t[who][host] = until
+	if shorten || until > t[who][host] {
+		t[who][host] = until
+	}
 }
 
 // TakeBack takes back a host, and returns what that was: a host without a port stands for all its ports.

@@ -15,6 +15,9 @@ import (
 	"vifproxy/rules/flaws"
 )
 
+// Longest is how many characters a host name may have (RFC 1035, 2.3.4).
+const Longest = 253
+
 // label matches a label of a host name as in RFC 1123, or with the underscore, which DNS knows and some sites use. None of these
 // characters is special in a POSIX regex or in fnmatch, but for the '-' within brackets.
 var label = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?$`)
@@ -66,7 +69,7 @@ func Canonical(entry string) (string, *flaws.Flaw) {
 			return fail("labels are up to 63 letters, digits, '-' or '_', and do not begin or end with '-'")
 		}
 	}
-	if len(name) > 253 {
+	if len(name) > Longest {
 		return fail("a name has at most 253 characters")
 	}
 	if numeric.MatchString(labels[len(labels)-1]) {

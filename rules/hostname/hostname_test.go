@@ -86,3 +86,14 @@ func FuzzCanonical(f *testing.F) {
 		}
 	})
 }
+
+func TestSite(t *testing.T) {
+	for name, want := range map[string]string{
+		"cdn.bank.example": "bank.example", "bank.example": "bank.example", "a.b.co.uk": "b.co.uk", "co.uk": "co.uk", "me.github.io": "me.github.io",
+		"x.me.github.io": "me.github.io", "192.0.2.1": "192.0.2.1", "localhost": "localhost", "": "", "a..b": "a..b",
+	} {
+		if got := Site(name); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}

@@ -1,0 +1,88 @@
+// Package edit changes rule files as people do, with the rights of its caller: the daemon writes none.
+//
+// Concurrency: its functions may be called from any goroutine. Changes of one directory run one after the other, also those of other
+// processes.
+package edit
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"vifproxy/internal/policy"
+	"vifproxy/rules"
+	"vifproxy/rules/lint"
+)
+
+// NamesHeader begins a rule file of names, which people mean when they write hosts.
+const NamesHeader = "#: format domains\n"
+
+// Rules are the rule files of a directory, and how they are read.
+type Rules struct {
+	rules.Set
+	Linter lint.Linter
+	ports  []uint16 // that the template opens for all AppVMs
+}
+
+// Read reads the rule files of a directory, and their template at a path.
+func Read(dir, template string) (Rules, error) {
+	set, err := rules.Read(dir, template)
+	if err == nil {
+		err = set.TemplateErr
+	}
+	if err != nil {
+		return Rules{}, err
+	}
+	config, _, err := policy.ConfigOf(set.Template)
+	return Rules{set, policy.LinterFor(config.Filter), config.ConnectPorts}, err
+}
+
+// Needed returns a host without its port if that port is open for all AppVMs.
+func (r Rules) Needed(h rules.Host) rules.Host {
+	if slices.Contains(r.ports, h.Port) {
+		return h.WithoutPort()
+	}
+	return h
+}
+
+// A Kind says what the rule file at a path is before a change.
+type Kind int
+
+const (
+	Written   Kind = iota // it stays as it is, but for the change
+	Unwritten             // it says nothing yet, and becomes a list of names
+	Missing               // it is made, as a list of names
+)
+
+var byteOrderMark = []byte("\ufeff")
+
+// Write replaces the content of a rule file in one step, if what change makes of it can be read.
+func Write(path string, kind Kind, change func(content []byte) ([]byte, error)) error {
+	valid := func(content []byte) ([]byte, error) {
+		changed, err := change(content)
+		if err == nil {
+			_, err = rules.ParseFile(path, changed)
+		}
+		return changed, err
+	}
+	if kind != Missing {
+		return rules.Rewrite(path, func(content []byte) ([]byte, error) {
+			if rest, marked := bytes.CutPrefix(content, byteOrderMark); kind == Unwritten {
+				content = append([]byte(NamesHeader), rest...)
+				if marked {
+					content = append(slices.Clone(byteOrderMark), content...)
+				}
+			}
+			return valid(content)
+		})
+	}
+	content, err := valid([]byte(NamesHeader))
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	if err == nil {
+		err = rules.WriteNew(path, content)
+	}
+	return err
+}
