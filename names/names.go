@@ -206,8 +206,8 @@ func (r *Resolver) openOrClose(o wire.Order) error {
 	if err != nil {
 		return err
 	}
-	p, err := r.open(o.Open.UID, o.Open.At, g)
-	if err != nil {
+	p, err := r.open(o.Open.UID, o.Open.At, g, o.Open.Closed)
+	if err != nil || o.Open.Closed {
 		return err
 	}
 	if s := r.settings.Load(); s.pinHosts {
@@ -217,8 +217,8 @@ func (r *Resolver) openOrClose(o wire.Order) error {
 	return nil
 }
 
-// open opens a gate of a uid. It makes the party if there is none.
-func (r *Resolver) open(uid uint32, at netip.Addr, g *gate) (*party, error) {
+// open opens a gate of a uid, or remembers that it is closed. It makes the party if there is none.
+func (r *Resolver) open(uid uint32, at netip.Addr, g *gate, closed bool) (*party, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.byUID[uid]
@@ -234,7 +234,11 @@ func (r *Resolver) open(uid uint32, at netip.Addr, g *gate) (*party, error) {
 		parties[at] = p
 		r.byAddr.Store(&parties)
 	}
-	p.open(g)
+	if closed {
+		p.closed(g)
+	} else {
+		p.open(g)
+	}
 	return p, nil
 }
 

@@ -26,10 +26,6 @@ const (
 	flightsMax = 64
 	// askedMax is how many questions of one proxy wait for answers.
 	askedMax = 1024
-	// recentTime is how long what a closed gate has permitted is no reason for an alarm: its proxy may just have asked.
-	recentTime = 10 * time.Second
-	// recentMax is how many closed gates are remembered for that: lists may be long.
-	recentMax = 2
 )
 
 // A party is the processes of one uid, which are one AppVM's proxy: what they may ask, have asked, and were answered.
@@ -229,17 +225,29 @@ func (p *party) close(id int64) bool {
 	}
 	g := p.gates[i]
 	p.gates = slices.Concat(p.gates[:i], p.gates[i+1:])
-	p.recent = append(p.recent, g)
-	if len(p.recent) > recentMax {
-		p.recent = slices.Delete(p.recent, 0, 1)
-	}
+	p.remember(g)
 	if len(p.gates) == 0 {
 		p.book.end()
 		p.book = nil
 	}
 	p.unpinForbidden()
-	time.AfterFunc(recentTime, func() { p.forget(g) })
 	return true
+}
+
+// closed remembers a gate that was closed before this resolver began.
+func (p *party) closed(g *gate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.remember(g)
+}
+
+// remember remembers a closed gate for a moment. The caller has the lock.
+func (p *party) remember(g *gate) {
+	p.recent = append(p.recent, g)
+	if len(p.recent) > wire.RecentMax {
+		p.recent = slices.Delete(p.recent, 0, 1)
+	}
+	time.AfterFunc(wire.RecentTime, func() { p.forget(g) })
 }
 
 // forget forgets a gate that was closed.

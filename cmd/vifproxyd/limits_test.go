@@ -168,3 +168,35 @@ func TestDescriptorsOfTheDaemon(t *testing.T) {
 	})
 	s.stop()
 }
+
+// TestAListThatTheResolverHasNoRoomFor: a list that would take too much of the memory that all AppVMs share is refused, and its AppVM keeps
+// its last good one. The others have their names.
+func TestAListThatTheResolverHasNoRoomFor(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.pair()
+	before, play := s.show()["work"], s.show()["play"]
+	long := []string{bank}
+	for i := range 1500 { // each takes 30 KB, written out
+		long = append(long, fmt.Sprintf(`^\(a\{1,100\}\)\{1,20\}%d\.example$`, i))
+	}
+	s.rules("work.10.137.0.11", long...)
+	const want = "work.10.137.0.11: a list of 1501 lines: the resolver has room for "
+	s.until("the list is refused", func() error {
+		if now := s.show()["work"]; !strings.Contains(now.Error, want) || now.State != control.Running {
+			return fmt.Errorf("%+v", now)
+		}
+		return nil
+	})
+	s.undisturbed(before, "http://bank.example/")
+	s.undisturbed(play, "http://shop.example/")
+	s.rules("work.10.137.0.11", bank, shop)
+	s.until("a shorter one serves", func() error {
+		if now := s.show()["work"]; now.PID == before.PID || now.Error != "" {
+			return fmt.Errorf("%+v", now)
+		}
+		return nil
+	})
+	s.opens("work", "http://shop.example/")
+	s.stop()
+}

@@ -31,7 +31,8 @@ type names struct {
 	read     *wire.Settings // nil if they were told
 	told     wire.Settings
 	problem  string // of the reader, as it was told
-	tell     func() // it
+	unasked  error  // why proxies can ask nobody
+	tell     func() // both
 }
 
 // startNames starts the resolver. From then on proxies ask it.
@@ -54,8 +55,9 @@ func (n *names) readServers() ([]netip.Addr, error) {
 	settings, err := n.reader.Read()
 	settings.PinHosts = n.pinHosts
 	n.read = &settings
-	if problem := n.reader.Problem(); errorText(problem) != n.problem {
-		n.problem = errorText(problem)
+	unasked := resolvconf.Unasked(settings.Servers, n.pinHosts)
+	if problem := n.reader.Problem(); errorText(problem) != n.problem || unasked != n.unasked {
+		n.problem, n.unasked = errorText(problem), unasked
 		n.tell()
 	}
 	return settings.Servers, err
@@ -88,7 +90,11 @@ func (n *names) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
 
 // watch has the supervisor told if the resolver does not run, and what is wrong with hosts(5). It comes before the loop.
 func (n *names) watch(s *supervisor.Supervisor) {
-	n.tell = func() { s.Trouble(events.Impaired, "hosts", n.reader.Problem) }
+	n.tell = func() {
+		s.Trouble(events.Impaired, "hosts", n.reader.Problem)
+		unasked := n.unasked
+		s.Trouble(events.Impaired, "resolv.conf", func() error { return unasked })
+	}
 	n.OnChange(func() {
 		time.AfterFunc(restartPatience, func() { s.Trouble(events.NoResolver, "resolver", n.Problem) })
 	})

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"vifproxy/internal/lab"
+	"vifproxy/internal/resolvconf"
 )
 
 // A look-up that is under way asks the name servers that resolv.conf had when it began. So they stay open for a while.
@@ -90,4 +96,37 @@ func TestNameServersThatAreSilent(t *testing.T) {
 		s.opens("work", "http://shop99.example/")
 		s.stop()
 	})
+}
+
+// Without Landlock the C library of a proxy reads resolv.conf itself. With name servers of IPv6 only, it asks where nobody answers it; the
+// remedy that doctor has for that helps, and costs no time.
+func TestNameServersOfIPv6Only(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.startWork()
+	file := filepath.Join(s.TempDir(), "resolv.conf")
+	ask := func(lines string) (string, time.Duration) {
+		s.must(os.WriteFile(file, []byte(lines), 0o644))
+		uid := fmt.Sprint(workUIDOfProxy)
+		ctx, cancel := context.WithTimeout(s.Context(), patience)
+		defer cancel()
+		began := time.Now()
+		out, err := s.Command(ctx, "sh", "-c", `mount --bind "$1" /etc/resolv.conf && exec setpriv --reuid="$2" --clear-groups getent ahosts bank.example`,
+			"sh", file, uid).CombinedOutput() // ip has made a mount namespace for it
+		return fmt.Sprint(string(out), err), time.Since(began)
+	}
+	if out, _ := ask("nameserver fd00::1\n"); strings.Contains(out, "198.51.100.") {
+		t.Errorf("by IPv6: %s", out)
+	}
+	if resolvconf.Unasked([]netip.Addr{netip.MustParseAddr("fd00::1")}, true) == nil {
+		t.Error("nobody is told")
+	}
+	_, remedy, _ := strings.Cut(resolvconf.UnaskedRemedy, "`")
+	line, _, _ := strings.Cut(remedy, "`")
+	out, took := ask("nameserver fd00::1\n" + line + "\n")
+	if !strings.Contains(out, "198.51.100.") {
+		t.Errorf("with %q: %s", line, out)
+	}
+	t.Logf("a look-up took %v", took)
+	s.stop()
 }

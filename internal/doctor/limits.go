@@ -44,13 +44,13 @@ func (d *doctor) limits() {
 	if err != nil || d.rules.TemplateErr != nil || len(d.rules.Files) == 0 {
 		return
 	}
-	var sum struct{ tasks, memory, tracked, descriptors uint64 }
+	var sum struct{ tasks, memory, tracked, descriptors, names uint64 }
 	for _, file := range d.rules.Files {
 		var size limits.Rules
 		if lines, err := file.Lines(policy.LinterFor(config.Filter).Syntax); err == nil {
 			size.Lines = len(lines)
 			for _, line := range lines {
-				size.Bytes += len(line.Text)
+				size.Bytes += limits.WrittenOut(line.Text)
 			}
 		}
 		l := limits.Of(config.MaxClients, size)
@@ -58,6 +58,7 @@ func (d *doctor) limits() {
 		sum.memory += l.Memory
 		sum.tracked += connectionsPerClient * uint64(config.MaxClients)
 		sum.descriptors += heldForEach
+		sum.names += size.Names()
 	}
 	before := len(d.findings)
 	for _, of := range []struct {
@@ -73,6 +74,8 @@ func (d *doctor) limits() {
 			"sysctl net.netfilter.nf_conntrack_max=" + strconv.FormatUint(2*sum.tracked, 10) + ", or write a smaller MaxClients into the template"},
 		{sum.descriptors + heldByItself, 0, "descriptors of vifproxyd", scarce{"its RLIMIT_NOFILE", d.openFiles()},
 			"raise LimitNOFILE= in the unit with `systemctl edit vifproxyd`"},
+		{sum.names, 20, "MiB of memory for lists in vifproxy-names", scarce{"the size of this VM", limits.ListRoom(d.allMemory())},
+			"shorten the longest lists, or give this VM more memory: it has an eighth of it for lists, and 128 MiB at most"},
 	} {
 		if of.need <= of.has.limit {
 			continue
@@ -123,18 +126,21 @@ func (d *doctor) tasks() scarce {
 }
 
 func (d *doctor) memory() scarce {
-	all := []scarce{{"the machine", math.MaxUint64}}
+	all := append([]scarce{{"the machine", d.allMemory()}}, d.groups("memory.max")...)
+	return least(append(all, d.groups("memory.high")...)...)
+}
+
+// allMemory returns how many bytes of memory the machine has; math.MaxUint64 if it does not say.
+func (d *doctor) allMemory() uint64 {
 	text, _ := os.ReadFile(d.Root + "/proc/meminfo")
 	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
-			all[0].limit = number64(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
-			if all[0].limit < math.MaxUint64 {
-				all[0].limit <<= 10
+			if kB := number64(strings.TrimSuffix(strings.TrimSpace(rest), " kB")); kB < math.MaxUint64 {
+				return kB << 10
 			}
 		}
 	}
-	all = append(all, d.groups("memory.max")...)
-	return least(append(all, d.groups("memory.high")...)...)
+	return math.MaxUint64
 }
 
 // groups returns a limit of the daemon's cgroup and of those above it.

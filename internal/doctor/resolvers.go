@@ -43,6 +43,9 @@ func (d *doctor) resolvers() {
 		return
 	}
 	servers = servers[:min(len(servers), resolversMax)]
+	if why := resolvconf.Unasked(servers, d.lacksLandlock()); why != nil {
+		d.report(check, Wrong, resolvconf.UnaskedRemedy, "%v", why)
+	}
 	host := d.exampleHost()
 	uid := d.resolverUID()
 	states := make([]resolverState, len(servers))
@@ -85,6 +88,11 @@ func (d *doctor) resolvers() {
 	}
 	d.inventedAddresses(inventing)
 	d.reportEach(check, OK, "", "%s answers", "%d answer: %s", good)
+}
+
+// lacksLandlock reports whether proxies read resolv.conf themselves.
+func (d *doctor) lacksLandlock() bool {
+	return slices.ContainsFunc(d.setup.Confinement.Missing, func(m control.Lack) bool { return m.Mechanism == "landlock" && !m.InPart })
 }
 
 // A resolverState is the outcome of the questions to a resolver.

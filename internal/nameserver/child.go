@@ -29,9 +29,9 @@ const (
 	// lineMax is how many bytes of a line are kept.
 	lineMax = 512
 
-	// The log has so many lines of it at once, and one a second in the long run.
+	// The log has so many lines of it at once, and one in this time in the long run, of all resolvers together.
 	loggedBurst    = 20
-	loggedInterval = time.Second
+	loggedInterval = time.Minute
 
 	// So many bytes of it are read at once, and in a second in the long run. Then it waits in write(2).
 	heardBurst = 256 << 10
@@ -199,7 +199,7 @@ func (c *child) end(why error) error {
 
 // listen reads what the resolver says to people, which should be nothing.
 func (c *child) listen() {
-	logged, heard := rate.NewLimiter(rate.Every(loggedInterval), loggedBurst), rate.NewLimiter(heardRate, heardBurst)
+	heard := rate.NewLimiter(heardRate, heardBurst)
 	var part []byte
 	line := func(text []byte) {
 		text = text[:min(len(text), lineMax)]
@@ -207,7 +207,7 @@ func (c *child) listen() {
 			c.said = append(c.said[:saidLines/2], c.said[saidLines/2+1:]...)
 		}
 		c.said = append(c.said, string(text))
-		if logged.Allow() {
+		if c.server.logged.Allow() {
 			c.server.o.Events.Log.Warn("the resolver says", "text", string(text))
 		}
 	}

@@ -67,6 +67,7 @@ type Server struct {
 	forks   chan func() // to the thread that forks
 	judges  chan struct{}
 	told    *rate.Limiter // events about ends
+	logged  *rate.Limiter // lines of what resolvers say
 
 	life   context.Context // ends with Stop
 	stop   context.CancelFunc
@@ -77,12 +78,14 @@ type Server struct {
 	lastID   int64 // of gates and questions
 	settings *wire.Settings
 	gates    map[int64]*gate
+	recent   []recentGate // the last one last
 	asked    map[int64]*question
 	run      *session // the one that is ready; nil while there is none
 	problem  error    // why there is none
 	failures failures
 	changed  func() // see OnChange
 	notTold  int    // ends without an event
+	repeated repeated
 }
 
 // A gate is what a generation may ask for.
@@ -113,6 +116,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	s := &Server{
 		o: o, pins: newPins(o.Pinner), forks: make(chan func()), judges: make(chan struct{}, judgesMax),
 		told:   rate.NewLimiter(rate.Every(toldInterval), toldBurst),
+		logged: rate.NewLimiter(rate.Every(loggedInterval), loggedBurst),
 		askers: map[uint32]netip.Addr{}, gates: map[int64]*gate{}, asked: map[int64]*question{}, failures: failures{},
 		problem: errors.New("it has not started yet"),
 	}
@@ -243,6 +247,7 @@ func (s *Server) Close(id int64) {
 	if g == nil || g.closing {
 		return
 	}
+	s.remember(g.order)
 	if g.closing = s.run.knowsGates(); g.closing {
 		s.run.shut(id)
 	} else {

@@ -78,7 +78,10 @@ func TestNoResolver(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := start(t, hostile, func(o *Options) { o.Program = broken })
-	p.until("it ends again and again", func() bool { return p.ends() >= 4 })
+	p.until("it ends again and again", func() bool { return strings.Count(p.log.String(), "the resolver says") >= 4 })
+	if n := p.ends(); n != 1 {
+		t.Errorf("told %d times", n)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if _, err := p.Open(ctx, order(0x70890001)); err == nil || !strings.Contains(err.Error(), "names are not answered: exit status 127; it said \"vifproxy-confine: errno 8: execute vifproxy-names: exec format error\"") {
@@ -366,5 +369,23 @@ func TestTheSocketBelongsToTheResolver(t *testing.T) {
 	}
 	if of.Uid != tinyproxy.NamesUID || ours.Uid != uint32(os.Geteuid()) {
 		t.Errorf("the socket belongs to %d, this thread to %d", of.Uid, ours.Uid)
+	}
+}
+
+// That resolvers cannot start is told again while it lasts, ever less often, and at once if the reason is another one.
+func TestTheSameReason(t *testing.T) {
+	var r repeated
+	now, told := time.Unix(0, 0), []string{}
+	for range 4 * 3600 {
+		if r.due("it is damaged", now) {
+			told = append(told, now.UTC().Format("15:04:05"))
+		}
+		now = now.Add(time.Second)
+	}
+	if want := "[00:00:00 00:00:30 00:01:30 00:03:30 00:07:30 00:15:30 00:31:30 01:03:30 02:03:30 03:03:30]"; fmt.Sprint(told) != want {
+		t.Errorf("told at %v, want %s", told, want)
+	}
+	if !r.due("it is missing", now) || r.due("it is missing", now) || !r.due("it is damaged", now) {
+		t.Error("another reason")
 	}
 }

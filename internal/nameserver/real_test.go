@@ -179,6 +179,38 @@ func TestRealResolver(t *testing.T) {
 	}
 }
 
+// A resolver that has just started is told which gates were closed a moment ago. So a question of a generation that has ended, which has
+// waited in the socket, is no reason for an alarm, and what no gate ever permitted still is.
+func TestClosedGatesAreRemembered(t *testing.T) {
+	const uid = 0x70890001
+	owned := make(chan string, 100)
+	p := start(t, real, func(o *Options) { o.OnOwned = func(e wire.Event) { owned <- e.Name } })
+	p.Configure(wire.Settings{Servers: []netip.Addr{netip.MustParseAddr("127.0.0.54")}, Dots: 1})
+	for i := range 3 { // the last two are remembered
+		id, err := p.Open(t.Context(), order(uid, fmt.Sprintf(`^closed%d\.example$`, i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Close(id)
+	}
+	if _, err := p.Open(t.Context(), order(uid, `^bank\.example$`)); err != nil {
+		t.Fatal(err)
+	}
+	pid := p.pid()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.until("another one runs", func() bool { return p.pid() != pid })
+	for _, name := range []string{"closed2.example", "closed1.example", "never.example"} {
+		if addrs, code, err := ask(t, p.Asker(uid), name, 10*time.Second); err != nil || code != dnsmessage.RCodeRefused {
+			t.Errorf("%s: %v, %v, %v", name, addrs, code, err)
+		}
+	}
+	if name := <-owned; name != "never.example" {
+		t.Errorf("an alarm about %s", name)
+	}
+}
+
 // What waits in the socket is answered by the next resolver, within 100 ms of the end of the one before.
 func TestRealResolverIsKilled(t *testing.T) {
 	const uid = 0x70890001

@@ -40,9 +40,11 @@ const (
 	restartDelay = 100 * time.Millisecond
 	restartMax   = time.Second
 
-	// An event for each end, as long as they are rare.
+	// An event for each end, as long as they are rare. If a resolver ends before it is of use, and for the same reason as the one before,
+	// that is told after the interval, which doubles then.
 	toldBurst    = 5
 	toldInterval = 30 * time.Second
+	toldMax      = time.Hour
 )
 
 // A session is the conversation with one resolver, from its start to its end. Its fields are guarded by the mutex of the server, unless
@@ -80,7 +82,8 @@ func (s *Server) keep() {
 		if s.life.Err() != nil {
 			return
 		}
-		if ready && time.Since(began) >= provenAfter {
+		proven := ready && time.Since(began) >= provenAfter
+		if proven {
 			failed = 0
 		}
 		delay := time.Duration(0)
@@ -88,7 +91,7 @@ func (s *Server) keep() {
 			delay = min(restartDelay<<min(failed-1, 10), restartMax)
 		}
 		failed++
-		s.tell(why, delay)
+		s.tell(why, delay, proven)
 		select {
 		case <-time.After(delay):
 		case <-s.life.Done():
@@ -96,14 +99,38 @@ func (s *Server) keep() {
 	}
 }
 
+// A repeated reason is why resolvers end again and again that have been of no use.
+type repeated struct {
+	why      string
+	next     time.Time // when it is told again
+	interval time.Duration
+}
+
+// due reports whether a reason is to be told: it is another one, or its time has come.
+func (r *repeated) due(why string, now time.Time) bool {
+	switch {
+	case r.why != why:
+		*r = repeated{why: why, interval: toldInterval}
+	case now.Before(r.next):
+		return false
+	default:
+		r.interval = min(2*r.interval, toldMax)
+	}
+	r.next = now.Add(r.interval)
+	return true
+}
+
 // tell has people told why a resolver has ended.
-func (s *Server) tell(why error, delay time.Duration) {
+func (s *Server) tell(why error, delay time.Duration, proven bool) {
 	s.mu.Lock()
 	changed := s.changed
 	s.problem = why
 	s.notTold++
 	count := s.notTold
-	told := s.told.Allow()
+	if proven {
+		s.repeated = repeated{}
+	}
+	told := (proven || s.repeated.due(why.Error(), time.Now())) && s.told.Allow()
 	if told {
 		s.notTold = 0
 	}
@@ -260,6 +287,10 @@ func (r *session) answers() bool { return r != nil && r.begun }
 func (r *session) replay() {
 	s := r.server
 	r.told = true
+	s.forget(time.Now())
+	for _, closed := range s.recent {
+		r.send(wire.Order{Open: &closed.order})
+	}
 	for _, id := range sortedKeys(s.gates) {
 		r.open(s.gates[id])
 	}

@@ -3,11 +3,15 @@ package proxies
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"time"
 
 	"vifproxy/internal/policy"
 	"vifproxy/names/wire"
 	"vifproxy/rules"
+	"vifproxy/tinyproxy/limits"
+	proc "vifproxy/tinyproxy/process"
 )
 
 // Names is what proxies ask for names: package internal/nameserver.
@@ -23,19 +27,35 @@ type gates struct {
 	names  Names
 	forAll []rules.Egress
 
-	mu   sync.Mutex
-	open map[int64]*policy.Policy
+	mu    sync.Mutex
+	open  map[int64]*policy.Policy
+	lists *limits.Shelf // what the resolver holds; nil if it has room for any
+
+	// closed are the lists of gates that were closed, by uid: the resolver still remembers the last ones for a moment.
+	closed map[uint32][]*closedList
 }
 
-// of opens the gate of a process that is about to start. shut closes it.
+// A closedList counts until the resolver has forgotten it.
+type closedList struct {
+	size  limits.Rules
+	timer *time.Timer
+}
+
+// of opens the gate of a process that is about to start. shut closes it. The error is a BadPolicy if the resolver has no room for the list.
 func (g *gates) of(ctx context.Context, p *policy.Policy, uid uint32) (shut func(), err error) {
 	if g.names == nil {
 		return func() {}, nil
 	}
 	gate := p.Gate(g.forAll)
 	gate.UID = uid
+	size := limits.SizeOf(gate.Lines)
+	var tooLong *limits.TooLong
+	if err := g.put(size); errors.As(err, &tooLong) {
+		return nil, BadPolicy{&proc.Error{Doing: "start proxy", VM: p.Name, Addr: p.Addr, Text: p.RulesPath, Err: err, Remedy: tooLong.Remedy, Config: true}}
+	}
 	id, err := g.names.Open(ctx, gate)
 	if err != nil {
+		g.linger(uid, size) // it may have come to the resolver
 		return nil, err
 	}
 	g.mu.Lock()
@@ -43,10 +63,56 @@ func (g *gates) of(ctx context.Context, p *policy.Policy, uid uint32) (shut func
 	g.open[id] = p
 	return func() {
 		g.names.Close(id)
+		g.linger(uid, size)
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		delete(g.open, id)
 	}, nil
+}
+
+// put makes room for a list in the resolver.
+func (g *gates) put(size limits.Rules) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lists == nil {
+		return nil
+	}
+	return g.lists.Put(size)
+}
+
+// linger takes a list away that was put there, when the resolver has forgotten the gate.
+func (g *gates) linger(uid uint32, size limits.Rules) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lists == nil {
+		return
+	}
+	c := &closedList{size: size}
+	c.timer = time.AfterFunc(wire.RecentTime, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.forget(uid, c)
+	})
+	if g.closed == nil {
+		g.closed = map[uint32][]*closedList{}
+	}
+	g.closed[uid] = append(g.closed[uid], c)
+	if all := g.closed[uid]; len(all) > wire.RecentMax {
+		all[0].timer.Stop()
+		g.forget(uid, all[0])
+	}
+}
+
+// forget forgets a closed list, unless that has happened. The caller has the lock.
+func (g *gates) forget(uid uint32, c *closedList) {
+	i := slices.Index(g.closed[uid], c)
+	if i < 0 {
+		return
+	}
+	g.lists.Take(c.size)
+	if g.closed[uid] = slices.Delete(g.closed[uid], i, i+1); len(g.closed[uid]) == 0 {
+		delete(g.closed, uid)
+	}
 }
 
 var errNoGate = errors.New("the process has ended, or has not begun")

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"vifproxy/internal/policy/policytest"
 	"vifproxy/names/wire"
 	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/limits"
 	proc "vifproxy/tinyproxy/process"
 )
 
@@ -120,5 +122,43 @@ func TestGates(t *testing.T) {
 	names.err = errors.New("the resolver does not run")
 	if _, err := proxies.Start(t.Context(), p, 61809); !errors.Is(err, names.err) {
 		t.Errorf("without a resolver: %v", err)
+	}
+}
+
+// A list for which the resolver has no room is refused as one that tinyproxy refuses. What is closed counts until the resolver has forgotten
+// it, which remembers the last two of an AppVM.
+func TestListsThatFindNoRoom(t *testing.T) {
+	names := &openGates{open: map[int64]wire.Gate{}}
+	p := policytest.Of(t, netip.MustParseAddr("127.0.0.1"), []string{"^a$", "^b$"}, "FilterDefaultDeny Yes")
+	size := limits.SizeOf(p.Gate(nil).Lines)
+	g := gates{names: names, open: map[int64]*policy.Policy{}, lists: &limits.Shelf{Room: 8 * size.Names()}}
+	var shut func()
+	for i := range 8 {
+		then, err := g.of(t.Context(), p, 1)
+		if err != nil {
+			t.Fatalf("list %d of one AppVM: %v", i, err)
+		}
+		if shut != nil {
+			shut()
+		}
+		shut = then
+	}
+	names.err = errors.New("no resolver")
+	for range 8 {
+		if _, err := g.of(t.Context(), p, 1); err == nil || IsBad(err) {
+			t.Errorf("without a resolver: %v", err)
+		}
+	}
+	names.err = nil
+	var err error
+	others := 0
+	for ; err == nil; others++ {
+		_, err = g.of(t.Context(), p, 2)
+	}
+	if want := "a list of 2 lines: the resolver has room for 0 such lines: "; others != 4 || !IsBad(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("list %d of another AppVM: %v, want 4: %s", others, err, want)
+	}
+	if len(names.open) != 4 {
+		t.Errorf("open are %v", names)
 	}
 }

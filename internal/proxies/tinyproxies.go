@@ -12,6 +12,7 @@ import (
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/limits"
 	proc "vifproxy/tinyproxy/process"
 )
 
@@ -70,8 +71,12 @@ func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxi
 	if killed > 0 {
 		emitter.Emit(events.Leftovers, events.About{Count: killed})
 	}
+	var lists *limits.Shelf
+	if o.Sandbox != nil {
+		lists = &limits.Shelf{Room: o.Sandbox.ListRoom()}
+	}
 	return &Tinyproxies{binary: o.Binary, launcher: launcher, sandbox: o.Sandbox, users: o.Users, egress: o.Egress,
-		gates: gates{forAll: o.Egress, open: map[int64]*policy.Policy{}}, prompt: o.Prompt, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
+		gates: gates{forAll: o.Egress, open: map[int64]*policy.Policy{}, lists: lists}, prompt: o.Prompt, slots: make(chan struct{}, startsPerCPU*runtime.NumCPU())}, nil
 }
 
 // Close ends the processes that still run, and removes what is ours from the runtime directory.

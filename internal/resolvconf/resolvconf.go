@@ -6,8 +6,10 @@ package resolvconf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"vifproxy/internal/watchfile"
 )
@@ -21,6 +23,21 @@ func Read(path string) ([]netip.Addr, error) {
 	}
 	servers, _, _ := parseConf(text)
 	return servers, nil
+}
+
+// UnaskedRemedy is what to do about Unasked. Another program of this VM that asks there is refused at once, and asks the next one.
+const UnaskedRemedy = "write the line `nameserver 127.0.0.1` into /etc/resolv.conf, as one of the first three: proxies ask vifproxy-names there"
+
+var errUnasked = errors.New("proxies can ask for no names: without Landlock they read /etc/resolv.conf, which has name servers of IPv6 only, " +
+	"and only questions by IPv4 are sent on to vifproxy-names")
+
+// Unasked returns why proxies can ask nobody for names, although there are these name servers; nil if they can. Where they read resolv.conf
+// themselves, because there is no Landlock, questions by IPv6 go nowhere.
+func Unasked(servers []netip.Addr, themselves bool) error {
+	if !themselves || slices.ContainsFunc(servers, netip.Addr.Is4) {
+		return nil
+	}
+	return errUnasked
 }
 
 // Watch calls changed after what may have changed the files of the resolver, links followed, and once when it has

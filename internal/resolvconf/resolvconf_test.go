@@ -2,6 +2,7 @@ package resolvconf
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -66,5 +67,21 @@ func TestWatch(t *testing.T) {
 		step.do()
 		<-wakes // or the test hangs
 		t.Log(step.what)
+	}
+}
+
+// Where proxies read resolv.conf themselves, one of its name servers has to be reached by IPv4.
+func TestUnasked(t *testing.T) {
+	four, six := netip.MustParseAddr("10.139.1.1"), netip.MustParseAddr("fd00::1")
+	for _, test := range []struct {
+		servers    []netip.Addr
+		themselves bool
+		want       error
+	}{
+		{[]netip.Addr{six, six}, true, errUnasked}, {[]netip.Addr{six, six}, false, nil}, {[]netip.Addr{six, four}, true, nil},
+	} {
+		if got := Unasked(test.servers, test.themselves); got != test.want {
+			t.Errorf("%v, %t: %v", test.servers, test.themselves, got)
+		}
 	}
 }

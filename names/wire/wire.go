@@ -11,13 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 	"unicode/utf8"
 )
 
 // An Order goes to the resolver. Exactly one field is set.
 type Order struct {
 	Settings *Settings `json:",omitempty"`
-	Open     *Gate     `json:",omitempty"` // answered by Report.Opened
+	Open     *Gate     `json:",omitempty"` // answered by Report.Opened, unless it is Closed
 	Close    int64     `json:",omitempty"` // id of a gate; answered by Report.Closed
 	Pinned   *Done     `json:",omitempty"` // answers Report.Pin
 	Judged   *Judged   `json:",omitempty"` // answers Report.Judge
@@ -46,6 +47,10 @@ type Gate struct {
 	ID  int64      // never 0; the daemon uses no id twice
 	UID uint32     // of the processes that may ask
 	At  netip.Addr // the address of loopback to which their questions are sent on
+
+	// Closed gates permit nothing. A resolver that has just started is told of those of the last [RecentTime], and does not answer: what a
+	// proxy has asked by them is no reason for an alarm.
+	Closed bool
 
 	Everything    bool     // names cannot be told apart: any name is permitted
 	DefaultAllow  bool     // Lines are what is forbidden
@@ -139,6 +144,10 @@ const (
 var failures = map[Failure]bool{"": true, Silent: true, NoSuchName: true, NoAddress: true, ServerError: true, Fence: true, Owned: true, TooMany: true}
 
 const (
+	// RecentTime is how long what a closed gate has permitted is no reason for an alarm: its proxy may just have asked.
+	RecentTime = 10 * time.Second
+	// RecentMax is how many closed gates of a uid are remembered for that: lists may be long.
+	RecentMax = 2
 	// AddrsMax is how many addresses a pin or an answer may have. An answer without EDNS has room for 28 of IPv4.
 	AddrsMax = 32
 	// PinMax is for how many seconds addresses may be pinned.

@@ -228,6 +228,9 @@ func (s *Sandbox) EnterGroup() error {
 // Fits reports whether this machine can give a proxy what it needs, see limits.Ceilings.Fits.
 func (s *Sandbox) Fits(clients int, rules limits.Rules) error { return s.ceilings.Fits(clients, rules) }
 
+// ListRoom returns how many bytes the resolver has for lists.
+func (s *Sandbox) ListRoom() uint64 { return s.ceilings.ListRoom() }
+
 // A Cell is one confined start.
 type Cell struct {
 	sandbox *Sandbox

@@ -45,6 +45,15 @@ type Limits struct {
 // Rules is the length of a list: its lines, and their bytes with repetitions written out.
 type Rules struct{ Lines, Bytes int }
 
+// SizeOf returns the length of a list.
+func SizeOf(lines []string) Rules {
+	r := Rules{Lines: len(lines)}
+	for _, line := range lines {
+		r.Bytes += WrittenOut(line)
+	}
+	return r
+}
+
 func (r Rules) memory() uint64 { return perRule*uint64(r.Lines) + perRuleByte*uint64(r.Bytes) }
 
 // repeated matches a number of repetitions in an expression, after the end of a group or after something else.
@@ -146,15 +155,16 @@ func (e *TooManyClients) Error() string {
 	return fmt.Sprintf("MaxClients %d: this machine has room for a proxy with %d: %s", e.Asked, e.Possible, e.Scarce)
 }
 
-// TooLong is the error of a list that needs more memory than this machine can give to one proxy.
+// TooLong is the error of a list that needs more memory than this machine can give to one proxy, or the resolver to one list.
 type TooLong struct {
 	Lines, Possible int // of this length
+	who             string
 	Scarce          string
 	Remedy          string
 }
 
 func (e *TooLong) Error() string {
-	return fmt.Sprintf("a list of %d lines: this machine has room for a proxy with %d such lines: %s", e.Lines, e.Possible, e.Scarce)
+	return fmt.Sprintf("a list of %d lines: %s %d such lines: %s", e.Lines, e.who, e.Possible, e.Scarce)
 }
 
 // Fits returns an error if this machine cannot give a proxy what it needs for so many clients and its list: a *TooLong if the
@@ -168,7 +178,7 @@ func (c Ceilings) Fits(clients int, rules Rules) error {
 		return c.fit(clients, Rules{n + 1, int(uint64(rules.Bytes) * uint64(n+1) / uint64(rules.Lines))}) != nil
 	})
 	least := err.(*TooManyClients)
-	return &TooLong{Lines: rules.Lines, Possible: lines, Scarce: least.Scarce, Remedy: "shorten it, or " + least.more}
+	return &TooLong{Lines: rules.Lines, Possible: lines, who: "this machine has room for a proxy with", Scarce: least.Scarce, Remedy: "shorten it, or " + least.more}
 }
 
 func (c Ceilings) fit(clients int, rules Rules) error {

@@ -57,3 +57,47 @@ func TestWhatFits(t *testing.T) {
 		t.Errorf("too many clients, whatever the list: %v", err)
 	}
 }
+
+// TestShelf: the longest lists find no room first, and small ones find some until all of it is taken.
+func TestShelf(t *testing.T) {
+	list := func(lines int) Rules { return Rules{Lines: lines} }
+	s := Shelf{Room: ListRoom(8 << 30)}
+	all := int(s.Room / perName)
+	if all != 1<<19 {
+		t.Fatalf("room for %d lines of no bytes", all)
+	}
+	var tooLong *TooLong
+	if err := s.Put(list(all/listPart + 1)); !errors.As(err, &tooLong) || tooLong.Possible != all/listPart ||
+		tooLong.Error() != "a list of 131073 lines: the resolver has room for 131072 such lines: one list may take a quarter of what it has for all" {
+		t.Errorf("more than a quarter: %v", err)
+	}
+	for i := range 3 {
+		if err := s.Put(list(all / listPart)); err != nil {
+			t.Errorf("quarter %d: %v", i, err)
+		}
+	}
+	large := list(all/smallPart + 1)
+	if err := s.Put(large); !errors.As(err, &tooLong) || tooLong.Possible != 0 ||
+		tooLong.Error() != "a list of 8193 lines: the resolver has room for 0 such lines: other lists take 96 of 128 MiB" {
+		t.Errorf("a large one beside three quarters: %v", err)
+	}
+	for i := range smallPart / sparedPart {
+		if err := s.Put(list(all / smallPart)); err != nil {
+			t.Errorf("small one %d: %v", i, err)
+		}
+	}
+	if err := s.Put(list(1)); err == nil {
+		t.Error("there is room where there is none")
+	}
+	s.Take(list(all / listPart))
+	if err := s.Put(large); err == nil {
+		t.Error("a large list takes what is left to small ones")
+	}
+	s.Take(list(all / listPart))
+	if err := s.Put(large); err != nil {
+		t.Error(err)
+	}
+	if ListRoom(400<<20) != 50<<20 {
+		t.Errorf("%d bytes of a small machine", ListRoom(400<<20))
+	}
+}
