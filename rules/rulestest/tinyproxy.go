@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,7 +90,16 @@ func Start(tb testing.TB, render func(Values) string, filter []byte) (*Proxy, er
 		Setpgid:   true,            // tinyproxy 1.10 has children
 		Pdeathsig: syscall.SIGKILL, // go test ends its fuzzing processes without a cleanup
 	}
-	if err := cmd.Start(); err != nil {
+	// The signal comes when the thread ends that has started tinyproxy (prctl(2)), and some threads of a test end before it does. So
+	// this one is nobody else's, and ends with tinyproxy.
+	started, over := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		started <- cmd.Start()
+		<-over
+	}()
+	if err := <-started; err != nil {
+		close(over)
 		tb.Fatal(err)
 	}
 	ended := make(chan error)
@@ -101,8 +111,9 @@ func Start(tb testing.TB, render func(Values) string, filter []byte) (*Proxy, er
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		for range ended {
 		}
+		close(over)
 	})
-	for {
+	for late := time.Now().Add(time.Minute); ; {
 		select {
 		case err := <-ended:
 			return nil, fmt.Errorf("tinyproxy: %w: %s", err, output.Bytes())
@@ -114,6 +125,8 @@ func Start(tb testing.TB, render func(Values) string, filter []byte) (*Proxy, er
 			tb.Fatal(err)
 		} else if s != nil && s.Local == at {
 			return &Proxy{tb, at.String(), values.LogFile}, nil
+		} else if time.Now().After(late) {
+			tb.Fatal("tinyproxy has not listened for a minute")
 		}
 		time.Sleep(time.Millisecond)
 	}
