@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/await"
 )
 
 // nobody is a user and a group without any right; others is a group that exists everywhere and that nobody is not in.
@@ -304,7 +306,7 @@ func TestOneOfManyWins(t *testing.T) {
 	}
 	var winners []*Listener
 	for range many {
-		if l := <-won; l != nil {
+		if l := await.Value(t, "the end of each try", won); l != nil {
 			winners = append(winners, l)
 		}
 	}
@@ -320,7 +322,7 @@ func TestOneOfManyWins(t *testing.T) {
 		accepted <- err
 	}()
 	dial(t, path)
-	must(t, <-accepted)
+	must(t, await.Value(t, "a connection", accepted))
 	must(t, winners[0].Close())
 }
 

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 )
 
@@ -143,7 +144,7 @@ func serveFake(t *testing.T, f *fakeDaemon, limits limits, group string) *runnin
 	go func() { result <- serve(ctx, l, f, log, limits) }()
 	end := sync.OnceValue(func() error {
 		cancel()
-		return errors.Join(<-result, l.Close())
+		return errors.Join(await.Value(t, "the end of Serve", result), l.Close())
 	})
 	t.Cleanup(func() {
 		if err := end(); err != nil {
@@ -290,25 +291,36 @@ func TestSlowness(t *testing.T) {
 	patience, giveUp := context.WithCancel(t.Context())
 	defer giveUp()
 	updated := make(chan error, 1)
-	go func() {
+	update := func() {
 		_, err := NewClient(d.socket).Update(patience)
 		updated <- err
-	}()
-	<-d.entered
+	}
+	go update()
+	for under, late := false, time.After(time.Minute); !under; {
+		select {
+		case <-d.entered:
+			under = true
+		case <-updated: // this machine was as slow as the clients below
+			go update()
+		case <-late:
+			t.Fatal("the daemon gets no request")
+		}
+	}
 
 	for _, tt := range []struct{ name, sent, answer string }{
 		{"silence", "", ""},
 		{"half a header", "GET /v1/sta", "400 Bad Request"},
 		{"half a body", "POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", "408 Request Timeout"},
 	} {
-		conn := dial(t, d.socket)
-		if _, err := io.WriteString(conn, tt.sent); err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(conn) // until the server hangs up
-		if err != nil || !strings.Contains(string(got), tt.answer) {
-			t.Errorf("%s: got %q, %v; want %q", tt.name, got, err, tt.answer)
-		}
+		await.Until(t, tt.name+" gets "+tt.answer, func() bool {
+			conn := dial(t, d.socket)
+			defer conn.Close()
+			if _, err := io.WriteString(conn, tt.sent); err != nil {
+				return false // its time was over before
+			}
+			got, err := io.ReadAll(conn) // until the server hangs up
+			return err == nil && strings.Contains(string(got), tt.answer)
+		})
 	}
 
 	// Those came later than the update, and their time is over. The update's would be, if it had the same bounds.
@@ -320,10 +332,10 @@ func TestSlowness(t *testing.T) {
 	default:
 	}
 	giveUp() // a client that hangs up: the daemon's work ends too
-	if err := <-d.left; !errors.Is(err, context.Canceled) {
+	if err := await.Value(t, "the end of the daemon's work", d.left); !errors.Is(err, context.Canceled) {
 		t.Errorf("the verb's context: %v", err)
 	}
-	if err := <-updated; !errors.Is(err, context.Canceled) {
+	if err := await.Value(t, "the client's error", updated); !errors.Is(err, context.Canceled) {
 		t.Errorf("the client's error: %v", err)
 	}
 }
@@ -337,12 +349,12 @@ func TestStopWhileUpdating(t *testing.T) {
 		_, err := NewClient(d.socket).Update(t.Context())
 		updated <- err
 	}()
-	<-d.entered
+	await.Value(t, "a request for the daemon", d.entered)
 	if err := d.end(); err != nil {
 		t.Fatal(err)
 	}
 	var problem *DaemonError
-	if err := <-updated; !errors.As(err, &problem) || problem.Error() != "vifproxyd is stopping" {
+	if err := await.Value(t, "the client's error", updated); !errors.As(err, &problem) || problem.Error() != "vifproxyd is stopping" {
 		t.Errorf("the client's error: %v", err)
 	}
 	if n, err := silent.Read(make([]byte, 1)); err == nil {
@@ -416,7 +428,7 @@ func TestHostileDaemon(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 			l.Close()
-			<-served
+			await.Value(t, "the end of the hostile daemon", served)
 		})
 	}
 }
@@ -480,13 +492,13 @@ func TestARemovedSocketIsMadeAgain(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
+		ended := make(chan error, 1)
 		go func() { ended <- serve(ctx, l, &fakeDaemon{}, log, limits) }()
 		if _, err := NewClient(socket).Status(t.Context()); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		cancel()
-		if err := <-ended; err != nil {
+		if err := await.Value(t, "the end of Serve", ended); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := l.Again(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 )
 
@@ -49,14 +50,14 @@ func TestWatch(t *testing.T) {
 	if !errors.Is(err, enough) {
 		t.Errorf("the client's error: %v", err)
 	}
-	if err := <-d.left; err == nil { // the daemon notices that the client has gone
+	if err := await.Value(t, "the end of the daemon's Watch", d.left); err == nil { // the daemon notices that the client has gone
 		t.Error("the daemon's Watch ended without an error")
 	}
 	err = NewClient(d.socket).Watch(t.Context(), []string{"bnak"}, nil)
 	if problem := (*DaemonError)(nil); !errors.As(err, &problem) || problem.Fault != Unknown {
 		t.Errorf("unknown: %v", err)
 	}
-	<-d.left
+	await.Value(t, "the end of the daemon's Watch", d.left)
 }
 
 // Who does not read holds up nobody, and not the daemon's end either.
@@ -77,7 +78,7 @@ func TestWatcherThatDoesNotRead(t *testing.T) {
 	if err := d.end(); err != nil {
 		t.Error(err)
 	}
-	if err := <-d.left; err == nil {
+	if err := await.Value(t, "the end of the daemon's Watch", d.left); err == nil {
 		t.Error("the daemon's Watch ended without an error")
 	}
 }
@@ -102,15 +103,10 @@ func TestTooManyWatchers(t *testing.T) {
 	if !errors.Is(err, enough) {
 		t.Errorf("the first watcher: %v", err)
 	}
-	for { // the server notices an end a little later than its client does
+	await.Until(t, "the server has noticed an end", func() bool { // a little later than its client
 		err := c.Watch(t.Context(), nil, func(events.Event) error { return enough })
-		if errors.Is(err, enough) {
-			break
-		}
-		if t.Context().Err() != nil {
-			t.Fatal(err)
-		}
-	}
+		return errors.Is(err, enough)
+	})
 }
 
 // A stream that is none, or breaks off, ends with an error, and an endless line does not fill the memory.
@@ -143,7 +139,7 @@ func TestWatchingAHostileDaemon(t *testing.T) {
 			t.Errorf("%.60q: got %v, want %q", answer, err, want)
 		}
 		l.Close()
-		<-served
+		await.Value(t, "the end of the hostile daemon", served)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/await"
 	"vifproxy/names/wire"
 )
 
@@ -161,7 +162,7 @@ func startAt(tb testing.TB, questions *net.UDPConn, settings wire.Settings) *mac
 	}()
 	tb.Cleanup(func() {
 		ends[0].Close()
-		if err := <-ended; err != nil {
+		if err := await.Value(tb, "the end of the resolver", ended); err != nil {
 			tb.Errorf("the resolver ended: %v", err)
 		}
 	})
@@ -337,7 +338,7 @@ func (m *machine) look(uid uint32, name string) *wire.Answer {
 	m.answers[m.nextID] = answer
 	m.mu.Unlock()
 	m.order(wire.Order{Ask: &wire.Question{ID: m.nextID, UID: uid, Name: name}})
-	return <-answer
+	return await.Value(m, "the answer for "+name, answer)
 }
 
 // A proxy is a socket of a uid's proxy.

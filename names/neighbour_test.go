@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"vifproxy/internal/await"
 	"vifproxy/names/wire"
 )
 
@@ -74,9 +75,7 @@ func TestFloodBesideANeighbour(t *testing.T) {
 		})
 		began := time.Now()
 		beside := took()
-		for sent.Load() < 2*questionBurst {
-			time.Sleep(time.Millisecond)
-		}
+		await.Until(t, "the flood is one", func() bool { return sent.Load() >= 2*questionBurst })
 		rate := float64(sent.Load()) / time.Since(began).Seconds()
 		over.Store(true)
 		wait.Wait()

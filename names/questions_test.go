@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"vifproxy/internal/await"
 	"vifproxy/names/wire"
 )
 
@@ -148,9 +149,7 @@ func TestOwnedIsCounted(t *testing.T) {
 	m.until("the rest", func(r wire.Report) bool {
 		return r.Event != nil && r.Event.Failure == wire.Owned && r.Event.Count > 1
 	})
-	for m.events(1, wire.Owned) < 50 {
-		time.Sleep(10 * time.Millisecond)
-	}
+	await.Until(t, "all are counted", func() bool { return m.events(1, wire.Owned) >= 50 })
 	if got := m.events(1, wire.Owned); got != 50 {
 		t.Errorf("%d are counted", got)
 	}

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	ours "vifproxy/internal/netlink"
+
+	"vifproxy/internal/await"
 )
 
 // TestMain moves the whole test process into a network namespace of its own, by executing itself once more
@@ -95,7 +97,7 @@ func observe(t *testing.T, watch func(context.Context, func(Hint)) error) *obser
 	go func() { o.ended <- watch(ctx, o.wake) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-o.ended; err != nil {
+		if err := await.Value(t, "the end of watching", o.ended); err != nil {
 			t.Error(err)
 		}
 	})
@@ -213,7 +215,7 @@ func TestReadWhileLinksComeAndGo(t *testing.T) {
 		}
 	}
 	cancel()
-	check(t, <-churned)
+	check(t, await.Value(t, "the end of links that come and go", churned))
 }
 
 func TestWatchFollows(t *testing.T) {
@@ -267,9 +269,9 @@ func TestWatchFollows(t *testing.T) {
 // TestWatchStops waits for Watch to return while it is blocked in the kernel.
 func TestWatchStops(t *testing.T) {
 	o := observe(t, Watch)
-	<-o.woken
+	await.Value(t, "the first wake", o.woken)
 	o.cancel()
-	err := <-o.ended
+	err := await.Value(t, "the end of watching", o.ended)
 	o.ended <- err // for the clean-up
 	check(t, err)
 }
@@ -339,7 +341,7 @@ func TestOverflow(t *testing.T) {
 
 // TestClosedSubscription takes the socket away under Watch.
 func TestClosedSubscription(t *testing.T) {
-	opened, ended := make(chan io.Closer, 1), make(chan error)
+	opened, ended := make(chan io.Closer, 1), make(chan error, 1)
 	go func() {
 		ended <- follow(t.Context(), func(Hint) {}, func() (*ours.Subscription, error) {
 			events, err := subscribe(queueSize)
@@ -347,8 +349,8 @@ func TestClosedSubscription(t *testing.T) {
 			return events, err
 		}, readLinks)
 	}()
-	check(t, (<-opened).Close())
-	if err := <-ended; err == nil {
+	check(t, await.Value(t, "the subscription", opened).Close())
+	if err := await.Value(t, "the end of watching", ended); err == nil {
 		t.Error("no error")
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/await"
 )
 
 // isUnsettled reports whether an error is that of a file that is not complete yet.
@@ -113,7 +115,7 @@ func TestNoHalfFileIsRead(t *testing.T) {
 		}
 	}
 	close(done)
-	if n := <-written; read == 0 || n == 0 {
+	if n := await.Value(t, "the end of the writer", written); read == 0 || n == 0 {
 		t.Errorf("written %d times, read %d times", n, read)
 	}
 }

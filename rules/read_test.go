@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/await"
 )
 
 // print shows a set with paths relative to the directory.
@@ -282,7 +284,7 @@ func TestLateAnswersAreGiven(t *testing.T) {
 		t.Fatal("it is done before it can be")
 	}
 	close(goOn)
-	if n := <-late; n != 7 {
+	if n := await.Value(t, "the late answer", late); n != 7 {
 		t.Error(n)
 	}
 	if n, ok := inTime(token, func(int) { t.Error("told of what was waited for") }, slow); !ok || n != 7 {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"vifproxy/internal/await"
 )
 
 // A watched set: until waits for wakes, and for nothing else, until reading gives what is wanted.
@@ -19,7 +21,7 @@ type watched struct {
 func watch(t *testing.T, dir, template string) *watched {
 	w := &watched{t, dir, template, make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		done <- Watch(ctx, dir, template, func() {
 			select {
@@ -34,7 +36,7 @@ func watch(t *testing.T, dir, template string) *watched {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := await.Value(t, "the end of watching", done); err != nil {
 			t.Error(err)
 		}
 	})
@@ -44,7 +46,7 @@ func watch(t *testing.T, dir, template string) *watched {
 func (w *watched) until(want string) {
 	w.t.Helper()
 	for {
-		<-w.wakes
+		await.Value(w.t, "a wake after which it reads "+want, w.wakes)
 		set, err := Read(w.dir, w.template)
 		if err == nil && set.print(w.dir) == want {
 			return

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/await"
 	"vifproxy/names/ask/asktest"
 	"vifproxy/names/wire"
 )
@@ -84,7 +85,7 @@ func start(t testing.TB, path string, args ...string) *process {
 	go p.listen()
 	t.Cleanup(func() {
 		p.daemon.Close()
-		if err := <-p.ended; err != nil || p.stderr.Len() > 0 {
+		if err := await.Value(t, "the end of the resolver", p.ended); err != nil || p.stderr.Len() > 0 {
 			t.Errorf("vifproxy-names: %v %s", err, p.stderr.Bytes())
 		}
 	})

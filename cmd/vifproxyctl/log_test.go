@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/logtail"
 )
@@ -95,7 +96,7 @@ func TestLogIsFollowed(t *testing.T) {
 	long := strings.Repeat("x", logtail.LineMax) // what is longer is cut in pieces
 	write(elsewhere, long+long+"y\nlast\n")
 	for rest := len(long) + len(long) + 1; rest > 0; {
-		piece := <-lines
+		piece := await.Value(t, "the rest of a long line", lines)
 		if len(piece) == 0 || len(piece) > 2*logtail.LineMax || strings.Trim(piece, "xy") != "" {
 			t.Fatalf("%d bytes: %.20q", len(piece), piece)
 		}
@@ -104,7 +105,7 @@ func TestLogIsFollowed(t *testing.T) {
 	expect("last")
 
 	check(cmd.Process.Signal(syscall.SIGINT))
-	if line, more := <-lines; more {
+	if line := await.Value(t, "the end of its output", lines); line != "" {
 		t.Errorf("one more line: %q", line)
 	}
 	if err := cmd.Wait(); err != nil {

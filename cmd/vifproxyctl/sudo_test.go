@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"vifproxy/control"
+	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 )
 
@@ -26,7 +27,9 @@ func TestCompletionWithoutRoot(t *testing.T) {
 		}
 	}
 	program := filepath.Join(dir, "vifproxyctl")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	socket := filepath.Join(dir, "run", "control.sock")
@@ -43,7 +46,7 @@ func TestCompletionWithoutRoot(t *testing.T) {
 	go func() { served <- control.Serve(ctx, l, daemon, slog.New(slog.DiscardHandler)) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-served; err != nil {
+		if err := await.Value(t, "the end of Serve", served); err != nil {
 			t.Error(err)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
@@ -86,7 +87,7 @@ func newTerminal(t *testing.T) (tty *os.File, told func() string) {
 	}()
 	return tty, func() string {
 		tty.Close()
-		<-read
+		await.Value(t, "the end of what the terminal is told", read)
 		return strings.ReplaceAll(text.String(), "\r\n", "\n")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 )
 
@@ -309,7 +310,7 @@ func (c *chaos) end(how syscall.Signal) {
 		c.stop()
 	default: // it may not have got to its handler of signals
 		c.must(d.cmd.Process.Signal(how))
-		<-d.exited
+		await.Value(c.T, "the end of vifproxyd", d.exited)
 	}
 	c.hasEnded(d)
 }
@@ -327,7 +328,7 @@ func (c *chaos) hasEnded(d *running) {
 	c.court.change(func(m *model) { m.ends() })
 	c.unplugged(c.court.vms...)
 	c.reader.reads(true)
-	<-c.reader.over
+	await.Value(c.T, "the end of the log", c.reader.over)
 	c.noRace(d)
 	if strings.Contains(d.log.String(), "event=owned") {
 		c.fail("a proxy was said to be owned, and none is")

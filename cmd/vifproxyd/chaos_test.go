@@ -35,7 +35,7 @@ func TestChaos(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64N(1e6)
 	}
-	onBoth(t, func(s *site) {
+	onBothRaced(t, func(s *site) {
 		c := newChaos(s, seed)
 		c.run(time.Now().Add(*chaosTime))
 	})

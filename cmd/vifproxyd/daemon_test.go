@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"vifproxy/internal/await"
 )
 
 // unit is what vifproxyd.service gives the daemon: a user, root's group, capabilities.
@@ -28,7 +30,7 @@ func (s *site) unit() []string {
 
 // vifproxyd prepares the daemon to run in the firewall VM.
 func (s *site) vifproxyd(ctx context.Context, flags ...string) *exec.Cmd {
-	command := slices.Concat(s.within, s.systemd(), s.unit(), []string{filepath.Join(programs, "vifproxyd"),
+	command := slices.Concat(s.within, s.systemd(), s.unit(), []string{s.binary,
 		"--rules-dir=" + s.rulesDir(), "--runtime-dir=" + s.runDir(), "--state-dir=" + s.stateDir(), "--control-socket=" + s.socket(),
 		"--log-format=text", "--log-level=debug"}, flags)
 	return s.Command(ctx, command[0], command[1:]...)
@@ -107,7 +109,7 @@ func (s *site) launch(flags ...string) *running {
 	}()
 	s.Cleanup(func() {
 		d.cmd.Process.Kill() //nolint:errcheck // it may have ended, as most tests have it do
-		<-d.exited
+		await.Value(s.T, "the end of a vifproxyd that was killed", d.exited)
 		notify.Close()
 		if text := d.log.String(); s.Failed() && text != "" {
 			s.Logf("vifproxyd said:\n%s", text)
@@ -150,7 +152,7 @@ func (s *site) noRace(d *running) {
 func (s *site) crash() {
 	s.Helper()
 	s.must(s.daemon.cmd.Process.Kill())
-	<-s.daemon.exited
+	await.Value(s.T, "the end of a vifproxyd that was killed", s.daemon.exited)
 }
 
 // lockedBuffer is a bytes.Buffer for one writer and readers meanwhile.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 )
 
@@ -181,7 +182,7 @@ func TestHostileAppVM(t *testing.T) {
 		})
 	}()
 	during = s.latency("good")
-	<-refused
+	await.Value(s.T, "the end of the refused requests", refused)
 	wall = time.Since(begin)
 	lines, _ := s.reported()
 	s.Logf("%d refused requests in %v: good's median request took %v (%.1f times); %d lines in the journal", sent,
@@ -231,9 +232,12 @@ func TestHostileAppVM(t *testing.T) {
 // refuse sends a request for a host that is not permitted and reads the answer. A connection may not come about, as
 // when the backlog is full.
 func refuse(dial func() (net.Conn, error), host string) error {
-	for {
+	for began := time.Now(); ; {
 		conn, err := dial()
 		if err != nil {
+			if time.Since(began) > patience {
+				return fmt.Errorf("host %q: no connection within %v: %w", host, patience, err)
+			}
 			continue
 		}
 		_ = conn.SetDeadline(time.Now().Add(patience))

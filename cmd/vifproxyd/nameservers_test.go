@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 	"vifproxy/internal/resolvconf"
 )
@@ -52,7 +53,7 @@ func TestFormerNameServers(t *testing.T) {
 			return nil
 		})
 		s.inFirewall("nft", "delete table ip other")
-		if r := <-got; r.Status != 200 {
+		if r := await.Value(s.T, "the page", got); r.Status != 200 {
 			t.Errorf("the look-up that was under way: %+v", r)
 		}
 		s.opens("work", "http://bank.example/")

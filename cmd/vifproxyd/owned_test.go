@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/control"
+	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 	"vifproxy/tinyproxy/kernel"
 )
@@ -390,7 +391,7 @@ func TestConfinement(t *testing.T) {
 		return
 	}
 	d := s.launch("--require-confinement")
-	<-d.exited
+	await.Value(s.T, "the end of vifproxyd", d.exited)
 	if log := d.log.String(); d.err == nil || !strings.Contains(log, c.Missing[0].Cause) {
 		t.Errorf("required where there is no %+v: %v\n%s", c.Missing, d.err, log)
 	}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 )
 
-// programs is where TestMain has built the real programs, race detector included.
-var programs string
+// programs is where TestMain has built the real programs, as they are shipped. raced is where the daemon has the race detector,
+// beside the programs that it starts.
+var programs, raced string
 
 // atOnce is how many tests run at once, if -parallel does not say. They wait most of the time, each in a lab of its own; go
 // test would run as many as there are CPUs.
@@ -31,24 +33,40 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		programs = dir
-		if err := os.Chmod(dir, 0o755); err != nil { // the daemon is not always root
+		programs, raced = dir, filepath.Join(dir, "raced")
+		if err := build(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		for _, args := range [][]string{
-			{"-race", "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl", "vifproxy/cmd/vifproxy-qrexec"},
-			{"vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-names", "vifproxy/cmd/vifproxy-switchboard", "vifproxy/cmd/vifproxy-client"}, // as shipped: the race detector needs more than a proxy may have
-		} {
-			build := exec.Command("go", append([]string{"build", "-o", dir}, args...)...)
-			if args[0] != "-race" {
-				build.Env = append(os.Environ(), "CGO_ENABLED=0") // as shipped, too: the resolver may not open a loader
-			}
-			if out, err := build.CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "build the programs under test: %v\n%s", err, out)
-				return 1
-			}
-		}
 		return m.Run()
 	}())
+}
+
+func build() error {
+	if err := os.Mkdir(raced, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(programs, 0o755); err != nil { // the daemon is not always root
+		return err
+	}
+	helpers := []string{"vifproxy-confine", "vifproxy-names", "vifproxy-switchboard"}
+	shipped := []string{"build", "-trimpath", "-o", programs}
+	for _, name := range append(helpers, "vifproxyd", "vifproxyctl", "vifproxy-client", "vifproxy-qrexec") {
+		shipped = append(shipped, "vifproxy/cmd/"+name)
+	}
+	for _, args := range [][]string{shipped, {"build", "-race", "-o", raced, "vifproxy/cmd/vifproxyd"}} {
+		build := exec.Command("go", args...)
+		if args[1] != "-race" {
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		}
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build the programs under test: %w\n%s", err, out)
+		}
+	}
+	for _, name := range helpers { // the race detector needs more than a proxy may have
+		if err := os.Link(filepath.Join(programs, name), filepath.Join(raced, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

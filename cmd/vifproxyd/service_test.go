@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"vifproxy/control"
+	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 )
 
@@ -74,7 +75,7 @@ func TestSecondDaemonKeepsItsHandsOff(t *testing.T) {
 	pid := s.show()["work"].PID
 	first := s.daemon
 	second := s.launch()
-	<-second.exited
+	await.Value(s.T, "the end of the second vifproxyd", second.exited)
 	if second.cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("the second daemon's end: %v", second.err)
 	}

@@ -31,6 +31,7 @@ type site struct {
 	*testing.T
 	*lab.Lab
 	dir    string   // rules, run and the control socket
+	binary string   // the daemon's program
 	user   int      // of the daemon
 	within []string // a program and its arguments that the daemon is started by, such as prlimit
 	env    []string // of the daemon, in addition to that of the test
@@ -44,8 +45,18 @@ type site struct {
 }
 
 // onBoth runs a test in a lab with each firewall, beside the other tests. In an R4.1 the daemon is root, as who starts it by
-// hand; in an R4.2 it is who its unit has it be.
+// hand, and is the program that is shipped. In an R4.2 it is who its unit has it be, and has the race detector.
 func onBoth(t *testing.T, f func(s *site)) {
+	onBothRaced(t, func(s *site) {
+		if s.Ruleset == lab.R41 {
+			s.asShipped()
+		}
+		f(s)
+	})
+}
+
+// onBothRaced is onBoth with the race detector in either daemon.
+func onBothRaced(t *testing.T, f func(s *site)) {
 	t.Parallel()
 	for _, ruleset := range []lab.Ruleset{lab.R42, lab.R41} {
 		t.Run(string(ruleset), func(t *testing.T) {
@@ -54,6 +65,9 @@ func onBoth(t *testing.T, f func(s *site)) {
 		})
 	}
 }
+
+// asShipped has the daemon be the program that is shipped, without the race detector.
+func (s *site) asShipped() { s.binary = filepath.Join(programs, "vifproxyd") }
 
 func newSite(t *testing.T, ruleset lab.Ruleset) *site {
 	t.Helper()
@@ -71,7 +85,7 @@ func newSite(t *testing.T, ruleset lab.Ruleset) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &site{T: t, Lab: l, dir: dir, domid: 1, vifs: map[string]string{}}
+	s := &site{T: t, Lab: l, dir: dir, binary: filepath.Join(raced, "vifproxyd"), domid: 1, vifs: map[string]string{}}
 	if ruleset == lab.R42 {
 		s.user = 64123 // as systemd would have chosen one
 	}

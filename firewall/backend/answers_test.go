@@ -14,6 +14,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/internal/await"
 )
 
 // tunnel is a connection of an AppVM's, of which both ends are ours.
@@ -42,7 +43,7 @@ func dig(t *testing.T, a *Host, uid int, port string) tunnel {
 		server, err = l.Accept()
 		Must(t, err)
 	})
-	Must(t, <-dialled)
+	Must(t, await.Value(t, "a connection", dialled))
 	t.Cleanup(func() { client.Close(); server.Close() })
 	return tunnel{client, server}
 }

@@ -14,6 +14,7 @@ import (
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
 	"vifproxy/firewall/forward"
+	"vifproxy/internal/await"
 )
 
 // A resolverSocket answers from the address at which it was asked, and says which that was.
@@ -38,10 +39,18 @@ func resolve(t *testing.T, port int) resolverSocket {
 	return s
 }
 
+// until is when a test gives up what it expects, or no longer waits for what must not come.
+func until(expected bool) time.Time {
+	if expected {
+		return time.Now().Add(time.Minute)
+	}
+	return time.Now().Add(200 * time.Millisecond)
+}
+
 // answer takes one question, and answers with the address at which it came; "" if none comes.
-func (s resolverSocket) answer(t *testing.T) (at string) {
+func (s resolverSocket) answer(t *testing.T, expected bool) (at string) {
 	t.Helper()
-	s.SetDeadline(time.Now().Add(200 * time.Millisecond))
+	s.SetDeadline(until(expected))
 	buf, oob := make([]byte, 512), make([]byte, 512)
 	_, oobn, _, from, err := s.ReadMsgUDPAddrPort(buf, oob)
 	if err != nil {
@@ -66,7 +75,7 @@ func TestTheKernelTellsWhoAsks(t *testing.T) {
 		Attach(t, "uplink", Internet, "192.0.2.1", 1)
 		backend := open(t, m)
 		s := resolve(t, 5300)
-		asks := func(uid int, network, to string) (answer, at string) {
+		asks := func(uid int, network, to string, expected bool) (answer, at string) {
 			As(t, uid, func() {
 				conn, err := net.Dial(network, to)
 				if err != nil {
@@ -76,9 +85,9 @@ func TestTheKernelTellsWhoAsks(t *testing.T) {
 				if _, err := conn.Write([]byte("who am I?")); err != nil {
 					return
 				}
-				at = s.answer(t)
+				at = s.answer(t, expected)
 				buf := make([]byte, 100)
-				conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
+				conn.SetDeadline(until(expected))
 				n, err := conn.Read(buf)
 				if answer = string(buf[:n]); err != nil {
 					answer = err.Error()
@@ -88,7 +97,7 @@ func TestTheKernelTellsWhoAsks(t *testing.T) {
 		}
 		expect := func(uid int, network, to, want string) {
 			t.Helper()
-			if answer, at := asks(uid, network, to); answer != want || at != want {
+			if answer, at := asks(uid, network, to, want != ""); answer != want || at != want {
 				t.Errorf("uid %x asks %s by %s: reaches %q, hears %q, want %q", uid, to, network, at, answer, want)
 			}
 		}
@@ -114,7 +123,7 @@ func TestTheKernelTellsWhoAsks(t *testing.T) {
 		for from, to := range map[string]string{"127.64.0.1": "127.0.0.1:5301", "127.64.0.3": "127.0.0.1:5301", "127.0.0.1": "127.0.0.1:5301"} {
 			at := netip.MustParseAddr(from).As4()
 			_, _, err := s.WriteMsgUDPAddrPort([]byte("!"), unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: at}), netip.MustParseAddrPort(to))
-			if err == nil || other.answer(t) != "" {
+			if err == nil || other.answer(t, false) != "" {
 				t.Errorf("the resolver sends from %s what nobody has asked", from)
 			}
 		}
@@ -144,11 +153,11 @@ func TestProxiesAskFromOnePort(t *testing.T) {
 					return
 				}
 				want := map[int]string{PersonalUID: "127.64.0.1", SocialUID: "127.64.0.2"}[uid]
-				if at := s.answer(t); at != want {
+				if at := s.answer(t, true); at != want {
 					t.Errorf("question %d, of uid %x, comes to %q", i, uid, at)
 				}
 				buf := make([]byte, 100)
-				conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
+				conn.SetDeadline(until(true))
 				if n, err := conn.Read(buf); err != nil || string(buf[:n]) != want {
 					t.Errorf("question %d, of uid %x, is answered with %q, %v", i, uid, buf[:n], err)
 				}
@@ -191,7 +200,7 @@ func TestForwardIsReadBesidePins(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	cancel()
-	<-ended
+	await.Value(t, "the end of pinning", ended)
 	if pins < 100 {
 		t.Errorf("%d pins meanwhile: this shows nothing", pins)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/internal/await"
 )
 
 func TestWhoReachesWhat(t *testing.T) {
@@ -145,7 +146,7 @@ func TestMovesWithoutAGap(t *testing.T) {
 			Bind(t, backend, moved)
 		}
 		close(over)
-		if n := <-refused; n > 0 {
+		if n := await.Value(t, "the end of the clients", refused); n > 0 {
 			t.Errorf("%d connections refused while the binding moved %d times", n, moves)
 		}
 	})

@@ -17,6 +17,7 @@ import (
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
 	"vifproxy/firewall/ruleset"
+	"vifproxy/internal/await"
 )
 
 // secondsTracked are the seconds for which connection tracking remembers what has this port, by protocol.
@@ -143,10 +144,10 @@ func TestOneAppVMUsesItsShareOfTracking(t *testing.T) {
 	for _, conn := range open {
 		conn.Close()
 	}
-	time.Sleep(time.Second)
-	if refused, broken, _ := dial(b, 10, false); refused+broken > 0 {
-		t.Errorf("when they are over, %d are refused, %d otherwise", refused, broken)
-	}
+	await.Until(t, "ten connect, when those are over", func() bool {
+		refused, broken, _ := dial(b, 10, false)
+		return refused+broken == 0
+	})
 }
 
 // lacking is a kernel that does not know one kind of expression.

@@ -38,7 +38,7 @@ func holds(t *testing.T, b *Backend, want map[firewall.Pin]time.Duration) {
 	held, err := b.conn.readPins()
 	Must(t, err)
 	for _, h := range held {
-		if w, ok := want[h.Pin]; !ok || h.Left > w || h.Left < w-w/100-2*time.Second {
+		if w, ok := want[h.Pin]; !ok || h.Left > w || h.Left < w-w/100-20*time.Second {
 			t.Errorf("%v is pinned for %v, want %v", h.Pin, h.Left, w)
 		}
 	}
@@ -86,8 +86,11 @@ func TestPins(t *testing.T) {
 
 	// One that runs out, at any moment around its end.
 	for i := range 12 {
+		began := time.Now()
 		Must(t, b.Pin(t.Context(), []firewall.Pin{one}, time.Second))
-		expect(true)
+		if Opens(t, PersonalUID, Internet+":80", true) != true && time.Since(began) < time.Second {
+			t.Error("a pin of a second does not open")
+		}
 		time.Sleep(time.Second + time.Duration(i-6)*30*time.Millisecond)
 		Must(t, b.Pin(t.Context(), []firewall.Pin{one, other}, time.Duration(i+1)*time.Minute))
 		expect(true)
@@ -191,7 +194,11 @@ func TestPinsOutliveWhatOthersDo(t *testing.T) {
 				Must(t, b.Pin(t.Context(), more, 59*time.Minute))
 				want[more[0]] = 59 * time.Minute
 			} else {
-				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				takes := 100 * time.Millisecond // it waits in vain
+				if strings.Contains(act, "*") {
+					takes = time.Minute
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), takes)
 				defer cancel()
 				if err := b.Pin(ctx, numbered(PersonalUID, 77, 1), time.Hour); (err == nil) == !strings.Contains(act, "*") {
 					t.Errorf("error %v", err)

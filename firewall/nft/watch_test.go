@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	. "vifproxy/firewall/firewalltest"
+
+	"vifproxy/internal/await"
 )
 
 // watch runs Watch in the current namespace until it ends, the test does, or stop is called, which returns what Watch
@@ -32,8 +34,8 @@ func watch(t *testing.T, wake func()) (stop func() error, ended chan struct{}) {
 		}
 		result <- Watch(ctx, wake)
 	}()
-	stop = func() error { cancel(); <-ended; return <-result }
-	t.Cleanup(func() { cancel(); <-ended; ns.Close() })
+	stop = func() error { cancel(); await.Value(t, "the end of watching", ended); return <-result }
+	t.Cleanup(func() { cancel(); await.Value(t, "the end of watching", ended); ns.Close() })
 	return stop, ended
 }
 
@@ -41,7 +43,7 @@ func TestWatch(t *testing.T) {
 	EnterNamespace(t)
 	wakes := make(chan struct{}, 100)
 	stop, _ := watch(t, func() { wakes <- struct{}{} })
-	<-wakes // something may have changed before Watch began
+	await.Value(t, "the wake that something may have changed before Watch began", wakes)
 	for _, change := range []string{
 		"nft add table ip mine",
 		"nft add chain ip mine c",
@@ -50,7 +52,7 @@ func TestWatch(t *testing.T) {
 		"nft flush ruleset",
 	} {
 		Run(t, "", "sh", "-c", change)
-		<-wakes
+		await.Value(t, "the wake after "+change, wakes)
 	}
 	if err := stop(); err != nil {
 		t.Errorf("Watch returned %v", err)
@@ -99,7 +101,7 @@ func TestWatchOverflow(t *testing.T) {
 	EnterNamespace(t)
 	wakes := make(chan struct{})
 	stop, ended := watch(t, func() { wakes <- struct{}{} })
-	<-wakes
+	await.Value(t, "the first wake", wakes)
 	Run(t, "", "nft", "add", "table", "ip", "mine") // Watch is now stuck in its wake, until somebody reads it
 
 	conn, err := nftables.New(nftables.AsLasting())

@@ -6,6 +6,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os"
 	"os/exec"
@@ -22,7 +25,7 @@ const top = "../.."
 // import what is on a lower floor or in its own wing. On floor 2 the wings are the six parts that do not know one another: what
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
-	1: {"internal/agenda internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
+	1: {"internal/agenda internal/await internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
 		"internal/filegroup internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret internal/settings " +
 		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
@@ -59,6 +62,7 @@ var forbidden = []struct{ from, to, why string }{
 
 	{"cmd/vifproxyd", "vifproxy/internal/lab", "the workshop is not shipped"},
 	{"cmd/vifproxyd", "vifproxy/internal/bench", "the workshop is not shipped"},
+	{"cmd/vifproxyd", "vifproxy/internal/await", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/rules/rulestest", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/internal/policy/policytest", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/firewall/firewalltest", "only tests use it"},
@@ -67,6 +71,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyd", "github.com/rogpeppe/go-internal", "only tests have scripts"},
 	{"cmd/vifproxyctl", "vifproxy/internal/lab", "the workshop is not shipped"},
 	{"cmd/vifproxyctl", "vifproxy/internal/bench", "the workshop is not shipped"},
+	{"cmd/vifproxyctl", "vifproxy/internal/await", "only tests use it"},
 	{"cmd/vifproxyctl", "vifproxy/rules/rulestest", "only tests use it"},
 	{"cmd/vifproxyctl", "vifproxy/internal/policy/policytest", "only tests use it"},
 	{"cmd/vifproxyctl", "vifproxy/firewall/firewalltest", "only tests use it"},
@@ -296,5 +301,42 @@ func TestLengths(t *testing.T) {
 			sum += lines
 		}
 		measure(p.path(), sum, packageLines)
+	}
+}
+
+// The race detector finds nothing in what has one goroutine. What is tested without it has no more, and shares nothing with others.
+func TestPackagesWithoutTheRaceDetectorAreSequential(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join(top, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(makefile), "\nSEQUENTIAL ")
+	line, _, _ := strings.Cut(rest, "\n")
+	packages := strings.Fields(strings.TrimLeft(line, "= "))
+	if !found || len(packages) == 0 {
+		t.Fatal("the Makefile names no packages that are SEQUENTIAL")
+	}
+	for _, name := range packages {
+		files, err := filepath.Glob(filepath.Join(top, name, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Errorf("%s: %d files, %v", name, len(files), err)
+		}
+		for _, file := range files {
+			tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range tree.Imports {
+				if path := strings.Trim(i.Path.Value, `"`); path == "sync" || below(path, "sync") {
+					t.Errorf("%s imports %s: test it with the race detector", file, path)
+				}
+			}
+			ast.Inspect(tree, func(n ast.Node) bool {
+				if _, starts := n.(*ast.GoStmt); starts {
+					t.Errorf("%s starts a goroutine: test it with the race detector", file)
+				}
+				return true
+			})
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/firewall"
+	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 )
 
@@ -84,7 +85,7 @@ func TestOutcomeWithoutARoute(t *testing.T) {
 		}
 		done <- s.Outcome(t.Context(), firewall.Fence{}, events.Denial{Host: "far.example", Port: 443})
 	}()
-	if got := <-done; got.What != events.NoRoute || !strings.Contains(got.Why, "no route leads to 198.51.100.1") {
+	if got := await.Value(t, "what came of it", done); got.What != events.NoRoute || !strings.Contains(got.Why, "no route leads to 198.51.100.1") {
 		t.Errorf("%+v", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"vifproxy/internal/await"
 	"vifproxy/names/wire"
 	"vifproxy/tinyproxy"
 )
@@ -158,7 +159,7 @@ func TestEvents(t *testing.T) {
 	if _, err := p.LookUp(t.Context(), 0, "say event"); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-owned; got != fmt.Sprint(uid, " ", 7) {
+	if got := await.Value(t, "the news that it is owned", owned); got != fmt.Sprint(uid, " ", 7) {
 		t.Error(got)
 	}
 	if failure, _, ok := p.Why(uid, "EVIL.example."); !ok || failure != wire.Owned {

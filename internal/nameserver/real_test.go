@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/await"
 	"vifproxy/names/wire"
 )
 
@@ -166,7 +167,7 @@ func TestRealResolver(t *testing.T) {
 	if addrs, _, err := ask(t, at, "other.example", 10*time.Second); err == nil && len(addrs) > 0 {
 		t.Errorf("a name that is not listed: %v", addrs)
 	}
-	if n := <-owned; n != 1 {
+	if n := await.Value(t, "the news that it is owned", owned); n != 1 {
 		t.Errorf("told of %d", n)
 	}
 	if addrs, _, err := ask(t, netip.AddrPortFrom(at.Addr().Next(), at.Port()), "bank.example", 300*time.Millisecond); err == nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"vifproxy/internal/await"
 )
 
 func TestRead(t *testing.T) {
@@ -46,7 +48,7 @@ func TestWatch(t *testing.T) {
 	write := func(path string) { must(os.WriteFile(path, []byte("nameserver 10.0.0.1\n"), 0o644)) }
 	wakes := make(chan struct{}, 1000)
 	go Watch(t.Context(), []string{path}, func() { wakes <- struct{}{} }, func(error) {}) //nolint:errcheck // ends with the test
-	<-wakes
+	await.Value(t, "the wake that watching has begun", wakes)
 	target := filepath.Join(elsewhere, "stub-resolv.conf")
 	for _, step := range []struct {
 		what string
@@ -65,8 +67,7 @@ func TestWatch(t *testing.T) {
 			<-wakes
 		}
 		step.do()
-		<-wakes // or the test hangs
-		t.Log(step.what)
+		await.Value(t, "a wake: "+step.what, wakes)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"vifproxy/internal/await"
 )
 
 // A tree of files in which paths are watched.
@@ -55,7 +57,7 @@ func watch(t *testing.T, paths ...string) *tree {
 
 func (t *tree) watch(paths func() []string) *tree {
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		done <- Watch{Paths: paths, Changed: func() {
 			select {
@@ -66,11 +68,11 @@ func (t *tree) watch(paths func() []string) *tree {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := await.Value(t, "the end of watching", done); err != nil {
 			t.Error(err)
 		}
 	})
-	<-t.changed
+	await.Value(t, "the first change", t.changed)
 	return t
 }
 
@@ -237,7 +239,7 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 		t.Errorf("told %d times in a second", told)
 	}
 	w.must(f.Close())
-	<-w.changed
+	await.Value(t, "the change when it was closed", w.changed)
 
 	// It is told of that at once. A machine that is busy may be late now and then, and a look once a second each time.
 	soonest := time.Hour
@@ -246,10 +248,10 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 		w.must(err)
 		_, err = f.WriteString("x")
 		w.must(err)
-		<-w.changed
+		await.Value(t, "the change of a file that is open", w.changed)
 		start := time.Now()
 		w.must(f.Close())
-		<-w.changed
+		await.Value(t, "the change when it was closed", w.changed)
 		soonest = min(soonest, time.Since(start))
 	}
 	if soonest > modified/2 {
@@ -269,7 +271,7 @@ func TestMoreLinksThanAreWatched(t *testing.T) {
 		paths = append(paths, w.path(name+"/f"))
 	}
 	w.watch(func() []string { return paths })
-	if err := <-w.reports; err == nil || !strings.Contains(err.Error(), "more than 1024 directories and files to watch: ") {
+	if err := await.Value(t, "a report", w.reports); err == nil || !strings.Contains(err.Error(), "more than 1024 directories and files to watch: ") {
 		t.Errorf("reported: %v", err)
 	}
 	w.write("first", "new")

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/names/ask"
 	"vifproxy/names/ask/asktest"
 )
@@ -32,9 +32,7 @@ func TestGreedyShares(t *testing.T) {
 			})
 		}
 	}
-	for asker.Sockets() < ask.SocketsMax*9/10 {
-		time.Sleep(10 * time.Millisecond)
-	}
+	await.Until(t, "most sockets are open", func() bool { return asker.Sockets() >= ask.SocketsMax*9/10 })
 	for range 20 {
 		if _, err := share.Ask(t.Context(), name, typA); err != nil {
 			t.Error(err)
@@ -45,9 +43,7 @@ func TestGreedyShares(t *testing.T) {
 	}
 	cancel()
 	asking.Wait()
-	for asker.Sockets() > 0 { // silent servers are waited for
-		time.Sleep(10 * time.Millisecond)
-	}
+	await.Until(t, "no socket is open", func() bool { return asker.Sockets() == 0 }) // silent servers are waited for
 }
 
 // An AppVM that asks for more than any page needs gets errors, which say so.
@@ -70,7 +66,8 @@ func TestTooManyQuestions(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	if n := servers[0].Asked(); answered.Load() < 256 || refused.Load() == 0 || n != int(answered.Load()) {
+	// A question is sent again where its answer is late.
+	if n := servers[0].Asked(); answered.Load() < 256 || refused.Load() == 0 || n < int(answered.Load()) || n >= 600 {
 		t.Errorf("%d of 600 questions were answered, %d refused; %d were sent", answered.Load(), refused.Load(), n)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/await"
 	"vifproxy/tinyproxy"
 )
 
@@ -38,9 +39,9 @@ func TestUnexpectedEnd(t *testing.T) {
 		if conn, err := net.Dial("tcp", p.Spec.Listen.String()); err == nil {
 			conn.Close()
 		}
-		<-p.Done()
+		await.Value(t, "the end of the process", p.Done())
 		p.WhenDone(tell) // once more, as it has ended already
-		for _, err := range []error{p.Err(), <-told, <-told} {
+		for _, err := range []error{p.Err(), await.Value(t, "what is told", told), await.Value(t, "what is told once more", told)} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%v: %v", sig, err)
 			}
@@ -64,7 +65,7 @@ func TestGroupEndsWithItsLeader(t *testing.T) {
 	} {
 		p := start(t, l, binary, newSpec(l, "social", 61000))
 		end(p)
-		<-p.Done()
+		await.Value(t, "the end of the process: "+name, p.Done())
 		if left := running(t, func(_, group int) bool { return group == p.PID }); left != nil {
 			t.Errorf("%s: group %d has %s", name, p.PID, left)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 )
@@ -36,7 +37,7 @@ func TestAForgottenLogIsNoProblem(t *testing.T) {
 	l.mu.Unlock()
 	log.open(netip.MustParseAddr("10.137.0.9"), "/dev/full/log")
 	log.line([]byte("lost"))
-	written(log)
+	written(t, log)
 	if l.LogProblem() == nil {
 		t.Fatal("it was written")
 	}
@@ -44,17 +45,18 @@ func TestAForgottenLogIsNoProblem(t *testing.T) {
 		<-told
 	}
 	l.CloseLog("social")
-	<-told
+	await.Value(t, "the news that the log is closed", told)
 	if err := l.LogProblem(); err != nil {
 		t.Error(err)
 	}
 }
 
 // written waits until all lines are, or are dropped.
-func written(v *vmLog) {
+func written(t *testing.T, v *vmLog) {
+	t.Helper()
 	done := make(chan bool)
 	v.queue.Then(func() { close(done) })
-	<-done
+	await.Value(t, "the lines that are to be written", done)
 }
 
 // hasLog waits until a proxy's first lines are written: it may listen before they are read.
@@ -65,7 +67,7 @@ func hasLog(t *testing.T, p *Proxy) {
 			t.Fatal("it says nothing")
 		}
 	}
-	written(p.output.log)
+	written(t, p.output.log)
 }
 
 // TestHostileLines has lines come in pieces of several sizes: where a read ends makes no difference.
@@ -134,7 +136,7 @@ func TestFlood(t *testing.T) {
 			t.Errorf("%d reports of %d refusals", reported, requests)
 		}
 		say("last")
-		written(v)
+		written(t, v)
 		got := read(t, path+".1") + read(t, path)
 		if !strings.HasPrefix(got, "first\n") ||
 			!strings.HasSuffix(got, " lines dropped here\nlast\n") {
@@ -163,7 +165,7 @@ func TestRotation(t *testing.T) {
 		v, _ = newTestLog(t, nil)
 		v.open(netip.MustParseAddr("10.137.0.9"), path)
 		v.line([]byte("again"))
-		written(v)
+		written(t, v)
 		if got := read(t, path); !strings.Contains(got, "4999 ") || !strings.HasSuffix(got, "\nagain\n") {
 			t.Error("a log that is opened again is not continued")
 		}
@@ -191,7 +193,7 @@ func TestBadLogFiles(t *testing.T) {
 		v.open(netip.MustParseAddr("10.137.0.9"), path)
 		v.line([]byte("one"))
 		v.line([]byte("two"))
-		written(v)
+		written(t, v)
 		if err := v.problem(); err == nil || read(t, victim) != "" {
 			t.Errorf("%s: victim %q, %v", name, read(t, victim), err)
 		}
@@ -200,7 +202,7 @@ func TestBadLogFiles(t *testing.T) {
 		}
 		v.line([]byte("three"))
 		v.line([]byte("four"))
-		written(v)
+		written(t, v)
 		if got := read(t, path); got != "vifproxyd: 2 lines dropped here\nthree\nfour\n" || v.problem() != nil {
 			t.Errorf("%s: %q, %v", name, got, v.problem())
 		}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/await"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -23,7 +24,7 @@ func TestCrashOfARecruit(t *testing.T) {
 	if err := os.WriteFile(program, content, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	recruited := <-l.recruits
+	recruited := await.Value(t, "a recruit", l.recruits)
 	between := *recruited
 	mine, socket := socketpair(t)
 	between.socket = mine
@@ -62,7 +63,7 @@ func TestCrashOfARecruit(t *testing.T) {
 	if err := unix.Kill(recruited.pid, unix.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-failed; !strings.Contains(err.Error(), `vifproxy-confine crashed; it said "SIGQUIT: quit"`) {
+	if err := await.Value(t, "the failure of its start", failed); !strings.Contains(err.Error(), `vifproxy-confine crashed; it said "SIGQUIT: quit"`) {
 		t.Error(err)
 	}
 }

@@ -60,7 +60,7 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 			for range 100 {
 				logs[vm].line([]byte(strings.Repeat("x", 127)))
 			}
-			written(logs[vm])
+			written(t, logs[vm])
 		}
 	}
 	there := func(file string) bool {

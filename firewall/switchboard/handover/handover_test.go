@@ -35,7 +35,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program = filepath.Join(dir, "vifproxy-switchboard")
-	if out, err := exec.Command("go", "build", "-o", program, "vifproxy/cmd/vifproxy-switchboard").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-o", program, "vifproxy/cmd/vifproxy-switchboard")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		panic(string(out))
 	}
 	status := m.Run()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 	"vifproxy/internal/proxies"
 )
@@ -66,7 +67,7 @@ func TestClientsThatHoldAllConnections(t *testing.T) {
 				s.Errorf("tunnel %d: %v", i, err)
 			}
 		}
-		<-slow
+		await.Value(s.T, "the end of the busy clients", slow)
 		if now := s.show()["busy"]; now.PID != before["busy"].PID {
 			s.Errorf("the busy one has another process: %+v", now)
 		}
