@@ -38,8 +38,10 @@ func main() {
 		}
 		unix.Write(1, []byte(what+"\t"+result+"\n"))
 	}
-	report("permitted", errors.Join(ask(t, "fleeting.example", typeA), connect(t["Fleeting"], 80)))
-	pinned = time.Now()
+	if t["Fleeting"] != "" { // else the first attempt is to end it
+		report("permitted", errors.Join(ask(t, "fleeting.example", typeA), connect(t["Fleeting"], 80)))
+		pinned = time.Now()
+	}
 	for _, a := range attempts {
 		report("attempt\t"+a.name, a.try(t))
 	}
