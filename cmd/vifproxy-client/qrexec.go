@@ -84,8 +84,8 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// wordsMax is how many characters of a service's answer a person is shown.
-const wordsMax = 200
+// wordsMax is how many characters of a service's answer a person is shown. A command for dom0 in it must not be cut.
+const wordsMax = 500
 
 // line returns the first line that is not empty, made safe for a terminal and short.
 func (h *head) line() string {

@@ -44,3 +44,12 @@ func TestCallsThatAreNone(t *testing.T) {
 		}
 	}
 }
+
+// The longest answer fits into what vifproxy-client shows, with its command for dom0 (wordsMax there).
+func TestAnswersAreShort(t *testing.T) {
+	host, why := parse(strings.Repeat("a.", 122) + "example+65535")
+	c := call{caller: strings.Repeat("b", 31)}
+	if text := c.typeInDom0(host); why != "" || len(text) >= 500 || strings.ContainsAny(text, "\n") {
+		t.Errorf("%s: %d bytes: %s", why, len(text), text)
+	}
+}

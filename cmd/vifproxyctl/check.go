@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"vifproxy/control"
 	"vifproxy/internal/check"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/terminal"
@@ -31,7 +32,7 @@ func checkVerb() verb {
 		},
 		summary: "Find mistakes in rule files and template.",
 		help: `check reads all rule files of the directory that vifproxyd reads, or those of DIR, or the named ones, and
-the template "config" next to them. It tries patterns and the template with tinyproxy, if that is
+the template "config" next to them. The list of a NAME can be in dom0 too: the remedy is to type there. It tries patterns and the template with tinyproxy, if that is
 installed. vifproxyd need not run. The exit status is 0 if nothing is wrong. It is 1 otherwise, also if
 there are no rule files.
 `,
@@ -46,16 +47,17 @@ type checkOptions struct {
 
 // runCheck needs no daemon.
 func runCheck(c *call, o checkOptions) error {
-	at, paths, err := filesToCheck(c, o)
+	at, paths, lists, err := filesToCheck(c, o)
 	if err != nil {
 		return err
 	}
-	report, err := check.Run(c.ctx, check.Config{Dir: at.dir, Template: at.template, Paths: paths, Tinyproxy: o.tinyproxy, Fix: o.fix,
-		Changed: func(path string, edits []string) { showEdits(c, path, edits) }})
+	report, err := check.Run(c.ctx, check.Config{Dir: at.dir, Template: at.template, Paths: paths, Lists: lists, Tinyproxy: o.tinyproxy, Fix: o.fix,
+		Changed: func(path string, edits []string) { showEdits(c, at, path, edits) }})
 	if err != nil {
 		return err
 	}
-	if paths == nil {
+	all := paths == nil && lists == nil
+	if all {
 		for _, text := range rules.Unread(at.dir, report.Files) {
 			c.warn("%s", text)
 		}
@@ -79,40 +81,48 @@ func runCheck(c *call, o checkOptions) error {
 	if err := c.print(report.Findings, check.Text(report.Findings, terminal.Width(c.stdout))); err != nil {
 		return err
 	}
-	if len(report.Findings) > 0 || paths == nil && report.Files == 0 {
+	if len(report.Findings) > 0 || all && report.Files == 0 {
 		return errTrouble
 	}
 	return nil
 }
 
 // showEdits shows which lines of a file were changed.
-func showEdits(c *call, path string, edits []string) {
+func showEdits(c *call, at place, path string, edits []string) {
 	c.warn("fixed %s:", path)
 	for _, edit := range edits {
 		fmt.Fprintf(c.stderr, "    %s\n", terminal.Quote(strings.TrimRight(edit, "\r")))
 	}
-	c.warnIfLost(path)
+	c.warnIfLost(path, at)
 }
 
-// filesToCheck returns the files that are meant, which are named by path or by VM, and where the directory and the template are. The
-// paths are nil for all files of the directory.
-func filesToCheck(c *call, o checkOptions) (at place, paths []string, err error) {
+// filesToCheck returns the files that are meant, which are named by path or by VM, the lists of VMs that are in dom0, and where the
+// directory and the template are. There are neither files nor lists if all files of the directory are meant.
+func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []rules.List, err error) {
 	in := func(dir string) place { return c.placeOf(fileOptions{rulesDir: dir, template: o.files.template}) }
 	switch dir := slices.IndexFunc(c.args, isRuleDir); {
 	case dir >= 0 && len(c.args) > 1:
-		return at, nil, usagef("%s is a directory: check one directory, or files and VMs", c.args[dir])
+		return at, nil, nil, usagef("%s is a directory: check one directory, or files and VMs", c.args[dir])
 	case dir >= 0:
-		return in(c.args[dir]), nil, nil
+		return in(c.args[dir]), nil, nil, nil
 	case len(c.args) == 0:
-		return c.place(o.files), nil, nil
+		return c.place(o.files), nil, nil, nil
 	}
 	for _, name := range c.args {
 		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) && !strings.Contains(name, "/") {
 			if at.dir == "" {
 				at = c.place(o.files)
 			}
+			if vm, unknown := vmNamed(at.status, name); unknown == nil && at.daemons && (vm.Origin == control.InDom0 || vm.Origin == control.InFirewall) {
+				list, err := listAt(at.status, vm.Path)
+				if err != nil {
+					return at, nil, nil, err
+				}
+				lists = append(lists, *list)
+				continue
+			}
 			if name, err = ruleFileOf(at, name); err != nil {
-				return at, nil, err
+				return at, nil, nil, err
 			}
 		}
 		paths = append(paths, name)
@@ -120,7 +130,7 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, err error)
 	if at.dir == "" { // the template is that of the first file
 		at = in(filepath.Dir(paths[0]))
 	}
-	return at, paths, nil
+	return at, paths, lists, nil
 }
 
 // isRuleDir reports whether a path leads to a directory that is not named like a rule file.

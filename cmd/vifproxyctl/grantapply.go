@@ -44,7 +44,7 @@ func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
 		if what == "added to" {
 			g.findings()
 		}
-		g.c.warnIfLost(g.Path)
+		g.c.warnIfLost(g.Path, g.place)
 	}
 	if !g.place.daemons { // nobody to wait for
 		return errors.Join(g.print(what+" "+terminal.Quote(g.Path)), g.place.err)

@@ -51,7 +51,8 @@ func runImport(c *call, o importOptions) error {
 	if len(c.args) > 0 {
 		from = c.args[0]
 	}
-	from, to := filepath.Clean(from), filepath.Clean(c.place(o.files).dir)
+	at := c.place(o.files)
+	from, to := filepath.Clean(from), filepath.Clean(at.dir)
 	show := func(f proxyctl.Finding) { fmt.Fprintf(c.stdout, "%1s %s\n", f.Mark, terminal.Quote(f.Text)) }
 	result, err := proxyctl.Import(proxyctl.Config{From: from, To: to, Apply: o.apply, Report: show})
 	switch {
@@ -63,7 +64,7 @@ func runImport(c *call, o importOptions) error {
 		show(proxyctl.Finding{Text: "nothing has been changed: run this again with --apply"})
 	case result.Todo > 0:
 		show(proxyctl.Finding{Text: "what is marked with + has been done; see what the files permit: vifproxyctl check " + to})
-		c.warnIfLost(filepath.Join(to, defaults.TemplateName))
+		c.warnIfLost(filepath.Join(to, defaults.TemplateName), at)
 	}
 	if result.Wrong > 0 {
 		return fmt.Errorf("import %s: %d things need your attention; they are marked with ! above", from, result.Wrong)

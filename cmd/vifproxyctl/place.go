@@ -9,7 +9,9 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/dom0"
 	"vifproxy/internal/kept"
+	"vifproxy/internal/terminal"
 )
 
 // fileOptions overrule where rule files and their template are, for verbs that use them without the daemon.
@@ -76,9 +78,18 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && a == b
 }
 
-// warnIfLost warns if what was written to a file is lost when this VM is restarted. Until then, it is in force.
-func (c *call) warnIfLost(path string) {
-	if kept := kept.At(c.ctx, c.root, filepath.Dir(path)); kept.Lost {
+// warnIfLost warns if what was written to a file is lost when this VM is restarted, and prints the command for dom0 that keeps it, if there
+// is one. Until the restart, it is in force.
+func (c *call) warnIfLost(path string, at place) {
+	kept := kept.At(c.ctx, c.root, filepath.Dir(path))
+	if !kept.Lost {
+		return
+	}
+	switch command, err := dom0.Keeping(path, at.status.Setup.QubesDB); {
+	case !kept.Disposable || err != nil || at.err == nil && at.status.Setup.QubesDB == "": // dom0's lists do not count
 		c.warn("until this VM is restarted: %s; %s", kept.Text, kept.Remedy)
+	default:
+		c.warn("until this VM is restarted: %s; to keep this one, type in dom0:", kept.Text)
+		_ = say(c.stderr, "%s\n", terminal.Quote(command)) // on one line, to be pasted
 	}
 }

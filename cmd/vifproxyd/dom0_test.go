@@ -52,6 +52,10 @@ func TestListsFromDom0(t *testing.T) {
 		if vm := s.show()["banking"]; vm.Origin != control.InDom0 || vm.Path != feature {
 			s.Errorf("show: %+v", vm)
 		}
+		if log := s.daemon.log.String(); !strings.Contains(log, `msg="list found" vm=banking ip=10.137.0.11 what="in dom0"`) ||
+			!strings.Contains(log, `msg="list found" vm=work ip=10.137.0.12`+"\n") {
+			s.Errorf("the log does not say where lists are:\n%s", log)
+		}
 
 		// It changes at run time, and what is taken away is closed.
 		d.Write(feature, "shop.example")
@@ -92,6 +96,19 @@ func TestListsFromDom0(t *testing.T) {
 		s.told("banking", control.Running, feature+`:1: "https://bank.example/" is not a host name (write bank.example; in dom0: `+
 			`qvm-features sys-fw vm-config.vifproxy.banking.10.137.0.11 'bank.example shop.example')`)
 		s.opens("banking", "http://shop.example/")
+		if out, errs, status := s.ctl("check", "banking"); status != 1 || !strings.Contains(out, feature+`:1: "https://bank.example/" is not a host name`) ||
+			!strings.Contains(strings.Join(strings.Fields(out), " "), `vm-config.vifproxy.banking.10.137.0.11 'bank.example shop.example'`) {
+			s.Errorf("check of a mistake in dom0: exit status %d:\n%s%s", status, out, errs)
+		}
+		d.Write(feature, "bank.example BANK.example shop.example")
+		s.opens("banking", "http://bank.example/")
+		if out, errs, status := s.ctl("check", "banking"); status != 1 || !strings.HasPrefix(out, feature+":2:") ||
+			!strings.Contains(strings.Join(strings.Fields(out), " "), `vm-config.vifproxy.banking.10.137.0.11 'bank.example shop.example'`) {
+			s.Errorf("check of a line twice in dom0: exit status %d:\n%s%s", status, out, errs)
+		}
+		d.Write(feature, "https://bank.example/ shop.example")
+		s.told("banking", control.Running, feature+`:1: "https://bank.example/" is not a host name (write bank.example; in dom0: `+
+			`qvm-features sys-fw vm-config.vifproxy.banking.10.137.0.11 'bank.example shop.example')`)
 
 		// An AppVM that comes when that is so has no last good list, and not that of the file.
 		s.detach("banking")

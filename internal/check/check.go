@@ -25,8 +25,9 @@ import (
 type Config struct {
 	Dir       string   // the rule directory
 	Template  string   // its path
-	Paths     []string // of the rule files; nil: all of Dir
-	Tinyproxy string   // its path
+	Paths     []string // of the rule files; nil: all of Dir, unless there are Lists
+	Lists     []rules.List
+	Tinyproxy string // its path
 
 	// Fix rewrites lines that can have meant one thing only. Changed is called for each file that is rewritten, with the lines that are gone
 	// and those that are new.
@@ -49,7 +50,7 @@ type Report struct {
 func Run(ctx context.Context, c Config) (Report, error) {
 	k := &checker{Config: c, ctx: ctx, Report: Report{Findings: []lint.Finding{}}}
 	k.readTemplate()
-	if c.Paths == nil {
+	if c.Paths == nil && c.Lists == nil {
 		if err := k.directory(); err != nil {
 			return Report{}, err
 		}
@@ -59,6 +60,10 @@ func Run(ctx context.Context, c Config) (Report, error) {
 			k.Files++
 			k.file(path)
 		}
+	}
+	for _, l := range c.Lists {
+		k.Files++
+		k.list(l)
 	}
 	return k.Report, nil
 }
@@ -198,18 +203,53 @@ func (k *checker) file(path string) {
 	}
 }
 
+// list checks a list that is in no file. A person corrects it in dom0, by one command.
+func (k *checker) list(l rules.List) {
+	file, err := l.Parse()
+	if l.Err != nil {
+		err = l.Err
+	}
+	if err == nil {
+		_, err = policy.New(file, nil, k.template, policy.Input{Bind: netip.IPv4Unspecified()})
+	}
+	if err != nil {
+		f := lint.Finding{Path: l.Path, Problem: err.Error(), Refused: true}
+		if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
+			f.Problem, f.Remedy, f.Line = flaw.Text, flaw.Remedy, flaw.Line
+		}
+		k.add(f)
+		return
+	}
+	k.opens(file)
+	for _, f := range k.linter.Parsed(file) {
+		var lines []string
+		if f.Better != nil || f.Fixable { // then the line goes
+			lines = slices.Replace(slices.Clone(l.Lines), f.Line-1, f.Line, f.Better...)
+		}
+		if l.Remedy != nil {
+			f.Better, f.Remedy = nil, strings.TrimPrefix(f.Remedy+"; "+l.Remedy(lines), "; ")
+		}
+		k.add(f)
+	}
+}
+
+// opens notes what a file opens besides hosts.
+func (k *checker) opens(file rules.File) {
+	if numbers := openPorts(file); numbers != "" {
+		k.Ports = append(k.Ports, file.Path+" opens "+numbers)
+	}
+	if p, err := policy.New(file, nil, k.template, policy.Input{Bind: netip.IPv4Unspecified()}); err == nil && p.AnyAddress != "" && !k.linter.DefaultAllow {
+		k.Anywhere = append(k.Anywhere, fmt.Sprintf("%s: %s", file.Path, p.AnyAddress))
+	}
+}
+
 // try has tinyproxy read the lines of a file, and finds those that it refuses.
 func (k *checker) try(path string, content []byte) (bad []lint.Finding, err error) {
 	file, err := rules.ParseFile(path, content)
 	if err != nil {
 		return nil, nil // said already
 	}
-	if numbers := openPorts(file); numbers != "" {
-		k.Ports = append(k.Ports, path+" opens "+numbers)
-	}
-	if p, err := policy.New(file, nil, k.template, policy.Input{Bind: netip.IPv4Unspecified()}); err == nil && p.AnyAddress != "" && !k.linter.DefaultAllow {
-		k.Anywhere = append(k.Anywhere, fmt.Sprintf("%s: %s", path, p.AnyAddress))
-	}
+	k.opens(file)
 	lines, err := file.Lines(k.linter.Syntax)
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
 		bad = []lint.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}

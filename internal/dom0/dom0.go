@@ -85,6 +85,23 @@ func Words(lines []string) (words []string) {
 // ErrPatterns is in the error of a list that a feature cannot have.
 var ErrPatterns = errors.New("has patterns, and a feature has names: begin the file with \"#: format domains\", and write names")
 
+// Keeping returns the command for dom0 that makes a feature of the rule file of one AppVM. QubesDB is at socket, or if that is "", where it
+// always is.
+func Keeping(path, socket string) (string, error) {
+	content, err := rules.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	file, err := rules.ParseFile(path, content)
+	if err == nil && !file.Addr.IsValid() {
+		err = errors.New("it is not for one AppVM")
+	}
+	if err != nil {
+		return "", err
+	}
+	return New(cmp.Or(socket, qubes.Socket), false).Export(file)
+}
+
 // Export returns the command for dom0 that makes a feature of a list.
 func (s *Source) Export(file rules.File) (string, error) {
 	if !file.Names() && !file.Unwritten() {

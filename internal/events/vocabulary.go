@@ -25,7 +25,7 @@ const (
 	NotBarred
 	Recovered
 
-	// AppVMs and their rule files.
+	// AppVMs and their lists.
 	Connected
 	Disconnected
 	RulesFound
@@ -96,13 +96,13 @@ var vocabulary = [...]word{
 
 	Connected:           {"connected", "02308dd0ae3d4228873242217b0d3e67", info, "AppVM connected"},
 	Disconnected:        {"disconnected", "0cca183d8da2447cb13516e616a18a97", info, "AppVM disconnected"},
-	RulesFound:          {"rules-found", "1ed8a3ff0d8d4224b87c4ec7fc7ee318", info, "rule file found"},
-	RulesRenamed:        {"rules-renamed", "9f75be59d95e4dd98191aed5020084ce", info, "rule file renamed"},
-	RulesGone:           {"rules-gone", "566c9867d8334c9cbbeb69bc5e81d55c", info, "rule file gone"},
+	RulesFound:          {"rules-found", "1ed8a3ff0d8d4224b87c4ec7fc7ee318", info, "list found"},
+	RulesRenamed:        {"rules-renamed", "9f75be59d95e4dd98191aed5020084ce", info, "list renamed"},
+	RulesGone:           {"rules-gone", "566c9867d8334c9cbbeb69bc5e81d55c", info, "list gone"},
 	RulesRefused:        {"rules-refused", "9cc37e36fba043779e0e113a7fea80c1", fail, "rules refused"},
 	RulesAccepted:       {"rules-accepted", "6dd6d34f8d0c45ba83417e2b1f079b8e", info, "rules accepted"},
-	RulesSuspicious:     {"rules-odd", "ccc452e8544e4a6d8b303fe9b36c6853", warn, "suspicious line in rule file"},
-	RulesSuspiciousMore: {"rules-odd-more", "8397f7c262a243f4a74f9f8969de79ea", warn, "more suspicious lines in rule file: see `vifproxyctl check`"},
+	RulesSuspicious:     {"rules-odd", "ccc452e8544e4a6d8b303fe9b36c6853", warn, "suspicious line in a list"},
+	RulesSuspiciousMore: {"rules-odd-more", "8397f7c262a243f4a74f9f8969de79ea", warn, "more suspicious lines in a list: see `vifproxyctl check`"},
 	BlackList:           {"black-list", "449ddca7852d4f648652f60ede38a96f", warn, "black list: the AppVM reaches all hosts except those in its rule file"},
 	AnyAddress:          {"any-address", "c3960165b4e0410c8409bbd03a24c544", warn, "the AppVM's proxy may connect to any public address"},
 	Stopped:             {"stopped", "750cbbcbd4f64a9db72d03937efdd041", info, "AppVM stopped"},

@@ -40,7 +40,7 @@ func At(ctx context.Context, root, dir string) Kept {
 		template := cmp.Or(value(ctx, "/qubes-base-template"), "the template that it is made of")
 		return Kept{Lost: true, Disposable: true, Text: "this VM is a disposable and keeps no files: at its next start, lists in " + dir +
 			" are those of its disposable template " + template,
-			Remedy: "have dom0 keep a list, by the command that `vifproxyctl export NAME` prints, or write it into " + dir + " of " + template}
+			Remedy: "have dom0 keep a list of names, by the command that `vifproxyctl export NAME` prints, or write it into " + dir + " of " + template}
 	}
 }
 

@@ -39,7 +39,7 @@ func EmitChanges(emitter *events.Emitter, book *sightings.Book, before, now []*p
 			emitLeft(emitter, old, &plan.Desired{})
 			continue
 		}
-		emitter.Emit(events.RulesGone, events.About{VM: old.Name, IP: old.Addr})
+		emitter.Emit(events.RulesGone, events.About{VM: old.Name, IP: old.Addr, What: whereFrom(old.Origin)})
 	}
 }
 
@@ -49,7 +49,7 @@ func EmitChange(emitter *events.Emitter, book *sightings.Book, old, d *plan.Desi
 	switch {
 	case old == nil && d.Origin == rules.InRange:
 	case old == nil:
-		emitter.Emit(events.RulesFound, about)
+		emitter.Emit(events.RulesFound, events.About{VM: d.Name, IP: d.Addr, What: whereFrom(d.Origin)})
 	case d.Name != old.Name:
 		book.Forget(old.Name, old.Addr)
 		emitter.Emit(events.RulesRenamed, events.About{VM: d.Name, IP: d.Addr, Old: old.Name})
@@ -107,6 +107,17 @@ func EmitChange(emitter *events.Emitter, book *sightings.Book, old, d *plan.Desi
 	case d.Told == nil && old.Told != nil:
 		emitter.Emit(events.RulesAccepted, about)
 	}
+}
+
+// whereFrom returns where a list is, if that is no file.
+func whereFrom(origin rules.Origin) string {
+	switch origin {
+	case rules.InDom0:
+		return "in dom0"
+	case rules.InFirewall:
+		return "firewall settings in dom0"
+	}
+	return ""
 }
 
 // emitLeft emits that an AppVM has left vifs by which it was connected.
