@@ -62,7 +62,7 @@ type VM struct {
 	Name          string    `json:"name"`
 	IP            string    `json:"ip"`
 	Interfaces    []string  `json:"interfaces"` // empty when not connected; never null on the wire
-	Gateway       string    `json:"gateway"`    // where it finds its proxy; "" when not connected
+	Gateway       string    `json:"gateway"`    // where it finds its proxy, as it is shown that; "" when not connected
 	PID           int       `json:"pid"`        // of its proxy, 0 if none
 	Port          int       `json:"port"`       // on which its proxy listens, 0 if none
 	State         string    `json:"state"`

@@ -15,6 +15,7 @@ type Binding struct {
 	Addr   netip.Addr     // IPv4 address of the AppVM
 	To     netip.AddrPort // IPv4 address and port where its proxy listens
 	Socket uint64         // the number of the socket that listens there, see sockdiag.Socket
+	Shown  netip.Addr     // the gateway that the AppVM is shown in the place of its own; invalid if it is shown that
 }
 
 // Local reports whether the binding is for this machine itself: the daemon asks a proxy of its own over loopback.
@@ -72,6 +73,8 @@ func (c Config) Check(b Binding) error {
 		return fmt.Errorf("binding on %s: %s is no IPv4 address of an AppVM", b.Vif, b.Addr)
 	case !b.To.Addr().Is4() || b.To.Addr().IsUnspecified():
 		return fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a proxy", b.Addr, b.Vif, b.To.Addr())
+	case b.Shown.IsValid() && (!b.Shown.Is4() || b.Shown.IsUnspecified()):
+		return fmt.Errorf("binding of %s on %s: %s is no IPv4 address of a gateway", b.Addr, b.Vif, b.Shown)
 	case port < c.FirstPort || port > c.LastPort:
 		return fmt.Errorf("binding of %s on %s: port %d is outside the guarded range %d-%d", b.Addr, b.Vif, port, c.FirstPort, c.LastPort)
 	}
@@ -83,5 +86,5 @@ func compareBindings(a, b Binding) int {
 	if order := a.Addr.Compare(b.Addr); order != 0 { // usually
 		return order
 	}
-	return cmp.Or(strings.Compare(a.Vif, b.Vif), a.To.Compare(b.To))
+	return cmp.Or(strings.Compare(a.Vif, b.Vif), a.To.Compare(b.To), a.Shown.Compare(b.Shown))
 }

@@ -20,6 +20,7 @@ const (
 	configPrefix   = "/vm-config/"
 	listPrefix     = configPrefix + "vifproxy."
 	firewallPrefix = "/qubes-firewall/"
+	maskPrefix     = "/mapped-ip/"
 
 	// settleTime is how long what was read has to stay as it is, if nobody has watched for so long whether somebody writes. dom0 writes
 	// all rules of an AppVM within a millisecond (qubes/vm/mix/net.py, reload_firewall_for_vm).
@@ -65,6 +66,7 @@ type reading struct {
 	changes  int // that had been told of before
 	config   map[string]string
 	settings map[string]string
+	masks    map[string]string
 	err      error
 }
 
@@ -144,7 +146,7 @@ func (s *Source) watching(w *watched) {
 
 // follow asks for changes, and tells of them.
 func (s *Source) follow(w *watched, changed func()) error {
-	prefixes := []string{configPrefix, firewallPrefix}
+	prefixes := []string{configPrefix, firewallPrefix, maskPrefix}
 	for _, prefix := range prefixes {
 		if err := w.conn.send(cmdWatch, prefix); err != nil {
 			return err
@@ -182,7 +184,7 @@ func (s *Source) note(w *watched, path string) bool {
 	defer s.mu.Unlock()
 	rest, is := strings.CutPrefix(path, firewallPrefix)
 	if !is {
-		concerns := strings.HasPrefix(path, listPrefix) || strings.HasPrefix(listPrefix, path)
+		concerns := strings.HasPrefix(path, listPrefix) || strings.HasPrefix(listPrefix, path) || strings.HasPrefix(path, maskPrefix)
 		if concerns {
 			s.changes++
 		}
@@ -242,7 +244,7 @@ func (s *Source) Changed(ctx context.Context) bool {
 		return s.changes != last.changes
 	}
 	now, _ := s.read(ctx)
-	return now.err != nil || !maps.Equal(now.config, last.config) || !maps.Equal(now.settings, last.settings)
+	return now.err != nil || !maps.Equal(now.config, last.config) || !maps.Equal(now.settings, last.settings) || !maps.Equal(now.masks, last.masks)
 }
 
 // Lists returns all lists, those that cannot be used with the reason. After an error nothing is known.
@@ -274,6 +276,24 @@ func (s *Source) Lists(ctx context.Context) (all []List, err error) {
 	return all, nil
 }
 
+// Shown returns the gateways that dom0 shows to AppVMs in the place of their own, by the AppVMs' addresses, as last read with Lists. The
+// firewall VM has the network of such an AppVM in a namespace (vif-qubes-nat.sh of qubes-core-agent-linux 4.4.2), and gets what it sends to
+// the gateway that it is shown with that address as the destination.
+func (s *Source) Shown() map[netip.Addr]netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shown := map[netip.Addr]netip.Addr{}
+	for path, value := range s.last.masks {
+		text, is := strings.CutSuffix(strings.TrimPrefix(path, maskPrefix), "/visible-gateway")
+		addr, err := netip.ParseAddr(text)
+		gateway, err2 := netip.ParseAddr(value)
+		if is && err == nil && err2 == nil && addr.Is4() && gateway.Is4() && !gateway.IsUnspecified() && !gateway.IsLoopback() && !gateway.IsMulticast() {
+			shown[addr] = gateway
+		}
+	}
+	return shown
+}
+
 // read reads what lists are made of, and for whom firewall settings are being written.
 func (s *Source) read(ctx context.Context) (now reading, writing map[netip.Addr]bool) {
 	s.mu.Lock()
@@ -281,6 +301,9 @@ func (s *Source) read(ctx context.Context) (now reading, writing map[netip.Addr]
 	s.mu.Unlock()
 	if now.config, now.err = dump(ctx, s.socket, listPrefix); now.err == nil && s.firewall {
 		now.settings, writing, now.err = s.settings(ctx)
+	}
+	if now.err == nil {
+		now.masks, now.err = dump(ctx, s.socket, maskPrefix)
 	}
 	now.at = time.Now()
 	return now, writing

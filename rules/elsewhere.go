@@ -24,8 +24,10 @@ const (
 
 // Lists are lists that are in no file.
 type Lists struct {
-	First []List        // each counts, whatever the files say about its AppVM
-	Last  []List        // each counts if no other list is about its AppVM
+	First []List                    // each counts, whatever the files say about its AppVM
+	Last  []List                    // each counts if no other list is about its AppVM
+	Shown map[netip.Addr]netip.Addr // gateways that AppVMs are shown in the place of their own, see Set
+
 	Again time.Duration // until they should be read again without a change; 0 if never
 }
 

@@ -36,6 +36,10 @@ type Set struct {
 	Refused     []Refused // sorted by Path; those of ranges have no Name
 	Ranges      []Range   // the narrowest first
 
+	// Shown are gateways that AppVMs are shown in the place of their own, by the AppVMs' addresses. They are decided where lists are that are
+	// in no file.
+	Shown map[netip.Addr]netip.Addr
+
 	Again time.Duration // until a list that is Unsettled, or does not last, should be read again; 0 if none is
 
 	// Unknown is why lists that are in no file could not be read; nil if they were. They are here as they were last known, and an AppVM

@@ -145,7 +145,7 @@ func (r *Reader) read() (Set, error) {
 	}
 	maps.DeleteFunc(r.parsed, func(path string, _ parsed) bool { return !there[path] })
 	set := l.parse(r.parse)
-	set.Again, set.Unknown = soonest, unknown
+	set.Again, set.Unknown, set.Shown = soonest, unknown, r.lists.Shown
 	return set, nil
 }
 

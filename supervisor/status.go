@@ -81,7 +81,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 			row.Doubt, row.Doubts = d.Policy.Findings[0], len(d.Policy.Findings)
 		}
 		if d.Connected() {
-			row.Gateway = d.Bind.String()
+			row.Gateway = d.Gateway().String()
 		}
 		if d.Addr.Is4() { // not one that no AppVM has
 			row.EgressRefused = l.refused[l.Users.UID(d.Addr)]

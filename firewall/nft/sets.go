@@ -90,7 +90,7 @@ func (s *set) text(e element) string {
 // nft notes for itself (userdata) they have only the order of bytes: nft 0.9.8 and 1.0.6 end with an assertion or worse if they list
 // a ruleset with some sets as nft 1.1 declares them.
 var ourSets = []*set{
-	portsMap, bindingsSet, guardedSet, acceptSet, zonesMap, answerZonesMap, askersMap,
+	portsMap, shownMap, maskedSet, bindingsSet, guardedSet, acceptSet, zonesMap, answerZonesMap, askersMap,
 	leaveSet, anywhereSet, barredSet, barredAgainSet, openPortsSet,
 	resolvers.four, resolvers.six, literals.four, literals.six, ownedLiterals.four, ownedLiterals.six,
 	wideLiterals.four, wideLiterals.six, ownedPortsSet,

@@ -55,6 +55,10 @@ func chains(c firewall.Config, b *bounds) []chain {
 		door = handedOver(c)
 	}
 	chains := append(door, []chain{
+		// An AppVM that is shown another gateway than it has reaches its proxy there too. It is tracked, so answers come from there.
+		{"vifproxy", "shown", hook{"nat", unix.NF_INET_PRE_ROUTING, firewall.NatPriority}, []Rule{
+			All(TCP, is(dport, net16(c.ProxyPort)...), dnatTo(shownMap, iifname, ipSaddr, ipDaddr)),
+		}},
 		// A proxy grants a connection only to the AppVM that is bound to it, even if its port is not known.
 		{"vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{
 			All(TCP, synAck, aProxy, notIn(bindingsSet, oifname, ipDaddr, sport), drop),
@@ -224,11 +228,11 @@ func handedOver(c firewall.Config) []chain {
 	toProxy := All(TCP, between(dport, net16(c.FirstPort), net16(c.LastPort)))
 	return []chain{
 		{"vifproxy", "untracked_in", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{
-			All(fromAppVM, local, notrack),
+			All(fromAppVM, local, notIn(maskedSet, iifname, ipSaddr), notrack),
 		}},
 		// The rule does not ask for the uid, because a socket that was closed with data still to send has none.
 		{"vifproxy", "untracked_out", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
-			All(toVif, TCP, is(sport, net16(c.ProxyPort)...), notrack),
+			All(toVif, TCP, is(sport, net16(c.ProxyPort)...), notIn(maskedSet, oifname, ipDaddr), notrack),
 		}},
 		// An AppVM that is not bound gets no answer of whatever else may listen at that port. The switchboard lets 127.0.0.0/8 come to
 		// the port of any proxy. With net.ipv4.conf.*.route_localnet=1 and without rp_filter, the kernel believes it if an AppVM says

@@ -76,7 +76,7 @@ func (b *Backend) moved(all []firewall.Binding) (moved []firewall.Binding) {
 	}
 	for i := range all {
 		w, was := &all[i], &b.last[i]
-		if w.Link != was.Link || w.Addr != was.Addr || w.Vif != was.Vif || w.Local() && w.To != was.To {
+		if w.Link != was.Link || w.Addr != was.Addr || w.Vif != was.Vif || w.Shown != was.Shown || w.Local() && w.To != was.To {
 			return nil
 		}
 		if w.Socket != was.Socket && !w.Local() {

@@ -41,6 +41,7 @@ func (s *Source) Lists() (all rules.Lists, err error) {
 	if err != nil {
 		return rules.Lists{}, err
 	}
+	all.Shown = s.Shown()
 	for _, l := range found {
 		list := rules.List{Name: l.Name, Addr: l.Addr, Path: l.Path, Lines: l.Lines, Err: l.Err, Unsettled: l.Incomplete()}
 		if !l.Until.IsZero() {

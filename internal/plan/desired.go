@@ -48,6 +48,7 @@ type Desired struct {
 	Vifs   []string   // on which it is connected; none: it is not
 	Links  []int32    // their indexes
 	Bind   netip.Addr // its gateway, if it is connected
+	Shown  netip.Addr // the gateway that it is shown in the place of that; invalid if it is shown that
 	Places string     // that its sandbox depends on
 	Held   bool
 	Waits  bool           // it has just connected, and its rules have to be read again before anything serves it
@@ -64,6 +65,14 @@ func (d *Desired) Identity() Identity { return Identity{d.Name, d.Addr} }
 
 // Connected reports whether the AppVM is connected; not, if d is nil.
 func (d *Desired) Connected() bool { return d != nil && len(d.Vifs) > 0 }
+
+// Gateway returns the gateway that the AppVM knows.
+func (d *Desired) Gateway() netip.Addr {
+	if d.Shown.IsValid() {
+		return d.Shown
+	}
+	return d.Bind
+}
 
 // Wanted reports whether a proxy should run at all.
 func (d *Desired) Wanted() bool { return d.Connected() && !d.Held }
@@ -151,7 +160,7 @@ func (in Inputs) TemporaryHosts(f rules.File) []rules.Host {
 
 func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
 	since, by := in.Stops.Of(name, addr)
-	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Links: link.Links, Bind: link.Gateway, Places: in.Places,
+	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Links: link.Links, Bind: link.Gateway, Shown: in.Rules.Shown[addr], Places: in.Places,
 		Held: by != "" || in.KillAlls > 0, StoppedBy: by, Since: since}
 }
 

@@ -141,6 +141,7 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 		for i, vif := range d.Vifs {
 			p.Bindings = append(p.Bindings, firewall.Binding{
 				Vif: vif, Link: d.Links[i], Addr: d.Addr, To: netip.AddrPortFrom(serving.Policy.Bind, serving.Port), Socket: serving.Socket,
+				Shown: d.Shown,
 			})
 		}
 	}
