@@ -58,8 +58,9 @@ func TestSaltFormula(t *testing.T) {
 	}
 	has(f.Top["base"], "map["+config.Template+":[vifproxy.template] dom0:[vifproxy.dom0]]")
 	has(f.PillarTop["base"], "map[dom0:[vifproxy]]")
-	has(f.Template, "map[vifproxy-package:map[pkg.installed:[map[sources:[map[vifproxy:salt://vifproxy/packages/vifproxy.deb]]]]]]")
-	has(f.TemplateRemoved, "map[vifproxy-package-removed:map[pkg.removed:[map[name:vifproxy]]]]")
+	const packages = "salt://vifproxy/packages/"
+	has(f.Template, "map[vifproxy-packages:map[pkg.installed:[map[sources:[map[vifproxy:"+packages+"vifproxy.deb] map[vifproxy-client:"+packages+"vifproxy-client.deb]]]]]]")
+	has(f.TemplateRemoved, "map[vifproxy-packages-removed:map[pkg.removed:[map[pkgs:[vifproxy vifproxy-client]]]]]")
 
 	d := newDom0(t)
 	before := d.state()
@@ -85,6 +86,11 @@ func TestSaltFormula(t *testing.T) {
 		t.Errorf("applied again, %d commands run, and make\n%s", d.ran-ran, strings.Join(again, "\n"))
 	}
 	d.read(len(config.AppVMs))
+	policy, err := os.ReadFile(filepath.Join(d.dir, "etc/qubes/policy.d/30-vifproxy.policy"))
+	must(t, err)
+	if text := string(policy); strings.Contains(text, "sys-firewall") || !strings.Contains(text, "\nvifproxy.Allow        *  @anyvm  @default      ask target="+config.Netvm+" ") {
+		t.Errorf("the policy:\n%s", text)
+	}
 
 	d.apply(f.Removed)
 	left := slices.DeleteFunc(d.state(), func(line string) bool {
@@ -93,6 +99,9 @@ func TestSaltFormula(t *testing.T) {
 	})
 	if len(left) > 0 {
 		t.Errorf("taken back, this stays:\n%s", strings.Join(left, "\n"))
+	}
+	if _, err := os.Stat(filepath.Join(d.dir, "etc/qubes/policy.d/30-vifproxy.policy")); err == nil {
+		t.Error("taken back, the policy stays")
 	}
 	ran = d.ran
 	if d.apply(f.Removed); d.ran != ran {
@@ -234,6 +243,10 @@ func (d *dom0Double) do(id, function string, arguments map[string]any) {
 				}
 			}
 		}
+	case "file.managed":
+		d.write(name, strings.TrimSuffix(arguments["contents"].(string), "\n"))
+	case "file.absent":
+		_ = os.Remove(filepath.Join(d.dir, name))
 	case "cmd.run":
 		met := func(condition string) bool {
 			question, asks := arguments[condition].(string)

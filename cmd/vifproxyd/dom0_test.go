@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -179,6 +180,35 @@ func TestBankingVMOfTheGuide(t *testing.T) {
 	t.Logf("another list serves %v after it was set", time.Since(began).Round(time.Millisecond))
 	s.goes("banking", "https://bank.example/")
 	s.stop()
+}
+
+// The guide's command for dom0 finds the lists whose AppVM is gone, or has another address, in what qvm-features prints (print_table of
+// qubes-core-admin-client 4.4.0).
+func TestListsWithoutAnAppVM(t *testing.T) {
+	t.Parallel()
+	guide, err := os.ReadFile("../../docs/guide.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)^\[dom0\]\$ (qvm-features sys-firewall \| .*)$`).FindStringSubmatch(string(guide))
+	if command == nil {
+		t.Fatal("the guide has another command")
+	}
+	bin := t.TempDir()
+	for name, script := range map[string]string{
+		"qvm-features": `printf '%s\n' 'vm-config.vifproxy.banking.10.137.0.11  bank.example *.bank.example' \
+			'vm-config.vifproxy.gone.10.137.0.12     a.example' 'vm-config.vifproxy.a.b.10.137.0.13      ' 'vm-config.other  x' 'service.vifproxy  1'`,
+		"qvm-prefs": `case "$1" in banking) echo 10.137.0.11 ;; a.b) echo 10.137.0.99 ;; *) echo "no such domain: $1" >&2; exit 1 ;; esac`,
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", command[1])
+	cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin"}
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "gone 10.137.0.12\na.b 10.137.0.13\n" {
+		t.Errorf("%v: %s", err, out)
+	}
 }
 
 // While QubesDB is silent, gone or talks nonsense, what runs goes on, files are followed, and AppVMs that come wait.

@@ -2,8 +2,9 @@
 Makes a netvm that runs vifproxy, puts the AppVMs of the pillar behind it, and gives each its list. All of it is kept in dom0.
 
 Before: make the packages (`make package`), enable the user directories of Salt (`qubesctl state.sls qubes.user-dirs`), copy the
-directory vifproxy to /srv/user_salt with the packages in vifproxy/packages, copy pillar/vifproxy to /srv/user_pillar, and edit the
-pillar. The template's name is there and in init.top. Then, in dom0:
+directory vifproxy to /srv/user_salt (its link as a file), and the packages to vifproxy/packages there, as vifproxy.deb and
+vifproxy-client.deb or .rpm. Copy pillar/vifproxy to /srv/user_pillar, and edit the pillar. The template's name is there and in init.top.
+Then, in dom0:
 
   sudo qubesctl top.enable vifproxy
   sudo qubesctl top.enable vifproxy pillar=True
@@ -15,6 +16,7 @@ included; connections to the proxy do not pass it. vifproxy.removed takes all of
 -#}
 {%- from 'vifproxy/names.jinja' import feature -%}
 {%- set config = pillar['vifproxy'] -%}
+{%- set policy %}{% include 'vifproxy/30-vifproxy.policy' %}{% endset -%}
 
 vifproxy-netvm:
   qvm.vm:
@@ -46,6 +48,17 @@ vifproxy-lists:
 {%- endfor %}
     - require:
       - qvm: vifproxy-netvm
+{%- if config.ask %}
+
+# AppVMs may see what is refused to them, and have dom0 ask whether to allow it.
+vifproxy-policy:
+  file.managed:
+    - name: /etc/qubes/policy.d/30-vifproxy.policy
+    - contents: {{ policy | replace('sys-firewall', config.netvm) | tojson }}
+    - user: root
+    - group: qubes
+    - mode: '0664'
+{%- endif %}
 {% for name, appvm in config.appvms.items() %}
 vifproxy-{{ name }}-netvm:
   qvm.prefs:

@@ -20,6 +20,10 @@ vifproxy-services-removed:
     - default:
       - vifproxy
       - vifproxy-firewall
+
+vifproxy-policy-removed:
+  file.absent:
+    - name: /etc/qubes/policy.d/30-vifproxy.policy
 {% for name, appvm in config.appvms.items() %}
 vifproxy-{{ name }}-firewall-removed:
   cmd.run:

@@ -1,4 +1,6 @@
-{#- In the template of the netvm. -#}
-vifproxy-package-removed:
+{#- In the template of the netvm and of the AppVMs. -#}
+vifproxy-packages-removed:
   pkg.removed:
-    - name: vifproxy
+    - pkgs:
+      - vifproxy
+      - vifproxy-client

@@ -6,6 +6,8 @@ vifproxy:
   upstream: sys-firewall
   # Firewall settings that name hosts are the lists of AppVMs that have no other one.
   settings_are_lists: false
+  # AppVMs may ask dom0 for hosts, which asks you.
+  ask: true
   appvms:
     banking:
       ip: 10.137.0.11
