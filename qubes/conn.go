@@ -1,6 +1,6 @@
-// Package qubes reads what dom0 has decided for this VM, in QubesDB: lists that were set as features of this VM, and the firewall
-// settings of the AppVMs below it. It speaks the local protocol of qubesdb-daemon (include/qubesdb.h of qubes-core-qubesdb 4.3), at
-// the socket that permits reading only, and runs no program.
+// Package qubes reads what dom0 has decided for this VM, in QubesDB: lists that were set as features of this VM, the firewall settings of
+// the AppVMs below it, and the gateways that dom0 shows to them. It speaks the local protocol of qubesdb-daemon (include/qubesdb.h of
+// qubes-core-qubesdb 4.3), at the socket that permits reading only, and runs no program.
 //
 // A watch is a hint: it says that something has changed, and all of it is read again. What somebody is writing is not believed, see
 // [Source].

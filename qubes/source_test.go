@@ -354,3 +354,27 @@ func TestChanged(t *testing.T) {
 		}
 	}
 }
+
+// Gateways that dom0 shows in the place of others. What is none is as if it were not there.
+func TestShown(t *testing.T) {
+	d, s, hints := both(t)
+	for addr, gateway := range map[string]string{
+		"10.137.0.11": "192.168.7.1", "10.137.0.12": "127.0.0.1", "10.137.0.13": "0.0.0.0", "10.137.0.14": "224.0.0.1", "10.137.0.15": "fd00::1",
+		"10.137.0.16": "gateway", "10.137.0.17": "", "fd00::2": "192.168.7.1", "nobody": "192.168.7.1",
+	} {
+		d.Write("/mapped-ip/"+addr+"/visible-gateway", gateway)
+		<-hints
+	}
+	d.Write("/mapped-ip/10.137.0.18/visible-ip", "192.168.7.5")
+	<-hints
+	lists(t, s)
+	want := map[netip.Addr]netip.Addr{netip.MustParseAddr("10.137.0.11"): netip.MustParseAddr("192.168.7.1")}
+	if got := s.Shown(); !reflect.DeepEqual(got, want) {
+		t.Errorf("shown: %v", got)
+	}
+	d.Remove("/mapped-ip/")
+	<-hints
+	if lists(t, s); len(s.Shown()) != 0 {
+		t.Errorf("taken away: %v", s.Shown())
+	}
+}
