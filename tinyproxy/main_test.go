@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -30,6 +31,8 @@ func script(t testing.TB, body string) string {
 func program(t testing.TB, body string) string {
 	t.Helper()
 	path := filepath.Join(openDir(t), "fake")
+	syscall.ForkLock.RLock() // a program that starts meanwhile would have it open for writing
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -15,14 +15,15 @@ import (
 
 // TestClientsThatHoldAllConnections: the clients of an AppVM hold both connections that its proxy serves at once, and a third one waits.
 // After a minute another process serves who comes then, and the tunnels go on. A proxy whose requests end meanwhile has no successor.
+// Where MaxClients is 2, RLIMIT_NPROC is 54, so no other test has AppVMs with these addresses.
 func TestClientsThatHoldAllConnections(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.template("MaxClients 100", "MaxClients 2")
-		s.rules("stuck.10.137.0.11", bank)
-		s.rules("busy.10.137.0.12", bank)
+		s.rules("stuck.10.137.4.11", bank)
+		s.rules("busy.10.137.4.12", bank)
 		s.start()
-		s.attach("stuck", "10.137.0.11")
-		s.attach("busy", "10.137.0.12")
+		s.attach("stuck", "10.137.4.11")
+		s.attach("busy", "10.137.4.12")
 		s.opens("stuck", "http://bank.example/")
 		s.opens("busy", "http://bank.example/")
 		before := s.show()

@@ -86,10 +86,10 @@ func TestNothingIsInForceWhereNobodyIsServed(t *testing.T) {
 func TestUpdateWaitsForALastLineWithoutEnd(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.startWork()
-		s.must(os.WriteFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte("#: format domains\nbank.example\nshop.example"), 0o644))
+		s.must(writeFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte("#: format domains\nbank.example\nshop.example"), 0o644))
 		s.on(0, "update")
 		s.opens("work", "http://shop.example/")
-		s.must(os.WriteFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte("#: format domains\nbank.example"), 0o644))
+		s.must(writeFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte("#: format domains\nbank.example"), 0o644))
 		s.on(0, "update")
 		s.refuses("work", "http://shop.example/")
 		s.stop()

@@ -103,11 +103,17 @@ func TestBadNameServers(t *testing.T) {
 		} {
 			fails()
 			s.opens("work", "http://bank.example/")
+			var late []time.Duration // some pages are, if the machine stands still
 			for i := range 10 {
 				began := time.Now()
-				if err := s.page("work", "http://"+host(i)+"/"); err != nil || time.Since(began) > lostQuestion {
+				if err := s.page("work", "http://"+host(i)+"/"); err != nil {
 					s.Errorf("%s: page %d: %v, after %v", what, i+1, err, time.Since(began))
+				} else if took := time.Since(began); took > lostQuestion {
+					late = append(late, took)
 				}
+			}
+			if len(late) > 2 {
+				s.Errorf("%s: pages took %v", what, late)
 			}
 			answers(lab.Manner{}, lab.Manner{})
 		}
@@ -123,18 +129,26 @@ func TestNoQuestionIsLost(t *testing.T) {
 		s.start()
 		s.opens("work", "http://bank.example/")
 		var took []time.Duration
+		late := 0 // some pages are, if the machine stands still
 		for i := range 12 {
 			pid := s.resolver()
 			page := fmt.Sprintf("http://bank%d.example/", i)
 			for proven := time.Now().Add(time.Second); time.Now().Before(proven); { // the one after a resolver that has hardly lived is not at once there
 				s.opens("work", page)
+				time.Sleep(50 * time.Millisecond) // the machine is for others too
 			}
 			s.must(unix.Kill(pid, unix.SIGKILL))
 			began := time.Now()
-			if err := s.page("work", page); err != nil || time.Since(began) > lostQuestion {
+			if err := s.page("work", page); err != nil {
 				s.Errorf("%d: %v, after %v", i+1, err, time.Since(began))
 			}
 			took = append(took, time.Since(began).Round(time.Millisecond))
+			if took[i] > lostQuestion {
+				late++
+			}
+		}
+		if late > 2 {
+			s.Errorf("pages took %v", took)
 		}
 		s.Logf("a page from the death of the resolver on took %v", took)
 		s.stop()

@@ -115,7 +115,7 @@ func TestRuleFileBehindLinks(t *testing.T) {
 	s := newSite(t, lab.R42)
 	write := func(path string, lines ...string) {
 		s.must(os.MkdirAll(filepath.Dir(filepath.Join(s.dir, path)), 0o755))
-		s.must(os.WriteFile(filepath.Join(s.dir, path), []byte(strings.Join(lines, "\n")+"\n"), 0o644))
+		s.must(writeFile(filepath.Join(s.dir, path), []byte(strings.Join(lines, "\n")+"\n"), 0o644))
 	}
 	link := func(target, path string) {
 		s.must(os.Symlink(target, filepath.Join(s.dir, path+".new")))

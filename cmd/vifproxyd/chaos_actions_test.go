@@ -396,7 +396,7 @@ func (c *chaos) storm() string {
 	}))
 	for n, end := 0, time.Now().Add(time.Second); n < 9000 && time.Now().Before(end); n++ {
 		path := filepath.Join(c.rulesDir(), fmt.Sprintf(".burst%d", n))
-		c.must(os.WriteFile(path, nil, 0o644))
+		c.must(writeFile(path, nil, 0o644))
 		c.must(os.Remove(path))
 	}
 	return fmt.Sprintf("%s %d routes", what, moves)

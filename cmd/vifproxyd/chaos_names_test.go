@@ -84,7 +84,7 @@ func (c *chaos) editHosts() string {
 	places := slices.Concat(insiders, outsiders, []netip.Addr{hostsLead, hostsLead, hostsLead, hostsLead})
 	line := fmt.Sprintf("%v %s\n", places[c.rng.IntN(len(places))], universe[host])
 	c.misleads(host)
-	c.must(os.WriteFile(c.etc("hosts"), []byte(lab.Hosts+line), 0o644))
+	c.must(writeFile(c.etc("hosts"), []byte(lab.Hosts+line), 0o644))
 	return strings.TrimSpace(line)
 }
 
@@ -104,7 +104,7 @@ func (c *chaos) truth() {
 		}
 	}
 	if c.naming.lying != 0 {
-		c.must(os.WriteFile(c.etc("hosts"), []byte(lab.Hosts), 0o644))
+		c.must(writeFile(c.etc("hosts"), []byte(lab.Hosts), 0o644))
 	}
 	c.must(c.Answer(lab.Manner{}))
 	c.naming.lying, c.naming.bad = 0, [2]bool{}

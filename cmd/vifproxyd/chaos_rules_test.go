@@ -132,7 +132,7 @@ func (c *chaos) writeInPlace() string {
 		m.setFile(vm, file(vm, name), content{kind: good})
 		m.setFile(vm, file(vm, name), text)
 	})
-	c.must(os.WriteFile(filepath.Join(c.rulesDir(), file(vm, name)), []byte(text.text), 0o644))
+	c.must(writeFile(filepath.Join(c.rulesDir(), file(vm, name)), []byte(text.text), 0o644))
 	return fmt.Sprintf("%s %v", name, text.lines)
 }
 
@@ -163,7 +163,7 @@ func (c *chaos) link() string {
 	target := filepath.Join(lists, file(vm, name))
 	replace := func(text content) {
 		c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
-		c.must(os.WriteFile(target+".new", []byte(text.text), 0o644))
+		c.must(writeFile(target+".new", []byte(text.text), 0o644))
 	}
 	// That it leads to what an earlier link did is none of the changes that the model knows.
 	target += fmt.Sprint(c.rng.IntN(1e9))
@@ -316,7 +316,7 @@ func (c *chaos) directoryUnreadable() string {
 		c.must(os.Symlink("nowhere", aside))
 	} else {
 		what = "a file"
-		c.must(os.WriteFile(aside, nil, 0o644))
+		c.must(writeFile(aside, nil, 0o644))
 	}
 	swap := func() {
 		c.must(unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, c.rulesDir(), unix.RENAME_EXCHANGE))

@@ -39,9 +39,9 @@ func TestLookingAtTheFirewallVM(t *testing.T) {
 		// The variables make programs in the AppVM use its proxy, for both kinds of sites.
 		variables, _, _ := s.ctl("client", "work")
 		file := filepath.Join(s.dir, "env")
-		s.must(os.WriteFile(file, []byte(variables), 0o644))
+		s.must(writeFile(file, []byte(variables), 0o644))
 		ca := filepath.Join(s.dir, "ca")
-		s.must(os.WriteFile(ca, s.CA, 0o644))
+		s.must(writeFile(ca, s.CA, 0o644))
 		for _, page := range []string{"http://bank.example/", "https://bank.example/"} {
 			out, err := s.VMCommand(t.Context(), "work", "sh", "-ec",
 				"set -a; . "+file+"; exec curl --silent --show-error --cacert "+ca+" "+page).CombinedOutput()

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -14,7 +13,7 @@ import (
 // resolvers has the firewall VM ask these, in place of the lab's.
 func (s *site) resolvers(text string) {
 	s.Helper()
-	s.must(os.WriteFile("/etc/netns/"+s.Name+"-fw/resolv.conf", []byte(text), 0o644))
+	s.must(writeFile("/etc/netns/"+s.Name+"-fw/resolv.conf", []byte(text), 0o644))
 }
 
 const labResolvers = "nameserver 10.139.1.1\nnameserver 10.139.1.2\n"

@@ -81,7 +81,7 @@ func TestWhatIsWrongInARuleFile(t *testing.T) {
 			`"#: format patterns", "#: port PORT..." and "#: egress CIDR[:PORT]"; no comment begins with "#:")`},
 		{bank + "\n# fine\n^[shop\n", file + `:3: "^[shop" opens a bracket that nothing closes (close it, or write \[)`},
 	} {
-		s.must(os.WriteFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte(row.content), 0o644))
+		s.must(writeFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte(row.content), 0o644))
 		s.told("work", control.Running, row.message)
 		s.undisturbed(work, "http://bank.example/")
 	}
@@ -123,7 +123,7 @@ func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
 	s.pair()
 	work, play := s.show()["work"], s.show()["play"]
 	away := s.rulesDir() + ".away"
-	s.must(os.WriteFile(away, nil, 0o644))
+	s.must(writeFile(away, nil, 0o644))
 	exchange := func() { // at no moment is there nothing, which would be a directory without rules
 		s.must(unix.Renameat2(unix.AT_FDCWD, s.rulesDir(), unix.AT_FDCWD, away, unix.RENAME_EXCHANGE))
 	}
@@ -149,7 +149,7 @@ func TestFullRuntimeDirectory(t *testing.T) {
 	s.pair()
 	work, play := s.show()["work"], s.show()["play"]
 	ballast := filepath.Join(s.runDir(), "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); err == nil {
+	if err := writeFile(ballast, make([]byte, 1<<20), 0o600); err == nil {
 		s.Fatal("the file system is not full")
 	}
 	s.rules("work.10.137.0.11", bank, shop)
@@ -227,7 +227,7 @@ func TestSocketsChangeHands(t *testing.T) {
 func (s *site) program(content string) {
 	s.Helper()
 	temp := filepath.Join(s.dir, ".program")
-	s.must(os.WriteFile(temp, []byte(content), 0o755))
+	s.must(writeFile(temp, []byte(content), 0o755))
 	s.must(os.Chmod(temp, 0o755))
 	s.must(os.Rename(temp, filepath.Join(s.dir, "tinyproxy")))
 }
@@ -238,7 +238,7 @@ func (s *site) compiled(body string) string {
 	s.Helper()
 	dir := s.TempDir()
 	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "main")
-	s.must(os.WriteFile(source, []byte("package main\n\nimport \"syscall\"\n\n"+
+	s.must(writeFile(source, []byte("package main\n\nimport \"syscall\"\n\n"+
 		"func main() { syscall.Getpid(); "+body+" }\n"), 0o600))
 	cmd := exec.Command("go", "build", "-o", program, source)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -24,7 +24,7 @@ func TestManPage(t *testing.T) {
 	page.Help(around)
 	const path = "../../packaging/man/vifproxyd.8"
 	if *updatePage {
-		if err := os.WriteFile(path, []byte(page.String()), 0o644); err != nil {
+		if err := writeFile(path, []byte(page.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -97,8 +97,8 @@ func TestOwnedProxy(t *testing.T) {
 		s.undisturbedBy(string(log), neighbours())
 
 		free := s.TempDir()
-		s.must(os.WriteFile(filepath.Join(free, "rules"), []byte(strings.Join(targets, "\n")), 0o600))
-		s.must(os.WriteFile(filepath.Join(free, "config"), fmt.Appendf(nil, "Port 61096\nListen %s\n", lab.Gateway), 0o600))
+		s.must(writeFile(filepath.Join(free, "rules"), []byte(strings.Join(targets, "\n")), 0o600))
+		s.must(writeFile(filepath.Join(free, "config"), fmt.Appendf(nil, "Port 61096\nListen %s\n", lab.Gateway), 0o600))
 		output, err := os.Create(filepath.Join(free, "output")) // which takes what is written as fast as it comes, as a pipe would not
 		s.must(err)
 		defer output.Close()
@@ -117,7 +117,9 @@ func TestOwnedProxy(t *testing.T) {
 				break
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\n", a[0], inside[i][1], a[1])
-			if inside[i][1] == "done" {
+			if inside[i][1] == "done" && a[0] == "ask as many questions as it can" && asksSlowly(string(log)) {
+				s.Logf("this machine was too slow to %s", a[0])
+			} else if inside[i][1] == "done" {
 				s.Errorf("an owned proxy can: %s", a[0])
 			}
 			if want := deniedBy[a[0]]; want != "" && inside[i][1] != want {
@@ -203,6 +205,22 @@ func (s *site) keepAsking(uid uint32, name string) func() []question {
 	}
 }
 
+// mostQuestions is how many a proxy may send in a second (questionRate in firewall/nft).
+const mostQuestions = 8000
+
+// asksSlowly reports whether the hostile program has sent no more questions than a proxy may.
+func asksSlowly(log string) bool {
+	for _, m := range floodLine.FindAllStringSubmatch(strings.ReplaceAll(log, `\t`, "\t"), -1) {
+		first, _ := strconv.ParseInt(m[2], 10, 64)
+		last, _ := strconv.ParseInt(m[3], 10, 64)
+		packets, _ := strconv.ParseFloat(m[4], 64)
+		if m[1] == "questions" && packets < mostQuestions*(1+time.Duration(last-first).Seconds()) { // as many may come at once
+			return true
+		}
+	}
+	return false
+}
+
 var floodLine = regexp.MustCompile(`flood\t(\w+)\t(\d+)\t(\d+)\t(\d+)`)
 
 // undisturbedBy checks that a neighbour's questions were answered while the hostile program asked as fast as it could, and about as
@@ -259,7 +277,7 @@ func (s *site) listensOutside(addr netip.Addr, ports ...uint16) {
 func (s *site) targets(other control.VM) []string {
 	s.Helper()
 	path := func(name string) string { return filepath.Join(s.dir, name) }
-	s.must(os.WriteFile(path("secret"), []byte("x"), 0o644))
+	s.must(writeFile(path("secret"), []byte("x"), 0o644))
 	s.must(os.Mkdir(path("open"), 0o755))
 	s.must(os.Chmod(path("open"), 0o777))
 	abstract := "@" + s.Name

@@ -200,7 +200,7 @@ func TestAnAppVMAsks(t *testing.T) {
 	s.fileIs("banking.10.137.0.11", "#: format domains\nbank.example\ngit.example:8443\n")
 
 	// Where nothing is kept, the answer says so.
-	s.must(os.WriteFile(filepath.Join(s.dir, "qubesdb-read"), []byte("#!/bin/sh\necho none\n"), 0o755))
+	s.must(writeFile(filepath.Join(s.dir, "qubesdb-read"), []byte("#!/bin/sh\necho none\n"), 0o755))
 	if text, status := s.calls("banking", "vifproxy.AllowAlways", "a.example"); status != 0 ||
 		!strings.HasPrefix(text, "a.example is allowed until the firewall VM restarts") {
 		s.Errorf("AllowAlways in a disposable: exit status %d: %s", status, text)

@@ -100,14 +100,14 @@ func TestLeftoversAreNotTrusted(t *testing.T) {
 		go func() { gone <- mine.Wait() }()
 		fake := filepath.Join(s.runDir(), "work")
 		s.must(os.MkdirAll(filepath.Join(fake, "61000"), 0o750))
-		s.must(os.WriteFile(filepath.Join(fake, "pid"), fmt.Appendln(nil, os.Getpid()), 0o644))
-		s.must(os.WriteFile(filepath.Join(fake, "61000", "rules"), []byte(".\n"), 0o644))
+		s.must(writeFile(filepath.Join(fake, "pid"), fmt.Appendln(nil, os.Getpid()), 0o644))
+		s.must(writeFile(filepath.Join(fake, "61000", "rules"), []byte(".\n"), 0o644))
 		s.must(os.Lchown(fake, s.user, 0x70000000|137<<16|11))
 		s.must(os.Lchown(filepath.Join(fake, "61000"), s.user, 0))
 		keep := []string{filepath.Join(s.runDir(), "a file"), filepath.Join(s.runDir(), "dir", "x")}
 		s.must(os.Mkdir(filepath.Dir(keep[1]), 0o755))
 		for _, path := range keep {
-			s.must(os.WriteFile(path, []byte("not ours"), 0o644))
+			s.must(writeFile(path, []byte("not ours"), 0o644))
 		}
 
 		s.start() // over the dead one's socket, too

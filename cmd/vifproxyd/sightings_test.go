@@ -40,7 +40,7 @@ func TestUnseenForLong(t *testing.T) {
 			s.Errorf("the record:\n%s", text)
 		}
 		last := regexp.MustCompile(`"last": "[^"]*"`)
-		s.must(os.WriteFile(seen, last.ReplaceAll(text, []byte(fmt.Sprintf(`"last": %q`, time.Now().AddDate(0, 0, -40).Format(time.RFC3339)))), 0o640))
+		s.must(writeFile(seen, last.ReplaceAll(text, []byte(fmt.Sprintf(`"last": %q`, time.Now().AddDate(0, 0, -40).Format(time.RFC3339)))), 0o640))
 	}
 	ago()
 	s.start()
@@ -84,7 +84,7 @@ func TestUnseenForLong(t *testing.T) {
 	s.stop()
 
 	// A record that cannot be read is told of. The next one begins.
-	s.must(os.WriteFile(seen, []byte("{"), 0o640))
+	s.must(writeFile(seen, []byte("{"), 0o640))
 	s.start("--on-unseen=hold")
 	s.opens("banking", "http://bank.example/")
 	if !strings.Contains(s.daemon.log.String(), "it begins anew") {

@@ -120,11 +120,19 @@ func (s *site) must(err error) {
 	}
 }
 
+// writeFile writes a file whose descriptor no program inherits that starts meanwhile: what somebody may still write is neither believed
+// nor executed.
+func writeFile(path string, content []byte, mode os.FileMode) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, content, mode)
+}
+
 // rules writes a rule file as an editor does: a new file renamed over the old one.
 func (s *site) rules(file string, lines ...string) {
 	s.Helper()
 	temp := filepath.Join(s.rulesDir(), ".new")
-	s.must(os.WriteFile(temp, []byte(strings.Join(append(lines, ""), "\n")), 0o644))
+	s.must(writeFile(temp, []byte(strings.Join(append(lines, ""), "\n")), 0o644))
 	s.must(os.Rename(temp, filepath.Join(s.rulesDir(), file)))
 }
 

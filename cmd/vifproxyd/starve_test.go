@@ -47,7 +47,7 @@ func (s *site) inSmallVM() (killed func() string) {
 		for _, limit := range limits {
 			file, value, _ := strings.Cut(limit, "=")
 			// Without swap accounting there is nothing to limit.
-			if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0); err != nil && !strings.Contains(file, "sw") {
+			if err := writeFile(filepath.Join(dir, file), []byte(value), 0); err != nil && !strings.Contains(file, "sw") {
 				s.Fatal(err)
 			}
 		}

@@ -88,7 +88,7 @@ func TestAStopThatCannotBeKept(t *testing.T) {
 	s.must(syscall.Mount("tmpfs", s.stateDir(), "tmpfs", 0, "size=8k,mode=755"))
 	s.Cleanup(func() { syscall.Unmount(s.stateDir(), syscall.MNT_DETACH) })
 	s.must(os.Chown(s.stateDir(), s.user, 0))
-	s.must(os.WriteFile(filepath.Join(s.stateDir(), "full"), make([]byte, 8192), 0o644))
+	s.must(writeFile(filepath.Join(s.stateDir(), "full"), make([]byte, 8192), 0o644))
 	s.pair()
 	_, errs, status := s.ctl("stop", "work")
 	if status != 1 || !strings.Contains(errs, "will not outlive a restart") || !strings.Contains(errs, "no space left") {
@@ -103,7 +103,7 @@ func TestAStopThatCannotBeKept(t *testing.T) {
 	})
 	s.stop()
 
-	s.must(os.WriteFile(filepath.Join(s.stateDir(), "stopped"), []byte(`{"stopped": [`), 0o640))
+	s.must(writeFile(filepath.Join(s.stateDir(), "stopped"), []byte(`{"stopped": [`), 0o640))
 	s.start()
 	for name, vm := range s.show() {
 		if vm.State != control.Stopped {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,7 +76,7 @@ func (s *site) load(vm string, pages ...string) (beat chan bool, end func() stri
 // inPlace writes a rule file as a shell's > does: it is empty for a moment.
 func (s *site) inPlace(file string, lines ...string) {
 	s.Helper()
-	s.must(os.WriteFile(filepath.Join(s.rulesDir(), file), []byte(strings.Join(append(lines, ""), "\n")), 0o644))
+	s.must(writeFile(filepath.Join(s.rulesDir(), file), []byte(strings.Join(append(lines, ""), "\n")), 0o644))
 }
 
 func TestTwoHundredEditsUnderLoad(t *testing.T) {

@@ -123,7 +123,7 @@ func (s *site) delegatedGroup() *os.File {
 	dir, err := os.MkdirTemp(own, "vifproxy-test-")
 	s.must(err)
 	s.Cleanup(func() {
-		s.must(os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0))
+		s.must(writeFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0))
 		below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
 		for _, path := range append(below, filepath.Join(dir, "cgroup.procs")) {
 			for errors.Is(os.Remove(filepath.Dir(path)), unix.EBUSY) {

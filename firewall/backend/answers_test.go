@@ -180,6 +180,7 @@ X`)
 func TestProxiesAnswerNobodyByIPv6(t *testing.T) {
 	for _, m := range Machines[1:] {
 		t.Run(m.Name, func(t *testing.T) {
+			t.Parallel()
 			EnterNamespace(t)
 			_, b := NewSite(t)
 			six := func(name, addr string) error {
@@ -193,7 +194,7 @@ func TestProxiesAnswerNobodyByIPv6(t *testing.T) {
 			Must(t, outside.Do(func() error { return six("eth0", "2001:db8::2/64") }))
 			reaches := func(from *Host, addr, port string) bool {
 				return from.Do(func() error {
-					dialer := net.Dialer{Timeout: 3 * time.Second}
+					dialer := net.Dialer{Timeout: 3 * time.Second} // the guard refuses, or drops
 					if from == outside {
 						dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP("2001:db8::2"), Port: 443}
 					}

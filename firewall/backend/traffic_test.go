@@ -108,7 +108,7 @@ func TestEstablishedSurvives(t *testing.T) {
 
 // While a binding moves, nobody is refused: a connection comes to the one proxy or to the other.
 func TestMovesWithoutAGap(t *testing.T) {
-	defer trackAtMost(1 << 20)() // it connects faster than anybody may else
+	t.Cleanup(trackAtMost(1 << 20)) // it connects faster than anybody may else
 	OnEach(t, func(t *testing.T, m Machine) {
 		a, _ := NewSite(t)
 		Listen(t, Gateway+":61000", "one")

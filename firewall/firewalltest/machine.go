@@ -46,11 +46,12 @@ var Machines = []Machine{
 	{"iptables-legacy", "iptables", "/usr/sbin/iptables-legacy", "qubes-r4.1.iptables"},
 }
 
-// OnEach runs a test on each kind of machine, in a network namespace of its own with the foreign rules
+// OnEach runs a test on each kind of machine, side by side, in a network namespace of its own with the foreign rules
 // loaded.
 func OnEach(t *testing.T, test func(t *testing.T, m Machine)) {
 	for _, m := range Machines {
 		t.Run(m.Name, func(t *testing.T) {
+			t.Parallel()
 			EnterNamespace(t)
 			m.LoadForeign(t)
 			test(t, m)

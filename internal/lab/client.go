@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -72,8 +71,6 @@ func (l *Lab) Client(vm string) *http.Client {
 }
 
 func (l *Lab) transport(vm string) *http.Transport {
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(l.CA)
 	return &http.Transport{
 		Proxy: func(*http.Request) (*url.URL, error) {
 			gateway, err := l.gateway(vm)
@@ -82,7 +79,7 @@ func (l *Lab) transport(vm string) *http.Transport {
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return l.Dial(ctx, vm, network, addr)
 		},
-		TLSClientConfig:   &tls.Config{RootCAs: roots},
+		TLSClientConfig:   &tls.Config{RootCAs: l.roots},
 		DisableKeepAlives: true,
 	}
 }

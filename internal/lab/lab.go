@@ -16,6 +16,7 @@ package lab
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -54,9 +55,10 @@ type Lab struct {
 	Ruleset Ruleset
 	CA      []byte // PEM, the authority of all origins' certificates
 
-	fw  *space
-	nft *nftables.Conn // in fw; used under mu
-	net *internet
+	roots *x509.CertPool // the same
+	fw    *space
+	nft   *nftables.Conn // in fw; used under mu
+	net   *internet
 
 	mu     sync.Mutex // one plug at a time, as with Xen's hotplug lock
 	guests map[string]*guest
@@ -105,7 +107,8 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if l.net, err = newInternet(l.Name + "-net"); err != nil {
 		return err
 	}
-	l.CA = l.net.authority.pem
+	l.CA, l.roots = l.net.authority.pem, x509.NewCertPool()
+	l.roots.AppendCertsFromPEM(l.CA)
 	if err := l.fw.do(l.connectUplink); err != nil {
 		return fmt.Errorf("connect the uplink: %w", err)
 	}

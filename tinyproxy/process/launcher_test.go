@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -300,7 +301,10 @@ func TestReplacedBinary(t *testing.T) {
 	}
 	install := func() tinyproxy.Binary {
 		tmp := path + ".new"
-		if err := errors.Join(os.WriteFile(tmp, program, 0o755), os.Rename(tmp, path)); err != nil {
+		syscall.ForkLock.RLock() // as in program
+		err := errors.Join(os.WriteFile(tmp, program, 0o755), os.Rename(tmp, path))
+		syscall.ForkLock.RUnlock()
+		if err != nil {
 			t.Fatal(err)
 		}
 		b, err := tinyproxy.Identify(path)

@@ -149,6 +149,9 @@ func script(t testing.TB, body string) string {
 func program(t testing.TB, body string) string {
 	t.Helper()
 	path := filepath.Join(openDir(t), "fake")
+	// The program that waits for the next start may come meanwhile, and would have the file open for writing.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}

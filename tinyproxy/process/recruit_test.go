@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,10 @@ func TestCrashOfARecruit(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(openDir(t), "tinyproxy")
-	if err := os.WriteFile(program, content, 0o755); err != nil {
+	syscall.ForkLock.RLock() // as in program
+	err = os.WriteFile(program, content, 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	recruited := await.Value(t, "a recruit", l.recruits)
