@@ -96,28 +96,33 @@ func TestProxyStartsInTheGroupInWhichItWaited(t *testing.T) {
 		s.start()
 		var waits, group string
 		s.until("a vifproxy-confine waits in a group of its own", func() error {
+			waiting, resolver := []string{}, false
 			for _, pid := range s.children(s.daemon.cmd.Process.Pid) {
-				n, err := strconv.Atoi(pid)
-				s.must(err)
-				argv, err := os.ReadFile("/proc/" + pid + "/cmdline")
-				s.must(err)
-				if !strings.HasPrefix(string(argv), "vifproxy-confine\x00") {
-					continue // the resolver
-				}
-				if group = s.groupOf(n); strings.HasPrefix(filepath.Base(group), "proxy-") {
-					waits = pid
-					return nil
+				argv, _ := os.ReadFile("/proc/" + pid + "/cmdline") // it may have ended
+				if name, _, _ := strings.Cut(string(argv), "\x00"); name == "vifproxy-confine" {
+					waiting = append(waiting, pid)
+				} else if name == "vifproxy-names" {
+					resolver = true
 				}
 			}
-			return fmt.Errorf("it is in %q", group)
+			if !resolver || len(waiting) != 1 { // the resolver is a vifproxy-confine at first, too
+				return fmt.Errorf("waiting are %v, and a resolver is there: %v", waiting, resolver)
+			}
+			waits = waiting[0]
+			n, err := strconv.Atoi(waits)
+			s.must(err)
+			if group = s.groupOf(n); !strings.HasPrefix(filepath.Base(group), "proxy-") {
+				return fmt.Errorf("it is in %q", group)
+			}
+			return nil
 		})
 		s.rules("work.10.137.0.11", bank)
 		s.attach("work", "10.137.0.11")
 		proxy := s.untilState("work", control.Running).PID
 		if is := s.groupOf(proxy); fmt.Sprint(proxy) == waits && is != group {
-			t.Errorf("process %s waited in %s and serves in %s", waits, group, is)
+			s.Errorf("process %s waited in %s and serves in %s", waits, group, is)
 		} else if fmt.Sprint(proxy) != waits {
-			t.Errorf("process %s waited, and %d serves", waits, proxy)
+			s.Errorf("process %s waited, and %d serves", waits, proxy)
 		}
 		s.stop()
 	})

@@ -85,10 +85,10 @@ func TestAStopThatCannotBeKept(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
 	s.must(os.Mkdir(s.stateDir(), 0o755))
-	s.must(syscall.Mount("tmpfs", s.stateDir(), "tmpfs", 0, "size=8k,mode=755"))
+	s.must(syscall.Mount("tmpfs", s.stateDir(), "tmpfs", 0, "size=64k,mode=755"))
 	s.Cleanup(func() { syscall.Unmount(s.stateDir(), syscall.MNT_DETACH) })
 	s.must(os.Chown(s.stateDir(), s.user, 0))
-	s.must(writeFile(filepath.Join(s.stateDir(), "full"), make([]byte, 8192), 0o644))
+	s.must(writeFile(filepath.Join(s.stateDir(), "full"), make([]byte, 64<<10), 0o644))
 	s.pair()
 	_, errs, status := s.ctl("stop", "work")
 	if status != 1 || !strings.Contains(errs, "will not outlive a restart") || !strings.Contains(errs, "no space left") {

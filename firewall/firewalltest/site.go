@@ -173,6 +173,10 @@ func Listen(t *testing.T, addr, name string) (stop func()) {
 		})
 	}}
 	l, err := config.Listen(t.Context(), "tcp", addr)
+	// A program that another test starts has the listener before for a moment, until it is executed.
+	for end := time.Now().Add(time.Minute); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		l, err = config.Listen(t.Context(), "tcp", addr)
+	}
 	if err != nil {
 		t.Error(err)
 		return func() {}

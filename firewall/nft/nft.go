@@ -24,6 +24,7 @@ type Backend struct {
 	log *slog.Logger
 	cfg firewall.Config
 
+	dial func() (*kernel, error)
 	conn *kernel // nil until needed and after an error
 
 	// loaded is everything but the elements of sets, as it was right after the last load; nil if that is not known.
@@ -96,7 +97,7 @@ func (n *Backend) Qubes(ctx context.Context) (is bool, err error) {
 
 // New returns a backend that has read and written nothing yet.
 func New(log *slog.Logger, cfg firewall.Config) *Backend {
-	return &Backend{log: log, cfg: cfg, pins: pins.New()}
+	return &Backend{log: log, cfg: cfg, dial: dial, pins: pins.New()}
 }
 
 // UseSwitchboard makes the next Sync load the rules for a switchboard.
@@ -141,7 +142,7 @@ func (n *Backend) do(ctx context.Context, f func() error) (err error) {
 		return err
 	}
 	if n.conn == nil {
-		if n.conn, err = dial(); err != nil {
+		if n.conn, err = n.dial(); err != nil {
 			return fmt.Errorf("nftables: %w", err)
 		}
 	}

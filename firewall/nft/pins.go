@@ -140,7 +140,7 @@ func (n *Backend) restorePins() (writes int, err error) {
 // redial begins a new conversation with the kernel after an error to which more answers are under way.
 func (n *Backend) redial() (err error) {
 	n.hangUp()
-	n.conn, err = dial()
+	n.conn, err = n.dial()
 	return err
 }
 
