@@ -167,6 +167,7 @@ var (
 	between   = regexp.MustCompile(`[,{}\n]`)
 	refusedBy = regexp.MustCompile(`^[0-9]+ counter$`) // a uid
 	pinned    = regexp.MustCompile(`^[0-9]+ \. [0-9.]+ timeout `)
+	zoned     = regexp.MustCompile(`^(?:([0-9]+)|127\.[0-9.]+) : [0-9]+$`) // a uid, or such an address: the zone follows from it
 )
 
 // state is bindings, rules and `show` as text, but for what is another each time: ports, pids, times, counters, pins and who asks
@@ -178,7 +179,7 @@ func (c *chaos) state() string {
 	for _, part := range between.Split(asks.ReplaceAllString(proxyPort.ReplaceAllString(c.ruleset(), "PORT"), "ASKER"), -1) {
 		part = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(part), "elements ="))
 		if part != "" && !refusedBy.MatchString(part) && !pinned.MatchString(part) {
-			all = append(all, part)
+			all = append(all, zoned.ReplaceAllString(part, "$1 : ZONE"))
 		}
 	}
 	for _, vm := range status.VMs {
