@@ -48,7 +48,9 @@ AppVMs can call these services of qrexec if the policy in dom0 lets them, see
 list has to have the name that the AppVM has in dom0.
 
     vifproxy.Denied
-        prints what the AppVM's list refuses, a JSON object a line, until standard input ends
+        prints what the AppVM's list refuses, a JSON object a line, until standard input ends:
+        "time", "host", "port", "reason" (list or port), "site" (the part of the host that has
+        one owner), and "browser" if browsers ask for the host without a page
     vifproxy.Allow+HOST, vifproxy.Allow+HOST+PORT
         lets the AppVM reach HOST for ten minutes, and prints a line that says so, or why not
     vifproxy.AllowAlways+HOST, vifproxy.AllowAlways+HOST+PORT
