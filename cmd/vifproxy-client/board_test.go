@@ -115,7 +115,7 @@ func TestRetries(t *testing.T) {
 		{nil, 0, "has ended", 8 * firstRetry},
 		{nil, provenStream, "has ended", firstRetry},
 		{fmt.Errorf("start: %w", exec.ErrNotFound), 0, "is missing", seldom},
-		{errors.New("x"), 0, "(x)", 2 * firstRetry},
+		{errors.New("x"), 0, "has ended: x", 2 * firstRetry},
 	} {
 		problem, wait := r.after(want.err, want.lasted)
 		if wait != want.wait || !strings.Contains(problem, want.says) || (problem == "") != (want.says == "") {

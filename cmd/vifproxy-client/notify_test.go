@@ -26,7 +26,7 @@ func TestAButtonCallsTheService(t *testing.T) {
 	c.say("img.bank-cdn.example:8443 passes for 10 minutes\n")
 	c.exit(0)
 	c = s.called("vifproxy.Allow+static.bank-cdn.example")
-	c.say("\x1b[2J<b>no</b> & never\nand more\n")
+	c.say("no: \x1b[2J<b>no</b> & never\nand more\n")
 	c.exit(1)
 	screen.await("Allowed in part",
 		"img.bank-cdn.example:8443 passes for 10 minutes\nstatic.bank-cdn.example: [2J&lt;b&gt;no&lt;/b&gt; &amp; never", false)
@@ -192,10 +192,14 @@ func TestTheStreamIsCalledAgain(t *testing.T) {
 	stream := s.called("vifproxy.Denied")
 	stream.say(`{"host":"half.exam`)
 	stream.exit(0)
+	stream = s.called("vifproxy.Denied")
+	stream.say("no: there is no list of its own for x\x1b\n")
+	stream.exit(1)
 	again := s.called("vifproxy.Denied")
 	again.refuse("cdn.example", "cdn.example")
 	screen.await("Refused: cdn.example", "cdn.example", true)
-	if log := p.log.String(); !strings.Contains(log, "vifproxy.Denied has ended") {
+	if log := p.log.String(); !strings.Contains(log, "vifproxy.Denied has ended: the firewall VM restarts") ||
+		!strings.Contains(log, "exit status 1: there is no list of its own for x ") {
 		t.Errorf("the log: %s", log)
 	}
 	must(t, p.Process.Kill())

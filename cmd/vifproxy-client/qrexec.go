@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,8 +65,11 @@ func permit(ctx context.Context, t target, always bool) (string, error) {
 	if said == "" {
 		said = err.Error()
 	}
-	return "", fmt.Errorf("%s: %s", t, said)
+	return "", fmt.Errorf("%s: %s", t, strings.TrimSpace(strings.TrimPrefix(said, noPrefix)))
 }
+
+// noPrefix begins what a service says if its answer is no.
+const noPrefix = "no: "
 
 // statusOf returns the exit status that an error of exec tells; -1 if none.
 func statusOf(err error) int {
@@ -142,7 +146,7 @@ func (r *retries) after(err error, lasted time.Duration) (problem string, wait t
 		r.delay = min(max(2*r.delay, firstRetry), lastRetry)
 		problem, wait = "vifproxy.Denied has ended: the firewall VM restarts, or vifproxyd does not run there", r.delay
 		if err != nil {
-			problem += fmt.Sprintf(" (%v)", err)
+			problem = fmt.Sprintf("vifproxy.Denied has ended: %v", err)
 		}
 	}
 	if problem == r.told {
@@ -172,8 +176,12 @@ func followOnce(ctx context.Context, log *slog.Logger, refused chan<- refusal) e
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	bad := 0
+	bad, why := 0, ""
 	err = readLines(stdout, func(line []byte) bool {
+		if reason, no := strings.CutPrefix(string(line), noPrefix); no {
+			why = terminal.OneLine(reason[:min(len(reason), wordsMax)])
+			return true
+		}
 		r, err := parse(line)
 		if err != nil {
 			if bad++; bad == 1 {
@@ -192,8 +200,8 @@ func followOnce(ctx context.Context, log *slog.Logger, refused chan<- refusal) e
 	defer time.AfterFunc(endTimeout, cancel).Stop()
 	ended := cmd.Wait()
 	if statusOf(ended) >= 0 {
-		if said := errs.line(); said != "" {
-			return fmt.Errorf("%w: %s", ended, said)
+		if why = cmp.Or(why, errs.line()); why != "" {
+			return fmt.Errorf("%w: %s", ended, why)
 		}
 		return ended
 	}

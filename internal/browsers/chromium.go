@@ -36,6 +36,7 @@ var chromiumPolicies = []Setting{
 	{"SafeBrowsingProtectionLevel", 0, "no lists of unsafe sites: the white list is stricter than any of them"},
 	{"BrowserNetworkTimeQueriesEnabled", false, "no question what time it is"},
 	{"PasswordLeakDetectionEnabled", false, "no question whether a password is known"},
+	{"SpellcheckEnabled", false, "no download of dictionaries (redirector.gvt1.com), which would come without a page that needs them"},
 	{"SpellCheckServiceEnabled", false, "what is typed does not go to Google"},
 	{"TranslateEnabled", false, "no translation by Google"},
 	{"GenAiDefaultSettings", 2, "no models (2: off)"},
