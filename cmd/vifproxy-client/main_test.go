@@ -3,11 +3,8 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +16,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"vifproxy/qubes/qubestest"
 )
 
 // patience is how long a condition may take to come true. It bounds a hang; no test measures time with it.
@@ -28,7 +27,7 @@ const patience = 90 * time.Second
 func TestMain(m *testing.M) {
 	switch {
 	case filepath.Base(os.Args[0]) == client:
-		os.Exit(transport())
+		os.Exit(qubestest.QrexecClientMain())
 	case os.Getenv("VIFPROXY_CLIENT") != "":
 		main()
 		os.Exit(0)
@@ -36,71 +35,22 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// transport stands for qrexec, which carries what a service says from one qube to another: here from the test. It says its arguments
-// first, and closes its side when its standard input ends.
-func transport() int {
-	conn, err := net.Dial("unix", os.Getenv("TRANSPORT"))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	fmt.Fprintln(conn, strings.Join(os.Args[1:], " "))
-	go func() {
-		io.Copy(io.Discard, os.Stdin)     //nolint:errcheck // its end counts
-		conn.(*net.UnixConn).CloseWrite() //nolint:errcheck // as above
-	}()
-	for said := json.NewDecoder(conn); ; {
-		var m message
-		if err := said.Decode(&m); err != nil {
-			return 1
-		}
-		fmt.Print(m.Out)
-		if m.Exit != nil {
-			return *m.Exit
-		}
-	}
-}
-
-type message struct {
-	Out  string
-	Exit *int
-}
-
 // A session is one of a user: a bus, qrexec, and a directory.
 type session struct {
 	*testing.T
 	dir   string
 	env   []string
-	calls chan *call
-}
-
-// A call is one of qrexec-client-vm.
-type call struct {
-	args  string
-	conn  net.Conn
-	ended chan struct{} // its standard input has
+	calls <-chan *qubestest.Call
 }
 
 func newSession(t *testing.T) *session {
 	t.Helper()
 	dir := t.TempDir()
-	s := &session{T: t, dir: dir, calls: make(chan *call, 100)}
+	s := &session{T: t, dir: dir, calls: qubestest.ServeQrexec(t, dir+"/qrexec")}
 	must(t, os.Mkdir(dir+"/bin", 0o755))
 	own, err := os.Executable()
 	must(t, err)
 	must(t, os.Symlink(own, filepath.Join(dir, "bin", client)))
-	l, err := net.Listen("unix", dir+"/transport")
-	must(t, err)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.accept(conn)
-		}
-	}()
 
 	bus := exec.Command("dbus-daemon", "--session", "--nofork", "--nosyslog", "--print-address=1", "--address=unix:path="+dir+"/bus")
 	bus.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -114,31 +64,18 @@ func newSession(t *testing.T) *session {
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it listens
 		t.Fatalf("dbus-daemon: %v", err)
 	}
-	s.env = []string{"VIFPROXY_CLIENT=1", "TRANSPORT=" + dir + "/transport", "PATH=" + dir + "/bin:" + os.Getenv("PATH"),
+	s.env = []string{"VIFPROXY_CLIENT=1", "QREXEC_SOCKET=" + dir + "/qrexec", "PATH=" + dir + "/bin:" + os.Getenv("PATH"),
 		"DBUS_SESSION_BUS_ADDRESS=unix:path=" + dir + "/bus", "XDG_RUNTIME_DIR=" + dir, "LC_ALL=C.UTF-8", "TZ=UTC"}
 	return s
 }
 
-func (s *session) accept(conn net.Conn) {
-	r := bufio.NewReader(conn)
-	args, err := r.ReadString('\n')
-	if err != nil {
-		conn.Close()
-		return
-	}
-	c := &call{strings.TrimSuffix(args, "\n"), conn, make(chan struct{})}
-	s.calls <- c
-	io.Copy(io.Discard, r) //nolint:errcheck // its end counts
-	close(c.ended)
-}
-
 // called returns the next call, which has to be of this service.
-func (s *session) called(service string) *call {
+func (s *session) called(service string) *qubestest.Call {
 	s.Helper()
 	select {
 	case c := <-s.calls:
-		if c.args != "@default "+service {
-			s.Fatalf("called: %s, want %s", c.args, service)
+		if c.Args != "@default "+service {
+			s.Fatalf("called: %s, want %s", c.Args, service)
 		}
 		return c
 	case <-time.After(patience):
@@ -147,14 +84,8 @@ func (s *session) called(service string) *call {
 	return nil
 }
 
-func (c *call) say(text string) { json.NewEncoder(c.conn).Encode(message{Out: text}) } //nolint:errcheck // it may have ended
-
-func (c *call) exit(status int) {
-	json.NewEncoder(c.conn).Encode(message{Exit: &status}) //nolint:errcheck // it may have ended
-}
-
 // refuse says lines of the stream.
-func (c *call) refuse(site string, hosts ...string) {
+func refuse(c *qubestest.Call, site string, hosts ...string) {
 	var b strings.Builder
 	for _, host := range hosts {
 		name, port, _ := strings.Cut(host, ":")
@@ -163,7 +94,7 @@ func (c *call) refuse(site string, hosts ...string) {
 		}
 		fmt.Fprintf(&b, `{"time":"2026-11-30T01:02:03Z","host":%q,"port":%s,"reason":"list","site":%q}`+"\n", name, port, site)
 	}
-	c.say(b.String())
+	c.Say(b.String())
 }
 
 // A program is the program that is tested.

@@ -16,35 +16,35 @@ func TestAButtonCallsTheService(t *testing.T) {
 	screen := s.screen("actions", "body", "body-markup")
 	s.start("notify")
 	stream := s.called("vifproxy.Denied")
-	stream.refuse("bank-cdn.example", "static.bank-cdn.example", "img.bank-cdn.example:8443")
+	refuse(stream, "bank-cdn.example", "static.bank-cdn.example", "img.bank-cdn.example:8443")
 	n := screen.await("Refused: bank-cdn.example", "img.bank-cdn.example:8443\nstatic.bank-cdn.example", true)
 
 	pressed := time.Now()
 	screen.press(n.id, keyMinutes)
 	c := s.called("vifproxy.Allow+img.bank-cdn.example+8443")
 	t.Logf("from the button to the service: %v", time.Since(pressed))
-	c.say("img.bank-cdn.example:8443 passes for 10 minutes\n")
-	c.exit(0)
+	c.Say("img.bank-cdn.example:8443 passes for 10 minutes\n")
+	c.Exit(0)
 	c = s.called("vifproxy.Allow+static.bank-cdn.example")
-	c.say("no: \x1b[2J<b>no</b> & never\nand more\n")
-	c.exit(1)
+	c.Say("no: \x1b[2J<b>no</b> & never\nand more\n")
+	c.Exit(1)
 	screen.await("Allowed in part",
 		"img.bank-cdn.example:8443 passes for 10 minutes\nstatic.bank-cdn.example: [2J&lt;b&gt;no&lt;/b&gt; &amp; never", false)
 
 	// The other site has a notification of its own, and the other button is for good.
-	stream.refuse("other.example", "other.example")
+	refuse(stream, "other.example", "other.example")
 	n = screen.await("Refused: other.example", "other.example", true)
 	screen.press(n.id, "default") // a click on the notification decides nothing
-	stream.refuse("third.example", "a.third.example")
+	refuse(stream, "third.example", "a.third.example")
 	n = screen.await("Refused: third.example", "a.third.example", true)
 	screen.press(n.id, keyAlways)
 	c = s.called("vifproxy.AllowAlways+a.third.example")
-	c.exit(0)
+	c.Exit(0)
 	screen.await("Allowed: reload the page", "a.third.example is allowed.", false)
-	stream.refuse("fourth.example", "fourth.example")
+	refuse(stream, "fourth.example", "fourth.example")
 	n = screen.await("Refused: fourth.example", "fourth.example", true)
 	screen.press(n.id, keyMinutes)
-	s.called("vifproxy.Allow+fourth.example").exit(policyRefused)
+	s.called("vifproxy.Allow+fourth.example").Exit(policyRefused)
 	screen.await("Not allowed", "fourth.example: refused in dom0", false)
 }
 
@@ -63,14 +63,14 @@ func TestAHostileStream(t *testing.T) {
 		`{"host":"` + strings.Repeat("a", lineMax) + `","port":443}`, strings.Repeat("x", 1<<20),
 		`{"host":"` + strings.Repeat("a.", 130) + `example","port":443}`,
 	} {
-		stream.say(line + "\n")
+		stream.Say(line + "\n")
 	}
 	// A site that the host does not belong to, or that is everybody's, is not believed.
-	stream.refuse("bank.example", "evil.example")
+	refuse(stream, "bank.example", "evil.example")
 	screen.await("Refused: evil.example", "evil.example", true)
-	stream.refuse("co.uk", "evil.co.uk")
+	refuse(stream, "co.uk", "evil.co.uk")
 	screen.await("Refused: evil.co.uk", "evil.co.uk", true)
-	stream.refuse("com", "evil.com")
+	refuse(stream, "com", "evil.com")
 	screen.await("Refused: evil.com", "evil.com", true)
 	if len(screen.shown) > 0 {
 		t.Errorf("shown in addition: %+v", <-screen.shown)
@@ -89,7 +89,7 @@ func TestAFloodDrawsAHandful(t *testing.T) {
 	for i := range sites {
 		fmt.Fprintf(&b, `{"host":"a.s%d.example","port":443,"site":"s%[1]d.example"}`+"\n", i)
 	}
-	stream.say(b.String())
+	stream.Say(b.String())
 	draws, counted := 0, 0
 	for counted < sites-shownSites {
 		n := screen.next()
@@ -125,10 +125,10 @@ func TestInATerminal(t *testing.T) {
 	}
 	s.start("notify")
 	stream := s.called("vifproxy.Denied")
-	stream.refuse("www.google.com", "www.google.com")
+	refuse(stream, "www.google.com", "www.google.com")
 	screen.await("Refused: www.google.com", "www.google.com (Chromium prepares its search engine)\n"+
 		"To allow a host, run `vifproxy-unblock` in a terminal.", false)
-	stream.refuse("cdn.example", "a.cdn.example", "b.cdn.example:8443", "a.cdn.example")
+	refuse(stream, "cdn.example", "a.cdn.example", "b.cdn.example:8443", "a.cdn.example")
 	screen.next()
 	s.until("the record has them", func() error {
 		text, err := os.ReadFile(s.dir + "/vifproxy-client/refused.json")
@@ -147,15 +147,15 @@ func TestInATerminal(t *testing.T) {
 	}
 	go func() {
 		c := s.called("vifproxy.AllowAlways+b.cdn.example+8443")
-		c.say("in force\n")
-		c.exit(0)
-		s.called("vifproxy.AllowAlways+a.cdn.example").exit(policyRefused)
+		c.Say("in force\n")
+		c.Exit(0)
+		s.called("vifproxy.AllowAlways+a.cdn.example").Exit(policyRefused)
 	}()
 	if out, status := s.run("2 4\n2 1\nx\na\n", "unblock"); status != 1 || !strings.Contains(out, "4 is no number from 1 to 3") ||
 		!strings.Contains(out, "in force\n") || !strings.Contains(out, "a.cdn.example: refused in dom0\n") {
 		t.Errorf("%d: %s", status, out)
 	}
-	go func() { s.called("vifproxy.Allow+shop.example+8443").exit(0) }()
+	go func() { s.called("vifproxy.Allow+shop.example+8443").Exit(0) }()
 	if out, status := s.run("", "unblock", "https://Shop.example:8443/x?y"); status != 0 || !strings.Contains(out, "shop.example:8443 is allowed.") {
 		t.Errorf("%d: %s", status, out)
 	}
@@ -168,16 +168,16 @@ func TestAnotherDesktop(t *testing.T) {
 	first := s.screen("actions")
 	s.start("notify")
 	stream := s.called("vifproxy.Denied")
-	stream.refuse("cdn.example", "a.cdn.example")
+	refuse(stream, "cdn.example", "a.cdn.example")
 	if n := first.await("Refused: cdn.example", "a.cdn.example", true); n.replaces != 0 {
 		t.Errorf("%+v", n)
 	}
-	stream.refuse("cdn.example", "b.cdn.example")
+	refuse(stream, "cdn.example", "b.cdn.example")
 	if n := first.await("Refused: cdn.example", "b.cdn.example\na.cdn.example", true); n.replaces != 1 {
 		t.Errorf("%+v", n)
 	}
 	second := s.screen()
-	stream.refuse("cdn.example", "c.cdn.example")
+	refuse(stream, "cdn.example", "c.cdn.example")
 	if n := second.next(); n.replaces != 0 || len(n.actions) != 0 {
 		t.Errorf("%+v", n)
 	}
@@ -190,13 +190,13 @@ func TestTheStreamIsCalledAgain(t *testing.T) {
 	screen := s.screen("actions")
 	p := s.start("notify")
 	stream := s.called("vifproxy.Denied")
-	stream.say(`{"host":"half.exam`)
-	stream.exit(0)
+	stream.Say(`{"host":"half.exam`)
+	stream.Exit(0)
 	stream = s.called("vifproxy.Denied")
-	stream.say("no: there is no list of its own for x\x1b\n")
-	stream.exit(1)
+	stream.Say("no: there is no list of its own for x\x1b\n")
+	stream.Exit(1)
 	again := s.called("vifproxy.Denied")
-	again.refuse("cdn.example", "cdn.example")
+	refuse(again, "cdn.example", "cdn.example")
 	screen.await("Refused: cdn.example", "cdn.example", true)
 	if log := p.log.String(); !strings.Contains(log, "vifproxy.Denied has ended: the firewall VM restarts") ||
 		!strings.Contains(log, "exit status 1: there is no list of its own for x ") {
@@ -204,7 +204,7 @@ func TestTheStreamIsCalledAgain(t *testing.T) {
 	}
 	must(t, p.Process.Kill())
 	select {
-	case <-again.ended:
+	case <-again.Ended:
 	case <-time.After(patience):
 		t.Error("the other side does not see that this one has ended")
 	}
@@ -216,7 +216,7 @@ func TestADesktopThatComesLater(t *testing.T) {
 	s := newSession(t)
 	p := s.start("notify")
 	stream := s.called("vifproxy.Denied")
-	stream.refuse("cdn.example", "a.cdn.example")
+	refuse(stream, "cdn.example", "a.cdn.example")
 	s.until("it says that nothing can be shown", func() error {
 		if log := p.log.String(); !strings.Contains(log, "no notification can be shown") {
 			return errors.New(log)
