@@ -102,12 +102,17 @@ func placeOf(m *machine, vm, host string) (place int, hosts []string) {
 	return place, hosts
 }
 
-// debianWithBrowsers is debian with both browsers. debootstrap cannot configure so many packages (dconf-service, as of 1.0.128),
-// apt can.
+// debianWithBrowsers is debian with both browsers.
 func debianWithBrowsers(t *testing.T) string {
 	t.Helper()
-	base := debian(t)
-	tree := base + "-browsers"
+	return debianWith(t, debian(t), "browsers", "firefox-esr", "chromium")
+}
+
+// debianWith returns a tree with more packages, which is made when it is missing. debootstrap cannot configure so many packages
+// (dconf-service, as of 1.0.128), apt can.
+func debianWith(t *testing.T, base, name string, packages ...string) string {
+	t.Helper()
+	tree := base + "-" + name
 	if _, err := os.Stat(tree); err == nil {
 		return tree
 	}
@@ -120,8 +125,8 @@ func debianWithBrowsers(t *testing.T) string {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(partial, "etc/resolv.conf"), servers, 0o644))
 	inRoot(t, partial, "apt-get", "-qq", "update")
-	inRoot(t, partial, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "install", "-y", "--no-install-recommends",
-		"firefox-esr", "chromium")
+	inRoot(t, partial, append([]string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "install", "-y", "--no-install-recommends"},
+		packages...)...)
 	if err := os.Rename(partial, tree); err != nil && !errors.Is(err, fs.ErrExist) { // else another run was quicker
 		t.Fatal(err)
 	}

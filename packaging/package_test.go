@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"vifproxy/internal/lab"
+	"vifproxy/qubes/qubestest"
 )
 
 // pkg is one build of the packages.
@@ -47,6 +48,9 @@ func packages(t *testing.T) (now, before pkg) {
 var atEnd []func()
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == qubestest.QrexecClient {
+		os.Exit(qubestest.QrexecClientMain())
+	}
 	code := m.Run()
 	for _, f := range atEnd {
 		f()
