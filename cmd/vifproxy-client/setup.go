@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -92,12 +93,18 @@ func (s setup) write(proxy browsers.Proxy) error {
 			}
 		}
 		ours, exists, err := s.isOurs(f.Path)
+		stays := f.Path
+		if hidden := slices.IndexFunc(f.Hides, func(path string) bool { _, err := os.Stat(filepath.Join(s.root, path)); return err == nil }); hidden >= 0 {
+			stays = f.Hides[hidden]
+		} else if ours || !exists {
+			stays = ""
+		}
 		switch {
 		case err != nil:
 			failed = append(failed, err)
-		case exists && !ours:
-			s.log.Warn("a file that is not of vifproxy-client stays as it is. If it lacks the proxy, write into it what `vifproxy-client settings` prints",
-				"file", f.Path, "for", f.For, "proxy", proxy.String())
+		case stays != "":
+			s.log.Warn("a file that is not of vifproxy-client stays as it is, for "+f.For+". If it lacks the proxy, write into it what "+
+				"`vifproxy-client settings "+f.Format+"` prints", "file", stays, "proxy", proxy.String())
 		default:
 			failed = append(failed, replace(filepath.Join(s.root, f.Path), sign(f)))
 		}

@@ -121,12 +121,34 @@ func TestWhatAUserWroteStays(t *testing.T) {
 			t.Errorf("the journal does not name %s:\n%s", path, v.journal)
 		}
 	}
+	if !strings.Contains(v.journal.String(), "`vifproxy-client settings firefox-policy` prints") {
+		t.Errorf("no remedy:\n%s", v.journal)
+	}
+	all, err := settings.Files(browsers.Proxy{})
+	must(t, err)
+	for _, f := range all {
+		if _, err := settings.FormatNamed(f.Format); err != nil {
+			t.Errorf("%s: %v", f.Path, err)
+		}
+	}
 	changed := v.files()[apt] + "Acquire::Retries 3;\n"
 	v.write(apt, changed)
 	v.up()
 	v.off()
 	if now := v.files(); len(now) != 2 || now[policies] != `{"policies": {}}` || now[apt] != changed {
 		t.Errorf("there are %q", now)
+	}
+}
+
+// Firefox would not read this one any more.
+func TestWhatAFileWouldHide(t *testing.T) {
+	t.Parallel()
+	const mine = "/usr/lib/firefox-esr/distribution/policies.json"
+	v := newVM(t)
+	v.write(mine, `{"policies": {}}`)
+	v.up()
+	if _, written := v.files()["/etc/firefox/policies/policies.json"]; written || !strings.Contains(v.journal.String(), "file="+mine) {
+		t.Errorf("written: %v; the journal:\n%s", written, v.journal)
 	}
 }
 

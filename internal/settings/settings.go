@@ -19,8 +19,11 @@ type File struct {
 	Path    string // absolute
 	For     string // the programs that read it, for a person
 	Text    string // it ends with a newline
+	Format  string // its name for [FormatNamed]
 	Comment string // what begins a comment; empty for JSON
 	Only    string // it is needed only if this path exists; empty: always
+	// Hides are files that a user or a distribution may have, and that nobody reads if this one exists.
+	Hides []string
 }
 
 // variables are those that programs read. There is no one spelling that all of them know: curl does not read HTTP_PROXY (CVE-2016-5385),
@@ -91,22 +94,24 @@ func Files(p browsers.Proxy) ([]File, error) {
 		return nil, err
 	}
 	return []File{
-		// Firefox reads this one file, and no other beside it.
-		{Path: "/etc/firefox/policies/policies.json", For: "Firefox", Text: firefox},
+		// Firefox reads one file of policies: this one before that of its own directory (EnterprisePoliciesParent.sys.mjs).
+		{Path: "/etc/firefox/policies/policies.json", For: "Firefox", Format: "firefox-policy", Text: firefox, Hides: []string{
+			"/usr/lib/firefox-esr/distribution/policies.json", "/usr/lib/firefox/distribution/policies.json",
+			"/usr/lib64/firefox/distribution/policies.json", "/opt/firefox/distribution/policies.json"}},
 		// Of two files that set the same policy, the later one by name counts (ConfigDirPolicyLoader::LoadFromPath of Chromium).
-		{Path: "/etc/chromium/policies/managed/00-vifproxy.json", For: "Chromium", Text: chromium},
+		{Path: "/etc/chromium/policies/managed/00-vifproxy.json", For: "Chromium", Format: "chromium-policy", Text: chromium},
 		// Login shells, and in Qubes all that starts in the session: qubes-run-xorg starts it by `sh -l`. What is read later may set
 		// these variables to something else, ~/.profile last.
-		{Path: "/etc/profile.d/00-vifproxy.sh", For: "shells and the session", Text: defaults(p, "export ", "-"), Comment: "#"},
+		{Path: "/etc/profile.d/00-vifproxy.sh", For: "shells and the session", Format: "env", Text: defaults(p, "export ", "-"), Comment: "#"},
 		// Services of users, and a session that these start, as those of GNOME and KDE. The latest name counts, in whichever of the
 		// directories it is, ~/.config/environment.d included (environment.d(5)).
-		{Path: "/run/environment.d/00-vifproxy.conf", For: "services of users", Text: defaults(p, "", ":-"), Comment: "#"},
+		{Path: "/run/environment.d/00-vifproxy.conf", For: "services of users", Format: "env", Text: defaults(p, "", ":-"), Comment: "#"},
 		// The latest name counts here too (systemd-system.conf(5)), and a unit's own Environment= before all.
-		{Path: "/run/systemd/system.conf.d/00-vifproxy.conf", For: "services of the system", Text: systemd(p), Comment: "#"},
+		{Path: "/run/systemd/system.conf.d/00-vifproxy.conf", For: "services of the system", Format: "systemd", Text: systemd(p), Comment: "#"},
 		// A later file counts, such as the 01qubes-proxy of Qubes for a template, and /etc/apt/apt.conf (apt.conf(5)).
-		{Path: "/etc/apt/apt.conf.d/00vifproxy", For: "apt", Text: apt(p), Comment: "//", Only: "/etc/apt"},
+		{Path: "/etc/apt/apt.conf.d/00vifproxy", For: "apt", Format: "apt", Text: apt(p), Comment: "//", Only: "/etc/apt"},
 		// dnf 5 reads these files first, and /etc/dnf/dnf.conf, which is the user's, last (rpm-software-management/dnf5 #813). dnf 4
 		// has only the latter, in which nothing of ours is: it reads the variables.
-		{Path: "/etc/dnf/libdnf5.conf.d/00-vifproxy.conf", For: "dnf", Text: dnf(p), Comment: "#", Only: "/etc/dnf"},
+		{Path: "/etc/dnf/libdnf5.conf.d/00-vifproxy.conf", For: "dnf", Format: "dnf", Text: dnf(p), Comment: "#", Only: "/etc/dnf"},
 	}, nil
 }
