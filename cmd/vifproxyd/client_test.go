@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"vifproxy/internal/lab"
 )
@@ -23,17 +24,17 @@ func TestTheClientFindsItsProxy(t *testing.T) {
 	s.opens("banking", "http://bank.example/")
 	root := t.TempDir()
 	s.must(os.MkdirAll(filepath.Join(root, "etc/apt"), 0o755))
-	setup := func() string {
+	setup := func(wait time.Duration) string {
 		s.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		out, err := s.VMCommand(ctx, "banking", filepath.Join(programs, "vifproxy-client"), "setup", "--wait=1s", "--root="+root).CombinedOutput()
+		out, err := s.VMCommand(ctx, "banking", filepath.Join(programs, "vifproxy-client"), "setup", "--wait="+wait.String(), "--root="+root).CombinedOutput()
 		if err != nil {
 			t.Fatalf("setup: %v\n%s", err, out)
 		}
 		return string(out)
 	}
-	if out := setup(); !strings.Contains(out, "programs of this VM use the proxy") {
+	if out := setup(patience / 2); !strings.Contains(out, "programs of this VM use the proxy") {
 		t.Fatalf("setup: %s", out)
 	}
 	if hosts := s.denied("banking")["banking"].Hosts; len(hosts) != 0 {
@@ -66,7 +67,7 @@ func TestTheClientFindsItsProxy(t *testing.T) {
 
 	// Without a proxy, what was written goes.
 	s.stop()
-	if out := setup(); !strings.Contains(out, "no proxy answers") {
+	if out := setup(0); !strings.Contains(out, "no proxy answers") {
 		t.Errorf("setup: %s", out)
 	}
 	if _, err := os.Stat(profile); !errors.Is(err, os.ErrNotExist) {
