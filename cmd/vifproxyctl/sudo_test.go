@@ -27,7 +27,7 @@ func TestCompletionWithoutRoot(t *testing.T) {
 		}
 	}
 	program := filepath.Join(dir, "vifproxyctl")
-	build := exec.Command("go", "build", "-trimpath", "-o", program, ".")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

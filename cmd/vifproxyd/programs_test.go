@@ -14,8 +14,8 @@ import (
 // beside the programs that it starts.
 var programs, raced string
 
-// atOnce is how many tests run at once, if -parallel does not say. They wait most of the time, each in a lab of its own; go
-// test would run as many as there are CPUs.
+// atOnce is how many tests run at once, if -parallel does not say. They wait much of the time, each in a lab of its own; go
+// test would run as many as there are CPUs. It starts them in the order of their files, so those that wait longest are in the first.
 const atOnce = 8
 
 func TestMain(m *testing.M) {
@@ -50,13 +50,13 @@ func build() error {
 		return err
 	}
 	helpers := []string{"vifproxy-confine", "vifproxy-names", "vifproxy-switchboard"}
-	shipped := []string{"build", "-trimpath", "-o", programs}
+	shipped := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", programs}
 	for _, name := range append(helpers, "vifproxyd", "vifproxyctl", "vifproxy-client", "vifproxy-qrexec") {
 		shipped = append(shipped, "vifproxy/cmd/"+name)
 	}
-	for _, args := range [][]string{shipped, {"build", "-race", "-o", raced, "vifproxy/cmd/vifproxyd"}} {
+	for _, args := range [][]string{shipped, {"build", "-race", "-ldflags=-s -w", "-o", raced, "vifproxy/cmd/vifproxyd"}} {
 		build := exec.Command("go", args...)
-		if args[1] != "-race" {
+		if args[1] != "-race" { // it needs cgo
 			build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		}
 		if out, err := build.CombinedOutput(); err != nil {

@@ -41,7 +41,7 @@ func TestHelpNamesTheFigures(t *testing.T) {
 // The demo checks itself; the test also wants it to say why, when the daemon does not play along.
 func TestDemo(t *testing.T) {
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-trimpath", "-o", dir, "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl",
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir, "vifproxy/cmd/vifproxyd", "vifproxy/cmd/vifproxyctl",
 		"vifproxy/cmd/vifproxy-confine", "vifproxy/cmd/vifproxy-names", "vifproxy/cmd/vifproxy-switchboard")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // the resolver may not open a loader
 	if out, err := build.CombinedOutput(); err != nil {

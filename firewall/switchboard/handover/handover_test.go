@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program = filepath.Join(dir, "vifproxy-switchboard")
-	build := exec.Command("go", "build", "-trimpath", "-o", program, "vifproxy/cmd/vifproxy-switchboard")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "vifproxy/cmd/vifproxy-switchboard")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(string(out))
