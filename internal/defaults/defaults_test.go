@@ -27,7 +27,6 @@ func TestDefaultsAreEverywhere(t *testing.T) {
 		"packaging/man/vifproxyd.8": {"rules-dir=" + RulesDir, "runtime-dir=" + RuntimeDir, "state-dir=" + StateDir, "control-socket=" + ControlSocket,
 			fmt.Sprintf("proxy-port=%d", ProxyPort), "listen-ports=" + ListenPorts, "tinyproxy=" + Tinyproxy, "FILE " + TemplateName},
 		"packaging/man/vifproxyctl.1":            {RulesDir, ControlSocket, Tinyproxy},
-		"packaging/salt/vifproxy/rules.sls":      {RulesDir + "/"},
 		"packaging/examples/banking.10.137.0.11": {RulesDir + "/"},
 		"Makefile":                               {"vifproxy/internal/defaults.version="},
 		"README.md":                              {RulesDir, fmt.Sprintf("port %d", ProxyPort)},
