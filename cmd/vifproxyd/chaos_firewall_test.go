@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
+	"vifproxy/tinyproxy"
 )
 
 // This file is what other programs do to the packet filter in the chaos run.
@@ -157,7 +159,8 @@ func (s *site) undoes(ctx context.Context, chain *nftables.Chain) (n int) {
 	return n
 }
 
-// ownTable has another process own the table of the fence, where nobody else can write then: there is no fence, and no proxy.
+// ownTable has another process own the table of the fence, where nobody else can write then: there is no fence, and no proxy. A resolver
+// that ends meanwhile is followed by another one, which has nothing pinned until there is a fence.
 func (c *chaos) ownTable() string {
 	if !c.isReady() {
 		return "not now"
@@ -191,6 +194,15 @@ func (c *chaos) ownTable() string {
 		})
 	})
 	took := time.Since(begin)
+	resolvers := func() []int { return c.processes(func(uid uint32) bool { return uid == tinyproxy.NamesUID }) }
+	before := resolvers()
+	c.hitResolver(syscall.SIGKILL)
+	c.until("another resolver runs", func() error {
+		if now := resolvers(); !slices.ContainsFunc(now, func(pid int) bool { return !slices.Contains(before, pid) }) {
+			return fmt.Errorf("%v, before %v", now, before)
+		}
+		return nil
+	})
 	c.until("show says why", func() error {
 		status, err := c.ctl.Status(c.Context())
 		if err != nil {
