@@ -23,7 +23,7 @@ import (
 	"vifproxy/internal/lab"
 )
 
-var refusals = flag.Int("refusals", 10_000, "how many refused requests TestHostileAppVM sends")
+var refusals = flag.Int("refusals", 5000, "how many refused requests TestHostileAppVM sends")
 
 // hostile is the AppVM that the tests of this file use against the firewall VM, and gateway where its proxy is.
 const hostile = "evil"
@@ -120,11 +120,13 @@ func TestHostileAppVM(t *testing.T) {
 	stop := make(chan struct{})
 	var talkers sync.WaitGroup
 	s.inHostile(16, func(dial func() (net.Conn, error)) error {
-		for i := range 125 {
+		for i, vain := 0, 0; i < 125 && vain < 3; i++ { // then tinyproxy's backlog is full
 			conn, err := dial()
 			if err != nil {
-				continue // tinyproxy's backlog is full
+				vain++
+				continue
 			}
+			vain = 0
 			mu.Lock()
 			open = append(open, conn)
 			mu.Unlock()
