@@ -108,11 +108,16 @@ func (g *gate) judge(name string) verdict {
 			if permits {
 				return yes
 			}
-		default:
+		case printable(form): // or no report could have it, see package wire
 			v = doubt
 		}
 	}
 	return v
+}
+
+// printable reports whether a name consists of printable ASCII, as those of all hosts do.
+func printable(name string) bool {
+	return !strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c > '~' })
 }
 
 // sendable reports whether a request can have a name: what ends a host or a request line is in none (extract_url and get_request_line in

@@ -312,3 +312,21 @@ func TestClosedMeanwhile(t *testing.T) {
 		t.Errorf("reported: %s", describe(m.reports))
 	}
 }
+
+// A name with bytes that no host has is refused where only a real tinyproxy could compare it: nobody could tell the daemon of such a name, and a
+// resolver that tried would end, for all AppVMs.
+func TestBytesThatNobodyCanJudge(t *testing.T) {
+	t.Parallel()
+	server := serve(t, public)
+	m := start(t, wire.Settings{Servers: []netip.Addr{server.addr}})
+	m.open(wire.Gate{UID: 1, DefaultAllow: true, Lines: []string{`^\(a\)\1\.example`}, Language: "bre"})
+	m.open(bank(2))
+	for _, name := range []string{"b\x01.example.", "caf\xc3\xa9.example.", "b\x7f.example.", "\xff.example."} {
+		if addrs, code := m.proxy(1).ask(name, typeA); len(addrs) > 0 || code != dnsmessage.RCodeRefused {
+			t.Errorf("%q: %v, %v", name, addrs, code)
+		}
+	}
+	if addrs, _ := m.proxy(2).ask("bank.example.", typeA); len(addrs) != 1 {
+		t.Error("a neighbour's name is not answered")
+	}
+}

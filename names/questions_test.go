@@ -55,6 +55,7 @@ var strangeQuestions = []struct {
 	{"two questions, of which the second is compressed", append(setCount(question(17, "bank.example.", typeA), 0, 2), 0xc0, 12, 0, 16, 0, 1), false, ""},
 	{"a question too few", setCount(question(18, "bank.example.", typeA), 0, 0), false, ""},
 	{"more than a question", append(question(19, "bank.example.", typeA), "secret"...), false, ""},
+	{"much more than a question", append(question(28, "bank.example.", typeA), strings.Repeat("secret", 100)...), false, ""},
 	{"an answer", patch(question(20, "bank.example.", typeA), 2, 0x81), false, ""},
 	{"a question with an answer", append(setCount(question(21, "bank.example.", typeA), 1, 1), record(1, "abcd")...), true, ""},
 	{"a question with a signature", append(setCount(question(22, "bank.example.", typeA), 3, 1), record(250, "abcd")...), true, ""},

@@ -43,11 +43,15 @@ func (s *socket) read(take func(at netip.Addr, from netip.AddrPort, message []by
 		for i := range messages[:n] {
 			m := &messages[i]
 			from, ok := m.Addr.(*net.UDPAddr)
-			if !ok || m.Flags&unix.MSG_TRUNC != 0 || control.Parse(m.OOB[:m.NN]) != nil {
+			if !ok || control.Parse(m.OOB[:m.NN]) != nil {
 				continue
 			}
+			text := m.Buffers[0][:m.N]
+			if m.Flags&unix.MSG_TRUNC != 0 { // no C library makes that
+				text = nil
+			}
 			if at, ok := netip.AddrFromSlice(control.Dst.To4()); ok {
-				take(at, from.AddrPort(), m.Buffers[0][:m.N])
+				take(at, from.AddrPort(), text)
 			}
 		}
 	}
