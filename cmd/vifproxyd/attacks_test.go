@@ -77,6 +77,13 @@ func TestOwnedProxy(t *testing.T) {
 			`^listed\.example$`, `^lan\.example$`, `^alias\.example$`, `^fleeting\.example$`)...)
 		neighbours := s.keepAsking(0x7089000c, "bank.example")
 		s.attach("work", "10.137.0.11")
+		s.until("the owned proxy has asked all its questions", func() error { // and waits for the end of a pin then
+			log, err := os.ReadFile(filepath.Join(s.runDir(), "work", "log"))
+			if !strings.Contains(string(log), "ask as many questions as it can") {
+				return fmt.Errorf("%w: %.300s", err, log)
+			}
+			return nil
+		})
 		s.until("the owned proxy has tried everything", func() error {
 			work := s.show()["work"]
 			if strings.Contains(work.Error, "words-of-an-owned-proxy") || work.State == control.Refused {

@@ -282,17 +282,6 @@ var attempts = []attempt{
 		}
 		return nil
 	}},
-	// The daemon ends a proxy whose port is another socket's, at its next look after at most 10 s.
-	{"connect to another AppVM from the port where it listens", func(t targets) error {
-		unix.Close(t.number("Socket"))
-		err := withTCP(func(fd int) error {
-			if err := t.bindOwn(fd); err != nil {
-				return err
-			}
-			return unix.Connect(fd, at(t["AppVM"], 80))
-		})
-		return errors.Join(err, t.listen())
-	}},
 	{"have its output read as fast as it floods", func(targets) error {
 		const flood, quick = 8 << 20, time.Second // twice what it may say at once (readBurst, in package tinyproxy)
 		line := []byte(strings.Repeat("x", 999) + "\n")
@@ -307,5 +296,16 @@ var attempts = []attempt{
 			return fmt.Errorf("it waits for %d s", took/time.Second)
 		}
 		return nil
+	}},
+	// Last, because the daemon ends a proxy whose port is another socket's, at its next look after at most 10 s.
+	{"connect to another AppVM from the port where it listens", func(t targets) error {
+		unix.Close(t.number("Socket"))
+		err := withTCP(func(fd int) error {
+			if err := t.bindOwn(fd); err != nil {
+				return err
+			}
+			return unix.Connect(fd, at(t["AppVM"], 80))
+		})
+		return errors.Join(err, t.listen())
 	}},
 }
