@@ -316,14 +316,16 @@ func TestListsOfFirewallSettings(t *testing.T) {
 		}
 		return err == nil
 	}
-	const closes = "rule ip qubes custom-forward iifgroup 2 drop"
-	if guide, err := os.ReadFile("../../docs/guide.md"); err != nil || !strings.Contains(string(guide), "\nnft add "+closes+"\n") {
+	const closes, closes6 = "rule ip qubes custom-forward iifgroup 2 drop", "rule ip6 qubes custom-forward iifgroup 2 drop"
+	if guide, err := os.ReadFile("../../docs/guide.md"); err != nil || !strings.Contains(string(guide), "\nnft add "+closes+"\nnft add "+closes6+"\n") {
 		s.Errorf("the guide has another line (%v)", err)
 	}
 	if !passes() {
 		s.Error("the address is closed before it is")
 	}
-	s.must(s.Command(s.Context(), "nft", append([]string{"add"}, strings.Fields(closes)...)...).Run())
+	for _, rule := range []string{closes, closes6} {
+		s.must(s.Command(s.Context(), "nft", append([]string{"add"}, strings.Fields(rule)...)...).Run())
+	}
 	if passes() {
 		s.Error("the address is still open")
 	}
