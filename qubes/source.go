@@ -75,6 +75,7 @@ type watched struct {
 	conn    *conn
 	since   time.Time
 	writing map[netip.Addr]bool // AppVMs whose firewall settings are being written
+	touched map[netip.Addr]bool // those of whose settings something was told since the last reading began
 	passed  chan struct{}       // an answer to a question of await
 }
 
@@ -97,7 +98,7 @@ func (s *Source) Watch(ctx context.Context, changed func(), report func(error)) 
 		return err
 	}
 	defer hangUp()
-	w := &watched{conn: c, writing: map[netip.Addr]bool{}, passed: make(chan struct{}, 1)}
+	w := &watched{conn: c, writing: map[netip.Addr]bool{}, touched: map[netip.Addr]bool{}, passed: make(chan struct{}, 1)}
 	defer s.watching(nil)
 	err = s.follow(w, func() { report(nil); changed() })
 	if ctx.Err() != nil {
@@ -199,6 +200,7 @@ func (s *Source) note(w *watched, path string) bool {
 	if err != nil {
 		return rest == "" // all of it is gone
 	}
+	w.touched[addr] = true
 	if below {
 		w.writing[addr] = true
 		return false
@@ -310,10 +312,10 @@ func (s *Source) read(ctx context.Context) (now reading, writing map[netip.Addr]
 }
 
 // settings returns the firewall settings of all AppVMs, and for whom they are being written.
+//
+// dom0 may finish a change while it is read, so what was read may be half of it although nobody writes any more. So everybody counts
+// as being written of whom something is told meanwhile.
 func (s *Source) settings(ctx context.Context) (entries map[string]string, writing map[netip.Addr]bool, err error) {
-	if entries, err = dump(ctx, s.socket, firewallPrefix); err != nil {
-		return nil, nil, err
-	}
 	s.mu.Lock()
 	w := s.watched
 	s.mu.Unlock()
@@ -324,7 +326,16 @@ func (s *Source) settings(ctx context.Context) (entries map[string]string, writi
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		writing = maps.Clone(w.writing)
+		maps.Copy(writing, w.touched)
 		return true
+	}
+	if known() { // all that was written before is told
+		s.mu.Lock()
+		clear(w.touched)
+		s.mu.Unlock()
+	}
+	if entries, err = dump(ctx, s.socket, firewallPrefix); err != nil {
+		return nil, nil, err
 	}
 	if known() && time.Since(w.since) >= settleTime {
 		return entries, writing, nil

@@ -169,6 +169,40 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
+// A change that is finished while it is read is not believed by half.
+func TestFinishedMeanwhile(t *testing.T) {
+	d, s, hints := both(t)
+	const from = "/qubes-firewall/10.137.0.12"
+	d.Firewall("10.137.0.11", "drop", "action=accept dsthost=z.example")
+	<-hints
+	d.Firewall("10.137.0.12", "drop", "action=accept dsthost=a.example", "action=accept dsthost=b.example")
+	<-hints
+	time.Sleep(settleTime) // the Source has watched for so long
+	for name, rest := range map[string]func(){
+		"removed": func() { d.Remove(from + "/") },
+		"half": func() {
+			d.Remove(from + "/")
+			d.Write(from+"/policy", "drop")
+			d.Write(from+"/0000", "action=accept dsthost=b.example")
+		},
+	} {
+		rest()
+		d.Between(func() {
+			d.Write(from+"/policy", "drop")
+			d.Write(from+"/0000", "action=accept dsthost=b.example")
+			d.Write(from+"/0001", "action=accept dsthost=c.example")
+			d.Write(from, "")
+		})
+		if l := lists(t, s)[from]; !errors.Is(l.Err, ErrIncomplete) {
+			t.Errorf("%s, meanwhile: %+v", name, l)
+		}
+		<-hints
+		if l := lists(t, s)[from]; l.Err != nil || !slices.Equal(l.Lines, []string{"b.example", "c.example"}) {
+			t.Errorf("%s, afterwards: %+v", name, l)
+		}
+	}
+}
+
 // A daemon that is silent, gone or not itself: nothing is known, and nobody waits for long. Then it works again.
 func TestBadDaemon(t *testing.T) {
 	d, s, hints := both(t)
