@@ -67,6 +67,12 @@ func TestInstallRW(t *testing.T) {
 	must(t, os.Chmod(hook, 0o755))
 	m.run("sh", "-c", "umask 077; "+script)
 	m.served("banking", "bank.example", "shop.example")
+	// Services of qrexec, whose answer is for the daemon to give.
+	out, err := m.try("env", "QREXEC_REMOTE_DOMAIN=banking", "QREXEC_SERVICE_ARGUMENT=shop.example", "/etc/qubes-rpc/vifproxy.Allow")
+	if err != nil || out != "shop.example is allowed for 10 minutes\n" {
+		t.Errorf("vifproxy.Allow: %v, %s", err, out)
+	}
+	m.run("vifproxyctl", "deny", "banking", "shop.example")
 	m.halt()
 
 	// From now on it is there at every start, and so is what was there before.
