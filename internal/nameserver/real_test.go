@@ -207,7 +207,7 @@ func TestClosedGatesAreRemembered(t *testing.T) {
 			t.Errorf("%s: %v, %v, %v", name, addrs, code, err)
 		}
 	}
-	if name := <-owned; name != "never.example" {
+	if name := await.Value(t, "the news that it is owned", owned); name != "never.example" {
 		t.Errorf("an alarm about %s", name)
 	}
 }

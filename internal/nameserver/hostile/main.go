@@ -44,6 +44,7 @@ func main() {
 		switch {
 		case o.Settings != nil:
 			misbehave(o.Settings.Domain)
+		case o.Open != nil && o.Open.Closed: // a moment ago: nothing is answered
 		case o.Open != nil:
 			gate = *o.Open
 			say(wire.Report{Opened: gate.ID})
