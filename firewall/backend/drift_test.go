@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -89,8 +90,10 @@ func TestDrift(t *testing.T) {
 			"iptables-save > $TMP/saved; iptables -D INPUT 1; iptables -F OUTPUT; iptables -t nat -F OUTPUT; iptables-restore < $TMP/saved",
 		},
 	}
-	tmp := t.TempDir()
+	dir := t.TempDir()
 	OnEach(t, func(t *testing.T, m Machine) {
+		tmp, err := os.MkdirTemp(dir, "") // Shell reads "iptables" in the name of a subtest's own as the program
+		Must(t, err)
 		m.Shell(t, m.Users())
 		b := open(t, m)
 		want := firewall.State{Bindings: []firewall.Binding{Personal, Social}, Fence: Wide()}

@@ -102,8 +102,11 @@ func try(m Machine, commands string) error {
 
 // Whatever is done to the tables of iptables, even for as long as nobody repairs it: nothing that was closed opens.
 func TestFlushedIptablesOpenNothing(t *testing.T) {
-	saved := t.TempDir() + "/saved"
+	dir := t.TempDir()
 	withIptables(t, func(t *testing.T, m Machine) {
+		tmp, err := os.MkdirTemp(dir, "") // Shell reads "iptables" in the name of a subtest's own as the program
+		Must(t, err)
+		saved := tmp + "/saved"
 		a, b := NewSite(t)
 		Listen(t, Gateway+":61000", "a's proxy")
 		Listen(t, Gateway+":61001", "b's proxy")
