@@ -158,9 +158,12 @@ func TestLogsOnADeadFileSystem(t *testing.T) {
 	for i := range 100 {
 		s.refuses("work", fmt.Sprintf("http://refused%d.example/", i))
 	}
-	if n := len(s.denied("work")["work"].Hosts); n != 100 {
-		t.Errorf("%d refused hosts are listed", n)
-	}
+	s.until("all refused hosts are listed", func() error {
+		if n := len(s.denied("work")["work"].Hosts); n != 100 {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
 	s.says("show", "problem: logs of proxies: "+dead, "of play cannot be written", "and 1 more")
 	s.detach("work")
 	s.untilState("work", control.Waiting)
