@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -103,17 +104,18 @@ func TestBadNameServers(t *testing.T) {
 		} {
 			fails()
 			s.opens("work", "http://bank.example/")
-			var late []time.Duration // some pages are, if the machine stands still
+			var took []time.Duration
 			for i := range 10 {
 				began := time.Now()
 				if err := s.page("work", "http://"+host(i)+"/"); err != nil {
 					s.Errorf("%s: page %d: %v, after %v", what, i+1, err, time.Since(began))
-				} else if took := time.Since(began); took > lostQuestion {
-					late = append(late, took)
 				}
+				took = append(took, time.Since(began))
 			}
-			if len(late) > 2 {
-				s.Errorf("%s: pages took %v", what, late)
+			slices.Sort(took)
+			s.Logf("%s: half of the pages took at most %v", what, took[len(took)/2])
+			if took[7] > lostQuestion { // two may be late, if the machine stands still
+				s.Errorf("%s: pages took %v", what, took)
 			}
 			answers(lab.Manner{}, lab.Manner{})
 		}
