@@ -393,7 +393,7 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-// Gateways that dom0 shows in the place of others. What is none is as if it were not there.
+// Gateways that dom0 shows in the place of others. A text that is none counts as missing.
 func TestShown(t *testing.T) {
 	d, s, hints := both(t)
 	for addr, gateway := range map[string]string{

@@ -39,7 +39,7 @@ func TestAllowedForATime(t *testing.T) {
 	})
 }
 
-// What an AppVM asks for itself takes nothing from what a person has allowed for longer.
+// An AppVM's own request takes nothing from what a person has allowed for longer.
 func TestAskedForIsNotShorter(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", `^a\.example$`)

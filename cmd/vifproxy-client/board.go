@@ -171,7 +171,7 @@ func (b *board) due(now time.Time) (draws []draw, again time.Time) {
 	return append(draws, b.sum(without, now)), again
 }
 
-// draw returns the notification of a site. What it shows is quiet from now on.
+// draw returns the notification of a site. Each target that it shows is quiet from now on.
 func (s *site) draw(now time.Time) draw {
 	d := draw{site: s, replaces: s.id, title: "Refused: " + s.name}
 	more := 0
@@ -192,7 +192,7 @@ func (s *site) draw(now time.Time) draw {
 	return d
 }
 
-// describe returns a line about a target. What is known of a host that browsers ask for by themselves is said, as no page may need it.
+// describe returns a line about a target. It says if browsers are known to ask for the host by themselves, as no page may need it then.
 func describe(t target) string {
 	if purpose := browsers.Purpose(t.Host); purpose != "" {
 		return fmt.Sprintf("%s (%s)", t, purpose)

@@ -29,7 +29,7 @@ const (
 )
 
 // errNoClient means that this VM uses no proxy, whatever its services are. A firewall VM has the service vifproxy because vifproxyd runs in
-// it. What was written into a template would come to all VMs based on it.
+// it. A file in a template would come to all VMs based on it.
 var errNoClient = errors.New("this VM is no AppVM")
 
 // gateway returns the address at which the proxy is.
@@ -72,7 +72,7 @@ func defaultRoute(table string) (string, error) {
 	return "", errors.New("there is no default route")
 }
 
-// answers reports whether a tinyproxy answers at the gateway. What it is asked is no request for a host, so it serves none, refuses none,
+// answers reports whether a tinyproxy answers at the gateway. The question is no request for a host, so it serves none, refuses none,
 // and has no line in `vifproxyctl denied`.
 func answers(ctx context.Context, p browsers.Proxy) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)

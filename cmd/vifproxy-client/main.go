@@ -70,7 +70,7 @@ Files:
     $XDG_RUNTIME_DIR/vifproxy-client/refused.json
         what was refused, for vifproxy-unblock
 
-What a user writes outranks each of these files: a later file in the same directory, ~/.profile,
+A user's own files outrank each of these: a later file in the same directory, ~/.profile,
 ~/.config/environment.d, /etc/dnf/dnf.conf. A file that is not of setup, or that somebody has changed,
 stays as it is, and the journal names it. Firefox reads one file of policies alone; if you have one,
 write into it what "vifproxy-client settings firefox-policy" prints.

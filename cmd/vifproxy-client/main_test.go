@@ -17,6 +17,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"vifproxy/internal/await"
 	"vifproxy/qubes/qubestest"
 )
 
@@ -247,20 +248,7 @@ func (b *lockedBuffer) String() string {
 
 func (s *session) until(what string, met func() error) {
 	s.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for {
-		err := met()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			s.Fatalf("waited in vain until %s: %v", what, err)
-		}
-	}
+	await.Success(s.T, what, met)
 }
 
 func must(t testing.TB, err error) {

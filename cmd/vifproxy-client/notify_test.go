@@ -48,7 +48,7 @@ func TestAButtonCallsTheService(t *testing.T) {
 	screen.await("Not allowed", "fourth.example: refused in dom0", false)
 }
 
-// Whatever the stream says, only names of hosts are shown. What makes no sense is passed over.
+// Only names of hosts are shown, whatever the stream says. A line that makes no sense is passed over.
 func TestAHostileStream(t *testing.T) {
 	t.Parallel()
 	s := newSession(t)
@@ -115,7 +115,7 @@ func TestAFloodDrawsAHandful(t *testing.T) {
 	})
 }
 
-// A desktop without buttons is told of the program that asks in a terminal. That one lists what was refused.
+// On a desktop without buttons, the notification names the program that asks in a terminal. That one lists the refused hosts.
 func TestInATerminal(t *testing.T) {
 	t.Parallel()
 	s := newSession(t)
@@ -210,7 +210,7 @@ func TestTheStreamIsCalledAgain(t *testing.T) {
 	}
 }
 
-// What was refused while nobody showed notifications is shown by the first program that does.
+// The first program that shows notifications shows also what was refused before it came.
 func TestADesktopThatComesLater(t *testing.T) {
 	t.Parallel()
 	s := newSession(t)

@@ -138,7 +138,7 @@ func (r *retries) after(err error, lasted time.Duration) (problem string, wait t
 	}
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		problem, wait = client+" is missing: only a qube of Qubes OS is told of refused hosts", seldom
+		problem, wait = client+" is missing: refused hosts are shown only in a qube of Qubes OS", seldom
 	case statusOf(err) == policyRefused:
 		problem, wait = "dom0's policy does not let this qube call vifproxy.Denied: no refused host is shown until it does; "+
 			"the file for /etc/qubes/policy.d in dom0 is in the package vifproxy", seldom
@@ -208,7 +208,7 @@ func followOnce(ctx context.Context, log *slog.Logger, refused chan<- refusal) e
 	return err
 }
 
-// readLines calls use for each line, without its newline, until it returns false. What is longer than lineMax is passed over, as is a last
+// readLines calls use for each line, without its newline, until it returns false. A line longer than lineMax is passed over, as is a last
 // line without a newline, which may be half of one.
 func readLines(from io.Reader, use func([]byte) bool) error {
 	r := bufio.NewReaderSize(from, lineMax)

@@ -71,7 +71,7 @@ func (v *vm) up() {
 	must(v.T, v.run(v.Context(), func() {}))
 }
 
-// What is written is taken back, and nothing else.
+// Setup takes back its own files, and nothing else.
 func TestSetupAndBack(t *testing.T) {
 	t.Parallel()
 	v := newVM(t)

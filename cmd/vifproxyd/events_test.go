@@ -220,7 +220,7 @@ func TestHostileHosts(t *testing.T) {
 }
 
 // Ten thousand refusals of one AppVM cost the daemon no memory, the log few lines, and another nothing. A refusal that is kept
-// takes 600 bytes, so to keep all would take 6 MB. What the heap breathes is less, without the race detector.
+// takes 600 bytes, so to keep all would take 6 MB. Without the race detector, the heap moves by less than that.
 func TestFloodOfRefusals(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)

@@ -162,7 +162,7 @@ func TestAnAppVMAsks(t *testing.T) {
 	s.opens("banking", "http://bank.example/")
 	s.opens("work", "http://bank.example/")
 
-	// What its own list refuses, and nothing else.
+	// The stream has what its own list refuses, and nothing else.
 	stream := s.tells("banking")
 	r := stream.refusedUntilTold("banking", "cdn.shop.example")
 	if r.Port != 80 || r.Reason != "list" || r.Site != "shop.example" || r.Time.IsZero() {
@@ -199,14 +199,14 @@ func TestAnAppVMAsks(t *testing.T) {
 	}
 	s.fileIs("banking.10.137.0.11", "#: format domains\nbank.example\ngit.example:8443\n")
 
-	// Where nothing is kept, the answer says so.
+	// If nothing is kept, the answer says so.
 	s.must(writeFile(filepath.Join(s.dir, "qubesdb-read"), []byte("#!/bin/sh\necho none\n"), 0o755))
 	if text, status := s.calls("banking", "vifproxy.AllowAlways", "a.example"); status != 0 ||
 		!strings.HasPrefix(text, "a.example is allowed until the firewall VM restarts") {
 		s.Errorf("AllowAlways in a disposable: exit status %d: %s", status, text)
 	}
 
-	// What is allowed and does not serve is told as a no.
+	// If a host is allowed and the proxy does not serve, the answer is a no.
 	s.ctl("stop", "work")
 	if text, status := s.calls("work", "vifproxy.Allow", "a.example"); status != 1 || !strings.Contains(text, "not in force") {
 		s.Errorf("Allow for one that is stopped: exit status %d: %s", status, text)
@@ -330,7 +330,7 @@ func TestHostileCallers(t *testing.T) {
 	refused("banking", "vifproxy.Other", "shop.example")
 	refused("banking", "vifproxy-qrexec", "shop.example")
 
-	// Whatever the agent would never set does not matter.
+	// Variables that the agent never sets do not matter.
 	lying := s.service("nobody", "vifproxy.Allow", "")
 	lying.Args = append(lying.Args, "shop.example")
 	lying.Env = append(lying.Env, "QREXEC_SERVICE_FULL_NAME=vifproxy.AllowAlways+shop.example", "QREXEC_REQUESTED_TARGET=banking")

@@ -13,7 +13,7 @@ import (
 	"vifproxy/internal/lab"
 )
 
-// An AppVM with an address that nobody has had for long is told of once, and with --on-unseen=hold it is not served before a person
+// The daemon tells once of an AppVM with an address that nobody has had for long. With --on-unseen=hold, it does not serve that before a person
 // says so. The record outlives the daemon.
 func TestUnseenForLong(t *testing.T) {
 	t.Parallel()
@@ -83,11 +83,11 @@ func TestUnseenForLong(t *testing.T) {
 	s.opens("banking", "http://bank.example/")
 	s.stop()
 
-	// A record that cannot be read is told of. The next one begins.
+	// If a record cannot be read, the log says so. The next one begins.
 	s.must(writeFile(seen, []byte("{"), 0o640))
 	s.start("--on-unseen=hold")
 	s.opens("banking", "http://bank.example/")
-	if !strings.Contains(s.daemon.log.String(), "it begins anew") {
+	if !strings.Contains(s.daemon.log.String(), "it begins again") {
 		s.Errorf("the log:\n%s", s.daemon.log)
 	}
 	s.stop()

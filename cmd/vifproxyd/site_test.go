@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 )
 
@@ -161,18 +162,8 @@ func (s *site) detach(name string) {
 	delete(s.vifs, name)
 }
 
-// until waits for a condition. It looks less often the longer that takes, since the other tests need the machine too.
+// until waits for a condition.
 func (s *site) until(what string, met func() error) {
 	s.Helper()
-	for began := time.Now(); ; {
-		err := met()
-		if err == nil {
-			return
-		}
-		waited := time.Since(began)
-		if waited > patience {
-			s.Fatalf("waited in vain until %s: %v", what, err)
-		}
-		time.Sleep(min(max(waited/10, 5*time.Millisecond), 200*time.Millisecond))
-	}
+	await.Success(s.T, what, met)
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // replaceAll returns the transaction that replaces everything of ours by the skeleton with what want says. It is valid only as
-// long as before holds, because it contains the handles of the jumps. What was pinned stays pinned, for the time that is left now.
+// long as before holds, because it contains the handles of the jumps. Pinned addresses stay pinned, for the time that is left now.
 func (n *Backend) replaceAll(before snapshot, want firewall.State, with extras, now time.Duration) (messages [][]byte) {
 	var b *bounds
 	if with.bounds {

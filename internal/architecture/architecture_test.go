@@ -304,7 +304,7 @@ func TestLengths(t *testing.T) {
 	}
 }
 
-// The race detector finds nothing in what has one goroutine. What is tested without it has no more, and shares nothing with others.
+// The race detector finds nothing where there is one goroutine. Packages that are tested without it have no more, and share nothing.
 func TestPackagesWithoutTheRaceDetectorAreSequential(t *testing.T) {
 	makefile, err := os.ReadFile(filepath.Join(top, "Makefile"))
 	if err != nil {

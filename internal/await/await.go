@@ -32,3 +32,20 @@ func Until(t testing.TB, what string, met func() bool) {
 		}
 	}
 }
+
+// Success looks again and again until met returns no error, less often the longer that takes, since other tests need the machine too.
+// The test ends with the last error if there always is one.
+func Success(t testing.TB, what string, met func() error) {
+	t.Helper()
+	for began := time.Now(); ; {
+		err := met()
+		if err == nil {
+			return
+		}
+		waited := time.Since(began)
+		if waited > patience {
+			t.Fatalf("waited in vain until %s: %v", what, err)
+		}
+		time.Sleep(min(max(waited/10, 5*time.Millisecond), 200*time.Millisecond))
+	}
+}

@@ -21,7 +21,7 @@ import (
 	"vifproxy/rules/hostname"
 )
 
-// What a caller may ask for.
+// Limits of what a caller may ask for.
 const (
 	callsAtOnce    = 30              // a person allows the hosts of one page
 	callInterval   = 2 * time.Second // between calls, in the long run
@@ -95,7 +95,7 @@ func (d *Desk) Refusals(ctx context.Context, name string, send func(control.Refu
 	})
 }
 
-// refusalOf returns what the AppVM is told of a request.
+// refusalOf returns what a request's AppVM learns about it.
 func refusalOf(e events.Event) control.Refusal {
 	r := control.Refusal{Time: e.Time.UTC().Truncate(time.Millisecond), Host: e.Host, Port: e.Port, Reason: e.Reason, Browser: e.Browser}
 	if name, flaw := hostname.Canonical(e.Host); flaw == nil {

@@ -75,7 +75,7 @@ func TestACallerHasItsOwnList(t *testing.T) {
 	}
 }
 
-// A caller is told of its own refusals, in words that a list has, and of nothing else.
+// A caller learns its own refusals, in words that a list has, and nothing else.
 func TestRefusals(t *testing.T) {
 	at := time.Date(2026, 11, 30, 1, 2, 3, 456789, time.FixedZone("far away", 3600))
 	event := func(vm, ip, host string, port uint16, reason events.Reason) events.Event {

@@ -233,7 +233,7 @@ func (k *checker) list(l rules.List) {
 	}
 }
 
-// opens notes what a file opens besides hosts.
+// opens notes what a file opens in addition to hosts.
 func (k *checker) opens(file rules.File) {
 	if numbers := openPorts(file); numbers != "" {
 		k.Ports = append(k.Ports, file.Path+" opens "+numbers)

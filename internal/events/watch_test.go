@@ -57,7 +57,7 @@ func TestSlowWatcherMissesEvents(t *testing.T) {
 	})
 }
 
-// Who watches an AppVM is told when that gets another name.
+// A person who watches an AppVM learns when that gets another name.
 func TestWatcherIsToldOfARename(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := New(slog.New(slog.DiscardHandler))

@@ -58,7 +58,7 @@ type who struct {
 	addr netip.Addr
 }
 
-// A Book is what is remembered of all lists. It is as old as its file: in a VM that keeps no files, it begins anew at each start.
+// A Book is what is remembered of all lists. It is as old as its file: in a VM that keeps no files, it is empty at each start.
 type Book struct {
 	path string
 	now  func() time.Time
@@ -71,7 +71,7 @@ type Book struct {
 	written time.Time
 }
 
-// Open returns the Book of a file. If the error is not nil, the file cannot be used, and the Book begins anew.
+// Open returns the Book of a file. If the error is not nil, the file cannot be used, and the Book is empty.
 func Open(path string) (*Book, error) { return open(path, time.Now) }
 
 func open(path string, now func() time.Time) (*Book, error) {
@@ -85,7 +85,7 @@ func open(path string, now func() time.Time) (*Book, error) {
 		err = json.Unmarshal(text, &r)
 	}
 	if err != nil {
-		return b, fmt.Errorf("read when AppVMs were last connected: %w; it begins anew", err)
+		return b, fmt.Errorf("read when AppVMs were last connected: %w; it begins again", err)
 	}
 	for _, e := range r.Lists {
 		if off := b.now().Sub(r.Written); off >= offMin {

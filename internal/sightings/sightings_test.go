@@ -98,7 +98,7 @@ func TestDoubt(t *testing.T) {
 	}
 }
 
-// A file that cannot be used is told of, and the book begins anew. A nil book remembers nothing.
+// If a file cannot be used, the error says so, and the book is empty. A nil book remembers nothing.
 func TestBadFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "seen")
 	for _, text := range []string{"{", "[1]", strings.Repeat(" ", bookMax+1)} {

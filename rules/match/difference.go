@@ -25,7 +25,7 @@ var (
 // A Difference finds texts that a line of one list matches and no line of another. It reads both automata at once, from the end of a
 // text to its beginning, and comes to shorter texts first. It is not for use by several goroutines at once.
 //
-// What the other list can do next is a set of steps (the subset construction of Rabin and Scott). A search does not go on where it has
+// The other list's next step is one of a set (the subset construction of Rabin and Scott). A search does not go on where it has
 // been with a smaller set, because whatever is beyond this one is beyond that one too (the antichains of De Wulf, Doyen, Henzinger and
 // Raskin, 2006).
 type Difference struct {
