@@ -248,6 +248,9 @@ func TestAskedTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if _, code := p.ask("unlisted.example.", typeA); code != dnsmessage.RCodeRefused { // questions are read in order, so all three are under way
+		t.Errorf("code %v", code)
+	}
 	close(ask)
 	if first, second := p.receive(), p.receive(); first.ID == second.ID || len(first.Answers) != 1 || len(second.Answers) != 1 {
 		t.Errorf("answers: %+v, %+v", first, second)
