@@ -145,8 +145,11 @@ func TestProxiesAskFromOnePort(t *testing.T) {
 		from := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
 		for i, uid := range []int{PersonalUID, SocialUID, PersonalUID, SocialUID} {
 			As(t, uid, func() {
-				conn, err := net.DialUDP("udp4", from, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 53})
-				Must(t, err)
+				var conn *net.UDPConn
+				Must(t, WhenFree(func() (err error) {
+					conn, err = net.DialUDP("udp4", from, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 53})
+					return err
+				}))
 				defer conn.Close()
 				if _, err := conn.Write([]byte("who am I?")); err != nil {
 					t.Errorf("question %d, of uid %x: %v", i, uid, err)

@@ -121,11 +121,13 @@ func (h *Host) Dial(from int, to string) (conn *net.TCPConn, who string, err err
 		// The timeout is there for the test to fail instead of hang; nothing waits for it.
 		local := &net.TCPAddr{IP: net.ParseIP(h.Addr), Port: from}
 		dialer := net.Dialer{Timeout: 20 * time.Second, LocalAddr: local}
-		c, err := dialer.Dial("tcp4", to)
-		if err == nil {
-			conn = c.(*net.TCPConn)
-		}
-		return err
+		return WhenFree(func() error {
+			c, err := dialer.Dial("tcp4", to)
+			if err == nil {
+				conn = c.(*net.TCPConn)
+			}
+			return err
+		})
 	})
 	if err == nil {
 		who, err = Ask(conn)
@@ -163,6 +165,16 @@ func Ask(conn *net.TCPConn) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
+// WhenFree calls bind until the port is free. A program that another test starts has a copy of each socket for a moment, until it is
+// executed, so that a port is not always free when its socket was closed.
+func WhenFree(bind func() error) error {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if err := bind(); !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 // Listen answers every line with a name until it is closed. With mute, its connections vanish without a
 // packet when it is closed, as when the peer's host makes sure that it sees none.
 func Listen(t *testing.T, addr, name string) (stop func()) {
@@ -172,12 +184,8 @@ func Listen(t *testing.T, addr, name string) (stop func()) {
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
 		})
 	}}
-	l, err := config.Listen(t.Context(), "tcp", addr)
-	// A program that another test starts has the listener before for a moment, until it is executed.
-	for end := time.Now().Add(time.Minute); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); time.Sleep(time.Millisecond) {
-		l, err = config.Listen(t.Context(), "tcp", addr)
-	}
-	if err != nil {
+	var l net.Listener
+	if err := WhenFree(func() (err error) { l, err = config.Listen(t.Context(), "tcp", addr); return err }); err != nil {
 		t.Error(err)
 		return func() {}
 	}
