@@ -180,7 +180,6 @@ X`)
 func TestProxiesAnswerNobodyByIPv6(t *testing.T) {
 	for _, m := range Machines[1:] {
 		t.Run(m.Name, func(t *testing.T) {
-			t.Parallel()
 			EnterNamespace(t)
 			_, b := NewSite(t)
 			six := func(name, addr string) error {

@@ -46,12 +46,11 @@ var Machines = []Machine{
 	{"iptables-legacy", "iptables", "/usr/sbin/iptables-legacy", "qubes-r4.1.iptables"},
 }
 
-// OnEach runs a test on each kind of machine, side by side, in a network namespace of its own with the foreign rules
-// loaded.
+// OnEach runs a test on each kind of machine, in a network namespace of its own with the foreign rules loaded. It runs one after the
+// other: a program that one test starts has a copy of the sockets of all others for a moment, so that what they closed is still open.
 func OnEach(t *testing.T, test func(t *testing.T, m Machine)) {
 	for _, m := range Machines {
 		t.Run(m.Name, func(t *testing.T) {
-			t.Parallel()
 			EnterNamespace(t)
 			m.LoadForeign(t)
 			test(t, m)
