@@ -24,7 +24,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 )
 
@@ -285,7 +284,20 @@ func (m *machine) attach(name, ip string) string {
 
 func (m *machine) until(what string, met func() error) {
 	m.Helper()
-	await.Success(m.T, what, met)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for {
+		err := met()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			m.Fatalf("waited in vain until %s: %v", what, err)
+		}
+	}
 }
 
 // page fetches a page of an AppVM through its proxy now.
