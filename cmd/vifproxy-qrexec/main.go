@@ -2,7 +2,7 @@
 // by which it is executed. An AppVM calls them, dom0's policy decides whether it may, and qrexec-agent executes them as root. It is a program of its
 // own and no verb of vifproxyctl, because it does three things and reads no command line: a caller chooses its first argument.
 //
-// What qrexec does (qubes-core-qrexec 4.1.0 to 4.4.2; libqrexec/exec.c, libqrexec/process_io.c, agent/qrexec-agent.c) decides this much:
+// The behaviour of qrexec (qubes-core-qrexec 4.1.0 to 4.4.2; libqrexec/exec.c, libqrexec/process_io.c, agent/qrexec-agent.c) decides this much:
 //
 //   - The environment has QREXEC_REMOTE_DOMAIN, which dom0 vouches for, and QREXEC_SERVICE_ARGUMENT: letters, digits and "+-._", chosen by
 //     the caller, up to 65000 bytes. The argument is argv[1] too and may begin with a hyphen. Of the rest of the environment the caller

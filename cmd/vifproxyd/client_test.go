@@ -13,7 +13,7 @@ import (
 	"vifproxy/internal/lab"
 )
 
-// vifproxy-client finds the proxy at the gateway, which nobody is told of: it leaves no refusal behind. What it writes leads programs
+// vifproxy-client finds the proxy at the gateway, and leaves no refusal behind. Its files lead programs
 // to the proxy.
 func TestTheClientFindsItsProxy(t *testing.T) {
 	t.Parallel()

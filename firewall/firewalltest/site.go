@@ -165,7 +165,7 @@ func Ask(conn *net.TCPConn) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// WhenFree calls bind until the port is free. A program that another test starts has a copy of each socket for a moment, until it is
+// WhenFree calls bind until the port is free. A program that is being started has a copy of each socket for a moment, until it is
 // executed, so that a port is not always free when its socket was closed.
 func WhenFree(bind func() error) error {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {

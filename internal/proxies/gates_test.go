@@ -125,7 +125,7 @@ func TestGates(t *testing.T) {
 	}
 }
 
-// A list for which the resolver has no room is refused as one that tinyproxy refuses. What is closed counts until the resolver has forgotten
+// A list for which the resolver has no room is refused as one that tinyproxy refuses. A closed gate counts until the resolver has forgotten
 // it, which remembers the last two of an AppVM.
 func TestListsThatFindNoRoom(t *testing.T) {
 	names := &openGates{open: map[int64]wire.Gate{}}
