@@ -52,6 +52,11 @@ const (
 	beyondMemory = 10 * time.Second // for which people are told that a proxy wanted more
 	keptMax      = 4096             // AppVMs for which that is remembered; others are not bounded
 
+	// resolverRoom is more than the one uid of the resolver. What the kernel has counted for it is dropped when no question is under way,
+	// and keeps its place until the kernel has cleaned up, which it puts off by a second whenever rules or sets change
+	// (nft_rhash_gc in net/netfilter/nft_set_hash.c, seen on 6.18).
+	resolverRoom = keptMax
+
 	trackedDefault = 2048 // places, if the kernel does not say how many
 )
 
@@ -139,7 +144,7 @@ func declareBounds(c firewall.Config) [][]byte {
 		dynamic(proxyHeldSet, 0, keptMax),
 		dynamic(floodsSet, unix.NFT_SET_TIMEOUT, keptMax),
 		dynamic(questionsSet, 0, keptMax),
-		dynamic(resolverSet, 0, 1),
+		dynamic(resolverSet, 0, resolverRoom),
 		dynamic(beyondSet, unix.NFT_SET_TIMEOUT, keptMax),
 		// Of IPv6 as well: the kernel compares the transport protocol only (nft_ct_timeout_obj_eval in net/netfilter/nft_ct.c, 4.19
 		// to 6.18).

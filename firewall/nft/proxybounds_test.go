@@ -141,3 +141,25 @@ func TestFloodOfQuestions(t *testing.T) {
 		t.Error("nor does the neighbour ask")
 	}
 }
+
+// TestQuietResolverIsAnswered: after a pause without questions, the first one passes, also while rules or sets change: see resolverRoom.
+func TestQuietResolverIsAnswered(t *testing.T) {
+	EnterNamespace(t)
+	NewSite(t)
+	Attach(t, "uplink", Internet, "192.0.2.1", 1)
+	Sync(t, open(t, Machines[1]), firewall.State{Askers: Askers, Fence: firewall.Fence{Resolvers: []netip.Addr{netip.MustParseAddr(Internet)}}})
+	Run(t, "", "nft", "add table ip other; add set ip other ports { type inet_service; }")
+	for range 3 { // with room for one uid, half of these are refused
+		asked := time.Now()
+		if !AsksByUDP(t, NamesUID, Internet+":53") {
+			t.Fatal("the first question is refused")
+		}
+		time.Sleep(time.Duration(resolverSeconds)*time.Second - 100*time.Millisecond)
+		for time.Since(asked) < time.Duration(resolverSeconds)*time.Second+1200*time.Millisecond { // the kernel looks once a second
+			Run(t, "", "nft", "add element ip other ports { 5 }; delete element ip other ports { 5 }")
+		}
+		if !AsksByUDP(t, NamesUID, Internet+":53") {
+			t.Fatal("a question after a pause is refused")
+		}
+	}
+}
