@@ -11,7 +11,6 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/agenda"
-	"vifproxy/internal/events"
 	"vifproxy/internal/news"
 )
 
@@ -53,17 +52,7 @@ func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) 
 	changed = l.forward == nil || !slices.Equal(before.Barred, forward.Barred) || before.Others != forward.Others ||
 		!slices.Equal(before.Open, forward.Open)
 	l.forward = &forward
-	was, is := news.Barred(*before), news.Barred(forward)
-	for _, b := range is {
-		if !slices.Contains(was, b) {
-			l.Events.Emit(events.Barred, events.About{What: b.Interface, Why: b.Rule})
-		}
-	}
-	for _, b := range was {
-		if !slices.ContainsFunc(is, func(a control.Barred) bool { return a.Interface == b.Interface }) {
-			l.Events.Emit(events.NotBarred, events.About{What: b.Interface})
-		}
-	}
+	news.EmitBarred(l.Events, *before, forward)
 	return changed
 }
 

@@ -79,7 +79,7 @@ type loop struct {
 	ready      bool               // and systemd knows
 	gaveUp     error              // why the daemon ends, for systemd to start it again
 	summary    string             // as last told to systemd
-	states     map[plan.Identity]stateSince
+	states     news.States
 }
 
 func newLoop(life context.Context, c Config, m *box) *loop {
@@ -93,7 +93,7 @@ func newLoop(life context.Context, c Config, m *box) *loop {
 		slots:     proxies.Slots{},
 		vms:       map[netip.Addr]*appVM{},
 		ports:     proxies.NewPorts(c.Ports),
-		states:    map[plan.Identity]stateSince{},
+		states:    news.States{},
 	}
 }
 
