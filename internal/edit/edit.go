@@ -22,7 +22,7 @@ const NamesHeader = "#: format domains\n"
 type Rules struct {
 	rules.Set
 	Linter lint.Linter
-	ports  []uint16 // that the template opens for all AppVMs
+	Ports  []uint16 // that the template opens for all AppVMs
 }
 
 // Read reads the rule files of a directory, and their template at a path.
@@ -40,7 +40,7 @@ func Read(dir, template string) (Rules, error) {
 
 // Needed returns a host without its port if that port is open for all AppVMs.
 func (r Rules) Needed(h rules.Host) rules.Host {
-	if slices.Contains(r.ports, h.Port) {
+	if slices.Contains(r.Ports, h.Port) {
 		return h.WithoutPort()
 	}
 	return h

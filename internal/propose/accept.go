@@ -1,0 +1,121 @@
+package propose
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"vifproxy/internal/terminal"
+	"vifproxy/internal/usage"
+)
+
+// All is the word that accepts all sites that a page may need.
+const All = "all"
+
+// Accept returns the lines that words accept. A word is a site, for all its hosts; a line, such as *.bank.example; or [All]. All accepts
+// neither wildcards nor what browsers ask for by themselves. A word that accepts nothing is an error.
+func (p Proposal) Accept(words []string) (accepted []Line, err error) {
+	for _, word := range words {
+		lines := p.lines(word)
+		if len(lines) == 0 {
+			return nil, fmt.Errorf("%s is not proposed; %s", terminal.Quote(word), p.choice())
+		}
+		for _, l := range lines {
+			if !slices.ContainsFunc(accepted, func(other Line) bool { return other.Text == l.Text }) {
+				accepted = append(accepted, l)
+			}
+		}
+	}
+	return accepted, nil
+}
+
+// lines returns the lines that a word accepts.
+func (p Proposal) lines(word string) (lines []Line) {
+	for _, s := range p.Sites {
+		if word == All || word == s.Name {
+			lines = append(lines, s.Lines...)
+		}
+	}
+	if word == All || len(lines) > 0 {
+		return lines
+	}
+	for _, s := range p.Background {
+		if word == s.Name {
+			return s.Lines
+		}
+	}
+	for _, s := range slices.Concat(p.Sites, p.Background) {
+		for _, l := range s.Lines {
+			if l.Text == word {
+				return []Line{l}
+			}
+		}
+		if s.Wildcard != nil && s.Wildcard.Text == word {
+			return []Line{*s.Wildcard}
+		}
+	}
+	return nil
+}
+
+// choice says what can be accepted.
+func (p Proposal) choice() string {
+	const most = 20
+	var names []string
+	for _, s := range slices.Concat(p.Sites, p.Background) {
+		if !slices.Contains(names, s.Name) {
+			names = append(names, s.Name)
+		}
+	}
+	if len(names) == 0 {
+		return "nothing is"
+	}
+	text := "these sites are: " + strings.Join(names[:min(len(names), most)], ", ")
+	if more := len(names) - most; more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
+	}
+	return text
+}
+
+// Also says what a line admits in addition to its hosts, for a person; "" if that is nothing.
+func (l Line) Also() string {
+	switch {
+	case l.Host.Port != 0:
+		return fmt.Sprintf("opens port %d for all hosts of the list", l.Host.Port)
+	case l.Unknown != "":
+		return "nobody can say what else it permits: " + l.Unknown
+	case l.Admits != "":
+		return "also permits " + l.Admits
+	}
+	return ""
+}
+
+// Text returns a proposal as a table for people. Every line that can be accepted has a row.
+func (p Proposal) Text() string {
+	rows := [][]string{{"SITE", "LINE", "COUNT", "NOTE"}}
+	add := func(sites []Site) {
+		for _, s := range sites {
+			name := s.Name
+			for _, l := range s.Lines {
+				note := l.Also()
+				if l.For != "" {
+					note = "by itself: " + terminal.Quote(l.For)
+				}
+				rows = append(rows, []string{name, l.Text, fmt.Sprint(l.Count), note})
+				name = ""
+			}
+			if w := s.Wildcard; w != nil {
+				rows = append(rows, []string{"", w.Text, fmt.Sprint(w.Count), strings.TrimSuffix("instead of the hosts; "+w.Also(), "; ")})
+			}
+		}
+	}
+	add(p.Sites)
+	add(p.Background)
+	text := ""
+	if len(rows) > 1 {
+		text = usage.Aligned(rows)
+	}
+	for _, l := range p.LeftOut {
+		text += fmt.Sprintf("not proposed: %s: %s\n", terminal.Quote(l.Host), terminal.Quote(l.Why))
+	}
+	return text
+}
