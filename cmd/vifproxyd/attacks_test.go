@@ -41,6 +41,10 @@ func (s *site) needsLandlock() {
 func TestOwnedProxy(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.needsLandlock()
+		// It forks until nothing goes. Processes are counted by uid, over all network namespaces, so the proxies of other tests must
+		// have other uids, and so other addresses.
+		subnet := map[lab.Ruleset]string{lab.R42: "10.137.2.", lab.R41: "10.137.3."}[s.Ruleset]
+		workIP, otherIP := subnet+"11", subnet+"12"
 		build := exec.Command("go", "build", "-trimpath", "-o", s.TempDir()+"/hostile", "vifproxy/tinyproxy/confine/hostile")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -54,7 +58,7 @@ func TestOwnedProxy(t *testing.T) {
 		// The other AppVM's proxy is a tinyproxy, and stays one: what is in its place now has no targets, and ends.
 		s.program(string(real))
 		// Its list opens port 22, which is closed to the owned proxy all the same, by its own sandbox and by the fence.
-		s.rules("other.10.137.0.12", "#: port 22", bank, `^neighbour\.example$`, `^alias\.example$`)
+		s.rules("other."+otherIP, "#: port 22", bank, `^neighbour\.example$`, `^alias\.example$`)
 		s.Host("lan.example", netip.MustParseAddr("10.9.8.7"))
 		s.Host("neighbour.example", netip.MustParseAddr(neighbour))
 		s.Host("six.example", netip.MustParseAddr("2001:db8::6"))
@@ -62,21 +66,21 @@ func TestOwnedProxy(t *testing.T) {
 		s.Alias("alias.example", "edge.example")
 		s.listensOutside(lab.OtherNameServer, 53, 853)
 		s.barSpare()
-		at := s.next("other", "10.137.0.12")
+		at := s.next("other", otherIP)
 		at.Gateway = netip.MustParseAddr("10.138.2.1")
 		s.must(s.Attach(at))
 		s.start("--tinyproxy=" + filepath.Join(s.dir, "tinyproxy"))
-		s.attach("spare", "10.137.0.13") // has the usual gateway
+		s.attach("spare", subnet+"13") // has the usual gateway
 		s.inside()
 		s.listens(at.Gateway.String() + ":80")
 		s.opens("other", "http://bank.example/", "http://neighbour.example/", "http://alias.example/")
 		other := s.show()["other"]
-		targets := s.targets(other)
+		targets := s.targets(other, workIP, otherIP)
 		s.program(string(hostile))
-		s.rules("work.10.137.0.11", append(targets, "^Pinned-"+hex.EncodeToString([]byte(strconv.Itoa(pinnedFor)))+"$",
+		s.rules("work."+workIP, append(targets, "^Pinned-"+hex.EncodeToString([]byte(strconv.Itoa(pinnedFor)))+"$",
 			`^listed\.example$`, `^lan\.example$`, `^alias\.example$`, `^fleeting\.example$`)...)
-		neighbours := s.keepAsking(0x7089000c, "bank.example")
-		s.attach("work", "10.137.0.11")
+		neighbours := s.keepAsking(uidOf(netip.MustParseAddr(otherIP)), "bank.example")
+		s.attach("work", workIP)
 		s.until("the owned proxy has asked all its questions", func() error { // and waits for the end of a pin then
 			log, err := os.ReadFile(filepath.Join(s.runDir(), "work", "log"))
 			if !strings.Contains(string(log), "ask as many questions as it can") {
@@ -279,9 +283,9 @@ func (s *site) listensOutside(addr netip.Addr, ports ...uint16) {
 	}))
 }
 
-// targets are what there is to attack in the lab, as lines of the rule file of AppVM work, 10.137.0.11. Each can be
-// reached by some uid, so that it is not the target that refuses.
-func (s *site) targets(other control.VM) []string {
+// targets are what there is to attack in the lab, as lines of the rule file of AppVM work. Each can be reached by some uid, so
+// that it is not the target that refuses.
+func (s *site) targets(other control.VM, workIP, otherIP string) []string {
 	s.Helper()
 	path := func(name string) string { return filepath.Join(s.dir, name) }
 	s.must(writeFile(path("secret"), []byte("x"), 0o644))
@@ -299,7 +303,7 @@ func (s *site) targets(other control.VM) []string {
 	s.must(os.Chmod(path("socket"), 0o777))
 	s.must(s.Do(func() error { return listen(abstract) })) // abstract names are a network namespace's
 
-	const uid = 0x7089000b
+	uid := uidOf(netip.MustParseAddr(workIP))
 	same := exec.Command("sleep", "infinity")
 	same.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	s.must(same.Start())
@@ -320,14 +324,14 @@ func (s *site) targets(other control.VM) []string {
 		"Gateway=" + lab.Gateway.String(),
 		"OtherGateway=10.138.2.1",
 		"Barred=" + spareHost,
-		"AppVM=10.137.0.12",
+		"AppVM=" + otherIP,
 		"LAN=10.9.8.7",
 		"World=198.51.100.9",
 		"Neighbour=" + neighbour,
 		"Fleeting=" + fleeting,
 		"NameServer=10.139.1.1",
 		"OtherNameServer=" + lab.OtherNameServer.String(),
-		"Resolver=" + s.asker(0x7089000c),
+		"Resolver=" + s.asker(uidOf(netip.MustParseAddr(otherIP))),
 	}
 	for i, t := range targets {
 		name, value, _ := strings.Cut(t, "=")
