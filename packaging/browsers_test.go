@@ -4,6 +4,7 @@ package packaging
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -105,14 +106,15 @@ func placeOf(m *machine, vm, host string) (place int, hosts []string) {
 // debianWithBrowsers is debian with both browsers.
 func debianWithBrowsers(t *testing.T) string {
 	t.Helper()
-	return debianWith(t, debian(t), "browsers", "firefox-esr", "chromium")
+	return debianWith(t, debian(t), "browsers", "firefox-esr", "chromium", "libnss3-tools")
 }
 
 // debianWith returns a tree with more packages, which is made when it is missing. debootstrap cannot configure so many packages
 // (dconf-service, as of 1.0.128), apt can.
 func debianWith(t *testing.T, base, name string, packages ...string) string {
 	t.Helper()
-	tree := base + "-" + name
+	key := sha256.Sum256([]byte(strings.Join(packages, " ")))
+	tree := fmt.Sprintf("%s-%s-%x", base, name, key[:4])
 	if _, err := os.Stat(tree); err == nil {
 		return tree
 	}
