@@ -131,7 +131,8 @@ type Setup struct {
 	RulesDir   string    `json:"rules_dir"`
 	QubesDB    string    `json:"qubesdb,omitempty"` // its socket, where lists of dom0 are; "" if these do not count
 	Template   string    `json:"template"`
-	RuntimeDir string    `json:"runtime_dir"` // with a directory for each VM; its log is in there
+	Ceiling    string    `json:"ceiling,omitempty"` // a list that no list may go beyond; "" if there is none
+	RuntimeDir string    `json:"runtime_dir"`       // with a directory for each VM; its log is in there
 	Tinyproxy  string    `json:"tinyproxy"`
 	ProxyPort  int       `json:"proxy_port"` // where every AppVM finds its own proxy, on its gateway
 	PID        int       `json:"pid"`

@@ -36,6 +36,10 @@ type Set struct {
 	Refused     []Refused // sorted by Path; those of ranges have no Name
 	Ranges      []Range   // the narrowest first
 
+	// Ceiling is what no list may go beyond, as it was last read; it admits nothing if it never was. It is nil if there is none.
+	Ceiling    *Ceiling
+	CeilingErr error // an *Error, or nil: why the ceiling cannot be read now
+
 	// Shown are gateways that AppVMs are shown in the place of their own, by the AppVMs' addresses. They are decided where lists are that are
 	// in no file.
 	Shown map[netip.Addr]netip.Addr
@@ -47,8 +51,11 @@ type Set struct {
 	Unknown error
 }
 
-// Truncated reports whether a rule file has become empty since before, which is how writing in place begins.
+// Truncated reports whether a rule file, or the ceiling, has become empty since before, which is how writing in place begins.
 func (s Set) Truncated(before Set) bool {
+	if before.Ceiling != nil && s.Ceiling.Empty && !before.Ceiling.Empty {
+		return true
+	}
 	return slices.ContainsFunc(s.Files, func(f File) bool {
 		return f.Empty && slices.ContainsFunc(before.Files, func(old File) bool { return old.Path == f.Path && !old.Empty })
 	})

@@ -25,6 +25,7 @@ var errSlow = fmt.Errorf("the rule directory, or a file that a link in it leads 
 // call takes much longer than readTimeout. While an earlier call is still under way, all others fail.
 type Reader struct {
 	dir, template string
+	under         string        // the path of the ceiling; "" if there is none
 	busy          chan struct{} // holds a token while something is being read
 	onLate        func()        // may be nil
 
@@ -37,6 +38,8 @@ type Reader struct {
 	parsed map[string]parsed // by path
 	parses int               // of the Read under way
 	lists  Lists             // as last read elsewhere
+
+	ceiling *Ceiling // as last read; it admits nothing if it never was, and is nil if there is none
 }
 
 // NewReader returns a Reader of the directory dir and the template.
@@ -112,14 +115,16 @@ func (r *Reader) read() (Set, error) {
 	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
 	r.paths = map[netip.Addr][]string{}
 	var soonest time.Duration
-	l, err := load(r.dir, r.template, func(path string) ([]byte, error) {
+	readFile := func(path string) ([]byte, error) {
 		r.stamps[path] = stampOf(path)
 		content, again, err := readClosed(path)
 		if again > 0 && (soonest == 0 || again < soonest) {
 			soonest = again
 		}
 		return content, err
-	})
+	}
+	ceilingErr := r.readCeiling(readFile)
+	l, err := load(r.dir, r.template, readFile)
 	if err != nil {
 		return Set{}, err
 	}
@@ -146,6 +151,7 @@ func (r *Reader) read() (Set, error) {
 	maps.DeleteFunc(r.parsed, func(path string, _ parsed) bool { return !there[path] })
 	set := l.parse(r.parse)
 	set.Again, set.Unknown, set.Shown = soonest, unknown, r.lists.Shown
+	set.Ceiling, set.CeilingErr = r.ceiling, ceilingErr
 	return set, nil
 }
 
@@ -182,6 +188,9 @@ func (r *Reader) Changed(of ...netip.Addr) bool {
 
 func (r *Reader) changed(of []netip.Addr) bool {
 	paths := append([]string{r.dir, r.template}, r.paths[netip.Addr{}]...) // files for ranges have no address
+	if r.under != "" {
+		paths = append(paths, r.under)
+	}
 	for _, addr := range of {
 		paths = append(paths, r.paths[addr]...)
 	}

@@ -5,20 +5,25 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"vifproxy/internal/watchfile"
 )
 
-// Watch calls changed whenever the result of [Read] for dir and template may have changed, and once when it has begun to watch.
+// Watch calls changed whenever what [Reader.Read] reads of files may have changed, and once when it has begun to watch.
 // It follows links, and may call too often. Before that, it calls report: with nil, or with the reason why it cannot see all
 // changes. Watch returns nil when ctx ends, or the reason why it cannot watch at all.
 //
 // The directories, and those above them, may be missing, come later and be replaced.
-func Watch(ctx context.Context, dir, template string, changed func(), report func(error)) error {
+func (r *Reader) Watch(ctx context.Context, changed func(), report func(error)) error {
+	files := []string{r.template}
+	if r.under != "" {
+		files = append(files, r.under)
+	}
 	return watchfile.Watch{
-		Paths:    func() []string { return append([]string{template}, linked(dir)...) },
-		Dir:      dir,
+		Paths:    func() []string { return slices.Concat(files, linked(r.dir)) },
+		Dir:      r.dir,
 		Concerns: concerns,
 		Changed:  changed,
 		Report:   report,

@@ -23,7 +23,7 @@ func watch(t *testing.T, dir, template string) *watched {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Watch(ctx, dir, template, func() {
+		done <- NewReader(dir, template).Watch(ctx, func() {
 			select {
 			case w.wakes <- struct{}{}:
 			default:

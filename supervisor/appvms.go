@@ -105,7 +105,7 @@ func (l *loop) prune() {
 			vm.lastGood = d.Policy // also if it came up long ago, and serves again because rules were taken back
 		}
 		if vm.lastGood != nil {
-			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}])
+			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}]).Under(l.inputs.Rules.Ceiling)
 		}
 		for key := range vm.failures {
 			if !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.lastGood != nil && vm.lastGood.At(d.Bind, d.Places).Key() == key) {

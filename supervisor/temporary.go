@@ -25,10 +25,6 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 		if d.Policy == nil {
 			return nil, &control.DaemonError{Fault: control.Conflict, Message: d.Err.Error()}
 		}
-		if !d.Policy.Config.Filter.AllowsByLine() && t.Seconds > 0 {
-			return nil, &control.DaemonError{Fault: control.Conflict, Message: "the template `config` says FilterDefaultDeny No, or has" +
-				" FilterURLs: a host cannot be allowed by a line with its name"}
-		}
 		var hosts []rules.Host
 		for _, text := range t.Hosts {
 			host, err := rules.ParseEntry(text)
@@ -39,6 +35,9 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 				return nil, &control.DaemonError{Fault: control.Invalid, Message: err.Error()}
 			}
 			hosts = append(hosts, host)
+		}
+		if err := d.Policy.MayAllow(hosts...); err != nil && t.Seconds > 0 {
+			return nil, &control.DaemonError{Fault: control.Conflict, Message: err.Error()}
 		}
 		who := d.Identity()
 		if n := l.inputs.Temporary.Ports(who, hosts); n > rules.PortsMax && t.Seconds > 0 {

@@ -56,7 +56,7 @@ func (c call) allow(ctx context.Context, host rules.Host) (string, bool) {
 	if err != nil {
 		return c.no(err), false
 	}
-	if set, err := edit.Read(list.Setup.RulesDir, list.Setup.Template); err == nil {
+	if set, err := edit.Read(list.Setup.RulesDir, list.Setup.Template, ""); err == nil {
 		host = set.Needed(host)
 	}
 	status, err := c.daemon.Allow(ctx,
@@ -74,11 +74,14 @@ func (c call) allowAlways(ctx context.Context, host rules.Host) (string, bool) {
 		return c.no(err), false
 	}
 	vm := list.VMs[0]
-	set, err := edit.Read(list.Setup.RulesDir, list.Setup.Template)
+	set, err := edit.Read(list.Setup.RulesDir, list.Setup.Template, list.Setup.Ceiling)
 	if err != nil {
 		return c.no(err), false
 	}
 	host = set.Needed(host)
+	if err := set.MayAllow(host); err != nil {
+		return c.no(&control.DaemonError{Fault: control.Conflict, Message: err.Error()}), false
+	}
 	if vm.Origin == control.InDom0 {
 		return c.typeInDom0(host), false
 	}

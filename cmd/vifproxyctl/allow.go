@@ -93,6 +93,9 @@ func runAllow(c *call, o grantOptions) error {
 	if err := g.read(); err != nil && (!o.duration.Given || o.dryRun) { // for a time no file is needed
 		return err
 	}
+	if err := g.rules.MayAllow(g.hosts...); err != nil && !o.duration.Given { // the daemon says it of what is for a time
+		return err
+	}
 	for _, host := range g.hosts {
 		if host.Port != 0 && !slices.Contains(g.Ports, host.Port) {
 			g.Ports = append(g.Ports, host.Port)

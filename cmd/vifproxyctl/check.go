@@ -51,7 +51,7 @@ func runCheck(c *call, o checkOptions) error {
 	if err != nil {
 		return err
 	}
-	report, err := check.Run(c.ctx, check.Config{Dir: at.dir, Template: at.template, Paths: paths, Lists: lists, Tinyproxy: o.tinyproxy, Fix: o.fix,
+	report, err := check.Run(c.ctx, check.Config{Dir: at.dir, Template: at.template, Ceiling: at.ceiling, Paths: paths, Lists: lists, Tinyproxy: o.tinyproxy, Fix: o.fix,
 		Changed: func(path string, edits []string) { showEdits(c, at, path, edits) }})
 	if err != nil {
 		return err
@@ -99,7 +99,9 @@ func showEdits(c *call, at place, path string, edits []string) {
 // filesToCheck returns the files that are meant, which are named by path or by VM, the lists of VMs that are in dom0, and where the
 // directory and the template are. There are neither files nor lists if all files of the directory are meant.
 func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []rules.List, err error) {
-	in := func(dir string) place { return c.placeOf(fileOptions{rulesDir: dir, template: o.files.template}) }
+	in := func(dir string) place {
+		return c.placeOf(fileOptions{rulesDir: dir, template: o.files.template, ceiling: o.files.ceiling})
+	}
 	switch dir := slices.IndexFunc(c.args, isRuleDir); {
 	case dir >= 0 && len(c.args) > 1:
 		return at, nil, nil, usagef("%s is a directory: check one directory, or files and VMs", c.args[dir])

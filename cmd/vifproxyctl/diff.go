@@ -40,9 +40,9 @@ func runDiff(c *call, o fileOptions) error {
 			return err
 		}
 	} else if o.rulesDir == "" {
-		at = c.placeOf(fileOptions{rulesDir: filepath.Dir(path), template: o.template})
+		at = c.placeOf(fileOptions{rulesDir: filepath.Dir(path), template: o.template, ceiling: o.ceiling})
 	}
-	changes, err := check.Compare(at.template, path, edited)
+	changes, err := check.Compare(check.Config{Template: at.template, Ceiling: at.ceiling}, path, edited)
 	if err != nil {
 		return err
 	}

@@ -57,6 +57,7 @@ func runDoctor(c *call, o doctorOptions) error {
 	dir := cmp.Or(o.files.rulesDir, defaults.RulesDir)
 	findings := doctor.Examine(c.ctx, doctor.Config{Root: c.root, Version: c.version, Socket: c.socket, Setup: control.Setup{
 		RulesDir: dir, Template: cmp.Or(o.files.template, filepath.Join(dir, defaults.TemplateName)), Tinyproxy: o.tinyproxy,
+		Ceiling:   o.files.ceiling,
 		ProxyPort: defaults.ProxyPort,
 	}})
 	if err := c.print(findings, findingsText(findings, terminal.Width(c.stdout), o.verbose)); err != nil {

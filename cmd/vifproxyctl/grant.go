@@ -38,6 +38,7 @@ type grant struct {
 	mayMake bool // the rule file, if there is none
 	kind    edit.Kind
 	check   lint.Linter
+	rules   edit.Rules
 	hosts   []rules.Host
 	asked   []string // for each of hosts, what explain is asked: the URL as it was given
 }
@@ -89,11 +90,11 @@ func requestFor(text string, h rules.Host) string {
 
 // read reads the rule file and its template.
 func (g *grant) read() error {
-	set, err := edit.Read(g.place.dir, g.place.template)
+	set, err := edit.Read(g.place.dir, g.place.template, g.place.ceiling)
 	if err != nil {
 		return err
 	}
-	g.check = set.Linter
+	g.check, g.rules = set.Linter, set
 	for i := range g.hosts {
 		g.hosts[i] = set.Needed(g.hosts[i])
 		g.Hosts[i] = g.hosts[i].String()

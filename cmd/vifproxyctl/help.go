@@ -19,8 +19,8 @@ Verbs:
 %s
 Options:
 %s
-Verbs that read or write rule files ask vifproxyd where these are. --rules-dir=DIR and --template=FILE
-overrule it; the verb says so.
+Verbs that read or write rule files ask vifproxyd where these are. --rules-dir=DIR, --template=FILE and
+--ceiling=FILE overrule it; the verb says so.
 
 A verb that changes something fails if one of its VMs is in trouble. Its VMs are those with a NAME, or all
 if there is no NAME. The verb names each of them on standard error.

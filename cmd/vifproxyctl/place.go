@@ -15,16 +15,18 @@ import (
 )
 
 // fileOptions overrule where rule files and their template are, for verbs that use them without the daemon.
-type fileOptions struct{ rulesDir, template string }
+type fileOptions struct{ rulesDir, template, ceiling string }
 
 func (o *fileOptions) define(f *flag.FlagSet) {
 	f.StringVar(&o.rulesDir, "rules-dir", "", "`DIR` of rule files, instead of the one that vifproxyd reads")
 	f.StringVar(&o.template, "template", "", "`FILE` that is the template of all proxies, instead of vifproxyd's")
+	f.StringVar(&o.ceiling, "ceiling", "", "`FILE` that no list may go beyond, instead of vifproxyd's, see vifproxyd(8)")
 }
 
 // A place is where rule files and their template are.
 type place struct {
 	dir, template string
+	ceiling       string // "" if there is none
 	theirs        string // the rule directory of vifproxyd, "" if that is not known
 	daemons       bool   // vifproxyd reads them there: a change is in force
 	err           error  // why vifproxyd could not be asked
@@ -51,9 +53,9 @@ func (c *call) placeOf(o fileOptions) place {
 	p.daemons = err == nil && (theirs == "" || sameFile(p.dir, theirs))
 	p.template = filepath.Join(p.dir, defaults.TemplateName)
 	if p.daemons {
-		p.template = cmp.Or(status.Setup.Template, p.template)
+		p.template, p.ceiling = cmp.Or(status.Setup.Template, p.template), status.Setup.Ceiling
 	}
-	p.template = cmp.Or(o.template, p.template)
+	p.template, p.ceiling = cmp.Or(o.template, p.template), cmp.Or(o.ceiling, p.ceiling)
 	return p
 }
 

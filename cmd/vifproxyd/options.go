@@ -24,21 +24,21 @@ import (
 )
 
 type options struct {
-	rulesDir, template, runtimeDir, compatDir, stateDir string
-	controlSocket, socketGroup                          string
-	proxyPort                                           uint16
-	listenPorts                                         proxies.PortRange
-	firewall, switchboard, tinyproxy                    string
-	requireConfinement                                  bool
-	drain                                               time.Duration
-	leave                                               []string // interfaces
-	egress                                              []rules.Egress
-	logFormat                                           string
-	logLevel                                            slog.Level
-	holdOwned, holdUnseen                               bool
-	clean                                               bool
-	qubesDB                                             string // its socket; "" if lists in dom0 do not count
-	qubesFirewall                                       bool   // firewall settings of AppVMs are lists too
+	rulesDir, template, ceiling, runtimeDir, compatDir, stateDir string
+	controlSocket, socketGroup                                   string
+	proxyPort                                                    uint16
+	listenPorts                                                  proxies.PortRange
+	firewall, switchboard, tinyproxy                             string
+	requireConfinement                                           bool
+	drain                                                        time.Duration
+	leave                                                        []string // interfaces
+	egress                                                       []rules.Egress
+	logFormat                                                    string
+	logLevel                                                     slog.Level
+	holdOwned, holdUnseen                                        bool
+	clean                                                        bool
+	qubesDB                                                      string // its socket; "" if lists in dom0 do not count
+	qubesFirewall                                                bool   // firewall settings of AppVMs are lists too
 }
 
 // firewallFlag is there if dom0 has switched the service on for this VM (qubes-sysinit.sh of qubes-core-agent makes it at the VM's start).
@@ -87,6 +87,14 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; without it a built-in one is used\n(default: `FILE` config in the rule directory)")
+	f.Func("ceiling", "`FILE`, written like a rule file: no list of an AppVM admits a host, a port or a network that this one does not, wherever the list is. "+
+		"A list that goes beyond it is refused. While FILE is missing or wrong, nobody gets new rules (default: none)", func(path string) error {
+		if path == "" {
+			return errors.New("want the path of a file")
+		}
+		o.ceiling = path
+		return nil
+	})
 	f.StringVar(&o.qubesDB, "qubesdb", qubes.Socket, "`SOCKET` of QubesDB, where dom0's lists are, or off: only rule files count. If its directory does not exist, there are no such lists")
 	f.StringVar(&qubesFirewall, "qubes-firewall", "auto", "on: firewall settings of AppVMs that name hosts, and drop the rest, are lists too; off: they are not; auto: they "+
 		"are if dom0 has switched the service vifproxy-firewall on for this VM (`auto`)")

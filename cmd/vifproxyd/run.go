@@ -144,6 +144,7 @@ func (d *parts) close() {
 func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 	d.chains = new(forward.Reader)
 	d.ruleFiles = rules.NewReader(d.rulesDir, d.template)
+	d.ruleFiles.Under(d.ceiling)
 	d.lists = d.dom0()
 	d.lists.Join(d.ruleFiles)
 	var unread error
@@ -193,7 +194,7 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		Events:      d.events,
 		Setup: control.Setup{
 			Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(d.proxyPort), Tinyproxy: d.tinyproxy,
-			RulesDir: d.rulesDir, QubesDB: d.qubesDB, Template: d.template, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
+			RulesDir: d.rulesDir, QubesDB: d.qubesDB, Template: d.template, Ceiling: d.ceiling, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
 			Leave: d.leave, EgressAllow: texts(d.egress),
 			Confinement: d.confinement, Switchboard: d.way.said,
 			Names: control.Names{UID: tinyproxy.NamesUID},

@@ -13,7 +13,6 @@ import (
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/resolvconf"
 	"vifproxy/netwatch"
-	"vifproxy/rules"
 	"vifproxy/supervisor"
 )
 
@@ -43,7 +42,7 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan 
 		return netwatch.Watch(ctx, func(h netwatch.Hint) { report(nil); s.Hint(h) })
 	})
 	watch("rule directory", mailbox.Rules, func(ctx context.Context, report func(error)) error {
-		return rules.Watch(ctx, d.rulesDir, d.template, func() { s.Wake(mailbox.Rules) }, report)
+		return d.ruleFiles.Watch(ctx, func() { s.Wake(mailbox.Rules) }, report)
 	})
 	if d.lists != nil {
 		watch("QubesDB", mailbox.Rules, func(ctx context.Context, report func(error)) error {

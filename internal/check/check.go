@@ -25,6 +25,7 @@ import (
 type Config struct {
 	Dir       string   // the rule directory
 	Template  string   // its path
+	Ceiling   string   // its path; "" if there is none
 	Paths     []string // of the rule files; nil: all of Dir, unless there are Lists
 	Lists     []rules.List
 	Tinyproxy string // its path
@@ -50,6 +51,7 @@ type Report struct {
 func Run(ctx context.Context, c Config) (Report, error) {
 	k := &checker{Config: c, ctx: ctx, Report: Report{Findings: []lint.Finding{}}}
 	k.readTemplate()
+	k.readCeiling()
 	if c.Paths == nil && c.Lists == nil {
 		if err := k.directory(); err != nil {
 			return Report{}, err
@@ -76,6 +78,7 @@ type checker struct {
 	linter   lint.Linter
 	judge    tinyproxy.Judge
 	template rules.Template
+	ceiling  *rules.Ceiling
 	config   tinyproxy.Config
 	rendered string // the text that tinyproxy gets
 }
@@ -144,6 +147,14 @@ func (k *checker) readTemplate() {
 	}
 }
 
+// readCeiling reads the ceiling.
+func (k *checker) readCeiling() {
+	var err error
+	if k.ceiling, err = rules.ReadCeiling(k.Ceiling); err != nil {
+		k.failed(k.Ceiling, err)
+	}
+}
+
 // tryTemplate makes tinyproxy read the configuration that the template gives. Both have the same lines.
 func (k *checker) tryTemplate(path, text string) {
 	err := k.judge.Takes(k.ctx, k.rendered)
@@ -164,7 +175,7 @@ func (k *checker) tryTemplate(path, text string) {
 func (k *checker) failed(path string, err error) {
 	f := lint.Finding{Path: path, Problem: err.Error(), Refused: true}
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
-		f.Problem, f.Remedy = flaw.Text, flaw.Remedy
+		f.Line, f.Problem, f.Remedy = flaw.Line, flaw.Text, flaw.Remedy
 	} else if errors.Is(err, fs.ErrNotExist) {
 		f.Problem = "there is no such file"
 	}
@@ -210,7 +221,7 @@ func (k *checker) list(l rules.List) {
 		err = l.Err
 	}
 	if err == nil {
-		_, err = policy.New(file, nil, k.template, policy.Input{Bind: netip.IPv4Unspecified()})
+		_, err = policy.New(file, nil, k.template, policy.Input{Bind: netip.IPv4Unspecified(), Ceiling: k.ceiling})
 	}
 	if err != nil {
 		f := lint.Finding{Path: l.Path, Problem: err.Error(), Refused: true}
@@ -233,13 +244,23 @@ func (k *checker) list(l rules.List) {
 	}
 }
 
-// opens notes what a file opens in addition to hosts.
+// opens notes what a file opens in addition to hosts, and what of it is beyond the ceiling.
 func (k *checker) opens(file rules.File) {
 	if numbers := openPorts(file); numbers != "" {
 		k.Ports = append(k.Ports, file.Path+" opens "+numbers)
 	}
-	if p, err := policy.New(file, nil, k.template, policy.Input{Bind: netip.IPv4Unspecified()}); err == nil && p.AnyAddress != "" && !k.linter.DefaultAllow {
+	in := policy.Input{Bind: netip.IPv4Unspecified()}
+	p, err := policy.New(file, nil, k.template, in)
+	if err != nil {
+		return // said elsewhere
+	}
+	if p.AnyAddress != "" && !k.linter.DefaultAllow {
 		k.Anywhere = append(k.Anywhere, fmt.Sprintf("%s: %s", file.Path, p.AnyAddress))
+	}
+	if in.Ceiling = k.ceiling; in.Ceiling != nil {
+		if _, err := policy.New(file, nil, k.template, in); err != nil {
+			k.failed(file.Path, err)
+		}
 	}
 }
 

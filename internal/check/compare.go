@@ -13,16 +13,20 @@ import (
 )
 
 // Compare returns what changes for an AppVM if its rule file, at path, gets the content of another file. That the template does not
-// exist, or no rule file yet, is no error. An error says in which file it is.
-func Compare(template, path, edited string) ([]policy.Change, error) {
+// exist, or no rule file yet, is no error. An error says in which file it is. Compare needs the Template and the Ceiling of a Config.
+func Compare(c Config, path, edited string) ([]policy.Change, error) {
 	t := rules.Builtin()
-	text, err := rules.ReadFile(template)
+	ceiling, err := rules.ReadCeiling(c.Ceiling)
+	if err != nil {
+		return nil, err
+	}
+	text, err := rules.ReadFile(c.Template)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, err
 	default:
-		if t, err = rules.ParseTemplate(template, string(text)); err != nil {
+		if t, err = rules.ParseTemplate(c.Template, string(text)); err != nil {
 			return nil, err
 		}
 	}
@@ -37,7 +41,11 @@ func Compare(template, path, edited string) ([]policy.Change, error) {
 		file, err := rules.ParseFile(path, content)
 		if err == nil {
 			var p *policy.Policy
-			if p, err = policy.New(file, nil, t, policy.Input{Bind: netip.IPv4Unspecified()}); err == nil {
+			in := policy.Input{Bind: netip.IPv4Unspecified()}
+			if from == edited {
+				in.Ceiling = ceiling
+			}
+			if p, err = policy.New(file, nil, t, in); err == nil {
 				return p, nil
 			}
 		}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -32,11 +33,15 @@ func (d *doctor) ruleFiles() {
 	if err := d.rules.TemplateErr; err != nil {
 		bad(err)
 	}
+	d.ceiling(bad)
 	for _, refused := range d.rules.Refused {
 		bad(refused.Err)
 	}
 	if d.status == nil { // else it has said so
 		paths := []string{dir, d.setup.Template}
+		if d.setup.Ceiling != "" {
+			paths = append(paths, d.setup.Ceiling)
+		}
 		for _, file := range d.rules.Files {
 			paths = append(paths, file.Path)
 		}
@@ -68,6 +73,25 @@ func (d *doctor) ruleFiles() {
 		files = "rule file"
 	}
 	d.report(check, OK, "", "%s: %d %s can be read", dir, len(d.rules.Files), files)
+}
+
+// ceiling examines what no list may go beyond.
+func (d *doctor) ceiling(bad func(error)) {
+	ceiling, err := rules.ReadCeiling(d.setup.Ceiling)
+	switch {
+	case err != nil:
+		bad(err)
+		return
+	case ceiling == nil:
+		return
+	}
+	in := policy.Input{Bind: netip.IPv4Unspecified(), Ceiling: ceiling}
+	for _, file := range d.rules.Files {
+		if _, err := policy.New(file, nil, d.rules.Template, in); err != nil && d.rules.TemplateErr == nil {
+			bad(err)
+		}
+	}
+	d.report("rules", OK, "", "no list goes beyond the ceiling %s: one that does is refused", ceiling.Path)
 }
 
 // shortTimeout is a Timeout that breaks connections of web sites: they send a sign of life each 30 to 60 s.

@@ -13,6 +13,7 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/rules/lint"
+	"vifproxy/tinyproxy"
 )
 
 // NamesHeader begins a rule file of names, which people mean when they write hosts.
@@ -23,19 +24,32 @@ type Rules struct {
 	rules.Set
 	Linter lint.Linter
 	Ports  []uint16 // that the template opens for all AppVMs
+	config tinyproxy.Config
 }
 
-// Read reads the rule files of a directory, and their template at a path.
-func Read(dir, template string) (Rules, error) {
+// Read reads the rule files of a directory, their template and their ceiling, which are at paths; "" if there is no ceiling.
+func Read(dir, template, ceiling string) (Rules, error) {
 	set, err := rules.Read(dir, template)
 	if err == nil {
 		err = set.TemplateErr
+	}
+	if err == nil {
+		set.Ceiling, err = rules.ReadCeiling(ceiling)
 	}
 	if err != nil {
 		return Rules{}, err
 	}
 	config, _, err := policy.ConfigOf(set.Template)
-	return Rules{set, policy.LinterFor(config.Filter), config.ConnectPorts}, err
+	return Rules{set, policy.LinterFor(config.Filter), config.ConnectPorts, config}, err
+}
+
+// MayAllow returns why hosts are beyond the ceiling; nil if they are not.
+func (r Rules) MayAllow(hosts ...rules.Host) error {
+	if r.Ceiling == nil {
+		return nil
+	}
+	p := policy.Policy{Template: r.Template, Config: r.config, Ceiling: r.Ceiling}
+	return p.MayAllow(hosts...)
 }
 
 // Needed returns a host without its port if that port is open for all AppVMs.

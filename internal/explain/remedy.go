@@ -74,7 +74,10 @@ func (x Explainer) tryRemedy(ctx context.Context, s Subject, steps []control.Ste
 		}
 	}
 	remedied, err := s.with(m)
-	if err != nil {
+	switch {
+	case err != nil && s.Input.Ceiling != nil:
+		return "none by the rule file: " + err.Error()
+	case err != nil:
 		return ""
 	}
 	step := x.Try(ctx, remedied, r, true).step(r)
@@ -96,7 +99,11 @@ func (s Subject) with(m remedy) (*policy.Policy, error) {
 	if m.entry != (rules.Host{}) {
 		temporary = append(temporary, m.entry)
 	}
-	return policy.New(file, temporary, s.Template, s.Input)
+	p, err := policy.New(file, temporary, s.Template, s.Input)
+	if err == nil && p.Ceiling != nil { // beyond which nothing is allowed for a time
+		err = p.MayAllow(m.entry, rules.Host{Port: m.port})
+	}
+	return p, err
 }
 
 // lines describes the lines of a remedy.

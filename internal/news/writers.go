@@ -25,7 +25,7 @@ func (w Writers) Note(emitter *events.Emitter, troubles Troubles, set rules.Set,
 		unknown = fmt.Errorf("%w: the last ones that were read stay in force, and AppVMs that come wait", unknown)
 	}
 	troubles.Note(emitter, now, "lists from dom0", unknown)
-	errs := []error{set.TemplateErr}
+	errs := []error{set.TemplateErr, set.CeilingErr}
 	for _, refused := range set.Refused {
 		errs = append(errs, refused.Err)
 	}

@@ -140,14 +140,14 @@ func (in Inputs) inRange(r rules.Range, link netwatch.AppVM, other string, cache
 // DesiredOf returns what should be there for the AppVM of a rule file, connected as given.
 func (in Inputs) DesiredOf(file rules.File, link netwatch.AppVM, cache Cache) *Desired {
 	d := in.appVM(file.Name, file.Addr, link).from(file.Path, file.Origin)
-	if d.Err = in.Rules.TemplateErr; d.Err != nil {
+	if d.Err = cmp.Or(in.Rules.TemplateErr, in.Rules.CeilingErr); d.Err != nil {
 		return d
 	}
 	bind := d.Bind
 	if !d.Connected() {
 		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 	}
-	d.Policy, d.Err = cache.policy(file, in.TemporaryHosts, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr]})
+	d.Policy, d.Err = cache.policy(file, in.TemporaryHosts, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr], Ceiling: in.Rules.Ceiling})
 	return d
 }
 

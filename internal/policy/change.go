@@ -54,7 +54,7 @@ func (p *Policy) lines(other *Policy, added, admits bool) (all []Change) {
 		texts[i] = l.Text
 	}
 	syntax := SyntaxOf(p.Config.Filter.Compiled())
-	difference := match.New(texts, syntax).Without(match.New(other.texts(), syntax), true)
+	difference := match.New(texts, syntax).Without(match.New(other.texts(), syntax), match.Names)
 	for i, l := range changed {
 		host, found, err := difference.Beyond(i)
 		c := Change{Line: l.Number, Text: p.Written[l.Number], Added: added, Admits: admits}

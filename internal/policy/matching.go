@@ -72,7 +72,7 @@ func (p *Policy) matchesAll(other *Policy) bool {
 
 func (p *Policy) matchesLines(lines []string) bool {
 	syntax := SyntaxOf(p.Config.Filter.Compiled())
-	beyond := match.New(lines, syntax).Without(match.New(p.texts(), syntax), false)
+	beyond := match.New(lines, syntax).Without(match.New(p.texts(), syntax), match.AllTexts)
 	for i := range lines {
 		if _, found, err := beyond.Beyond(i); found || err != nil {
 			return false

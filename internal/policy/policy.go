@@ -33,6 +33,7 @@ type Policy struct {
 	Temporary map[string]rules.Host // those of Rules that are in no file: allowed for a time
 	Findings  []string              // what is wrong with the rule file although it can be used
 	Restarts  int                   // how often `restart` asked for a new process
+	Ceiling   *rules.Ceiling        // that it is not beyond; nil if there is none
 
 	// What follows from these: the addresses that the list permits by number, and why it permits any; "" if it does not.
 	Listed     []netip.Addr
@@ -48,6 +49,7 @@ type Input struct {
 	Binary   tinyproxy.Binary
 	Places   string
 	Restarts int
+	Ceiling  *rules.Ceiling // what no list may go beyond; nil if there is none
 }
 
 // New returns the policy that file and template make for the proxy of an AppVM. temporary is what else it may reach. An error
@@ -56,7 +58,7 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 	p := &Policy{
 		Name: file.Name, Addr: file.Addr, Bind: in.Bind,
 		Template: template, RulesPath: file.Path, Places: in.Places,
-		Binary: in.Binary, Restarts: in.Restarts, Names: file.Names(), Egress: slices.Clone(file.Egress),
+		Binary: in.Binary, Restarts: in.Restarts, Ceiling: in.Ceiling, Names: file.Names(), Egress: slices.Clone(file.Egress),
 	}
 	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })
 	var err error
@@ -102,6 +104,15 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 			p.Temporary[l.Text] = temporary[-1-l.Line].WithoutPort()
 			listed[l.Text] = true
 			p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l.Text})
+		}
+	}
+	if p.Ceiling != nil {
+		b, err := boundBy(p.Ceiling, template, f)
+		if err == nil {
+			p, err = b.limit(p)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return p.sealed(), nil

@@ -194,7 +194,7 @@ func (l List) compare(p *Proposal) {
 	}
 	lines, _ := l.File.With(l.Syntax, wide).Lines(l.Syntax)
 	lines = slices.DeleteFunc(lines, func(l rules.Line) bool { return l.Line > 0 })
-	difference := match.New(texts(lines), l.Syntax.Compiled()).Without(l.matcher(asked), true)
+	difference := match.New(texts(lines), l.Syntax.Compiled()).Without(l.matcher(asked), match.Names)
 	for _, s := range p.Sites {
 		number := slices.IndexFunc(wide, func(h rules.Host) bool { return s.Wildcard != nil && h == s.Wildcard.Host })
 		if number < 0 {

@@ -32,7 +32,7 @@ type Difference struct {
 	line    walker                        // goes through the line that is compared
 	other   walker                        // goes through all lines of the other list
 	open    [len(signs)][len(signs)]ahead // of the lines of the other list that match anywhere, by the signs before and after
-	names   bool
+	texts   Texts
 	chars   []byte // one of all characters that neither list tells from one another
 	subsets []subset
 	known   map[string]int32 // where a subset is in subsets
@@ -65,12 +65,24 @@ type stage struct {
 	parent  int  // the stage before
 }
 
-// Without returns the difference between two lists. With names, it finds texts of which all labels, between periods, are of letters,
-// digits, hyphens, underscores and colons, in lower case where case makes no difference; none ends with a period. Otherwise it finds
-// all texts.
-func (m *Matcher) Without(other *Matcher, names bool) *Difference {
-	d := &Difference{names: names, known: map[string]int32{}, left: differenceWorkMax, line: newWalker(m), other: newWalker(other)}
-	d.chars = distinct(slices.Concat(m.sets, other.sets), names)
+// Texts are the texts that a Difference finds.
+type Texts int
+
+const (
+	AllTexts Texts = iota
+
+	// Names are texts of which all labels, between periods, are of letters, digits, hyphens, underscores and colons, in lower case where
+	// case makes no difference. None ends with a period.
+	Names
+
+	// Hosts are Names, with or without a period at the end.
+	Hosts
+)
+
+// Without returns the difference between two lists.
+func (m *Matcher) Without(other *Matcher, texts Texts) *Difference {
+	d := &Difference{texts: texts, known: map[string]int32{}, left: differenceWorkMax, line: newWalker(m), other: newWalker(other)}
+	d.chars = distinct(slices.Concat(m.sets, other.sets), texts != AllTexts)
 	var begin []int32
 	for _, l := range other.lines {
 		if l.first < l.end {
@@ -146,7 +158,7 @@ func (d *Difference) search(l line) (text string, found bool) {
 	var waiting [nothing][]int32
 	for i := 0; i < len(all) && d.work > 0; i++ {
 		at := all[i]
-		if (!d.names || at.last != 0 && at.last != '.') && d.matched(at, nothing) && !d.ahead(at.subset, nothing).matched {
+		if (d.texts == AllTexts || at.last != 0 && at.last != '.') && d.matched(at, nothing) && !d.ahead(at.subset, nothing).matched {
 			var text []byte
 			for ; i > 0; i = all[i].parent {
 				text = append(text, all[i].last)
@@ -158,7 +170,7 @@ func (d *Difference) search(l line) (text string, found bool) {
 			waiting[before] = append(waiting[before][:0], d.line.waiting...)
 		}
 		for number, c := range d.chars {
-			if d.names && c == '.' && (at.last == '.' || at.last == 0) {
+			if c == '.' && (d.texts != AllTexts && at.last == '.' || d.texts == Names && at.last == 0) {
 				continue
 			}
 			before := signOf(c)

@@ -17,33 +17,35 @@ func TestBeyond(t *testing.T) {
 	extended := rules.Syntax{Language: expression.Extended}
 	for _, tt := range []struct {
 		name, line, list string
-		names            bool
+		texts            Texts
 		want             string // "-" if there is none
 	}{
-		{"the same", `^bank\.example$`, `^bank\.example$`, true, "-"},
-		{"another one", `^a\.example$`, `^bank\.example$`, true, "a.example"},
-		{"below a domain", `^([a-zA-Z0-9_-]+\.)+bank\.example\.?$`, `^bank\.example\.?$ ^www\.bank\.example\.?$`, true, "a.bank.example"},
-		{"covered by a domain", `^www\.bank\.example\.?$`, `^([a-zA-Z0-9_-]+\.)+bank\.example\.?$`, true, "-"},
-		{"two narrower lines cover it", `^[ab]\.example$`, `^b\.example$ ^a\.example$`, true, "-"},
-		{"two of three", `^[abc]\.example$`, `^b\.example$ ^a\.example$`, true, "c.example"},
-		{"written in another way", `^(a|b)+\.example$`, `^[ab][ab]*\.example$`, true, "-"},
-		{"a period at the end", `^a\.example\.?$`, `^a\.example$`, true, "-"},
-		{"a period at the end, in all texts", `^a\.example\.?$`, `^a\.example$`, false, "a.example."},
-		{"case", `^[aA]$`, `^a$`, false, "A"},
-		{"anywhere", `bank`, `bank$`, true, "banka"},
-		{"anywhere, before", `bank`, `^bank ^abank`, true, "bbank"},
-		{"words", `\bbank\b`, `^bank$ ^bank[.] [.]bank$ -bank`, true, ":bank"},
-		{"not a word", `bank`, `\bbank`, true, "abank"},
-		{"length", `^a{3,5}$`, `^a{3}$ ^a{5}$`, true, "aaaa"},
-		{"an address", `^2001:db8::1$`, `^2001:db8::2$`, true, "2001:db8::1"},
-		{"no name matches it", `^a\.\.b$`, `x`, true, "-"},
-		{"nothing", `^\.$`, `^a`, true, "-"},
-		{"everything", ``, `^a ^b ^[c-z] ^[0-9] ^- ^_`, true, ":"},
-		{"everything but the empty text", ``, `.`, false, ""},
+		{"the same", `^bank\.example$`, `^bank\.example$`, Names, "-"},
+		{"another one", `^a\.example$`, `^bank\.example$`, Names, "a.example"},
+		{"below a domain", `^([a-zA-Z0-9_-]+\.)+bank\.example\.?$`, `^bank\.example\.?$ ^www\.bank\.example\.?$`, Names, "a.bank.example"},
+		{"covered by a domain", `^www\.bank\.example\.?$`, `^([a-zA-Z0-9_-]+\.)+bank\.example\.?$`, Names, "-"},
+		{"two narrower lines cover it", `^[ab]\.example$`, `^b\.example$ ^a\.example$`, Names, "-"},
+		{"two of three", `^[abc]\.example$`, `^b\.example$ ^a\.example$`, Names, "c.example"},
+		{"written in another way", `^(a|b)+\.example$`, `^[ab][ab]*\.example$`, Names, "-"},
+		{"a period at the end", `^a\.example\.?$`, `^a\.example$`, Names, "-"},
+		{"a period at the end, in all texts", `^a\.example\.?$`, `^a\.example$`, AllTexts, "a.example."},
+		{"a period at the end, in hosts", `^a\.example\.$`, `^a\.example$`, Hosts, "a.example."},
+		{"two periods at the end, in hosts", `^a\.example\.*$`, `^a\.example\.?$`, Hosts, "-"},
+		{"case", `^[aA]$`, `^a$`, AllTexts, "A"},
+		{"anywhere", `bank`, `bank$`, Names, "banka"},
+		{"anywhere, before", `bank`, `^bank ^abank`, Names, "bbank"},
+		{"words", `\bbank\b`, `^bank$ ^bank[.] [.]bank$ -bank`, Names, ":bank"},
+		{"not a word", `bank`, `\bbank`, Names, "abank"},
+		{"length", `^a{3,5}$`, `^a{3}$ ^a{5}$`, Names, "aaaa"},
+		{"an address", `^2001:db8::1$`, `^2001:db8::2$`, Names, "2001:db8::1"},
+		{"no name matches it", `^a\.\.b$`, `x`, Names, "-"},
+		{"nothing", `^\.$`, `^a`, Names, "-"},
+		{"everything", ``, `^a ^b ^[c-z] ^[0-9] ^- ^_`, Names, ":"},
+		{"everything but the empty text", ``, `.`, AllTexts, ""},
 	} {
 		s := extended
 		s.CaseSensitive = tt.name == "case"
-		d := New([]string{tt.line}, s).Without(New(strings.Fields(tt.list), s), tt.names)
+		d := New([]string{tt.line}, s).Without(New(strings.Fields(tt.list), s), tt.texts)
 		got, found, err := d.Beyond(0)
 		if !found {
 			got = "-"
@@ -71,12 +73,12 @@ func TestBeyondAgreesWithMatch(t *testing.T) {
 					second = append(second, first[r.IntN(len(first))])
 				}
 				a, b := New(first, s.Compiled()), New(second, s.Compiled())
-				names := r.IntN(2) == 0
-				d := a.Without(b, names)
+				texts := Texts(r.IntN(3))
+				d := a.Without(b, texts)
 				for i := range first {
 					differs := func(text string) bool {
 						_, in := b.Match(text)
-						return slices.Contains(a.Lines(text, len(first)), i) && !in && (!names || isName(text))
+						return slices.Contains(a.Lines(text, len(first)), i) && !in && isOf(texts, text)
 					}
 					text, found, err := d.Beyond(i)
 					switch {
@@ -84,14 +86,14 @@ func TestBeyondAgreesWithMatch(t *testing.T) {
 						t.Errorf("%q, without %q: %v", first[i], second, err)
 					case found:
 						if beyond++; !differs(text) {
-							t.Errorf("%q, without %q, names %v: %q", first[i], second, names, text)
+							t.Errorf("%q, without %q, texts %v: %q", first[i], second, texts, text)
 						}
 					default:
 						within++
 					}
 					for range 5 {
 						if name := randomlist.NameFor(r, append(written, others...)); differs(name) && (!found || len(name) < len(text)) {
-							t.Errorf("%q, without %q, names %v: %q, %v, and %q", first[i], second, names, text, found, name)
+							t.Errorf("%q, without %q, texts %v: %q, %v, and %q", first[i], second, texts, text, found, name)
 						}
 					}
 				}
@@ -104,9 +106,12 @@ func TestBeyondAgreesWithMatch(t *testing.T) {
 	}
 }
 
-// isName reports whether a text is a name as Without says it.
-func isName(text string) bool {
-	return !slices.ContainsFunc(strings.Split(text, "."), func(label string) bool {
+// isOf reports whether a text is one of those.
+func isOf(texts Texts, text string) bool {
+	if texts == Hosts {
+		text = strings.TrimSuffix(text, ".")
+	}
+	return texts == AllTexts || !slices.ContainsFunc(strings.Split(text, "."), func(label string) bool {
 		return label == "" || strings.Trim(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz0123456789-_:") != ""
 	})
 }
@@ -128,7 +133,7 @@ func TestTinyproxyConfirmsBeyond(t *testing.T) {
 					first = append(first, lines...)
 				}
 				_, second = k.List(t, r, s, exact)
-				d := New(first, s.Compiled()).Without(New(second, s.Compiled()), true)
+				d := New(first, s.Compiled()).Without(New(second, s.Compiled()), Names)
 				for i := range first {
 					if text, found, err := d.Beyond(i); err != nil {
 						t.Error(err)
@@ -164,23 +169,23 @@ func TestDifferencesAreBounded(t *testing.T) {
 	extended := rules.Syntax{Language: expression.Extended}
 	same := "^(a|b){40}a(a|b)*$" // read from its end, any of the last 41 characters may be the a
 	lines := append(slices.Repeat([]string{same}, 8), `^bank\.example$`)
-	d := New(lines, extended).Without(New([]string{"^[ab]{40}a[ab]*$"}, extended), true)
+	d := New(lines, extended).Without(New([]string{"^[ab]{40}a[ab]*$"}, extended), Names)
 	for i := range lines {
 		text, found, err := d.Beyond(i)
 		if i < 8 && err != ErrTooMuch || i == 8 && d.left > 0 {
 			t.Errorf("%s: %q, %v, %v, and %d steps left", lines[i], text, found, err, d.left)
 		}
 	}
-	d = New(lines[7:], extended).Without(New([]string{"^[ab]{40}a[ab]*$"}, extended), true)
+	d = New(lines[7:], extended).Without(New([]string{"^[ab]{40}a[ab]*$"}, extended), Names)
 	for i, want := range []string{"", "bank.example"} {
 		if text, _, err := d.Beyond(i); text != want || (err == nil) != (i == 1) {
 			t.Errorf("%s: %q, %v", lines[i], text, err)
 		}
 	}
-	if _, _, err := New([]string{`(a)\1`}, extended).Without(New(nil, extended), true).Beyond(0); err != ErrInexact {
+	if _, _, err := New([]string{`(a)\1`}, extended).Without(New(nil, extended), Names).Beyond(0); err != ErrInexact {
 		t.Errorf("a reference back: %v", err)
 	}
-	if text, found, err := New([]string{`^a$`}, extended).Without(New([]string{`(a)\1`}, extended), true).Beyond(0); text != "a" || !found || err != ErrInexact {
+	if text, found, err := New([]string{`^a$`}, extended).Without(New([]string{`(a)\1`}, extended), Names).Beyond(0); text != "a" || !found || err != ErrInexact {
 		t.Errorf("beside a reference back: %q, %v", text, err)
 	}
 }
@@ -206,7 +211,7 @@ func BenchmarkBeyond(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				begin := time.Now()
-				d := New(first, extended).Without(New(second, extended), true)
+				d := New(first, extended).Without(New(second, extended), Names)
 				b.ReportMetric(float64(time.Since(begin).Microseconds()), "made-µs")
 				for i := range first {
 					if _, _, err := d.Beyond(i); err != nil {
