@@ -4,22 +4,18 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/complete"
 	"vifproxy/internal/defaults"
-	"vifproxy/internal/events"
 	"vifproxy/internal/settings"
-	"vifproxy/internal/terminal"
-	"vifproxy/rules"
+	"vifproxy/internal/usage"
 )
 
 // completeVerb is for the shells' completions in packaging/completions. They give it the words of a command line behind the
@@ -61,18 +57,18 @@ type commandLine struct {
 	ctx              context.Context
 	words            []string
 	socket, rulesDir string
-	begun            bool     // a verb is there
-	verb             verb     // the zero verb if there is none of that name
-	args             []string // behind the verb
-	pending          *option  // whose value comes next
-	last             string   // the word to be completed
-	asked            bool     // whether root was asked
+	begun            bool          // a verb is there
+	verb             verb          // the zero verb if there is none of that name
+	args             []string      // behind the verb
+	pending          *usage.Option // whose value comes next
+	last             string        // the word to be completed
+	asked            bool          // whether root was asked
 }
 
 // optionNamed returns the option of any verb that has this name with its hyphens, nil if there is none.
-func optionNamed(name string) *option {
-	for _, o := range optionsOf(everyOption(new(general))) {
-		if slices.Contains(o.names, name) {
+func optionNamed(name string) *usage.Option {
+	for _, o := range usage.Options(everyOption(new(general))) {
+		if slices.Contains(o.Names, name) {
 			return &o
 		}
 	}
@@ -86,13 +82,13 @@ func (t *commandLine) read() {
 		name, value, given := strings.Cut(word, "=")
 		switch {
 		case t.pending != nil:
-			name, value, given = t.pending.long(), word, true
+			name, value, given = t.pending.Long(), word, true
 			t.pending = nil
 		case !strings.HasPrefix(word, "-"):
 			t.word(word)
 			continue
 		case !given:
-			if o := optionNamed(word); o != nil && o.value != "" {
+			if o := optionNamed(word); o != nil && o.Value != "" {
 				t.pending = o
 			}
 		}
@@ -116,11 +112,11 @@ func (t *commandLine) word(word string) {
 
 func (t *commandLine) candidates() []string {
 	if name, _, given := strings.Cut(t.last, "="); given && strings.HasPrefix(name, "--") {
-		return prefixed(name+"=", optionNamed(name).candidates())
+		return prefixed(name+"=", valuesOf(optionNamed(name)))
 	}
 	switch {
 	case t.pending != nil:
-		return t.pending.candidates()
+		return valuesOf(t.pending)
 	case strings.HasPrefix(t.last, "-"):
 		return t.options()
 	case !t.begun:
@@ -178,25 +174,25 @@ func (t *commandLine) options() []string {
 		t.verb.options(f)
 	}
 	var all []string
-	for _, o := range optionsOf(f) {
-		if o.long() == "--json" && !t.verb.json {
+	for _, o := range usage.Options(f) {
+		if o.Long() == "--json" && !t.verb.json {
 			continue
 		}
-		word := o.long()
-		if o.value != "" {
+		word := o.Long()
+		if o.Value != "" {
 			word += "="
 		}
-		all = append(all, word+"\t"+o.text)
+		all = append(all, word+"\t"+o.Text)
 	}
 	return all
 }
 
-// candidates returns values of an option.
-func (o *option) candidates() []string {
+// valuesOf returns values of an option.
+func valuesOf(o *usage.Option) []string {
 	if o == nil {
 		return nil
 	}
-	switch o.value {
+	switch o.Value {
 	case "FORMAT":
 		return settings.FormatNames()
 	case "TIME":
@@ -216,36 +212,11 @@ func prefixed(prefix string, words []string) []string {
 	return words
 }
 
-// Nothing that a shell might act on is offered for a command line. VM names are harmless anyway; an AppVM has chosen the hosts.
-var (
-	plainName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
-	plainHost = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
-)
-
 // vms returns the VMs that the daemon knows. If the daemon cannot be asked, it returns those that have rule files.
 func (t *commandLine) vms() (all []string) {
-	add := func(name, explanation string) {
-		if plainName.MatchString(name) {
-			all = append(all, name+"\t"+explanation)
-		}
-	}
-	status, err := control.NewClient(t.socket).AppVMs(t.ctx)
+	all, err := complete.VMs(t.ctx, control.NewClient(t.socket), cmp.Or(t.rulesDir, defaults.RulesDir))
 	if answers := t.asRoot(err); answers != nil {
 		return answers
-	}
-	if err != nil {
-		dir := cmp.Or(t.rulesDir, defaults.RulesDir)
-		set, err := rules.Read(dir, filepath.Join(dir, defaults.TemplateName))
-		if err != nil {
-			return nil
-		}
-		for _, file := range set.Files {
-			add(file.Name, file.Addr.String())
-		}
-		return all
-	}
-	for _, vm := range status.VMs {
-		add(vm.Name, terminal.Quote(vm.IP+", "+vm.State))
 	}
 	return all
 }
@@ -270,18 +241,9 @@ func (t *commandLine) asRoot(err error) (answers []string) {
 
 // hosts returns the hosts that a VM asked for and did not get, the newest first. For allow it returns those that no rule permits.
 func (t *commandLine) hosts(vm string) (all []string) {
-	denied, err := control.NewClient(t.socket).Denied(t.ctx, []string{vm}, time.Time{})
+	all, err := complete.Hosts(t.ctx, control.NewClient(t.socket), vm, t.verb.name == "allow")
 	if err != nil {
 		return t.asRoot(err)
-	}
-	for _, vm := range denied {
-		for _, host := range vm.Hosts {
-			wanted := host.Reason == events.ReasonList || t.verb.name != "allow"
-			if wanted && plainHost.MatchString(host.Host) {
-				all = append(all, fmt.Sprintf("%s\trefused %d times, last %s",
-					host.Host, host.Count, formatTime(host.Last)))
-			}
-		}
 	}
 	return all
 }

@@ -83,7 +83,7 @@ func overviewText() string {
 	}
 	f := newFlagSet("")
 	new(general).define(f)
-	return fmt.Sprintf(overview, rows.String(), optionList(optionsOf(f)))
+	return fmt.Sprintf(overview, rows.String(), usage.OptionList(usage.Options(f)))
 }
 
 // helpText returns the help for one verb.
@@ -92,16 +92,16 @@ func (v verb) helpText() string {
 	if v.json {
 		synopsis += " [--json]"
 	}
-	options := optionsOf(v.flagSet())
+	options := usage.Options(v.flagSet())
 	for _, o := range options {
-		synopsis += " " + o.synopsis()
+		synopsis += " " + o.Synopsis()
 	}
 	text := fmt.Sprintf("Usage:\n    %s\n\n%s\n", strings.TrimSpace(synopsis+" "+v.args), v.summary)
 	if v.help != "" {
 		text += "\n" + v.help
 	}
 	if len(options) > 0 {
-		text += "\nOptions:\n" + optionList(options)
+		text += "\nOptions:\n" + usage.OptionList(options)
 	}
 	return text
 }

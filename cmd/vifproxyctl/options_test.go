@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"vifproxy/internal/usage"
 )
 
 // Help, manual page and completion have each option of each verb, since they read the verb's own flag set.
@@ -27,18 +29,18 @@ func TestOptionsAreEverywhere(t *testing.T) {
 		if err := runComplete(c); err != nil {
 			t.Fatal(err)
 		}
-		for _, o := range optionsOf(v.flagSet()) {
-			if o.text == "" {
-				t.Errorf("%s: nothing says what %s is for", v.name, o.long())
+		for _, o := range usage.Options(v.flagSet()) {
+			if o.Text == "" {
+				t.Errorf("%s: nothing says what %s is for", v.name, o.Long())
 			}
-			if help := v.helpText(); !strings.Contains(help, o.synopsis()) || !strings.Contains(help, "\n    "+o.spelled(", ")) {
-				t.Errorf("%s --help does not have %s", v.name, o.long())
+			if help := v.helpText(); !strings.Contains(help, o.Synopsis()) || !strings.Contains(help, "\n    "+o.Spelled(", ")) {
+				t.Errorf("%s --help does not have %s", v.name, o.Long())
 			}
-			if !strings.Contains(manual[v.name], "\n.B "+o.spelled(", ")) {
-				t.Errorf("vifproxyctl(1) does not have %s of %s", o.long(), v.name)
+			if !strings.Contains(manual[v.name], "\n.B "+o.Spelled(", ")) {
+				t.Errorf("vifproxyctl(1) does not have %s of %s", o.Long(), v.name)
 			}
-			if !strings.Contains(completed.String(), o.long()) {
-				t.Errorf("completion does not offer %s of %s", o.long(), v.name)
+			if !strings.Contains(completed.String(), o.Long()) {
+				t.Errorf("completion does not offer %s of %s", o.Long(), v.name)
 			}
 		}
 	}
