@@ -34,6 +34,7 @@ type Requests struct {
 	config *Config
 	uid    uint32
 	onDeny func(events.Denial) // called with mu held
+	onOpen func(host string, port uint16)
 
 	mu      sync.Mutex
 	pending []pending
@@ -43,9 +44,10 @@ type Requests struct {
 }
 
 // NewRequests returns the Requests of a process with this configuration and uid. onDeny gets each request that is not served,
-// without VM and Addr. It must not block.
-func NewRequests(config *Config, uid uint32, onDeny func(events.Denial)) *Requests {
-	return &Requests{config: config, uid: uid, onDeny: onDeny}
+// without VM and Addr. onOpen gets host and port of each request for which the host, or the Upstream for it, has taken the connection;
+// neither if that is not known. They must not block.
+func NewRequests(config *Config, uid uint32, onDeny func(events.Denial), onOpen func(host string, port uint16)) *Requests {
+	return &Requests{config: config, uid: uid, onDeny: onDeny, onOpen: onOpen}
 }
 
 // pending is a request whose outcome is not known yet.
@@ -54,6 +56,8 @@ type pending struct {
 	host    string
 	port    uint16
 	connect bool
+	proxied bool     // by an Upstream, whose host and port these are
+	behind  Upstream // the host and port of the request, if so
 	step    step
 	since   time.Time // of this step
 }
@@ -224,9 +228,9 @@ func (r *Requests) open(target string) {
 	}
 	p := pending{step: opening, since: now}
 	if u, ok := r.upstream(target); ok {
-		p.host, p.port = u.Host, u.Port
-		if i := r.find(func(p pending) bool { return p.step == asked }); i >= 0 {
-			p.client, p.connect = r.pending[i].client, r.pending[i].connect
+		p.host, p.port, p.proxied = u.Host, u.Port, true
+		if i := r.askedOf(u); i >= 0 {
+			p.client, p.connect, p.behind = r.pending[i].client, r.pending[i].connect, Upstream{r.pending[i].host, r.pending[i].port}
 			r.remove(i)
 		}
 	} else { // its host is in a header, or it was forgotten
@@ -239,6 +243,18 @@ func (r *Requests) open(target string) {
 	r.add(p)
 }
 
+// askedOf returns the index of the newest request that an Upstream may connect for, or -1. It prefers those of which the host is known.
+func (r *Requests) askedOf(u Upstream) int {
+	i := r.find(func(p pending) bool {
+		to, _ := r.config.UpstreamFor(p.host)
+		return p.step == asked && p.host != "" && to == u
+	})
+	if i < 0 {
+		i = r.find(func(p pending) bool { return p.step == asked })
+	}
+	return i
+}
+
 // isOpening reports whether a connection is being made.
 func (p pending) isOpening() bool { return p.step == opening || p.step == waiting }
 
@@ -246,9 +262,16 @@ func (p pending) isOpening() bool { return p.step == opening || p.step == waitin
 func (r *Requests) established(host string) {
 	i := r.find(func(p pending) bool { return p.isOpening() && strings.EqualFold(p.host, host) })
 	if i < 0 {
+		r.onOpen("", 0) // it was forgotten
 		return
 	}
-	if r.pending[i].connect {
+	p := r.pending[i]
+	to := Upstream{p.host, p.port}
+	if p.proxied {
+		to = p.behind
+	}
+	r.onOpen(to.Host, to.Port)
+	if p.connect {
 		r.remove(i)
 	} else {
 		r.pending[i].step = opened

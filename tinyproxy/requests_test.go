@@ -37,7 +37,7 @@ func denials(c Config, wait time.Duration, lines ...string) string {
 			text += ": " + d.Why
 		}
 		told = append(told, text)
-	})
+	}, func(string, uint16) {})
 	for _, line := range lines {
 		r.Line([]byte(line))
 	}
@@ -248,4 +248,29 @@ func FuzzLogLine(f *testing.F) {
 			t.Errorf("%q does not stay", shown)
 		}
 	})
+}
+
+// Each connection is told with the host and the port of its request, behind an Upstream too. What was forgotten is told without them.
+func TestVisits(t *testing.T) {
+	up := Upstream{"proxy.corp", 3128}
+	c := Config{Routes: []Route{{Site: ".corp", To: up}}}
+	var visited []string
+	r := NewRequests(&c, 0, func(events.Denial) {}, func(host string, port uint16) { visited = append(visited, fmt.Sprintf("%s:%d", host, port)) })
+	for _, line := range []string{
+		asks(5, "CONNECT a.example:443"), asks(6, "GET http://B.example:8080/x"), asks(7, "CONNECT c.corp:8443"), asks(8, "GET /y"),
+		said("INFO", "opensock: opening connection to a.example:443"),
+		said("INFO", "opensock: opening connection to proxy.corp:3128"),
+		said("INFO", "opensock: opening connection to B.example:8080"),
+		said("CONNECT", `Established connection to upstream proxy "proxy.corp" using file descriptor 9.`),
+		said("CONNECT", `Established connection to host "B.example" using file descriptor 10.`),
+		said("INFO", "opensock: opening connection to inheader.example:80"),
+		said("CONNECT", `Established connection to host "a.example" using file descriptor 11.`),
+		said("CONNECT", `Established connection to host "inheader.example" using file descriptor 12.`),
+		said("CONNECT", `Established connection to host "forgotten.example" using file descriptor 13.`),
+	} {
+		r.Line([]byte(line))
+	}
+	if got, want := strings.Join(visited, " "), "c.corp:8443 B.example:8080 a.example:443 inheader.example:80 :0"; got != want {
+		t.Errorf("visited %s, want %s", got, want)
+	}
 }

@@ -22,13 +22,14 @@ type Emitter struct {
 	mu       sync.Mutex
 	watchers map[*watcher]bool
 	denied   map[netip.Addr]*deniedList // by AppVM
+	visits   map[netip.Addr]func(Visit) // see OnVisit
 	examine  func(Denial) bool          // see ExamineBy; nil while there is none
 	noName   func(Denial) (Denial, bool)
 }
 
 // New returns an Emitter that writes to log.
 func New(log *slog.Logger) *Emitter {
-	return &Emitter{Log: log, watchers: map[*watcher]bool{}, denied: map[netip.Addr]*deniedList{}}
+	return &Emitter{Log: log, watchers: map[*watcher]bool{}, denied: map[netip.Addr]*deniedList{}, visits: map[netip.Addr]func(Visit){}}
 }
 
 // Emit emits one event.

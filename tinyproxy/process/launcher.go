@@ -42,7 +42,9 @@ type Options struct {
 	// OnDenied is called for every request that was not served. An AppVM can make thousands a second, so it must be cheap,
 	// must not block, and must limit what it keeps or passes on. May be nil.
 	OnDenied func(events.Denial)
-	Sandbox  *confine.Sandbox // of all proxies; nil for none
+	// OnVisit is called for every connection that a proxy has made for its AppVM. The same holds for it.
+	OnVisit func(events.Visit)
+	Sandbox *confine.Sandbox // of all proxies; nil for none
 
 	// Switchboard hands connections to the sockets of proxies; nil if connections come to the ports where proxies listen.
 	Switchboard Switchboard

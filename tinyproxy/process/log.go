@@ -41,6 +41,7 @@ const (
 type vmLog struct {
 	vm       string
 	onDenied func(events.Denial)
+	onVisit  func(events.Visit)
 	queue    *backlog.Queue // for the file
 	space    *space         // nil if nothing is counted
 
@@ -63,8 +64,8 @@ type vmLog struct {
 	size    int64
 }
 
-func newVMLog(vm string, onDenied func(events.Denial), space *space) *vmLog {
-	v := &vmLog{vm: vm, onDenied: onDenied, space: space, lines: rate.NewLimiter(logRate, logBurst),
+func newVMLog(vm string, onDenied func(events.Denial), onVisit func(events.Visit), space *space) *vmLog {
+	v := &vmLog{vm: vm, onDenied: onDenied, onVisit: onVisit, space: space, lines: rate.NewLimiter(logRate, logBurst),
 		intake: rate.NewLimiter(readRate, readBurst)}
 	v.queue = backlog.New(logQueueMax, logQueueBytesMax, func(n int) error {
 		return v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
@@ -100,6 +101,17 @@ func (v *vmLog) denied(d events.Denial) {
 	d.VM, d.IP = v.vm, v.addr
 	v.mu.Unlock()
 	v.onDenied(d)
+}
+
+// visited reports a connection that one of its proxies has made.
+func (v *vmLog) visited(host string, port uint16) {
+	if v.onVisit == nil {
+		return
+	}
+	v.mu.Lock()
+	addr := v.addr
+	v.mu.Unlock()
+	v.onVisit(events.Visit{IP: addr, Host: host, Port: port})
 }
 
 // line logs a line within the limits.
@@ -227,7 +239,7 @@ func (v *vmLog) close(timeout time.Duration) {
 func (l *Launcher) logOf(name string) *vmLog {
 	log := l.logs[name]
 	if log == nil {
-		log = newVMLog(name, l.options.OnDenied, l.space)
+		log = newVMLog(name, l.options.OnDenied, l.options.OnVisit, l.space)
 		log.queue.OnChange(func() {
 			if f := l.onLogProblem.Load(); f != nil {
 				(*f)()

@@ -22,7 +22,7 @@ const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on 
 
 func newTestLog(t *testing.T, onDenied func(events.Denial)) (*vmLog, string) {
 	path := filepath.Join(t.TempDir(), "log")
-	v := newVMLog("social", onDenied, nil)
+	v := newVMLog("social", onDenied, nil, nil)
 	v.open(netip.MustParseAddr("10.137.0.9"), path)
 	return v, path
 }
@@ -121,7 +121,7 @@ func TestFlood(t *testing.T) {
 			}
 			reported++
 		})
-		out := output{log: v, requests: tinyproxy.NewRequests(&tinyproxy.Config{}, 0, v.denied)}
+		out := output{log: v, requests: tinyproxy.NewRequests(&tinyproxy.Config{}, 0, v.denied, v.visited)}
 		say := func(line string) { fmt.Fprintln(&out, line) }
 		say("first")
 		line := fmt.Sprintf(refusedLine, "example.org")
@@ -189,7 +189,7 @@ func TestBadLogFiles(t *testing.T) {
 		if err := make(); err != nil {
 			t.Fatal(err)
 		}
-		v := newVMLog("social", nil, nil)
+		v := newVMLog("social", nil, nil, nil)
 		v.open(netip.MustParseAddr("10.137.0.9"), path)
 		v.line([]byte("one"))
 		v.line([]byte("two"))

@@ -108,7 +108,7 @@ func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Pr
 	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, pipe: pipe[0], done: make(chan struct{})}
 	p.output = output{log: log, level: spec.Config.LogLevel, heard: spec.heard}
 	if log != nil {
-		p.output.requests = tinyproxy.NewRequests(&p.Spec.Config, spec.UID, log.denied)
+		p.output.requests = tinyproxy.NewRequests(&p.Spec.Config, spec.UID, log.denied, log.visited)
 	}
 	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
 	var err error

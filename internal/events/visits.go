@@ -1,0 +1,34 @@
+package events
+
+import "net/netip"
+
+// A Visit is a connection that a proxy has made for its AppVM. An AppVM that owns its proxy can make up any of it, so it is a hint for
+// people and decides nothing.
+type Visit struct {
+	IP   netip.Addr // of the AppVM
+	Host string     // as the AppVM sent it, 255 bytes at most; empty if tinyproxy does not say it
+	Port uint16     // 0 if tinyproxy does not say it
+}
+
+// OnVisit has f called for each visit of an AppVM, until stop is called. f must not wait. An AppVM has one such function; a later one
+// takes its place.
+func (e *Emitter) OnVisit(vm netip.Addr, f func(Visit)) (stop func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.visits[vm] = f
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.visits, vm)
+	}
+}
+
+// Visited takes every connection that a proxy has made.
+func (e *Emitter) Visited(v Visit) {
+	e.mu.Lock()
+	f := e.visits[v.IP]
+	e.mu.Unlock()
+	if f != nil {
+		f(v)
+	}
+}
