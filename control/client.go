@@ -124,18 +124,18 @@ func (c *Client) Caller(ctx context.Context, name string) (Status, error) {
 
 // Watch calls each for what happens, until ctx ends, each fails, or the daemon has gone. It never returns nil.
 func (c *Client) Watch(ctx context.Context, names []string, each func(events.Event) error) error {
-	return follow(ctx, c, "watch", namesRequest{names}, each)
+	return follow(ctx, c, http.MethodGet, "watch", namesRequest{names}, each)
 }
 
 // Refusals calls each for what the list of an AppVM refuses, until ctx ends, each fails, the list is gone, or the daemon has gone. It
 // never returns nil.
 func (c *Client) Refusals(ctx context.Context, name string, each func(Refusal) error) error {
-	return follow(ctx, c, "refusals", callerRequest{name}, each)
+	return follow(ctx, c, http.MethodGet, "refusals", callerRequest{name}, each)
 }
 
 // follow calls each for every line of a stream.
-func follow[T any](ctx context.Context, c *Client, verb string, request any, each func(T) error) error {
-	stream, err := c.open(ctx, http.MethodGet, verb, request)
+func follow[T any](ctx context.Context, c *Client, method, verb string, request any, each func(T) error) error {
+	stream, err := c.open(ctx, method, verb, request)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 type limits struct {
 	connections int32
 	watchers    int32         // of these; they stay, and must leave room for the others
+	learners    int32         // of these, AppVMs that learn: each has two proxies meanwhile
 	callers     int32         // of these, AppVMs that are told what they are refused; they stay too
 	receive     time.Duration // for the header, and again for the body
 	send        time.Duration // for the reply, once there is one
@@ -30,7 +31,7 @@ type limits struct {
 }
 
 var defaults = limits{
-	connections: 256, watchers: 32, callers: 128, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
+	connections: 256, watchers: 32, learners: 8, callers: 128, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
 	look: 2 * time.Second,
 }
 
@@ -123,6 +124,7 @@ type server struct {
 	mux      *http.ServeMux
 	watching atomic.Int32
 	telling  atomic.Int32
+	learning atomic.Int32
 }
 
 type peerKey struct{}
@@ -163,6 +165,13 @@ func (s *server) routes(do Service) {
 	s.mux.HandleFunc("GET /v1/watch", stream(s, &s.watching, s.limits.watchers,
 		func(ctx context.Context, r namesRequest, send func(events.Event) error) error {
 			return do.Watch(ctx, r.Names, send)
+		}))
+	s.mux.HandleFunc("POST /v1/learn", stream(s, &s.learning, s.limits.learners,
+		func(ctx context.Context, r LearnRequest, send func(Lesson) error) error {
+			if r.Seconds < 0 || r.Seconds > LearnMax {
+				return errorf(Invalid, "to learn for %d seconds is not possible: %d seconds are at most", r.Seconds, LearnMax)
+			}
+			return do.Learn(ctx, r, send)
 		}))
 	s.mux.HandleFunc("GET /v1/refusals", stream(s, &s.telling, s.limits.callers,
 		func(ctx context.Context, r callerRequest, send func(Refusal) error) error {

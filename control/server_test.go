@@ -107,6 +107,20 @@ func (f *fakeDaemon) Watch(ctx context.Context, names []string, send func(events
 	return err
 }
 
+// Learn sends hosts until it may not, or 100.
+func (f *fakeDaemon) Learn(ctx context.Context, r LearnRequest, send func(Lesson) error) error {
+	_, err := f.do(ctx, fmt.Sprintf("learn %d", r.Seconds), r.Name)
+	for port := uint16(1); err == nil && port <= 100; port++ {
+		if err = ctx.Err(); err == nil {
+			err = send(Lesson{Event: LessonHost, LearntHost: &LearntHost{Host: "a.example", Port: port}})
+		}
+	}
+	if err == nil {
+		err = send(Lesson{Event: LessonOver, Why: "its time is over"})
+	}
+	return err
+}
+
 func (f *fakeDaemon) Caller(ctx context.Context, name string) (Status, error) {
 	return f.do(ctx, "caller", name)
 }

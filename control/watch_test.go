@@ -175,3 +175,44 @@ func TestCallersAreTold(t *testing.T) {
 		t.Errorf("unknown: %v", err)
 	}
 }
+
+// A lesson ends with its last line, and what the daemon says of it reaches the client. A client that goes ends it.
+func TestLearn(t *testing.T) {
+	d := serveFake(t, &fakeDaemon{}, defaults, "")
+	client := NewClient(d.socket)
+	var ports int
+	var last Lesson
+	err := client.Learn(t.Context(), LearnRequest{Name: "bank", Seconds: 60}, func(l Lesson) error {
+		if last = l; l.LearntHost != nil {
+			ports++
+		}
+		return nil
+	})
+	if err != nil || ports != 100 || last.Event != LessonOver || last.Why != "its time is over" || last.LearntHost != nil {
+		t.Errorf("%d hosts, then %+v, %v", ports, last, err)
+	}
+	if err := client.EndLesson(t.Context(), "bank"); err != nil {
+		t.Error(err)
+	}
+	for _, r := range []LearnRequest{{Name: "bank", Seconds: LearnMax + 1}, {Name: "bank", Seconds: -1}} {
+		var problem *DaemonError
+		if err := client.Learn(t.Context(), r, nil); !errors.As(err, &problem) || problem.Fault != Invalid {
+			t.Errorf("%d seconds: %v", r.Seconds, err)
+		}
+	}
+	if got := strings.Join(d.asked, "; "); got != "learn 60 bank; learn 0 bank" {
+		t.Errorf("the daemon was asked %s", got)
+	}
+	d = serveFake(t, &fakeDaemon{entered: make(chan struct{}, 1), left: make(chan error, 1)}, defaults, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- NewClient(d.socket).Learn(ctx, LearnRequest{Name: "bank", Seconds: 60}, nil) }()
+	await.Value(t, "the beginning of the lesson", d.entered)
+	cancel()
+	if err := await.Value(t, "the end of the daemon's Learn", d.left); err == nil {
+		t.Error("the daemon does not learn that the client has gone")
+	}
+	if err := await.Value(t, "the end of the client's Learn", ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("the client's error: %v", err)
+	}
+}

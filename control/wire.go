@@ -3,11 +3,12 @@
 //
 // `GET /v1/status` and `POST /v1/VERB` are answered by the whole [Status] after the verb, or by {"error": "…"} with an HTTP status.
 // `GET /v1/appvms` is answered by the status too, without counting what the fence has refused, and `GET /v1/caller` by the status with
-// one VM. Four requests have other answers:
+// one VM. Five requests have other answers:
 //
 //	POST /v1/explain   an [Explanation]
 //	GET  /v1/denied    a list of [events.Denied]
 //	GET  /v1/watch     a stream of [events.Event], one JSON object a line, until either side ends it
+//	POST /v1/learn     a stream of [Lesson], one JSON object a line; the lesson is over when either side ends it
 //	GET  /v1/refusals  a stream of [Refusal], one JSON object a line, until either side ends it
 //
 // curl --unix-socket speaks this protocol too.
@@ -22,6 +23,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +78,8 @@ type VM struct {
 	Seen          time.Time `json:"seen"`             // when it was last connected; zero: not since the daemon started
 	// Sighting is when its AppVM was last connected, also before the daemon started.
 	Sighting sightings.Sighting `json:"sighting,omitzero"`
+	// Learning is until when it reaches every public host by its name, see Verbs.Learn; zero if its list is in force.
+	Learning time.Time `json:"learning,omitzero"`
 	// AnyAddress says why its proxy may connect to any public address; "" if it may connect only to those that names of its list have.
 	AnyAddress string `json:"any_address,omitempty"`
 	// StoppedBy says who has stopped it, or why that is not known. It is "" if State is not Stopped.
@@ -208,6 +212,9 @@ type Verbs interface {
 	KillAll(ctx context.Context, restart bool) (Status, error)
 	// Allow lets an AppVM reach hosts for a time, or takes that back.
 	Allow(ctx context.Context, t Temporary) (Status, error)
+	// Learn lets an AppVM reach every public host by its name for a time, and calls send for what it reaches. It returns when that is
+	// over, ctx ends or send fails, and nothing is open any more then. For no time it ends the lesson that is under way.
+	Learn(ctx context.Context, r LearnRequest, send func(Lesson) error) error
 	// Explain says what would become of a request for a URL, or a HOST[:PORT].
 	Explain(ctx context.Context, name, url string) (Explanation, error)
 	// Denied is what the named VMs, or all, were refused since then. Unknown names are an *UnknownError.
@@ -223,6 +230,20 @@ const OnlyName = "@vifproxyd"
 // UnknownError says that there is no rule file for Names.
 type UnknownError struct {
 	Names, Known []string
+}
+
+// AllKnown returns an *UnknownError if some names are not among those known, and nil otherwise.
+func AllKnown(names, known []string) error {
+	var missing []string
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			missing = append(missing, name)
+		}
+	}
+	if missing != nil {
+		return &UnknownError{Names: missing, Known: known}
+	}
+	return nil
 }
 
 func (e *UnknownError) Error() string {

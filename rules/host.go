@@ -204,3 +204,18 @@ func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, r
 }
 
 func portLine(number uint16) string { return fmt.Sprintf("#: port %d", number) }
+
+// ParseHosts reads hosts as people name them: as a list of names has them, or as in [ParseHost].
+func ParseHosts(texts []string) (hosts []Host, err error) {
+	for _, text := range texts {
+		host, err := ParseEntry(text)
+		if err != nil {
+			host, err = ParseHost(text)
+		}
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, host)
+	}
+	return hosts, nil
+}

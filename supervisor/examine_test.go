@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/explain"
 )
 
 // One AppVM does not keep others from learning what became of their connections, and what is over leaves nothing behind.
@@ -21,20 +22,20 @@ func TestExaminationsAreBounded(t *testing.T) {
 		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
 	})
 	begun := 0
-	for range examinedEach + 1 {
+	for range explain.LooksEach + 1 {
 		if s.examine(events.Denial{VM: "loud", IP: vmA, Host: "lan.example"}) {
 			begun++
 		}
 	}
-	if begun != examinedEach {
+	if begun != explain.LooksEach {
 		t.Errorf("%d examinations for one AppVM", begun)
 	}
-	for i := range byte(2 * examinedMax) {
+	for i := range byte(2 * explain.LooksMax) {
 		if s.examine(events.Denial{VM: "other", IP: netip.AddrFrom4([4]byte{10, 137, 1, i}), Host: "lan.example"}) {
 			begun++
 		}
 	}
-	if begun != examinedMax {
+	if begun != explain.LooksMax {
 		t.Errorf("%d examinations at once", begun)
 	}
 	l := newLoop(t.Context(), s.Config, s.mail)
@@ -42,11 +43,11 @@ func TestExaminationsAreBounded(t *testing.T) {
 		letter(l)
 	}
 	l.running.Wait()
-	if s.examined.all != 0 || len(s.examined.by) != 0 {
-		t.Errorf("%d examinations are left, of %v", s.examined.all, s.examined.by)
+	if !s.looks.None() {
+		t.Error("examinations are left")
 	}
 	hosts, _ := s.Events.DeniedTo(vmA, time.Time{})
-	if len(hosts) != 1 || hosts[0].Count != examinedEach || hosts[0].What != events.FenceRefused {
+	if len(hosts) != 1 || hosts[0].Count != explain.LooksEach || hosts[0].What != events.FenceRefused {
 		t.Errorf("denied has %+v", hosts)
 	}
 }

@@ -72,7 +72,10 @@ func (l *loop) subject(name string) (subject explain.Subject, proxy proxies.Prox
 		subject.Off = "it does not run: see vifproxyctl show"
 	default:
 		proxy = vm.current.proxy
-		if d.Policy == nil || d.Policy.Key() != vm.current.Policy.Key() {
+		switch {
+		case vm.current.Policy.Learns() && d.Policy != nil:
+			subject.Note = "a lesson is under way: the AppVM reaches every public host by its name"
+		case d.Policy == nil || d.Policy.Key() != vm.current.Policy.Key():
 			subject.Policy, subject.Note = vm.current.Policy, "these are the last good rules, not those of the file"
 		}
 	}

@@ -95,7 +95,7 @@ func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	p.proxy, p.Socket, p.Ready, p.ready = proxy, proxy.Socket(), true, time.Now()
 	p.vm.taken = 0
 	if !p.Dying {
-		if !l.isNew(p.vm.addr) || !l.stale(p.ready, p.vm.addr) {
+		if (!l.isNew(p.vm.addr) || !l.stale(p.ready, p.vm.addr)) && !p.Policy.Learns() {
 			p.vm.lastGood = p.Policy
 		}
 		if f, had := p.vm.failures[p.Policy.Key()]; had {

@@ -44,6 +44,9 @@ func (l *loop) statusNow(now time.Time) control.Status {
 		if d.Addr.Is4() { // not one that no AppVM has
 			row.EgressRefused = l.refused[l.Users.UID(d.Addr)]
 		}
+		if lesson := l.inputs.Lessons.Of(d.Identity()); lesson != nil {
+			row.Learning = now.Add(lesson.Until - l.BootTime())
+		}
 		vm := l.vms[d.Addr]
 		if vm != nil {
 			row.Restarts = vm.restarts

@@ -25,9 +25,8 @@ package supervisor
 
 import (
 	"context"
-	"net/netip"
-	"sync"
 
+	"vifproxy/internal/explain"
 	"vifproxy/internal/mailbox"
 	"vifproxy/netwatch"
 )
@@ -35,19 +34,13 @@ import (
 // A Supervisor is what any goroutine may use: it passes questions and changes on to the loop.
 type Supervisor struct {
 	Config
-	mail *box
-
-	examined struct { // connections that are looked into
-		sync.Mutex
-		all int
-		by  map[netip.Addr]int
-	}
+	mail  *box
+	looks explain.Looks // at what became of connections
 }
 
 // New makes a supervisor; Run runs it.
 func New(c Config) *Supervisor {
 	s := &Supervisor{Config: c, mail: mailbox.New[*loop]()}
-	s.examined.by = map[netip.Addr]int{}
 	if c.Events != nil {
 		c.Events.ExamineBy(s.examine)
 	}

@@ -25,16 +25,9 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 		if d.Policy == nil {
 			return nil, &control.DaemonError{Fault: control.Conflict, Message: d.Err.Error()}
 		}
-		var hosts []rules.Host
-		for _, text := range t.Hosts {
-			host, err := rules.ParseEntry(text)
-			if err != nil {
-				host, err = rules.ParseHost(text)
-			}
-			if err != nil {
-				return nil, &control.DaemonError{Fault: control.Invalid, Message: err.Error()}
-			}
-			hosts = append(hosts, host)
+		hosts, err := rules.ParseHosts(t.Hosts)
+		if err != nil {
+			return nil, &control.DaemonError{Fault: control.Invalid, Message: err.Error()}
 		}
 		if err := d.Policy.MayAllow(hosts...); err != nil && t.Seconds > 0 {
 			return nil, &control.DaemonError{Fault: control.Conflict, Message: err.Error()}
@@ -86,6 +79,11 @@ func (l *loop) expire(now time.Time) (any bool) {
 		l.allowedNoMore(who, host, "its time is over")
 		any = true
 	})
+	lesson, over := l.inputs.Lessons.Expire(boot)
+	any = any || over
+	if next == 0 || lesson > 0 && lesson < next {
+		next = lesson
+	}
 	if next > 0 {
 		l.agenda.At(agenda.Expiry, now.Add(next-boot))
 		l.WakeAt(next)

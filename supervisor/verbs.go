@@ -133,22 +133,8 @@ func (s *Supervisor) known(ctx context.Context, names []string) ([]plan.Identity
 		for _, d := range l.want {
 			all, known = append(all, d.Identity()), append(known, d.Name)
 		}
-		return all, unknown(names, known)
+		return all, control.AllKnown(names, known)
 	})
-}
-
-// unknown returns an error if some names are not among those known.
-func unknown(names, known []string) error {
-	var missing []string
-	for _, name := range names {
-		if !slices.Contains(known, name) {
-			missing = append(missing, name)
-		}
-	}
-	if missing != nil {
-		return &control.UnknownError{Names: missing, Known: known}
-	}
-	return nil
 }
 
 // changeNames changes what is stopped for the AppVMs of these names.
@@ -167,7 +153,7 @@ func (s *Supervisor) changeNames(ctx context.Context, names []string, change fun
 				known, found = append(known, name), append(found, plan.Identity{Name: name})
 			}
 		}
-		if err := unknown(names, known); err != nil {
+		if err := control.AllKnown(names, known); err != nil {
 			return nil, err
 		}
 		for _, who := range found {

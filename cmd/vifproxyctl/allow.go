@@ -76,6 +76,12 @@ func runAllow(c *call, o grantOptions) error {
 	if err != nil {
 		return err
 	}
+	return g.allow()
+}
+
+// allow adds what the list of the VM lacks for the hosts, or allows them for a time.
+func (g *grant) allow() error {
+	c, o := g.c, g.o
 	for _, host := range g.hosts {
 		if why := cmp.Or(host.Objection(), ownObjection(host)); why != "" && !o.force {
 			return usagef("%s, or insist with --force", why)

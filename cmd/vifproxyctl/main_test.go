@@ -65,6 +65,7 @@ func underNameServer() {
 //	denies FILE.json              what the daemon says that VMs were refused
 //	tells FILE...                 what it tells those who watch: one file for each connection, a JSON event a line;
 //	                              after the last one it says no
+//	teaches FILE                  what it says of a lesson, a JSON line each
 //	asked TEXT                    what the daemon was asked since the last time: one line per verb
 //	exit N COMMAND...             run the command, which must end with this status
 //	as UID N COMMAND...           the same as another user
@@ -113,6 +114,15 @@ func TestScripts(t *testing.T) {
 					f.mu.Lock()
 					f.tells = append(f.tells, stream)
 					f.mu.Unlock()
+				}
+			},
+			"teaches": func(ts *testscript.TestScript, _ bool, args []string) {
+				f := ts.Value(daemonKey{}).(*fakeDaemon)
+				f.lesson = nil
+				for line := range strings.Lines(ts.ReadFile(args[0])) {
+					var l control.Lesson
+					ts.Check(json.Unmarshal([]byte(line), &l))
+					f.lesson = append(f.lesson, l)
 				}
 			},
 			"asked": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -166,6 +176,7 @@ type fakeDaemon struct {
 	asked  []string
 	denied []events.Denied
 	tells  [][]events.Event
+	lesson []control.Lesson
 }
 
 func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
@@ -242,6 +253,18 @@ func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(events.E
 	f.mu.Unlock()
 	for _, e := range stream {
 		if err := send(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fakeDaemon) Learn(_ context.Context, r control.LearnRequest, send func(control.Lesson) error) error {
+	if _, err := f.do(fmt.Sprintf("learn %d s", r.Seconds), r.Name); err != nil {
+		return err
+	}
+	for _, line := range f.lesson {
+		if err := send(line); err != nil {
 			return err
 		}
 	}

@@ -32,6 +32,9 @@ func remarks(vms []control.VM, chosen func(control.VM) bool) (lines []string) {
 		if vm.StoppedBy != "" {
 			add(vm, "stopped by "+vm.StoppedBy+": vifproxyctl start "+vm.Name)
 		}
+		if !vm.Learning.IsZero() {
+			add(vm, "learns until "+vm.Learning.Local().Format("15:04:05")+": reaches every public host by its name")
+		}
 		if vm.List == control.Black {
 			add(vm, "black list: reaches all hosts but those in its rule file")
 		} else if vm.AnyAddress != "" {

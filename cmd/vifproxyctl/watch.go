@@ -37,6 +37,7 @@ object, whose "event" says what happened:
     rules-found, -renamed, -gone, -accepted, -refused, -odd, -odd-more
     black-list                  the rule file of a VM says what is forbidden, not what passes
     allowed, allowed-no-more    "host", for a time
+    learning, learning-over     a VM reaches every public host by its name; "seconds" at most, "why" no more
     any-address                 the proxy may connect to any public address, "why"
     owned                       the proxy has asked for "host" as no tinyproxy does: somebody has taken it over
     stopped, started            a VM, by a person

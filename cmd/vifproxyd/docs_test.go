@@ -67,7 +67,7 @@ func (s *site) documented(page, command string) {
 		return
 	}
 	switch args[0] {
-	case "watch":
+	case "watch", "learn":
 		s.begins(page, args)
 		return
 	case "allow", "deny", "check", "import":

@@ -29,8 +29,8 @@ var house = [][]string{
 		"internal/filegroup internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret internal/settings " +
 		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
-	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lab internal/bench", "names", "internal/nameserver"},
-	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check", "internal/callers", "internal/edit", "internal/propose"},
+	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lessons", "internal/lab internal/bench", "names", "internal/nameserver"},
+	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check", "internal/callers", "internal/edit", "internal/propose internal/learning", "internal/complete"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxy-client", "cmd/vifproxy-qrexec", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture", "packaging"},
@@ -45,6 +45,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"firewall/switchboard/handover", "github.com/cilium/ebpf", "the daemon links it"},
 	{"cmd/vifproxyd", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
 	{"cmd/vifproxyd", "vifproxy/internal/propose", "what a person accepts is decided at the terminal"},
+	{"cmd/vifproxyd", "vifproxy/internal/learning", "what a person accepts is decided at the terminal"},
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
 	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "vifproxy-names reads messages of DNS"},
 	{"cmd/vifproxy-qrexec", "vifproxy/tinyproxy/process", "AppVMs call it as root: it does three things"},

@@ -45,6 +45,8 @@ const (
 	ClientsFull
 	Allowed
 	AllowedNoMore
+	Learning
+	LearningOver
 	Owned
 	Unseen
 
@@ -113,6 +115,8 @@ var vocabulary = [...]word{
 	ClientsFull:         {"full", "3b4a561001ec49479f17b2b389e61e7e", info, "all connections that the AppVM may have are open"},
 	Allowed:             {"allowed", "f292835a6b484f0d8a8b09ba5ffe998f", info, "host allowed for a time"},
 	AllowedNoMore:       {"allowed-no-more", "3625e0665b6d41d2bbcd67768b7f01a6", info, "host no longer allowed"},
+	Learning:            {"learning", "ca8603af75c143818be302132add3adc", warn, "learning: the AppVM reaches every public host by its name"},
+	LearningOver:        {"learning-over", "c00808457c03462c84da2e54c2b45a16", info, "learning is over: the list is in force again"},
 
 	Owned: {"owned", "959c72719de547e79d32c998e1993109", fail, "a proxy asks what no tinyproxy asks: somebody has taken it over"},
 

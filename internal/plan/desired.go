@@ -37,24 +37,26 @@ type Inputs struct {
 	Restarts  map[netip.Addr]int // by `restart`
 
 	Temporary Temporary // by `allow --for`
+	Lessons   Lessons   // by `learn`
 }
 
 // A Desired is what should be there for one AppVM that has a list.
 type Desired struct {
-	Name   string
-	Addr   netip.Addr
-	Path   string // of its rule file, or where else its list is
-	Origin rules.Origin
-	Vifs   []string   // on which it is connected; none: it is not
-	Links  []int32    // their indexes
-	Bind   netip.Addr // its gateway, if it is connected
-	Shown  netip.Addr // the gateway that it is shown in the place of that; invalid if it is shown that
-	Places string     // that its sandbox depends on
-	Held   bool
-	Waits  bool           // it has just connected, and its rules have to be read again before anything serves it
-	Policy *policy.Policy // nil where Err says why there is none
-	Err    error          // its rule file or the template is wrong, or not complete: what ran last goes on
-	Told   error          // the part of Err that is an event: none while somebody writes
+	Name     string
+	Addr     netip.Addr
+	Path     string // of its rule file, or where else its list is
+	Origin   rules.Origin
+	Vifs     []string   // on which it is connected; none: it is not
+	Links    []int32    // their indexes
+	Bind     netip.Addr // its gateway, if it is connected
+	Shown    netip.Addr // the gateway that it is shown in the place of that; invalid if it is shown that
+	Places   string     // that its sandbox depends on
+	Held     bool
+	Waits    bool           // it has just connected, and its rules have to be read again before anything serves it
+	Policy   *policy.Policy // nil where Err says why there is none
+	Learning *policy.Policy // what serves in the place of Policy during a lesson; nil if there is none
+	Err      error          // its rule file or the template is wrong, or not complete: what ran last goes on
+	Told     error          // the part of Err that is an event: none while somebody writes
 
 	StoppedBy string    // a person, or why that is not known; "" if it is not stopped
 	Since     time.Time // if so
@@ -148,6 +150,9 @@ func (in Inputs) DesiredOf(file rules.File, link netwatch.AppVM, cache Cache) *D
 		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 	}
 	d.Policy, d.Err = cache.policy(file, in.TemporaryHosts, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr], Ceiling: in.Rules.Ceiling})
+	if lesson := in.Lessons.Of(d.Identity()); lesson != nil && d.MayNotLearn(lesson.Vifs) == "" {
+		d.Learning = cache.learning(d.Addr, lesson.ID)
+	}
 	return d
 }
 
@@ -176,8 +181,9 @@ type Cache map[netip.Addr]cachedPolicy
 
 type cachedPolicy struct {
 	policy.Input
-	policy *policy.Policy
-	err    error
+	policy   *policy.Policy
+	err      error
+	learning *policy.Policy // for the last lesson
 }
 
 // Keep forgets the policies of what is not the same in both sets.
@@ -215,4 +221,14 @@ func (c Cache) policy(f rules.File, temporary func(rules.File) []rules.Host, t r
 		c[f.Addr] = made
 	}
 	return made.policy, made.err
+}
+
+// learning returns the policy for a lesson of an AppVM whose policy is in the cache.
+func (c Cache) learning(addr netip.Addr, lesson int) *policy.Policy {
+	made := c[addr]
+	if made.learning == nil || made.learning.Lesson != lesson {
+		made.learning = made.policy.Learning(lesson)
+		c[addr] = made
+	}
+	return made.learning
 }

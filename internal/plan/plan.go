@@ -114,11 +114,11 @@ func ForOne(d *Desired, a *Actual, now time.Time, limits Limits) (p Plan) {
 func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	target := targetOf(d, a)
 	if target == nil {
-		how := Gently // the AppVM has left
-		if d.Wanted() || d == nil || d.Held {
-			how = Now
-		}
 		for _, g := range a.Generations {
+			how := Gently // the AppVM has left
+			if d.Wanted() || d == nil || d.Held || g.Policy.Learns() {
+				how = Now
+			}
 			p.end(g, how, "not wanted any more")
 		}
 		return
@@ -147,20 +147,23 @@ func (p *Plan) appVM(d *Desired, a *Actual, now time.Time, limits Limits) {
 	}
 	coming := []*policy.Policy{target}
 	if d.Policy != nil && d.Policy.Key() != target.Key() {
-		coming = append(coming, d.Policy) // refused so far; tried again now and then, as everything is
+		coming = append(coming, d.Policy) // refused so far, and tried again now and then, as everything is; or it stands by during a lesson
 	}
 	for _, policy := range coming {
 		if serving == nil || serving.Policy.Key() != policy.Key() {
 			p.start(policy, a, now)
 		}
 	}
-	p.retire(serving, coming, a, now, limits)
+	p.retire(serving, coming, d, a, now, limits)
 }
 
 // targetOf returns the policy that should serve an AppVM; nil if none should.
 func targetOf(d *Desired, a *Actual) *policy.Policy {
 	if !d.Wanted() {
 		return nil
+	}
+	if d.Learning != nil {
+		return d.Learning
 	}
 	good := a.LastGood
 	if good != nil {
@@ -178,25 +181,39 @@ func targetOf(d *Desired, a *Actual) *policy.Policy {
 }
 
 // serving returns the generation that the bindings should point at: the newest that runs the target, or until that is up, the newest
-// that listens at all.
+// of the same lesson, or else the newest that listens at all.
 func serving(a *Actual, target *policy.Policy) *Generation {
+	rank := func(g *Generation) int {
+		switch {
+		case g.Policy.Key() == target.Key():
+			return 2
+		case g.Policy.Lesson == target.Lesson:
+			return 1
+		}
+		return 0
+	}
 	var best *Generation
 	for i := range a.Generations {
 		g := &a.Generations[i]
-		if !g.Ready || g.Dying || g.LostPort || g.Policy.Bind != target.Bind {
+		if !g.Ready || g.Dying || g.LostPort || g.Policy.Bind != target.Bind || g.isLeftOf(target) {
 			continue
 		}
-		if best == nil || g.Policy.Key() == target.Key() || best.Policy.Key() != target.Key() {
+		if best == nil || rank(g) >= rank(best) {
 			best = g
 		}
 	}
 	return best
 }
 
+// isLeftOf reports whether a generation is of a lesson, and the target is not of the same one: nothing of a lesson outlives it.
+func (g *Generation) isLeftOf(target *policy.Policy) bool {
+	return g.Policy.Learns() && g.Policy.Lesson != target.Lesson
+}
+
 func (p *Plan) start(target *policy.Policy, a *Actual, now time.Time) {
 	for _, g := range a.Generations {
-		if g.Policy.Key() == target.Key() && !g.Ready && !g.Dying {
-			return // on its way
+		if g.Policy.Key() == target.Key() && !g.Dying && !g.LostPort {
+			return // on its way, or it stands by
 		}
 	}
 	if failure, ok := a.Failures[target.Key()]; ok && now.Before(failure.Retry) {
@@ -207,19 +224,22 @@ func (p *Plan) start(target *policy.Policy, a *Actual, now time.Time) {
 }
 
 // retire decides how all generations end, except the serving one and those that start what is coming.
-func (p *Plan) retire(serving *Generation, coming []*policy.Policy, a *Actual, now time.Time, limits Limits) {
+func (p *Plan) retire(serving *Generation, coming []*policy.Policy, d *Desired, a *Actual, now time.Time, limits Limits) {
 	var draining []Generation
 	full := 0
 	for i := len(a.Generations) - 1; i >= 0; i-- { // newest first: they may stay longest
 		g := a.Generations[i]
 		switch {
 		case serving != nil && g.ID == serving.ID:
+		case g.isLeftOf(coming[0]):
+			p.end(g, Now, "its lesson is over")
 		case !g.Ready:
 			if !slices.ContainsFunc(coming, func(c *policy.Policy) bool { return c.Key() == g.Policy.Key() }) {
 				p.end(g, Now, "its rules have changed again")
 			}
 		case g.LostPort:
 			p.end(g, Now, "its port is not its own any more")
+		case coming[0].Learns() && g.Policy.Key() == d.Policy.Key(): // it stands by, to serve when the lesson is over
 		case serving == nil && g.Policy.Bind != coming[0].Bind:
 			p.end(g, Now, "the gateway has changed")
 		case serving == nil:

@@ -34,6 +34,7 @@ type Policy struct {
 	Findings  []string              // what is wrong with the rule file although it can be used
 	Restarts  int                   // how often `restart` asked for a new process
 	Ceiling   *rules.Ceiling        // that it is not beyond; nil if there is none
+	Lesson    int                   // that it is for, see Learning; 0 for none
 
 	// What follows from these: the addresses that the list permits by number, and why it permits any; "" if it does not.
 	Listed     []netip.Addr
@@ -180,7 +181,7 @@ func (p *Policy) sealed() *Policy {
 func (p *Policy) digest() string {
 	h := sha256.New()
 	c := p.Config
-	fmt.Fprintf(h, "%q %s %s %v %d %q\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts, p.Places)
+	fmt.Fprintf(h, "%q %s %s %v %d %d %q\n", p.Name, p.Addr, p.Bind, p.Binary, p.Restarts, p.Lesson, p.Places)
 	fmt.Fprintf(h, "%q %q %v\n%q\n", c.LogFile, c.PidFile, c.Filter, c.Fingerprint[:])
 	for _, e := range p.Egress {
 		fmt.Fprintf(h, "%s\n", e)
