@@ -168,8 +168,10 @@ func (m *machine) repaired(pids []string) {
 	}
 }
 
-// The best of some restarts, as how long one takes on a busy machine says nothing.
+// A restart waits for nothing: it takes half a second on a quiet machine. An end that waits for proxies takes some seconds more
+// (docs/bounds.md). The best of some restarts counts, as how long one takes on a busy machine says nothing.
 func (m *machine) restartIsQuick() {
+	const most = 3 * time.Second
 	best := time.Hour
 	for range 5 {
 		start := time.Now()
@@ -179,8 +181,8 @@ func (m *machine) restartIsQuick() {
 		best = min(best, time.Since(start))
 	}
 	m.Logf("from `systemctl restart` to a page: %v", best)
-	if best > time.Second {
-		m.Error("that is more than a second")
+	if best > most {
+		m.Errorf("that is more than %v", most)
 	}
 }
 
@@ -386,8 +388,12 @@ func (m *machine) stoppedJournalHoldsUpNothing() {
 	journald := strings.TrimSpace(m.run("systemctl", "show", "--value", "--property=MainPID", "systemd-journald"))
 	m.run("kill", "-STOP", journald)
 	// systemd itself must not need to log meanwhile: no systemctl.
-	const often = `i=0; while [ $i -lt 250 ]; do vifproxyctl stop banking; vifproxyctl start banking; i=$((i+1)); done`
-	_, err := m.try("sh", "-c", often)
+	const often = `i=0; while [ $i -lt 25 ]; do vifproxyctl stop banking; vifproxyctl start banking; i=$((i+1)); done`
+	var err error
+	for range 10 { // each in its time
+		_, one := m.try("sh", "-c", often)
+		err = errors.Join(err, one)
+	}
 	said, _ := m.try("vifproxyctl", "show")
 	page := m.page("banking", "http://bank.example/")
 	m.run("kill", "-CONT", journald)

@@ -117,4 +117,20 @@ func (m *machine) switchboardIsAttachedOnce() {
 	m.run("systemctl", "start", "vifproxyd")
 	has()
 	m.served("banking", "bank.example", "shop.example")
+
+	// Somebody does without it, and comes back to it.
+	options := filepath.Join(m.rw(), "config/vifproxyd.options")
+	must(m.T, os.WriteFile(options, []byte("OPTIONS=--switchboard=off\n"), 0o644))
+	m.run("systemctl", "restart", "vifproxyd")
+	m.served("banking", "bank.example", "shop.example")
+	if doctor, _ := m.try("vifproxyctl", "doctor"); !strings.Contains(doctor, "NAT leads connections to the proxies") ||
+		!strings.Contains(doctor, "--switchboard=off") {
+		m.Errorf("doctor says: %s", doctor)
+	}
+	lookups, connections := m.attached()
+	m.Logf("with --switchboard=off %d and %d programs are attached", lookups, connections)
+	must(m.T, os.Remove(options))
+	m.run("systemctl", "restart", "vifproxyd")
+	has()
+	m.served("banking", "bank.example", "shop.example")
 }
