@@ -36,16 +36,17 @@ func (f Failure) Next(now time.Time, err error, bad bool, served time.Duration) 
 		if bad {
 			most = lastBadRetry
 		}
-		f.Retry = now.Add(retryDelay(f.Count, most))
+		f.Retry = now.Add(retryDelay(f.Count, most, now))
 	}
 	return f
 }
 
-// retryDelay doubles from firstRetry to most, each ±20 %, so that proxies that died together come back apart.
-func retryDelay(count int, most time.Duration) time.Duration {
+// retryDelay doubles from firstRetry to most, each ±20 %, so that proxies that died together come back apart. The nanoseconds of now decide
+// by how much, so a clock that runs again gives the same delays again (internal/simulate).
+func retryDelay(count int, most time.Duration, now time.Time) time.Duration {
 	d := most
 	if shift := count - 1; shift < 16 {
 		d = min(firstRetry<<shift, most)
 	}
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.New(rand.NewPCG(uint64(now.UnixNano()), uint64(count))).Float64()))
 }
