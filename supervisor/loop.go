@@ -106,9 +106,11 @@ func (l *loop) run() error {
 	for {
 		select {
 		case <-l.life.Done():
-			return l.shutdown()
 		case <-l.mail.Slot():
 		case <-timer.C:
+		}
+		if l.life.Err() != nil { // whatever else has come
+			return l.shutdown()
 		}
 		timer.Reset(time.Until(l.round(time.Now())))
 		if l.gaveUp != nil {
