@@ -39,7 +39,10 @@ SUITE      ?= bookworm
 # `lint` has done what vet would do.
 TEST        = $(GO) test -json -vet=off -p $(PACKAGES) -timeout 30m
 
-.PHONY: build package test bench chaos e2e browsers lint demo man deps-demo deps-bench deps-test deps-e2e root clean
+# How many steps all runs of `make simulate` have together. The first run has the seed SEED, the next one the next.
+STEPS      ?= 1000000
+
+.PHONY: build package test bench chaos simulate e2e browsers lint demo man deps-demo deps-bench deps-test deps-e2e root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X vifproxy/internal/defaults.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -76,6 +79,9 @@ bench: root deps-bench build ## speed and size, each figure beside its floor; BE
 chaos: root deps-test ## all that may happen, in random order, for SECONDS=n; SEED=s repeats a run
 	$(GO) test -race -count=1 -timeout 0 -run '^TestChaos$$' -v ./cmd/vifproxyd \
 		-args -chaos.time=$(SECONDS)s -chaos.seed=$(SEED)
+
+simulate: ## the whole supervisor against a simulated machine, for STEPS=n; SEED=s repeats the run of that seed
+	$(GO) test -count=1 -timeout 0 -run '^TestSimulate$$' -v ./internal/simulate -args -seed=$(SEED) -steps=$(STEPS)
 
 e2e: root deps-e2e ## the packages, on a Debian with a real systemd
 	$(GO) test -tags e2e -count 1 -timeout 40m ./packaging/... -args -suite=$(SUITE)

@@ -33,7 +33,7 @@ var house = [][]string{
 	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check", "internal/callers", "internal/edit", "internal/propose internal/learning", "internal/complete"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxy-client", "cmd/vifproxy-qrexec", "cmd/vifproxylab",
-		"internal/bounds", "internal/architecture", "packaging"},
+		"internal/bounds", "internal/architecture", "internal/simulate", "packaging"},
 }
 
 // forbidden are packages and modules that others do not even reach through third ones, and why.

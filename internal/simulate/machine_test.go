@@ -1,0 +1,487 @@
+package simulate_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"vifproxy/control"
+	"vifproxy/firewall"
+	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
+	"vifproxy/internal/plan"
+	"vifproxy/internal/proxies"
+	"vifproxy/internal/sockdiag"
+	"vifproxy/internal/stops"
+	"vifproxy/netwatch"
+	"vifproxy/rules"
+	"vifproxy/supervisor"
+	"vifproxy/tinyproxy"
+)
+
+const (
+	firstPort, lastPort = 9000, 9017 // few, so that ports are used again, and run out
+	look                = 30 * time.Second
+)
+
+// A machine is a firewall VM of values: what the supervisor reads, and what comes of what it does. Its driver alone changes it, at
+// instants that nothing else shares.
+type machine struct {
+	seed   uint64
+	script script
+	began  time.Time
+
+	// mu guards all that follows. At any instant the driver waits until all other goroutines wait, so it meets nobody there.
+	mu     sync.Mutex
+	queue  queue
+	fresh  []*effect     // begun at this instant
+	came   []*answer     // verbs that have returned at this instant
+	signal chan struct{} // has a token if one of these is not empty
+	asked  map[what]int  // how often an effect was asked for
+	serial int
+
+	life    *life   // the daemon that runs; nil if none does
+	lives   []*life // all
+	vms     []*appVM
+	tmpl    int // which template
+	tmpls   window[int]
+	uplink  int // what chains of hook forward say
+	servers int
+	place   int
+	tool    tinyproxy.Binary
+	version int // of all that ReadRules reads
+	slept   time.Duration
+
+	faults   [troubles]time.Time // until when something does not work
+	finished bool
+	forever  bool         // nothing fails any more, and nothing takes long
+	tearing  time.Time    // until when another program undoes what is written
+	kept     stops.Record // the file
+
+	kernel   *firewall.State // what the kernel holds
+	fenced   bool            // the fence stands
+	fwFailed bool            // the last write failed, or took too long
+	unfenced time.Time       // since when not
+	pending  *firewall.State // what a write under way is about
+	procs    map[uint16]*proc
+	served   map[uint16]netip.Addr // who had a port last
+	shown    map[netip.Addr]uint16 // the port of the proxy that files tell of
+
+	stale   [3]bool       // links, rules, firewall: the daemon has not heard of a change
+	calm    time.Duration // how long nothing has kept the daemon from doing what the inputs say
+	verbs   map[*answer]bool
+	steps   int
+	reached map[string]int
+	wrong   error // the first violation
+
+	journal []string
+	writing bool     // the journal is kept
+	instant []string // lines of this instant
+}
+
+// A life is one run of the daemon.
+type life struct {
+	n        int
+	sup      *supervisor.Supervisor
+	cancel   context.CancelFunc
+	dead     bool // it was killed: nothing that it does has an effect
+	told     time.Time
+	over     bool
+	err      error
+	version  int  // of the rules that it has read
+	wrote    bool // it has written the firewall
+	watchers [3]chan error
+	mayEnd   bool          // by itself
+	alarm    time.Duration // when it is to be woken, in boot time
+}
+
+// A proc is a process that listens, or did.
+type proc struct {
+	m          *machine
+	life       *life
+	vm         *appVM
+	connection int // of its AppVM, when it was started
+	hosts      hosts
+	bind       netip.Addr
+	port       uint16
+	pid        int
+	done       chan struct{}
+	told       []func()
+	err        error
+	clients    int
+	full       bool
+	lost       bool
+}
+
+// what names effects of one kind.
+type what struct {
+	kind string
+	vm   netip.Addr
+}
+
+// An effect is something that the daemon has begun, and that ends when the driver says so.
+type effect struct {
+	what
+	port        uint16
+	life        *life
+	least, most time.Duration
+	apply       func(*effect) // what it does to the machine, if it comes to its end
+	err         error
+	done        chan struct{}
+	began       time.Time
+	over        bool
+}
+
+// An answer is that of a verb.
+type answer struct {
+	name    string
+	n       int
+	life    *life
+	took    func()
+	decides []*appVM // whether these are stopped
+}
+
+// await begins an effect, and returns what came of it.
+func (m *machine) await(ctx context.Context, l *life, w what, port uint16, least, most time.Duration, apply func(*effect)) error {
+	m.mu.Lock()
+	if l.dead {
+		m.mu.Unlock()
+		return errDead
+	}
+	e := &effect{what: w, port: port, life: l, least: least, most: most, apply: apply, done: make(chan struct{}), began: time.Now()}
+	m.fresh = append(m.fresh, e)
+	m.poke()
+	m.mu.Unlock()
+	select {
+	case <-e.done:
+		return e.err
+	case <-ctx.Done():
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		e.over = true
+		return ctx.Err()
+	}
+}
+
+var (
+	errDead = errors.New("the daemon was killed")
+	errNot  = errors.New("it does not work now")
+)
+
+func (m *machine) poke() {
+	select {
+	case m.signal <- struct{}{}:
+	default:
+	}
+}
+
+// fails reports whether something does not work now.
+func (m *machine) fails(t trouble) bool { return !m.forever && time.Now().Before(m.faults[t]) }
+
+func (m *machine) failing(t trouble) error {
+	if m.fails(t) {
+		return fmt.Errorf("%v: %w", t, errNot)
+	}
+	return nil
+}
+
+// chance returns a number below n for the next effect of a kind. It depends on the seed, and on nothing that happens to other effects.
+func (m *machine) chance(w what, n int64) int64 {
+	m.asked[w]++
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%d %s %s %d", m.seed, w.kind, w.vm, m.asked[w])
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	return int64(x % uint64(n))
+}
+
+// did adds a line to the journal.
+func (m *machine) did(format string, args ...any) {
+	if m.writing {
+		m.instant = append(m.instant, fmt.Sprintf(format, args...))
+	}
+}
+
+// sometimes notes that a rare state was reached.
+func (m *machine) sometimes(state string) { m.reached[state]++ }
+
+// violated notes that something has happened that must never happen.
+func (m *machine) violated(format string, args ...any) {
+	if m.wrong == nil {
+		m.wrong = fmt.Errorf(format, args...)
+		m.did("VIOLATION: %v", m.wrong)
+	}
+}
+
+// newLife starts the daemon, as cmd/vifproxyd does: nothing is left of an earlier run, and the fence stands.
+func (m *machine) newLife() {
+	if m.finished {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &life{n: len(m.lives), cancel: cancel, version: -1}
+	m.lives = append(m.lives, l)
+	m.life = l
+	for _, vm := range m.vms {
+		vm.forgetUp()
+		vm.forgetTemporary()
+	}
+	m.kernel, m.fenced, m.stale, m.tearing = &firewall.State{}, true, [3]bool{}, time.Time{}
+	for _, vm := range m.vms {
+		_, by := m.kept.Of(vm.name, vm.addr)
+		switch {
+		case vm.stopped == yes && (by != "" || m.fails(readStops)):
+			m.sometimes("a stop outlives the daemon")
+		case vm.stopped != no || by != "" || m.fails(readStops):
+			vm.stopped = maybe
+		}
+	}
+	l.sup = supervisor.New(m.config(l))
+	for i, what := range watched {
+		l.watchers[i] = make(chan error, 1)
+		go l.sup.KeepWatching(ctx, what.name, what.reason, func(ctx context.Context, report func(error)) error { return m.watch(ctx, l, i, report) })
+	}
+	m.did("start daemon %d", l.n)
+	go func() {
+		err := l.sup.Run(ctx)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		l.over, l.err = true, err
+		m.poke()
+	}()
+}
+
+var watched = [3]struct {
+	name   string
+	reason mailbox.Reason
+}{{"links", mailbox.Links}, {"rules", mailbox.Rules}, {"firewall", mailbox.Firewall}}
+
+// watch is a watcher: it works until the driver says otherwise.
+func (m *machine) watch(ctx context.Context, l *life, i int, report func(error)) error {
+	err := m.await(ctx, l, what{kind: "watch " + watched[i].name}, 0, time.Microsecond, time.Millisecond, func(e *effect) { e.err = m.failing(unseen) })
+	if err != nil {
+		return err
+	}
+	report(nil)
+	l.sup.Wake(watched[i].reason)
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-l.watchers[i]:
+		return err
+	}
+}
+
+// quick are effects that take no time worth mentioning: the loop itself waits for them.
+func (m *machine) read(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
+// config returns what the supervisor of a life works with.
+func (m *machine) config(l *life) supervisor.Config {
+	users := new(tinyproxy.Identities)
+	return supervisor.Config{
+		ReadLinks: func() (s netwatch.Snapshot, err error) {
+			m.read(func() {
+				if s, err = m.snapshot(), m.failing(links); err == nil && l == m.life {
+					m.stale[0] = false
+					for _, vm := range m.vms {
+						vm.known = vm.connection
+					}
+				} else if l == m.life {
+					m.stale[0] = true
+				}
+			})
+			return s, err
+		},
+		LookAtLinks: func(h netwatch.Hint) (found netwatch.Snapshot, err error) {
+			m.read(func() {
+				err = m.failing(links)
+				for _, vm := range m.snapshot() {
+					if vm.Addr == h.Host || slices.Contains(vm.Links, h.Link) {
+						found = append(found, vm)
+						m.of(vm.Addr).known = m.of(vm.Addr).connection
+					}
+				}
+			})
+			return found, err
+		},
+		ReadRules: func() (s rules.Set, err error) {
+			m.read(func() {
+				if err = m.failing(ruleFiles); err == nil {
+					s = m.rules()
+					l.version = m.version
+				}
+				if l == m.life {
+					m.stale[1] = err != nil || s.Unknown != nil
+				}
+			})
+			return s, err
+		},
+		RulesChanged: func(...netip.Addr) (yes bool) {
+			m.read(func() { yes = l.version != m.version })
+			return yes
+		},
+		ReadBinary: func() (b tinyproxy.Binary, err error) {
+			m.read(func() { b, err = m.tool, m.failing(program) })
+			return b, err
+		},
+		ReadResolvers: func() (all []netip.Addr, err error) {
+			m.read(func() {
+				all, err = []netip.Addr{netip.AddrFrom4([4]byte{10, 139, 1, byte(m.servers)})}, m.failing(nameServers)
+			})
+			return all, err
+		},
+		ReadPlaces: func(...string) (text string) {
+			m.read(func() { text = fmt.Sprint("places ", m.place) })
+			return text
+		},
+		ReadStops: func() (r stops.Record, err error) {
+			m.read(func() { r, err = m.kept.Clone(), m.failing(readStops) })
+			return r, err
+		},
+		WriteStops: func(r stops.Record) error {
+			return m.await(context.Background(), l, what{kind: "write stops"}, 0, 100*time.Microsecond, m.slow(writeStops, 5*time.Millisecond, 7*time.Second), func(e *effect) {
+				if e.err = m.failing(writeStops); e.err == nil {
+					m.kept = r
+				}
+			})
+		},
+		WakeAt: func(at time.Duration) {
+			m.read(func() {
+				if l.alarm == at || l != m.life {
+					return
+				}
+				l.alarm = at
+				m.at(at-time.Since(m.began)-m.slept, "alarm", func() {
+					if l.alarm == at && !l.dead {
+						l.sup.Wake(mailbox.Mail)
+					}
+				})
+				m.poke()
+			})
+		},
+		Rest: func() { m.read(func() { m.sometimes("nothing happens for long") }) },
+		ReadListeners: func() (s sockdiag.Listeners, err error) {
+			m.read(func() { s, err = sockdiag.Listeners{}, m.failing(listeners) })
+			return s, err
+		},
+		ReadForward: func(context.Context) (f firewall.Forward, err error) {
+			m.read(func() {
+				err = m.failing(chains)
+				switch m.uplink % 3 {
+				case 1:
+					f.Barred = []firewall.Bar{{Interface: "eth0", Rule: "drop"}}
+				case 2:
+					f.Others, f.Open = "drop", []string{"tun0"}
+				}
+			})
+			return f, err
+		},
+		LookUp: func(ctx context.Context, host string) (addrs []netip.Addr, err error) {
+			err = m.await(ctx, l, what{kind: "look up " + host}, 0, time.Millisecond, m.slow(lookUps, 60*time.Millisecond, 12*time.Second), func(e *effect) {
+				if e.err = m.failing(lookUps); e.err == nil && host != upstream {
+					e.err = errors.New("no such host")
+				}
+				addrs = []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(m.chance(what{kind: "address"}, 4))})}
+			})
+			return addrs, err
+		},
+		NoName: func(uint32, string) string { return "" },
+		Asker: func(uid uint32) netip.AddrPort {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)}), 53)
+		},
+		InForce:  func() {},
+		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
+		BootTime: func() (d time.Duration) {
+			m.read(func() { d = time.Since(m.began) + m.slept })
+			return d
+		},
+		Forget:    func(netip.AddrPort, []netip.AddrPort) error { return nil },
+		ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
+		Notify:    func(string) {},
+		Firewall:  &kernel{m: m, life: l},
+		Proxies:   starter{m, l},
+		Events:    events.New(slog.New(logger{m, l})),
+		Users:     users,
+		Ports:     proxies.PortRange{First: firstPort, Last: lastPort},
+		Limits:    plan.Limits{Drain: 20 * time.Second, Generations: 2, Full: 1},
+		Interval:  30 * time.Second, Look: look,
+		Setup:             control.Setup{Started: time.Now()},
+		SystemdMakesFiles: true,
+	}
+}
+
+// slow returns how long an effect may take.
+func (m *machine) slow(t trouble, usually, most time.Duration) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fails(t) {
+		return most
+	}
+	return usually
+}
+
+// A logger writes events into the journal.
+type logger struct {
+	m *machine
+	l *life
+}
+
+func (g logger) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
+func (g logger) WithAttrs([]slog.Attr) slog.Handler               { return g }
+func (g logger) WithGroup(string) slog.Handler                    { return g }
+func (g logger) Handle(_ context.Context, r slog.Record) error {
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	if g.l.dead {
+		return nil
+	}
+	if g.m.sometimes(r.Message); !g.m.writing {
+		return nil
+	}
+	line := "log: " + r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key != "message_id" && a.Key != "event" {
+			line += " " + a.String()
+		}
+		return true
+	})
+	g.m.did("%s", line)
+	return nil
+}
+
+// snapshot returns who is connected.
+func (m *machine) snapshot() (s netwatch.Snapshot) {
+	for _, vm := range m.vms {
+		if len(vm.vifs) == 0 {
+			continue
+		}
+		c := netwatch.AppVM{Addr: vm.addr, Gateway: vm.gateway}
+		for _, v := range vm.vifs {
+			c.Vifs, c.Links = append(c.Vifs, fmt.Sprintf("vif%d.0", v)), append(c.Links, linkOf(v))
+		}
+		s = append(s, c)
+	}
+	slices.SortFunc(s, func(a, b netwatch.AppVM) int { return a.Addr.Compare(b.Addr) })
+	return s
+}
+
+// linkOf returns the index of a vif.
+func linkOf(domid int) int32 { return int32(domid + 10) }
+
+// order puts effects of one instant into an order that does not depend on goroutines.
+func (e *effect) order(o *effect) int {
+	return cmp.Or(cmp.Compare(e.kind, o.kind), e.vm.Compare(o.vm), cmp.Compare(e.port, o.port), cmp.Compare(e.life.n, o.life.n))
+}

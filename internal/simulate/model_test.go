@@ -1,0 +1,513 @@
+package simulate_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"vifproxy/internal/policy"
+	"vifproxy/rules"
+	"vifproxy/rules/flaws"
+	"vifproxy/tinyproxy"
+)
+
+// This file is what the simulation knows of what should be: from the inputs alone, what an AppVM may reach. It has no idea of how the
+// supervisor does that.
+
+// hosts is a set of what lines of lists permit, a bit each.
+type hosts uint16
+
+// universe is the lines. The last one is refused by tinyproxy, which is the judge of expressions.
+var universe = []string{"h0.example", "h1.example", "h2.example", "h3.example", "h4.example:8443", "203.0.113.7", "#: egress 10.9.0.5:5432", "bad.example"}
+
+const (
+	portLine   hosts = 1 << 4
+	addrLine   hosts = 1 << 5
+	egressLine hosts = 1 << 6
+	badLine    hosts = 1 << 7
+	upstream         = "up.example"
+)
+
+func (h hosts) String() string {
+	var all []string
+	for i, line := range universe {
+		if h>>i&1 == 1 {
+			all = append(all, line)
+		}
+	}
+	return "{" + strings.Join(all, ", ") + "}"
+}
+
+// hostsOf returns what a policy permits.
+func hostsOf(p *policy.Policy) (h hosts) {
+	add := func(line string) {
+		i := slices.IndexFunc(universe, func(l string) bool { return l == line || strings.HasPrefix(l, line+":") && !strings.HasPrefix(l, "#") })
+		if i < 0 {
+			panic("no line " + line)
+		}
+		h |= 1 << i
+	}
+	for _, line := range p.Written {
+		add(line)
+	}
+	for _, line := range p.Rules {
+		if host, temporary := p.Temporary[line.Text]; temporary {
+			add(host.String())
+		}
+	}
+	if len(p.Egress) > 0 {
+		h |= egressLine
+	}
+	return h
+}
+
+// A list is what is written for an AppVM.
+type list struct {
+	kind  listKind
+	lines hosts
+}
+
+type listKind int
+
+const (
+	none     listKind = iota
+	good              // it may have a line that tinyproxy refuses
+	refused           // nobody can use it
+	halfDone          // somebody is writing it
+)
+
+func (l list) String() string {
+	return [...]string{"none", l.lines.String(), "refused", "half written"}[l.kind]
+}
+
+// A window is a value, and those before it that the daemon may still believe in.
+type window[T comparable] struct {
+	now    T
+	before []aged[T]
+}
+
+type aged[T any] struct {
+	value T
+	since time.Duration // in calm time, when another followed it
+}
+
+// reaction is how long the daemon may take, while nothing keeps it from it, until nothing is served by what was an input.
+const reaction = 2500 * time.Millisecond
+
+func (w *window[T]) set(v T, calm time.Duration) {
+	if v != w.now {
+		w.before = append(w.before, aged[T]{w.now, calm})
+		w.now = v
+	}
+	w.before = slices.DeleteFunc(w.before, func(a aged[T]) bool { return calm-a.since > 2*reaction })
+}
+
+// any reports whether a value that may be believed in has a property.
+func (w *window[T]) any(calm time.Duration, has func(T) bool) bool {
+	return has(w.now) || slices.ContainsFunc(w.before, func(a aged[T]) bool { return calm-a.since <= reaction && has(a.value) })
+}
+
+// sure is what is known of something that a verb has asked for.
+type sure int
+
+const (
+	no sure = iota
+	maybe
+	yes
+)
+
+// An appVM is one AppVM of the model.
+type appVM struct {
+	addr       netip.Addr
+	name       string
+	gateway    netip.Addr
+	vifs       []int // domids
+	file       list
+	dom0       list
+	inRange    bool // it has no list of its own but that of a range
+	stopped    sure
+	decider    int               // the last verb that stops it or starts it
+	temp       map[int]temporary // by line
+	permits    window[hosts]
+	says       window[hosts] // the lines of its list, which tinyproxy may refuse: nobody knows before it has
+	here       window[bool]  // connected
+	kept       hosts         // what it may have as long as its list cannot be used
+	keeping    bool
+	connection int  // counts those that it has had
+	known      int  // of which the daemon has read
+	bound      bool // and was bound
+}
+
+type temporary struct {
+	until time.Duration // in boot time
+	sure  bool
+	least time.Duration // until when, if it is sure
+}
+
+const vmCount = 5
+
+func newVMs() (all []*appVM) {
+	for i := range vmCount {
+		vm := &appVM{addr: netip.AddrFrom4([4]byte{10, 137, 24, byte(i + 1)}), name: fmt.Sprintf("vm%d", i), gateway: gateways[0], temp: map[int]temporary{}}
+		if i == vmCount-1 {
+			vm.addr = netip.AddrFrom4([4]byte{10, 137, 24, 130})
+			vm.inRange, vm.name = true, "disp-"+vm.addr.String()
+		}
+		all = append(all, vm)
+	}
+	return all
+}
+
+var gateways = []netip.Addr{netip.MustParseAddr("10.138.24.1"), netip.MustParseAddr("10.138.24.2")}
+
+// list returns the list that counts.
+func (vm *appVM) list() list {
+	if vm.dom0.kind != none {
+		return vm.dom0
+	}
+	return vm.file
+}
+
+func (vm *appVM) temporary() (h hosts) {
+	for i := range vm.temp {
+		h |= 1 << i
+	}
+	return h
+}
+
+func (vm *appVM) forgetTemporary() { clear(vm.temp) }
+
+// doubtTemporary says that what was allowed for a time may have been forgotten: the list has gone, or has another name.
+func (vm *appVM) doubtTemporary() {
+	for i, t := range vm.temp {
+		t.sure = false
+		vm.temp[i] = t
+	}
+}
+
+func (vm *appVM) forgetUp() { vm.bound = false }
+
+// wasBound takes in that a process serves. If its rules are those of the list, they are the last good ones.
+func (vm *appVM) wasBound(p *proc) {
+	if !vm.keeping && vm.list() == (list{good, p.hosts}) && p.connection == vm.connection {
+		vm.bound = true
+	}
+}
+
+// templates are what the template may say.
+var templates = []string{"", "ConnectPort 9443\n", "Upstream http " + upstream + ":3128 \"h1.example\"\n", "Nonsense yes\n", "Timeout 60\n"}
+
+const (
+	brokenTemplate = 3
+	anyTemplate    = -1
+)
+
+// judge takes in that inputs may have changed: it notes what each AppVM should have now.
+func (m *machine) judge() {
+	for _, vm := range m.vms {
+		vm.here.set(len(vm.vifs) > 0, m.calm)
+		if vm.stopped != no {
+			vm.forgetUp() // its last good rules may be older than a list that has not run
+		}
+		l := vm.list()
+		vm.says.set(l.lines|vm.temporary(), m.calm)
+		keep := l.kind == refused || l.kind == halfDone || m.tmpl == brokenTemplate && l.kind == good || l.kind == good && l.lines&badLine != 0
+		if keep && !vm.keeping {
+			vm.kept = 0
+			vm.permits.any(m.calm, func(is hosts) bool { vm.kept |= is; return false })
+		}
+		if vm.keeping = keep; keep {
+			if len(vm.vifs) == 0 {
+				vm.kept = 0
+			}
+			vm.permits.set(vm.kept, m.calm)
+			continue
+		}
+		h := hosts(0)
+		if l.kind == none {
+			vm.forgetUp()
+		}
+		if l.kind == good {
+			h = l.lines | vm.temporary()
+		}
+		vm.permits.set(h, m.calm)
+	}
+	t := m.tmpl
+	if slices.ContainsFunc(m.vms, func(vm *appVM) bool { return vm.keeping }) {
+		t = anyTemplate // last good rules are under the template of then
+	}
+	m.tmpls.set(t, m.calm)
+}
+
+// mayReach returns what a process of an AppVM may permit now.
+func (m *machine) mayReach(vm *appVM) (h hosts) {
+	vm.permits.any(m.calm, func(is hosts) bool { h |= is; return false })
+	vm.says.any(m.calm, func(is hosts) bool { h |= is; return false }) // a process that permits no more than that may serve until tinyproxy takes it
+	return h
+}
+
+// rules returns what ReadRules returns.
+func (m *machine) rules() (s rules.Set) {
+	text := templates[m.tmpl]
+	switch {
+	case m.tmpl == brokenTemplate:
+		s.TemplateErr = &rules.Error{Path: "config", Line: 1, Flaw: flaws.Flaw{Text: "Nonsense"}}
+	case text == "":
+		s.Template = rules.Builtin()
+	default:
+		s.Template = parsedTemplate(text)
+	}
+	for _, vm := range m.vms {
+		l, origin := vm.list(), rules.InFile
+		if vm.dom0.kind != none {
+			origin = rules.InDom0
+		}
+		switch {
+		case l.kind == none:
+		case vm.inRange && origin == rules.InFile:
+			r := rules.Range{Name: "disp", In: netip.MustParsePrefix("10.137.24.128/25"), Path: "disp.10.137.24.128_25"}
+			if l.kind == good {
+				r.File = parsed(r.Path, netip.Addr{}, l.lines, origin)
+			} else {
+				r.Err = unusable(r.Path, l.kind)
+			}
+			s.Ranges = append(s.Ranges, r)
+		case l.kind == good:
+			s.Files = append(s.Files, parsed(vm.name, vm.addr, l.lines, origin))
+		default:
+			s.Refused = append(s.Refused, rules.Refused{Name: vm.name, Addr: vm.addr, Path: vm.name, Origin: origin, Err: unusable(vm.name, l.kind)})
+		}
+		if l.kind == halfDone {
+			s.Again = 50 * time.Millisecond
+		}
+	}
+	slices.SortFunc(s.Files, func(a, b rules.File) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Refused, func(a, b rules.Refused) int { return strings.Compare(a.Path, b.Path) })
+	if s.Unknown = m.failing(qubesDB); s.Unknown != nil {
+		s.Again = time.Second
+	}
+	return s
+}
+
+func unusable(path string, kind listKind) error {
+	return &rules.Error{Path: path, Line: 1, Flaw: flaws.Flaw{Text: "cannot be used"}, Unsettled: kind == halfDone}
+}
+
+// Parsing takes most of a step's time, and all runs parse the same few texts.
+var texts struct {
+	sync.Mutex
+	files     map[string]rules.File
+	templates map[string]rules.Template
+}
+
+func parsed(name string, addr netip.Addr, lines hosts, origin rules.Origin) rules.File {
+	texts.Lock()
+	defer texts.Unlock()
+	path := name
+	if addr.IsValid() {
+		path = name + "." + addr.String()
+	}
+	key := fmt.Sprint(path, lines, origin)
+	f, ok := texts.files[key]
+	if ok {
+		return f
+	}
+	var content []string
+	for i, line := range universe {
+		if lines>>i&1 == 1 {
+			content = append(content, line)
+		}
+	}
+	var err error
+	if origin == rules.InFile {
+		text := ""
+		if len(content) > 0 {
+			text = "#: format domains\n" + strings.Join(content, "\n") + "\n"
+		}
+		f, err = rules.ParseFile("/rules/"+path, []byte(text))
+	} else {
+		f, err = (&rules.List{Name: name, Addr: addr, Path: "/vm-config/" + path, Origin: origin, Lines: content}).Parse()
+	}
+	if err != nil {
+		panic(err)
+	}
+	if texts.files == nil {
+		texts.files = map[string]rules.File{}
+	}
+	texts.files[key] = f
+	return f
+}
+
+func parsedTemplate(more string) rules.Template {
+	texts.Lock()
+	defer texts.Unlock()
+	t, ok := texts.templates[more]
+	if !ok {
+		var err error
+		t, err = rules.ParseTemplate("/rules/config", "Listen {bind_ip}\nPort {port}\nAllow {vm_ip}\nFilter \"{rules_file}\"\nFilterDefaultDeny Yes\nConnectPort 443\n"+more)
+		if err != nil {
+			panic(err)
+		}
+		if texts.templates == nil {
+			texts.templates = map[string]rules.Template{}
+		}
+		texts.templates[more] = t
+	}
+	return t
+}
+
+// of returns the AppVM with an address.
+func (m *machine) of(addr netip.Addr) *appVM {
+	i := slices.IndexFunc(m.vms, func(vm *appVM) bool { return vm.addr == addr })
+	if i < 0 {
+		panic("no AppVM " + addr.String())
+	}
+	return m.vms[i]
+}
+
+var uids tinyproxy.Identities
+
+// check looks whether what must always hold holds now.
+func (m *machine) check() {
+	for _, b := range m.kernel.Bindings {
+		p := m.procs[b.To.Port()]
+		if b.Local() {
+			continue
+		}
+		vm := m.of(b.Addr)
+		switch {
+		case p != nil && p.vm != vm:
+			m.violated("%v leads to the proxy of %v", b, p.vm.addr)
+		case vm.stopped == yes && p != nil:
+			m.violated("%v, and its AppVM is stopped", b)
+		case !vm.here.any(m.calm, func(here bool) bool { return here }):
+			m.violated("%v, and its AppVM has gone", b)
+		}
+	}
+	for _, p := range m.procs {
+		if p.vm.stopped == yes {
+			m.violated("a process of %v runs at %d, and its AppVM is stopped", p.vm.addr, p.port)
+		}
+		if more := p.hosts &^ m.mayReach(p.vm); more != 0 && len(p.vm.vifs) > 0 {
+			m.violated("the process of %v at %d permits %v, which no list permits", p.vm.addr, p.port, more)
+		}
+	}
+	for _, f := range m.kernel.Fence.Proxies {
+		i := slices.IndexFunc(m.vms, func(vm *appVM) bool { return uids.UID(vm.addr) == f.UID })
+		if i < 0 {
+			continue // of a trial
+		}
+		var opens hosts
+		if len(f.Openings) > 0 {
+			opens |= egressLine
+		}
+		if len(f.Ports) > 0 {
+			opens |= portLine
+		}
+		if len(f.Listed) > 0 {
+			opens |= addrLine
+		}
+		vm := m.vms[i]
+		if more := opens &^ m.mayReach(vm); more != 0 && len(vm.vifs) > 0 || f.AnyAddress {
+			m.violated("the fence opens %v to %v, which no list permits", more, vm.addr)
+		}
+	}
+	if slices.Contains(m.kernel.Fence.Ports, 9443) && !m.tmpls.any(m.calm, func(t int) bool { return t == 1 || t == anyTemplate }) {
+		m.violated("the fence opens a port that the template has not")
+	}
+	// A check that takes too long counts as failed after 2 s, and looks whether it does every 2 s. Processes take 2 s to die. A hint may be lost.
+	bound := 7 * time.Second
+	if m.stale[2] {
+		bound += look + 10*time.Second
+	}
+	if !m.fenced && len(m.procs) > 0 && time.Since(m.unfenced) > bound && m.life != nil {
+		m.violated("processes run without the fence for %v", time.Since(m.unfenced))
+	}
+}
+
+// atRest looks whether everything is exactly what the inputs say, when nothing fails and everything has had its time.
+func (m *machine) atRest() {
+	if !m.fenced {
+		m.violated("at rest: the fence does not stand")
+	}
+	bindings := map[netip.Addr]map[string]uint16{}
+	for _, b := range m.kernel.Bindings {
+		if bindings[b.Addr] == nil {
+			bindings[b.Addr] = map[string]uint16{}
+		}
+		bindings[b.Addr][b.Vif] = b.To.Port()
+	}
+	for _, vm := range m.vms {
+		m.vmAtRest(vm, bindings[vm.addr])
+	}
+}
+
+func (m *machine) vmAtRest(vm *appVM, bound map[string]uint16) {
+	l := vm.list()
+	wanted := len(vm.vifs) > 0 && vm.stopped == no && l.kind != none
+	var all []*proc
+	for _, p := range m.procs {
+		if p.vm == vm {
+			all = append(all, p)
+		}
+	}
+	var serves *proc
+	for vif, port := range bound {
+		p := m.procs[port]
+		if p == nil || p.lost {
+			m.violated("at rest: %s %v leads to port %d, where nobody listens", vif, vm.addr, port)
+			return
+		}
+		if serves != nil && serves != p {
+			m.violated("at rest: the vifs of %v lead to two proxies", vm.addr)
+		}
+		serves = p
+	}
+	if !wanted {
+		if len(all) > 0 || len(bound) > 0 {
+			m.violated("at rest: %v has %d processes and %d bindings, and should have none (list %v, vifs %v, stopped %v)", vm.addr, len(all), len(bound), l, vm.vifs, vm.stopped)
+		}
+		return
+	}
+	if vm.keeping && !vm.bound && serves == nil {
+		return // it has no last good rules
+	}
+	if serves == nil {
+		m.violated("at rest: %v is not served (list %v)", vm.addr, l)
+		return
+	}
+	for _, v := range vm.vifs {
+		if bound[fmt.Sprintf("vif%d.0", v)] == 0 {
+			m.violated("at rest: %v is not served at vif%d.0", vm.addr, v)
+		}
+	}
+	if len(bound) != len(vm.vifs) || serves.bind != vm.gateway {
+		m.violated("at rest: %v has the bindings %v at %v", vm.addr, bound, serves.bind)
+	}
+	least, most := l.lines, l.lines
+	for i, t := range vm.temp {
+		if most |= 1 << i; t.sure && t.least > time.Since(m.began)+m.slept {
+			least |= 1 << i
+		}
+	}
+	if vm.keeping {
+		least, most = 0, vm.kept|l.lines
+	}
+	if serves.hosts&^most != 0 || least&^serves.hosts != 0 {
+		m.violated("at rest: %v is served with %v, and not %v to %v", vm.addr, serves.hosts, least, most)
+	}
+	for _, p := range all {
+		if p != serves && (p.clients == 0 || p.hosts&^serves.hosts != 0) {
+			m.violated("at rest: an old process of %v runs at %d with %d clients and %v", vm.addr, p.port, p.clients, p.hosts)
+		}
+	}
+	if m.shown[vm.addr] != serves.port {
+		m.violated("at rest: the files of %v tell of port %d, and %d serves", vm.addr, m.shown[vm.addr], serves.port)
+	}
+}
+
+var errEnded = errors.New("it died")

@@ -1,0 +1,122 @@
+// Package simulate_test runs the whole supervisor against a simulated machine. A seed decides the order of events, how long effects take
+// and whether they fail, and when the daemon is killed. Time is that of testing/synctest. docs/testing.md says how to read a failure.
+//
+// The same seed gives the same journal, although the supervisor has many goroutines and nobody decides in which order these run. No two
+// things happen at one instant: the driver lets one effect end, waits until all goroutines wait, and only then goes on. What goroutines
+// begin at that instant it puts into a fixed order before it decides how long each takes. So neither the scheduler, nor the order of a
+// map, nor a select that has two ways changes anything. Timers of the supervisor that fire at one instant do so in any order. They meet
+// nothing that the others have changed, with one exception, see explains.
+package simulate_test
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	firstSeed = flag.Uint64("seed", 1, "the first seed; the next runs have the next seeds")
+	allSteps  = flag.Int("steps", 30_000, "how many steps there are in all runs together")
+)
+
+// scriptSteps is how long the script of one run is. The effects of a step are steps too.
+const scriptSteps = 300
+
+func TestSimulate(t *testing.T) {
+	began, steps, reached, told := time.Now(), 0, map[string]int{}, time.Now()
+	seed := *firstSeed
+	for ; steps < *allSteps; seed++ {
+		s := scriptOf(seed, scriptSteps)
+		r := run(t, seed, s, false)
+		if r.wrong != nil {
+			less, l := shrink(t, seed, s)
+			t.Fatalf("seed %d: %v\n\nThe same in fewer steps, to be kept in found:\n\t{%q, %d, script{\n%s\t}},\n\nIts journal:\n%s",
+				seed, r.wrong, l.wrong, seed, less, strings.Join(l.journal, "\n"))
+		}
+		steps += r.steps
+		for state, n := range r.reached {
+			reached[state] += n
+		}
+		if testing.Verbose() && time.Since(told) > 10*time.Second {
+			told = time.Now()
+			fmt.Printf("seed %d: %d steps, %.0f a minute\n", seed, steps, float64(steps)/time.Since(began).Minutes())
+		}
+	}
+	t.Logf("seeds %d to %d: %d steps, %.0f a minute", *firstSeed, seed-1, steps, float64(steps)/time.Since(began).Minutes())
+	for _, state := range slices.Sorted(maps.Keys(reached)) {
+		t.Logf("%7d × %s", reached[state], state)
+	}
+	for _, state := range rare {
+		if reached[state] == 0 {
+			t.Errorf("no run has reached this: %s", state)
+		}
+	}
+}
+
+// rare are states that the runs have to reach, or they show less than they seem to.
+var rare = []string{
+	"a port freed and taken",
+	"a stop outlives the daemon",
+	"a trial",
+	"a write pending while its process dies",
+	"an AppVM is back before it has gone",
+	"an event is lost",
+	"another process has the port",
+	"the daemon is killed while it writes",
+	"the rest of a write is put off",
+	"the fence around proxies does not stand: all proxies end until it does",
+	"proxy finishes its connections",
+	"rules refused",
+	"host no longer allowed",
+}
+
+// found are the scripts that have failed once, as short as they could be made.
+var found = []struct {
+	what   string
+	seed   uint64
+	script script
+}{}
+
+func TestFound(t *testing.T) {
+	for _, f := range found {
+		if r := run(t, f.seed, f.script, true); r.wrong != nil {
+			t.Errorf("%s:\n%s", f.what, strings.Join(r.journal, "\n"))
+		}
+	}
+}
+
+// shrink deletes steps from a script as long as it still fails, and returns what is left, with its journal.
+func shrink(t *testing.T, seed uint64, s script) (script, result) {
+	for size := len(s) / 2; size > 0; size /= 2 {
+		for at := 0; at < len(s); {
+			less := slices.Delete(slices.Clone(s), at, min(at+size, len(s)))
+			if r := run(t, seed, less, false); r.wrong != nil {
+				s = less
+			} else {
+				at += size
+			}
+		}
+	}
+	return s, run(t, seed, s, true)
+}
+
+func TestOneSeedGivesOneJournal(t *testing.T) {
+	for seed := range uint64(3) {
+		s := scriptOf(seed, scriptSteps)
+		first, second := run(t, seed, s, true).journal, run(t, seed, s, true).journal
+		for i := range max(len(first), len(second)) {
+			if i >= len(first) || i >= len(second) || first[i] != second[i] {
+				t.Fatalf("seed %d: two journals, from line %d on:\n%s\n\n%s", seed, i+1, around(first, i), around(second, i))
+			}
+		}
+	}
+}
+
+// around returns the lines of a journal around one.
+func around(journal []string, i int) string {
+	return strings.Join(journal[min(len(journal), max(0, i-5)):min(len(journal), i+5)], "\n")
+}
