@@ -14,13 +14,16 @@ import (
 // they stay below the 10 s that systemd allows (TimeoutStopSec in vifproxyd.service).
 const lastSyncTimeout = 3 * time.Second
 
+// endingTimeout is how much longer a write may take that is under way when the daemon is told to end. A check may be two of them.
+const endingTimeout = 500 * time.Millisecond
+
 // shutdown takes bindings and openings away, then the processes, then all that is ours in the firewall, the fence too.
 func (l *loop) shutdown() error {
 	l.notify("STOPPING=1")
 	l.Events.Emit(events.DaemonStops, events.About{})
 	l.guard = guard{} // what is written now does not fail because somebody undid the rules before
 	delete(l.troubles, "firewall")
-	l.writeTimeout = lastSyncTimeout
+	l.life, l.writeTimeout = context.WithoutCancel(l.life), lastSyncTimeout // for the last writes
 	if l.writing != nil {
 		l.writing.putOff() // a check too
 	}

@@ -114,13 +114,16 @@ func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
 	tick := time.NewTicker(checkTimeout)
 	defer tick.Stop()
-	for {
+	for ending := l.life.Done(); ; {
 		select {
 		case <-inForce:
 			return
 		case w.outcome = <-w.done:
 			l.conclude(w, now)
 			return
+		case <-ending:
+			defer time.AfterFunc(endingTimeout, w.putOff).Stop()
+			ending = nil
 		case <-tick.C:
 			if l.guard.suspect || l.mail.Pending(mailbox.Firewall) {
 				l.giveUp(w)
@@ -153,7 +156,11 @@ func (l *loop) conclude(w *write, now time.Time) {
 	}
 	switch {
 	case errors.Is(w.err, context.Canceled) && !w.late:
-		l.stands(w, now)
+		select {
+		case <-w.inForce:
+			l.stands(w, now)
+		default: // the loop has to end
+		}
 		l.holds, l.last = nil, nil
 	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):
 		l.holds = nil

@@ -79,7 +79,16 @@ var found = []struct {
 	what   string
 	seed   uint64
 	script script
-}{}
+}{
+	{"told to end while a write of the firewall hung, the daemon waited for that write, longer than systemd waits for the daemon", 19, script{
+		{1e6, write, 0, 0x503, 0},
+		{2e6, connect, 0, 0, 0},
+		{2e9, fault, 0, int(firewallSlow), 1e9},
+		{1e6, write, 0, 0x505, 0},
+		{50e6, shutDown, 0, 0, 0},
+		{20e9, clients, 0, 0, 0},
+	}},
+}
 
 func TestFound(t *testing.T) {
 	for _, f := range found {
