@@ -104,6 +104,7 @@ func (l *loop) prune() {
 		if d.Wanted() && !d.Waits && d.Policy != nil && vm.runs(d.Policy) {
 			vm.lastGood = d.Policy // also if it came up long ago, and serves again because rules were taken back
 		}
+		vm.lastGood = d.StillGood(vm.lastGood, vm.failures)
 		if vm.lastGood != nil {
 			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}]).Under(l.inputs.Rules.Ceiling)
 		}

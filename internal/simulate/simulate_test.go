@@ -88,6 +88,23 @@ var found = []struct {
 		{50e6, shutDown, 0, 0, 0},
 		{20e9, clients, 0, 0, 0},
 	}},
+	{"a bad list brought back what a good one had taken away while its AppVM was stopped", 1, script{
+		{1e6, write, 0, 0x507, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, stop, 0, 0, 0},
+		{1e9, write, 0, 0x501, 0},
+		{9e9, write, 0, 0x003, 0},
+		{1e9, start, 0, 0, 0},
+		{1e9, clients, 0, 0, 0},
+	}},
+	{"the same while its process did not start", 1, script{
+		{1e6, write, 0, 0x507, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, fault, 0, int(startFails), 9e9},
+		{1e9, write, 0, 0x501, 0},
+		{9e9, write, 0, 0x003, 0},
+		{1e9, clients, 0, 0, 0},
+	}},
 }
 
 func TestFound(t *testing.T) {
