@@ -59,7 +59,7 @@ func (c *Client) Learn(ctx context.Context, r LearnRequest, each func(Lesson) er
 	return err
 }
 
-// EndLesson ends the lesson of an AppVM. The client that follows it gets all that was noted, and the line that says that it is over.
+// EndLesson ends the lesson of an AppVM, if there is one. It returns when the list is in force again, and the process of the lesson has ended. The client that follows it gets all that was noted, and the line that says that it is over.
 func (c *Client) EndLesson(ctx context.Context, name string) error {
 	answer, err := c.open(ctx, http.MethodPost, "learn", LearnRequest{Name: name})
 	if err != nil {

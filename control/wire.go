@@ -213,7 +213,8 @@ type Verbs interface {
 	// Allow lets an AppVM reach hosts for a time, or takes that back.
 	Allow(ctx context.Context, t Temporary) (Status, error)
 	// Learn lets an AppVM reach every public host by its name for a time, and calls send for what it reaches. It returns when that is
-	// over, ctx ends or send fails, and nothing is open any more then. For no time it ends the lesson that is under way.
+	// over, ctx ends or send fails, and nothing is open any more then. For no time it ends the lesson that is under way, if
+	// there is one, and returns when its process has ended.
 	Learn(ctx context.Context, r LearnRequest, send func(Lesson) error) error
 	// Explain says what would become of a request for a URL, or a HOST[:PORT].
 	Explain(ctx context.Context, name, url string) (Explanation, error)

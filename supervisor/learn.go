@@ -16,7 +16,7 @@ import (
 // the daemon.
 func (s *Supervisor) Learn(ctx context.Context, r control.LearnRequest, send func(control.Lesson) error) error {
 	if r.Seconds == 0 {
-		_, err := ask(ctx, s.mail, func(l *loop) (any, error) { return nil, l.stopLesson(r.Name) })
+		_, err := s.change(ctx, func(l *loop) ([]netip.Addr, error) { return l.stopLesson(r.Name) })
 		return err
 	}
 	record := lessons.NewRecord()
@@ -44,14 +44,14 @@ func (s *Supervisor) Learn(ctx context.Context, r control.LearnRequest, send fun
 	return record.Follow(ctx, list.Matcher(), send)
 }
 
-// stopLesson ends the lesson of an AppVM.
-func (l *loop) stopLesson(name string) error {
+// stopLesson ends the lesson of an AppVM, if there is one.
+func (l *loop) stopLesson(name string) ([]netip.Addr, error) {
 	d, err := l.find(name)
-	if err == nil && !l.inputs.Lessons.Stop(d.Identity()) {
-		err = &control.DaemonError{Fault: control.Conflict, Message: name + " does not learn"}
+	if err != nil {
+		return nil, err
 	}
-	l.changed = true
-	return err
+	l.inputs.Lessons.Stop(d.Identity())
+	return []netip.Addr{d.Addr}, nil
 }
 
 // beginLesson begins a lesson, and returns the policy of the list with it.

@@ -70,6 +70,7 @@ var actions = []action{
 	{9, "stop verb", func(c *chaos) string { return c.holdVerb(true) }},
 	{4, "start verb", func(c *chaos) string { return c.holdVerb(false) }},
 	{1, "kill-all verb", (*chaos).killAllVerb},
+	{9, "learn verb", (*chaos).learnVerb},
 	{4, "flush firewall", (*chaos).flush},
 	{2, "delete the fence", (*chaos).deleteFence},
 	{6, "take away a part", (*chaos).takeAway},

@@ -109,6 +109,7 @@ type appVM struct {
 	held      map[bool]bool   // each may be so now: it is by `stop`, or not
 	goods     map[policy]bool // each may be what is remembered of it as its last good policy
 	disturbed bool            // by something that may cut its connections
+	learns    int             // verbs by which it may reach everything
 }
 
 // model is all inputs.
@@ -198,6 +199,12 @@ func (vm *appVM) strays(vif string, on bool) {
 	}
 }
 
+// mayLearn notes that an AppVM is going to learn. Connections that are made meanwhile are cut when that is over.
+func (vm *appVM) mayLearn() {
+	vm.learns++
+	vm.disturbed = true
+}
+
 // mayHold notes that an AppVM is going to be held, or let go, or neither if the verb fails.
 func (vm *appVM) mayHold(held bool) {
 	vm.disturbed = vm.disturbed || !vm.held[held] || len(vm.held) > 1
@@ -261,7 +268,9 @@ func (m *model) may(vm *appVM) (all hosts) {
 		return 0
 	}
 	for p := range m.possible(vm) {
-		all |= p.permits
+		if all |= p.permits; p != nothing && vm.learns > 0 {
+			return everything
+		}
 	}
 	return all
 }
@@ -296,7 +305,7 @@ func (m *model) settle() {
 			vm.goods = m.unheld(vm)
 		}
 		vm.settle()
-		vm.connected, vm.disturbed = len(vm.vifs) > 0, false
+		vm.connected, vm.disturbed, vm.learns = len(vm.vifs) > 0, false, 0
 	}
 	m.template = []content{template}
 }
@@ -336,6 +345,7 @@ func TestModelOfChaos(t *testing.T) {
 	half := func(c content) step { return func(m *model, vm *appVM) { m.setHalf(vm, c, true) } }
 	settings := func(c content) step { return func(m *model, vm *appVM) { m.setList(vm, inFirewall, c) } }
 	hold := func(m *model, vm *appVM) { vm.mayHold(true); vm.holds(true) }
+	learn := func(m *model, vm *appVM) { vm.mayLearn() }
 	letGo := func(m *model, vm *appVM) { vm.mayHold(false); vm.holds(false) }
 	open := func(m *model, vm *appVM) { m.setTemplate(content{kind: good, open: true}) }
 	for name, test := range map[string]struct {
@@ -343,42 +353,45 @@ func TestModelOfChaos(t *testing.T) {
 		may, must hosts
 		certain   bool
 	}{
-		"in force":                       {nil, a, a, true},
-		"a change may be in force":       {steps{write(file(b))}, a | b, 0, false},
-		"an addition cuts nobody off":    {steps{write(file(a | b))}, a | b, a, true},
-		"another format may cut off":     {steps{write(content{kind: good, lines: a | b, text: ofDomains})}, a | b, 0, false},
-		"what was taken away is refused": {steps{write(file(b)), settle}, b, b, true},
-		"a bad file keeps the last good": {steps{write(bad), settle}, a, a, true},
-		"who knows whether it was read":  {steps{write(file(b)), write(bad), settle}, a | b, 0, true},
-		"no file, no proxy":              {steps{write(content{}), settle}, 0, 0, false},
-		"gone":                           {steps{leave, settle}, 0, 0, false},
-		"a flap may lose the last good":  {steps{write(bad), leave, come, settle}, a, 0, false},
-		"so does a crash, for certain":   {steps{write(bad), crash, settle}, 0, 0, false},
-		"held":                           {steps{hold}, 0, 0, false},
-		"held for long":                  {steps{hold, settle}, 0, 0, false},
-		"held, and then rebooted":        {steps{hold, leave, come, settle}, 0, 0, false},
-		"held, and let go":               {steps{hold, settle, letGo, settle}, a, a, true},
-		"the file changed meanwhile":     {steps{hold, settle, write(file(b)), settle, letGo, settle}, b, b, true},
-		"to the worse":                   {steps{hold, write(bad), settle, letGo, settle}, a, a, true},
-		"a file that comes back is held": {steps{hold, write(content{}), settle, write(file(a)), settle}, 0, 0, false},
-		"a crash does not let go":        {steps{hold, settle, crash, settle}, 0, 0, false},
-		"who knows which template rules": {steps{open}, everything, 0, false},
-		"default allow":                  {steps{open, settle}, everything &^ a, everything &^ a, true},
-		"a line more forbids":            {steps{open, settle, write(file(a | b))}, everything &^ a, 0, false},
-		"a line less cuts nobody off":    {steps{open, settle, write(file(0))}, everything, everything &^ a, true},
-		"the last good has its template": {steps{write(bad), settle, open, settle}, a, a, true},
-		"dom0 may count":                 {steps{feature(file(b))}, a | b, 0, false},
-		"dom0 counts before a file":      {steps{feature(file(b)), settle}, b, b, true},
-		"a file is as if it were not":    {steps{feature(file(b)), settle, write(file(a | b))}, b, b, true},
-		"dom0's mistake is no file":      {steps{feature(bad), settle, write(file(b)), settle}, a, a, true},
-		"dom0 adds":                      {steps{feature(file(b)), settle, feature(file(a | b))}, a | b, b, true},
-		"dom0 has two":                   {steps{feature(file(b)), settle, second(file(a)), settle}, b, b, true},
-		"the file counts again":          {steps{feature(file(b)), settle, feature(content{}), settle}, a, a, true},
-		"settings are the last":          {steps{settings(file(b)), settle}, a, a, true},
-		"and count if there is no other": {steps{settings(file(b)), write(content{}), settle}, b, b, true},
-		"half of them is none":           {steps{settings(file(b)), write(content{}), settle, settings(bad), settle}, b, b, true},
-		"half may count after a crash":   {steps{settings(file(b)), write(content{}), settle, half(file(a)), crash}, a, 0, false},
-		"dom0 permits what it names":     {steps{feature(file(b)), settle, open, settle}, b, b, true},
+		"in force":                        {nil, a, a, true},
+		"a change may be in force":        {steps{write(file(b))}, a | b, 0, false},
+		"an addition cuts nobody off":     {steps{write(file(a | b))}, a | b, a, true},
+		"another format may cut off":      {steps{write(content{kind: good, lines: a | b, text: ofDomains})}, a | b, 0, false},
+		"what was taken away is refused":  {steps{write(file(b)), settle}, b, b, true},
+		"a bad file keeps the last good":  {steps{write(bad), settle}, a, a, true},
+		"who knows whether it was read":   {steps{write(file(b)), write(bad), settle}, a | b, 0, true},
+		"no file, no proxy":               {steps{write(content{}), settle}, 0, 0, false},
+		"gone":                            {steps{leave, settle}, 0, 0, false},
+		"a flap may lose the last good":   {steps{write(bad), leave, come, settle}, a, 0, false},
+		"so does a crash, for certain":    {steps{write(bad), crash, settle}, 0, 0, false},
+		"held":                            {steps{hold}, 0, 0, false},
+		"held for long":                   {steps{hold, settle}, 0, 0, false},
+		"held, and then rebooted":         {steps{hold, leave, come, settle}, 0, 0, false},
+		"a lesson permits everything":     {steps{learn}, everything, 0, false},
+		"and is over when all is settled": {steps{learn, settle}, a, a, true},
+		"nobody learns who is held":       {steps{hold, learn}, 0, 0, false},
+		"held, and let go":                {steps{hold, settle, letGo, settle}, a, a, true},
+		"the file changed meanwhile":      {steps{hold, settle, write(file(b)), settle, letGo, settle}, b, b, true},
+		"to the worse":                    {steps{hold, write(bad), settle, letGo, settle}, a, a, true},
+		"a file that comes back is held":  {steps{hold, write(content{}), settle, write(file(a)), settle}, 0, 0, false},
+		"a crash does not let go":         {steps{hold, settle, crash, settle}, 0, 0, false},
+		"who knows which template rules":  {steps{open}, everything, 0, false},
+		"default allow":                   {steps{open, settle}, everything &^ a, everything &^ a, true},
+		"a line more forbids":             {steps{open, settle, write(file(a | b))}, everything &^ a, 0, false},
+		"a line less cuts nobody off":     {steps{open, settle, write(file(0))}, everything, everything &^ a, true},
+		"the last good has its template":  {steps{write(bad), settle, open, settle}, a, a, true},
+		"dom0 may count":                  {steps{feature(file(b))}, a | b, 0, false},
+		"dom0 counts before a file":       {steps{feature(file(b)), settle}, b, b, true},
+		"a file is as if it were not":     {steps{feature(file(b)), settle, write(file(a | b))}, b, b, true},
+		"dom0's mistake is no file":       {steps{feature(bad), settle, write(file(b)), settle}, a, a, true},
+		"dom0 adds":                       {steps{feature(file(b)), settle, feature(file(a | b))}, a | b, b, true},
+		"dom0 has two":                    {steps{feature(file(b)), settle, second(file(a)), settle}, b, b, true},
+		"the file counts again":           {steps{feature(file(b)), settle, feature(content{}), settle}, a, a, true},
+		"settings are the last":           {steps{settings(file(b)), settle}, a, a, true},
+		"and count if there is no other":  {steps{settings(file(b)), write(content{}), settle}, b, b, true},
+		"half of them is none":            {steps{settings(file(b)), write(content{}), settle, settings(bad), settle}, b, b, true},
+		"half may count after a crash":    {steps{settings(file(b)), write(content{}), settle, half(file(a)), crash}, a, 0, false},
+		"dom0 permits what it names":      {steps{feature(file(b)), settle, open, settle}, b, b, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newModel("10.0.0.1")

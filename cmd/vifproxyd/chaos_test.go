@@ -73,6 +73,7 @@ type chaos struct {
 	ports    []binding
 	samples  int
 	pings    int
+	learnt   int // lessons that have begun; guarded by court
 	failures int
 	before   string // what the last daemon but one said last
 	fence    fenceGaps
@@ -401,6 +402,6 @@ func (c *chaos) report() {
 		reached += n
 	}
 	c.Logf("seed %d: %d actions, %d daemons, %d pages reached, %d refused, %d tries without an answer, "+
-		"%d round trips in tunnels, %d looks at the bindings, %d questions where names led elsewhere; %v; %v", c.seed, len(c.log), len(c.ended), reached,
-		c.court.refused, c.court.failed, c.pings, c.samples, c.sought, &c.fence, c.counts)
+		"%d round trips in tunnels, %d lessons, %d looks at the bindings, %d questions where names led elsewhere; %v; %v", c.seed, len(c.log), len(c.ended), reached,
+		c.court.refused, c.court.failed, c.pings, c.learnt, c.samples, c.sought, &c.fence, c.counts)
 }

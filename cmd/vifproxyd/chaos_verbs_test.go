@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"syscall"
+	"time"
 
 	"vifproxy/control"
 )
@@ -104,4 +105,33 @@ func (c *chaos) ask(verb func(context.Context)) {
 		defer cancel()
 		verb(ctx)
 	})
+}
+
+// learnVerb has an AppVM learn for a moment. The lesson ends by its time, by its client, or by what happens meanwhile.
+func (c *chaos) learnVerb() string {
+	vm := c.one()
+	name := cmp.Or(vm.shown(), c.names[vm])
+	request := control.LearnRequest{Name: name, Seconds: 1 + c.rng.IntN(3)}
+	stays := time.Duration(c.rng.IntN(1500)) * time.Millisecond
+	c.court.change(func(*model) { vm.mayLearn() })
+	c.ask(func(ctx context.Context) {
+		bounded, hangUp := context.WithTimeout(ctx, stays)
+		defer hangUp()
+		begun := false
+		err := c.ctl.Learn(bounded, request, func(control.Lesson) error {
+			begun = true
+			return nil
+		})
+		var refused *control.DaemonError
+		if !begun && !errors.As(err, &refused) || c.ctl.EndLesson(ctx, name) != nil {
+			return // it may yet begin; it is over when all is settled
+		}
+		c.court.change(func(*model) {
+			vm.learns = max(0, vm.learns-1)
+			if begun {
+				c.learnt++
+			}
+		})
+	})
+	return fmt.Sprintf("%s for %v", name, stays)
 }

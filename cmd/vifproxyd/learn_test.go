@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"vifproxy/internal/await"
 	"vifproxy/internal/events"
 	"vifproxy/internal/lab"
+	"vifproxy/internal/lessons"
 )
 
 // A lesson is a `vifproxyctl learn` that runs.
@@ -43,15 +46,20 @@ func (s *site) learn(args ...string) *lesson {
 		await.Value(s.T, "the end of a vifproxyctl learn that was killed", l.ended)
 	})
 	s.until("the AppVM learns", func() error {
-		err := l.said("Ctrl-C ends that")
+		begun := func() error { // one of these
+			if l.said("Ctrl-C ends that") == nil {
+				return nil
+			}
+			return l.said(`"event":"learning"`)
+		}
 		select {
 		case <-l.ended:
-			if err != nil && l.said("Ctrl-C ends that") != nil {
+			if err := begun(); err != nil {
 				s.Fatal(err)
 			}
 		default:
 		}
-		return err
+		return begun()
 	})
 	return l
 }
@@ -114,6 +122,9 @@ func TestLearn(t *testing.T) {
 		s.opens("work", "http://bank.example/", "http://shop.example/", "https://shop.example/", "https://www.news.example/")
 		if vm := s.show()["work"]; vm.Learning.Before(time.Now()) || vm.State != control.Running {
 			t.Errorf("while it learns: %+v", vm)
+		}
+		if said := s.on(0, "show"); !strings.Contains(said, "learns until") {
+			t.Errorf("show: %s", said)
 		}
 		if said := s.on(1, "explain", "work", "evil.example"); !strings.Contains(said, "a lesson is under way") {
 			t.Errorf("explain: %s", said)
@@ -245,4 +256,52 @@ func TestListsChangeDuringLessons(t *testing.T) {
 		s.untilTold(watched, n, "its end", func(e events.Event) bool { return e.Event == "learning-over" && e.VM == "work" })
 		s.stop()
 	})
+}
+
+// An AppVM that visits more names than a record has is told to have done so, and a lesson has the names behind an Upstream too.
+func TestAHostileAppVMLeavesABoundedRecord(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.corporate(3128)
+	s.templateWith("Upstream http 198.51.100.77:3128")
+	s.rules(learner, "#: format domains", "bank.example")
+	s.attach("work", "10.137.21.11")
+	s.start()
+	s.until("the proxy serves", func() error {
+		if got := s.request("work", "GET", "http://bank.example/"); !strings.HasPrefix(got, "200") {
+			return errors.New(got)
+		}
+		return nil
+	})
+	l := s.learn("work", "--json")
+	const visits = lessons.HostsMax + 50
+	names := make(chan int)
+	var running sync.WaitGroup
+	for range 4 {
+		running.Go(func() {
+			for i := range names {
+				s.request("work", "GET", fmt.Sprintf("http://n%d.flood%d.example/", i, i))
+			}
+		})
+	}
+	for i := range visits {
+		names <- i
+	}
+	close(names)
+	running.Wait()
+	s.until("the record says that it is cut", func() error { return l.said(`"event":"cut"`) })
+	s.must(l.cmd.Process.Signal(syscall.SIGTERM))
+	l.end(0, "connections to further hosts are not noted, and there is no proposal for these")
+	hosts := map[string]bool{}
+	for line := range strings.Lines(l.out.String()) {
+		var said control.Lesson
+		s.must(json.Unmarshal([]byte(line), &said))
+		if said.LearntHost != nil && said.Event == control.LessonHost {
+			hosts[said.Host] = true
+		}
+	}
+	if len(hosts) != lessons.HostsMax || !hosts["n7.flood7.example"] || hosts["198.51.100.77"] {
+		t.Errorf("%d hosts are noted", len(hosts))
+	}
+	s.stop()
 }

@@ -63,8 +63,8 @@ func (l *Learner) Follow(ctx context.Context, duration time.Duration) (began boo
 		hangUp(context.Cause(bounded))
 	})
 	err = l.Client.Learn(ctx, control.LearnRequest{Name: l.VM, Seconds: int(duration / time.Second)}, l.line)
-	if err == nil { // the daemon answers the next question when it has written the firewall
-		_, err = l.Client.AppVMs(ctx)
+	if err == nil { // the daemon answers when the process of the lesson has ended
+		err = l.Client.EndLesson(ctx, l.VM)
 	}
 	return l.began, err
 }

@@ -52,13 +52,11 @@ func (l *Lessons) End(lesson *Lesson, why string) {
 	}
 }
 
-// Stop ends the lesson of an AppVM, and reports whether there was one.
-func (l *Lessons) Stop(who Identity) bool {
-	lesson := l.all[who]
-	if lesson != nil {
+// Stop ends the lesson of an AppVM, if there is one.
+func (l *Lessons) Stop(who Identity) {
+	if lesson := l.all[who]; lesson != nil {
 		l.End(lesson, "it was ended")
 	}
-	return lesson != nil
 }
 
 // Expire ends those whose time is over, and reports whether there was any. It returns when the next is over; 0 if there is none.
