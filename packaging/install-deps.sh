@@ -34,6 +34,7 @@ test)
 	need git git                               # reads what vifproxy-client writes
 	need zsh zsh                               # completes
 	need fish fish
+	need tmux tmux                             # a terminal for what is drawn on one
 	;;
 e2e)
 	command -v apt-get >/dev/null || { echo "the end-to-end tests are made for Debian, and there is no apt-get here" >&2; exit 1; }

@@ -59,6 +59,26 @@ func Escape(text string) string {
 	return b.String()
 }
 
+// ASCII returns a text in which each character that is not printable ASCII stands as an escape. So characters that look alike, that are
+// wider than a column or that join the one before are told apart.
+func ASCII(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		switch {
+		case ' ' <= r && r <= '~':
+			b.WriteRune(r)
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[0])
+		default:
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+		}
+		text = text[n:]
+	}
+	return b.String()
+}
+
 // OneLine returns a text in which each character that is not plain is a space.
 func OneLine(text string) string {
 	return strings.Map(func(r rune) rune {
