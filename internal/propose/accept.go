@@ -9,6 +9,9 @@ import (
 	"vifproxy/internal/usage"
 )
 
+// namedMax is how many sites an error names.
+const namedMax = 20
+
 // All is the word that accepts all sites that a page may need.
 const All = "all"
 
@@ -59,7 +62,6 @@ func (p Proposal) lines(word string) (lines []Line) {
 
 // choice says what can be accepted.
 func (p Proposal) choice() string {
-	const most = 20
 	var names []string
 	for _, s := range slices.Concat(p.Sites, p.Background) {
 		if !slices.Contains(names, s.Name) {
@@ -69,8 +71,8 @@ func (p Proposal) choice() string {
 	if len(names) == 0 {
 		return "nothing is"
 	}
-	text := "these sites are: " + strings.Join(names[:min(len(names), most)], ", ")
-	if more := len(names) - most; more > 0 {
+	text := "these sites are: " + strings.Join(names[:min(len(names), namedMax)], ", ")
+	if more := len(names) - namedMax; more > 0 {
 		text += fmt.Sprintf(", and %d more", more)
 	}
 	return text
@@ -80,7 +82,7 @@ func (p Proposal) choice() string {
 func (l Line) Also() string {
 	switch {
 	case l.Host.Port != 0:
-		return fmt.Sprintf("opens port %d for all hosts of the list", l.Host.Port)
+		return fmt.Sprintf("opens port %d for the whole list", l.Host.Port)
 	case l.Unknown != "":
 		return "nobody can say what else it permits: " + l.Unknown
 	case l.Admits != "":
@@ -112,7 +114,9 @@ func (p Proposal) Text() string {
 	add(p.Background)
 	text := ""
 	if len(rows) > 1 {
-		text = usage.Aligned(rows)
+		for line := range strings.Lines(usage.Aligned(rows)) {
+			text += strings.TrimRight(line, " \n") + "\n"
+		}
 	}
 	for _, l := range p.LeftOut {
 		text += fmt.Sprintf("not proposed: %s: %s\n", terminal.Quote(l.Host), terminal.Quote(l.Why))

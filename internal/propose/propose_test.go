@@ -49,58 +49,58 @@ func TestOf(t *testing.T) {
 	}{
 		{"one host", names, asked("bank.example"), `
 			SITE          LINE          COUNT  NOTE
-			bank.example  bank.example  1      `},
+			bank.example  bank.example  1`},
 		{"a wildcard where several hosts of one site were seen", names,
 			asked("www.bank.example", "bank.example", "api.bank.example", "shop.example", "www.shop.example"), `
 			SITE          LINE              COUNT  NOTE
-			bank.example  api.bank.example  3      
-			              bank.example      2      
-			              www.bank.example  1      
+			bank.example  api.bank.example  3
+			              bank.example      2
+			              www.bank.example  1
 			              *.bank.example    4      instead of the hosts; also permits a.bank.example
-			shop.example  shop.example      4      
-			              www.shop.example  5      `},
+			shop.example  shop.example      4
+			              www.shop.example  5`},
 		{"the narrowest wildcard", names, asked("a.cdn.bank.example", "b.cdn.bank.example", "x.cdn.shop.example", "xcdn.shop.example"), `
 			SITE          LINE                COUNT  NOTE
-			bank.example  a.cdn.bank.example  1      
-			              b.cdn.bank.example  2      
+			bank.example  a.cdn.bank.example  1
+			              b.cdn.bank.example  2
 			              *.cdn.bank.example  3      instead of the hosts; also permits c.cdn.bank.example
-			shop.example  x.cdn.shop.example  3      
-			              xcdn.shop.example   4      
+			shop.example  x.cdn.shop.example  3
+			              xcdn.shop.example   4
 			              *.shop.example      7      instead of the hosts; also permits a.shop.example`},
 		{"owners below a public suffix are apart", names, asked("a.github.io", "b.github.io", "x.example.co.uk", "example.co.uk"), `
 			SITE           LINE             COUNT  NOTE
-			a.github.io    a.github.io      1      
-			b.github.io    b.github.io      2      
-			example.co.uk  example.co.uk    4      
-			               x.example.co.uk  3      `},
+			a.github.io    a.github.io      1
+			b.github.io    b.github.io      2
+			example.co.uk  example.co.uk    4
+			               x.example.co.uk  3`},
 		{"what the list permits needs no line", names + "bank.example\n*.shop.example\nport.example:8443\n",
 			asked("bank.example", "BANK.example.", "a.shop.example", "bank.example:8443", "bank.example:22", "shop.example"), `
 			SITE          LINE             COUNT  NOTE
-			bank.example  bank.example:22  5      opens port 22 for all hosts of the list
-			shop.example  shop.example     6      `},
+			bank.example  bank.example:22  5      opens port 22 for the whole list
+			shop.example  shop.example     6`},
 		{"a list of patterns", "^www\\.bank\\.example$\n", asked("www.bank.example", "a.bank.example", "c.bank.example"), `
 			SITE          LINE            COUNT  NOTE
-			bank.example  a.bank.example  2      
-			              c.bank.example  3      
+			bank.example  a.bank.example  2
+			              c.bank.example  3
 			              *.bank.example  5      instead of the hosts; also permits b.bank.example`},
 		{"one host in two spellings and at two ports", names, asked("Bank.Example.", "bank.example", "bank.example:8443"), `
 			SITE          LINE               COUNT  NOTE
-			bank.example  bank.example       3      
-			              bank.example:8443  3      opens port 8443 for all hosts of the list`},
+			bank.example  bank.example       3
+			              bank.example:8443  3      opens port 8443 for the whole list`},
 		{"what browsers ask for by themselves is apart, and has no wildcard", names, asked("a.moz.example=updates", "b.moz.example=\x1b[2J", "www.moz.example"), `
 			SITE         LINE             COUNT  NOTE
-			moz.example  www.moz.example  3      
+			moz.example  www.moz.example  3
 			moz.example  a.moz.example    1      by itself: updates
 			             b.moz.example    2      by itself: "\x1b[2J"`},
 		{"addresses", names, []Host{{Name: "192.0.2.1", Count: 1}, {Name: "[2001:db8::1]", Count: 1}, {Name: "2001:db8::1", Port: 8443, Count: 1}}, `
 			SITE         LINE                COUNT  NOTE
-			192.0.2.1    192.0.2.1           1      
-			2001:db8::1  [2001:db8::1]       1      
-			             [2001:db8::1]:8443  1      opens port 8443 for all hosts of the list`},
+			192.0.2.1    192.0.2.1           1
+			2001:db8::1  [2001:db8::1]       1
+			             [2001:db8::1]:8443  1      opens port 8443 for the whole list`},
 		{"a service of many owners has no wildcard", names, asked("a.b.s3.amazonaws.com", "c.d.s3.amazonaws.com"), `
 			SITE                LINE                  COUNT  NOTE
-			b.s3.amazonaws.com  a.b.s3.amazonaws.com  1      
-			d.s3.amazonaws.com  c.d.s3.amazonaws.com  2      `},
+			b.s3.amazonaws.com  a.b.s3.amazonaws.com  1
+			d.s3.amazonaws.com  c.d.s3.amazonaws.com  2`},
 		{"nothing", names, nil, ``},
 		{"names that are none", names, []Host{{Name: "\x1b]0;evil\a"}, {Name: "a b"}, {Name: "*.bank.example"}, {Name: "localhost"}, {Name: "co.uk"},
 			{Name: `\x1b[2J`}, {Name: "http://bank.example/"}, {Name: "127.0.0.1"}, {Name: "#: egress 10.0.0.0/8"}, {Name: "a.example\nb.example"},
