@@ -79,29 +79,48 @@ func runAllow(c *call, o grantOptions) error {
 	return g.allow()
 }
 
-// allow adds what the list of the VM lacks for the hosts, or allows them for a time.
+// allow adds lines for the hosts, or lets them pass for a time.
 func (g *grant) allow() error {
-	c, o := g.c, g.o
 	for _, host := range g.hosts {
-		if why := cmp.Or(host.Objection(), ownObjection(host)); why != "" && !o.force {
+		if why := cmp.Or(host.Objection(), ownObjection(host)); why != "" && !g.o.force {
 			return usagef("%s, or insist with --force", why)
 		}
 	}
 	const longest = control.MaxTemporary * time.Second
-	if o.duration.Given && (o.duration.D < time.Second || o.duration.D > longest) {
-		return usagef("--for=%s: from 1s to %v; without --for it is for good", o.duration.Typed, usage.Length{D: longest})
+	duration := g.o.duration
+	if duration.Given && (duration.D < time.Second || duration.D > longest) {
+		return usagef("--for=%s: from 1s to %v; without --for it is for good", duration.Typed, usage.Length{D: longest})
 	}
-	g.place = c.place(o.files)
+	g.place = g.c.place(g.o.files)
 	if err := g.place.fatal(); err != nil {
 		return err
 	}
-	g.mayMake = !o.duration.Given
-	if err := g.read(); err != nil && (!o.duration.Given || o.dryRun) { // for a time no file is needed
+	g.mayMake = !duration.Given
+	if err := g.read(); err != nil && (!duration.Given || g.o.dryRun) { // for a time no file is needed
 		return err
 	}
-	if err := g.rules.MayAllow(g.hosts...); err != nil && !o.duration.Given { // the daemon says it of what is for a time
+	if err := g.rules.MayAllow(g.hosts...); err != nil && !duration.Given { // the daemon says it of what is for a time
 		return err
 	}
+	for _, host := range g.lack() {
+		if duration.Given {
+			g.c.warn("%s is on the list for good, and stays there: %s", host, g.Path)
+		}
+	}
+	if duration.Given {
+		g.Seconds, g.Lines = int(duration.D/time.Second), []string{}
+		return g.temporary()
+	}
+	if g.dom0 != nil {
+		return g.tellDom0("added", rules.Append(g.dom0.Content(), g.Lines))
+	}
+	return g.change("added to", func(content []byte) ([]byte, error) {
+		return rules.Append(content, g.Lines), nil
+	})
+}
+
+// lack notes the lines and the ports that the list lacks for the hosts, and returns the hosts for which it lacks no line.
+func (g *grant) lack() (listed []rules.Host) {
 	for _, host := range g.hosts {
 		if host.Port != 0 && !slices.Contains(g.Ports, host.Port) {
 			g.Ports = append(g.Ports, host.Port)
@@ -112,20 +131,11 @@ func (g *grant) allow() error {
 				g.Lines = append(g.Lines, line)
 			}
 		}
-		if lacks == nil && o.duration.Given {
-			c.warn("%s is on the list for good, and stays there: %s", host, g.Path)
+		if lacks == nil {
+			listed = append(listed, host)
 		}
 	}
-	if o.duration.Given {
-		g.Seconds, g.Lines = int(o.duration.D/time.Second), []string{}
-		return g.temporary()
-	}
-	if g.dom0 != nil {
-		return g.tellDom0("added", rules.Append(g.dom0.Content(), g.Lines))
-	}
-	return g.change("added to", func(content []byte) ([]byte, error) {
-		return rules.Append(content, g.Lines), nil
-	})
+	return listed
 }
 
 // runDeny takes back what allow with the same words did, for good or for a time.

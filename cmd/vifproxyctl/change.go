@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"vifproxy/control"
+	"vifproxy/internal/display"
 )
 
 func updateVerb() verb {
@@ -73,7 +74,7 @@ func change(do func(*control.Client, context.Context, []string) (control.Status,
 			return err
 		}
 		vms := concerned(status, c.args)
-		if err := c.print(orEmpty(vms), table(vms)); err != nil {
+		if err := c.print(orEmpty(vms), display.Table(vms)); err != nil {
 			return err
 		}
 		if status.Cut > 0 {
@@ -81,10 +82,10 @@ func change(do func(*control.Client, context.Context, []string) (control.Status,
 		}
 		warnOfProblems(c, status, vms)
 		calm := func(vm control.VM) bool { return !vm.InTrouble() }
-		if err := printRemarks(c, c.stdout, remarks(vms, calm)); err != nil {
+		if err := printRemarks(c, c.stdout, display.Remarks(vms, calm)); err != nil {
 			return err
 		}
-		if err := printRemarks(c, c.stderr, remarks(vms, control.VM.InTrouble)); err != nil {
+		if err := printRemarks(c, c.stderr, display.Remarks(vms, control.VM.InTrouble)); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(vms, control.VM.InTrouble) || len(c.args) == 0 && len(status.Problems) > 0 {

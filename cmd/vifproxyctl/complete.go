@@ -14,6 +14,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/complete"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/propose"
 	"vifproxy/internal/settings"
 	"vifproxy/internal/usage"
 )
@@ -197,6 +198,8 @@ func valuesOf(o *usage.Option) []string {
 		return settings.FormatNames()
 	case "TIME":
 		return []string{"10m", "1h", "24h"}
+	case "SITES":
+		return []string{propose.All}
 	case "LINES":
 		return nil
 	}

@@ -1,16 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"net/netip"
 
 	"vifproxy/control"
+	"vifproxy/internal/display"
 	"vifproxy/internal/terminal"
-	"vifproxy/internal/usage"
 )
-
-// guardIndent is where what a guard says begins, in columns.
-const guardIndent = 18
 
 func explainVerb() verb {
 	return verb{
@@ -42,7 +38,7 @@ func runExplain(c *call) error {
 	}
 	e, err := c.client.Explain(c.ctx, c.args[0], c.args[1])
 	if err == nil {
-		err = c.print(e, explanationText(e, terminal.Width(c.stdout)))
+		err = c.print(e, display.Explanation(e, terminal.Width(c.stdout)))
 	}
 	switch {
 	case err != nil || e.Verdict == control.Passes:
@@ -51,34 +47,4 @@ func runExplain(c *call) error {
 		return errFails
 	}
 	return errTrouble
-}
-
-// explanationText returns a verdict and what each guard says, for a terminal of this width; 0 is none.
-func explanationText(e control.Explanation, width int) string {
-	text := fmt.Sprintf("%s by %s: %s\n", terminal.Quote(e.Request), terminal.Quote(e.VM), terminal.Quote(e.Verdict))
-	row := func(label, says string) {
-		text += usage.Wrap(fmt.Sprintf("    %-13s %s", label, says), width, guardIndent)
-	}
-	for _, step := range e.Steps {
-		says := terminal.Quote(step.Says)
-		for i, line := range step.Lines {
-			if i > 0 {
-				row(terminal.Quote(step.Guard), says)
-				step.Guard, says = "", "and by"
-			}
-			if line.Line == 0 {
-				says += " what was allowed for a time: " + terminal.Quote(line.Text)
-			} else {
-				says += fmt.Sprintf(" %s:%d: %s", terminal.Quote(line.Path), line.Line, terminal.Quote(line.Text))
-			}
-		}
-		row(terminal.Quote(step.Guard), says)
-	}
-	if e.Remedy != "" {
-		row("remedy", terminal.Quote(e.Remedy))
-	}
-	if e.Note != "" {
-		row("note", terminal.Quote(e.Note))
-	}
-	return text
 }

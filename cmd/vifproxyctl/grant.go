@@ -40,12 +40,21 @@ type grant struct {
 	check   lint.Linter
 	rules   edit.Rules
 	hosts   []rules.Host
-	asked   []string // for each of hosts, what explain is asked: the URL as it was given
+	asked   []string // what explain is asked: for each host of the command line, the URL as it was given
+}
+
+// newGrantOf returns a grant of hosts that were chosen, and that nobody asks about again.
+func newGrantOf(c *call, o grantOptions, hosts []rules.Host) *grant {
+	g := &grant{c: c, o: o, VM: c.args[0], Hosts: []string{}, Lines: []string{}, Ports: []uint16{}, Explanations: []control.Explanation{}, hosts: hosts}
+	for _, h := range hosts {
+		g.Hosts = append(g.Hosts, h.String())
+	}
+	return g
 }
 
 // newGrant reads the hosts of the command line.
 func newGrant(c *call, o grantOptions) (*grant, error) {
-	g := &grant{c: c, o: o, VM: c.args[0], Hosts: []string{}, Lines: []string{}, Ports: []uint16{}, Explanations: []control.Explanation{}}
+	g := newGrantOf(c, o, nil)
 	for _, text := range c.args[1:] {
 		if strings.Trim(text, "*.") == "" {
 			return nil, usagef("%q is every host: name those that are needed", text)
@@ -115,8 +124,12 @@ func (g *grant) read() error {
 	g.Path = g.file.Path
 	switch {
 	case g.check.DefaultAllow:
+		host := "HOST"
+		if len(g.hosts) > 0 {
+			host = g.hosts[0].Name
+		}
 		return fmt.Errorf("the template `config` says FilterDefaultDeny No: lines of %s say what is forbidden, all else is allowed"+
-			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, g.hosts[0].Name)
+			" (see `vifproxyctl explain %s %s` for the line to change)", g.Path, g.VM, host)
 	case g.check.URLs:
 		return fmt.Errorf("the template `config` has FilterURLs: lines of %s are compared with whole URLs (edit it by hand)", g.Path)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/display"
 	"vifproxy/internal/edit"
 	"vifproxy/internal/terminal"
 )
@@ -60,7 +61,7 @@ func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
 	if len(g.Lines)+len(g.TakenBack) > 0 {
 		g.serves(status, began)
 	}
-	err = printRemarks(g.c, g.c.stderr, remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && vm.InTrouble() }))
+	err = printRemarks(g.c, g.c.stderr, display.Remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && vm.InTrouble() }))
 	return errors.Join(err, g.conclude(what+" "+terminal.Quote(g.Path), what == "added to"))
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/display"
 	"vifproxy/internal/terminal"
 )
 
@@ -79,7 +80,7 @@ func (g *grant) text(what string) string {
 		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)
 	}
 	for _, e := range g.Explanations {
-		text += explanationText(e, terminal.Width(g.c.stdout))
+		text += display.Explanation(e, terminal.Width(g.c.stdout))
 	}
 	return text
 }

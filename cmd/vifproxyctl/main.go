@@ -3,7 +3,8 @@
 // commandline.go reads a command line and finds its verb in the table of verbs.go. Each verb has a file of its own, with its row of the
 // table, its options and what it does. call.go has what every verb gets.
 //
-// Concurrency: one goroutine does everything. Packages that it calls end theirs before they return.
+// Concurrency: one goroutine does everything, but for live: there others ask the daemon and run commands, and end before it returns.
+// Packages that it calls end theirs before they return.
 package main
 
 import (

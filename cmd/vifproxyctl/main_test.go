@@ -22,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"vifproxy/control"
+	"vifproxy/internal/display"
 	"vifproxy/internal/events"
 	"vifproxy/internal/proxyctl"
 	"vifproxy/internal/terminal"
@@ -331,15 +332,15 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, out := range map[string]string{"table": table(vms), "JSON": string(text)} {
+	for what, out := range map[string]string{"table": display.Table(vms), "JSON": string(text)} {
 		for _, r := range out {
 			if r != '\n' && !strconv.IsPrint(r) {
 				t.Errorf("%s: %q in %q", what, r, out)
 			}
 		}
 	}
-	if lines := strings.Count(table(vms), "\n"); lines != 2 {
-		t.Errorf("%d lines in %s", lines, table(vms))
+	if lines := strings.Count(display.Table(vms), "\n"); lines != 2 {
+		t.Errorf("%d lines in %s", lines, display.Table(vms))
 	}
 	var back []control.VM
 	if err := json.Unmarshal(text, &back); err != nil || back[0].Error != hostile {

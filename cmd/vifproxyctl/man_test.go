@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/display"
 	"vifproxy/internal/manpage"
 	"vifproxy/rules"
 )
@@ -57,7 +58,7 @@ func TestExampleOfShow(t *testing.T) {
 	at := func(hour, minute, second int) time.Time {
 		return time.Date(2024, 11, 23, hour, minute, second, 0, time.Local)
 	}
-	shown := table([]control.VM{
+	shown := display.Table([]control.VM{
 		{Name: "bank", IP: "10.137.0.12", Interfaces: []string{"vif7.0"}, PID: 2214, Port: 61003, State: control.Running,
 			Since: at(7, 31, 8), Confinement: &control.Confinement{}},
 		{Name: "social", IP: "10.137.0.13", State: control.Waiting, Since: at(7, 30, 52)},

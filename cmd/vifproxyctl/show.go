@@ -4,12 +4,10 @@ import (
 	"flag"
 	"math"
 	"slices"
-	"strconv"
-	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/display"
 	"vifproxy/internal/terminal"
-	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
 
@@ -51,15 +49,15 @@ func runShow(c *call, wide bool) error {
 		return err
 	}
 	vms := concerned(status, c.args)
-	text := table(vms)
+	text := display.Table(vms)
 	if wide {
-		text = wideTable(vms)
+		text = display.WideTable(vms)
 	}
 	if err := c.print(orEmpty(vms), text); err != nil {
 		return err
 	}
 	warnOfProblems(c, status, vms)
-	return printRemarks(c, c.stdout, remarks(vms, func(control.VM) bool { return true }))
+	return printRemarks(c, c.stdout, display.Remarks(vms, func(control.VM) bool { return true }))
 }
 
 // concerned returns the VMs of these names, or all. A stopped VM whose rule file has gone may be named, but has no row.
@@ -107,57 +105,4 @@ func warnOfProblems(c *call, status control.Status, vms []control.VM) {
 			c.warn("%s", text)
 		}
 	}
-}
-
-// table returns what fits on a terminal.
-func table(vms []control.VM) string {
-	rows := [][]string{{"NAME", "STATE", "VIF", "IP"}}
-	for _, vm := range vms {
-		rows = append(rows, []string{cell(vm.Name), cell(vm.State), cell(strings.Join(vm.Interfaces, ",")), cell(vm.IP)})
-	}
-	return usage.Aligned(withLists(rows, vms))
-}
-
-// withLists returns rows with where each VM's list is, unless all lists are rule files, as usual.
-func withLists(rows [][]string, vms []control.VM) [][]string {
-	if !slices.ContainsFunc(vms, func(vm control.VM) bool { return vm.Origin != "" && vm.Origin != control.InFile }) {
-		return rows
-	}
-	rows[0] = append(rows[0], "LIST")
-	for i, vm := range vms {
-		rows[i+1] = append(rows[i+1], cell(vm.Origin))
-	}
-	return rows
-}
-
-// wideTable returns all that there is in a row.
-func wideTable(vms []control.VM) string {
-	rows := [][]string{{"NAME", "IP", "INTERFACE", "PID", "PORT", "STATE", "SINCE", "RESTARTS", "EGRESS-REFUSED", "CONFINED"}}
-	for _, vm := range vms {
-		since := ""
-		if !vm.Since.IsZero() {
-			since = formatTime(vm.Since)
-		}
-		rows = append(rows, []string{
-			cell(vm.Name), cell(vm.IP), cell(strings.Join(vm.Interfaces, ",")), number(vm.PID), number(vm.Port), cell(vm.State),
-			cell(since), strconv.Itoa(vm.Restarts), strconv.FormatUint(vm.EgressRefused, 10), confined(vm),
-		})
-	}
-	return usage.Aligned(withLists(rows, vms))
-}
-
-// cell returns what stands in a cell of a table.
-func cell(s string) string {
-	if s == "" {
-		return "--"
-	}
-	return terminal.Quote(s)
-}
-
-// number returns what stands in a cell for a number, of which 0 is none.
-func number(n int) string {
-	if n == 0 {
-		return "--"
-	}
-	return strconv.Itoa(n)
 }

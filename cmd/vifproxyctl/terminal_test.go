@@ -15,6 +15,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/await"
+	"vifproxy/internal/display"
 	"vifproxy/internal/events"
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
@@ -29,10 +30,10 @@ func TestShowFitsOnATerminal(t *testing.T) {
 		{Name: "disp1234-a-long-name", IP: "10.138.111.222", State: control.Refused, Interfaces: []string{"vif1234.0"}, Error: text},
 	}
 	var lines []string
-	for _, line := range remarks(vms, func(control.VM) bool { return true }) {
+	for _, line := range display.Remarks(vms, func(control.VM) bool { return true }) {
 		lines = append(lines, usage.Wrap(line, columns, 4))
 	}
-	shown := table(vms) + strings.Join(lines, "")
+	shown := display.Table(vms) + strings.Join(lines, "")
 	for line := range strings.Lines(shown) {
 		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns {
 			t.Errorf("%d columns: %s", n, line)
@@ -45,9 +46,9 @@ func TestShowFitsOnATerminal(t *testing.T) {
 
 func TestDeniedFitsOnATerminal(t *testing.T) {
 	now := time.Date(2026, 11, 29, 17, 0, 0, 0, time.Local)
-	text := deniedTable([]events.Denied{{VM: "disp1234", Hosts: []events.DeniedHost{
+	text := display.DeniedTable([]events.Denied{{VM: "disp1234", Hosts: []events.DeniedHost{
 		{Host: "fonts.static.example.com", Count: 12345, First: now.Add(-25 * time.Hour), Last: now.Add(-time.Minute), Port: 8443, Reason: events.ReasonList}}}},
-		func(t time.Time) string { return shortTime(t, now) })
+		func(t time.Time) string { return display.ShortTime(t, now) })
 	for line := range strings.Lines(text) {
 		if n := len(line) - 1; n > usage.Width {
 			t.Errorf("%d columns: %s", n, line)
@@ -114,7 +115,7 @@ func TestMessagesFitOnATerminal(t *testing.T) {
 		"error": func(w io.Writer) {
 			env{stdout: w, stderr: w}.run([]string{"--socket=" + strings.Repeat("none/", 9), "show"})
 		},
-		"explain": func(w io.Writer) { _ = say(w, "%s", explanationText(explained, terminal.Width(w))) },
+		"explain": func(w io.Writer) { _ = say(w, "%s", display.Explanation(explained, terminal.Width(w))) },
 	} {
 		tty, told := newTerminal(t)
 		show(tty)
@@ -157,7 +158,7 @@ func TestAMistakeInTheTemplateIsOneRemark(t *testing.T) {
 		{Name: "bank", IP: "10.137.0.11", State: control.Failed, Error: "start proxy for bank (10.137.0.11): " + mistake},
 		{Name: "mail", IP: "10.137.0.12", State: control.Failed, Error: "start proxy for mail (10.137.0.12): " + mistake},
 	}
-	got := remarks(vms, func(control.VM) bool { return true })
+	got := display.Remarks(vms, func(control.VM) bool { return true })
 	if want := []string{"bank (10.137.0.11), mail (10.137.0.12): " + mistake}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}

@@ -41,8 +41,8 @@ func (v verb) flagSet() *flag.FlagSet {
 func verbs() []verb {
 	return []verb{
 		showVerb(), updateVerb(), startVerb(), stopVerb(), restartVerb(), killAllVerb(), killAllAndRestartVerb(), importVerb(), exportVerb(),
-		explainVerb(), allowVerb(), denyVerb(), learnVerb(), checkVerb(), diffVerb(), deniedVerb(), watchVerb(), logVerb(), clientVerb(), doctorVerb(),
-		completeVerb(), versionVerb(), helpVerb(),
+		explainVerb(), allowVerb(), denyVerb(), learnVerb(), checkVerb(), diffVerb(), deniedVerb(), watchVerb(), liveVerb(), logVerb(), clientVerb(),
+		doctorVerb(), completeVerb(), versionVerb(), helpVerb(),
 	}
 }
 

@@ -67,6 +67,9 @@ func (s *site) documented(page, command string) {
 		return
 	}
 	switch args[0] {
+	case "live": // for a terminal, see TestLive
+		s.documented(page, "help live")
+		return
 	case "watch", "learn":
 		s.begins(page, args)
 		return

@@ -26,11 +26,11 @@ const top = "../.."
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
 	1: {"internal/agenda internal/await internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
-		"internal/filegroup internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/secret internal/settings " +
+		"internal/filegroup internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/screen internal/secret internal/settings " +
 		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
 	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lessons", "internal/lab internal/bench", "names", "internal/nameserver"},
-	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check", "internal/callers", "internal/edit", "internal/propose internal/learning", "internal/complete"},
+	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check", "internal/callers", "internal/edit", "internal/display", "internal/live", "internal/picker internal/propose internal/learning", "internal/complete"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxy-client", "cmd/vifproxy-qrexec", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture", "internal/simulate", "packaging"},
@@ -46,6 +46,11 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyd", "github.com/cilium/ebpf", "vifproxy-switchboard loads programs into the kernel"},
 	{"cmd/vifproxyd", "vifproxy/internal/propose", "what a person accepts is decided at the terminal"},
 	{"cmd/vifproxyd", "vifproxy/internal/learning", "what a person accepts is decided at the terminal"},
+	{"cmd/vifproxyd", "vifproxy/internal/display", "vifproxyctl writes for people"},
+	{"cmd/vifproxyd", "github.com/gdamore/tcell", "people look at a terminal of vifproxyctl"},
+	{"cmd/vifproxyd", "vifproxy/internal/screen", "people look at a terminal of vifproxyctl"},
+	{"cmd/vifproxy-qrexec", "github.com/gdamore/tcell", "AppVMs call it as root: it does three things"},
+	{"cmd/vifproxyctl", "vifproxy/internal/screen/screentest", "only tests use it"},
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
 	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "vifproxy-names reads messages of DNS"},
 	{"cmd/vifproxy-qrexec", "vifproxy/tinyproxy/process", "AppVMs call it as root: it does three things"},
