@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,13 +23,17 @@ type Terminal struct {
 	socket string // of tmux
 }
 
-// options are those of tmux. The last screen of the program stays, and all of the terminal is the program's.
-const options = `set -g remain-on-exit on
-set -g remain-on-exit-format ''
-set -g status off
+// options are those of tmux. All of the terminal is the program's.
+const options = `set -g status off
 set -s escape-time 0
 set -g default-terminal tmux-256color
 `
+
+// script runs a program and says when it has ended. tmux would know it too, but version 3.3a sometimes does not notice: the program stays a
+// zombie, and has no exit status.
+const script = `"$@"; echo "ended with status $?"; read -r _`
+
+var ended = regexp.MustCompile(`(?m)^ended with status (\d+)$`)
 
 // New runs a program in a new terminal of width columns and height lines, with more variables in its environment. enter is the command
 // before tmux, such as nsenter to another network; none is needed.
@@ -48,7 +53,7 @@ func New(t testing.TB, enter []string, width, height int, variables []string, pr
 	for _, v := range variables {
 		words = append(words, "-e", v)
 	}
-	s.output(append(append(words, "--"), program...))
+	s.output(append(append(words, "--", "sh", "-c", script, "sh"), program...))
 	t.Cleanup(func() {
 		_ = exec.CommandContext(context.Background(), "tmux", "-S", s.socket, "kill-server").Run() // it may have ended
 		_ = os.RemoveAll(dir)
@@ -125,13 +130,14 @@ func (s *Terminal) Shows(texts ...string) (screen string) {
 func (s *Terminal) Ends() (status int, screen string) {
 	s.t.Helper()
 	await.Success(s.t, "the program in the terminal has ended", func() error {
-		dead, code, _ := strings.Cut(strings.TrimSpace(s.tmux("display-message", "-p", "#{pane_dead} #{pane_dead_status}")), " ")
-		if dead != "1" {
-			return fmt.Errorf("it runs, and shows:\n%s", s.Screen())
+		screen = s.Screen()
+		m := ended.FindStringSubmatch(screen)
+		if m == nil {
+			return fmt.Errorf("it runs, and shows:\n%s", screen)
 		}
 		var err error
-		status, err = strconv.Atoi(code)
+		status, err = strconv.Atoi(m[1])
 		return err
 	})
-	return status, s.Screen()
+	return status, screen
 }
