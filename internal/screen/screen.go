@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gdamore/tcell/v3"
+	"github.com/gdamore/tcell/v3/color"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/terminal"
@@ -89,7 +90,7 @@ func Show(ctx context.Context, m Model, changes <-chan func()) error {
 	defer s.Fini()
 	s.EnablePaste() // to know what is pasted: that is no answer
 	pasted := false
-	for asked := time.Time(draw(s, m)); !m.Over(); {
+	for asked := draw(s, m); !m.Over(); {
 		asks := m.Asks()
 		select {
 		case <-ctx.Done():
@@ -159,8 +160,8 @@ var styles = map[Style]tcell.Style{
 	Plain:   tcell.StyleDefault,
 	Heading: tcell.StyleDefault.Bold(true),
 	Marked:  tcell.StyleDefault.Reverse(true),
-	Good:    tcell.StyleDefault.Foreground(tcell.ColorGreen),
-	Warning: tcell.StyleDefault.Foreground(tcell.ColorOlive),
-	Bad:     tcell.StyleDefault.Foreground(tcell.ColorMaroon).Bold(true),
+	Good:    tcell.StyleDefault.Foreground(color.Green),
+	Warning: tcell.StyleDefault.Foreground(color.Olive),
+	Bad:     tcell.StyleDefault.Foreground(color.Maroon).Bold(true),
 	Faint:   tcell.StyleDefault.Dim(true),
 }
