@@ -17,7 +17,7 @@ import (
 func (m *Model) Lines(width, height int) []screen.Line {
 	switch m.page {
 	case running:
-		return append(m.header(width), screen.Line{}, screen.Line{Text: m.command.String()}, screen.Line{}, screen.Line{Text: "wait: it is done ..."})
+		return append(m.header(width), screen.Line{}, screen.Line{Text: m.command.String()}, screen.Line{}, screen.Line{Text: "vifproxyd is asked ..."})
 	case question:
 		body := append(screen.Wrapped(m.command.String()+"\n\n", width), screen.Wrapped(m.text, width)...)
 		return m.textPage(width, height, body, screen.Line{Text: "y does it, Esc does not", Style: screen.Heading})
