@@ -65,7 +65,7 @@ type result struct {
 func run(t *testing.T, seed uint64, s script, journal bool) (r result) {
 	synctest.Test(t, func(*testing.T) {
 		m := &machine{seed: seed, script: s, began: time.Now(), signal: make(chan struct{}, 1), asked: map[what]int{}, vms: newVMs(), writing: journal,
-			procs: map[uint16]*proc{}, served: map[uint16]netip.Addr{}, shown: map[netip.Addr]uint16{}, verbs: map[*answer]bool{}, reached: map[string]int{}, kernel: &firewall.State{}}
+			procs: map[uint16]*proc{}, served: map[uint16]netip.Addr{}, shown: map[netip.Addr]uint16{}, died: map[uint16]time.Time{}, knownDead: map[uint16]bool{}, quiet: true, verbs: map[*answer]bool{}, reached: map[string]int{}, kernel: &firewall.State{}}
 		m.mu.Lock()
 		m.judge()
 		m.newLife()
@@ -130,6 +130,7 @@ func (m *machine) next() {
 		m.mu.Lock()
 		if calm {
 			m.calm += time.Since(began)
+			m.wait(time.Since(began))
 		}
 		m.admit()
 	}
@@ -268,7 +269,7 @@ func (m *machine) rest(verb bool) {
 			return
 		}
 		m.atRest()
-		m.forever = false
+		m.forever, m.quiet = false, true
 	})
 }
 
@@ -398,6 +399,12 @@ func (m *machine) pick(vm *appVM, n int) *proc {
 func (m *machine) perform(s step) {
 	vm := m.vms[s.vm]
 	bg := context.Background()
+	switch s.what {
+	case die, lose, flush, unbind, tear, suspend, crash, shutDown, forward, dom0List, template, binary, places:
+		m.quiet = false
+	case fault:
+		m.quiet = m.quiet && trouble(s.n%int(troubles)) == startTaken
+	}
 	m.did("%v %s %d", vm.addr, s.what, s.n)
 	switch s.what {
 	case connect:
@@ -666,6 +673,7 @@ func (m *machine) allow(vm *appVM, s step) {
 func (m *machine) break_(t trouble, lasts time.Duration) {
 	m.did("%v for %v", t, lasts)
 	m.faults[t] = time.Now().Add(lasts)
+	m.lasted[t] = lasts
 	switch t {
 	case unseen:
 		if m.life != nil {

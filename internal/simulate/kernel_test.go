@@ -36,6 +36,11 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 	k.busy = true
 	if !k.life.dead {
 		m.pending = &want
+		for _, b := range want.Bindings {
+			if !b.Local() && m.procs[b.To.Port()] == nil && m.knownDead[b.To.Port()] {
+				m.violated("%v is written, and the daemon knows that the process has ended", b)
+			}
+		}
 	}
 	m.mu.Unlock()
 	defer m.read(func() {
@@ -184,7 +189,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 		case m.fails(startRemoved):
 			e.err = process.ErrRemoved
 			s.l.mayEnd = true
-		case m.fails(startTaken):
+		case m.fails(startTaken) && port%6 != 0: // another program has five ports of six
 			e.err = proxies.TakenPort{Err: errNot}
 			m.sometimes("another process has the port")
 		case m.fails(startFails):
@@ -196,12 +201,17 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 			if !proxies.IsBad(e.err) {
 				vm.forgetUp()
 			}
+			if !m.fails(startTaken) {
+				m.quiet = false
+			}
 			m.did("start %v :%d fails: %v", p.Addr, port, e.err)
 			return
 		}
 		m.serial++
 		q = &proc{m: m, life: s.l, vm: vm, connection: connection, hosts: allowed, bind: p.Bind, port: port, pid: m.serial, done: make(chan struct{}), clients: 1}
 		m.procs[port] = q
+		delete(m.died, port)
+		delete(m.knownDead, port)
 		if other, used := m.served[port]; used && other != p.Addr {
 			m.sometimes("a port freed and taken")
 		}
@@ -351,6 +361,7 @@ func (m *machine) end(p *proc, how string, err error) {
 		return
 	}
 	delete(m.procs, p.port)
+	m.died[p.port] = time.Now()
 	m.did("%s %v :%d", how, p.vm.addr, p.port)
 	p.err = err
 	close(p.done)

@@ -59,20 +59,24 @@ type machine struct {
 	version int // of all that ReadRules reads
 	slept   time.Duration
 
-	faults   [troubles]time.Time // until when something does not work
+	faults   [troubles]time.Time     // until when something does not work
+	lasted   [troubles]time.Duration // how long it did not work the last time
 	finished bool
 	forever  bool         // nothing fails any more, and nothing takes long
 	tearing  time.Time    // until when another program undoes what is written
 	kept     stops.Record // the file
 
-	kernel   *firewall.State // what the kernel holds
-	fenced   bool            // the fence stands
-	fwFailed bool            // the last write failed, or took too long
-	unfenced time.Time       // since when not
-	pending  *firewall.State // what a write under way is about
-	procs    map[uint16]*proc
-	served   map[uint16]netip.Addr // who had a port last
-	shown    map[netip.Addr]uint16 // the port of the proxy that files tell of
+	kernel    *firewall.State // what the kernel holds
+	fenced    bool            // the fence stands
+	fwFailed  bool            // the last write failed, or took too long
+	unfenced  time.Time       // since when not
+	pending   *firewall.State // what a write under way is about
+	procs     map[uint16]*proc
+	served    map[uint16]netip.Addr // who had a port last
+	died      map[uint16]time.Time  // when the process at a port ended
+	knownDead map[uint16]bool       // and the daemon knows it
+	quiet     bool                  // nothing has failed since everything was at rest, but that ports were taken
+	shown     map[netip.Addr]uint16 // the port of the proxy that files tell of
 
 	stale   [3]bool       // links, rules, firewall: the daemon has not heard of a change
 	calm    time.Duration // how long nothing has kept the daemon from doing what the inputs say
@@ -236,6 +240,8 @@ func (m *machine) newLife() {
 		vm.forgetTemporary()
 	}
 	m.kernel, m.fenced, m.stale, m.tearing = &firewall.State{}, true, [3]bool{}, time.Time{}
+	clear(m.died)
+	clear(m.knownDead)
 	for _, vm := range m.vms {
 		_, by := m.kept.Of(vm.name, vm.addr)
 		switch {
@@ -410,14 +416,24 @@ func (m *machine) config(l *life) supervisor.Config {
 		},
 		Forget:    func(netip.AddrPort, []netip.AddrPort) error { return nil },
 		ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
-		Notify:    func(string) {},
-		Firewall:  &kernel{m: m, life: l},
-		Proxies:   starter{m, l},
-		Events:    events.New(slog.New(logger{m, l})),
-		Users:     users,
-		Ports:     proxies.PortRange{First: firstPort, Last: lastPort},
-		Limits:    plan.Limits{Drain: 20 * time.Second, Generations: 2, Full: 1},
-		Interval:  30 * time.Second, Look: look,
+		Notify: func(state string) {
+			if state == "WATCHDOG=1" { // a round of the loop begins: it reads what was posted until now
+				m.read(func() {
+					for port, at := range m.died {
+						if l == m.life && at.Before(time.Now()) {
+							m.knownDead[port] = true
+						}
+					}
+				})
+			}
+		},
+		Firewall: &kernel{m: m, life: l},
+		Proxies:  starter{m, l},
+		Events:   events.New(slog.New(logger{m, l})),
+		Users:    users,
+		Ports:    proxies.PortRange{First: firstPort, Last: lastPort},
+		Limits:   plan.Limits{Drain: 20 * time.Second, Generations: 2, Full: 1},
+		Interval: 30 * time.Second, Look: look,
 		Setup:             control.Setup{Started: time.Now()},
 		SystemdMakesFiles: true,
 	}

@@ -122,24 +122,25 @@ const (
 
 // An appVM is one AppVM of the model.
 type appVM struct {
-	addr       netip.Addr
-	name       string
-	gateway    netip.Addr
-	vifs       []int // domids
-	file       list
-	dom0       list
-	inRange    bool // it has no list of its own but that of a range
-	stopped    sure
-	decider    int               // the last verb that stops it or starts it
-	temp       map[int]temporary // by line
-	permits    window[hosts]
-	says       window[hosts] // the lines of its list, which tinyproxy may refuse: nobody knows before it has
-	here       window[bool]  // connected
-	kept       hosts         // what it may have as long as its list cannot be used
-	keeping    bool
-	connection int  // counts those that it has had
-	known      int  // of which the daemon has read
-	bound      bool // and was bound
+	addr             netip.Addr
+	name             string
+	gateway          netip.Addr
+	vifs             []int // domids
+	file             list
+	dom0             list
+	inRange          bool // it has no list of its own but that of a range
+	stopped          sure
+	unserved, astray time.Duration     // how long it has not been served in calm time, or by a process that has lost its port
+	decider          int               // the last verb that stops it or starts it
+	temp             map[int]temporary // by line
+	permits          window[hosts]
+	says             window[hosts] // the lines of its list, which tinyproxy may refuse: nobody knows before it has
+	here             window[bool]  // connected
+	kept             hosts         // what it may have as long as its list cannot be used
+	keeping          bool
+	connection       int  // counts those that it has had
+	known            int  // of which the daemon has read
+	bound            bool // and was bound
 }
 
 type temporary struct {
@@ -426,6 +427,34 @@ func (m *machine) check() {
 	}
 	if !m.fenced && len(m.procs) > 0 && time.Since(m.unfenced) > bound && m.life != nil {
 		m.violated("processes run without the fence for %v", time.Since(m.unfenced))
+	}
+}
+
+// wait has calm time pass for AppVMs that wait for something.
+func (m *machine) wait(d time.Duration) {
+	for _, vm := range m.vms {
+		var serves *proc
+		for _, b := range m.kernel.Bindings {
+			if p := m.procs[b.To.Port()]; b.Addr == vm.addr && p != nil {
+				serves = p
+			}
+		}
+		if serves == nil && m.quiet && len(vm.vifs) > 0 && vm.stopped == no && vm.list().kind == good && !vm.keeping {
+			vm.unserved += d
+		} else {
+			vm.unserved = 0
+		}
+		if vm.unserved > reaction {
+			m.violated("%v has not been served for %v, although nothing fails", vm.addr, vm.unserved)
+		}
+		if serves != nil && serves.lost && !m.fails(listeners) {
+			vm.astray += d
+		} else {
+			vm.astray = 0
+		}
+		if vm.astray > 5*time.Second+m.lasted[listeners]*3/2 {
+			m.violated("%v is served by a process that has lost its port, for %v", vm.addr, vm.astray)
+		}
 	}
 }
 
