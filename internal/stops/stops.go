@@ -74,10 +74,15 @@ func (r *Record) Hold(name string, addr netip.Addr, by string, now time.Time) {
 	r.Stopped[len(r.Stopped)-1].By = by
 }
 
-// Start lets an AppVM go. If it is stopped only because it has the address of one that a person stopped under another
+// Start lets an AppVM go. Without an address, because it has no list now, that is the AppVM of this name that a person stopped. If it is
+// stopped only because it has the address of one that a person stopped under another
 // name, that name stays stopped: nobody has said yes to that AppVM.
 func (r *Record) Start(name string, addr netip.Addr, now time.Time) {
-	r.Stopped = slices.DeleteFunc(r.Stopped, func(old Stop) bool { return old.Name == name })
+	named := func(old Stop) bool { return old.Name == name }
+	if i := slices.IndexFunc(r.Stopped, named); i >= 0 && !addr.IsValid() {
+		addr = r.Stopped[i].Addr
+	}
+	r.Stopped = slices.DeleteFunc(r.Stopped, named)
 	for i := range r.Stopped {
 		if r.Stopped[i].Addr == addr {
 			r.Stopped[i].Addr = netip.Addr{}

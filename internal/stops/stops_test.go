@@ -70,3 +70,17 @@ func TestHold(t *testing.T) {
 		t.Errorf("still stopped by %q", by)
 	}
 }
+
+// A start is for the AppVM that was stopped, also while that has no list, so that nobody knows its address but the record.
+func TestStartWithoutAList(t *testing.T) {
+	addr, now := netip.MustParseAddr("10.137.0.1"), time.Unix(1, 0)
+	r := Record{All: now}
+	r.Stop("bank", addr, now)
+	r.Start("bank", netip.Addr{}, now)
+	if _, by := r.Of("bank", addr); by != "" {
+		t.Errorf("it is started, and stopped by %s", by)
+	}
+	if _, by := r.Of("mail", addr); by == "" {
+		t.Error("another AppVM of this address is started too")
+	}
+}
