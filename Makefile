@@ -42,7 +42,10 @@ TEST        = $(GO) test -json -vet=off -p $(PACKAGES) -timeout 30m
 # How many steps all runs of `make simulate` have together. The first run has the seed SEED, the next one the next.
 STEPS      ?= 1000000
 
-.PHONY: build package test bench chaos simulate e2e browsers lint demo man deps-demo deps-bench deps-test deps-e2e root clean
+# Which faults `make mutants` tries, as a pattern of the names in internal/simulate/mutants.
+MUTANTS    ?= *
+
+.PHONY: build package test bench chaos simulate mutants e2e browsers lint demo man deps-demo deps-bench deps-test deps-e2e root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X vifproxy/internal/defaults.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -82,6 +85,9 @@ chaos: root deps-test ## all that may happen, in random order, for SECONDS=n; SE
 
 simulate: ## the whole supervisor against a simulated machine, for STEPS=n; SEED=s repeats the run of that seed
 	$(GO) test -count=1 -timeout 0 -run '^TestSimulate$$' -v ./internal/simulate -args -seed=$(SEED) -steps=$(STEPS)
+
+mutants: ## which faults the simulation finds if they are put into the code; MUTANTS=d1bfc29 tries one
+	GO='$(GO)' STEPS=$(STEPS) internal/simulate/mutants/run.sh '$(MUTANTS)'
 
 e2e: root deps-e2e ## the packages, on a Debian with a real systemd
 	$(GO) test -tags e2e -count 1 -timeout 40m ./packaging/... -args -suite=$(SUITE)

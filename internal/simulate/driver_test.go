@@ -477,7 +477,17 @@ func (m *machine) perform(s step) {
 	case update:
 		m.verb("update", func(sup *supervisor.Supervisor) error { _, err := sup.Update(bg); return err }, nil)
 	case status:
-		m.verb("status", func(sup *supervisor.Supervisor) error { _, err := sup.Status(bg); return err }, nil)
+		m.verb("status", func(sup *supervisor.Supervisor) (err error) {
+			switch s.n % 4 {
+			case 0:
+				_, err = sup.AppVMs(bg)
+			case 1:
+				_, err = sup.Denied(bg, nil, time.Time{})
+			default:
+				_, err = sup.Status(bg)
+			}
+			return err
+		}, nil)
 	case reload:
 		m.verb("reload", func(sup *supervisor.Supervisor) error { return sup.Reload(bg) }, nil)
 	case allow, takeBack:
@@ -551,6 +561,9 @@ func (m *machine) perform(s step) {
 		m.event(2, netwatch0)
 	case owned:
 		if m.life != nil {
+			if holdsOwned(m.seed) {
+				vm.stopped, vm.decider = maybe, 0
+			}
 			m.life.sup.Owned(wire.Event{UID: uids.UID(vm.addr), Name: "h0.example", Type: "TXT", Count: 1})
 		}
 	case denied:
@@ -559,6 +572,9 @@ func (m *machine) perform(s step) {
 		}
 	}
 }
+
+// holdsOwned reports whether the daemon of a seed stops an AppVM whose proxy somebody has taken over.
+func holdsOwned(seed uint64) bool { return seed%2 == 1 }
 
 // attach connects an AppVM by one vif more.
 func (m *machine) attach(vm *appVM) {

@@ -436,6 +436,7 @@ func (m *machine) config(l *life) supervisor.Config {
 		Interval: 30 * time.Second, Look: look,
 		Setup:             control.Setup{Started: time.Now()},
 		SystemdMakesFiles: true,
+		HoldOwned:         holdsOwned(m.seed),
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 
 var (
 	firstSeed = flag.Uint64("seed", 1, "the first seed; the next runs have the next seeds")
-	allSteps  = flag.Int("steps", 30_000, "how many steps there are in all runs together")
+	allSteps  = flag.Int("steps", 12_000, "how many steps there are in all runs together")
 )
 
 // scriptSteps is how long the script of one run is. The effects of a step are steps too.
@@ -104,6 +104,45 @@ var found = []struct {
 		{1e9, write, 0, 0x501, 0},
 		{9e9, write, 0, 0x003, 0},
 		{1e9, clients, 0, 0, 0},
+	}},
+
+	// Faults that were mended before there was a simulation, see mutants.
+	{"what came up last was taken for last good, not what served last", 1, script{
+		{1e6, write, 0, 0x501, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, write, 0, 0x503, 0},
+		{3e9, write, 0, 0x501, 0},
+		{5e9, write, 0, 0x001, 0},
+		{2e9, clients, 0, 0, 0},
+	}},
+	{"an AppVM was served alone although another process had died: a binding to that was written again", 2, script{
+		{1e6, write, 0, 0x501, 0},
+		{1e6, write, 1, 0x501, 0},
+		{1e6, write, 2, 0x501, 0},
+		{1e6, write, 3, 0x501, 0},
+		{1e6, connect, 1, 0, 0},
+		{50e6, connect, 3, 0, 0},
+		{1e9, fault, 0, int(startSlow), 2e8},
+		{1e6, connect, 2, 0, 0},
+		{50e6, fault, 0, int(firewallSlow), 2e8},
+		{1e6, disconnect, 3, 0, 0},
+		{100e6, die, 1, 0, 0},
+		{15e9, clients, 0, 0, 0},
+	}},
+	{"five ports that another program had kept an AppVM waiting", 1, script{
+		{1e6, write, 0, 0x501, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, fault, 0, int(startTaken), 30e9},
+		{1e6, write, 1, 0x501, 0},
+		{1e6, connect, 1, 0, 0},
+		{10e9, clients, 0, 0, 0},
+	}},
+	{"sockets that could not be read were not looked at again", 1, script{
+		{1e6, write, 0, 0x501, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, fault, 0, int(listeners), 3e8},
+		{1e6, lose, 0, 0, 0},
+		{15e9, clients, 0, 0, 0},
 	}},
 }
 
