@@ -9,6 +9,7 @@ import (
 	"vifproxy/internal/edit"
 	"vifproxy/internal/learning"
 	"vifproxy/internal/propose"
+	"vifproxy/internal/screen"
 	"vifproxy/internal/usage"
 )
 
@@ -31,7 +32,8 @@ learn prints each host that is new, and whether the list permits it. Ctrl-C ends
 the time, stop, the end of the VM, and the end of vifproxyd. Then the list is in force again, and connections
 that were made meanwhile are cut, except those that the list's own process had before.
 
-In the end learn proposes lines, grouped by site. A row says what a wildcard would permit that nobody has asked
+In the end learn proposes lines, grouped by site. On a terminal you tick lines and see the list as it would be,
+as with denied --pick; Enter writes it. Elsewhere the lines are printed. A row says what a wildcard would permit that nobody has asked
 for. What browsers are known to request without a page comes last. --accept adds lines as allow does.
 Without --accept the last line is the command that adds them.
 
@@ -90,6 +92,14 @@ func accept(c *call, l *learning.Learner, at place, sites string) error {
 		return err
 	}
 	p := l.Propose(list)
+	if sites == "" && !c.json && screen.Usable("") == nil && len(p.Sites) > 0 {
+		g := newGrantOf(c, grantOptions{}, nil)
+		g.VM, g.place = l.VM, at
+		if err := g.read(); err != nil {
+			return err
+		}
+		return g.tick("Hosts that "+screen.Word(l.VM)+" has reached and that its list does not permit. Tick lines.", p.Proposal)
+	}
 	if err := l.Show(p, sites == ""); err != nil || sites == "" || sites == propose.All && p.Command == "" {
 		return err
 	}

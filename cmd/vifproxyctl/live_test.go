@@ -327,3 +327,33 @@ func TestPick(t *testing.T) {
 	}
 	b.never(t, "allow")
 }
+
+// After a lesson, what was reached is ticked on the terminal; three keys make the list.
+func TestLearnPicks(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	b.change(func(f *fakeDaemon) {
+		f.lesson = []control.Lesson{{Event: control.LessonBegins, VM: "banking", Seconds: 600}}
+		for _, host := range []string{"www.bank.example", "cdn.bank.example", "img.bank.example"} {
+			f.lesson = append(f.lesson, control.Lesson{Event: control.LessonHost, LearntHost: &control.LearntHost{
+				Host: host, Port: 443, Count: 1, First: noon, Last: noon, Listed: host == "www.bank.example"}})
+		}
+		f.lesson = append(f.lesson, control.Lesson{Event: control.LessonOver, Why: "its time is over"})
+	})
+	term := inTerminal(t, 80, 24, nil, "--socket="+b.socket, "learn", "banking")
+	screen := term.Shows("Hosts that banking has reached", "[ ] cdn.bank.example", "[ ] *.bank.example")
+	if strings.Contains(screen, "www.bank.example") {
+		t.Errorf("a host on the list is proposed:\n%s", screen)
+	}
+	term.Type("a")
+	term.Shows("[x] cdn.bank.example", "[x] img.bank.example", "[ ] *.bank.example")
+	term.Type("Enter")
+	term.Shows("+ img.bank.example", "Enter writes it")
+	term.Type("Enter")
+	if status, screen := term.Ends(); status != 0 || !strings.Contains(screen, "in force after ") || !strings.Contains(screen, "its time is over") {
+		t.Errorf("exit status %d\n%s", status, screen)
+	}
+	if content, _ := os.ReadFile(b.list); string(content) != "#: format domains\nwww.bank.example\ncdn.bank.example\nimg.bank.example\n" {
+		t.Errorf("the list is %s", content)
+	}
+}

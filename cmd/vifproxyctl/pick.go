@@ -83,15 +83,20 @@ func (g *grant) choose(o pickOptions, p propose.Proposal) error {
 		return say(g.c.stdout, "%sto accept all but what browsers request without a page: vifproxyctl denied %s --accept=%s\n",
 			p.Text(), terminal.Quote(g.VM), propose.All)
 	default:
-		title := fmt.Sprintf("Hosts that were refused to %s. Tick what it may reach.", screen.Word(g.VM))
-		m := picker.New(title, p, g.preview)
-		if err := screen.Show(g.c.ctx, m, nil); err != nil {
-			return err
-		}
-		var ok bool
-		if accepted, ok = m.Accepted(); !ok {
-			return say(g.c.stdout, "nothing was changed\n")
-		}
+		return g.tick(fmt.Sprintf("Hosts that were refused to %s. Tick what it may reach.", screen.Word(g.VM)), p)
+	}
+	return newGrantOf(g.c, g.o, hostsOf(accepted)).allow()
+}
+
+// tick has a person tick lines on the terminal, and adds them to the list that g has read.
+func (g *grant) tick(title string, p propose.Proposal) error {
+	m := picker.New(title, p, g.preview)
+	if err := screen.Show(g.c.ctx, m, nil); err != nil {
+		return err
+	}
+	accepted, ok := m.Accepted()
+	if !ok {
+		return say(g.c.stdout, "nothing was changed\n")
 	}
 	return newGrantOf(g.c, g.o, hostsOf(accepted)).allow()
 }
