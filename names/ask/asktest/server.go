@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 )
 
 // A Query is a question as it came.
@@ -78,6 +79,9 @@ func start(t testing.TB, at netip.AddrPort, serve func(Query)) (*Server, error) 
 		udp.Close()
 		tcp.Close()
 	})
+	if raw, err := udp.SyscallConn(); err == nil { // what a test asks at once waits there, however busy the machine is
+		raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) }) //nolint:errcheck // root may
+	}
 	go s.datagrams(udp, serve)
 	go s.streams(tcp, serve)
 	return s, nil
