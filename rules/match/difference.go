@@ -156,6 +156,7 @@ func (d *Difference) search(l line) (text string, found bool) {
 	var key []byte
 	var matched [nothing]bool
 	var waiting [nothing][]int32
+	var read [nothing]expression.Charset // what these wait for
 	for i := 0; i < len(all) && d.work > 0; i++ {
 		at := all[i]
 		if (d.texts == AllTexts || at.last != 0 && at.last != '.') && d.matched(at, nothing) && !d.ahead(at.subset, nothing).matched {
@@ -168,17 +169,21 @@ func (d *Difference) search(l line) (text string, found bool) {
 		for before := range nothing {
 			matched[before] = d.matched(at, before)
 			waiting[before] = append(waiting[before][:0], d.line.waiting...)
+			read[before] = d.line.awaited(waiting[before])
 		}
 		for number, c := range d.chars {
 			if c == '.' && (d.texts != AllTexts && at.last == '.' || d.texts == Names && at.last == 0) {
 				continue
 			}
 			before := signOf(c)
+			if !matched[before] && len(d.line.open) == 0 && !read[before].Has(c) { // most characters, in most lines
+				continue
+			}
 			next := stage{matched: matched[before], last: c, parent: i}
 			if !next.matched {
 				next.steps = d.line.read(waiting[before], c)
 			}
-			if !next.matched && len(next.steps) == 0 && len(d.line.open) == 0 || d.ahead(at.subset, before).matched {
+			if d.ahead(at.subset, before).matched {
 				continue
 			}
 			d.work -= 1 + len(next.steps)
@@ -332,6 +337,16 @@ func (w *walker) follow(open, steps []int32, before, after sign, count *int) boo
 		}
 	}
 	return false
+}
+
+// awaited returns the characters that any of some steps reads.
+func (w *walker) awaited(waiting []int32) (all expression.Charset) {
+	for _, i := range waiting {
+		for word, bits := range w.sets[w.steps[i].arg] {
+			all[word] |= bits
+		}
+	}
+	return all
 }
 
 // read returns the steps that follow those of the waiting ones that read a character, in order, until it is called again.
