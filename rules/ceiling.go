@@ -4,10 +4,23 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io/fs"
+	"sync"
 )
 
 // A Ceiling is a list that no other list may go beyond. It is written like a rule file, and belongs to no AppVM.
-type Ceiling struct{ File }
+type Ceiling struct {
+	File
+	compiled sync.Map // by Syntax
+}
+
+// Compiled returns what make makes of the ceiling for a syntax. It is made once, because a ceiling is compared with every list.
+func (c *Ceiling) Compiled(s Syntax, make func() any) any {
+	made, ok := c.compiled.Load(s)
+	if !ok {
+		made, _ = c.compiled.LoadOrStore(s, make())
+	}
+	return made
+}
 
 // ceilingRemedy is what to do about a ceiling that is not there.
 const ceilingRemedy = "write it like a rule file, or remove the option --ceiling"
@@ -29,7 +42,7 @@ func ParseCeiling(path string, content []byte) (*Ceiling, error) {
 	if len(content) > maxSize {
 		return nil, tooLarge(path)
 	}
-	c := &Ceiling{File{Path: path, Origin: InFile, Empty: len(content) == 0, sum: sha256.Sum256(content)}}
+	c := &Ceiling{File: File{Path: path, Origin: InFile, Empty: len(content) == 0, sum: sha256.Sum256(content)}}
 	if flawed := c.addAll(content, true); flawed != nil {
 		return nil, flawed[0]
 	}
@@ -46,7 +59,7 @@ func ceilingError(path string, err error) error {
 // Under has the reader read a ceiling as well, for [Set.Ceiling]. Under is called before the first Read.
 func (r *Reader) Under(path string) {
 	if r.under = path; path != "" {
-		r.ceiling = &Ceiling{File{Path: path, Origin: InFile}}
+		r.ceiling = &Ceiling{File: File{Path: path, Origin: InFile}}
 	}
 }
 

@@ -16,6 +16,7 @@ type Egress struct {
 	Port uint16       // 0: the ports that are open everywhere
 	Line int          // in its rule file; 0 if it is from none
 	Text string       // of that line, as it stands
+	Part string       // the path of the included list that has the line; "" if the rule file itself has it
 }
 
 func (e Egress) String() string {

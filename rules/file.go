@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
@@ -27,7 +28,10 @@ type File struct {
 	Path   string       // or where else the list is
 	Origin Origin
 
-	// Empty reports that there is no byte in it. That revokes everything, but a shell's > and an editor that writes in place leave
+	// Included are the paths of the lists that it includes, each once.
+	Included []string
+
+	// Empty reports that there is no byte in it, or in a list that it includes. That revokes everything, but a shell's > and an editor that writes in place leave
 	// the same for a moment.
 	Empty bool
 
@@ -43,6 +47,7 @@ type File struct {
 	domains    bool              // whether they are names
 	formatLine int               // the line that says the format; 0 if none does
 	almost     Line              // see AlmostFormat
+	reading    *inclusion        // while it is read, if it may include lists
 }
 
 // Entries returns the lines of the file that name something: patterns as written, or canonical host names.
@@ -71,6 +76,7 @@ type Port struct {
 	Number uint16
 	Line   int    // of the rule file
 	Text   string // of that line, as it stands
+	Part   string // the path of the included list that has the line; "" if the rule file itself has it
 }
 
 // PortsMax is how many different ports a list may open. Each is an element of the fence, a rule of Landlock and a line for
@@ -78,13 +84,18 @@ type Port struct {
 const PortsMax = 32
 
 // ParseFile reads the content of a rule file. The name of the file says for which AppVM it is. ParseFile returns the first flaw, as
-// an *Error.
+// an *Error. It reads the lists that the content includes from [SharedDir] beside the file. The file may itself be one of these lists,
+// which is for no AppVM.
 //
 // A file means what a person sees in it, or is refused. tinyproxy reads a line in C buffers: it cuts a pattern at the first white
 // space, at a '#' and at a NUL, and a long line into several. If that gives another pattern than the line shows, the line has a
 // flaw. Blanks around a pattern, a comment after it and CRLF line ends, which are white space to tinyproxy, change nothing.
 func ParseFile(path string, content []byte) (File, error) {
-	f, flawed := readLines(path, content, true)
+	return parseFile(path, content, ReadFile)
+}
+
+func parseFile(path string, content []byte, read source) (File, error) {
+	f, flawed := readLines(path, content, read, true)
 	if flawed != nil {
 		return File{}, flawed[0]
 	}
@@ -93,10 +104,12 @@ func ParseFile(path string, content []byte) (File, error) {
 
 // ReadAll returns what can be read of a rule file, and all its flaws. A mistyped directive that can mean one thing only is obeyed.
 // Any other line with a flaw is left out.
-func ReadAll(path string, content []byte) (File, []*Error) { return readLines(path, content, false) }
+func ReadAll(path string, content []byte) (File, []*Error) {
+	return readLines(path, content, ReadFile, false)
+}
 
-// readLines is ReadAll, or stops at the first flaw.
-func readLines(path string, content []byte, stop bool) (f File, flawed []*Error) {
+// readLines is ReadAll, or stops at the first flaw. read reads the lists that the content includes.
+func readLines(path string, content []byte, read source, stop bool) (f File, flawed []*Error) {
 	name, addr, err := ParseFileName(path)
 	var in netip.Prefix
 	origin := InFile
@@ -107,7 +120,7 @@ func readLines(path string, content []byte, stop bool) (f File, flawed []*Error)
 	}
 	if flaw := (*Error)(nil); errors.As(err, &flaw) {
 		flawed = append(flawed, flaw)
-	} else if !addr.IsValid() && !in.IsValid() {
+	} else if !addr.IsValid() && !in.IsValid() && !IsSharedList(path) {
 		flawed = append(flawed, notRuleFile(path))
 	}
 	if stop && flawed != nil {
@@ -117,7 +130,10 @@ func readLines(path string, content []byte, stop bool) (f File, flawed []*Error)
 		return f, append(flawed, tooLarge(path))
 	}
 	f = File{Name: name, Addr: addr, In: in, Path: path, Origin: origin, Empty: len(content) == 0, sum: sha256.Sum256(content)}
-	return f, append(flawed, f.addAll(content, stop)...)
+	f.reading = &inclusion{dir: filepath.Join(RulesDirOf(path), SharedDir), read: read, size: len(content)}
+	flawed = append(flawed, f.addAll(content, stop)...)
+	f.reading = nil
+	return f, flawed
 }
 
 // addAll takes in the lines of a list, or stops at the first flaw.
@@ -126,10 +142,17 @@ func (f *File) addAll(content []byte, stop bool) (flawed []*Error) {
 		good := len(f.entries)
 		flaw := f.add(line, i+1)
 		if flaw == nil {
+			if in := f.reading; in != nil && in.next != "" {
+				name := in.next
+				in.next = ""
+				if flawed = append(flawed, f.include(name, i+1, stop)...); stop && flawed != nil {
+					break
+				}
+			}
 			continue
 		}
 		f.entries = f.entries[:good]
-		e := at(f.Path, i+1, flaw)
+		e := f.at(f.part(), i+1, flaw)
 		e.Part, e.Meant = f.lineMeant(line, flaw)
 		e.Certain = e.Meant != nil
 		if meant := directiveMeant(line); meant != "" {
@@ -206,7 +229,7 @@ func (f *File) add(line string, number int) *flaws.Flaw {
 		return flaw
 	}
 	if !f.domains {
-		f.entries = append(f.entries, Line{Text: entry, Line: number, Source: text})
+		f.entries = append(f.entries, Line{Text: entry, Line: number, Source: text, Part: f.part()})
 		return asciiOnly(entry)
 	}
 	host, flaw := parseEntry(entry)
@@ -216,7 +239,7 @@ func (f *File) add(line string, number int) *flaws.Flaw {
 	if flaw == nil && host.Port != 0 {
 		flaw = f.open(Port{Number: host.Port, Line: number, Text: text})
 	}
-	f.entries = append(f.entries, Line{Text: host.entry(), Line: number, Source: text, Port: host.Port})
+	f.entries = append(f.entries, Line{Text: host.entry(), Line: number, Source: text, Port: host.Port, Part: f.part()})
 	return flaw
 }
 
@@ -229,6 +252,7 @@ func (f *File) open(p Port) *flaws.Flaw {
 	if len(different) > PortsMax {
 		return &flaws.Flaw{Text: fmt.Sprintf("more than %d different ports", PortsMax), Remedy: "open those that are needed"}
 	}
+	p.Part = f.part()
 	f.Ports = append(f.Ports, p)
 	return nil
 }
@@ -243,7 +267,7 @@ func (f *File) directive(words []string, number int, line string) *flaws.Flaw {
 	case verb == "egress":
 		egress, flaw := parseEgress(value)
 		same := func(e Egress) bool { return e.To == egress.To && e.Port == egress.Port }
-		if egress.Line, egress.Text = number, line; flaw == nil && !slices.ContainsFunc(f.Egress, same) {
+		if egress.Line, egress.Text, egress.Part = number, line, f.part(); flaw == nil && !slices.ContainsFunc(f.Egress, same) {
 			f.Egress = append(f.Egress, egress)
 		}
 		return flaw
@@ -251,17 +275,19 @@ func (f *File) directive(words []string, number int, line string) *flaws.Flaw {
 		if f.formatLine > 0 {
 			return &flaws.Flaw{Text: fmt.Sprintf("the format is chosen in line %d already", f.formatLine), Remedy: "remove one of the two lines"}
 		}
-		if len(f.entries) > 0 {
+		if slices.ContainsFunc(f.entries, func(l Line) bool { return l.Part == f.part() }) || f.part() == "" && len(f.entries) > 0 {
 			return &flaws.Flaw{Text: "the format is chosen too late", Remedy: "choose it above the first entry"}
 		}
 		f.domains, f.formatLine = value == "domains", number
 		return nil
+	case verb == "include":
+		return f.includes(value)
 	case len(words) > 1 && words[0] == "port":
 		return f.openAll(words[1:], number, line)
 	}
 	return &flaws.Flaw{
 		Text: "unknown directive " + flaws.Excerpt("#: "+strings.Join(words, " ")),
-		Remedy: `known are "#: format domains", "#: format patterns", "#: port PORT..." and "#: egress CIDR[:PORT]"; ` +
+		Remedy: `known are "#: format domains", "#: format patterns", "#: port PORT...", "#: egress CIDR[:PORT]" and "#: include LIST"; ` +
 			`no comment begins with "#:"`,
 	}
 }

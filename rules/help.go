@@ -56,8 +56,22 @@ Directives:
         are open
     #: egress CIDR:PORT
         the same by this port, which is opened for tunnels too; an IPv6 network is in brackets
+    #: include LIST
+        the lines of the list lists.d/LIST, see below
 A network never opens the firewall VM or AppVMs. A single address (/32, of IPv6 /128) is opened whoever
 has it. IPv4 networks are /8 or narrower, IPv6 networks /7 or narrower.
+
+Shared lists:
+
+A list that several AppVMs use is a file in the directory lists.d, beside the rule files. Its name has
+letters, digits, '_', '-' and '.'. A rule file includes it:
+    #: format domains
+    #: include updates
+    bank.example
+A change of the list is in force for all who include it. It is written like a rule file, begins with
+"#: format domains" like these if it has names, and may include other lists. All of it is read, or the
+rule file is refused and what was in force before stays in force: "vifproxyctl show" names the file and
+the line. A list in dom0 includes none; "vifproxyctl export" writes out what a rule file includes.
 
 Ranges:
 
@@ -80,6 +94,8 @@ that of its firewall settings, if these name hosts and end in drop. The AppVM is
 Files:
     /rw/config/tinyproxy/NAME.IP
         rule files of AppVMs; NAME.IP_BITS those of ranges
+    /rw/config/tinyproxy/lists.d/LIST
+        lists that rule files include
     /rw/config/tinyproxy/config
         the template of all proxies' tinyproxy.conf, if there is one
     /usr/share/doc/vifproxy/examples

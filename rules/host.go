@@ -165,9 +165,10 @@ func (f File) With(s Syntax, hosts []Host) File {
 }
 
 // Without returns content, from which f was parsed, without the lines that allow these hosts and nothing else, and the text of
-// these lines. A host without a port goes with all ports that lines name with it. In a file of patterns, where a port belongs to
+// these lines. Lines of lists that it includes stay. A host without a port goes with all ports that lines name with it. In a file of patterns, where a port belongs to
 // no host, a host with a port takes the port away too.
 func (f File) Without(content []byte, s Syntax, hosts []Host) (changed []byte, removed []string) {
+	f = f.Parts()[0]
 	edits := map[int]string{} // by line: what becomes of it, "" if nothing
 	for _, h := range hosts {
 		for _, l := range f.entries {

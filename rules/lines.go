@@ -19,6 +19,8 @@ type Line struct {
 	// from no file.
 	Source string
 
+	Part string // the path of the included list that has the line; "" if the rule file itself has it
+
 	Port uint16 // in a list of names, what is opened with the host; 0 if none
 }
 
@@ -64,10 +66,10 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 		for _, entry := range f.entries {
 			n, flaw := expression.Compile(entry.Text, s.Language, s.CaseSensitive)
 			if flaw != nil {
-				return nil, at(f.Path, max(entry.Line, 0), flaw)
+				return nil, f.at(entry.Part, max(entry.Line, 0), flaw)
 			}
 			if n.Text != "" {
-				lines = append(lines, Line{Text: n.Text, Line: entry.Line, Source: entry.Source})
+				lines = append(lines, Line{Text: n.Text, Line: entry.Line, Source: entry.Source, Part: entry.Part})
 			}
 		}
 		return lines, nil
@@ -79,15 +81,15 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 	var lines []Line
 	for _, entry := range f.entries {
 		if entry.Port != 0 && s.DefaultAllow {
-			return nil, wrong(f.Path, entry.Line, flaws.Excerpt(entry.Entry())+" has a port, and a black list forbids a host at all ports",
-				"write the host alone")
+			return nil, f.at(entry.Part, entry.Line, &flaws.Flaw{Text: flaws.Excerpt(entry.Entry()) + " has a port, and a black list forbids a host at all ports",
+				Remedy: "write the host alone"})
 		}
 		for _, text := range s.Compiled().compile(entry.Text) {
 			if len(text) > expression.LineMax {
-				return nil, wrong(f.Path, entry.Line, flaws.Excerpt(entry.Text)+" is too long to be compared without regard to case",
-					"remove FilterCaseSensitive or FilterType fnmatch from the template `config`")
+				return nil, f.at(entry.Part, entry.Line, &flaws.Flaw{Text: flaws.Excerpt(entry.Text) + " is too long to be compared without regard to case",
+					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template `config`"})
 			}
-			lines = append(lines, Line{Text: text, Line: entry.Line, Source: entry.Source})
+			lines = append(lines, Line{Text: text, Line: entry.Line, Source: entry.Source, Part: entry.Part})
 		}
 	}
 	return lines, nil

@@ -99,7 +99,9 @@ type loaded struct {
 type loadedFile struct {
 	Refused // unless Err is nil
 	content []byte
-	list    *List // nil for a file
+	shared  shared   // the lists that it includes
+	paths   []string // of these
+	list    *List    // nil for a file
 }
 
 // parse reads what a file, or another list, says.
@@ -107,7 +109,7 @@ func (f loadedFile) parse() (File, error) {
 	if f.list != nil {
 		return f.list.Parse()
 	}
-	return ParseFile(f.Path, f.content)
+	return parseFile(f.Path, f.content, f.shared.read)
 }
 
 // load reads all files, and parses none.
@@ -191,13 +193,17 @@ func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) 
 // loadFiles reads the files that were listed. If one has gone since, somebody has deleted it, or has replaced the directory by
 // another or by a link that leads nowhere. Only another listing can tell.
 func loadFiles(candidates []Refused, readFile func(path string) ([]byte, error)) (files []loadedFile, gone bool) {
+	lists := shared{}
 	for _, c := range candidates {
-		f := loadedFile{Refused: c}
+		f := loadedFile{Refused: c, shared: lists}
 		if f.Err == nil {
 			f.content, f.Err = readFile(f.Path)
 		}
 		if errors.Is(f.Err, fs.ErrNotExist) {
 			return nil, true
+		}
+		if f.Err == nil {
+			f.paths = lists.collect(filepath.Join(filepath.Dir(f.Path), SharedDir), f.content, readFile)
 		}
 		files = append(files, f)
 	}

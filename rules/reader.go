@@ -129,7 +129,7 @@ func (r *Reader) read() (Set, error) {
 		return Set{}, err
 	}
 	for _, f := range l.files {
-		r.paths[f.Addr] = append(r.paths[f.Addr], f.Path)
+		r.paths[f.Addr] = append(append(r.paths[f.Addr], f.Path), f.paths...)
 	}
 	var unknown error
 	if r.elsewhere != nil {
@@ -162,10 +162,21 @@ type parsed struct {
 	err  error
 }
 
+// sum is that of all that decides what a list says.
+func (f loadedFile) sum() [sha256.Size]byte {
+	sum := sha256.Sum256(f.content)
+	for _, path := range f.paths {
+		list := f.shared[path]
+		of := sha256.Sum256(list.content)
+		sum = sha256.Sum256(fmt.Appendf(nil, "%s%s\x00%s%v", sum, path, of, list.err))
+	}
+	return sum
+}
+
 // parse parses a list, which takes seconds for thousands of names on a slow machine. It parses the same bytes once, even if the
 // time of Read is over before it is done: otherwise such a list would never be in force.
 func (r *Reader) parse(f loadedFile) (File, error) {
-	sum := sha256.Sum256(f.content)
+	sum := f.sum()
 	p, there := r.parsed[f.Path]
 	if !there || p.sum != sum {
 		r.parses++

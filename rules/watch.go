@@ -17,25 +17,21 @@ import (
 //
 // The directories, and those above them, may be missing, come later and be replaced.
 func (r *Reader) Watch(ctx context.Context, changed func(), report func(error)) error {
-	files := []string{r.template}
+	files, lists := []string{r.template}, filepath.Join(r.dir, SharedDir)
 	if r.under != "" {
 		files = append(files, r.under)
 	}
 	return watchfile.Watch{
-		Paths:    func() []string { return slices.Concat(files, linked(r.dir)) },
-		Dir:      r.dir,
-		Concerns: concerns,
-		Changed:  changed,
-		Report:   report,
+		Paths:   func() []string { return slices.Concat(files, linked(r.dir, isRuleFile), linked(lists, isShared)) },
+		Dirs:    []watchfile.Dir{{Path: r.dir, Concerns: isRuleFile}, {Path: lists, Concerns: isShared}},
+		Changed: changed,
+		Report:  report,
 	}.Run(ctx)
 }
 
-// concerns reports whether a file of this name in the rule directory can change what Read returns.
-func concerns(base string) bool { return isRuleFile(base) }
-
-// linked returns the rule files whose content can change without an event of their directory: symbolic links, and files that
-// have other names as well. Read reports a directory that cannot be read.
-func linked(dir string) (paths []string) {
+// linked returns the files of a directory whose content can change without an event of it: symbolic links, and files that have
+// other names as well. concerns says which names matter. Read reports a directory that cannot be read.
+func linked(dir string, concerns func(name string) bool) (paths []string) {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		if !concerns(entry.Name()) {

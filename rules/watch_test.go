@@ -131,7 +131,7 @@ func TestConcerns(t *testing.T) {
 		"config~": false, ".config.swp": false, "social.10.137.2.13~": false, "notes": false,
 		".": false, "/": false,
 	} {
-		if got := concerns(base); got != want {
+		if got := isRuleFile(base); got != want {
 			t.Errorf("%q: %v", base, got)
 		}
 	}

@@ -7,6 +7,7 @@
 package tinyproxy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
@@ -71,6 +72,13 @@ func (f Filter) Compiled() Filter {
 type FilterLine struct {
 	Text   string // as tinyproxy reads it
 	Number int    // of the line in the user's file that it comes from, for messages
+	Part   string // the path of that file, if it is a list that the rule file includes
+	Source string // the line as that file has it
+}
+
+// Where returns where the line is that it comes from. rulesPath is the path of the rule file.
+func (l FilterLine) Where(rulesPath string) string {
+	return fmt.Sprintf("%s:%d", cmp.Or(l.Part, rulesPath), l.Number)
 }
 
 // Paths are the files of a proxy as its template has to name them.

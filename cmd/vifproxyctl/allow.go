@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"flag"
 	"math"
-	"net"
 	"slices"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/edit"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
@@ -34,6 +34,9 @@ For a VM without a rule file, write NAME.IP instead of NAME: this makes its firs
 A port, as in git.example:22 or https://shop.example:8443/, is opened too: the line is git.example:22,
 or "#: port 22" in a file of patterns. It is open for all hosts of the list, because tinyproxy cannot
 tie a port to a host. Ports that the template "config" opens for all VMs need no line.
+
+allow shows the lines, and behind a line a shortest host that it permits, unless that is HOST itself, or
+that it changes nothing because of other lines. With --dry-run it does so before anything is changed.
 `,
 	}
 }
@@ -82,7 +85,7 @@ func runAllow(c *call, o grantOptions) error {
 // allow adds lines for the hosts, or lets them pass for a time.
 func (g *grant) allow() error {
 	for _, host := range g.hosts {
-		if why := cmp.Or(host.Objection(), ownObjection(host)); why != "" && !g.o.force {
+		if why := cmp.Or(host.Objection(), edit.OwnObjection(host)); why != "" && !g.o.force {
 			return usagef("%s, or insist with --force", why)
 		}
 	}
@@ -95,7 +98,7 @@ func (g *grant) allow() error {
 	if err := g.place.fatal(); err != nil {
 		return err
 	}
-	g.mayMake = !duration.Given
+	g.added, g.mayMake = true, !duration.Given
 	if err := g.read(); err != nil && (!duration.Given || g.o.dryRun) { // for a time no file is needed
 		return err
 	}
@@ -176,18 +179,4 @@ func runDeny(c *call, o grantOptions) error {
 		changed, _ := file.Without(content, g.check.Syntax, g.hosts)
 		return changed, err
 	})
-}
-
-// ownObjection says that a host is an address of this VM, to which the fence lets no proxy connect; "" if it is not.
-func ownObjection(host rules.Host) string {
-	own, err := net.InterfaceAddrs()
-	if err != nil {
-		return "" // the explanation says it, when the line is written
-	}
-	for _, addr := range own {
-		if network, ok := addr.(*net.IPNet); ok && network.IP.String() == host.Name {
-			return host.Name + " is an address of the firewall VM itself, where no proxy leads; name the host that is meant"
-		}
-	}
-	return ""
 }

@@ -14,6 +14,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/check"
 	"vifproxy/internal/defaults"
+	"vifproxy/internal/policy"
 	"vifproxy/internal/terminal"
 	"vifproxy/rules"
 )
@@ -52,7 +53,7 @@ func runCheck(c *call, o checkOptions) error {
 		return err
 	}
 	report, err := check.Run(c.ctx, check.Config{Dir: at.dir, Template: at.template, Ceiling: at.ceiling, Paths: paths, Lists: lists, Tinyproxy: o.tinyproxy, Fix: o.fix,
-		Changed: func(path string, edits []string) { showEdits(c, at, path, edits) }})
+		Changed: func(path string, edits []string, changes []policy.Change) { showEdits(c, at, path, edits, changes) }})
 	if err != nil {
 		return err
 	}
@@ -87,11 +88,12 @@ func runCheck(c *call, o checkOptions) error {
 	return nil
 }
 
-// showEdits shows which lines of a file were changed.
-func showEdits(c *call, at place, path string, edits []string) {
+// showEdits shows which lines of a file were changed, and what that changes.
+func showEdits(c *call, at place, path string, edits []string, changes []policy.Change) {
 	c.warn("fixed %s:", path)
 	for _, edit := range edits {
-		fmt.Fprintf(c.stderr, "    %s\n", terminal.Quote(strings.TrimRight(edit, "\r")))
+		line := strings.TrimRight(edit, "\r")
+		fmt.Fprintf(c.stderr, "    %s\n", withEffect(line, check.Effect(changes, strings.Trim(line[2:], " \t"), line[0] == '+')))
 	}
 	c.warnIfLost(path, at)
 }
@@ -130,7 +132,7 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []ru
 		paths = append(paths, name)
 	}
 	if at.dir == "" { // the template is that of the first file
-		at = in(filepath.Dir(paths[0]))
+		at = in(rules.RulesDirOf(paths[0]))
 	}
 	return at, paths, lists, nil
 }

@@ -3,10 +3,10 @@ package main
 import (
 	"flag"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"vifproxy/internal/check"
+	"vifproxy/rules"
 )
 
 func diffVerb() verb {
@@ -18,7 +18,7 @@ func diffVerb() verb {
 			return func(c *call) error { return runDiff(c, o) }
 		},
 		summary: "Say which hosts an edit of a rule file permits or no longer permits.",
-		help: `diff compares the rule file of NAME, or FILE, with an edited copy of it, before the copy takes its place.
+		help: `diff compares the rule file of NAME, or FILE, which may be in lists.d, with an edited copy of it, before the copy takes its place.
 It prints each line that only one of them has, and a shortest host that the VM may reach because of it,
 or no longer. It says if a line changes nothing, because other lines of the file permit the same hosts.
 
@@ -40,7 +40,7 @@ func runDiff(c *call, o fileOptions) error {
 			return err
 		}
 	} else if o.rulesDir == "" {
-		at = c.placeOf(fileOptions{rulesDir: filepath.Dir(path), template: o.template, ceiling: o.ceiling})
+		at = c.placeOf(fileOptions{rulesDir: rules.RulesDirOf(path), template: o.template, ceiling: o.ceiling})
 	}
 	changes, err := check.Compare(check.Config{Template: at.template, Ceiling: at.ceiling}, path, edited)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/check"
 	"vifproxy/internal/dom0"
 	"vifproxy/internal/terminal"
 	"vifproxy/qubes"
@@ -60,7 +61,17 @@ func (g *grant) tellDom0(what string, content []byte) error {
 			return fmt.Errorf("the list of %s is in dom0, and would have %d bytes there, where %d are possible: write a rule file, "+
 				"and remove the feature %s", g.VM, size, qubes.ValueMax, qubes.Key(g.dom0.Path))
 		}
+		list := *g.dom0
+		list.Lines = lines
+		if edited, err := list.Parse(); err == nil {
+			g.Changes = check.Changes(g.rules.Template, g.file, edited)
+		}
 		g.InDom0 = dom0.New(g.place.status.Setup.QubesDB, false).Feature(*g.dom0, lines)
+		for _, line := range g.Lines {
+			if effect := check.Effect(g.Changes, line, g.added, g.hosts...); effect != "" {
+				text += withEffect(line, effect) + "\n"
+			}
+		}
 		text += "type in dom0:\n" + terminal.Quote(g.InDom0) + "\n"
 	} else {
 		text = fmt.Sprintf("nothing to be %s: the list of %s is in dom0, as it should be\n", what, terminal.Quote(g.VM))

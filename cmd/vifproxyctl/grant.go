@@ -8,6 +8,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/edit"
+	"vifproxy/internal/policy"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/rules/lint"
@@ -24,6 +25,8 @@ type grant struct {
 	InForceMS    float64               `json:"in_force_ms"` // from the save until bindings had moved; 0: not known, or nobody is served
 	Explanations []control.Explanation `json:"explanations"`
 
+	Changes []policy.Change `json:"changes,omitempty"` // which hosts that admits or takes away
+
 	TakenBack []string `json:"taken_back,omitempty"` // of Hosts, what was allowed for a time
 
 	// InDom0 is the command for dom0 that changes the list; "" if it is in a rule file. Nothing is changed here.
@@ -39,6 +42,7 @@ type grant struct {
 	kind    edit.Kind
 	check   lint.Linter
 	rules   edit.Rules
+	added   bool // lines are added; otherwise they are removed
 	hosts   []rules.Host
 	asked   []string // what explain is asked: for each host of the command line, the URL as it was given
 }
@@ -55,46 +59,14 @@ func newGrantOf(c *call, o grantOptions, hosts []rules.Host) *grant {
 // newGrant reads the hosts of the command line.
 func newGrant(c *call, o grantOptions) (*grant, error) {
 	g := newGrantOf(c, o, nil)
-	for _, text := range c.args[1:] {
-		if strings.Trim(text, "*.") == "" {
-			return nil, usagef("%q is every host: name those that are needed", text)
-		}
-		if strings.Contains(text, ",") {
-			return nil, usagef("%q: separate hosts by spaces", text)
-		}
-		host, err := rules.ParseHost(text)
-		if meant := rules.NamesMeant(text); err != nil && len(meant) > 0 {
-			return nil, usagef("%s is not a host name: write %s", text, strings.Join(meant, " "))
-		}
-		if err != nil {
-			return nil, usagef("%v", err)
-		}
-		hosts := []rules.Host{host}
-		if o.subdomains && !host.Below && !host.IsAddr() {
-			hosts = append(hosts, rules.Host{Name: host.Name, Below: true, Port: host.Port})
-		}
-		for _, h := range hosts {
-			g.hosts, g.Hosts, g.asked = append(g.hosts, h), append(g.Hosts, h.String()), append(g.asked, requestFor(text, h))
-		}
+	targets, err := edit.Targets(c.args[1:], o.subdomains)
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
+	for _, t := range targets {
+		g.hosts, g.Hosts, g.asked = append(g.hosts, t.Host), append(g.Hosts, t.String()), append(g.asked, t.Request)
 	}
 	return g, nil
-}
-
-// requestFor returns the request that explain tries for a host that a person gave as text: the URL without its path, or the host and its
-// port.
-func requestFor(text string, h rules.Host) string {
-	name := h.Name
-	if h.Below {
-		name = "any." + name
-	}
-	if h.Port != 0 {
-		name = fmt.Sprintf("%s:%d", name, h.Port)
-	}
-	scheme, _, isURL := strings.Cut(text, "://")
-	if scheme = strings.ToLower(scheme); isURL && (scheme != "https" || h.Port == 80) {
-		name = scheme + "://" + name + "/"
-	}
-	return name
 }
 
 // read reads the rule file and its template.

@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/check"
 	"vifproxy/internal/display"
 	"vifproxy/internal/edit"
 	"vifproxy/internal/terminal"
+	"vifproxy/rules"
 )
 
 // temporary asks the daemon to allow the hosts for a time.
@@ -35,6 +37,7 @@ func (g *grant) temporary() error {
 // change rewrites the file and waits until that is in force. This program writes the file, with the rights of its caller: the daemon
 // writes nothing outside of its runtime directory.
 func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
+	g.noteChanges(how)
 	if g.o.dryRun {
 		return g.print("would be " + what + " " + terminal.Quote(g.Path))
 	}
@@ -63,6 +66,20 @@ func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
 	}
 	err = printRemarks(g.c, g.c.stderr, display.Remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && vm.InTrouble() }))
 	return errors.Join(err, g.conclude(what+" "+terminal.Quote(g.Path), what == "added to"))
+}
+
+// noteChanges notes which hosts a change of the rule file admits or takes away.
+func (g *grant) noteChanges(how func([]byte) ([]byte, error)) {
+	content, err := edit.Content(g.Path, g.kind)
+	if err != nil || len(g.Lines) == 0 {
+		return // there is nothing to say, or the change says it
+	}
+	if content, err = how(content); err != nil {
+		return
+	}
+	if edited, err := rules.ParseFile(g.Path, content); err == nil {
+		g.Changes = check.Changes(g.rules.Template, g.file, edited)
+	}
 }
 
 // serves notes how long a change took to be in force, or why it is not in force: a proxy that does not run serves nobody.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/check"
 	"vifproxy/internal/display"
 	"vifproxy/internal/terminal"
 )
@@ -51,6 +52,14 @@ func refusedPort(e control.Explanation) string {
 
 func (g *grant) print(what string) error { return g.c.print(g, g.text(what)) }
 
+// withEffect returns a line of a list, and behind it what it changes; effect is "" if that needs no words.
+func withEffect(line, effect string) string {
+	if effect == "" {
+		return terminal.Quote(line)
+	}
+	return terminal.Quote(line) + "  (" + terminal.Quote(effect) + ")"
+}
+
 // text returns what was done, for people.
 func (g *grant) text(what string) string {
 	lines := g.Lines
@@ -59,7 +68,7 @@ func (g *grant) text(what string) string {
 	}
 	text := what + ":\n"
 	for _, line := range lines {
-		text += "    " + terminal.Quote(line) + "\n"
+		text += "    " + withEffect(line, check.Effect(g.Changes, line, g.added, g.hosts...)) + "\n"
 	}
 	if len(lines) == 0 {
 		text = "nothing is " + what + "\n"

@@ -71,6 +71,11 @@ func TestCeiling(t *testing.T) {
 		if said := s.plain(s.on(1, "explain", "work", "nobody.example")); !strings.Contains(said, "none by the rule file: nobody.example is beyond the ceiling DIR/ceiling") {
 			s.Errorf("explain: %s", said)
 		}
+		for _, service := range []string{"vifproxy.Allow", "vifproxy.AllowAlways"} {
+			if said, status := s.calls("work", service, "nobody.example"); status != 1 || !strings.HasPrefix(said, "no: the list of work cannot be changed like this") {
+				s.Errorf("%s: %d, %s", service, status, said)
+			}
+		}
 		s.on(0, "allow", "work", "shop.example", "--for=1h")
 		s.opens("work", "http://shop.example/")
 		if said := s.plain(s.on(1, "doctor")); !strings.Contains(said, "no list goes beyond the ceiling DIR/ceiling") || !strings.Contains(said, "vifproxy.vault.10.137.22.4:1: ") {

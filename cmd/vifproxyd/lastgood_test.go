@@ -78,7 +78,7 @@ func TestWhatIsWrongInARuleFile(t *testing.T) {
 		{bank + "\n^shop\x00\n", file + `:2: a NUL byte; tinyproxy would end the line there (remove it)`},
 		{"^b\xfcro$\n", file + `:1: invalid UTF-8: byte 0xfc (save the file as UTF-8)`},
 		{"#: upstreem http x:1\n", file + `:1: unknown directive "#: upstreem http x:1" (known are "#: format domains", ` +
-			`"#: format patterns", "#: port PORT..." and "#: egress CIDR[:PORT]"; no comment begins with "#:")`},
+			`"#: format patterns", "#: port PORT...", "#: egress CIDR[:PORT]" and "#: include LIST"; no comment begins with "#:")`},
 		{bank + "\n# fine\n^[shop\n", file + `:3: "^[shop" opens a bracket that nothing closes (close it, or write \[)`},
 	} {
 		s.must(writeFile(filepath.Join(s.rulesDir(), "work.10.137.0.11"), []byte(row.content), 0o644))

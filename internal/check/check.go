@@ -5,6 +5,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,9 @@ type Config struct {
 	Tinyproxy string // its path
 
 	// Fix rewrites lines that can have meant one thing only. Changed is called for each file that is rewritten, with the lines that are gone
-	// and those that are new.
+	// and those that are new, and with what that changes of lines that can be read.
 	Fix     bool
-	Changed func(path string, edits []string)
+	Changed func(path string, edits []string, changes []policy.Change)
 }
 
 // A Report is what a check has found.
@@ -175,7 +176,7 @@ func (k *checker) tryTemplate(path, text string) {
 func (k *checker) failed(path string, err error) {
 	f := lint.Finding{Path: path, Problem: err.Error(), Refused: true}
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
-		f.Line, f.Problem, f.Remedy = flaw.Line, flaw.Text, flaw.Remedy
+		f.Path, f.Line, f.Problem, f.Remedy = flaw.Path, flaw.Line, flaw.Text, flaw.Remedy
 	} else if errors.Is(err, fs.ErrNotExist) {
 		f.Problem = "there is no such file"
 	}
@@ -273,14 +274,15 @@ func (k *checker) try(path string, content []byte) (bad []lint.Finding, err erro
 	k.opens(file)
 	lines, err := file.Lines(k.linter.Syntax)
 	if flaw := (*rules.Error)(nil); errors.As(err, &flaw) {
-		bad = []lint.Finding{{Path: path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}
+		bad = []lint.Finding{{Path: flaw.Path, Line: flaw.Line, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true}}
 		return bad, nil
 	}
 	var texts []string
+	pathOf := func(l rules.Line) string { return cmp.Or(l.Part, path) }
 	for _, line := range lines {
 		if addr, misleads := k.config.MisleadsUpstream(line.Text); misleads && !k.linter.DefaultAllow && !k.linter.URLs {
-			bad = append(bad, lint.Finding{Path: path, Line: line.Line, Problem: tinyproxy.Misled(addr),
-				Source: strings.Split(string(content), "\n")[line.Line-1], Remedy: tinyproxy.NotMisled(addr), Refused: true})
+			bad = append(bad, lint.Finding{Path: pathOf(line), Line: line.Line, Problem: tinyproxy.Misled(addr),
+				Source: line.Source, Remedy: tinyproxy.NotMisled(addr), Refused: true})
 		}
 		texts = append(texts, line.Text)
 	}
@@ -297,8 +299,11 @@ func (k *checker) try(path string, content []byte) (bad []lint.Finding, err erro
 		if i < 0 {
 			return bad, err
 		}
-		source := strings.Split(string(content), "\n")[lines[i].Line-1]
-		bad = append(bad, lint.Finding{Path: path, Line: lines[i].Line, Col: strings.Index(source, texts[i]) + 1,
+		source := lines[i].Source
+		if lines[i].Part == "" {
+			source = strings.Split(string(content), "\n")[lines[i].Line-1]
+		}
+		bad = append(bad, lint.Finding{Path: pathOf(lines[i]), Line: lines[i].Line, Col: strings.Index(source, texts[i]) + 1,
 			Width: len(texts[i]), Source: strings.TrimSuffix(source, "\r"), Problem: "tinyproxy refuses this expression",
 			Remedy: "correct it, see regex(7)", Refused: true})
 		texts, lines = slices.Delete(texts, i, i+1), slices.Delete(lines, i, i+1)

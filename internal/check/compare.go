@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"vifproxy/internal/policy"
@@ -65,6 +66,37 @@ func Compare(c Config, path, edited string) ([]policy.Change, error) {
 		return nil, err
 	}
 	return p.ChangesFrom(old), nil
+}
+
+// Changes returns what an edit of a list changes, with the template at hand; nil if nobody can say, as the daemon refuses one of both.
+func Changes(t rules.Template, old, edited rules.File) []policy.Change {
+	in := policy.Input{Bind: netip.IPv4Unspecified()}
+	before, err1 := policy.New(old, nil, t, in)
+	after, err2 := policy.New(edited, nil, t, in)
+	if err1 != nil || err2 != nil {
+		return nil
+	}
+	return after.ChangesFrom(before)
+}
+
+// Effect returns what it changes that a line is added to a list or removed from it, for people: "" if that is about the host that the line
+// names, or about one of those that were asked for, and if the line is about no host.
+func Effect(changes []policy.Change, line string, added bool, asked ...rules.Host) string {
+	for _, c := range changes {
+		if c.Added != added || c.Text != line || strings.HasPrefix(c.Text, "#: ") {
+			continue
+		}
+		entry, _ := rules.EntryOf(line)
+		host, err := rules.ParseEntry(entry)
+		switch {
+		case err == nil && host.Name == c.Host, slices.ContainsFunc(asked, func(h rules.Host) bool { return h.Name == c.Host }):
+			return ""
+		case c.Host == "" && c.Why == "":
+			return "changes nothing: other lines say the same"
+		}
+		return effect(c)
+	}
+	return ""
 }
 
 // ChangesText returns changes for people, a line each.

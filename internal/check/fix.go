@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+
+	"vifproxy/rules"
 )
 
 // changed counts the lines of a file that Fix has changed.
@@ -13,7 +15,9 @@ func (k *checker) changed(path string, before, after []byte) {
 	}
 	edits := difference(strings.Split(string(before), "\n"), strings.Split(string(after), "\n"))
 	k.Fixed += len(edits)
-	k.Changed(path, edits)
+	old, _ := rules.ReadAll(path, before)
+	fixed, _ := rules.ReadAll(path, after)
+	k.Changed(path, edits, Changes(k.template, old, fixed))
 }
 
 // difference returns the lines that are gone, with "- " in front, and those that are new, with "+ ". Of two that say the same

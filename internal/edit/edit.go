@@ -71,6 +71,27 @@ const (
 
 var byteOrderMark = []byte("\ufeff")
 
+// Content returns what the rule file at a path says before a change, with the line that makes an Unwritten or Missing one a list of names.
+func Content(path string, kind Kind) ([]byte, error) {
+	if kind == Missing {
+		return []byte(NamesHeader), nil
+	}
+	content, err := rules.ReadFile(path)
+	return begun(content, kind), err
+}
+
+func begun(content []byte, kind Kind) []byte {
+	rest, marked := bytes.CutPrefix(content, byteOrderMark)
+	if kind != Unwritten {
+		return content
+	}
+	content = append([]byte(NamesHeader), rest...)
+	if marked {
+		content = append(slices.Clone(byteOrderMark), content...)
+	}
+	return content
+}
+
 // Write replaces the content of a rule file in one step, if what change makes of it can be read.
 func Write(path string, kind Kind, change func(content []byte) ([]byte, error)) error {
 	valid := func(content []byte) ([]byte, error) {
@@ -82,13 +103,7 @@ func Write(path string, kind Kind, change func(content []byte) ([]byte, error)) 
 	}
 	if kind != Missing {
 		return rules.Rewrite(path, func(content []byte) ([]byte, error) {
-			if rest, marked := bytes.CutPrefix(content, byteOrderMark); kind == Unwritten {
-				content = append([]byte(NamesHeader), rest...)
-				if marked {
-					content = append(slices.Clone(byteOrderMark), content...)
-				}
-			}
-			return valid(content)
+			return valid(begun(content, kind))
 		})
 	}
 	content, err := valid([]byte(NamesHeader))

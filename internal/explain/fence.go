@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -141,7 +142,7 @@ func (s Subject) opens(to netip.AddrPort, v firewall.Verdict) (says string, line
 	for _, e := range s.Egress {
 		if v.Own && e.To == opening.To && e.Port == opening.Port {
 			return fmt.Sprintf("%s is opened by", addr),
-				[]control.Line{{Path: s.RulesPath, Line: e.Line, Text: e.Text}}
+				[]control.Line{{Path: cmp.Or(e.Part, s.RulesPath), Line: e.Line, Text: e.Text}}
 		}
 	}
 	by := "an Upstream in the template `config`"

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -28,7 +29,7 @@ func (s Subject) connectPortStep(ctx context.Context, r tinyproxy.Request) (cont
 	opened := s.linesForPort(port)
 	for _, e := range s.Egress {
 		if e.Port == port {
-			opened = append(opened, control.Line{Path: s.RulesPath, Line: e.Line, Text: e.Text})
+			opened = append(opened, control.Line{Path: cmp.Or(e.Part, s.RulesPath), Line: e.Line, Text: e.Text})
 		}
 	}
 	switch {
@@ -48,7 +49,7 @@ func (s Subject) connectPortStep(ctx context.Context, r tinyproxy.Request) (cont
 func (s Subject) linesForPort(port uint16) (lines []control.Line) {
 	for _, l := range s.Ports {
 		if l.Number == port && len(lines) < linesMax {
-			lines = append(lines, control.Line{Path: s.RulesPath, Line: l.Line, Text: l.Text})
+			lines = append(lines, control.Line{Path: cmp.Or(l.Part, s.RulesPath), Line: l.Line, Text: l.Text})
 		}
 	}
 	return lines
@@ -87,11 +88,12 @@ func (s Subject) rulesStep(ctx context.Context, r tinyproxy.Request) (control.St
 		return step, err
 	}
 	for _, i := range matching {
-		line := control.Line{Path: s.RulesPath, Line: s.Rules[i].Number, Text: s.Rules[i].Text}
+		l := s.Rules[i]
+		line := control.Line{Path: cmp.Or(l.Part, s.RulesPath), Line: l.Number, Text: l.Text}
 		if host, temporary := s.Policy.Temporary[line.Text]; temporary {
 			line.Text = host.String()
 		} else if line.Line > 0 {
-			line.Text = s.Written[line.Line]
+			line.Text = l.Source
 		}
 		step.Lines = append(step.Lines, line)
 	}

@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"vifproxy/rules"
 	"vifproxy/rules/flaws"
@@ -15,9 +17,10 @@ import (
 // A bound is what the lists of a template may admit at most, by a ceiling.
 type bound struct {
 	*rules.Ceiling
-	syntax rules.Syntax
-	lines  []string // as tinyproxy would get them, but see finally
-	known  map[string]bool
+	syntax  rules.Syntax
+	known   map[string]bool       // its lines, as tinyproxy would get them
+	matcher func() *match.Matcher // of these, but see finally
+	err     error                 // why it cannot be used
 }
 
 // boundBy returns what a ceiling makes of a template with this filter. The error is about the ceiling, or about both.
@@ -28,16 +31,19 @@ func boundBy(c *rules.Ceiling, template rules.Template, f tinyproxy.Filter) (*bo
 			Text:   "is a ceiling, and with FilterDefaultDeny No or FilterURLs in " + template.Name() + " nobody can say which hosts a list admits",
 			Remedy: "write FilterDefaultDeny Yes and no FilterURLs there, or remove the option --ceiling"}}
 	}
+	b := c.Compiled(s, func() any { return compile(c, s) }).(*bound)
+	return b, b.err
+}
+
+func compile(c *rules.Ceiling, s rules.Syntax) *bound {
 	lines, err := c.Lines(s)
-	if err != nil {
-		return nil, err
+	b := &bound{Ceiling: c, syntax: s.Compiled(), known: make(map[string]bool, len(lines)), err: err}
+	texts := make([]string, len(lines))
+	for i, l := range lines {
+		b.known[l.Text], texts[i] = true, finally(l.Text)
 	}
-	b := &bound{Ceiling: c, syntax: s.Compiled(), known: make(map[string]bool, len(lines))}
-	for _, l := range lines {
-		b.known[l.Text] = true
-		b.lines = append(b.lines, finally(l.Text))
-	}
-	return b, nil
+	b.matcher = sync.OnceValue(func() *match.Matcher { return match.New(texts, b.syntax) })
+	return b
 }
 
 // finally returns a line of a white list, as [rules.File.Lines] has it, that matches with a period at the end as well: that is the same
@@ -63,7 +69,7 @@ func (b *bound) beyond(lines []tinyproxy.FilterLine) []excess {
 	if texts == nil {
 		return all
 	}
-	difference := match.New(texts, b.syntax).Without(match.New(b.lines, b.syntax), match.Hosts)
+	difference := match.New(texts, b.syntax).Without(b.matcher(), match.Hosts)
 	for i := range texts {
 		e := &all[at[i]]
 		e.host, _, e.why = difference.Beyond(i)
@@ -81,29 +87,29 @@ func (b *bound) covers(e rules.Egress) bool {
 
 // limit returns a policy without what is in no file and beyond the bound. An error is about what is in its file.
 func (b *bound) limit(p *Policy) (*Policy, error) {
-	beyond := func(line int, what, remedy string) error {
-		return &rules.Error{Path: p.RulesPath, Line: line, Flaw: flaws.Flaw{Text: what, Remedy: remedy}}
+	beyond := func(part string, line int, what, remedy string) error {
+		return &rules.Error{Path: cmp.Or(part, p.RulesPath), Line: line, Flaw: flaws.Flaw{Text: what, Remedy: remedy}}
 	}
 	raise := func(line string) string { return fmt.Sprintf(`remove it, or add "%s" to the ceiling`, line) }
 	for _, port := range p.Ports {
 		if port.Line > 0 && !b.opens(port) {
-			return nil, beyond(port.Line, fmt.Sprintf("opens port %d, and the ceiling %s does not", port.Number, b.Path), raise(fmt.Sprintf("#: port %d", port.Number)))
+			return nil, beyond(port.Part, port.Line, fmt.Sprintf("opens port %d, and the ceiling %s does not", port.Number, b.Path), raise(fmt.Sprintf("#: port %d", port.Number)))
 		}
 	}
 	for _, e := range p.Egress {
 		if !b.covers(e) {
-			return nil, beyond(e.Line, fmt.Sprintf("opens %s, and the ceiling %s does not", e, b.Path), raise("#: egress "+e.String()))
+			return nil, beyond(e.Part, e.Line, fmt.Sprintf("opens %s, and the ceiling %s does not", e, b.Path), raise("#: egress "+e.String()))
 		}
 	}
 	over := b.beyond(p.Rules)
 	for i, l := range p.Rules {
-		line := flaws.Excerpt(p.Written[l.Number])
+		line := flaws.Excerpt(l.Source)
 		switch e := over[i]; {
 		case l.Number == 0:
 		case e.host != "":
-			return nil, beyond(l.Number, fmt.Sprintf("%s admits %s, and the ceiling %s does not", line, e.host, b.Path), "write what is narrower, or widen the ceiling")
+			return nil, beyond(l.Part, l.Number, fmt.Sprintf("%s admits %s, and the ceiling %s does not", line, e.host, b.Path), "write what is narrower, or widen the ceiling")
 		case e.why != nil:
-			return nil, beyond(l.Number, fmt.Sprintf("%s cannot be compared with the ceiling %s: %v", line, b.Path, e.why), "write names of hosts")
+			return nil, beyond(l.Part, l.Number, fmt.Sprintf("%s cannot be compared with the ceiling %s: %v", line, b.Path, e.why), "write names of hosts")
 		}
 	}
 	return p.without(b, over), nil

@@ -12,6 +12,7 @@ import (
 
 // A Change is one difference between two lists of an AppVM: a line, a port or an opening.
 type Change struct {
+	Path   string `json:"path,omitempty"` // of the list that has the line, if that is included
 	Line   int    `json:"line,omitempty"` // of the new list if Added, of the old one otherwise
 	Text   string `json:"text"`           // as it is written; of ports and openings the directive that says the same
 	Added  bool   `json:"added"`
@@ -27,12 +28,12 @@ func (p *Policy) ChangesFrom(old *Policy) (all []Change) {
 	ports := func(of, other *Policy, added bool) {
 		for _, port := range of.Ports {
 			if !slices.Contains(other.PortNumbers(), port.Number) {
-				all = append(all, Change{Line: port.Line, Text: fmt.Sprintf("#: port %d", port.Number), Added: added, Admits: added})
+				all = append(all, Change{Path: port.Part, Line: port.Line, Text: fmt.Sprintf("#: port %d", port.Number), Added: added, Admits: added})
 			}
 		}
 		for _, e := range of.Egress {
 			if !slices.ContainsFunc(other.Egress, func(wider rules.Egress) bool { return wider.Covers(e) }) {
-				all = append(all, Change{Text: "#: egress " + e.String(), Added: added, Admits: added})
+				all = append(all, Change{Path: e.Part, Text: "#: egress " + e.String(), Added: added, Admits: added})
 			}
 		}
 	}
@@ -48,7 +49,9 @@ func (p *Policy) lines(other *Policy, added, admits bool) (all []Change) {
 		same[text] = true
 	}
 	changed := slices.DeleteFunc(slices.Clone(p.Rules), func(l tinyproxy.FilterLine) bool { return same[l.Text] })
-	slices.SortStableFunc(changed, func(a, b tinyproxy.FilterLine) int { return cmp.Compare(a.Number, b.Number) })
+	slices.SortStableFunc(changed, func(a, b tinyproxy.FilterLine) int {
+		return cmp.Or(cmp.Compare(a.Part, b.Part), cmp.Compare(a.Number, b.Number))
+	})
 	texts := make([]string, len(changed))
 	for i, l := range changed {
 		texts[i] = l.Text
@@ -57,8 +60,8 @@ func (p *Policy) lines(other *Policy, added, admits bool) (all []Change) {
 	difference := match.New(texts, syntax).Without(match.New(other.texts(), syntax), match.Names)
 	for i, l := range changed {
 		host, found, err := difference.Beyond(i)
-		c := Change{Line: l.Number, Text: p.Written[l.Number], Added: added, Admits: admits}
-		if last := len(all) - 1; last >= 0 && all[last].Line == l.Number { // a name may become two lines
+		c := Change{Path: l.Part, Line: l.Number, Text: l.Source, Added: added, Admits: admits}
+		if last := len(all) - 1; last >= 0 && all[last].Line == l.Number && all[last].Path == l.Part { // a name may become two lines
 			c, all = all[last], all[:last]
 		}
 		if found && c.Host == "" {

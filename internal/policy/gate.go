@@ -56,8 +56,10 @@ func (p *Policy) numbers() (listed []netip.Addr, anyAddress string) {
 	listed, endless := match.Addresses(p.texts(), SyntaxOf(f), listedMax)
 	if endless >= 0 {
 		where := "what is allowed for a time"
-		if n := p.Rules[endless].Number; n > 0 {
-			where = fmt.Sprintf("line %d", n)
+		if l := p.Rules[endless]; l.Number > 0 {
+			if where = fmt.Sprintf("line %d", l.Number); l.Part != "" {
+				where += " of " + l.Part
+			}
 		}
 		return nil, fmt.Sprintf("%s matches more than %d addresses", where, listedMax)
 	}

@@ -23,7 +23,6 @@ type Policy struct {
 	Template  rules.Template
 	Config    tinyproxy.Config // of the template, rendered for no port and no files in particular
 	Rules     []tinyproxy.FilterLine
-	Written   map[int]string        // lines as the rule file has them, by number, for those of Rules
 	Egress    []rules.Egress        // what it may connect to in addition to the usual, sorted
 	Ports     []rules.Port          // that its list opens and the template does not, sorted; Line 0 is for a time only
 	Names     bool                  // its list consists of names
@@ -90,17 +89,16 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 		return nil, err
 	}
 	listed := make(map[string]bool, len(lines))
-	p.Temporary, p.Written = map[string]rules.Host{}, map[int]string{}
+	p.Temporary = map[string]rules.Host{}
 	for _, l := range lines {
 		if addr, misleads := p.Config.MisleadsUpstream(l.Text); misleads && f.AllowsByLine() {
-			return nil, &rules.Error{Path: file.Path, Line: l.Line,
+			return nil, &rules.Error{Path: cmp.Or(l.Part, file.Path), Line: l.Line,
 				Flaw: flaws.Flaw{Text: tinyproxy.Misled(addr), Remedy: tinyproxy.NotMisled(addr)}}
 		}
 		switch {
 		case l.Line > 0:
-			p.Written[l.Line] = l.Source
 			listed[l.Text] = true
-			p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l.Text, Number: l.Line})
+			p.Rules = append(p.Rules, tinyproxy.FilterLine{Text: l.Text, Number: l.Line, Part: l.Part, Source: l.Source})
 		case !listed[l.Text]:
 			p.Temporary[l.Text] = temporary[-1-l.Line].WithoutPort()
 			listed[l.Text] = true

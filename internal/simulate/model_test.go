@@ -51,12 +51,11 @@ func hostsOf(p *policy.Policy) (h hosts) {
 		}
 		h |= 1 << i
 	}
-	for _, line := range p.Written {
-		add(line)
-	}
 	for _, line := range p.Rules {
 		if host, temporary := p.Temporary[line.Text]; temporary {
 			add(host.String())
+		} else {
+			add(line.Source)
 		}
 	}
 	if len(p.Egress) > 0 {

@@ -51,14 +51,19 @@ type Watch struct {
 	// Paths returns the files and directories that matter, the most important first. It is called again whenever
 	// something has changed.
 	Paths func() []string
-	// Dir is a directory whose entries matter if Concerns says so of their names; "" if there is none.
-	Dir      string
-	Concerns func(name string) bool
+	// Dirs are directories of which some entries matter.
+	Dirs []Dir
 	// Changed is called when something has changed, or may have, and once when the watches are there.
 	Changed func()
 	// Report is called before Changed, whenever the watches have been renewed, or cannot be for a while: with nil, or with
 	// why not all changes are seen.
 	Report func(error)
+}
+
+// A Dir is a directory whose entries matter if Concerns says so of their names.
+type Dir struct {
+	Path     string
+	Concerns func(name string) bool
 }
 
 // Run watches until ctx ends, and returns nil then. An error means that it cannot watch at all.
@@ -90,7 +95,7 @@ type run struct {
 type place struct {
 	names map[string]bool // entries that matter
 	holds bool            // what is in some of them matters, and not only where they lead
-	all   bool            // other entries, if Concerns says so
+	dirs  []Dir           // as which other entries matter
 	file  bool
 }
 
@@ -157,7 +162,7 @@ func (r *run) look(events []byte) (moved, changed, writing bool) {
 		case p == nil: // it was not needed any more
 		case mask&(itself|unix.IN_IGNORED|unix.IN_UNMOUNT) != 0:
 			moved = true
-		case name != "" && !p.names[name] && !(p.all && r.Concerns(name)):
+		case name != "" && !p.concerns(name):
 		case name == "" && !p.file && mask&unix.IN_ATTRIB == 0:
 		case mask&entries != 0:
 			moved = true
@@ -168,6 +173,11 @@ func (r *run) look(events []byte) (moved, changed, writing bool) {
 		}
 	}
 	return moved, changed, writing
+}
+
+// concerns reports whether an entry matters.
+func (p *place) concerns(name string) bool {
+	return p.names[name] || slices.ContainsFunc(p.dirs, func(d Dir) bool { return d.Concerns(name) })
 }
 
 // renewOrTell renews the watches. While a file system on the way does not answer, that is told, and changes are not seen.
@@ -209,7 +219,7 @@ type target struct {
 
 // equal reports whether a walk has come to the same as another one.
 func (t target) equal(u target) bool {
-	return t.path == u.path && t.holds == u.holds && t.all == u.all && t.file == u.file && maps.Equal(t.names, u.names)
+	return t.path == u.path && t.holds == u.holds && len(t.dirs) == len(u.dirs) && t.file == u.file && maps.Equal(t.names, u.names)
 }
 
 // targets follows all paths. The error says what is beyond MostWatches.
@@ -225,8 +235,8 @@ func (r *run) targets() (all []target, excess error) {
 		return &all[i]
 	}
 	paths := r.Paths()
-	if r.Dir != "" {
-		paths = append([]string{r.Dir}, paths...)
+	for _, dir := range slices.Backward(r.Dirs) {
+		paths = append([]string{dir.Path}, paths...)
 	}
 	for i, path := range paths {
 		if len(all) >= MostWatches {
@@ -243,8 +253,8 @@ func (r *run) targets() (all []target, excess error) {
 		if end == "" {
 			continue
 		}
-		if t := add(end); i == 0 && r.Dir != "" {
-			t.all, t.holds = true, true
+		if t := add(end); i < len(r.Dirs) {
+			t.dirs, t.holds = append(t.dirs, r.Dirs[i]), true
 		} else if info, err := os.Lstat(end); err == nil && !info.IsDir() {
 			t.file = true
 		}
@@ -283,7 +293,7 @@ func (r *run) watch(targets []target) error {
 		for name := range t.names {
 			p.names[name] = true
 		}
-		p.all, p.file = p.all || t.all, p.file || t.file
+		p.dirs, p.file = append(p.dirs, t.dirs...), p.file || t.file
 	}
 	for wd := range r.watched {
 		if watched[wd] == nil {

@@ -13,7 +13,7 @@ func (l Linter) Fix(path string, content []byte) []byte {
 	for range 4 { // a line that one round has narrowed may be covered by another line in the next
 		byLine := map[int]Finding{}
 		for _, f := range l.File(path, content) {
-			if _, twice := byLine[f.Line]; f.Fixable && !twice {
+			if _, twice := byLine[f.Line]; f.Fixable && f.Path == path && !twice {
 				byLine[f.Line] = f
 			}
 		}

@@ -51,12 +51,21 @@ func (l Linter) File(path string, content []byte) []Finding {
 	for _, flaw := range flawed {
 		found := Finding{Path: path, Line: flaw.Line, Col: flaw.Col, Width: 1, Problem: flaw.Text, Remedy: flaw.Remedy, Refused: true,
 			Better: flaw.Meant, entry: flaw.Part, Fixable: flaw.Certain && !l.DefaultAllow}
-		if flaw.Line > 0 {
+		if flaw.Path != path { // of a list that it includes
+			found.Path, found.Better, found.Fixable = flaw.Path, nil, false
+		} else if flaw.Line > 0 {
 			found.Source = lines[flaw.Line-1]
 		}
 		all = append(all, found)
 	}
-	l = l.of(f)
+	parts := f.Parts()
+	for _, part := range parts[1:] {
+		for _, found := range l.part(part) {
+			found.Fixable = false
+			all = append(all, found)
+		}
+	}
+	f, l = parts[0], l.of(f)
 	for _, found := range almostDirectives(f) {
 		found.Path, found.Source, found.Width = path, lines[found.Line-1], len(lines[found.Line-1])
 		found.entry = strings.Trim(found.Source, " \t")
@@ -87,7 +96,16 @@ func (l Linter) File(path string, content []byte) []Finding {
 
 // Parsed returns what File returns for a file that was accepted, but for the lines that Lines refuses. Columns are those within
 // an entry.
-func (l Linter) Parsed(f rules.File) []Finding {
+func (l Linter) Parsed(f rules.File) (all []Finding) {
+	l = l.of(f)
+	for _, part := range f.Parts() {
+		all = append(all, l.part(part)...)
+	}
+	return all
+}
+
+// part returns the findings about a file, or about a list that it includes.
+func (l Linter) part(f rules.File) []Finding {
 	l = l.of(f)
 	used := slices.DeleteFunc(l.entries(f), func(found Finding) bool { return found.Refused })
 	all := slices.Concat(almostDirectives(f), used, besides(f))

@@ -155,12 +155,12 @@ func badRegex(spec rendered, rest string) *Error {
 	m := badPattern.FindStringSubmatch(rest)
 	pattern, where := m[2], spec.RulesPath
 	if n, err := strconv.Atoi(m[1]); err == nil && n >= 1 && n <= len(spec.Rules) {
-		where = fmt.Sprintf("%s:%d", spec.RulesPath, spec.Rules[n-1].Number)
+		where = spec.Rules[n-1].Where(spec.RulesPath)
 		pattern = spec.Rules[n-1].Text
 	} else {
 		for _, r := range spec.Rules {
 			if r.Text == pattern {
-				where = fmt.Sprintf("%s:%d", spec.RulesPath, r.Number)
+				where = r.Where(spec.RulesPath)
 				break
 			}
 		}

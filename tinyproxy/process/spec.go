@@ -68,7 +68,7 @@ func (l *Launcher) check(spec rendered) *Error {
 	}
 	for _, r := range spec.Rules {
 		if strings.ContainsAny(r.Text, "\n\x00") {
-			return &Error{Text: fmt.Sprintf("%s:%d: line break or NUL in %q", spec.RulesPath, r.Number, r.Text),
+			return &Error{Text: fmt.Sprintf("%s: line break or NUL in %q", r.Where(spec.RulesPath), r.Text),
 				Remedy: "remove it", Config: true}
 		}
 	}
