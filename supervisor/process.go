@@ -196,7 +196,7 @@ func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.
 func (l *loop) failed(kind events.Kind, vm *appVM, p *policy.Policy, now time.Time, err error, served time.Duration,
 	connections ...int) {
 	before := vm.failures[p.Key()]
-	f := before.Next(now, err, kind == events.RulesRefused, served)
+	f := before.Next(now, p.Key(), err, kind == events.RulesRefused, served)
 	vm.failures[p.Key()] = f
 	l.changed = true
 	l.mail.Wake(mailbox.Mail)

@@ -4,6 +4,7 @@
 package backoff
 
 import (
+	"hash/fnv"
 	"math/rand/v2"
 	"time"
 )
@@ -23,8 +24,8 @@ type Failure struct {
 	Bad   bool // tinyproxy has refused the configuration: another try changes nothing until somebody corrects it
 }
 
-// Next returns the failure after one more. A proxy that had served for a while is started again at once.
-func (f Failure) Next(now time.Time, err error, bad bool, served time.Duration) Failure {
+// Next returns the failure after one more of whom. A proxy that had served for a while is started again at once.
+func (f Failure) Next(now time.Time, whom string, err error, bad bool, served time.Duration) Failure {
 	if served >= ProvenAfter {
 		f = Failure{}
 	}
@@ -36,17 +37,19 @@ func (f Failure) Next(now time.Time, err error, bad bool, served time.Duration) 
 		if bad {
 			most = lastBadRetry
 		}
-		f.Retry = now.Add(retryDelay(f.Count, most, now))
+		f.Retry = now.Add(retryDelay(f.Count, most, now, whom))
 	}
 	return f
 }
 
-// retryDelay doubles from firstRetry to most, each ±20 %, so that proxies that died together come back apart. The nanoseconds of now decide
-// by how much, so a clock that runs again gives the same delays again (internal/simulate).
-func retryDelay(count int, most time.Duration, now time.Time) time.Duration {
+// retryDelay doubles from firstRetry to most, each ±20 %, so that proxies that died together come back apart. The nanoseconds of now, and
+// whom it concerns, decide by how much, so a clock that runs again gives the same delays again (internal/simulate).
+func retryDelay(count int, most time.Duration, now time.Time, whom string) time.Duration {
 	d := most
 	if shift := count - 1; shift < 16 {
 		d = min(firstRetry<<shift, most)
 	}
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.New(rand.NewPCG(uint64(now.UnixNano()), uint64(count))).Float64()))
+	apart := fnv.New64a()
+	apart.Write([]byte(whom)) //nolint:errcheck // it never fails
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.New(rand.NewPCG(uint64(now.UnixNano()), apart.Sum64()+uint64(count))).Float64()))
 }

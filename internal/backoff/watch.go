@@ -41,7 +41,7 @@ func KeepWatching(ctx context.Context, log *slog.Logger, what string, watch func
 		if served >= lostEventsDelay {
 			failure = Failure{}
 		}
-		failure = failure.Next(time.Now(), err, false, served)
+		failure = failure.Next(time.Now(), what, err, false, served)
 		delay := time.Until(failure.Retry)
 		if served > 0 { // it can work: what it lost is read at once
 			delay = min(delay, lostEventsDelay)

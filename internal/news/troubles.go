@@ -36,7 +36,7 @@ func (t Troubles) NoteAs(kind events.Kind, emitter *events.Emitter, now time.Tim
 	if (!had || before.Err.Error() != err.Error()) && !errors.Is(err, firewall.ErrUnfenced) {
 		emitter.Emit(kind, events.About{What: what, Err: err.Error()})
 	}
-	t[what] = before.Next(now, err, false, 0)
+	t[what] = before.Next(now, what, err, false, 0)
 	return t[what].Retry
 }
 
