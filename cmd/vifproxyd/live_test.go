@@ -49,7 +49,7 @@ func TestLive(t *testing.T) {
 	term.Shows("done")
 	s.must(s.cutOff("work"))
 	term.Type("Escape")
-	term.Shows("AppVMs with a list: 1, 1 stopped")
+	term.Shows("AppVMs with a list: 1, 1 stopped", "UP/s") // the lists: a key right behind Escape is another key
 	term.Type("h")
 	term.Shows("vifproxyctl start work", "y does it")
 	term.Type("y")
