@@ -112,7 +112,7 @@ var found = []struct {
 		{1e9, clients, 0, 0, 0},
 	}},
 
-	// Faults that were mended before there was a simulation, see mutants.
+	// Faults that were mended before there was a simulation. The directory mutants has each as a patch.
 	{"what came up last was taken for last good, not what served last", 1, script{
 		{1e6, write, 0, 0x501, 0},
 		{1e6, connect, 0, 0, 0},
