@@ -118,13 +118,16 @@ func TestScripts(t *testing.T) {
 				}
 			},
 			"teaches": func(ts *testscript.TestScript, _ bool, args []string) {
-				f := ts.Value(daemonKey{}).(*fakeDaemon)
-				f.lesson = nil
+				var lesson []control.Lesson
 				for line := range strings.Lines(ts.ReadFile(args[0])) {
 					var l control.Lesson
 					ts.Check(json.Unmarshal([]byte(line), &l))
-					f.lesson = append(f.lesson, l)
+					lesson = append(lesson, l)
 				}
+				f := ts.Value(daemonKey{}).(*fakeDaemon)
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.lesson = lesson
 			},
 			"asked": func(ts *testscript.TestScript, _ bool, args []string) {
 				f := ts.Value(daemonKey{}).(*fakeDaemon)
@@ -264,7 +267,10 @@ func (f *fakeDaemon) Learn(_ context.Context, r control.LearnRequest, send func(
 	if _, err := f.do(fmt.Sprintf("learn %d s", r.Seconds), r.Name); err != nil {
 		return err
 	}
-	for _, line := range f.lesson {
+	f.mu.Lock()
+	lesson := f.lesson
+	f.mu.Unlock()
+	for _, line := range lesson {
 		if err := send(line); err != nil {
 			return err
 		}

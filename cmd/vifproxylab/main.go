@@ -34,7 +34,7 @@ Usage:
                                     docs/performance.md, and 'make bench', which builds all of it.
                                     NAME is one of attach rules unchanging revoke cold attach-250
                                     connect reconcile idle memory write move storm https https-h2
-                                    download page lookup again faults resolver throughput
+                                    download page lookup again faults resolver lists throughput
     vifproxylab up [--ruleset=r42|r41]
                                     build a lab: r42 has the nftables rules of Qubes R4.2+,
                                     r41 the iptables rules of before
