@@ -164,7 +164,7 @@ func (l *loop) ended(p *process, err error) {
 	l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
 }
 
-// checkListeners looks whether the serving proxies still listen where their bindings lead. A proxy that does not counts as dead, and so
+// checkListeners looks whether proxies still listen where bindings lead, or may lead again. A proxy that does not counts as dead, and so
 // does one whose port belongs to another process.
 func (l *loop) checkListeners(now time.Time) {
 	listeners, err := l.ReadListeners()
@@ -178,14 +178,13 @@ func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.
 		return // nothing is known, so nothing changes
 	}
 	for _, vm := range l.vms {
-		p := vm.current
-		if p == nil || p.Dying || p.LostPort {
-			continue
-		}
-		if err := p.proxy.Listens(listeners); err != nil {
+		for _, p := range vm.processes { // a retired one may serve again
+			if !p.rests() || p.LostPort || p.proxy.Listens(listeners) == nil {
+				continue
+			}
 			p.LostPort = true
 			vm.restarts++
-			l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+			l.failed(events.ProxyDied, vm, p.Policy, now, p.proxy.Listens(listeners), now.Sub(p.ready))
 		}
 	}
 	l.lookForHeld(listeners, now)

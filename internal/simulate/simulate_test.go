@@ -111,6 +111,16 @@ var found = []struct {
 		{9e9, write, 0, 0x003, 0},
 		{1e9, clients, 0, 0, 0},
 	}},
+	{"a process that had retired, and then lost its port, was bound again when its rules were taken back", 500153, script{
+		{781214, write, 4, 17237, 1679905694},
+		{3882983, dom0List, 1, 26581, 15220607568},
+		{3332697, flush, 4, 58489, 375210016},
+		{675668, connect, 1, 13362, 529853239},
+		{170713944, disconnect, 0, 37781, 2644469648},
+		{736040, resolvers, 3, 41001, 576250362},
+		{517177, allow, 1, 1971, 2724102620},
+		{15175987, lose, 1, 29408, 2868282918},
+	}},
 
 	// Faults that were mended before there was a simulation. The directory mutants has each as a patch.
 	{"what came up last was taken for last good, not what served last", 1, script{
