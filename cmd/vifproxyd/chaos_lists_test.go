@@ -99,6 +99,7 @@ func (m *model) setList(vm *appVM, s source, c content) {
 	}
 	vm.windows[s] = append(slices.DeleteFunc(slices.Clone(vm.windows[s]), func(old content) bool { return old == c }), c)
 	vm.weigh()
+	m.mayForget(vm)
 }
 
 // goesOn tells whether connections go on when a list is in force: more is permitted then, and nothing less. A list that is refused

@@ -170,6 +170,9 @@ func (m *model) setTemplate(c content) {
 		m.template = nil
 	}
 	m.template = append(m.template, c)
+	for _, vm := range m.vms {
+		m.mayForget(vm)
+	}
 }
 
 func (vm *appVM) connect(vif string) {
@@ -206,9 +209,23 @@ func (vm *appVM) mayLearn() {
 }
 
 // mayHold notes that an AppVM is going to be held, or let go, or neither if the verb fails.
-func (vm *appVM) mayHold(held bool) {
+func (m *model) mayHold(vm *appVM, held bool) {
 	vm.disturbed = vm.disturbed || !vm.held[held] || len(vm.held) > 1
 	vm.held[held] = true
+	m.mayForget(vm)
+}
+
+// mayForget notes that the last good policy of an AppVM that may be held is forgotten, if other inputs can be read meanwhile: they may have
+// taken something away, and tinyproxy has not been asked about them.
+func (m *model) mayForget(vm *appVM) {
+	for _, t := range m.template {
+		for _, c := range vm.read {
+			last := len(vm.goods) == 1 && c.kind == good && t.kind == good && vm.goods[c.under(t)]
+			if vm.held[true] && c.kind != absent && c.kind != misread && t.kind != misread && !c.clashes(t) && !last {
+				vm.goods[nothing] = true
+			}
+		}
+	}
 }
 
 // holds notes that an AppVM has been held, or let go, and that no other verb is under way.
@@ -344,9 +361,9 @@ func TestModelOfChaos(t *testing.T) {
 	second := func(c content) step { return func(m *model, vm *appVM) { m.setFeature(vm, "z.10.0.0.1", c) } }
 	half := func(c content) step { return func(m *model, vm *appVM) { m.setHalf(vm, c, true) } }
 	settings := func(c content) step { return func(m *model, vm *appVM) { m.setList(vm, inFirewall, c) } }
-	hold := func(m *model, vm *appVM) { vm.mayHold(true); vm.holds(true) }
+	hold := func(m *model, vm *appVM) { m.mayHold(vm, true); vm.holds(true) }
 	learn := func(m *model, vm *appVM) { vm.mayLearn() }
-	letGo := func(m *model, vm *appVM) { vm.mayHold(false); vm.holds(false) }
+	letGo := func(m *model, vm *appVM) { m.mayHold(vm, false); vm.holds(false) }
 	open := func(m *model, vm *appVM) { m.setTemplate(content{kind: good, open: true}) }
 	for name, test := range map[string]struct {
 		steps     // after an AppVM has come and a was permitted

@@ -240,7 +240,7 @@ func (c *chaos) settle(letGo bool) {
 	if letGo {
 		c.court.change(func(m *model) {
 			for _, vm := range m.vms {
-				vm.mayHold(false)
+				m.mayHold(vm, false)
 			}
 		})
 	}

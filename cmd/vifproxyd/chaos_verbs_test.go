@@ -25,7 +25,7 @@ func (c *chaos) hangUp() string {
 func (c *chaos) restartVerb() string {
 	vm := c.one()
 	name := cmp.Or(vm.shown(), c.names[vm])
-	c.court.change(func(*model) { vm.mayHold(false) })
+	c.court.change(func(m *model) { m.mayHold(vm, false) })
 	c.ask(func(ctx context.Context) {
 		c.letGo(ctx, vm)                   //nolint:errcheck // see above
 		c.ctl.Restart(ctx, []string{name}) //nolint:errcheck // see above
@@ -48,7 +48,7 @@ func (c *chaos) killAllVerb() string {
 	c.court.change(func(m *model) {
 		m.disturb()
 		for _, vm := range m.vms {
-			vm.mayHold(false)
+			m.mayHold(vm, false)
 		}
 	})
 	c.ask(func(ctx context.Context) { c.ctl.KillAll(ctx, true) }) //nolint:errcheck // see above
@@ -70,7 +70,7 @@ func (c *chaos) holdVerb(hold bool) string {
 		c.verbs.Wait() // what they did is done before
 	}
 	before := maps.Clone(vm.held)
-	c.court.change(func(*model) { vm.mayHold(hold) })
+	c.court.change(func(m *model) { m.mayHold(vm, hold) })
 	if !wait {
 		c.ask(func(ctx context.Context) { verb(ctx) }) //nolint:errcheck // see above
 		return names[0]
