@@ -52,7 +52,7 @@ func TestChoose(t *testing.T) {
 	if _, err := choose([]string{"speed"}); err == nil || !strings.Contains(err.Error(), "there are attach, rules, ") {
 		t.Error(err)
 	}
-	if all, err := choose(nil); err != nil || len(all) != 22 {
+	if all, err := choose(nil); err != nil || len(all) != 23 {
 		t.Errorf("%d figures, %v", len(all), err)
 	}
 }
