@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	trialsMax        = 4           // at once, and one for each AppVM
-	unbindingTimeout = time.Second // until a trial is ended although its binding may be there
+	trialsMax        = 4                      // at once, and one for each AppVM
+	unbindingTimeout = time.Second            // until a trial is ended although its binding may be there
+	reasonTimeout    = 500 * time.Millisecond // until nobody knows why a name has no address
 )
 
 // ErrNotItsTurn says that a trial may begin later.
@@ -200,7 +201,7 @@ func (r runner) run(ctx, life context.Context) {
 			o.Stuck = r.stuck()
 		}
 		if o.Err == nil && o.Stage == tinyproxy.Unknown {
-			o.Name = r.NoName(r.uid, r.Request.Host)
+			o.Name = r.noName()
 		}
 		r.outcome <- o
 		r.Change(r.over)
@@ -214,6 +215,15 @@ func (r runner) run(ctx, life context.Context) {
 	}
 	proxy.Kill()
 	r.End(r.ended, r.port)
+}
+
+// noName returns why the name of the host has no address; "" if that is not known. The resolver answers the proxy and tells the daemon side
+// by side, so the daemon may hear of it a moment later.
+func (r runner) noName() (why string) {
+	for begin := time.Now(); why == "" && time.Since(begin) < reasonTimeout; time.Sleep(time.Millisecond) {
+		why = r.NoName(r.uid, r.Request.Host)
+	}
+	return why
 }
 
 // stuck returns where a connection that is being opened would lead if what is sent for it left this VM; the zero AddrPort if it
