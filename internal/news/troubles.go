@@ -36,6 +36,11 @@ func (t Troubles) NoteAs(kind events.Kind, emitter *events.Emitter, now time.Tim
 	if (!had || before.Err.Error() != err.Error()) && !errors.Is(err, firewall.ErrUnfenced) {
 		emitter.Emit(kind, events.About{What: what, Err: err.Error()})
 	}
+	if now.Before(before.Retry) { // something else has had it tried sooner, which says nothing of how long it fails
+		before.Err = err
+		t[what] = before
+		return before.Retry
+	}
 	t[what] = before.Next(now, what, err, false, 0)
 	return t[what].Retry
 }

@@ -121,6 +121,27 @@ var found = []struct {
 		{517177, allow, 1, 1971, 2724102620},
 		{15175987, lose, 1, 29408, 2868282918},
 	}},
+	{"a firewall that failed for a moment, in which much else happened, was written again half a minute later", 910049, script{
+		{10549448, write, 0, 26942, 454006070},
+		{3345967, connect, 0, 62443, 1713810757},
+		{55349251, rest, 0, 47348, 1381248186},
+		{28857733, write, 3, 33309, 1610224645},
+		{663997, flush, 4, 37328, 5869650075},
+		{472822, connect, 3, 62765, 1520345989},
+		{710395218, forward, 3, 32854, 292875292},
+		{466452, write, 3, 34538, 2601347062},
+		{2456043, connect, 1, 16822, 4380493118},
+		{3806494, dom0List, 4, 441, 2312330272},
+		{876446, fault, 1, 34186, 1921954491},
+		{1238962, write, 2, 43941, 470198652},
+		{892267, connect, 1, 1532, 1646570935},
+		{169875299, fault, 4, 26375, 1785263924},
+		{4177202, status, 1, 50433, 592668552},
+		{25367457, write, 0, 32276, 22490859},
+		{194034, die, 4, 45444, 1537970012},
+		{65853854, connect, 4, 50557, 135294399},
+		{4742065, rest, 4, 6196, 2477575150},
+	}},
 
 	// Faults that were mended before there was a simulation. The directory mutants has each as a patch.
 	{"what came up last was taken for last good, not what served last", 1, script{
