@@ -50,10 +50,10 @@ func (l *loop) lastThatServes() (state firewall.State, same bool) {
 // a change each time that an AppVM comes, just before its vif is complete. So the loop does not wait for such a check, and meanwhile
 // starts what is new. A process without a binding does nothing, and a binding waits for the check, as every write does.
 
-// canCheckBeside reports whether the loop need not wait for a check.
+// canCheckBeside reports whether the loop need not wait for a check. If a write has failed, the plan that follows a check tries it again.
 func (l *loop) canCheckBeside() bool {
 	g := &l.guard
-	return l.ready && g.suspect && !g.doubt && g.unfenced == nil && l.last != nil && l.knowsForward() && len(l.waiters) == 0
+	return l.ready && g.suspect && !g.doubt && g.unfenced == nil && l.holds != nil && l.last != nil && l.knowsForward() && len(l.waiters) == 0
 }
 
 // checkBeside begins a check. If one is under way, the next begins when that one is over.
