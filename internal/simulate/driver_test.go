@@ -461,7 +461,12 @@ func (m *machine) perform(s step) {
 		}
 		vm.doubtTemporary()
 	case template:
-		m.tmpl = []int{0, 0, 1, 2, brokenTemplate, 4}[s.n%6]
+		before := m.tmpl
+		if m.tmpl = []int{0, 0, 1, 2, brokenTemplate, 4}[s.n%6]; m.tmpl != before && m.tmpl != brokenTemplate {
+			for _, vm := range m.vms {
+				vm.forgetUp() // rules under the template before are taken up again only if those under this one have run
+			}
+		}
 		m.changed()
 	case stop, start, restart:
 		m.stopOrStart(vm, s.what)

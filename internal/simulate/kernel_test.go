@@ -208,7 +208,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 			return
 		}
 		m.serial++
-		q = &proc{m: m, life: s.l, vm: vm, connection: connection, hosts: allowed, bind: p.Bind, port: port, pid: m.serial, done: make(chan struct{}), clients: 1}
+		q = &proc{m: m, life: s.l, vm: vm, connection: connection, tmpl: m.tmpl, hosts: allowed, bind: p.Bind, port: port, pid: m.serial, done: make(chan struct{}), clients: 1}
 		m.procs[port] = q
 		delete(m.died, port)
 		delete(m.knownDead, port)

@@ -112,6 +112,7 @@ type proc struct {
 	life       *life
 	vm         *appVM
 	connection int // of its AppVM, when it was started
+	tmpl       int // likewise
 	hosts      hosts
 	bind       netip.Addr
 	port       uint16

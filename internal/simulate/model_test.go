@@ -193,7 +193,7 @@ func (vm *appVM) forgetUp() { vm.bound = false }
 
 // wasBound takes in that a process serves. If its rules are those of the list, they are the last good ones.
 func (vm *appVM) wasBound(p *proc) {
-	if !vm.keeping && vm.list() == (list{good, p.hosts}) && p.connection == vm.connection {
+	if !vm.keeping && vm.list() == (list{good, p.hosts}) && p.connection == vm.connection && p.tmpl == p.m.tmpl {
 		vm.bound = true
 	}
 }
