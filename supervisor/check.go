@@ -53,7 +53,8 @@ func (l *loop) lastThatServes() (state firewall.State, same bool) {
 // canCheckBeside reports whether the loop need not wait for a check. If a write has failed, the plan that follows a check tries it again.
 func (l *loop) canCheckBeside() bool {
 	g := &l.guard
-	return l.ready && g.suspect && !g.doubt && g.unfenced == nil && l.holds != nil && l.last != nil && l.knowsForward() && len(l.waiters) == 0
+	stands := l.holds != nil || l.checking()
+	return l.ready && g.suspect && !g.doubt && g.unfenced == nil && stands && l.last != nil && l.knowsForward() && len(l.waiters) == 0
 }
 
 // checkBeside begins a check. If one is under way, the next begins when that one is over.

@@ -222,3 +222,24 @@ func TestOneSeedGivesOneJournal(t *testing.T) {
 func around(journal []string, i int) string {
 	return strings.Join(journal[min(len(journal), max(0, i-5)):min(len(journal), i+5)], "\n")
 }
+
+// A write that has failed is tried again in its time, whatever another program does to the firewall meanwhile.
+func TestARetryIsNotLost(t *testing.T) {
+	for pause := time.Millisecond; pause < 150*time.Millisecond; pause += 5 * time.Millisecond {
+		r := run(t, 1, script{
+			{1e6, write, 0, 0x501, 0},
+			{1e6, connect, 0, 0, 0},
+			{3e9, fault, 0, int(firewallFails), 30e6},
+			{1e6, write, 0, 0x503, 0},
+			{pause, forward, 0, 0, 0},
+			{500e6, clients, 0, 0, 0},
+		}, true)
+		moved := slices.ContainsFunc(r.journal, func(line string) bool {
+			at, what, _ := strings.Cut(strings.TrimSpace(line), " ")
+			return strings.HasPrefix(at, "3.") && strings.HasPrefix(what, "bind ") // in the second after that
+		})
+		if r.wrong != nil || !moved {
+			t.Errorf("after %v: %v\n%s", pause, r.wrong, strings.Join(r.journal, "\n"))
+		}
+	}
+}
