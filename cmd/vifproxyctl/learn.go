@@ -25,19 +25,19 @@ func learnVerb() verb {
 		summary: "Let a VM reach every host for a time, and propose lines for what it has reached.",
 		help: `While NAME learns, it reaches every public host by its name, at the ports that are open for it: 80, 443,
 and those of the template "config" and of its list. Nothing private is open, no other port, and no address
-without a name. Use the pages and programs that the VM is for, and nothing else. What it could tell anybody
-it may tell now, so do not learn in a VM that you do not trust.
+without a name. Use the pages and programs that the VM is for, and nothing else. The VM can send what it knows
+to anybody meanwhile, so do not learn in a VM that you do not trust.
 
 learn prints each host that is new, and whether the list permits it. Ctrl-C ends it, and so do the end of
 the time, stop, the end of the VM, and the end of vifproxyd. Then the list is in force again, and connections
 that were made meanwhile are cut, except those that the list's own process had before.
 
 In the end learn proposes lines, grouped by site. On a terminal you tick lines and see the list as it would be,
-as with denied --pick; Enter writes it. Elsewhere the lines are printed. A row says what a wildcard would permit that nobody has asked
-for. What browsers are known to request without a page comes last. --accept adds lines as allow does.
-Without --accept the last line is the command that adds them.
+as with denied --pick; Enter writes it. Elsewhere the lines are printed. A row says what a wildcard would
+permit that nobody has asked for. Hosts that browsers are known to request without a page come last. --accept
+adds lines as allow does. Without --accept the last line is the command that adds them.
 
-1000 hosts are noted. What comes after them is counted and not proposed: accept what there is, and learn
+1000 hosts are noted. Later ones are counted and not proposed: accept those that there are, and learn
 again. A proxy does not say how many bytes it moves, so learn does not either.
 
 With --json each line is an object, whose "event" says what it is:

@@ -123,7 +123,7 @@ func (b *bank) never(t *testing.T, asked string) {
 	}
 }
 
-// What the guide shows is what is drawn.
+// The screens are drawn as the guide shows them.
 func TestScreensOfTheGuide(t *testing.T) {
 	t.Parallel()
 	guide, err := os.ReadFile("../../docs/guide.md")
@@ -288,7 +288,7 @@ func TestLiveShowsHostileNames(t *testing.T) {
 	}
 }
 
-// What is ticked is added, once the list as it would be has been seen; and nothing is added by what is pasted.
+// Ticked lines are added, once the list as it would be has been seen. Pasted text adds nothing.
 func TestPick(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)

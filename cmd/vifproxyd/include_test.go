@@ -41,7 +41,7 @@ func TestIncludedLists(t *testing.T) {
 		other := s.show()["other"]
 		tunnels := map[string]net.Conn{"work": s.tunnel("work", "echo.example:443"), "play": s.tunnel("play", "echo.example:443")}
 
-		// What is added is there for both, and cuts nothing.
+		// A host that is added is open for both, and cuts nothing.
 		s.list("common", names, "bank.example", "echo.example", "shop.example")
 		s.opens("work", "http://shop.example/")
 		s.opens("play", "http://shop.example/")
@@ -51,7 +51,7 @@ func TestIncludedLists(t *testing.T) {
 			}
 		}
 
-		// What is taken away is closed for both. People are told which file has a line.
+		// A host that is taken away is closed for both. People are told which file has a line.
 		s.list("common", names, "bank.example", "shop.example")
 		for _, conn := range tunnels {
 			s.cut(conn)

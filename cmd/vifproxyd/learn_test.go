@@ -111,7 +111,7 @@ func (s *site) startLearner() {
 	s.refuses("work", "https://shop.example/")
 }
 
-// What was learnt and accepted is the list, and nothing else. Nothing private is open meanwhile, no other port and no address.
+// The list has lines for the hosts that were learnt and accepted, and no others. Nothing private is open meanwhile, no other port and no address.
 func TestLearn(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.Host("rebind.example", netip.MustParseAddr("10.137.21.99"))
