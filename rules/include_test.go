@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"vifproxy/internal/await"
 )
 
 // lists writes files below a directory, each in one step. A text of "-" removes one.
@@ -57,7 +59,7 @@ func TestInclude(t *testing.T) {
 		many["work"] += fmt.Sprintf("#: include m%d\n", i)
 		many[fmt.Sprintf("lists.d/m%d", i)] = names
 	}
-	long := strings.Repeat("#\n", 400<<10)
+	long := strings.Repeat("#"+strings.Repeat("x", 400)+"\n", 2000)
 	for _, tt := range []struct {
 		name  string
 		files map[string]string
@@ -113,8 +115,15 @@ func TestInclude(t *testing.T) {
 		f, err := ParseFile(path, []byte(files["work.10.137.22.2"]))
 		check("parsed", f, err)
 		for how, read := range map[string]func() (Set, error){
-			"read":           func() (Set, error) { return Read(dir, filepath.Join(dir, "config")) },
-			"read by Reader": NewReader(dir, filepath.Join(dir, "config")).Read,
+			"read": func() (Set, error) { return Read(dir, filepath.Join(dir, "config")) },
+			"read by Reader": func() (set Set, err error) {
+				r := NewReader(dir, filepath.Join(dir, "config"))
+				await.Success(t, "the lists are read in the time that Reader has", func() error {
+					set, err = r.Read()
+					return err
+				})
+				return set, err
+			},
 		} {
 			set, err := read()
 			switch {
