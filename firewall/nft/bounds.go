@@ -52,9 +52,9 @@ const (
 	beyondMemory = 10 * time.Second // for which people are told that a proxy wanted more
 	keptMax      = 4096             // AppVMs for which that is remembered; others are not bounded
 
-	// resolverRoom is more than the one uid of the resolver. What the kernel has counted for it is dropped when no question is under way,
-	// and keeps its place until the kernel has cleaned up, which it puts off by a second whenever rules or sets change
-	// (nft_rhash_gc in net/netfilter/nft_set_hash.c, seen on 6.18).
+	// resolverRoom is more than the one uid of the resolver. When no question is under way, the kernel drops the
+	// element that counts them. That keeps its place until the kernel has cleaned up, which it puts off by a second whenever rules or
+	// sets change (nft_rhash_gc in net/netfilter/nft_set_hash.c, seen on 6.18).
 	resolverRoom = keptMax
 
 	trackedDefault = 2048 // places, if the kernel does not say how many

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// HostsMax is how many hosts, each at one port, a record has. What comes after them is counted.
+	// HostsMax is how many hosts, each at one port, a record has. Later ones are counted.
 	HostsMax = 1000
 	// flushInterval is the time between two tellings of what is new.
 	flushInterval = 100 * time.Millisecond
@@ -102,7 +102,7 @@ func (r *Record) tell() {
 	}
 }
 
-// End notes that the lesson is over. What comes later is not noted.
+// End notes that the lesson is over. Later connections are not noted.
 func (r *Record) End(why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 
 var list = match.New([]string{`^bank\.example$`}, rules.Syntax{Language: expression.Extended})
 
-// follow returns all that is told of a record, which must be over, by host and port.
+// follow returns all lines about hosts of a record, which must be over, by host and port.
 func follow(t *testing.T, r *Record) (hosts map[string]control.LearntHost, last control.Lesson, lines int) {
 	t.Helper()
 	hosts = map[string]control.LearntHost{}

@@ -12,8 +12,7 @@ import (
 const anyName = `^[0-9A-Za-z._-]*[A-Za-z_-][0-9A-Za-z._-]*$`
 
 // Learning returns the policy for a lesson, see package plan: every host by its name, as far as a ceiling admits it, in addition to what p
-// permits. Ports, openings
-// and addresses are those of p, so beyond these the fence opens only what the resolver has answered.
+// permits. Ports, openings and addresses are those of p, so beyond these the fence opens only what the resolver has answered.
 func (p *Policy) Learning(lesson int) *Policy {
 	open := *p
 	open.Lesson = lesson
