@@ -1,5 +1,7 @@
 package firewall
 
+import "slices"
+
 // Forward says by which interfaces the firewall VM does not forward what AppVMs send, as far as the chains of hook forward decide
 // that by the interface. A tunnel with a kill switch is such a case: `oifname "eth0" drop`.
 //
@@ -17,4 +19,20 @@ type Forward struct {
 type Bar struct {
 	Interface string
 	Rule      string // such as "table ip qubes, chain custom-forward, rule 2"
+}
+
+// Same reports whether another Forward says the same of all interfaces.
+func (f Forward) Same(other Forward) bool {
+	return slices.Equal(f.Barred, other.Barred) && f.Others == other.Others && slices.Equal(f.Open, other.Open)
+}
+
+// Leave returns by which interfaces proxies may leave, none for all of them, and by which they may not. Loopback is neither.
+func (f Forward) Leave() (leave, barred []string) {
+	for _, b := range f.Barred {
+		barred = append(barred, b.Interface)
+	}
+	if f.Others != "" {
+		leave = append([]string{"lo"}, f.Open...) // not by an interface that comes later
+	}
+	return leave, barred
 }

@@ -14,7 +14,7 @@ type appVM struct {
 	addr       netip.Addr
 	processes  []*process // oldest first
 	lastGood   *policy.Policy
-	failures   map[string]backoff.Failure
+	failures   backoff.Failures
 	restarts   int
 	taken      int      // ports in a row that another process had
 	current    *process // the one that the bindings point at

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"vifproxy/control"
@@ -49,8 +48,7 @@ func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) 
 		return false
 	}
 	before := cmp.Or(l.forward, &firewall.Forward{})
-	changed = l.forward == nil || !slices.Equal(before.Barred, forward.Barred) || before.Others != forward.Others ||
-		!slices.Equal(before.Open, forward.Open)
+	changed = l.forward == nil || !before.Same(forward)
 	l.forward = &forward
 	news.EmitBarred(l.Events, *before, forward)
 	return changed
@@ -64,13 +62,7 @@ func (l *loop) leave() (leave, barred []string) {
 	if len(l.Leave) > 0 || l.forward == nil {
 		return l.Leave, nil
 	}
-	for _, b := range l.forward.Barred {
-		barred = append(barred, b.Interface)
-	}
-	if l.forward.Others != "" {
-		leave = append([]string{"lo"}, l.forward.Open...) // not by an interface that comes later
-	}
-	return leave, barred
+	return l.forward.Leave()
 }
 
 // barredNow returns the interfaces by which proxies may not leave, as people are told.
@@ -78,5 +70,5 @@ func (l *loop) barredNow() []control.Barred {
 	if l.forward == nil || len(l.Leave) > 0 {
 		return []control.Barred{}
 	}
-	return append([]control.Barred{}, news.Barred(*l.forward)...)
+	return news.Barred(*l.forward)
 }

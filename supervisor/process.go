@@ -47,7 +47,7 @@ type process struct {
 func (l *loop) start(p *policy.Policy, now time.Time) {
 	vm := l.vms[p.Addr]
 	if vm == nil {
-		vm = &appVM{addr: p.Addr, failures: map[string]backoff.Failure{}}
+		vm = &appVM{addr: p.Addr, failures: backoff.Failures{}}
 		l.vms[p.Addr] = vm
 	}
 	port, err := l.ports.Take()

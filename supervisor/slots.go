@@ -15,7 +15,7 @@ func (l *loop) lookForHeld(listeners sockdiag.Listeners, now time.Time) {
 	serving := map[int]bool{}
 	for addr, vm := range l.vms {
 		p := vm.current
-		if p == nil || !p.rests() || vm.fails() {
+		if p == nil || !p.rests() || vm.failures.Any() {
 			continue
 		}
 		serving[p.ID] = true
@@ -27,14 +27,4 @@ func (l *loop) lookForHeld(listeners sockdiag.Listeners, now time.Time) {
 		}
 	}
 	l.slots.Keep(func(id int) bool { return serving[id] })
-}
-
-// fails reports whether a process of an AppVM waits for its next start.
-func (vm *appVM) fails() bool {
-	for _, f := range vm.failures {
-		if f.Err != nil {
-			return true
-		}
-	}
-	return false
 }

@@ -197,7 +197,7 @@ func (s *Supervisor) wait(ctx context.Context, change func(*loop) (waiter, error
 			return
 		}
 		for _, vm := range l.vms {
-			vm.forgive()
+			vm.failures.Forgive()
 		}
 		w.reply = reply
 		l.waiters = append(l.waiters, &w)

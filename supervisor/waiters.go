@@ -7,7 +7,6 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/agenda"
-	"vifproxy/internal/backoff"
 	"vifproxy/internal/plan"
 )
 
@@ -88,19 +87,5 @@ func (l *loop) pendingFor(w *waiter) bool {
 // returnsToLastGood reports whether a process is starting with the last good policy because tinyproxy has refused the one that should
 // serve. The verb that has made the loop try the refused policy again waits for that.
 func (vm *appVM) returnsToLastGood(p *process) bool {
-	refused := false
-	for _, f := range vm.failures {
-		refused = refused || f.Bad
-	}
-	return refused && !p.Ready && !p.Dying && vm.lastGood != nil && vm.lastGood.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
-}
-
-// forgive ends all waiting periods. What tinyproxy has refused stays refused until it comes up, so that the last good policy does not
-// end because a try fails for another reason.
-func (vm *appVM) forgive() {
-	for key, f := range vm.failures {
-		if vm.failures[key] = (backoff.Failure{Bad: true}); !f.Bad {
-			delete(vm.failures, key)
-		}
-	}
+	return vm.failures.AnyBad() && !p.Ready && !p.Dying && vm.lastGood != nil && vm.lastGood.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
 }

@@ -73,7 +73,7 @@ func change(do func(*control.Client, context.Context, []string) (control.Status,
 		if err != nil {
 			return err
 		}
-		vms := concerned(status, c.args)
+		vms := status.Of(c.args)
 		if err := c.print(orEmpty(vms), display.Table(vms)); err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func change(do func(*control.Client, context.Context, []string) (control.Status,
 func update(c *control.Client, ctx context.Context, names []string) (control.Status, error) {
 	status, err := c.Update(ctx)
 	if err == nil {
-		err = known(status, names)
+		err = status.Knows(names...)
 	}
 	return status, err
 }

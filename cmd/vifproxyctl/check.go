@@ -117,7 +117,7 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []ru
 			if at.dir == "" {
 				at = c.place(o.files)
 			}
-			if vm, unknown := vmNamed(at.status, name); unknown == nil && at.daemons && (vm.Origin == control.InDom0 || vm.Origin == control.InFirewall) {
+			if vm, unknown := at.status.VM(name); unknown == nil && at.daemons && (vm.Origin == control.InDom0 || vm.Origin == control.InFirewall) {
 				list, err := listAt(at.status, vm.Path)
 				if err != nil {
 					return at, nil, nil, err

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"vifproxy/control"
 	"vifproxy/internal/browsers"
 	"vifproxy/internal/settings"
 )
@@ -61,11 +60,11 @@ func runClient(c *call, formatName string) error {
 	if err != nil {
 		return err
 	}
-	vm, err := vmNamed(status, c.args[0])
+	vm, err := status.VM(c.args[0])
 	if err != nil {
 		return err
 	}
-	gateway := gatewayOf(vm, status)
+	gateway := status.GatewayOf(vm)
 	if gateway == "" {
 		return fmt.Errorf("%s is not connected, nor is any other AppVM: its gateway is not known; start it first",
 			vm.Name)
@@ -83,14 +82,4 @@ Bring it into %[4]s with qvm-copy, copy it to %[5]s, and have
 /rw/config/rc.local bring it to its place whenever %[4]s starts:
     install -D -m 644 %[5]s %[2]s
 `, strings.TrimSuffix(formatName, "-policy"), f.File, f.Seen, vm.Name, f.Kept)
-}
-
-// gatewayOf returns the gateway of a VM. For one that is not connected it is another VM's, because Qubes has the same on all vifs.
-func gatewayOf(vm control.VM, status control.Status) string {
-	for _, vm := range append([]control.VM{vm}, status.VMs...) {
-		if vm.Gateway != "" {
-			return vm.Gateway
-		}
-	}
-	return ""
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
-	"regexp"
 	"slices"
 
 	"vifproxy/control"
@@ -42,7 +40,7 @@ func (e env) invoke(args []string) error {
 	// Options may stand before the verb. Therefore all of them are read by a set with the options of every verb first.
 	var g general
 	every := everyOption(&g)
-	words, err := parse(every, args)
+	words, err := usage.Parse(every, args)
 	if err != nil {
 		return wrongOption(every, args, err)
 	}
@@ -69,10 +67,10 @@ func (e env) invoke(args []string) error {
 	if g.json && !v.json {
 		return usagef("%s does not take --json%s", v.name, v.noJSON)
 	}
-	own := newFlagSet(v.name)
+	own := usage.FlagSet(v.name)
 	new(general).define(own)
 	do := v.options(own)
-	if _, err := parse(own, args); err != nil {
+	if _, err := usage.Parse(own, args); err != nil {
 		return err
 	}
 	return do(&call{
@@ -80,17 +78,10 @@ func (e env) invoke(args []string) error {
 	})
 }
 
-// newFlagSet returns an empty flag set that prints nothing: what is wrong comes back as an error.
-func newFlagSet(name string) *flag.FlagSet {
-	f := flag.NewFlagSet(name, flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	return f
-}
-
 // everyOption returns a flag set with the options of all verbs, and the general ones, whose values go to g. It knows which options
 // take a value before it is known which verb is meant.
 func everyOption(g *general) *flag.FlagSet {
-	every := newFlagSet("vifproxyctl")
+	every := usage.FlagSet("vifproxyctl")
 	g.define(every)
 	for _, v := range verbs() {
 		v.flagSet().VisitAll(func(f *flag.Flag) {
@@ -104,7 +95,7 @@ func everyOption(g *general) *flag.FlagSet {
 
 // isGeneral reports whether an option of this name is one of all verbs.
 func isGeneral(name string) bool {
-	f := newFlagSet("")
+	f := usage.FlagSet("")
 	new(general).define(f)
 	return f.Lookup(name) != nil
 }
@@ -147,37 +138,4 @@ func wrongOption(every *flag.FlagSet, args []string, err error) error {
 		}
 	}
 	return usagef("%v", usage.Error(every, args, err, known, map[string]string{"n": "a number of lines, such as -n 20"}))
-}
-
-// given reports whether an option was on the command line.
-func given(f *flag.FlagSet, name string) (is bool) {
-	f.Visit(func(f *flag.Flag) { is = is || f.Name == name })
-	return is
-}
-
-// tailLines is how people write a number of lines for tail(1).
-var tailLines = regexp.MustCompile(`^-n?([0-9]+)$`)
-
-// parse takes options wherever they stand, up to a "--", and returns the other words. Package flag on its own stops at the first
-// word that is not an option.
-func parse(f *flag.FlagSet, args []string) (words []string, err error) {
-	args = slices.Clone(args)
-	for i, arg := range args {
-		if m := tailLines.FindStringSubmatch(arg); m != nil && (i == 0 || args[i-1] != "-n") {
-			args[i] = "-n=" + m[1]
-		}
-	}
-	for {
-		if err := f.Parse(args); err != nil {
-			return nil, err
-		}
-		rest := f.Args()
-		if len(rest) == 0 {
-			return words, nil
-		}
-		if before := len(args) - len(rest); before > 0 && args[before-1] == "--" {
-			return append(words, rest...), nil
-		}
-		words, args = append(words, rest[0]), rest[1:]
-	}
 }

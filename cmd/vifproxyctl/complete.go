@@ -169,7 +169,7 @@ func (t *commandLine) verbs() (all []string) {
 
 // options returns those that the verb takes; if there is none yet, those of all verbs.
 func (t *commandLine) options() []string {
-	f := newFlagSet("")
+	f := usage.FlagSet("")
 	new(general).define(f)
 	if t.verb.options != nil {
 		t.verb.options(f)

@@ -15,7 +15,7 @@ import (
 
 // elsewhere returns the list of the VM if that is in dom0, and so in no file; nil for any other.
 func (g *grant) elsewhere() (*rules.List, error) {
-	vm, err := vmNamed(g.place.status, g.VM)
+	vm, err := g.place.status.VM(g.VM)
 	if err != nil || !g.place.daemons {
 		return nil, nil
 	}

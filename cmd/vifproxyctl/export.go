@@ -33,7 +33,7 @@ func runExport(c *call, o fileOptions) error {
 		return err
 	}
 	file, err := set.Find(c.args[0])
-	if vm, unknown := vmNamed(at.status, c.args[0]); unknown == nil && at.daemons && vm.Origin != control.InFile {
+	if vm, unknown := at.status.VM(c.args[0]); unknown == nil && at.daemons && vm.Origin != control.InFile {
 		if vm.Origin == control.InRange {
 			addr, _ := netip.ParseAddr(vm.IP)
 			file, _ = set.Of(addr)

@@ -84,7 +84,7 @@ func (g *grant) noteChanges(how func([]byte) ([]byte, error)) {
 
 // serves notes how long a change took to be in force, or why it is not in force: a proxy that does not run serves nobody.
 func (g *grant) serves(status control.Status, began time.Time) {
-	vm, err := vmNamed(status, g.VM)
+	vm, err := status.VM(g.VM)
 	switch {
 	case err != nil:
 	case vm.State == control.Running && vm.Error != "":

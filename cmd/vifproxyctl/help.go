@@ -81,7 +81,7 @@ func overviewText() string {
 			fmt.Fprintf(&rows, "    %-28s  %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
 		}
 	}
-	f := newFlagSet("")
+	f := usage.FlagSet("")
 	new(general).define(f)
 	return fmt.Sprintf(overview, rows.String(), usage.OptionList(usage.Options(f)))
 }

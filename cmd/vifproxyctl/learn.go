@@ -123,7 +123,7 @@ func listOf(at place, name string) (list propose.List, err error) {
 	if err != nil {
 		return list, err
 	}
-	vm, err := vmNamed(at.status, name)
+	vm, err := at.status.VM(name)
 	if err != nil {
 		return list, err
 	}

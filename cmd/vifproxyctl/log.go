@@ -13,6 +13,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/logtail"
+	"vifproxy/internal/usage"
 	"vifproxy/rules"
 )
 
@@ -27,7 +28,7 @@ func logVerb() verb {
 			f.BoolVar(&o.Follow, "follow", false, fmt.Sprintf("show the last %d lines and go on with what comes, until Ctrl-C", logtail.FollowedLines))
 			f.IntVar(&o.Lines, "n", -1, "show the last `LINES` only")
 			return func(c *call) error {
-				if o.Lines < -1 || given(f, "n") && o.Lines < 0 {
+				if o.Lines < -1 || usage.Given(f, "n") && o.Lines < 0 {
 					return usagef("-n %d: want a number of lines, such as -n 20", o.Lines)
 				}
 				return runLog(c, o)
@@ -76,7 +77,7 @@ func logFile(c *call) (path string, notRunning error, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if _, err := vmNamed(status, name); err != nil {
+	if _, err := status.VM(name); err != nil {
 		return "", nil, err
 	}
 	return filepath.Join(status.Setup.RuntimeDir, name, "log"), nil, nil

@@ -45,10 +45,10 @@ func runShow(c *call, wide bool) error {
 	if err != nil {
 		return err
 	}
-	if err := known(status, c.args); err != nil {
+	if err := status.Knows(c.args...); err != nil {
 		return err
 	}
-	vms := concerned(status, c.args)
+	vms := status.Of(c.args)
 	text := display.Table(vms)
 	if wide {
 		text = display.WideTable(vms)
@@ -58,36 +58,6 @@ func runShow(c *call, wide bool) error {
 	}
 	warnOfProblems(c, status, vms)
 	return printRemarks(c, c.stdout, display.Remarks(vms, func(control.VM) bool { return true }))
-}
-
-// concerned returns the VMs of these names, or all. A stopped VM whose rule file has gone may be named, but has no row.
-func concerned(status control.Status, names []string) []control.VM {
-	if len(names) == 0 {
-		return status.VMs
-	}
-	return slices.DeleteFunc(slices.Clone(status.VMs), func(vm control.VM) bool { return !slices.Contains(names, vm.Name) })
-}
-
-// known returns an error if a name is not that of a VM.
-func known(status control.Status, names []string) error {
-	for _, name := range names {
-		if _, err := vmNamed(status, name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// vmNamed returns the VM of this name. If there is none, the error is that of the daemon's own verbs.
-func vmNamed(status control.Status, name string) (control.VM, error) {
-	var known []string
-	for _, vm := range status.VMs {
-		if vm.Name == name {
-			return vm, nil
-		}
-		known = append(known, vm.Name)
-	}
-	return control.VM{}, &control.UnknownError{Names: []string{name}, Known: known}
 }
 
 // warnOfProblems warns of what is wrong with the daemon, except for what is said of VMs anyway, and of files that it does not read.

@@ -32,7 +32,7 @@ func plain(do action) func(*flag.FlagSet) action {
 
 // flagSet returns the options of the verb, without those of all verbs.
 func (v verb) flagSet() *flag.FlagSet {
-	f := newFlagSet(v.name)
+	f := usage.FlagSet(v.name)
 	v.options(f)
 	return f
 }

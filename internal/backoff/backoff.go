@@ -1,6 +1,6 @@
 // Package backoff remembers failures and says when to try again.
 //
-// Concurrency: a Failure is a value.
+// Concurrency: a Failure is a value; Failures belong to one goroutine.
 package backoff
 
 import (
@@ -52,4 +52,37 @@ func retryDelay(count int, most time.Duration, now time.Time, whom string) time.
 	apart := fnv.New64a()
 	apart.Write([]byte(whom)) //nolint:errcheck // it never fails
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.New(rand.NewPCG(uint64(now.UnixNano()), apart.Sum64()+uint64(count))).Float64()))
+}
+
+// Failures are what is remembered of several things, by their keys.
+type Failures map[string]Failure
+
+// Any reports whether something waits for its next try.
+func (all Failures) Any() bool {
+	for _, f := range all {
+		if f.Err != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// AnyBad reports whether tinyproxy has refused a configuration.
+func (all Failures) AnyBad() bool {
+	for _, f := range all {
+		if f.Bad {
+			return true
+		}
+	}
+	return false
+}
+
+// Forgive ends all waiting periods. What tinyproxy has refused stays refused until it comes up, so that the last good policy does not
+// end because a try fails for another reason.
+func (all Failures) Forgive() {
+	for key, f := range all {
+		if all[key] = (Failure{Bad: true}); !f.Bad {
+			delete(all, key)
+		}
+	}
 }

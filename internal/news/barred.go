@@ -8,8 +8,9 @@ import (
 	"vifproxy/internal/events"
 )
 
-// Barred returns the interfaces by which proxies may not leave, as people are told.
-func Barred(f firewall.Forward) (all []control.Barred) {
+// Barred returns the interfaces by which proxies may not leave, as people are told; not nil.
+func Barred(f firewall.Forward) []control.Barred {
+	all := []control.Barred{}
 	for _, b := range f.Barred {
 		all = append(all, control.Barred{Interface: b.Interface, Rule: b.Rule})
 	}

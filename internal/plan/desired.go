@@ -83,7 +83,7 @@ func (d *Desired) Wanted() bool { return d.Connected() && !d.Held }
 // StillGood returns the last good policy of the AppVM, or nil if it must not be taken up again: other rules have taken something away
 // that it permits, although they do not run, because the AppVM is stopped, or because their process does not start. A mistake that follows
 // must not give that back. Rules that tinyproxy has refused take nothing away.
-func (d *Desired) StillGood(last *policy.Policy, failures map[string]backoff.Failure) *policy.Policy {
+func (d *Desired) StillGood(last *policy.Policy, failures backoff.Failures) *policy.Policy {
 	if last == nil || !d.Connected() || d.Policy == nil {
 		return last
 	}
