@@ -159,6 +159,9 @@ func (s *server) routes(do Service) {
 	s.mux.HandleFunc("GET /v1/denied", answer(s, func(ctx context.Context, r deniedRequest) ([]events.Denied, error) {
 		return do.Denied(ctx, r.Names, r.Since)
 	}))
+	s.mux.HandleFunc("GET /v1/review", answer(s, func(ctx context.Context, r namesRequest) ([]ListUse, error) {
+		return do.Review(ctx, r.Names)
+	}))
 	handle(s, "GET /v1/caller", func(ctx context.Context, r callerRequest) (Status, error) {
 		return do.Caller(ctx, r.Name)
 	})

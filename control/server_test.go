@@ -93,6 +93,11 @@ func (f *fakeDaemon) Denied(ctx context.Context, names []string, since time.Time
 	}}}, err
 }
 
+func (f *fakeDaemon) Review(ctx context.Context, names []string) ([]ListUse, error) {
+	_, err := f.do(ctx, "review", names...)
+	return []ListUse{{VM: "bank", Path: "bank.10.137.0.12", Counted: 3, Lines: []LineUse{{Pattern: "^<a>$", Count: 7}}}}, err
+}
+
 // Watch sends events until it may not, one after the other and without a pause.
 func (f *fakeDaemon) Watch(ctx context.Context, names []string, send func(events.Event) error) error {
 	_, err := f.do(ctx, "watch", names...)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,18 @@ func TestDeniedReachesTheClient(t *testing.T) {
 	}
 	if _, err = NewClient(d.socket).Denied(t.Context(), []string{"bnak"}, then); err == nil ||
 		err.Error() != `no rule file for "bnak": there are "bank", "social"` {
+		t.Errorf("unknown: %v", err)
+	}
+}
+
+func TestReviewReachesTheClient(t *testing.T) {
+	d := serveFake(t, &fakeDaemon{}, defaults, "")
+	got, err := NewClient(d.socket).Review(t.Context(), []string{"bank"})
+	want, _ := (&fakeDaemon{}).Review(t.Context(), nil)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err = NewClient(d.socket).Review(t.Context(), []string{"bnak"}); err == nil || !strings.Contains(err.Error(), `no rule file for "bnak"`) {
 		t.Errorf("unknown: %v", err)
 	}
 }

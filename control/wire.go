@@ -3,10 +3,11 @@
 //
 // `GET /v1/status` and `POST /v1/VERB` are answered by the whole [Status] after the verb, or by {"error": "…"} with an HTTP status.
 // `GET /v1/appvms` is answered by the status too, without counting what the fence has refused, and `GET /v1/caller` by the status with
-// one VM. Five requests have other answers:
+// one VM. Six requests have other answers:
 //
 //	POST /v1/explain   an [Explanation]
 //	GET  /v1/denied    a list of [events.Denied]
+//	GET  /v1/review    a list of [ListUse]
 //	GET  /v1/watch     a stream of [events.Event], one JSON object a line, until either side ends it
 //	POST /v1/learn     a stream of [Lesson], one JSON object a line; the lesson is over when either side ends it
 //	GET  /v1/refusals  a stream of [Refusal], one JSON object a line, until either side ends it
@@ -220,6 +221,8 @@ type Verbs interface {
 	Explain(ctx context.Context, name, url string) (Explanation, error)
 	// Denied is what the named VMs, or all, were refused since then. Unknown names are an *UnknownError.
 	Denied(ctx context.Context, names []string, since time.Time) ([]events.Denied, error)
+	// Review is which lines of the lists of the named VMs, or of all, their requests use. Unknown names are an *UnknownError.
+	Review(ctx context.Context, names []string) ([]ListUse, error)
 	// Watch calls send for what happens to the named VMs, or to all, and to the daemon, until ctx ends or send
 	// fails. The first event is Watching. Unknown names are an *UnknownError.
 	Watch(ctx context.Context, names []string, send func(events.Event) error) error

@@ -13,6 +13,7 @@ import (
 	"vifproxy/internal/sightings"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
+	"vifproxy/internal/uses"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
@@ -54,6 +55,7 @@ type Config struct {
 	Egress    []rules.Egress      // of all proxies
 	Leave     []string            // interfaces by which they may leave; none: where AppVMs are forwarded
 	Sightings *sightings.Book     // of the AppVMs; may be nil
+	Uses      *uses.Book          // of the lines of lists; may be nil
 	HoldOwned bool                // an AppVM whose proxy somebody has taken over is stopped
 	Ports     proxies.PortRange
 	Limits    plan.Limits

@@ -173,6 +173,7 @@ func (l *loop) reconcile(now time.Time) {
 	before := l.want
 	l.want = l.inputs.Desired(l.cache)
 	news.EmitChanges(l.Events, l.Sightings, before, l.want)
+	l.Uses.Note(l.want)
 	l.inputs.Lessons.Settle(l.want, l.whyNot)
 	l.forgetRestarted(before)
 	l.holdNewcomers(now)

@@ -118,6 +118,15 @@ func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time
 	return all, nil
 }
 
+// Review returns which lines of the lists of the named AppVMs, or of all, their requests use.
+func (s *Supervisor) Review(ctx context.Context, names []string) ([]control.ListUse, error) {
+	vms, err := s.known(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	return s.Uses.Of(slices.DeleteFunc(vms, func(vm plan.Identity) bool { return len(names) > 0 && !slices.Contains(names, vm.Name) })), nil
+}
+
 // Watch sends what happens; see Events.Watch. Without its error, an unknown name would wait forever.
 func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events.Event) error) error {
 	if _, err := s.known(ctx, names); err != nil {

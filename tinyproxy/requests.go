@@ -35,6 +35,7 @@ type Requests struct {
 	uid    uint32
 	onDeny func(events.Denial) // called with mu held
 	onOpen func(host string, port uint16)
+	onPass func(host string) // may be nil
 
 	mu      sync.Mutex
 	pending []pending
@@ -48,6 +49,17 @@ type Requests struct {
 // neither if that is not known. They must not block.
 func NewRequests(config *Config, uid uint32, onDeny func(events.Denial), onOpen func(host string, port uint16)) *Requests {
 	return &Requests{config: config, uid: uid, onDeny: onDeny, onOpen: onOpen}
+}
+
+// OnPass has f called, with mu held, for each request that tinyproxy's filter lets pass, before it connects. host is empty if it is not
+// known. OnPass is called before the first Line, and f must not block.
+func (r *Requests) OnPass(f func(host string)) { r.onPass = f }
+
+// passes notes that the filter has let a request pass.
+func (r *Requests) passes(host string) {
+	if r.onPass != nil {
+		r.onPass(host[:min(len(host), hostMax)])
+	}
 }
 
 // pending is a request whose outcome is not known yet.
@@ -224,6 +236,7 @@ func (r *Requests) open(target string) {
 	now := time.Now()
 	if i := r.find(func(p pending) bool { return p.step == asked && p.isTarget(target) }); i >= 0 {
 		r.pending[i].step, r.pending[i].since = opening, now
+		r.passes(r.pending[i].host)
 		return
 	}
 	p := pending{step: opening, since: now}
@@ -240,6 +253,11 @@ func (r *Requests) open(target string) {
 		}
 	}
 	p.host = p.host[:min(len(p.host), hostMax)]
+	if p.proxied {
+		r.passes(p.behind.Host)
+	} else {
+		r.passes(p.host)
+	}
 	r.add(p)
 }
 

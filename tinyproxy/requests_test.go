@@ -250,13 +250,17 @@ func FuzzLogLine(f *testing.F) {
 	})
 }
 
-// Each connection is told with the host and the port of its request, behind an Upstream too. What was forgotten is told without them.
+// Each connection is told with the host and the port of its request, behind an Upstream too. What was forgotten is told without them. The
+// hosts that pass the filter are told before that, and what is refused is not among them.
 func TestVisits(t *testing.T) {
 	up := Upstream{"proxy.corp", 3128}
 	c := Config{Routes: []Route{{Site: ".corp", To: up}}}
 	var visited []string
 	r := NewRequests(&c, 0, func(events.Denial) {}, func(host string, port uint16) { visited = append(visited, fmt.Sprintf("%s:%d", host, port)) })
+	var passed []string
+	r.OnPass(func(host string) { passed = append(passed, host) })
 	for _, line := range []string{
+		asks(4, "GET http://evil.example/"), said("NOTICE", `Proxying refused on filtered domain "evil.example"`),
 		asks(5, "CONNECT a.example:443"), asks(6, "GET http://B.example:8080/x"), asks(7, "CONNECT c.corp:8443"), asks(8, "GET /y"),
 		said("INFO", "opensock: opening connection to a.example:443"),
 		said("INFO", "opensock: opening connection to proxy.corp:3128"),
@@ -272,5 +276,9 @@ func TestVisits(t *testing.T) {
 	}
 	if got, want := strings.Join(visited, " "), "c.corp:8443 B.example:8080 a.example:443 inheader.example:80 :0"; got != want {
 		t.Errorf("visited %s, want %s", got, want)
+	}
+	r.Line([]byte(said("INFO", "opensock: opening connection to proxy.corp:3128"))) // nobody knows for whom
+	if got, want := strings.Join(passed, " "), "a.example c.corp B.example inheader.example "; got != want {
+		t.Errorf("passed %q, want %q", got, want)
 	}
 }

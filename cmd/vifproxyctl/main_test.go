@@ -66,6 +66,7 @@ func underNameServer() {
 //	denies FILE.json              what the daemon says that VMs were refused
 //	tells FILE...                 what it tells those who watch: one file for each connection, a JSON event a line;
 //	                              after the last one it says no
+//	counts FILE.json              what it has counted of the lines of lists
 //	teaches FILE                  what it says of a lesson, a JSON line each
 //	asked TEXT                    what the daemon was asked since the last time: one line per verb
 //	exit N COMMAND...             run the command, which must end with this status
@@ -129,6 +130,13 @@ func TestScripts(t *testing.T) {
 				defer f.mu.Unlock()
 				f.lesson = lesson
 			},
+			"counts": func(ts *testscript.TestScript, _ bool, args []string) {
+				f := ts.Value(daemonKey{}).(*fakeDaemon)
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.uses = nil
+				ts.Check(json.Unmarshal([]byte(strings.ReplaceAll(ts.ReadFile(args[0]), "$WORK", ts.Getenv("WORK"))), &f.uses))
+			},
 			"asked": func(ts *testscript.TestScript, _ bool, args []string) {
 				f := ts.Value(daemonKey{}).(*fakeDaemon)
 				f.mu.Lock()
@@ -181,6 +189,7 @@ type fakeDaemon struct {
 	denied []events.Denied
 	tells  [][]events.Event
 	lesson []control.Lesson
+	uses   []control.ListUse
 }
 
 func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
@@ -241,6 +250,13 @@ func (f *fakeDaemon) Denied(_ context.Context, names []string, since time.Time) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.denied, err
+}
+
+func (f *fakeDaemon) Review(_ context.Context, names []string) ([]control.ListUse, error) {
+	_, err := f.do("review", names...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(f.uses), func(u control.ListUse) bool { return len(names) > 0 && !slices.Contains(names, u.VM) }), err
 }
 
 func (f *fakeDaemon) Watch(_ context.Context, names []string, send func(events.Event) error) error {

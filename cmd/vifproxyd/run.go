@@ -27,6 +27,7 @@ import (
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sightings"
 	"vifproxy/internal/sockdiag"
+	"vifproxy/internal/uses"
 	"vifproxy/names/wire"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -85,6 +86,7 @@ type parts struct {
 	ruleFiles   *rules.Reader
 	lists       *dom0.Source // that dom0 has decided; nil if they do not count
 	sightings   *sightings.Book
+	uses        *uses.Book // of the lines of lists
 	chains      *forward.Reader
 	binary      tinyproxy.Binary   // as last seen
 	owned       func(e wire.Event) // tells the supervisor
@@ -147,7 +149,8 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 	d.ruleFiles.Under(d.ceiling)
 	d.lists = d.dom0()
 	d.lists.Join(d.ruleFiles)
-	var unread error
+	var unread, unreadUses error
+	d.uses, unreadUses = uses.Open(filepath.Join(d.stateDir, "uses"))
 	d.sightings, unread = sightings.Open(filepath.Join(d.stateDir, "seen"))
 	s := supervisor.New(supervisor.Config{
 		ReadLinks:    netwatch.Read,
@@ -171,6 +174,7 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		InForce:       d.names.configure,
 		HoldOwned:     d.holdOwned,
 		Sightings:     d.sightings,
+		Uses:          d.uses,
 		Attempts:      firewall.Attempts,
 		Beyond:        nft.Beyond,
 		ReadStops:     d.stops().Read, WriteStops: d.stops().Write,
@@ -205,15 +209,19 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 	if d.holdUnseen {
 		d.sightings.OnDoubt(s.Hold)
 	}
-	d.helpers.Go(func() {
-		tell := func(err error) {
-			s.Trouble(events.Impaired, "record of when AppVMs were connected", func() error { return err })
-		}
-		if unread != nil {
-			tell(unread)
-		}
-		d.sightings.Keep(ctx, tell)
-	})
+	keep := func(what string, unread error, keep func(context.Context, func(error))) {
+		d.helpers.Go(func() {
+			tell := func(err error) { s.Trouble(events.Impaired, what, func() error { return err }) }
+			if unread != nil {
+				tell(unread)
+			}
+			keep(ctx, tell)
+		})
+	}
+	keep("record of when AppVMs were connected", unread, d.sightings.Keep)
+	keep("record of which lines of lists are used", unreadUses, d.uses.Keep)
+	d.helpers.Go(func() { d.uses.Match(ctx) })
+	d.events.OnAdmitted(d.uses.Saw)
 	d.events.NamesBy(d.names.whyNoName)
 	return s
 }

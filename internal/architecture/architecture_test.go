@@ -30,7 +30,7 @@ var house = [][]string{
 		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
 	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lessons", "internal/lab internal/bench", "names", "internal/nameserver"},
-	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news", "internal/proxyctl", "internal/check", "internal/callers", "internal/edit", "internal/display", "internal/live", "internal/picker internal/propose internal/learning", "internal/complete"},
+	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news internal/uses", "internal/proxyctl", "internal/check internal/review", "internal/callers", "internal/edit", "internal/display", "internal/live", "internal/picker internal/propose internal/learning", "internal/complete"},
 	5: {"supervisor"},
 	6: {"cmd/vifproxyd", "cmd/vifproxyctl", "cmd/vifproxy-confine", "cmd/vifproxy-names", "cmd/vifproxy-switchboard", "cmd/vifproxy-client", "cmd/vifproxy-qrexec", "cmd/vifproxylab",
 		"internal/bounds", "internal/architecture", "internal/simulate", "packaging"},

@@ -23,6 +23,7 @@ type Emitter struct {
 	watchers map[*watcher]bool
 	denied   map[netip.Addr]*deniedList // by AppVM
 	visits   map[netip.Addr]func(Visit) // see OnVisit
+	admitted func(Visit)                // see OnAdmitted; nil while there is none
 	examine  func(Denial) bool          // see ExamineBy; nil while there is none
 	noName   func(Denial) (Denial, bool)
 }

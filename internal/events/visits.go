@@ -2,7 +2,7 @@ package events
 
 import "net/netip"
 
-// A Visit is a connection that a proxy has made for its AppVM. An AppVM that owns its proxy can make up any of it, so it is a hint for
+// A Visit is a request of an AppVM that its proxy has let pass, or a connection that it has made. An AppVM that owns its proxy can make up any of it, so it is a hint for
 // people and decides nothing.
 type Visit struct {
 	IP   netip.Addr // of the AppVM
@@ -27,6 +27,24 @@ func (e *Emitter) OnVisit(vm netip.Addr, f func(Visit)) (stop func()) {
 func (e *Emitter) Visited(v Visit) {
 	e.mu.Lock()
 	f := e.visits[v.IP]
+	e.mu.Unlock()
+	if f != nil {
+		f(v)
+	}
+}
+
+// OnAdmitted sets a function to be called for each request that the list of an AppVM lets pass, whatever becomes of it then. f must not
+// wait.
+func (e *Emitter) OnAdmitted(f func(Visit)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.admitted = f
+}
+
+// Admitted takes every request that the list of an AppVM lets pass. Port is 0.
+func (e *Emitter) Admitted(v Visit) {
+	e.mu.Lock()
+	f := e.admitted
 	e.mu.Unlock()
 	if f != nil {
 		f(v)

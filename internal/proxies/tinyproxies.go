@@ -55,7 +55,7 @@ type Options struct {
 // Launch prepares to start proxies, and ends those that an earlier run has left.
 func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxies, error) {
 	launcher, err := proc.NewLauncher(proc.Options{
-		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: emitter.Log, OnDenied: emitter.Denied, OnVisit: emitter.Visited, Sandbox: o.Sandbox,
+		RuntimeDir: o.RuntimeDir, CompatDir: o.CompatDir, Log: emitter.Log, OnDenied: emitter.Denied, OnVisit: emitter.Visited, OnAdmit: emitter.Admitted, Sandbox: o.Sandbox,
 		Switchboard: o.Switchboard,
 	})
 	if err != nil {

@@ -50,7 +50,12 @@ func Read(path string, max int) ([]byte, error) {
 
 // Replace replaces a file in one step, and returns when it is on the disk. It makes the directory if there is none. The group may read the
 // file, whatever the umask is.
-func Replace(path string, text []byte) error {
+func Replace(path string, text []byte) error { return replace(path, text, 0o640) }
+
+// ReplacePrivate does so for a file that only its owner may read.
+func ReplacePrivate(path string, text []byte) error { return replace(path, text, 0o600) }
+
+func replace(path string, text []byte, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -63,12 +68,12 @@ func Replace(path string, text []byte) error {
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	file, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	file, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
 	_, err = file.Write(text)
-	err = errors.Join(err, file.Chmod(0o640), file.Sync())
+	err = errors.Join(err, file.Chmod(mode), file.Sync())
 	if err = errors.Join(err, file.Close()); err == nil {
 		err = os.Rename(temp, path)
 	}

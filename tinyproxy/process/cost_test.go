@@ -171,7 +171,7 @@ func BenchmarkBareStart(b *testing.B) {
 
 // BenchmarkRefusedLine is what a line costs when an AppVM floods.
 func BenchmarkRefusedLine(b *testing.B) {
-	v := newVMLog("social", func(events.Denial) {}, nil, nil)
+	v := newVMLog("social", func(events.Denial) {}, nil, nil, nil)
 	v.open(netip.Addr{}, b.TempDir()+"/log")
 	out := output{log: v, requests: tinyproxy.NewRequests(&tinyproxy.Config{}, 0, v.denied, v.visited)}
 	line := fmt.Appendf(nil, refusedLine+"\n", "example.org")

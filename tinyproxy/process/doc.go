@@ -22,6 +22,6 @@
 //	RUNTIME/NAME/log, log.1    what the processes say; readable until Close, even after the VM has left
 //
 // Concurrency: a Launcher and its Proxies may be used from any goroutine, but the proxies of one AppVM start one after the
-// other, and nothing is called during or after Close. Callbacks (OnDenied, OnVisit, OnLogProblem, WhenDone) come from goroutines of
+// other, and nothing is called during or after Close. Callbacks (OnDenied, OnVisit, OnAdmit, OnLogProblem, WhenDone) come from goroutines of
 // this package and must not wait.
 package process

@@ -44,6 +44,8 @@ type Options struct {
 	OnDenied func(events.Denial)
 	// OnVisit is called for every connection that a proxy has made for its AppVM. The same holds for it.
 	OnVisit func(events.Visit)
+	// OnAdmit is called for every request that the list of an AppVM lets pass, before the proxy connects. The same holds for it.
+	OnAdmit func(events.Visit)
 	Sandbox *confine.Sandbox // of all proxies; nil for none
 
 	// Switchboard hands connections to the sockets of proxies; nil if connections come to the ports where proxies listen.

@@ -42,6 +42,7 @@ type vmLog struct {
 	vm       string
 	onDenied func(events.Denial)
 	onVisit  func(events.Visit)
+	onAdmit  func(events.Visit)
 	queue    *backlog.Queue // for the file
 	space    *space         // nil if nothing is counted
 
@@ -64,8 +65,8 @@ type vmLog struct {
 	size    int64
 }
 
-func newVMLog(vm string, onDenied func(events.Denial), onVisit func(events.Visit), space *space) *vmLog {
-	v := &vmLog{vm: vm, onDenied: onDenied, onVisit: onVisit, space: space, lines: rate.NewLimiter(logRate, logBurst),
+func newVMLog(vm string, onDenied func(events.Denial), onVisit, onAdmit func(events.Visit), space *space) *vmLog {
+	v := &vmLog{vm: vm, onDenied: onDenied, onVisit: onVisit, onAdmit: onAdmit, space: space, lines: rate.NewLimiter(logRate, logBurst),
 		intake: rate.NewLimiter(readRate, readBurst)}
 	v.queue = backlog.New(logQueueMax, logQueueBytesMax, func(n int) error {
 		return v.write(fmt.Sprintf("vifproxyd: %d lines dropped here\n", n))
@@ -105,13 +106,21 @@ func (v *vmLog) denied(d events.Denial) {
 
 // visited reports a connection that one of its proxies has made.
 func (v *vmLog) visited(host string, port uint16) {
-	if v.onVisit == nil {
+	v.tell(v.onVisit, events.Visit{Host: host, Port: port})
+}
+
+// admitted reports a request that the list lets pass.
+func (v *vmLog) admitted(host string) { v.tell(v.onAdmit, events.Visit{Host: host}) }
+
+// tell calls f, which may be nil, with the address that the VM has now.
+func (v *vmLog) tell(f func(events.Visit), visit events.Visit) {
+	if f == nil {
 		return
 	}
 	v.mu.Lock()
-	addr := v.addr
+	visit.IP = v.addr
 	v.mu.Unlock()
-	v.onVisit(events.Visit{IP: addr, Host: host, Port: port})
+	f(visit)
 }
 
 // line logs a line within the limits.
@@ -239,7 +248,7 @@ func (v *vmLog) close(timeout time.Duration) {
 func (l *Launcher) logOf(name string) *vmLog {
 	log := l.logs[name]
 	if log == nil {
-		log = newVMLog(name, l.options.OnDenied, l.options.OnVisit, l.space)
+		log = newVMLog(name, l.options.OnDenied, l.options.OnVisit, l.options.OnAdmit, l.space)
 		log.queue.OnChange(func() {
 			if f := l.onLogProblem.Load(); f != nil {
 				(*f)()

@@ -22,7 +22,7 @@ const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on 
 
 func newTestLog(t *testing.T, onDenied func(events.Denial)) (*vmLog, string) {
 	path := filepath.Join(t.TempDir(), "log")
-	v := newVMLog("social", onDenied, nil, nil)
+	v := newVMLog("social", onDenied, nil, nil, nil)
 	v.open(netip.MustParseAddr("10.137.0.9"), path)
 	return v, path
 }
@@ -189,7 +189,7 @@ func TestBadLogFiles(t *testing.T) {
 		if err := make(); err != nil {
 			t.Fatal(err)
 		}
-		v := newVMLog("social", nil, nil, nil)
+		v := newVMLog("social", nil, nil, nil, nil)
 		v.open(netip.MustParseAddr("10.137.0.9"), path)
 		v.line([]byte("one"))
 		v.line([]byte("two"))

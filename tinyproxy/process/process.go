@@ -109,6 +109,7 @@ func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Pr
 	p.output = output{log: log, level: spec.Config.LogLevel, heard: spec.heard}
 	if log != nil {
 		p.output.requests = tinyproxy.NewRequests(&p.Spec.Config, spec.UID, log.denied, log.visited)
+		p.output.requests.OnPass(log.admitted)
 	}
 	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
 	var err error

@@ -53,7 +53,7 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 			if err := os.MkdirAll(filepath.Join(dir, vm), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			logs[vm] = newVMLog(vm, nil, nil, s)
+			logs[vm] = newVMLog(vm, nil, nil, nil, s)
 			logs[vm].open(netip.MustParseAddr("10.137.0.9"), filepath.Join(dir, vm, "log"))
 		}
 		for range 20 { // as much as the burst permits

@@ -1,0 +1,93 @@
+package review
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"vifproxy/internal/terminal"
+	"vifproxy/internal/usage"
+)
+
+// Text returns a report for people, on a terminal of this width; 0 is none. With all it has every line, otherwise those about which
+// something is found.
+func (r Report) Text(width int, all bool) string {
+	vm := terminal.Quote(r.VM)
+	if r.Why != "" {
+		return usage.Wrap(fmt.Sprintf("%s: nothing is counted: %s", vm, terminal.Quote(r.Why)), width, 4)
+	}
+	if r.Begun.IsZero() {
+		return usage.Wrap(vm+": nothing is counted yet", width, 4)
+	}
+	text := usage.Wrap(fmt.Sprintf("%s: counted since %s, for %s while it was connected", vm, r.Begun.Local().Format(time.DateOnly), Length(r.Counted)), width, 4)
+	if r.Lost > 0 {
+		text += usage.Wrap(fmt.Sprintf("%d requests were not counted, the last one %s: the time around them does not count", r.Lost,
+			r.Last.Local().Format(time.DateTime)), width, 4)
+	}
+	var b strings.Builder
+	if table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0); all && len(r.Lines) > 0 {
+		fmt.Fprintln(table, "COUNT\tLAST\tLINE")
+		for _, l := range r.Lines {
+			last := "--"
+			if !l.Last.IsZero() {
+				last = l.Last.Local().Format(time.DateOnly)
+			}
+			fmt.Fprintf(table, "%d\t%s\t%s\n", l.Count, last, terminal.Quote(l.Text))
+		}
+		table.Flush() //nolint:errcheck // it writes to memory
+	}
+	text += b.String()
+	found := false
+	for _, l := range r.Lines {
+		if l.Finding != "" {
+			found = true
+			text += usage.Wrap(r.about(l), width, 4)
+		}
+	}
+	if !found {
+		text += "nothing is found: each line is needed, as far as is known\n"
+	}
+	return text
+}
+
+// about returns what is found about a line.
+func (r Report) about(l Line) string {
+	text := fmt.Sprintf("%s:%d: %s ", terminal.Quote(l.Path), l.Number, terminal.Quote(l.Text))
+	switch l.Finding {
+	case Covered:
+		text += "is covered: other lines permit the same hosts"
+		if l.By != 0 {
+			text = strings.TrimSuffix(text, "other lines permit the same hosts") + fmt.Sprintf("line %d permits the same hosts", l.By)
+		}
+		return text
+	case Unused:
+		text += fmt.Sprintf("is unused: no request needed it in %s", Length(l.Counted))
+		if l.Loses != "" {
+			text += "; without it " + terminal.Quote(l.Loses) + " is not permitted"
+		}
+	case Wide:
+		text += fmt.Sprintf("is wide: it was used for %d %s; narrower: %s; then %s is not permitted any more", len(l.Hosts),
+			map[bool]string{true: "host", false: "hosts"}[len(l.Hosts) == 1], terminal.Quote(strings.Join(l.Instead, " ")), terminal.Quote(l.Loses))
+	}
+	if len(l.VMs) > 0 {
+		text += "; the list is included by " + terminal.Quote(strings.Join(l.VMs, ", ")) + ", so edit it yourself"
+	}
+	if l.Early {
+		text += "; it was counted for too short a time to propose that"
+	}
+	return text
+}
+
+// Length returns seconds for people, as days, hours, minutes or seconds.
+func Length(seconds int64) string {
+	for _, unit := range []struct {
+		seconds int64
+		name    string
+	}{{24 * 3600, "d"}, {3600, "h"}, {60, "min"}} {
+		if seconds >= 2*unit.seconds {
+			return fmt.Sprintf("%d %s", seconds/unit.seconds, unit.name)
+		}
+	}
+	return fmt.Sprintf("%d s", seconds)
+}
