@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,13 +60,15 @@ func TestMaskedGateway(t *testing.T) {
 
 // onBothWays runs a test with either firewall, and with NAT where the other way is the switchboard.
 func onBothWays(t *testing.T, f func(s *site, flags ...string)) {
+	t.Parallel()
+	var all sync.WaitGroup
 	for name, way := range map[string]struct {
 		ruleset lab.Ruleset
 		flags   []string
 	}{"r42": {lab.R42, nil}, "r42 by nat": {lab.R42, []string{"--switchboard=off"}}, "r41": {lab.R41, nil}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f(newSite(t, way.ruleset), way.flags...)
+		all.Go(func() {
+			t.Run(name, func(t *testing.T) { f(newSite(t, way.ruleset), way.flags...) })
 		})
 	}
+	all.Wait()
 }

@@ -59,12 +59,13 @@ func onBoth(t *testing.T, f func(s *site)) {
 // onBothRaced is onBoth with the race detector in either daemon.
 func onBothRaced(t *testing.T, f func(s *site)) {
 	t.Parallel()
+	var both sync.WaitGroup
 	for _, ruleset := range []lab.Ruleset{lab.R42, lab.R41} {
-		t.Run(string(ruleset), func(t *testing.T) {
-			t.Parallel()
-			f(newSite(t, ruleset))
+		both.Go(func() { // a parallel subtest would begin after all tests of the package have begun
+			t.Run(string(ruleset), func(t *testing.T) { f(newSite(t, ruleset)) })
 		})
 	}
+	both.Wait()
 }
 
 // asShipped has the daemon be the program that is shipped, without the race detector.
