@@ -32,10 +32,11 @@ learn prints each host that is new, and whether the list permits it. Ctrl-C ends
 the time, stop, the end of the VM, and the end of vifproxyd. Then the list is in force again, and connections
 that were made meanwhile are cut, except those that the list's own process had before.
 
-In the end learn proposes lines, grouped by site. On a terminal you tick lines and see the list as it would be,
-as with denied --pick; Enter writes it. Elsewhere the lines are printed. A row says what a wildcard would
-permit that nobody has asked for. Hosts that browsers are known to request without a page come last. --accept
-adds lines as allow does. Without --accept the last line is the command that adds them.
+In the end learn proposes lines, grouped by site, also for hosts that were refused because their port is not
+open. On a terminal you tick lines and see the list as it would be, as with denied --pick; Enter writes it.
+Elsewhere the lines are printed. A row says what a wildcard would permit that nobody has asked for. Hosts that
+browsers are known to request without a page come last. --accept adds lines as allow does; all takes nothing
+that was refused. Without --accept the last line is the command that adds what all takes.
 
 1000 hosts are noted. Later ones are counted and not proposed: accept those that there are, and learn
 again. A proxy does not say how many bytes it moves, so learn does not either.

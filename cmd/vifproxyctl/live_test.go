@@ -328,7 +328,7 @@ func TestPick(t *testing.T) {
 	b.never(t, "allow")
 }
 
-// After a lesson, what was reached is ticked on the terminal; three keys make the list.
+// After a lesson, what was reached is ticked on the terminal, and what was refused at a port that is not open; three keys make the list.
 func TestLearnPicks(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)
@@ -353,7 +353,7 @@ func TestLearnPicks(t *testing.T) {
 	if status, screen := term.Ends(); status != 0 || !strings.Contains(screen, "in force after ") || !strings.Contains(screen, "its time is over") {
 		t.Errorf("exit status %d\n%s", status, screen)
 	}
-	if content, _ := os.ReadFile(b.list); string(content) != "#: format domains\nwww.bank.example\ncdn.bank.example\nimg.bank.example\n" {
+	if content, _ := os.ReadFile(b.list); string(content) != "#: format domains\nwww.bank.example\ncdn.bank.example\nimg.bank.example\nshop.example:8443\n" {
 		t.Errorf("the list is %s", content)
 	}
 }

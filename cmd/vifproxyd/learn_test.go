@@ -142,11 +142,22 @@ func TestLearn(t *testing.T) {
 		if r := s.Get("work", "https://shop.example:25/"); r.Err == nil {
 			t.Errorf("while it learns, port 25: %+v", r)
 		}
+		if r := s.Get("work", "https://shop.example:8443/"); r.Status != 403 {
+			t.Errorf("while it learns, port 8443: %+v", r)
+		}
+		s.until("that is noted", func() error {
+			for _, h := range s.denied("work")["work"].Hosts {
+				if h.Port == 8443 {
+					return nil
+				}
+			}
+			return errors.New("it is not")
+		})
 		s.until("the hosts are noted", func() error {
 			return errors.Join(l.said("shop.example:443"), l.said("shop.example:80"), l.said("www.news.example:443"), l.said("other.example:443"))
 		})
 		s.must(l.cmd.Process.Signal(syscall.SIGTERM))
-		l.end(0, "the list of work is in force again: it was ended", "in force after")
+		l.end(0, "the list of work is in force again: it was ended", "in force after", "refused: its port is not open")
 		s.cut(open)
 		s.echoes(kept)
 		content, err := os.ReadFile(filepath.Join(s.rulesDir(), learner))

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/propose"
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
@@ -36,6 +37,7 @@ type Learner struct {
 	hosts       []*control.LearntHost // in the order in which they came
 	known       map[string]*control.LearntHost
 	cut, unread int
+	shut        []propose.Host // that were refused meanwhile because their port is not open
 }
 
 // Follow has the AppVM learn for a time, and shows what it reaches. It returns when the list is in force again, and reports whether the
@@ -62,11 +64,34 @@ func (l *Learner) Follow(ctx context.Context, duration time.Duration) (began boo
 		<-bounded.Done() // the lesson is over, or does not end
 		hangUp(context.Cause(bounded))
 	})
+	asked := time.Now()
 	err = l.Client.Learn(ctx, control.LearnRequest{Name: l.VM, Seconds: int(duration / time.Second)}, l.line)
 	if err == nil { // the daemon answers when the process of the lesson has ended
 		err = l.Client.EndLesson(ctx, l.VM)
 	}
+	if err == nil {
+		err = l.closedPorts(ctx, asked)
+	}
 	return l.began, err
+}
+
+// closedPorts takes in which hosts were refused since a moment because their port is not open. A lesson opens no port, and a page that needs
+// such a host needs it behind the list too.
+func (l *Learner) closedPorts(ctx context.Context, since time.Time) error {
+	all, err := l.Client.Denied(ctx, []string{l.VM}, since)
+	for _, d := range all {
+		for _, h := range d.Hosts {
+			if d.VM != l.VM || h.Reason != events.ReasonPort {
+				continue
+			}
+			l.shut = append(l.shut, propose.Host{Name: h.Host, Port: h.Port, Count: h.Count, First: h.First, Last: h.Last, Browser: h.Browser, Closed: true})
+			if !l.JSON && err == nil {
+				_, err = fmt.Fprintf(l.Out, "%s  %-50s  refused: its port is not open\n", h.Last.Local().Format("15:04:05"),
+					terminal.Quote(fmt.Sprintf("%s:%d", h.Host, h.Port)))
+			}
+		}
+	}
+	return err
 }
 
 // line takes in a line of the lesson, and shows it.
@@ -150,7 +175,7 @@ func (l *Learner) Propose(list propose.List) Proposal {
 		}
 		asked = append(asked, propose.Host{Name: h.Host, Port: port, Count: h.Count, First: h.First, Last: h.Last, Browser: h.Browser})
 	}
-	p := Proposal{Event: "proposal", Proposal: propose.Of(list, asked)}
+	p := Proposal{Event: "proposal", Proposal: propose.Of(list, append(asked, l.shut...))}
 	if all, err := p.Lines(propose.All); err == nil {
 		p.Command = "vifproxyctl allow " + l.VM + " " + strings.Join(all, " ")
 	}

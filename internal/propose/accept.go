@@ -16,7 +16,7 @@ const namedMax = 20
 const All = "all"
 
 // Accept returns the lines that words accept. A word is a site, for all its hosts; a line, such as *.bank.example; or [All]. All accepts
-// neither wildcards nor what browsers ask for by themselves. A word that accepts nothing is an error.
+// neither wildcards, nor what browsers ask for by themselves, nor a port that was closed. A word that accepts nothing is an error.
 func (p Proposal) Accept(words []string) (accepted []Line, err error) {
 	for _, word := range words {
 		lines := p.lines(word)
@@ -35,8 +35,10 @@ func (p Proposal) Accept(words []string) (accepted []Line, err error) {
 // lines returns the lines that a word accepts.
 func (p Proposal) lines(word string) (lines []Line) {
 	for _, s := range p.Sites {
-		if word == All || word == s.Name {
-			lines = append(lines, s.Lines...)
+		for _, l := range s.Lines {
+			if word == All && !l.Closed || word == s.Name {
+				lines = append(lines, l)
+			}
 		}
 	}
 	if word == All || len(lines) > 0 {

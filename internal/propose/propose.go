@@ -28,6 +28,7 @@ type Host struct {
 	First   time.Time
 	Last    time.Time
 	Browser string // what browsers want of it by themselves, for a person; "" if none is known to ask for it
+	Closed  bool   // a lesson refused it because its port is not open
 }
 
 // A List is the list that gets the lines.
@@ -61,6 +62,8 @@ type Line struct {
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
 	For   string    `json:"for,omitempty"` // what browsers want of the host by themselves
+	// Closed says that a lesson refused what the line is for, because its port is not open.
+	Closed bool `json:"closed,omitempty"`
 	// Admits is a shortest host that the line admits and nobody asked for; "" if there is none. Unknown says why that is not known.
 	Admits  string `json:"admits,omitempty"`
 	Unknown string `json:"unknown,omitempty"`
@@ -95,7 +98,7 @@ func Of(list List, asked []Host) Proposal {
 			l.add(a)
 			continue
 		}
-		lines[text] = &Line{Text: text, Hosts: []string{host.Name}, Count: a.Count, First: a.First, Last: a.Last, For: a.Browser, Host: host}
+		lines[text] = &Line{Text: text, Hosts: []string{host.Name}, Count: a.Count, First: a.First, Last: a.Last, For: a.Browser, Closed: a.Closed, Host: host}
 	}
 	for _, l := range lines {
 		sites := &p.Sites
@@ -129,6 +132,7 @@ func Of(list List, asked []Host) Proposal {
 // add counts another request that the line is for.
 func (l *Line) add(a Host) {
 	l.Count += a.Count
+	l.Closed = l.Closed && a.Closed
 	if a.First.Before(l.First) {
 		l.First = a.First
 	}
