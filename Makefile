@@ -46,7 +46,7 @@ STEPS      ?= 1000000
 # Which faults `make mutants` tries, as a pattern of the names in internal/simulate/mutants.
 MUTANTS    ?= *
 
-.PHONY: build package test bench chaos simulate mutants e2e browsers lint demo man deps-demo deps-bench deps-test deps-e2e root clean
+.PHONY: build package test bench chaos simulate mutants e2e browsers website lint demo man deps-demo deps-bench deps-test deps-e2e deps-website root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X vifproxy/internal/defaults.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -96,6 +96,9 @@ e2e: root deps-e2e ## the packages, on a Debian with a real systemd
 browsers: root deps-e2e ## Debian's Firefox and Chromium behind the package, for two minutes each
 	$(GO) test -tags e2e,browsers -count 1 -timeout 40m -run Browsers -v ./packaging/... -args -suite=$(SUITE)
 
+website: root deps-website ## a browser loads a site of 40 hosts while its AppVM learns, and again by the list that comes of it
+	$(GO) test -tags browsers -count 1 -timeout 15m -run '^TestBrowserLearnsAWebsite$$' -v ./cmd/vifproxyd
+
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	$(AS_BUILT) $(GO) vet ./...
@@ -110,7 +113,7 @@ man: ## write the manual pages anew, from the help texts
 	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd ./cmd/vifproxy-client -run TestManPage -update
 
 # The programs that vifproxy drives, those that the lab is made of, and what only tests, or only the bench, need.
-deps-demo deps-bench deps-test deps-e2e: deps-%:
+deps-demo deps-bench deps-test deps-e2e deps-website: deps-%:
 	@packaging/install-deps.sh $*
 
 root:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# install-deps.sh demo|bench|test|e2e: installs what `make demo`, `make bench`, `make test`, or `make e2e` need, where it is
-# missing, and nothing else. For developers; the packages name their own dependencies.
+# install-deps.sh demo|bench|test|e2e|website: installs what `make demo`, `make bench` and so on need, where it is missing, and
+# nothing else. For developers; the packages name their own dependencies.
 set -eu
 
 missing= apt= dnf= peers=
@@ -36,6 +36,11 @@ test)
 	need fish fish
 	need tmux tmux                             # a terminal for what is drawn on one
 	;;
+website)
+	need gcc "gcc libc6-dev" "gcc glibc-devel" # for the race detector
+	need tmux tmux                             # a terminal in which a person sits
+	need chromium chromium
+	;;
 e2e)
 	command -v apt-get >/dev/null || { echo "the end-to-end tests are made for Debian, and there is no apt-get here" >&2; exit 1; }
 	need debootstrap debootstrap
@@ -47,7 +52,7 @@ e2e)
 	python3 -c 'import jinja2, yaml' 2>/dev/null || lack "python3 with jinja2 and yaml" "python3 python3-jinja2 python3-yaml"
 	;;
 *)
-	echo "install-deps.sh: for what? demo, bench, test or e2e" >&2
+	echo "install-deps.sh: for what? demo, bench, test, e2e or website" >&2
 	exit 2
 	;;
 esac

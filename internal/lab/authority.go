@@ -20,8 +20,16 @@ type authority struct {
 	key  *ecdsa.PrivateKey // the origins use it too: nothing here is secret
 	pem  []byte
 
-	mu     sync.Mutex
-	issued map[string]*tls.Certificate
+	mu        sync.Mutex
+	issued    map[string]*tls.Certificate
+	responder string             // URL of the OCSP responder that certificates name; "" for none
+	between   map[string]between // by name, see HideIssuer
+}
+
+// between is an authority in between, with the key of the first.
+type between struct {
+	cert *x509.Certificate
+	at   string // URL of cert
 }
 
 const validity = 30 * 24 * time.Hour
@@ -36,16 +44,21 @@ func newAuthority() (*authority, error) {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(validity),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	a := &authority{key: key, issued: map[string]*tls.Certificate{}, between: map[string]between{}}
+	if a.cert, err = a.issue(template, template); err != nil {
+		return nil, err
+	}
+	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+	return a, nil
+}
+
+// issue issues a certificate for the one key that there is.
+func (a *authority) issue(template, issuer *x509.Certificate) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, &a.key.PublicKey, a.key)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	return &authority{cert: cert, key: key, issued: map[string]*tls.Certificate{},
-		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}, nil
+	return x509.ParseCertificate(der)
 }
 
 // certificate issues a certificate for the name that a client asks for, or for the address it connected to.
@@ -67,10 +80,16 @@ func (a *authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, e
 		return cert, nil
 	}
 	template.SerialNumber = big.NewInt(int64(len(a.issued)) + 2)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &a.key.PublicKey, a.key)
+	issuer := a.cert
+	if b, ok := a.between[name]; ok {
+		issuer, template.IssuingCertificateURL = b.cert, []string{b.at}
+	} else if a.responder != "" {
+		template.OCSPServer = []string{a.responder}
+	}
+	cert, err := a.issue(template, issuer)
 	if err != nil {
 		return nil, err
 	}
-	a.issued[name] = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: a.key}
+	a.issued[name] = &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: a.key}
 	return a.issued[name], nil
 }
