@@ -1,6 +1,7 @@
 package simulate_test
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"errors"
@@ -62,11 +63,18 @@ type result struct {
 }
 
 // run runs a script on a machine of its own, and returns when the daemon has ended. Its clock moves only when all goroutines wait.
-func run(t *testing.T, seed uint64, s script, journal bool) (r result) {
+func run(t *testing.T, is setting, s script, journal bool) (r result) {
+	is.ports, is.slow = cmp.Or(is.ports, usualPorts), cmp.Or(is.slow, 1)
 	synctest.Test(t, func(*testing.T) {
-		m := &machine{seed: seed, script: s, began: time.Now(), signal: make(chan struct{}, 1), asked: map[what]int{}, vms: newVMs(), writing: journal,
+		m := &machine{setting: is, ceiling: window[hosts]{now: noCeiling}, before: map[*list]hosts{}, began: time.Now(), signal: make(chan struct{}, 1), asked: map[what]int{}, vms: newVMs(), writing: journal,
 			procs: map[uint16]*proc{}, served: map[uint16]netip.Addr{}, shown: map[netip.Addr]uint16{}, died: map[uint16]time.Time{}, knownDead: map[uint16]bool{}, quiet: true, verbs: map[*answer]bool{}, reached: map[string]int{}, kernel: &firewall.State{}}
 		m.mu.Lock()
+		for _, vm := range m.vms {
+			vm.shared = &m.shared
+		}
+		if is.ceiling {
+			m.ceiling.now = everyLine
+		}
 		m.judge()
 		m.newLife()
 		m.mu.Unlock()
@@ -80,7 +88,7 @@ func run(t *testing.T, seed uint64, s script, journal bool) (r result) {
 				m.rest(step.n%2 == 0)
 			}
 		}
-		m.rest(seed%2 == 0)
+		m.rest(is.seed%2 == 0)
 		m.finish()
 		r = result{m.wrong, m.steps, m.reached, m.journal}
 	})
@@ -384,7 +392,7 @@ func (m *machine) expire() {
 // pick returns one of the processes of an AppVM; nil if there is none.
 func (m *machine) pick(vm *appVM, n int) *proc {
 	var all []*proc
-	for port := range uint16(lastPort - firstPort + 1) {
+	for port := range m.ports {
 		if p := m.procs[firstPort+port]; p != nil && p.vm == vm {
 			all = append(all, p)
 		}
@@ -399,11 +407,8 @@ func (m *machine) pick(vm *appVM, n int) *proc {
 func (m *machine) perform(s step) {
 	vm := m.vms[s.vm]
 	bg := context.Background()
-	switch s.what {
-	case die, lose, flush, unbind, tear, suspend, crash, shutDown, forward, dom0List, template, binary, places:
+	if slices.Contains(disturbing, s.what) || s.what == fault && trouble(s.n%int(troubles)) != startTaken {
 		m.quiet = false
-	case fault:
-		m.quiet = m.quiet && trouble(s.n%int(troubles)) == startTaken
 	}
 	m.did("%v %s %d", vm.addr, s.what, s.n)
 	switch s.what {
@@ -420,6 +425,7 @@ func (m *machine) perform(s step) {
 		}
 		vm.vifs = nil
 		vm.connection++
+		vm.endLessons()
 		vm.forgetUp()
 		m.judge()
 		if vm.inRange {
@@ -460,6 +466,27 @@ func (m *machine) perform(s step) {
 			m.write(&vm.dom0, s)
 		}
 		vm.doubtTemporary()
+	case shareList:
+		if s.n>>8%16 == 5 {
+			m.shared = list{}
+			m.changed()
+		} else {
+			m.write(&m.shared, s)
+		}
+	case ceil:
+		if m.ceiling.now == noCeiling {
+			return // an option of the daemon says whether there is one
+		}
+		m.noCeiling = s.n>>8&7 == 0 // the last one holds on
+		switch c := hosts(s.n) & everyLine; s.n >> 11 & 3 {
+		case 0:
+			m.ceiling.set(c, m.calm)
+		case 1:
+			m.ceiling.set(everyLine, m.calm)
+		default:
+			m.ceiling.set(m.ceiling.now^1<<(s.n%8), m.calm)
+		}
+		m.changed()
 	case template:
 		before := m.tmpl
 		if m.tmpl = []int{0, 0, 1, 2, brokenTemplate, 4}[s.n%6]; m.tmpl != before && m.tmpl != brokenTemplate {
@@ -497,6 +524,8 @@ func (m *machine) perform(s step) {
 		m.verb("reload", func(sup *supervisor.Supervisor) error { return sup.Reload(bg) }, nil)
 	case allow, takeBack:
 		m.allow(vm, s)
+	case learn:
+		m.learn(vm, s)
 	case explainIt:
 		name, host := vm.name, universe[s.n%4]
 		m.verb("explain", func(sup *supervisor.Supervisor) error {
@@ -511,7 +540,7 @@ func (m *machine) perform(s step) {
 		}
 	case lose:
 		if p := m.pick(vm, s.n); p != nil {
-			p.lost = true
+			p.lost, p.unheard = true, m.fails(deaf) || m.fails(unseen)
 			m.event(2, netwatch0)
 		}
 	case fill:
@@ -573,6 +602,7 @@ func (m *machine) perform(s step) {
 		}
 	case denied:
 		if m.life != nil {
+			m.life.sup.Events.Visited(events.Visit{IP: vm.addr, Host: "h1.example", Port: 443})
 			m.life.sup.Events.Denied(events.Denial{VM: vm.name, IP: vm.addr, Host: "h0.example", Port: 80, Reason: events.ReasonConnect, UID: uids.UID(vm.addr)})
 		}
 	}
@@ -597,7 +627,20 @@ func (m *machine) attach(vm *appVM) {
 func (m *machine) write(to *list, s step) {
 	lines := hosts(s.n) & (badLine - 1)
 	if s.n>>12&1 == 1 {
-		lines = 1<<(1+s.n%4) - 1 // often one that was there before, with more or less
+		lines = 1<<(1+s.n%4) - 1
+	}
+	switch s.n >> 16 & 7 { // most people change what is there
+	case 1, 2, 3:
+		lines = to.lines&^badLine ^ 1<<(s.n%7)
+	case 4, 5:
+		lines = m.before[to]
+	case 6:
+		if lines = to.lines &^ badLine; slices.ContainsFunc(m.vms, func(vm *appVM) bool { return &vm.file == to }) {
+			lines ^= includeLine
+		}
+	}
+	if to.kind == good {
+		m.before[to] = to.lines &^ badLine
 	}
 	switch kind := s.n >> 8 % 16; kind {
 	case 0, 1:
@@ -629,7 +672,8 @@ func (m *machine) stopOrStart(vm *appVM, d deed) {
 	if is == no && m.life != nil && (vm.list().kind == none || m.life.version != m.version) {
 		is = maybe // a list that does not exist is started by its name alone, and kill-all counts for its address
 	}
-	was := vm.stopped
+	was, asked := vm.stopped, time.Now()
+	known := m.life != nil && m.life.version == m.version && vm.list().kind != none
 	m.verb(d.String(), func(sup *supervisor.Supervisor) (err error) {
 		switch d {
 		case stop:
@@ -644,6 +688,8 @@ func (m *machine) stopOrStart(vm *appVM, d deed) {
 		if errors.As(err, new(*control.UnknownError)) {
 			is = was // nothing has been decided
 			err = nil
+		} else if err == nil && d == restart && known {
+			vm.restarted = asked
 		}
 		m.decided(a, err, is)
 	}, vm)
@@ -656,7 +702,9 @@ func (m *machine) decided(a *answer, err error, is sure) {
 	}
 	for _, vm := range a.decides {
 		if vm.decider == a.n {
-			vm.stopped = is
+			if vm.stopped = is; is == yes {
+				vm.endLessons()
+			}
 		}
 	}
 }
@@ -671,6 +719,7 @@ func (m *machine) allow(vm *appVM, s step) {
 		seconds = 0
 	}
 	name, boot := vm.name, time.Since(m.began)+m.slept
+	before := vm.temp[i]
 	if s.what == allow {
 		vm.temp[i] = temporary{until: max(vm.temp[i].until, boot+time.Hour)}
 	}
@@ -683,11 +732,53 @@ func (m *machine) allow(vm *appVM, s step) {
 		case s.what == takeBack && err == nil:
 			delete(vm.temp, i)
 		case s.what == allow && err != nil:
-			vm.temp[i] = temporary{until: now}
+			vm.temp[i] = temporary{until: max(now, before.until)}
 		case s.what == allow:
 			vm.temp[i] = temporary{until: now + time.Duration(seconds)*time.Second, sure: true, least: boot + time.Duration(seconds)*time.Second}
 		}
 	})
+}
+
+// learn has an AppVM learn, or ends its lesson.
+func (m *machine) learn(vm *appVM, s step) {
+	if m.life == nil || !m.life.told.IsZero() {
+		return
+	}
+	name, seconds := vm.name, s.n>>8%16
+	before := vm.lessons
+	if seconds == 0 {
+		m.verb("end the lesson", func(sup *supervisor.Supervisor) error {
+			return sup.Learn(context.Background(), control.LearnRequest{Name: name}, nil)
+		}, func(_ *answer, err error) {
+			for _, l := range before {
+				l.over = l.over || err == nil && vm.name == name
+			}
+		})
+		return
+	}
+	ctx, goes := context.WithCancel(m.life.ctx)
+	began := &lesson{life: m.life, until: time.Since(m.began) + m.slept + time.Hour}
+	vm.lessons = append(slices.DeleteFunc(vm.lessons, func(l *lesson) bool { return l.over }), began)
+	m.verb("learn", func(sup *supervisor.Supervisor) error {
+		return sup.Learn(ctx, control.LearnRequest{Name: name, Seconds: seconds}, func(l control.Lesson) error {
+			if l.Event == control.LessonBegins {
+				m.read(func() {
+					m.sometimes("a lesson")
+					began.until = time.Since(m.began) + m.slept + time.Duration(seconds)*time.Second
+				})
+			}
+			return nil
+		})
+	}, func(_ *answer, err error) {
+		began.over = true
+		goes()
+	})
+	if s.n>>4&1 == 1 {
+		m.at(s.lasts, "the client goes", func() {
+			began.over = true
+			goes()
+		})
+	}
 }
 
 // break_ has something not work for a time.

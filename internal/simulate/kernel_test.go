@@ -95,6 +95,9 @@ func (k *kernel) hold(want firewall.State) (writes int) {
 		}
 		seen[key] = true
 		p := m.procs[b.To.Port()]
+		if p != nil {
+			p.bound = true
+		}
 		if p == nil {
 			m.sometimes("a write pending while its process dies")
 		} else if !b.Local() && p.vm.addr != b.Addr {
@@ -176,6 +179,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 	m := s.m
 	var q *proc
 	var connection int
+	began := time.Now()
 	m.read(func() {
 		connection = m.of(p.Addr).known
 		if !s.l.dead {
@@ -208,7 +212,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 			return
 		}
 		m.serial++
-		q = &proc{m: m, life: s.l, vm: vm, connection: connection, tmpl: m.tmpl, hosts: allowed, bind: p.Bind, port: port, pid: m.serial, done: make(chan struct{}), clients: 1}
+		q = &proc{m: m, life: s.l, vm: vm, began: began, connection: connection, tmpl: m.tmpl, hosts: allowed, learns: p.Learns(), bind: p.Bind, port: port, pid: m.serial, done: make(chan struct{}), clients: 1}
 		m.procs[port] = q
 		delete(m.died, port)
 		delete(m.knownDead, port)

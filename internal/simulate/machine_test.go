@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,16 +28,16 @@ import (
 )
 
 const (
-	firstPort, lastPort = 9000, 9017 // few, so that ports are used again, and run out
-	look                = 30 * time.Second
+	firstPort  = 9000
+	usualPorts = 18 // few, so that ports are used again, and run out
+	look       = 30 * time.Second
 )
 
 // A machine is a firewall VM of values: what the supervisor reads, and what comes of what it does. Its driver alone changes it, at
 // instants that nothing else shares.
 type machine struct {
-	seed   uint64
-	script script
-	began  time.Time
+	setting
+	began time.Time
 
 	// mu guards all that follows. At any instant the driver waits until all other goroutines wait, so it meets nobody there.
 	mu     sync.Mutex
@@ -47,17 +48,21 @@ type machine struct {
 	asked  map[what]int  // how often an effect was asked for
 	serial int
 
-	life    *life   // the daemon that runs; nil if none does
-	lives   []*life // all
-	vms     []*appVM
-	tmpl    int // which template
-	tmpls   window[int]
-	uplink  int // what chains of hook forward say
-	servers int
-	place   int
-	tool    tinyproxy.Binary
-	version int // of all that ReadRules reads
-	slept   time.Duration
+	life      *life   // the daemon that runs; nil if none does
+	lives     []*life // all
+	vms       []*appVM
+	tmpl      int // which template
+	tmpls     window[int]
+	uplink    int // what chains of hook forward say
+	servers   int
+	place     int
+	tool      tinyproxy.Binary
+	shared    list          // which other lists may include
+	ceiling   window[hosts] // what no list may go beyond
+	noCeiling bool          // it cannot be read
+	before    map[*list]hosts
+	version   int // of all that ReadRules reads
+	slept     time.Duration
 
 	faults   [troubles]time.Time     // until when something does not work
 	lasted   [troubles]time.Duration // how long it did not work the last time
@@ -94,6 +99,7 @@ type machine struct {
 type life struct {
 	n        int
 	sup      *supervisor.Supervisor
+	ctx      context.Context
 	cancel   context.CancelFunc
 	dead     bool // it was killed: nothing that it does has an effect
 	told     time.Time
@@ -111,9 +117,13 @@ type proc struct {
 	m          *machine
 	life       *life
 	vm         *appVM
+	began      time.Time
 	connection int // of its AppVM, when it was started
 	tmpl       int // likewise
 	hosts      hosts
+	learns     bool          // it is of a lesson
+	bound      bool          // it has been
+	idle       time.Duration // how long nobody has used it in calm time, and another one has served
 	bind       netip.Addr
 	port       uint16
 	pid        int
@@ -123,6 +133,7 @@ type proc struct {
 	clients    int
 	full       bool
 	lost       bool
+	unheard    bool // and nobody has told the daemon
 }
 
 // what names effects of one kind.
@@ -233,7 +244,7 @@ func (m *machine) newLife() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &life{n: len(m.lives), cancel: cancel, version: -1}
+	l := &life{n: len(m.lives), ctx: ctx, cancel: cancel, version: -1}
 	m.lives = append(m.lives, l)
 	m.life = l
 	for _, vm := range m.vms {
@@ -432,7 +443,7 @@ func (m *machine) config(l *life) supervisor.Config {
 		Proxies:  starter{m, l},
 		Events:   events.New(slog.New(logger{m, l})),
 		Users:    users,
-		Ports:    proxies.PortRange{First: firstPort, Last: lastPort},
+		Ports:    proxies.PortRange{First: firstPort, Last: firstPort + m.ports - 1},
 		Limits:   plan.Limits{Drain: 20 * time.Second, Generations: 2, Full: 1},
 		Interval: 30 * time.Second, Look: look,
 		Setup:             control.Setup{Started: time.Now()},
@@ -448,7 +459,7 @@ func (m *machine) slow(t trouble, usually, most time.Duration) time.Duration {
 	if m.fails(t) {
 		return most
 	}
-	return usually
+	return min(usually*time.Duration(m.setting.slow), most)
 }
 
 // A logger writes events into the journal.
@@ -466,6 +477,13 @@ func (g logger) Handle(_ context.Context, r slog.Record) error {
 	if g.l.dead {
 		return nil
 	}
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "error" && strings.HasPrefix(a.Value.String(), "all ports from") {
+			g.m.quiet = false
+			g.m.sometimes("no port is left")
+		}
+		return true
+	})
 	if g.m.sometimes(r.Message); !g.m.writing {
 		return nil
 	}

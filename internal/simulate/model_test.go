@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,22 +24,27 @@ import (
 type hosts uint16
 
 // universe is the lines. The last one is refused by tinyproxy, which is the judge of expressions.
-var universe = []string{"h0.example", "h1.example", "h2.example", "h3.example", "h4.example:8443", "203.0.113.7", "#: egress 10.9.0.5:5432", "bad.example"}
+var universe = []string{"h0.example", "h1.example", "h2.example", "h3.example", "h4.example:8443", "203.0.113.7", "#: egress 10.9.0.5:5432", "bad.example", "#: include common"}
 
 const (
 	portLine   hosts = 1 << 4
 	addrLine   hosts = 1 << 5
 	egressLine hosts = 1 << 6
 	badLine    hosts = 1 << 7
-	upstream         = "up.example"
+	namesLines       = portLine - 1
+
+	includeLine hosts = 1 << 8
+	lessonLine  hosts = 1 << 9 // all names, of which no line speaks
+	everyLine         = includeLine - 1
+	noCeiling         = ^hosts(0)
+
+	upstream = "up.example"
 )
 
 func (h hosts) String() string {
-	var all []string
-	for i, line := range universe {
-		if h>>i&1 == 1 {
-			all = append(all, line)
-		}
+	all := h.words()
+	if h&lessonLine != 0 {
+		all = append(all, "all names")
 	}
 	return "{" + strings.Join(all, ", ") + "}"
 }
@@ -52,10 +59,17 @@ func hostsOf(p *policy.Policy) (h hosts) {
 		h |= 1 << i
 	}
 	for _, line := range p.Rules {
-		if host, temporary := p.Temporary[line.Text]; temporary {
+		switch host, temporary := p.Temporary[line.Text]; {
+		case temporary:
 			add(host.String())
-		} else {
+		case line.Source != "":
 			add(line.Source)
+		default: // of a lesson
+			if bit := bitOf()[line.Text]; bit != 0 {
+				h |= bit
+			} else {
+				h |= lessonLine
+			}
 		}
 	}
 	if len(p.Egress) > 0 {
@@ -63,6 +77,21 @@ func hostsOf(p *policy.Policy) (h hosts) {
 	}
 	return h
 }
+
+// bitOf returns what lines mean, as tinyproxy gets them.
+var bitOf = sync.OnceValue(func() map[string]hosts {
+	bits := map[string]hosts{}
+	file := parsed("all", netip.AddrFrom4([4]byte{10, 137, 24, 99}), lessonLine-1&^includeLine, 0, rules.InFile)
+	p, err := policy.New(file, nil, parsedTemplate(""), policy.Input{Bind: gateways[0]})
+	if err != nil {
+		panic(err)
+	}
+	for _, line := range p.Rules {
+		i := slices.Index(universe, line.Source)
+		bits[line.Text] = 1 << i
+	}
+	return bits
+})
 
 // A list is what is written for an AppVM.
 type list struct {
@@ -98,11 +127,18 @@ type aged[T any] struct {
 const reaction = 2500 * time.Millisecond
 
 func (w *window[T]) set(v T, calm time.Duration) {
-	if v != w.now {
-		w.before = append(w.before, aged[T]{w.now, calm})
-		w.now = v
+	if v == w.now {
+		return
 	}
+	w.before = append(w.before, aged[T]{w.now, calm})
+	w.now = v
 	w.before = slices.DeleteFunc(w.before, func(a aged[T]) bool { return calm-a.since > 2*reaction })
+}
+
+// union returns all that values that may be believed in have.
+func union(w *window[hosts], calm time.Duration) (h hosts) {
+	w.any(calm, func(is hosts) bool { h |= is; return false })
+	return h
 }
 
 // any reports whether a value that may be believed in has a property.
@@ -127,12 +163,18 @@ type appVM struct {
 	vifs             []int // domids
 	file             list
 	dom0             list
-	inRange          bool // it has no list of its own but that of a range
+	shared           *list // that its file may include
+	inRange          bool  // it has no list of its own but that of a range
 	stopped          sure
 	unserved, astray time.Duration     // how long it has not been served in calm time, or by a process that has lost its port
 	decider          int               // the last verb that stops it or starts it
 	temp             map[int]temporary // by line
-	permits          window[hosts]
+	lessons          []*lesson
+	restarted        time.Time     // when the last restart was asked for that has succeeded
+	permits          window[hosts] // its list, or what it had before
+	forATime         window[hosts] // what is allowed for a time
+	learns           window[hosts] // what it may reach while it learns
+	teaches          window[bool]  // its list is one with which it may learn
 	says             window[hosts] // the lines of its list, which tinyproxy may refuse: nobody knows before it has
 	here             window[bool]  // connected
 	kept             hosts         // what it may have as long as its list cannot be used
@@ -140,6 +182,13 @@ type appVM struct {
 	connection       int  // counts those that it has had
 	known            int  // of which the daemon has read
 	bound            bool // and was bound
+}
+
+// A lesson is one that a person has asked for.
+type lesson struct {
+	life  *life
+	until time.Duration // in boot time
+	over  bool
 }
 
 type temporary struct {
@@ -164,12 +213,44 @@ func newVMs() (all []*appVM) {
 
 var gateways = []netip.Addr{netip.MustParseAddr("10.138.24.1"), netip.MustParseAddr("10.138.24.2")}
 
-// list returns the list that counts.
-func (vm *appVM) list() list {
+// written returns the list that counts.
+func (vm *appVM) written() list {
 	if vm.dom0.kind != none {
 		return vm.dom0
 	}
 	return vm.file
+}
+
+// list returns what the list that counts is, with what it includes.
+func (vm *appVM) list() list {
+	l := vm.written()
+	switch {
+	case l.kind != good || l.lines&includeLine == 0:
+		return l
+	case vm.shared.kind == good:
+		return list{good, (l.lines | vm.shared.lines) &^ includeLine}
+	}
+	return list{kind: max(vm.shared.kind, refused)} // none is none of it
+}
+
+// endLessons says that no lesson goes on: the AppVM was stopped, or has gone.
+func (vm *appVM) endLessons() {
+	for _, l := range vm.lessons {
+		l.over = true
+	}
+}
+
+// lesson returns what an AppVM may reach because it learns.
+func (m *machine) lesson(vm *appVM) hosts {
+	if !slices.ContainsFunc(vm.lessons, func(l *lesson) bool {
+		return !l.over && l.life == m.life && l.until > time.Since(m.began)+m.slept
+	}) {
+		return 0
+	}
+	if m.ceiling.now == noCeiling {
+		return lessonLine | namesLines
+	}
+	return m.ceiling.now &^ egressLine
 }
 
 func (vm *appVM) temporary() (h hosts) {
@@ -214,13 +295,20 @@ func (m *machine) judge() {
 			vm.forgetUp() // its last good rules may be older than a list that has not run
 		}
 		l := vm.list()
-		vm.says.set(l.lines|vm.temporary(), m.calm)
-		keep := l.kind == refused || l.kind == halfDone || m.tmpl == brokenTemplate && l.kind == good || l.kind == good && l.lines&badLine != 0
-		if keep && !vm.keeping {
-			vm.kept = 0
-			vm.permits.any(m.calm, func(is hosts) bool { vm.kept |= is; return false })
+		beyond := l.kind == good && (m.noCeiling || l.lines&^m.ceiling.now != 0)
+		if vm.says.set(l.lines, m.calm); beyond {
+			vm.says.set(0, m.calm)
 		}
-		if vm.keeping = keep; keep {
+		vm.forATime.set(vm.temporary(), m.calm)
+		keep := beyond || l.kind == refused || l.kind == halfDone || m.tmpl == brokenTemplate && l.kind == good || l.kind == good && l.lines&badLine != 0
+		if keep && !vm.keeping {
+			vm.kept = union(&vm.permits, m.calm)
+		}
+		vm.keeping = keep
+		vm.learns.set(m.lesson(vm), m.calm)
+		vm.teaches.set(l.kind == good && !keep, m.calm)
+		if keep {
+			vm.kept &= union(&m.ceiling, m.calm)
 			if len(vm.vifs) == 0 {
 				vm.kept = 0
 			}
@@ -232,7 +320,7 @@ func (m *machine) judge() {
 			vm.forgetUp()
 		}
 		if l.kind == good {
-			h = l.lines | vm.temporary()
+			h = l.lines
 		}
 		vm.permits.set(h, m.calm)
 	}
@@ -243,11 +331,14 @@ func (m *machine) judge() {
 	m.tmpls.set(t, m.calm)
 }
 
-// mayReach returns what a process of an AppVM may permit now.
-func (m *machine) mayReach(vm *appVM) (h hosts) {
-	vm.permits.any(m.calm, func(is hosts) bool { h |= is; return false })
-	vm.says.any(m.calm, func(is hosts) bool { h |= is; return false }) // a process that permits no more than that may serve until tinyproxy takes it
-	return h
+// mayReach returns what a process of an AppVM may permit now. During a lesson, names count, but not for the fence.
+func (m *machine) mayReach(vm *appVM, names bool) hosts {
+	h := union(&vm.permits, m.calm) | union(&vm.forATime, m.calm) |
+		union(&vm.says, m.calm) // a process that permits no more than that may serve until tinyproxy takes it
+	if names && vm.teaches.any(m.calm, func(is bool) bool { return is }) {
+		h |= union(&vm.learns, m.calm)
+	}
+	return h & union(&m.ceiling, m.calm)
 }
 
 // rules returns what ReadRules returns.
@@ -257,12 +348,19 @@ func (m *machine) rules() (s rules.Set) {
 	case m.tmpl == brokenTemplate:
 		s.TemplateErr = &rules.Error{Path: "config", Line: 1, Flaw: flaws.Flaw{Text: "Nonsense"}}
 	case text == "":
-		s.Template = rules.Builtin()
+		s.Template = builtin
 	default:
 		s.Template = parsedTemplate(text)
 	}
+	if c := m.ceiling.now; c != noCeiling {
+		s.Ceiling = parsedCeiling(c)
+		if m.noCeiling {
+			s.CeilingErr = &rules.Error{Path: "ceiling", Flaw: flaws.Flaw{Text: "is not there"}}
+		}
+	}
 	for _, vm := range m.vms {
 		l, origin := vm.list(), rules.InFile
+		written := vm.written().lines
 		if vm.dom0.kind != none {
 			origin = rules.InDom0
 		}
@@ -271,13 +369,13 @@ func (m *machine) rules() (s rules.Set) {
 		case vm.inRange && origin == rules.InFile:
 			r := rules.Range{Name: "disp", In: netip.MustParsePrefix("10.137.24.128/25"), Path: "disp.10.137.24.128_25"}
 			if l.kind == good {
-				r.File = parsed(r.Path, netip.Addr{}, l.lines, origin)
+				r.File = parsed(r.Path, netip.Addr{}, written, m.shared.lines, origin)
 			} else {
 				r.Err = unusable(r.Path, l.kind)
 			}
 			s.Ranges = append(s.Ranges, r)
 		case l.kind == good:
-			s.Files = append(s.Files, parsed(vm.name, vm.addr, l.lines, origin))
+			s.Files = append(s.Files, parsed(vm.name, vm.addr, written, m.shared.lines, origin))
 		default:
 			s.Refused = append(s.Refused, rules.Refused{Name: vm.name, Addr: vm.addr, Path: vm.name, Origin: origin, Err: unusable(vm.name, l.kind)})
 		}
@@ -293,6 +391,8 @@ func (m *machine) rules() (s rules.Set) {
 	return s
 }
 
+var builtin = rules.Builtin()
+
 func unusable(path string, kind listKind) error {
 	return &rules.Error{Path: path, Line: 1, Flaw: flaws.Flaw{Text: "cannot be used"}, Unsettled: kind == halfDone}
 }
@@ -302,35 +402,71 @@ var texts struct {
 	sync.Mutex
 	files     map[string]rules.File
 	templates map[string]rules.Template
+	ceilings  map[hosts]*rules.Ceiling
+	dir       string // of the lists that files include
 }
 
-func parsed(name string, addr netip.Addr, lines hosts, origin rules.Origin) rules.File {
+// words returns the lines of a list.
+func (h hosts) words() (all []string) {
+	for i, line := range universe {
+		if h>>i&1 == 1 {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+// text returns a list as a person writes it.
+func text(lines hosts) string {
+	if lines == 0 {
+		return ""
+	}
+	return "#: format domains\n" + strings.Join(lines.words(), "\n") + "\n"
+}
+
+// parsedCeiling returns a ceiling. As with the daemon's, it is the same one as long as its text is the same.
+func parsedCeiling(lines hosts) *rules.Ceiling {
+	texts.Lock()
+	defer texts.Unlock()
+	c := texts.ceilings[lines]
+	if c == nil {
+		var err error
+		if c, err = rules.ParseCeiling("/rules/ceiling", []byte(text(lines))); err != nil {
+			panic(err)
+		}
+		if texts.ceilings == nil {
+			texts.ceilings = map[hosts]*rules.Ceiling{}
+		}
+		texts.ceilings[lines] = c
+	}
+	return c
+}
+
+func parsed(name string, addr netip.Addr, lines, shared hosts, origin rules.Origin) rules.File {
 	texts.Lock()
 	defer texts.Unlock()
 	path := name
 	if addr.IsValid() {
 		path = name + "." + addr.String()
 	}
-	key := fmt.Sprint(path, lines, origin)
+	if lines&includeLine == 0 {
+		shared = 0
+	}
+	key := fmt.Sprint(path, uint(lines), uint(shared), origin)
 	f, ok := texts.files[key]
 	if ok {
 		return f
 	}
-	var content []string
-	for i, line := range universe {
-		if lines>>i&1 == 1 {
-			content = append(content, line)
-		}
-	}
 	var err error
 	if origin == rules.InFile {
-		text := ""
-		if len(content) > 0 {
-			text = "#: format domains\n" + strings.Join(content, "\n") + "\n"
+		if lines&includeLine != 0 {
+			if err := os.WriteFile(filepath.Join(texts.dir, rules.SharedDir, "common"), []byte(text(shared)), 0o600); err != nil {
+				panic(err)
+			}
 		}
-		f, err = rules.ParseFile("/rules/"+path, []byte(text))
+		f, err = rules.ParseFile(filepath.Join(texts.dir, path), []byte(text(lines)))
 	} else {
-		f, err = (&rules.List{Name: name, Addr: addr, Path: "/vm-config/" + path, Origin: origin, Lines: content}).Parse()
+		f, err = (&rules.List{Name: name, Addr: addr, Path: "/vm-config/" + path, Origin: origin, Lines: lines.words()}).Parse()
 	}
 	if err != nil {
 		panic(err)
@@ -392,7 +528,7 @@ func (m *machine) check() {
 		if p.vm.stopped == yes {
 			m.violated("a process of %v runs at %d, and its AppVM is stopped", p.vm.addr, p.port)
 		}
-		if more := p.hosts &^ m.mayReach(p.vm); more != 0 && len(p.vm.vifs) > 0 {
+		if more := p.hosts &^ m.mayReach(p.vm, true); more != 0 && len(p.vm.vifs) > 0 {
 			m.violated("the process of %v at %d permits %v, which no list permits", p.vm.addr, p.port, more)
 		}
 	}
@@ -412,7 +548,7 @@ func (m *machine) check() {
 			opens |= addrLine
 		}
 		vm := m.vms[i]
-		if more := opens &^ m.mayReach(vm); more != 0 && len(vm.vifs) > 0 || f.AnyAddress {
+		if more := opens &^ m.mayReach(vm, false); more != 0 && len(vm.vifs) > 0 || f.AnyAddress {
 			m.violated("the fence opens %v to %v, which no list permits", more, vm.addr)
 		}
 	}
@@ -451,8 +587,23 @@ func (m *machine) wait(d time.Duration) {
 		} else {
 			vm.astray = 0
 		}
-		if vm.astray > 5*time.Second+m.lasted[listeners]*3/2 {
+		bound := 5*time.Second + m.lasted[listeners]*3/2
+		if serves != nil && serves.unheard {
+			bound += look
+		}
+		if vm.astray > bound {
 			m.violated("%v is served by a process that has lost its port, for %v", vm.addr, vm.astray)
+		}
+		for _, p := range m.procs { // looks at processes that have retired are 1 s apart
+			if p.vm != vm {
+				continue
+			}
+			if p.idle += d; serves == nil || serves == p || serves.learns || !p.bound || p.clients > 0 || m.fails(looking) {
+				p.idle = 0
+			}
+			if p.idle > 4*time.Second {
+				m.violated("the process of %v at %d has retired, and has had no clients for %v", vm.addr, p.port, p.idle)
+			}
 		}
 	}
 }
@@ -523,7 +674,11 @@ func (m *machine) vmAtRest(vm *appVM, bound map[string]uint16) {
 		}
 	}
 	if vm.keeping {
-		least, most = 0, vm.kept|l.lines
+		least, most = 0, vm.kept|vm.says.now|vm.temporary()
+	}
+	least, most = least&m.ceiling.now, most&m.ceiling.now
+	if !vm.keeping && serves.began.Before(vm.restarted) {
+		m.violated("at rest: %v is served by a process that is older than its restart", vm.addr)
 	}
 	if serves.hosts&^most != 0 || least&^serves.hosts != 0 {
 		m.violated("at rest: %v is served with %v, and not %v to %v", vm.addr, serves.hosts, least, most)

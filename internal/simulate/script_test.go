@@ -44,6 +44,8 @@ const (
 	remove                  // its list is removed
 	rename                  // its list is for another name
 	dom0List                // dom0 decides a list, or takes it back
+	shareList               // the list that others include is written
+	ceil                    // the ceiling is written, or cannot be read
 	template                // the template is changed
 	stop                    // verbs
 	start
@@ -54,6 +56,7 @@ const (
 	status
 	allow
 	takeBack
+	learn // an AppVM learns, or a lesson is ended
 	reload
 	explainIt
 	die       // a process dies
@@ -77,8 +80,8 @@ const (
 	deeds     // how many there are
 )
 
-var deedNames = [deeds]string{"connect", "disconnect", "reconnect", "moveGateway", "write", "remove", "rename", "dom0List", "template",
-	"stop", "start", "restart", "killAll", "killAllAndRestart", "update", "status", "allow", "takeBack", "reload", "explainIt", "die", "lose",
+var deedNames = [deeds]string{"connect", "disconnect", "reconnect", "moveGateway", "write", "remove", "rename", "dom0List",
+	"shareList", "ceil", "template", "stop", "start", "restart", "killAll", "killAllAndRestart", "update", "status", "allow", "takeBack", "learn", "reload", "explainIt", "die", "lose",
 	"fill", "clients", "flush", "unbind", "tear", "fault", "suspend", "crash", "shutDown", "resolvers", "places", "binary", "forward",
 	"owned", "denied", "rest"}
 
@@ -86,8 +89,8 @@ func (d deed) String() string { return deedNames[d] }
 
 // weights is how often each deed is done, in proportion.
 var weights = [deeds]int{
-	connect: 60, disconnect: 22, reconnect: 14, moveGateway: 3, write: 80, remove: 8, rename: 6, dom0List: 8, template: 8,
-	stop: 10, start: 14, restart: 6, killAll: 2, killAllAndRestart: 3, update: 10, status: 10, allow: 12, takeBack: 5, reload: 3, explainIt: 5,
+	connect: 60, disconnect: 22, reconnect: 14, moveGateway: 3, write: 80, remove: 8, rename: 6, dom0List: 8, shareList: 8, ceil: 4, template: 8,
+	stop: 10, start: 14, restart: 6, killAll: 2, killAllAndRestart: 3, update: 10, status: 10, allow: 12, takeBack: 5, learn: 6, reload: 3, explainIt: 5,
 	die: 24, lose: 6, fill: 4, clients: 20, flush: 8, unbind: 5, tear: 2, fault: 50, suspend: 2, crash: 4, shutDown: 3, resolvers: 3, places: 4,
 	binary: 1, forward: 3, owned: 2, denied: 3, rest: 6,
 }
@@ -128,27 +131,123 @@ var troubleNames = [troubles]string{"links", "ruleFiles", "listeners", "chains",
 
 func (t trouble) String() string { return troubleNames[t] }
 
+// A theme is what a script is about. Where everything may happen, a rare combination of a few things never does. So most scripts leave out
+// most of it, at random (Groce, Zhang, Eide, Chen, Regehr: Swarm Testing, ISSTA 2012).
+type theme struct {
+	weights  [deeds]int
+	troubles []trouble
+	vms      []int // whom it is about
+	gaps     [6]int
+	wrong    bool // many lists are
+	setting
+}
+
+// A setting is a machine. In a found script it says what the script needs to fail; zero is usual.
+type setting struct {
+	seed    uint64
+	ports   uint16 // how many there are for proxies
+	slow    int    // how many times as long as usual everything takes
+	ceiling bool   // no list may go beyond one
+}
+
+var (
+	usualGaps = [6]int{5, 5, 4, 3, 2, 1}
+	shortGaps = [6]int{8, 6, 4, 1, 0, 0}
+	longGaps  = [6]int{2, 2, 2, 4, 6, 4}
+)
+
+// disturbing are deeds after which an AppVM may rightly not be served for a while.
+var disturbing = []deed{die, lose, flush, unbind, tear, suspend, crash, shutDown, forward, dom0List, template, binary, places, ceil}
+
+// matters says for what a trouble matters.
+var matters = [troubles][]deed{
+	links: {connect, disconnect, reconnect}, ruleFiles: {write}, listeners: {lose, die}, chains: {forward}, nameServers: {resolvers},
+	readStops: {crash, shutDown}, writeStops: {stop, start, killAll}, qubesDB: {dom0List, connect},
+	firewallFails: {flush, write, disconnect, die}, firewallUnfenced: {flush, write}, firewallShut: {connect, write},
+	firewallSlow: {flush, write, die, shutDown}, startFails: {write, connect, die, learn}, startTaken: {connect, write, restart},
+	startRemoved: {connect}, startSlow: {connect, write, disconnect}, publishing: {write}, program: {binary}, deaf: {write, flush, disconnect},
+	unseen: {write, disconnect}, lookUps: {template}, looking: {clients, write}, endSlow: {disconnect, write, killAll},
+}
+
+// themeOf returns the theme of a seed. In every third one, everything may happen, and in every sixth nothing but what people do.
+func themeOf(seed uint64) theme {
+	t := theme{weights: weights, gaps: usualGaps, setting: setting{seed: seed}}
+	for i := range troubles {
+		t.troubles = append(t.troubles, i)
+	}
+	r := rand.New(rand.NewPCG(seed, 2))
+	t.vms = r.Perm(vmCount)
+	t.ceiling = r.IntN(2) == 0
+	if seed%3 == 0 {
+		return t
+	}
+	for what := range deeds {
+		switch n := r.IntN(10); {
+		case what == connect || what == write || what == rest:
+		case n < 5:
+			t.weights[what] = 0
+		case n >= 8:
+			t.weights[what] *= 4
+		}
+	}
+	t.vms = t.vms[:1+r.IntN(vmCount)]
+	r.Shuffle(len(t.troubles), func(i, j int) { t.troubles[i], t.troubles[j] = t.troubles[j], t.troubles[i] })
+	t.troubles = t.troubles[:1+r.IntN(3)]
+	t.gaps = [...][6]int{usualGaps, shortGaps, longGaps}[r.IntN(3)]
+	t.slow = [...]int{1, 1, 5, 12}[r.IntN(4)]
+	t.wrong = r.IntN(4) == 0
+	if seed%6 == 1 {
+		for _, what := range disturbing {
+			t.weights[what] = 0
+		}
+		t.troubles, t.slow = []trouble{startTaken}, 1
+		return t
+	}
+	if n := len(t.vms); n < 3 && r.IntN(2) == 0 {
+		t.ports = uint16(3 + 4*n)
+	}
+	return t
+}
+
 // scriptOf returns the script of a seed.
 func scriptOf(seed uint64, steps int) (s script) {
+	t := themeOf(seed)
 	r := rand.New(rand.NewPCG(seed, 1))
+	next := func(what deed, gaps [6]int) step {
+		n := r.IntN(1 << 20)
+		switch {
+		case what == explainIt && !explains(seed):
+			what = status
+		case what == fault:
+			n = int(t.troubles[n%len(t.troubles)])
+		case what == write && t.wrong && r.IntN(2) == 0:
+			n = n&^0xf00 | r.IntN(5)<<8
+		}
+		return step{gap(r, gaps), what, t.vms[r.IntN(len(t.vms))], n, gap(r, t.gaps) + time.Duration(r.Int64N(int64(3*time.Second)))}
+	}
+	for len(s) < steps {
+		one := next(deed(pick(r, t.weights[:])), t.gaps)
+		s = append(s, one)
+		if about := matters[one.n%int(troubles)]; one.what == fault && r.IntN(2) == 0 {
+			s = append(s, next(about[r.IntN(len(about))], shortGaps), next(clients, longGaps)) // what it is about, and a while to see what comes of it
+		}
+	}
+	return s[:steps]
+}
+
+// pick returns an index, in proportion to the weights.
+func pick(r *rand.Rand, weights []int) int {
 	sum := 0
 	for _, w := range weights {
 		sum += w
 	}
-	for range steps {
-		n := r.IntN(sum)
-		var what deed
-		for what = range deeds {
-			if n -= weights[what]; n < 0 {
-				break
-			}
+	n := r.IntN(sum)
+	for i, w := range weights {
+		if n -= w; n < 0 {
+			return i
 		}
-		if what == explainIt && !explains(seed) {
-			what = status
-		}
-		s = append(s, step{gap(r), what, r.IntN(vmCount), r.IntN(1 << 16), gap(r) + time.Duration(r.Int64N(int64(3*time.Second)))})
 	}
-	return s
+	panic("no weight")
 }
 
 // explains reports whether requests are explained in the script of a seed. Whoever explains one asks the loop every 10 ms whether it is
@@ -156,22 +255,7 @@ func scriptOf(seed uint64, steps int) (s script) {
 func explains(seed uint64) bool { return seed%4 == 3 }
 
 // gap returns a time between two steps: most are in the midst of what the one before has begun.
-func gap(r *rand.Rand) time.Duration {
+func gap(r *rand.Rand, gaps [6]int) time.Duration {
 	most := [...]time.Duration{time.Millisecond, 5 * time.Millisecond, 30 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second, 20 * time.Second}
-	n := r.IntN(20)
-	switch {
-	case n < 5:
-		n = 0
-	case n < 10:
-		n = 1
-	case n < 14:
-		n = 2
-	case n < 17:
-		n = 3
-	case n < 19:
-		n = 4
-	default:
-		n = 5
-	}
-	return 1 + time.Duration(r.Int64N(int64(most[n])))
+	return 1 + time.Duration(r.Int64N(int64(most[pick(r, gaps[:])])))
 }

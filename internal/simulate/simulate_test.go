@@ -12,16 +12,40 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/rules"
 )
 
 var (
 	firstSeed = flag.Uint64("seed", 1, "the first seed; the next runs have the next seeds")
 	allSteps  = flag.Int("steps", enough, "how many steps there are in all runs together")
+	atOnce    = flag.Bool("at-once", false, "a failure is not made shorter")
 )
+
+// One goroutine at a time takes less than many at once, as each waits for another.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	runtime.GOMAXPROCS(1)
+	var err error
+	if texts.dir, err = os.MkdirTemp("", "simulate"); err == nil {
+		err = os.Mkdir(filepath.Join(texts.dir, rules.SharedDir), 0o700)
+	}
+	if err != nil {
+		panic(err)
+	}
+	status := m.Run()
+	os.RemoveAll(texts.dir)
+	os.Exit(status)
+}
 
 // enough steps reach all rare states: those of the first seeds do, and so do ten times as many of any.
 const enough = 12_000
@@ -30,26 +54,28 @@ const enough = 12_000
 const scriptSteps = 300
 
 func TestSimulate(t *testing.T) {
-	began, steps, reached, told := time.Now(), 0, map[string]int{}, time.Now()
+	steps, reached, told := 0, map[string]int{}, time.Now()
 	seed := *firstSeed
 	for ; steps < *allSteps; seed++ {
-		s := scriptOf(seed, scriptSteps)
-		r := run(t, seed, s, false)
-		if r.wrong != nil {
-			less, l := shrink(t, seed, s)
-			t.Fatalf("seed %d: %v\n\nThe same in fewer steps, to be kept in found:\n\t{%q, %d, script{\n%s\t}},\n\nIts journal:\n%s",
-				seed, r.wrong, l.wrong, seed, less, strings.Join(l.journal, "\n"))
+		is, s := themeOf(seed).setting, scriptOf(seed, scriptSteps)
+		r := run(t, is, s, false)
+		if steps += r.steps; r.wrong != nil && *atOnce {
+			t.Fatalf("%d steps, %.0f s, seed %d: %v", steps, cpu().Seconds(), seed, r.wrong)
 		}
-		steps += r.steps
+		if r.wrong != nil {
+			less, l := shrink(t, is, s)
+			t.Fatalf("seed %d: %v\n\nThe same in fewer steps, to be kept in found:\n\t{%q, setting{%d, %d, %d, %t}, script{\n%s\t}},\n\nIts journal:\n%s",
+				seed, r.wrong, l.wrong, seed, is.ports, is.slow, is.ceiling, less, strings.Join(l.journal, "\n"))
+		}
 		for state, n := range r.reached {
 			reached[state] += n
 		}
 		if testing.Verbose() && time.Since(told) > 10*time.Second {
 			told = time.Now()
-			fmt.Printf("seed %d: %d steps, %.0f a minute\n", seed, steps, float64(steps)/time.Since(began).Minutes())
+			fmt.Printf("seed %d: %d steps, %.0f a minute of a CPU\n", seed, steps, float64(steps)/cpu().Minutes())
 		}
 	}
-	t.Logf("seeds %d to %d: %d steps, %.0f a minute", *firstSeed, seed-1, steps, float64(steps)/time.Since(began).Minutes())
+	t.Logf("seeds %d to %d: %d steps, %.0f a minute of a CPU", *firstSeed, seed-1, steps, float64(steps)/cpu().Minutes())
 	for _, state := range slices.Sorted(maps.Keys(reached)) {
 		t.Logf("%7d × %s", reached[state], state)
 	}
@@ -61,6 +87,15 @@ func TestSimulate(t *testing.T) {
 			t.Errorf("no run has reached this: %s", state)
 		}
 	}
+}
+
+// cpu returns how long this program has had a CPU.
+func cpu() time.Duration {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		panic(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 // rare are states that the runs have to reach, or they show less than they seem to.
@@ -82,11 +117,11 @@ var rare = []string{
 
 // found are the scripts that have failed once, as short as they could be made.
 var found = []struct {
-	what   string
-	seed   uint64
+	what string
+	setting
 	script script
 }{
-	{"told to end while a write of the firewall hung, the daemon waited for that write, longer than systemd waits for the daemon", 19, script{
+	{"told to end while a write of the firewall hung, the daemon waited for that write, longer than systemd waits for the daemon", setting{seed: 19}, script{
 		{1e6, write, 0, 0x503, 0},
 		{2e6, connect, 0, 0, 0},
 		{2e9, fault, 0, int(firewallSlow), 1e9},
@@ -94,7 +129,7 @@ var found = []struct {
 		{50e6, shutDown, 0, 0, 0},
 		{20e9, clients, 0, 0, 0},
 	}},
-	{"a bad list brought back what a good one had taken away while its AppVM was stopped", 1, script{
+	{"a bad list brought back what a good one had taken away while its AppVM was stopped", setting{seed: 1}, script{
 		{1e6, write, 0, 0x507, 0},
 		{1e6, connect, 0, 0, 0},
 		{1e9, stop, 0, 0, 0},
@@ -103,7 +138,7 @@ var found = []struct {
 		{1e9, start, 0, 0, 0},
 		{1e9, clients, 0, 0, 0},
 	}},
-	{"the same while its process did not start", 1, script{
+	{"the same while its process did not start", setting{seed: 1}, script{
 		{1e6, write, 0, 0x507, 0},
 		{1e6, connect, 0, 0, 0},
 		{1e9, fault, 0, int(startFails), 9e9},
@@ -111,7 +146,7 @@ var found = []struct {
 		{9e9, write, 0, 0x003, 0},
 		{1e9, clients, 0, 0, 0},
 	}},
-	{"a process that had retired, and then lost its port, was bound again when its rules were taken back", 500153, script{
+	{"a process that had retired, and then lost its port, was bound again when its rules were taken back", setting{seed: 500153}, script{
 		{781214, write, 4, 17237, 1679905694},
 		{3882983, dom0List, 1, 26581, 15220607568},
 		{3332697, flush, 4, 58489, 375210016},
@@ -121,7 +156,7 @@ var found = []struct {
 		{517177, allow, 1, 1971, 2724102620},
 		{15175987, lose, 1, 29408, 2868282918},
 	}},
-	{"a firewall that failed for a moment, in which much else happened, was written again half a minute later", 910049, script{
+	{"a firewall that failed for a moment, in which much else happened, was written again half a minute later", setting{seed: 910049}, script{
 		{10549448, write, 0, 26942, 454006070},
 		{3345967, connect, 0, 62443, 1713810757},
 		{55349251, rest, 0, 47348, 1381248186},
@@ -144,7 +179,7 @@ var found = []struct {
 	}},
 
 	// Faults that were mended before there was a simulation. The directory mutants has each as a patch.
-	{"what came up last was taken for last good, not what served last", 1, script{
+	{"what came up last was taken for last good, not what served last", setting{seed: 1}, script{
 		{1e6, write, 0, 0x501, 0},
 		{1e6, connect, 0, 0, 0},
 		{1e9, write, 0, 0x503, 0},
@@ -152,7 +187,7 @@ var found = []struct {
 		{5e9, write, 0, 0x001, 0},
 		{2e9, clients, 0, 0, 0},
 	}},
-	{"an AppVM was served alone although another process had died: a binding to that was written again", 2, script{
+	{"an AppVM was served alone although another process had died: a binding to that was written again", setting{seed: 2}, script{
 		{1e6, write, 0, 0x501, 0},
 		{1e6, write, 1, 0x501, 0},
 		{1e6, write, 2, 0x501, 0},
@@ -166,7 +201,7 @@ var found = []struct {
 		{100e6, die, 1, 0, 0},
 		{15e9, clients, 0, 0, 0},
 	}},
-	{"five ports that another program had kept an AppVM waiting", 1, script{
+	{"five ports that another program had kept an AppVM waiting", setting{seed: 1}, script{
 		{1e6, write, 0, 0x501, 0},
 		{1e6, connect, 0, 0, 0},
 		{1e9, fault, 0, int(startTaken), 30e9},
@@ -174,7 +209,7 @@ var found = []struct {
 		{1e6, connect, 1, 0, 0},
 		{10e9, clients, 0, 0, 0},
 	}},
-	{"sockets that could not be read were not looked at again", 1, script{
+	{"sockets that could not be read were not looked at again", setting{seed: 1}, script{
 		{1e6, write, 0, 0x501, 0},
 		{1e6, connect, 0, 0, 0},
 		{1e9, fault, 0, int(listeners), 3e8},
@@ -185,31 +220,31 @@ var found = []struct {
 
 func TestFound(t *testing.T) {
 	for _, f := range found {
-		if r := run(t, f.seed, f.script, true); r.wrong != nil {
+		if r := run(t, f.setting, f.script, true); r.wrong != nil {
 			t.Errorf("%s:\n%s", f.what, strings.Join(r.journal, "\n"))
 		}
 	}
 }
 
 // shrink deletes steps from a script as long as it still fails, and returns what is left, with its journal.
-func shrink(t *testing.T, seed uint64, s script) (script, result) {
+func shrink(t *testing.T, is setting, s script) (script, result) {
 	for size := len(s) / 2; size > 0; size /= 2 {
 		for at := 0; at < len(s); {
 			less := slices.Delete(slices.Clone(s), at, min(at+size, len(s)))
-			if r := run(t, seed, less, false); r.wrong != nil {
+			if r := run(t, is, less, false); r.wrong != nil {
 				s = less
 			} else {
 				at += size
 			}
 		}
 	}
-	return s, run(t, seed, s, true)
+	return s, run(t, is, s, true)
 }
 
 func TestOneSeedGivesOneJournal(t *testing.T) {
 	for seed := range uint64(3) {
-		s := scriptOf(seed, scriptSteps)
-		first, second := run(t, seed, s, true).journal, run(t, seed, s, true).journal
+		is, s := themeOf(seed).setting, scriptOf(seed, scriptSteps)
+		first, second := run(t, is, s, true).journal, run(t, is, s, true).journal
 		for i := range max(len(first), len(second)) {
 			if i >= len(first) || i >= len(second) || first[i] != second[i] {
 				t.Fatalf("seed %d: two journals, from line %d on:\n%s\n\n%s", seed, i+1, around(first, i), around(second, i))
@@ -226,7 +261,7 @@ func around(journal []string, i int) string {
 // A write that has failed is tried again in its time, whatever another program does to the firewall meanwhile.
 func TestARetryIsNotLost(t *testing.T) {
 	for pause := time.Millisecond; pause < 150*time.Millisecond; pause += 5 * time.Millisecond {
-		r := run(t, 1, script{
+		r := run(t, setting{seed: 1}, script{
 			{1e6, write, 0, 0x501, 0},
 			{1e6, connect, 0, 0, 0},
 			{3e9, fault, 0, int(firewallFails), 30e6},

@@ -1,29 +1,35 @@
 #!/bin/sh
-# run.sh [PATTERN]: does the simulation find each fault? It copies the working tree, puts one fault into the copy after the other, and
-# names those that no run finds. STEPS is how many steps each is given.
+# run.sh [PATTERN]: does the simulation find each fault? Each is built into a program of tests of its own, over the sources as they are. That
+# runs random scripts until something is violated, STEPS steps at most; if nothing is, the scripts in found. A table says after how many
+# steps, and what was violated.
 set -eu
 cd "$(dirname "$0")/../../.."
-patches=$(ls "$PWD"/internal/simulate/mutants/${1:-*}.patch)
-tree=$(mktemp -d)
-trap 'rm -rf "$tree"' EXIT
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree"
-cd "$tree"
-simulate() { ${GO:-go} test -count=1 -timeout 0 ./internal/simulate -args -steps="${STEPS:-300000}" </dev/null >log 2>&1; }
-simulate || { cat log >&2; echo "the simulation fails without a fault" >&2; exit 1; }
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+build() { ${GO:-go} test -c -overlay "$tmp/overlay" -o "$tmp/simulate" ./internal/simulate; }
+simulate() { (cd internal/simulate && "$tmp/simulate" -test.timeout 0 "$@" </dev/null >"$tmp/log" 2>&1); }
+violated() { sed -nE 's/^ *simulate_test.go:[0-9]+: //p; s/^(panic|fatal error): /&/p' "$tmp/log" | head -n 1 | cut -c 1-150; }
+
+echo '{}' >"$tmp/overlay"
+build
+simulate -steps=12000 || { cat "$tmp/log" >&2; echo "the simulation fails without a fault" >&2; exit 1; }
 found=0 all=0
-for p in $patches; do
+for p in internal/simulate/mutants/${1:-*}.patch; do
 	name=$(basename "$p" .patch)
+	file=$(sed -n 's|^+++ b/||p' "$p")
 	all=$((all + 1))
-	patch -p1 --quiet --forward <"$p" || { echo "$name: the patch does not apply: make it again" >&2; exit 1; }
-	if simulate; then
-		echo "$name: NOT FOUND: $(head -n 1 "$p")"
-	elif grep -q '\[build failed\]' log; then
-		cat log >&2
-		exit 1
-	else
+	patch --quiet -o "$tmp/mutant.go" "$file" <"$p" || { echo "$name: the patch does not apply: make it again" >&2; exit 1; }
+	echo "{\"Replace\": {\"$PWD/$file\": \"$tmp/mutant.go\"}}" >"$tmp/overlay"
+	build
+	if ! simulate -test.run '^TestSimulate$' -at-once -steps="${STEPS:-1000000}"; then
 		found=$((found + 1))
-		echo "$name: found: $(sed -n 's/^ *simulate_test.go:[0-9]*: //p; /^panic/p' log | head -n 1 | cut -c 1-150)"
+		echo "$name | $(violated)"
+	elif ! simulate -test.run 'TestFound|TestARetry'; then
+		found=$((found + 1))
+		echo "$name | a script in found"
+	else
+		echo "$name | NOT FOUND: $(head -n 1 "$p")"
 	fi
-	patch -p1 --quiet --reverse <"$p"
 done
 echo "$found of $all found"
