@@ -40,6 +40,9 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 			if !b.Local() && m.procs[b.To.Port()] == nil && m.knownDead[b.To.Port()] {
 				m.violated("%v is written, and the daemon knows that the process has ended", b)
 			}
+			if !b.Local() && m.starting[b.To.Port()] {
+				m.violated("%v is written, and nobody listens there yet", b)
+			}
 		}
 	}
 	m.mu.Unlock()
@@ -184,6 +187,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 		connection = m.of(p.Addr).known
 		if !s.l.dead {
 			m.mayStart(p, port)
+			m.starting[port] = true
 		}
 	})
 	err := m.await(ctx, s.l, what{"start", p.Addr}, port, time.Millisecond, m.slow(startSlow, 15*time.Millisecond, 9*time.Second), func(e *effect) {
@@ -222,6 +226,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 		m.served[port] = p.Addr
 		m.did("%v listens at %d: %v", p.Addr, port, allowed)
 	})
+	m.read(func() { delete(m.starting, port) })
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ import (
 const (
 	firstPort  = 9000
 	usualPorts = 18 // few, so that ports are used again, and run out
+	manyPorts  = 60 // so many that the few of them which another program leaves free do not run out
 	look       = 30 * time.Second
 )
 
@@ -77,6 +78,7 @@ type machine struct {
 	unfenced  time.Time       // since when not
 	pending   *firewall.State // what a write under way is about
 	procs     map[uint16]*proc
+	starting  map[uint16]bool       // ports at which processes do not listen yet
 	served    map[uint16]netip.Addr // who had a port last
 	died      map[uint16]time.Time  // when the process at a port ended
 	knownDead map[uint16]bool       // and the daemon knows it
@@ -254,6 +256,7 @@ func (m *machine) newLife() {
 	m.kernel, m.fenced, m.stale, m.tearing = &firewall.State{}, true, [3]bool{}, time.Time{}
 	clear(m.died)
 	clear(m.knownDead)
+	clear(m.starting)
 	for _, vm := range m.vms {
 		_, by := m.kept.Of(vm.name, vm.addr)
 		switch {

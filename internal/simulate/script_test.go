@@ -201,6 +201,7 @@ func themeOf(seed uint64) theme {
 			t.weights[what] = 0
 		}
 		t.troubles, t.slow = []trouble{startTaken}, 1
+		t.vms, t.ports = t.vms[:1], manyPorts // no other AppVM gets the few ports that are free
 		return t
 	}
 	if n := len(t.vms); n < 3 && r.IntN(2) == 0 {

@@ -201,7 +201,7 @@ var found = []struct {
 		{100e6, die, 1, 0, 0},
 		{15e9, clients, 0, 0, 0},
 	}},
-	{"five ports that another program had kept an AppVM waiting", setting{seed: 1}, script{
+	{"five ports that another program had kept an AppVM waiting", setting{seed: 1, ports: manyPorts}, script{
 		{1e6, write, 0, 0x501, 0},
 		{1e6, connect, 0, 0, 0},
 		{1e9, fault, 0, int(startTaken), 30e9},
