@@ -227,6 +227,7 @@ func (m *machine) admit() {
 // ended takes in that the daemon has ended by itself, or as it was told.
 func (m *machine) ended(l *life) {
 	m.life, l.dead = nil, true
+	l.cancel() // the program ends
 	m.did("daemon %d has ended", l.n)
 	gaveUp := errors.Is(l.err, process.ErrRemoved)
 	if gaveUp {

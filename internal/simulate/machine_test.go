@@ -260,7 +260,7 @@ func (m *machine) newLife() {
 	for _, vm := range m.vms {
 		_, by := m.kept.Of(vm.name, vm.addr)
 		switch {
-		case vm.stopped == yes && (by != "" || m.fails(readStops)):
+		case vm.stopped == yes && by != "":
 			m.sometimes("a stop outlives the daemon")
 		case vm.stopped != no || by != "" || m.fails(readStops):
 			vm.stopped = maybe
