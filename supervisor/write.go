@@ -103,8 +103,8 @@ func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 	if came.writes, came.err = w.firewall.Sync(ctx, w.state, func() { close(w.inForce) }); came.writes > 0 {
 		w.log.Debug("firewall written", "writes", came.writes)
 	}
+	w.mail.Post(w.over) // before the loop, if it waits, can go on: so there is one more round in any case
 	w.done <- came
-	w.mail.Post(w.over)
 	if w.after != nil {
 		w.after()
 	}

@@ -116,8 +116,13 @@ func (b *Box[L]) Take() Wakeups {
 	return taken
 }
 
-// Letters returns the letters that have come since the last call.
+// Letters returns the letters that have come since the last call. It empties the slot, so a loop that a timer has woken does not look
+// twice. Take has to follow.
 func (b *Box[L]) Letters() []func(L) {
+	select {
+	case <-b.slot:
+	default:
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	letters := b.letters

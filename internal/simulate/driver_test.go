@@ -278,7 +278,7 @@ func (m *machine) rest(verb bool) {
 			return
 		}
 		m.atRest()
-		m.forever, m.quiet = false, true
+		m.forever, m.quiet, m.lasted = false, true, [troubles]time.Duration{}
 	})
 }
 
@@ -786,7 +786,7 @@ func (m *machine) learn(vm *appVM, s step) {
 func (m *machine) break_(t trouble, lasts time.Duration) {
 	m.did("%v for %v", t, lasts)
 	m.faults[t] = time.Now().Add(lasts)
-	m.lasted[t] = lasts
+	m.lasted[t] += lasts
 	switch t {
 	case unseen:
 		if m.life != nil {

@@ -353,7 +353,7 @@ func (p *proc) ends(how string, usually time.Duration) {
 // mayEnd looks whether the daemon may end a process now: nothing leads to it any more, unless the firewall cannot be written, or all
 // processes end because the fence does not stand.
 func (m *machine) mayEnd(p *proc) {
-	if p.life.dead || m.procs[p.port] != p || m.fwFailed || time.Since(m.tearing) < 10*time.Second || m.isSlow() ||
+	if p.life.dead || m.procs[p.port] != p || m.fwFailed || time.Since(m.tearing) < 10*time.Second || time.Since(m.saidUnfenced) < time.Second || m.isSlow() ||
 		slices.ContainsFunc([]trouble{firewallFails, firewallUnfenced, firewallSlow, chains}, m.fails) {
 		return
 	}

@@ -66,24 +66,25 @@ type machine struct {
 	slept     time.Duration
 
 	faults   [troubles]time.Time     // until when something does not work
-	lasted   [troubles]time.Duration // how long it did not work the last time
+	lasted   [troubles]time.Duration // how long it has not worked since everything did
 	finished bool
 	forever  bool         // nothing fails any more, and nothing takes long
 	tearing  time.Time    // until when another program undoes what is written
 	kept     stops.Record // the file
 
-	kernel    *firewall.State // what the kernel holds
-	fenced    bool            // the fence stands
-	fwFailed  bool            // the last write failed, or took too long
-	unfenced  time.Time       // since when not
-	pending   *firewall.State // what a write under way is about
-	procs     map[uint16]*proc
-	starting  map[uint16]bool       // ports at which processes do not listen yet
-	served    map[uint16]netip.Addr // who had a port last
-	died      map[uint16]time.Time  // when the process at a port ended
-	knownDead map[uint16]bool       // and the daemon knows it
-	quiet     bool                  // nothing has failed since everything was at rest, but that ports were taken
-	shown     map[netip.Addr]uint16 // the port of the proxy that files tell of
+	kernel       *firewall.State // what the kernel holds
+	fenced       bool            // the fence stands
+	fwFailed     bool            // the last write failed, or took too long
+	unfenced     time.Time       // since when not
+	saidUnfenced time.Time       // when the daemon last ended all because of that
+	pending      *firewall.State // what a write under way is about
+	procs        map[uint16]*proc
+	starting     map[uint16]bool       // ports at which processes do not listen yet
+	served       map[uint16]netip.Addr // who had a port last
+	died         map[uint16]time.Time  // when the process at a port ended
+	knownDead    map[uint16]bool       // and the daemon knows it
+	quiet        bool                  // nothing has failed since everything was at rest, but that ports were taken
+	shown        map[netip.Addr]uint16 // the port of the proxy that files tell of
 
 	stale   [3]bool       // links, rules, firewall: the daemon has not heard of a change
 	calm    time.Duration // how long nothing has kept the daemon from doing what the inputs say
@@ -487,6 +488,9 @@ func (g logger) Handle(_ context.Context, r slog.Record) error {
 		}
 		return true
 	})
+	if strings.HasPrefix(r.Message, "the fence around proxies does not stand") {
+		g.m.saidUnfenced = time.Now()
+	}
 	if g.m.sometimes(r.Message); !g.m.writing {
 		return nil
 	}

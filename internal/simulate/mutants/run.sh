@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../../.."
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-build() { ${GO:-go} test -c -overlay "$tmp/overlay" -o "$tmp/simulate" ./internal/simulate; }
+build() { ${GO:-go} test -c -ldflags='-s -w' -overlay "$tmp/overlay" -o "$tmp/simulate" ./internal/simulate; }
 simulate() { (cd internal/simulate && "$tmp/simulate" -test.timeout 0 "$@" </dev/null >"$tmp/log" 2>&1); }
 violated() { sed -nE 's/^ *simulate_test.go:[0-9]+: //p; s/^(panic|fatal error): /&/p' "$tmp/log" | head -n 1 | cut -c 1-150; }
 
