@@ -67,7 +67,7 @@ func run(t *testing.T, is setting, s script, journal bool) (r result) {
 	is.ports, is.slow = cmp.Or(is.ports, usualPorts), cmp.Or(is.slow, 1)
 	synctest.Test(t, func(*testing.T) {
 		m := &machine{setting: is, ceiling: window[hosts]{now: noCeiling}, before: map[*list]hosts{}, began: time.Now(), signal: make(chan struct{}, 1), asked: map[what]int{}, vms: newVMs(), writing: journal,
-			procs: map[uint16]*proc{}, starting: map[uint16]bool{}, served: map[uint16]netip.Addr{}, shown: map[netip.Addr]uint16{}, died: map[uint16]time.Time{}, knownDead: map[uint16]bool{}, quiet: true, verbs: map[*answer]bool{}, reached: map[string]int{}, kernel: &firewall.State{}}
+			procs: map[uint16]*proc{}, starting: map[uint16]bool{}, served: map[uint16]netip.Addr{}, shown: map[netip.Addr]uint16{}, current: map[netip.Addr]uint16{}, died: map[uint16]time.Time{}, knownDead: map[uint16]bool{}, quiet: true, verbs: map[*answer]bool{}, reached: map[string]int{}, kernel: &firewall.State{}}
 		m.mu.Lock()
 		for _, vm := range m.vms {
 			vm.shared = &m.shared

@@ -332,10 +332,20 @@ func (p *proc) Listens(sockdiag.Listeners) error {
 	return nil
 }
 
+// Current is process.Launcher.SetCurrent: of two calls the later one counts, whichever takes longer.
 func (p *proc) Current() error {
+	var ended bool
+	p.m.read(func() {
+		if ended = p.m.procs[p.port] != p; !ended {
+			p.m.current[p.vm.addr] = p.port
+		}
+	})
+	if ended {
+		return errEnded
+	}
 	return p.m.await(context.Background(), p.life, what{"publish", p.vm.addr}, p.port, 100*time.Microsecond, p.m.slow(publishing, 3*time.Millisecond, 900*time.Millisecond), func(e *effect) {
 		if e.err = p.m.failing(publishing); e.err == nil {
-			p.m.shown[p.vm.addr] = p.port
+			p.m.shown[p.vm.addr] = p.m.current[p.vm.addr]
 		}
 	})
 }
@@ -370,6 +380,10 @@ func (m *machine) end(p *proc, how string, err error) {
 		return
 	}
 	delete(m.procs, p.port)
+	if m.current[p.vm.addr] == p.port {
+		delete(m.current, p.vm.addr)
+		delete(m.shown, p.vm.addr)
+	}
 	m.died[p.port] = time.Now()
 	m.did("%s %v :%d", how, p.vm.addr, p.port)
 	p.err = err

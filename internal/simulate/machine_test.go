@@ -85,6 +85,7 @@ type machine struct {
 	knownDead    map[uint16]bool       // and the daemon knows it
 	quiet        bool                  // nothing has failed since everything was at rest, but that ports were taken
 	shown        map[netip.Addr]uint16 // the port of the proxy that files tell of
+	current      map[netip.Addr]uint16 // that of the proxy that they should tell of
 
 	stale   [3]bool       // links, rules, firewall: the daemon has not heard of a change
 	calm    time.Duration // how long nothing has kept the daemon from doing what the inputs say
