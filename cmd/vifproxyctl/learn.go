@@ -128,7 +128,7 @@ func listOf(at place, name string) (list propose.List, err error) {
 	if err != nil {
 		return list, err
 	}
-	list.Syntax, list.Ports = set.Linter.Syntax, set.Ports
+	list.Syntax, list.Ports, list.MayAllow = set.Linter.Syntax, set.Ports, set.MayAllow
 	if vm.Origin != control.InDom0 && vm.Origin != control.InFirewall {
 		list.File, err = set.Find(name)
 		return list, err

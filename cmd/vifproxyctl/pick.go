@@ -54,7 +54,7 @@ func runPick(c *call, o pickOptions, denied []events.Denied) error {
 			}
 		}
 	}
-	return g.choose(o, propose.Of(propose.List{File: g.file, Syntax: g.check.Syntax, Ports: g.rules.Ports}, asked))
+	return g.choose(o, propose.Of(propose.List{File: g.file, Syntax: g.check.Syntax, Ports: g.rules.Ports, MayAllow: g.rules.MayAllow}, asked))
 }
 
 // proposed returns a refused host as package propose takes it.

@@ -71,6 +71,14 @@ func TestCeiling(t *testing.T) {
 		if said := s.plain(s.on(1, "explain", "work", "nobody.example")); !strings.Contains(said, "none by the rule file: nobody.example is beyond the ceiling DIR/ceiling") {
 			s.Errorf("explain: %s", said)
 		}
+		s.refuses("work", "http://nobody.example/", "http://shop.example/")
+		s.deniedOne("work", "shop.example")
+		if said := s.plain(s.on(0, "denied", "work", "--pick")); !strings.Contains(said, "nobody.example is beyond the ceiling DIR/ceiling: widen that first") {
+			s.Errorf("denied --pick: %s", said)
+		}
+		if said := s.plain(s.on(2, "denied", "work", "--accept=nobody.example")); !strings.Contains(said, "nobody.example is beyond the ceiling DIR/ceiling: widen that first") {
+			s.Errorf("denied --accept: %s", said)
+		}
 		for _, service := range []string{"vifproxy.Allow", "vifproxy.AllowAlways"} {
 			if said, status := s.calls("work", service, "nobody.example"); status != 1 || !strings.HasPrefix(said, "no: the list of work cannot be changed like this") {
 				s.Errorf("%s: %d, %s", service, status, said)

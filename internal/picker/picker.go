@@ -157,7 +157,7 @@ func (m *Model) rowKey(key string) {
 		m.tick()
 	case "a":
 		for _, r := range m.rows {
-			if r.line != nil && !r.apart && r.line != r.site.Wildcard {
+			if r.line != nil && !r.apart && r.line != r.site.Wildcard && r.line.Beyond == "" {
 				m.ticked[r.line] = true
 			}
 		}
@@ -173,24 +173,28 @@ func (m *Model) tick() {
 	if m.at < 0 || m.at >= len(m.rows) || m.rows[m.at].site == nil {
 		return
 	}
-	if r := m.rows[m.at]; r.line != nil {
-		m.ticked[r.line] = !m.ticked[r.line]
-	} else {
+	switch r := m.rows[m.at]; {
+	case r.line == nil:
 		on := !m.siteTicked(r.site)
 		for i := range r.site.Lines {
-			m.ticked[&r.site.Lines[i]] = on
+			m.ticked[&r.site.Lines[i]] = on && r.site.Lines[i].Beyond == ""
 		}
+	case r.line.Beyond != "":
+		m.note = terminal.ASCII(r.line.Beyond)
+	default:
+		m.ticked[r.line] = !m.ticked[r.line]
 	}
 }
 
-// siteTicked reports whether all lines of a site for one host are ticked.
-func (m *Model) siteTicked(s *propose.Site) bool {
+// siteTicked reports whether all lines of a site for one host are ticked that can be.
+func (m *Model) siteTicked(s *propose.Site) (ticked bool) {
 	for i := range s.Lines {
-		if !m.ticked[&s.Lines[i]] {
+		if l := &s.Lines[i]; l.Beyond == "" && !m.ticked[l] {
 			return false
 		}
+		ticked = ticked || m.ticked[&s.Lines[i]]
 	}
-	return true
+	return ticked
 }
 
 // look shows the list as it would be, from a line from which the new ones are seen.
@@ -267,7 +271,7 @@ func (m *Model) rowLine(i, width int) screen.Line {
 		line = screen.Line{Text: "> " + line.Text[2:], Style: screen.Marked}
 	case r.line == nil:
 		line.Style = screen.Heading
-	case m.covered(r) || r.apart && !m.ticked[r.line]:
+	case m.covered(r) || r.line.Beyond != "" || r.apart && !m.ticked[r.line]:
 		line.Style = screen.Faint
 	case r.line == r.site.Wildcard:
 		line.Style = screen.Warning
@@ -290,6 +294,8 @@ func (m *Model) rowText(r row, width int) string {
 	}
 	note := r.line.Also()
 	switch {
+	case r.line.Beyond != "":
+		note = "no: " + terminal.ASCII(r.line.Beyond)
 	case m.covered(r):
 		note = "the wildcard stands for it"
 	case r.line.For != "":
@@ -303,6 +309,9 @@ func (m *Model) rowText(r row, width int) string {
 		}
 	}
 	text := "  " + box(m.ticked[r.line] && !m.covered(r))
+	if r.line.Beyond != "" {
+		text = "   -  "
+	}
 	if width < hostWidth+20 {
 		return text + screen.FitHost(r.line.Text, width-len(text))
 	}

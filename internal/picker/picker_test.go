@@ -72,6 +72,39 @@ func TestTicks(t *testing.T) {
 	}
 }
 
+// What a ceiling does not admit is shown with the reason, and no key ticks it.
+func TestBeyondACeiling(t *testing.T) {
+	for keys, want := range map[string]string{
+		"a enter enter": "b.bank.example", "_ enter enter": "b.bank.example", "down _ enter enter": "", "_ _ enter enter": "",
+		"down down down _ enter enter": "", "end _ enter enter": "",
+	} {
+		p := proposal(t, "a.bank.example", "b.bank.example", "shop.example")
+		for _, line := range []*propose.Line{&p.Sites[0].Lines[0], p.Sites[0].Wildcard, &p.Sites[1].Lines[0]} {
+			line.Beyond = line.Text + " is beyond the ceiling \x1b[2J"
+		}
+		m := New("title", p, preview)
+		for key := range strings.FieldsSeq(keys) {
+			m.Key(strings.ReplaceAll(key, "_", " "))
+		}
+		lines, ok := m.Accepted()
+		if got := texts(lines); got != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v, want %q", keys, got, ok, want)
+		}
+		m = New("title", p, preview)
+		m.Key("down")
+		m.Key(" ")
+		var drawn strings.Builder
+		for _, line := range m.Lines(120, 24) {
+			fmt.Fprintln(&drawn, strings.TrimRight(line.Text, " "))
+		}
+		for _, row := range []string{`>    -  a.bank.example                      no: a.bank.example is beyond the ceiling \x1b[2J`, "  -  shop.example ", "\na.bank.example is beyond the ceiling "} {
+			if !strings.Contains(drawn.String(), row) {
+				t.Errorf("%q is not in\n%s", row, &drawn)
+			}
+		}
+	}
+}
+
 func TestAPreviewThatFails(t *testing.T) {
 	m := New("title", proposal(t, "a.example"), func([]propose.Line) ([]string, []int, error) { return nil, nil, errors.New("no such file") })
 	for _, key := range []string{"a", "enter", "enter"} {

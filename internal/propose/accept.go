@@ -1,6 +1,7 @@
 package propose
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,12 +17,17 @@ const namedMax = 20
 const All = "all"
 
 // Accept returns the lines that words accept. A word is a site, for all its hosts; a line, such as *.bank.example; or [All]. All accepts
-// neither wildcards, nor what browsers ask for by themselves, nor a port that was closed. A word that accepts nothing is an error.
+// neither wildcards, nor what browsers ask for by themselves, nor a port that was closed. No word accepts a line beyond a ceiling. A word that accepts nothing is an error.
 func (p Proposal) Accept(words []string) (accepted []Line, err error) {
 	for _, word := range words {
 		lines := p.lines(word)
 		if len(lines) == 0 {
 			return nil, fmt.Errorf("%s is not proposed; %s", terminal.Quote(word), p.choice())
+		}
+		beyond := lines[0].Beyond
+		lines = slices.DeleteFunc(lines, func(l Line) bool { return l.Beyond != "" })
+		if len(lines) == 0 {
+			return nil, errors.New(beyond)
 		}
 		for _, l := range lines {
 			if !slices.ContainsFunc(accepted, func(other Line) bool { return other.Text == l.Text }) {
@@ -46,7 +52,7 @@ func (p Proposal) lines(word string) (lines []Line) {
 	}
 	for _, s := range p.Background {
 		if word == s.Name {
-			return s.Lines
+			return slices.Clone(s.Lines)
 		}
 	}
 	for _, s := range slices.Concat(p.Sites, p.Background) {
@@ -80,9 +86,11 @@ func (p Proposal) choice() string {
 	return text
 }
 
-// Also says what a line admits in addition to its hosts, for a person; "" if that is nothing.
+// Also says what a line admits in addition to its hosts, or why it is not accepted, for a person; "" if that is nothing.
 func (l Line) Also() string {
 	switch {
+	case l.Beyond != "":
+		return l.Beyond
 	case l.Host.Port != 0:
 		return fmt.Sprintf("opens port %d for the whole list", l.Host.Port)
 	case l.Unknown != "":
@@ -101,7 +109,7 @@ func (p Proposal) Text() string {
 			name := s.Name
 			for _, l := range s.Lines {
 				note := l.Also()
-				if l.For != "" {
+				if l.For != "" && l.Beyond == "" {
 					note = "by itself: " + terminal.Quote(l.For)
 				}
 				rows = append(rows, []string{name, l.Text, fmt.Sprint(l.Count), note})

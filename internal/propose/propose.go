@@ -36,6 +36,8 @@ type List struct {
 	File   rules.File
 	Syntax rules.Syntax
 	Ports  []uint16 // that are open for all AppVMs
+	// MayAllow returns why hosts are beyond a ceiling; nil if they are not. Without it there is no ceiling.
+	MayAllow func(...rules.Host) error
 }
 
 // A Proposal is the lines that a list could get. It has no line for what the list permits already.
@@ -64,6 +66,8 @@ type Line struct {
 	For   string    `json:"for,omitempty"` // what browsers want of the host by themselves
 	// Closed says that a lesson refused what the line is for, because its port is not open.
 	Closed bool `json:"closed,omitempty"`
+	// Beyond says that a ceiling does not admit the line, and names it; "" if it does. Such a line is not accepted.
+	Beyond string `json:"beyond,omitempty"`
 	// Admits is a shortest host that the line admits and nobody asked for; "" if there is none. Unknown says why that is not known.
 	Admits  string `json:"admits,omitempty"`
 	Unknown string `json:"unknown,omitempty"`
@@ -126,7 +130,28 @@ func Of(list List, asked []Host) Proposal {
 		p.Sites[i].Wildcard = wildcard(p.Sites[i])
 	}
 	list.compare(&p)
+	list.limit(&p)
 	return p
+}
+
+// limit marks the lines that a ceiling does not admit.
+func (l List) limit(p *Proposal) {
+	if l.MayAllow == nil {
+		return
+	}
+	mark := func(line *Line) {
+		if err := l.MayAllow(line.Host); err != nil {
+			line.Beyond = err.Error()
+		}
+	}
+	for _, s := range slices.Concat(p.Sites, p.Background) {
+		for i := range s.Lines {
+			mark(&s.Lines[i])
+		}
+		if s.Wildcard != nil {
+			mark(s.Wildcard)
+		}
+	}
 }
 
 // add counts another request that the line is for.

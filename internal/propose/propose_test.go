@@ -225,3 +225,32 @@ func hostsOf(lines []Line) (hosts []rules.Host) {
 	}
 	return hosts
 }
+
+// No word accepts what a ceiling does not admit, and the table says why.
+func TestBeyondACeiling(t *testing.T) {
+	list := listOf(t, names, rules.Syntax{})
+	list.MayAllow = func(hosts ...rules.Host) error {
+		if host := hosts[0].String(); host != "www.bank.example" && host != "shop.example" {
+			return fmt.Errorf("%s is beyond the ceiling", host)
+		}
+		return nil
+	}
+	p := Of(list, asked("www.bank.example", "api.bank.example", "shop.example", "shop.example:8443", "moz.example=updates"))
+	for word, want := range map[string]string{"all": "www.bank.example shop.example", "bank.example": "www.bank.example", "shop.example": "shop.example",
+		"*.bank.example": "*.bank.example is beyond the ceiling", "shop.example:8443": "shop.example:8443 is beyond the ceiling", "moz.example": "moz.example is beyond the ceiling"} {
+		lines, err := p.Accept([]string{word})
+		var got []string
+		for _, l := range lines {
+			got = append(got, l.Text)
+		}
+		if err != nil {
+			got = append(got, err.Error())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %q, want %q", word, got, want)
+		}
+	}
+	if text := p.Text(); strings.Count(text, "is beyond the ceiling") != 4 {
+		t.Error(text)
+	}
+}
