@@ -28,9 +28,9 @@ and those of the template "config" and of its list. Nothing private is open, no 
 without a name. Use the pages and programs that the VM is for, and nothing else. The VM can send what it knows
 to anybody meanwhile, so do not learn in a VM that you do not trust.
 
-learn prints each host that is new, and whether the list permits it. Ctrl-C ends it, and so do the end of
-the time, stop, the end of the VM, and the end of vifproxyd. Then the list is in force again, and connections
-that were made meanwhile are cut, except those that the list's own process had before.
+learn prints each host that is new, and whether the list permits it. Ctrl-C and Ctrl-Z end it, and so do the
+end of the time, stop, the end of the VM, and the end of vifproxyd. Then the list is in force again, and
+connections that were made meanwhile are cut, except those that the list's own process had before.
 
 In the end learn proposes lines, grouped by site, also for hosts that were refused because their port is not
 open. On a terminal you tick lines and see the list as it would be, as with denied --pick; Enter writes it.

@@ -192,6 +192,11 @@ func TestLessonsEnd(t *testing.T) {
 		closed()
 
 		l = s.learn("work")
+		s.must(l.cmd.Process.Signal(syscall.SIGTSTP)) // Ctrl-Z: nobody would look at what it reaches
+		l.end(0, "the list of work is in force again: it was ended")
+		closed()
+
+		l = s.learn("work")
 		open := s.tunnel("work", "other.example:443")
 		s.must(l.cmd.Process.Kill())
 		s.cut(open)

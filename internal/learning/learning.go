@@ -41,11 +41,12 @@ type Learner struct {
 }
 
 // Follow has the AppVM learn for a time, and shows what it reaches. It returns when the list is in force again, and reports whether the
-// lesson had begun. A signal (Ctrl-C) ends the lesson; a second one ends the program.
+// lesson had begun. A signal (Ctrl-C, and Ctrl-Z, because nobody would look) ends the lesson; a second one has its usual
+// effect.
 func (l *Learner) Follow(ctx context.Context, duration time.Duration) (began bool, err error) {
 	l.known = map[string]*control.LearntHost{}
 	ctx, hangUp := context.WithCancelCause(ctx)
-	interrupted, restore := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	interrupted, restore := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGTSTP)
 	defer restore()
 	var ending sync.WaitGroup
 	defer ending.Wait()

@@ -82,6 +82,11 @@ func (m *Model) header(int) []screen.Line {
 			text += fmt.Sprintf(", %d %s", counts[state], state)
 		}
 	}
+	for _, vm := range m.state.VMs {
+		if !vm.Learning.IsZero() {
+			text += fmt.Sprintf("; %s learns until %s", screen.Word(vm.Name), vm.Learning.Local().Format(time.TimeOnly))
+		}
+	}
 	return []screen.Line{{Text: text, Style: screen.Heading}}
 }
 
@@ -183,13 +188,19 @@ func (m *Model) vmPane(width, height int) []screen.Line {
 		if rate, ok := m.state.Traffic[vm.Name]; ok {
 			down, up = bytesText(rate.Down), bytesText(rate.Up)
 		}
-		cells := []string{screen.Word(vm.Name), vm.State, orNone(strings.Join(vm.Interfaces, ",")), down, up, strconv.Itoa(m.refused(vm))}
+		state := vm.State
+		if !vm.Learning.IsZero() {
+			state = "learns"
+		}
+		cells := []string{screen.Word(vm.Name), state, orNone(strings.Join(vm.Interfaces, ",")), down, up, strconv.Itoa(m.refused(vm))}
 		line := screen.Line{Text: "  " + tableLine(vmColumns, cells, width)}
 		switch {
 		case m.pane == vms && m.first[vms]+i == at:
 			line = screen.Line{Text: "> " + line.Text[2:], Style: screen.Marked}
 		case vm.InTrouble():
 			line.Style = screen.Bad
+		case !vm.Learning.IsZero():
+			line.Style = screen.Warning
 		case vm.State != control.Running:
 			line.Style = screen.Faint
 		}

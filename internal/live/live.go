@@ -101,7 +101,7 @@ type Model struct {
 	over    bool
 
 	pane   pane
-	note   string // what the last key could not do
+	note   string // what the last key could not do, or that a lesson is over
 	vm     string // that is marked; "" if none is
 	shown  []row  // that were drawn last, from the first one on
 	stands []row  // what the list stands still with; nil if it goes on
@@ -122,6 +122,12 @@ func New(run Runner) *Model { return &Model{run: run, pane: refusals} }
 
 // Set tells the model how things are.
 func (m *Model) Set(s State) {
+	for _, vm := range m.state.VMs {
+		learns := func(other control.VM) bool { return other.Name == vm.Name && !other.Learning.IsZero() }
+		if !vm.Learning.IsZero() && !slices.ContainsFunc(s.VMs, learns) {
+			m.note = screen.Word(vm.Name) + " learns no more: its list is in force again"
+		}
+	}
 	m.state, m.known, m.trouble = s, true, ""
 	slices.SortStableFunc(m.state.VMs, func(a, b control.VM) int { return strings.Compare(a.Name, b.Name) })
 	if !slices.ContainsFunc(s.VMs, func(vm control.VM) bool { return vm.Name == m.vm }) {

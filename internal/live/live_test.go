@@ -70,6 +70,25 @@ func (d *desk) markedHost() string {
 	return ""
 }
 
+// A lesson is seen while it lasts, and so is its end.
+func TestALesson(t *testing.T) {
+	learns := state(nil)
+	learns.VMs[0].Learning = noon
+	d := newDesk(learns)
+	if screen := d.looks(80, 24); !strings.Contains(screen, "1 running; bank learns until "+noon.Local().Format(time.TimeOnly)) ||
+		!strings.Contains(screen, " learns   vif7.0") {
+		t.Errorf("it learns:\n%s", screen)
+	}
+	d.Set(state(nil))
+	if screen := d.looks(80, 24); strings.Contains(screen, "learns until") || !strings.Contains(screen, "bank learns no more: its list is in force again") || !strings.Contains(screen, " running  vif7.0") {
+		t.Errorf("it has learnt:\n%s", screen)
+	}
+	d.types("down")
+	if screen := d.looks(80, 24); strings.Contains(screen, "learns") {
+		t.Errorf("after the next key:\n%s", screen)
+	}
+}
+
 // A flood of refusals moves nothing below the mark: the host that is allowed is the one that was marked.
 func TestAFloodDoesNotMoveTheMark(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
