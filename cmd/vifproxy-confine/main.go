@@ -1,10 +1,10 @@
 // Vifproxy-confine is what vifproxyd executes in the place of a proxy, or of the resolver: it locks itself in and becomes tinyproxy, or
 // vifproxy-names.
 //
-//	vifproxy-confine PARENT [GROUP]
+//	vifproxy-confine PARENT SCORE [GROUP]
 //
 // The daemon prepares everything (package confine) and starts this program in advance, with the privileges that it takes to
-// give privileges up. It enters the cgroup whose cgroup.procs is descriptor GROUP, and waits. The handover.Message comes through
+// give privileges up. It takes SCORE as its oom_score_adj, enters the cgroup whose cgroup.procs is descriptor GROUP, and waits. The handover.Message comes through
 // descriptor 3, and is only put into force here.
 //
 // It is a program of its own because starting one costs what all its packages cost: this one takes 1.3 ms, and vifproxyd
@@ -48,11 +48,11 @@ const (
 func init() { runtime.LockOSThread() }
 
 func main() {
-	parent, group, ok := arguments(os.Args)
+	parent, score, group, ok := arguments(os.Args)
 	if !ok {
 		fail(handover.CannotConfine, "arguments: this program is vifproxyd's", syscall.EINVAL)
 	}
-	volunteer()
+	volunteer(score)
 	var entered syscall.Errno
 	if group >= 0 {
 		entered = enter(group) // reported when there is somebody to report to
@@ -123,17 +123,17 @@ func main() {
 	fail(handover.CannotExecute, "execute "+m.Argv[0], errno)
 }
 
-// arguments returns the parent's process id and the descriptor of the group's cgroup.procs, which is -1 if there is none.
-func arguments(args []string) (parent, group int, ok bool) {
-	if len(args) != 2 && len(args) != 3 {
-		return 0, 0, false
+// arguments returns the parent's process id, the score, and the descriptor of the group's cgroup.procs, which is -1 if there is none.
+func arguments(args []string) (parent int, score string, group int, ok bool) {
+	if len(args) != 3 && len(args) != 4 {
+		return 0, "", 0, false
 	}
 	parent, err := strconv.Atoi(args[1])
 	group = -1
-	if len(args) == 3 && err == nil {
-		group, err = strconv.Atoi(args[2])
+	if len(args) == 4 && err == nil {
+		group, err = strconv.Atoi(args[3])
 	}
-	return parent, group, err == nil
+	return parent, args[2], group, err == nil
 }
 
 // enter moves this process to a cgroup. The kernel checks the right to do so when the file is opened, and vifproxyd opened it.
@@ -144,18 +144,14 @@ func enter(procs int) syscall.Errno {
 	return errno
 }
 
-// oomScore is what the kernel adds for a proxy, in thousandths of the memory, when it has to end a process for lack of memory.
-// Any proxy, and the vifproxy-confine that waits, ends before the daemon and before Qubes' own services.
-const oomScore = "500"
-
-// volunteer makes the kernel end this process, or the tinyproxy that it becomes, before others. Raising the score takes no
-// privilege. An AppVM that owns a tinyproxy could lower the score again to the daemon's if Landlock did not forbid it to write
+// volunteer makes the kernel end this process, or the program that it becomes, before others if there is no memory. Raising the score
+// takes no privilege. An AppVM that owns a tinyproxy could lower the score again to the daemon's if Landlock did not forbid it to write
 // files.
-func volunteer() {
+func volunteer(score string) {
 	const path = "/proc/self/oom_score_adj"
 	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
 	if err == nil {
-		_, err = syscall.Write(fd, []byte(oomScore))
+		_, err = syscall.Write(fd, []byte(score))
 		syscall.Close(fd)
 	}
 	if err != nil {

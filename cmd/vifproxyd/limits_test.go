@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
+	"vifproxy/tinyproxy"
 )
 
 // template writes the template: what is built in, with another line in the place of one.
@@ -49,7 +50,7 @@ func TestMaxClientsWithinTheLimitsOfTheDaemon(t *testing.T) {
 }
 
 // TestProxiesEndBeforeTheDaemon: for lack of memory the kernel ends any proxy, and the vifproxy-confine that waits for the
-// next start, before the daemon.
+// next start, before the resolver, and that before the daemon.
 func TestProxiesEndBeforeTheDaemon(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.startWork()
@@ -65,6 +66,11 @@ func TestProxiesEndBeforeTheDaemon(t *testing.T) {
 		for _, pid := range s.proxies() {
 			if is := score(pid); is != "500" {
 				s.Errorf("a proxy's score is %s", is)
+			}
+		}
+		for _, pid := range s.processes(func(uid uint32) bool { return uid == tinyproxy.NamesUID }) {
+			if is := score(pid); is != "250" {
+				s.Errorf("the resolver's score is %s", is)
 			}
 		}
 		s.until("a vifproxy-confine waits with the score of a proxy", func() error {

@@ -124,8 +124,9 @@ func (s *site) delegatedGroup() *os.File {
 	s.must(err)
 	s.Cleanup(func() {
 		s.must(writeFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0))
+		proxies, _ := filepath.Glob(filepath.Join(dir, "*", "*", "cgroup.procs"))
 		below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
-		for _, path := range append(below, filepath.Join(dir, "cgroup.procs")) {
+		for _, path := range append(append(proxies, below...), filepath.Join(dir, "cgroup.procs")) {
 			for errors.Is(os.Remove(filepath.Dir(path)), unix.EBUSY) {
 				time.Sleep(time.Millisecond)
 			}

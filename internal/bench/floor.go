@@ -91,7 +91,7 @@ func (h *byHand) start() (took time.Duration, end func(), err error) {
 		}
 		defer unix.Close(pair[0])
 		null := h.null.Fd()
-		argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid())}
+		argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid()), confine.ProxyScore}
 		pid, err := syscall.ForkExec(h.sandbox.Helper(), argv, &syscall.ProcAttr{
 			Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Files: []uintptr{null, null, null, uintptr(pair[1])},
 			Sys: &syscall.SysProcAttr{Setsid: true},

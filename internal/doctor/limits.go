@@ -126,7 +126,8 @@ func (d *doctor) tasks() scarce {
 }
 
 func (d *doctor) memory() scarce {
-	all := append([]scarce{{"the machine", d.allMemory()}}, d.groups("memory.max")...)
+	has := limits.Together(d.allMemory())
+	all := append([]scarce{{"the bound for all proxies", has}}, d.groups("memory.max")...)
 	return least(append(all, d.groups("memory.high")...)...)
 }
 

@@ -147,7 +147,7 @@ func connection(fd int) (*net.UnixConn, error) {
 // execute starts a vifproxy-confine that waits for an order, and becomes a program that may use so much memory. Go's collector is to work
 // harder before the kernel ends it: GOMEMLIMIT, package runtime.
 func (s *Server) execute(room confine.Room, order int, memory uint64) (pid int, err error) {
-	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid())}
+	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid()), confine.NamesScore}
 	null := s.null.Fd()
 	fds := []uintptr{null, null, null, uintptr(order)}
 	if door := room.Door(); door >= 0 {

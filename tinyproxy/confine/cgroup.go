@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -22,14 +24,17 @@ var controllers = []string{"memory", "pids", "cpu"}
 
 const (
 	daemonGroup = cgroup.Daemon
-	proxyPrefix = "proxy-" // then a number
+	sharedGroup = "proxies" // of all proxies and the resolver, which have one bound of memory together
+	proxyPrefix = "proxy-"  // then a number
 )
 
 // A groups is the cgroup of the daemon, if systemd has delegated it (Delegate= in the unit).
 type groups struct {
 	root    *os.Root
+	place   string   // where those of proxies are in it: sharedGroup, or "." if it was not delegated
 	enabled []string // of controllers
 	made    atomic.Uint64
+	bound   atomic.Uint64 // that is in force for all proxies together, in bytes
 }
 
 var (
@@ -73,9 +78,11 @@ func openGroups(dir string) (_ *groups, err error) {
 			root.Close()
 		}
 	}()
-	g := &groups{root: root}
-	if err := root.Mkdir(daemonGroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
+	g := &groups{root: root, place: sharedGroup}
+	for _, name := range []string{daemonGroup, sharedGroup} {
+		if err := root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
 	}
 	if err := g.write(daemonGroup+"/cgroup.procs", "0"); err != nil {
 		return nil, err
@@ -85,7 +92,8 @@ func openGroups(dir string) (_ *groups, err error) {
 		return nil, err
 	}
 	for _, c := range controllers {
-		if slices.Contains(strings.Fields(string(available)), c) && g.write("cgroup.subtree_control", "+"+c) == nil {
+		if slices.Contains(strings.Fields(string(available)), c) && g.write("cgroup.subtree_control", "+"+c) == nil &&
+			g.write(sharedGroup+"/cgroup.subtree_control", "+"+c) == nil {
 			g.enabled = append(g.enabled, c)
 		}
 	}
@@ -94,18 +102,53 @@ func openGroups(dir string) (_ *groups, err error) {
 	if slices.Contains(g.enabled, "cpu") {
 		_ = g.write(daemonGroup+"/cpu.weight", "1000")
 	}
-	entries, err := fs.ReadDir(root.FS(), ".")
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries { // of an earlier run
-		if e.IsDir() && strings.HasPrefix(e.Name(), proxyPrefix) {
-			if err := (&group{parent: g, name: e.Name()}).remove(); err != nil {
-				return nil, err
+	for _, place := range []string{sharedGroup, "."} { // of an earlier run; older daemons had them beside their own
+		entries, err := fs.ReadDir(root.FS(), place)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() && strings.HasPrefix(e.Name(), proxyPrefix) {
+				if err := (&group{parent: g, name: path.Join(place, e.Name())}).remove(); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
-	return g, nil
+	return g, g.boundAll()
+}
+
+// boundAll holds all proxies together to what this machine can spare for them. It is called before each start, because the memory of a
+// VM of Qubes grows and shrinks while it runs. If they take more, the kernel ends the largest of them, and only of them
+// (mem_cgroup_out_of_memory in the kernel's mm/memcontrol.c). Without the bound it would first drop what it can read again, such as
+// the pages of programs, and the whole machine would wait for its disk.
+func (g *groups) boundAll() error {
+	if g.place != sharedGroup || !slices.Contains(g.enabled, "memory") {
+		return nil
+	}
+	all, err := limits.Memory()
+	if err != nil {
+		return err
+	}
+	bound := limits.Together(all)
+	if bound == g.bound.Load() {
+		return nil
+	}
+	// A bound below what is in use would have the writer wait until processes have ended. What is in use falls to the bound later.
+	text, err := g.root.ReadFile(sharedGroup + "/memory.current")
+	if err != nil {
+		return err
+	}
+	if used, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err != nil {
+		return err
+	} else if used > bound {
+		return g.write(sharedGroup+"/memory.max", fmt.Sprint(used))
+	}
+	if err := g.write(sharedGroup+"/memory.max", fmt.Sprint(bound)); err != nil {
+		return err
+	}
+	g.bound.Store(bound)
+	return nil
 }
 
 // delegated reports whether systemd has marked the cgroup as ours, or has given it to our user. If we are root, we could write
@@ -143,7 +186,10 @@ type group struct {
 // add makes a cgroup without limits, and opens its cgroup.procs for a process to enter by. To start the process inside would take
 // clone3(2), which systemd's RestrictNamespaces= denies us.
 func (g *groups) add() (_ *group, procs *os.File, err error) {
-	c := &group{parent: g, name: fmt.Sprint(proxyPrefix, g.made.Add(1))}
+	if err := g.boundAll(); err != nil {
+		return nil, nil, fmt.Errorf("bound the memory of all proxies: %w", err)
+	}
+	c := &group{parent: g, name: path.Join(g.place, fmt.Sprint(proxyPrefix, g.made.Add(1)))}
 	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
 		err = c.remove()
 		if err == nil {

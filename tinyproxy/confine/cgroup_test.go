@@ -41,7 +41,8 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := errors.Join(enter(home), os.Remove(filepath.Join(dir, daemonGroup)), os.Remove(dir)); err != nil {
+		if err := errors.Join(enter(home), os.Remove(filepath.Join(dir, daemonGroup)),
+			os.Remove(filepath.Join(dir, sharedGroup)), os.Remove(dir)); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -56,6 +57,28 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("controllers %q", g.enabled)
+	// All proxies have one bound. When the VM has got more memory, or less, the next start sets another one.
+	if slices.Contains(g.enabled, "memory") {
+		all, err := limits.Memory()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bound := func() string {
+			text, err := g.root.ReadFile(sharedGroup + "/memory.max")
+			if err != nil {
+				t.Error(err)
+			}
+			return strings.TrimSpace(string(text))
+		}
+		want := fmt.Sprint(limits.Together(all) &^ uint64(os.Getpagesize()-1)) // the kernel counts pages
+		if is := bound(); is != want {
+			t.Errorf("all proxies may use %s bytes, want %s", is, want)
+		}
+		g.bound.Store(1)
+		if err := errors.Join(g.write(sharedGroup+"/memory.max", "max"), g.boundAll()); err != nil || bound() != want {
+			t.Errorf("then they may use %s bytes, want %s: %v", bound(), want, err)
+		}
+	}
 
 	// A process that leaves its session, and what it forked, in the proxy's cgroup.
 	c, procs, err := g.add()
@@ -71,7 +94,7 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer said.Close()
-	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()), "4")
+	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()), ProxyScore, "4")
 	proxy.ExtraFiles = []*os.File{os.NewFile(uintptr(pair[1]), "orders"), procs}
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
@@ -99,7 +122,10 @@ func TestGroups(t *testing.T) {
 		t.Errorf("shell and background process are not both in the cgroup: %q, %v", pids, err)
 	}
 
-	// Another run finds and ends it.
+	// Another run finds and ends it, and what a daemon has left that had no group for all.
+	if err := g.root.Mkdir("proxy-1", 0o755); err != nil {
+		t.Fatal(err)
+	}
 	again, err := openGroups(filepath.Join(dir, daemonGroup))
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +136,9 @@ func TestGroups(t *testing.T) {
 	}
 	if _, err := g.root.Stat(c.name); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its cgroup is still there: %v", err)
+	}
+	if _, err := g.root.Stat("proxy-1"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the older one is still there: %v", err)
 	}
 	g.root.Close()
 }
@@ -130,7 +159,7 @@ func TestGroupThatCannotBeEntered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer shut.Close()
-	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()), "4")
+	proxy := exec.Command(build(t), strconv.Itoa(os.Getpid()), ProxyScore, "4")
 	proxy.ExtraFiles = []*os.File{os.NewFile(uintptr(pair[1]), "orders"), shut}
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)

@@ -50,6 +50,14 @@ type Sandbox struct {
 	programs map[any]program // by identity
 }
 
+// What the kernel adds when it has to end a process for lack of memory, in thousandths of the memory (oom_score_adj, proc(5)). It ends
+// any proxy first, and the vifproxy-confine that waits. The resolver may use a quarter of the memory, so with a quarter added it comes
+// after every proxy. Qubes' own services have 0, and the unit gives the daemon -900.
+const (
+	ProxyScore = "500"
+	NamesScore = "250"
+)
+
 // A Box is what one proxy may do.
 type Box struct {
 	Program  string       // path of the tinyproxy
@@ -221,7 +229,7 @@ func (s *Sandbox) EnterGroup() error {
 	if err != nil {
 		return errors.Join(err, private.Leave())
 	}
-	s.private, s.groups = private, &groups{root: root}
+	s.private, s.groups = private, &groups{root: root, place: "."}
 	return nil
 }
 

@@ -134,13 +134,27 @@ func ReadCeilings() (c Ceilings, err error) {
 		}
 		*l.value = limit.Max
 	}
+	c.memory, err = Memory()
+	return c, err
+}
+
+// Memory returns how many bytes of memory the machine has now.
+func Memory() (uint64, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
-		return c, fmt.Errorf("read the size of the memory: %w", err)
+		return 0, fmt.Errorf("read the size of the memory: %w", err)
 	}
-	c.memory = uint64(info.Totalram) * uint64(info.Unit)
-	return c, nil
+	return uint64(info.Totalram) * uint64(info.Unit), nil
 }
+
+// What all proxies and the resolver leave to the rest of the machine. A Debian with the daemon and Qubes' agents takes some 90 MiB.
+const (
+	restPart = 4        // one part in so many of the memory
+	restMin  = 96 << 20 // bytes, unless that is more than half of it
+)
+
+// Together returns how many bytes all proxies and the resolver may use together on a machine with so much memory.
+func Together(memory uint64) uint64 { return memory - max(memory/restPart, min(restMin, memory/2)) }
 
 // TooManyClients is the error of a template that asks for more clients than this machine has room for.
 type TooManyClients struct {

@@ -101,3 +101,12 @@ func TestShelf(t *testing.T) {
 		t.Errorf("%d bytes of a small machine", ListRoom(400<<20))
 	}
 }
+
+// TestTogether: all proxies leave a quarter to the rest, of a small machine more, and never more than half.
+func TestTogether(t *testing.T) {
+	for memory, want := range map[uint64]uint64{4096: 3072, 400: 300, 300: 204, 210: 114, 128: 64} {
+		if got := Together(memory << 20); got != want<<20 {
+			t.Errorf("of %d MiB all proxies may have %d, want %d", memory, got>>20, want)
+		}
+	}
+}

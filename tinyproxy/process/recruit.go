@@ -35,7 +35,7 @@ func (l *Launcher) enlist() (*recruit, error) {
 		return nil, err
 	}
 	defer room.Shut()
-	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid())}
+	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid()), confine.ProxyScore}
 	fds := []uintptr{null, null, uintptr(pair[1])}
 	if door := room.Door(); door >= 0 {
 		argv, fds = append(argv, "4"), append(fds, uintptr(door))
