@@ -161,11 +161,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 		}
 	}
 	b := &bench{Options: o, ctx: ctx, log: slog.New(slog.DiscardHandler), sites: map[string]*site{}, begun: time.Now()}
-	defer func() {
-		for _, s := range b.sites {
-			err = errors.Join(err, s.close())
-		}
-	}()
+	defer func() { err = errors.Join(err, b.close()) }()
 	report := newReport(b.begun, o.Runs)
 	fmt.Fprint(out, report.heading())
 	for _, f := range chosen {
@@ -180,6 +176,15 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 		return nil
 	}
 	return report.write(o.JSON)
+}
+
+// close takes all sites away.
+func (b *bench) close() (err error) {
+	for name, s := range b.sites {
+		delete(b.sites, name)
+		err = errors.Join(err, s.close())
+	}
+	return err
 }
 
 // take measures a figure, and profiles the daemons meanwhile if that is asked for.

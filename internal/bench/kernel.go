@@ -120,6 +120,25 @@ func memory(pid int) (f footprint, err error) {
 	return footprint{mib(fields["VmRSS"]), mib(fields["RssAnon"]), mib(rollup["Pss"])}, err
 }
 
+// shares returns the proportional shares of a process and of those that it has started, in MiB, by the names of their programs.
+func shares(pid int) (parts map[string]float64, err error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	pids := fmt.Sprint(pid)
+	for _, path := range threads {
+		text, failed := os.ReadFile(path)
+		pids, err = pids+" "+string(text), errors.Join(err, failed)
+	}
+	parts = map[string]float64{}
+	for one := range strings.FieldsSeq(pids) {
+		argv, failed := os.ReadFile("/proc/" + one + "/cmdline")
+		f, gone := status("/proc/" + one + "/smaps_rollup")
+		name, _, _ := strings.Cut(string(argv), "\x00")
+		parts[filepath.Base(name)] += float64(f["Pss"]) / 1024
+		err = errors.Join(err, failed, gone)
+	}
+	return parts, err
+}
+
 // switches is how often a process's threads went to sleep of their own accord.
 func switches(pid int) (n int, err error) {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))

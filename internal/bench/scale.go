@@ -239,37 +239,41 @@ func (b *bench) idle() (outcome, error) {
 	return o, errors.Join(err, err2, err3)
 }
 
-// memory measures resident memory when nothing has happened for a while.
+// memory measures resident memory, and the proportional share of all that runs, when nothing has happened for a while at the only site.
 func (b *bench) memory() (outcome, error) {
-	o := outcome{unit: "MiB"}
+	const some, helpersMax, eachMax = 10, 16, 1.6 // AppVMs; MiB of daemon and helpers, and of each proxy
+	o, all := outcome{unit: "MiB"}, map[int]float64{}
 	empty := exec.Command(b.Empty)
 	if err := empty.Start(); err != nil {
 		return o, err
 	}
-	defer func() {
-		empty.Process.Kill() //nolint:errcheck // it does not end by itself
-		empty.Wait()         //nolint:errcheck // killed
-	}()
-	for _, n := range []int{1, many} {
-		if _, err := b.inhabited(n); err != nil {
+	defer func() { _, _ = empty.Process.Kill(), empty.Wait() }() // it does not end by itself
+	for _, n := range []int{1, some, 50, many} {
+		if err := b.close(); err != nil {
 			return o, err
 		}
-	}
-	time.Sleep(comeToRest)
-	floor, err := memory(empty.Process.Pid)
-	if err != nil {
-		return o, err
-	}
-	for _, n := range []int{1, many} {
-		f, err := memory(b.sites[fmt.Sprint(n)].daemon.Process.Pid)
+		s, err := b.inhabited(n)
 		if err != nil {
 			return o, err
 		}
+		time.Sleep(comeToRest)
+		floor, err1 := memory(empty.Process.Pid)
+		f, err2 := memory(s.daemon.Process.Pid)
+		parts, err3 := shares(s.daemon.Process.Pid)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return o, err
+		}
 		o.figures, o.floors = []float64{f.resident}, []float64{floor.resident}
-		o.note("with %d AppVMs %.1f MiB are its own and %.1f MiB its program file's; of the floor %.1f and %.1f",
-			n, f.anonymous, f.resident-f.anonymous, floor.anonymous, floor.resident-floor.anonymous)
-		o.note("its proportional share is %.1f MiB, the floor's %.1f", f.share, floor.share)
+		helpers, proxy := parts["vifproxy-names"]+parts["vifproxy-confine"], parts["tinyproxy"]/float64(n)
+		all[n] = f.share + helpers + parts["tinyproxy"]
+		o.note("with %d AppVMs %.1f MiB are its own and %.1f MiB its program file's; the shares of daemon, helpers and each proxy are "+
+			"%.1f, %.1f and %.2f MiB", n, f.anonymous, f.resident-f.anonymous, f.share, helpers, proxy)
+		if n == some && (f.share+helpers > helpersMax || proxy > eachMax) {
+			o.wrong = append(o.wrong, fmt.Sprintf("with %d AppVMs daemon and helpers have %.1f MiB, and each proxy %.2f", n, f.share+helpers, proxy))
+		}
 	}
+	each := (all[many] - all[1]) / (many - 1)
+	o.note("the share of all that runs is %.1f MiB and %.2f for each AppVM", all[1]-each, each)
 	return o, nil
 }
 
