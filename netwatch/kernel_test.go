@@ -260,7 +260,11 @@ func TestWatchFollows(t *testing.T) {
 	o.until(t, b)
 	check(t, netlink.RouteReplace(hostRoute(third, "10.137.0.17")))
 	o.until(t, b+"10.137.0.17 via vif4.0 at 10.138.1.9\n")
-	check(t, netlink.LinkSetName(third, "old"))
+	if err := netlink.LinkSetName(third, "old"); errors.Is(err, unix.EBUSY) {
+		return // before Linux 6.2 a link that is up keeps its name ("net: allow live renaming when an interface is up")
+	} else {
+		check(t, err)
+	}
 	o.until(t, b)
 	check(t, netlink.LinkSetName(third, "vif4.0"))
 	o.until(t, b+"10.137.0.17 via vif4.0 at 10.138.1.9\n")
