@@ -46,7 +46,10 @@ STEPS      ?= 1000000
 # Which faults `make mutants` tries, as a pattern of the names in internal/simulate/mutants.
 MUTANTS    ?= *
 
-.PHONY: build package test bench chaos simulate mutants e2e browsers website lint demo man deps-demo deps-bench deps-test deps-e2e deps-website root clean
+# Which kernels `make matrix` tries, by the releases of Debian that have them; none means all of them.
+KERNELS    ?=
+
+.PHONY: build package test bench chaos simulate mutants e2e browsers website matrix lint demo man deps-demo deps-bench deps-test deps-e2e deps-website deps-matrix root clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X vifproxy/internal/defaults.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -99,6 +102,9 @@ browsers: root deps-e2e ## Debian's Firefox and Chromium behind the package, for
 website: root deps-website ## a browser loads a site of 40 hosts while its AppVM learns, and again by the list that comes of it
 	$(GO) test -tags browsers -count 1 -timeout 15m -run '^TestBrowserLearnsAWebsite$$' -v ./cmd/vifproxyd
 
+matrix: root deps-matrix ## what asks the kernel for something, on Debian's kernels in QEMU, and the table of docs/platforms.md; by hand
+	GO='$(GO)' packaging/matrix/run.sh $(KERNELS)
+
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	$(AS_BUILT) $(GO) vet ./...
@@ -113,7 +119,7 @@ man: ## write the manual pages anew, from the help texts
 	$(GO) test ./cmd/vifproxyctl ./cmd/vifproxyd ./cmd/vifproxy-client -run TestManPage -update
 
 # The programs that vifproxy drives, those that the lab is made of, and what only tests, or only the bench, need.
-deps-demo deps-bench deps-test deps-e2e deps-website: deps-%:
+deps-demo deps-bench deps-test deps-e2e deps-website deps-matrix: deps-%:
 	@packaging/install-deps.sh $*
 
 root:

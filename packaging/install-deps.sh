@@ -1,5 +1,5 @@
 #!/bin/sh
-# install-deps.sh demo|bench|test|e2e|website: installs what `make demo`, `make bench` and so on need, where it is missing, and
+# install-deps.sh demo|bench|test|e2e|website|matrix: installs what `make demo`, `make bench` and so on need, where it is missing, and
 # nothing else. For developers; the packages name their own dependencies.
 set -eu
 
@@ -51,8 +51,15 @@ e2e)
 	need man man-db
 	python3 -c 'import jinja2, yaml' 2>/dev/null || lack "python3 with jinja2 and yaml" "python3 python3-jinja2 python3-yaml"
 	;;
+matrix)
+	command -v apt-get >/dev/null || { echo "the VMs have Debian's kernels, and there is no apt-get here" >&2; exit 1; }
+	need qemu-system-x86_64 "qemu-system-x86 seabios"
+	need debootstrap debootstrap
+	need mke2fs e2fsprogs
+	need xz xz-utils
+	;;
 *)
-	echo "install-deps.sh: for what? demo, bench, test, e2e or website" >&2
+	echo "install-deps.sh: for what? demo, bench, test, e2e, website or matrix" >&2
 	exit 2
 	;;
 esac
