@@ -145,7 +145,7 @@ boot() { # release, output, size of the memory, words for the kernel
 	timeout $vm_timeout nice -n 10 qemu-system-x86_64 -accel tcg,thread=single -icount shift=1 -cpu max -m "$3" -nographic -no-reboot -nic none \
 		-kernel "$cache/kernel-$1/vmlinuz" -initrd "$cache/kernel-$1/initrd" \
 		-drive "file=$work/disk,if=virtio,format=raw,snapshot=on" \
-		-append "console=ttyS0 loglevel=4 panic=-1 $4" </dev/null >"$2" 2>&1
+		-append "console=ttyS0 loglevel=3 panic=-1 $4" </dev/null >"$2" 2>&1
 }
 
 mkdir -p "$cache"
