@@ -51,8 +51,7 @@ func TestSmallVM(t *testing.T) {
 		s.opens(name, "http://bank.example/")
 	}
 	before := s.show()
-	group := func(name string) string { return filepath.Join(own, s.groupOf(s.show()[name].PID)) }
-	shared := filepath.Dir(group(quiet))
+	shared := filepath.Join(own, filepath.Dir(s.groupOf(before[quiet].PID)))
 	read := func(file string) string {
 		text, err := os.ReadFile(filepath.Join(shared, file))
 		s.must(err)
@@ -79,16 +78,13 @@ func TestSmallVM(t *testing.T) {
 	owned := map[int]bool{}
 	for range rounds {
 		already := ended()
-		groups := map[int]string{} // of proxies that serve nobody but their AppVM yet
-		for _, name := range names[1:] {
-			if pid := s.show()[name].PID; !owned[pid] {
-				groups[pid], owned[pid] = group(name), true
-			}
-		}
-		for pid, group := range groups {
-			s.own(pid, group)
-		}
 		s.until("the kernel has ended a proxy", func() error {
+			for _, name := range names[1:] {
+				if pid := s.show()[name].PID; pid != 0 && !owned[pid] {
+					owned[pid] = true
+					s.own(own, pid)
+				}
+			}
 			if n := ended(); n == already {
 				return fmt.Errorf("all proxies use %s bytes", read("memory.current"))
 			}
@@ -115,26 +111,32 @@ func TestSmallVM(t *testing.T) {
 	s.stop()
 }
 
-// own does in a proxy's cgroup, as its user, what an owned proxy may: it keeps the processor busy, and takes processes, and memory up to
-// what its cgroup may have. It is not asked to end: the kernel ends it with its cgroup.
-func (s *site) own(proxy int, group string) {
+// own does in a proxy's cgroup, as its user, what an owned proxy may: it takes processes, memory up to what its cgroup may have, and then
+// the processor. It is not asked to end: the kernel ends it with its cgroup. The proxy may have ended before.
+func (s *site) own(root string, proxy int) {
 	s.Helper()
-	dir, err := os.Open(group)
+	var stat syscall.Stat_t
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", proxy))
+	if err != nil || syscall.Stat(fmt.Sprintf("/proc/%d", proxy), &stat) != nil {
+		return
+	}
+	_, group, _ := strings.Cut(strings.TrimSpace(string(text)), "0::")
+	dir, err := os.Open(filepath.Join(root, group))
 	if errors.Is(err, os.ErrNotExist) {
-		return // the kernel was quicker
+		return
 	}
 	s.must(err)
 	defer dir.Close()
-	var stat syscall.Stat_t
-	if err := syscall.Stat(fmt.Sprintf("/proc/%d", proxy), &stat); err != nil {
-		return
-	}
 	const script = `echo 500 >/proc/self/oom_score_adj
 		for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 1000 & done
 		{ head -c 48M /dev/zero; while :; do :; done; } | tail -c 48M`
 	cmd := exec.Command("sh", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(dir.Fd()),
 		Credential: &syscall.Credential{Uid: stat.Uid, Gid: stat.Uid}}
-	s.must(cmd.Start())
+	if err := cmd.Start(); errors.Is(err, syscall.ENODEV) { // the cgroup has been removed (cgroup_css_set_fork in the kernel's kernel/cgroup/cgroup.c)
+		return
+	} else {
+		s.must(err)
+	}
 	go cmd.Wait() //nolint:errcheck // it is killed
 }
