@@ -53,7 +53,9 @@ func runCheck(c *call, o checkOptions) error {
 		return err
 	}
 	report, err := check.Run(c.ctx, check.Config{Dir: at.dir, Template: at.template, Ceiling: at.ceiling, Paths: paths, Lists: lists, Tinyproxy: o.tinyproxy, Fix: o.fix,
-		Changed: func(path string, edits []string, changes []policy.Change) { showEdits(c, at, path, edits, changes) }})
+		Changed: func(path string, edits []string, changes []policy.Change) {
+			showEdits(c, at, "fixed", path, edits, changes)
+		}})
 	if err != nil {
 		return err
 	}
@@ -89,13 +91,15 @@ func runCheck(c *call, o checkOptions) error {
 }
 
 // showEdits shows which lines of a file were changed, and what that changes.
-func showEdits(c *call, at place, path string, edits []string, changes []policy.Change) {
-	c.warn("fixed %s:", path)
+func showEdits(c *call, at place, what, path string, edits []string, changes []policy.Change) {
+	c.warn("%s %s:", what, path)
 	for _, edit := range edits {
 		line := strings.TrimRight(edit, "\r")
-		fmt.Fprintf(c.stderr, "    %s\n", withEffect(line, check.Effect(changes, strings.Trim(line[2:], " \t"), line[0] == '+')))
+		fmt.Fprintf(c.stderr, "    %s\n", check.WithEffect(line, check.Effect(changes, strings.Trim(line[2:], " \t"), line[0] == '+')))
 	}
-	c.warnIfLost(path, at)
+	if what == "fixed" {
+		c.warnIfLost(path, at)
+	}
 }
 
 // filesToCheck returns the files that are meant, which are named by path or by VM, the lists of VMs that are in dom0, and where the
@@ -104,7 +108,7 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []ru
 	in := func(dir string) place {
 		return c.placeOf(fileOptions{rulesDir: dir, template: o.files.template, ceiling: o.files.ceiling})
 	}
-	switch dir := slices.IndexFunc(c.args, isRuleDir); {
+	switch dir := slices.IndexFunc(c.args, check.IsRuleDir); {
 	case dir >= 0 && len(c.args) > 1:
 		return at, nil, nil, usagef("%s is a directory: check one directory, or files and VMs", c.args[dir])
 	case dir >= 0:
@@ -135,13 +139,6 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []ru
 		at = in(rules.RulesDirOf(paths[0]))
 	}
 	return at, paths, lists, nil
-}
-
-// isRuleDir reports whether a path leads to a directory that is not named like a rule file.
-func isRuleDir(path string) bool {
-	info, err := os.Stat(path)
-	_, addr, wrong := rules.ParseFileName(path)
-	return err == nil && info.IsDir() && wrong == nil && !addr.IsValid()
 }
 
 // ruleFileOf returns the rule file of a VM, in whatever state it is. The VM may be named with its address, as its file is.

@@ -200,7 +200,7 @@ func valuesOf(o *usage.Option) []string {
 		return []string{"10m", "1h", "24h"}
 	case "SITES":
 		return []string{propose.All}
-	case "LINES":
+	case "LINES", "LIST":
 		return nil
 	}
 	return []string{files}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -38,6 +39,24 @@ func (g *grant) elsewhere() (*rules.List, error) {
 	return nil, nil
 }
 
+// fileOf returns the list of a VM, wherever that is.
+func fileOf(at place, set rules.Set, vm control.VM) (rules.File, error) {
+	switch vm.Origin {
+	case control.InDom0, control.InFirewall:
+		list, err := listAt(at.status, vm.Path)
+		if err != nil {
+			return rules.File{}, err
+		}
+		return list.Parse()
+	case control.InRange:
+		addr, _ := netip.ParseAddr(vm.IP)
+		if file, ok := set.Of(addr); ok {
+			return file, nil
+		}
+	}
+	return set.Find(vm.Name)
+}
+
 // listAt returns the list at a path of QubesDB.
 func listAt(status control.Status, path string) (*rules.List, error) {
 	lists, err := dom0.New(status.Setup.QubesDB, true).Lists()
@@ -69,7 +88,7 @@ func (g *grant) tellDom0(what string, content []byte) error {
 		g.InDom0 = dom0.New(g.place.status.Setup.QubesDB, false).Feature(*g.dom0, lines)
 		for _, line := range g.Lines {
 			if effect := check.Effect(g.Changes, line, g.added, g.hosts...); effect != "" {
-				text += withEffect(line, effect) + "\n"
+				text += check.WithEffect(line, effect) + "\n"
 			}
 		}
 		text += "type in dom0:\n" + terminal.Quote(g.InDom0) + "\n"

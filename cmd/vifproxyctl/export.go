@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"flag"
-	"net/netip"
 
 	"vifproxy/control"
 	"vifproxy/internal/dom0"
@@ -34,15 +33,7 @@ func runExport(c *call, o fileOptions) error {
 	}
 	file, err := set.Find(c.args[0])
 	if vm, unknown := at.status.VM(c.args[0]); unknown == nil && at.daemons && vm.Origin != control.InFile {
-		if vm.Origin == control.InRange {
-			addr, _ := netip.ParseAddr(vm.IP)
-			file, _ = set.Of(addr)
-			err = nil
-		} else if list, listErr := listAt(at.status, vm.Path); listErr != nil {
-			return listErr
-		} else {
-			file, err = list.Parse()
-		}
+		file, err = fileOf(at, set, vm)
 	}
 	if err != nil {
 		return err

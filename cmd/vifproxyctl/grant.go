@@ -4,12 +4,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"vifproxy/control"
+	"vifproxy/internal/complete"
 	"vifproxy/internal/edit"
 	"vifproxy/internal/policy"
-	"vifproxy/netwatch"
 	"vifproxy/rules"
 	"vifproxy/rules/lint"
 )
@@ -115,7 +114,7 @@ func (g *grant) first(set rules.Set, none error) error {
 		if slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Name == g.VM }) || !g.mayMake {
 			return none
 		}
-		return fmt.Errorf("%w, in %s; %s", none, g.place.dir, g.forTheFirst(connectedWithout(set)))
+		return fmt.Errorf("%w, in %s; %s", none, g.place.dir, complete.ForTheFirst(g.VM, g.Hosts, complete.ConnectedWithout(set)))
 	}
 	for _, other := range set.Files {
 		switch {
@@ -137,34 +136,4 @@ func (g *grant) first(set rules.Set, none error) error {
 	g.VM, g.kind = name, edit.Missing
 	g.file, err = rules.ParseFile(filepath.Join(g.place.dir, name+"."+addr.String()), []byte(edit.NamesHeader))
 	return err
-}
-
-// forTheFirst says how to make the first rule file of a VM. The firewall VM does not know the names of AppVMs, so a person has to say
-// which one is meant, even if only one is possible.
-func (g *grant) forTheFirst(without []netwatch.AppVM) string {
-	command := func(addr string) string {
-		return fmt.Sprintf("`vifproxyctl allow %s.%s %s`", g.VM, addr, strings.ReplaceAll(strings.Join(g.Hosts, " "), "*", `\*`))
-	}
-	if len(without) == 1 {
-		return fmt.Sprintf("connected without one is %s, on %s: if that is %s, %s", without[0].Addr, strings.Join(without[0].Vifs, ", "),
-			g.VM, command(without[0].Addr.String()))
-	}
-	text := "for a first one name it with its address: " + command("IP")
-	for i, vm := range without {
-		text += map[bool]string{true: "; connected without one: ", false: ", "}[i == 0]
-		text += fmt.Sprintf("%s on %s", vm.Addr, strings.Join(vm.Vifs, ", "))
-	}
-	return text
-}
-
-// connectedWithout returns the AppVMs that are connected and have no rule file.
-func connectedWithout(set rules.Set) []netwatch.AppVM {
-	links, err := netwatch.Read()
-	if err != nil {
-		return nil
-	}
-	return slices.DeleteFunc(links, func(vm netwatch.AppVM) bool {
-		return slices.ContainsFunc(set.Files, func(f rules.File) bool { return f.Addr == vm.Addr }) ||
-			slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Addr == vm.Addr })
-	})
 }

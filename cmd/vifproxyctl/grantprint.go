@@ -52,14 +52,6 @@ func refusedPort(e control.Explanation) string {
 
 func (g *grant) print(what string) error { return g.c.print(g, g.text(what)) }
 
-// withEffect returns a line of a list, and behind it what it changes; effect is "" if that needs no words.
-func withEffect(line, effect string) string {
-	if effect == "" {
-		return terminal.Quote(line)
-	}
-	return terminal.Quote(line) + "  (" + terminal.Quote(effect) + ")"
-}
-
 // text returns what was done, for people.
 func (g *grant) text(what string) string {
 	lines := g.Lines
@@ -68,7 +60,7 @@ func (g *grant) text(what string) string {
 	}
 	text := what + ":\n"
 	for _, line := range lines {
-		text += "    " + withEffect(line, check.Effect(g.Changes, line, g.added, g.hosts...)) + "\n"
+		text += "    " + check.WithEffect(line, check.Effect(g.Changes, line, g.added, g.hosts...)) + "\n"
 	}
 	if len(lines) == 0 {
 		text = "nothing is " + what + "\n"
@@ -82,14 +74,20 @@ func (g *grant) text(what string) string {
 	for _, port := range g.Ports {
 		text += fmt.Sprintf("port %d is for all hosts that %s may reach: tinyproxy ties none to one host\n", port, terminal.Quote(g.VM))
 	}
-	switch {
-	case g.notice != "":
-		text += terminal.Quote(g.notice) + "\n"
-	case g.InForceMS > 0:
-		text += fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)
-	}
+	text += g.inForce()
 	for _, e := range g.Explanations {
 		text += display.Explanation(e, terminal.Width(g.c.stdout))
 	}
 	return text
+}
+
+// inForce returns since when a change is in force, or why it serves nobody.
+func (g *grant) inForce() string {
+	switch {
+	case g.notice != "":
+		return terminal.Quote(g.notice) + "\n"
+	case g.InForceMS > 0:
+		return fmt.Sprintf("in force after %.0f ms\n", g.InForceMS)
+	}
+	return ""
 }

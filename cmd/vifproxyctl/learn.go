@@ -23,34 +23,7 @@ func learnVerb() verb {
 			return func(c *call) error { return runLearn(c, o) }
 		},
 		summary: "Let a VM reach every host for a time, and propose lines for what it has reached.",
-		help: `While NAME learns, it reaches every public host by its name, at the ports that are open for it: 80, 443,
-and those of the template "config" and of its list. Nothing private is open, no other port, and no address
-without a name. Use the pages and programs that the VM is for, and nothing else. The VM can send what it knows
-to anybody meanwhile, so do not learn in a VM that you do not trust.
-
-learn prints each host that is new, and whether the list permits it. Ctrl-C and Ctrl-Z end it, and so do the
-end of the time, stop, the end of the VM, and the end of vifproxyd. Then the list is in force again, and
-connections that were made meanwhile are cut, except those that the list's own process had before.
-
-In the end learn proposes lines, grouped by site, also for hosts that were refused because their port is not
-open. On a terminal you tick lines and see the list as it would be, as with denied --pick; Enter writes it.
-Elsewhere the lines are printed. A row says what a wildcard would permit that nobody has asked for. Hosts that
-browsers are known to request without a page come last. --accept adds lines as allow does; all takes nothing
-that was refused. Without --accept the last line is the command that adds what all takes.
-
-1000 hosts are noted. Later ones are counted and not proposed: accept those that there are, and learn
-again. A proxy does not say how many bytes it moves, so learn does not either.
-
-With --json each line is an object, whose "event" says what it is:
-    learning      the first line: NAME learns for "seconds" at most
-    host          "host" and "port" that were reached, "count" times; "listed" if the list permits the
-                  host. A later line takes the place of an earlier one
-    cut           "cut" connections to further hosts are not noted, "unread" ones are to no host name
-    over          the list is in force again, "why"
-    proposal      "sites", "background" (what browsers request without a page), "left_out", and
-                  "command" that adds all lines of "sites"
-Behind that, --accept prints what allow prints.
-`,
+		help:    learning.Help,
 	}
 }
 
@@ -99,7 +72,8 @@ func accept(c *call, l *learning.Learner, at place, sites string) error {
 		if err := g.read(); err != nil {
 			return err
 		}
-		return g.tick("Hosts that "+screen.Word(l.VM)+" has reached and that its list does not permit. Tick lines.", p.Proposal)
+		return errors.Join(g.tick("Hosts that "+screen.Word(l.VM)+" has reached and that its list does not permit. Tick lines.", p.Proposal),
+			mentionCommon(c, at, l.VM))
 	}
 	if err := l.Show(p, sites == ""); err != nil || sites == "" || sites == propose.All && p.Command == "" {
 		return err
@@ -115,7 +89,7 @@ func accept(c *call, l *learning.Learner, at place, sites string) error {
 		return err
 	}
 	g.asked = nil // these hosts have just been reached, and each question would take its time
-	return g.allow()
+	return errors.Join(g.allow(), mentionCommon(c, at, l.VM))
 }
 
 // listOf returns the list of a VM, wherever that is.
@@ -129,13 +103,6 @@ func listOf(at place, name string) (list propose.List, err error) {
 		return list, err
 	}
 	list.Syntax, list.Ports, list.MayAllow = set.Linter.Syntax, set.Ports, set.MayAllow
-	if vm.Origin != control.InDom0 && vm.Origin != control.InFirewall {
-		list.File, err = set.Find(name)
-		return list, err
-	}
-	elsewhere, err := listAt(at.status, vm.Path)
-	if err == nil {
-		list.File, err = elsewhere.Parse()
-	}
+	list.File, err = fileOf(at, set.Set, vm)
 	return list, err
 }

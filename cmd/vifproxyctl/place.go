@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"flag"
-	"os"
 	"path/filepath"
 
 	"vifproxy/control"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/dom0"
 	"vifproxy/internal/kept"
+	"vifproxy/internal/regular"
 	"vifproxy/internal/terminal"
 )
 
@@ -50,7 +50,7 @@ func (c *call) placeOf(o fileOptions) place {
 	status, err := c.client.Status(c.ctx)
 	theirs := status.Setup.RulesDir
 	p := place{dir: cmp.Or(o.rulesDir, theirs, defaults.RulesDir), theirs: theirs, err: err, status: status}
-	p.daemons = err == nil && (theirs == "" || sameFile(p.dir, theirs))
+	p.daemons = err == nil && (theirs == "" || regular.Same(p.dir, theirs))
 	p.template = filepath.Join(p.dir, defaults.TemplateName)
 	if p.daemons {
 		p.template, p.ceiling = cmp.Or(status.Setup.Template, p.template), status.Setup.Ceiling
@@ -66,18 +66,6 @@ func (p place) fatal() error {
 		return nil
 	}
 	return p.err
-}
-
-// sameFile reports whether two paths lead to one file. If there is no file, it reports whether the paths are the same.
-func sameFile(a, b string) bool {
-	one, err1 := os.Stat(a)
-	other, err2 := os.Stat(b)
-	if err1 == nil && err2 == nil {
-		return os.SameFile(one, other)
-	}
-	a, err1 = filepath.Abs(a)
-	b, err2 = filepath.Abs(b)
-	return err1 == nil && err2 == nil && a == b
 }
 
 // warnIfLost warns if what was written to a file is lost when this VM is restarted, and prints the command for dom0 that keeps it, if there

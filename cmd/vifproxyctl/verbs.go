@@ -41,7 +41,7 @@ func (v verb) flagSet() *flag.FlagSet {
 func verbs() []verb {
 	return []verb{
 		showVerb(), updateVerb(), startVerb(), stopVerb(), restartVerb(), killAllVerb(), killAllAndRestartVerb(), importVerb(), exportVerb(),
-		explainVerb(), allowVerb(), denyVerb(), learnVerb(), checkVerb(), diffVerb(), deniedVerb(), watchVerb(), liveVerb(), logVerb(), clientVerb(),
+		explainVerb(), allowVerb(), denyVerb(), learnVerb(), checkVerb(), diffVerb(), reviewVerb(), deniedVerb(), watchVerb(), liveVerb(), logVerb(), clientVerb(),
 		doctorVerb(), completeVerb(), versionVerb(), helpVerb(),
 	}
 }
@@ -49,7 +49,7 @@ func verbs() []verb {
 // synonyms are words that people try, and the verbs that do what they mean.
 var synonyms = map[string]string{
 	"status": "show", "list": "show", "ls": "show", "reload": "update", "refresh": "update", "add": "allow", "remove": "deny",
-	"rm": "deny", "revoke": "deny", "logs": "log", "lint": "check", "refused": "denied", "blocked": "denied", "test": "explain", "record": "learn",
+	"rm": "deny", "revoke": "deny", "logs": "log", "lint": "check", "refused": "denied", "blocked": "denied", "test": "explain", "record": "learn", "unused": "review", "prune": "review",
 }
 
 // verbNamed returns the verb of this name. If there is none, the error proposes one.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
@@ -77,17 +78,34 @@ func TestUsesAreCounted(t *testing.T) {
 	s.opens("work", "http://bank.example/")
 	s.untilUsed(wide+"1", bank+"2", nowhere+"1", news+"1", shop+"1")
 
+	// What nobody needs is named, and commented out when a person says so. That is in force at once, and cuts nothing that was used.
+	s.says("review work", "www.news.example is covered: line 4 permits the same hosts", "old.example is unused: no request needed it in ",
+		"; it was counted for too short a time to propose that", "lists.d/common:3: nobody.example is unused: ")
+	said := s.on(0, "review", "work", "--fix", "--narrow", "--after=0s")
+	if !strings.Contains(said, "- *.news.example  (no longer permits a.news.example)") || !strings.Contains(said, "in force after ") {
+		t.Errorf("review --fix: %s", said)
+	}
+	day := time.Now().Format(time.DateOnly)
+	content, err := os.ReadFile(filepath.Join(s.rulesDir(), "work.10.137.31.2"))
+	if want := fmt.Sprintf("#: format domains\n#: include common\nbank.example\n# wide, %[1]s: *.news.example\nwww.news.example\n# covered, %[1]s: www.news.example\n"+
+		"nowhere.example\n# unused, %[1]s: old.example\n", day); err != nil || string(content) != want {
+		t.Errorf("the list:\n%s, want\n%s, %v", content, want, err)
+	}
+	s.opens("work", "http://www.news.example/")
+	s.refuses("work", "http://news.example/", "http://old.example/", "http://a.news.example/")
+	s.untilUsed(bank+"2", nowhere+"1", news+"2", shop+"1")
+
 	s.rules("work.10.137.31.2", append(list[:3:3], "# more", "*.news.example", "echo.example", "nowhere.example")...)
 	s.update()
 	s.stop()
 	s.start()
-	s.untilUsed(wide+"1", bank+"2", nowhere+"1", shop+"1")
+	s.untilUsed(wide+"2", bank+"2", nowhere+"1", shop+"1")
 
 	// More names than are remembered: their line keeps its count.
 	for i := range 300 {
 		s.Get("work", fmt.Sprintf("http://n%d.news.example/", i))
 	}
-	s.untilUsed(wide+"301", bank+"2", nowhere+"1", shop+"1")
+	s.untilUsed(wide+"302", bank+"2", nowhere+"1", shop+"1")
 	if _, use, err := s.used(); err != nil || use.Lost != 0 || !slices.ContainsFunc(use.Lines, func(l control.LineUse) bool { return l.More && len(l.Hosts) <= 256 }) {
 		t.Errorf("after 300 names: %d lost, %v", use.Lost, err)
 	}

@@ -99,6 +99,14 @@ func Effect(changes []policy.Change, line string, added bool, asked ...rules.Hos
 	return ""
 }
 
+// WithEffect returns a line of a list, and behind it what it changes; effect is "" if that needs no words.
+func WithEffect(line, effect string) string {
+	if effect == "" {
+		return terminal.Quote(line)
+	}
+	return terminal.Quote(line) + "  (" + terminal.Quote(effect) + ")"
+}
+
 // ChangesText returns changes for people, a line each.
 func ChangesText(changes []policy.Change) string {
 	width := 0

@@ -13,11 +13,16 @@ func (k *checker) changed(path string, before, after []byte) {
 	if bytes.Equal(before, after) {
 		return
 	}
-	edits := difference(strings.Split(string(before), "\n"), strings.Split(string(after), "\n"))
+	edits := Edits(before, after)
 	k.Fixed += len(edits)
 	old, _ := rules.ReadAll(path, before)
 	fixed, _ := rules.ReadAll(path, after)
 	k.Changed(path, edits, Changes(k.template, old, fixed))
+}
+
+// Edits returns the lines of a content that are gone, with "- " in front, and those that are new, with "+ ".
+func Edits(before, after []byte) []string {
+	return difference(strings.Split(string(before), "\n"), strings.Split(string(after), "\n"))
 }
 
 // difference returns the lines that are gone, with "- " in front, and those that are new, with "+ ". Of two that say the same

@@ -3,6 +3,8 @@ package doctor
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -56,6 +58,7 @@ func (d *doctor) ruleFiles() {
 		d.doubts(policy.LinterFor(filter))
 		d.idle()
 	}
+	d.unincluded()
 	found := len(d.rules.Files) + len(d.rules.Ranges) + len(d.rules.Refused)
 	elsewhere := 0
 	if d.status != nil {
@@ -73,6 +76,37 @@ func (d *doctor) ruleFiles() {
 		files = "rule file"
 	}
 	d.report(check, OK, "", "%s: %d %s can be read", dir, len(d.rules.Files), files)
+}
+
+// unincluded reports lists in lists.d that no rule file includes. While a rule file is refused, nobody knows what it would include.
+func (d *doctor) unincluded() {
+	included := map[string]bool{}
+	for _, f := range d.rules.Files {
+		for _, path := range f.Included {
+			included[filepath.Base(path)] = true
+		}
+	}
+	for _, r := range d.rules.Ranges {
+		for _, path := range r.File.Included {
+			included[filepath.Base(path)] = true
+		}
+		if r.Err != nil {
+			return
+		}
+	}
+	dir := filepath.Join(d.setup.RulesDir, rules.SharedDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(d.rules.Refused) > 0 {
+		return
+	}
+	var idle []string
+	for _, e := range entries {
+		if path := filepath.Join(dir, e.Name()); rules.IsSharedList(path) && !included[e.Name()] {
+			idle = append(idle, path)
+		}
+	}
+	d.reportEach("rules", Note, `remove it, or include it by the line "#: include LIST" in a rule file`, "%s: no rule file includes this list",
+		"%d lists: no rule file includes them: %s", idle)
 }
 
 // ceiling examines what no list may go beyond.

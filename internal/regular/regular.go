@@ -83,3 +83,15 @@ func replace(path string, text []byte, mode fs.FileMode) error {
 	}
 	return dir.Sync()
 }
+
+// Same reports whether two paths lead to one file. If there is no file, it reports whether the paths are the same.
+func Same(a, b string) bool {
+	one, err1 := os.Stat(a)
+	other, err2 := os.Stat(b)
+	if err1 == nil && err2 == nil {
+		return os.SameFile(one, other)
+	}
+	a, err1 = filepath.Abs(a)
+	b, err2 = filepath.Abs(b)
+	return err1 == nil && err2 == nil && a == b
+}

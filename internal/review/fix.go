@@ -3,8 +3,13 @@ package review
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"vifproxy/internal/check"
+	"vifproxy/internal/policy"
+	"vifproxy/rules"
 )
 
 // Fixable reports whether Fix changes a line: it is in the rule file itself, and was counted for long enough. Wide lines are changed
@@ -54,4 +59,43 @@ func (r Report) Fix(content []byte, narrow bool, today time.Time) ([]byte, error
 		return nil, fmt.Errorf("%s has changed meanwhile: review it again", r.Path)
 	}
 	return b.Bytes(), nil
+}
+
+// Lists returns the lines of a list that is in no file, as Fix would have them, without remarks.
+func (r Report) Lists(lines []string, narrow bool) (left []string) {
+	for i, text := range lines {
+		at := slices.IndexFunc(r.Lines, func(l Line) bool { return l.Number == i+1 && r.Fixable(l, narrow) })
+		if at < 0 {
+			left = append(left, text)
+		} else {
+			left = append(left, r.Lines[at].Instead...)
+		}
+	}
+	return left
+}
+
+// Apply has write replace the content of the rule file by what Fix makes of it, or only reads it for a dry run. It returns the lines that
+// are gone and those that are new, and what that changes.
+func (r Report) Apply(template rules.Template, narrow, dryRun bool, write func(change func([]byte) ([]byte, error)) error) (edits []string,
+	changes []policy.Change, err error) {
+	change := func(content []byte) ([]byte, error) {
+		changed, err := r.Fix(content, narrow, time.Now())
+		if err != nil || bytes.Equal(changed, content) {
+			return content, err
+		}
+		edits = check.Edits(content, changed)
+		old, _ := rules.ReadAll(r.Path, content)
+		fixed, _ := rules.ReadAll(r.Path, changed)
+		changes = check.Changes(template, old, fixed)
+		return changed, nil
+	}
+	if !dryRun {
+		err = write(change)
+		return edits, changes, err
+	}
+	content, err := rules.ReadFile(r.Path)
+	if err == nil {
+		_, err = change(content)
+	}
+	return edits, changes, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
+	"vifproxy/rules"
 )
 
 // Text returns a report for people, on a terminal of this width; 0 is none. With all it has every line, otherwise those about which
@@ -45,15 +46,31 @@ func (r Report) Text(width int, all bool) string {
 			text += usage.Wrap(r.about(l), width, 4)
 		}
 	}
-	if !found {
+	plain, narrow := 0, 0
+	for _, l := range r.Lines {
+		switch {
+		case r.Fixable(l, false):
+			plain++
+		case r.Fixable(l, true):
+			narrow++
+		}
+	}
+	switch {
+	case !found:
 		text += "nothing is found: each line is needed, as far as is known\n"
+	case plain > 0:
+		text += usage.Wrap(fmt.Sprintf("vifproxyctl review %s --fix comments out the covered and the unused ones of these: %d", vm, plain), width, 4)
+	}
+	if narrow > 0 {
+		text += usage.Wrap(fmt.Sprintf("vifproxyctl review %s --fix --narrow also replaces the wide ones: %d", vm, narrow), width, 4)
 	}
 	return text
 }
 
 // about returns what is found about a line.
 func (r Report) about(l Line) string {
-	text := fmt.Sprintf("%s:%d: %s ", terminal.Quote(l.Path), l.Number, terminal.Quote(l.Text))
+	entry, _ := rules.EntryOf(l.Text)
+	text := fmt.Sprintf("%s:%d: %s ", terminal.Quote(l.Path), l.Number, terminal.Quote(entry))
 	switch l.Finding {
 	case Covered:
 		text += "is covered: other lines permit the same hosts"
