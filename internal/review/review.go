@@ -20,6 +20,7 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/rules"
 	"vifproxy/rules/match"
+	"vifproxy/tinyproxy"
 )
 
 const (
@@ -57,7 +58,7 @@ type Line struct {
 
 	pattern string
 	port    uint16
-	uses    *control.LineUse
+	counts  bool // the daemon counts it
 }
 
 // A Report is what is found about a list.
@@ -97,8 +98,15 @@ func Of(in Input) (Report, error) {
 		r.Why = cmp.Or(r.Why, "only white lists of hosts are counted")
 		return r, nil
 	}
+	known := in.known()
+	ports := map[place]uint16{}
+	for _, e := range in.File.Entries() {
+		ports[place{e.Part, e.Line}] = e.Port
+	}
 	for _, rule := range p.Rules {
-		r.Lines = append(r.Lines, in.line(rule.Part, rule.Number, rule.Source, rule.Text))
+		l := in.line(rule, known)
+		l.port = ports[place{rule.Part, rule.Number}]
+		r.Lines = append(r.Lines, l)
 	}
 	e := newExaminer(in, p, r.Lines)
 	e.covered()
@@ -107,25 +115,45 @@ func Of(in Input) (Report, error) {
 	return r, nil
 }
 
-// line returns a line with its uses, in all lists that have it.
-func (in Input) line(part string, number int, source, pattern string) Line {
-	l := Line{Path: cmp.Or(part, in.File.Path), Number: number, Text: source, pattern: pattern}
-	for _, e := range in.File.Entries() {
-		if e.Part == part && e.Line == number {
-			l.port = e.Port
+// A place is a line of a file.
+type place struct {
+	part string
+	line int
+}
+
+// A key is a line of a list, whatever stands above it.
+type key struct{ path, pattern string }
+
+// A use is what was counted of a line in the list of one VM.
+type use struct {
+	vm string
+	control.LineUse
+}
+
+// known returns what was counted, by lines.
+func (in Input) known() map[key][]use {
+	all := map[key][]use{}
+	for _, list := range in.Uses {
+		for _, u := range list.Lines {
+			k := key{u.Path, u.Pattern}
+			all[k] = append(all[k], use{list.VM, u})
 		}
 	}
-	for _, use := range in.Uses {
-		i := slices.IndexFunc(use.Lines, func(u control.LineUse) bool { return u.Path == l.Path && u.Pattern == pattern })
-		if i < 0 || part == "" && use.VM != in.VM { // a list of a range is counted once
+	return all
+}
+
+// line returns a line with its uses, in all lists that have it.
+func (in Input) line(rule tinyproxy.FilterLine, known map[key][]use) Line {
+	l := Line{Path: cmp.Or(rule.Part, in.File.Path), Number: rule.Number, Text: rule.Source, pattern: rule.Text}
+	for _, u := range known[key{l.Path, rule.Text}] {
+		if rule.Part == "" && u.vm != in.VM { // a list of a range is counted once
 			continue
 		}
-		u := use.Lines[i]
-		if part != "" {
-			l.VMs = append(l.VMs, use.VM)
+		if rule.Part != "" {
+			l.VMs = append(l.VMs, u.vm)
 		}
-		if l.uses == nil {
-			l.uses, l.Counted = &u, u.Counted
+		if !l.counts {
+			l.counts, l.Counted = true, u.Counted
 		}
 		l.Count += u.Count
 		l.Counted = min(l.Counted, u.Counted)
@@ -149,15 +177,17 @@ type examiner struct {
 	syntax  rules.Syntax // of tinyproxy
 	reading rules.Syntax // of the file
 	all     *match.Matcher
-	exact   []bool // the matcher knows exactly what the line matches
-	kept    []bool // it is not among those that are left out
-	several []bool // it was used, and permits more than one host
+	hosts   *match.Difference // between all and nothing
+	exact   []bool            // the matcher knows exactly what the line matches
+	kept    []bool            // it is not among those that are left out
+	several []bool            // it was used, and permits more than one host
 }
 
 func newExaminer(in Input, p *policy.Policy, lines []Line) *examiner {
 	e := &examiner{Input: in, lines: lines, syntax: policy.SyntaxOf(p.Config.Filter.Compiled()), reading: policy.SyntaxOf(p.Config.Filter),
 		exact: make([]bool, len(lines)), kept: make([]bool, len(lines)), several: make([]bool, len(lines))}
 	e.all = match.New(e.patterns(func(int) bool { return true }), e.syntax)
+	e.hosts = e.all.Without(match.New(nil, e.syntax), match.Names)
 	for i := range lines {
 		e.exact[i], e.kept[i] = true, true
 	}
@@ -191,7 +221,14 @@ func (e *examiner) beyond(i int, patterns []string, texts match.Texts) (text str
 // loses returns a shortest host that a line permits, and none of those that are kept, nor more patterns. It tries first what is shortest
 // without the others, because a list may have thousands.
 func (e *examiner) loses(i int, more ...string) (host string, found, known bool) {
-	if host, found, known = e.beyond(i, more, match.Names); !found || !known || len(e.permitting(host, i)) == 0 {
+	if len(more) == 0 { // of each line
+		var err error
+		host, found, err = e.hosts.Beyond(i)
+		known = err == nil
+	} else {
+		host, found, known = e.beyond(i, more, match.Names)
+	}
+	if !found || !known || len(e.permitting(host, i)) == 0 {
 		return host, found, known
 	}
 	return e.beyond(i, e.others(i, more...), match.Names)
@@ -251,7 +288,7 @@ func (e *examiner) opensAlone(i int) bool {
 // judged reports whether it can be said of a line whether it is used.
 func (e *examiner) judged(i int) bool {
 	l := e.lines[i]
-	return e.exact[i] && l.uses != nil && l.Finding == ""
+	return e.exact[i] && l.counts && l.Finding == ""
 }
 
 // unused finds the lines that no request has needed, those for several hosts first.
