@@ -126,6 +126,30 @@ func TestOneAppVMCannotFloodAnother(t *testing.T) {
 	})
 }
 
+// A request for a name without an address is recorded with what the resolver says of the name, if that is late too, and without it if
+// the resolver says nothing.
+func TestReasonThatIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		e := New(slog.New(slog.DiscardHandler))
+		e.NamesBy(func(d Denial) (Denial, bool) {
+			known := d.Host == "late.example" && time.Since(began) > 200*time.Millisecond
+			if known {
+				d.What = FenceRefused
+			}
+			return d, known
+		})
+		for _, host := range []string{"late.example", "unknown.example"} {
+			e.Denied(Denial{VM: "social", IP: vmA, Host: host, Reason: ReasonName})
+		}
+		time.Sleep(time.Second)
+		hosts, _ := e.DeniedTo(vmA, time.Time{})
+		if len(hosts) != 2 || hosts[0].Host != "unknown.example" || hosts[0].What != "" || hosts[1].What != FenceRefused {
+			t.Errorf("%+v", hosts)
+		}
+	})
+}
+
 // What browsers ask for by themselves is marked, is listed behind what a page misses however late it comes, and leaves room
 // among the events for that.
 func TestWhatBrowsersAskForByThemselvesIsLast(t *testing.T) {

@@ -56,8 +56,12 @@ func (e *Emitter) ExamineBy(examine func(Denial) bool) {
 	e.examine = examine
 }
 
-// lateAnswer is how much later than tinyproxy the resolver may say why a name has no address.
-const lateAnswer = 20 * time.Millisecond
+// lateAnswer and lateAnswers: tinyproxy may say that a name has no address before the resolver says why. The daemon looks again after
+// lateAnswer, and each time after twice as long.
+const (
+	lateAnswer  = 20 * time.Millisecond
+	lateAnswers = 5 // 620 ms in all
+)
 
 // NamesBy sets a function that returns a request for a name without an address with what the resolver has said about the name, and
 // reports whether it has said anything. It must not wait.
@@ -73,14 +77,7 @@ func (e *Emitter) Denied(d Denial) {
 	noName := e.noName
 	if d.Reason == ReasonName && noName != nil {
 		e.mu.Unlock()
-		if known, ok := noName(d); ok {
-			e.Record(known)
-			return
-		}
-		time.AfterFunc(lateAnswer, func() {
-			d, _ := noName(d)
-			e.Record(d)
-		})
+		e.recordName(d, noName, lateAnswer)
 		return
 	}
 	examine := e.examine
@@ -91,6 +88,16 @@ func (e *Emitter) Denied(d Denial) {
 	if examine == nil || !examine(d) {
 		e.Record(d)
 	}
+}
+
+// recordName records a request for a name without an address as soon as the resolver has said why, or when it has said nothing for long.
+func (e *Emitter) recordName(d Denial, noName func(Denial) (Denial, bool), wait time.Duration) {
+	known, ok := noName(d)
+	if ok || wait >= lateAnswer<<lateAnswers {
+		e.Record(known)
+		return
+	}
+	time.AfterFunc(wait, func() { e.recordName(d, noName, 2*wait) })
 }
 
 // Record counts a request that was not served, and emits an event if that AppVM has not used up its share of them.

@@ -42,7 +42,7 @@ func main() {
 		unix.Write(1, []byte(what+"\t"+result+"\n"))
 	}
 	if t["Fleeting"] != "" { // else the first attempt is to end it
-		report("permitted", errors.Join(ask(t, "fleeting.example", typeA), connect(t["Fleeting"], 80)))
+		report("permitted", errors.Join(askWhenFenced(t, "fleeting.example"), connect(t["Fleeting"], 80)))
 		pinned = time.Now()
 	}
 	for _, a := range attempts {

@@ -97,6 +97,17 @@ func ask(t targets, name string, kind byte) error {
 	return question(t["NameServer"], 53, message(name, kind, classIN), kind == typeA || kind == typeAAAA)
 }
 
+// askWhenFenced asks as soon as the fence knows this process. It listens before that, and a tinyproxy has no client then.
+func askWhenFenced(t targets, name string) (err error) {
+	for range 100 {
+		if err = ask(t, name, typeA); !errors.Is(err, unix.EPERM) {
+			break
+		}
+		unix.Nanosleep(&unix.Timespec{Nsec: 1e8}, nil) //nolint:errcheck // a signal may end it
+	}
+	return err
+}
+
 // question asks a name server. The error is nil if it answers without an error, and if wanted, with a record.
 func question(server string, port int, m []byte, record bool) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
