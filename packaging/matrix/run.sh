@@ -142,7 +142,7 @@ disk() { # the kernel's release
 # boot runs a guest: what it prints goes to a file. The clock of the guest counts its instructions (2 ns each) while it is busy, so no
 # time limit of a test passes because this machine is slow.
 boot() { # release, output, size of the memory, words for the kernel
-	timeout $vm_timeout nice -n 10 qemu-system-x86_64 -accel tcg,thread=single -icount shift=1 -cpu max -m "$3" -nographic -no-reboot -nic none \
+	timeout $vm_timeout qemu-system-x86_64 -accel tcg,thread=single -icount shift=1 -cpu max -m "$3" -nographic -no-reboot -nic none \
 		-kernel "$cache/kernel-$1/vmlinuz" -initrd "$cache/kernel-$1/initrd" \
 		-drive "file=$work/disk,if=virtio,format=raw,snapshot=on" \
 		-append "console=ttyS0 loglevel=3 panic=-1 $4" </dev/null >"$2" 2>&1

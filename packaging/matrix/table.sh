@@ -4,7 +4,7 @@ set -eu
 kernel=$1 out=$2 page=$3
 line() { # the row of this kernel
 	tr -d '\r' <"$out" | awk -v name="$kernel" -v date="$(date -u +%F)" '
-		/^MATRIX kernel/ { version = $3 }
+		/MATRIX kernel / { sub(/.*MATRIX kernel /, ""); version = $1 } # the firmware has begun the line
 		/^MATRIX modules/ { landlock = $3 ~ /(^|,)landlock(,|$)/ ? "in force" : "not in force" }
 		/^MATRIX package/ {
 			if ($4 == 0 && $5 > 0) passed += $5
