@@ -101,3 +101,31 @@ func Processes(dir string) (pids []int, err error) {
 	slices.Sort(pids)
 	return pids, err
 }
+
+// Kill ends the processes in a group and in all below it. One that is forked meanwhile may live before Linux 5.14, so callers try again
+// until the group can be removed.
+func Kill(dir string) error {
+	err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // since Linux 5.14
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return killEach(dir)
+}
+
+func killEach(dir string) error {
+	pids, err := Processes(dir)
+	for _, pid := range pids {
+		fd, gone := unix.PidfdOpen(pid, 0)
+		if gone != nil {
+			continue
+		}
+		// The number may have been given to another process before it was opened.
+		if now, failed := Processes(dir); failed == nil && slices.Contains(now, pid) {
+			if e := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); !errors.Is(e, unix.ESRCH) {
+				err = errors.Join(err, e)
+			}
+		}
+		unix.Close(fd)
+	}
+	return err
+}

@@ -100,6 +100,24 @@ func TestGroupIsMadeAndRemoved(t *testing.T) {
 	}
 }
 
+// TestKillEach: what Linux has done by cgroup.kill since 5.14 is done before by a signal to each process.
+func TestKillEach(t *testing.T) {
+	withGroups(t)
+	e := enter(t)
+	pids, err := Processes(e.dir)
+	if err != nil || len(pids) != 2 {
+		t.Fatalf("in the group: %d, %v", pids, err)
+	}
+	must(t, killEach(e.dir))
+	if err := e.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the process: %v", err)
+	}
+	must(t, remove(e.dir))
+	if pids, err := Processes(e.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after the group has been removed: %d, %v", pids, err)
+	}
+}
+
 func TestUnit(t *testing.T) {
 	for dir, want := range map[string]string{
 		"/g/vifproxyd.service": "/g/vifproxyd.service", "/g/vifproxyd.service/daemon": "/g/vifproxyd.service",

@@ -121,8 +121,8 @@ const (
 // remove ends what is left in a group, and removes it with the groups in it.
 func remove(dir string) (err error) {
 	for range leftTries {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // since Linux 5.14
-		below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))  // the pattern is right
+		_ = Kill(dir)                                                      // otherwise the group stays, and the error says so
+		below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs")) // the pattern is right
 		for _, procs := range below {
 			_ = os.Remove(filepath.Dir(procs)) // otherwise the next line fails
 		}

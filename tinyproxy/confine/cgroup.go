@@ -244,7 +244,7 @@ func (c *group) limit(n limits.Needs, weight string) error {
 }
 
 // kill ends all processes in it, even those that left their group or session.
-func (c *group) kill() { _ = c.parent.write(c.name+"/cgroup.kill", "1") } // since Linux 5.14
+func (c *group) kill() { _ = cgroup.Kill(path.Join(c.parent.root.Name(), c.name)) }
 
 // A cgroup can be removed once the kernel has taken away what was in it.
 const (
