@@ -17,14 +17,15 @@ keys=/usr/share/keyrings/debian-archive-keyring.gpg
 package_timeout=1200
 vm_timeout=5400
 
-# The packages with tests that a kernel decides. Each name is a folder; after a colon, which of its tests. Those of firewall/backend
-# and firewall/nft that are left out are about many bindings, which is work for the processor and the same for every kernel.
+# The packages with tests that a kernel decides. Each name is a folder; after @, the Linux that it needs; after a colon, which of its
+# tests. Those of firewall/backend and firewall/nft that are left out are about many bindings, which is work for the processor and the
+# same for every kernel.
 suites=${SUITES:-"
 internal/cgroup internal/netlink internal/sockdiag
 firewall firewall/legacy firewall/pins firewall/ruleset firewall/forward
 firewall/nft:Closed|Open|Pin|Packets|Expired|Watch|ProxyBounds|Known
 firewall/backend:Traffic|Fence|Verdict|Tracking|InForce|Inspect|Open|Answers|Switch
-firewall/switchboard firewall/switchboard/programs firewall/switchboard/handover
+firewall/switchboard@6.1 firewall/switchboard/programs@6.1 firewall/switchboard/handover@6.1
 tinyproxy/kernel tinyproxy/confine tinyproxy/process:Confined|Hostile|Owned|Unprivileged|Trial
 netwatch
 cmd/vifproxyd:ProxiesEndBefore|ProxyStartsInTheGroup|OwnedProxy|Starvation
@@ -115,7 +116,7 @@ programs() {
 	export CGO_ENABLED=0
 	${GO:-go} build -trimpath -buildvcs=false -ldflags='-s -w' -o "$work/matrix/bin/" ./cmd/... ./tinyproxy/confine/hostile
 	for suite in $suites $small; do
-		folder=${suite%%:*}
+		folder=${suite%%[:@]*}
 		[ ! -e "$work/matrix/src/$folder/test" ] || continue
 		mkdir -p "$work/matrix/src/$folder"
 		${GO:-go} test -c -trimpath -vet=off -o "$work/matrix/src/$folder/test" "./$folder"
