@@ -89,9 +89,9 @@ func (d deed) String() string { return deedNames[d] }
 
 // weights is how often each deed is done, in proportion.
 var weights = [deeds]int{
-	connect: 60, disconnect: 22, reconnect: 14, moveGateway: 3, write: 80, remove: 8, rename: 6, dom0List: 8, shareList: 8, ceil: 4, template: 8,
-	stop: 10, start: 14, restart: 6, killAll: 2, killAllAndRestart: 3, update: 10, status: 10, allow: 12, takeBack: 5, learn: 6, reload: 3, explainIt: 5,
-	die: 24, lose: 6, fill: 4, clients: 20, flush: 8, unbind: 5, tear: 2, fault: 50, suspend: 2, crash: 4, shutDown: 3, resolvers: 3, places: 4,
+	connect: 60, disconnect: 22, reconnect: 14, moveGateway: 3, write: 80, remove: 8, rename: 6, dom0List: 8, shareList: 8, ceil: 12, template: 8,
+	stop: 10, start: 14, restart: 6, killAll: 2, killAllAndRestart: 3, update: 10, status: 10, allow: 12, takeBack: 5, learn: 6, reload: 3, explainIt: 15,
+	die: 30, lose: 6, fill: 4, clients: 20, flush: 8, unbind: 5, tear: 2, fault: 50, suspend: 2, crash: 4, shutDown: 3, resolvers: 3, places: 4,
 	binary: 1, forward: 3, owned: 2, denied: 3, rest: 6,
 }
 
@@ -205,7 +205,7 @@ func themeOf(seed uint64) theme {
 		return t
 	}
 	if n := len(t.vms); n < 3 && r.IntN(2) == 0 {
-		t.ports = uint16(3 + 4*n)
+		t.ports = uint16(2 + n*(1+r.IntN(6)))
 	}
 	return t
 }

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 }
 
 // enough steps reach all rare states: those of the first seeds do, and so do ten times as many of any.
-const enough = 12_000
+const enough = 20_000
 
 // scriptSteps is how long the script of one run is. The effects of a step are steps too.
 const scriptSteps = 300

@@ -13,7 +13,7 @@ violated() { sed -nE 's/^ *simulate_test.go:[0-9]+: //p; s/^(panic|fatal error):
 
 echo '{}' >"$tmp/overlay"
 build
-simulate -steps=12000 || { cat "$tmp/log" >&2; echo "the simulation fails without a fault" >&2; exit 1; }
+simulate || { cat "$tmp/log" >&2; echo "the simulation fails without a fault" >&2; exit 1; }
 found=0 all=0
 for p in internal/simulate/mutants/${1:-*}.patch; do
 	name=$(basename "$p" .patch)
