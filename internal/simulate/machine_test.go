@@ -330,7 +330,9 @@ func (m *machine) config(l *life) supervisor.Config {
 		},
 		LookAtLinks: func(h netwatch.Hint) (found netwatch.Snapshot, err error) {
 			m.read(func() {
-				err = m.failing(links)
+				if err = m.failing(links); err != nil {
+					return
+				}
 				for _, vm := range m.snapshot() {
 					if vm.Addr == h.Host || slices.Contains(vm.Links, h.Link) {
 						found = append(found, vm)
