@@ -32,6 +32,7 @@ const (
 	usualPorts = 18 // few, so that ports are used again, and run out
 	manyPorts  = 60 // so many that the few of them which another program leaves free do not run out
 	look       = 30 * time.Second
+	roundsMax  = 10_000 // at one instant
 )
 
 // A machine is a firewall VM of values: what the supervisor reads, and what comes of what it does. Its driver alone changes it, at
@@ -90,6 +91,8 @@ type machine struct {
 	stale   [3]bool       // links, rules, firewall: the daemon has not heard of a change
 	calm    time.Duration // how long nothing has kept the daemon from doing what the inputs say
 	verbs   map[*answer]bool
+	round   time.Time
+	rounds  int // of the loop at that instant
 	steps   int
 	reached map[string]int
 	wrong   error // the first violation
@@ -430,7 +433,17 @@ func (m *machine) config(l *life) supervisor.Config {
 		InForce:  func() {},
 		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
 		BootTime: func() (d time.Duration) {
-			m.read(func() { d = time.Since(m.began) + m.slept })
+			m.read(func() {
+				if now := time.Now(); now.Equal(m.round) {
+					m.rounds++
+				} else {
+					m.round, m.rounds = now, 0
+				}
+				if m.rounds > roundsMax {
+					panic(fmt.Sprintf("seed %d: the loop does not come to rest", m.seed))
+				}
+				d = time.Since(m.began) + m.slept
+			})
 			return d
 		},
 		Forget:    func(netip.AddrPort, []netip.AddrPort) error { return nil },
