@@ -99,7 +99,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f.StringVar(&qubesFirewall, "qubes-firewall", "auto", "on: firewall settings of AppVMs that name hosts, and drop the rest, are lists too; off: they are not; auto: they "+
 		"are if dom0 has switched the service vifproxy-firewall on for this VM (`auto`)")
 	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")
-	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\nof vifproxyd does not undo it")
+	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\nof vifproxyd does not undo it, and which lines of lists are used (`vifproxyctl review`)")
 	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which vifproxyd keeps links to these directories, for\nprograms that use the old place; see migration.md (default: none)")
 	f.StringVar(&o.controlSocket, "control-socket", defaults.ControlSocket, "unix `SOCKET` on which vifproxyctl reaches the daemon")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket, in addition to root (default: none)")

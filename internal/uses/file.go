@@ -123,7 +123,11 @@ func (b *Book) Keep(ctx context.Context, report func(error)) {
 		case <-ctx.Done():
 		}
 		pause(ctx, writeDelay)
-		report(b.write())
+		err := b.write()
+		report(err)
+		if err != nil { // the disk may have room again in a while, although no request comes
+			wake(b.changed)
+		}
 		if ctx.Err() != nil {
 			return
 		}

@@ -291,6 +291,35 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// A file that cannot be written is tried again without a request.
+func TestKeepTriesAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // in the way
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook(filepath.Join(dir, "uses"))
+		ctx, cancel := context.WithCancel(t.Context())
+		var last error
+		go b.Keep(ctx, func(err error) { last = err })
+		note(b, policyOf(t, "#: format domains\nbank.example\n"), true)
+		time.Sleep(2 * writeDelay)
+		synctest.Wait()
+		if last == nil || !strings.Contains(last.Error(), "write which lines of lists are used") {
+			t.Errorf("a file in the way: %v", last)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(writeInterval + 2*writeDelay)
+		synctest.Wait()
+		if _, err := os.Stat(b.path); err != nil || last != nil {
+			t.Errorf("nothing in the way: %v, %v", err, last)
+		}
+		cancel()
+	})
+}
+
 // BenchmarkSaw is what a request costs the goroutine that reads what proxies say: of a host that is known, and of one that is not.
 func BenchmarkSaw(b *testing.B) {
 	for name, hosts := range map[string]int{"known": 1, "new": 1 << 20} {
