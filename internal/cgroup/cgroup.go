@@ -105,11 +105,16 @@ func Processes(dir string) (pids []int, err error) {
 // Kill ends the processes in a group and in all below it. One that is forked meanwhile may live before Linux 5.14, so callers try again
 // until the group can be removed.
 func Kill(dir string) error {
-	err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // since Linux 5.14
-	if !errors.Is(err, fs.ErrNotExist) {
+	// Not os.WriteFile: it would make the file, which the kernel refuses in another way.
+	f, err := os.OpenFile(filepath.Join(dir, "cgroup.kill"), os.O_WRONLY, 0) // since Linux 5.14
+	if errors.Is(err, fs.ErrNotExist) {
+		return killEach(dir)
+	}
+	if err != nil {
 		return err
 	}
-	return killEach(dir)
+	_, err = f.WriteString("1")
+	return errors.Join(err, f.Close())
 }
 
 func killEach(dir string) error {
