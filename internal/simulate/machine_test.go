@@ -498,9 +498,12 @@ func (g logger) Handle(_ context.Context, r slog.Record) error {
 		return nil
 	}
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "error" && strings.HasPrefix(a.Value.String(), "all ports from") {
+		if a.Key == "err" && strings.HasPrefix(a.Value.String(), "all ports from") {
 			g.m.quiet = false
 			g.m.sometimes("no port is left")
+			for _, vm := range g.m.vms {
+				vm.forgetUp() // rules that do not start, for whatever reason, have taken back what they do not permit
+			}
 		}
 		return true
 	})
