@@ -4,15 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
@@ -58,6 +52,14 @@ var actions = []action{
 	{6, "template", (*chaos).editTemplate},
 	{3, "bad template", (*chaos).badTemplate},
 	{2, "write template slowly", (*chaos).writeTemplateSlowly},
+	{4, "include", (*chaos).includeShared},
+	{5, "shared list", (*chaos).editShared},
+	{1, "bad shared list", (*chaos).badShared},
+	{1, "write shared list slowly", (*chaos).writeSharedSlowly},
+	{2, "link shared list", (*chaos).linkShared},
+	{4, "ceiling", (*chaos).editCeiling},
+	{1, "bad ceiling", (*chaos).badCeiling},
+	{1, "write ceiling slowly", (*chaos).writeCeilingSlowly},
 	{2, "directory replaced", (*chaos).replaceDirectory},
 	{2, "directory away", (*chaos).directoryAway},
 	{3, "directory unreadable", (*chaos).directoryUnreadable},
@@ -71,6 +73,7 @@ var actions = []action{
 	{4, "start verb", func(c *chaos) string { return c.holdVerb(false) }},
 	{1, "kill-all verb", (*chaos).killAllVerb},
 	{9, "learn verb", (*chaos).learnVerb},
+	{6, "accept", (*chaos).accept},
 	{4, "flush firewall", (*chaos).flush},
 	{2, "delete the fence", (*chaos).deleteFence},
 	{6, "take away a part", (*chaos).takeAway},
@@ -337,68 +340,4 @@ func (c *chaos) hasEnded(d *running) {
 	c.counts["netlink overflows"] += strings.Count(d.log.String(), "network events were lost")
 	c.counts["inotify overflows"] += strings.Count(d.log.String(), "watching the rules again")
 	c.before = d.log.takeTail(8 << 10)
-}
-
-func (c *chaos) fill() string {
-	if c.full {
-		return "is full"
-	}
-	c.full = true
-	file, err := os.Create(filepath.Join(c.runDir(), ".filler"))
-	c.must(err)
-	defer file.Close()
-	for chunk := make([]byte, 256<<10); len(chunk) > 0; {
-		if _, err := file.Write(chunk); err != nil {
-			chunk = chunk[:len(chunk)/2]
-		}
-	}
-	return ""
-}
-
-func (c *chaos) free() {
-	if c.full {
-		c.full = false
-		c.must(os.Remove(filepath.Join(c.runDir(), ".filler")))
-	}
-}
-
-// storm makes more events, of links and of files, than the kernel keeps for a daemon that has no time to
-// read them. An AppVM comes meanwhile.
-func (c *chaos) storm() string {
-	if !c.court.down {
-		c.must(c.daemon.cmd.Process.Signal(syscall.SIGSTOP))
-		defer func() { c.must(c.daemon.cmd.Process.Signal(syscall.SIGCONT)) }()
-	}
-	what := c.attachOne()
-	moves := 0
-	c.must(c.Do(func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		link, err := h.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		to, err := netlink.ParseIPNet("100.64.0.1/32")
-		if err != nil {
-			return err
-		}
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}
-		// Where other tests keep the kernel's lock of the network, it takes minutes; and the pipe is full in seconds into
-		// which a proxy writes what a daemon that stands still does not read.
-		for end := time.Now().Add(2 * time.Second); moves < 8000 && time.Now().Before(end); moves++ {
-			if err := errors.Join(h.RouteAdd(route), h.RouteDel(route)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
-	for n, end := 0, time.Now().Add(time.Second); n < 9000 && time.Now().Before(end); n++ {
-		path := filepath.Join(c.rulesDir(), fmt.Sprintf(".burst%d", n))
-		c.must(writeFile(path, nil, 0o644))
-		c.must(os.Remove(path))
-	}
-	return fmt.Sprintf("%s %d routes", what, moves)
 }

@@ -4,16 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
 )
 
-// This file is what the daemon has to do without in the chaos run: a reader of its log, inotify, descriptors, tasks.
+// This file is what the daemon has to do without in the chaos run: a reader of its log, inotify, descriptors, tasks, disk, events.
 
 // ofChaos is the user of the daemon, of its own: the kernel counts instances of inotify by user.
 const ofChaos = 64124
@@ -49,6 +52,11 @@ func (c *chaos) launchRead() *running {
 		if c.Ruleset == lab.R42 && c.rng.IntN(4) == 0 {
 			c.flags = []string{"--switchboard=off"}
 		}
+		under := c.rng.IntN(3) == 0
+		if under {
+			c.flags = append(c.flags, "--ceiling="+c.ceilingPath())
+		}
+		c.court.change(func(m *model) { m.starts(under) })
 	}
 	d := c.launch(append([]string{"--qubesdb=" + c.db.Socket, "--qubes-firewall=on"}, c.flags...)...)
 	over := make(chan struct{})
@@ -211,4 +219,68 @@ func (c *chaos) limit(pid, resource int, most uint64) (restore func()) {
 	set(nil, &before)
 	set(&unix.Rlimit{Cur: most, Max: before.Max}, nil)
 	return func() { set(&before, nil) }
+}
+
+func (c *chaos) fill() string {
+	if c.full {
+		return "is full"
+	}
+	c.full = true
+	file, err := os.Create(filepath.Join(c.runDir(), ".filler"))
+	c.must(err)
+	defer file.Close()
+	for chunk := make([]byte, 256<<10); len(chunk) > 0; {
+		if _, err := file.Write(chunk); err != nil {
+			chunk = chunk[:len(chunk)/2]
+		}
+	}
+	return ""
+}
+
+func (c *chaos) free() {
+	if c.full {
+		c.full = false
+		c.must(os.Remove(filepath.Join(c.runDir(), ".filler")))
+	}
+}
+
+// storm makes more events, of links and of files, than the kernel keeps for a daemon that has no time to
+// read them. An AppVM comes meanwhile.
+func (c *chaos) storm() string {
+	if !c.court.down {
+		c.must(c.daemon.cmd.Process.Signal(syscall.SIGSTOP))
+		defer func() { c.must(c.daemon.cmd.Process.Signal(syscall.SIGCONT)) }()
+	}
+	what := c.attachOne()
+	moves := 0
+	c.must(c.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		to, err := netlink.ParseIPNet("100.64.0.1/32")
+		if err != nil {
+			return err
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}
+		// Where other tests keep the kernel's lock of the network, it takes minutes; and the pipe is full in seconds into
+		// which a proxy writes what a daemon that stands still does not read.
+		for end := time.Now().Add(2 * time.Second); moves < 8000 && time.Now().Before(end); moves++ {
+			if err := errors.Join(h.RouteAdd(route), h.RouteDel(route)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for n, end := 0, time.Now().Add(time.Second); n < 9000 && time.Now().Before(end); n++ {
+		path := filepath.Join(c.rulesDir(), fmt.Sprintf(".burst%d", n))
+		c.must(writeFile(path, nil, 0o644))
+		c.must(os.Remove(path))
+	}
+	return fmt.Sprintf("%s %d routes", what, moves)
 }

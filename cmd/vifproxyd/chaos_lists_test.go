@@ -105,7 +105,12 @@ func (m *model) setList(vm *appVM, s source, c content) {
 // goesOn tells whether connections go on when a list is in force: more is permitted then, and nothing less. A list that is refused
 // changes nothing.
 func (m *model) goesOn(vm *appVM, list content) bool {
-	return len(m.template) == 1 && (list.clashes(m.template[0]) || list.alike(vm.read) && m.adds(vm, list.under(m.template[0]).permits))
+	if len(m.template) > 1 {
+		return false
+	}
+	t := m.template[0]
+	inForce := !slices.ContainsFunc(vm.read, func(old content) bool { return old.kind == good && !m.mayFit(old, t) })
+	return t.kind == good && !m.mayFit(list, t) || inForce && list.alike(vm.read) && m.adds(vm, list.under(t).permits)
 }
 
 // alike tells whether a list has the source and the directives of all others. Connections go on by what the lines say, and not by
@@ -127,7 +132,9 @@ func only(lists map[string]content) (c content) {
 // setFiles is a change of an AppVM's rule files that is seen whole or not at all.
 func (m *model) setFiles(vm *appVM, change func(map[string]content)) {
 	change(vm.files)
-	m.setList(vm, inFiles, only(vm.files))
+	for _, shared := range m.shared { // files are read one after the other
+		m.setList(vm, inFiles, only(vm.files).with(shared))
+	}
 }
 
 // setFile is such a change of one file; kind absent takes it away.

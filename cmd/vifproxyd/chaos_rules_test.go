@@ -234,7 +234,7 @@ func (c *chaos) setTemplate(t content) {
 // someTemplate is one that is good: none, one with default deny, or one with default allow.
 func (c *chaos) someTemplate() content {
 	n := c.rng.IntN(6)
-	t := content{kind: good, open: n >= 3}
+	t := content{kind: good, open: n >= 3 && !c.court.under || n == 5} // with a ceiling default allow is refused
 	if n > 0 {
 		t.text = strings.ReplaceAll(c.builtin(), "MaxClients 100", fmt.Sprintf("MaxClients %d", 100+n))
 	}
@@ -340,7 +340,13 @@ func (c *chaos) moment() {
 func (c *chaos) mend() {
 	c.removeUnlisted()
 	c.withoutDom0()
-	c.setTemplate(c.someTemplate())
+	c.editShared()
+	c.setCeiling(rulesFor(listable, ceilingHead))
+	t := c.someTemplate()
+	for t.open && c.court.under { // that is refused
+		t = c.someTemplate()
+	}
+	c.setTemplate(t)
 	for _, vm := range c.court.vms[:len(c.court.vms)-1] {
 		name := "z" + c.names[vm]
 		if vm.files[file(vm, name)].kind != absent {

@@ -33,7 +33,8 @@ func (m *model) rows() map[netip.Addr]row {
 		}
 		r := row{name: vm.shown(), vifs: vm.vifs}
 		here := len(vm.vifs) > 0
-		unread := now.kind == misread || template.kind == misread || now.clashes(template)
+		unread := now.kind == misread || template.kind == misread || now.clashes(template) ||
+			m.under && (m.latestCeiling().kind != good || template.open || now.kind == good && !m.fits(now, content{kind: good}, m.latestCeiling()))
 		refused := unread || here && (now.kind == misrun || template.kind == misrun)
 		if vm.held[true] { // then tinyproxy has not been asked
 			r.standings = append(r.standings, standing{control.Stopped, unread})
