@@ -275,7 +275,7 @@ func (c *chaos) barUplink() string {
 		bar, open = "iptables -I FORWARD -o eth0 -j DROP", "iptables -D FORWARD -o eth0 -j DROP"
 	}
 	c.court.change(func(m *model) { m.disturb() })
-	c.late = true
+	c.late, c.naming.since = true, true // name servers are silent meanwhile
 	c.attempt(bar)
 	known := c.update()
 	if known {
