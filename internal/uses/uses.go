@@ -7,8 +7,8 @@
 // Time counts for a list while an AppVM of it is connected, the daemon runs, and all requests are read. If requests of a list were lost,
 // none of the time since the list was last looked at counts.
 //
-// Concurrency: the methods of a [Book] may be called from any goroutine, also of a nil one, which counts nothing. Saw and Note never
-// wait for more than the lock, which nobody holds for long. One goroutine, that of [Book.Match], says which lines match a host.
+// Concurrency: the methods of a [Book] may be called from any goroutine. A nil one may be told and asked too: Note does nothing then,
+// and Of returns nothing. Saw and Note never wait for more than the lock, which nobody holds for long. One goroutine, that of [Book.Match], says which lines match a host.
 package uses
 
 import (
