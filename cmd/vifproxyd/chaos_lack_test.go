@@ -165,10 +165,12 @@ func (c *chaos) noDescriptors() string {
 	pid := c.daemon.cmd.Process.Pid
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	c.must(err)
+	c.court.change(func(m *model) { m.mayLack() })
 	restore := c.limit(pid, unix.RLIMIT_NOFILE, uint64(len(open)))
 	c.late = true
 	what := c.meanwhile()
 	restore()
+	c.court.change(func(m *model) { m.lacks-- })
 	return what
 }
 
@@ -182,11 +184,12 @@ func (c *chaos) noTasks() string {
 	c.mu.Lock()
 	c.ended[d] = true
 	c.mu.Unlock()
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model) { m.disturb(); m.mayLack() })
 	c.late = true
 	restore := c.limit(d.cmd.Process.Pid, unix.RLIMIT_NPROC, 1)
 	what := c.meanwhile()
 	restore()
+	c.court.change(func(m *model) { m.lacks-- })
 	c.moment()
 	select {
 	case <-d.exited:
@@ -226,6 +229,7 @@ func (c *chaos) fill() string {
 		return "is full"
 	}
 	c.full = true
+	c.court.change(func(m *model) { m.mayLack() })
 	file, err := os.Create(filepath.Join(c.runDir(), ".filler"))
 	c.must(err)
 	defer file.Close()
@@ -241,6 +245,7 @@ func (c *chaos) free() {
 	if c.full {
 		c.full = false
 		c.must(os.Remove(filepath.Join(c.runDir(), ".filler")))
+		c.court.change(func(m *model) { m.lacks-- })
 	}
 }
 

@@ -122,6 +122,7 @@ type model struct {
 	shared []content // as template: the list that rule files include
 	lies   hosts     // that name servers give other addresses than their own, or may
 	barred bool      // nothing may leave by the uplink
+	lacks  int       // reasons, none of their lists', for which proxies may not start
 }
 
 func newModel(ips ...string) *model {
@@ -218,13 +219,21 @@ func (m *model) mayHold(vm *appVM, held bool) {
 	m.mayForget(vm)
 }
 
-// mayForget notes that the last good policy of an AppVM that may be held is forgotten, if other inputs can be read meanwhile: they may have
-// taken something away, and tinyproxy has not been asked about them.
+// mayLack notes that proxies may not start from now on, for one more reason.
+func (m *model) mayLack() {
+	m.lacks++
+	for _, vm := range m.vms {
+		m.mayForget(vm)
+	}
+}
+
+// mayForget notes that the last good policy of an AppVM whose proxy may not start, or may be held, is forgotten, if other inputs can be read
+// meanwhile: they may have taken something away, and tinyproxy has not been asked about them.
 func (m *model) mayForget(vm *appVM) {
 	for _, t := range m.template {
 		for _, c := range vm.read {
 			last := len(vm.goods) == 1 && c.kind == good && t.kind == good && vm.goods[c.under(t)]
-			if vm.held[true] && c.kind != absent && c.kind != misread && t.kind != misread && !c.clashes(t) && !last {
+			if (vm.held[true] || m.lacks > 0) && c.kind != absent && c.kind != misread && t.kind != misread && !c.clashes(t) && !last {
 				vm.goods[nothing] = true
 			}
 		}

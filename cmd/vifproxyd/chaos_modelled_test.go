@@ -23,6 +23,7 @@ func TestModelOfChaos(t *testing.T) {
 	half := func(c content) step { return func(m *model, vm *appVM) { m.setHalf(vm, c, true) } }
 	settings := func(c content) step { return func(m *model, vm *appVM) { m.setList(vm, inFirewall, c) } }
 	hold := func(m *model, vm *appVM) { m.mayHold(vm, true); vm.holds(true) }
+	lack := func(m *model, _ *appVM) { m.mayLack() }
 	learn := func(m *model, vm *appVM) { vm.mayLearn() }
 	letGo := func(m *model, vm *appVM) { m.mayHold(vm, false); vm.holds(false) }
 	ceiling := func(c content) step { return func(m *model, vm *appVM) { m.setCeiling(c) } }
@@ -64,6 +65,7 @@ func TestModelOfChaos(t *testing.T) {
 		"the file changed meanwhile":      {steps{hold, settle, write(file(b)), settle, letGo, settle}, b, b, true},
 		"to the worse":                    {steps{hold, write(bad), settle, letGo, settle}, a, a, true},
 		"a file that comes back is held":  {steps{hold, write(content{}), settle, write(file(a)), settle}, 0, 0, false},
+		"a change that could not start":   {steps{lack, write(file(b)), write(bad), settle}, a | b, 0, false},
 		"a crash does not let go":         {steps{hold, settle, crash, settle}, 0, 0, false},
 		"who knows which template rules":  {steps{open}, everything, 0, false},
 		"default allow":                   {steps{open, settle}, everything &^ a, everything &^ a, true},
