@@ -39,6 +39,17 @@ func (g *grant) elsewhere() (*rules.List, error) {
 	return nil, nil
 }
 
+// overruled returns an error if the file does not count, because the address of its VM has a list in dom0, by another name.
+func (g *grant) overruled() error {
+	for _, vm := range g.place.status.VMs {
+		if g.place.daemons && g.dom0 == nil && vm.Origin == control.InDom0 && vm.Name != g.VM && vm.IP == g.file.Addr.String() {
+			return fmt.Errorf("%s does not count: %s has the list %s in dom0 (`vifproxyctl allow %s HOST` says how to change it)",
+				terminal.Quote(g.file.Path), vm.IP, terminal.Quote(vm.Path), terminal.Quote(vm.Name))
+		}
+	}
+	return nil
+}
+
 // fileOf returns the list of a VM, wherever that is.
 func fileOf(at place, set rules.Set, vm control.VM) (rules.File, error) {
 	switch vm.Origin {

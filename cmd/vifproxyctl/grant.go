@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -89,7 +90,7 @@ func (g *grant) read() error {
 		g.kind = edit.Unwritten
 		g.file, err = rules.ParseFile(g.file.Path, []byte(edit.NamesHeader))
 	}
-	if err != nil {
+	if err = cmp.Or(err, g.overruled()); err != nil {
 		return err
 	}
 	g.Path = g.file.Path

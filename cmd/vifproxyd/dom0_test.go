@@ -83,6 +83,19 @@ func TestListsFromDom0(t *testing.T) {
 		s.opens("banking", "http://bank.example/")
 		says(0, "and no more: bank.example", "deny", "banking", "bank.example")
 		s.goes("banking", "http://bank.example/")
+
+		// They do not write a file that does not count because the address has another name in dom0.
+		own, other := filepath.Join(s.rulesDir(), "banking.10.137.0.11"), filepath.Join(s.rulesDir(), "bank2.10.137.0.11")
+		s.must(os.Rename(own, other))
+		for _, name := range []string{"bank2", "bank2.10.137.0.11"} {
+			out, errs, status := s.ctl("allow", name, "git.example")
+			if now, err := os.ReadFile(other); status != 1 || string(now) != shop+"\n" ||
+				!strings.Contains(errs, "bank2.10.137.0.11 does not count: 10.137.0.11 has the list "+feature+" in dom0 (`vifproxyctl allow banking HOST` says") {
+				s.Errorf("allow %s: exit status %d:\n%s%s\nthe file: %q %v", name, status, out, errs, now, err)
+			}
+		}
+		s.must(os.Rename(other, own))
+
 		if out, _, _ := s.ctl("explain", "banking", "http://bank.example:22/"); !strings.Contains(out, "add bank.example:22 to the feature vm-config.vifproxy.banking.10.137.0.11") &&
 			!strings.Contains(out, "vifproxyctl allow banking bank.example:22") {
 			s.Errorf("explain:\n%s", out)
