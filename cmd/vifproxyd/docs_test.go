@@ -23,7 +23,7 @@ func TestCommandsOfTheDocs(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
 	for name, ip := range map[string]string{"banking": "10.137.0.11", "social": "10.137.0.12", "work": "10.137.0.13"} {
-		s.rules(name+"."+ip, "#: format domains", "bank.example")
+		s.rules(name+"."+ip, "#: format domains", "bank.example", "login.example", "cdn.example")
 		s.attach(name, ip)
 	}
 	s.start()

@@ -59,10 +59,10 @@ func (r Report) Text(width int, all bool) string {
 	case !found:
 		text += "nothing is found: each line is needed, as far as is known\n"
 	case plain > 0:
-		text += usage.Wrap(fmt.Sprintf("vifproxyctl review %s --fix comments out the covered and the unused ones of these: %d", vm, plain), width, 4)
+		text += usage.Wrap(fmt.Sprintf("covered or unused: %d (`vifproxyctl review %s --fix` comments them out)", plain, vm), width, 4)
 	}
 	if narrow > 0 {
-		text += usage.Wrap(fmt.Sprintf("vifproxyctl review %s --fix --narrow also replaces the wide ones: %d", vm, narrow), width, 4)
+		text += usage.Wrap(fmt.Sprintf("wide: %d (`vifproxyctl review %s --fix --narrow` also replaces these)", narrow, vm), width, 4)
 	}
 	return text
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,12 +301,12 @@ func TestKeepTriesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBook(filepath.Join(dir, "uses"))
 		ctx, cancel := context.WithCancel(t.Context())
-		var last error
-		go b.Keep(ctx, func(err error) { last = err })
+		var reported atomic.Pointer[error]
+		go b.Keep(ctx, func(err error) { reported.Store(&err) })
 		note(b, policyOf(t, "#: format domains\nbank.example\n"), true)
 		time.Sleep(2 * writeDelay)
 		synctest.Wait()
-		if last == nil || !strings.Contains(last.Error(), "write which lines of lists are used") {
+		if last := *reported.Load(); last == nil || !strings.Contains(last.Error(), "write which lines of lists are used") {
 			t.Errorf("a file in the way: %v", last)
 		}
 		if err := os.Remove(dir); err != nil {
@@ -313,8 +314,8 @@ func TestKeepTriesAgain(t *testing.T) {
 		}
 		time.Sleep(writeInterval + 2*writeDelay)
 		synctest.Wait()
-		if _, err := os.Stat(b.path); err != nil || last != nil {
-			t.Errorf("nothing in the way: %v, %v", err, last)
+		if _, err := os.Stat(b.path); err != nil || *reported.Load() != nil {
+			t.Errorf("nothing in the way: %v, %v", err, *reported.Load())
 		}
 		cancel()
 	})
