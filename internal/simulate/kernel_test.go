@@ -72,10 +72,15 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 		writes = k.hold(want)
 	})
 	if err != nil {
-		m.read(func() { m.fwFailed = !errors.Is(err, context.Canceled) })
+		m.read(func() {
+			m.fwFailed = !errors.Is(err, context.Canceled)
+			if errors.Is(err, firewall.ErrUnfenced) && k.life.unfenced.IsZero() {
+				k.life.unfenced = time.Now()
+			}
+		})
 		return 0, err
 	}
-	m.read(func() { m.fwFailed = false })
+	m.read(func() { m.fwFailed, k.life.unfenced = false, time.Time{} })
 	inForce()
 	err = m.await(ctx, k.life, what{kind: "write on"}, 0, 20*time.Microsecond, m.slow(firewallSlow, 20*time.Millisecond, 3*time.Second), func(*effect) {})
 	if err == nil {
@@ -236,6 +241,9 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 // mayStart looks whether a process may start now.
 func (m *machine) mayStart(p *policy.Policy, port uint16) {
 	m.did("start %v :%d", p.Addr, port)
+	if since := m.life.unfenced; !since.IsZero() && time.Since(since) > time.Second {
+		m.violated("a process of %v starts, and the daemon has known for %v that the fence does not stand", p.Addr, time.Since(since))
+	}
 	if q := m.procs[port]; q != nil {
 		m.violated("the port %d of a process of %v is given to %v", port, q.vm.addr, p.Addr)
 	}

@@ -112,8 +112,9 @@ type life struct {
 	told     time.Time
 	over     bool
 	err      error
-	version  int  // of the rules that it has read
-	wrote    bool // it has written the firewall
+	version  int       // of the rules that it has read
+	wrote    bool      // it has written the firewall
+	unfenced time.Time // since when it knows that the fence does not stand; zero if it does, as far as it knows
 	watchers [3]chan error
 	mayEnd   bool          // by itself
 	alarm    time.Duration // when it is to be woken, in boot time

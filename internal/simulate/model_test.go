@@ -555,6 +555,11 @@ func (m *machine) check() {
 	if slices.Contains(m.kernel.Fence.Ports, 9443) && !m.tmpls.any(m.calm, func(t int) bool { return t == 1 || t == anyTemplate }) {
 		m.violated("the fence opens a port that the template has not")
 	}
+	for _, p := range m.procs { // a process takes 2 s to die
+		if since := p.life.unfenced; !p.life.dead && !since.IsZero() && time.Since(since) > 5*time.Second {
+			m.violated("the process of %v at %d runs, and the daemon has known for %v that the fence does not stand", p.vm.addr, p.port, time.Since(since))
+		}
+	}
 	// A check that takes too long counts as failed after 2 s, and looks whether it does every 2 s. Processes take 2 s to die. A hint may be lost.
 	bound := 7 * time.Second
 	if m.stale[2] {
