@@ -716,8 +716,11 @@ func (m *machine) allow(vm *appVM, s step) {
 		return
 	}
 	i, seconds := s.n%5, 1+s.n>>8%20
-	if s.what == takeBack {
+	switch {
+	case s.what == takeBack:
 		seconds = 0
+	case s.n>>13%3 == 0:
+		seconds *= 60 // for longer than a rest takes
 	}
 	name, boot := vm.name, time.Since(m.began)+m.slept
 	before := vm.temp[i]
