@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -148,24 +149,37 @@ func (m *machine) flush() {
 }
 
 func (m *machine) reloadRepairs() {
-	pids := m.proxies()
+	pids := m.serving()
 	m.flush()
 	m.run("sh", "-c", "mv /bin/kill /bin/kill.away; systemctl reload vifproxyd; status=$?; mv /bin/kill.away /bin/kill; exit $status") // no procps
 	m.repaired(pids)
 }
 
 func (m *machine) hangupRepairs() {
-	pids := m.proxies()
+	pids := m.serving()
 	m.flush()
 	m.run("kill", "-HUP", m.property("MainPID"))
 	m.repaired(pids)
 }
 
-func (m *machine) repaired(pids []string) {
+func (m *machine) repaired(pids map[string]int) {
 	m.served("banking", "bank.example", "shop.example")
-	if now := m.proxies(); strings.Join(now, " ") != strings.Join(pids, " ") {
-		m.Errorf("proxies are %v, before %v", now, pids)
+	if now := m.serving(); !maps.Equal(now, pids) {
+		m.Errorf("proxies are %v, before %v; vifproxyd said last:\n%s", now, pids, m.run("journalctl", "-u", "vifproxyd", "-n", "40", "-o", "cat"))
 	}
+}
+
+// serving returns the processes that serve AppVMs, when the daemon has done all that it has to do.
+func (m *machine) serving() map[string]int {
+	m.Helper()
+	m.run("vifproxyctl", "update")
+	var vms []control.VM
+	must(m.T, json.Unmarshal([]byte(m.run("vifproxyctl", "show", "--json")), &vms))
+	pids := map[string]int{}
+	for _, vm := range vms {
+		pids[vm.Name] = vm.PID
+	}
+	return pids
 }
 
 // A restart waits for nothing: it takes half a second on a quiet machine. An end that waits for proxies takes some seconds more
