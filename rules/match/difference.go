@@ -37,8 +37,10 @@ type Difference struct {
 	subsets []subset
 	known   map[string]int32 // where a subset is in subsets
 	key     []byte           // of known, for the next look
-	left    int              // steps that may still be looked at, for all lines
-	work    int              // and for this one
+	all     []stage          // of the search for one line
+	been    map[string][]int32
+	left    int // steps that may still be looked at, for all lines
+	work    int // and for this one
 }
 
 // A subset is the steps of the other list that may come next, after a character of some sign.
@@ -81,7 +83,7 @@ const (
 
 // Without returns the difference between two lists.
 func (m *Matcher) Without(other *Matcher, texts Texts) *Difference {
-	d := &Difference{texts: texts, known: map[string]int32{}, left: differenceWorkMax, line: newWalker(m), other: newWalker(other)}
+	d := &Difference{texts: texts, known: map[string]int32{}, been: map[string][]int32{}, left: differenceWorkMax, line: newWalker(m), other: newWalker(other)}
 	d.chars = distinct(slices.Concat(m.sets, other.sets), texts != AllTexts)
 	var begin []int32
 	for _, l := range other.lines {
@@ -152,7 +154,10 @@ func (d *Difference) search(l line) (text string, found bool) {
 	var begin stage
 	d.line.open = nil
 	d.line.begin(l, &begin.steps)
-	all, been := []stage{begin}, map[string][]int32{}
+	d.all = append(d.all[:0], begin)
+	clear(d.been)
+	all, been := d.all, d.been
+	defer func() { d.all = all }()
 	var key []byte
 	var matched [nothing]bool
 	var waiting [nothing][]int32
