@@ -141,7 +141,7 @@ func (c *chaos) badCeiling() string {
 	return "none"
 }
 
-// writeCeilingSlowly has the ceiling open for writing for a while. What is in it meanwhile would admit everything.
+// writeCeilingSlowly has the ceiling open for writing for a while. Its text would admit everything meanwhile.
 func (c *chaos) writeCeilingSlowly() string {
 	text := c.someCeiling()
 	c.court.change(func(m *model) { m.setCeiling(content{kind: misread}) })

@@ -78,7 +78,7 @@ func (c *chaos) badShared() string {
 	return "a link to nowhere"
 }
 
-// writeSharedSlowly has the shared list open for writing for a while. What is in it meanwhile would permit everything.
+// writeSharedSlowly has the shared list open for writing for a while. Its text would permit everything meanwhile.
 func (c *chaos) writeSharedSlowly() string {
 	c.editShared() // not through a link
 	shared := rulesFor(hosts(c.rng.UintN(1<<16))&listable, ofDomains+"\n")

@@ -136,7 +136,7 @@ func (c *chaos) writeInPlace() string {
 	return fmt.Sprintf("%s %v", name, text.lines)
 }
 
-// writeSlowly has a file open for writing for a while. What is in it meanwhile would permit everything.
+// writeSlowly has a file open for writing for a while. Its text would permit everything meanwhile.
 func (c *chaos) writeSlowly() string {
 	vm := c.one()
 	name, text := c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable)
@@ -262,7 +262,7 @@ func (c *chaos) badTemplate() string {
 	return fmt.Sprint(t.kind)
 }
 
-// writeTemplateSlowly has the template open for writing for a while. What is in it meanwhile would permit everything.
+// writeTemplateSlowly has the template open for writing for a while. Its text would permit everything meanwhile.
 func (c *chaos) writeTemplateSlowly() string {
 	t := c.someTemplate()
 	if t.text == "" {

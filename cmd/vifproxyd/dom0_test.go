@@ -63,7 +63,7 @@ func TestListsFromDom0(t *testing.T) {
 		s.opens("banking", "http://shop.example/")
 		s.goes("banking", "http://bank.example/")
 
-		// What a command reads in QubesDB must come within a second.
+		// QubesDB has a second to answer a command.
 		says := func(status int, want string, args ...string) {
 			s.Helper()
 			s.until(strings.Join(args, " "), func() error {

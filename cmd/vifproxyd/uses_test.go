@@ -41,7 +41,7 @@ func (s *site) untilUsed(want ...string) {
 }
 
 // The daemon counts for each line the requests that it lets pass, also if they fail then. Counts outlive the daemon, however it ends, and an
-// edit of other lines. A record that cannot be read is begun anew, and told of.
+// edit of other lines. The daemon begins a record anew that it cannot read, and says so.
 func TestUsesAreCounted(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
@@ -78,7 +78,7 @@ func TestUsesAreCounted(t *testing.T) {
 	s.opens("work", "http://bank.example/")
 	s.untilUsed(wide+"1", bank+"2", nowhere+"1", news+"1", shop+"1")
 
-	// What nobody needs is named, and commented out when a person says so. That is in force at once, and cuts nothing that was used.
+	// review names the lines that nobody needs, and comments them out with --fix. That is in force at once, and cuts nothing that was used.
 	s.says("review work", "www.news.example is covered: line 4 permits the same hosts", "old.example is unused: no request needed it in ",
 		"; it was counted for too short a time to propose that", "lists.d/common:3: nobody.example is unused: ")
 	said := s.on(0, "review", "work", "--fix", "--narrow", "--after=0s")

@@ -40,7 +40,7 @@ func TestBrowserLearnsAWebsite(t *testing.T) {
 	keys += shell.enters("vifproxyctl learn web")
 	shell.Shows("Ctrl-C ends that")
 	loading := time.Now()
-	// No lesson opens a port. What is refused for that is proposed all the same.
+	// No lesson opens a port. A line is proposed for a request that was refused for that reason.
 	s.loads(w, "web", []string{"https://www.pay.example/ (https://api.pay.example:8443/methods)"}, []string{"api.pay.example"})
 	took := time.Since(loading)
 	shell.Type("C-c")
