@@ -723,7 +723,7 @@ func (m *machine) allow(vm *appVM, s step) {
 		seconds *= 60 // for longer than a rest takes
 	}
 	name, boot := vm.name, time.Since(m.began)+m.slept
-	before := vm.temp[i]
+	before, doubts := vm.temp[i], vm.doubts
 	if s.what == allow {
 		vm.temp[i] = temporary{until: max(vm.temp[i].until, boot+time.Hour)}
 	}
@@ -738,7 +738,7 @@ func (m *machine) allow(vm *appVM, s step) {
 		case s.what == allow && err != nil:
 			vm.temp[i] = temporary{until: max(now, before.until)}
 		case s.what == allow:
-			vm.temp[i] = temporary{until: now + time.Duration(seconds)*time.Second, sure: true, least: boot + time.Duration(seconds)*time.Second}
+			vm.temp[i] = temporary{until: now + time.Duration(seconds)*time.Second, sure: vm.doubts == doubts, least: boot + time.Duration(seconds)*time.Second}
 		}
 	})
 }
@@ -749,7 +749,7 @@ func (m *machine) learn(vm *appVM, s step) {
 		return
 	}
 	name, seconds := vm.name, s.n>>8%16
-	before := vm.lessons
+	before := slices.Clone(vm.lessons)
 	if seconds == 0 {
 		m.verb("end the lesson", func(sup *supervisor.Supervisor) error {
 			return sup.Learn(context.Background(), control.LearnRequest{Name: name}, nil)

@@ -169,6 +169,7 @@ type appVM struct {
 	unserved, astray time.Duration     // how long it has not been served in calm time, or by a process that has lost its port
 	decider          int               // the last verb that stops it or starts it
 	temp             map[int]temporary // by line
+	doubts           int               // how often all of it was doubted
 	lessons          []*lesson
 	restarted        time.Time     // when the last restart was asked for that has succeeded
 	permits          window[hosts] // its list, or what it had before
@@ -264,6 +265,7 @@ func (vm *appVM) forgetTemporary() { clear(vm.temp) }
 
 // doubtTemporary says that what was allowed for a time may have been forgotten: the list has gone, or has another name.
 func (vm *appVM) doubtTemporary() {
+	vm.doubts++
 	for i, t := range vm.temp {
 		t.sure = false
 		vm.temp[i] = t
