@@ -41,7 +41,7 @@ func (s *site) untilUsed(want ...string) {
 }
 
 // The daemon counts for each line the requests that it lets pass, also if they fail then. Counts outlive the daemon, however it ends, and an
-// edit of other lines. The daemon begins a record anew that it cannot read, and says so.
+// edit of other lines. If the daemon cannot read its record, it says so and begins a new one.
 func TestUsesAreCounted(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)

@@ -77,8 +77,8 @@ func (all Failures) AnyBad() bool {
 	return false
 }
 
-// Forgive ends all waiting periods. What tinyproxy has refused stays refused until it comes up, so that the last good policy does not
-// end because a try fails for another reason.
+// Forgive ends all waiting periods. A policy that tinyproxy has refused stays refused until it comes up, so the last good policy does
+// not end because a try fails for another reason.
 func (all Failures) Forgive() {
 	for key, f := range all {
 		if all[key] = (Failure{Bad: true}); !f.Bad {

@@ -72,7 +72,7 @@ func TestTicks(t *testing.T) {
 	}
 }
 
-// What a ceiling does not admit is shown with the reason, and no key ticks it.
+// The picker shows a line that a ceiling does not admit with the reason, and no key ticks it.
 func TestBeyondACeiling(t *testing.T) {
 	for keys, want := range map[string]string{
 		"a enter enter": "b.bank.example", "_ enter enter": "b.bank.example", "down _ enter enter": "", "_ _ enter enter": "",

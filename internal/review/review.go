@@ -1,6 +1,6 @@
 // Package review says what of a list is used: lines that nobody needs, lines that other lines cover, and lines that permit more than what was
-// used. What the daemon has counted tells of use, and the project's matcher of what lines permit. It changes nothing but bytes that it is
-// given.
+// used. The counts of the daemon say what is used, and the project's matcher says what lines permit. The package changes nothing but
+// bytes that it is given.
 //
 // A request counts for each line that matches its host, so that lines can be compared. A line is unused if no request needed it: none
 // came for a host that it alone permits, of the lines that are left. Lines for several hosts are left out first. If all unused lines are left
@@ -30,7 +30,7 @@ const (
 	togetherMax = 50
 )
 
-// What is found about a line.
+// Findings about a line.
 const (
 	Covered = "covered" // other lines permit all that it permits
 	Unused  = "unused"  // no request has needed it

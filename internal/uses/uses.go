@@ -36,7 +36,7 @@ const (
 	hostsMin    = 16
 	// linesOfHostMax is how many lines of a list one request may count for.
 	linesOfHostMax = 64
-	// absentMax is how long a list that there is no more is remembered: an editor may take a file away and write it anew, and AppVMs of
+	// absentMax is how long a list that has gone is remembered: an editor may take a file away and write it anew, and AppVMs of
 	// a range come and go.
 	absentMax = 30 * 24 * time.Hour
 	// absentListsMax is how many of these are remembered.
