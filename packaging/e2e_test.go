@@ -254,7 +254,7 @@ func (m *machine) upgradeAndRemove(before, now pkg) {
 		m.Errorf("after the removal the unit is %s", state)
 	}
 	m.run("dpkg", "--purge", "vifproxy")
-	if out := m.run("find", "/etc", "/usr", "/var", "-xdev", "-path", "/var/log/journal", "-prune", "-o",
+	if out := m.run("find", "/etc", "/usr", "/var", "-ignore_readdir_race", "-xdev", "-path", "/var/log/journal", "-prune", "-o",
 		"-name", "*vifproxy*", "-not", "-path", "/etc/vifproxy", "-print"); out != "" {
 		m.Errorf("after the purge there is\n%s", out)
 	}

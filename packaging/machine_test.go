@@ -363,8 +363,8 @@ func (m *machine) nothingLeft() {
 	}
 	// systemd removes the directories of PrivateTmp= in its own time (asynchronous_rm_rf in src/core).
 	m.until("no file of the daemon's is left", func() error {
-		if out := m.run("find", "/run", "/tmp", "/var/tmp", "-name", "*vifproxy*", "-not", "-path", "/run/systemd/*",
-			"-not", "-path", "/run/qubes-service/*"); out != "" {
+		if out := m.run("find", "/run", "/tmp", "/var/tmp", "-ignore_readdir_race", "-name", "*vifproxy*",
+			"-not", "-path", "/run/systemd/*", "-not", "-path", "/run/qubes-service/*"); out != "" {
 			return errors.New(out)
 		}
 		return nil

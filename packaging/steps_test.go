@@ -250,7 +250,10 @@ func (m *machine) unitIsHardened() {
 	daemon := m.property("MainPID")
 	for _, thread := range strings.Fields(m.run("ls", "/proc/"+daemon+"/task")) {
 		ambient := none
-		status := m.run("cat", "/proc/"+daemon+"/task/"+thread+"/status")
+		status, err := m.try("cat", "/proc/"+daemon+"/task/"+thread+"/status")
+		if err != nil && thread != daemon {
+			continue // it has ended
+		}
 		if begins := "00000000000001c0"; strings.Contains(status, "CapAmb:\t"+begins) { // what becomes a proxy
 			ambient = begins
 		}
@@ -272,12 +275,17 @@ func (m *machine) unitIsHardened() {
 			m.Errorf("the daemon sees %s, mode %s", socket, mode)
 		}
 	}
-	proxies := m.proxies()
-	for _, pid := range proxies {
-		is("a proxy", m.run("cat", "/proc/"+pid+"/status"), "Groups:\t ", "CapInh:\t"+none, "CapPrm:\t"+none,
+	looked := 0
+	for _, pid := range m.proxies() {
+		status, err := m.try("cat", "/proc/"+pid+"/status")
+		if err != nil {
+			continue // it has ended
+		}
+		looked++
+		is("a proxy", status, "Groups:\t ", "CapInh:\t"+none, "CapPrm:\t"+none,
 			"CapEff:\t"+none, "CapBnd:\t"+none, "CapAmb:\t"+none, "NoNewPrivs:\t1", "Seccomp:\t2")
 	}
-	if len(proxies) == 0 {
+	if looked == 0 {
 		m.Error("there is no proxy to look at")
 	}
 }

@@ -79,7 +79,8 @@ func (m *machine) switchboardIsAttachedOnce() {
 		m.untilAttached(1)
 		var maps, links int
 		daemon := m.property("MainPID")
-		for _, file := range strings.Fields(m.run("sh", "-c", "readlink /proc/"+daemon+"/fd/*")) {
+		open, _ := m.try("sh", "-c", "readlink /proc/"+daemon+"/fd/*") // it fails if one is closed meanwhile
+		for _, file := range strings.Fields(open) {
 			switch {
 			case strings.Contains(file, "bpf-map"):
 				maps++
