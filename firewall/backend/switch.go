@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"vifproxy/firewall"
 	"vifproxy/firewall/ipt"
@@ -33,7 +34,9 @@ func WithSwitchboard(ctx context.Context, log *slog.Logger, fw firewall.Backend,
 	cfg.Switchboard = true
 	handing := switchboard.New(fw, board, cfg, log)
 	if _, err := handing.Sync(ctx, firewall.State{}, func() {}); err != nil {
-		return nil, fmt.Errorf("firewall: load rules for the switchboard: %w", err)
+		// It says that the fence may not stand. The caller puts up another one before any proxy runs.
+		why := strings.TrimPrefix(err.Error(), firewall.ErrUnfenced.Error()+": ")
+		return nil, fmt.Errorf("firewall: load rules for the switchboard: %s", why)
 	}
 	return handing, nil
 }
