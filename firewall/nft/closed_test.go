@@ -14,6 +14,8 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/ruleset"
+	"vifproxy/internal/netlink"
 )
 
 // TestWhatIsTakenAwayOpensNothing: another program flushes one of our chains or sets, or deletes one rule. Until the
@@ -242,5 +244,57 @@ func TestForeignRuleInQubesTableKeepsNoFenceDown(t *testing.T) {
 	Sync(t, b, want)
 	if got := Sorted(m.Rules(t)); got != all {
 		t.Errorf("not put right:\n%s", Diff(all, got))
+	}
+}
+
+// TestTableThatIsOwnedByAnotherProgram: another program has replaced ours by a table that it owns. Such a table goes with its program, and
+// the generation stays. The fence is up in the same Sync. If the program lives on, Sync says soon that there is no fence: each try waits
+// for the kernel, and proxies run meanwhile.
+func TestTableThatIsOwnedByAnotherProgram(t *testing.T) {
+	EnterNamespace(t)
+	m := Machines[1]
+	b := open(t, m)
+	want := firewall.State{Bindings: []firewall.Binding{Personal}, Fence: Wide()}
+	Sync(t, b, want)
+	good := m.Rules(t)
+	replace := func() (owner *ruleset.Conn) {
+		t.Helper()
+		owner, err := ruleset.Dial()
+		Must(t, err)
+		now, err := b.conn.read()
+		Must(t, err)
+		const byOwner = 2 // NFT_TABLE_F_OWNER
+		err = owner.Transact(0, append(removeTables(now), about(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, fenceTable,
+			netlink.Append(nil, unix.NFTA_TABLE_FLAGS, net32(byOwner)...))))
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			t.Skip("this kernel has no tables with an owner") // since Linux 5.12
+		}
+		Must(t, err)
+		return owner
+	}
+
+	owner := replace()
+	loads := 0
+	Tap(b.conn.Conn).Meanwhile = func() {
+		if loads++; loads == 1 {
+			owner.Close()
+		}
+	}
+	Sync(t, b, want)
+	if got := m.Rules(t); got != good || loads == 0 {
+		t.Errorf("after %d loads:\n%s", loads, Diff(good, got))
+	}
+
+	owner = replace()
+	tried := 0
+	dial := b.dial
+	b.dial = func() (*kernel, error) { tried++; return dial() } // after each try that fails
+	if _, err := b.Sync(t.Context(), want, func() {}); !errors.Is(err, firewall.ErrUnfenced) || tried > 2 {
+		t.Errorf("error %v after %d tries", err, tried)
+	}
+	owner.Close()
+	Sync(t, b, want)
+	if got := m.Rules(t); got != good {
+		t.Errorf("when the owner had gone:\n%s", Diff(good, got))
 	}
 }

@@ -34,6 +34,7 @@ type Backend struct {
 	// partial is the reason why the last load left out what belongs into Qubes' table; nil if it did not. The next Sync tries again.
 	partial error
 
+	tried     bool // the last load has shown what this kernel lacks, which the next two fields say
 	unbounded bool // this kernel lacks what the bounds on connection tracking need
 	zoneless  bool // it has no zones of connection tracking
 

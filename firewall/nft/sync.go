@@ -159,7 +159,12 @@ func (n *Backend) load(before snapshot, want firewall.State) error {
 		if err := n.redial(); err != nil {
 			return err
 		}
+		// A table that another program owns goes with that program, and the generation stays (nft_rcv_nl_event): read again what to replace.
+		if now, err := n.conn.read(); err == nil && !now.stands(&before.things) {
+			return ruleset.ErrStale
+		}
 	}
+	n.tried = false
 	return fmt.Errorf("load rules: %w", cmp.Or(err, first))
 }
 
@@ -167,12 +172,15 @@ func (n *Backend) load(before snapshot, want firewall.State) error {
 // rule may refer to what we replace in Qubes' table. The guard and the fence stand in any case.
 type extras struct{ bounds, zones, qubes bool }
 
-// tries returns what to load, best first.
+// tries returns what to load, best first. A fence that is away is open until one of them succeeds, so what this kernel lacks is not tried out
+// again.
 func (n *Backend) tries(before snapshot) (all []extras) {
 	for _, qubes := range []bool{true, false} {
 		for _, p := range []extras{{bounds: true, zones: true}, {bounds: true}, {zones: true}, {}} {
 			p.qubes = qubes
-			if !(p.bounds && n.unbounded || p.zones && n.zoneless || qubes && !before.hasChain(qubesTable, userChain)) {
+			lacks := p.bounds && n.unbounded || p.zones && n.zoneless
+			spares := n.tried && (!p.bounds && !n.unbounded || !p.zones && !n.zoneless)
+			if !(lacks || spares || qubes && !before.hasChain(qubesTable, userChain)) {
 				all = append(all, p)
 			}
 		}
@@ -182,6 +190,7 @@ func (n *Backend) tries(before snapshot) (all []extras) {
 
 // loadedWith remembers what this kernel lacks, and has it logged once. first is the error of the load with all parts.
 func (n *Backend) loadedWith(p extras, first error) {
+	n.tried = true
 	if !p.bounds && !n.unbounded {
 		n.unbounded = true
 		n.log.Warn("one AppVM can fill connection tracking for all: this kernel does not bound it "+
