@@ -70,6 +70,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyd", "vifproxy/internal/lab", "the workshop is not shipped"},
 	{"cmd/vifproxyd", "vifproxy/internal/bench", "the workshop is not shipped"},
 	{"cmd/vifproxyd", "vifproxy/internal/await", "only tests use it"},
+	{"cmd/vifproxyd", "vifproxy/internal/simulate/model", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/rules/rulestest", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/internal/policy/policytest", "only tests use it"},
 	{"cmd/vifproxyd", "vifproxy/firewall/firewalltest", "only tests use it"},

@@ -1,6 +1,7 @@
 package simulate_test
 
 import (
+	"bytes"
 	"cmp"
 	"container/heap"
 	"context"
@@ -17,6 +18,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/simulate/model"
 	"vifproxy/names/wire"
 	"vifproxy/netwatch"
 	"vifproxy/supervisor"
@@ -60,6 +62,7 @@ type result struct {
 	steps   int
 	reached map[string]int
 	journal []string
+	told    bytes.Buffer // what the model was told, with the journal
 }
 
 // run runs a script on a machine of its own, and returns when the daemon has ended. Its clock moves only when all goroutines wait.
@@ -75,6 +78,10 @@ func run(t *testing.T, is setting, s script, journal bool) (r result) {
 		if is.ceiling {
 			m.ceiling.now = everyLine
 		}
+		if journal {
+			m.tells = model.Write(&r.told)
+		}
+		m.expected = m.newExpected()
 		m.judge()
 		m.newLife()
 		m.mu.Unlock()
@@ -90,7 +97,7 @@ func run(t *testing.T, is setting, s script, journal bool) (r result) {
 		}
 		m.rest(is.seed%2 == 0)
 		m.finish()
-		r = result{m.wrong, m.steps, m.reached, m.journal}
+		r.wrong, r.steps, r.reached, r.journal = m.wrong, m.steps, m.reached, m.journal
 	})
 	return r
 }
@@ -427,7 +434,6 @@ func (m *machine) perform(s step) {
 		vm.vifs = nil
 		vm.connection++
 		vm.endLessons()
-		vm.forgetUp()
 		m.judge()
 		if vm.inRange {
 			vm.doubtTemporary()
@@ -492,7 +498,7 @@ func (m *machine) perform(s step) {
 		before := m.tmpl
 		if m.tmpl = []int{0, 0, 1, 2, brokenTemplate, 4}[s.n%6]; m.tmpl != before && m.tmpl != brokenTemplate {
 			for _, vm := range m.vms {
-				vm.forgetUp() // rules under the template before are taken up again only if those under this one have run
+				m.forgetUp(vm) // rules under the template before are taken up again only if those under this one have run
 			}
 		}
 		m.changed()

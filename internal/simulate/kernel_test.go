@@ -212,7 +212,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 		}
 		if e.err != nil {
 			if !proxies.IsBad(e.err) {
-				vm.forgetUp()
+				m.forgetUp(vm)
 			}
 			if !m.fails(startTaken) {
 				m.quiet = false

@@ -19,6 +19,7 @@ import (
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
 	"vifproxy/internal/proxies"
+	"vifproxy/internal/simulate/model"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
 	"vifproxy/netwatch"
@@ -50,9 +51,15 @@ type machine struct {
 	asked  map[what]int  // how often an effect was asked for
 	serial int
 
-	life      *life   // the daemon that runs; nil if none does
-	lives     []*life // all
-	vms       []*appVM
+	life     *life   // the daemon that runs; nil if none does
+	lives    []*life // all
+	vms      []*appVM
+	expected *model.Model      // what has to be
+	tells    func(model.Event) // the model's journal; nil if nobody wants it
+	told     struct {
+		ceiling model.List
+		none    bool
+	}
 	tmpl      int // which template
 	tmpls     window[int]
 	uplink    int // what chains of hook forward say
@@ -256,9 +263,11 @@ func (m *machine) newLife() {
 	m.lives = append(m.lives, l)
 	m.life = l
 	for _, vm := range m.vms {
-		vm.forgetUp()
 		vm.forgetTemporary()
 	}
+	m.tell()
+	m.expected.Ends()
+	m.expected.Starts(m.ceiling.now != noCeiling)
 	m.kernel, m.fenced, m.stale, m.tearing = &firewall.State{}, true, [3]bool{}, time.Time{}
 	clear(m.died)
 	clear(m.knownDead)
@@ -503,7 +512,7 @@ func (g logger) Handle(_ context.Context, r slog.Record) error {
 			g.m.quiet = false
 			g.m.sometimes("no port is left")
 			for _, vm := range g.m.vms {
-				vm.forgetUp() // rules that do not start, for whatever reason, have taken back what they do not permit
+				g.m.forgetUp(vm) // rules that do not start, for whatever reason, have taken back what they do not permit
 			}
 		}
 		return true

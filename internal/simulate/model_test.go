@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"vifproxy/internal/policy"
+	"vifproxy/internal/simulate/model"
 	"vifproxy/rules"
 	"vifproxy/rules/flaws"
 	"vifproxy/tinyproxy"
@@ -180,9 +181,8 @@ type appVM struct {
 	here             window[bool]  // connected
 	kept             hosts         // what it may have as long as its list cannot be used
 	keeping          bool
-	connection       int  // counts those that it has had
-	known            int  // of which the daemon has read
-	bound            bool // and was bound
+	connection       int // counts those that it has had
+	known            int // of which the daemon has read
 }
 
 // A lesson is one that a person has asked for.
@@ -272,12 +272,23 @@ func (vm *appVM) doubtTemporary() {
 	}
 }
 
-func (vm *appVM) forgetUp() { vm.bound = false }
+// surely returns what is allowed for a time, without a doubt.
+func (vm *appVM) surely(m *machine) (h hosts) {
+	for i, t := range vm.temp {
+		if t.sure && t.least > time.Since(m.began)+m.slept {
+			h |= 1 << i
+		}
+	}
+	return h
+}
+
+// forgetUp says that the last good rules of an AppVM may be taken back or forgotten.
+func (m *machine) forgetUp(vm *appVM) { m.expected.Forgets(m.expected.VMs[slices.Index(m.vms, vm)]) }
 
 // wasBound takes in that a process serves. If its rules are those of the list, they are the last good ones.
 func (vm *appVM) wasBound(p *proc) {
 	if !vm.keeping && vm.list() == (list{good, p.hosts}) && p.connection == vm.connection && p.tmpl == p.m.tmpl {
-		vm.bound = true
+		p.m.expected.Serves(p.m.expected.VMs[slices.Index(p.m.vms, vm)])
 	}
 }
 
@@ -291,11 +302,9 @@ const (
 
 // judge takes in that inputs may have changed: it notes what each AppVM should have now.
 func (m *machine) judge() {
+	m.tell()
 	for _, vm := range m.vms {
 		vm.here.set(len(vm.vifs) > 0, m.calm)
-		if vm.stopped != no {
-			vm.forgetUp() // its last good rules may be older than a list that has not run
-		}
 		l := vm.list()
 		beyond := l.kind == good && (m.noCeiling || l.lines&^m.ceiling.now != 0)
 		if vm.says.set(l.lines, m.calm); beyond {
@@ -318,9 +327,6 @@ func (m *machine) judge() {
 			continue
 		}
 		h := hosts(0)
-		if l.kind == none {
-			vm.forgetUp()
-		}
 		if l.kind == good {
 			h = l.lines
 		}
@@ -627,68 +633,56 @@ func (m *machine) atRest() {
 		}
 		bindings[b.Addr][b.Vif] = b.To.Port()
 	}
-	for _, vm := range m.vms {
-		m.vmAtRest(vm, bindings[vm.addr])
+	m.tell()
+	m.expected.Rest(nil) //nolint:errcheck // nothing has been seen yet
+	for i, vm := range m.vms {
+		serves := m.vmAtRest(vm, bindings[vm.addr])
+		seen := model.Nothing
+		if serves != nil {
+			seen = model.Policy{Served: true, Permits: model.Hosts(serves.hosts)}
+		}
+		if err := m.expected.Saw(m.expected.VMs[i], seen); err != nil {
+			m.violated("at rest: %v", err)
+		}
 	}
 }
 
-func (m *machine) vmAtRest(vm *appVM, bound map[string]uint16) {
-	l := vm.list()
-	wanted := len(vm.vifs) > 0 && vm.stopped == no && l.kind != none
+// vmAtRest looks whether the bindings of an AppVM, its processes and its files belong together, and returns the process that serves it;
+// nil if none does.
+func (m *machine) vmAtRest(vm *appVM, bound map[string]uint16) (serves *proc) {
 	var all []*proc
 	for _, p := range m.procs {
 		if p.vm == vm {
 			all = append(all, p)
 		}
 	}
-	var serves *proc
 	for vif, port := range bound {
 		p := m.procs[port]
 		if p == nil || p.lost {
 			m.violated("at rest: %s %v leads to port %d, where nobody listens", vif, vm.addr, port)
-			return
+			return nil
 		}
 		if serves != nil && serves != p {
 			m.violated("at rest: the vifs of %v lead to two proxies", vm.addr)
 		}
 		serves = p
 	}
-	if !wanted {
-		if len(all) > 0 || len(bound) > 0 {
-			m.violated("at rest: %v has %d processes and %d bindings, and should have none (list %v, vifs %v, stopped %v)", vm.addr, len(all), len(bound), l, vm.vifs, vm.stopped)
-		}
-		return
-	}
-	if vm.keeping && !vm.bound && serves == nil {
-		return // it has no last good rules
-	}
 	if serves == nil {
-		m.violated("at rest: %v is not served (list %v)", vm.addr, l)
-		return
+		if len(all) > 0 {
+			m.violated("at rest: %v has %d processes, and is not served", vm.addr, len(all))
+		}
+		return nil
 	}
-	for _, v := range vm.vifs {
-		if bound[fmt.Sprintf("vif%d.0", v)] == 0 {
-			m.violated("at rest: %v is not served at vif%d.0", vm.addr, v)
+	for _, v := range vifsOf(vm) {
+		if bound[v] == 0 {
+			m.violated("at rest: %v is not served at %s", vm.addr, v)
 		}
 	}
 	if len(bound) != len(vm.vifs) || serves.bind != vm.gateway {
 		m.violated("at rest: %v has the bindings %v at %v", vm.addr, bound, serves.bind)
 	}
-	least, most := l.lines, l.lines
-	for i, t := range vm.temp {
-		if most |= 1 << i; t.sure && t.least > time.Since(m.began)+m.slept {
-			least |= 1 << i
-		}
-	}
-	if vm.keeping {
-		least, most = 0, vm.kept|vm.says.now|vm.temporary()
-	}
-	least, most = least&m.ceiling.now, most&m.ceiling.now
 	if !vm.keeping && serves.began.Before(vm.restarted) {
 		m.violated("at rest: %v is served by a process that is older than its restart", vm.addr)
-	}
-	if serves.hosts&^most != 0 || least&^serves.hosts != 0 {
-		m.violated("at rest: %v is served with %v, and not %v to %v", vm.addr, serves.hosts, least, most)
 	}
 	for _, p := range all {
 		if p != serves && (p.clients == 0 || p.hosts&^serves.hosts != 0) {
@@ -698,6 +692,7 @@ func (m *machine) vmAtRest(vm *appVM, bound map[string]uint16) {
 	if m.shown[vm.addr] != serves.port {
 		m.violated("at rest: the files of %v tell of port %d, and %d serves", vm.addr, m.shown[vm.addr], serves.port)
 	}
+	return serves
 }
 
 var errEnded = errors.New("it died")

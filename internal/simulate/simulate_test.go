@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/simulate/model"
 	"vifproxy/rules"
 )
 
@@ -244,7 +245,11 @@ func shrink(t *testing.T, is setting, s script) (script, result) {
 func TestOneSeedGivesOneJournal(t *testing.T) {
 	for seed := range uint64(3) {
 		is, s := themeOf(seed).setting, scriptOf(seed, scriptSteps)
-		first, second := run(t, is, s, true).journal, run(t, is, s, true).journal
+		r := run(t, is, s, true)
+		if differences, rests, err := model.Replay(&r.told); err != nil || len(differences) > 0 || rests == 0 {
+			t.Errorf("seed %d: %d rests, and the model says of what it was told: %v %v", seed, rests, differences, err)
+		}
+		first, second := r.journal, run(t, is, s, true).journal
 		for i := range max(len(first), len(second)) {
 			if i >= len(first) || i >= len(second) || first[i] != second[i] {
 				t.Fatalf("seed %d: two journals, from line %d on:\n%s\n\n%s", seed, i+1, around(first, i), around(second, i))
