@@ -1,4 +1,4 @@
-// Package complete finds what a person may mean who completes a command line: VMs, and hosts that they were refused; and for a first rule
+// Package complete finds what may come next in a command line: verbs, options, VMs, and hosts that VMs were refused; and for a first rule
 // file, AppVMs without one.
 //
 // A candidate is a word, a tab, and an explanation. Nothing that a shell might act on is a candidate. VM names are harmless anyway; an
