@@ -121,6 +121,28 @@ func (h Host) Objection() string {
 	return ""
 }
 
+// Wildcard returns the narrowest line for several hosts of one site: all hosts below the longest domain that they have in common. of are
+// those for which it is: neither addresses nor the site itself. It is empty if these are fewer than two, or if a list should not have the
+// line. The ports of the hosts do not matter.
+func Wildcard(hosts []Host) (w Host, of []Host) {
+	for _, h := range hosts {
+		_, domain, _ := strings.Cut(h.Name, ".")
+		if h.IsAddr() || h.Below || h.Name == hostname.Site(h.Name) {
+			continue
+		}
+		if of = append(of, h); len(of) == 1 {
+			w = Host{Name: domain, Below: true}
+		}
+		for w.Name != "" && !strings.HasSuffix(h.Name, "."+w.Name) {
+			_, w.Name, _ = strings.Cut(w.Name, ".")
+		}
+	}
+	if len(of) < 2 || w.Name == "" || w.Objection() != "" {
+		return Host{}, nil
+	}
+	return w, of
+}
+
 // Lacks returns the lines that the file needs in addition to allow a host, with its port.
 func (f File) Lacks(s Syntax, h Host) (lines []string) {
 	if f.domains {

@@ -238,33 +238,24 @@ func (l List) compare(p *Proposal) {
 
 // wildcard returns the line for all hosts of a site, or nil if it has fewer than two below one domain.
 func wildcard(s Site) *Line {
-	var w Line
+	var hosts []rules.Host
+	for _, l := range s.Lines {
+		if l.Host.Port == 0 { // a wildcard opens no port
+			hosts = append(hosts, l.Host)
+		}
+	}
+	host, of := rules.Wildcard(hosts)
+	var w *Line
 	for _, l := range s.Lines {
 		switch {
-		case l.Host.IsAddr(), l.Host.Name == s.Name, l.Host.Port != 0: // a wildcard opens no port
-			continue
-		case w.Hosts == nil:
-			w = l
-			_, w.Host.Name, _ = strings.Cut(l.Host.Name, ".")
-			w.Hosts = []string{l.Host.Name}
-			continue
+		case !slices.Contains(of, l.Host):
+		case w == nil:
+			l.Text, l.Host, l.Hosts = host.String(), host, []string{l.Host.Name}
+			w = &l
+		default:
+			w.Hosts = append(w.Hosts, l.Host.Name)
+			w.add(Host{Count: l.Count, First: l.First, Last: l.Last})
 		}
-		w.Hosts = append(w.Hosts, l.Host.Name)
-		w.Host.Name = common(w.Host.Name, l.Host.Name)
-		w.add(Host{Count: l.Count, First: l.First, Last: l.Last})
 	}
-	w.Host.Below = true
-	if len(w.Hosts) < 2 || w.Host.Objection() != "" {
-		return nil
-	}
-	w.Text = w.Host.String()
-	return &w
-}
-
-// common returns the longest domain that is domain or above it, and above another name.
-func common(domain, name string) string {
-	for domain != "" && !strings.HasSuffix(name, "."+domain) {
-		_, domain, _ = strings.Cut(domain, ".")
-	}
-	return domain
+	return w
 }
