@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,8 @@ func reviewVerb() verb {
 			o := reviewOptions{after: usage.Length{D: reviewAfter}}
 			f.Var(&o.after, "after", "propose only what was counted for this `TIME`, such as 30d; without it 14d")
 			f.BoolVar(&o.fix, "fix", false, "comment out the covered and the unused lines of one rule file, with the date, and show what that takes away")
-			f.BoolVar(&o.narrow, "narrow", false, "with --fix, also replace wide lines by the narrower ones")
+			f.BoolVar(&o.narrow, "narrow", false, "with --fix, also replace wide lines by the hosts that were used")
+			f.BoolVar(&o.wildcards, "wildcards", false, "with --fix, also replace wide lines: by the narrower wildcard where there is one, by the hosts where there is none")
 			f.StringVar(&o.share, "share", "", "move what the rule files of several VMs have in common to a new `LIST` in lists.d, which they include")
 			f.BoolVar(&o.dryRun, "dry-run", false, "change nothing; show what --fix would change")
 			return func(c *call) error { return runReview(c, o) }
@@ -38,9 +40,20 @@ func reviewVerb() verb {
 const reviewAfter = 14 * 24 * time.Hour
 
 type reviewOptions struct {
-	after               usage.Length
-	fix, narrow, dryRun bool
-	share               string
+	after                          usage.Length
+	fix, narrow, wildcards, dryRun bool
+	share                          string
+}
+
+// narrowing returns what is written in the place of wide lines.
+func (o reviewOptions) narrowing() review.Narrowing {
+	switch {
+	case o.wildcards:
+		return review.ToWildcards
+	case o.narrow:
+		return review.ToHosts
+	}
+	return review.KeepWide
 }
 
 // A reviewed is what review prints as JSON.
@@ -55,8 +68,10 @@ func runReview(c *call, o reviewOptions) error {
 		return usagef("--share is for several VMs, without --fix: vifproxyctl review NAME NAME --share=LIST")
 	case o.fix && len(c.args) != 1:
 		return usagef("--fix is for one VM: vifproxyctl review NAME --fix")
-	case (o.narrow || o.dryRun) && !o.fix:
-		return usagef("--narrow and --dry-run are for --fix")
+	case (o.narrow || o.wildcards || o.dryRun) && !o.fix:
+		return usagef("--narrow, --wildcards and --dry-run are for --fix")
+	case o.narrow && o.wildcards:
+		return usagef("--narrow writes hosts and --wildcards wildcards: give one of them")
 	case o.after.D < 0:
 		return usagef("--after=%s: write for how long, such as 14d", o.after.Typed)
 	}
@@ -83,7 +98,7 @@ func runReview(c *call, o reviewOptions) error {
 		file, err := fileOf(at, set.Set, vm)
 		if err == nil {
 			var r review.Report
-			r, err = review.Of(review.Input{VM: vm.Name, File: file, Template: set.Template, Uses: uses, Enough: o.after.D})
+			r, err = review.Of(review.Input{VM: vm.Name, Origin: vm.Origin, File: file, Template: set.Template, Uses: uses, Enough: o.after.D})
 			all.Lists = append(all.Lists, r)
 			text += r.Text(terminal.Width(c.stdout), len(c.args) == 1)
 		}
@@ -116,14 +131,15 @@ func runReview(c *call, o reviewOptions) error {
 
 // fix writes what a review proposes for the rule file of one VM.
 func fix(c *call, at place, o reviewOptions, r review.Report, template rules.Template) error {
-	if vm, err := at.status.VM(r.VM); err != nil || vm.Origin == control.InRange {
-		return errors.Join(err, fmt.Errorf("the list of %s is that of all AppVMs of its range: edit %s yourself", r.VM, r.Path))
-	} else if vm.Origin == control.InDom0 || vm.Origin == control.InFirewall {
+	switch r.Origin {
+	case control.InRange:
+		return fmt.Errorf("the list of %s is that of all AppVMs of its range: edit %s yourself", r.VM, r.Path)
+	case control.InDom0, control.InFirewall:
 		return fixElsewhere(c, at, o, r)
 	}
 	g := newGrantOf(c, grantOptions{}, nil)
 	g.VM, g.Path = r.VM, r.Path
-	edits, changes, err := r.Apply(template, o.narrow, o.dryRun, g.write)
+	edits, changes, err := r.Apply(template, o.narrowing(), o.dryRun, g.write)
 	switch {
 	case err != nil:
 		return err
@@ -155,15 +171,17 @@ func fixElsewhere(c *call, at place, o reviewOptions, r review.Report) error {
 	if err != nil {
 		return err
 	}
-	lines := r.Lists(list.Lines, o.narrow)
+	lines := r.Lists(list.Lines, o.narrowing())
 	switch {
-	case len(lines) == len(list.Lines):
+	case slices.Equal(lines, list.Lines):
 		c.warn("nothing to fix: no line is covered, or unused for %v", o.after)
 		return nil
-	case list.Remedy == nil:
-		return fmt.Errorf("the list of %s is in dom0: remove these lines there", r.VM)
+	case r.Origin == control.InFirewall:
+		gone := slices.DeleteFunc(slices.Clone(list.Lines), func(line string) bool { return slices.Contains(lines, line) })
+		c.warn("nothing is changed: the list of %s is its firewall settings in dom0; remove there what is for %s", r.VM, strings.Join(gone, ", "))
+	default:
+		c.warn("nothing is changed: the list of %s is in dom0; %s", r.VM, list.Remedy(lines))
 	}
-	c.warn("nothing is changed: the list of %s is in dom0; %s", r.VM, list.Remedy(lines))
 	return errTrouble // it is not done yet
 }
 
@@ -182,10 +200,16 @@ func share(c *call, at place, common review.Common, name string, template rules.
 	return g.wait()
 }
 
-// mentionCommon says what the rule file of a VM has in common with another one.
+// mentionCommon says what the rule file of a VM has in common with another one. Files that do not count, because dom0 has another list,
+// are left out.
 func mentionCommon(c *call, at place, vm string) error {
 	set, err := rules.Read(at.dir, at.template)
-	if text := review.MostCommon(set.Files, vm).Text(); err == nil && text != "" {
+	files := slices.DeleteFunc(set.Files, func(f rules.File) bool {
+		return slices.ContainsFunc(at.status.VMs, func(vm control.VM) bool {
+			return vm.Origin == control.InDom0 && (vm.Name == f.Name || vm.IP == f.Addr.String())
+		})
+	})
+	if text := review.MostCommon(files, vm).Text(); err == nil && text != "" {
 		c.warn("%s", strings.TrimSpace(text))
 	}
 	return err

@@ -13,7 +13,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"vifproxy/control"
@@ -24,7 +23,7 @@ import (
 )
 
 const (
-	// narrowerMax is how many hosts are proposed in the place of one line.
+	// narrowerMax is how many lines are proposed in the place of one.
 	narrowerMax = 16
 	// togetherMax is how many lines are compared with all others together, which takes long in a list of thousands.
 	togetherMax = 50
@@ -52,9 +51,11 @@ type Line struct {
 
 	Finding string   `json:"finding,omitempty"`
 	By      int      `json:"by,omitempty"`      // the line that covers it; 0 if several do
-	Instead []string `json:"instead,omitempty"` // the lines for what was used
+	Instead []string `json:"instead,omitempty"` // the lines for the hosts that were used; none if these are too many
 	Loses   string   `json:"loses,omitempty"`   // a shortest host that would not be permitted any more
-	Early   bool     `json:"early,omitempty"`   // it was counted for too short a time to propose anything
+	// Wildcards has fewer lines that would do; nil if none are narrower than this one.
+	Wildcards *Wildcards `json:"wildcards,omitempty"`
+	Early     bool       `json:"early,omitempty"` // it was counted for too short a time to propose anything
 
 	pattern string
 	port    uint16
@@ -65,6 +66,7 @@ type Line struct {
 type Report struct {
 	VM      string    `json:"vm"`
 	Path    string    `json:"path"`
+	Origin  string    `json:"origin"`        // where the list is, as in control.VM
 	Why     string    `json:"why,omitempty"` // why nothing is counted
 	Begun   time.Time `json:"begun,omitzero"`
 	Counted int64     `json:"counted"`
@@ -76,6 +78,7 @@ type Report struct {
 // An Input is what a report is made of.
 type Input struct {
 	VM       string
+	Origin   string // of the list, as in control.VM
 	File     rules.File
 	Template rules.Template
 	Uses     []control.ListUse // of all VMs, because several may include a list
@@ -84,7 +87,7 @@ type Input struct {
 
 // Of returns a report about a list. The error says why the list cannot be used.
 func Of(in Input) (Report, error) {
-	r := Report{VM: in.VM, Path: in.File.Path, Lines: []Line{}}
+	r := Report{VM: in.VM, Path: in.File.Path, Origin: cmp.Or(in.Origin, control.InFile), Lines: []Line{}}
 	p, err := policy.New(in.File, nil, in.Template, policy.Input{Bind: netip.IPv4Unspecified()})
 	if err != nil {
 		return r, err
@@ -126,7 +129,7 @@ type key struct{ path, pattern string }
 
 // A use is what was counted of a line in the list of one VM.
 type use struct {
-	vm string
+	vm, list string
 	control.LineUse
 }
 
@@ -136,7 +139,7 @@ func (in Input) known() map[key][]use {
 	for _, list := range in.Uses {
 		for _, u := range list.Lines {
 			k := key{u.Path, u.Pattern}
-			all[k] = append(all[k], use{list.VM, u})
+			all[k] = append(all[k], use{list.VM, list.Path, u})
 		}
 	}
 	return all
@@ -145,13 +148,15 @@ func (in Input) known() map[key][]use {
 // line returns a line with its uses, in all lists that have it.
 func (in Input) line(rule tinyproxy.FilterLine, known map[key][]use) Line {
 	l := Line{Path: cmp.Or(rule.Part, in.File.Path), Number: rule.Number, Text: rule.Source, pattern: rule.Text}
+	seen := map[string]bool{}
 	for _, u := range known[key{l.Path, rule.Text}] {
-		if rule.Part == "" && u.vm != in.VM { // a list of a range is counted once
-			continue
-		}
 		if rule.Part != "" {
 			l.VMs = append(l.VMs, u.vm)
 		}
+		if rule.Part == "" && u.vm != in.VM || seen[u.list] { // the list of a range is counted once for all its VMs
+			continue
+		}
+		seen[u.list] = true
 		if !l.counts {
 			l.counts, l.Counted = true, u.Counted
 		}
@@ -336,64 +341,11 @@ func (e *examiner) isForSeveral(i int) bool {
 	if len(l.Hosts) != 1 {
 		return len(l.Hosts) > 0
 	}
-	_, compiled, ok := e.linesFor(l.Hosts, 0)
-	if !ok {
+	hosts, ok := e.hostsOf(l.Hosts, 0)
+	_, compiled, possible := e.linesFor(hosts)
+	if !ok || !possible {
 		return true
 	}
 	_, found, known := e.beyond(i, compiled, match.Names)
 	return found || !known
-}
-
-// wide finds the lines that permit more than the hosts that were used. Lines of included lists stay.
-func (e *examiner) wide() {
-	for i := range e.lines {
-		l := &e.lines[i]
-		if !e.judged(i) || !e.several[i] || l.More || l.VMs != nil {
-			continue
-		}
-		needed := e.needed(i)
-		slices.Sort(needed)
-		if len(needed) > narrowerMax {
-			continue
-		}
-		instead, compiled, ok := e.linesFor(needed, l.port)
-		if !ok {
-			continue
-		}
-		host, found, known := e.loses(i, compiled...)
-		if found && known {
-			l.Finding, l.Instead, l.Loses, l.Early = Wide, instead, host, l.Counted < int64(e.Enough/time.Second)
-		}
-	}
-}
-
-// linesFor returns the lines of a list for hosts, each with a port if that is not 0, and the patterns of these. ok is false if a list
-// should not have one of them.
-func (e *examiner) linesFor(hosts []string, port uint16) (lines, patterns []string, ok bool) {
-	header := "#: format patterns\n"
-	if e.File.Names() {
-		header = "#: format domains\n"
-	}
-	empty, err := rules.ParseFile(e.File.Path, []byte(header))
-	if err != nil {
-		return nil, nil, false
-	}
-	var with []rules.Host
-	for _, name := range hosts {
-		if addr, err := netip.ParseAddr(name); err == nil && addr.Is6() { // a list has it in brackets
-			name = "[" + name + "]"
-		}
-		host, err := rules.ParseEntry(name)
-		if err != nil || host.Below || host.Objection() != "" {
-			return nil, nil, false
-		}
-		host.Port = port
-		lines = append(lines, empty.Lacks(e.reading, host)...)
-		with = append(with, host)
-	}
-	compiled, err := empty.With(e.reading, with).Lines(e.reading)
-	for _, l := range compiled {
-		patterns = append(patterns, l.Text)
-	}
-	return lines, patterns, err == nil && !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "#") })
 }

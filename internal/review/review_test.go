@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/check"
 	"vifproxy/internal/policy"
 	"vifproxy/rules"
 )
@@ -81,6 +82,23 @@ func TestOf(t *testing.T) {
 		{"patterns", "#: format patterns\n^[ab]\\.bank\\.example$\n^a\\.bank\\.example$\n^b\\.bank\\.example$\nshop\\.example$\n^\\(c\\)\\.example$\n", week,
 			"a.bank.example www.shop.example c.example", "3 covered by 2\n4 covered by 2\n2 wide b.bank.example: ^a\\.bank\\.example$\n5 wide shop.example: ^www\\.shop\\.example$"},
 		{"several lines cover one", "#: format patterns\n^a\\.bank\\.example$\n^b\\.bank\\.example$\n^[ab]\\.bank\\.example$\n", week, "a.bank.example b.bank.example", "4 covered by 0"},
+		{"a narrower wildcard", "*.bank.example\n", week, "a.cdn.bank.example b.cdn.bank.example",
+			"2 wide a.bank.example: a.cdn.bank.example b.cdn.bank.example or *.cdn.bank.example admits c.cdn.bank.example loses a.bank.example"},
+		{"a narrower wildcard at a port", "*.bank.example:22\n", week, "a.cdn.bank.example b.x.cdn.bank.example",
+			"2 wide a.bank.example: a.cdn.bank.example:22 b.x.cdn.bank.example:22 or *.cdn.bank.example:22 admits b.cdn.bank.example loses a.bank.example"},
+		{"a wildcard for each site", "#: format patterns\nexample$\n", week,
+			"a.cdn.bank.example b.cdn.bank.example bank.example www.shop.example api.shop.example one.example.org.example",
+			"2 wide example: ^a\\.cdn\\.bank\\.example$ ^api\\.shop\\.example$ ^b\\.cdn\\.bank\\.example$ ^bank\\.example$ ^one\\.example\\.org\\.example$ ^www\\.shop\\.example$" +
+				" or ^[a-zA-Z0-9._-]*\\.cdn\\.bank\\.example$ ^bank\\.example$ ^[a-zA-Z0-9._-]*\\.shop\\.example$ ^one\\.example\\.org\\.example$ admits a.shop.example loses example"},
+		{"more hosts than people read", "*.bank.example\n", week, many("cdn.bank.example"),
+			"2 wide a.bank.example:  or *.cdn.bank.example admits a.cdn.bank.example loses a.bank.example"},
+		{"more hosts than people read, and no narrower wildcard", "*.bank.example\n", week, many("bank.example"), ""},
+		{"a wildcard would permit more than the line", "#: format patterns\n^[abc]\\.bank\\.example$\n", week, "a.bank.example b.bank.example",
+			"2 wide c.bank.example: ^a\\.bank\\.example$ ^b\\.bank\\.example$"},
+		{"a wildcard beside a line for one of its hosts", "*.bank.example\na.cdn.bank.example\nb.cdn.bank.example\n", week,
+			"a.cdn.bank.example b.cdn.bank.example c.cdn.bank.example d.cdn.bank.example",
+			"2 wide a.bank.example: a.cdn.bank.example b.cdn.bank.example c.cdn.bank.example d.cdn.bank.example or *.cdn.bank.example admits e.cdn.bank.example loses a.bank.example\n" +
+				"3 covered by 2\n4 covered by 2"},
 		{"addresses", "#: format domains\n203.0.113.7\n203.0.113.8\n", week, "203.0.113.7", "3 unused 203.0.113.8"},
 		{"nothing", "", week, "", ""},
 	} {
@@ -101,7 +119,11 @@ func TestOf(t *testing.T) {
 				case Unused:
 					got = append(got, fmt.Sprintf("%d unused %s%s", l.Number, l.Loses, early))
 				case Wide:
-					got = append(got, fmt.Sprintf("%d wide %s%s: %s", l.Number, l.Loses, early, strings.Join(l.Instead, " ")))
+					text := fmt.Sprintf("%d wide %s%s: %s", l.Number, l.Loses, early, strings.Join(l.Instead, " "))
+					if w := l.Wildcards; w != nil {
+						text += fmt.Sprintf(" or %s admits %s loses %s", strings.Join(w.Lines, " "), w.Admits, w.Loses)
+					}
+					got = append(got, text)
 				}
 			}
 			want := strings.Split(tt.want, "\n")
@@ -118,6 +140,15 @@ func TestOf(t *testing.T) {
 	}
 }
 
+// many returns more hosts below a domain than one line is replaced by.
+func many(domain string) string {
+	var all []string
+	for i := range narrowerMax + 1 {
+		all = append(all, fmt.Sprintf("n%d.%s", i, domain))
+	}
+	return strings.Join(all, " ")
+}
+
 // fixed checks that what is written permits all that was used, and no more than before, and that nothing is found a second time.
 func fixed(t *testing.T, in Input, r Report, hosts []string) {
 	t.Helper()
@@ -128,7 +159,7 @@ func fixed(t *testing.T, in Input, r Report, hosts []string) {
 		}
 		content = append(content, line.Text+"\n"...)
 	}
-	for _, narrow := range []bool{false, true} {
+	for _, narrow := range []Narrowing{KeepWide, ToHosts, ToWildcards} {
 		changed, err := r.Fix(content, narrow, today)
 		if err != nil {
 			t.Fatal(err)
@@ -138,10 +169,16 @@ func fixed(t *testing.T, in Input, r Report, hosts []string) {
 			header = "#: format patterns\n"
 		}
 		after := input(t, strings.Replace(string(changed), "\n", header, 1), 0)
+		before := input(t, strings.Replace(string(content), "\n", header, 1), 0)
+		for _, change := range check.Changes(in.Template, before.File, after.File) {
+			if change.Why != "" || change.Admits && change.Host != "" {
+				t.Errorf("narrowing %v: %+v by\n%s", narrow, change, changed)
+			}
+		}
 		m := matcherOf(t, after)
 		for _, host := range hosts {
 			if permits, _ := m.Permits(strings.TrimSuffix(host, "…")); !permits {
-				t.Errorf("narrow %v: %s is not permitted any more by\n%s", narrow, host, changed)
+				t.Errorf("narrowing %v: %s is not permitted any more by\n%s", narrow, host, changed)
 			}
 		}
 	}
@@ -164,12 +201,12 @@ func TestFix(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		content string
-		narrow  bool
+		narrow  Narrowing
 		want    string
 	}{
-		{"#: format domains\nbank.example\n  old.example \n*.bank.example\n", false,
+		{"#: format domains\nbank.example\n  old.example \n*.bank.example\n", KeepWide,
 			"#: format domains\nbank.example\n# unused, 2026-11-30: old.example\n*.bank.example\n"},
-		{"\ufeff#: format domains\r\nbank.example\r\nold.example\r\n*.bank.example", true,
+		{"\ufeff#: format domains\r\nbank.example\r\nold.example\r\n*.bank.example", ToHosts,
 			"\ufeff#: format domains\r\nbank.example\r\n# unused, 2026-11-30: old.example\r\n# wide, 2026-11-30: *.bank.example\nwww.bank.example"},
 	} {
 		if got, err := r.Fix([]byte(tt.content), tt.narrow, today); err != nil || string(got) != tt.want {
@@ -177,7 +214,7 @@ func TestFix(t *testing.T) {
 		}
 	}
 	for _, changed := range []string{"", "#: format domains\nbank.example\nnew.example\n*.bank.example\n", "#: format domains\nbank.example\n"} {
-		if got, err := r.Fix([]byte(changed), false, today); err == nil || !strings.Contains(err.Error(), "has changed meanwhile") {
+		if got, err := r.Fix([]byte(changed), KeepWide, today); err == nil || !strings.Contains(err.Error(), "has changed meanwhile") {
 			t.Errorf("%q, %v", got, err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"vifproxy/control"
 	"vifproxy/internal/terminal"
 	"vifproxy/internal/usage"
 	"vifproxy/rules"
@@ -46,25 +47,49 @@ func (r Report) Text(width int, all bool) string {
 			text += usage.Wrap(r.about(l), width, 4)
 		}
 	}
-	plain, narrow := 0, 0
-	for _, l := range r.Lines {
-		switch {
-		case r.Fixable(l, false):
-			plain++
-		case r.Fixable(l, true):
-			narrow++
-		}
+	if !found {
+		return text + "nothing is found: each line is needed, as far as is known\n"
 	}
-	switch {
-	case !found:
-		text += "nothing is found: each line is needed, as far as is known\n"
-	case plain > 0:
-		text += usage.Wrap(fmt.Sprintf("covered or unused: %d (`vifproxyctl review %s --fix` comments them out)", plain, vm), width, 4)
-	}
-	if narrow > 0 {
-		text += usage.Wrap(fmt.Sprintf("wide: %d (`vifproxyctl review %s --fix --narrow` also replaces these)", narrow, vm), width, 4)
+	for _, remedy := range r.remedies() {
+		text += usage.Wrap(remedy, width, 4)
 	}
 	return text
+}
+
+// remedies returns how many lines of the list can be edited, and how.
+func (r Report) remedies() (all []string) {
+	plain, hosts, wildcards := 0, 0, 0
+	for _, l := range r.Lines {
+		switch {
+		case r.Fixable(l, KeepWide):
+			plain++
+		case r.Fixable(l, ToHosts) && l.Wildcards != nil:
+			hosts++
+			wildcards++
+		case r.Fixable(l, ToHosts):
+			hosts++
+		case r.Fixable(l, ToWildcards):
+			wildcards++
+		}
+	}
+	say := func(count int, what, options, does string) {
+		how := fmt.Sprintf("`vifproxyctl review %s --fix%s` %s", terminal.Quote(r.VM), options, does)
+		switch r.Origin {
+		case control.InDom0:
+			how = fmt.Sprintf("`vifproxyctl review %s --fix%s` prints the command for dom0", terminal.Quote(r.VM), options)
+		case control.InFirewall:
+			how = "change the firewall settings of the AppVM in dom0"
+		case control.InRange:
+			how = fmt.Sprintf("edit %s, which is for all AppVMs of its range", terminal.Quote(r.Path))
+		}
+		if count > 0 {
+			all = append(all, fmt.Sprintf("%s: %d (%s)", what, count, how))
+		}
+	}
+	say(plain, "covered or unused", "", "comments them out")
+	say(hosts, "wide", " --narrow", "also replaces these by the hosts")
+	say(wildcards, "wide, with a narrower wildcard", " --wildcards", "takes it")
+	return all
 }
 
 // about returns what is found about a line.
@@ -84,8 +109,8 @@ func (r Report) about(l Line) string {
 			text += "; without it " + terminal.Quote(l.Loses) + " is not permitted"
 		}
 	case Wide:
-		text += fmt.Sprintf("is wide: it was used for %d %s; narrower: %s; then %s is not permitted any more", len(l.Hosts),
-			map[bool]string{true: "host", false: "hosts"}[len(l.Hosts) == 1], terminal.Quote(strings.Join(l.Instead, " ")), terminal.Quote(l.Loses))
+		text += fmt.Sprintf("is wide: it was used for %d %s; ", len(l.Hosts), map[bool]string{true: "host", false: "hosts"}[len(l.Hosts) == 1])
+		text += l.narrower()
 	}
 	if len(l.VMs) > 0 {
 		text += "; the list is included by " + terminal.Quote(strings.Join(l.VMs, ", ")) + ", so edit it yourself"
@@ -94,6 +119,28 @@ func (r Report) about(l Line) string {
 		text += "; it was counted for too short a time to propose that"
 	}
 	return text
+}
+
+// narrower returns what could be in the place of a wide line, and what that takes away.
+func (l Line) narrower() (text string) {
+	if l.Instead != nil {
+		text = fmt.Sprintf("narrower: %s; then %s is not permitted any more", terminal.Quote(strings.Join(l.Instead, " ")), terminal.Quote(l.Loses))
+	}
+	w := l.Wildcards
+	if w == nil {
+		return text
+	}
+	wild := terminal.Quote(strings.Join(w.Lines, " "))
+	if w.Admits != "" {
+		wild += ", which also permits " + terminal.Quote(w.Admits)
+	}
+	switch {
+	case text == "":
+		return fmt.Sprintf("narrower: %s; then %s is not permitted any more", wild, terminal.Quote(w.Loses))
+	case w.Loses != l.Loses:
+		wild += fmt.Sprintf("; then %s is not permitted any more", terminal.Quote(w.Loses))
+	}
+	return text + "; or " + wild
 }
 
 // Length returns seconds for people, as days, hours, minutes or seconds.
