@@ -10,6 +10,7 @@ import (
 
 	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
+	"vifproxy/internal/simulate/model"
 )
 
 type action struct {
@@ -103,18 +104,18 @@ var actions = []action{
 }
 
 // one picks an AppVM; the stranger is not among them.
-func (c *chaos) one() *appVM { return c.court.vms[c.rng.IntN(len(c.court.vms)-1)] }
+func (c *chaos) one() *appVM { return c.court.VMs[c.rng.IntN(len(c.court.VMs)-1)] }
 
 // plug connects an AppVM on a vif of a new domain, up to a step.
 func (c *chaos) plug(vm *appVM, last lab.Step) string {
 	c.domid++
-	at := lab.VM{Name: c.names[vm], IP: vm.ip, DomID: c.domid, Gateway: c.gateway(vm)}
-	c.court.change(func(*model) {
-		vm.disturbed = true
+	at := lab.VM{Name: c.names[vm], IP: vm.IP, DomID: c.domid, Gateway: c.gateway(vm)}
+	c.court.change(func(m *model.Model) {
+		m.Disturb(vm)
 		if last == lab.Complete {
-			vm.connect(at.Vif())
+			m.Connect(vm, at.Vif())
 		}
-		vm.strays(at.Vif(), last == lab.Routed)
+		m.Strays(vm, at.Vif(), last == lab.Routed)
 	})
 	c.must(c.AttachUpTo(at, last))
 	c.plugs[vm] = append(c.plugs[vm], at)
@@ -124,14 +125,14 @@ func (c *chaos) plug(vm *appVM, last lab.Step) string {
 
 // route has an AppVM send by a vif that is wholly there, if it has one: the lab only knows that one is there.
 func (c *chaos) route(vm *appVM) {
-	if n := len(vm.vifs); n > 0 {
-		c.must(c.Use(vm.vifs[n-1]))
+	if n := len(vm.Vifs); n > 0 {
+		c.must(c.Use(vm.Vifs[n-1]))
 	}
 }
 
 // pull takes a vif away.
 func (c *chaos) pull(vm *appVM, at lab.VM) string {
-	c.court.change(func(*model) { vm.disconnect(at.Vif()) })
+	c.court.change(func(m *model.Model) { m.Disconnect(vm, at.Vif()) })
 	how, unplug := "orderly", c.Detach
 	if c.rng.IntN(3) == 0 {
 		how, unplug = "vanishes", c.Vanish
@@ -166,12 +167,12 @@ func (c *chaos) detachOne() string {
 // flap takes a vif away and brings it back under its old name.
 func (c *chaos) flap() string {
 	vm := c.one()
-	if len(vm.vifs) == 0 {
+	if len(vm.Vifs) == 0 {
 		return c.names[vm] + " is not there"
 	}
 	at := c.plugs[vm][c.rng.IntN(len(c.plugs[vm]))]
 	what := c.pull(vm, at)
-	c.court.change(func(*model) { vm.connect(at.Vif()) })
+	c.court.change(func(m *model.Model) { m.Connect(vm, at.Vif()) })
 	c.must(c.Attach(at))
 	c.plugs[vm] = append(c.plugs[vm], at)
 	c.route(vm)
@@ -189,8 +190,8 @@ func (c *chaos) secondVif() string {
 		return c.names[vm] + " comes " + c.plug(vm, lab.Complete)
 	}
 	at := plugs[c.rng.IntN(len(plugs))]
-	if c.rng.IntN(2) == 0 && slices.Contains(vm.vifs, at.Vif()) {
-		c.court.change(func(*model) { vm.disturbed = true })
+	if c.rng.IntN(2) == 0 && slices.Contains(vm.Vifs, at.Vif()) {
+		c.court.change(func(m *model.Model) { m.Disturb(vm) })
 		c.must(c.Use(at.Vif()))
 		c.unplugged(vm)
 		return c.names[vm] + " uses " + at.Vif()
@@ -216,8 +217,8 @@ func (c *chaos) otherNetvm() string {
 func (c *chaos) halfAttach() string {
 	vm := c.one()
 	for _, at := range c.plugs[vm] {
-		if !slices.Contains(vm.vifs, at.Vif()) {
-			c.court.change(func(*model) { vm.connect(at.Vif()) })
+		if !slices.Contains(vm.Vifs, at.Vif()) {
+			c.court.change(func(m *model.Model) { m.Connect(vm, at.Vif()) })
 			c.must(c.Attach(at))
 			c.route(vm)
 			return c.names[vm] + " completes " + at.Vif()
@@ -231,11 +232,13 @@ func (c *chaos) killProxies() string {
 	victim, ip := "all", netip.Addr{}
 	if c.rng.IntN(3) > 0 {
 		vm := c.one()
-		victim, ip = c.names[vm], vm.ip
+		victim, ip = c.names[vm], vm.IP
 	}
-	c.court.change(func(m *model) {
-		for _, vm := range m.vms {
-			vm.disturbed = vm.disturbed || victim == "all" || vm.ip == ip
+	c.court.change(func(m *model.Model) {
+		for _, vm := range m.VMs {
+			if victim == "all" || vm.IP == ip {
+				m.Disturb(vm)
+			}
 		}
 	})
 	c.late = true
@@ -263,10 +266,9 @@ func ownerOf(pid int) uint32 {
 
 // up starts the daemon.
 func (c *chaos) up(wait bool) {
-	if !c.court.down {
+	if !c.court.Down() {
 		return
 	}
-	c.court.change(func(m *model) { m.down = false })
 	d := c.launchRead()
 	if wait {
 		c.until("the daemon is ready", func() error {
@@ -298,14 +300,14 @@ func (c *chaos) up(wait bool) {
 
 // end ends the daemon, and checks that its proxies end with it, and with SIGTERM all else.
 func (c *chaos) end(how syscall.Signal) {
-	if c.court.down {
+	if c.court.Down() {
 		return
 	}
 	d := c.daemon
 	c.mu.Lock()
 	c.ended[d] = true
 	c.mu.Unlock()
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	wasReady := d.hasTold("READY=1")
 	switch {
 	case how == syscall.SIGKILL:
@@ -329,8 +331,8 @@ func (c *chaos) hasEnded(d *running) {
 		return nil
 	})
 	c.dom0.watched = false
-	c.court.change(func(m *model) { m.ends() })
-	c.unplugged(c.court.vms...)
+	c.court.change(func(m *model.Model) { m.Ends() })
+	c.unplugged(c.court.VMs...)
 	c.reader.reads(true)
 	await.Value(c.T, "the end of the log", c.reader.over)
 	c.noRace(d)

@@ -4,15 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"vifproxy/internal/lab"
+	"vifproxy/internal/simulate/model"
 )
 
 // This file is the clients of the chaos run, and the court that judges what they saw.
@@ -30,7 +29,9 @@ type trial struct {
 // court holds the model, and judges what clients saw by all that held while they saw it.
 type court struct {
 	sync.Mutex
-	model
+	*model.Model
+	lies     hosts // that name servers give other addresses than their own, or may
+	barred   bool  // nothing may leave by the uplink
 	open     map[*trial]bool
 	rightful [16]int // trials by host that may have reached it
 	reached  [16]int // trials by host that did reach it
@@ -39,20 +40,20 @@ type court struct {
 }
 
 // change changes the model, before that which it tells of is done.
-func (c *court) change(f func(m *model)) {
+func (c *court) change(f func(m *model.Model)) {
 	c.Lock()
 	defer c.Unlock()
-	f(&c.model)
+	f(c.Model)
 	for t := range c.open {
 		c.look(t)
 	}
 }
 
 func (c *court) look(t *trial) {
-	must, certain := c.must(t.vm)
-	t.may = t.may || c.may(t.vm).has(t.host)
-	t.must = t.must && must.has(t.host)
-	t.lied = t.lied || c.lies.has(t.host)
+	must, certain := c.Must(t.vm)
+	t.may = t.may || !c.barred && c.May(t.vm).Has(t.host)
+	t.must = t.must && must.Has(t.host)
+	t.lied = t.lied || c.lies.Has(t.host)
 	t.certain = t.certain && certain && !t.lied
 }
 
@@ -75,8 +76,8 @@ func (c *court) end(t *trial, r lab.Result, isNew bool) error {
 	if t.may && isNew {
 		c.rightful[t.host]++
 	}
-	what := fmt.Sprintf("%s asked for %s and got status %d, error %v; read %+v, last good %v",
-		t.vm.ip, universe[t.host], r.Status, r.Err, t.vm.read, slices.Collect(maps.Keys(t.vm.goods)))
+	what := fmt.Sprintf("%s asked for %s and got status %d, error %v; %v",
+		t.vm.IP, universe[t.host], r.Status, r.Err, t.vm)
 	switch {
 	case r.Status == 200 && r.Err == nil:
 		if isNew && !t.lied {
@@ -142,7 +143,7 @@ func (c *chaos) client(vm *appVM, seed uint64) {
 func (c *chaos) certain(vm *appVM) bool {
 	c.court.Lock()
 	defer c.court.Unlock()
-	_, certain := c.court.must(vm)
+	_, certain := c.court.Must(vm)
 	return certain
 }
 

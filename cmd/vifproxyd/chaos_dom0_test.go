@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"vifproxy/internal/simulate/model"
 )
 
 // This file is what dom0 does in the chaos run, and what becomes of the daemon of QubesDB that tells of it.
@@ -23,39 +25,39 @@ const (
 
 // rewrite changes the list that counts, in its own form.
 func (c *chaos) rewrite(vm *appVM, lines hosts) string {
-	now := vm.now()
+	now := vm.Now()
 	switch {
-	case now.kind == good && now.from == inDom0:
-		return c.setFeature(vm, vm.shown(), now.like(lines))
-	case now.kind == good && now.from == inFirewall:
-		return c.setSettings(vm, now.like(lines))
+	case now.Kind == good && now.From == model.InDom0:
+		return c.setFeature(vm, vm.Shown(), like(now, lines))
+	case now.Kind == good && now.From == model.InFirewall:
+		return c.setSettings(vm, like(now, lines))
 	}
-	return c.write(vm, c.name(vm), now.like(lines))
+	return c.write(vm, c.name(vm), like(now, lines))
 }
 
 // setFeature gives an AppVM a list in dom0; kind absent takes it away.
 func (c *chaos) setFeature(vm *appVM, name string, text content) string {
-	c.court.change(func(m *model) { m.setFeature(vm, file(vm, name), text) })
+	c.court.change(func(m *model.Model) { m.SetFeature(vm, file(vm, name), text) })
 	path := featuresAt + file(vm, name)
-	switch text.kind {
+	switch text.Kind {
 	case absent:
 		c.db.Remove(path)
 	case good:
 		c.db.Write(path, words(text))
 	default:
-		c.db.Write(path, text.text)
+		c.db.Write(path, text.Text)
 	}
-	return fmt.Sprintf("%s in dom0 %v", name, text.lines)
+	return fmt.Sprintf("%s in dom0 %v", name, text.Lines)
 }
 
 // words is a good list as the value of a feature.
 func words(list content) string {
 	var words []string
-	if strings.Contains(list.head(), ofNetwork) {
+	if strings.Contains(headOf(list), ofNetwork) {
 		words = append(words, strings.Replace(strings.TrimPrefix(ofNetwork, "#: "), " ", "=", 1))
 	}
 	for i, name := range universe {
-		if list.lines.has(i) {
+		if list.Lines.Has(i) {
 			words = append(words, name)
 		}
 	}
@@ -79,7 +81,7 @@ func (c *chaos) editFeature() string {
 func (c *chaos) removeFeature() (what string) {
 	vm := c.one()
 	for _, name := range c.namesOf(vm) {
-		if vm.features[file(vm, name)].kind != absent {
+		if vm.Features[file(vm, name)].Kind != absent {
 			what += " " + c.setFeature(vm, name, content{})
 		}
 	}
@@ -94,43 +96,42 @@ func (c *chaos) badFeature() string {
 		c.setFeature(vm, c.names[vm], c.someFeature())
 		return c.setFeature(vm, "z"+c.names[vm], c.someFeature())
 	}
-	if second := "z" + c.names[vm]; vm.features[file(vm, second)].kind != absent {
+	if second := "z" + c.names[vm]; vm.Features[file(vm, second)].Kind != absent {
 		c.setFeature(vm, second, content{})
 	}
-	return fmt.Sprintf("%q %s", bad, c.setFeature(vm, c.names[vm], content{kind: misread, text: bad}))
+	return fmt.Sprintf("%q %s", bad, c.setFeature(vm, c.names[vm], content{Kind: misread, Text: bad}))
 }
 
 // setSettings writes the firewall settings of an AppVM as dom0 does; kind absent are those that name no host.
 func (c *chaos) setSettings(vm *appVM, list content) string {
-	if list.lines == 0 && list.kind == good {
+	if list.Lines == 0 && list.Kind == good {
 		list = content{}
 	}
 	delete(c.dom0.rest, vm)
-	c.court.change(func(m *model) {
-		vm.half = nil
-		m.setList(vm, inFirewall, list)
+	c.court.change(func(m *model.Model) {
+		m.SetSettings(vm, list)
 	})
 	rules := []string{"action=accept"}
-	switch list.kind {
+	switch list.Kind {
 	case good:
 		rules = slices.Concat(settingsOf(list)...)
 	case misread:
-		rules = []string{list.text}
+		rules = []string{list.Text}
 	}
-	c.db.Firewall(vm.ip.String(), "drop", append(rules, "action=drop")...)
-	return fmt.Sprintf("settings of %s %v", c.names[vm], list.lines)
+	c.db.Firewall(vm.IP.String(), "drop", append(rules, "action=drop")...)
+	return fmt.Sprintf("settings of %s %v", c.names[vm], list.Lines)
 }
 
 // settingsOf is the firewall rules of a list, for one host after the other.
 func settingsOf(list content) [][]string {
 	all := [][]string{{"action=accept specialtarget=dns", "action=accept proto=icmp"}}
-	if strings.Contains(list.head(), ofNetwork) {
+	if strings.Contains(headOf(list), ofNetwork) {
 		all = append(all, []string{"action=accept dst4=10.136.0.0/14"})
 	}
 	for i, name := range universe {
 		rule := "action=accept dsthost=" + name
 		switch {
-		case !list.lines.has(i):
+		case !list.Lines.Has(i):
 		case i%2 == 0:
 			all = append(all, []string{rule})
 		default:
@@ -148,11 +149,11 @@ func (c *chaos) removeSettings() string { return c.setSettings(c.one(), content{
 func (c *chaos) onlySettings(vm *appVM) string {
 	what := c.setSettings(vm, c.someFeature())
 	for _, name := range c.namesOf(vm) {
-		if vm.features[file(vm, name)].kind != absent {
+		if vm.Features[file(vm, name)].Kind != absent {
 			c.setFeature(vm, name, content{})
 		}
-		if vm.files[file(vm, name)].kind != absent {
-			c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{}) })
+		if vm.Files[file(vm, name)].Kind != absent {
+			c.court.change(func(m *model.Model) { m.SetFile(vm, file(vm, name), content{}) })
 			c.removeRules(file(vm, name))
 		}
 	}
@@ -162,29 +163,29 @@ func (c *chaos) onlySettings(vm *appVM) string {
 func (c *chaos) badSettings() string {
 	bad := []string{"action=maybe dsthost=a.example", "action=accept dsthost=a.example dstports=99-1", "action=accept dsthost=a.example later=1",
 		"action=accept dsthost=a.example dst4=x", "action=drop dsthost=a.example", "action=accept dsthost=a_b..c"}[c.rng.IntN(6)]
-	return bad + " " + c.setSettings(c.one(), content{kind: misread, text: bad})
+	return bad + " " + c.setSettings(c.one(), content{Kind: misread, Text: bad})
 }
 
 // halfSettings begins to write firewall settings, and may leave it at that until all is mended.
 func (c *chaos) halfSettings() string {
 	vm := c.one()
 	list := c.someFeature()
-	list.lines |= 1
+	list.Lines |= 1
 	groups := settingsOf(list)
 	cut := c.rng.IntN(len(groups) + 1)
 	written := slices.Concat(groups[:cut]...)
 	half := content{}
 	for i, name := range universe {
 		if slices.ContainsFunc(written, func(rule string) bool { return strings.Contains(rule, "dsthost="+name) }) {
-			half.kind, half.lines = good, half.lines|1<<i
+			half.Kind, half.Lines = good, half.Lines|1<<i
 		}
 	}
-	half.text = list.head()
-	if half.kind == absent {
-		half.text = ""
+	half.Text = headOf(list)
+	if half.Kind == absent {
+		half.Text = ""
 	}
-	c.court.change(func(m *model) { m.setHalf(vm, half, c.dom0.watched) })
-	base := settingsAt + vm.ip.String()
+	c.court.change(func(m *model.Model) { m.SetHalf(vm, half, c.dom0.watched) })
+	base := settingsAt + vm.IP.String()
 	c.db.Remove(base + "/")
 	c.db.Write(base+"/policy", "drop")
 	for i, rule := range written {
@@ -196,7 +197,7 @@ func (c *chaos) halfSettings() string {
 	c.dom0.rest[vm] = slices.Concat(groups...)
 	c.moment()
 	if c.rng.IntN(2) == 0 {
-		return fmt.Sprintf("%s stays at %v", c.names[vm], half.lines)
+		return fmt.Sprintf("%s stays at %v", c.names[vm], half.Lines)
 	}
 	return c.complete(vm)
 }
@@ -206,26 +207,25 @@ func (c *chaos) complete(vm *appVM) string {
 	list := rulesFor(0, ofDomains+"\n")
 	for _, rule := range c.dom0.rest[vm] {
 		if strings.Contains(rule, "dst4=") {
-			list.text = ofDomains + "\n" + ofNetwork + "\n"
+			list.Text = ofDomains + "\n" + ofNetwork + "\n"
 		}
 	}
 	for i, name := range universe {
 		if slices.ContainsFunc(c.dom0.rest[vm], func(rule string) bool { return strings.Contains(rule, "dsthost="+name) }) {
-			list.lines |= 1 << i
+			list.Lines |= 1 << i
 		}
 	}
-	list = list.like(list.lines)
-	c.court.change(func(m *model) {
-		vm.half = nil
-		m.setList(vm, inFirewall, list)
+	list = like(list, list.Lines)
+	c.court.change(func(m *model.Model) {
+		m.SetSettings(vm, list)
 	})
-	base := settingsAt + vm.ip.String()
+	base := settingsAt + vm.IP.String()
 	for i, rule := range c.dom0.rest[vm] {
 		c.db.Write(fmt.Sprintf("%s/%04d", base, i), rule)
 	}
 	c.db.Write(base, "")
 	delete(c.dom0.rest, vm)
-	return fmt.Sprintf("%s is complete %v", c.names[vm], list.lines)
+	return fmt.Sprintf("%s is complete %v", c.names[vm], list.Lines)
 }
 
 // garbage puts into QubesDB what is no AppVM's. Nobody is disturbed.
@@ -240,7 +240,7 @@ func (c *chaos) garbage() string {
 // breakDB notes that the daemon may lose what it knows of QubesDB, and needs a while to know it again.
 func (c *chaos) breakDB() {
 	c.late, c.dom0.watched = true, false
-	c.court.change(func(m *model) { m.halfMayCount() })
+	c.court.change(func(m *model.Model) { m.Unwatched() })
 }
 
 func (c *chaos) restartDB() string {
@@ -287,7 +287,7 @@ func (c *chaos) nonsenseDB() string {
 func (c *chaos) mendDom0() {
 	c.db.Nonsense(nil)
 	c.db.Silence(false)
-	for _, vm := range c.court.vms {
+	for _, vm := range c.court.VMs {
 		if c.dom0.rest[vm] != nil {
 			c.complete(vm)
 		}
@@ -300,9 +300,9 @@ func (c *chaos) mendDom0() {
 
 // withoutDom0 takes all lists of dom0 away.
 func (c *chaos) withoutDom0() {
-	for _, vm := range c.court.vms {
+	for _, vm := range c.court.VMs {
 		for _, name := range c.namesOf(vm) {
-			if vm.features[file(vm, name)].kind != absent {
+			if vm.Features[file(vm, name)].Kind != absent {
 				c.setFeature(vm, name, content{})
 			}
 		}

@@ -17,6 +17,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
+	"vifproxy/internal/simulate/model"
 	"vifproxy/tinyproxy"
 )
 
@@ -29,7 +30,7 @@ func (c *chaos) attempt(command string) {
 }
 
 // isReady reports whether a daemon runs that has its start behind it.
-func (c *chaos) isReady() bool { return !c.court.down && c.daemon.hasTold("READY=1") }
+func (c *chaos) isReady() bool { return !c.court.Down() && c.daemon.hasTold("READY=1") }
 
 // update has the daemon look at everything, and reports whether it has.
 func (c *chaos) update() bool {
@@ -44,7 +45,7 @@ func (c *chaos) update() bool {
 
 func (c *chaos) flush() string {
 	what := c.misled()
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	if c.Ruleset == lab.R42 {
 		c.fence.deletes(func() { c.attempt("nft flush ruleset") })
 	} else {
@@ -56,14 +57,14 @@ func (c *chaos) flush() string {
 		}
 	}
 	c.must(c.LoadRules(c.Context()))
-	c.unplugged(c.court.vms...)
+	c.unplugged(c.court.VMs...)
 	return what
 }
 
 // deleteFence takes the whole fence away, or has another rule stand before it: that opens, until the daemon has read of it.
 func (c *chaos) deleteFence() string {
 	how := []string{"delete table inet vifproxy", "flush table inet vifproxy", "insert rule inet vifproxy egress accept"}[c.rng.IntN(3)]
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	what := c.misled()
 	c.fence.deletes(func() { c.attempt("nft " + how) })
 	return what + how
@@ -75,7 +76,7 @@ func (c *chaos) takeAway() string {
 	table := []string{"ip vifproxy", "inet vifproxy", "inet vifproxy"}[c.rng.IntN(3)]
 	pick, deaf := c.rng.Uint32(), c.rng.IntN(2) == 0
 	what := c.misled()
-	if c.thin && !c.court.down && !c.update() { // a second part is not to go before the first is back
+	if c.thin && !c.court.Down() && !c.update() { // a second part is not to go before the first is back
 		return what + "not yet"
 	}
 	out, err := c.Command(c.Context(), "nft", "-a", "list", "table", strings.Fields(table)[0], strings.Fields(table)[1]).Output()
@@ -83,14 +84,14 @@ func (c *chaos) takeAway() string {
 	if err != nil || len(parts) == 0 {
 		return what + "nothing is there"
 	}
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	c.thin = true
-	if deaf && !c.court.down {
+	if deaf && !c.court.Down() {
 		c.must(c.daemon.cmd.Process.Signal(syscall.SIGSTOP))
 	}
 	part := parts[pick%uint32(len(parts))]
 	c.attempt("nft " + part)
-	if deaf && !c.court.down {
+	if deaf && !c.court.Down() {
 		c.moment()
 		c.must(c.daemon.cmd.Process.Signal(syscall.SIGCONT))
 		part += ", and the daemon stands still"
@@ -131,7 +132,7 @@ func (c *chaos) fight() string {
 	if c.thin && !c.update() || !c.isReady() {
 		return "not now"
 	}
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	c.late, c.thin = true, true
 	ctx, cancel := context.WithTimeout(c.Context(), lasts)
 	defer cancel()
@@ -165,7 +166,7 @@ func (c *chaos) ownTable() string {
 	if !c.isReady() {
 		return "not now"
 	}
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	c.late = true
 	owner := c.Command(c.Context(), "nft", "-i")
 	commands, err := owner.StdinPipe()
@@ -248,7 +249,7 @@ func (c *chaos) foreignRules() string {
 	}
 	n := c.rng.IntN(len(changes))
 	if n >= 4 {
-		c.court.change(func(m *model) { m.disturb() })
+		c.court.change(func(m *model.Model) { m.Disturb() })
 	}
 	for _, change := range changes[n] {
 		c.attempt(change)
@@ -274,16 +275,16 @@ func (c *chaos) barUplink() string {
 	if c.Ruleset == lab.R41 {
 		bar, open = "iptables -I FORWARD -o eth0 -j DROP", "iptables -D FORWARD -o eth0 -j DROP"
 	}
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	c.late, c.naming.since = true, true // name servers are silent meanwhile
 	c.attempt(bar)
 	known := c.update()
 	if known {
-		c.court.change(func(m *model) { m.barred = true })
+		c.court.change(func(m *model.Model) { c.court.barred = true })
 		c.counts["uplink barred for sure"]++
 	}
 	c.moment()
-	c.court.change(func(m *model) { m.barred = false })
+	c.court.change(func(m *model.Model) { c.court.barred = false })
 	c.attempt(open)
 	return ""
 }
@@ -303,20 +304,20 @@ func (c *chaos) forgetConnections() string {
 	tunnel := c.dig(vm, sure)
 	forget := func() {
 		c.must(c.Do(func() error {
-			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, fromVM(vm.ip))
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, fromVM(vm.IP))
 			return err
 		}))
 	}
 	if tunnel == nil {
-		vm.disturbAlone(c)
+		c.disturbAlone(vm)
 		forget()
 		return c.names[vm] + " has no tunnel"
 	}
 	defer tunnel.Close()
 	sure = sure && c.certain(vm)
-	if len(vm.read) > 1 || len(c.court.template) > 1 { // an older process may have the tunnel
+	if !c.court.Fixed(vm) { // an older process may have the tunnel
 		sure = false
-		vm.disturbAlone(c)
+		c.disturbAlone(vm)
 	}
 	forget()
 	if c.ping(vm, tunnel, sure) && sure {
@@ -325,12 +326,12 @@ func (c *chaos) forgetConnections() string {
 	return c.names[vm]
 }
 
-func (vm *appVM) disturbAlone(c *chaos) { c.court.change(func(*model) { vm.disturbed = true }) }
+func (c *chaos) disturbAlone(vm *appVM) { c.court.change(func(m *model.Model) { m.Disturb(vm) }) }
 
 // hasty is an AppVM that opens and closes connections as fast as it can. The others do not notice.
 func (c *chaos) hasty() string {
 	vm := c.one()
-	vm.disturbAlone(c)
+	c.disturbAlone(vm)
 	ctx, cancel := context.WithTimeout(c.cable(vm).ctx, time.Second)
 	defer cancel()
 	var running sync.WaitGroup

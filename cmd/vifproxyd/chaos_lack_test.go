@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/lab"
+	"vifproxy/internal/simulate/model"
 )
 
 // This file is what the daemon has to do without in the chaos run: a reader of its log, inotify, descriptors, tasks, disk, events.
@@ -47,17 +48,18 @@ func (c *chaos) launchRead() *running {
 	_, err = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
 	c.must(err)
 	c.stderr = w
+	under := c.court.Under()
 	if !c.asBefore {
 		c.flags = nil
 		if c.Ruleset == lab.R42 && c.rng.IntN(4) == 0 {
 			c.flags = []string{"--switchboard=off"}
 		}
-		under := c.rng.IntN(3) == 0
+		under = c.rng.IntN(3) == 0
 		if under {
 			c.flags = append(c.flags, "--ceiling="+c.ceilingPath())
 		}
-		c.court.change(func(m *model) { m.starts(under) })
 	}
+	c.court.change(func(m *model.Model) { m.Starts(under) })
 	d := c.launch(append([]string{"--qubesdb=" + c.db.Socket, "--qubes-firewall=on"}, c.flags...)...)
 	over := make(chan struct{})
 	c.reader.over = over
@@ -165,12 +167,12 @@ func (c *chaos) noDescriptors() string {
 	pid := c.daemon.cmd.Process.Pid
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	c.must(err)
-	c.court.change(func(m *model) { m.mayLack() })
+	c.court.change(func(m *model.Model) { m.Lack(true) })
 	restore := c.limit(pid, unix.RLIMIT_NOFILE, uint64(len(open)))
 	c.late = true
 	what := c.meanwhile()
 	restore()
-	c.court.change(func(m *model) { m.lacks-- })
+	c.court.change(func(m *model.Model) { m.Lack(false) })
 	return what
 }
 
@@ -184,12 +186,12 @@ func (c *chaos) noTasks() string {
 	c.mu.Lock()
 	c.ended[d] = true
 	c.mu.Unlock()
-	c.court.change(func(m *model) { m.disturb(); m.mayLack() })
+	c.court.change(func(m *model.Model) { m.Disturb(); m.Lack(true) })
 	c.late = true
 	restore := c.limit(d.cmd.Process.Pid, unix.RLIMIT_NPROC, 1)
 	what := c.meanwhile()
 	restore()
-	c.court.change(func(m *model) { m.lacks-- })
+	c.court.change(func(m *model.Model) { m.Lack(false) })
 	c.moment()
 	select {
 	case <-d.exited:
@@ -229,7 +231,7 @@ func (c *chaos) fill() string {
 		return "is full"
 	}
 	c.full = true
-	c.court.change(func(m *model) { m.mayLack() })
+	c.court.change(func(m *model.Model) { m.Lack(true) })
 	file, err := os.Create(filepath.Join(c.runDir(), ".filler"))
 	c.must(err)
 	defer file.Close()
@@ -245,14 +247,14 @@ func (c *chaos) free() {
 	if c.full {
 		c.full = false
 		c.must(os.Remove(filepath.Join(c.runDir(), ".filler")))
-		c.court.change(func(m *model) { m.lacks-- })
+		c.court.change(func(m *model.Model) { m.Lack(false) })
 	}
 }
 
 // storm makes more events, of links and of files, than the kernel keeps for a daemon that has no time to
 // read them. An AppVM comes meanwhile.
 func (c *chaos) storm() string {
-	if !c.court.down {
+	if !c.court.Down() {
 		c.must(c.daemon.cmd.Process.Signal(syscall.SIGSTOP))
 		defer func() { c.must(c.daemon.cmd.Process.Signal(syscall.SIGCONT)) }()
 	}

@@ -59,7 +59,7 @@ func (c *chaos) setTraps() {
 		return nil
 	}
 	c.must(c.Do(listen))
-	for _, vm := range c.court.vms {
+	for _, vm := range c.court.VMs {
 		c.must(c.DoVM(c.names[vm], listen))
 	}
 }
@@ -156,8 +156,8 @@ func (c *chaos) misled() string {
 func (c *chaos) lie() string {
 	host := c.rng.IntN(echoHost)
 	places := slices.Concat(insiders, outsiders)
-	for _, vm := range c.court.vms {
-		places = append(places, vm.ip)
+	for _, vm := range c.court.VMs {
+		places = append(places, vm.IP)
 	}
 	addrs := []netip.Addr{places[c.rng.IntN(len(places))]}
 	if c.rng.IntN(3) == 0 {
@@ -186,7 +186,7 @@ func (c *chaos) seek(vm *appVM, seed uint64) {
 			continue
 		}
 		host := rng.IntN(echoHost)
-		for !lies.has(host) {
+		for !lies.Has(host) {
 			host = (host + 1) % echoHost
 		}
 		c.gate.RLock()

@@ -15,6 +15,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
+	"vifproxy/internal/simulate/model"
 	"vifproxy/tinyproxy"
 )
 
@@ -39,7 +40,7 @@ func (c *chaos) nameServer() string {
 	n := c.rng.IntN(2)
 	manner := []lab.Manner{{Silent: true}, {Dead: true}, {Late: time.Duration(1+c.rng.IntN(3000)) * time.Millisecond}, {NoIPv6: true}, {}}[c.rng.IntN(5)]
 	if c.naming.alone { // it may be the only one
-		c.court.change(func(m *model) { m.disturb() })
+		c.court.change(func(m *model.Model) { m.Disturb() })
 	}
 	c.naming.bad, c.naming.since = [2]bool{}, true
 	c.naming.bad[n] = manner != lab.Manner{}
@@ -51,7 +52,7 @@ func (c *chaos) nameServer() string {
 // noNameServer has both answer nothing.
 func (c *chaos) noNameServer() string {
 	manner := []lab.Manner{{Silent: true}, {Dead: true}}[c.rng.IntN(2)]
-	c.court.change(func(m *model) { m.disturb() })
+	c.court.change(func(m *model.Model) { m.Disturb() })
 	c.naming.bad, c.naming.since = [2]bool{true, true}, true
 	c.must(c.Answer(manner))
 	return fmt.Sprintf("%+v", manner)
@@ -61,7 +62,7 @@ func (c *chaos) noNameServer() string {
 // puts one in the place of the other: the fence refuses questions to a new one for a moment, see docs/security.md.
 func (c *chaos) editResolvers() string {
 	if c.naming.bad != [2]bool{} {
-		c.court.change(func(m *model) { m.disturb() })
+		c.court.change(func(m *model.Model) { m.Disturb() })
 	}
 	lines := []string{"nameserver 10.139.1.1\n", "nameserver 10.139.1.2\n"}
 	if c.naming.alone = !c.naming.alone; c.naming.alone {
@@ -92,14 +93,14 @@ func (c *chaos) editHosts() string {
 func (c *chaos) misleads(host int) {
 	c.naming.lying |= 1 << host
 	c.naming.since = true
-	c.court.change(func(m *model) { m.lies |= 1 << host })
+	c.court.change(func(*model.Model) { c.court.lies |= 1 << host })
 }
 
 // truth has all name servers answer, and say what is so. The daemon may not have read hosts(5) yet, and a question that is under way may
 // be answered as before.
 func (c *chaos) truth() {
 	for host := range universe {
-		if c.naming.lying.has(host) {
+		if c.naming.lying.Has(host) {
 			c.Host(universe[host], origin(host))
 		}
 	}
@@ -116,9 +117,9 @@ func (c *chaos) awaitNames(status control.Status) {
 	if !c.naming.since {
 		return
 	}
-	for _, vm := range c.court.vms {
-		serves := slices.ContainsFunc(status.VMs, func(row control.VM) bool { return row.IP == vm.ip.String() && row.State == control.Running })
-		if !serves || len(vm.astray) > 0 {
+	for _, vm := range c.court.VMs {
+		serves := slices.ContainsFunc(status.VMs, func(row control.VM) bool { return row.IP == vm.IP.String() && row.State == control.Running })
+		if !serves || len(vm.Astray) > 0 {
 			continue
 		}
 		for host := range universe {
@@ -130,7 +131,7 @@ func (c *chaos) awaitNames(status control.Status) {
 			})
 		}
 	}
-	c.court.change(func(m *model) { m.lies = 0 })
+	c.court.change(func(*model.Model) { c.court.lies = 0 })
 	c.naming.since = false
 }
 
@@ -151,7 +152,7 @@ func (c *chaos) strangeWay() string {
 		return "not now"
 	}
 	t := c.court.begin(vm, never, false) // default allow opens all addresses
-	connected := c.connectsAs(uidOf(vm.ip), netip.AddrPortFrom(elsewhere, 80))
+	connected := c.connectsAs(uidOf(vm.IP), netip.AddrPortFrom(elsewhere, 80))
 	r := lab.Result{Err: errors.New("refused")}
 	if connected {
 		r = lab.Result{Status: 200}
@@ -187,20 +188,20 @@ func (s *site) connectsAs(uid uint32, to netip.AddrPort) (connected bool) {
 // comparePins checks, at a settled moment, that the addresses of the hosts that a list has are open to its AppVM's proxy, and no others.
 // A list that permits what it does not name opens all.
 func (c *chaos) comparePins(seen []policy) {
-	for i, vm := range c.court.vms {
-		if len(vm.astray) > 0 || seen[i].permits.has(len(universe)-1) {
+	for i, vm := range c.court.VMs {
+		if len(vm.Astray) > 0 || seen[i].Permits.Has(len(universe)-1) {
 			continue
 		}
 		for host := range universe {
 			c.until("what is open to it is what it may reach", func() error {
-				open := c.connectsAs(uidOf(vm.ip), netip.AddrPortFrom(origin(host), 80))
+				open := c.connectsAs(uidOf(vm.IP), netip.AddrPortFrom(origin(host), 80))
 				if open { // the origin has counted it
 					c.court.Lock()
 					c.court.reached[host]++
 					c.court.rightful[host]++
 					c.court.Unlock()
 				}
-				if open != seen[i].permits.has(host) {
+				if open != seen[i].Permits.Has(host) {
 					return fmt.Errorf("%s: %v, %s is open: %v", c.names[vm], seen[i], universe[host], open)
 				}
 				return nil

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/simulate/model"
 )
 
 // This file is what happens to the rule directory in the chaos run.
@@ -17,19 +19,19 @@ import (
 // namesOf are the names that an AppVM may have in the rule directory.
 func (c *chaos) namesOf(vm *appVM) []string {
 	name := c.names[vm]
-	return []string{name, name + "-b", "z" + name, "vm-" + vm.ip.String()}
+	return []string{name, name + "-b", "z" + name, "vm-" + vm.IP.String()}
 }
 
 // name is the one it has: with the first of its files.
 func (c *chaos) name(vm *appVM) string {
-	if len(vm.files) == 0 {
+	if len(vm.Files) == 0 {
 		return c.names[vm]
 	}
 	names := c.namesOf(vm)
-	return names[slices.IndexFunc(names, func(n string) bool { return vm.files[file(vm, n)].kind != absent })]
+	return names[slices.IndexFunc(names, func(n string) bool { return vm.Files[file(vm, n)].Kind != absent })]
 }
 
-func file(vm *appVM, name string) string { return name + "." + vm.ip.String() }
+func file(vm *appVM, name string) string { return name + "." + vm.IP.String() }
 
 // someRules is a rule file whose lines match the given hosts.
 func (c *chaos) someRules(lines hosts) content {
@@ -43,9 +45,19 @@ func (c *chaos) someRules(lines hosts) content {
 	return rulesFor(lines, head)
 }
 
-// like is a rule file in the format of another one: only then the lines for the same hosts are the same.
-func (c content) like(lines hosts) content {
-	return rulesFor(lines, c.head())
+// like is a list in the format of another one: only then the lines for the same hosts are the same.
+func like(c content, lines hosts) content {
+	return rulesFor(lines, headOf(c))
+}
+
+// headOf returns the directives of a list that are good.
+func headOf(c content) (head string) {
+	for line := range strings.Lines(c.Text) {
+		if line = strings.TrimSpace(line); line == ofDomains || line == ofNetwork {
+			head += line + "\n"
+		}
+	}
+	return head
 }
 
 const (
@@ -61,11 +73,11 @@ func rulesFor(lines hosts, head string) content {
 		form = func(name string) string { return name + " # a name\n" }
 	}
 	for i, name := range universe {
-		if lines.has(i) {
+		if lines.Has(i) {
 			text += form(name)
 		}
 	}
-	return content{kind: good, lines: lines, text: text}
+	return content{Kind: good, Lines: lines, Text: text}
 }
 
 // readRules is which hosts the staged form of such rules matches.
@@ -79,9 +91,9 @@ func readRules(text string) (lines hosts) {
 }
 
 func (c *chaos) write(vm *appVM, name string, text content) string {
-	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
-	c.rules(file(vm, name), text.text)
-	return fmt.Sprintf("%s %v", name, text.lines)
+	c.court.change(func(m *model.Model) { m.SetFile(vm, file(vm, name), text) })
+	c.rules(file(vm, name), text.Text)
+	return fmt.Sprintf("%s %v", name, text.Lines)
 }
 
 func (c *chaos) edit() string {
@@ -92,8 +104,8 @@ func (c *chaos) edit() string {
 // addHost takes nothing away from what is permitted.
 func (c *chaos) addHost() string {
 	vm := c.one()
-	lines, host := vm.now().lines, hosts(1)<<c.rng.IntN(len(universe)-1)
-	if c.court.template[len(c.court.template)-1].open {
+	lines, host := vm.Now().Lines, hosts(1)<<c.rng.IntN(len(universe)-1)
+	if c.court.Template().Open {
 		return c.rewrite(vm, lines&^host)
 	}
 	return c.rewrite(vm, lines|host)
@@ -103,9 +115,9 @@ func (c *chaos) addHost() string {
 // a process is found out that lives on although it permits what is not permitted any more; so this is what happens
 // last before all is settled, when the model knows best.
 func (c *chaos) flipTunnels() (what string) {
-	for _, vm := range c.court.vms {
-		if now := vm.now(); len(vm.vifs) > 0 && now.kind == good {
-			what += " " + c.rewrite(vm, now.lines^1<<echoHost)
+	for _, vm := range c.court.VMs {
+		if now := vm.Now(); len(vm.Vifs) > 0 && now.Kind == good {
+			what += " " + c.rewrite(vm, now.Lines^1<<echoHost)
 		}
 	}
 	return what
@@ -114,44 +126,44 @@ func (c *chaos) flipTunnels() (what string) {
 func (c *chaos) badEdit() string {
 	vm := c.one()
 	bad := []content{
-		{kind: misread, text: `^a\.example $`},
-		{kind: misread, text: "#: egress of nobody"},
-		{kind: misread, text: strings.Repeat("x", 600)},
-		{kind: misread, text: "^b\\.example$\x00"},
-		{kind: misread, text: ofDomains + "\nhttp://a.example/"},
+		{Kind: misread, Text: `^a\.example $`},
+		{Kind: misread, Text: "#: egress of nobody"},
+		{Kind: misread, Text: strings.Repeat("x", 600)},
+		{Kind: misread, Text: "^b\\.example$\x00"},
+		{Kind: misread, Text: ofDomains + "\nhttp://a.example/"},
 	}[c.rng.IntN(5)]
 	c.write(vm, c.name(vm), bad)
-	return fmt.Sprintf("%s %.20q", c.name(vm), bad.text)
+	return fmt.Sprintf("%s %.20q", c.name(vm), bad.Text)
 }
 
 // writeInPlace is what a bad editor does: for a moment the file is empty.
 func (c *chaos) writeInPlace() string {
 	vm := c.one()
 	name, text := c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable)
-	c.court.change(func(m *model) {
-		m.setFile(vm, file(vm, name), content{kind: good})
-		m.setFile(vm, file(vm, name), text)
+	c.court.change(func(m *model.Model) {
+		m.SetFile(vm, file(vm, name), content{Kind: good})
+		m.SetFile(vm, file(vm, name), text)
 	})
-	c.must(writeFile(filepath.Join(c.rulesDir(), file(vm, name)), []byte(text.text), 0o644))
-	return fmt.Sprintf("%s %v", name, text.lines)
+	c.must(writeFile(filepath.Join(c.rulesDir(), file(vm, name)), []byte(text.Text), 0o644))
+	return fmt.Sprintf("%s %v", name, text.Lines)
 }
 
 // writeSlowly has a file open for writing for a while. Its text would permit everything meanwhile.
 func (c *chaos) writeSlowly() string {
 	vm := c.one()
 	name, text := c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable)
-	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{kind: misread}) })
+	c.court.change(func(m *model.Model) { m.SetFile(vm, file(vm, name), content{Kind: misread}) })
 	f, err := os.Create(filepath.Join(c.rulesDir(), file(vm, name)))
 	c.must(err)
 	_, err = f.WriteString("^[a-z.]*$\n")
 	c.must(err)
 	c.moment()
 	c.must(f.Truncate(0))
-	_, err = f.WriteAt([]byte(text.text), 0)
+	_, err = f.WriteAt([]byte(text.Text), 0)
 	c.must(err)
-	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
+	c.court.change(func(m *model.Model) { m.SetFile(vm, file(vm, name), text) })
 	c.must(f.Close())
-	return fmt.Sprintf("%s %v", name, text.lines)
+	return fmt.Sprintf("%s %v", name, text.Lines)
 }
 
 // link has a rule file lead to one in another directory, and changes that one.
@@ -162,8 +174,8 @@ func (c *chaos) link() string {
 	c.must(os.MkdirAll(lists, 0o755))
 	target := filepath.Join(lists, file(vm, name))
 	replace := func(text content) {
-		c.court.change(func(m *model) { m.setFile(vm, file(vm, name), text) })
-		c.must(writeFile(target+".new", []byte(text.text), 0o644))
+		c.court.change(func(m *model.Model) { m.SetFile(vm, file(vm, name), text) })
+		c.must(writeFile(target+".new", []byte(text.Text), 0o644))
 	}
 	// That it leads to what an earlier link did is none of the changes that the model knows.
 	target += fmt.Sprint(c.rng.IntN(1e9))
@@ -176,16 +188,16 @@ func (c *chaos) link() string {
 	text := c.someRules(hosts(c.rng.UintN(1<<16)) & listable)
 	replace(text)
 	c.must(os.Rename(target+".new", target))
-	return fmt.Sprintf("%s %v", name, text.lines)
+	return fmt.Sprintf("%s %v", name, text.Lines)
 }
 
 func (c *chaos) removeOne() string {
 	vm := c.one()
 	name := file(vm, c.name(vm))
-	if vm.files[name].kind == absent {
+	if vm.Files[name].Kind == absent {
 		return c.names[vm] + " has no file"
 	}
-	c.court.change(func(m *model) { m.setFile(vm, name, content{}) })
+	c.court.change(func(m *model.Model) { m.SetFile(vm, name, content{}) })
 	c.removeRules(name)
 	return name
 }
@@ -194,16 +206,10 @@ func (c *chaos) rename() string {
 	vm := c.one()
 	from := file(vm, c.name(vm))
 	to := file(vm, c.namesOf(vm)[c.rng.IntN(2)])
-	text, ok := vm.files[from]
-	if !ok || vm.files[to].kind != absent {
+	if vm.Files[from].Kind == absent || vm.Files[to].Kind != absent {
 		return c.names[vm] + " cannot be renamed"
 	}
-	c.court.change(func(m *model) {
-		m.setFiles(vm, func(files map[string]content) {
-			delete(files, from)
-			files[to] = text
-		})
-	})
+	c.court.change(func(m *model.Model) { m.Rename(vm, from, to) })
 	c.must(os.Rename(filepath.Join(c.rulesDir(), from), filepath.Join(c.rulesDir(), to)))
 	return from + " to " + to
 }
@@ -212,34 +218,34 @@ func (c *chaos) rename() string {
 func (c *chaos) sameAddress() string {
 	vm := c.one()
 	name := "z" + c.names[vm]
-	if vm.files[file(vm, name)].kind == absent {
+	if vm.Files[file(vm, name)].Kind == absent {
 		return c.write(vm, name, c.someRules(hosts(c.rng.UintN(1<<16))&listable))
 	}
-	c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{}) })
+	c.court.change(func(m *model.Model) { m.SetFile(vm, file(vm, name), content{}) })
 	c.removeRules(file(vm, name))
 	return "without " + name
 }
 
 func (c *chaos) setTemplate(t content) {
-	c.court.change(func(m *model) { m.setTemplate(t) })
-	if t.text == "" {
+	c.court.change(func(m *model.Model) { m.SetTemplate(t) })
+	if t.Text == "" {
 		if err := os.Remove(filepath.Join(c.rulesDir(), "config")); !errors.Is(err, os.ErrNotExist) {
 			c.must(err)
 		}
 		return
 	}
-	c.rules("config", t.text)
+	c.rules("config", t.Text)
 }
 
 // someTemplate is one that is good: none, one with default deny, or one with default allow.
 func (c *chaos) someTemplate() content {
 	n := c.rng.IntN(6)
-	t := content{kind: good, open: n >= 3 && !c.court.under || n == 5} // with a ceiling default allow is refused
+	t := content{Kind: good, Open: n >= 3 && !c.court.Under() || n == 5} // with a ceiling default allow is refused
 	if n > 0 {
-		t.text = strings.ReplaceAll(c.builtin(), "MaxClients 100", fmt.Sprintf("MaxClients %d", 100+n))
+		t.Text = strings.ReplaceAll(c.builtin(), "MaxClients 100", fmt.Sprintf("MaxClients %d", 100+n))
 	}
-	if t.open {
-		t.text = strings.ReplaceAll(t.text, defaultDeny, "FilterDefaultDeny No\n")
+	if t.Open {
+		t.Text = strings.ReplaceAll(t.Text, defaultDeny, "FilterDefaultDeny No\n")
 	}
 	return t
 }
@@ -249,26 +255,26 @@ const defaultDeny = "FilterDefaultDeny Yes\n"
 func (c *chaos) editTemplate() string {
 	t := c.someTemplate()
 	c.setTemplate(t)
-	return map[bool]string{true: "default allow", false: "default deny"}[t.open]
+	return map[bool]string{true: "default allow", false: "default deny"}[t.Open]
 }
 
 func (c *chaos) badTemplate() string {
 	t := []content{
-		{kind: misread, text: c.builtin() + "Timeout {tiem}\n"},
-		{kind: misread, text: strings.ReplaceAll(c.builtin(), "Port {port}", "Port 8888")},
-		{kind: misrun, text: c.builtin() + "Nonsense Yes\n"},
+		{Kind: misread, Text: c.builtin() + "Timeout {tiem}\n"},
+		{Kind: misread, Text: strings.ReplaceAll(c.builtin(), "Port {port}", "Port 8888")},
+		{Kind: misrun, Text: c.builtin() + "Nonsense Yes\n"},
 	}[c.rng.IntN(3)]
 	c.setTemplate(t)
-	return fmt.Sprint(t.kind)
+	return fmt.Sprint(t.Kind)
 }
 
 // writeTemplateSlowly has the template open for writing for a while. Its text would permit everything meanwhile.
 func (c *chaos) writeTemplateSlowly() string {
 	t := c.someTemplate()
-	if t.text == "" {
-		t.text = c.builtin()
+	if t.Text == "" {
+		t.Text = c.builtin()
 	}
-	c.court.change(func(m *model) { m.setTemplate(content{kind: misread}) })
+	c.court.change(func(m *model.Model) { m.SetTemplate(content{Kind: misread}) })
 	f, err := os.Create(filepath.Join(c.rulesDir(), "config"))
 	c.must(err)
 	half, _, _ := strings.Cut(c.builtin(), defaultDeny)
@@ -276,11 +282,11 @@ func (c *chaos) writeTemplateSlowly() string {
 	c.must(err)
 	c.moment()
 	c.must(f.Truncate(0))
-	_, err = f.WriteAt([]byte(t.text), 0)
+	_, err = f.WriteAt([]byte(t.Text), 0)
 	c.must(err)
-	c.court.change(func(m *model) { m.setTemplate(t) })
+	c.court.change(func(m *model.Model) { m.SetTemplate(t) })
 	c.must(f.Close())
-	return map[bool]string{true: "default allow", false: "default deny"}[t.open]
+	return map[bool]string{true: "default allow", false: "default deny"}[t.Open]
 }
 
 // builtin is the built-in template's text.
@@ -301,7 +307,7 @@ func (c *chaos) replaceDirectory() string {
 
 // directoryAway takes the rule directory away for a moment: then there are no rules.
 func (c *chaos) directoryAway() string {
-	c.court.change(func(m *model) { m.gap() })
+	c.court.change(func(m *model.Model) { m.Gap() })
 	c.must(os.Rename(c.rulesDir(), c.rulesDir()+".away"))
 	c.moment()
 	c.must(os.Rename(c.rulesDir()+".away", c.rulesDir()))
@@ -343,14 +349,14 @@ func (c *chaos) mend() {
 	c.editShared()
 	c.setCeiling(rulesFor(listable, ceilingHead))
 	t := c.someTemplate()
-	for t.open && c.court.under { // that is refused
+	for t.Open && c.court.Under() { // that is refused
 		t = c.someTemplate()
 	}
 	c.setTemplate(t)
-	for _, vm := range c.court.vms[:len(c.court.vms)-1] {
+	for _, vm := range c.court.VMs[:len(c.court.VMs)-1] {
 		name := "z" + c.names[vm]
-		if vm.files[file(vm, name)].kind != absent {
-			c.court.change(func(m *model) { m.setFile(vm, file(vm, name), content{}) })
+		if vm.Files[file(vm, name)].Kind != absent {
+			c.court.change(func(m *model.Model) { m.SetFile(vm, file(vm, name), content{}) })
 			c.removeRules(file(vm, name))
 		}
 		c.write(vm, c.name(vm), c.someRules(hosts(c.rng.UintN(1<<16))&listable))

@@ -38,8 +38,8 @@ func (c *chaos) compareKernel(status control.Status) {
 			continue
 		}
 		addr := netip.MustParseAddr(vm.IP)
-		for _, a := range c.court.vms {
-			if a.ip != addr {
+		for _, a := range c.court.VMs {
+			if a.IP != addr {
 				continue
 			}
 			to := netip.AddrPortFrom(c.gateway(a), uint16(vm.Port))
@@ -117,10 +117,10 @@ func (c *chaos) compareFiles(status control.Status, alone bool) error {
 // runsAs is the name under which the files of a proxy are. A last good policy keeps the name that it came with,
 // also when the file that cannot be used has been renamed.
 func (c *chaos) runsAs(row control.VM) string {
-	for _, vm := range c.court.vms {
+	for _, vm := range c.court.VMs {
 		for _, name := range c.namesOf(vm) {
 			_, err := os.Stat(filepath.Join(c.runDir(), name, strconv.Itoa(row.Port)))
-			if row.Error != "" && vm.ip.String() == row.IP && err == nil {
+			if row.Error != "" && vm.IP.String() == row.IP && err == nil {
 				return name
 			}
 		}
@@ -131,9 +131,9 @@ func (c *chaos) runsAs(row control.VM) string {
 // isRetired tells whether an AppVM that was renamed has an older process under its old name.
 func (c *chaos) isRetired(dir string) bool {
 	name := filepath.Base(filepath.Dir(dir))
-	for _, vm := range c.court.vms {
+	for _, vm := range c.court.VMs {
 		if names := c.namesOf(vm); slices.Contains(names, name) {
-			return len(vm.vifs) > 0 && !c.court.possible(vm)[nothing]
+			return len(vm.Vifs) > 0 && !c.court.MayBeNone(vm)
 		}
 	}
 	return false
@@ -149,13 +149,13 @@ func (c *chaos) permitted(dir string) error {
 	if err != nil {
 		return err
 	}
-	rules, template := content{lines: readRules(string(text))}, content{open: !strings.Contains(string(config), defaultDeny)}
-	old := rules.under(template).permits
+	rules, template := content{Lines: readRules(string(text))}, content{Open: !strings.Contains(string(config), defaultDeny)}
+	old := rules.Under(template).Permits
 	name := filepath.Base(filepath.Dir(dir))
-	for _, vm := range c.court.vms {
+	for _, vm := range c.court.VMs {
 		if slices.Contains(c.namesOf(vm), name) {
-			if old&^c.court.may(vm) != 0 {
-				return fmt.Errorf("%s still permits %v, and %v are permitted", dir, old, c.court.may(vm))
+			if old&^c.court.May(vm) != 0 {
+				return fmt.Errorf("%s still permits %v, and %v are permitted", dir, old, c.court.May(vm))
 			}
 		}
 	}

@@ -16,12 +16,14 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/lab"
+	"vifproxy/internal/simulate/model"
 	"vifproxy/qubes/qubestest"
 )
 
 var (
-	chaosTime = flag.Duration("chaos.time", time.Minute, "how long the chaos run lasts")
-	chaosSeed = flag.Uint64("chaos.seed", 0, "what the chaos run is made of; 0: another one each time")
+	chaosTime    = flag.Duration("chaos.time", time.Minute, "how long the chaos run lasts")
+	chaosJournal = flag.String("chaos.journal", "", "the directory for the journals of the chaos run; without it, those of runs that fail are kept in the one for temporary files")
+	chaosSeed    = flag.Uint64("chaos.seed", 0, "what the chaos run is made of; 0: another one each time")
 )
 
 // TestChaos does to vifproxyd, in random order, all that may happen to it, while clients in every AppVM try
@@ -46,6 +48,7 @@ type chaos struct {
 	seed    uint64
 	rng     *rand.Rand
 	court   court
+	journal *os.File // of what happens and what is seen, for the model
 	sampler *sampler
 	ctl     *control.Client
 	db      *qubestest.Daemon
@@ -99,11 +102,13 @@ func newChaos(s *site, seed uint64) *chaos {
 		s.user = ofChaos
 		s.must(os.Chown(s.dir, s.user, 0))
 	}
-	c.court.model = *newModel("10.137.0.11", "10.137.0.12", "10.137.7.11", "10.137.0.13", "10.137.0.14")
+	c.journal = newJournal(s)
+	c.court.Model = model.New(everything, model.Write(c.journal), netip.MustParseAddr("10.137.0.11"), netip.MustParseAddr("10.137.0.12"),
+		netip.MustParseAddr("10.137.7.11"), netip.MustParseAddr("10.137.0.13"), netip.MustParseAddr("10.137.0.14"))
 	c.court.open = map[*trial]bool{}
-	for i, vm := range c.court.vms {
+	for i, vm := range c.court.VMs {
 		c.names[vm] = fmt.Sprintf("vm%d", i+1)
-		if i == len(c.court.vms)-1 {
+		if i == len(c.court.VMs)-1 {
 			c.names[vm] = stranger
 		}
 		c.cables[vm], c.gateways[vm] = newCable(), lab.Gateway
@@ -120,8 +125,8 @@ func newChaos(s *site, seed uint64) *chaos {
 func (c *chaos) run(deadline time.Time) {
 	defer func() {
 		if c.Failed() {
-			c.Logf("seed %d; the last actions:\n%s\nthe daemon before the last one said last:\n%s",
-				c.seed, strings.Join(c.log[max(0, len(c.log)-60):], "\n"), c.before)
+			c.Logf("seed %d; the journal is %s, see docs/testing.md; the last actions:\n%s\nthe daemon before the last one said last:\n%s",
+				c.seed, c.journal.Name(), strings.Join(c.log[max(0, len(c.log)-60):], "\n"), c.before)
 		}
 	}()
 	stopped := false
@@ -135,7 +140,7 @@ func (c *chaos) run(deadline time.Time) {
 	defer stop()
 	c.begin()
 	c.running.Go(c.watch)
-	for i, vm := range c.court.vms {
+	for i, vm := range c.court.VMs {
 		c.running.Go(func() { c.client(vm, c.seed+uint64(i)) })
 		c.running.Go(func() { c.seek(vm, c.seed+uint64(i)) })
 	}
@@ -144,6 +149,7 @@ func (c *chaos) run(deadline time.Time) {
 		if n%16 == 0 {
 			c.perform(n, action{0, "flip tunnels", (*chaos).flipTunnels})
 			c.settle(c.rng.IntN(4) == 0)
+			c.perform(n, action{0, "accept at rest", (*chaos).acceptAtRest})
 		}
 	}
 	c.settle(true)
@@ -152,24 +158,25 @@ func (c *chaos) run(deadline time.Time) {
 	}
 	stop()
 	c.finish()
+	c.replay()
 	c.report()
 }
 
 // begin sets the stage: everybody is connected, and has a list.
 func (c *chaos) begin() {
-	for _, vm := range c.court.vms {
+	for _, vm := range c.court.VMs {
 		c.plug(vm, lab.Complete)
 		if c.names[vm] != stranger {
 			c.write(vm, c.names[vm], c.someRules(listable))
 		}
 	}
-	c.setFeature(c.court.vms[1], c.names[c.court.vms[1]], c.someFeature())
-	c.onlySettings(c.court.vms[2])
+	c.setFeature(c.court.VMs[1], c.names[c.court.VMs[1]], c.someFeature())
+	c.onlySettings(c.court.VMs[2])
 	c.setTemplate(c.someTemplate())
 	c.editCeiling()
 	c.editShared()
 	c.setTraps()
-	c.court.change(func(m *model) { m.down = true; m.ends() })
+	c.court.change(func(m *model.Model) { m.Ends() })
 	c.up(true)
 	c.settle(true)
 }
@@ -178,6 +185,7 @@ func (c *chaos) perform(n int, a action) {
 	what := strings.TrimSpace(a.do(c))
 	c.counts[a.name]++
 	when := time.Now().Format("15:04:05.000")
+	c.court.change(func(m *model.Model) { m.Note(strings.TrimSpace(a.name + " " + what)) })
 	c.log = append(c.log, fmt.Sprintf("%s %4d %s %s", when, n, a.name, what))
 }
 
@@ -265,6 +273,9 @@ func (c *chaos) finish() {
 
 // report says how much was done.
 func (c *chaos) report() {
+	if n := c.counts["accept at rest"]; c.counts["accepted at rest"] != n || c.counts["settled"] < n {
+		c.fail("of %d accepts at rest %d were written", n, c.counts["accepted at rest"])
+	}
 	reached := 0
 	for _, n := range c.court.reached {
 		reached += n

@@ -5,18 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"syscall"
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/simulate/model"
 )
 
 // This file is what people ask of the daemon in the chaos run. Verbs run beside the next actions; what becomes of them
 // depends on those.
 
 func (c *chaos) hangUp() string {
-	if !c.court.down && c.daemon.hasTold("READY=1") {
+	if !c.court.Down() && c.daemon.hasTold("READY=1") {
 		c.must(c.daemon.cmd.Process.Signal(syscall.SIGHUP))
 	}
 	return ""
@@ -24,8 +24,8 @@ func (c *chaos) hangUp() string {
 
 func (c *chaos) restartVerb() string {
 	vm := c.one()
-	name := cmp.Or(vm.shown(), c.names[vm])
-	c.court.change(func(m *model) { m.mayHold(vm, false) })
+	name := cmp.Or(vm.Shown(), c.names[vm])
+	c.court.change(func(m *model.Model) { m.MayHold(vm, false) })
 	c.ask(func(ctx context.Context) {
 		c.letGo(ctx, vm)                   //nolint:errcheck // see above
 		c.ctl.Restart(ctx, []string{name}) //nolint:errcheck // see above
@@ -45,10 +45,10 @@ func (c *chaos) letGo(ctx context.Context, vm *appVM) error {
 }
 
 func (c *chaos) killAllVerb() string {
-	c.court.change(func(m *model) {
-		m.disturb()
-		for _, vm := range m.vms {
-			m.mayHold(vm, false)
+	c.court.change(func(m *model.Model) {
+		m.Disturb()
+		for _, vm := range m.VMs {
+			m.MayHold(vm, false)
 		}
 	})
 	c.ask(func(ctx context.Context) { c.ctl.KillAll(ctx, true) }) //nolint:errcheck // see above
@@ -58,7 +58,7 @@ func (c *chaos) killAllVerb() string {
 // holdVerb has an AppVM held, or let go. Often it waits for the answer, from which on what was asked for is so.
 func (c *chaos) holdVerb(hold bool) string {
 	vm := c.one()
-	names, wait := []string{cmp.Or(vm.shown(), c.names[vm])}, c.rng.IntN(3) > 0
+	names, wait := []string{cmp.Or(vm.Shown(), c.names[vm])}, c.rng.IntN(3) > 0
 	verb := func(ctx context.Context) error { return c.letGo(ctx, vm) }
 	if hold {
 		verb = func(ctx context.Context) error {
@@ -69,8 +69,8 @@ func (c *chaos) holdVerb(hold bool) string {
 	if wait {
 		c.verbs.Wait() // what they did is done before
 	}
-	before := maps.Clone(vm.held)
-	c.court.change(func(m *model) { m.mayHold(vm, hold) })
+	before := vm.HeldNow()
+	c.court.change(func(m *model.Model) { m.MayHold(vm, hold) })
 	if !wait {
 		c.ask(func(ctx context.Context) { verb(ctx) }) //nolint:errcheck // see above
 		return names[0]
@@ -78,12 +78,12 @@ func (c *chaos) holdVerb(hold bool) string {
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
 	defer cancel()
 	err := verb(ctx)
-	c.court.change(func(*model) {
+	c.court.change(func(m *model.Model) {
 		switch {
 		case err == nil:
-			vm.holds(hold)
+			m.Holds(vm, hold)
 		case isUnknown(err): // the daemon has not read yet that the file has this name
-			vm.held = before
+			m.Holds(vm, before...)
 		}
 	})
 	if err != nil {
@@ -110,10 +110,10 @@ func (c *chaos) ask(verb func(context.Context)) {
 // learnVerb has an AppVM learn for a moment. The lesson ends by its time, by its client, or by what happens meanwhile.
 func (c *chaos) learnVerb() string {
 	vm := c.one()
-	name := cmp.Or(vm.shown(), c.names[vm])
+	name := cmp.Or(vm.Shown(), c.names[vm])
 	request := control.LearnRequest{Name: name, Seconds: 1 + c.rng.IntN(3)}
 	stays := time.Duration(c.rng.IntN(1500)) * time.Millisecond
-	c.court.change(func(*model) { vm.mayLearn() })
+	c.court.change(func(m *model.Model) { m.Learns(vm, true) })
 	c.ask(func(ctx context.Context) {
 		bounded, hangUp := context.WithTimeout(ctx, stays)
 		defer hangUp()
@@ -126,8 +126,8 @@ func (c *chaos) learnVerb() string {
 		if !begun && !errors.As(err, &refused) || c.ctl.EndLesson(ctx, name) != nil {
 			return // it may yet begin; it is over when all is settled
 		}
-		c.court.change(func(*model) {
-			vm.learns = max(0, vm.learns-1)
+		c.court.change(func(m *model.Model) {
+			m.Learns(vm, false)
 			if begun {
 				c.learnt++
 			}

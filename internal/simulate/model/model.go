@@ -46,6 +46,9 @@ func (m *Model) Shared() List { return m.shared[len(m.shared)-1] }
 // Down reports whether no daemon runs.
 func (m *Model) Down() bool { return m.down }
 
+// Ceiling returns the ceiling as it is now.
+func (m *Model) Ceiling() List { return m.latestCeiling() }
+
 // Under reports whether the daemon has a ceiling.
 func (m *Model) Under() bool { return m.under }
 
