@@ -30,7 +30,7 @@ func TestDeniedReachesTheClient(t *testing.T) {
 		t.Errorf("the daemon was asked %q", d.asked)
 	}
 	if _, err = NewClient(d.socket).Denied(t.Context(), []string{"bnak"}, then); err == nil ||
-		err.Error() != `no rule file for "bnak": there are "bank", "social"` {
+		err.Error() != `no rule file for "bnak": there are "bank", "social"; did you mean "bank"?` {
 		t.Errorf("unknown: %v", err)
 	}
 }

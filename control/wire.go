@@ -30,6 +30,7 @@ import (
 
 	"vifproxy/internal/events"
 	"vifproxy/internal/sightings"
+	"vifproxy/internal/usage"
 )
 
 // The states of a VM.
@@ -254,7 +255,11 @@ func (e *UnknownError) Error() string {
 	if len(e.Known) == 0 {
 		return fmt.Sprintf("no rule file for %s: there are no rule files at all", quoteSome(e.Names))
 	}
-	return fmt.Sprintf("no rule file for %s: there are %s", quoteSome(e.Names), quoteSome(e.Known))
+	text := fmt.Sprintf("no rule file for %s: there are %s", quoteSome(e.Names), quoteSome(e.Known))
+	if meant := usage.NearestName(e.Names[0], e.Known); meant != "" && len(e.Names) == 1 {
+		text += fmt.Sprintf("; did you mean %.64q?", meant)
+	}
+	return text
 }
 
 // quoteSome returns up to 20 names in quotation marks, and how many more there are. A name may be hostile.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/terminal"
+	"vifproxy/internal/usage"
 	"vifproxy/rules/flaws"
 )
 
@@ -127,5 +128,9 @@ func (s Set) Find(name string) (File, error) {
 	if names == nil {
 		return File{}, fmt.Errorf("no rule file for %s: there are none", flaws.Excerpt(name))
 	}
-	return File{}, fmt.Errorf("no rule file for %s: there are those of %s", flaws.Excerpt(name), strings.Join(names, ", "))
+	err := fmt.Errorf("no rule file for %s: there are those of %s", flaws.Excerpt(name), strings.Join(names, ", "))
+	if meant := usage.NearestName(name, names); meant != "" {
+		err = fmt.Errorf("%w (did you mean %s?)", err, meant)
+	}
+	return File{}, err
 }

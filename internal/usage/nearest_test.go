@@ -1,6 +1,9 @@
 package usage
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestDistance(t *testing.T) {
 	for _, tt := range []struct {
@@ -22,6 +25,16 @@ func TestNearest(t *testing.T) {
 	for word, want := range map[string]string{"shwo": "show", "stat": "start", "": "", "frobnicate": "", "stop": "stop", "x": "", "sow": "show"} {
 		if got := Nearest(word, known); got != want {
 			t.Errorf("%q: %q, want %q", word, got, want)
+		}
+	}
+}
+
+func TestNearestName(t *testing.T) {
+	known := []string{"banking", "work", "disp-10.138.0.3"}
+	for typed, want := range map[string]string{"bnking": "banking", "banking.10.137.0.11": "banking", "wrok.10.137.000.11": "work", "Work": "work",
+		"disp-10.138.0.4": "disp-10.138.0.3", "frobnicate": "", "": "", strings.Repeat("b", 65): ""} {
+		if got := NearestName(typed, known); got != want {
+			t.Errorf("%q: %q, want %q", typed, got, want)
 		}
 	}
 }
