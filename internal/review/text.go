@@ -13,7 +13,7 @@ import (
 )
 
 // Text returns a report for people, on a terminal of this width; 0 is none. With all it has every line, otherwise those about which
-// something is found.
+// something is found that can be done.
 func (r Report) Text(width int, all bool) string {
 	vm := terminal.Quote(r.VM)
 	if r.Why != "" {
@@ -40,12 +40,20 @@ func (r Report) Text(width int, all bool) string {
 		table.Flush() //nolint:errcheck // it writes to memory
 	}
 	text += b.String()
-	found := false
+	found, early := false, 0
 	for _, l := range r.Lines {
-		if l.Finding != "" {
-			found = true
+		switch {
+		case l.Finding == "":
+			continue
+		case !all && l.Early:
+			early++
+		default:
 			text += usage.Wrap(r.about(l), width, 4)
 		}
+		found = true
+	}
+	if early > 0 {
+		text += usage.Wrap(fmt.Sprintf("unused or wide, and counted for too short a time to propose anything: %d (`vifproxyctl review %s` names them)", early, vm), width, 4)
 	}
 	if !found {
 		return text + "nothing is found: each line is needed, as far as is known\n"
