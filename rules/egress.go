@@ -95,10 +95,6 @@ func parseEgress(text string) (Egress, *flaws.Flaw) {
 			return fail("has no port from 1 to 65535 behind the colon", form)
 		}
 	}
-	if masked := e.To.Masked(); masked != e.To {
-		return fail("has bits behind the length of the network",
-			fmt.Sprintf("write %s for the network, %s/%d for the one address", masked, addr, addr.BitLen()))
-	}
 	widest := widest6
 	if addr.Is4() {
 		widest = widest4
@@ -106,6 +102,10 @@ func parseEgress(text string) (Egress, *flaws.Flaw) {
 	if e.To.Bits() < widest {
 		return fail("is too wide: it opens more than any private network has",
 			fmt.Sprintf("name what is needed; the length is at least %d", widest))
+	}
+	if masked := e.To.Masked(); masked != e.To {
+		return fail("has bits behind the length of the network",
+			fmt.Sprintf("write %s for the network, %s/%d for the one address", masked, addr, addr.BitLen()))
 	}
 	return e, nil
 }

@@ -38,6 +38,7 @@ func TestEgress(t *testing.T) {
 		{"192.168.1.5/24", "", "(write 192.168.1.0/24 for the network, 192.168.1.5/32 for the one address)"},
 		{"fd00::1/64", "", "(write fd00::/64 for the network, fd00::1/128 for the one address)"},
 		{"0.0.0.0/0", "", `"0.0.0.0/0" is too wide: it opens more than any private network has (name what is`},
+		{"10.0.0.0/4", "", "is too wide"},
 		{"10.0.0.0/7", "", "the length is at least 8)"},
 		{"0.0.0.0/0:8080", "", "is too wide"},
 		{"::/0", "", "the length is at least 7)"},

@@ -57,6 +57,7 @@ func TestParseFile(t *testing.T) {
 		{"a pattern among names", "#: format domains\n^bank\\.example$\n", "",
 			`:2: "^bank\.example$" is a pattern, not a host name (write bank.example)`},
 		{"a directive with a slip", "#: format domain\nbank.example\n", "", `:1: unknown directive "#: format domain" (write #: format domains)`},
+		{"an include with a slip", "#: incldue office\n", "", `:1: unknown directive "#: incldue office" (write #: include office)`},
 		{"unknown directive", "#: ingress 192.168.1.0/24", "",
 			`:1: unknown directive "#: ingress 192.168.1.0/24" (known are "#: format domains", "#: format`},
 		{"empty directive", "#:", "", `:1: unknown directive "#: "`},

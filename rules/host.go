@@ -83,7 +83,8 @@ func ParseHost(text string) (Host, error) {
 		}
 		name = name[at+1:] // user and password are left out
 	}
-	if scheme, colon := strings.CutSuffix(strings.ToLower(name), ":"); name == "" || colon && IsWeb(scheme) {
+	// http:/bank.example and https//bank.example are slips.
+	if scheme, colon := strings.CutSuffix(strings.ToLower(name), ":"); name == "" || IsWeb(scheme) && (colon || !isURL && strings.Contains(text, "/")) {
 		return Host{}, fmt.Errorf("%s is not a host name: write HOST, or a URL such as https://bank.example/", flaws.Excerpt(text))
 	}
 	if addr, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil && addr.Is6() || strings.HasPrefix(name, "[") {

@@ -26,6 +26,7 @@ func TestParseHost(t *testing.T) {
 		"ftp://bank.example/": "does not speak", "mailto:x@bank.example": "behind the '@'", "x@bank.example": "behind the '@'",
 		"10.0.0.0/8": "is a network", "192.168.1.5/32": "is a network", "2001:db8::/32": "is a network",
 		"https://": `"https://" is not a host name`, "//bank.example/x": `"//bank.example/x" is not`, "https:/bank.example": `"https:/bank.example" is not`,
+		"https//bank.example": `"https//bank.example" is not`, "M\xfcller.example": "as UTF-8",
 	} {
 		_, err := ParseHost(text)
 		checkError(t, text, err, want)

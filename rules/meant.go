@@ -72,7 +72,8 @@ func directiveMeant(line string) string {
 	} else if rest, ok := strings.CutPrefix(line, "#:"); ok {
 		meant = mistyped(strings.FieldsFunc(strings.ToLower(rest), func(r rune) bool { return strings.ContainsRune(" \t,=", r) }))
 	}
-	if strings.Join(strings.Fields(line), " ") == meant {
+	name, isInclude := strings.CutPrefix(meant, "#: include ")
+	if strings.Join(strings.Fields(line), " ") == meant || isInclude && !strings.HasSuffix(line, name) { // another case is another list
 		return ""
 	}
 	return meant
@@ -95,13 +96,16 @@ func mistyped(words []string) string {
 	if words[0] == "ingress" { // the opposite of egress, and no slip of the pen
 		return ""
 	}
-	verb := usage.Nearest(strings.TrimSuffix(words[0], ":"), []string{"format", "egress", "port"})
+	verb := usage.Nearest(strings.TrimSuffix(words[0], ":"), []string{"format", "egress", "port", "include"})
 	meant := "#: " + verb + " " + strings.Join(words[1:], " ")
 	switch which := format(words[len(words)-1]); {
 	case which != "" && (len(words) == 1 || len(words) == 2 && verb == "format"):
 		meant = "#: format " + which
 	case verb == "" || verb == "format":
 		return ""
+	}
+	if verb == "include" && len(words) == 2 && isShared(words[1]) {
+		return meant
 	}
 	if (&File{}).directive(strings.Fields(meant)[1:], 1, meant) != nil {
 		return ""

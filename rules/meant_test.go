@@ -17,7 +17,7 @@ func TestNamesMeant(t *testing.T) {
 
 		".bank.example": "", "*bank.example": "", "ftp://bank.example/": "", "user@bank.example": "", "https://user:word@bank.example/": "",
 		"127.0.0.1 tracker.example": "", "0.0.0.0 tracker.example": "", "bank.example and shop.example": "", "bank": "", "": "",
-		`^bank.example$`: "", `bank\.example`: "", "(a|b).example": "", "||bank.example^": "", "https://bank/": "", "- bank.example": "",
+		"M\xfcller.example": "", `^bank.example$`: "", `bank\.example`: "", "(a|b).example": "", "||bank.example^": "", "https://bank/": "", "- bank.example": "",
 	} {
 		if got := strings.Join(NamesMeant(text), " "); got != want {
 			t.Errorf("%q means %q, want %q", text, got, want)
@@ -31,6 +31,9 @@ func TestDirectiveMeant(t *testing.T) {
 		"#: format domian": "#: format domains", "#: domains": "#: format domains", "#: format names": "#: format domains",
 		"# format domains": "#: format domains", "#: formt patterns": "#: format patterns", "#: ports 22, 8443": "#: port 22 8443",
 		"#: egres 192.168.1.5:80": "#: egress 192.168.1.5:80", "#: Egress 192.168.1.5": "#: egress 192.168.1.5",
+
+		"#: incldue office": "#: include office", "#: includes: office": "#: include office", "#: Include office.2": "#: include office.2",
+		"#: include": "", "#: Include Office": "", "#: includ ../office": "", "#: include a b": "", "#: include office": "",
 
 		"#: format domains": "", "#: port 22": "", "#: ingress 192.168.1.5": "", "#: port": "", "#: port x": "", "#: my own words": "",
 		"# the format of domains": "", "#: format": "", "#:": "", "bank.example": "",

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 
 	"vifproxy/control"
@@ -115,6 +116,12 @@ func (g *grant) first(set rules.Set, none error) error {
 		if slices.ContainsFunc(set.Refused, func(r rules.Refused) bool { return r.Name == g.VM }) || !g.mayMake {
 			return none
 		}
+		if err != nil { // no file can have that name
+			return err
+		}
+		if partOfAddress.MatchString(g.VM) {
+			return fmt.Errorf("%s ends in a part of an address: name a VM without it, or with all four numbers", g.VM)
+		}
 		return fmt.Errorf("%w, in %s; %s", none, g.place.dir, complete.ForTheFirst(g.VM, g.Hosts, complete.ConnectedWithout(set)))
 	}
 	for _, other := range set.Files {
@@ -138,3 +145,6 @@ func (g *grant) first(set rules.Set, none error) error {
 	g.file, err = rules.ParseFile(filepath.Join(g.place.dir, name+"."+addr.String()), []byte(edit.NamesHeader))
 	return err
 }
+
+// partOfAddress matches what is meant for NAME.IP, and has less than an address.
+var partOfAddress = regexp.MustCompile(`^[^.]+(\.[0-9]{1,3}){2,3}\.?$`)

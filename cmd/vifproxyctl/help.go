@@ -65,6 +65,9 @@ func runHelp(c *call) error {
 		text = rules.Help
 	default:
 		v, err := verbNamed(c.args[0])
+		if err != nil && usage.Nearest(c.args[0], []string{"rules"}) != "" {
+			return usagef("there is no verb %q: did you mean `help rules`?", c.args[0])
+		}
 		if err != nil {
 			return err
 		}
