@@ -141,7 +141,8 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []ru
 	return at, paths, lists, nil
 }
 
-// ruleFileOf returns the rule file of a VM, in whatever state it is. The VM may be named with its address, as its file is.
+// ruleFileOf returns the rule file of a VM, in whatever state it is. The VM may be named with its address, as its file is. A list that VMs
+// include is found by its name too, if no VM has that name.
 func ruleFileOf(at place, name string) (string, error) {
 	if _, addr, wrong := rules.ParseFileName(name); addr.IsValid() || wrong != nil {
 		path := filepath.Join(at.dir, name)
@@ -159,6 +160,10 @@ func ruleFileOf(at place, name string) (string, error) {
 		}
 	}
 	file, err := set.Find(name)
+	shared := filepath.Join(at.dir, rules.SharedDir, name)
+	if _, missing := os.Lstat(shared); err != nil && missing == nil && rules.IsSharedList(shared) {
+		return shared, nil
+	}
 	if err != nil {
 		return "", usagef("%s is neither a file nor a VM: %v, in %s", name, err, at.dir)
 	}

@@ -119,6 +119,9 @@ func (g *grant) first(set rules.Set, none error) error {
 		if err != nil { // no file can have that name
 			return err
 		}
+		if _, network, err := rules.ParseRangeName(g.VM); network.IsValid() && err == nil {
+			return fmt.Errorf("%s is for all AppVMs of a range, and allow is for one of them: write the lines into %s yourself", g.VM, filepath.Join(g.place.dir, g.VM))
+		}
 		if partOfAddress.MatchString(g.VM) {
 			return fmt.Errorf("%s ends in a part of an address: name a VM without it, or with all four numbers", g.VM)
 		}

@@ -39,6 +39,8 @@ func (c *call) place(o fileOptions) place {
 	switch {
 	case p.err == nil && !p.daemons:
 		c.warn("vifproxyd reads %s, not %s: what is written there is not in force", p.theirs, p.dir)
+	case errors.As(p.err, new(*control.PermissionError)) && o.rulesDir == "":
+		c.warn("only root may ask vifproxyd which directory it reads (sudo); %s is taken", p.dir)
 	case p.err != nil && o.rulesDir == "":
 		c.warn("vifproxyd cannot be asked which directory it reads; %s is taken", p.dir)
 	}

@@ -16,5 +16,6 @@ firewall VM begins anew at each start. An AppVM chooses what it requests, so loo
 Take a line back by removing the remark in front of it. Lines of lists in lists.d are reviewed, and edited
 by you, because other VMs use them. If a list is in dom0, --fix prints the command to type there.
 
-Without NAME, or with several, review also names what rule files have in common.
+Without NAME, or with several, review says of each list only how many lines were counted for too short a time,
+and names what rule files have in common.
 `
