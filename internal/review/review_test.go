@@ -99,6 +99,9 @@ func TestOf(t *testing.T) {
 			"a.cdn.bank.example b.cdn.bank.example c.cdn.bank.example d.cdn.bank.example",
 			"2 wide a.bank.example: a.cdn.bank.example b.cdn.bank.example c.cdn.bank.example d.cdn.bank.example or *.cdn.bank.example admits e.cdn.bank.example loses a.bank.example\n" +
 				"3 covered by 2\n4 covered by 2"},
+		{"what another line permits is not admitted", "#: format patterns\n^[a-zA-Z0-9._-]*\\.bank\\.example$\n^c\\.cdn\\.[bx]ank\\.example$\n", week,
+			"a.cdn.bank.example b.cdn.bank.example c.cdn.xank.example",
+			"2 wide a.bank.example: ^a\\.cdn\\.bank\\.example$ ^b\\.cdn\\.bank\\.example$ or ^[a-zA-Z0-9._-]*\\.cdn\\.bank\\.example$ admits d.cdn.bank.example loses a.bank.example"},
 		{"addresses", "#: format domains\n203.0.113.7\n203.0.113.8\n", week, "203.0.113.7", "3 unused 203.0.113.8"},
 		{"nothing", "", week, "", ""},
 	} {

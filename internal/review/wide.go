@@ -90,17 +90,28 @@ func (e *examiner) wildcards(i int, hosts []rules.Host) *Wildcards {
 		return nil
 	}
 	_, used, _ := e.linesFor(hosts)
-	more := match.New(patterns, e.syntax).Without(match.New(e.others(i, used...), e.syntax), match.Names)
-	for number := range patterns {
-		host, found, err := more.Beyond(number)
-		if err != nil {
-			return nil
-		}
-		if found && (w.Admits == "" || len(host) < len(w.Admits)) {
-			w.Admits = host
-		}
+	if w.Admits, known = e.admits(patterns, used); known && len(e.permitting(w.Admits, i)) > 0 { // a list may have thousands of others
+		w.Admits, known = e.admits(patterns, e.others(i, used...))
+	}
+	if !known {
+		return nil
 	}
 	return w
+}
+
+// admits returns a shortest host that some patterns permit and others do not; "" if there is none.
+func (e *examiner) admits(patterns, others []string) (shortest string, known bool) {
+	difference := match.New(patterns, e.syntax).Without(match.New(others, e.syntax), match.Names)
+	for number := range patterns {
+		host, found, err := difference.Beyond(number)
+		if err != nil {
+			return "", false
+		}
+		if found && (shortest == "" || len(host) < len(shortest)) {
+			shortest = host
+		}
+	}
+	return shortest, true
 }
 
 // permitsAll reports whether a line permits all that the line for a host would permit.
