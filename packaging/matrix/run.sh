@@ -40,9 +40,9 @@ debian() {
 	[ -e "$cache/debian/etc/os-release" ] && return
 	say "making $cache/debian with debootstrap, once"
 	rm -rf "$cache/debian.new"
-	debootstrap --variant=minbase bookworm "$cache/debian.new" "$mirror" >"$cache/debootstrap.log" \
-		--include=systemd,systemd-sysv,dbus,nftables,iptables,iproute2,procps,tinyproxy-bin,kmod,busybox-static,curl 2>&1 ||
-		{ tail "$cache/debootstrap.log" >&2; exit 1; }
+	debootstrap --variant=minbase \
+		--include=systemd,systemd-sysv,dbus,nftables,iptables,iproute2,procps,tinyproxy-bin,kmod,busybox-static,curl \
+		bookworm "$cache/debian.new" "$mirror" >"$cache/debootstrap.log" 2>&1 || { tail "$cache/debootstrap.log" >&2; exit 1; }
 	rm -rf "$cache/debian"
 	mv "$cache/debian.new" "$cache/debian"
 }
