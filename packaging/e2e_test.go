@@ -165,7 +165,7 @@ func TestOnAnOrdinaryMachine(t *testing.T) {
 		m.run("systemctl", "stop", "vifproxyd")
 		m.nothingLeft()
 		m.run("update-alternatives", "--set", "iptables", "/usr/sbin/iptables-legacy")
-		m.run("iptables-legacy", "-A", "INPUT", "-i", "vif+", "-j", "REJECT")
+		m.run("iptables-legacy", "-w", "-A", "INPUT", "-i", "vif+", "-j", "REJECT")
 		m.run("systemctl", "start", "vifproxyd")
 		log := m.run("journalctl", "--boot", "--output=cat", "--unit=vifproxyd")
 		if !strings.Contains(log, "only root can use iptables-legacy, with CAP_NET_RAW (use iptables-nft, on Debian by ") {
@@ -174,10 +174,10 @@ func TestOnAnOrdinaryMachine(t *testing.T) {
 		m.drop("run-as-root.conf", m.run("cat", "/usr/share/doc/vifproxy/examples/run-as-root.conf"))
 		m.run("systemctl", "restart", "vifproxyd")
 		m.served("banking", "bank.example", "shop.example") // the lab's rules, of the other variant, refuse too
-		if text := m.run("iptables-legacy", "-S", "INPUT"); !strings.Contains(text, "kept by vifproxyd") {
+		if text := m.run("iptables-legacy", "-w", "-S", "INPUT"); !strings.Contains(text, "kept by vifproxyd") {
 			m.Errorf("rules: %s", text)
 		}
-		m.run("iptables-legacy", "-F", "INPUT")
+		m.run("iptables-legacy", "-w", "-F", "INPUT")
 		m.run("systemctl", "stop", "vifproxyd")
 		m.nothingLeft()
 		m.undrop("run-as-root.conf")

@@ -344,7 +344,7 @@ func (m *machine) filter() string {
 	m.Helper()
 	all := counted.ReplaceAllString(m.run("nft", "-s", "list", "ruleset"), "$1")
 	if m.Ruleset == lab.R41 {
-		all += m.run("iptables", "-S") // with comments
+		all += m.run("iptables", "-w", "-S") // with comments
 	}
 	return all
 }
