@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"embed"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -114,22 +116,31 @@ func (m Machine) Rules(t testing.TB) string {
 
 var (
 	newerFlags = regexp.MustCompile(`tcp flags & \(([a-z, |]+)\) (==|!=) ([a-z]+(?:(?: \| |,)[a-z]+)*)`)
-	newerTimes = regexp.MustCompile(`(?m)^(\t*policy = \{.*) (\d+)s\b`)
+	newerTimes = regexp.MustCompile(`(?m)^(\t*policy = \{.*) ((?:\d+[hms])+)`)
 )
 
 // LikeOlder writes what nft 1.1 (Debian 13) prints as 1.0.6 (Debian 12) prints it, so that one golden file does for both:
 //
 //	tcp flags & (syn | ack) != syn      tcp flags != syn / syn,ack
 //	policy = { close : 3s }             policy = { close : 3 }
+//	policy = { established : 2h4m }     policy = { established : 7440 }
+//	hook output priority dstnat - 1     hook output priority -101
 func LikeOlder(list string) string {
 	list = newerFlags.ReplaceAllStringFunc(list, func(found string) string {
 		part := newerFlags.FindStringSubmatch(strings.ReplaceAll(found, " | ", ","))
 		return "tcp flags " + strings.TrimPrefix(part[2]+" ", "== ") + part[3] + " / " + part[1]
 	})
 	for newerTimes.MatchString(list) {
-		list = newerTimes.ReplaceAllString(list, "$1 $2")
+		list = newerTimes.ReplaceAllStringFunc(list, func(found string) string {
+			part := newerTimes.FindStringSubmatch(found)
+			d, err := time.ParseDuration(part[2])
+			if err != nil {
+				panic(err) // the expression finds nothing else
+			}
+			return fmt.Sprintf("%s %d", part[1], d/time.Second)
+		})
 	}
-	return list
+	return strings.ReplaceAll(list, "hook output priority dstnat - 1;", "hook output priority -101;")
 }
 
 func (m Machine) IptablesRules(t testing.TB) string {

@@ -99,10 +99,11 @@ func chains(c firewall.Config, b *bounds) []chain {
 		}, ways(isResolver(c), "ask"), ways(isNoResolver(c), "reach"))},
 		// It leaves, so it goes to another machine: no need to ask the routing tables for that.
 		{"inet vifproxy", "established", hook{}, []Rule{
+			// The address before anywhereSet: nft 1.1.3 leaves ipv4 and ipv6 out when it lists them, and does not load them the other way round.
 			All(ipv4, in(leaveSet, oifname), notIn(barredSet, oifname), outside("forbidden4", ipDaddr), Accept),
-			All(ipv4, in(anywhereSet, nfproto), notIn(barredSet, oifname), outside("forbidden4", ipDaddr), Accept),
+			All(ipv4, outside("forbidden4", ipDaddr), in(anywhereSet, nfproto), notIn(barredSet, oifname), Accept),
 			All(ipv6, in(leaveSet, oifname), notIn(barredSet, oifname), outside("forbidden6", ip6Daddr), Accept),
-			All(ipv6, in(anywhereSet, nfproto), notIn(barredSet, oifname), outside("forbidden6", ip6Daddr), Accept),
+			All(ipv6, outside("forbidden6", ip6Daddr), in(anywhereSet, nfproto), notIn(barredSet, oifname), Accept),
 		}},
 		{"inet vifproxy", "reach", hook{}, []Rule{
 			All(ipv4, TCP, in(literals.four, ipDaddr, dport), Accept),
