@@ -1,8 +1,12 @@
 #!/bin/sh
 # run.sh [KERNEL...]: runs the tests that ask the kernel for something in small VMs (QEMU, without KVM), each with a kernel of
 # Debian, and writes the table of docs/platforms.md. A KERNEL is a release of Debian. After it, +nolandlock leaves Landlock out of the
-# kernel's list of security modules, and +small makes a VM of 256 MB, for the one test that wants it. For `make matrix`, by hand: each
+# kernel's list of security modules, and +small makes a VM of 256 MB, for the one test that wants it. +programs takes the programs of
+# that release (tinyproxy, nft, iptables, the C library) with the kernel of this machine, and no VM. For `make matrix`, by hand: each
 # kernel takes a quarter of an hour and more.
+#
+# SUITES="netwatch firewall/nft" runs these packages only. The row keeps what earlier runs found in the others with the same kernel.
+# SUITES="firewall/nft:Pins" runs tests by their names, and writes no row.
 #
 # A test binary is built out here, and a guest has no Go. What its tests have Go build is built in advance (guest/go).
 set -eu
@@ -12,6 +16,7 @@ cache=${CACHE:-/var/tmp/vifproxy-matrix} # trees and kernels stay for the next r
 busybox=$cache/debian/bin/busybox
 page=docs/platforms.md
 mirror=http://deb.debian.org/debian
+includes=systemd,systemd-sysv,dbus,nftables,iptables,iproute2,procps,tinyproxy-bin,kmod,busybox-static,curl
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
 # How long the tests of one package may take, and a VM in all, in seconds.
 package_timeout=1200
@@ -20,7 +25,7 @@ vm_timeout=5400
 # The packages with tests that a kernel decides. Each name is a folder; after @, the Linux that it needs; after a colon, which of its
 # tests. Those of firewall/backend and firewall/nft that are left out are about many bindings, which is work for the processor and the
 # same for every kernel.
-suites=${SUITES:-"
+all="
 internal/cgroup internal/netlink internal/sockdiag
 firewall firewall/legacy firewall/pins firewall/ruleset firewall/forward
 firewall/nft:Closed|Open|Pin|Packets|Expired|Watch|ProxyBounds|Known
@@ -28,10 +33,32 @@ firewall/backend:Traffic|Fence|Verdict|Tracking|InForce|Inspect|Open|Answers|Swi
 firewall/switchboard@6.1 firewall/switchboard/programs@6.1 firewall/switchboard/handover@6.1
 tinyproxy/kernel tinyproxy/confine tinyproxy/process:Confined|Hostile|Owned|Unprivileged|Trial
 netwatch
-cmd/vifproxyd:ProxiesEndBefore|ProxyStartsInTheGroup|OwnedProxy|Starvation
-"}
+cmd/vifproxyd:WithoutLandlock|Confinement|EachAppVM|ProxiesEndBefore|ProxyStartsInTheGroup|OwnedProxy|Starvation
+"
 small='cmd/vifproxyd:^TestSmallVM$'
-kernels=${*:-"bullseye bookworm bookworm+small bookworm+nolandlock trixie trixie+nolandlock sid"}
+# The packages with tests that the programs of a distribution decide.
+distribution="
+tinyproxy rules/match firewall/legacy firewall/forward tinyproxy/process firewall/nft firewall/backend
+cmd/vifproxyd:EachAppVM|ComeAndGo|Iptables|ExplainTries|FailureIsDenied|AllowAndDeny|LookingAt|TwentyRestarts
+"
+kernels=${*:-"bullseye bookworm bookworm+small bookworm+nolandlock trixie trixie+nolandlock trixie+programs sid sid+programs"}
+
+# row prints the suites that a row of the table has.
+row() { # kernel
+	case $1 in
+	*+small) echo "$small" ;;
+	*+programs) echo "$distribution" ;;
+	*) echo "$all" ;;
+	esac
+}
+
+# chosen prints those of them that SUITES names, and what else it says.
+chosen() { # kernel
+	for suite in ${SUITES:-$(row "$1")}; do
+		for known in $(row "$1"); do [ "$suite" != "${known%%[:@]*}" ] || suite=$known; done
+		echo "$suite"
+	done
+}
 
 say() { echo "matrix: $*" >&2; }
 
@@ -40,9 +67,7 @@ debian() {
 	[ -e "$cache/debian/etc/os-release" ] && return
 	say "making $cache/debian with debootstrap, once"
 	rm -rf "$cache/debian.new"
-	debootstrap --variant=minbase \
-		--include=systemd,systemd-sysv,dbus,nftables,iptables,iproute2,procps,tinyproxy-bin,kmod,busybox-static,curl \
-		bookworm "$cache/debian.new" "$mirror" >"$cache/debootstrap.log" 2>&1 || { tail "$cache/debootstrap.log" >&2; exit 1; }
+	debootstrap --variant=minbase --include=$includes bookworm "$cache/debian.new" "$mirror" >"$cache/debootstrap.log" 2>&1 || { tail "$cache/debootstrap.log" >&2; exit 1; }
 	rm -rf "$cache/debian"
 	mv "$cache/debian.new" "$cache/debian"
 }
@@ -62,7 +87,7 @@ kernel() {
 		apt-get $options update || apt-get $options update
 		image=$(apt-cache $options show --no-all-versions linux-image-amd64 | sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p')
 		# Since 7.x, linux-image is in parts.
-		parts=$(apt-cache $options show --no-all-versions "$image" | grep '^Depends:' | grep -oE 'linux-(binary|modules)-[^ ,]+' || true)
+		parts=$(apt-cache $options show --no-all-versions "$image" | grep '^Depends:' | grep -oE 'linux-(base|binary|modules)-[^ ,]+' || true)
 		(cd "$apt/deb" && apt-get $options download "$image" $parts)
 	}
 	for deb in "$apt"/deb/*.deb; do dpkg-deb -x "$deb" "$dir/all"; done
@@ -70,7 +95,8 @@ kernel() {
 	version=$(basename "$modules")
 	# The modules of the network and of the guest's devices.
 	mkdir -p "$dir/root/lib/modules/$version"
-	(cd "$modules" && cp modules.builtin modules.builtin.modinfo modules.order "$dir/root/lib/modules/$version/" &&
+	cp "$modules"/modules.builtin "$modules"/modules.builtin.modinfo "$modules"/modules.order "$dir/root/lib/modules/$version/"
+	(cd "$modules" &&
 		find kernel/net kernel/lib kernel/crypto kernel/arch/x86/crypto kernel/fs/ext4 kernel/fs/jbd2 kernel/fs/mbcache* \
 			kernel/fs/overlayfs kernel/drivers/net/veth* kernel/drivers/net/dummy* kernel/drivers/net/tun* kernel/drivers/virtio \
 			kernel/drivers/block/virtio_blk* -name '*.ko*' -exec cp --parents -t "$dir/root/lib/modules/$version/" {} + 2>/dev/null || true)
@@ -113,18 +139,14 @@ kernel() {
 programs() {
 	rm -rf "$work/matrix"
 	mkdir -p "$work/matrix/bin" "$work/matrix/src"
+	tar -c --exclude=./.git --exclude=./bin --exclude=./dist . | tar -x -C "$work/matrix/src" # tests read files of each other's packages
 	export CGO_ENABLED=0
 	${GO:-go} build -trimpath -buildvcs=false -ldflags='-s -w' -o "$work/matrix/bin/" ./cmd/... ./tinyproxy/confine/hostile
-	for suite in $suites $small; do
+	for suite in $(for kernel in $kernels; do chosen "$kernel"; done); do
 		folder=${suite%%[:@]*}
 		[ ! -e "$work/matrix/src/$folder/test" ] || continue
-		mkdir -p "$work/matrix/src/$folder"
 		${GO:-go} test -c -trimpath -vet=off -o "$work/matrix/src/$folder/test" "./$folder"
-		[ ! -d "$folder/testdata" ] || cp -r "$folder/testdata" "$work/matrix/src/$folder/"
 	done
-	mkdir -p "$work/matrix/src/packaging" "$work/matrix/src/rules"
-	cp packaging/vifproxyd.service "$work/matrix/src/packaging/"
-	cp rules/builtin.conf "$work/matrix/src/rules/"
 	cp packaging/matrix/guest/* "$work/matrix/"
 }
 
@@ -149,29 +171,77 @@ boot() { # release, output, size of the memory, words for the kernel
 		-append "console=ttyS0 loglevel=3 panic=-1 $4" </dev/null >"$2" 2>&1
 }
 
+# enter runs the tests in a tree of a release of Debian, on this machine's kernel.
+enter() { # release, output
+	tree=$cache/debian-$1
+	if [ ! -e "$tree" ]; then
+		say "making $tree with debootstrap, once"
+		rm -rf "$tree.new"
+		debootstrap --variant=minbase --include=$includes "$1" "$tree.new" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
+			{ tail "$cache/debootstrap.log" >&2; return 1; }
+		mv "$tree.new" "$tree"
+	fi
+	mkdir -p "$work/root" "$work/layer" "$work/layer.work"
+	timeout $vm_timeout unshare --mount --propagation=private sh -euc '
+		mount -t overlay -o "lowerdir=$1,upperdir=$2/layer,workdir=$2/layer.work" overlay "$2/root"
+		cd "$2/root"
+		for dir in proc sys dev; do mount --rbind "/$dir" "$dir"; done
+		for dir in run tmp; do mount -t tmpfs tmpfs "$dir"; done
+		mkdir -p run/lock matrix
+		mountpoint -q sys/kernel/security || mount -t securityfs security sys/kernel/security || true
+		mount --bind "$2/matrix" matrix
+		exec chroot . env -i PATH=/matrix:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 /matrix/tests' sh "$tree" "$work" \
+		</dev/null >"$2" 2>&1
+}
+
+# harvest writes the row of a kernel. It takes what was found with another version of the kernel out of it.
+harvest() { # kernel, output
+	results=$cache/results/$1
+	mkdir -p "$cache/results"
+	tr -d '\r' <"$2" | sed -n 's/.*MATRIX \(kernel .*\)/\1/p; s/^MATRIX \(modules .*\)/\1/p' >"$work/new" # the firmware has begun the line
+	[ "$(wc -l <"$work/new")" = 2 ] || return 0
+	[ ! -e "$results" ] || [ "$(head -n 1 "$results")" != "$(head -n 1 "$work/new")" ] || grep '^package ' "$results" >>"$work/new" || true
+	for suite in $(row "$1"); do
+		chosen "$1" | grep -qxF -e "$suite" || continue
+		found=$(tr -d '\r' <"$2" | sed -n "s|^MATRIX \\(package ${suite%%[:@]*} .*\\)|\\1 $(date -u +%F)|p")
+		[ -n "$found" ] || continue
+		sed -i "\|^package ${suite%%[:@]*} |d" "$work/new"
+		echo "$found" >>"$work/new"
+	done
+	cp "$work/new" "$results"
+	packaging/matrix/table.sh "$1" "$results" $page "$(row "$1")"
+}
+
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/work-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-debian
 programs
-echo "$suites" | tr -s ' ' '\n' | grep . >"$work/matrix/suites"
-echo "$small" >"$work/matrix/suites-small"
 echo $package_timeout >"$work/matrix/timeout"
 failed=
 for kernel in $kernels; do
 	release=${kernel%%+*}
-	kernel "$release"
-	disk "$release"
 	out=$cache/$kernel.out
-	say "$kernel: $(cat "$cache/kernel-$release/version"), to $out"
-	memory=1536 words=
+	chosen "$kernel" >"$work/matrix/suites"
 	case $kernel in
-	*+nolandlock) words="lsm=lockdown,yama,apparmor" ;;
-	*+small) memory=256 words=suites=small ;;
+	*+programs)
+		say "$kernel: to $out"
+		enter "$release" "$out" || say "$kernel: ended with status $?"
+		;;
+	*)
+		debian
+		kernel "$release"
+		disk "$release"
+		say "$kernel: $(cat "$cache/kernel-$release/version"), to $out"
+		memory=1536 words=
+		case $kernel in
+		*+nolandlock) words="lsm=lockdown,yama,apparmor" ;;
+		*+small) memory=256 ;;
+		esac
+		boot "$release" "$out" $memory "$words" || say "$kernel: the VM ended with status $?"
+		;;
 	esac
-	boot "$release" "$out" $memory "$words" || say "$kernel: the VM ended with status $?"
-	grep -aq '^MATRIX end' "$out" || { say "$kernel: the VM did not come to its end"; failed=yes; continue; }
-	packaging/matrix/table.sh "$kernel" "$out" $page
+	grep -aq '^MATRIX end' "$out" || { say "$kernel: it did not come to its end"; failed=yes; }
+	harvest "$kernel" "$out"
 done
 [ -z "$failed" ]

@@ -1,21 +1,38 @@
 #!/bin/sh
-# table.sh KERNEL OUTPUT PAGE: writes what a guest has printed into the table of a page, a row for each kernel. It replaces the older row.
+# table.sh KERNEL RESULTS PAGE SUITES: writes what guests have printed into the table of a page, a row for each kernel. It replaces the
+# older row. SUITES are all that the row should have.
 set -eu
-kernel=$1 out=$2 page=$3
+kernel=$1 results=$2 page=$3
 line() { # the row of this kernel
-	tr -d '\r' <"$out" | awk -v name="$kernel" -v date="$(date -u +%F)" '
-		/MATRIX kernel / { sub(/.*MATRIX kernel /, ""); version = $1 } # the firmware has begun the line
-		/^MATRIX modules/ { landlock = $3 ~ /(^|,)landlock(,|$)/ ? "in force" : "not in force" }
-		/^MATRIX package/ {
-			if ($4 == 0 && $5 > 0) passed += $5
-			else { passed += $5; bad = bad (bad ? ", " : "") "`" $3 "`" ($4 == 124 ? " took too long" : " " ($6 ? $6 : "all") " failed") }
-			skipped += $7
-			seconds += $8
+	awk -v name="$kernel" -v suites="$4" '
+		BEGIN {
+			count = split(suites, all)
+			for (i = 1; i <= count; i++) {
+				sub(/[:@].*/, "", all[i])
+				wanted[all[i]] = 1
+			}
 		}
-		END { print "| " name " | " version " | " landlock " | " passed " | " skipped " | " (bad ? bad : "none") " | " seconds " | " date " |" }'
+		/^kernel/ { version = $2 }
+		/^modules/ { landlock = $2 ~ /(^|,)landlock(,|$)/ ? "in force" : "not in force" }
+		/^package/ { has[$2] = 1 }
+		/^package/ && wanted[$2] && $3 != "needs" {
+			if ($3 != 0 || $4 == 0) bad = bad (bad ? ", " : "") "`" $2 "`" ($3 == 124 ? " took too long" : " " ($5 ? $5 : "all") " failed")
+			passed += $4
+			skipped += $6
+			seconds += $7
+			if (!date || $8 < date) date = $8
+		}
+		END {
+			if (name ~ /\+programs$/) sub(/-.*/, "", version) # who built it says nothing
+			for (i = 1; i <= count; i++) {
+				if (!has[all[i]]) out = out (out ? ", " : "") "`" all[i] "`"
+			}
+			print "| " name " | " version " | " landlock " | " passed " | " skipped " | " (bad ? bad : "none") " | " \
+				(out ? out : "none") " | " seconds " | " date " |"
+		}' "$results"
 }
 new=$(mktemp "$page.XXXXXX")
-awk -v row="$(line)" -v kernel="$kernel" '
+awk -v row="$(line "$@")" -v kernel="$kernel" '
 	/^<!-- matrix:end -->/ { if (!put) print row }
 	/^\| / && $2 == kernel { if (!put) print row; put = 1; next }
 	{ print }' "$page" >"$new"
