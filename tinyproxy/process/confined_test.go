@@ -17,6 +17,7 @@ import (
 
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/leftover"
 )
 
 // build builds a program as it is shipped.
@@ -100,7 +101,7 @@ func TestConfinedProcess(t *testing.T) {
 		"CapBnd:": "0000000000000000", "CapAmb:": "0000000000000000", "NoNewPrivs:": "1", "Seccomp:": "2",
 		"Groups:": "",
 	} {
-		if got := statusField(p.PID, name); got != want {
+		if got := leftover.StatusField(p.PID, name); got != want {
 			t.Errorf("%s %s, want %s", name, got, want)
 		}
 	}
@@ -232,14 +233,14 @@ func TestRecruits(t *testing.T) {
 	r := <-l.recruits
 	const setids = "00000000000001c0" // CAP_SETGID, CAP_SETUID, CAP_SETPCAP
 	for _, name := range []string{"CapPrm:", "CapEff:", "CapBnd:"} {
-		if got := statusField(r.pid, name); got != setids {
+		if got := leftover.StatusField(r.pid, name); got != setids {
 			t.Errorf("%s %s, want %s", name, got, setids)
 		}
 	}
 	if err := unix.Kill(r.pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for ctx := bounded(t); !isDead(r.pidfd); { // until then it could be given the order, and die with it
+	for ctx := bounded(t); !leftover.IsDead(r.pidfd); { // until then it could be given the order, and die with it
 		if ctx.Err() != nil {
 			t.Fatal("it does not die")
 		}

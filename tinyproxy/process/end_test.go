@@ -18,6 +18,7 @@ import (
 
 	"vifproxy/internal/await"
 	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/leftover"
 )
 
 // TestUnexpectedEnd is for proxies that end while they run.
@@ -108,7 +109,7 @@ func TestDaemonKilled(t *testing.T) {
 	}
 	_ = daemon.Wait()
 	for _, f := range proxies {
-		if err := awaitDeath(bounded(t), f); err != nil {
+		if err := leftover.AwaitDeath(bounded(t), f); err != nil {
 			t.Errorf("%v: %v", pids, err)
 		}
 		f.Close()

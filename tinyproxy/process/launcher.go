@@ -22,6 +22,7 @@ import (
 	"vifproxy/internal/events"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/leftover"
 )
 
 // starterThreads is the number of threads that fork. Each is busy from fork to exec, about a millisecond. With several, a slow
@@ -288,6 +289,15 @@ func (l *Launcher) storageRemedy(err error) string {
 		return fmt.Sprintf("run as root, or with CAP_SETGID and with %s its own and writable", l.options.RuntimeDir)
 	}
 	return ""
+}
+
+// Reap ends what an earlier run left: processes with a uid of ours, and our files in the runtime directory. It returns how many
+// processes it killed. Call it before the first Start, because it takes our own proxies for leftovers.
+func (l *Launcher) Reap(ctx context.Context) (killed int, err error) {
+	if killed, err = leftover.Kill(ctx); err != nil {
+		return killed, err
+	}
+	return killed, l.clean()
 }
 
 // Close kills the proxies that still run, ends the starter threads, and removes our files from the runtime directory, logs

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/leftover"
 )
 
 // readAtOnce is how many bytes are read of a proxy's output before others get their turn: the size of a pipe (pipe(7)).
@@ -133,7 +135,7 @@ func (w *poller) look(fd int) {
 	switch {
 	case p == nil:
 	case fd == p.pidfd:
-		if isDead(fd) {
+		if leftover.IsDead(fd) {
 			w.remove(fd)
 			unix.Close(fd)
 			if p.pipe >= 0 {

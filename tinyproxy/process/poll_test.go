@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/tinyproxy/leftover"
+
 	"vifproxy/internal/events"
 )
 
@@ -105,7 +107,7 @@ func TestUnwatchable(t *testing.T) {
 		t.Error(err)
 	}
 	if left := running(t, func(pid, _ int) bool {
-		return strings.HasPrefix(statusField(pid, "Uid:"), strconv.Itoa(int(spec.UID))) && !otherNetwork(pid)
+		return strings.HasPrefix(leftover.StatusField(pid, "Uid:"), strconv.Itoa(int(spec.UID))) && !leftover.InOtherNetwork(pid)
 	}); left != nil {
 		t.Errorf("still runs: %s", left)
 	}

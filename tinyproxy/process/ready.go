@@ -13,6 +13,7 @@ import (
 
 	"vifproxy/internal/sockdiag"
 	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/leftover"
 )
 
 // The delay between looks at the socket table while a proxy starts. A start normally takes 2 or 3 ms. If several start at
@@ -93,7 +94,7 @@ func shortTimer(d time.Duration) <-chan time.Time {
 
 // handlesTerm reports whether the process has a handler for SIGTERM.
 func handlesTerm(pid int) bool {
-	caught, err := strconv.ParseUint(statusField(pid, "SigCgt:"), 16, 64)
+	caught, err := strconv.ParseUint(leftover.StatusField(pid, "SigCgt:"), 16, 64)
 	return err == nil && caught&(1<<(unix.SIGTERM-1)) != 0
 }
 

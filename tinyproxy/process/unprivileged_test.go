@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/tinyproxy/leftover"
 )
 
 // somebody is who the unit has the daemon be, by way of an example.
@@ -62,18 +64,18 @@ func TestDaemonIsNotRoot(t *testing.T) {
 			}
 			for _, pid := range pids {
 				for _, set := range []string{"Inh", "Prm", "Eff", "Bnd", "Amb"} {
-					if got := statusField(pid, "Cap"+set+":"); got != "0000000000000000" {
+					if got := leftover.StatusField(pid, "Cap"+set+":"); got != "0000000000000000" {
 						t.Errorf("Cap%s: %q", set, got)
 					}
 				}
-				if uid := statusField(pid, "Uid:"); !strings.HasPrefix(uid, "18") {
+				if uid := leftover.StatusField(pid, "Uid:"); !strings.HasPrefix(uid, "18") {
 					t.Errorf("Uid: %q", uid)
 				}
-				if groups := statusField(pid, "Groups:"); groups != "" {
+				if groups := leftover.StatusField(pid, "Groups:"); groups != "" {
 					t.Errorf("Groups: %q", groups)
 				}
 			}
-			gid := statusField(pids[0], "Gid:")
+			gid := leftover.StatusField(pids[0], "Gid:")
 			for _, path := range []string{"vm0", "vm0/61500", "vm0/61500/config", "vm0/61500/rules"} {
 				info, err := os.Stat(filepath.Join(run, path))
 				if err != nil {

@@ -1,4 +1,5 @@
-package process
+// Package leftover ends proxies that an earlier run of the daemon has left, and reads of processes what that takes.
+package leftover
 
 import (
 	"bytes"
@@ -15,13 +16,12 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// Reap ends what an earlier run left: processes with a uid of ours, and our files in the runtime directory. It returns how
-// many processes it killed, once they are gone. If ctx ends first, the error names a process that still runs. Call it before
-// the first Start, because it takes our own proxies for leftovers.
+// Kill ends all processes with a uid of ours, of this firewall VM. It returns how many it killed, once they are gone. If ctx ends
+// first, the error names a process that still runs.
 //
 // Pdeathsig has killed the proxies themselves, but not their children: fork(2) clears the parent-death signal, so the prefork
 // children of 1.10 have none.
-func (l *Launcher) Reap(ctx context.Context) (killed int, err error) {
+func Kill(ctx context.Context) (killed int, err error) {
 	for {
 		entries, err := os.ReadDir("/proc")
 		if err != nil {
@@ -33,7 +33,7 @@ func (l *Launcher) Reap(ctx context.Context) (killed int, err error) {
 			if err != nil {
 				continue
 			}
-			did, err := reap(ctx, pid)
+			did, err := kill(ctx, pid)
 			if err != nil {
 				return killed, fmt.Errorf("kill leftover proxy, pid %d: %w", pid, err)
 			}
@@ -42,14 +42,14 @@ func (l *Launcher) Reap(ctx context.Context) (killed int, err error) {
 			}
 		}
 		if killed == before { // otherwise look again: one may have forked before it died
-			return killed, l.clean()
+			return killed, nil
 		}
 	}
 }
 
-// reap kills the process if it is a leftover, and waits until it is dead. The number may be given to another process at any
-// time, so reap checks and kills the process behind a pidfd.
-func reap(ctx context.Context, pid int) (bool, error) {
+// kill kills the process if it is a leftover, and waits until it is dead. The number may be given to another process at any
+// time, so kill checks and kills the process behind a pidfd.
+func kill(ctx context.Context, pid int) (bool, error) {
 	if !isLeftover(pid) {
 		return false, nil
 	}
@@ -64,28 +64,28 @@ func reap(ctx context.Context, pid int) (bool, error) {
 	pidfd := os.NewFile(uintptr(fd), "pidfd")
 	defer pidfd.Close()
 	// If pid still names a leftover, that is the process behind the pidfd, or that process is dead.
-	if isDead(fd) || !isLeftover(pid) {
+	if IsDead(fd) || !isLeftover(pid) {
 		return false, nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return false, os.NewSyscallError("pidfd_send_signal", err)
 	}
-	return true, awaitDeath(ctx, pidfd)
+	return true, AwaitDeath(ctx, pidfd)
 }
 
 // isLeftover reports whether the process has a uid of ours and belongs to this firewall VM. In tests, several firewall VMs
 // share a machine as network namespaces. A process that hides in a namespace of its own needs a user namespace for that.
 func isLeftover(pid int) bool {
 	found := false
-	for _, id := range strings.Fields(statusField(pid, "Uid:")) { // real, effective, saved, file system
+	for _, id := range strings.Fields(StatusField(pid, "Uid:")) { // real, effective, saved, file system
 		n, err := strconv.ParseUint(id, 10, 32)
 		found = found || err == nil && tinyproxy.IsProxyUID(uint32(n))
 	}
-	return found && (!otherNetwork(pid) || otherUserNamespace(pid))
+	return found && (!InOtherNetwork(pid) || otherUserNamespace(pid))
 }
 
-// statusField returns what /proc/PID/status has after name; "" if the process is gone.
-func statusField(pid int, name string) string {
+// StatusField returns what /proc/PID/status has after name; "" if the process is gone.
+func StatusField(pid int, name string) string {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(status)) {
 		if value, ok := strings.CutPrefix(line, name); ok {
@@ -95,9 +95,9 @@ func statusField(pid int, name string) string {
 	return ""
 }
 
-// otherNetwork reports whether the process is known to be in another network namespace. Its ns/net is for tracers only, but
+// InOtherNetwork reports whether the process is known to be in another network namespace. Its ns/net is for tracers only, but
 // the kernel keeps separate files for each network (proc_net_ns_init in Linux' fs/proc/proc_net.c).
-func otherNetwork(pid int) bool {
+func InOtherNetwork(pid int) bool {
 	own, err := os.Stat("/proc/thread-self/net/dev")
 	if err != nil {
 		return false
@@ -117,21 +117,21 @@ func otherUserNamespace(pid int) bool {
 	return err == nil && !bytes.Equal(own, its)
 }
 
-// isDead reports whether the process behind a pidfd has ended, with all its threads.
-func isDead(pidfd int) bool {
+// IsDead reports whether the process behind a pidfd has ended, with all its threads.
+func IsDead(pidfd int) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
 	return err == nil && n > 0
 }
 
-// awaitDeath waits in Go's poller until the process behind a nonblocking pidfd has ended.
-func awaitDeath(ctx context.Context, pidfd *os.File) error {
+// AwaitDeath waits in Go's poller until the process behind a nonblocking pidfd has ended.
+func AwaitDeath(ctx context.Context, pidfd *os.File) error {
 	stop := context.AfterFunc(ctx, func() { _ = pidfd.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	conn, err := pidfd.SyscallConn()
 	if err != nil {
 		return err
 	}
-	err = conn.Read(func(fd uintptr) bool { return isDead(int(fd)) })
+	err = conn.Read(func(fd uintptr) bool { return IsDead(int(fd)) })
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return context.Cause(ctx)
 	}
