@@ -27,7 +27,7 @@ const top = "../.."
 var house = [][]string{
 	1: {"internal/agenda internal/await internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
 		"internal/filegroup internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/screen internal/secret internal/settings " +
-		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/watchfile internal/manpage names/wire"},
+		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/vanish internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
 	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lessons", "internal/lab internal/bench", "names", "internal/nameserver"},
 	4: {"internal/explain internal/proxies internal/trials", "internal/doctor", "internal/plan internal/news internal/uses", "internal/proxyctl", "internal/check internal/review", "internal/callers", "internal/edit", "internal/display", "internal/live", "internal/picker internal/propose internal/learning", "internal/complete"},

@@ -136,13 +136,14 @@ func (l *Launcher) unstage(spec rendered) {
 	if err := l.root().RemoveAll(dir); err != nil {
 		l.options.Log.Warn("files of an ended proxy stay", "vm", spec.Name, "port", spec.Listen.Port(), "err", err)
 		l.left[dir] = true
+		l.dir.vanish.Doubt("")
 		return
 	}
 	l.space.unstage(dir)
 }
 
-// removeLeft removes files that could not be removed when their proxies ended.
-func (l *Launcher) removeLeft() {
+// removeLeft removes files that could not be removed when their proxies ended. It reports whether none are left.
+func (l *Launcher) removeLeft() bool {
 	l.leftMu.Lock()
 	defer l.leftMu.Unlock()
 	for dir := range l.left {
@@ -151,6 +152,7 @@ func (l *Launcher) removeLeft() {
 			delete(l.left, dir)
 		}
 	}
+	return len(l.left) == 0
 }
 
 // writeFile makes a new file. A file of that name must not exist.

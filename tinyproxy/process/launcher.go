@@ -20,6 +20,7 @@ import (
 
 	"vifproxy/internal/capability"
 	"vifproxy/internal/events"
+	"vifproxy/internal/vanish"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
 	"vifproxy/tinyproxy/leftover"
@@ -101,7 +102,7 @@ func NewLauncher(o Options) (*Launcher, error) {
 		return nil, err
 	}
 	l := &Launcher{
-		options: o, dir: &runtimeDir{path: dir},
+		options: o, dir: &runtimeDir{path: dir, vanish: vanish.New()},
 		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), publishers: make(map[string]*publisher),
 		left: make(map[string]bool),
@@ -320,6 +321,7 @@ func (l *Launcher) Close() {
 		l.options.Log.Warn("runtime directory not clean", "err", err)
 	}
 	l.null.Close()
+	l.dir.vanish.Close()
 	l.root().Close()
 }
 

@@ -121,6 +121,7 @@ func (l *Launcher) replacePublished(of *publisher, p *Proxy) error {
 		}
 		return nil
 	}
+	l.guard(p)
 	err := l.link(p)
 	if err != nil {
 		l.unlink(p)

@@ -17,11 +17,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/notroot"
+	"vifproxy/internal/vanish"
 )
 
 const (
-	// filesInterval is how often the daemon looks whether files are missing from the runtime directory.
+	// filesDelay is the time from an event of the kernel until the daemon looks which files are missing, because an rm -r goes on.
+	filesDelay = time.Second
+	// filesInterval is how often it looks while the kernel cannot tell, or something is wrong.
 	filesInterval = 5 * time.Second
+	// slowFilesInterval is how often it looks for what the kernel does not tell: something was mounted over the files.
+	slowFilesInterval = 5 * time.Minute
 	// renewInterval is the shortest time between two renewals of processes whose files were removed. Each renewal leaves an
 	// older process with its connections, and an AppVM may have only some of these.
 	renewInterval = time.Minute
@@ -37,10 +42,42 @@ type runtimeDir struct {
 	path string
 	open atomic.Pointer[os.Root] // a start that uses a replaced one fails, and is tried again
 
-	mu       sync.Mutex // held while it is made again
-	remade   bool       // since the last renewal
-	renewed  time.Time  // when processes were last asked to write their files again
+	vanish   *vanish.Watcher // of directories of serving proxies, and of path
+	mu       sync.Mutex      // held while it is made again
+	remade   bool            // since the last renewal
+	renewed  time.Time       // when processes were last asked to write their files again
 	renewals atomic.Int64
+}
+
+// guard has the kernel tell what vanishes of the files of a proxy that begins to serve.
+func (l *Launcher) guard(p *Proxy) {
+	if dir := l.files(p); l.dir.vanish.Add(dir) != nil || lacking(dir) {
+		l.dir.vanish.Doubt("")
+	}
+}
+
+// guardAll has the kernel tell what vanishes, and reports whether it does so for all that is there.
+func (l *Launcher) guardAll() bool {
+	all := l.dir.vanish.Add(l.dir.path) == nil
+	for _, p := range l.serving() {
+		all = (l.dir.vanish.Add(l.files(p)) == nil || lacking(l.files(p))) && all
+	}
+	return all
+}
+
+func (l *Launcher) serving() []*Proxy {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.current))
+}
+
+// files returns the directory of a proxy's files, which RUNTIME/NAME/config shows if it serves.
+func (l *Launcher) files(p *Proxy) string { return filepath.Join(l.dir.path, portDir(p.Spec)) }
+
+// lacking reports whether the files in a proxy's directory are gone.
+func lacking(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, "config"))
+	return errors.Is(err, unix.ENOENT)
 }
 
 // root returns the runtime directory as it is now.
@@ -102,6 +139,7 @@ func (l *Launcher) restore() error {
 	}
 	d.open.Store(root) // the collector closes the old one, which others may be using
 	d.remade = true
+	d.vanish.Doubt("") // the kernel has to be told of the new one
 	l.options.Log.Warn("somebody has removed the runtime directory: it was made again", "dir", d.path)
 	return nil
 }
@@ -110,48 +148,75 @@ func (l *Launcher) restore() error {
 // files of proxies, and removes files of ended proxies that could not be removed before. If the result of a look, or Renewals,
 // differs from the look before, it calls told with what is wrong, or nil.
 func (l *Launcher) KeepFiles(ctx context.Context, told func(error)) {
-	tick := time.NewTicker(filesInterval)
-	defer tick.Stop()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { _ = l.dir.vanish.Run(ctx) })
+	suspects := map[string]bool{} // directories of which files may be missing; "" stands for all
+	due := time.Now().Add(filesInterval)
+	timer := time.NewTimer(filesInterval)
+	defer timer.Stop()
 	var last string
 	for {
 		select {
-		case <-tick.C:
+		case <-l.dir.vanish.News():
+			if soon := time.Now().Add(filesDelay); soon.Before(due) {
+				due = soon
+				timer.Reset(filesDelay)
+			}
+			continue
+		case <-timer.C:
 		case <-ctx.Done():
 			return
 		}
-		l.removeLeft()
-		err := l.restore()
-		renewed := err == nil && l.renew(time.Now())
+		next, err, renewed := l.look(suspects)
 		if text := fmt.Sprint(err); text != last && (err != nil || last != "") || renewed {
 			last = text
 			told(err)
 		}
+		due = time.Now().Add(next)
+		timer.Reset(next)
 	}
+}
+
+// look looks after the runtime directory once: at the suspects of before and those that the kernel has told of, or at all proxies if
+// there are none. It leaves the suspects that have to wait, and returns when to look again although the kernel tells nothing.
+func (l *Launcher) look(suspects map[string]bool) (next time.Duration, err error, renewed bool) {
+	maps.Copy(suspects, l.dir.vanish.Lost())
+	next = slowFilesInterval
+	removed := l.removeLeft()
+	err = l.restore()
+	if len(suspects) == 0 || suspects[""] || suspects[l.dir.path] {
+		suspects[""] = true
+		if !l.guardAll() { // before the look, so nothing vanishes between the two
+			next = filesInterval
+		}
+	}
+	renewed = err == nil && l.renew(time.Now(), suspects)
+	if err != nil || !removed || len(suspects) > 0 {
+		next = filesInterval
+	}
+	return next, err, renewed
 }
 
 // Renewals returns another text than before when proxies have lost their files and new processes are needed to write them.
 func (l *Launcher) Renewals() string { return strconv.FormatInt(l.dir.renewals.Load(), 10) }
 
 // renew reports whether there is a new reason for new processes: files of a serving proxy are missing, or the runtime
-// directory was made again. It reports true at most once in renewInterval.
-func (l *Launcher) renew(now time.Time) bool {
+// directory was made again. It reports true at most once in renewInterval. If it has looked, it clears what it was to look at.
+func (l *Launcher) renew(now time.Time, suspects map[string]bool) bool {
 	d := l.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.renewed.IsZero() && now.Sub(d.renewed) < renewInterval {
 		return false
 	}
-	l.mu.Lock()
-	serving := slices.Collect(maps.Values(l.current))
-	l.mu.Unlock()
 	bare := 0
-	for _, p := range serving {
-		// By its path, which takes one call: with hundreds of proxies a look by os.Root, which takes three, is most of what an idle
-		// daemon computes.
-		if _, err := os.Lstat(filepath.Join(d.path, portDir(p.Spec), "config")); errors.Is(err, unix.ENOENT) && l.loses(p) {
+	for _, p := range l.serving() {
+		if dir := l.files(p); (suspects[""] || suspects[dir]) && lacking(dir) && l.loses(p) {
 			bare++
 		}
 	}
+	clear(suspects)
 	if bare == 0 && !d.remade {
 		return false
 	}

@@ -3,6 +3,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/await"
 )
 
 func TestUnsearchableRuntimeDir(t *testing.T) {
@@ -108,17 +111,17 @@ func TestARemovedRuntimeDirectoryIsMadeAgain(t *testing.T) {
 		if err := l.restore(); err != nil {
 			t.Error(err)
 		}
-		if !l.renew(time.Now()) || l.Renewals() == before {
+		if !l.renew(time.Now(), everything()) || l.Renewals() == before {
 			t.Errorf("%s is gone, and no new process is wanted", what)
 		}
-		if l.dir.renewed = (time.Time{}); l.renew(time.Now()) {
+		if l.dir.renewed = (time.Time{}); l.renew(time.Now(), everything()) {
 			t.Errorf("%s: wanted twice", what)
 		}
 		if err := l.SetCurrent(next); err != nil {
 			t.Fatal(err)
 		}
 		next.Kill()
-		if l.renew(time.Now()) {
+		if l.renew(time.Now(), everything()) {
 			t.Error("an ended process is missed")
 		}
 		again := start(t, l, realBinary, newSpec(l, "social", 61002))
@@ -137,6 +140,8 @@ func TestARemovedRuntimeDirectoryIsMadeAgain(t *testing.T) {
 		}
 	}
 }
+
+func everything() map[string]bool { return map[string]bool{"": true} }
 
 // remove does what `rm -r` does, again where a log is written meanwhile.
 func remove(t *testing.T, path string) {
@@ -176,4 +181,56 @@ func TestARuntimeDirectoryThatCannotBeMadeAgain(t *testing.T) {
 	if err := l.SetCurrent(p); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestNobodyLooksForFilesAtRest: the kernel tells what vanishes. If it cannot, the daemon looks as often as it has to.
+func TestNobodyLooksForFilesAtRest(t *testing.T) {
+	l := newLauncher(t, nil)
+	go l.dir.vanish.Run(t.Context()) //nolint:errcheck // a test of its own
+	suspects := map[string]bool{}
+	lookAt := func(when string, wantNext time.Duration, wantRenewed bool) {
+		t.Helper()
+		l.dir.renewed = time.Time{}
+		next, err, renewed := l.look(suspects)
+		if next != wantNext || err != nil || renewed != wantRenewed {
+			t.Errorf("%s: next look in %v, %v, renewed: %v", when, next, err, renewed)
+		}
+	}
+	told := func(dir string) {
+		t.Helper()
+		await.Until(t, "the kernel tells of "+dir, func() bool {
+			maps.Copy(suspects, l.dir.vanish.Lost())
+			return suspects[dir]
+		})
+	}
+	lookAt("nothing serves", slowFilesInterval, false)
+	p, q := start(t, l, realBinary, newSpec(l, "social", 61000)), start(t, l, realBinary, newSpec(l, "work", 61001))
+	if err := errors.Join(l.SetCurrent(p), l.SetCurrent(q)); err != nil {
+		t.Fatal(err)
+	}
+	lookAt("all is at rest", slowFilesInterval, false)
+	for _, lost := range []struct {
+		path string
+		by   *Proxy
+	}{{"social/61000/config", p}, {"work/61001", q}} {
+		remove(t, filepath.Join(l.options.RuntimeDir, lost.path))
+		told(l.files(lost.by))
+		lookAt(lost.path+" is gone", slowFilesInterval, true)
+		lookAt(lost.path+" is known to be gone", slowFilesInterval, false)
+	}
+	next := start(t, l, realBinary, newSpec(l, "social", 61002))
+	if err := l.SetCurrent(next); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, l.options.RuntimeDir)
+	told(l.options.RuntimeDir)
+	lookAt("all is gone", slowFilesInterval, true)
+	l.dir.vanish.Doubt(l.files(next))
+	l.dir.renewed = time.Now()
+	if wait, _, renewed := l.look(suspects); wait != filesInterval || renewed || !suspects[l.files(next)] {
+		t.Errorf("too soon after a renewal: next look in %v, %v, %v", wait, renewed, suspects)
+	}
+	l.dir.vanish.Close()
+	told("")
+	lookAt("the kernel cannot tell", filesInterval, false)
 }
