@@ -1,6 +1,7 @@
 package uses
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,23 +144,19 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 func (b *Book) write() error {
-	text, err := json.Marshal(b.record())
-	if err == nil {
-		err = regular.ReplacePrivate(b.path, append(text, '\n'))
-	}
-	if err != nil {
+	if err := regular.ReplacePrivate(b.path, b.text()); err != nil {
 		return fmt.Errorf("write which lines of lists are used: %w", err)
 	}
 	return nil
 }
 
-// record returns what the file should have. Lists share its size; one that needs more is written without its hosts, or not at all. Nobody
-// waits for the encoding.
-func (b *Book) record() record {
+// text returns what the file should have, a record. Lists share its size; one that needs more is written without its hosts, or not at
+// all. Nobody waits for the encoding, and each list is encoded once.
+func (b *Book) text() []byte {
 	b.mu.Lock()
 	lists := slices.Collect(maps.Values(b.lists))
 	b.mu.Unlock()
-	r := record{Lists: []listRecord{}}
+	all := []byte(`{"lists":[`)
 	for _, l := range lists {
 		for _, of := range []func(*usedList) listRecord{(*usedList).record, (*usedList).withoutHosts} {
 			b.mu.Lock()
@@ -167,12 +164,12 @@ func (b *Book) record() record {
 			to := of(l)
 			b.mu.Unlock()
 			if text, err := json.Marshal(to); err == nil && len(text) < fileMax/len(lists)-8 {
-				r.Lists = append(r.Lists, to)
+				all = append(append(all, text...), ',')
 				break
 			}
 		}
 	}
-	return r
+	return append(bytes.TrimSuffix(all, []byte(",")), "]}\n"...)
 }
 
 func (l *usedList) record() listRecord {

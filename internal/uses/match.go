@@ -59,7 +59,7 @@ func (b *Book) matchOne() (more bool) {
 // matchOf looks at the next host of a list, or makes the matcher of that.
 func (b *Book) matchOf(l *usedList) (worked bool) {
 	b.mu.Lock()
-	keys, matcher, syntax := l.rules, l.matcher, l.syntax
+	keys, matcher, syntax, hosts := l.rules, l.matcher, l.syntax, l.newest.Len()
 	var next *host
 	if matcher != nil {
 		for len(l.waiting) > 0 && next == nil {
@@ -74,7 +74,7 @@ func (b *Book) matchOf(l *usedList) (worked bool) {
 		return l.rules != nil && len(keys) == len(l.rules) && (len(keys) == 0 || &keys[0] == &l.rules[0])
 	}
 	switch {
-	case matcher == nil && keys != nil:
+	case matcher == nil && keys != nil && hosts > 0: // a list that is not used needs no matcher
 		patterns := make([]string, len(keys))
 		for i, key := range keys {
 			patterns[i] = key.pattern

@@ -341,3 +341,18 @@ func BenchmarkSaw(b *testing.B) {
 		})
 	}
 }
+
+// No matcher is made for a list that has let nothing pass: that would be in the way of the AppVM that comes.
+func TestNoMatcherBeforeItIsNeeded(t *testing.T) {
+	b := newBook("")
+	note(b, policyOf(t, "shop.example\n"), true)
+	if b.matchOne() || b.lists[path].matcher != nil {
+		t.Error("a matcher was made")
+	}
+	saw(b, "shop.example")
+	for b.matchOne() {
+	}
+	if lines, _ := text(t, b); !strings.HasSuffix(lines, " 1 shop.example=1\n") {
+		t.Error(lines)
+	}
+}
