@@ -24,7 +24,7 @@ const (
 	longMin       = 30 * 24 * time.Hour // without its AppVM, for a list to be doubted
 	offMin        = 24 * time.Hour      // without this VM, for that time not to count: nobody makes AppVMs on a machine that is off
 	writeInterval = 24 * time.Hour      // between writes while nothing changes but the time
-	writeDelay    = time.Second         // after a change, because changes come in bursts
+	writeDelay    = time.Second         // after a change, because changes come in bursts, and a proxy starts now
 	bookMax       = 1 << 20             // bytes of the file
 )
 
@@ -183,14 +183,15 @@ func (b *Book) Keep(ctx context.Context, report func(error)) {
 	for {
 		select {
 		case <-b.changed:
-			report(b.write())
 		case <-ctx.Done():
-			report(b.write())
-			return
 		}
 		select {
 		case <-time.After(writeDelay):
 		case <-ctx.Done():
+		}
+		report(b.write())
+		if ctx.Err() != nil {
+			return
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -137,4 +138,26 @@ func TestKeep(t *testing.T) {
 	if err := m.write(); err == nil {
 		t.Error("it is written where nothing can be")
 	}
+}
+
+// The record is written a second after an AppVM has come, when its proxy serves.
+func TestNothingIsWrittenWhileAnAppVMComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer synctest.Wait() // until it has written once more
+		defer cancel()
+		go m.Keep(ctx, func(error) {})
+		m.Note("bank", bank, []string{"vif7.0"})
+		time.Sleep(writeDelay - time.Millisecond)
+		synctest.Wait()
+		if _, err := os.Stat(m.path); !os.IsNotExist(err) {
+			t.Errorf("within %v: %v", writeDelay, err)
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if _, err := os.Stat(m.path); err != nil {
+			t.Error(err)
+		}
+	})
 }
