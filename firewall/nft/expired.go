@@ -9,12 +9,16 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/beat"
 	"vifproxy/internal/netlink"
 )
 
 const (
 	// evictInterval is the time between looks at how many connections are tracked.
 	evictInterval = 2 * time.Second
+	// emptyInterval is the same while the table is nearly empty: less than one in emptyShare is in use.
+	emptyInterval = 10 * time.Second
+	emptyShare    = 64
 	// evictShare is the part of the table that has to be in use, one in so many, until somebody looks for expired entries.
 	evictShare = 8
 )
@@ -24,16 +28,19 @@ const (
 // it averages them with a hundred made-up ones of INT_MAX (gc_worker in net/netfilter/nf_conntrack_core.c, Linux 5.16 to 6.18).
 // told gets an error when looking begins to fail, and nil when it works again.
 func KeepEvicting(ctx context.Context, told func(error)) {
-	tick := time.NewTicker(evictInterval)
-	defer tick.Stop()
 	var last error
-	for {
+	for interval := evictInterval; ; {
+		timer := time.NewTimer(time.Until(beat.Next(time.Now(), interval)))
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
-		_, err := evictIfMany()
+		_, empty, err := evictIfMany()
+		if interval = evictInterval; empty {
+			interval = emptyInterval
+		}
 		if (err == nil) != (last == nil) {
 			told(err)
 		}
@@ -41,13 +48,17 @@ func KeepEvicting(ctx context.Context, told func(error)) {
 	}
 }
 
-// evictIfMany evicts expired entries if there may be enough of them, and reports whether it did.
-func evictIfMany() (did bool, err error) {
+// evictIfMany evicts expired entries if there may be enough of them, and reports whether it did, and whether the table is nearly empty.
+func evictIfMany() (did, empty bool, err error) {
 	n, _, err := trackingStats()
-	if err != nil || n*evictShare <= TrackedMax() {
-		return false, err
+	if err != nil {
+		return false, false, err
 	}
-	return true, evictExpired()
+	most := TrackedMax()
+	if n*evictShare <= most {
+		return false, n*emptyShare < most, nil
+	}
+	return true, false, evictExpired()
 }
 
 // trackingStats returns how many entries connection tracking has, expired ones included, and for how many there is room; 0 for that

@@ -30,12 +30,19 @@ func TestExpiredConnectionsAreEvicted(t *testing.T) {
 		t.Fatalf("%d are tracked: this shows nothing", n)
 	}
 	for end := time.Now().Add(10 * time.Second); count() > 64/evictShare; time.Sleep(100 * time.Millisecond) {
-		if did, err := evictIfMany(); !did || err != nil || time.Now().After(end) {
+		if did, _, err := evictIfMany(); !did || err != nil || time.Now().After(end) {
 			t.Fatalf("%d are still tracked; evicted: %t, %v", count(), did, err)
 		}
 	}
-	if did, err := evictIfMany(); did || err != nil {
+	if did, _, err := evictIfMany(); did || err != nil {
 		t.Errorf("with %d tracked, it looks for expired ones: %t, %v", count(), did, err)
+	}
+	for most, want := range map[int]bool{64: count() == 0, emptyShare * count(): false, emptyShare*count() + 1: true} {
+		back := trackAtMost(most)
+		if did, empty, err := evictIfMany(); did || empty != want || err != nil {
+			t.Errorf("with %d tracked of %d, the table is nearly empty: %t, %v, %v", count(), most, empty, did, err)
+		}
+		back()
 	}
 }
 

@@ -25,7 +25,7 @@ const top = "../.."
 // import what is on a lower floor or in its own wing. On floor 2 the wings are the six parts that do not know one another: what
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
-	1: {"internal/agenda internal/await internal/backlog internal/backoff internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
+	1: {"internal/agenda internal/await internal/backlog internal/backoff internal/beat internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
 		"internal/filegroup internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/screen internal/secret internal/settings " +
 		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/vanish internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},

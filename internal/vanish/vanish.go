@@ -18,6 +18,9 @@ import (
 // events are what the kernel tells of.
 const events = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_DONT_FOLLOW
 
+// eventSize is how many bytes of events are read at once. An event has 272 bytes at most.
+const eventSize = 4 << 10
+
 // A Watcher collects where something has vanished.
 type Watcher struct {
 	fd   int
@@ -93,7 +96,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		return w.err
 	}
 	defer context.AfterFunc(ctx, func() { _ = w.file.SetReadDeadline(time.Unix(1, 0)) })()
-	buffer := make([]byte, 4<<10)
+	buffer := make([]byte, eventSize)
 	for {
 		n, err := w.file.Read(buffer)
 		if ctx.Err() != nil {
