@@ -163,6 +163,9 @@ func (c Config) normalProxies(all []Proxy) (own []Proxy, err error) {
 			}
 		}
 		p.Listed = sortedUnique(p.Listed, netip.Addr.Compare)
+		if own == nil {
+			own = make([]Proxy, 0, len(all)-i)
+		}
 		own = append(own, p)
 	}
 	return own, nil

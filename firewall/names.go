@@ -52,7 +52,10 @@ func (c Config) normalAskers(all []Asker) ([]Asker, error) {
 	if !slices.IsSortedFunc(all, compareAskers) {
 		all = slices.SortedFunc(slices.Values(all), compareAskers)
 	}
-	seen := make(map[netip.AddrPort]uint32, len(all))
+	var seen map[netip.AddrPort]uint32 // nil if addresses increase too: then none is there twice
+	if !increase(all, func(a, b Asker) int { return a.At.Compare(b.At) }) {
+		seen = make(map[netip.AddrPort]uint32, len(all))
+	}
 	for i, a := range all {
 		other, twice := seen[a.At]
 		switch {
@@ -65,7 +68,9 @@ func (c Config) normalAskers(all []Asker) ([]Asker, error) {
 		case twice:
 			return nil, fmt.Errorf("askers: uids %d and %d have the same address %v", other, a.UID, a.At)
 		}
-		seen[a.At] = a.UID
+		if seen != nil {
+			seen[a.At] = a.UID
+		}
 	}
 	return all, nil
 }

@@ -106,7 +106,20 @@ func Unshared[T any](have, want []T, compare func(a, b T) int, same func(a, b T)
 }
 
 func sortedUnique[T comparable](all []T, compare func(a, b T) int) []T {
+	if increase(all, compare) { // usually
+		return slices.Clip(all)
+	}
 	all = slices.Clone(all)
 	slices.SortFunc(all, compare)
 	return slices.Compact(all)
+}
+
+// increase reports whether each element is greater than the one before.
+func increase[T any](all []T, compare func(a, b T) int) bool {
+	for i := 1; i < len(all); i++ {
+		if compare(all[i-1], all[i]) >= 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -10,6 +10,7 @@ import (
 	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/plan"
+	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
 )
 
@@ -73,6 +74,7 @@ func (l *loop) checkBeside(now time.Time) {
 	state, same := l.lastThatServes()
 	w := l.begin(state, l.lookAround())
 	w.same, w.again, w.beside = same, true, true
+	w.unbinds = len(state.Bindings) < len(l.last.Bindings)
 	l.agenda.At(agenda.Late, now.Add(checkTimeout))
 }
 
@@ -93,7 +95,7 @@ func (l *loop) lookAround() func() {
 		if follows && l.heardForward(a.forward, a.forwardErr, now) {
 			l.agenda.By(agenda.Plan, now)
 		}
-		l.heardListeners(a.listeners, a.listenersErr, now)
+		l.heardListeners(a.listeners, a.listenersErr, proxies.Proxy.HasPort, now)
 	})
 }
 
@@ -128,8 +130,11 @@ func (l *loop) noteChecked(w *write, now time.Time) {
 	g := &l.guard
 	g.End(time.Now())
 	l.agenda.At(agenda.Late, time.Time{})
-	if !w.same || w.writes > 0 || w.err != nil {
+	switch {
+	case w.err != nil, w.same && w.writes > 0, w.unbinds:
 		l.agenda.By(agenda.Plan, now)
+	case !w.same:
+		l.agenda.By(agenda.Plan, now.Add(lonePlanDelay))
 	}
 	switch {
 	case w.err != nil && !errors.Is(w.err, firewall.ErrShut):

@@ -23,6 +23,9 @@ import (
 const (
 	bulkStart     = 8                     // if so many proxies are starting, none is served alone any more
 	fullPlanDelay = 20 * time.Millisecond // how long a full plan that is not urgent waits for more news
+	// lonePlanDelay is how long a full plan waits if nothing is left to do for it: one AppVM has come, or only guarded ports have changed.
+	// It would be in the way of that AppVM's start, which takes some 10 ms, or more on a busy machine.
+	lonePlanDelay = 100 * time.Millisecond
 )
 
 // followHints looks where hints point. It reports whether all links have to be read to know who is connected now.
@@ -116,7 +119,7 @@ func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 func (l *loop) bindOne(p plan.Plan, now time.Time) {
 	if l.checking() {
 		if len(p.Bindings) == 0 { // a process that starts needs nothing of the firewall until it is bound
-			l.agenda.By(agenda.Plan, now.Add(fullPlanDelay))
+			l.agenda.By(agenda.Plan, now.Add(lonePlanDelay))
 			return
 		}
 		l.completeWrite(now)
@@ -130,7 +133,7 @@ func (l *loop) bindOne(p plan.Plan, now time.Time) {
 	p.Bindings = plan.ReplaceOf(l.holds.Bindings, p.Bindings, addr, func(b firewall.Binding) netip.Addr { return b.Addr })
 	p.Allowances = plan.ReplaceOf(l.allowances, p.Allowances, addr, func(e policy.Allowance) netip.Addr { return e.Addr })
 	if l.bind(p, now) { // else it comes with the next try
-		l.agenda.By(agenda.Plan, now.Add(fullPlanDelay))
+		l.agenda.By(agenda.Plan, now.Add(lonePlanDelay))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vifproxy/control"
+	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
 	"vifproxy/netwatch"
 )
@@ -139,7 +140,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 			before := m.after(time.Second)
 			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i, ip))
 			m.appears(ip, vifs...)
-			got := m.after(fullPlanDelay / 2)
+			got := m.after(lonePlanDelay / 2)
 			if c := counted(got); before != "" || c["start"] != 1 || c["bind"] != 1 || c["fence"] != 1 {
 				t.Errorf("done:\n%s\nwant a start, and a proxy bound with its hole", got)
 			}
@@ -151,7 +152,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 				status.VMs[j].State != control.Running || status.VMs[j].PID == 0 {
 				t.Error(status.VMs, err)
 			}
-			m.after(fullPlanDelay)
+			m.after(lonePlanDelay)
 			if m.mail.Post(func(l *loop) { later = l.planned }); m.took() != "" || later == planned {
 				t.Error("there was no plan for all, or one that did something")
 			}
@@ -210,6 +211,46 @@ func TestOneDiesAsAnotherComesUp(t *testing.T) {
 		m.proxy("social").gone("die", errors.New("killed"))
 		if c := counted(m.after(time.Second)); c["unbind"] != 1 || c["bind"] != 2 {
 			t.Errorf("done: %v", c) // and the fake firewall has its say
+		}
+	})
+}
+
+// TestNoPlanIsInTheWayOfAnAppVMThatComes: Qubes changes the firewall just before, and the check that follows takes the port away that an
+// AppVM has left. Records of what goes on working are written at that time too. All that can wait for a plan.
+func TestNoPlanIsInTheWayOfAnAppVMThatComes(t *testing.T) {
+	run(t, func(m *machine) {
+		m.file("social.10.137.0.1", "a")
+		m.file("work.10.137.0.2", "a")
+		m.connect("vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
+		m.after(time.Minute + time.Second)
+		planned := func() (at time.Time) {
+			m.mail.Post(func(l *loop) { at = l.planned })
+			synctest.Wait()
+			return at
+		}
+		before := planned()
+		m.Trouble(events.Impaired, "record", func() error { return nil })
+		m.mail.Post(func(l *loop) { // as after an AppVM has gone
+			left := *l.last
+			left.Guarded = append(slices.Clone(left.Guarded), 9)
+			l.last, l.holds = &left, &left
+		})
+		m.Wake(mailbox.Firewall)
+		if m.after(lonePlanDelay / 2); planned() != before {
+			t.Error("there was a plan at once")
+		}
+		if m.after(lonePlanDelay); planned() == before {
+			t.Error("there was no plan later: this shows nothing")
+		}
+		before = planned()
+		m.Trouble(events.Impaired, "record", func() error { return errors.New("no room") })
+		if m.after(time.Millisecond); planned() == before {
+			t.Error("no plan follows a trouble")
+		}
+		before = planned()
+		m.Trouble(events.Impaired, "record", func() error { return nil })
+		if m.after(time.Millisecond); planned() == before {
+			t.Error("no plan follows the end of a trouble")
 		}
 	})
 }

@@ -87,6 +87,7 @@ func (p *fakeProxy) Listens(sockdiag.Listeners) error {
 	defer p.m.mu.Unlock()
 	return p.deaf
 }
+func (p *fakeProxy) HasPort(all sockdiag.Listeners) error { return p.Listens(all) }
 func (p *fakeProxy) Current() error {
 	p.m.mu.Lock()
 	takes := p.m.showTakes

@@ -10,6 +10,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall"
 	"vifproxy/internal/agenda"
+	"vifproxy/internal/beat"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/news"
 	"vifproxy/internal/plan"
@@ -159,7 +160,7 @@ func (l *loop) round(now time.Time) time.Time {
 	if l.agenda.Take(agenda.Answers, now) {
 		l.answerAll(now)
 	}
-	return l.upstreams.Next(l.agenda.Next(now.Add(l.Interval)))
+	return l.upstreams.Next(l.agenda.Next(beat.Next(now, l.Interval)))
 }
 
 // slept reports whether the machine was suspended for long while these times passed: a suspend stops the monotonic clock, but not the

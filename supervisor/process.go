@@ -168,23 +168,25 @@ func (l *loop) ended(p *process, err error) {
 // does one whose port belongs to another process.
 func (l *loop) checkListeners(now time.Time) {
 	listeners, err := l.ReadListeners()
-	l.heardListeners(listeners, err, now)
+	l.heardListeners(listeners, err, proxies.Proxy.Listens, now)
 }
 
-// heardListeners takes in which sockets listen.
-func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, now time.Time) {
+// heardListeners takes in which sockets listen, as far as listens looks.
+func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, listens func(proxies.Proxy, sockdiag.Listeners) error, now time.Time) {
 	if retry := l.troubles.Note(l.Events, now, "sockets", err); err != nil {
 		l.agenda.By(agenda.Check, retry)
 		return // nothing is known, so nothing changes
 	}
 	for _, vm := range l.vms {
 		for _, p := range vm.processes { // a retired one may serve again
-			if !p.rests() || p.LostPort || p.proxy.Listens(listeners) == nil {
+			if !p.rests() || p.LostPort {
 				continue
 			}
-			p.LostPort = true
-			vm.restarts++
-			l.failed(events.ProxyDied, vm, p.Policy, now, p.proxy.Listens(listeners), now.Sub(p.ready))
+			if err := listens(p.proxy, listeners); err != nil {
+				p.LostPort = true
+				vm.restarts++
+				l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+			}
 		}
 	}
 	l.lookForHeld(listeners, now)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"vifproxy/internal/agenda"
+	"vifproxy/internal/beat"
 	"vifproxy/internal/events"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
@@ -11,7 +12,7 @@ import (
 
 // lookForHeld looks whether clients hold all slots of a serving proxy, and has another process follow that one, as `restart` would.
 func (l *loop) lookForHeld(listeners sockdiag.Listeners, now time.Time) {
-	l.agenda.At(agenda.Held, now.Add(proxies.HeldInterval))
+	l.agenda.At(agenda.Held, beat.Next(now, proxies.HeldInterval))
 	serving := map[int]bool{}
 	for addr, vm := range l.vms {
 		p := vm.current

@@ -54,7 +54,9 @@ func (l *loop) pollUnwatched(reasons mailbox.Wakeups, now time.Time) mailbox.Wak
 // returns nil if nothing is wrong. Trouble never waits.
 func (s *Supervisor) Trouble(kind events.Kind, what string, problem func() error) {
 	s.mail.Post(func(l *loop) {
-		l.troubles.NoteAs(kind, l.Events, time.Now(), what, problem())
-		l.changed = true
+		_, had := l.troubles[what]
+		err := problem()
+		l.troubles.NoteAs(kind, l.Events, time.Now(), what, err)
+		l.changed = l.changed || had || err != nil // what goes on working changes nothing
 	})
 }

@@ -27,6 +27,7 @@ type write struct {
 	known   bool // to be in force
 	same    bool // as the last one: it writes only what somebody has undone
 	beside  bool // the loop does not wait for it
+	unbinds bool // it takes bindings away
 	again   bool // another try follows at once if it fails
 }
 

@@ -36,8 +36,10 @@ type Proxy interface {
 	Clients() ([]netip.AddrPort, error) // the far ends of its AppVM's connections
 	// Held returns the clients that it serves, in order, while others wait for it to accept them; nil if none wait.
 	Held(sockdiag.Listeners) ([]netip.AddrPort, error)
-	// Listens is nil if the kernel says that its port is its own.
+	// Listens is nil if the kernel says that its port is its own, and leads AppVMs to it. HasPort is the first part of that, for all
+	// proxies at once.
 	Listens(sockdiag.Listeners) error
+	HasPort(sockdiag.Listeners) error
 	Socket() uint64 // the number of the socket by which it listens
 	Prompt() bool   // the kernel sends what it writes at once (TCP_NODELAY)
 	// Current makes the files under the AppVM's name describe this proxy. It may take a second.

@@ -331,6 +331,8 @@ func (p *proc) Held(sockdiag.Listeners) ([]netip.AddrPort, error) {
 	return nil, nil
 }
 
+func (p *proc) HasPort(all sockdiag.Listeners) error { return p.Listens(all) }
+
 func (p *proc) Listens(sockdiag.Listeners) error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()

@@ -144,19 +144,31 @@ func listenRemedy(addr netip.AddrPort) string {
 
 // Listens returns an error if a connection to the proxy's port would not reach the proxy.
 func (p *Proxy) Listens(all sockdiag.Listeners) error {
+	if err := p.HasPort(all); err != nil {
+		return err
+	}
+	return p.named(p.handedTo())
+}
+
+// HasPort returns an error if the proxy does not listen at its port by the socket that it began with. Listens asks the switchboard in
+// addition, which is a call of the kernel for each proxy. The switchboard keeps a socket as long as that listens.
+func (p *Proxy) HasPort(all sockdiag.Listeners) error {
 	s, ok := all[p.Spec.Listen]
-	var e *Error
 	switch {
 	case !ok:
-		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) does not listen on %s any more", p.PID, p.Spec.Listen)}
+		return p.named(&Error{Text: fmt.Sprintf("tinyproxy (pid %d) does not listen on %s any more", p.PID, p.Spec.Listen)})
 	case s.UID != p.Spec.UID:
-		e = portTaken(p.Spec.Listen, &s)
+		return p.named(portTaken(p.Spec.Listen, &s))
 	case s.Cookie != p.socket:
-		e = &Error{Text: fmt.Sprintf("tinyproxy (pid %d) listens on %s by another socket than it began with", p.PID, p.Spec.Listen)}
-	default:
-		if e = p.handedTo(); e == nil {
-			return nil
-		}
+		return p.named(&Error{Text: fmt.Sprintf("tinyproxy (pid %d) listens on %s by another socket than it began with", p.PID, p.Spec.Listen)})
+	}
+	return nil
+}
+
+// named returns an error that says which proxy it is about, or nil.
+func (p *Proxy) named(e *Error) error {
+	if e == nil {
+		return nil
 	}
 	e.Doing, e.VM, e.Addr = "proxy", p.Spec.Name, p.Spec.Addr
 	return e
