@@ -50,7 +50,7 @@ const (
 
 	rateMemory   = time.Minute      // after which an AppVM that has been silent has its burst again
 	beyondMemory = 10 * time.Second // for which people are told that a proxy wanted more
-	keptMax      = 4096             // AppVMs for which that is remembered; others are not bounded
+	keptMax      = 4096             // AppVMs for which that is remembered; connections of others are reset
 
 	// resolverRoom is more than the one uid of the resolver. When no question is under way, the kernel drops the
 	// element that counts them. That keeps its place until the kernel has cleaned up, which it puts off by a second whenever rules or
@@ -158,21 +158,23 @@ func declareBounds(c firewall.Config) [][]byte {
 	return all
 }
 
-// bound adds the bounds to chains of the skeleton. The fence passes its packets to the chain "bounded", which passes what is within
-// the bounds to the chain that knows where a proxy may go.
-func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
-	for i := range chains {
-		switch ch := &chains[i]; {
-		case ch.table == "vifproxy" && ch.name == "guard":
-			limits := []Rule{All(TCP, isBound, each(ratesSet.name, rateMemory, over(b.rate, b.burst), iifname, ipSaddr), rejectReset)}
-			if !c.Switchboard { // what it hands over is not tracked
-				limits = append(limits, All(TCP, isBound, each(heldSet.name, 0, ctCountOver(b.held), iifname, ipSaddr), rejectReset))
-			}
-			ch.rules = append(limits, ch.rules...)
-		case ch.table == "inet vifproxy" && ch.name == "fence":
-			ch.rules[0] = jump("bounded")
-		}
+// ofAppVM matches new connections of an AppVM to its proxy within the bounds. Those that the switchboard hands over are not tracked.
+func (b *bounds) ofAppVM(c firewall.Config) Rule {
+	if b == nil {
+		return nil
 	}
+	rates := each(ratesSet.name, rateMemory, within(b.rate, b.burst), iifname, ipSaddr)
+	if c.Switchboard {
+		return rates
+	}
+	return All(rates, each(heldSet.name, 0, ctCountWithin(b.held), iifname, ipSaddr))
+}
+
+// bound adds the bounds of proxies to chains of the skeleton. The fence passes its packets to the chain "bounded", which passes what is
+// within the bounds to the chain that knows where a proxy may go.
+func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
+	fence := slices.IndexFunc(chains, func(ch chain) bool { return ch.name == "fence" })
+	chains[fence].rules[0] = jump("bounded")
 	if !c.Switchboard {
 		chains = append(chains, chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []Rule{
 			All(fromVif, TCP, syn, is(dport, net16(c.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),

@@ -25,7 +25,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, with extras, 
 		put(about(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, table, nil))
 	}
 	for _, s := range ourSets {
-		if s.table != "qubes" && !(s.nat && n.cfg.Switchboard) {
+		if s.table != "qubes" && s.isFor(n.cfg) {
 			put(s.declare())
 		}
 	}
@@ -39,7 +39,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, with extras, 
 	}
 	chains := chains(n.cfg, b)
 	if with.zones {
-		chains = append(chains, zones(n.cfg))
+		chains = zones(chains, n.cfg)
 	}
 	for _, chain := range chains {
 		put(chain.declare())
@@ -59,7 +59,7 @@ func (n *Backend) replaceAll(before snapshot, want firewall.State, with extras, 
 		put(user.insert(jump("vifproxy-input"), "vifproxy"))
 	}
 	for _, s := range ourSets {
-		if (s != acceptSet || with.qubes) && !(s.nat && n.cfg.Switchboard) {
+		if (s != acceptSet || with.qubes) && s.isFor(n.cfg) {
 			put(s.request(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, s.elementsOf(want))...)
 		}
 	}

@@ -28,11 +28,17 @@ type set struct {
 	interval    bool       // its elements are intervals
 	fleeting    bool       // its elements go by themselves after a time
 	nat         bool       // there is no need of it where a switchboard hands connections over
+	board       bool       // there is need of it only there
 	late        bool       // elements go out of it later, because a packet on its way may still need them
 	dump        []byte     // the request for its elements
 	typeOf      []byte     // nft's note about the expressions whose types key and to are, if they have no name
 
 	elements func(firewall.State) []element // what a State says, in any order
+}
+
+// isFor reports whether there is need of the set.
+func (s *set) isFor(c firewall.Config) bool {
+	return !(s.nat && c.Switchboard || s.board && !c.Switchboard)
 }
 
 // An element is in one of our sets.
@@ -90,7 +96,7 @@ func (s *set) text(e element) string {
 // nft notes for itself (userdata) they have only the order of bytes: nft 0.9.8 and 1.0.6 end with an assertion or worse if they list
 // a ruleset with some sets as nft 1.1 declares them.
 var ourSets = []*set{
-	portsMap, shownMap, maskedSet, bindingsSet, guardedSet, acceptSet, zonesMap, answerZonesMap, askersMap,
+	portsMap, shownMap, maskedSet, handedSet, bindingsSet, guardedSet, acceptSet, zonesMap, answerZonesMap, askersMap,
 	leaveSet, anywhereSet, barredSet, barredAgainSet, openPortsSet,
 	resolvers.four, resolvers.six, literals.four, literals.six, ownedLiterals.four, ownedLiterals.six,
 	wideLiterals.four, wideLiterals.six, ownedPortsSet,

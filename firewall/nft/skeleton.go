@@ -47,25 +47,29 @@ const (
 // same connections pass.
 func chains(c firewall.Config, b *bounds) []chain {
 	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID)) // or the resolver
+	// A proxy grants a connection only to the AppVM that is bound to it, even if its port is not known.
+	grants := All(TCP, synAck, notIn(bindingsSet, oifname, ipDaddr, sport), aProxy, drop)
 	fromProxy := All(TCP, between(sport, net16(c.FirstPort), net16(c.LastPort)))
 	answers := fromProxy // of proxies to AppVMs
-	door := translated(c)
+	door := translated(c, b.ofAppVM(c), grants)
 	if c.Switchboard {
 		answers = All(TCP, is(sport, net16(c.ProxyPort)...))
-		door = handedOver(c)
+		door = handedOver(c, b.ofAppVM(c), grants)
 	}
 	chains := append(door, []chain{
 		// An AppVM that is shown another gateway than it has reaches its proxy there too. It is tracked, so answers come from there.
 		{"vifproxy", "shown", hook{"nat", unix.NF_INET_PRE_ROUTING, firewall.NatPriority}, []Rule{
 			All(TCP, is(dport, net16(c.ProxyPort)...), dnatTo(shownMap, iifname, ipSaddr, ipDaddr)),
 		}},
-		// A proxy grants a connection only to the AppVM that is bound to it, even if its port is not known.
-		{"vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{
-			All(TCP, synAck, aProxy, notIn(bindingsSet, oifname, ipDaddr, sport), drop),
-		}},
-
-		// The fence looks at every packet that a proxy sends, so that what it no longer allows ends at once.
+		// The fence looks at every packet that a proxy sends, so that what it no longer allows ends at once. The first two rules are for
+		// almost all of them: what a proxy sends to its AppVM, and to a public address where it has connected. They do not ask who sends:
+		// others may send anything, and that question takes as long as the rest of a rule.
+		//
+		// Answers to clients of the proxy pass: they come from a port where only proxies listen, and begin nothing. Connection
+		// tracking cannot tell, because it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
 		{"inet vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{
+			All(ipv4, toVif, answers, notSyn, Accept),
+			All(TCP, noSyn, in(openPortsSet, dport), toOther, notToLo, jump("established")),
 			All(aProxy, goTo("fence")),
 		}},
 		{"inet vifproxy", "postrouting", hook{"filter", unix.NF_INET_POST_ROUTING, beforeFilter}, []Rule{
@@ -83,14 +87,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 			All(TCP, rejectReset),
 			rejectByICMP,
 		}},
-		// The first two rules are for almost all packets: what a proxy sends to its AppVM, and to a public address where it has
-		// connected. The others say the same of such packets, and much more.
-		//
-		// Answers to clients of the proxy pass: they come from a port where only proxies listen, and begin nothing. Connection
-		// tracking cannot tell, because it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
 		{"inet vifproxy", "egress", hook{}, slices.Concat([]Rule{
-			All(ipv4, toVif, answers, notSyn, Accept),
-			All(TCP, noSyn, in(openPortsSet, dport), toOther, notToLo, jump("established")),
 			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants no program here a connection.
 			All(ipv4, toLo, fromProxy, notSyn, Accept),
 			// In hook output, oifname is still that of before our nat. Askers have addresses of the loopback.
@@ -171,15 +168,21 @@ func chains(c firewall.Config, b *bounds) []chain {
 	return b.bound(chains, c)
 }
 
-// zones returns the chain that gives the questions of each proxy, and the answers to them, a zone of connection tracking of their own: all
+// zones adds the rules that give the questions of each proxy, and the answers to them, a zone of connection tracking of their own: all
 // ask from one address, and nat would take a question for one of the proxy that had the port before. The kernel sets a zone for a packet
 // that is not tracked yet (nft_ct_set_zone_eval in net/netfilter/nft_ct.c, since Linux 4.11). A packet keeps its entry on its way over
 // the loopback (nf_conntrack_in).
-func zones(c firewall.Config) chain {
-	return chain{"vifproxy", "zones", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
+func zones(chains []chain, c firewall.Config) []chain {
+	rules := []Rule{
 		All(udp, is(dport, net16(53)...), ctZoneSet(zonesMap, skuid)),
 		All(udp, isResolver(c), ctZoneSet(answerZonesMap, ipSaddr)),
-	}}
+	}
+	at := hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}
+	if i := slices.IndexFunc(chains, func(ch chain) bool { return ch.hook == at }); i >= 0 { // a second chain would take time for each packet
+		chains[i].rules = append(chains[i].rules, rules...)
+		return chains
+	}
+	return append(chains, chain{"vifproxy", "zones", at, rules})
 }
 
 // ways returns the rules that lead to what a packet may reach by the interface by which it leaves.
@@ -198,7 +201,7 @@ func isNoResolver(c firewall.Config) Rule { return isNot(skuid, host32(c.NamesUI
 var isBound = in(bindingsSet, iifname, ipSaddr, dport)
 
 // translated returns the chains that lead AppVMs to the ports of their proxies by nat.
-func translated(c firewall.Config) []chain {
+func translated(c firewall.Config, limits, grants Rule) []chain {
 	return []chain{
 		// Only packets that are addressed to the firewall VM itself: a port of another host is not ours to translate.
 		{"vifproxy", "prerouting", hook{"nat", unix.NF_INET_PRE_ROUTING, firewall.NatPriority}, []Rule{
@@ -213,38 +216,37 @@ func translated(c firewall.Config) []chain {
 		// The guard is in a base chain of our own, so that no accept of another chain skips it. It asks for the SYN flag, because
 		// an old connection's tracking entry would make a new connection look established.
 		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []Rule{
-			All(TCP, syn, in(guardedSet, dport), jump("guard")),
+			All(TCP, syn, isBound, limits, Accept),
 			All(TCP, syn, in(guardedSet, dport), rejectReset),
 		}},
-		{"vifproxy", "guard", hook{}, []Rule{
-			All(TCP, isBound, Accept),
-		}},
+		{"vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{grants}},
 	}
 }
 
 // handedOver returns the chains for connections that the switchboard hands over. They stay as they are on their way, at the port that
 // all AppVMs use, and connection tracking has nothing to do with them: no entry that somebody deletes cuts them off.
-func handedOver(c firewall.Config) []chain {
+func handedOver(c firewall.Config, limits, grants Rule) []chain {
 	fromAppVM := All(fromVif, TCP, is(dport, net16(c.ProxyPort)...))
 	toProxy := All(TCP, between(dport, net16(c.FirstPort), net16(c.LastPort)))
 	return []chain{
 		{"vifproxy", "untracked_in", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{
+			All(TCP, is(dport, net16(c.ProxyPort)...), in(handedSet, iifname, ipSaddr, ipDaddr), notrack, Accept),
 			All(fromAppVM, local, notIn(maskedSet, iifname, ipSaddr), notrack),
 		}},
 		// The rule does not ask for the uid, because a socket that was closed with data still to send has none.
-		{"vifproxy", "untracked_out", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
+		{"vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeTracking}, []Rule{
+			grants,
+			All(TCP, is(sport, net16(c.ProxyPort)...), in(handedSet, oifname, ipDaddr, ipSaddr), notrack, Accept),
 			All(toVif, TCP, is(sport, net16(c.ProxyPort)...), notIn(maskedSet, oifname, ipDaddr), notrack),
 		}},
 		// An AppVM that is not bound gets no answer of whatever else may listen at that port. The switchboard lets 127.0.0.0/8 come to
 		// the port of any proxy. With net.ipv4.conf.*.route_localnet=1 and without rp_filter, the kernel believes it if an AppVM says
 		// that it is there.
 		{"vifproxy", "input", hook{"filter", unix.NF_INET_LOCAL_IN, beforeFilter}, []Rule{
-			All(notFromLo, toProxy, between(ipSaddr, []byte{127, 0, 0, 0}, []byte{127, 255, 255, 255}), drop),
-			All(fromAppVM, syn, jump("guard")),
-			All(fromAppVM, syn, rejectReset),
-		}},
-		{"vifproxy", "guard", hook{}, []Rule{
-			All(TCP, isBound, Accept),
+			All(is(ipSaddrFirst, 127), notFromLo, toProxy, drop),
+			All(TCP, notSyn, Accept),
+			All(TCP, isBound, limits, Accept),
+			All(fromAppVM, rejectReset),
 		}},
 	}
 }

@@ -84,12 +84,13 @@ var (
 	l4proto = meta(unix.NFT_META_L4PROTO, 1)
 	skuid   = meta(unix.NFT_META_SKUID, 4)
 
-	ipSaddr  = payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 4)
-	ipDaddr  = payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4)
-	ip6Daddr = payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16)
-	sport    = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2)
-	dport    = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
-	tcpFlags = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
+	ipSaddr      = payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 4)
+	ipSaddrFirst = payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 1)
+	ipDaddr      = payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4)
+	ip6Daddr     = payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16)
+	sport        = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2)
+	dport        = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
+	tcpFlags     = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
 
 	originalDaddr    = original(unix.NFT_CT_DST_IP, 4)
 	originalIP6Daddr = original(unix.NFT_CT_DST_IP6, 16)
@@ -209,15 +210,11 @@ func limit(rate, burst, flags uint32) Rule {
 		Number(unix.NFTA_LIMIT_FLAGS, flags))
 }
 
-// ctCountOver matches if more connections than so many are tracked, ctCountWithin if no more are. Connections that are over (TIME_WAIT,
-// CLOSE) do not count (already_closed in net/netfilter/nf_conncount.c of Linux 5.0 and later).
-func ctCountOver(count uint32) Rule { return connlimit(count, 1) } // NFT_CONNLIMIT_F_INV
-
-func ctCountWithin(count uint32) Rule { return connlimit(count, 0) }
-
-func connlimit(count, flags uint32) Rule {
+// ctCountWithin matches if no more connections than so many are tracked. Connections that are over (TIME_WAIT, CLOSE) do not count
+// (already_closed in net/netfilter/nf_conncount.c of Linux 5.0 and later).
+func ctCountWithin(count uint32) Rule {
 	const nftaCount, nftaFlags = 1, 2 // NFTA_CONNLIMIT_*
-	return Expression("connlimit", Number(nftaCount, count), Number(nftaFlags, flags))
+	return Expression("connlimit", Number(nftaCount, count), Number(nftaFlags, 0))
 }
 
 // ctTimeoutSet gives the connection that this packet begins the times of an object.
