@@ -62,7 +62,7 @@ func written(t *testing.T, v *vmLog) {
 // hasLog waits until a proxy's first lines are written: it may listen before they are read.
 func hasLog(t *testing.T, p *Proxy) {
 	t.Helper()
-	for ctx := bounded(t); len(p.output.said.lines()) == 0; time.Sleep(time.Millisecond) {
+	for ctx := bounded(t); len(p.output.said.Lines()) == 0; time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil {
 			t.Fatal("it says nothing")
 		}
@@ -96,7 +96,7 @@ func TestHostileLines(t *testing.T) {
 		if got := read(t, path); got != want {
 			t.Errorf("in pieces of %d: %.200q", size, got)
 		}
-		if got := out.said.lines(); len(got) != 5 || got[4] != "no newline at the end" {
+		if got := out.said.Lines(); len(got) != 5 || got[4] != "no newline at the end" {
 			t.Errorf("in pieces of %d: tail %.100q", size, got)
 		}
 	}

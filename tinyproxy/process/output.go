@@ -2,8 +2,6 @@ package process
 
 import (
 	"bytes"
-	"slices"
-	"sync"
 
 	"vifproxy/tinyproxy"
 )
@@ -14,7 +12,7 @@ type output struct {
 	heard    func(line string) // of a trial
 	level    tinyproxy.LogLevel
 	requests *tinyproxy.Requests // nil for a trial
-	said     tail
+	said     tinyproxy.Tail
 	part     []byte // of a line that is not complete
 	cut      bool   // that line is too long, and in the log; its rest is dropped
 }
@@ -54,7 +52,7 @@ func (o *output) line(raw []byte) {
 	}
 	wanted := o.level.Wants(raw)
 	if wanted || tinyproxy.LogLevel("notice").Wants(raw) { // a template may log too little to show why a start fails
-		o.said.add(raw)
+		o.said.Add(raw)
 	}
 	if wanted && o.log != nil {
 		o.log.line(raw)
@@ -63,38 +61,4 @@ func (o *output) line(raw []byte) {
 		o.heard(string(raw))
 	}
 	o.part = o.part[:0]
-}
-
-// A tail keeps the first line and the last lines of a process, for the message about its end.
-type tail struct {
-	mu    sync.Mutex
-	began string
-	last  []string
-}
-
-func (t *tail) add(line []byte) {
-	const keep = 5
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.last) == 0 {
-		t.began = string(line)
-	}
-	if len(t.last) == keep {
-		t.last = append(t.last[:0], t.last[1:]...)
-	}
-	t.last = append(t.last, string(line))
-}
-
-// first returns the first line.
-func (t *tail) first() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.began
-}
-
-// lines returns the last lines.
-func (t *tail) lines() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Clone(t.last)
 }

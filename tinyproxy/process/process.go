@@ -276,7 +276,7 @@ func (p *Proxy) explain(status syscall.WaitStatus, waitErr error, served bool) *
 	case served:
 		e = explainServed(status)
 	default:
-		said := p.output.said.lines()
+		said := p.output.said.Lines()
 		if e = p.explainConfined(status, said); e == nil {
 			e = explain(p.Spec, filepath.Join(p.launcher.options.RuntimeDir, portDir(p.Spec)), status, said)
 		}

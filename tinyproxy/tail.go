@@ -1,0 +1,41 @@
+package tinyproxy
+
+import (
+	"slices"
+	"sync"
+)
+
+// A Tail keeps the first line and the last lines of a process, for the message about its end.
+type Tail struct {
+	mu    sync.Mutex
+	began string
+	last  []string
+}
+
+// Add adds a line.
+func (t *Tail) Add(line []byte) {
+	const keep = 5
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.last) == 0 {
+		t.began = string(line)
+	}
+	if len(t.last) == keep {
+		t.last = append(t.last[:0], t.last[1:]...)
+	}
+	t.last = append(t.last, string(line))
+}
+
+// First returns the first line.
+func (t *Tail) First() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.began
+}
+
+// Lines returns the last lines.
+func (t *Tail) Lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.last)
+}
