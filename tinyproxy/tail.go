@@ -1,7 +1,7 @@
 package tinyproxy
 
 import (
-	"slices"
+	"bytes"
 	"sync"
 )
 
@@ -9,7 +9,7 @@ import (
 type Tail struct {
 	mu    sync.Mutex
 	began string
-	last  []string
+	last  [][]byte
 }
 
 // Add adds a line.
@@ -20,10 +20,13 @@ func (t *Tail) Add(line []byte) {
 	if len(t.last) == 0 {
 		t.began = string(line)
 	}
-	if len(t.last) == keep {
-		t.last = append(t.last[:0], t.last[1:]...)
+	if len(t.last) < keep {
+		t.last = append(t.last, bytes.Clone(line))
+		return
 	}
-	t.last = append(t.last, string(line))
+	oldest := t.last[0]
+	copy(t.last, t.last[1:])
+	t.last[keep-1] = append(oldest[:0], line...)
 }
 
 // First returns the first line.
@@ -34,8 +37,11 @@ func (t *Tail) First() string {
 }
 
 // Lines returns the last lines.
-func (t *Tail) Lines() []string {
+func (t *Tail) Lines() (all []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.Clone(t.last)
+	for _, line := range t.last {
+		all = append(all, string(line))
+	}
+	return all
 }

@@ -43,6 +43,7 @@ type Queue struct {
 }
 
 type message struct {
+	count  int // of what it was when it was put
 	size   int
 	after  int  // how many were dropped before it
 	again  bool // it is the news of what is lost, once more
@@ -71,7 +72,12 @@ func (q *Queue) Problem() error {
 }
 
 // Put leaves a message of size bytes to be passed on. It never waits. Part of the room is for urgent messages only.
-func (q *Queue) Put(size int, urgent bool, passOn func() error) {
+func (q *Queue) Put(size int, urgent bool, passOn func() error) { q.put(1, size, urgent, passOn) }
+
+// PutSeveral leaves several messages that are passed on at once, or lost.
+func (q *Queue) PutSeveral(count, size int, passOn func() error) { q.put(count, size, false, passOn) }
+
+func (q *Queue) put(count, size int, urgent bool, passOn func() error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	messages, bytes := q.messagesMax, q.bytesMax
@@ -84,10 +90,10 @@ func (q *Queue) Put(size int, urgent bool, passOn func() error) {
 		return
 	case len(q.waiting) > 0 && (!fits || q.full && !urgent):
 		q.full, q.news = true, true
-		q.dropped++
+		q.dropped += count
 		return
 	}
-	q.add(message{size: size, passOn: passOn})
+	q.add(message{count: count, size: size, passOn: passOn})
 }
 
 // Then has f called when all is passed on that was put before, or is lost. There is always room for that, so callers have to
@@ -213,7 +219,7 @@ func (q *Queue) pass(m message) {
 			err = m.passOn()
 		}
 		if err != nil {
-			q.unsaid++
+			q.unsaid += m.count
 		}
 	}
 	stuck.Stop()

@@ -58,6 +58,30 @@ func (r *reader) set(change func()) {
 	change()
 }
 
+// Several messages that come at once are lost at once, and each counts.
+func TestSeveralAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, q := newReader()
+		r.set(func() { r.gate = make(chan struct{}) })
+		r.put(q, false, "first")
+		synctest.Wait()
+		r.put(q, false, "second")
+		q.PutSeveral(7, bytesMax, func() error { return r.take("too much") })
+		close(r.gate)
+		synctest.Wait()
+		r.set(func() { r.err = errors.New("broken") })
+		q.PutSeveral(5, 1, func() error { return r.take("failed") })
+		synctest.Wait()
+		r.set(func() { r.err = nil })
+		q.PutSeveral(2, 1, func() error { return r.take("last") })
+		synctest.Wait()
+		if want := []string{"first", "second", "7 lost", "5 lost", "last"}; !reflect.DeepEqual(r.got, want) {
+			t.Errorf("%q, want %q", r.got, want)
+		}
+		q.Close(time.Second)
+	})
+}
+
 func TestWhatNobodyReadsIsCountedAndDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, q := newReader()

@@ -123,14 +123,48 @@ func (v *vmLog) tell(f func(events.Visit), visit events.Visit) {
 	f(visit)
 }
 
+// A batch is lines that are written to the log at once. A write of each would take more CPU time than all else that the daemon does for a
+// request.
+type batch struct {
+	text  []byte
+	lines int
+}
+
+// batchMax is how many bytes are written at once, unless a line alone has more.
+const batchMax = 4 << 10
+
 // line logs a line within the limits.
 func (v *vmLog) line(raw []byte) {
-	text := terminal.Escape(string(raw)) + "\n"
-	if !v.lines.AllowN(time.Now(), len(text)) {
+	var b batch
+	v.add(&b, raw)
+	v.put(&b)
+}
+
+// add adds a line within the limits to a batch.
+func (v *vmLog) add(b *batch, raw []byte) {
+	now := time.Now()
+	text := ""
+	if v.lines.TokensAt(now) > float64(len(raw)) { // it may be a flood, of which no line is worth a look
+		text = terminal.Escape(string(raw))
+	}
+	if text == "" && len(raw) > 0 || !v.lines.AllowN(now, len(text)+1) {
+		v.put(b)
 		v.queue.Drop()
 		return
 	}
-	v.queue.Put(len(text), false, func() error { return v.write(text) })
+	if len(b.text)+len(text) >= batchMax {
+		v.put(b)
+	}
+	b.text = append(append(b.text, text...), '\n')
+	b.lines++
+}
+
+// put has a batch written, and empties it.
+func (v *vmLog) put(b *batch) {
+	if text := string(b.text); b.lines > 0 {
+		v.queue.PutSeveral(b.lines, len(text), func() error { return v.write(text) })
+		b.text, b.lines = b.text[:0], 0
+	}
 }
 
 // write appends text, after making room.

@@ -146,6 +146,43 @@ func TestFlood(t *testing.T) {
 	})
 }
 
+// Lines that are read at once are written at once. While the file system does not answer, they take one place in the queue, and so fit.
+func TestLinesThatComeAtOnce(t *testing.T) {
+	v, path := newTestLog(t, nil)
+	gate := make(chan struct{})
+	v.queue.Then(func() { <-gate })
+	o := output{log: v}
+	var want strings.Builder
+	for i := range 20 {
+		from := want.Len()
+		for j := range logQueueMax / 10 {
+			fmt.Fprintf(&want, "%d.%d \n", i, j)
+		}
+		fmt.Fprintf(&want, "\xff")
+		_, _ = o.Write([]byte(want.String()[from:])) // its last line ends in the next one
+	}
+	o.end()
+	close(gate)
+	v.close(time.Minute)
+	if got, want := read(t, path), strings.ReplaceAll(want.String(), "\xff", `\xff`)+"\n"; got != want {
+		t.Errorf("log has %d lines, want %d: %.200q…", strings.Count(got, "\n"), strings.Count(want, "\n"), got)
+	}
+}
+
+// What lines are lost is said where they are missing, whatever came at once with them.
+func TestLostLinesAmongOthers(t *testing.T) {
+	v, path := newTestLog(t, nil)
+	v.lines.SetBurst(3 * len("one\n"))
+	v.lines.SetLimit(0)
+	o := output{log: v}
+	_, _ = fmt.Fprintf(&o, "one\n%s\ntwo\n%s\n", strings.Repeat("x", 20), strings.Repeat("\x1b", 3))
+	_, _ = fmt.Fprintf(&o, "six\n")
+	v.close(time.Minute)
+	if got, want := read(t, path), "one\nvifproxyd: 1 lines dropped here\ntwo\nvifproxyd: 1 lines dropped here\nsix\n"; got != want {
+		t.Errorf("log is %q, want %q", got, want)
+	}
+}
+
 func TestRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, path := newTestLog(t, nil)

@@ -13,6 +13,7 @@ type output struct {
 	level    tinyproxy.LogLevel
 	requests *tinyproxy.Requests // nil for a trial
 	said     tinyproxy.Tail
+	batch    batch  // of lines for the log, while they are read
 	part     []byte // of a line that is not complete
 	cut      bool   // that line is too long, and in the log; its rest is dropped
 }
@@ -33,6 +34,7 @@ func (o *output) Write(chunk []byte) (int, error) {
 	if len(o.part) == 0 {
 		o.part = nil // a silent process keeps no buffer
 	}
+	o.put()
 	return len(chunk), nil
 }
 
@@ -40,9 +42,18 @@ func (o *output) Write(chunk []byte) (int, error) {
 func (o *output) end() {
 	if len(o.part) > 0 {
 		o.line(o.part)
+		o.put()
 	}
 	if o.requests != nil {
 		o.requests.End()
+	}
+}
+
+// put has the lines written that are for the log.
+func (o *output) put() {
+	if o.log != nil {
+		o.log.put(&o.batch)
+		o.batch.text = nil
 	}
 }
 
@@ -55,7 +66,7 @@ func (o *output) line(raw []byte) {
 		o.said.Add(raw)
 	}
 	if wanted && o.log != nil {
-		o.log.line(raw)
+		o.log.add(&o.batch, raw)
 	}
 	if o.heard != nil {
 		o.heard(string(raw))
