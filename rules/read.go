@@ -13,7 +13,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -308,7 +307,7 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 	if err != nil {
 		return fail("cannot be examined: "+withoutPath(err), "")
 	}
-	content, err := io.ReadAll(io.LimitReader(file, maxSize+1))
+	content, err := regular.ReadAll(file, maxSize+1)
 	if err != nil {
 		return fail("cannot be read: "+withoutPath(err), "")
 	}

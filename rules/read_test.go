@@ -373,3 +373,27 @@ func TestReaderSeesChanges(t *testing.T) {
 		t.Errorf("a file in the place of the directory: %v, changed: %v", err, r.Changed(social, work))
 	}
 }
+
+// TestLinkToAFileWithoutEnd concerns nobody else: all other files are read, and after its removal too.
+func TestLinkToAFileWithoutEnd(t *testing.T) {
+	if file, err := os.Open("/proc/kmsg"); err != nil { // regular, and who reads it waits for the kernel's next message
+		t.Skip(err)
+	} else {
+		file.Close()
+	}
+	dir := t.TempDir()
+	link := filepath.Join(dir, "bad.10.137.42.1")
+	write(t, filepath.Join(dir, "good.10.137.42.2"), "^good$\n")
+	write(t, filepath.Join(dir, "other.10.137.42.3"), "^other$\n")
+	must(t, os.Symlink("/proc/kmsg", link))
+	r := NewReader(dir, filepath.Join(dir, "none"))
+	for _, refused := range []int{1, 1, 0} {
+		if refused == 0 {
+			must(t, os.Remove(link))
+		}
+		set, err := r.Read()
+		if err != nil || len(set.Files) != 2 || len(set.Refused) != refused {
+			t.Fatalf("%d files, refused %v, error %v", len(set.Files), set.Refused, err)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -67,7 +66,7 @@ func loadRecord(path string, since time.Time) (recent []entry, err error) {
 		return nil, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, recordMax))
+	text, err := regular.ReadAll(file, recordMax)
 	if err != nil {
 		return nil, err
 	}

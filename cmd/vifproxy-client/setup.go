@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -146,7 +145,7 @@ func (s setup) isOurs(path string) (ours, exists bool, err error) {
 		return false, false, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, fileMax))
+	text, err := regular.ReadAll(file, fileMax)
 	return signed(text), true, err
 }
 

@@ -34,6 +34,40 @@ func Open(path string, flags int, mode fs.FileMode) (*os.File, fs.FileInfo, erro
 	return file, info, nil
 }
 
+// A reader reads an open file, and never waits for more. Package os would: a few files of /proc and /sys count as regular and have no end,
+// and who reads /proc/kmsg so waits until the kernel says something.
+type reader struct{ file *os.File }
+
+func (r reader) Read(p []byte) (n int, err error) {
+	raw, err := r.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error = syscall.EINTR
+	err = raw.Read(func(fd uintptr) bool {
+		for errors.Is(failed, syscall.EINTR) {
+			n, failed = syscall.Read(int(fd), p)
+		}
+		return true
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case errors.Is(failed, syscall.EAGAIN):
+		return 0, &fs.PathError{Op: "read", Path: r.file.Name(), Err: errors.New("it has no end")}
+	case failed != nil:
+		return 0, &fs.PathError{Op: "read", Path: r.file.Name(), Err: failed}
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// ReadAll returns what an open file begins with, at most max bytes.
+func ReadAll(file *os.File, max int64) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(reader{file}, max))
+}
+
 // Read returns what a regular file holds that is no link. A file of more than max bytes is an error.
 func Read(path string, max int) ([]byte, error) {
 	file, _, err := Open(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
@@ -41,7 +75,7 @@ func Read(path string, max int) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, int64(max)+1))
+	text, err := ReadAll(file, int64(max)+1)
 	if err == nil && len(text) > max {
 		err = fmt.Errorf("it is longer than %d bytes", max)
 	}

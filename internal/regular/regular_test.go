@@ -34,3 +34,15 @@ func TestOpen(t *testing.T) {
 		t.Errorf("a FIFO that nobody reads: %v", err)
 	}
 }
+
+// TestFileWithoutEnd: some files of /proc are regular, and have no end. Nobody waits for it, so the test ends.
+func TestFileWithoutEnd(t *testing.T) {
+	file, _, err := Open("/proc/kmsg", os.O_RDONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer file.Close()
+	if text, err := ReadAll(file, 1<<40); err == nil { // no log of a kernel is as long
+		t.Errorf("it has an end, after %d bytes", len(text))
+	}
+}

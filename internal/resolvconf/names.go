@@ -3,7 +3,6 @@ package resolvconf
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -97,7 +96,7 @@ func read(path string, most int) (string, error) {
 		return "", err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, int64(most)+1))
+	text, err := regular.ReadAll(file, int64(most)+1)
 	if err == nil && len(text) > most {
 		text = text[:strings.LastIndexByte(string(text[:most]), '\n')+1]
 		err = fmt.Errorf("%s is %w: more than %d bytes", path, errTooLong, most)
