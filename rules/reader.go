@@ -32,6 +32,8 @@ type Reader struct {
 	elsewhere func() (Lists, error) // nil if there are no lists but those in files
 	moved     func() bool           // whether elsewhere may return something else now
 
+	hangs hangs
+
 	// The fields below belong to the goroutine that has put the token there.
 	stamps map[string]stamp // of what the last Read looked at, by path
 	paths  map[netip.Addr][]string
@@ -44,7 +46,8 @@ type Reader struct {
 
 // NewReader returns a Reader of the directory dir and the template.
 func NewReader(dir, template string) *Reader {
-	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1), parsed: map[string]parsed{}}
+	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1), parsed: map[string]parsed{},
+		hangs: hangs{paths: map[string]bool{}}}
 }
 
 // OnLate sets a function to be called when a Read ends after its time was over and has parsed something. The next Read need not
@@ -112,16 +115,23 @@ func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok 
 
 func (r *Reader) read() (Set, error) {
 	// A stamp is taken before its file is read, so that a change meanwhile shows.
-	r.stamps = map[string]stamp{r.dir: stampOf(r.dir), r.template: stampOf(r.template)}
+	r.stamps = map[string]stamp{r.dir: stampOf(r.dir)}
 	r.paths = map[netip.Addr][]string{}
 	var soonest time.Duration
 	readFile := func(path string) ([]byte, error) {
-		r.stamps[path] = stampOf(path)
-		content, again, err := readClosed(path)
-		if again > 0 && (soonest == 0 || again < soonest) {
-			soonest = again
+		a, ok := ask(&r.hangs, path, func() (a fileAnswer) {
+			a.stamp = stampOf(path)
+			a.content, a.again, a.err = readClosed(path)
+			return a
+		})
+		if !ok {
+			a = fileAnswer{stamp: stamp{err: syscall.ETIMEDOUT}, again: unknownRetry, err: doesNotAnswer(path)}
 		}
-		return content, err
+		r.stamps[path] = a.stamp
+		if a.again > 0 && (soonest == 0 || a.again < soonest) {
+			soonest = a.again
+		}
+		return a.content, a.err
 	}
 	ceilingErr := r.readCeiling(readFile)
 	l, err := load(r.dir, r.template, readFile)
@@ -153,6 +163,14 @@ func (r *Reader) read() (Set, error) {
 	set.Again, set.Unknown, set.Shown = soonest, unknown, r.lists.Shown
 	set.Ceiling, set.CeilingErr = r.ceiling, ceilingErr
 	return set, nil
+}
+
+// A fileAnswer is what came of reading a file.
+type fileAnswer struct {
+	stamp   stamp // of before
+	content []byte
+	again   time.Duration
+	err     error
 }
 
 // A parsed is what was made of some bytes.
@@ -207,7 +225,7 @@ func (r *Reader) changed(of []netip.Addr) bool {
 	}
 	return slices.ContainsFunc(paths, func(path string) bool {
 		was, read := r.stamps[path]
-		return read && was != stampOf(path)
+		return read && was != r.hangs.stamp(path)
 	})
 }
 

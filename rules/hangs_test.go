@@ -1,0 +1,88 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/await"
+)
+
+// deadFileSystem mounts a file system that nobody answers for. After revive, all questions to it fail.
+func deadFileSystem(t *testing.T, dir string) (revive func()) {
+	t.Helper()
+	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no FUSE: %v", err)
+	}
+	must(t, os.Mkdir(dir, 0o755))
+	if err := unix.Mount("dead", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40755,user_id=0,group_id=0", fuse)); err != nil {
+		unix.Close(fuse)
+		t.Skipf("no mount: %v", err)
+	}
+	revive = sync.OnceFunc(func() {
+		unix.Close(fuse)
+		must(t, unix.Unmount(dir, unix.MNT_DETACH))
+	})
+	t.Cleanup(revive)
+	return revive
+}
+
+// TestFilesOnADeadFileSystem: rule files, and lists that they include, may be links to where nothing answers. That is the trouble of
+// those AppVMs alone whose lists these are: changes of all others are read, and asked for.
+func TestFilesOnADeadFileSystem(t *testing.T) {
+	dir, dead := t.TempDir(), filepath.Join(t.TempDir(), "dead")
+	revive := deadFileSystem(t, dead)
+	must(t, os.Mkdir(filepath.Join(dir, SharedDir), 0o755))
+	link, good := filepath.Join(dir, "dead.10.137.42.1"), filepath.Join(dir, "good.10.137.42.2")
+	must(t, os.Symlink(filepath.Join(dead, "list"), link))
+	must(t, os.Symlink(filepath.Join(dead, "shared"), filepath.Join(dir, SharedDir, "shared")))
+	write(t, good, "^good$\n")
+	write(t, filepath.Join(dir, "with.10.137.42.3"), "#: include shared\n")
+
+	r := NewReader(dir, filepath.Join(dir, "config"))
+	for i := range 2 {
+		set, err := r.Read()
+		if err != nil || len(set.Files) != 1 || len(set.Refused) != 2 || set.Again == 0 {
+			t.Fatalf("%+v: %v", set, err)
+		}
+		for _, refused := range set.Refused {
+			if flaw := (*Error)(nil); !errors.As(refused.Err, &flaw) || !flaw.Unsettled {
+				t.Errorf("%s: %v", refused.Name, refused.Err) // so what it said before stays
+			}
+		}
+		at := netip.MustParseAddr("10.137.42.2")
+		if r.Changed(at) {
+			t.Error("changed, and nothing has")
+		}
+		write(t, good, fmt.Sprintf("^good$\n^%d$\n", i))
+		if !r.Changed(at) {
+			t.Error("a change is not seen")
+		}
+		if set, err = r.Read(); err != nil || len(set.Files) != 1 || len(set.Files[0].Entries()) != 2 {
+			t.Errorf("a change is not read: %+v: %v", set, err)
+		}
+	}
+	revive()
+	must(t, os.Remove(link))
+	write(t, link, "^back$\n")
+	must(t, os.Remove(filepath.Join(dir, SharedDir, "shared")))
+	write(t, filepath.Join(dir, SharedDir, "shared"), "^shared$\n")
+	await.Success(t, "an answer to all who wait", func() error {
+		r.hangs.mu.Lock()
+		defer r.hangs.mu.Unlock()
+		if len(r.hangs.paths) > 0 {
+			return fmt.Errorf("none for %v", r.hangs.paths)
+		}
+		return nil
+	})
+	if set, err := r.Read(); err != nil || len(set.Files) != 3 {
+		t.Errorf("%+v: %v", set, err)
+	}
+}
