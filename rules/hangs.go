@@ -10,7 +10,7 @@ import (
 
 // fileTimeout is how long a Reader waits for one file. A link may lead to a file system that does not answer, and that is the trouble of
 // those AppVMs alone whose list it is.
-const fileTimeout = 300 * time.Millisecond
+const fileTimeout = 500 * time.Millisecond
 
 // hangs are the paths at which the file system has not answered yet. Nobody asks again before it has.
 type hangs struct {
