@@ -147,6 +147,7 @@ func (m *machine) next() {
 			m.calm += time.Since(began)
 			m.wait(time.Since(began))
 		}
+		m.linger(time.Since(began))
 		m.admit()
 	}
 	d := heap.Pop(&m.queue).(due)
@@ -163,7 +164,7 @@ func (m *machine) next() {
 
 // hindrances keep the daemon from taking away what was taken away. All others do not: a process that does not start, or a file that
 // cannot be written, leaves nobody what a list has taken away.
-var hindrances = []trouble{links, ruleFiles, chains, qubesDB, firewallFails, firewallUnfenced, firewallShut, firewallSlow, startSlow, deaf, unseen, endSlow}
+var hindrances = []trouble{links, ruleFiles, chains, qubesDB, firewallFails, firewallMoody, firewallUnfenced, firewallShut, firewallSlow, startSlow, deaf, unseen, endSlow}
 
 // isCalm reports whether nothing keeps the daemon from doing what inputs say.
 func (m *machine) isCalm() bool {
@@ -433,6 +434,7 @@ func (m *machine) perform(s step) {
 		}
 		vm.vifs = nil
 		vm.connection++
+		vm.steady = false
 		vm.endLessons()
 		m.judge()
 		if vm.inRange {
@@ -485,13 +487,13 @@ func (m *machine) perform(s step) {
 			return // an option of the daemon says whether there is one
 		}
 		m.noCeiling = s.n>>8&7 == 0 // the last one holds on
-		switch c := hosts(s.n) & everyLine; s.n >> 11 & 3 {
+		switch c := (hosts(s.n) & everyLine).whole(); s.n >> 11 & 3 {
 		case 0:
 			m.ceiling.set(c, m.calm)
 		case 1:
 			m.ceiling.set(everyLine, m.calm)
 		default:
-			m.ceiling.set(m.ceiling.now^1<<(s.n%8), m.calm)
+			m.ceiling.set((m.ceiling.now ^ 1<<(s.n%8)).whole(), m.calm)
 		}
 		m.changed()
 	case template:
@@ -646,6 +648,7 @@ func (m *machine) write(to *list, s step) {
 			lines ^= includeLine
 		}
 	}
+	lines = lines.whole()
 	if to.kind == good {
 		m.before[to] = to.lines &^ badLine
 	}

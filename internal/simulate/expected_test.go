@@ -1,7 +1,6 @@
 package simulate_test
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -97,7 +96,7 @@ func sharedOf(l model.List) model.List {
 
 func vifsOf(vm *appVM) (all []string) {
 	for _, v := range vm.vifs {
-		all = append(all, fmt.Sprintf("vif%d.0", v))
+		all = append(all, vifOf(v))
 	}
 	return all
 }

@@ -35,7 +35,8 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 	}
 	k.busy = true
 	if !k.life.dead {
-		m.pending = &want
+		m.pending, m.wanted = &want, &want
+		m.cutOff = m.cutOffBy(k.life, want)
 		for _, b := range want.Bindings {
 			if !b.Local() && m.procs[b.To.Port()] == nil && m.knownDead[b.To.Port()] {
 				m.violated("%v is written, and the daemon knows that the process has ended", b)
@@ -59,9 +60,10 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 			e.err = fmt.Errorf("%w: %w", firewall.ErrUnfenced, errNot)
 			m.unfence()
 			return
-		case m.fails(firewallFails):
+		case m.fails(firewallFails), m.fails(firewallMoody) && m.chance(what{kind: "mood"}, 3) == 0:
 			e.err = errNot
 			if m.chance(what{kind: "half written"}, 2) == 0 { // what goes has gone, and what comes has not come
+				m.cut(k.life)
 				m.kernel.Bindings = slices.DeleteFunc(slices.Clone(m.kernel.Bindings), func(b firewall.Binding) bool { return !slices.Contains(want.Bindings, b) })
 				m.did("half written")
 			}
@@ -73,7 +75,10 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 	})
 	if err != nil {
 		m.read(func() {
-			m.fwFailed = !errors.Is(err, context.Canceled)
+			if m.fwFailed = !errors.Is(err, context.Canceled); m.fwFailed {
+				m.failed = time.Now()
+				m.mustDie(want)
+			}
 			if errors.Is(err, firewall.ErrUnfenced) && k.life.unfenced.IsZero() {
 				k.life.unfenced = time.Now()
 			}
@@ -82,7 +87,7 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 	}
 	m.read(func() { m.fwFailed, k.life.unfenced = false, time.Time{} })
 	inForce()
-	err = m.await(ctx, k.life, what{kind: "write on"}, 0, 20*time.Microsecond, m.slow(firewallSlow, 20*time.Millisecond, 3*time.Second), func(*effect) {})
+	err = m.await(ctx, k.life, what{kind: "write on"}, 0, 20*time.Microsecond, m.slow(firewallSlow, 20*time.Millisecond, 3*time.Second), func(*effect) { m.doors = nil })
 	if err == nil {
 		err = shut
 	}
@@ -95,6 +100,7 @@ func (k *kernel) Sync(ctx context.Context, want firewall.State, inForce func()) 
 // hold makes the kernel hold a state.
 func (k *kernel) hold(want firewall.State) (writes int) {
 	m := k.m
+	m.cut(k.life)
 	seen := map[string]bool{}
 	for _, b := range want.Bindings {
 		key := b.Vif + b.Addr.String()
@@ -119,6 +125,7 @@ func (k *kernel) hold(want firewall.State) (writes int) {
 	for _, b := range m.kernel.Bindings {
 		if !slices.Contains(want.Bindings, b) {
 			writes++
+			m.doors = append(m.doors, b)
 			m.did("unbind %v", b)
 		}
 	}
@@ -152,7 +159,7 @@ func (m *machine) unfence() {
 	if m.fenced {
 		m.unfenced = time.Now()
 	}
-	m.kernel, m.fenced = &firewall.State{}, false
+	m.kernel, m.doors, m.fenced = &firewall.State{}, nil, false
 }
 
 // Refused implements firewall.Backend.
@@ -221,7 +228,7 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 			return
 		}
 		m.serial++
-		q = &proc{m: m, life: s.l, vm: vm, began: began, connection: connection, tmpl: m.tmpl, hosts: allowed, learns: p.Learns(), bind: p.Bind, port: port, pid: m.serial, done: make(chan struct{}), clients: 1}
+		q = &proc{m: m, life: s.l, vm: vm, began: began, connection: connection, tmpl: templateOf(p), hosts: allowed, learns: p.Learns(), bind: p.Bind, port: port, pid: m.serial, done: make(chan struct{}), clients: 1}
 		m.procs[port] = q
 		delete(m.died, port)
 		delete(m.knownDead, port)
@@ -246,6 +253,11 @@ func (m *machine) mayStart(p *policy.Policy, port uint16) {
 	}
 	if q := m.procs[port]; q != nil {
 		m.violated("the port %d of a process of %v is given to %v", port, q.vm.addr, p.Addr)
+	}
+	for _, b := range m.doors {
+		if b.To.Port() == port {
+			m.violated("port %d is given to %v, and the rest of a write that closes it to %v is put off", port, p.Addr, b.Addr)
+		}
 	}
 	for _, state := range []*firewall.State{m.kernel, m.pending} {
 		if state == nil {
@@ -364,22 +376,111 @@ func (p *proc) Stop() { p.ends("stop", 200*time.Millisecond) }
 func (p *proc) Kill() { p.ends("kill", 3*time.Millisecond) }
 
 func (p *proc) ends(how string, usually time.Duration) {
-	p.m.read(func() { p.m.mayEnd(p) })
+	p.m.read(func() {
+		p.m.mayEnd(p)
+		p.ordered = true
+	})
 	p.m.await(context.Background(), p.life, what{how, p.vm.addr}, p.port, 100*time.Microsecond, p.m.slow(endSlow, usually, 2*time.Second), func(*effect) {
 		p.m.end(p, how, nil)
 	})
 }
 
+// A cut is a binding that a write takes away, and the process to which it leads.
+type cut struct {
+	firewall.Binding
+	p *proc
+}
+
+// cutOffBy returns the bindings that a write takes away from AppVMs, although these are still to be served and their processes run. It
+// is sure only of AppVMs that were served as their lists say.
+func (m *machine) cutOffBy(l *life, want firewall.State) (all []cut) {
+	if !l.told.IsZero() || l.mayEnd || !m.fenced || !l.unfenced.IsZero() || time.Since(m.saidUnfenced) < 10*time.Second {
+		return nil
+	}
+	for _, b := range m.kernel.Bindings {
+		p := m.procs[b.To.Port()]
+		if b.Local() || p == nil || p.m.of(b.Addr) != p.vm || slices.ContainsFunc(want.Bindings, func(w firewall.Binding) bool { return w.Vif == b.Vif && w.Addr == b.Addr }) {
+			continue
+		}
+		if c := (cut{b, p}); m.isSteady(c) {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// isSteady reports whether nothing asks for the end of a binding: the AppVM is there, and its list has not taken away what the process
+// permits.
+func (m *machine) isSteady(c cut) bool {
+	vm := c.p.vm
+	return m.procs[c.p.port] == c.p && !c.p.lost && !c.p.ordered && !c.p.learns && vm.steady && vm.stopped == no &&
+		slices.ContainsFunc(vm.vifs, func(domid int) bool { return c.Vif == vifOf(domid) }) &&
+		!vm.at.any(m.calm, func(at netip.Addr) bool { return at != c.p.bind }) &&
+		!vm.demands.any(m.calm, func(h hosts) bool { return (c.p.hosts|aList)&^h != 0 }) &&
+		!vm.learns.any(m.calm, func(h hosts) bool { return h != 0 }) &&
+		!m.tmpls.any(m.calm, func(t int) bool { return t != c.p.tmpl && t != anyTemplate && t != brokenTemplate })
+}
+
+// cut notes that the kernel does what a write wants.
+func (m *machine) cut(l *life) {
+	for _, c := range m.cutOff {
+		if m.isSteady(c) && l.told.IsZero() && time.Since(m.saidUnfenced) > 10*time.Second {
+			m.violated("%v is cut off from its process at %d, which permits %v and runs, and nothing asks for that", c.Binding, c.p.port, c.p.hosts)
+		}
+	}
+	m.cutOff = nil
+}
+
+// mustDie follows a write that has failed. Where it would have led an AppVM to another process because the rules of its process permit too
+// much, the daemon kills that at once: new connections still come to it.
+func (m *machine) mustDie(want firewall.State) {
+	for _, b := range m.kernel.Bindings {
+		p := m.procs[b.To.Port()]
+		i := slices.IndexFunc(want.Bindings, func(w firewall.Binding) bool { return w.Vif == b.Vif && w.Addr == b.Addr })
+		if b.Local() || p == nil || i < 0 {
+			continue
+		}
+		q := m.procs[want.Bindings[i].To.Port()]
+		if q != nil && q != p && q.vm == p.vm && !q.learns && !p.learns && p.hosts&^q.hosts != 0 && !p.ordered && p.mustDie.IsZero() {
+			p.mustDie = time.Now()
+		}
+	}
+}
+
 // mayEnd looks whether the daemon may end a process now: nothing leads to it any more, unless the firewall cannot be written, or all
 // processes end because the fence does not stand.
 func (m *machine) mayEnd(p *proc) {
+	if !p.mustDie.IsZero() && !p.ordered && time.Since(p.mustDie) > 0 && !p.life.dead {
+		m.violated("the process of %v at %d ends %v after a write failed that was to lead nobody to it any more, and should at once", p.vm.addr, p.port, time.Since(p.mustDie))
+	}
+	if m.fwFailed && !p.ordered && p.life == m.life {
+		m.mayEndBound(p)
+	}
 	if p.life.dead || m.procs[p.port] != p || m.fwFailed || time.Since(m.tearing) < 10*time.Second || time.Since(m.saidUnfenced) < time.Second || m.isSlow() ||
-		slices.ContainsFunc([]trouble{firewallFails, firewallUnfenced, firewallSlow, chains}, m.fails) {
+		slices.ContainsFunc([]trouble{firewallFails, firewallMoody, firewallUnfenced, firewallSlow, chains}, m.fails) {
 		return
 	}
 	for _, b := range m.kernel.Bindings {
 		if b.To.Port() == p.port {
 			m.violated("the process of %v at %d ends, and %v", p.vm.addr, p.port, b)
+		}
+	}
+}
+
+// mayEndBound looks whether the daemon may end a process that a write was to replace and has not, because it failed: not if all that it
+// permits is permitted.
+func (m *machine) mayEndBound(p *proc) {
+	if m.procs[p.port] != p || !m.fenced || !p.life.told.IsZero() || !p.life.unfenced.IsZero() || time.Since(m.saidUnfenced) < 10*time.Second || p.lost || p.learns || p.vm.stopped != no {
+		return
+	}
+	for _, b := range m.kernel.Bindings {
+		i := slices.IndexFunc(m.wanted.Bindings, func(w firewall.Binding) bool { return w.Vif == b.Vif && w.Addr == b.Addr })
+		if b.To.Port() != p.port || b.Local() || i < 0 || !slices.ContainsFunc(p.vm.vifs, func(domid int) bool { return vifOf(domid) == b.Vif }) {
+			continue
+		}
+		q := m.procs[m.wanted.Bindings[i].To.Port()]
+		if q != nil && q != p && q.vm == p.vm && !q.learns && p.hosts&^q.hosts == 0 && p.tmpl == q.tmpl && p.bind == q.bind {
+			m.violated("the process of %v at %d ends because it has been replaced, and %v, because the write of that failed", p.vm.addr, p.port, b)
 		}
 	}
 }

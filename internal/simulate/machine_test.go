@@ -80,12 +80,17 @@ type machine struct {
 	tearing  time.Time    // until when another program undoes what is written
 	kept     stops.Record // the file
 
-	kernel       *firewall.State // what the kernel holds
-	fenced       bool            // the fence stands
-	fwFailed     bool            // the last write failed, or took too long
-	unfenced     time.Time       // since when not
-	saidUnfenced time.Time       // when the daemon last ended all because of that
-	pending      *firewall.State // what a write under way is about
+	kernel       *firewall.State    // what the kernel holds
+	doors        []firewall.Binding // where bindings of before led: AppVMs may reach that until a write is complete
+	fenced       bool               // the fence stands
+	fwFailed     bool               // the last write failed, or took too long
+	failed       time.Time          // when a write last did
+	unfenced     time.Time          // since when not
+	saidUnfenced time.Time          // when the daemon last ended all because of that
+	pending      *firewall.State    // what a write under way is about
+	wanted       *firewall.State    // what the last write was about
+	cutOff       []cut              // the bindings that a write under way takes away, although nothing that the daemon knows asks for it
+	blind        [3]time.Duration   // how long the daemon could have read a change of which no watcher has told it
 	procs        map[uint16]*proc
 	starting     map[uint16]bool       // ports at which processes do not listen yet
 	served       map[uint16]netip.Addr // who had a port last
@@ -111,20 +116,21 @@ type machine struct {
 
 // A life is one run of the daemon.
 type life struct {
-	n        int
-	sup      *supervisor.Supervisor
-	ctx      context.Context
-	cancel   context.CancelFunc
-	dead     bool // it was killed: nothing that it does has an effect
-	told     time.Time
-	over     bool
-	err      error
-	version  int       // of the rules that it has read
-	wrote    bool      // it has written the firewall
-	unfenced time.Time // since when it knows that the fence does not stand; zero if it does, as far as it knows
-	watchers [3]chan error
-	mayEnd   bool          // by itself
-	alarm    time.Duration // when it is to be woken, in boot time
+	n         int
+	sup       *supervisor.Supervisor
+	ctx       context.Context
+	cancel    context.CancelFunc
+	dead      bool // it was killed: nothing that it does has an effect
+	told      time.Time
+	over      bool
+	err       error
+	version   int       // of the rules that it has read
+	truncated bool      // one of these lists is empty, so somebody may be about to write it
+	wrote     bool      // it has written the firewall
+	unfenced  time.Time // since when it knows that the fence does not stand; zero if it does, as far as it knows
+	watchers  [3]chan error
+	mayEnd    bool          // by itself
+	alarm     time.Duration // when it is to be woken, in boot time
 }
 
 // A proc is a process that listens, or did.
@@ -134,7 +140,7 @@ type proc struct {
 	vm         *appVM
 	began      time.Time
 	connection int // of its AppVM, when it was started
-	tmpl       int // likewise
+	tmpl       int // of its rules
 	hosts      hosts
 	learns     bool          // it is of a lesson
 	bound      bool          // it has been
@@ -148,7 +154,9 @@ type proc struct {
 	clients    int
 	full       bool
 	lost       bool
-	unheard    bool // and nobody has told the daemon
+	unheard    bool      // and nobody has told the daemon
+	ordered    bool      // the daemon ends it
+	mustDie    time.Time // when the daemon had to kill it: a write failed, so new connections still come to it, and its rules permit too much
 }
 
 // what names effects of one kind.
@@ -263,11 +271,13 @@ func (m *machine) newLife() {
 	m.lives = append(m.lives, l)
 	m.life = l
 	for _, vm := range m.vms {
+		vm.steady = false
 		vm.forgetTemporary()
 	}
 	m.tell()
 	m.expected.Ends()
 	m.expected.Starts(m.ceiling.now != noCeiling)
+	m.doors = nil
 	m.kernel, m.fenced, m.stale, m.tearing = &firewall.State{}, true, [3]bool{}, time.Time{}
 	clear(m.died)
 	clear(m.knownDead)
@@ -330,7 +340,10 @@ func (m *machine) config(l *life) supervisor.Config {
 	return supervisor.Config{
 		ReadLinks: func() (s netwatch.Snapshot, err error) {
 			m.read(func() {
-				if s, err = m.snapshot(), m.failing(links); err == nil && l == m.life {
+				if err = m.failing(links); err == nil {
+					s = m.snapshot()
+				}
+				if err == nil && l == m.life {
 					m.stale[0] = false
 					for _, vm := range m.vms {
 						vm.known = vm.connection
@@ -360,6 +373,7 @@ func (m *machine) config(l *life) supervisor.Config {
 				if err = m.failing(ruleFiles); err == nil {
 					s = m.rules()
 					l.version = m.version
+					l.truncated = m.ceiling.now == 0 || slices.ContainsFunc(m.vms, func(vm *appVM) bool { l := vm.written(); return l.kind == good && l.lines == 0 })
 				}
 				if l == m.life {
 					m.stale[1] = err != nil || s.Unknown != nil
@@ -372,12 +386,18 @@ func (m *machine) config(l *life) supervisor.Config {
 			return yes
 		},
 		ReadBinary: func() (b tinyproxy.Binary, err error) {
-			m.read(func() { b, err = m.tool, m.failing(program) })
+			m.read(func() {
+				if err = m.failing(program); err == nil {
+					b = m.tool
+				}
+			})
 			return b, err
 		},
 		ReadResolvers: func() (all []netip.Addr, err error) {
 			m.read(func() {
-				all, err = []netip.Addr{netip.AddrFrom4([4]byte{10, 139, 1, byte(m.servers)})}, m.failing(nameServers)
+				if err = m.failing(nameServers); err == nil {
+					all = []netip.Addr{netip.AddrFrom4([4]byte{10, 139, 1, byte(m.servers)})}
+				}
 			})
 			return all, err
 		},
@@ -386,7 +406,11 @@ func (m *machine) config(l *life) supervisor.Config {
 			return text
 		},
 		ReadStops: func() (r stops.Record, err error) {
-			m.read(func() { r, err = m.kept.Clone(), m.failing(readStops) })
+			m.read(func() {
+				if err = m.failing(readStops); err == nil {
+					r = m.kept.Clone()
+				}
+			})
 			return r, err
 		},
 		WriteStops: func(r stops.Record) error {
@@ -417,7 +441,9 @@ func (m *machine) config(l *life) supervisor.Config {
 		},
 		ReadForward: func(context.Context) (f firewall.Forward, err error) {
 			m.read(func() {
-				err = m.failing(chains)
+				if err = m.failing(chains); err != nil {
+					return
+				}
 				switch m.uplink % 3 {
 				case 1:
 					f.Barred = []firewall.Bar{{Interface: "eth0", Rule: "drop"}}
@@ -542,13 +568,16 @@ func (m *machine) snapshot() (s netwatch.Snapshot) {
 		}
 		c := netwatch.AppVM{Addr: vm.addr, Gateway: vm.gateway}
 		for _, v := range vm.vifs {
-			c.Vifs, c.Links = append(c.Vifs, fmt.Sprintf("vif%d.0", v)), append(c.Links, linkOf(v))
+			c.Vifs, c.Links = append(c.Vifs, vifOf(v)), append(c.Links, linkOf(v))
 		}
 		s = append(s, c)
 	}
 	slices.SortFunc(s, func(a, b netwatch.AppVM) int { return a.Addr.Compare(b.Addr) })
 	return s
 }
+
+// vifOf returns the name of a vif.
+func vifOf(domid int) string { return fmt.Sprintf("vif%d.0", domid) }
 
 // linkOf returns the index of a vif.
 func linkOf(domid int) int32 { return int32(domid + 10) }

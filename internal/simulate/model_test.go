@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"vifproxy/firewall"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/simulate/model"
 	"vifproxy/rules"
@@ -25,7 +26,10 @@ import (
 type hosts uint16
 
 // universe is the lines. The last one is refused by tinyproxy, which is the judge of expressions.
-var universe = []string{"h0.example", "h1.example", "h2.example", "h3.example", "h4.example:8443", "203.0.113.7", "#: egress 10.9.0.5:5432", "bad.example", "#: include common"}
+var universe = []string{"h0.example", "h1.example", "h2.example", "h3.example", "h4.example:8443", "203.0.113.7", "#: egress 10.9.0.5:5432", "bad.example", "#: include common", portless}
+
+// portless is the line of a port without that: it may go, and its host stay.
+const portless = "h4.example"
 
 const (
 	portLine   hosts = 1 << 4
@@ -34,13 +38,23 @@ const (
 	badLine    hosts = 1 << 7
 	namesLines       = portLine - 1
 
-	includeLine hosts = 1 << 8
-	lessonLine  hosts = 1 << 9 // all names, of which no line speaks
-	everyLine         = includeLine - 1
-	noCeiling         = ^hosts(0)
+	includeLine  hosts = 1 << 8
+	portlessLine hosts = 1 << 9  // goes with portLine, see whole
+	lessonLine   hosts = 1 << 10 // all names, of which no line speaks
+	everyLine          = includeLine - 1 | portlessLine
+	noCeiling          = ^hosts(0)
+	aList        hosts = 1 << 15 // that there is one
 
 	upstream = "up.example"
 )
+
+// whole returns all that lines permit: a line with a port permits its host too.
+func (h hosts) whole() hosts {
+	if h&portLine != 0 {
+		h |= portlessLine
+	}
+	return h
+}
 
 func (h hosts) String() string {
 	all := h.words()
@@ -53,11 +67,11 @@ func (h hosts) String() string {
 // hostsOf returns what a policy permits.
 func hostsOf(p *policy.Policy) (h hosts) {
 	add := func(line string) {
-		i := slices.IndexFunc(universe, func(l string) bool { return l == line || strings.HasPrefix(l, line+":") && !strings.HasPrefix(l, "#") })
+		i := slices.Index(universe, line)
 		if i < 0 {
 			panic("no line " + line)
 		}
-		h |= 1 << i
+		h |= nameOf(i)
 	}
 	for _, line := range p.Rules {
 		switch host, temporary := p.Temporary[line.Text]; {
@@ -76,7 +90,18 @@ func hostsOf(p *policy.Policy) (h hosts) {
 	if len(p.Egress) > 0 {
 		h |= egressLine
 	}
+	if len(p.Ports) > 0 {
+		h |= portLine
+	}
 	return h
+}
+
+// nameOf returns what a line permits by its name alone.
+func nameOf(i int) hosts {
+	if h := hosts(1) << i; h != portLine {
+		return h
+	}
+	return portlessLine
 }
 
 // bitOf returns what lines mean, as tinyproxy gets them.
@@ -88,8 +113,7 @@ var bitOf = sync.OnceValue(func() map[string]hosts {
 		panic(err)
 	}
 	for _, line := range p.Rules {
-		i := slices.Index(universe, line.Source)
-		bits[line.Text] = 1 << i
+		bits[line.Text] = nameOf(slices.Index(universe, line.Source))
 	}
 	return bits
 })
@@ -172,17 +196,21 @@ type appVM struct {
 	temp             map[int]temporary // by line
 	doubts           int               // how often all of it was doubted
 	lessons          []*lesson
-	restarted        time.Time     // when the last restart was asked for that has succeeded
-	permits          window[hosts] // its list, or what it had before
-	forATime         window[hosts] // what is allowed for a time
-	learns           window[hosts] // what it may reach while it learns
-	teaches          window[bool]  // its list is one with which it may learn
-	says             window[hosts] // the lines of its list, which tinyproxy may refuse: nobody knows before it has
-	here             window[bool]  // connected
-	kept             hosts         // what it may have as long as its list cannot be used
+	restarted        time.Time          // when the last restart was asked for that has succeeded
+	permits          window[hosts]      // its list, or what it had before
+	forATime         window[hosts]      // what is allowed for a time
+	learns           window[hosts]      // what it may reach while it learns
+	teaches          window[bool]       // its list is one with which it may learn
+	says             window[hosts]      // the lines of its list, which tinyproxy may refuse: nobody knows before it has
+	here             window[bool]       // connected
+	at               window[netip.Addr] // its gateway
+	demands          window[hosts]      // what a process may permit for its list to leave it alone, and aList; all, if nobody can use it
+	tooWide          time.Duration      // for how long the fence has opened what its list does not, while the daemon could close it
+	kept             hosts              // what it may have as long as its list cannot be used
 	keeping          bool
-	connection       int // counts those that it has had
-	known            int // of which the daemon has read
+	connection       int  // counts those that it has had
+	known            int  // of which the daemon has read
+	steady           bool // it is served as its list says, or was before that could not be used
 }
 
 // A lesson is one that a person has asked for.
@@ -249,7 +277,7 @@ func (m *machine) lesson(vm *appVM) hosts {
 		return 0
 	}
 	if m.ceiling.now == noCeiling {
-		return lessonLine | namesLines
+		return lessonLine | namesLines | portlessLine
 	}
 	return m.ceiling.now &^ egressLine
 }
@@ -258,7 +286,7 @@ func (vm *appVM) temporary() (h hosts) {
 	for i := range vm.temp {
 		h |= 1 << i
 	}
-	return h
+	return h.whole()
 }
 
 func (vm *appVM) forgetTemporary() { clear(vm.temp) }
@@ -279,15 +307,19 @@ func (vm *appVM) surely(m *machine) (h hosts) {
 			h |= 1 << i
 		}
 	}
-	return h
+	return h.whole()
 }
 
 // forgetUp says that the last good rules of an AppVM may be taken back or forgotten.
-func (m *machine) forgetUp(vm *appVM) { m.expected.Forgets(m.expected.VMs[slices.Index(m.vms, vm)]) }
+func (m *machine) forgetUp(vm *appVM) {
+	vm.steady = false
+	m.expected.Forgets(m.expected.VMs[slices.Index(m.vms, vm)])
+}
 
 // wasBound takes in that a process serves. If its rules are those of the list, they are the last good ones.
 func (vm *appVM) wasBound(p *proc) {
 	if !vm.keeping && vm.list() == (list{good, p.hosts}) && p.connection == vm.connection && p.tmpl == p.m.tmpl {
+		vm.steady = true
 		p.m.expected.Serves(p.m.expected.VMs[slices.Index(p.m.vms, vm)])
 	}
 }
@@ -300,22 +332,38 @@ const (
 	anyTemplate    = -1
 )
 
+// templateOf returns the template of a policy.
+func templateOf(p *policy.Policy) int {
+	return slices.IndexFunc(templates, func(text string) bool {
+		return text == "" && p.Template.Same(builtin) || text != "" && text != templates[brokenTemplate] && p.Template.Same(parsedTemplate(text))
+	})
+}
+
 // judge takes in that inputs may have changed: it notes what each AppVM should have now.
 func (m *machine) judge() {
 	m.tell()
 	for _, vm := range m.vms {
 		vm.here.set(len(vm.vifs) > 0, m.calm)
 		l := vm.list()
+		vm.steady = vm.steady && len(vm.vifs) > 0 && vm.stopped == no && l.kind != none
 		beyond := l.kind == good && (m.noCeiling || l.lines&^m.ceiling.now != 0)
 		if vm.says.set(l.lines, m.calm); beyond {
 			vm.says.set(0, m.calm)
 		}
 		vm.forATime.set(vm.temporary(), m.calm)
+		vm.at.set(vm.gateway, m.calm)
 		keep := beyond || l.kind == refused || l.kind == halfDone || m.tmpl == brokenTemplate && l.kind == good || l.kind == good && l.lines&badLine != 0
 		if keep && !vm.keeping {
 			vm.kept = union(&vm.permits, m.calm)
 		}
-		vm.keeping = keep
+		switch vm.keeping = keep; {
+		case l.kind == none:
+			vm.demands.set(0, m.calm)
+		case l.kind == good && !beyond && m.tmpl != brokenTemplate: // tinyproxy may refuse it, or it may not start
+			vm.demands.set(l.lines|aList, m.calm)
+		default:
+			vm.demands.set(noCeiling, m.calm)
+		}
 		vm.learns.set(m.lesson(vm), m.calm)
 		vm.teaches.set(l.kind == good && !keep, m.calm)
 		if keep {
@@ -417,7 +465,7 @@ var texts struct {
 // words returns the lines of a list.
 func (h hosts) words() (all []string) {
 	for i, line := range universe {
-		if h>>i&1 == 1 {
+		if h>>i&1 == 1 && !(line == portless && h&portLine != 0) {
 			all = append(all, line)
 		}
 	}
@@ -545,18 +593,8 @@ func (m *machine) check() {
 		if i < 0 {
 			continue // of a trial
 		}
-		var opens hosts
-		if len(f.Openings) > 0 {
-			opens |= egressLine
-		}
-		if len(f.Ports) > 0 {
-			opens |= portLine
-		}
-		if len(f.Listed) > 0 {
-			opens |= addrLine
-		}
 		vm := m.vms[i]
-		if more := opens &^ m.mayReach(vm, false); more != 0 && len(vm.vifs) > 0 || f.AnyAddress {
+		if more := opens(f) &^ m.mayReach(vm, false); more != 0 && len(vm.vifs) > 0 || f.AnyAddress {
 			m.violated("the fence opens %v to %v, which no list permits", more, vm.addr)
 		}
 	}
@@ -570,6 +608,12 @@ func (m *machine) check() {
 	}
 	// A check that takes too long counts as failed after 2 s, and looks whether it does every 2 s. Processes take 2 s to die. A hint may be lost.
 	bound := 7 * time.Second
+	if time.Since(m.failed) > 10*time.Second && time.Since(m.tearing) > 10*time.Second { // the first write that takes too long is noticed
+		bound = 3500 * time.Millisecond
+		if time.Since(m.faults[endSlow]) < 10*time.Second {
+			bound += 2 * time.Second
+		}
+	}
 	if m.stale[2] {
 		bound += look + 10*time.Second
 	}
@@ -619,6 +663,62 @@ func (m *machine) wait(d time.Duration) {
 			}
 		}
 	}
+}
+
+// linger has time pass for what the daemon could do, whatever else fails.
+func (m *machine) linger(d time.Duration) {
+	writable := m.life != nil && m.life.told.IsZero() && m.life.wrote && m.fenced && m.pending == nil && !m.fwFailed && time.Now().After(m.tearing) &&
+		!slices.ContainsFunc([]trouble{firewallFails, firewallMoody, firewallUnfenced, firewallShut, firewallSlow, chains}, m.fails)
+	for i := range m.blind { // links, rules, firewall
+		readable := m.life != nil && m.life.told.IsZero() && m.fails(unseen) && m.stale[i] && !m.isSlow()
+		switch i {
+		case 0:
+			readable = readable && !m.fails(links)
+		case 1:
+			readable = readable && !m.fails(ruleFiles) && !m.fails(qubesDB)
+		case 2:
+			readable = readable && writable
+		}
+		if m.blind[i] += d; !readable {
+			m.blind[i] = 0
+		}
+		bound := 5500 * time.Millisecond // it reads what nobody watches every 5 s
+		if i == 2 {
+			bound += time.Second // checks of the firewall that follow many others wait
+		}
+		if m.blind[i] > bound {
+			m.violated("the daemon has not read its %s for %v after they changed, although it knows that nobody watches them", watched[i].name, m.blind[i])
+		}
+	}
+	known := writable && m.life.version == m.version && !m.life.truncated && !m.stale[0] && !m.stale[1] && !m.fails(ruleFiles) && !m.fails(qubesDB) && !m.fails(links)
+	for _, vm := range m.vms {
+		var more hosts
+		for _, f := range m.kernel.Fence.Proxies {
+			if f.UID == uids.UID(vm.addr) {
+				more = opens(f) &^ ((vm.permits.now | vm.says.now | union(&vm.forATime, m.calm)) & union(&m.ceiling, m.calm))
+			}
+		}
+		if vm.tooWide += d; !known || more == 0 || len(vm.vifs) == 0 {
+			vm.tooWide = 0
+		}
+		if vm.tooWide > 50*time.Millisecond {
+			m.violated("the fence opens %v to %v, and has for %v since the daemon has read that no list permits it", more, vm.addr, vm.tooWide)
+		}
+	}
+}
+
+// opens returns what the fence opens to a proxy.
+func opens(f firewall.Proxy) (h hosts) {
+	if len(f.Openings) > 0 {
+		h |= egressLine
+	}
+	if len(f.Ports) > 0 {
+		h |= portLine
+	}
+	if len(f.Listed) > 0 {
+		h |= addrLine
+	}
+	return h
 }
 
 // atRest looks whether everything is exactly what the inputs say, when nothing fails and everything has had its time.

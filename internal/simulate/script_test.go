@@ -3,6 +3,7 @@ package simulate_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -108,6 +109,7 @@ const (
 	writeStops
 	qubesDB
 	firewallFails
+	firewallMoody // some writes fail
 	firewallUnfenced
 	firewallShut
 	firewallSlow
@@ -126,7 +128,7 @@ const (
 )
 
 var troubleNames = [troubles]string{"links", "ruleFiles", "listeners", "chains", "nameServers", "readStops", "writeStops", "qubesDB",
-	"firewallFails", "firewallUnfenced", "firewallShut", "firewallSlow", "startFails", "startTaken", "startRemoved", "startSlow", "publishing",
+	"firewallFails", "firewallMoody", "firewallUnfenced", "firewallShut", "firewallSlow", "startFails", "startTaken", "startRemoved", "startSlow", "publishing",
 	"program", "deaf", "unseen", "lookUps", "looking", "endSlow"}
 
 func (t trouble) String() string { return troubleNames[t] }
@@ -139,6 +141,7 @@ type theme struct {
 	vms      []int // whom it is about
 	gaps     [6]int
 	wrong    bool // many lists are
+	echoes   bool // a step is often followed by one that has to do with it
 	setting
 }
 
@@ -163,13 +166,22 @@ var disturbing = []deed{die, lose, flush, unbind, tear, suspend, crash, shutDown
 var matters = [troubles][]deed{
 	links: {connect, disconnect, reconnect}, ruleFiles: {write}, listeners: {lose, die}, chains: {forward}, nameServers: {resolvers},
 	readStops: {crash, shutDown}, writeStops: {stop, start, killAll}, qubesDB: {dom0List, connect},
-	firewallFails: {flush, write, disconnect, die}, firewallUnfenced: {flush, write}, firewallShut: {connect, write},
-	firewallSlow: {flush, write, die, shutDown}, startFails: {write, connect, die, learn}, startTaken: {connect, write, restart},
+	firewallFails: {flush, write, disconnect, die}, firewallMoody: {die, forward, die, write, connect}, firewallUnfenced: {flush, write}, firewallShut: {connect, write},
+	firewallSlow: {flush, flush, flush, write, die, shutDown}, startFails: {write, connect, die, learn}, startTaken: {connect, write, restart},
 	startRemoved: {connect}, startSlow: {connect, write, disconnect}, publishing: {write}, program: {binary}, deaf: {write, flush, disconnect},
 	unseen: {write, disconnect}, lookUps: {template}, looking: {clients, write}, endSlow: {disconnect, write, killAll},
 }
 
-// themeOf returns the theme of a seed. In every third one, everything may happen, and in every sixth nothing but what people do.
+// follows says what often comes right after a deed, to the same AppVM: then both meet what either has begun.
+var follows = [deeds][]deed{
+	connect: {disconnect, die, flush}, disconnect: {connect, connect, write}, reconnect: {die, disconnect}, write: {write, write, disconnect, die, flush},
+	dom0List: {write, dom0List}, remove: {write}, ceil: {ceil, write}, template: {template, write}, stop: {start}, start: {stop, write}, restart: {die, write},
+	die: {die, flush, write}, lose: {write}, flush: {flush, die, update}, unbind: {die}, forward: {die, forward}, allow: {takeBack, write}, learn: {learn, write},
+	suspend: {flush}, crash: {write},
+}
+
+// themeOf returns the theme of a seed. In every third one, everything may happen, in every sixth nothing but what people do, and in
+// every twelfth the firewall is slow and moody.
 func themeOf(seed uint64) theme {
 	t := theme{weights: weights, gaps: usualGaps, setting: setting{seed: seed}}
 	for i := range troubles {
@@ -177,7 +189,7 @@ func themeOf(seed uint64) theme {
 	}
 	r := rand.New(rand.NewPCG(seed, 2))
 	t.vms = r.Perm(vmCount)
-	t.ceiling = r.IntN(2) == 0
+	t.ceiling, t.echoes = r.IntN(2) == 0, r.IntN(2) == 0
 	if seed%3 == 0 {
 		return t
 	}
@@ -189,6 +201,9 @@ func themeOf(seed uint64) theme {
 		case n >= 8:
 			t.weights[what] *= 4
 		}
+	}
+	if seed%12 == 5 {
+		return t.aboutFirewall(r)
 	}
 	t.vms = t.vms[:1+r.IntN(vmCount)]
 	r.Shuffle(len(t.troubles), func(i, j int) { t.troubles[i], t.troubles[j] = t.troubles[j], t.troubles[i] })
@@ -210,6 +225,23 @@ func themeOf(seed uint64) theme {
 	return t
 }
 
+// aboutFirewall returns a theme of few AppVMs and few ports, in which writes of the firewall take long, and some fail, while processes die
+// and start.
+func (t theme) aboutFirewall(r *rand.Rand) theme {
+	for what := range deeds {
+		if !slices.Contains([]deed{connect, disconnect, write, update, die, clients, flush, unbind, forward, fault, rest}, what) {
+			t.weights[what] = 0
+		}
+	}
+	t.weights[die], t.weights[flush], t.weights[forward], t.weights[rest] = 40, 15, 25, 3
+	t.echoes, t.vms = true, t.vms[:2+r.IntN(2)]
+	t.troubles = []trouble{firewallSlow, firewallMoody, []trouble{firewallFails, startSlow, endSlow, firewallSlow}[r.IntN(4)]}
+	t.ports = uint16(2*len(t.vms) + r.IntN(4))
+	t.gaps = [...][6]int{usualGaps, shortGaps}[r.IntN(2)]
+	t.slow = [...]int{1, 5, 12}[r.IntN(3)]
+	return t
+}
+
 // scriptOf returns the script of a seed.
 func scriptOf(seed uint64, steps int) (s script) {
 	t := themeOf(seed)
@@ -224,11 +256,22 @@ func scriptOf(seed uint64, steps int) (s script) {
 		case what == write && t.wrong && r.IntN(2) == 0:
 			n = n&^0xf00 | r.IntN(5)<<8
 		}
-		return step{gap(r, gaps), what, t.vms[r.IntN(len(t.vms))], n, gap(r, t.gaps) + time.Duration(r.Int64N(int64(3*time.Second)))}
+		lasts := gap(r, t.gaps) + time.Duration(r.Int64N(int64(3*time.Second)))
+		if what == fault && trouble(n) == unseen && r.IntN(2) == 0 {
+			lasts += 10 * time.Second // so that somebody looks meanwhile
+		}
+		return step{gap(r, gaps), what, t.vms[r.IntN(len(t.vms))], n, lasts}
 	}
 	for len(s) < steps {
 		one := next(deed(pick(r, t.weights[:])), t.gaps)
 		s = append(s, one)
+		if then := follows[one.what]; then != nil && t.echoes && r.IntN(3) == 0 {
+			if what := then[r.IntN(len(then))]; t.weights[what] > 0 {
+				again := next(what, shortGaps)
+				again.vm = one.vm
+				s = append(s, again)
+			}
+		}
 		if about := matters[one.n%int(troubles)]; one.what == fault && r.IntN(2) == 0 {
 			s = append(s, next(about[r.IntN(len(about))], shortGaps), next(clients, longGaps)) // what it is about, and a while to see what comes of it
 		}
