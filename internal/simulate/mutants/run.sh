@@ -17,10 +17,16 @@ simulate || { cat "$tmp/log" >&2; echo "the simulation fails without a fault" >&
 found=0 all=0
 for p in internal/simulate/mutants/${1:-*}.patch; do
 	name=$(basename "$p" .patch)
-	file=$(sed -n 's|^+++ b/||p' "$p")
 	all=$((all + 1))
-	patch --quiet -o "$tmp/mutant.go" "$file" <"$p" || { echo "$name: the patch does not apply: make it again" >&2; exit 1; }
-	echo "{\"Replace\": {\"$PWD/$file\": \"$tmp/mutant.go\"}}" >"$tmp/overlay"
+	rm -rf "$tmp/mutant"
+	replace=
+	for file in $(sed -n 's|^+++ b/||p' "$p"); do
+		mkdir -p "$tmp/mutant/$(dirname "$file")"
+		cp "$file" "$tmp/mutant/$file"
+		replace="$replace${replace:+, }\"$PWD/$file\": \"$tmp/mutant/$file\""
+	done
+	patch --quiet -p1 -d "$tmp/mutant" <"$p" || { echo "$name: the patch does not apply: make it again" >&2; exit 1; }
+	echo "{\"Replace\": {$replace}}" >"$tmp/overlay"
 	build
 	if ! simulate -test.run '^TestSimulate$' -at-once -steps="${STEPS:-1000000}"; then
 		found=$((found + 1))
