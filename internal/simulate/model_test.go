@@ -606,20 +606,6 @@ func (m *machine) check() {
 			m.violated("the process of %v at %d runs, and the daemon has known for %v that the fence does not stand", p.vm.addr, p.port, time.Since(since))
 		}
 	}
-	// A check that takes too long counts as failed after 2 s, and looks whether it does every 2 s. Processes take 2 s to die. A hint may be lost.
-	bound := 7 * time.Second
-	if time.Since(m.failed) > 10*time.Second && time.Since(m.tearing) > 10*time.Second { // the first write that takes too long is noticed
-		bound = 3500 * time.Millisecond
-		if time.Since(m.faults[endSlow]) < 10*time.Second {
-			bound += 2 * time.Second
-		}
-	}
-	if m.stale[2] {
-		bound += look + 10*time.Second
-	}
-	if !m.fenced && len(m.procs) > 0 && time.Since(m.unfenced) > bound && m.life != nil {
-		m.violated("processes run without the fence for %v", time.Since(m.unfenced))
-	}
 }
 
 // wait has calm time pass for AppVMs that wait for something.
@@ -667,6 +653,20 @@ func (m *machine) wait(d time.Duration) {
 
 // linger has time pass for what the daemon could do, whatever else fails.
 func (m *machine) linger(d time.Duration) {
+	// A check that takes too long counts as failed after 2 s, and looks whether it does every 2 s. Processes take 2 s to die. A hint may be lost.
+	bound := 7 * time.Second
+	if time.Since(m.failed) > 10*time.Second && time.Since(m.tearing) > 10*time.Second { // the first write that takes too long is noticed
+		bound = 3500 * time.Millisecond
+		if time.Since(m.faults[endSlow]) < 10*time.Second {
+			bound += 2 * time.Second
+		}
+	}
+	if m.stale[2] {
+		bound += look + 10*time.Second
+	}
+	if !m.fenced && len(m.procs) > 0 && time.Since(m.unfenced) > bound && m.life != nil {
+		m.violated("processes run without the fence for %v", time.Since(m.unfenced))
+	}
 	writable := m.life != nil && m.life.told.IsZero() && m.life.wrote && m.fenced && m.pending == nil && !m.fwFailed && time.Now().After(m.tearing) &&
 		!slices.ContainsFunc([]trouble{firewallFails, firewallMoody, firewallUnfenced, firewallShut, firewallSlow, chains}, m.fails)
 	for i := range m.blind { // links, rules, firewall
