@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -31,13 +32,17 @@ func (l *loop) apply(p plan.Plan, now time.Time) {
 		l.startAll(p.Start, now)
 	}
 	if !inForce {
-		for i := range p.End {
-			if p.End[i].How == plan.Soon {
-				p.End[i].How = plan.Now // because new connections still come to it
-			}
-		}
+		p.End = p.Unwritten(l.boundFor)
 	}
 	l.end(p.End)
+}
+
+// boundFor returns the AppVM whose bindings lead to a generation; none if they do not.
+func (l *loop) boundFor(id int) (vm netip.Addr) {
+	if q := l.process(id); q != nil && q.vm.current == q {
+		vm = q.vm.addr
+	}
+	return vm
 }
 
 // bind makes the firewall hold what the plan says, and reports whether that is in force.

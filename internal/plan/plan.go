@@ -93,6 +93,23 @@ func Of(want []*Desired, have []*Actual, now time.Time, limits Limits) Plan {
 	return p
 }
 
+// Unwritten returns what ends although the bindings could not be written. boundFor returns the AppVM whose bindings still lead to a
+// generation. New connections come to it, so it is killed at once if its rules permit too much. If they do not, and the AppVM stays, it goes
+// on: its end would cut the AppVM off.
+func (p Plan) Unwritten(boundFor func(id int) netip.Addr) (ends []End) {
+	for _, e := range p.End {
+		vm := boundFor(e.ID)
+		if e.How == Gently && slices.ContainsFunc(p.Bindings, func(b firewall.Binding) bool { return b.Addr == vm }) {
+			continue
+		}
+		if e.How == Soon {
+			e.How = Now
+		}
+		ends = append(ends, e)
+	}
+	return ends
+}
+
 // Unfenced returns the plan for as long as the fence does not stand: nothing runs, and nothing leads anywhere.
 func Unfenced(have []*Actual) Plan {
 	p := Plan{}

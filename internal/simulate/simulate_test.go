@@ -178,6 +178,15 @@ var found = []struct {
 		{65853854, connect, 4, 50557, 135294399},
 		{4742065, rest, 4, 6196, 2477575150},
 	}},
+	{"while the firewall could not be written, the process that AppVMs still came to ended as one of too many older ones", setting{seed: 2}, script{
+		{1e6, write, 0, 0x1500, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, fault, 0, int(firewallFails), 20e9},
+		{1e6, write, 0, 0x1501, 0},
+		{60e6, write, 0, 0x1502, 0},
+		{60e6, write, 0, 0x1503, 0},
+		{9e9, clients, 0, 0, 0},
+	}},
 
 	// Faults that were mended before there was a simulation. The directory mutants has each as a patch.
 	{"what came up last was taken for last good, not what served last", setting{seed: 1}, script{
