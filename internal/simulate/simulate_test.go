@@ -188,6 +188,15 @@ var found = []struct {
 		{9e9, clients, 0, 0, 0},
 	}},
 
+	// A mutant that random scripts seldom find.
+	{"a write failed, and the process that AppVMs still came to answered requests by rules that had been taken back", setting{seed: 2}, script{
+		{1e6, write, 0, 0x1503, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, fault, 0, int(firewallFails), 5e9},
+		{1e6, write, 0, 0x1501, 0},
+		{9e9, clients, 0, 0, 0},
+	}},
+
 	// Faults that were mended before there was a simulation. The directory mutants has each as a patch.
 	{"what came up last was taken for last good, not what served last", setting{seed: 1}, script{
 		{1e6, write, 0, 0x501, 0},
