@@ -47,9 +47,12 @@ func TestNatInsteadOfASwitchboardWithoutRules(t *testing.T) {
 			s.opens("play", "http://shop.example/")
 			s.refuses("play", "http://bank.example/")
 			s.comesNowhere("play", s.show()["work"].Port)
-			if !s.translated("10.137.61.11") {
-				t.Error("no connection of the AppVM is translated")
-			}
+			s.until("a connection of the AppVM is translated", func() error {
+				if err := s.page("work", "http://bank.example/"); err != nil || !s.translated("10.137.61.11") {
+					return fmt.Errorf("page: %v", err)
+				}
+				return nil
+			})
 			if user != 0 {
 				s.takesNothing()
 			}

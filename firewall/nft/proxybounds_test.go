@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	batched "golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"vifproxy/firewall"
@@ -99,18 +100,20 @@ func TestOneProxyUsesItsShareOfTracking(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 
-	asks := func(uid int) (asked int) {
-		for asked < 2048 && AsksByUDP(t, uid, server) {
+	// asks asks until a question is refused. The kernel remembers each for some seconds, and a busy machine takes several times as long.
+	asks := func(uid int, seconds uint32) (asked, times int) {
+		begin := time.Now()
+		for asked < 16*2048 && AsksByUDP(t, uid, server) {
 			asked++
 		}
-		return asked
+		return asked, 1 + int(time.Since(begin).Seconds()/float64(seconds))
 	}
-	if asked := asks(PersonalUID); asked < questionsMin-1 || asked > 2048/questionsPart+10 || !AsksByUDP(t, SocialUID, server) {
-		t.Errorf("%d questions at once", asked)
+	if asked, times := asks(PersonalUID, udpSeconds); asked < questionsMin-1 || asked > times*(2048/questionsPart+10) || !AsksByUDP(t, SocialUID, server) {
+		t.Errorf("%d questions, in %d times what the kernel remembers them", asked, times)
 	}
 	const pages = 3 * 2 * 120 // of three AppVMs at once: both families of 120 names
-	if asked := asks(NamesUID); asked < pages || asked > 2048/resolverPart+256 || !beyond(NamesUID) || !AsksByUDP(t, SocialUID, server) {
-		t.Errorf("the resolver asks %d at once", asked)
+	if asked, times := asks(NamesUID, resolverSeconds); asked < pages || asked > times*(2048/resolverPart+256) || !beyond(NamesUID) || !AsksByUDP(t, SocialUID, server) {
+		t.Errorf("the resolver asks %d, in %d times what the kernel remembers them", asked, times)
 	}
 }
 
@@ -122,20 +125,25 @@ func TestFloodOfQuestions(t *testing.T) {
 	Must(t, err)
 	defer queue.Close()
 	Sync(t, open(t, Machines[1]), firewall.State{Askers: Askers})
-	passed, begin := 0, time.Now()
+	passed, refused, begin := 0, 0, time.Now()
 	As(t, PersonalUID, func() {
 		conn, err := net.Dial("udp4", "127.0.0.1:53")
 		Must(t, err)
 		defer conn.Close()
-		for range 5 * questionRate {
-			if _, err := conn.Write([]byte("?")); err == nil {
-				passed++
+		many := make([]batched.Message, 512) // for one call of the kernel: a busy machine must be faster than the bound
+		for i := range many {
+			many[i].Buffers = [][]byte{{'?'}}
+		}
+		for socket := batched.NewPacketConn(conn.(*net.UDPConn)); refused < 100 && passed < 100*questionRate; {
+			sent, _ := socket.WriteBatch(many, 0)
+			if passed += max(sent, 0); sent < len(many) { // the kernel ends at the first that it refuses
+				refused++
 			}
 		}
 	})
 	most := questionRate + int(time.Since(begin).Seconds()*questionRate) + 100
-	if is, err := Beyond(PersonalUID); passed < questionRate || passed > most || !is || err != nil {
-		t.Errorf("%d of %d pass in %v, want %d to %d; beyond %t, %v", passed, 5*questionRate, time.Since(begin), questionRate, most, is, err)
+	if is, err := Beyond(PersonalUID); passed < questionRate || passed > most || refused == 0 || !is || err != nil {
+		t.Errorf("%d pass in %v, want %d to %d, and %d are refused; beyond %t, %v", passed, time.Since(begin), questionRate, most, refused, is, err)
 	}
 	if !AsksByUDP(t, SocialUID, "127.0.0.1:53") {
 		t.Error("nor does the neighbour ask")
