@@ -115,7 +115,6 @@ var (
 
 // is matches packets whose field has this value, or begins with it.
 func is(f field, value ...byte) Rule { return All(f.load(register1), cmpWith(unix.NFT_CMP_EQ, value)) }
-
 func isNot(f field, value ...byte) Rule {
 	return All(f.load(register1), cmpWith(unix.NFT_CMP_NEQ, value))
 }
@@ -147,11 +146,8 @@ func key(fields []field) (loads Rule) {
 }
 
 // in matches packets whose fields, side by side, are in a set of ours.
-func in(s *set, fields ...field) Rule { return lookup(s.name, 0, fields...) }
-
-func notIn(s *set, fields ...field) Rule {
-	return lookup(s.name, unix.NFT_LOOKUP_F_INV, fields...)
-}
+func in(s *set, fields ...field) Rule    { return lookup(s.name, 0, fields...) }
+func notIn(s *set, fields ...field) Rule { return lookup(s.name, unix.NFT_LOOKUP_F_INV, fields...) }
 
 func lookup(set string, flags uint32, fields ...field) Rule {
 	return All(key(fields), Expression("lookup", Number(unix.NFTA_LOOKUP_SREG, register1), Text(unix.NFTA_LOOKUP_SET, set),
@@ -213,8 +209,7 @@ func limit(rate, burst, flags uint32) Rule {
 // ctCountWithin matches if no more connections than so many are tracked. Connections that are over (TIME_WAIT, CLOSE) do not count
 // (already_closed in net/netfilter/nf_conncount.c of Linux 5.0 and later).
 func ctCountWithin(count uint32) Rule {
-	const nftaCount, nftaFlags = 1, 2 // NFTA_CONNLIMIT_*
-	return Expression("connlimit", Number(nftaCount, count), Number(nftaFlags, 0))
+	return Expression("connlimit", Number(1, count), Number(2, 0)) // NFTA_CONNLIMIT_COUNT, NFTA_CONNLIMIT_FLAGS
 }
 
 // ctTimeoutSet gives the connection that this packet begins the times of an object.
@@ -256,7 +251,6 @@ var (
 )
 
 func jump(chain string) Rule { return verdict(unix.NFT_JUMP, chain) }
-
 func goTo(chain string) Rule { return verdict(unix.NFT_GOTO, chain) }
 
 func verdict(code int32, chain string) Rule {
@@ -269,9 +263,6 @@ func verdict(code int32, chain string) Rule {
 }
 
 func host32(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
-
-func net16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
-
-func net32(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
-
-func net64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+func net16(n uint16) []byte  { return binary.BigEndian.AppendUint16(nil, n) }
+func net32(n uint32) []byte  { return binary.BigEndian.AppendUint32(nil, n) }
+func net64(n uint64) []byte  { return binary.BigEndian.AppendUint64(nil, n) }
