@@ -14,13 +14,10 @@ import (
 )
 
 const (
-	// evictInterval is the time between looks at how many connections are tracked.
-	evictInterval = 2 * time.Second
-	// emptyInterval is the same while the table is nearly empty: less than one in emptyShare is in use.
-	emptyInterval = 10 * time.Second
+	evictInterval = 2 * time.Second  // between looks at how many connections are tracked
+	emptyInterval = 10 * time.Second // the same while less than one in emptyShare is in use
 	emptyShare    = 64
-	// evictShare is the part of the table that has to be in use, one in so many, until somebody looks for expired entries.
-	evictShare = 8
+	evictShare    = 8 // the part of the table that has to be in use, one in so many, until somebody looks for expired entries
 )
 
 // KeepEvicting has the kernel evict expired entries of connection tracking as long as the table is in use, until ctx ends. Otherwise
@@ -30,35 +27,31 @@ const (
 func KeepEvicting(ctx context.Context, told func(error)) {
 	var last error
 	for interval := evictInterval; ; {
-		timer := time.NewTimer(time.Until(beat.Next(time.Now(), interval)))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return
-		case <-timer.C:
+		case <-time.After(time.Until(beat.Next(time.Now(), interval))):
 		}
-		_, empty, err := evictIfMany()
-		if interval = evictInterval; empty {
-			interval = emptyInterval
-		}
+		_, next, err := evictIfMany()
 		if (err == nil) != (last == nil) {
 			told(err)
 		}
-		last = err
+		last, interval = err, next
 	}
 }
 
-// evictIfMany evicts expired entries if there may be enough of them, and reports whether it did, and whether the table is nearly empty.
-func evictIfMany() (did, empty bool, err error) {
+// evictIfMany evicts expired entries if there may be enough of them. It reports whether it did, and returns the time until the next look.
+func evictIfMany() (did bool, next time.Duration, err error) {
 	n, _, err := trackingStats()
-	if err != nil {
-		return false, false, err
+	switch most := TrackedMax(); {
+	case err != nil:
+		return false, evictInterval, err
+	case n*emptyShare < most:
+		return false, emptyInterval, nil
+	case n*evictShare <= most:
+		return false, evictInterval, nil
 	}
-	most := TrackedMax()
-	if n*evictShare <= most {
-		return false, n*emptyShare < most, nil
-	}
-	return true, false, evictExpired()
+	return true, evictInterval, evictExpired()
 }
 
 // trackingStats returns how many entries connection tracking has, expired ones included, and for how many there is room; 0 for that
