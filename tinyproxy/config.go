@@ -9,6 +9,7 @@ package tinyproxy
 import (
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -195,7 +196,8 @@ func ParseConfig(path, rendered string) (c Config, text string, err error) {
 		case "filterurls":
 			c.Filter.URLs = c.Filter.URLs || isTrue(arg)
 		case "maxclients":
-			if n, err := strconv.Atoi(strings.Trim(arg, " \t")); err == nil && n > 0 {
+			// tinyproxy makes another number of one that is too large (get_long_arg). No machine serves so many, so the template is refused.
+			if n, err := strconv.Atoi(strings.Trim(arg, " \t")); (err == nil || errors.Is(err, strconv.ErrRange)) && n > 0 {
 				c.MaxClients, c.MaxClientsLine = n, i+1
 			}
 		case "errorfile", "defaulterrorfile", "statfile":

@@ -2,6 +2,7 @@ package tinyproxy
 
 import (
 	"crypto/sha256"
+	"math"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -52,6 +53,14 @@ func TestParseConfig(t *testing.T) {
 		if _, text, err := ParseConfig("", white); err != nil || text != white {
 			t.Errorf("%q became %q, %v", white, text, err)
 		}
+	}
+}
+
+// TestMoreClientsThanThereAreNumbers are more than a machine serves, and not the number that a template without MaxClients has.
+func TestMoreClientsThanThereAreNumbers(t *testing.T) {
+	c, _, err := ParseConfig("", "MaxClients 99999999999999999999\n")
+	if err != nil || c.MaxClients != math.MaxInt || c.MaxClientsLine != 1 {
+		t.Errorf("%d clients by line %d: %v", c.MaxClients, c.MaxClientsLine, err)
 	}
 }
 
