@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -42,8 +43,8 @@ func subscribe() (*netlink.Subscription, error) {
 
 // foreign reports whether a message ends a transaction of another process. Such a message carries the
 // id of the thread that made the transaction (nf_tables_fill_gen_info: task_pid_nr), not of its process; ours
-// are the ones in /proc/self/task. If that fails, as in a pid namespace, our own are taken for foreign: one
-// check too many.
+// are the ones in /proc/self/task. In a pid namespace these have other ids, and our own transactions are taken for foreign: one check
+// too many. There, one of another program may have the id of a thread of ours, so its name is compared as well.
 func foreign(m netlink.Message) bool {
 	if m.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
 		return false
@@ -52,6 +53,6 @@ func foreign(m netlink.Message) bool {
 	if err != nil {
 		return true
 	}
-	_, err = os.Stat(fmt.Sprintf("/proc/self/task/%d", o.Number(unix.NFTA_GEN_PROC_PID)))
-	return err != nil
+	name, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/comm", o.Number(unix.NFTA_GEN_PROC_PID)))
+	return err != nil || strings.TrimSuffix(string(name), "\n") != o.Text(unix.NFTA_GEN_PROC_NAME)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/google/nftables"
@@ -14,6 +15,7 @@ import (
 	. "vifproxy/firewall/firewalltest"
 
 	"vifproxy/internal/await"
+	"vifproxy/internal/netlink"
 )
 
 // watch runs Watch in the current namespace until it ends, the test does, or stop is called, which returns what Watch
@@ -121,5 +123,19 @@ func TestWatchOverflow(t *testing.T) {
 	}
 	if err := stop(); !errors.Is(err, unix.ENOBUFS) {
 		t.Errorf("Watch returned %v, want ENOBUFS", err)
+	}
+}
+
+// TestAnotherProgramWithTheIDOfAThread: in a pid namespace, the kernel's id of another program may be that of a thread of ours. Its changes
+// are news all the same.
+func TestAnotherProgramWithTheIDOfAThread(t *testing.T) {
+	own, err := os.ReadFile("/proc/self/comm")
+	Must(t, err)
+	for name, want := range map[string]bool{"nft": true, strings.TrimSpace(string(own)): false} {
+		body := netlink.Append([]byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, 0}, unix.NFTA_GEN_PROC_PID, net32(uint32(os.Getpid()))...)
+		body = netlink.AppendString(body, unix.NFTA_GEN_PROC_NAME, name)
+		if got := foreign(netlink.Message{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN, Body: body}); got != want {
+			t.Errorf("%s: foreign %t", name, got)
+		}
 	}
 }
