@@ -294,7 +294,8 @@ func TestResolvConfBecomesALink(t *testing.T) {
 	})
 }
 
-// TestAListOnADeadFileSystem: a rule file may be a link to where nothing answers. The daemon goes on meanwhile, and says so.
+// TestAListOnADeadFileSystem: a rule file may be a link to where nothing answers. That is the trouble of this AppVM alone: the daemon says
+// so, others are served, what is changed in their lists is in force, and those that come have a proxy.
 func TestAListOnADeadFileSystem(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
@@ -307,9 +308,20 @@ func TestAListOnADeadFileSystem(t *testing.T) {
 	if err := s.page("work", "http://bank.example/"); err != nil {
 		s.Error(err)
 	}
+	s.rules("work.10.137.0.11", shop)
+	s.opens("work", "http://shop.example/")
+	if r := s.Get("work", "http://bank.example/"); r.Status != 403 {
+		s.Errorf("what was taken from a list is not in force: %v", r)
+	}
+	s.rules("other.10.137.0.13", bank)
+	s.attach("other", "10.137.0.13")
+	s.opens("other", "http://bank.example/")
+	if _, known := s.show()["play"]; !known {
+		s.Error("the list that cannot be read is not shown")
+	}
 	revive()
 	s.must(os.Remove(link))
 	s.rules("work.10.137.0.11", bank, shop)
-	s.opens("work", "http://shop.example/")
+	s.opens("work", "http://bank.example/", "http://shop.example/")
 	s.stop()
 }
