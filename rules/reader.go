@@ -10,10 +10,17 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"vifproxy/internal/unanswered"
+	"vifproxy/rules/flaws"
 )
 
 // readTimeout is how long a Reader waits for the file system. A file behind a link may be on a file system that does not answer.
 const readTimeout = 2 * time.Second
+
+// fileTimeout is how long a Reader waits for one file. A link may lead to a file system that does not answer, and that is the trouble of
+// those AppVMs alone whose list it is.
+const fileTimeout = 500 * time.Millisecond
 
 // unknownRetry is how soon lists are read again that could not be read elsewhere, if nothing tells before that they can.
 const unknownRetry = time.Second
@@ -32,7 +39,7 @@ type Reader struct {
 	elsewhere func() (Lists, error) // nil if there are no lists but those in files
 	moved     func() bool           // whether elsewhere may return something else now
 
-	hangs hangs
+	unanswered unanswered.Questions // by path
 
 	// The fields below belong to the goroutine that has put the token there.
 	stamps map[string]stamp // of what the last Read looked at, by path
@@ -46,8 +53,7 @@ type Reader struct {
 
 // NewReader returns a Reader of the directory dir and the template.
 func NewReader(dir, template string) *Reader {
-	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1), parsed: map[string]parsed{},
-		hangs: hangs{paths: map[string]bool{}}}
+	return &Reader{dir: dir, template: template, busy: make(chan struct{}, 1), parsed: map[string]parsed{}}
 }
 
 // OnLate sets a function to be called when a Read ends after its time was over and has parsed something. The next Read need not
@@ -119,7 +125,7 @@ func (r *Reader) read() (Set, error) {
 	r.paths = map[netip.Addr][]string{}
 	var soonest time.Duration
 	readFile := func(path string) ([]byte, error) {
-		a, ok := ask(&r.hangs, path, func() (a fileAnswer) {
+		a, ok := unanswered.Ask(&r.unanswered, path, fileTimeout, func() (a fileAnswer) {
 			a.stamp = stampOf(path)
 			a.content, a.again, a.err = readClosed(path)
 			return a
@@ -163,6 +169,19 @@ func (r *Reader) read() (Set, error) {
 	set.Again, set.Unknown, set.Shown = soonest, unknown, r.lists.Shown
 	set.Ceiling, set.CeilingErr = r.ceiling, ceilingErr
 	return set, nil
+}
+
+// stamp is stampOf for a file system that may not answer.
+func (r *Reader) stamp(path string) stamp {
+	if s, ok := unanswered.Ask(&r.unanswered, path, fileTimeout, func() stamp { return stampOf(path) }); ok {
+		return s
+	}
+	return stamp{err: syscall.ETIMEDOUT}
+}
+
+func doesNotAnswer(path string) *Error {
+	return &Error{Path: path, Unsettled: true, Flaw: flaws.Flaw{
+		Text: "is on a file system that does not answer: what it said before stays in force", Remedy: "see where it leads"}}
 }
 
 // A fileAnswer is what came of reading a file.
@@ -225,7 +244,7 @@ func (r *Reader) changed(of []netip.Addr) bool {
 	}
 	return slices.ContainsFunc(paths, func(path string) bool {
 		was, read := r.stamps[path]
-		return read && was != r.hangs.stamp(path)
+		return read && was != r.stamp(path)
 	})
 }
 

@@ -75,10 +75,8 @@ func TestFilesOnADeadFileSystem(t *testing.T) {
 	must(t, os.Remove(filepath.Join(dir, SharedDir, "shared")))
 	write(t, filepath.Join(dir, SharedDir, "shared"), "^shared$\n")
 	await.Success(t, "an answer to all who wait", func() error {
-		r.hangs.mu.Lock()
-		defer r.hangs.mu.Unlock()
-		if len(r.hangs.paths) > 0 {
-			return fmt.Errorf("none for %v", r.hangs.paths)
+		if open := r.unanswered.Open(); open > 0 {
+			return fmt.Errorf("%d have none", open)
 		}
 		return nil
 	})
