@@ -373,7 +373,10 @@ func (m *machine) config(l *life) supervisor.Config {
 				if err = m.failing(ruleFiles); err == nil {
 					s = m.rules()
 					l.version = m.version
-					l.truncated = m.ceiling.now == 0 || slices.ContainsFunc(m.vms, func(vm *appVM) bool { l := vm.written(); return l.kind == good && l.lines == 0 })
+					l.truncated = m.ceiling.now == 0 || slices.ContainsFunc(m.vms, func(vm *appVM) bool {
+						l := vm.written()
+						return l.kind == good && (l.lines == 0 || l.lines&includeLine != 0 && m.shared == list{kind: good})
+					})
 				}
 				if l == m.life {
 					m.stale[1] = err != nil || s.Unknown != nil
