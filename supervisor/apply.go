@@ -119,7 +119,7 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 func (l *loop) release(bindings []firewall.Binding) {
 	if !l.cleaned { // an earlier run may have crashed
 		l.cleaned = true
-		l.running.Go(forgetOrphans(l.ForgetAll, l.Events, bindings))
+		l.running.Go(func() { forgetOrphans(l.ForgetAll, l.Events, bindings) })
 	}
 	l.freed = slices.DeleteFunc(l.freed, func(port uint16) bool {
 		if slices.ContainsFunc(bindings, func(b firewall.Binding) bool { return b.To.Port() == port }) {
@@ -130,14 +130,11 @@ func (l *loop) release(bindings []firewall.Binding) {
 	})
 }
 
-// forgetOrphans returns a function that forgets connections of an earlier run. It takes as long as there are connections, so another
-// goroutine calls it.
-func forgetOrphans(forget func([]firewall.Binding) (int, error), emitter *events.Emitter, bindings []firewall.Binding) func() {
-	return func() {
-		n, err := forget(bindings)
-		emitter.Log.Debug("connections of an earlier run forgotten", "count", n)
-		if err != nil {
-			emitter.Emit(events.StillTracked, events.About{Err: err.Error()})
-		}
+// forgetOrphans forgets connections of an earlier run. It takes as long as there are any, so another goroutine calls it.
+func forgetOrphans(forget func([]firewall.Binding) (int, error), emitter *events.Emitter, bindings []firewall.Binding) {
+	n, err := forget(bindings)
+	emitter.Log.Debug("connections of an earlier run forgotten", "count", n)
+	if err != nil {
+		emitter.Emit(events.StillTracked, events.About{Err: err.Error()})
 	}
 }

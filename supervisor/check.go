@@ -101,10 +101,9 @@ func (l *loop) lookAround() func() {
 
 // surroundings is what a check looks at in addition to our own rules.
 type surroundings struct {
-	forward      firewall.Forward
-	forwardErr   error
-	listeners    sockdiag.Listeners
-	listenersErr error
+	forward                  firewall.Forward
+	listeners                sockdiag.Listeners
+	forwardErr, listenersErr error
 }
 
 // around returns a function that reads the surroundings; readForward is nil if nobody needs those chains.

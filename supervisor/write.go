@@ -113,7 +113,11 @@ func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 
 // await waits until a write is in force, or until it is done. If inForce is nil, it waits for the second alone.
 func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
-	tick := time.NewTicker(checkTimeout)
+	first := checkTimeout
+	if w.beside { // it has begun before
+		first = max(time.Until(l.agenda[agenda.Late]), 1)
+	}
+	tick := time.NewTicker(first)
 	defer tick.Stop()
 	for ending := l.life.Done(); ; {
 		select {
@@ -126,7 +130,8 @@ func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
 			defer time.AfterFunc(endingTimeout, w.putOff).Stop()
 			ending = nil
 		case <-tick.C:
-			if l.guard.suspect || l.mail.Pending(mailbox.Firewall) {
+			tick.Reset(checkTimeout)
+			if w.beside || l.guard.suspect || l.mail.Pending(mailbox.Firewall) {
 				l.giveUp(w)
 				inForce = nil
 			}

@@ -130,7 +130,8 @@ func (c *chaos) acceptable() (vm *appVM, picked hosts) {
 			continue
 		}
 		for picked == 0 {
-			picked = lacks & (1<<c.rng.IntN(len(universe)-1) | 1<<c.rng.IntN(len(universe)-1))
+			one, other := c.rng.IntN(len(universe)-1), c.rng.IntN(len(universe)-1)
+			picked = lacks & (1<<one | 1<<other)
 		}
 		return vm, picked
 	}

@@ -656,7 +656,7 @@ func (m *machine) linger(d time.Duration) {
 	// A check that takes too long counts as failed after 2 s, and looks whether it does every 2 s. Processes take 2 s to die. A hint may be lost.
 	bound := 7 * time.Second
 	if time.Since(m.failed) > 10*time.Second && time.Since(m.tearing) > 10*time.Second { // the first write that takes too long is noticed
-		bound = 3500 * time.Millisecond
+		bound = 2500 * time.Millisecond
 		if time.Since(m.faults[endSlow]) < 10*time.Second {
 			bound += 2 * time.Second
 		}

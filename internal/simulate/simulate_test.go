@@ -235,6 +235,19 @@ var found = []struct {
 		{1e6, lose, 0, 0, 0},
 		{15e9, clients, 0, 0, 0},
 	}},
+	{"a check beside the loop that took too long ended proxies without a fence 2 s after the loop began to wait for it, not 2 s after it began", setting{1133, 5, 5, false}, script{
+		{362867, disconnect, 1, 52468, 2933518180},
+		{268662, connect, 1, 267218, 17817828832},
+		{4665372, connect, 3, 597775, 2970465973},
+		{7781520, fault, 3, 12, 1103777363},
+		{712165, write, 1, 253267, 396281330},
+		{16475400, write, 3, 127146, 1863604634},
+		{2443775, flush, 3, 288898, 3098408925},
+		{14284841813, clients, 1, 772071, 317785881},
+		{2246103, fault, 3, 12, 2240593731},
+		{1338539, flush, 1, 603629, 1108170162},
+		{16196551891, clients, 3, 743861, 913218630},
+	}},
 }
 
 func TestFound(t *testing.T) {
