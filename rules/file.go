@@ -365,6 +365,9 @@ func invisible(line string) *flaws.Flaw {
 			text, remedy = "a NUL byte; tinyproxy would end the line there", "remove it"
 		case unicode.IsControl(r) && r != '\t', unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control):
 			text, remedy = fmt.Sprintf("the invisible character %+q", r), "remove it"
+			if r == '\r' { // as old Macs end lines
+				remedy = "save the file with Unix line ends"
+			}
 		default:
 			continue
 		}

@@ -43,7 +43,7 @@ func TestParseFile(t *testing.T) {
 		{"invalid UTF-8", "^a$\n^b\xffc$", "", ":2: invalid UTF-8: byte 0xff (save the file as UTF-8)"},
 		{"Latin-1 in a comment", "# f\xfcr", "", ":1: invalid UTF-8: byte 0xfc"},
 		{"ESC", "# \x1b[2J", "", `:1: the invisible character '\x1b' (remove it)`},
-		{"CR as line end", "# old Mac\r^a$\r", "", `:1: the invisible character '\r'`},
+		{"CR as line end", "# old Mac\r^a$\r", "", `:1: the invisible character '\r' (save the file with Unix line ends)`},
 		{"form feed", "^a$\f^b$", "", `:1: the invisible character '\f'`},
 		{"line separator", "# x\u2028^a$", "", `:1: the invisible character '\u2028'`},
 		{"reversed text", "^a$ # \u202e$b^", "", `:1: the invisible character '\u202e'`},
