@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// events are what the kernel tells of.
-const events = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_DONT_FOLLOW
+// events are what the kernel tells of, of a directory that is no link.
+const events = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
 
 // eventSize is how many bytes of events are read at once. An event has 272 bytes at most.
 const eventSize = 4 << 10
@@ -44,22 +44,17 @@ func New() *Watcher {
 }
 
 // Add watches a directory until that is removed. It does not tell what vanished before.
-func (w *Watcher) Add(dir string) error { return w.add(dir, events|unix.IN_ONLYDIR) }
-
-// AddFile watches one file, whatever else is in its directory. An unlinked file that is open has fewer links: IN_ATTRIB.
-func (w *Watcher) AddFile(path string) error { return w.add(path, events|unix.IN_ATTRIB) }
-
-func (w *Watcher) add(path string, mask uint32) error {
+func (w *Watcher) Add(dir string) error {
 	w.mu.Lock() // so the path is known before its events are read
 	defer w.mu.Unlock()
 	if w.err != nil {
 		return w.err
 	}
-	wd, err := unix.InotifyAddWatch(w.fd, path, mask)
+	wd, err := unix.InotifyAddWatch(w.fd, dir, events)
 	if err != nil {
 		return os.NewSyscallError("inotify_add_watch", err)
 	}
-	w.paths[int32(wd)] = path
+	w.paths[int32(wd)] = dir
 	return nil
 }
 
