@@ -119,7 +119,8 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 func (l *loop) release(bindings []firewall.Binding) {
 	if !l.cleaned { // an earlier run may have crashed
 		l.cleaned = true
-		l.running.Go(func() { forgetOrphans(l.ForgetAll, l.Events, bindings) })
+		forget, emitter := l.ForgetAll, l.Events
+		l.running.Go(func() { forgetOrphans(forget, emitter, bindings) })
 	}
 	l.freed = slices.DeleteFunc(l.freed, func(port uint16) bool {
 		if slices.ContainsFunc(bindings, func(b firewall.Binding) bool { return b.To.Port() == port }) {

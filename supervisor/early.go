@@ -23,8 +23,7 @@ import (
 const (
 	bulkStart     = 8                     // if so many proxies are starting, none is served alone any more
 	fullPlanDelay = 20 * time.Millisecond // how long a full plan that is not urgent waits for more news
-	// lonePlanDelay is how long a full plan waits if nothing is left to do for it: one AppVM has come, or only guarded ports have changed.
-	// It would be in the way of that AppVM's start, which takes some 10 ms, or more on a busy machine.
+	// lonePlanDelay is the same if nothing is left to do: it would be in the way of an AppVM that has come, whose start takes some 10 ms.
 	lonePlanDelay = 100 * time.Millisecond
 )
 

@@ -1,6 +1,7 @@
 package unanswered
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,18 +11,19 @@ import (
 func TestAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var q Questions
-		asked, answers := 0, make(chan string)
+		var asked atomic.Int32
+		answers := make(chan string)
 		ask := func(about string) (string, bool) {
 			return Ask(&q, about, time.Second, func() string {
-				if asked++; about == "dead" {
+				if asked.Add(1); about == "dead" {
 					return <-answers
 				}
 				return about
 			})
 		}
 		for range 2 {
-			if answer, ok := ask("dead"); ok || asked != 1 || q.Open() != 1 {
-				t.Errorf("%q, %t; asked %d times, %d are open", answer, ok, asked, q.Open())
+			if answer, ok := ask("dead"); ok || asked.Load() != 1 || q.Open() != 1 {
+				t.Errorf("%q, %t; asked %d times, %d are open", answer, ok, asked.Load(), q.Open())
 			}
 		}
 		if answer, ok := ask("alive"); !ok || answer != "alive" || q.Open() != 1 {
