@@ -37,8 +37,9 @@ SEED       ?= 0
 SUITE      ?= bookworm
 
 # `lint` has done what vet would do. With -trimpath, a clone in another folder compiles nothing again. Nobody debugs these
-# programs, so they are linked without DWARF, which takes a third of the linker's time.
-TEST        = $(GO) test -json -vet=off -trimpath -ldflags=-w -p $(PACKAGES) -timeout 30m
+# programs, so they are linked without DWARF, which takes a third of the linker's time. Each test runs, whether the sources have changed
+# or not: Go does not know the kernel and the programs that the tests are about.
+TEST        = $(GO) test -json -count=1 -vet=off -trimpath -ldflags=-w -p $(PACKAGES) -timeout 30m
 
 # How many steps all runs of `make simulate` have together. The first run has the seed SEED, the next one the next.
 STEPS      ?= 1000000
