@@ -189,8 +189,8 @@ func (b *Book) Keep(ctx context.Context, report func(error)) {
 		case <-time.After(writeDelay):
 		case <-ctx.Done():
 		}
-		report(b.write())
-		if ctx.Err() != nil {
+		last := ctx.Err() != nil // what changes while it writes is written too
+		if report(b.write()); last {
 			return
 		}
 	}

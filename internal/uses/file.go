@@ -124,12 +124,13 @@ func (b *Book) Keep(ctx context.Context, report func(error)) {
 		case <-ctx.Done():
 		}
 		pause(ctx, writeDelay)
+		last := ctx.Err() != nil // what changes while it writes is written too
 		err := b.write()
 		report(err)
 		if err != nil { // the disk may have room again in a while, although no request comes
 			wake(b.changed)
 		}
-		if ctx.Err() != nil {
+		if last {
 			return
 		}
 		pause(ctx, writeInterval)
