@@ -154,6 +154,7 @@ func (c *chaos) allow(vm *appVM, picked hosts) (written bool, what string) {
 			words = append(words, host)
 		}
 	}
+	c.court.explained(picked)
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
 	defer cancel()
 	said, failed := exec.CommandContext(ctx, filepath.Join(programs, "vifproxyctl"), append([]string{"--socket=" + c.socket(), "allow", name}, words...)...).CombinedOutput()

@@ -67,6 +67,19 @@ func (c *court) begin(vm *appVM, host int, liable bool) *trial {
 	return t
 }
 
+// explained notes that vifproxyctl may explain these hosts: if their lines are not in force, the daemon tries them as they are, and with
+// each remedy, by proxies of their own.
+func (c *court) explained(picked hosts) {
+	const tries = 8
+	c.Lock()
+	defer c.Unlock()
+	for host := range c.rightful {
+		if picked.Has(host) {
+			c.rightful[host] += tries
+		}
+	}
+}
+
 // end says what is wrong with a result; nil if nothing is. New says that the origin sees a connection of its
 // own.
 func (c *court) end(t *trial, r lab.Result, isNew bool) error {
