@@ -158,6 +158,7 @@ func (c *chaos) allow(vm *appVM, picked hosts) (written bool, what string) {
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
 	defer cancel()
 	said, failed := exec.CommandContext(ctx, filepath.Join(programs, "vifproxyctl"), append([]string{"--socket=" + c.socket(), "allow", name}, words...)...).CombinedOutput()
+	c.explained = c.explained || strings.Contains(string(said), "\n    try ")
 	now, err := os.ReadFile(path)
 	c.must(err)
 	kept := strings.HasPrefix(string(now), strings.TrimSuffix(string(was), "\n"))

@@ -65,9 +65,11 @@ type chaos struct {
 	thin   bool                // a part of our rules may be away
 	naming naming
 	dom0   decisions
-	ended  map[*running]bool // daemons that were meant to end
-	counts map[string]int
-	log    []string
+
+	explained bool              // a request, by vifproxyctl, since origins were counted last
+	ended     map[*running]bool // daemons that were meant to end
+	counts    map[string]int
+	log       []string
 
 	mu       sync.Mutex
 	cables   map[*appVM]cable
