@@ -124,7 +124,7 @@ func TestReviewOfARange(t *testing.T) {
 	}
 	s.command(0, "review --after=0s", "disp-10.137.42.3: counted since ", "disp-10.137.42.4: counted since ")
 
-	// What is said is done: then nothing is found.
+	// After the printed command was typed, review finds nothing.
 	s.list("common", "#: format domains", "shop.example")
 	s.rules(file, "#: format domains", "#: include common", "bank.example", "www.news.example")
 	s.goes("two", "http://old.example/")

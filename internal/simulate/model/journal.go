@@ -30,7 +30,7 @@ type Event struct {
 	Note  string       `json:"note,omitempty"`
 }
 
-// What says what an event is about.
+// A What names the kind of an event.
 type What string
 
 const (
