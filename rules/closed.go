@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 	"syscall"
@@ -24,8 +25,8 @@ const quiet = time.Second
 // *Error is Unsettled, and again is the time after which it may be settled. It is 0 if closing the file will cause an event.
 func readClosed(path string) (content []byte, again time.Duration, err error) {
 	leased := false
-	content, changed, err := readAfter(path, func(file *os.File) error {
-		switch err := leaseAs(file); {
+	content, changed, err := readAfter(path, func(file *os.File, info fs.FileInfo) error {
+		switch err := leaseAs(file, info); {
 		case errors.Is(err, unix.EAGAIN):
 			again = quiet // if no event comes: another machine may be writing
 			return &Error{Path: path, Unsettled: true, Flaw: flaws.Flaw{
@@ -51,11 +52,7 @@ func readClosed(path string) (content []byte, again time.Duration, err error) {
 // somewhere, or mapped (check_conflicting_open in Linux' fs/locks.c). A process that opens it for writing meanwhile waits for the
 // fraction of a millisecond that reading takes. The kernel grants a lease to the owner of the file, or with CAP_LEASE
 // (fcntl(2)). To become the owner for one call takes CAP_SETUID only.
-func leaseAs(file *os.File) error {
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
+func leaseAs(file *os.File, info fs.FileInfo) error {
 	lease := func() error {
 		raw, err := file.SyscallConn()
 		if err != nil {
@@ -65,7 +62,7 @@ func leaseAs(file *os.File) error {
 		err = raw.Control(func(fd uintptr) { _, failed = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_RDLCK) })
 		return errors.Join(err, failed)
 	}
-	if err = lease(); !errors.Is(err, unix.EACCES) {
+	if err := lease(); !errors.Is(err, unix.EACCES) {
 		return err
 	}
 	runtime.LockOSThread()

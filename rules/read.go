@@ -79,7 +79,7 @@ func Read(dir, template string) (Set, error) { return read(dir, template, ReadFi
 const listings = 5
 
 func read(dir, template string, readFile func(path string) ([]byte, error)) (Set, error) {
-	l, err := load(dir, template, readFile)
+	l, err := load(dir, template, readFile, func([]string) {})
 	if err != nil {
 		return Set{}, err
 	}
@@ -111,8 +111,8 @@ func (f loadedFile) parse() (File, error) {
 	return parseFile(f.Path, f.content, f.shared.read)
 }
 
-// load reads all files, and parses none.
-func load(dir, template string, readFile func(path string) ([]byte, error)) (loaded, error) {
+// load reads all files, and parses none. Before it reads rule files, it calls ahead with their paths.
+func load(dir, template string, readFile source, ahead func(paths []string)) (loaded, error) {
 	l := loaded{template: template}
 	l.content, l.templateErr = loadTemplate(template, readFile)
 	for range listings {
@@ -126,7 +126,7 @@ func load(dir, template string, readFile func(path string) ([]byte, error)) (loa
 		candidates := ruleFiles(dir, entries)
 		refuseDuplicates(candidates)
 		var gone bool
-		if l.files, gone = loadFiles(candidates, readFile); !gone && unchanged() {
+		if l.files, gone = loadFiles(candidates, readFile, ahead); !gone && unchanged() {
 			return l, nil
 		}
 	}
@@ -191,8 +191,14 @@ func list(dir string) (entries []fs.DirEntry, unchanged func() bool, err error) 
 
 // loadFiles reads the files that were listed. If one has gone since, somebody has deleted it, or has replaced the directory by
 // another or by a link that leads nowhere. Only another listing can tell.
-func loadFiles(candidates []Refused, readFile func(path string) ([]byte, error)) (files []loadedFile, gone bool) {
-	lists := shared{}
+func loadFiles(candidates []Refused, readFile source, ahead func(paths []string)) (files []loadedFile, gone bool) {
+	lists, paths := shared{}, []string{}
+	for _, c := range candidates {
+		if c.Err == nil {
+			paths = append(paths, c.Path)
+		}
+	}
+	ahead(paths)
 	for _, c := range candidates {
 		f := loadedFile{Refused: c, shared: lists}
 		if f.Err == nil {
@@ -278,17 +284,17 @@ func loadTemplate(path string, readFile func(path string) ([]byte, error)) ([]by
 // ReadFile returns the content of a file, up to one byte more than maxSize. It does not wait for a FIFO or a device. The error is
 // fs.ErrNotExist if nothing is at path, and an *Error otherwise.
 func ReadFile(path string) ([]byte, error) {
-	content, _, err := readAfter(path, func(*os.File) error { return nil })
+	content, _, err := readAfter(path, func(*os.File, fs.FileInfo) error { return nil })
 	return content, err
 }
 
 // readAfter is ReadFile, but calls look with the open file first, and also returns when the file was last changed.
-func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error) {
+func readAfter(path string, look func(*os.File, fs.FileInfo) error) ([]byte, time.Time, error) {
 	fail := func(text, remedy string) ([]byte, time.Time, error) {
 		return nil, time.Time{}, wrong(path, 0, text,
 			remedy)
 	}
-	file, _, err := regular.Open(path, os.O_RDONLY, 0)
+	file, info, err := regular.Open(path, os.O_RDONLY, 0)
 	switch {
 	case errors.Is(err, regular.ErrNotRegular):
 		return fail("is not a regular file", "replace it with one, or remove it")
@@ -300,11 +306,10 @@ func readAfter(path string, look func(*os.File) error) ([]byte, time.Time, error
 		return fail("cannot be opened: "+withoutPath(err), "make it a readable file, or remove it")
 	}
 	defer file.Close()
-	if err := look(file); err != nil {
+	if err := look(file, info); err != nil {
 		return nil, time.Time{}, err
 	}
-	info, err := file.Stat()
-	if err != nil {
+	if info, err = file.Stat(); err != nil {
 		return fail("cannot be examined: "+withoutPath(err), "")
 	}
 	content, err := regular.ReadAll(file, maxSize+1)

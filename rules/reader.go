@@ -120,16 +120,16 @@ func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok 
 }
 
 func (r *Reader) read() (Set, error) {
-	// A stamp is taken before its file is read, so that a change meanwhile shows.
 	r.stamps = map[string]stamp{r.dir: stampOf(r.dir)}
 	r.paths = map[netip.Addr][]string{}
 	var soonest time.Duration
+	var answers map[string]fileAnswer
+	ahead := func(paths []string) { answers = unanswered.All(&r.unanswered, paths, fileTimeout, readAnswer) }
 	readFile := func(path string) ([]byte, error) {
-		a, ok := unanswered.Ask(&r.unanswered, path, fileTimeout, func() (a fileAnswer) {
-			a.stamp = stampOf(path)
-			a.content, a.again, a.err = readClosed(path)
-			return a
-		})
+		a, ok := answers[path]
+		if !ok {
+			a, ok = unanswered.Ask(&r.unanswered, path, fileTimeout, func() fileAnswer { return readAnswer(path) })
+		}
 		if !ok {
 			a = fileAnswer{stamp: stamp{err: syscall.ETIMEDOUT}, again: unknownRetry, err: doesNotAnswer(path)}
 		}
@@ -140,7 +140,7 @@ func (r *Reader) read() (Set, error) {
 		return a.content, a.err
 	}
 	ceilingErr := r.readCeiling(readFile)
-	l, err := load(r.dir, r.template, readFile)
+	l, err := load(r.dir, r.template, readFile, ahead)
 	if err != nil {
 		return Set{}, err
 	}
@@ -190,6 +190,13 @@ type fileAnswer struct {
 	content []byte
 	again   time.Duration
 	err     error
+}
+
+// readAnswer takes a file's stamp before it reads the file, so that a change meanwhile shows.
+func readAnswer(path string) (a fileAnswer) {
+	a.stamp = stampOf(path)
+	a.content, a.again, a.err = readClosed(path)
+	return a
 }
 
 // A parsed is what was made of some bytes.
