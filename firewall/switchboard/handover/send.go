@@ -47,7 +47,7 @@ func Send(socket string, all []Descriptor) error {
 	}
 	for _, d := range all {
 		// systemd drops what it finds broken with poll(2), and that is what poll says of a map (bpf_map_poll in the kernel's
-		// kernel/bpf/syscall.c: EPOLLERR). FDPOLL= is for systemd 246 and later.
+		// kernel/bpf/syscall.c: EPOLLERR), see findings/fd-store-drops-bpf-maps.sh. FDPOLL= is for systemd 246 and later.
 		if err := send("FDSTORE=1\nFDNAME="+d.Name+"\nFDPOLL=0", d.FD); err != nil {
 			return err
 		}
