@@ -7,6 +7,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/plan"
 )
 
@@ -17,10 +18,14 @@ const lastSyncTimeout = 3 * time.Second
 // endingTimeout is how much longer a write may take that is under way when the daemon is told to end. A check may be two of them.
 const endingTimeout = 500 * time.Millisecond
 
-// shutdown takes bindings and openings away, then the processes, then all that is ours in the firewall, the fence too.
+// shutdown takes bindings and openings away, then the processes, then all that is ours in the firewall, the fence too. Processes go first
+// if nobody knows whether the fence stands, since a write may take long.
 func (l *loop) shutdown() error {
 	l.notify("STOPPING=1")
 	l.Events.Emit(events.DaemonStops, events.About{})
+	if l.guard.suspect || l.mail.Pending(mailbox.Firewall) {
+		l.end(plan.All(l.actual(), plan.Now, "vifproxyd stops"))
+	}
 	l.guard = guard{} // what is written now does not fail because somebody undid the rules before
 	delete(l.troubles, "firewall")
 	l.life, l.writeTimeout = context.WithoutCancel(l.life), lastSyncTimeout // for the last writes
@@ -30,13 +35,7 @@ func (l *loop) shutdown() error {
 	l.sync(firewall.State{}, time.Now())
 	l.completeWrite(time.Now())
 	unbound := l.troubles["firewall"].Err
-	for _, vm := range l.vms {
-		for _, p := range vm.processes {
-			if !p.Dying {
-				p.tell(plan.Gently, "vifproxyd stops")
-			}
-		}
-	}
+	l.end(plan.All(l.actual(), plan.Gently, "vifproxyd stops"))
 	l.running.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), lastSyncTimeout)
 	defer cancel()

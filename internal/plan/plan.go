@@ -112,13 +112,18 @@ func (p Plan) Unwritten(boundFor func(id int) netip.Addr) (ends []End) {
 
 // Unfenced returns the plan for as long as the fence does not stand: nothing runs, and nothing leads anywhere.
 func Unfenced(have []*Actual) Plan {
+	return Plan{End: All(have, Now, "the fence around proxies does not stand")}
+}
+
+// All ends everything that runs.
+func All(have []*Actual, how Ending, why string) []End {
 	p := Plan{}
 	for _, a := range have {
 		for _, g := range a.Generations {
-			p.end(g, Now, "the fence around proxies does not stand")
+			p.end(g, how, why)
 		}
 	}
-	return p
+	return p.End
 }
 
 // ForOne returns the plan for one AppVM.

@@ -286,6 +286,9 @@ func (m *machine) rest(verb bool) {
 			return
 		}
 		m.atRest()
+		for _, vm := range m.vms {
+			vm.doubted = false
+		}
 		m.forever, m.quiet, m.lasted = false, true, [troubles]time.Duration{}
 	})
 }
@@ -732,7 +735,7 @@ func (m *machine) allow(vm *appVM, s step) {
 		seconds *= 60 // for longer than a rest takes
 	}
 	name, boot := vm.name, time.Since(m.began)+m.slept
-	before, doubts := vm.temp[i], vm.doubts
+	before := vm.temp[i]
 	if s.what == allow {
 		vm.temp[i] = temporary{until: max(vm.temp[i].until, boot+time.Hour)}
 	}
@@ -747,7 +750,7 @@ func (m *machine) allow(vm *appVM, s step) {
 		case s.what == allow && err != nil:
 			vm.temp[i] = temporary{until: max(now, before.until)}
 		case s.what == allow:
-			vm.temp[i] = temporary{until: now + time.Duration(seconds)*time.Second, sure: vm.doubts == doubts, least: boot + time.Duration(seconds)*time.Second}
+			vm.temp[i] = temporary{until: now + time.Duration(seconds)*time.Second, sure: !vm.doubted, least: boot + time.Duration(seconds)*time.Second}
 		}
 	})
 }

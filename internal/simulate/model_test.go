@@ -194,7 +194,7 @@ type appVM struct {
 	unserved, astray time.Duration     // how long it has not been served in calm time, or by a process that has lost its port
 	decider          int               // the last verb that stops it or starts it
 	temp             map[int]temporary // by line
-	doubts           int               // how often all of it was doubted
+	doubted          bool              // since the last rest, and the daemon may read it later than it allows more
 	lessons          []*lesson
 	restarted        time.Time          // when the last restart was asked for that has succeeded
 	permits          window[hosts]      // its list, or what it had before
@@ -293,7 +293,7 @@ func (vm *appVM) forgetTemporary() { clear(vm.temp) }
 
 // doubtTemporary says that what was allowed for a time may have been forgotten: the list has gone, or has another name.
 func (vm *appVM) doubtTemporary() {
-	vm.doubts++
+	vm.doubted = true
 	for i, t := range vm.temp {
 		t.sure = false
 		vm.temp[i] = t
