@@ -108,26 +108,28 @@ func (w *way) forgetAll(o options) func([]firewall.Binding) (int, error) {
 	return o.ports().ForgetAll
 }
 
-// attachedInterval is the time between looks whether the programs of the switchboard are still attached.
-const attachedInterval = 10 * time.Second
+// boardInterval is the time between looks whether the switchboard is as it was left.
+const boardInterval = 10 * time.Second
 
-// watch calls changed when somebody has detached the programs of the switchboard, until ctx ends. The kernel sends no event for that.
+// watch calls changed when somebody has detached the programs of the switchboard, once, and each time that it sees that somebody has
+// changed its maps, until ctx ends. The kernel sends no event for either.
 func (w *way) watch(ctx context.Context, changed func()) {
 	if w.board == nil {
 		return
 	}
-	tick := time.NewTicker(attachedInterval)
+	tick := time.NewTicker(boardInterval)
 	defer tick.Stop()
-	for {
+	for detached := false; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if w.kernel.Attached() != nil {
+		gone := w.kernel.Attached() != nil // only the next vifproxy-switchboard attaches them again
+		if gone && !detached || w.board.Undone() {
 			changed()
-			return // only the next vifproxy-switchboard attaches them again
 		}
+		detached = detached || gone
 	}
 }
 

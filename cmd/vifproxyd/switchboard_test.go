@@ -157,6 +157,62 @@ func TestProxyThatTheSwitchboardDoesNotKnow(t *testing.T) {
 	s.stop()
 }
 
+// Another program with root changes the maps, of which the kernel tells nobody: the daemon looks, and puts right what was changed.
+func TestSwitchboardThatAnotherProgramChanges(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.rules("work.10.137.71.11", bank)
+	s.rules("play.10.137.71.12", shop)
+	s.attach("work", "10.137.71.11")
+	s.attach("play", "10.137.71.12")
+	s.start()
+	s.opens("work", "http://bank.example/")
+	s.opens("play", "http://shop.example/")
+	bindings, err := ebpf.NewMapFromFD(s.stored(handover.Bindings.Name))
+	s.must(err)
+	defer bindings.Close()
+	port, err := ebpf.NewMapFromFD(s.stored(handover.Port.Name))
+	s.must(err)
+	defer port.Close()
+	sockets, err := ebpf.NewMapFromFD(s.stored(handover.Sockets.Name))
+	s.must(err)
+	defer sockets.Close()
+	before, err := s.bindingsOfSwitchboard()
+	s.must(err)
+	for i, change := range []struct {
+		what string
+		by   func(key [8]byte, socket uint64) error
+	}{
+		{"each AppVM leads to the other's proxy", func(key [8]byte, socket uint64) error {
+			for other, theirs := range before {
+				if other != key {
+					socket = theirs
+				}
+			}
+			return bindings.Put(key, socket)
+		}},
+		{"no AppVM is bound", func(key [8]byte, _ uint64) error { return bindings.Delete(key) }},
+		{"no port leads to the proxies", func([8]byte, uint64) error { return port.Put(uint32(0), uint32(0)) }},
+		{"no proxy can be bound", func(_ [8]byte, socket uint64) error { return sockets.Delete(socket) }},
+	} {
+		before, err = s.bindingsOfSwitchboard()
+		s.must(err)
+		for key, socket := range before {
+			if err := change.by(key, socket); err != nil {
+				t.Errorf("%s: %v", change.what, err)
+			}
+		}
+		if i > 0 { // else until the daemon looks by itself
+			s.does("update")
+		}
+		s.until(change.what+", and each AppVM has its own proxy again", func() error {
+			return errors.Join(s.page("work", "http://bank.example/"), s.page("play", "http://shop.example/"),
+				s.refused("work", "http://shop.example/"), s.refused("play", "http://bank.example/"))
+		})
+	}
+	s.stop()
+}
+
 // AppVMs that come and go, however they do, leave nothing in the switchboard.
 func TestSwitchboardForgetsWhoHasLeft(t *testing.T) {
 	t.Parallel()

@@ -19,13 +19,12 @@ type Backend struct {
 	cfg              firewall.Config
 	attached         func() error // why the programs of the board do nothing; nil if they are attached
 	log              *slog.Logger
-	held             map[key]uint64     // what the board holds
 	last             []firewall.Binding // what the last Sync was given, if it succeeded
 }
 
 // New returns a backend with an empty board.
 func New(rules firewall.Backend, board *Board, cfg firewall.Config, log *slog.Logger) *Backend {
-	return &Backend{Backend: rules, board: board, attached: board.maps.Attached, cfg: cfg, log: log, held: make(map[key]uint64)}
+	return &Backend{Backend: rules, board: board, attached: board.maps.Attached, cfg: cfg, log: log}
 }
 
 // Sync implements firewall.Backend. A binding that moves to another socket is in force with one write to the board, whatever else there
@@ -50,14 +49,18 @@ func (b *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 		return b.Backend.Sync(ctx, want, inForce) // which repairs what it can, and says the same
 	}
 	normal.Shared = b.board.port
-	bound, came, err := b.bind(normal.Bindings)
+	held, err := b.board.bound()
+	if err != nil {
+		return writes, err
+	}
+	bound, came, err := b.bind(normal.Bindings, held)
 	writes += came
 	if err != nil {
 		return writes, err
 	}
 	filtered, err := b.Backend.Sync(ctx, normal, inForce)
 	if err == nil {
-		err = b.unbind(bound)
+		err = b.unbind(held, bound)
 	}
 	if err == nil {
 		b.last = append(b.last, want.Bindings...)
@@ -89,8 +92,18 @@ func (b *Backend) moved(all []firewall.Binding) (moved []firewall.Binding) {
 	return moved
 }
 
-// bind puts bindings on the board that are new or lead to another socket. It returns all that belong there, and how many it has put.
-func (b *Backend) bind(all []firewall.Binding) (bound map[key]bool, writes int, err error) {
+// bind puts bindings on the board that it does not hold, and sets the port right. It returns all that belong there, and how much it has
+// written.
+func (b *Backend) bind(all []firewall.Binding, held map[key]uint64) (bound map[key]bool, writes int, err error) {
+	switch port, err := b.board.heardPort(); {
+	case err != nil:
+		return nil, 0, fmt.Errorf("switchboard: read the port: %w", err)
+	case port != b.board.port:
+		if err := b.board.setPort(b.board.port); err != nil {
+			return nil, 0, err
+		}
+		writes++
+	}
 	bound = make(map[key]bool, len(all))
 	var came []firewall.Binding
 	for _, w := range all {
@@ -99,24 +112,23 @@ func (b *Backend) bind(all []firewall.Binding) (bound map[key]bool, writes int, 
 		}
 		k := keyOf(w.Link, w.Addr)
 		bound[k] = true
-		if socket, there := b.held[k]; there && socket == w.Socket {
+		if socket, there := held[k]; there && socket == w.Socket {
 			continue
 		}
 		if err := b.put(w); err != nil {
-			return nil, len(came), err
+			return nil, writes, err
 		}
 		came = append(came, w)
+		writes++
 	}
 	b.warn(came)
-	return bound, len(came), nil
+	return bound, writes, nil
 }
 
 func (b *Backend) put(w firewall.Binding) error {
-	k := keyOf(w.Link, w.Addr)
-	if err := b.board.bind(k, w.Socket); err != nil {
+	if err := b.board.bind(keyOf(w.Link, w.Addr), w.Socket); err != nil {
 		return fmt.Errorf("switchboard: binding of %s: %w", w, err)
 	}
-	b.held[k] = w.Socket
 	return nil
 }
 
@@ -129,17 +141,15 @@ func (b *Backend) warn(all []firewall.Binding) {
 	}
 }
 
-// unbind takes off the board what does not belong there.
-func (b *Backend) unbind(bound map[key]bool) (err error) {
-	for k := range b.held {
+// unbind takes off the board what it held and what does not belong there.
+func (b *Backend) unbind(held map[key]uint64, bound map[key]bool) (err error) {
+	for k := range held {
 		if bound[k] {
 			continue
 		}
 		if e := b.board.unbind(k); e != nil {
 			err = errors.Join(err, fmt.Errorf("switchboard: %w", e))
-			continue
 		}
-		delete(b.held, k)
 	}
 	return err
 }
@@ -147,5 +157,7 @@ func (b *Backend) unbind(bound map[key]bool) (err error) {
 // Remove implements firewall.Backend. The programs stay attached until nothing has them open any more.
 func (b *Backend) Remove(ctx context.Context) error {
 	b.last = nil
-	return errors.Join(b.Backend.Remove(ctx), b.unbind(nil))
+	err := b.Backend.Remove(ctx)
+	held, failed := b.board.bound()
+	return errors.Join(err, failed, b.unbind(held, nil))
 }

@@ -202,6 +202,57 @@ func TestAMoveWaitsForNoFilter(t *testing.T) {
 	}
 }
 
+// Whatever another program has done to the maps, the next write mends it, and the board tells until then.
+func TestMapsThatAnotherProgramHasChanged(t *testing.T) {
+	one, two := binding(7, "10.137.0.11", 101), binding(8, "10.137.0.12", 102)
+	other := keyOf(9, one.Addr)
+	for name, change := range map[string]func(*Board) error{
+		"a binding is away":           func(b *Board) error { return remove(b.maps.Bindings, keyed(one)) },
+		"a binding leads elsewhere":   func(b *Board) error { return update(b.maps.Bindings, keyed(two), number64(101)) },
+		"a binding more":              func(b *Board) error { return update(b.maps.Bindings, other[:], number64(102)) },
+		"all are away":                func(b *Board) error { return clearMap(b.maps.Bindings) },
+		"no connections are taken":    func(b *Board) error { return b.setPort(0) },
+		"those to another port are":   func(b *Board) error { return b.setPort(22) },
+		"there are thousands of them": fill,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, b := newWorld(t)
+			w.write(b, one, two)
+			before := w.holds()
+			changed := func() bool { return b.board.changed(b.board.written()) }
+			if changed() {
+				t.Error("something is said to have changed")
+			}
+			Must(t, change(b.board))
+			if !changed() {
+				t.Error("nothing is said to have changed")
+			}
+			w.write(b, one, two)
+			if got := w.holds(); got != before || changed() {
+				t.Errorf("the board has %.200s, want %s", got, before)
+			}
+		})
+	}
+}
+
+func keyed(b firewall.Binding) []byte {
+	k := keyOf(b.Link, b.Addr)
+	return k[:]
+}
+
+func fill(b *Board) error {
+	for i := range int32(handover.Bindings.MaxEntries) {
+		k := keyOf(1000+i, one61000.Addr())
+		if err := update(b.maps.Bindings, k[:], number64(1)); err != nil {
+			if errors.Is(err, unix.E2BIG) {
+				return nil
+			}
+			return err
+		}
+	}
+	return errors.New("it is never full")
+}
+
 // An impossible state changes nothing on the board.
 func TestImpossibleState(t *testing.T) {
 	w, b := newWorld(t)
