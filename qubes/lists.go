@@ -153,11 +153,14 @@ func listOf(settings map[string]string, now time.Time) (lines []string, until ti
 	var rules []rule
 	var flaws []error
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
-		if _, err := strconv.ParseUint(key, 10, 16); err != nil {
+		if _, err := strconv.ParseUint(key, 10, 64); err != nil {
 			continue // policy
 		}
 		named = named || strings.Contains(settings[key], "dsthost=")
 		r, err := parseRule(settings[key])
+		if len(key) != keyLength {
+			err = fmt.Errorf("its number does not have %d digits, and Qubes passes it over", keyLength)
+		}
 		if err != nil {
 			flaws = append(flaws, fmt.Errorf("rule %s: %w", key, err))
 		}
@@ -198,12 +201,24 @@ func listOf(settings map[string]string, now time.Time) (lines []string, until ti
 	return slices.Compact(lines), until, true, nil
 }
 
+// keyLength is how many digits the number of a rule has (get_rules in qubesagent/firewall.py of qubes-core-agent-linux). Numbers of other
+// lengths would not be in order.
+const keyLength = 4
+
 // portsMax is how many ports one rule may open, as many as a rule file may (rules.PortsMax).
 const portsMax = 32
 
 func parseRule(text string) (r rule, err error) {
+	said := map[string]bool{}
 	for word := range strings.FieldsSeq(text) {
 		key, value, _ := strings.Cut(word, "=")
+		switch {
+		case said[key]:
+			return rule{}, fmt.Errorf("it says %s twice", key)
+		case value == "" && key != "comment":
+			return rule{}, fmt.Errorf("%q has no value", word)
+		}
+		said[key] = true
 		switch key {
 		case "action":
 			if r.accept = value == "accept"; !r.accept && value != "drop" {
@@ -214,7 +229,9 @@ func parseRule(text string) (r rule, err error) {
 		case "dst4", "dst6":
 			r.to, err = netip.ParsePrefix(value)
 		case "proto":
-			r.proto = value
+			if r.proto = value; !slices.Contains([]string{"tcp", "udp", "icmp"}, value) {
+				err = fmt.Errorf("%q is no protocol", value)
+			}
 		case "dstports":
 			first, last, _ := strings.Cut(value, "-")
 			var a, b uint64
@@ -230,7 +247,7 @@ func parseRule(text string) (r rule, err error) {
 			r.icmpType = value
 		case "expire": // in seconds since 1970
 			var seconds int64
-			seconds, err = strconv.ParseInt(value, 10, 64)
+			seconds, err = strconv.ParseInt(value, 10, 48) // millions of years, which time.Time can say
 			r.expires = time.Unix(seconds, 0)
 		case "comment":
 		default:
@@ -239,6 +256,9 @@ func parseRule(text string) (r rule, err error) {
 		if err != nil {
 			return rule{}, err
 		}
+	}
+	if !said["action"] {
+		return rule{}, errors.New("it has no action")
 	}
 	return r, nil
 }

@@ -116,6 +116,13 @@ func TestSettings(t *testing.T) {
 		{"drop", []string{"action=allow dsthost=a.example"}, "", "no action"},
 		{"drop", []string{"action=accept dsthost=a.example later=1"}, "", "unknown"},
 		{"drop", []string{"action=accept dsthost=a.example dst4=x"}, "", "rule 0000"},
+		{"accept", []string{"action=accept dsthost=a.example", ""}, "", "rule 0001: it has no action"},
+		{"drop", []string{"action=accept dsthost=a.example", "dsthost=b.example"}, "", "no action"},
+		{"drop", []string{"action=drop dsthost=a.example proto=TCP", "action=accept dsthost=a.example"}, "", "no protocol"},
+		{"drop", []string{"action=drop dsthost=a.example expire=9223372036854775807", "action=accept dsthost=a.example"}, "", "value out of range"},
+		{"drop", []string{"action=drop action=accept dsthost=a.example"}, "", "action twice"},
+		{"accept", []string{"action=accept dsthost=a.example", "action=drop dst4="}, "", "no value"},
+		{"drop", []string{"action=accept dsthost=a.example\x00.example"}, "a.example\x00.example\n", ""}, // which is no name to a list
 	} {
 		settings := map[string]string{"policy": test.policy}
 		for i, r := range test.rules {
@@ -128,9 +135,22 @@ func TestSettings(t *testing.T) {
 		if text := strings.Join(append(lines, ""), "\n"); err == nil && text != test.text {
 			t.Errorf("%q: %q, want %q", test.rules, text, test.text)
 		}
-		if expires := strings.Contains(test.rules[0], "expire"); expires != !until.IsZero() {
+		if expires := strings.Contains(test.rules[0], "expire"); err == nil && expires != !until.IsZero() {
 			t.Errorf("%q: until %v", test.rules, until)
 		}
+	}
+}
+
+// Numbers of rules that are not in order as texts, or that Qubes does not read, make a list of which nobody knows what it means.
+func TestNumbersOfRules(t *testing.T) {
+	for _, key := range []string{"1", "00001", "10000", "99999999999"} {
+		_, _, named, err := listOf(map[string]string{"policy": "drop", "0000": "action=accept dsthost=a.example", key: "action=accept dsthost=b.example"}, time.Now())
+		if !named || err == nil || !strings.Contains(err.Error(), "rule "+key+": its number does not have 4 digits") {
+			t.Errorf("rule %s: named %t, %v", key, named, err)
+		}
+	}
+	if lines, _, _, err := listOf(map[string]string{"policy": "drop", "0000": "action=accept dsthost=a.example", "9999": "action=accept dsthost=b.example"}, time.Now()); err != nil || len(lines) != 2 {
+		t.Errorf("numbers that jump: %q, %v", lines, err)
 	}
 }
 
