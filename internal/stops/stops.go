@@ -68,10 +68,12 @@ func (r *Record) Stop(name string, addr netip.Addr, now time.Time) {
 	}
 }
 
-// Hold adds an AppVM that is not stopped, for a reason.
+// Hold adds an AppVM for a reason. If a person has stopped it already, that stays the reason.
 func (r *Record) Hold(name string, addr netip.Addr, by string, now time.Time) {
-	r.Stop(name, addr, now)
-	r.Stopped[len(r.Stopped)-1].By = by
+	before := len(r.Stopped)
+	if r.Stop(name, addr, now); len(r.Stopped) > before {
+		r.Stopped[before].By = by
+	}
 }
 
 // Start lets an AppVM go. Without an address, because it has no list now, that is the AppVM of this name that a person stopped. If it is

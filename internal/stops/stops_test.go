@@ -69,6 +69,14 @@ func TestHold(t *testing.T) {
 	if _, by := r.Of("bank", addr); by != "" {
 		t.Errorf("still stopped by %q", by)
 	}
+	r.Stop("bank", addr, now)
+	r.Stop("work", netip.MustParseAddr("10.137.0.2"), now)
+	r.Hold("bank", addr, "a machine", now)
+	for _, stop := range r.Stopped {
+		if stop.By != "" {
+			t.Errorf("a person has stopped %s, and %q is said to have", stop.Name, stop.By)
+		}
+	}
 }
 
 // A start is for the AppVM that was stopped, also while that has no list, so that nobody knows its address but the record.
