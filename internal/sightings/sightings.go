@@ -2,6 +2,9 @@
 // AppVM to a new one, and tells the firewall VM no names. So an AppVM that comes with an address which nobody has had for long may be
 // another one, with a list that was not made for it. That is told; nobody is refused because of it.
 //
+// How long an AppVM was away is counted by a clock that nobody can set. If somebody sets that of the wall, all times that were noted before
+// move with it.
+//
 // Concurrency: the methods of a Book may be called from any goroutine, also of a nil one, which remembers nothing.
 package sightings
 
@@ -60,22 +63,28 @@ type who struct {
 
 // A Book is what is remembered of all lists. It is as old as its file: in a VM that keeps no files, it is empty at each start.
 type Book struct {
-	path string
-	now  func() time.Time
-	hold func(name string, addr netip.Addr, why string) // may be nil
+	path  string
+	clock func() (wall time.Time, runs time.Duration)    // runs is for how long this VM has run; nobody can set that
+	hold  func(name string, addr netip.Addr, why string) // may be nil
 
 	mu      sync.Mutex
 	seen    map[who]Sighting
 	here    map[who]bool
 	changed chan struct{} // has a token if the file is older than the book by more than the time
 	written time.Time
+	wall    time.Time // at the last look at the clock
+	runs    time.Duration
 }
 
 // Open returns the Book of a file. If the error is not nil, the file cannot be used, and the Book is empty.
-func Open(path string) (*Book, error) { return open(path, time.Now) }
+func Open(path string) (*Book, error) {
+	began := time.Now()
+	return open(path, func() (time.Time, time.Duration) { return time.Now().Round(0), time.Since(began) })
+}
 
-func open(path string, now func() time.Time) (*Book, error) {
-	b := &Book{path: path, now: now, seen: map[who]Sighting{}, here: map[who]bool{}, changed: make(chan struct{}, 1)}
+func open(path string, clock func() (time.Time, time.Duration)) (*Book, error) {
+	b := &Book{path: path, clock: clock, seen: map[who]Sighting{}, here: map[who]bool{}, changed: make(chan struct{}, 1)}
+	b.wall, b.runs = clock()
 	text, err := regular.Read(path, bookMax)
 	if errors.Is(err, fs.ErrNotExist) {
 		return b, nil
@@ -87,13 +96,39 @@ func open(path string, now func() time.Time) (*Book, error) {
 	if err != nil {
 		return b, fmt.Errorf("read when AppVMs were last connected: %w; it begins again", err)
 	}
+	off := b.wall.Sub(r.Written)
 	for _, e := range r.Lists {
-		if off := b.now().Sub(r.Written); off >= offMin {
+		if off >= offMin {
 			e.Off += off
 		}
 		b.seen[who{e.Name, e.Addr}] = e.Sighting
 	}
+	if off < 0 {
+		b.move(off)
+	}
 	return b, nil
+}
+
+// now looks at the clock. The caller holds mu.
+func (b *Book) now() time.Time {
+	wall, runs := b.clock()
+	if set := wall.Sub(b.wall) - (runs - b.runs); set.Abs() >= time.Second {
+		b.move(set)
+	}
+	b.wall, b.runs = wall, runs
+	return wall
+}
+
+// move moves all times with a clock that was set. The caller holds mu.
+func (b *Book) move(by time.Duration) {
+	for w, s := range b.seen {
+		s.Last = s.Last.Add(by)
+		if !s.Since.IsZero() {
+			s.Since = s.Since.Add(by)
+		}
+		b.seen[w] = s
+	}
+	b.written = b.written.Add(by)
 }
 
 // OnDoubt sets a function to be called when an AppVM comes that may be another one. It is called before the first Note, and f must not wait.
@@ -107,9 +142,10 @@ func (b *Book) Note(name string, addr netip.Addr, vifs []string) (doubt string) 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	w, now := who{name, addr}, b.now()
+	now := b.now()
+	w := who{name, addr}
 	s, known := b.seen[w]
-	if !known || s.Last.After(now) { // or somebody has set the clock back
+	if !known || s.Last.After(now) { // or the file has a time of the future
 		s.Last = now
 	}
 	was, is := b.here[w], len(vifs) > 0

@@ -21,6 +21,7 @@ type machine struct {
 	*Book
 	path  string
 	clock time.Time
+	ran   time.Duration
 }
 
 func newMachine(t *testing.T) *machine {
@@ -44,15 +45,21 @@ func (m *machine) restart(off int) {
 func (m *machine) open() {
 	m.Helper()
 	var err error
-	if m.Book, err = open(m.path, func() time.Time { return m.clock }); err != nil {
+	if m.Book, err = open(m.path, func() (time.Time, time.Duration) { return m.clock, m.ran }); err != nil {
 		m.Fatal(err)
 	}
 }
 
+// passes has time pass.
+func (m *machine) passes(d time.Duration) { m.clock, m.ran = m.clock.Add(d), m.ran+d }
+
+// set sets the clock, by days.
+func (m *machine) set(days int) { m.clock = m.clock.Add(time.Duration(days) * day) }
+
 // runs has the VM run for days, with the list, and its AppVM connected or not.
 func (m *machine) runs(days int, vifs ...string) (doubts int) {
 	for range days {
-		m.clock = m.clock.Add(day)
+		m.passes(day)
 		if m.Note("bank", bank, vifs) != "" {
 			doubts++
 		}
@@ -66,21 +73,50 @@ func TestDoubt(t *testing.T) {
 		before func(*machine)
 		doubts string // "" if none
 	}{
-		"a new list":                  {func(m *machine) {}, ""},
-		"every week":                  {func(m *machine) { m.runs(1, "vif1.0"); m.runs(7) }, ""},
-		"after a month":               {func(m *machine) { m.runs(1, "vif1.0"); m.runs(31) }, "since 2026-01-02, by vif1.0"},
-		"never":                       {func(m *machine) { m.runs(32) }, "since 2026-01-02"},
-		"connected for long":          {func(m *machine) { m.runs(90, "vif1.0"); m.runs(1) }, ""},
-		"another name":                {func(m *machine) { m.Note("old", bank, nil); m.runs(31); m.Forget("bank", bank) }, ""},
-		"after restarts":              {func(m *machine) { m.runs(1, "vif1.0"); m.runs(16); m.restart(0); m.runs(16) }, "since 2026-01-02, by vif1.0"},
-		"the machine was off":         {func(m *machine) { m.runs(1, "vif1.0"); m.restart(90) }, ""},
-		"the clock was set back":      {func(m *machine) { m.runs(90, "vif1.0"); m.runs(1); m.clock = m.clock.Add(-80 * day) }, ""},
+		"a new list":                {func(m *machine) {}, ""},
+		"every week":                {func(m *machine) { m.runs(1, "vif1.0"); m.runs(7) }, ""},
+		"after a month":             {func(m *machine) { m.runs(1, "vif1.0"); m.runs(31) }, "since 2026-01-02, by vif1.0"},
+		"never":                     {func(m *machine) { m.runs(32) }, "since 2026-01-02"},
+		"connected for long":        {func(m *machine) { m.runs(90, "vif1.0"); m.runs(1) }, ""},
+		"another name":              {func(m *machine) { m.Note("old", bank, nil); m.runs(31); m.Forget("bank", bank) }, ""},
+		"after restarts":            {func(m *machine) { m.runs(1, "vif1.0"); m.runs(16); m.restart(0); m.runs(16) }, "since 2026-01-02, by vif1.0"},
+		"the machine was off":       {func(m *machine) { m.runs(1, "vif1.0"); m.restart(90) }, ""},
+		"the clock was set back":    {func(m *machine) { m.runs(90, "vif1.0"); m.runs(1); m.set(-80) }, ""},
+		"and forward again":         {func(m *machine) { m.runs(90, "vif1.0"); m.runs(1); m.set(-80); m.runs(1); m.set(80) }, ""},
+		"the clock was set forward": {func(m *machine) { m.runs(1, "vif1.0"); m.restart(0); m.set(3650); m.runs(1) }, ""},
+		"and after a month":         {func(m *machine) { m.runs(1, "vif1.0"); m.restart(0); m.set(3650); m.runs(31) }, ", by vif1.0"},
+		"wrong when the VM began": {func(m *machine) {
+			m.runs(1, "vif1.0")
+			m.set(-20000)
+			m.restart(0)
+			m.runs(1)
+			m.set(20000)
+			m.runs(1)
+			m.restart(0)
+		}, ""},
+		"far ahead then": {func(m *machine) {
+			m.runs(1, "vif1.0")
+			m.set(3650)
+			m.restart(0)
+			m.set(-3650)
+			m.runs(1)
+			m.restart(0)
+			m.runs(31)
+		}, ", by vif1.0"},
+		"in one run": {func(m *machine) {
+			m.runs(1, "vif1.0")
+			m.set(3650)
+			m.restart(0)
+			m.set(-3650)
+			m.restart(0)
+			m.runs(31)
+		}, ", by vif1.0"},
 		"a restart while it was here": {func(m *machine) { m.runs(90, "vif1.0"); m.restart(0) }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			test.before(m)
-			m.clock = m.clock.Add(time.Hour)
+			m.passes(time.Hour)
 			doubt := m.Note("bank", bank, []string{"vif9.0"})
 			if (doubt == "") != (test.doubts == "") || !strings.HasSuffix(doubt, test.doubts) || m.Of("bank", bank).Doubt != doubt {
 				t.Errorf("doubt %q, and %q", doubt, m.Of("bank", bank).Doubt)
