@@ -92,8 +92,7 @@ func openGroups(dir string) (_ *groups, err error) {
 		return nil, err
 	}
 	for _, c := range controllers {
-		if slices.Contains(strings.Fields(string(available)), c) && g.write("cgroup.subtree_control", "+"+c) == nil &&
-			g.write(sharedGroup+"/cgroup.subtree_control", "+"+c) == nil {
+		if slices.Contains(strings.Fields(string(available)), c) && g.enable(c) == nil {
 			g.enabled = append(g.enabled, c)
 		}
 	}
@@ -235,12 +234,33 @@ func (c *group) limit(n limits.Needs, weight string) error {
 		if !slices.Contains(c.parent.enabled, l.controller) {
 			continue
 		}
-		// A kernel without swap accounting has no memory.swap.max.
-		if err := c.parent.write(c.name+"/"+l.file, l.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		err := c.parent.write(c.name+"/"+l.file, l.value)
+		if !errors.Is(err, fs.ErrNotExist) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if l.file == "memory.swap.max" || l.file == "memory.oom.group" { // the kernel may lack swap accounting, or be older than 4.19
+			continue
+		}
+		if err = c.parent.enable(l.controller); err == nil {
+			err = c.parent.write(c.name+"/"+l.file, l.value)
+		}
+		if err != nil {
+			return fmt.Errorf("another program has taken the controller %s away from the cgroup of the proxies: %w", l.controller, err)
 		}
 	}
 	return nil
+}
+
+// enable has a controller limit the proxies.
+func (g *groups) enable(controller string) error {
+	err := g.write("cgroup.subtree_control", "+"+controller)
+	if err == nil && g.place == sharedGroup {
+		err = g.write(sharedGroup+"/cgroup.subtree_control", "+"+controller)
+	}
+	return err
 }
 
 // kill ends all processes in it, even those that left their group or session.

@@ -85,6 +85,20 @@ func TestGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Another program takes controllers away. They are back at the next limit, or no proxy starts.
+	usable := g.enabled
+	g.enabled = controllers
+	for _, controller := range usable {
+		if err := g.write(sharedGroup+"/cgroup.subtree_control", "-"+controller); err != nil {
+			t.Error(err)
+		}
+	}
+	err = c.limit(limits.Need(100, limits.Rules{}, false), proxyWeight)
+	if all := len(usable) == len(controllers); all != (err == nil) || !all && !strings.Contains(err.Error(), "taken the controller") {
+		t.Errorf("without controllers, %q of which can be had: %v", usable, err)
+	}
+	g.enabled = usable
+
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
