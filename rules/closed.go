@@ -23,7 +23,8 @@ const quiet = time.Second
 
 // readClosed is ReadFile for complete files: nobody writes them, and nobody begins to while they are read. For any other file the
 // *Error is Unsettled, and again is the time after which it may be settled. It is 0 if closing the file will cause an event.
-func readClosed(path string) (content []byte, again time.Duration, err error) {
+// known is for how long the file is known to be as it is.
+func readClosed(path string, known time.Duration) (content []byte, again time.Duration, err error) {
 	leased := false
 	content, changed, err := readAfter(path, func(file *os.File, info fs.FileInfo) error {
 		switch err := leaseAs(file, info); {
@@ -40,8 +41,11 @@ func readClosed(path string) (content []byte, again time.Duration, err error) {
 		return nil, again, err
 	}
 	age := time.Since(changed)
+	if age < 0 { // the time of the file may be anything (mtime(7)), and somebody may have set the clock back
+		age = known
+	}
 	unended := len(content) > 0 && content[len(content)-1] != '\n'
-	if (unended || !leased) && 0 <= age && age < quiet { // the time of the file may be anything: mtime(7)
+	if (unended || !leased) && age < quiet {
 		return nil, quiet - age, &Error{Path: path, Unsettled: true, Flaw: flaws.Flaw{
 			Text: "has just changed, and may be incomplete: what it said before stays in force", Remedy: fmt.Sprintf("wait %v", quiet)}}
 	}

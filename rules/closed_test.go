@@ -30,7 +30,7 @@ func TestFileIsReadWhenNobodyWritesIt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "social.10.137.2.13")
 	expect := func(what, want string) {
 		t.Helper()
-		switch content, again, err := readClosed(path); {
+		switch content, again, err := readClosed(path, 0); {
 		case want == "" && (!isUnsettled(err) || again <= 0 || again > quiet):
 			t.Errorf("%s: %q, again in %v, %v; want it not to be read", what, content, again, err)
 		case want != "" && (err != nil || string(content) != want || again != 0):
@@ -106,7 +106,7 @@ func TestNoHalfFileIsRead(t *testing.T) {
 	}()
 	read := 0
 	for end := time.Now().Add(time.Second); time.Now().Before(end); {
-		content, _, err := readClosed(path)
+		content, _, err := readClosed(path, 0)
 		switch {
 		case err == nil && bytes.Equal(content, text):
 			read++
@@ -117,6 +117,43 @@ func TestNoHalfFileIsRead(t *testing.T) {
 	close(done)
 	if n := await.Value(t, "the end of the writer", written); read == 0 || n == 0 {
 		t.Errorf("written %d times, read %d times", n, read)
+	}
+}
+
+// The clock is set back after a file was written, or the file is on a machine whose clock is ahead: half a line is not believed, but a file
+// that stays as it is.
+func TestFileOfTheFuture(t *testing.T) {
+	dir := t.TempDir()
+	path, config := filepath.Join(dir, "social.10.137.2.13"), filepath.Join(dir, "config")
+	must(t, os.WriteFile(config, []byte("Listen {bind_ip}\nPort {port}\nFilter \"{rules_file}\"\nFilterDefaultDeny Yes\n"), 0o644))
+	r := NewReader(dir, config)
+	write := func(text string) {
+		t.Helper()
+		must(t, os.WriteFile(path, []byte(text), 0o644))
+		must(t, os.Chtimes(path, time.Time{}, time.Now().Add(1000*time.Hour)))
+	}
+	read := func() (lines int, again time.Duration) {
+		t.Helper()
+		set, err := r.Read()
+		must(t, err)
+		if len(set.Refused) > 0 && !isUnsettled(set.Refused[0].Err) {
+			t.Error(set.Refused[0].Err)
+		}
+		for _, f := range set.Files {
+			lines += len(f.Entries())
+		}
+		return lines, set.Again
+	}
+	for _, text := range []string{"^bank\\.exam", "^bank\\.example$\n^shop\\.exam"} {
+		write(text)
+		if lines, again := read(); lines != 0 || again <= 0 || again > quiet {
+			t.Errorf("%q: %d lines are believed, again in %v", text, lines, again)
+		}
+		await.Until(t, "it is believed", func() bool { lines, _ := read(); return lines > 0 })
+	}
+	write("^bank\\.example$\n") // it has an end
+	if lines, again := read(); lines != 1 || again != 0 {
+		t.Errorf("%d lines, again in %v", lines, again)
 	}
 }
 

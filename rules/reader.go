@@ -42,7 +42,8 @@ type Reader struct {
 	unanswered unanswered.Questions // by path
 
 	// The fields below belong to the goroutine that has put the token there.
-	stamps map[string]stamp // of what the last Read looked at, by path
+	stamps map[string]stamp     // of what the last Read looked at, by path
+	since  map[string]time.Time // when these were first seen
 	paths  map[netip.Addr][]string
 	parsed map[string]parsed // by path
 	parses int               // of the Read under way
@@ -120,20 +121,22 @@ func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok 
 }
 
 func (r *Reader) read() (Set, error) {
-	r.stamps = map[string]stamp{r.dir: stampOf(r.dir)}
+	stamps, since := r.stamps, r.since
+	r.stamps, r.since = map[string]stamp{r.dir: stampOf(r.dir)}, map[string]time.Time{}
 	r.paths = map[netip.Addr][]string{}
 	var soonest time.Duration
 	var answers map[string]fileAnswer
-	ahead := func(paths []string) { answers = unanswered.All(&r.unanswered, paths, fileTimeout, readAnswer) }
+	answerOf := func(path string) fileAnswer { return readAnswer(path, stamps[path], since[path]) }
+	ahead := func(paths []string) { answers = unanswered.All(&r.unanswered, paths, fileTimeout, answerOf) }
 	readFile := func(path string) ([]byte, error) {
 		a, ok := answers[path]
 		if !ok {
-			a, ok = unanswered.Ask(&r.unanswered, path, fileTimeout, func() fileAnswer { return readAnswer(path) })
+			a, ok = unanswered.Ask(&r.unanswered, path, fileTimeout, func() fileAnswer { return answerOf(path) })
 		}
 		if !ok {
 			a = fileAnswer{stamp: stamp{err: syscall.ETIMEDOUT}, again: unknownRetry, err: doesNotAnswer(path)}
 		}
-		r.stamps[path] = a.stamp
+		r.stamps[path], r.since[path] = a.stamp, a.since
 		if a.again > 0 && (soonest == 0 || a.again < soonest) {
 			soonest = a.again
 		}
@@ -186,16 +189,19 @@ func doesNotAnswer(path string) *Error {
 
 // A fileAnswer is what came of reading a file.
 type fileAnswer struct {
-	stamp   stamp // of before
+	stamp   stamp     // of before
+	since   time.Time // when that was first seen
 	content []byte
 	again   time.Duration
 	err     error
 }
 
-// readAnswer takes a file's stamp before it reads the file, so that a change meanwhile shows.
-func readAnswer(path string) (a fileAnswer) {
-	a.stamp = stampOf(path)
-	a.content, a.again, a.err = readClosed(path)
+// readAnswer takes a file's stamp before it reads the file, so that a change meanwhile shows. It is told what it had before, and since when.
+func readAnswer(path string, before stamp, since time.Time) (a fileAnswer) {
+	if a.stamp, a.since = stampOf(path), since; since.IsZero() || a.stamp != before {
+		a.since = time.Now()
+	}
+	a.content, a.again, a.err = readClosed(path, time.Since(a.since))
 	return a
 }
 
