@@ -4,9 +4,9 @@
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
-STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOTESTSUM   = $(GO) run gotest.tools/gotestsum@v1.13.0
-NFPM        = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+STATICCHECK = $(AS_BUILT) $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOTESTSUM   = $(AS_BUILT) $(GO) run gotest.tools/gotestsum@v1.13.0
+NFPM        = $(AS_BUILT) $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 BIN        ?= bin
 DIST       ?= dist
 
@@ -23,10 +23,14 @@ PACKAGES   ?= 4
 # which they take four times as long.
 SEQUENTIAL  = internal/plan rules/lint rules/match
 
+# These packages test programs from outside. They build the daemon with the race detector (cmd/vifproxyd/programs_test.go). The test itself is
+# AppVMs and the internet for it, and would take twice as much of the CPUs with the detector.
+OUTSIDE     = cmd/vifproxyd
+
 # A program with the race detector waits at its end for reports of other threads, a second if nothing is said.
 export GORACE := atexit_sleep_ms=10 $(GORACE)
 
-# As `build` compiles. What only looks at the sources does the same, so that nothing is compiled for it alone.
+# As `build` compiles. What needs no race detector does the same, so that nothing is compiled for it alone.
 AS_BUILT    = CGO_ENABLED=0 GOFLAGS='$(GOFLAGS) -trimpath'
 
 # How long the chaos run lasts, and what its actions are made of; 0: something else each time.
@@ -37,9 +41,9 @@ SEED       ?= 0
 SUITE      ?= bookworm
 
 # `lint` has done what vet would do. With -trimpath, a clone in another folder compiles nothing again. Nobody debugs these
-# programs, so they are linked without DWARF, which takes a third of the linker's time. Each test runs, whether the sources have changed
-# or not: Go does not know the kernel and the programs that the tests are about.
-TEST        = $(GO) test -json -count=1 -vet=off -trimpath -ldflags=-w -p $(PACKAGES) -timeout 30m
+# programs, so they are linked without symbols and DWARF, which takes a third of the linker's time. Each test runs, whether the sources have
+# changed or not: Go does not know the kernel and the programs that the tests are about.
+TEST        = $(GO) test -json -count=1 -vet=off -trimpath -ldflags=-s -p $(PACKAGES) -timeout 30m
 
 # How many steps all runs of `make simulate` have together. The first run has the seed SEED, the next one the next.
 STEPS      ?= 1000000
@@ -73,10 +77,13 @@ package: build ## .deb and .rpm in dist/, for the firewall VM and for AppVMs
 		GOARCH= $(NFPM) package --config $$config --packager $$packager --target $(DIST)/ || exit 1; done; done
 
 test: root deps-test build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
-	$(GOTESTSUM) --format=testname --raw-command -- sh -c '$(TEST) $(SEQUENTIAL:%=./%); status=$$?; \
-		$(TEST) -race $$($(GO) list ./... | grep -vxF $(SEQUENTIAL:%=-e vifproxy/%)) && exit $$status'
+	@# What both of the following need is compiled first, or they would compile it at the same time.
+	@CGO_ENABLED=1 $(GO) list -race -trimpath -export -deps ./cmd/vifproxyd >/dev/null
+	$(GOTESTSUM) --format=testname --raw-command -- sh -c '\
+		CGO_ENABLED=0 $(TEST) $(OUTSIDE:%=./%) $(SEQUENTIAL:%=./%) & \
+		CGO_ENABLED=1 $(TEST) -race $$($(GO) list ./... | grep -vxF $(patsubst %,-e vifproxy/%,$(OUTSIDE) $(SEQUENTIAL))); status=$$?; \
+		wait $$! && exit $$status'
 
-# Its daemon with the tag profile is for --profile only: the one that is measured is the one that is shipped.
 bench: root deps-bench build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X vifproxy/internal/defaults.version=$(VERSION)' \
 		-o $(BIN)/bench/ ./cmd/vifproxyd ./cmd/vifproxy-confine ./cmd/vifproxy-names ./cmd/vifproxy-switchboard \
@@ -85,7 +92,7 @@ bench: root deps-bench build ## speed and size, each figure beside its floor; BE
 		--empty=$(BIN)/bench/empty $(BENCH)
 
 chaos: root deps-test ## all that may happen, in random order, for SECONDS=n; SEED=s repeats a run
-	$(GO) test -race -count=1 -timeout 0 -run '^TestChaos$$' -v ./cmd/vifproxyd \
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -run '^TestChaos$$' -v ./cmd/vifproxyd \
 		-args -chaos.time=$(SECONDS)s -chaos.seed=$(SEED)
 
 simulate: ## the whole supervisor against a simulated machine, for STEPS=n; SEED=s repeats the run of that seed
@@ -110,8 +117,8 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	$(AS_BUILT) $(GO) vet ./...
 	$(AS_BUILT) $(GO) vet -tags e2e,browsers,profile ./packaging/... ./cmd/vifproxyd
-	$(AS_BUILT) $(STATICCHECK) ./...
-	$(AS_BUILT) $(STATICCHECK) -tags e2e,browsers,profile ./packaging/... ./cmd/vifproxyd
+	$(STATICCHECK) ./...
+	$(STATICCHECK) -tags e2e,browsers,profile ./packaging/... ./cmd/vifproxyd
 
 demo: root deps-demo build ## two AppVMs come, browse, are refused; a rule is edited; one leaves
 	bin/vifproxylab demo --daemon bin/vifproxyd --ctl bin/vifproxyctl

@@ -57,8 +57,9 @@ func build() error {
 	}
 	for _, args := range [][]string{shipped, {"build", "-race", "-trimpath", "-ldflags=-s -w", "-o", raced, "vifproxy/cmd/vifproxyd"}} {
 		build := exec.Command("go", args...)
-		if args[1] != "-race" { // it needs cgo
-			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if args[1] == "-race" { // it needs cgo
+			build.Env = append(os.Environ(), "CGO_ENABLED=1")
 		}
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build the programs under test: %w\n%s", err, out)
