@@ -98,6 +98,30 @@ func TestDoctorKnowsTheWaysOut(t *testing.T) {
 	s.stop()
 }
 
+// Rules of routing that are about AppVMs alone lead their proxies past a tunnel, which doctor tells.
+func TestDoctorComparesRoutes(t *testing.T) {
+	t.Parallel()
+	s := withTunnel(t)
+	s.inFirewall("sysctl", "-qw", "net.ipv4.ip_forward=1")
+	s.opens("work", "http://bank.example/")
+	s.saysNoMore("by another interface than what its proxy sends")
+	s.inFirewall("ip", "route", "add", "default", "via", "192.0.2.1", "dev", "eth0", "table", "77")
+	s.inFirewall("ip", "rule", "add", "from", "10.137.0.0/16", "lookup", "77")
+	s.says("doctor", "note   routes       what an AppVM sends leaves by another interface than what its proxy sends: work (eth0, proxy: wg0)")
+	for _, kind := range []string{"unreachable", "blackhole", "prohibit"} {
+		s.inFirewall("ip", "route", "replace", kind, "default", "table", "77")
+		s.says("doctor", "note   routes       routes refuse what an AppVM sends, and let pass what its proxy sends: work (proxy: wg0)")
+	}
+	s.inFirewall("ip", "rule", "del", "from", "10.137.0.0/16")
+	s.saysNoMore("let pass what its proxy sends")
+	s.stop()
+
+	s.start("--egress-interface=wg0")
+	s.inFirewall("ip", "rule", "add", "from", "10.137.0.0/16", "lookup", "77")
+	s.saysNoMore("let pass what its proxy sends")
+	s.stop()
+}
+
 // Seen from another network namespace nothing is missing: it is elsewhere.
 func TestDoctorKnowsItsNamespace(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -23,6 +24,7 @@ func (d *doctor) network() {
 	ways := d.ways()
 	d.barredWays(ways)
 	d.tunnels(ways)
+	d.otherRoutes()
 }
 
 // egressInterfaces looks at the interfaces by which alone proxies may leave.
@@ -94,6 +96,50 @@ func wayTo(to netip.Addr) (link netlink.Link, from netip.Addr, err error) {
 	from, _ = netip.AddrFromSlice(routes[0].Src)
 	link, err = netlink.LinkByIndex(routes[0].LinkIndex)
 	return link, from.Unmap(), err
+}
+
+// otherRoutes reports AppVMs for whom rules of routing (ip-rule(8)) choose other routes than for what their proxies send. The fence follows
+// the chains of hook forward, and not such rules.
+func (d *doctor) otherRoutes() {
+	if len(d.setup.Leave) > 0 {
+		return // by which proxies leave, whatever the routes
+	}
+	var refused, elsewhere []string
+	for _, vm := range d.links {
+		name, listed := d.listed(vm)
+		if !listed || !forwards(vm.Vifs[0]) {
+			continue
+		}
+		for _, to := range farAway {
+			ours, _, err := wayTo(to)
+			if err != nil || slices.ContainsFunc(d.barred(), func(b control.Barred) bool { return b.Interface == ours.Attrs().Name }) {
+				continue // nothing leaves, or this was reported
+			}
+			routes, err := netlink.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{Iif: vm.Vifs[0], SrcAddr: vm.Addr.AsSlice()})
+			if errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) { // unreachable, blackhole, prohibit
+				refused = append(refused, fmt.Sprintf("%s (proxy: %s)", name, ours.Attrs().Name))
+				break
+			}
+			if err != nil || len(routes) == 0 || routes[0].LinkIndex == ours.Attrs().Index {
+				continue
+			}
+			if theirs, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil {
+				elsewhere = append(elsewhere, fmt.Sprintf("%s (%s, proxy: %s)", name, theirs.Attrs().Name, ours.Attrs().Name))
+				break
+			}
+		}
+	}
+	const remedy = "none if that is meant; else add such a rule for what this VM sends (see `ip rule`), or name the interface: vifproxyd --egress-interface"
+	d.reportEach("routes", Note, remedy, "what an AppVM sends leaves by another interface than what its proxy sends: %s",
+		"what %d AppVMs send leaves by other interfaces than what their proxies send: %s", elsewhere)
+	d.reportEach("routes", Note, remedy, "routes refuse what an AppVM sends, and let pass what its proxy sends: %s",
+		"routes refuse what %d AppVMs send, and let pass what their proxies send: %s", refused)
+}
+
+// forwards reports whether what comes in by an interface is forwarded. If not, the kernel has no route for it.
+func forwards(name string) bool {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/forwarding")
+	return err == nil && strings.TrimSpace(string(text)) == "1"
 }
 
 // barredWays reports interfaces by which proxies may not leave. If routes lead there, that is wrong; otherwise it may be meant.
