@@ -5,11 +5,16 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"vifproxy/control"
 	"vifproxy/internal/await"
 	"vifproxy/internal/events"
+	"vifproxy/internal/lab"
 	"vifproxy/internal/proxies"
 )
 
@@ -74,4 +79,38 @@ func TestClientsThatHoldAllConnections(t *testing.T) {
 		}
 		s.stop()
 	})
+}
+
+// Somebody has stopped a proxy, so that it accepts nobody: another one serves when a client has waited for a minute.
+func TestAProxyThatStandsStillIsReplaced(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.73.11", bank)
+		s.attach("work", "10.137.73.11")
+		s.start()
+		s.opens("work", "http://bank.example/")
+		proxy := s.untilState("work", control.Running).PID
+		s.must(unix.Kill(proxy, unix.SIGSTOP))
+		waits, err := s.Dial(s.Context(), "work", "tcp4", net.JoinHostPort(lab.Gateway.String(), fmt.Sprint(lab.ProxyPort)))
+		s.must(err)
+		defer waits.Close()
+		s.until("another process serves", func() error {
+			if vm := s.show()["work"]; vm.PID == proxy || vm.State != control.Running {
+				return fmt.Errorf("%+v", vm)
+			}
+			return nil
+		})
+		s.opens("work", "http://bank.example/")
+		if log := s.daemon.log.String(); !strings.Contains(log, "accepts nobody, and clients have waited for 1m0s") {
+			s.Error("the log does not say why")
+		}
+		s.until("the one that was stopped is gone", func() error { return gone(proxy) })
+		s.stop()
+	})
+}
+
+func gone(pid int) error {
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process %d: %v", pid, err)
+	}
+	return nil
 }

@@ -40,6 +40,7 @@ type Proxy struct {
 	stopped  bool // we asked for the end
 	served   bool // it was ready: from then on its AppVM may own it, and nothing is decided by what it says
 	whenDone []func()
+	still    still
 }
 
 // Done is closed when the process and its process group are gone, and its files are removed.

@@ -150,7 +150,7 @@ func (p *Proxy) Listens(all sockdiag.Listeners) error {
 	return p.named(p.handedTo())
 }
 
-// HasPort returns an error if the proxy does not listen at its port by the socket that it began with. Listens asks the switchboard in
+// HasPort returns an error if the proxy does not listen at its port by the socket that it began with, or stands still. Listens asks the switchboard in
 // addition, which is a call of the kernel for each proxy. The switchboard keeps a socket as long as that listens.
 func (p *Proxy) HasPort(all sockdiag.Listeners) error {
 	s, ok := all[p.Spec.Listen]
@@ -162,7 +162,7 @@ func (p *Proxy) HasPort(all sockdiag.Listeners) error {
 	case s.Cookie != p.socket:
 		return p.named(&Error{Text: fmt.Sprintf("tinyproxy (pid %d) listens on %s by another socket than it began with", p.PID, p.Spec.Listen)})
 	}
-	return nil
+	return p.named(p.standsStill(s))
 }
 
 // named returns an error that says which proxy it is about, or nil.
