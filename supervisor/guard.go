@@ -18,7 +18,7 @@ const (
 )
 
 var (
-	errLate   = fmt.Errorf("%w, for all that is known: the check takes longer than %v", firewall.ErrUnfenced, checkTimeout)
+	errLate   = fmt.Errorf("%w, for all that is known: the check takes too long", firewall.ErrUnfenced)
 	errUndone = fmt.Errorf("%w: another program undoes the rules as often as they are restored; proxies run again when"+
 		" it leaves them alone", firewall.ErrUnfenced)
 )

@@ -50,6 +50,7 @@ type loop struct {
 	agenda  agenda.Agenda
 
 	writeTimeout time.Duration // of one write of the firewall
+	patience     time.Duration // until the loop asks itself whether processes can wait for a write
 
 	lastRound time.Time
 	lastBoot  time.Duration // BootTime then
@@ -85,7 +86,7 @@ type loop struct {
 
 func newLoop(life context.Context, c Config, m *box) *loop {
 	return &loop{
-		Config: c, mail: m, life: life, writeTimeout: syncTimeout,
+		Config: c, mail: m, life: life, writeTimeout: syncTimeout, patience: checkTimeout,
 		troubles:  news.Troubles{},
 		unwatched: map[string]mailbox.Reason{},
 		writers:   news.Writers{},

@@ -15,20 +15,18 @@ import (
 // they stay below the 10 s that systemd allows (TimeoutStopSec in vifproxyd.service).
 const lastSyncTimeout = 3 * time.Second
 
-// endingTimeout is how much longer a write may take that is under way when the daemon is told to end. A check may be two of them.
+// endingTimeout is how much longer a write may take that is under way when the daemon is told to end. A check may be two of them. After
+// the same time, processes that may have no fence do not wait for the next write either.
 const endingTimeout = 500 * time.Millisecond
 
-// shutdown takes bindings and openings away, then the processes, then all that is ours in the firewall, the fence too. Processes go first
-// if nobody knows whether the fence stands, since a write may take long.
+// shutdown takes bindings and openings away, then the processes, then all that is ours in the firewall, the fence too.
 func (l *loop) shutdown() error {
 	l.notify("STOPPING=1")
 	l.Events.Emit(events.DaemonStops, events.About{})
-	if l.guard.suspect || l.mail.Pending(mailbox.Firewall) {
-		l.end(plan.All(l.actual(), plan.Now, "vifproxyd stops"))
-	}
-	l.guard = guard{} // what is written now does not fail because somebody undid the rules before
+	// What is written now does not fail because somebody undid the rules before. But nobody knows then whether the fence stands.
+	l.guard = guard{suspect: l.guard.suspect || l.mail.Pending(mailbox.Firewall)}
 	delete(l.troubles, "firewall")
-	l.life, l.writeTimeout = context.WithoutCancel(l.life), lastSyncTimeout // for the last writes
+	l.life, l.writeTimeout, l.patience = context.WithoutCancel(l.life), lastSyncTimeout, endingTimeout // for the last writes
 	if l.writing != nil {
 		l.writing.putOff() // a check too
 	}

@@ -113,7 +113,7 @@ func (w writer) run(ctx context.Context, cancel context.CancelFunc) {
 
 // await waits until a write is in force, or until it is done. If inForce is nil, it waits for the second alone.
 func (l *loop) await(w *write, inForce <-chan struct{}, now time.Time) {
-	first := checkTimeout
+	first := l.patience
 	if w.beside { // it has begun before
 		first = max(time.Until(l.agenda[agenda.Late]), 1)
 	}
