@@ -129,9 +129,8 @@ func (in Inputs) Desired(cache Cache) []*Desired {
 			add(in.inRange(r, link, names[r.NameOf(link.Addr)], cache))
 		}
 	}
-	if len(cache) > len(all) { // AppVMs of ranges have gone
-		maps.DeleteFunc(cache, func(addr netip.Addr, _ cachedPolicy) bool { return byAddr[addr] == nil })
-	}
+	// What was allowed for a time to an AppVM of a range goes with it.
+	maps.DeleteFunc(cache, func(addr netip.Addr, _ cachedPolicy) bool { return byAddr[addr] == nil })
 	slices.SortFunc(all, func(a, b *Desired) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr))
 	})

@@ -278,6 +278,18 @@ var found = []struct {
 		{3759211, write, 4, 349823, 1144810936},
 		{204798, write, 4, 420031, 159700088},
 	}},
+	{"what was allowed for a time to an AppVM of a range stayed without end if the AppVM came back, and one with a list of its own had come meanwhile", setting{29000128, 0, 5, false}, script{
+		{3443512, connect, 4, 451289, 1163661880}, // 3.444ms
+		{5902145, shareList, 3, 924650, 991788768}, // 5.902ms
+		{1845484, write, 4, 414754, 41538760}, // 1.845ms
+		{827819, write, 3, 334053, 1761973229}, // 828µs
+		{10695807824, clients, 3, 287865, 790095468}, // 10.695808s
+		{576742, allow, 4, 534285, 1527112391}, // 577µs
+		{21294773, connect, 4, 137761, 1551452051}, // 21.295ms
+		{3056238, write, 2, 451635, 1752292043}, // 3.056ms
+		{28515991, disconnect, 4, 573962, 146677463}, // 28.516ms
+		{660852, connect, 4, 769035, 3346255929}, // 661µs
+	}},
 }
 
 func TestFound(t *testing.T) {
