@@ -55,11 +55,13 @@ func TestSystemdIsTold(t *testing.T) {
 func TestARemovedControlSocketComesBack(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.startWork()
+		s.must(s.daemon.cmd.Process.Signal(syscall.SIGSTOP)) // else the socket may be back before anybody has looked
 		s.must(os.Remove(s.socket()))
 		out, err := s.Command(s.Context(), filepath.Join(programs, "vifproxyctl"), "--socket="+s.socket(), "show").CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "vifproxyd runs, but nobody listens on") {
 			s.Errorf("%v: %s", err, out)
 		}
+		s.must(s.daemon.cmd.Process.Signal(syscall.SIGCONT))
 		s.says("show", "running")
 		s.opens("work", "http://bank.example/")
 		s.stop()
