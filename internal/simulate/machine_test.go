@@ -86,6 +86,7 @@ type machine struct {
 	fwFailed     bool               // the last write failed, or took too long
 	failed       time.Time          // when a write last did
 	unfenced     time.Time          // since when not
+	amidst       bool               // a write was under way then
 	saidUnfenced time.Time          // when the daemon last ended all because of that
 	pending      *firewall.State    // what a write under way is about
 	wanted       *firewall.State    // what the last write was about

@@ -661,6 +661,9 @@ func (m *machine) linger(d time.Duration) {
 			bound += 2 * time.Second
 		}
 	}
+	if m.amidst { // the daemon asks 2 s after a write has begun whether somebody has changed the firewall, and the check follows the write
+		bound += 2 * time.Second
+	}
 	if m.stale[2] {
 		bound += look + 10*time.Second
 	}
