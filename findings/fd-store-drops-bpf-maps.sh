@@ -12,20 +12,7 @@ set -eu
 . "$(dirname "$0")/common"
 need $python $python_more $systemd
 
-# The manager gets a cgroup of its own, as the root of all cgroups that it sees.
-if [ -z "${cgroup-}" ]; then
-	mount -t cgroup2 none /mnt
-	export cgroup="$(mktemp -d /mnt/finding.XXXXXX)"
-	echo $$ >"$cgroup/cgroup.procs"
-	exec unshare --cgroup sh "$0"
-fi
-umount --recursive /sys/fs/cgroup 2>/dev/null || true
-mount -t cgroup2 none /sys/fs/cgroup
-
-echo "Linux $(uname -r), $("$root/bin/systemctl" --version | head -n 1)"
-mount -t tmpfs none /run
-export XDG_RUNTIME_DIR=/run/user HOME=/run XDG_CONFIG_HOME=/run/none XDG_DATA_HOME=/run/none XDG_CONFIG_DIRS=/run/none XDG_DATA_DIRS=/run/none
-mkdir -p /run/systemd/system /run/user/systemd/user
+user_manager
 
 cat >/run/store.py <<-'EOF'
 	import ctypes, os, platform, select, socket, struct, time
@@ -67,11 +54,7 @@ for keep in "" yes; do
 	ExecStart=$root/usr/bin/python3.11 /run/store.py
 	EOF
 done
-printf '[Unit]\nDescription=nothing else\n' >/run/user/systemd/user/default.target
-"$root/lib/systemd/systemd" --user --log-level=err &
-manager=$!
-trap 'kill $manager && wait $manager; echo $$ >/mnt/cgroup.procs && find "$cgroup" -depth -type d -exec rmdir {} +' EXIT
-until_true "$root/bin/systemctl" --user is-active default.target
+"$root/bin/systemctl" --user daemon-reload
 
 stored() {
 	"$root/bin/systemctl" --user start "store$1" || changed "the service did not start"

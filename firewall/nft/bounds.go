@@ -147,7 +147,7 @@ func declareBounds(c firewall.Config) [][]byte {
 		dynamic(resolverSet, 0, resolverRoom),
 		dynamic(beyondSet, unix.NFT_SET_TIMEOUT, keptMax),
 		// Of IPv6 as well: the kernel compares the transport protocol only (nft_ct_timeout_obj_eval in net/netfilter/nft_ct.c, 4.19
-		// to 6.18).
+		// to 6.18; findings/ct-timeout-of-ipv4-holds-for-ipv6.sh).
 		object(fenceTable, tcpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_TCP, tcp),
 		object(fenceTable, udpTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp(udpSeconds)),
 		object(fenceTable, resolverTimeouts, unix.NFPROTO_IPV4, unix.IPPROTO_UDP, udp(resolverSeconds)),

@@ -22,7 +22,8 @@ const (
 
 // KeepEvicting has the kernel evict expired entries of connection tracking as long as the table is in use, until ctx ends. Otherwise
 // they count until the kernel's own collector comes round. In a small table that is once a minute, whatever the timeouts are:
-// it averages them with a hundred made-up ones of INT_MAX (gc_worker in net/netfilter/nf_conntrack_core.c, Linux 5.16 to 6.18).
+// it averages them with a hundred made-up ones of INT_MAX (gc_worker in net/netfilter/nf_conntrack_core.c, Linux 5.16 to 6.18;
+// findings/expired-connections-still-count.sh).
 // told gets an error when looking begins to fail, and nil when it works again.
 func KeepEvicting(ctx context.Context, told func(error)) {
 	var last error

@@ -183,7 +183,7 @@ type group struct {
 }
 
 // add makes a cgroup without limits, and opens its cgroup.procs for a process to enter by. To start the process inside would take
-// clone3(2), which systemd's RestrictNamespaces= denies us.
+// clone3(2), which systemd's RestrictNamespaces= denies us (252, findings/restricted-namespaces-hide-clone3.sh).
 func (g *groups) add() (_ *group, procs *os.File, err error) {
 	if err := g.boundAll(); err != nil {
 		return nil, nil, fmt.Errorf("bound the memory of all proxies: %w", err)
