@@ -415,7 +415,7 @@ func (m *machine) isSteady(c cut) bool {
 	vm := c.p.vm
 	return m.procs[c.p.port] == c.p && !c.p.lost && !c.p.ordered && !c.p.learns && vm.steady && vm.stopped == no &&
 		slices.ContainsFunc(vm.vifs, func(domid int) bool { return c.Vif == vifOf(domid) }) &&
-		!vm.here.any(m.calm, func(here bool) bool { return !here }) && // one that has just come waits again if rules are to be read
+		time.Since(c.p.began) > 50*time.Millisecond && // else its AppVM may have just come, and waits again if rules are to be read
 		!vm.at.any(m.calm, func(at netip.Addr) bool { return at != c.p.bind }) &&
 		!vm.demands.any(m.calm, func(h hosts) bool { return (c.p.hosts|aList)&^h != 0 }) &&
 		!vm.learns.any(m.calm, func(h hosts) bool { return h != 0 }) &&
