@@ -461,10 +461,10 @@ func (m *machine) perform(s step) {
 	case rename:
 		if !vm.inRange {
 			vm.name = fmt.Sprintf("vm%d%c", s.vm, 'a'+s.n%3)
-			vm.doubtTemporary()
-			if vm.decider = 0; vm.stopped == no {
-				vm.stopped = maybe // after kill-all, only the AppVM of the old name was started
+			if vm.decider = 0; vm.stopped == no || vm.doubted {
+				vm.stopped = maybe // after kill-all, only the AppVM of the old name was started; of another name, only that may have been stopped
 			}
+			vm.doubtTemporary()
 			m.changed()
 		}
 	case dom0List:
