@@ -54,7 +54,7 @@ MUTANTS    ?= *
 # Which kernels `make matrix` tries, by the releases of Debian that have them; none means all of them.
 KERNELS    ?=
 
-.PHONY: build package test bench chaos simulate mutants e2e browsers website matrix lint demo man deps-demo deps-bench deps-test deps-e2e deps-website deps-matrix root clean
+.PHONY: build package test bench chaos simulate mutants e2e browsers website matrix lint demo man deps-demo deps-bench deps-test deps-e2e deps-website deps-matrix root clean help
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X vifproxy/internal/defaults.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -101,7 +101,7 @@ simulate: ## the whole supervisor against a simulated machine, for STEPS=n; SEED
 mutants: ## which faults the simulation finds if they are put into the code; MUTANTS=d1bfc29 tries one
 	GO='$(GO)' STEPS=$(STEPS) internal/simulate/mutants/run.sh '$(MUTANTS)'
 
-e2e: root deps-e2e ## the packages, on a Debian with a real systemd
+e2e: root deps-e2e ## the packages, on a Debian with a real systemd; SUITE=trixie takes Debian 13
 	$(GO) test -tags e2e -count 1 -timeout 40m ./packaging/... -args -suite=$(SUITE)
 
 browsers: root deps-e2e ## Debian's Firefox and Chromium behind the package, for two minutes each
@@ -113,7 +113,7 @@ website: root deps-website ## a browser loads a site of 40 hosts while its AppVM
 matrix: root deps-matrix ## what asks the kernel for something, on Debian's kernels in QEMU, and the table of docs/platforms.md; by hand
 	GO='$(GO)' packaging/matrix/run.sh $(KERNELS)
 
-lint:
+lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	$(AS_BUILT) $(GO) vet ./...
 	$(AS_BUILT) $(GO) vet -tags e2e,browsers,profile ./packaging/... ./cmd/vifproxyd
@@ -133,5 +133,8 @@ deps-demo deps-bench deps-test deps-e2e deps-website deps-matrix: deps-%:
 root:
 	@test "$$(id -u)" = 0 || { echo "make: run as root: network namespaces and firewalls are for root only" >&2; exit 1; }
 
-clean:
+clean: ## remove bin/ and dist/
 	rm -rf bin dist
+
+help: ## this list
+	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
