@@ -55,7 +55,9 @@ var (
 func Fill(text string) string {
 	var b strings.Builder
 	var block []string
-	hang := 0 // where lines of block after its first one begin
+	hang := 0      // where lines of block after its first one begin
+	joins := false // lines that begin there go on with block
+	last := 0      // where the line before begins
 	flush := func() {
 		if len(block) == 0 {
 			return
@@ -78,18 +80,20 @@ func Fill(text string) string {
 		case line == "":
 			flush()
 			b.WriteString("\n")
+			last = 0
 			continue
-		case len(block) > 0 && indent == hang && (indent == 0 || indent > len(beginning.FindString(block[0]))):
+		case len(block) > 0 && joins && indent == hang:
 			block = append(block, line)
 			continue
 		}
 		flush()
-		block, hang = []string{line}, indent
+		block, hang, joins = []string{line}, indent, true
 		if m := entry.FindStringSubmatch(line); m != nil && indent > 0 {
 			hang = len(m[1]) + len(m[2]) + len(m[3])
-		} else if indent > 0 {
-			hang = indent + 4
+		} else if meaning := last > 0 && indent > last; indent > 0 && !meaning { // a synopsis, a command, or a word whose meaning follows
+			hang, joins = indent+4, false
 		}
+		last = indent
 	}
 	flush()
 	return b.String()

@@ -28,10 +28,12 @@ func TestWrap(t *testing.T) {
 func TestFill(t *testing.T) {
 	text := "Usage:\n    vifproxyctl check [--json] [--fix] [--tinyproxy=PATH] [--rules-dir=DIR] [--template=FILE] [FILE]\n\n" +
 		"A line that is short.\n    --fix    rewrite lines that can have meant one thing only, and remove those that\n" +
-		"             add nothing\n    -f       follow\n"
+		"             add nothing\n    -f       follow\n\n    #: egress CIDR\n        listed hosts may be at these addresses although they are private, by the ports that\n" +
+		"        are open\n    #: include LIST\n        the lines of that list\n"
 	want := "Usage:\n    vifproxyctl check [--json] [--fix] [--tinyproxy=PATH] [--rules-dir=DIR]\n        [--template=FILE] [FILE]\n\n" +
 		"A line that is short.\n    --fix    rewrite lines that can have meant one thing only, and remove those\n" +
-		"             that add nothing\n    -f       follow\n"
+		"             that add nothing\n    -f       follow\n\n    #: egress CIDR\n        listed hosts may be at these addresses although they are private, by the\n" +
+		"        ports that are open\n    #: include LIST\n        the lines of that list\n"
 	if got := Fill(text); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
