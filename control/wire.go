@@ -37,7 +37,7 @@ import (
 const (
 	Running  = "running"  // its proxy listens, and the AppVM reaches it
 	Starting = "starting" // on the way there
-	Waiting  = "waiting"  // has a rule file, but is not connected
+	Waiting  = "waiting"  // has a list, but is not connected
 	Failed   = "failed"   // its proxy does not start or does not stay; tried again later
 	Refused  = "refused"  // its rule file or the template is wrong; tried again when that changes
 	Stopped  = "stopped"  // held by the verbs stop or kill-all

@@ -82,7 +82,8 @@ it is connected. NAME has up to 15 characters. Of two ranges that overlap, the n
 Lists in dom0:
 
 A list can also be a feature of the firewall VM, which dom0 sets. It counts instead of a rule file:
-    qvm-features sys-firewall vm-config.vifproxy.NAME.IP 'bank.example *.bank.example'
+    $ qvm-features sys-firewall vm-config.vifproxy.NAME.IP \
+        'bank.example *.bank.example'
 The value has names as above, port=PORT[,PORT...] and egress=CIDR[:PORT], separated by spaces. It has up
 to 3071 bytes, and no comments. A change is in force at once, and a restart of the firewall VM keeps it.
 "qvm-features --unset" takes the list away; then the rule file counts again, if there is one.

@@ -10,7 +10,7 @@ import (
 
 // overview is the help for all verbs together, with two places: for the list of them, and for their options.
 const overview = `Vifproxyctl shows and controls vifproxyd, which runs one filtering proxy for every AppVM
-that has a rule file.
+that has a list.
 
 Usage:
     vifproxyctl [--socket=PATH] VERB [OPTION...] [NAME...]

@@ -24,7 +24,7 @@ func showVerb() verb {
 		help: `STATE is one of
     running     its proxy listens, and the VM reaches it
     starting    its proxy is being started
-    waiting     has a rule file, but is not connected
+    waiting     has a list, but is not connected
     failed      its proxy does not start or does not stay; vifproxyd tries again
     refused     its rule file or the template "config" is wrong
     stopped     a person has stopped it, with stop or kill-all, until start

@@ -70,10 +70,10 @@ var wants = map[string]string{
 const head = `Usage:
     vifproxyd [OPTION]...
 
-vifproxyd runs one tinyproxy for every connected AppVM that has a rule file. Only that VM reaches its
-proxy, at its gateway. When the VM goes, the proxy goes too. systemd runs vifproxyd as vifproxyd.service;
-vifproxyctl(1) and 'journalctl -u vifproxyd' show what it does. On SIGHUP it reads everything again. On
-SIGTERM it closes all VMs out and ends.
+vifproxyd runs one tinyproxy for every connected AppVM that has a list of hosts: a rule file here, or a
+list in dom0. Only that VM reaches its proxy, at its gateway. When the VM goes, the proxy goes too. systemd
+runs vifproxyd as vifproxyd.service; vifproxyctl(1) and 'journalctl -u vifproxyd' show what it does. On
+SIGHUP it reads everything again. On SIGTERM it shuts all VMs out and ends.
 
 Options, with their defaults:
 `
@@ -86,7 +86,7 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
-	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders} for all proxies; without it a built-in one is used\n(default: `FILE` config in the rule directory)")
+	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders}, the template of all proxies; without it a built-in one is used (default: `FILE` config in the rule directory)")
 	f.Func("ceiling", "`FILE`, written like a rule file: no list of an AppVM admits a host, a port or a network that this one does not, wherever the list is. "+
 		"A list that goes beyond it is refused. While FILE is missing or wrong, nobody gets new rules (default: none)", func(path string) error {
 		if path == "" {
@@ -97,16 +97,16 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 	})
 	f.StringVar(&o.qubesDB, "qubesdb", qubes.Socket, "`SOCKET` of QubesDB, where dom0's lists are, or off: only rule files count. If its directory does not exist, there are no such lists")
 	f.StringVar(&qubesFirewall, "qubes-firewall", "auto", "on: firewall settings of AppVMs that name hosts, and drop the rest, are lists too; off: they are not; auto: they "+
-		"are if dom0 has switched the service vifproxy-firewall on for this VM (`auto`)")
+		"are if dom0 has switched the service vifproxy-firewall on for this VM")
 	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")
 	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\nof vifproxyd does not undo it, and which lines of lists are used (`vifproxyctl review`)")
 	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which vifproxyd keeps links to these directories, for\nprograms that use the old place; see migration.md (default: none)")
 	f.StringVar(&o.controlSocket, "control-socket", defaults.ControlSocket, "unix `SOCKET` on which vifproxyctl reaches the daemon")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket, in addition to root (default: none)")
 	f.UintVar(&proxyPort, "proxy-port", defaults.ProxyPort, "TCP `PORT` at which every AppVM finds its own proxy")
-	f.StringVar(&listenPorts, "listen-ports", defaults.ListenPorts, "`FIRST-LAST` TCP ports behind it, where the proxies listen; no other program may use them")
+	f.StringVar(&listenPorts, "listen-ports", defaults.ListenPorts, "`FIRST-LAST` TCP ports on which the proxies listen; no other program may use them")
 	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto and iptables keep a rule in the chain INPUT of iptables, if there is one; nftables never does")
-	f.StringVar(&o.switchboard, "switchboard", "auto", "auto: have the kernel hand connections to the proxies' sockets where it can, without NAT; off: always use NAT (`auto`)")
+	f.StringVar(&o.switchboard, "switchboard", "auto", "auto: have the kernel hand connections to the proxies' sockets where it can, without NAT; off: always use NAT")
 	f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of the tinyproxy program")
 	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot fully confine proxies")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may continue after a change of rules that took nothing away")
@@ -128,9 +128,9 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		return nil
 	})
 	f.StringVar(&onOwned, "on-owned", "log", "log: tell of a proxy that asks for names as no tinyproxy does, because somebody has taken it over;\n"+
-		"hold: stop its AppVM as well, until 'vifproxyctl start' (`log`)")
+		"hold: stop its AppVM as well, until 'vifproxyctl start'")
 	f.StringVar(&onUnseen, "on-unseen", "log", "log: tell of an AppVM with an address that nobody has had for 30 days, because it may have the list of another one;\n"+
-		"hold: stop it as well, until 'vifproxyctl start' (`log`)")
+		"hold: stop it as well, until 'vifproxyctl start'")
 	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "lowest `LEVEL` to log: debug, info, warn, error")
 	f.BoolVar(&o.clean, "clean", false, "remove what a crashed vifproxyd has left (rules, proxies, files), then end")

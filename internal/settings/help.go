@@ -27,7 +27,7 @@ policy below /rw, because a restart of NAME takes /etc from its template again:
     $ qvm-copy policies.json        # dom0 asks where to: NAME
 
     $ sudo cp ~/QubesIncoming/*/policies.json /rw/config/firefox-policies.json
-    $ echo 'install -D -m 644 /rw/config/firefox-policies.json /etc/firefox/policies/policies.json' |
-        sudo tee -a /rw/config/rc.local
+    $ echo install -D -m 644 /rw/config/firefox-policies.json \
+        /etc/firefox/policies/policies.json | sudo tee -a /rw/config/rc.local
     $ sudo chmod +x /rw/config/rc.local; sudo /rw/config/rc.local
 `
