@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,16 +30,16 @@ type options struct {
 	proxyPort                                                    uint16
 	listenPorts                                                  proxies.PortRange
 	firewall, switchboard, tinyproxy                             string
+	onOwned, onUnseen                                            string // log or hold
 	requireConfinement                                           bool
 	drain                                                        time.Duration
 	leave                                                        []string // interfaces
 	egress                                                       []rules.Egress
 	logFormat                                                    string
 	logLevel                                                     slog.Level
-	holdOwned, holdUnseen                                        bool
 	clean                                                        bool
-	qubesDB                                                      string // its socket; "" if lists in dom0 do not count
-	qubesFirewall                                                bool   // firewall settings of AppVMs are lists too
+	qubesDB                                                      string // its socket, or off: lists in dom0 do not count
+	qubesFirewall                                                string // auto, on or off: firewall settings of AppVMs are lists too
 }
 
 // firewallFlag is there if dom0 has switched the service on for this VM (qubes-sysinit.sh of qubes-core-agent makes it at the VM's start).
@@ -46,10 +47,15 @@ const firewallFlag = "/run/qubes-service/vifproxy-firewall"
 
 // dom0 returns where dom0's lists are; nil if they do not count.
 func (o options) dom0() *dom0.Source {
-	if o.qubesDB == "" {
+	if o.qubesDB == "" || o.qubesDB == "off" {
 		return nil
 	}
-	return dom0.New(o.qubesDB, o.qubesFirewall)
+	settings := o.qubesFirewall == "on"
+	if o.qubesFirewall == "auto" {
+		_, err := os.Stat(firewallFlag)
+		settings = err == nil
+	}
+	return dom0.New(o.qubesDB, settings)
 }
 
 // stops returns the file that keeps what people have stopped.
@@ -62,9 +68,59 @@ var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,15}$`)
 
 // wants has what the values of some options should be, for the errors of package flag that do not say it.
 var wants = map[string]string{
-	"drain":      "a time with its unit, such as 30s, 10m or 1h30m",
-	"proxy-port": "a TCP port, such as 8100",
-	"log-level":  "debug, info, warn or error",
+	"drain":     "a time with its unit, such as 30s, 10m or 1h30m",
+	"log-level": "debug, info, warn or error",
+}
+
+// A choice is the value of an option that is one of a few words.
+type choice struct {
+	to    *string
+	words []string
+}
+
+func (c choice) String() string {
+	if c.to == nil { // package flag makes one
+		return ""
+	}
+	return *c.to
+}
+
+func (c choice) Set(word string) error {
+	if last := len(c.words) - 1; !slices.Contains(c.words, word) {
+		return fmt.Errorf("want %s or %s", strings.Join(c.words[:last], ", "), c.words[last])
+	}
+	*c.to = word
+	return nil
+}
+
+// A port is the value of an option that is a TCP port.
+type port uint16
+
+func (p *port) String() string { return strconv.Itoa(int(*p)) }
+
+func (p *port) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return errors.New("want a TCP port, 1 to 65535")
+	}
+	*p = port(n)
+	return nil
+}
+
+// ports is the value of an option that is a range of TCP ports.
+type ports proxies.PortRange
+
+func (p *ports) String() string { return fmt.Sprintf("%d-%d", p.First, p.Last) }
+
+func (p *ports) Set(text string) error {
+	first, last, _ := strings.Cut(text, "-")
+	from, err := strconv.ParseUint(first, 10, 16)
+	to, err2 := strconv.ParseUint(last, 10, 16)
+	if err != nil || err2 != nil || from < 1 || from > to {
+		return errors.New("want FIRST-LAST, such as 61000-64999")
+	}
+	*p = ports{First: uint16(from), Last: uint16(to)}
+	return nil
 }
 
 const head = `Usage:
@@ -78,13 +134,45 @@ SIGHUP it reads everything again. On SIGTERM it shuts all VMs out and ends.
 Options, with their defaults:
 `
 
+// parseOptions reads the command line. With --help and --version it prints what was asked for, and returns flag.ErrHelp. Any other error
+// is one line, which names the option and says what is wanted.
 func parseOptions(args []string, help io.Writer) (options, error) {
 	var o options
-	var proxyPort uint
-	var listenPorts, onOwned, onUnseen, qubesFirewall string
-	var showVersion bool
 	f := flag.NewFlagSet("vifproxyd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
+	f.Usage = func() {} // package flag would print it before each error, and systemd tries again each second
+	o.define(f)
+	showVersion := f.Bool("version", false, "print the version, then end")
+
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		printUsage(f, help)
+		return o, err
+	} else if err != nil {
+		return o, usage.Error(f, args, err, usage.Names(f), wants)
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q; see `vifproxyd --help`", f.Arg(0))
+	}
+	if *showVersion {
+		fmt.Fprintln(help, "vifproxyd", defaults.Version())
+		return o, flag.ErrHelp
+	}
+	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, defaults.TemplateName))
+	if o.drain < 0 {
+		return o, fmt.Errorf("--drain=%v: want 0s or more", o.drain)
+	}
+	if o.listenPorts.First <= o.proxyPort && o.proxyPort <= o.listenPorts.Last {
+		return o, fmt.Errorf("--proxy-port=%d is within --listen-ports=%d-%d", o.proxyPort, o.listenPorts.First, o.listenPorts.Last)
+	}
+	return o, nil
+}
+
+// define adds the options to f, and sets their defaults.
+func (o *options) define(f *flag.FlagSet) {
+	oneOf := func(to *string, name, text string, words ...string) {
+		*to = words[0]
+		f.Var(choice{to, words}, name, text)
+	}
 	f.StringVar(&o.rulesDir, "rules-dir", defaults.RulesDir, "`DIR` with a rule file NAME.IP for each AppVM")
 	f.StringVar(&o.template, "template", "", "tinyproxy.conf with {placeholders}, the template of all proxies; without it a built-in one is used (default: `FILE` config in the rule directory)")
 	f.Func("ceiling", "`FILE`, written like a rule file: no list of an AppVM admits a host, a port or a network that this one does not, wherever the list is. "+
@@ -96,17 +184,19 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		return nil
 	})
 	f.StringVar(&o.qubesDB, "qubesdb", qubes.Socket, "`SOCKET` of QubesDB, where dom0's lists are, or off: only rule files count. If its directory does not exist, there are no such lists")
-	f.StringVar(&qubesFirewall, "qubes-firewall", "auto", "on: firewall settings of AppVMs that name hosts, and drop the rest, are lists too; off: they are not; auto: they "+
-		"are if dom0 has switched the service vifproxy-firewall on for this VM")
+	oneOf(&o.qubesFirewall, "qubes-firewall", "on: firewall settings of AppVMs that name hosts, and drop the rest, are lists too; off: they are not; auto: they "+
+		"are if dom0 has switched the service vifproxy-firewall on for this VM", "auto", "on", "off")
 	f.StringVar(&o.runtimeDir, "runtime-dir", defaults.RuntimeDir, "`DIR` with a directory NAME for each AppVM: its log and its configuration")
 	f.StringVar(&o.stateDir, "state-dir", defaults.StateDir, "`DIR` that keeps what `vifproxyctl stop` and `kill-all` have stopped, so that a restart\nof vifproxyd does not undo it, and which lines of lists are used (`vifproxyctl review`)")
 	f.StringVar(&o.compatDir, "compat-dir", "", "`DIR`, such as /run/tinyproxy, in which vifproxyd keeps links to these directories, for\nprograms that use the old place; see migration.md (default: none)")
 	f.StringVar(&o.controlSocket, "control-socket", defaults.ControlSocket, "unix `SOCKET` on which vifproxyctl reaches the daemon")
 	f.StringVar(&o.socketGroup, "socket-group", "", "`GROUP` whose members may use the control socket, in addition to root (default: none)")
-	f.UintVar(&proxyPort, "proxy-port", defaults.ProxyPort, "TCP `PORT` at which every AppVM finds its own proxy")
-	f.StringVar(&listenPorts, "listen-ports", defaults.ListenPorts, "`FIRST-LAST` TCP ports on which the proxies listen; no other program may use them")
-	f.StringVar(&o.firewall, "firewall", "auto", "`KIND` of firewall: auto and iptables keep a rule in the chain INPUT of iptables, if there is one; nftables never does")
-	f.StringVar(&o.switchboard, "switchboard", "auto", "auto: have the kernel hand connections to the proxies' sockets where it can, without NAT; off: always use NAT")
+	o.proxyPort = defaults.ProxyPort
+	f.Var((*port)(&o.proxyPort), "proxy-port", "TCP `PORT` at which every AppVM finds its own proxy")
+	o.listenPorts = proxies.PortRange{First: defaults.FirstListenPort, Last: defaults.LastListenPort}
+	f.Var((*ports)(&o.listenPorts), "listen-ports", "`FIRST-LAST` TCP ports on which the proxies listen; no other program may use them")
+	oneOf(&o.firewall, "firewall", "`KIND` of firewall: auto and iptables keep a rule in the chain INPUT of iptables, if there is one; nftables never does", "auto", "nftables", "iptables")
+	oneOf(&o.switchboard, "switchboard", "auto: have the kernel hand connections to the proxies' sockets where it can, without NAT; off: always use NAT", "auto", "off")
 	f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of the tinyproxy program")
 	f.BoolVar(&o.requireConfinement, "require-confinement", false, "do not start on a machine that cannot fully confine proxies")
 	f.DurationVar(&o.drain, "drain", time.Hour, "`TIME` for which connections may continue after a change of rules that took nothing away")
@@ -127,88 +217,14 @@ func parseOptions(args []string, help io.Writer) (options, error) {
 		}
 		return nil
 	})
-	f.StringVar(&onOwned, "on-owned", "log", "log: tell of a proxy that asks for names as no tinyproxy does, because somebody has taken it over;\n"+
-		"hold: stop its AppVM as well, until 'vifproxyctl start'")
-	f.StringVar(&onUnseen, "on-unseen", "log", "log: tell of an AppVM with an address that nobody has had for 30 days, because it may have the list of another one;\n"+
-		"hold: stop it as well, until 'vifproxyctl start'")
-	f.StringVar(&o.logFormat, "log-format", "auto", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd")
+	oneOf(&o.onOwned, "on-owned", "log: tell of a proxy that asks for names as no tinyproxy does, because somebody has taken it over;\n"+
+		"hold: stop its AppVM as well, until 'vifproxyctl start'", "log", "hold")
+	oneOf(&o.onUnseen, "on-unseen", "log: tell of an AppVM with an address that nobody has had for 30 days, because it may have the list of another one;\n"+
+		"hold: stop it as well, until 'vifproxyctl start'", "log", "hold")
+	oneOf(&o.logFormat, "log-format", "`FORMAT` of messages: journal, text, json, or auto: journal under systemd",
+		"auto", "journal", "text", "json")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "lowest `LEVEL` to log: debug, info, warn, error")
 	f.BoolVar(&o.clean, "clean", false, "remove what a crashed vifproxyd has left (rules, proxies, files), then end")
-	f.BoolVar(&showVersion, "version", false, "print the version, then end")
-	f.Usage = func() {} // package flag would print it before each error, and systemd tries again each second
-
-	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-		printUsage(f, help)
-		return o, err
-	} else if err != nil {
-		return o, usage.Error(f, args, err, usage.Names(f), wants)
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q; see `vifproxyd --help`", f.Arg(0))
-	}
-	if showVersion {
-		fmt.Fprintln(help, "vifproxyd", defaults.Version())
-		return o, flag.ErrHelp
-	}
-	o.template = cmp.Or(o.template, filepath.Join(o.rulesDir, defaults.TemplateName))
-	if o.qubesDB == "off" {
-		o.qubesDB = ""
-	}
-	if o.drain < 0 {
-		return o, fmt.Errorf("--drain=%v: want 0s or more", o.drain)
-	}
-	if proxyPort < 1 || proxyPort > 65535 {
-		return o, fmt.Errorf("--proxy-port=%d: a TCP port is 1 to 65535", proxyPort)
-	}
-	o.proxyPort = uint16(proxyPort)
-	p := &o.listenPorts
-	first, last, _ := strings.Cut(listenPorts, "-")
-	from, err := strconv.ParseUint(first, 10, 16)
-	to, err2 := strconv.ParseUint(last, 10, 16)
-	p.First, p.Last = uint16(from), uint16(to)
-	if err != nil || err2 != nil || p.First < 1 || p.First > p.Last {
-		return o, fmt.Errorf("--listen-ports=%s: want FIRST-LAST, such as 61000-64999", listenPorts)
-	}
-	if p.First <= o.proxyPort && o.proxyPort <= p.Last {
-		return o, fmt.Errorf("--proxy-port=%d is within --listen-ports=%s", proxyPort, listenPorts)
-	}
-	switch o.firewall {
-	case "auto", "nftables", "iptables":
-	default:
-		return o, fmt.Errorf("--firewall=%s: want auto, nftables or iptables", o.firewall)
-	}
-	switch o.switchboard {
-	case "auto", "off":
-	default:
-		return o, fmt.Errorf("--switchboard=%s: want auto or off", o.switchboard)
-	}
-	switch onOwned {
-	case "log", "hold":
-		o.holdOwned = onOwned == "hold"
-	default:
-		return o, fmt.Errorf("--on-owned=%s: want log or hold", onOwned)
-	}
-	switch onUnseen {
-	case "log", "hold":
-		o.holdUnseen = onUnseen == "hold"
-	default:
-		return o, fmt.Errorf("--on-unseen=%s: want log or hold", onUnseen)
-	}
-	switch qubesFirewall {
-	case "on", "off":
-		o.qubesFirewall = qubesFirewall == "on"
-	case "auto":
-		_, err := os.Stat(firewallFlag)
-		o.qubesFirewall = err == nil
-	default:
-		return o, fmt.Errorf("--qubes-firewall=%s: want auto, on or off", qubesFirewall)
-	}
-	switch o.logFormat {
-	case "auto", "journal", "text", "json":
-	default:
-		return o, fmt.Errorf("--log-format=%s: want auto, journal, text or json", o.logFormat)
-	}
-	return o, nil
 }
 
 func printUsage(f *flag.FlagSet, w io.Writer) {

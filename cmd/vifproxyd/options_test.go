@@ -29,6 +29,11 @@ func TestWrongOptionIsOneLine(t *testing.T) {
 		"--frobnicate":        "there is no option --frobnicate; see `vifproxyd --help`",
 		"--log-level=verbose": "--log-level=verbose: want debug, info, warn or error",
 		"--drain=10":          "--drain=10: want a time with its unit, such as 30s, 10m or 1h30m",
+		"--proxy-port=0":      "--proxy-port=0: want a TCP port, 1 to 65535",
+		"--proxy-port=61000":  "--proxy-port=61000 is within --listen-ports=61000-64999",
+		"--drain=-1s":         "--drain=-1s: want 0s or more",
+		"--firewall=pf":       "--firewall=pf: want auto, nftables or iptables",
+		"--on-owned=":         "--on-owned=: want log or hold",
 		"banking":             `unexpected argument "banking"; see ` + "`vifproxyd --help`",
 	} {
 		var help strings.Builder

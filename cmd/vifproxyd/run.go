@@ -172,7 +172,7 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		Asker:         d.names.Asker,
 		NoName:        d.names.noName,
 		InForce:       d.names.configure,
-		HoldOwned:     d.holdOwned,
+		HoldOwned:     d.onOwned == "hold",
 		Sightings:     d.sightings,
 		Uses:          d.uses,
 		Attempts:      firewall.Attempts,
@@ -206,7 +206,7 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 		SystemdMakesFiles: systemdMakes(d.runtimeDir),
 	})
 	d.owned = s.Owned
-	if d.holdUnseen {
+	if d.onUnseen == "hold" {
 		d.sightings.OnDoubt(s.Hold)
 	}
 	keep := func(what string, unread error, keep func(context.Context, func(error))) {

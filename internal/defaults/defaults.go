@@ -27,8 +27,9 @@ var OptionFiles = []string{"/etc/default/vifproxyd", "/rw/config/vifproxyd.optio
 
 // Ports.
 const (
-	ProxyPort   = 8100          // where an AppVM finds its proxy, at its gateway
-	ListenPorts = "61000-64999" // where proxies listen behind it
+	ProxyPort       = 8100 // where an AppVM finds its proxy, at its gateway
+	FirstListenPort = 61000
+	LastListenPort  = 64999 // the last one where proxies listen behind it
 )
 
 // Helper returns where a program is that vifproxyd runs, such as vifproxy-confine: where packages put it, otherwise beside the running

@@ -25,7 +25,7 @@ func TestDefaultsAreEverywhere(t *testing.T) {
 		"packaging/install-rw.sh":     {RulesDir, StateDir, Tinyproxy},
 		"packaging/vifproxy.catalog":  {fmt.Sprintf("%d unless configured otherwise", ProxyPort), RuntimeDir + ","},
 		"packaging/man/vifproxyd.8": {"rules-dir=" + RulesDir, "runtime-dir=" + RuntimeDir, "state-dir=" + StateDir, "control-socket=" + ControlSocket,
-			fmt.Sprintf("proxy-port=%d", ProxyPort), "listen-ports=" + ListenPorts, "tinyproxy=" + Tinyproxy, "FILE " + TemplateName},
+			fmt.Sprintf("proxy-port=%d", ProxyPort), fmt.Sprintf("listen-ports=%d-%d", FirstListenPort, LastListenPort), "tinyproxy=" + Tinyproxy, "FILE " + TemplateName},
 		"packaging/man/vifproxyctl.1":            {RulesDir, ControlSocket, Tinyproxy},
 		"packaging/examples/banking.10.137.0.11": {RulesDir + "/"},
 		"Makefile":                               {"vifproxy/internal/defaults.version="},
