@@ -60,8 +60,12 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	if err := d.open(ctx, inherited); err != nil {
 		return err
 	}
-	s := d.supervisor(ctx)
-	d.watch(ctx, s, hup)
+	d.read()
+	s := supervisor.New(d.config(ctx))
+	d.connect(s)
+	d.keepRecords(ctx, s)
+	d.watch(ctx, s)
+	d.helpers.Go(func() { d.reload(ctx, s, hup) })
 	err = s.Run(ctx)
 	stop()
 	d.helpers.Wait()
@@ -88,10 +92,13 @@ type parts struct {
 	sightings   *sightings.Book
 	uses        *uses.Book // of the lines of lists
 	chains      *forward.Reader
-	binary      tinyproxy.Binary   // as last seen
-	owned       func(e wire.Event) // tells the supervisor
-	closers     []func()           // in the order in which they were opened
-	helpers     sync.WaitGroup     // goroutines beside the loop
+
+	unreadSightings, unreadUses error // why the records of an earlier run cannot be read
+
+	binary  tinyproxy.Binary   // as last seen
+	owned   func(e wire.Event) // tells the supervisor
+	closers []func()           // in the order in which they were opened
+	helpers sync.WaitGroup     // goroutines beside the loop
 }
 
 // open opens the parts. First all is closed, then cleaned: no binding is left when the processes of an earlier run are ended, and the
@@ -142,17 +149,20 @@ func (d *parts) close() {
 	}
 }
 
-// supervisor makes the supervisor of these parts.
-func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
+// read makes what reads the inputs, and the records that outlive the daemon. It fails at nothing: what cannot be read is told later.
+func (d *parts) read() {
 	d.chains = new(forward.Reader)
 	d.ruleFiles = rules.NewReader(d.rulesDir, d.template)
 	d.ruleFiles.Under(d.ceiling)
 	d.lists = d.dom0()
 	d.lists.Join(d.ruleFiles)
-	var unread, unreadUses error
-	d.uses, unreadUses = uses.Open(filepath.Join(d.stateDir, "uses"))
-	d.sightings, unread = sightings.Open(filepath.Join(d.stateDir, "seen"))
-	s := supervisor.New(supervisor.Config{
+	d.uses, d.unreadUses = uses.Open(filepath.Join(d.stateDir, "uses"))
+	d.sightings, d.unreadSightings = sightings.Open(filepath.Join(d.stateDir, "seen"))
+}
+
+// config returns what the supervisor works with.
+func (d *parts) config(ctx context.Context) supervisor.Config {
+	return supervisor.Config{
 		ReadLinks:    netwatch.Read,
 		LookAtLinks:  netwatch.Look,
 		ReadRules:    d.ruleFiles.Read,
@@ -204,24 +214,31 @@ func (d *parts) supervisor(ctx context.Context) *supervisor.Supervisor {
 			Names: control.Names{UID: tinyproxy.NamesUID},
 		},
 		SystemdMakesFiles: systemdMakes(d.runtimeDir),
-	})
+	}
+}
+
+// connect tells the other parts whom to call.
+func (d *parts) connect(s *supervisor.Supervisor) {
 	d.owned = s.Owned
 	if d.onUnseen == "hold" {
 		d.sightings.OnDoubt(s.Hold)
 	}
+	d.events.OnAdmitted(d.uses.Saw)
+	d.events.NamesBy(d.names.whyNoName)
+}
+
+// keepRecords starts what writes the records that outlive the daemon, until ctx ends.
+func (d *parts) keepRecords(ctx context.Context, s *supervisor.Supervisor) {
 	keep := func(what string, unread error, keep func(context.Context, func(error))) {
 		d.helpers.Go(func() {
-			tell := func(err error) { s.Trouble(events.Impaired, what, func() error { return err }) }
+			tell := impaired(s, what)
 			if unread != nil {
 				tell(unread)
 			}
 			keep(ctx, tell)
 		})
 	}
-	keep("record of when AppVMs were connected", unread, d.sightings.Keep)
-	keep("record of which lines of lists are used", unreadUses, d.uses.Keep)
+	keep("record of when AppVMs were connected", d.unreadSightings, d.sightings.Keep)
+	keep("record of which lines of lists are used", d.unreadUses, d.uses.Keep)
 	d.helpers.Go(func() { d.uses.Match(ctx) })
-	d.events.OnAdmitted(d.uses.Saw)
-	d.events.NamesBy(d.names.whyNoName)
-	return s
 }

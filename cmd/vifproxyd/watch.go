@@ -16,23 +16,25 @@ import (
 	"vifproxy/supervisor"
 )
 
+// impaired returns a function that tells the supervisor that a part does not work as it should, or with nil that it does.
+func impaired(s *supervisor.Supervisor, what string) func(error) {
+	return func(err error) { s.Trouble(events.Impaired, what, func() error { return err }) }
+}
+
 // watch starts all that wakes the supervisor, and what else goes on beside it, until ctx ends.
-func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan os.Signal) {
+func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor) {
 	d.names.watch(s)
 	d.ruleFiles.OnLate(func() { s.Wake(mailbox.Rules) })
 	d.proxies.OnLogProblem(func() { s.Trouble(events.Impaired, "logs of proxies", d.proxies.LogProblem) })
 	d.helpers.Go(func() { d.alarm.run(ctx, func() { s.Wake(0) }) })
 	d.helpers.Go(func() {
+		tell := impaired(s, "files of proxies")
 		d.proxies.KeepFiles(ctx, func(err error) {
-			s.Trouble(events.Impaired, "files of proxies", func() error { return err })
+			tell(err)
 			s.Wake(mailbox.Resolvers) // with them, places are read
 		})
 	})
-	d.helpers.Go(func() {
-		nft.KeepEvicting(ctx, func(err error) {
-			s.Trouble(events.Impaired, "connection tracking", func() error { return err })
-		})
-	})
+	d.helpers.Go(func() { nft.KeepEvicting(ctx, impaired(s, "connection tracking")) })
 	d.helpers.Go(func() { d.way.watch(ctx, func() { s.Wake(mailbox.Firewall) }) })
 	d.backlog.OnChange(func() { s.Trouble(events.Impaired, "log", d.backlog.Problem) })
 	watch := func(what string, input mailbox.Reason, f func(ctx context.Context, report func(error)) error) {
@@ -75,17 +77,19 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor, hup <-chan 
 		removed = errors.Is(err, control.ErrRemoved)
 		return err
 	})
-	d.helpers.Go(func() {
-		for {
-			select {
-			case <-hup:
-				d.events.Emit(events.Reloading, events.About{Why: "SIGHUP"})
-				if err := s.Reload(ctx); err != nil && ctx.Err() == nil {
-					d.log.Error("cannot read everything again", "err", err)
-				}
-			case <-ctx.Done():
-				return
+}
+
+// reload has everything read again at each signal, until ctx ends.
+func (d *parts) reload(ctx context.Context, s *supervisor.Supervisor, hup <-chan os.Signal) {
+	for {
+		select {
+		case <-hup:
+			d.events.Emit(events.Reloading, events.About{Why: "SIGHUP"})
+			if err := s.Reload(ctx); err != nil && ctx.Err() == nil {
+				d.log.Error("cannot read everything again", "err", err)
 			}
+		case <-ctx.Done():
+			return
 		}
-	})
+	}
 }
