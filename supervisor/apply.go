@@ -72,7 +72,7 @@ func (l *loop) end(ends []plan.End) {
 				l.Events.Emit(events.ProxyEnds, events.About{VM: q.Policy.Name, IP: q.vm.addr, Port: q.Port, Why: why})
 				why = ""
 			}
-			q.tell(end.How, why)
+			q.end(end.How, why)
 		}
 	}
 }

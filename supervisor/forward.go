@@ -22,22 +22,22 @@ const forwardTimeout = 2 * time.Second
 
 var errForward = errors.New("nobody knows by which interfaces proxies may leave")
 
-// readForward reads the chains of hook forward, and reports whether they have changed. If they cannot be read, what was last known
-// stays. No proxy runs until they have been read once.
-func (l *loop) readForward(now time.Time) (changed bool) {
+// readForward reads the chains of hook forward. If they cannot be read, what was last known stays. No proxy runs until they have been
+// read once.
+func (l *loop) readForward(now time.Time) {
 	if !l.followsForward() {
-		return false
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 	defer cancel()
 	forward, err := l.ReadForward(ctx)
-	return l.heardForward(forward, err, now)
+	l.heardForward(forward, err, now)
 }
 
 // followsForward reports whether the chains of hook forward decide by which interfaces proxies may leave.
 func (l *loop) followsForward() bool { return len(l.Leave) == 0 && l.ReadForward != nil }
 
-// heardForward takes in what the chains of hook forward say.
+// heardForward takes in what the chains of hook forward say, and reports whether that is new.
 func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {
 	if retry := l.troubles.Note(l.Events, now, "chains of hook forward", err); err != nil {
 		l.guard.suspect = true

@@ -52,7 +52,7 @@ func (l *loop) start(p *policy.Policy, now time.Time) {
 	}
 	port, err := l.ports.Take()
 	if err != nil {
-		l.failed(events.ProxyFails, vm, p, now, err, 0)
+		l.failed(events.ProxyFails, vm, p, now, err, 0, 0)
 		return
 	}
 	l.lastID++
@@ -79,8 +79,8 @@ func (l *loop) runner(p *process) proxies.Runner {
 	}
 }
 
-// tell ends a generation, whatever it is doing. why is for the event; "" if that has been emitted.
-func (p *process) tell(how plan.Ending, why string) {
+// end ends a generation, whatever it is doing. why is for the event; "" if that has been emitted.
+func (p *process) end(how plan.Ending, why string) {
 	p.Dying = true
 	o := proxies.Order{Kill: how != plan.Gently, Why: why}
 	if how == plan.Soon { // so there is another one, which serves
@@ -152,7 +152,7 @@ func (l *loop) ended(p *process, err error) {
 		if proxies.IsBad(err) {
 			kind = events.RulesRefused
 		}
-		l.failed(kind, vm, p.Policy, now, err, 0)
+		l.failed(kind, vm, p.Policy, now, err, 0, 0)
 		if l.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(l.Setup.Started) >= lifeMin {
 			l.gaveUp = err
 		}
@@ -185,30 +185,26 @@ func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, listens f
 			if err := listens(p.proxy, listeners); err != nil {
 				p.LostPort = true
 				vm.restarts++
-				l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready))
+				l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), 0)
 			}
 		}
 	}
 	l.lookForHeld(listeners, now)
 }
 
-// failed notes that a process did not come up or did not stay up. Another failure for the same reason is not an event. connections
-// are those that ended with the process, if that is known.
+// failed notes that a process did not come up or did not stay up. Another failure for the same reason is not an event. connections is
+// how many ended with the process; 0 if that is not known.
 func (l *loop) failed(kind events.Kind, vm *appVM, p *policy.Policy, now time.Time, err error, served time.Duration,
-	connections ...int) {
+	connections int) {
 	before := vm.failures[p.Key()]
 	f := before.Next(now, p.Key(), err, kind == events.RulesRefused, served)
 	vm.failures[p.Key()] = f
 	l.changed = true
 	l.mail.Wake(mailbox.Mail)
 	if kind == events.ProxyDied || before.Err == nil || before.Err.Error() != err.Error() {
-		about := events.About{
-			VM: p.Name, IP: p.Addr, RetryMS: events.CeilMS(f.Retry.Sub(now)), Err: err.Error(),
-		}
-		for _, n := range connections {
-			about.Connections += n
-		}
-		l.Events.Emit(kind, about)
+		l.Events.Emit(kind, events.About{
+			VM: p.Name, IP: p.Addr, RetryMS: events.CeilMS(f.Retry.Sub(now)), Err: err.Error(), Connections: connections,
+		})
 	}
 }
 
