@@ -10,12 +10,16 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/beat"
 	"vifproxy/internal/filegroup"
 	"vifproxy/internal/notroot"
+	"vifproxy/internal/vanish"
 )
 
 // A Listener is the daemon's end of the control socket. Until Close, no other vifproxyd uses this socket. The daemon calls Close when
@@ -113,6 +117,34 @@ var ErrRemoved = errors.New("the control socket was removed")
 func (l *Listener) removed() bool {
 	now, err := os.Lstat(l.path)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, l.made)
+}
+
+// vanishes waits until the socket is removed, and reports true, or until ctx ends.
+func (l *Listener) vanishes(ctx context.Context, limits limits) (removed bool) {
+	watcher := vanish.New()
+	defer watcher.Close()
+	_ = watcher.AddFile(l.path) // if it fails, there are the looks without it
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	running.Go(func() { _ = watcher.Run(ctx) })
+	next := time.Now().Add(limits.told)
+	for {
+		select {
+		case <-time.After(time.Until(next)):
+			if l.removed() {
+				return true
+			}
+			next = beat.Next(time.Now(), limits.look)
+		case <-watcher.News():
+			if soon := time.Now().Add(limits.told); soon.Before(next) {
+				next = soon
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // Again makes the socket again after Serve has returned ErrRemoved. If its directory is missing and the daemon may make it, Again

@@ -27,12 +27,13 @@ type limits struct {
 	receive     time.Duration // for the header, and again for the body
 	send        time.Duration // for the reply, once there is one
 	end         time.Duration // for what is under way when the daemon stops
-	look        time.Duration // between looks whether the socket is still there
+	told        time.Duration // from when the kernel tells that the socket may be gone until a look for it; an rm -r goes on
+	look        time.Duration // between looks for it without that: the kernel does not tell if its directory is renamed
 }
 
 var defaults = limits{
 	connections: 256, watchers: 32, learners: 8, callers: 128, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
-	look: 2 * time.Second,
+	told: time.Second, look: 30 * time.Second,
 }
 
 // Serve answers requests until ctx ends, and then returns nil. If the socket fails it returns an error: ErrRemoved if somebody has
@@ -86,15 +87,7 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		tick := time.NewTicker(limits.look)
-		defer tick.Stop()
-		for !removed && ctx.Err() == nil {
-			select {
-			case <-tick.C:
-				removed = l.removed()
-			case <-ctx.Done():
-			}
-		}
+		removed = l.vanishes(ctx, limits)
 		if removed { // the file at the path now may be another one
 			l.socket.SetUnlinkOnClose(false)
 		}

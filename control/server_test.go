@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -472,7 +473,24 @@ func TestServeSaysWhenTheSocketFails(t *testing.T) {
 	}
 }
 
-// TestARemovedSocketIsMadeAgain, with the directory around it.
+// watched waits until the kernel watches a file for this process (inotify in proc_pid_fdinfo(5)).
+func watched(t *testing.T, path string) {
+	t.Helper()
+	info, err := os.Lstat(path)
+	must(t, err)
+	want := fmt.Sprintf(" ino:%x ", info.Sys().(*syscall.Stat_t).Ino)
+	await.Success(t, "a watch of "+path, func() error {
+		all, err := filepath.Glob("/proc/self/fdinfo/*")
+		for _, fd := range all {
+			if text, err := os.ReadFile(fd); err == nil && strings.Contains(string(text), want) {
+				return nil
+			}
+		}
+		return errors.Join(err, errors.New("nobody watches it"))
+	})
+}
+
+// TestARemovedSocketIsMadeAgain, with the directory around it. The kernel tells of all but a directory that is renamed.
 func TestARemovedSocketIsMadeAgain(t *testing.T) {
 	socket := filepath.Join(openDir(t), "vifproxy", "control.sock")
 	l, err := Listen(socket, "")
@@ -480,48 +498,54 @@ func TestARemovedSocketIsMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	limits := defaults
-	limits.look = time.Millisecond
+	log := slog.New(slog.DiscardHandler)
 	for what, remove := range map[string]func() error{
-		"the socket":    func() error { return os.Remove(socket) },
-		"its directory": func() error { return os.RemoveAll(filepath.Dir(socket)) },
-		"replaced": func() error {
-			if err := os.Remove(socket); err != nil {
-				return err
-			}
-			return os.WriteFile(socket, nil, 0o600)
+		"the socket":            func() error { return os.Remove(socket) },
+		"renamed":               func() error { return os.Rename(socket, socket+".old") },
+		"its directory":         func() error { return os.RemoveAll(filepath.Dir(socket)) },
+		"its directory renamed": func() error { return os.Rename(filepath.Dir(socket), filepath.Dir(socket)+".old") },
+		"replaced":              func() error { return errors.Join(os.Remove(socket), os.WriteFile(socket, nil, 0o600)) },
+		"replaced by a renaming": func() error {
+			return errors.Join(os.WriteFile(socket+".new", nil, 0o600), os.Rename(socket+".new", socket))
 		},
 	} {
-		if err := remove(); err != nil {
-			t.Fatal(err)
+		limits := defaults
+		limits.told, limits.look = time.Millisecond, 1000*time.Hour
+		if what == "its directory renamed" {
+			limits.look = time.Millisecond
 		}
-		log := slog.New(slog.DiscardHandler)
-		if err := serve(t.Context(), l, &fakeDaemon{}, log, limits); !errors.Is(err, ErrRemoved) {
-			t.Errorf("%s: %v", what, err)
-		}
-		if what == "replaced" {
-			if err := l.Again(); err == nil || !strings.Contains(err.Error(), "something else is there") {
-				t.Errorf("over a file: %v", err)
+		for _, running := range []bool{true, false} {
+			ended := make(chan error, 1)
+			run := func(ctx context.Context) { ended <- serve(ctx, l, &fakeDaemon{}, log, limits) }
+			if running {
+				go run(t.Context())
+				watched(t, socket)
 			}
-			if err := os.Remove(socket); err != nil {
-				t.Fatalf("it was removed: %v", err)
+			must(t, remove())
+			if !running {
+				go run(t.Context())
 			}
-		}
-		if err := l.Again(); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- serve(ctx, l, &fakeDaemon{}, log, limits) }()
-		if _, err := NewClient(socket).Status(t.Context()); err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
-		cancel()
-		if err := await.Value(t, "the end of Serve", ended); err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
-		if err := l.Again(); err != nil {
-			t.Fatal(err)
+			if err := await.Value(t, "the end of Serve", ended); !errors.Is(err, ErrRemoved) {
+				t.Errorf("%s: %v", what, err)
+			}
+			if strings.HasPrefix(what, "replaced") {
+				if err := l.Again(); err == nil || !strings.Contains(err.Error(), "something else is there") {
+					t.Errorf("over a file: %v", err)
+				}
+				must(t, os.Remove(socket))
+			}
+			must(t, l.Again())
+			ctx, cancel := context.WithCancel(t.Context())
+			go run(ctx)
+			if _, err := NewClient(socket).Status(t.Context()); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			cancel()
+			if err := await.Value(t, "the end of Serve", ended); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			must(t, l.Again())
+			must(t, os.RemoveAll(filepath.Dir(socket)+".old"))
 		}
 	}
 }

@@ -1,6 +1,6 @@
-// Package vanish tells when files vanish from directories, so that nobody has to look for them while nothing happens. The kernel
-// tells (inotify(7)) when an entry of a directory is removed or renamed, and when that becomes of the directory itself. It does not
-// tell when a directory further up is renamed, or when something is mounted over one.
+// Package vanish tells when files vanish, so that nobody has to look for them while nothing happens. The kernel tells (inotify(7)) when
+// an entry of a directory is removed or renamed, and when that becomes of the directory itself, or of a file. It does not tell when a
+// directory further up is renamed, or when something is mounted over one.
 //
 // Concurrency: the methods of a [Watcher] may be called from any goroutine.
 package vanish
@@ -15,8 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// events are what the kernel tells of, of a directory that is no link.
-const events = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
+const (
+	// dirEvents are what the kernel tells of, of a directory that is no link.
+	dirEvents = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
+	// fileEvents are those of one file. A file that somebody has open is only gone when that is closed, but has fewer links at once:
+	// IN_ATTRIB.
+	fileEvents = unix.IN_ATTRIB | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_DONT_FOLLOW
+)
 
 // eventSize is how many bytes of events are read at once. An event has 272 bytes at most.
 const eventSize = 4 << 10
@@ -44,17 +49,22 @@ func New() *Watcher {
 }
 
 // Add watches a directory until that is removed. It does not tell what vanished before.
-func (w *Watcher) Add(dir string) error {
+func (w *Watcher) Add(dir string) error { return w.add(dir, dirEvents) }
+
+// AddFile watches one file, whatever happens to others in its directory. The kernel tells before the file has gone from there.
+func (w *Watcher) AddFile(path string) error { return w.add(path, fileEvents) }
+
+func (w *Watcher) add(path string, events uint32) error {
 	w.mu.Lock() // so the path is known before its events are read
 	defer w.mu.Unlock()
 	if w.err != nil {
 		return w.err
 	}
-	wd, err := unix.InotifyAddWatch(w.fd, dir, events)
+	wd, err := unix.InotifyAddWatch(w.fd, path, events)
 	if err != nil {
 		return os.NewSyscallError("inotify_add_watch", err)
 	}
-	w.paths[int32(wd)] = dir
+	w.paths[int32(wd)] = path
 	return nil
 }
 

@@ -2,6 +2,7 @@ package vanish
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,9 @@ func TestVanish(t *testing.T) {
 		"a file is renamed":        func(dir string) error { return os.Rename(filepath.Join(dir, "a/file"), filepath.Join(dir, "file")) },
 		"the directory is removed": func(dir string) error { return os.RemoveAll(filepath.Join(dir, "a")) },
 		"the directory is renamed": func(dir string) error { return os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "b")) },
+		"the socket is removed":    func(dir string) error { return os.Remove(filepath.Join(dir, "socket")) },
+		"the socket is replaced":   func(dir string) error { return os.Rename(filepath.Join(dir, "other"), filepath.Join(dir, "socket")) },
+		"the socket is renamed":    func(dir string) error { return os.Rename(filepath.Join(dir, "socket"), filepath.Join(dir, "x")) },
 		"its directory is removed": func(dir string) error { return os.RemoveAll(dir) },
 		"a file comes":             func(dir string) error { return os.WriteFile(filepath.Join(dir, "a/new"), nil, 0o600) },
 		"a neighbour is removed":   func(dir string) error { return os.Remove(filepath.Join(dir, "other")) },
@@ -43,7 +47,7 @@ func TestVanish(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			w, top := started(t)
 			dir := filepath.Join(top, "dir")
-			a, last := filepath.Join(dir, "a"), filepath.Join(top, "last")
+			a, socket, last := filepath.Join(dir, "a"), filepath.Join(dir, "socket"), filepath.Join(top, "last")
 			for _, path := range []string{a, last} {
 				if err := os.MkdirAll(path, 0o755); err != nil {
 					t.Fatal(err)
@@ -54,7 +58,12 @@ func TestVanish(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, err := range []error{w.Add(a), w.Add(last)} {
+			l, err := net.Listen("unix", socket) // it is open, so unlinking it does not end it
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			for _, err := range []error{w.Add(a), w.AddFile(socket), w.Add(last)} {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -74,7 +83,8 @@ func TestVanish(t *testing.T) {
 			}
 			want := map[string][]string{
 				"a file is removed": {a}, "a file is renamed": {a}, "the directory is removed": {a}, "the directory is renamed": {a},
-				"its directory is removed": {a},
+				"the socket is removed": {socket}, "the socket is replaced": {socket}, "the socket is renamed": {socket},
+				"its directory is removed": {a, socket},
 			}[what]
 			slices.Sort(got)
 			if got = slices.Compact(got); !slices.Equal(got, append(want, last)) {
