@@ -8,7 +8,6 @@ import (
 
 	"vifproxy/names/ask"
 	"vifproxy/names/wire"
-	"vifproxy/rules"
 	"vifproxy/rules/expression"
 	"vifproxy/rules/match"
 )
@@ -49,7 +48,7 @@ func newGate(w *wire.Gate) (*gate, error) {
 		g.also[plain(name)] = true
 	}
 	if !w.Everything {
-		g.matcher = match.New(w.Lines, rules.Syntax{Language: language, CaseSensitive: w.CaseSensitive, DefaultAllow: w.DefaultAllow})
+		g.matcher = match.New(w.Lines, expression.Syntax{Language: language, CaseSensitive: w.CaseSensitive, DefaultAllow: w.DefaultAllow})
 	}
 	return g, nil
 }

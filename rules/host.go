@@ -11,6 +11,7 @@ import (
 	"vifproxy/rules/expression"
 	"vifproxy/rules/flaws"
 	"vifproxy/rules/hostname"
+	"vifproxy/rules/shape"
 )
 
 // A Host is what a person wants to allow: one host name or address, or with Below all names below it.
@@ -167,8 +168,8 @@ func (f File) standsFor(s Syntax, l Line, h Host) bool {
 	if f.domains {
 		language = expression.Fnmatch // names and *.names look the same in it
 	}
-	shape := language.ShapeOf(l.Text)
-	return shape.Exact() && strings.EqualFold(shape.Domain, h.Name) && shape.Below == h.Below
+	form := shape.Of(language, l.Text)
+	return form.Exact() && strings.EqualFold(form.Domain, h.Name) && form.Below == h.Below
 }
 
 // With returns the file with more hosts at its end, which come from no line of it. The Line of hosts[i] is -1-i.

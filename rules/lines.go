@@ -33,25 +33,7 @@ func (l Line) Entry() string {
 }
 
 // A Syntax is how the template makes tinyproxy read filter lines.
-type Syntax struct {
-	Language      expression.Language
-	CaseSensitive bool // FilterCaseSensitive; Fnmatch is case-sensitive with or without it
-	URLs          bool // FilterURLs: lines are compared with the whole URL
-	DefaultAllow  bool // FilterDefaultDeny No: lines are what is forbidden, and a narrower line permits more
-}
-
-// Narrows reports whether lines are compiled to extended expressions that match host names only. They are not with FilterURLs,
-// because lines are compared with more than a host, and not in a black list, which must not forbid less than it says.
-func (s Syntax) Narrows() bool { return !s.DefaultAllow && !s.URLs }
-
-// Compiled returns the syntax of what Lines returns.
-func (s Syntax) Compiled() Syntax {
-	if s.Narrows() {
-		s.CaseSensitive = s.CaseSensitive || s.Language == expression.Fnmatch
-		s.Language = expression.Extended
-	}
-	return s
-}
+type Syntax = expression.Syntax
 
 // Lines returns what tinyproxy has to read for the file, in the order of the file. The lines of a white list become extended
 // expressions that match host names only, whatever the language of the template is. A line that matches no host name is left out.
@@ -84,7 +66,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 			return nil, f.at(entry.Part, entry.Line, &flaws.Flaw{Text: flaws.Excerpt(entry.Entry()) + " has a port, and a black list forbids a host at all ports",
 				Remedy: "write the host alone"})
 		}
-		for _, text := range s.Compiled().compile(entry.Text) {
+		for _, text := range compile(s.Compiled(), entry.Text) {
 			if len(text) > expression.LineMax {
 				return nil, f.at(entry.Part, entry.Line, &flaws.Flaw{Text: flaws.Excerpt(entry.Text) + " is too long to be compared without regard to case",
 					Remedy: "remove FilterCaseSensitive or FilterType fnmatch from the template `config`"})
@@ -98,7 +80,7 @@ func (f File) Lines(s Syntax) ([]Line, error) {
 // compile returns lines that match this host, or the hosts below it, and no other. tinyproxy compares them with whatever the AppVM
 // sends. So upper case, the dot that may end a name, and what only looks like a name must not fool them:
 // "203.0.113.9<TAB>.example.com" is an address to the resolver of glibc before 2.29 (CVE-2016-10739).
-func (s Syntax) compile(name string) []string {
+func compile(s Syntax, name string) []string {
 	if _, err := netip.ParseAddr(name); err == nil { // which has one way of writing it
 		if s.Language == expression.Fnmatch {
 			return []string{name}

@@ -6,6 +6,7 @@ import (
 
 	"vifproxy/internal/usage"
 	"vifproxy/rules/expression"
+	"vifproxy/rules/shape"
 )
 
 // NamesMeant returns the entries of a list of names that a text can only have meant. A URL is its host, with its port if that is
@@ -32,12 +33,12 @@ func hostMeant(word string) (h Host, clear bool) {
 	}
 	if !isURL {
 		rest = word
-		if s := expression.Basic.ShapeOf(word); s.Exact() && expression.LooksLikePattern(word) {
+		if s := shape.Of(expression.Basic, word); s.Exact() && shape.LooksLikePattern(word) {
 			return Host{Name: strings.ToLower(s.Domain), Below: s.Below}, strings.Contains(s.Domain, ".")
 		}
 	}
 	authority, _, _ := strings.Cut(rest, "/")
-	if expression.LooksLikePattern(authority) || strings.Contains(authority, "@") { // an e-mail address, a user
+	if shape.LooksLikePattern(authority) || strings.Contains(authority, "@") { // an e-mail address, a user
 		return h, false
 	}
 	h, err := ParseHost(word)

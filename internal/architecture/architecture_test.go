@@ -53,6 +53,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"cmd/vifproxyctl", "vifproxy/internal/screen/screentest", "only tests use it"},
 	{"cmd/vifproxyctl", "vifproxy/supervisor", "it speaks to the daemon by the control socket"},
 	{"cmd/vifproxyd", "golang.org/x/net/dns/dnsmessage", "vifproxy-names reads messages of DNS"},
+	{"cmd/vifproxy-names", "net/http", "it is in memory as long as the daemon, and reads what strangers send"},
+	{"cmd/vifproxy-names", "vifproxy/rules/hostname", "it is in memory as long as the daemon, and compares names with compiled lines only"},
 	{"cmd/vifproxy-qrexec", "vifproxy/tinyproxy/process", "AppVMs call it as root: it does three things"},
 	{"cmd/vifproxy-qrexec", "vifproxy/tinyproxy/confine", "AppVMs call it as root: it does three things"},
 	{"cmd/vifproxy-qrexec", "vifproxy/internal/doctor", "AppVMs call it as root: it does three things"},

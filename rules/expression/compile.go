@@ -293,3 +293,16 @@ func (s Charset) emit(fold bool) (string, bool) {
 	}
 	return "[" + b.String() + "]", true
 }
+
+// LineFor returns the line for one host, or for all hosts below it.
+func (l Language) LineFor(domain string, below bool) string {
+	switch {
+	case l == Fnmatch && below:
+		return "*." + domain
+	case l == Fnmatch:
+		return domain
+	case below:
+		return "^" + HostClass + `*\.` + strings.ReplaceAll(domain, ".", `\.`) + "$"
+	}
+	return "^" + strings.ReplaceAll(domain, ".", `\.`) + "$"
+}

@@ -16,6 +16,7 @@ import (
 	"vifproxy/rules/expression"
 	"vifproxy/rules/flaws"
 	"vifproxy/rules/hostname"
+	"vifproxy/rules/shape"
 )
 
 // A Finding is something in a rule file or a template that its author hardly meant.
@@ -169,11 +170,11 @@ func (f Finding) String() string {
 // entries returns findings about lines without a flaw. Columns are those within the entry.
 func (l Linter) entries(f rules.File) (all []Finding) {
 	lines := f.Entries()
-	shapes := make([]expression.Shape, len(lines))
+	shapes := make([]shape.Shape, len(lines))
 	seen := map[string]int{}
 	for i, line := range lines {
 		finding := Finding{Line: line.Line, Col: 1, Width: len(line.Text)}
-		shapes[i] = l.Language.ShapeOf(line.Text)
+		shapes[i] = shape.Of(l.Language, line.Text)
 		if first, again := seen[line.Entry()]; again {
 			finding.Problem, finding.Remedy = fmt.Sprintf("says the same as line %d", first), "remove it"
 			finding.Fixable = true
@@ -228,7 +229,7 @@ func (l Linter) fold(name string) string {
 }
 
 // line returns findings about one line of patterns. f is the finding as far as it is known.
-func (l Linter) line(f Finding, s expression.Shape) []Finding {
+func (l Linter) line(f Finding, s shape.Shape) []Finding {
 	if !l.Narrows() {
 		return l.pattern(f, s)
 	}

@@ -9,10 +9,11 @@ import (
 	"vifproxy/rules/expression"
 	"vifproxy/rules/flaws"
 	"vifproxy/rules/hostname"
+	"vifproxy/rules/shape"
 )
 
 // pattern returns findings about one pattern whose characters are those of host names.
-func (l Linter) pattern(f Finding, s expression.Shape) (all []Finding) {
+func (l Linter) pattern(f Finding, s shape.Shape) (all []Finding) {
 	if len(s.Plain) > 0 {
 		found, t := f, s.Plain[0]
 		found.Problem = fmt.Sprintf("%q is a character like any other in a basic regular expression: no host has it", t.C)
@@ -23,10 +24,10 @@ func (l Linter) pattern(f Finding, s expression.Shape) (all []Finding) {
 	if l.URLs || l.DefaultAllow {
 		return nil
 	}
-	if branches := l.Language.Branches(s.Text); len(branches) > 1 {
+	if branches := shape.Branches(l.Language, s.Text); len(branches) > 1 {
 		return l.alternation(f, branches)
 	}
-	if len(s.Tokens) == 0 && !(s.Start && s.End) || len(s.Tokens) == 1 && s.Tokens[0].Kind == expression.AnyOne && !s.Start {
+	if len(s.Tokens) == 0 && !(s.Start && s.End) || len(s.Tokens) == 1 && s.Tokens[0].Kind == shape.AnyOne && !s.Start {
 		return []Finding{tooWideFinding(f, s)}
 	}
 	if s.Domain != "" && hostname.TooWide(s.Domain) && s.End && !s.Start && (s.Below || strings.Contains(s.Domain, ".")) {
@@ -83,7 +84,7 @@ func (l Linter) alternation(f Finding, branches []string) []Finding {
 	clear := true
 	var first *Finding
 	for _, text := range branches {
-		s := l.Language.ShapeOf(text)
+		s := shape.Of(l.Language, text)
 		if found := l.pattern(f, s); len(found) > 0 && first == nil {
 			first = &found[0]
 			first.Problem = flaws.Excerpt(text) + " " + first.Problem
@@ -103,7 +104,7 @@ func (l Linter) alternation(f Finding, branches []string) []Finding {
 	return []Finding{*first}
 }
 
-func tooWideFinding(f Finding, s expression.Shape) Finding {
+func tooWideFinding(f Finding, s shape.Shape) Finding {
 	f.Problem, f.Admits, f.Better, f.Fixable = "admits every host", "evil.example", nil, false
 	if s.Domain != "" {
 		f.Problem = fmt.Sprintf("admits every host below %s, where anybody can have one", s.Domain)
@@ -136,7 +137,7 @@ func alternatives(text string) (lines []string) {
 // looksLikeName reports whether a person takes a line for a host name, for names below one, or for a URL, and not for a pattern.
 func looksLikeName(text string) bool {
 	host, err := rules.ParseHost(text)
-	return err == nil && !expression.LooksLikePattern(text) && strings.Contains(host.Name, ".")
+	return err == nil && !shape.LooksLikePattern(text) && strings.Contains(host.Name, ".")
 }
 
 // nameOf returns the pattern for a text that looks like a name.

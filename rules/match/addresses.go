@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"vifproxy/rules"
+	"vifproxy/rules/expression"
 )
 
 // Addresses looks at searchMax states of texts for a list, and at searchLine more for each of its lines. One takes about a microsecond.
@@ -25,7 +25,7 @@ const numerals = "0123456789abcdefx."
 //
 // It is for lines as tinyproxy gets them in a white list of hosts. Such a line matches whole texts, and has colons only if it is one
 // address of IPv6. None has a '%', so that there are no zones. Of other lines it may say that they are endless.
-func Addresses(lines []string, syntax rules.Syntax, most int) (all []netip.Addr, endless int) {
+func Addresses(lines []string, syntax expression.Syntax, most int) (all []netip.Addr, endless int) {
 	if syntax.DefaultAllow {
 		return nil, 0
 	}

@@ -8,7 +8,6 @@ package match
 import (
 	"strings"
 
-	"vifproxy/rules"
 	"vifproxy/rules/expression"
 )
 
@@ -37,8 +36,8 @@ type Inexact struct {
 }
 
 // New returns the matcher of lines as tinyproxy gets them, such as those of [rules.File.Lines], in the syntax in which tinyproxy reads
-// them: see [rules.Syntax.Compiled].
-func New(lines []string, s rules.Syntax) *Matcher {
+// them: see [expression.Syntax.Compiled].
+func New(lines []string, s expression.Syntax) *Matcher {
 	m := &Matcher{defaultAllow: s.DefaultAllow, lines: make([]line, len(lines))}
 	c := compiler{Matcher: m, known: map[expression.Charset]int32{}}
 	for i, text := range lines {

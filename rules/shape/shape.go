@@ -1,9 +1,13 @@
-package expression
+// Package shape reads what the text of a pattern tells at sight, and what its author meant. It decides nothing: package expression does.
+//
+// Concurrency: a [Shape] is a value; all functions may be called from any goroutine.
+package shape
 
 import (
 	"slices"
 	"strings"
 
+	"vifproxy/rules/expression"
 	"vifproxy/rules/hostname"
 )
 
@@ -35,11 +39,11 @@ const (
 	otherToken = '?'
 )
 
-// ShapeOf returns the shape of a pattern.
-func (l Language) ShapeOf(text string) Shape {
+// Of returns the shape of a pattern.
+func Of(l expression.Language, text string) Shape {
 	s := Shape{Text: text}
 	body, offset := text, 0
-	if l == Fnmatch {
+	if l == expression.Fnmatch {
 		s.Start, s.End = true, true
 	} else {
 		if rest, ok := strings.CutPrefix(body, "^"); ok {
@@ -50,7 +54,7 @@ func (l Language) ShapeOf(text string) Shape {
 		}
 	}
 	for i := 0; i < len(body); {
-		t := l.next(body[i:])
+		t := next(l, body[i:])
 		t.Pos = offset + i
 		i += t.Len
 		s.Tokens = append(s.Tokens, t)
@@ -70,7 +74,7 @@ func (l Language) ShapeOf(text string) Shape {
 			continue
 		case t.Kind != literal:
 			s.Odd = true
-		case l == Basic && strings.IndexByte("(){}|+?", t.C) >= 0 && t.Len == 1:
+		case l == expression.Basic && strings.IndexByte("(){}|+?", t.C) >= 0 && t.Len == 1:
 			s.Plain = append(s.Plain, t)
 		}
 		name.WriteByte(t.C)
@@ -88,16 +92,16 @@ func (l Language) ShapeOf(text string) Shape {
 func backslashes(s string) int { return len(s) - len(strings.TrimRight(s, `\`)) }
 
 // next reads the token at the beginning of a pattern.
-func (l Language) next(s string) Token {
+func next(l expression.Language, s string) Token {
 	t := Token{Kind: literal, C: s[0], Len: 1}
 	switch c := s[0]; {
-	case l == Fnmatch && c == '*':
+	case l == expression.Fnmatch && c == '*':
 		t.Kind = anyNumber
-	case l != Fnmatch && strings.HasPrefix(s, ".*"):
+	case l != expression.Fnmatch && strings.HasPrefix(s, ".*"):
 		t.Kind, t.Len = anyNumber, 2
-	case l != Fnmatch && strings.HasPrefix(s, HostClass+"*"):
-		t.Kind, t.Len = anyNumber, len(HostClass)+1
-	case l == Fnmatch && c == '?', l != Fnmatch && c == '.':
+	case l != expression.Fnmatch && strings.HasPrefix(s, expression.HostClass+"*"):
+		t.Kind, t.Len = anyNumber, len(expression.HostClass)+1
+	case l == expression.Fnmatch && c == '?', l != expression.Fnmatch && c == '.':
 		t.Kind = AnyOne
 	case c == '\\' && len(s) > 1 && strings.IndexByte(".-_/:", s[1]) >= 0:
 		t.C, t.Len = s[1], 2
@@ -107,11 +111,11 @@ func (l Language) next(s string) Token {
 		t.Kind, t.Len = otherToken, bracket(s)
 	case c == '\\':
 		t.Kind, t.Len = otherToken, min(2, len(s))
-	case l != Fnmatch && strings.IndexByte("^$*", c) >= 0, l == Extended && strings.IndexByte("(){}|+?", c) >= 0:
+	case l != expression.Fnmatch && strings.IndexByte("^$*", c) >= 0, l == expression.Extended && strings.IndexByte("(){}|+?", c) >= 0:
 		t.Kind = otherToken
 	}
-	if l != Fnmatch && t.Kind != anyNumber && len(s) > t.Len &&
-		(s[t.Len] == '*' || l == Extended && strings.IndexByte("+?{", s[t.Len]) >= 0) {
+	if l != expression.Fnmatch && t.Kind != anyNumber && len(s) > t.Len &&
+		(s[t.Len] == '*' || l == expression.Extended && strings.IndexByte("+?{", s[t.Len]) >= 0) {
 		t.Kind = otherToken // what follows repeats it
 	}
 	return t
@@ -138,11 +142,11 @@ func bracket(s string) int {
 }
 
 // Branches splits an extended pattern at each "|" that is outside of all parentheses.
-func (l Language) Branches(text string) (all []string) {
+func Branches(l expression.Language, text string) (all []string) {
 	depth, from := 0, 0
 	for i := 0; i < len(text); {
-		t := l.next(text[i:])
-		if l == Extended && t.Kind == otherToken && t.Len == 1 {
+		t := next(l, text[i:])
+		if l == expression.Extended && t.Kind == otherToken && t.Len == 1 {
 			switch t.C {
 			case '(':
 				depth++
@@ -159,23 +163,10 @@ func (l Language) Branches(text string) (all []string) {
 	return append(all, text[from:])
 }
 
-// LineFor returns the line for one host, or for all hosts below it.
-func (l Language) LineFor(domain string, below bool) string {
-	switch {
-	case l == Fnmatch && below:
-		return "*." + domain
-	case l == Fnmatch:
-		return domain
-	case below:
-		return "^" + HostClass + `*\.` + strings.ReplaceAll(domain, ".", `\.`) + "$"
-	}
-	return "^" + strings.ReplaceAll(domain, ".", `\.`) + "$"
-}
-
 // Meant returns the lines that say what the author of a pattern with a mistake meant, if that is clear. They permit hosts that the
 // pattern permits, and no others. If the beginning is open, the author may have meant the host or the hosts below it, so there is a
 // line for each.
-func (s Shape) Meant(l Language) []string {
+func (s Shape) Meant(l expression.Language) []string {
 	switch {
 	case s.Domain == "" || !strings.Contains(s.Domain, "."):
 		return nil
