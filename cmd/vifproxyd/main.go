@@ -23,6 +23,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/events"
+	"vifproxy/internal/footprint"
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 )
@@ -50,10 +51,10 @@ const lastWords = time.Second
 // what comes and goes is garbage for the most part, and a collection with 250 AppVMs takes as much CPU time as an attach.
 const collectAt = 50
 
-// rest gives memory back to the kernel.
+// rest gives memory back to the kernel. A failure costs memory only.
 func rest() {
 	debug.SetGCPercent(100)
-	debug.FreeOSMemory()
+	_ = footprint.Release()
 }
 
 func main() {
