@@ -20,8 +20,10 @@ PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/
 PACKAGES   ?= 4
 
 # These packages compute, in one goroutine each (internal/architecture sees to that). So they are tested without the race detector, with
-# which they take four times as long.
-SEQUENTIAL  = internal/plan rules/lint rules/match
+# which they take four times as long, and their linker half as long again.
+SEQUENTIAL  = internal/agenda internal/architecture internal/backoff internal/beat internal/bounds internal/browsers internal/defaults \
+	internal/manpage internal/plan internal/regular internal/secret internal/stops internal/terminal internal/usage \
+	rules/expression rules/hostname rules/lint rules/match tinyproxy/confine/handover tinyproxy/kernel tinyproxy/limits
 
 # These packages test programs from outside. They build the daemon with the race detector (cmd/vifproxyd/programs_test.go). The test itself is
 # AppVMs and the internet for it, and would take twice as much of the CPUs with the detector.

@@ -321,7 +321,7 @@ func TestPackagesWithoutTheRaceDetectorAreSequential(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, rest, found := strings.Cut(string(makefile), "\nSEQUENTIAL ")
-	line, _, _ := strings.Cut(rest, "\n")
+	line, _, _ := strings.Cut(strings.ReplaceAll(rest, "\\\n", ""), "\n")
 	packages := strings.Fields(strings.TrimLeft(line, "= "))
 	if !found || len(packages) == 0 {
 		t.Fatal("the Makefile names no packages that are SEQUENTIAL")
