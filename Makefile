@@ -29,6 +29,11 @@ SEQUENTIAL  = internal/agenda internal/architecture internal/backoff internal/be
 # AppVMs and the internet for it, and would take twice as much of the CPUs with the detector.
 OUTSIDE     = cmd/vifproxyd
 
+# What takes longest begins first, or the rest of the machine waits for it at the end: packages, and of cmd/vifproxyd the tests that take
+# a minute by themselves. These run beside its others, which begin in no certain order.
+LONGEST     = firewall/backend firewall/nft internal/simulate internal/nameserver cmd/vifproxy-client supervisor tinyproxy/process
+MINUTES     = ^Test(AddressesThatChange|Chaos|ClientsThatHoldAllConnections|HundredAppVMsAtOnce|OwnedProxy)$$
+
 # A program with the race detector waits at its end for reports of other threads, a second if nothing is said.
 export GORACE := atexit_sleep_ms=10 $(GORACE)
 
@@ -79,12 +84,14 @@ package: build ## .deb and .rpm in dist/, for the firewall VM and for AppVMs
 		GOARCH= $(NFPM) package --config $$config --packager $$packager --target $(DIST)/ || exit 1; done; done
 
 test: root deps-test build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
-	@# What both of the following need is compiled first, or they would compile it at the same time.
+	@# What all of the following need is compiled first, or they would compile it at the same time.
 	@CGO_ENABLED=1 $(GO) list -race -trimpath -export -deps ./cmd/vifproxyd >/dev/null
-	$(GOTESTSUM) --format=testname --raw-command -- sh -c '\
-		CGO_ENABLED=0 $(TEST) $(OUTSIDE:%=./%) $(SEQUENTIAL:%=./%) & \
-		CGO_ENABLED=1 $(TEST) -race $$($(GO) list ./... | grep -vxF $(patsubst %,-e vifproxy/%,$(OUTSIDE) $(SEQUENTIAL))); status=$$?; \
-		wait $$! && exit $$status'
+	$(GOTESTSUM) --format=testname --raw-command -- sh -c ' \
+		CGO_ENABLED=0 $(TEST) -run "$(MINUTES)" $(OUTSIDE:%=./%) & minutes=$$!; \
+		CGO_ENABLED=0 $(TEST) -skip "$(MINUTES)" $(OUTSIDE:%=./%) $(SEQUENTIAL:%=./%) & others=$$!; \
+		CGO_ENABLED=1 $(TEST) -race $(LONGEST:%=./%) \
+			$$($(GO) list ./... | grep -vxF $(patsubst %,-e vifproxy/%,$(OUTSIDE) $(SEQUENTIAL))); status=$$?; \
+		for job in $$minutes $$others; do wait $$job || status=1; done; exit $$status'
 
 bench: root deps-bench build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X vifproxy/internal/defaults.version=$(VERSION)' \
