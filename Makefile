@@ -34,6 +34,9 @@ OUTSIDE     = cmd/vifproxyd
 LONGEST     = firewall/backend firewall/nft internal/simulate internal/nameserver cmd/vifproxy-client supervisor tinyproxy/process
 MINUTES     = ^Test(AddressesThatChange|Chaos|ClientsThatHoldAllConnections|HundredAppVMsAtOnce|OwnedProxy)$$
 
+# A line every few seconds: of what passes, packages and the tests that took two seconds.
+PROGRESS    = grep --line-buffered -vE '^(EMPTY |PASS [^ ]+\.((Test|Fuzz)[^ /]*/.*|[^ ]* \([01]\.[0-9]+s\)))'
+
 # A program with the race detector waits at its end for reports of other threads, a second if nothing is said.
 export GORACE := atexit_sleep_ms=10 $(GORACE)
 
@@ -83,15 +86,16 @@ package: build ## .deb and .rpm in dist/, for the firewall VM and for AppVMs
 	for config in packaging/nfpm.yaml packaging/client/nfpm.yaml; do for packager in deb rpm; do \
 		GOARCH= $(NFPM) package --config $$config --packager $$packager --target $(DIST)/ || exit 1; done; done
 
+test: SHELL := bash
 test: root deps-test build lint ## everything, with real tinyproxy, nftables, iptables and network namespaces
 	@# What all of the following need is compiled first, or they would compile it at the same time.
 	@CGO_ENABLED=1 $(GO) list -race -trimpath -export -deps ./cmd/vifproxyd >/dev/null
-	$(GOTESTSUM) --format=testname --raw-command -- sh -c ' \
+	@set -o pipefail; $(GOTESTSUM) --format=testname --raw-command -- sh -c ' \
 		CGO_ENABLED=0 $(TEST) -run "$(MINUTES)" $(OUTSIDE:%=./%) & minutes=$$!; \
 		CGO_ENABLED=0 $(TEST) -skip "$(MINUTES)" $(OUTSIDE:%=./%) $(SEQUENTIAL:%=./%) & others=$$!; \
 		CGO_ENABLED=1 $(TEST) -race $(LONGEST:%=./%) \
 			$$($(GO) list ./... | grep -vxF $(patsubst %,-e vifproxy/%,$(OUTSIDE) $(SEQUENTIAL))); status=$$?; \
-		for job in $$minutes $$others; do wait $$job || status=1; done; exit $$status'
+		for job in $$minutes $$others; do wait $$job || status=1; done; exit $$status' | $(PROGRESS)
 
 bench: root deps-bench build ## speed and size, each figure beside its floor; BENCH="--only=attach --runs=50 --json=FILE"
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags profile -ldflags '-X vifproxy/internal/defaults.version=$(VERSION)' \
