@@ -15,8 +15,7 @@ import (
 var programs, raced string
 
 // atOnce is how many tests run at once, if -parallel does not say, half of them in two labs each. They wait much of the time; go test
-// would run as many as there are CPUs. It starts them from the last file to the first (closechan of Go 1.26 wakes the last one that
-// waits first), so those that wait longest are in the last files.
+// would run as many as there are CPUs. They begin in no certain order, so `make test` has a run of their own for the longest.
 const atOnce = 6
 
 func TestMain(m *testing.M) {
