@@ -62,14 +62,15 @@ chosen() { # kernel
 
 say() { echo "matrix: $*" >&2; }
 
-# debian makes the tree of the guests' system, once. What differs between the guests is the kernel.
+# debian RELEASE TREE makes the tree of a system, once, and again if it should have other packages than it was made with.
 debian() {
-	[ -e "$cache/debian/etc/os-release" ] && return
-	say "making $cache/debian with debootstrap, once"
-	rm -rf "$cache/debian.new"
-	debootstrap --variant=minbase --include=$includes bookworm "$cache/debian.new" "$mirror" >"$cache/debootstrap.log" 2>&1 || { tail "$cache/debootstrap.log" >&2; exit 1; }
-	rm -rf "$cache/debian"
-	mv "$cache/debian.new" "$cache/debian"
+	[ "$(cat "$2.made" 2>/dev/null)" != "$1 $includes" ] || return 0
+	say "making $2 with debootstrap, once"
+	rm -rf "$2" "$2.new" "$2.made"
+	debootstrap --variant=minbase "--include=$includes" "$1" "$2.new" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
+		{ tail "$cache/debootstrap.log" >&2; return 1; }
+	mv "$2.new" "$2"
+	echo "$1 $includes" >"$2.made"
 }
 
 # kernel SUITE fetches the kernel of a release of Debian, with the few modules that the guests use.
@@ -174,13 +175,7 @@ boot() { # release, output, size of the memory, words for the kernel
 # enter runs the tests in a tree of a release of Debian, on this machine's kernel.
 enter() { # release, output
 	tree=$cache/debian-$1
-	if [ ! -e "$tree" ]; then
-		say "making $tree with debootstrap, once"
-		rm -rf "$tree.new"
-		debootstrap --variant=minbase --include=$includes "$1" "$tree.new" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
-			{ tail "$cache/debootstrap.log" >&2; return 1; }
-		mv "$tree.new" "$tree"
-	fi
+	debian "$1" "$tree" || return 1
 	mkdir -p "$work/root" "$work/layer" "$work/layer.work"
 	timeout $vm_timeout unshare --mount --propagation=private sh -euc '
 		mount -t overlay -o "lowerdir=$1,upperdir=$2/layer,workdir=$2/layer.work" overlay "$2/root"
@@ -208,6 +203,7 @@ harvest() { # kernel, output
 		sed -i "\|^package ${suite%%[:@]*} |d" "$work/new"
 		echo "$found" >>"$work/new"
 	done
+	grep -q '^package ' "$work/new" || return 0
 	cp "$work/new" "$results"
 	packaging/matrix/table.sh "$1" "$results" $page "$(row "$1")"
 }
@@ -229,7 +225,7 @@ for kernel in $kernels; do
 		enter "$release" "$out" || say "$kernel: ended with status $?"
 		;;
 	*)
-		debian
+		debian bookworm "$cache/debian" # what differs between the guests is the kernel
 		kernel "$release"
 		disk "$release"
 		say "$kernel: $(cat "$cache/kernel-$release/version"), to $out"
