@@ -110,7 +110,9 @@ func (k *kernel) hold(want firewall.State) (writes int) {
 		seen[key] = true
 		p := m.procs[b.To.Port()]
 		if p != nil {
-			p.bound = true
+			if p.bound.IsZero() {
+				p.bound = time.Now()
+			}
 		}
 		if p == nil {
 			m.sometimes("a write pending while its process dies")
@@ -415,7 +417,8 @@ func (m *machine) isSteady(c cut) bool {
 	vm := c.p.vm
 	return m.procs[c.p.port] == c.p && !c.p.lost && !c.p.ordered && !c.p.learns && vm.steady && vm.stopped == no &&
 		slices.ContainsFunc(vm.vifs, func(domid int) bool { return c.Vif == vifOf(domid) }) &&
-		time.Since(c.p.began) > 50*time.Millisecond && // else its AppVM may have just come, and waits again if rules are to be read
+		time.Since(c.p.bound) > 50*time.Millisecond && // else its AppVM may have just come, and waits again if rules are to be read
+		!m.ceiling.any(m.calm, func(most hosts) bool { return c.p.hosts&^most != 0 }) &&
 		!vm.at.any(m.calm, func(at netip.Addr) bool { return at != c.p.bind }) &&
 		!vm.demands.any(m.calm, func(h hosts) bool { return (c.p.hosts|aList)&^h != 0 }) &&
 		!vm.learns.any(m.calm, func(h hosts) bool { return h != 0 }) &&

@@ -144,7 +144,7 @@ type proc struct {
 	tmpl       int // of its rules
 	hosts      hosts
 	learns     bool          // it is of a lesson
-	bound      bool          // it has been
+	bound      time.Time     // since when it has been
 	idle       time.Duration // how long nobody has used it in calm time, and another one has served
 	bind       netip.Addr
 	port       uint16

@@ -641,7 +641,7 @@ func (m *machine) wait(d time.Duration) {
 			if p.vm != vm {
 				continue
 			}
-			if p.idle += d; serves == nil || serves == p || serves.learns || !p.bound || p.clients > 0 || time.Now().Add(-d).Before(m.faults[looking]) {
+			if p.idle += d; serves == nil || serves == p || serves.learns || p.bound.IsZero() || p.clients > 0 || time.Now().Add(-d).Before(m.faults[looking]) {
 				p.idle = 0
 			}
 			if p.idle > 4*time.Second {
