@@ -325,3 +325,52 @@ func TestAListOnADeadFileSystem(t *testing.T) {
 	s.opens("work", "http://bank.example/", "http://shop.example/")
 	s.stop()
 }
+
+// TestInputsOnADeadFileSystem: resolv.conf, hosts and the pages of a template become links to where nothing answers. The daemon says so, and
+// what is taken from a list is closed. Requests wait if a proxy's C library does, which opens resolv.conf and hosts too.
+func TestInputsOnADeadFileSystem(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"resolv.conf": "rm /etc/resolv.conf; ln -s $DIR/dead/resolv.conf /etc/resolv.conf",
+		"hosts":       "rm /etc/hosts; ln -s $DIR/dead/hosts /etc/hosts",
+		"a page":      "rm $DIR/page; ln -s $DIR/dead/page $DIR/page",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, lab.R42)
+			change := s.ownEtc()
+			dead, page := filepath.Join(s.dir, "dead"), filepath.Join(s.dir, "page")
+			s.must(os.WriteFile(page+".html", []byte("no"), 0o644))
+			s.must(os.Symlink(page+".html", page))
+			template, err := os.ReadFile("../../rules/builtin.conf")
+			s.must(err)
+			s.rules("config", string(template)+"DefaultErrorFile \""+page+"\"\n")
+			revive := s.deadFileSystem(dead)
+			s.rules("work.10.137.74.11", bank)
+			s.rules("play.10.137.74.12", bank, shop)
+			s.attach("work", "10.137.74.11")
+			s.attach("play", "10.137.74.12")
+			s.start()
+			s.opens("work", "http://bank.example/")
+			s.opens("play", "http://shop.example/")
+			tunnel := s.tunnel("play", "bank.example:443")
+			change(script)
+			s.says("show", "does not answer")
+			if name == "a page" {
+				s.opens("work", "http://bank.example/")
+			}
+			s.rules("play.10.137.74.12", shop)
+			s.until("what is taken from a list is closed", func() error {
+				if err := echoes(tunnel); err == nil {
+					return errors.New("the tunnel is open")
+				}
+				return nil
+			})
+			revive()
+			change("rm $DIR/page; ln -s $DIR/page.html $DIR/page; rm -f /etc/hosts; rm /etc/resolv.conf; printf 'nameserver 10.139.1.1\nnameserver 10.139.1.2\n' >/etc/resolv.conf")
+			s.opens("play", "http://shop.example/")
+			s.opens("work", "http://bank.example/")
+			s.stop()
+		})
+	}
+}

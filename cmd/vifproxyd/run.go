@@ -95,7 +95,10 @@ type parts struct {
 
 	unreadSightings, unreadUses error // why the records of an earlier run cannot be read
 
-	binary  tinyproxy.Binary   // as last seen
+	binary  tinyproxy.Binary // as last seen
+	places  confine.Places
+	silent  error              // why it is not known where pages are
+	unknown func(error)        // tells the supervisor that
 	owned   func(e wire.Event) // tells the supervisor
 	closers []func()           // in the order in which they were opened
 	helpers sync.WaitGroup     // goroutines beside the loop
@@ -176,7 +179,7 @@ func (d *parts) config(ctx context.Context) supervisor.Config {
 			return found, err
 		},
 		ReadListeners: sockdiag.ReadListeners,
-		ReadPlaces:    func(files ...string) string { return confine.Places(files...) + d.proxies.Renewals() },
+		ReadPlaces:    d.readPlaces,
 		ReadResolvers: d.names.readServers,
 		LookUp:        d.names.lookUp,
 		Asker:         d.names.Asker,
@@ -217,9 +220,20 @@ func (d *parts) config(ctx context.Context) supervisor.Config {
 	}
 }
 
+// readPlaces reads what sandboxes depend on.
+func (d *parts) readPlaces(files ...string) string {
+	text, err := d.places.Read(files...)
+	if errorText(err) != errorText(d.silent) {
+		d.silent = err
+		d.unknown(err)
+	}
+	return text + d.proxies.Renewals()
+}
+
 // connect tells the other parts whom to call.
 func (d *parts) connect(s *supervisor.Supervisor) {
 	d.owned = s.Owned
+	d.unknown = impaired(s, "pages of the template")
 	if d.onUnseen == "hold" {
 		d.sightings.OnDoubt(s.Hold)
 	}

@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"vifproxy/internal/regular"
+	"vifproxy/internal/unanswered"
 	"vifproxy/names/wire"
 )
 
@@ -42,6 +44,8 @@ type Reader struct {
 	known       wire.Settings
 	ownSearch   bool  // known.Search is that of resolv.conf
 	problem     error // see Problem
+
+	unanswered unanswered.Questions // by path
 }
 
 // NewReader returns a Reader of two files, resolv.conf(5) and hosts(5). Until resolv.conf is read, it knows of no name server.
@@ -53,7 +57,7 @@ func NewReader(conf, hosts string) *Reader {
 // resolv.conf.
 func (r *Reader) Read() (wire.Settings, error) {
 	var failed error
-	if text, err := read(r.conf, confMax); err == nil {
+	if text, err := r.read(r.conf, confMax); err == nil {
 		r.known.Servers, r.known.Search, r.known.Dots = parseConf(text)
 		r.ownSearch = r.known.Search != nil
 	} else {
@@ -70,7 +74,7 @@ func (r *Reader) Read() (wire.Settings, error) {
 			r.known.Search = []string{r.known.Domain}
 		}
 	}
-	text, err := read(r.hosts, hostsMax)
+	text, err := r.read(r.hosts, hostsMax)
 	if err == nil || errors.Is(err, errTooLong) {
 		var more bool
 		if r.known.Hosts, more = parseHosts(text); more {
@@ -83,6 +87,25 @@ func (r *Reader) Read() (wire.Settings, error) {
 
 // Problem returns what is wrong with hosts(5) or the host name, without which other names are answered; nil if nothing is.
 func (r *Reader) Problem() error { return r.problem }
+
+// fileTimeout is how long a Reader waits for a file, which may be a link to a file system that does not answer.
+const fileTimeout = 2 * time.Second
+
+// read is the function read, for such files.
+func (r *Reader) read(path string, most int) (string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	a, ok := unanswered.Ask(&r.unanswered, path, fileTimeout, func() (a answer) {
+		a.text, a.err = read(path, most)
+		return a
+	})
+	if !ok {
+		return "", fmt.Errorf("%s is on a file system that does not answer", path)
+	}
+	return a.text, a.err
+}
 
 var errTooLong = errors.New("too long")
 

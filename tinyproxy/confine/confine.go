@@ -25,6 +25,7 @@ import (
 
 	"vifproxy/internal/capability"
 	"vifproxy/internal/cgroup"
+	"vifproxy/internal/unanswered"
 	"vifproxy/tinyproxy/confine/handover"
 	"vifproxy/tinyproxy/kernel"
 	"vifproxy/tinyproxy/limits"
@@ -45,6 +46,8 @@ type Sandbox struct {
 	groups     *groups         // nil if there is no cgroup of ours
 	private    *cgroup.Private // that, if systemd has delegated none; nil otherwise
 	ceilings   limits.Ceilings // of what a proxy may have
+
+	unanswered unanswered.Questions // by path
 
 	mu       sync.Mutex
 	programs map[any]program // by identity

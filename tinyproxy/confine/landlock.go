@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/unanswered"
 	"vifproxy/tinyproxy/kernel"
 )
 
@@ -43,9 +45,10 @@ func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
 		}
 	}()
 	var failed []error
+	open := find
 	path := func(access uint64, paths ...string) {
 		for _, path := range paths {
-			if err := addPath(fd, path, access&attr.Handled_access_fs); err != nil {
+			if err := addPath(fd, path, access&attr.Handled_access_fs, open); err != nil {
 				failed = append(failed, fmt.Errorf("permit %s: %w", path, err))
 			}
 		}
@@ -53,10 +56,11 @@ func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
 	path(executable, p.executes...)
 	path(readable, libraries...)
 	path(readable, otherFiles...)
-	path(readable, b.Read...)
 	if p.scratch {
 		path(scratch, "/tmp")
 	}
+	open = s.findInTime // pages may be anywhere
+	path(readable, b.Read...)
 	if attr.Handled_access_net != 0 {
 		port := func(access uint64, numbers ...uint16) {
 			for _, n := range numbers {
@@ -72,17 +76,45 @@ func (s *Sandbox) ruleset(b Box, p program) (_ int, err error) {
 }
 
 // addPath permits access beneath path, or to the file there. A path that does not exist needs no permission.
-func addPath(ruleset int, path string, access uint64) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+func addPath(ruleset int, path string, access uint64, open func(string) (*os.File, error)) error {
+	file, err := open(path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
 	if err != nil {
-		return os.NewSyscallError("open", err)
+		return err
 	}
-	defer unix.Close(fd)
-	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(fd)}
+	defer file.Close()
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(file.Fd())}
 	return addRule(ruleset, unix.LANDLOCK_RULE_PATH_BENEATH, unsafe.Pointer(&rule))
+}
+
+func find(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("open", err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// findInTime is find for a path that may lead to a file system that does not answer. Several may ask for one path at once.
+func (s *Sandbox) findInTime(path string) (*os.File, error) {
+	type answer struct {
+		file *os.File // closed by itself if it comes too late
+		err  error
+	}
+	for over := time.Now().Add(pathTimeout); ; time.Sleep(time.Millisecond) {
+		a, ok := unanswered.Ask(&s.unanswered, path, pathTimeout, func() (a answer) {
+			a.file, a.err = find(path)
+			return a
+		})
+		switch {
+		case ok:
+			return a.file, a.err
+		case time.Now().After(over):
+			return nil, errSilent
+		}
+	}
 }
 
 const ruleNetPort = 2 // LANDLOCK_RULE_NET_PORT
@@ -101,16 +133,35 @@ func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
 	return nil
 }
 
-// Places returns a text for the files that a sandbox opens and that somebody may replace. If the text changes, sandboxes must be made
-// again, because a rule of Landlock is about an inode.
-func Places(files ...string) string {
-	var text strings.Builder
+// pathTimeout is how long a file system may take to find a file. A page may be a link to one that does not answer.
+const pathTimeout = 2 * time.Second
+
+var errSilent = errors.New("its file system does not answer")
+
+// Places are the files that sandboxes open and that somebody may replace. The zero value is ready. It is for one goroutine.
+type Places struct {
+	unanswered unanswered.Questions
+	known      map[string]string
+}
+
+// Read returns a text for such files. If the text changes, sandboxes must be made again, because a rule of Landlock is about an inode. A
+// file of which nobody knows where it is has not changed; the error says so.
+func (p *Places) Read(files ...string) (text string, err error) {
+	known := map[string]string{}
 	for _, path := range files {
-		var st unix.Stat_t
-		err := unix.Stat(path, &st)
-		fmt.Fprintf(&text, "%q %d %d %v\n", path, st.Dev, st.Ino, err)
+		is, ok := unanswered.Ask(&p.unanswered, path, pathTimeout, func() string {
+			var st unix.Stat_t
+			err := unix.Stat(path, &st)
+			return fmt.Sprintf("%q %d %d %v\n", path, st.Dev, st.Ino, err)
+		})
+		if !ok {
+			is, err = p.known[path], fmt.Errorf("look at the page %s: %w", path, errSilent)
+		}
+		known[path] = is
+		text += is
 	}
-	return text.String()
+	p.known = known
+	return text, err
 }
 
 // A program is what must be known of a tinyproxy to run it.
