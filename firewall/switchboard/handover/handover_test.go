@@ -119,7 +119,7 @@ func TestReasonsByHand(t *testing.T) {
 	firewalltest.EnterNamespace(t)
 	dir := group(t)
 	script := filepath.Join(t.TempDir(), "without-capabilities")
-	must(t, os.WriteFile(script, []byte("#!/bin/sh\nexec setpriv --bounding-set=-bpf,-sys_admin "+program+` "$@"`), 0o755))
+	must(t, os.WriteFile(script, []byte("#!/bin/sh\nexec setpriv --inh-caps=-bpf,-sys_admin --bounding-set=-bpf,-sys_admin "+program+` "$@"`), 0o755))
 	silent := filepath.Join(t.TempDir(), "silent")
 	must(t, os.WriteFile(silent, []byte("#!/bin/sh\n"), 0o755))
 	occupied := group(t)
