@@ -81,6 +81,6 @@ func changelog(ctx context.Context, root, path string) string {
 	if text := tinyproxy.DebianChanges(root); text != "" {
 		return text
 	}
-	text, _ := run(ctx, "rpm", "-q", "--changelog", "tinyproxy")
+	text := run(ctx, "rpm", "-q", "--changelog", "tinyproxy")
 	return text
 }

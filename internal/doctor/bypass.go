@@ -20,7 +20,7 @@ func (d *doctor) bypasses() {
 			continue
 		}
 		who := fmt.Sprintf("%s (%s)", name, vm.Addr)
-		text, _ := run(d.ctx, "qubesdb-multiread", "/qubes-firewall/"+vm.Addr.String()+"/")
+		text := run(d.ctx, "qubesdb-multiread", "/qubes-firewall/"+vm.Addr.String()+"/")
 		rules, ok := parseQubesRules(text)
 		if !ok {
 			unknown = append(unknown, who)

@@ -75,6 +75,6 @@ func (d *doctor) here() bool {
 
 // lastError returns the last error of vifproxyd in the journal, "" if there is none.
 func (d *doctor) lastError() string {
-	text, _ := run(d.ctx, "journalctl", "--unit=vifproxyd", "--priority=err", "--lines=1", "--output=cat", "--no-pager", "--quiet")
+	text := run(d.ctx, "journalctl", "--unit=vifproxyd", "--priority=err", "--lines=1", "--output=cat", "--no-pager", "--quiet")
 	return strings.TrimSpace(text)
 }

@@ -13,23 +13,22 @@ const (
 	outputTimeout  = time.Second      // of what it has left behind that holds its output open
 )
 
-// run runs a program and returns what it prints; ok is false if it fails or is not there.
-func run(ctx context.Context, name string, args ...string) (text string, ok bool) {
+// run runs a program and returns what it prints; "" if it fails or is not there.
+func run(ctx context.Context, name string, args ...string) string {
 	ctx, cancel := context.WithTimeout(ctx, programTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.WaitDelay = outputTimeout
 	out, err := cmd.Output()
 	if err != nil {
-		return "", false
+		return ""
 	}
-	return string(out), true
+	return string(out)
 }
 
 // qubesdb returns one value of QubesDB, "" if there is none.
 func qubesdb(ctx context.Context, path string) string {
-	value, _ := run(ctx, "qubesdb-read", path)
-	return strings.TrimSuffix(value, "\n")
+	return strings.TrimSuffix(run(ctx, "qubesdb-read", path), "\n")
 }
 
 // exists reports whether there is something at a path of the system.

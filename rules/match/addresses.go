@@ -229,7 +229,7 @@ func (s *search) ends(l line, begin number) (ends map[place]bool) {
 			return nil
 		}
 		p := all[i]
-		waiting, anywhere, atBegin := s.ahead(l, p.step)
+		waiting, anywhere, atBegin := s.ahead(p.step)
 		if _, complete := p.read.part(); anywhere || atBegin && complete {
 			arrived = append(arrived, i)
 		}
@@ -257,7 +257,7 @@ func (s *search) ends(l line, begin number) (ends map[place]bool) {
 
 // ahead returns the steps that a step leads to if assertions are let pass: those that wait for a character, and whether the line
 // matches then, anywhere or at the beginning of the text.
-func (s *search) ahead(l line, first int32) (waiting []int32, anywhere, begin bool) {
+func (s *search) ahead(first int32) (waiting []int32, anywhere, begin bool) {
 	s.now.clear()
 	type way struct {
 		step  int32

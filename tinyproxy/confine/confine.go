@@ -151,7 +151,7 @@ func (s *Sandbox) openFilters(denied seccomp.Action) error {
 		s.Missing = append(s.Missing, kernel.Lack{Mechanism: "seccomp", Cause: err.Error(), Remedy: "run vifproxy on amd64 or arm64"})
 		return nil
 	}
-	gate, err := gateFilter(machine)
+	gate, err := gateFilter()
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func callFilter(machine *arch.Info, denied seccomp.Action, calls []string, calls
 
 // gateFilter is for calls that need their own answer and should not be reported: execve, which vifproxy-confine lets pass
 // once, and calls that the C library tries in normal operation and can do without.
-func gateFilter(machine *arch.Info) ([]byte, error) {
+func gateFilter() ([]byte, error) {
 	fails := func(errno unix.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(errno) }
 	family := func(f uint64) seccomp.NameWithConditions {
 		return seccomp.NameWithConditions{Name: "socket",

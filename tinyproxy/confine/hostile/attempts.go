@@ -137,7 +137,7 @@ var attempts = []attempt{
 	{"ask for a name below a listed one", func(t targets) error { return ask(t, "x.listed.example", typeA) }},
 	{"carry data out in a name", func(t targets) error { return ask(t, strings.Repeat("7365637265740a", 4)+".unlisted.example", typeA) }},
 	{"ask another name server for it", func(t targets) error {
-		return question(t["OtherNameServer"], 53, message("unlisted.example", typeA, classIN), true)
+		return question(t["OtherNameServer"], message("unlisted.example", typeA, classIN), true)
 	}},
 	{"ask for a listed name that leads into the LAN", func(t targets) error { return ask(t, "lan.example", typeA) }},
 	{"ask for the name that a listed one is an alias of", func(t targets) error {
@@ -155,22 +155,22 @@ var attempts = []attempt{
 	{"ask for its record without a meaning", func(t targets) error { return ask(t, "listed.example", 10) }},
 	{"ask for its whole zone", func(t targets) error { return ask(t, "listed.example", 252) }},
 	{"ask in another class", func(t targets) error {
-		return question(t["NameServer"], 53, message("listed.example", typeA, 3), false)
+		return question(t["NameServer"], message("listed.example", typeA, 3), false)
 	}},
 	{"tell a name server of a change", func(t targets) error {
 		m := message("listed.example", typeA, classIN)
 		m[2] |= 5 << 3 // update (RFC 2136)
-		return question(t["NameServer"], 53, m, false)
+		return question(t["NameServer"], m, false)
 	}},
 	{"ask two questions in one message", func(t targets) error {
 		m := message("listed.example", typeA, classIN)
 		m = append(m, message("unlisted.example", typeA, classIN)[12:]...)
 		m[5] = 2
-		return question(t["NameServer"], 53, m, true)
+		return question(t["NameServer"], m, true)
 	}},
 	{"ask for a name with a zero byte", func(t targets) error { return ask(t, "listed\x00.example", typeA) }},
 	{"append what no question has", func(t targets) error {
-		return question(t["NameServer"], 53, append(message("listed.example", typeA, classIN), "a secret"...), true)
+		return question(t["NameServer"], append(message("listed.example", typeA, classIN), "a secret"...), true)
 	}},
 	{"send something to the resolver in its neighbour's place", func(t targets) error {
 		addr, port, _ := strings.Cut(t["Resolver"], ":")

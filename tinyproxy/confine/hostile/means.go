@@ -94,7 +94,7 @@ func message(name string, kind, class byte) []byte {
 
 // ask asks the name server of resolv.conf for records of a name.
 func ask(t targets, name string, kind byte) error {
-	return question(t["NameServer"], 53, message(name, kind, classIN), kind == typeA || kind == typeAAAA)
+	return question(t["NameServer"], message(name, kind, classIN), kind == typeA || kind == typeAAAA)
 }
 
 // askWhenFenced asks as soon as the fence knows this process. It listens before that, and a tinyproxy has no client then.
@@ -108,14 +108,14 @@ func askWhenFenced(t targets, name string) (err error) {
 	return err
 }
 
-// question asks a name server. The error is nil if it answers without an error, and if wanted, with a record.
-func question(server string, port int, m []byte, record bool) error {
+// question asks a name server, at its usual port. The error is nil if it answers without an error, and if wanted, with a record.
+func question(server string, m []byte, record bool) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Sendto(fd, m, 0, at(server, port)); err != nil {
+	if err := unix.Sendto(fd, m, 0, at(server, 53)); err != nil {
 		return err
 	}
 	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
