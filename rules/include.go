@@ -120,8 +120,11 @@ func (f *File) include(name string, line int, stop bool) []*Error {
 	flawed := f.addAll(content, stop)
 	in.stack = in.stack[:len(in.stack)-1]
 	if f.domains != domains && len(f.entries) > before && flawed == nil {
-		format := map[bool]string{true: "names", false: "patterns"}
-		flawed = fail(fmt.Sprintf("%s is a list of %s, and this one is of %s", terminal.Quote(path), format[f.domains], format[domains]),
+		its, ours := "names", "patterns"
+		if domains {
+			its, ours = ours, its
+		}
+		flawed = fail(fmt.Sprintf("%s is a list of %s, and this one is of %s", terminal.Quote(path), its, ours),
 			`begin both with the same format, such as "#: format domains"`)
 	}
 	f.domains, f.formatLine, f.almost = domains, formatLine, almost

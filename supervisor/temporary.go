@@ -48,7 +48,10 @@ func (s *Supervisor) Allow(ctx context.Context, t control.Temporary) (control.St
 
 // allow lets an AppVM reach hosts for a time, or takes them back if that is 0. It returns those that it has taken back.
 func (l *loop) allow(who plan.Identity, hosts []rules.Host, t control.Temporary, now time.Time) (back []string) {
-	about := events.About{VM: who.Name, IP: who.Addr, Seconds: t.Seconds, Why: map[bool]string{true: "the AppVM asked for it"}[t.Asked]}
+	about := events.About{VM: who.Name, IP: who.Addr, Seconds: t.Seconds}
+	if t.Asked {
+		about.Why = "the AppVM asked for it"
+	}
 	for _, host := range hosts {
 		if t.Seconds > 0 {
 			l.inputs.Temporary.Allow(who, host, l.BootTime()+time.Duration(t.Seconds)*time.Second, !t.Asked)

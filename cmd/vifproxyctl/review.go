@@ -147,10 +147,11 @@ func fix(c *call, at place, o reviewOptions, r review.Report, template rules.Tem
 		c.warn("nothing to fix: no line is covered, or unused for %v", o.after)
 		return nil
 	}
-	showEdits(c, at, map[bool]string{true: "would fix", false: "fixed"}[o.dryRun], r.Path, edits, changes)
 	if o.dryRun {
+		showEdits(c, at, "would fix", r.Path, edits, changes)
 		return nil
 	}
+	showEdits(c, at, "fixed", r.Path, edits, changes)
 	return g.wait()
 }
 

@@ -115,7 +115,10 @@ func ChangesText(changes []policy.Change) string {
 	}
 	var text strings.Builder
 	for _, c := range changes {
-		sign := map[bool]string{true: "+", false: "-"}[c.Added]
+		sign := "-"
+		if c.Added {
+			sign = "+"
+		}
 		fmt.Fprintf(&text, "%s %-*s  %s\n", sign, width, terminal.Quote(c.Text), effect(c))
 	}
 	return text.String()
@@ -129,8 +132,10 @@ func effect(c policy.Change) string {
 		return "no longer permits " + c.Host
 	case c.Why != "":
 		return "nobody can say what this changes: " + c.Why
-	case strings.HasPrefix(c.Text, "#: "): // a line of the list cannot begin like that
-		return map[bool]string{true: "opens this", false: "closes this"}[c.Admits]
+	case strings.HasPrefix(c.Text, "#: ") && c.Admits: // a line of the list cannot begin like that
+		return "opens this"
+	case strings.HasPrefix(c.Text, "#: "):
+		return "closes this"
 	}
 	return "changes nothing: the other list says the same"
 }

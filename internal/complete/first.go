@@ -20,9 +20,10 @@ func ForTheFirst(vm string, hosts []string, without []netwatch.AppVM) string {
 			vm, command(without[0].Addr.String()))
 	}
 	text := "for a first one name it with its address: " + command("IP")
-	for i, other := range without {
-		text += map[bool]string{true: "; connected without one: ", false: ", "}[i == 0]
-		text += fmt.Sprintf("%s on %s", other.Addr, strings.Join(other.Vifs, ", "))
+	between := "; connected without one: "
+	for _, other := range without {
+		text += fmt.Sprintf("%s%s on %s", between, other.Addr, strings.Join(other.Vifs, ", "))
+		between = ", "
 	}
 	return text
 }

@@ -145,8 +145,11 @@ func (d *doctor) inventedAddresses(by []string) {
 			shut = append(shut, file.Name)
 		}
 	}
-	who := strings.Join(by, ", ") + map[bool]string{true: " answers", false: " answer"}[len(by) == 1] +
-		" with addresses of " + inventedNetwork.String()
+	answer := "answer"
+	if len(by) == 1 {
+		answer = "answers"
+	}
+	who := fmt.Sprintf("%s %s with addresses of %s", strings.Join(by, ", "), answer, inventedNetwork)
 	d.reportEach("resolvers", Wrong, fmt.Sprintf("write the line `#: egress %s` into the rule file, or for all vifproxyd --egress-allow=%[1]s; "+
 		"or use a resolver that tells real addresses", inventedNetwork),
 		who+", which are its own invention, and the proxy of %s may not go there",

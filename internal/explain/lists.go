@@ -97,11 +97,15 @@ func (s Subject) rulesStep(ctx context.Context, r tinyproxy.Request) (control.St
 		}
 		step.Lines = append(step.Lines, line)
 	}
-	matched := len(step.Lines) > 0
-	step.Passes = matched == s.Config.Filter.DefaultDeny
-	step.Says = map[bool]string{true: "permitted by", false: "forbidden by"}[step.Passes]
-	if !matched {
-		step.Says = map[bool]string{true: "no line forbids it", false: "no line permits it"}[step.Passes]
+	switch matched := len(step.Lines) > 0; {
+	case matched && s.Config.Filter.DefaultDeny:
+		step.Passes, step.Says = true, "permitted by"
+	case matched:
+		step.Says = "forbidden by"
+	case s.Config.Filter.DefaultDeny:
+		step.Says = "no line permits it"
+	default:
+		step.Passes, step.Says = true, "no line forbids it"
 	}
 	return step, nil
 }

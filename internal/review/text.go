@@ -117,8 +117,11 @@ func (r Report) about(l Line) string {
 			text += "; without it " + terminal.Quote(l.Loses) + " is not permitted"
 		}
 	case Wide:
-		text += fmt.Sprintf("is wide: it was used for %d %s; ", len(l.Hosts), map[bool]string{true: "host", false: "hosts"}[len(l.Hosts) == 1])
-		text += l.narrower()
+		hosts := "hosts"
+		if len(l.Hosts) == 1 {
+			hosts = "host"
+		}
+		text += fmt.Sprintf("is wide: it was used for %d %s; %s", len(l.Hosts), hosts, l.narrower())
 	}
 	if len(l.VMs) > 0 {
 		text += "; the list is included by " + terminal.Quote(strings.Join(l.VMs, ", ")) + ", so edit it yourself"
