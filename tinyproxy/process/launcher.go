@@ -91,35 +91,35 @@ type Launcher struct {
 }
 
 // NewLauncher prepares the runtime directory and starts the threads that fork. Close ends them.
-func NewLauncher(o Options) (*Launcher, error) {
-	dir, err := filepath.Abs(o.RuntimeDir)
-	if err != nil {
+func NewLauncher(o Options) (_ *Launcher, err error) {
+	if o.RuntimeDir, err = filepath.Abs(o.RuntimeDir); err != nil {
 		return nil, fmt.Errorf("runtime directory: %w", err)
 	}
-	o.RuntimeDir = dir
-	root, err := openRuntimeDir(dir)
+	root, err := openRuntimeDir(o.RuntimeDir)
 	if err != nil {
 		return nil, err
 	}
 	l := &Launcher{
-		options: o, dir: &runtimeDir{path: dir, vanish: vanish.New()},
+		options: o, dir: &runtimeDir{path: o.RuntimeDir, vanish: vanish.New()},
 		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), publishers: make(map[string]*publisher),
 		left: make(map[string]bool),
 		logs: make(map[string]*vmLog),
 	}
 	l.dir.open.Store(root)
-	if l.space, err = newSpace(dir, l.root, o.Log); err != nil {
-		root.Close()
+	defer func() {
+		if err != nil {
+			l.stop()
+			l.release()
+		}
+	}()
+	if l.space, err = newSpace(o.RuntimeDir, l.root, o.Log); err != nil {
 		return nil, err
 	}
 	if l.null, err = os.Open(os.DevNull); err != nil {
-		root.Close()
 		return nil, fmt.Errorf("standard input for proxies: %w", err)
 	}
 	if l.poller, err = newPoller(); err != nil {
-		l.null.Close()
-		root.Close()
 		return nil, fmt.Errorf("watch proxies: %w", err)
 	}
 	closeOnExec()
@@ -131,14 +131,27 @@ func NewLauncher(o Options) (*Launcher, error) {
 		err = errors.Join(err, <-ready)
 	}
 	if err != nil {
-		close(l.quit)
-		l.starters.Wait()
-		l.poller.close()
-		l.null.Close()
-		root.Close()
 		return nil, fmt.Errorf("proxies would keep capabilities: %w", err)
 	}
 	return l, nil
+}
+
+// stop ends what goes on beside the callers.
+func (l *Launcher) stop() {
+	close(l.quit)
+	l.starters.Wait()
+	if l.poller != nil {
+		l.poller.close()
+	}
+}
+
+// release closes the files that NewLauncher has opened.
+func (l *Launcher) release() {
+	if l.null != nil {
+		l.null.Close()
+	}
+	l.dir.vanish.Close()
+	l.root().Close()
 }
 
 // fork runs what Start passes to it, on a thread that ends with the Launcher. If proxies are confined, one such thread keeps a
@@ -313,16 +326,12 @@ func (l *Launcher) Close() {
 	for _, p := range running {
 		<-p.done
 	}
-	close(l.quit)
-	l.starters.Wait()
-	l.poller.close()
+	l.stop()
 	l.closeLogs()
 	if err := l.clean(); err != nil {
 		l.options.Log.Warn("runtime directory not clean", "err", err)
 	}
-	l.null.Close()
-	l.dir.vanish.Close()
-	l.root().Close()
+	l.release()
 }
 
 // closeLogsTimeout is how long Close waits for all logs to be written.
