@@ -15,10 +15,8 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-const (
-	// maxSize bounds rule files and templates, in bytes. A larger one is a mistake.
-	maxSize = 1 << 20
-)
+// maxSize bounds rule files and templates, in bytes. A larger one is a mistake.
+const maxSize = 1 << 20
 
 // A File is a rule file without a flaw. It lists what one AppVM may reach or, if the template says so, what it may not reach.
 type File struct {
@@ -31,8 +29,8 @@ type File struct {
 	// Included are the paths of the lists that it includes, each once.
 	Included []string
 
-	// Empty reports that there is no byte in it, or in a list that it includes. That revokes everything, but a shell's > and an editor that writes in place leave
-	// the same for a moment.
+	// Empty reports that there is no byte in it, or in a list that it includes. That revokes everything, but a shell's > and an editor
+	// that writes in place leave the same for a moment.
 	Empty bool
 
 	// Egress is what the AppVM's proxy may connect to in addition to public addresses at the usual ports.

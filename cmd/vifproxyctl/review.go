@@ -62,11 +62,12 @@ type reviewed struct {
 	Common *review.Common  `json:"common,omitempty"`
 }
 
-func runReview(c *call, o reviewOptions) error {
+// check refuses options that contradict each other, or the number of VMs.
+func (o reviewOptions) check(vms int) error {
 	switch {
-	case o.share != "" && (o.fix || len(c.args) < 2):
+	case o.share != "" && (o.fix || vms < 2):
 		return usagef("--share is for several VMs, without --fix: vifproxyctl review NAME NAME --share=LIST")
-	case o.fix && len(c.args) != 1:
+	case o.fix && vms != 1:
 		return usagef("--fix is for one VM: vifproxyctl review NAME --fix")
 	case (o.narrow || o.wildcards || o.dryRun) && !o.fix:
 		return usagef("--narrow, --wildcards and --dry-run are for --fix")
@@ -74,6 +75,13 @@ func runReview(c *call, o reviewOptions) error {
 		return usagef("--narrow writes hosts and --wildcards wildcards: give one of them")
 	case o.after.D < 0:
 		return usagef("--after=%s: write for how long, such as 14d", o.after.Typed)
+	}
+	return nil
+}
+
+func runReview(c *call, o reviewOptions) error {
+	if err := o.check(len(c.args)); err != nil {
+		return err
 	}
 	at := c.placeOf(fileOptions{})
 	if at.err != nil {

@@ -191,30 +191,38 @@ func (l Linter) entries(f rules.File) (all []Finding) {
 	if l.URLs {
 		return all
 	}
+	return append(all, l.covered(lines, shapes, seen)...)
+}
+
+// covered returns findings about lines that add nothing to another one. shapes are those of the lines. Lines that are said again, which is
+// a finding of its own, are left out: said has the number of the first line of each.
+func (l Linter) covered(lines []rules.Line, shapes []shape.Shape, said map[string]int) (all []Finding) {
+	hostOf := func(i int) rules.Host {
+		return rules.Host{Name: l.fold(shapes[i].Domain), Below: shapes[i].Below, Port: lines[i].Port}
+	}
 	first := map[rules.Host]int{} // what is said exactly, and where
 	for i, s := range shapes {
-		host := rules.Host{Name: l.fold(s.Domain), Below: s.Below, Port: lines[i].Port}
-		if _, again := first[host]; s.Exact() && !again {
-			first[host] = i
+		if _, again := first[hostOf(i)]; s.Exact() && !again {
+			first[hostOf(i)] = i
 		}
 	}
 	for i, s := range shapes {
-		if !s.Exact() || lines[i].Line != seen[lines[i].Entry()] {
-			continue // or said already
+		if !s.Exact() || lines[i].Line != said[lines[i].Entry()] {
+			continue
 		}
-		host := rules.Host{Name: l.fold(s.Domain), Below: s.Below, Port: lines[i].Port}
-		k, covered := first[host], first[host] != i
+		host := hostOf(i)
+		by, covered := first[host], first[host] != i
 		for name := host.Name; !covered; {
 			_, above, ok := strings.Cut(name, ".")
 			if !ok {
 				break
 			}
-			k, covered = first[rules.Host{Name: above, Below: true, Port: host.Port}]
+			by, covered = first[rules.Host{Name: above, Below: true, Port: host.Port}]
 			name = above
 		}
 		if covered {
 			all = append(all, Finding{Line: lines[i].Line, Col: 1, Width: len(s.Text), Fixable: true,
-				Problem: fmt.Sprintf("adds nothing to line %d", lines[k].Line), Remedy: "remove it"})
+				Problem: fmt.Sprintf("adds nothing to line %d", lines[by].Line), Remedy: "remove it"})
 		}
 	}
 	return all
