@@ -39,7 +39,7 @@ func ReadCeiling(path string) (*Ceiling, error) {
 
 // ParseCeiling reads the content of a ceiling. The error is an *Error.
 func ParseCeiling(path string, content []byte) (*Ceiling, error) {
-	if len(content) > maxSize {
+	if len(content) > sizeMax {
 		return nil, tooLarge(path)
 	}
 	c := &Ceiling{File: File{Path: path, Origin: InFile, Empty: len(content) == 0, sum: sha256.Sum256(content)}}

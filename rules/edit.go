@@ -79,7 +79,7 @@ func Rewrite(path string, edit func(content []byte) ([]byte, error)) (err error)
 	if err != nil {
 		return err
 	}
-	if len(content) > maxSize {
+	if len(content) > sizeMax {
 		return tooLarge(path)
 	}
 	info, err := os.Stat(path)

@@ -15,8 +15,8 @@ import (
 	"vifproxy/rules/flaws"
 )
 
-// maxSize bounds rule files and templates, in bytes. A larger one is a mistake.
-const maxSize = 1 << 20
+// sizeMax bounds rule files and templates, in bytes. A larger one is a mistake.
+const sizeMax = 1 << 20
 
 // A File is a rule file without a flaw. It lists what one AppVM may reach or, if the template says so, what it may not reach.
 type File struct {
@@ -124,7 +124,7 @@ func readLines(path string, content []byte, read source, stop bool) (f File, fla
 	if stop && flawed != nil {
 		return f, flawed
 	}
-	if len(content) > maxSize {
+	if len(content) > sizeMax {
 		return f, append(flawed, tooLarge(path))
 	}
 	f = File{Name: name, Addr: addr, In: in, Path: path, Origin: origin, Empty: len(content) == 0, sum: sha256.Sum256(content)}
@@ -380,6 +380,6 @@ func notRuleFile(path string) *Error {
 }
 
 func tooLarge(path string) *Error {
-	return wrong(path, 0, fmt.Sprintf("is larger than %d KiB", maxSize>>10),
+	return wrong(path, 0, fmt.Sprintf("is larger than %d KiB", sizeMax>>10),
 		"shorten it")
 }

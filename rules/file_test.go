@@ -70,7 +70,7 @@ func TestParseFile(t *testing.T) {
 		{"an IPv6 address without brackets", "#: format domains\n2001:DB8::2", "", "in brackets: [2001:db8::2])"},
 		{"ports in a line", "#: format domains\ngit.example:22,23", "", "more ports are more lines)"},
 		{"directive behind", "^a$ #: format domains", "", `:1: a directive stands behind "^a$"`},
-		{"too large", strings.Repeat("# a\n", maxSize/4) + "a", "", somePath + ": is larger than 1024 KiB"},
+		{"too large", strings.Repeat("# a\n", sizeMax/4) + "a", "", somePath + ": is larger than 1024 KiB"},
 	} {
 		f, err := ParseFile(somePath, []byte(c.content))
 		checkError(t, c.what, err, c.err)

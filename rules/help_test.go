@@ -38,7 +38,7 @@ func TestExampleOfTheHelp(t *testing.T) {
 			t.Errorf("no %q", word)
 		}
 	}
-	if expression.LineMax != 511 || maxSize != 1<<20 || PortsMax != 32 || widest4 != 8 || widest6 != 7 {
+	if expression.LineMax != 511 || sizeMax != 1<<20 || PortsMax != 32 || widest4 != 8 || widest6 != 7 {
 		t.Error("a bound has changed: the help says what it was")
 	}
 }

@@ -108,8 +108,8 @@ func (f *File) include(name string, line int, stop bool) []*Error {
 	case err != nil:
 		return fail(err.Error(), "")
 	}
-	if in.size += len(content); in.size > maxSize {
-		return fail(fmt.Sprintf("with %s, the list is larger than %d KiB", terminal.Quote(path), maxSize>>10), "shorten it")
+	if in.size += len(content); in.size > sizeMax {
+		return fail(fmt.Sprintf("with %s, the list is larger than %d KiB", terminal.Quote(path), sizeMax>>10), "shorten it")
 	}
 	f.Empty = f.Empty || len(content) == 0
 	f.sum = sha256.Sum256(slices.Concat(f.sum[:], []byte(path+"\x00"), content))
@@ -181,7 +181,7 @@ type sharedList struct {
 func (s shared) read(path string) ([]byte, error) {
 	list, ok := s[path]
 	if !ok {
-		return nil, fmt.Errorf("%s and more are too much to include: %d lists and %d KiB are possible", terminal.Quote(path), includesMax, maxSize>>10)
+		return nil, fmt.Errorf("%s and more are too much to include: %d lists and %d KiB are possible", terminal.Quote(path), includesMax, sizeMax>>10)
 	}
 	return list.content, list.err
 }
@@ -189,7 +189,7 @@ func (s shared) read(path string) ([]byte, error) {
 // collect reads all lists that a content includes, and those that these include, each once.
 func (s shared) collect(dir string, content []byte, readFile source) (paths []string) {
 	todo, size := [][]byte{content}, 0
-	for len(todo) > 0 && len(paths) <= includesMax && size <= maxSize {
+	for len(todo) > 0 && len(paths) <= includesMax && size <= sizeMax {
 		content, todo = todo[0], todo[1:]
 		size += len(content)
 		for _, line := range SourceLines(content) {

@@ -281,7 +281,7 @@ func loadTemplate(path string, readFile func(path string) ([]byte, error)) ([]by
 	return append([]byte{}, content...), nil // an empty one is one
 }
 
-// ReadFile returns the content of a file, up to one byte more than maxSize. It does not wait for a FIFO or a device. The error is
+// ReadFile returns the content of a file, up to one byte more than sizeMax. It does not wait for a FIFO or a device. The error is
 // fs.ErrNotExist if nothing is at path, and an *Error otherwise.
 func ReadFile(path string) ([]byte, error) {
 	content, _, err := readAfter(path, func(*os.File, fs.FileInfo) error { return nil })
@@ -312,7 +312,7 @@ func readAfter(path string, look func(*os.File, fs.FileInfo) error) ([]byte, tim
 	if info, err = file.Stat(); err != nil {
 		return fail("cannot be examined: "+withoutPath(err), "")
 	}
-	content, err := regular.ReadAll(file, maxSize+1)
+	content, err := regular.ReadAll(file, sizeMax+1)
 	if err != nil {
 		return fail("cannot be read: "+withoutPath(err), "")
 	}

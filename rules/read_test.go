@@ -68,7 +68,7 @@ func TestRead(t *testing.T) {
 		"dup.10.137.2.5":       "x y",
 		"one.10.137.2.6":       "^a$",
 		"two.10.137.2.6":       "^a$",
-		"big.10.137.2.7":       strings.Repeat("#\n", maxSize),
+		"big.10.137.2.7":       strings.Repeat("#\n", sizeMax),
 		"elsewhere":            "^linked$",
 	} {
 		write(t, filepath.Join(dir, name), content)

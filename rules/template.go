@@ -85,7 +85,7 @@ func ParseTemplate(path, text string) (Template, error) {
 
 // ReadTemplate returns what can be read of a template, and all that is wrong with it.
 func ReadTemplate(path, text string) (t Template, all []*Error) {
-	if len(text) > maxSize {
+	if len(text) > sizeMax {
 		return t, []*Error{tooLarge(path)}
 	}
 	t.Path, t.sum = path, sha256.Sum256([]byte(text))

@@ -73,7 +73,7 @@ func TestParseTemplateErrors(t *testing.T) {
 		{"a comment behind", strings.Replace(needed, "Yes", "Yes # no", 1), `says neither Yes nor No`},
 		{"NUL", needed + "\x00", ":5: a NUL byte"},
 		{"invalid UTF-8", needed + "# f\xfcr", ":5: invalid UTF-8: byte 0xfc (save the file as UTF-8)"},
-		{"too large", needed + strings.Repeat("#", maxSize), "/rules/config: is larger than 1024 KiB"},
+		{"too large", needed + strings.Repeat("#", sizeMax), "/rules/config: is larger than 1024 KiB"},
 	} {
 		_, err := ParseTemplate("/rules/config", c.text)
 		checkError(t, c.what, err, c.err)

@@ -35,13 +35,13 @@ const (
 	iptablesLook = 30 * time.Second // the same with iptables, which sends no event when it is flushed
 )
 
-// mostRetired is how many older processes of one AppVM may finish their connections. Each takes about 2 MB until it has none left, for
+// retiredMax is how many older processes of one AppVM may finish their connections. Each takes about 2 MB until it has none left, for
 // --drain at most.
-const mostRetired = 16
+const retiredMax = 16
 
-// mostFull is how many of these may be full: of clients that only hold their connections, so that others were not served. An AppVM can
+// fullMax is how many of these may be full: of clients that only hold their connections, so that others were not served. An AppVM can
 // have the daemon start a process for each such crowd, and each may take all the memory that a proxy may take.
-const mostFull = 2
+const fullMax = 2
 
 // lastWords is how long the daemon's end waits for the reader of its log, and for systemd.
 const lastWords = time.Second

@@ -203,7 +203,7 @@ func (d *parts) config(ctx context.Context) supervisor.Config {
 
 		ReadForward: d.chains.Read,
 		Ports:       d.listenPorts,
-		Limits:      plan.Limits{Drain: d.drain, Generations: mostRetired, Full: mostFull},
+		Limits:      plan.Limits{Drain: d.drain, Generations: retiredMax, Full: fullMax},
 		Interval:    interval(),
 		Look:        look(d.way.firewall),
 		Rest:        rest,

@@ -186,7 +186,7 @@ func TestGenerationsAreBounded(t *testing.T) {
 	s.start()
 	lines := []string{echoRule}
 	var tunnels []net.Conn
-	for i := range mostRetired + 3 {
+	for i := range retiredMax + 3 {
 		tunnels = append(tunnels, s.tunnel("work", "echo.example:443"))
 		lines = append(lines, fmt.Sprintf(`^more%d\.example$`, i))
 		s.rules("work.10.137.0.11", lines...)
@@ -196,11 +196,11 @@ func TestGenerationsAreBounded(t *testing.T) {
 		if i < 3 { // of those that serve as few, the oldest
 			s.cut(tunnel)
 		} else if err := echoes(tunnel); err != nil {
-			s.Errorf("tunnel %d of %d, of the newest %d: %v", i, len(tunnels), mostRetired, err)
+			s.Errorf("tunnel %d of %d, of the newest %d: %v", i, len(tunnels), retiredMax, err)
 		}
 	}
-	if n := len(s.proxies()); n != 1+mostRetired {
-		s.Errorf("%d processes, want one and %d older ones", n, mostRetired)
+	if n := len(s.proxies()); n != 1+retiredMax {
+		s.Errorf("%d processes, want one and %d older ones", n, retiredMax)
 	}
 	s.stop()
 }

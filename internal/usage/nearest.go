@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// mostMistakes is by how many letters a word may differ from the one that was meant. It may also differ by half of its letters at most.
-const mostMistakes = 2
+// mistakesMax is by how many letters a word may differ from the one that was meant. It may also differ by half of its letters at most.
+const mistakesMax = 2
 
 // Nearest returns the first of the known words that is nearest to word; "" if none is near.
 func Nearest(word string, known []string) (nearest string) {
-	least := min(mostMistakes, len(word)/2) + 1
+	least := min(mistakesMax, len(word)/2) + 1
 	for _, other := range known {
 		if d := distance(word, other); d < least {
 			nearest, least = other, d

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// mostLinks is how many links the kernel follows on one path (MAXSYMLINKS in Linux' include/linux/namei.h).
-const mostLinks = 40
+// linksMax is how many links the kernel follows on one path (MAXSYMLINKS in Linux' include/linux/namei.h).
+const linksMax = 40
 
 // A step is an entry of a directory that a path leads through.
 type step struct {
@@ -51,7 +51,7 @@ func follow(path string) (steps []step, end string, err error) {
 		case err != nil:
 			return steps, "", err
 		case info.Mode()&fs.ModeSymlink != 0:
-			if links++; links > mostLinks {
+			if links++; links > linksMax {
 				return steps, "", &fs.PathError{Op: "follow", Path: path, Err: syscall.ELOOP}
 			}
 			target, err := os.Readlink(next)

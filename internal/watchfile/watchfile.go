@@ -25,16 +25,16 @@ import (
 )
 
 const (
-	// MostWatches is how many directories and files one Watch watches. The kernel keeps about 1 KiB for each.
-	MostWatches = 1024
+	// watchesMax is how many directories and files one Watch watches. The kernel keeps about 1 KiB for each.
+	watchesMax = 1024
 	// retry is how long to wait before another attempt to watch what cannot be watched.
 	retry = 5 * time.Second
 	// modified is how often a file that is being written is told of before it is closed.
 	modified = time.Second
 	// renewTimeout is how long renewing the watches may take until that is told.
 	renewTimeout = 2 * time.Second
-	// mostWalks bounds how often all paths are followed because they have changed meanwhile.
-	mostWalks = 10
+	// walksMax bounds how often all paths are followed because they have changed meanwhile.
+	walksMax = 10
 )
 
 var errSlow = errors.New("a directory or file to watch is on a file system that does not answer")
@@ -198,7 +198,7 @@ func (r *run) renewOrTell() error {
 // renew makes the watches be those that the paths ask for now.
 func (r *run) renew() error {
 	var before []target
-	for range mostWalks {
+	for range walksMax {
 		targets, excess := r.targets()
 		if slices.EqualFunc(before, targets, target.equal) {
 			return excess
@@ -222,7 +222,7 @@ func (t target) equal(u target) bool {
 	return t.path == u.path && t.holds == u.holds && len(t.dirs) == len(u.dirs) && t.file == u.file && maps.Equal(t.names, u.names)
 }
 
-// targets follows all paths. The error says what is beyond MostWatches.
+// targets follows all paths. The error says what is beyond watchesMax.
 func (r *run) targets() (all []target, excess error) {
 	index := map[string]int{}
 	add := func(path string) *target {
@@ -239,9 +239,9 @@ func (r *run) targets() (all []target, excess error) {
 		paths = append([]string{dir.Path}, paths...)
 	}
 	for i, path := range paths {
-		if len(all) >= MostWatches {
-			return all[:MostWatches], fmt.Errorf("more than %d directories and files to watch: %s and %d more are not",
-				MostWatches, path, len(paths)-i-1)
+		if len(all) >= watchesMax {
+			return all[:watchesMax], fmt.Errorf("more than %d directories and files to watch: %s and %d more are not",
+				watchesMax, path, len(paths)-i-1)
 		}
 		steps, end, _ := follow(path) // a path that leads nowhere is an error for who reads it
 		for _, s := range steps {

@@ -264,7 +264,7 @@ func TestMoreLinksThanAreWatched(t *testing.T) {
 	paths := []string{w.path("first")}
 	for i := range 10000 {
 		name := fmt.Sprint("d", i)
-		if i < 2*MostWatches { // the others are not looked at
+		if i < 2*watchesMax { // the others are not looked at
 			w.mkdir(name)
 			w.write(name+"/f", "old")
 		}
@@ -305,7 +305,7 @@ func TestFollow(t *testing.T) {
 		}
 		text := strings.Join(got, " ") + " = " + strings.TrimPrefix(strings.TrimPrefix(end, w.dir), "/")
 		if path == "loop" {
-			if !errors.Is(err, syscall.ELOOP) || len(got) != mostLinks+1 {
+			if !errors.Is(err, syscall.ELOOP) || len(got) != linksMax+1 {
 				t.Errorf("loop: %v, %d steps", err, len(got))
 			}
 		} else if err != nil || text != want {

@@ -50,11 +50,11 @@ const (
 	// would become a pattern of its own.
 	LineMax = 511
 
-	// maxRepeat is the largest number in braces. POSIX guarantees 255 (RE_DUP_MAX).
-	maxRepeat = 255
+	// repeatMax is the largest number in braces. POSIX guarantees 255 (RE_DUP_MAX).
+	repeatMax = 255
 
-	// maxWeight bounds the characters of an expression with all repetitions written out, as the C library does in memory.
-	maxWeight = 4096
+	// weightMax bounds the characters of an expression with all repetitions written out, as the C library does in memory.
+	weightMax = 4096
 )
 
 func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
@@ -107,7 +107,7 @@ func Compile(text string, l Language, caseSensitive bool) (n Compiled, flaw *fla
 		// The only host with colons is a whole IPv6 address, which tinyproxy compares without brackets.
 		return Compiled{Text: "^" + strings.ReplaceAll(e.address(), ".", `\.`) + "$", Exact: true}, nil
 	}
-	if e.weight() > maxWeight {
+	if e.weight() > weightMax {
 		return n, &flaws.Flaw{Text: flaws.Excerpt(text) + " repeats too much", Remedy: "write smaller numbers in braces"}
 	}
 	n.Exact = e.exact()
@@ -183,7 +183,7 @@ func (e Expression) weight() (n int) {
 			if p.Group != nil {
 				one += p.Group.weight()
 			}
-			n = min(n+one*max(1, p.Min, p.Max), maxWeight+1)
+			n = min(n+one*max(1, p.Min, p.Max), weightMax+1)
 		}
 	}
 	return n

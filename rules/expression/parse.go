@@ -150,7 +150,7 @@ func (p *parser) repeated(one Piece) (Piece, *flaws.Flaw) {
 // braces reads {M}, {M,}, {,N} and {M,N}; opening is the length of the brace.
 func (p *parser) braces(opening int) (least, most, length int, flaw *flaws.Flaw) {
 	fail := func(what string) (int, int, int, *flaws.Flaw) {
-		return 0, 0, 0, p.fail(p.pos, what, fmt.Sprintf("write {M,N} with numbers up to %d", maxRepeat))
+		return 0, 0, 0, p.fail(p.pos, what, fmt.Sprintf("write {M,N} with numbers up to %d", repeatMax))
 	}
 	closing := map[Language]string{Basic: `\}`, Extended: "}"}[p.language]
 	inner, _, closed := strings.Cut(p.text[p.pos+opening:], closing)
@@ -166,7 +166,7 @@ func (p *parser) braces(opening int) (least, most, length int, flaw *flaws.Flaw)
 			return otherwise, true
 		}
 		n, err := strconv.ParseUint(digits, 10, 16)
-		return int(n), err == nil && n <= maxRepeat
+		return int(n), err == nil && n <= repeatMax
 	}
 	least, ok := number(low, 0)
 	most, ok2 := number(high, -1)

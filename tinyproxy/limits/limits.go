@@ -59,7 +59,7 @@ func (r Rules) memory() uint64 { return perRule*uint64(r.Lines) + perRuleByte*ui
 // repeated matches a number of repetitions in an expression, after the end of a group or after something else.
 var repeated = regexp.MustCompile(`(\)?)\\?\{([0-9]*),?([0-9]*)\\?\}`)
 
-// writtenOutMax limits an expression whose repetitions are written out, see maxWeight in rules/expression.
+// writtenOutMax limits an expression whose repetitions are written out, see weightMax in rules/expression.
 const writtenOutMax = 4096
 
 // WrittenOut returns the length of an expression after its repetitions are written out, as the C library does. The result may
