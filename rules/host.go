@@ -69,7 +69,7 @@ func ParseHost(text string) (Host, error) {
 	name, scheme := text, ""
 	before, rest, isURL := strings.Cut(name, "://")
 	if isURL = isURL && !strings.ContainsAny(before, "/."); isURL {
-		if scheme, name = strings.ToLower(before), rest; !IsWeb(scheme) {
+		if scheme, name = strings.ToLower(before), rest; !isWeb(scheme) {
 			return Host{}, fmt.Errorf("%s: a web proxy does not speak %.20q", flaws.Excerpt(text), scheme)
 		}
 	} else if network, err := netip.ParsePrefix(text); err == nil {
@@ -85,7 +85,7 @@ func ParseHost(text string) (Host, error) {
 		name = name[at+1:] // user and password are left out
 	}
 	// http:/bank.example and https//bank.example are slips.
-	if scheme, colon := strings.CutSuffix(strings.ToLower(name), ":"); name == "" || IsWeb(scheme) && (colon || !isURL && strings.Contains(text, "/")) {
+	if scheme, colon := strings.CutSuffix(strings.ToLower(name), ":"); name == "" || isWeb(scheme) && (colon || !isURL && strings.Contains(text, "/")) {
 		return Host{}, fmt.Errorf("%s is not a host name: write HOST, or a URL such as https://bank.example/", flaws.Excerpt(text))
 	}
 	if addr, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil && addr.Is6() || strings.HasPrefix(name, "[") {
@@ -106,8 +106,8 @@ func ParseHost(text string) (Host, error) {
 	return h, nil
 }
 
-// IsWeb reports whether a web proxy serves URLs of a scheme, which is in lower case.
-func IsWeb(scheme string) bool {
+// isWeb reports whether a web proxy serves URLs of a scheme, which is in lower case.
+func isWeb(scheme string) bool {
 	return slices.Contains([]string{"http", "https", "ws", "wss"}, scheme)
 }
 

@@ -28,7 +28,7 @@ func NamesMeant(text string) (names []string) {
 // hostMeant returns the host that a word can only have meant.
 func hostMeant(word string) (h Host, clear bool) {
 	scheme, rest, isURL := strings.Cut(word, "://")
-	if isURL && !IsWeb(strings.ToLower(scheme)) {
+	if isURL && !isWeb(strings.ToLower(scheme)) {
 		return h, false
 	}
 	if !isURL {

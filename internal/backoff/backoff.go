@@ -13,7 +13,7 @@ const (
 	firstRetry   = 100 * time.Millisecond
 	lastRetry    = 30 * time.Second
 	lastBadRetry = 10 * time.Minute // of a start that fails because of rules or template
-	ProvenAfter  = 10 * time.Second // a proxy that served this long has no history
+	provenAfter  = 10 * time.Second // a proxy that served this long has no history
 )
 
 // A Failure is what is remembered of something that did not work, such as a policy whose process did not stay up. The zero Failure is none.
@@ -26,7 +26,7 @@ type Failure struct {
 
 // Next returns the failure after one more of whom. A proxy that had served for a while is started again at once.
 func (f Failure) Next(now time.Time, whom string, err error, bad bool, served time.Duration) Failure {
-	if served >= ProvenAfter {
+	if served >= provenAfter {
 		f = Failure{}
 	}
 	f.Count++

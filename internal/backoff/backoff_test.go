@@ -19,7 +19,7 @@ func TestRetryDelayGrowsAndStaysWithinItsBounds(t *testing.T) {
 			t.Errorf("failure %d: waits %v, want %v to %v", f.Count, d, least, most)
 		}
 	}
-	if f = f.Next(t0, "bank", errors.New("x"), false, ProvenAfter); f.Retry != t0 || f.Count != 1 {
+	if f = f.Next(t0, "bank", errors.New("x"), false, provenAfter); f.Retry != t0 || f.Count != 1 {
 		t.Errorf("a proxy that had served waits %v", f.Retry.Sub(t0))
 	}
 	if f = f.Next(t0, "bank", errors.New("x"), false, time.Second); !f.Retry.After(t0) {

@@ -83,8 +83,8 @@ func Words(lines []string) (words []string) {
 	return words
 }
 
-// ErrPatterns is in the error of a list that a feature cannot have.
-var ErrPatterns = errors.New("has patterns, and a feature has names: begin the file with \"#: format domains\", and write names")
+// errPatterns is in the error of a list that a feature cannot have.
+var errPatterns = errors.New("has patterns, and a feature has names: begin the file with \"#: format domains\", and write names")
 
 // Keeping returns the command for dom0 that makes a feature of the rule file of one AppVM. QubesDB is at socket, or if that is "", where it
 // always is.
@@ -106,7 +106,7 @@ func Keeping(path, socket string) (string, error) {
 // Export returns the command for dom0 that makes a feature of a list.
 func (s *Source) Export(file rules.File) (string, error) {
 	if !file.Names() && !file.Unwritten() {
-		return "", fmt.Errorf("%s %w", terminal.Quote(file.Path), ErrPatterns)
+		return "", fmt.Errorf("%s %w", terminal.Quote(file.Path), errPatterns)
 	}
 	lines := []string{}
 	for _, l := range file.Entries() {

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// TryTimeout is the time for all trials of one explanation. The answer is there within 3 s.
-	TryTimeout = 2500 * time.Millisecond
+	// tryTimeout is the time for all trials of one explanation. The answer is there within 3 s.
+	tryTimeout = 2500 * time.Millisecond
 
 	// linesMax is how many matching lines an explanation names.
 	linesMax = 10
@@ -60,7 +60,7 @@ type Explainer struct {
 // decides: a real tinyproxy.
 func (x Explainer) Explain(ctx context.Context, s Subject, r tinyproxy.Request) (control.Explanation, error) {
 	e := control.Explanation{VM: s.Name, Request: r.Line(), Note: s.Note}
-	soon, cancel := context.WithTimeout(ctx, TryTimeout)
+	soon, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
 	outcome := make(chan Tried, 1)
 	go func() { outcome <- x.Try(soon, s.Policy, r, s.Off != "") }() // a proxy that is off has nothing in the fence

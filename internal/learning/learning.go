@@ -21,10 +21,10 @@ import (
 	"vifproxy/internal/usage"
 )
 
-// ClosedTimeout is how long a Learner waits for the list to be in force again. The daemon writes the firewall in milliseconds.
-const ClosedTimeout = 20 * time.Second
+// closedTimeout is how long a Learner waits for the list to be in force again. The daemon writes the firewall in milliseconds.
+const closedTimeout = 20 * time.Second
 
-var errNotClosed = fmt.Errorf("vifproxyd has not said for %v that the list is in force again: see `vifproxyctl show`", ClosedTimeout)
+var errNotClosed = fmt.Errorf("vifproxyd has not said for %v that the list is in force again: see `vifproxyctl show`", closedTimeout)
 
 // A Learner is one run of `vifproxyctl learn`.
 type Learner struct {
@@ -57,7 +57,7 @@ func (l *Learner) Follow(ctx context.Context, duration time.Duration) (began boo
 			return
 		}
 		restore()
-		bounded, cancel := context.WithTimeoutCause(ctx, ClosedTimeout, errNotClosed)
+		bounded, cancel := context.WithTimeoutCause(ctx, closedTimeout, errNotClosed)
 		defer cancel()
 		if err := l.Client.EndLesson(bounded, l.VM); err != nil {
 			hangUp(err)

@@ -164,7 +164,7 @@ func (in Inputs) DesiredOf(file rules.File, link netwatch.AppVM, cache Cache) *D
 		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 	}
 	d.Policy, d.Err = cache.policy(file, in.TemporaryHosts, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr], Ceiling: in.Rules.Ceiling})
-	if lesson := in.Lessons.Of(d.Identity()); lesson != nil && d.MayNotLearn(lesson.Vifs) == "" {
+	if lesson := in.Lessons.Of(d.Identity()); lesson != nil && d.mayNotLearn(lesson.Vifs) == "" {
 		d.Learning = cache.learning(d.Addr, lesson.ID)
 	}
 	return d

@@ -28,7 +28,7 @@ func (l *Lessons) Of(who Identity) *Lesson { return l.all[who] }
 
 // Begin begins a lesson, or returns why that is not possible, with the remedy. The caller sets Over.
 func (l *Lessons) Begin(d *Desired, until time.Duration) (lesson *Lesson, why string) {
-	if why = d.MayNotLearn(d.Vifs); why != "" {
+	if why = d.mayNotLearn(d.Vifs); why != "" {
 		return nil, why
 	}
 	who := d.Identity()
@@ -78,7 +78,7 @@ func (l *Lessons) Settle(want []*Desired, failure func(*policy.Policy) error) {
 		why := "its list is gone"
 		if i := slices.IndexFunc(want, func(d *Desired) bool { return d.Identity() == who }); i >= 0 {
 			d := want[i]
-			if why = d.MayNotLearn(lesson.Vifs); why == "" {
+			if why = d.mayNotLearn(lesson.Vifs); why == "" {
 				if err := failure(d.Learning); err != nil {
 					why, d.Learning = "its proxy does not run: "+err.Error(), nil
 				}
@@ -90,8 +90,8 @@ func (l *Lessons) Settle(want []*Desired, failure func(*policy.Policy) error) {
 	}
 }
 
-// MayNotLearn returns why the AppVM may not learn, with the remedy; "" if it may. vifs are those of which it must still have one.
-func (d *Desired) MayNotLearn(vifs []string) (why string) {
+// mayNotLearn returns why the AppVM may not learn, with the remedy; "" if it may. vifs are those of which it must still have one.
+func (d *Desired) mayNotLearn(vifs []string) (why string) {
 	switch {
 	case d.Held:
 		return "it is stopped: start it with `vifproxyctl start " + d.Name + "`"

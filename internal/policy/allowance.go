@@ -28,7 +28,7 @@ func (a Allowance) Proxy(uid uint32) firewall.Proxy {
 
 // Allowance returns what the policy may do.
 func (p *Policy) Allowance() Allowance {
-	return Allowance{Addr: p.Addr, Openings: Openings(p.Egress), Ports: p.Config.ConnectPorts, Own: p.PortNumbers(),
+	return Allowance{Addr: p.Addr, Openings: Openings(p.Egress), Ports: p.Config.ConnectPorts, Own: p.portNumbers(),
 		Upstreams: p.Config.Upstreams(), Listed: p.publicListed(), AnyAddress: p.AnyAddress != ""}
 }
 
@@ -46,7 +46,7 @@ func AllowanceOf(target, serving *Policy) Allowance {
 	}
 	e.Openings = common(e.Openings, Openings(serving.Egress))
 	e.Ports = inBoth(e.Ports, serving.Config.ConnectPorts)
-	e.Own = inBoth(e.Own, serving.PortNumbers())
+	e.Own = inBoth(e.Own, serving.portNumbers())
 	e.Upstreams = inBoth(e.Upstreams, serving.Config.Upstreams())
 	e.AnyAddress = e.AnyAddress && serving.AnyAddress != ""
 	switch {

@@ -27,7 +27,7 @@ func (p *Policy) ChangesFrom(old *Policy) (all []Change) {
 	all = append(old.lines(p, false, !white), p.lines(old, true, white)...)
 	ports := func(of, other *Policy, added bool) {
 		for _, port := range of.Ports {
-			if !slices.Contains(other.PortNumbers(), port.Number) {
+			if !slices.Contains(other.portNumbers(), port.Number) {
 				all = append(all, Change{Path: port.Part, Line: port.Line, Text: fmt.Sprintf("#: port %d", port.Number), Added: added, Admits: added})
 			}
 		}

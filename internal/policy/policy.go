@@ -184,7 +184,7 @@ func (p *Policy) digest() string {
 	for _, e := range p.Egress {
 		fmt.Fprintf(h, "%s\n", e)
 	}
-	fmt.Fprintf(h, "%v\n", p.PortNumbers())
+	fmt.Fprintf(h, "%v\n", p.portNumbers())
 	for _, l := range p.Rules {
 		fmt.Fprintf(h, "%q\n", l.Text)
 	}
@@ -211,8 +211,8 @@ func (p *Policy) PermitsAll(old *Policy) bool {
 
 // reachesAll reports whether fence and ConnectPort permit p's process all that they permit old's.
 func (p *Policy) reachesAll(old *Policy) bool {
-	open := p.PortNumbers()
-	if slices.ContainsFunc(old.PortNumbers(), func(port uint16) bool { return !slices.Contains(open, port) }) {
+	open := p.portNumbers()
+	if slices.ContainsFunc(old.portNumbers(), func(port uint16) bool { return !slices.Contains(open, port) }) {
 		return false
 	}
 	return !slices.ContainsFunc(old.Egress, func(e rules.Egress) bool {
@@ -223,7 +223,7 @@ func (p *Policy) reachesAll(old *Policy) bool {
 // ConnectPorts returns the ports that its requests may use in addition to the usual ones and the template's: those of its
 // list, and those that the fence opens, for it or forAll. The fence decides at which addresses.
 func (p *Policy) ConnectPorts(forAll []rules.Egress) []uint16 {
-	ports := p.PortNumbers()
+	ports := p.portNumbers()
 	for _, e := range slices.Concat(p.Egress, forAll) {
 		if e.Port != 0 {
 			ports = append(ports, e.Port)
@@ -232,8 +232,8 @@ func (p *Policy) ConnectPorts(forAll []rules.Egress) []uint16 {
 	return ports
 }
 
-// PortNumbers returns the numbers of Ports, each once.
-func (p *Policy) PortNumbers() (all []uint16) {
+// portNumbers returns the numbers of Ports, each once.
+func (p *Policy) portNumbers() (all []uint16) {
 	for _, port := range p.Ports {
 		all = append(all, port.Number)
 	}
@@ -249,7 +249,7 @@ func (p *Policy) String() string {
 	for _, e := range p.Egress {
 		texts = append(texts, "egress "+e.String())
 	}
-	for _, port := range p.PortNumbers() {
+	for _, port := range p.portNumbers() {
 		texts = append(texts, fmt.Sprintf("port %d", port))
 	}
 	return fmt.Sprintf("%s (%s) at %s: %s", p.Name, p.Addr, p.Bind, strings.Join(texts, " "))
