@@ -52,9 +52,10 @@ Usage:
 All names under .example exist, with http and https; TEST-NET-2, TEST-NET-3 and private networks
 answer too. VIFPROXYLAB_DIR in the environment is where up keeps its socket (/run/vifproxylab).
 
-Example:
+Example, in bin/ after 'make build':
+    # PATH=$PWD:$PATH
     # vifproxylab up
-    # mkdir /tmp/rules; echo '^bank\.example$' > /tmp/rules/bank.10.137.0.11
+    # mkdir /tmp/rules; printf '#: format domains\nbank.example\n' > /tmp/rules/bank.10.137.0.11
     # vifproxylab run -- vifproxyd --rules-dir=/tmp/rules &
     # vifproxylab attach bank 10.137.0.11
     # vifproxylab curl bank https://bank.example/
