@@ -95,7 +95,7 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 			continue
 		}
 		if !vm.current.Retired.IsZero() { // the rules are what they were when it started
-			vm.current.asked = l.heard
+			vm.current.askedAt = l.heardAt
 		}
 		vm.current.Retired, vm.current.Idle = time.Time{}, false
 		vm.current.published = false
@@ -103,7 +103,7 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 		if before != nil && before.Policy.Key() != vm.current.Policy.Key() {
 			l.Events.Emit(events.InForce, events.About{
 				VM: vm.current.Policy.Name, IP: vm.addr, Port: vm.current.Port, PID: vm.current.pid(),
-				MS: events.CeilMS(time.Since(vm.current.asked)),
+				MS: events.CeilMS(time.Since(vm.current.askedAt)),
 			})
 		}
 	}

@@ -24,7 +24,7 @@ const countersTimeout = time.Second
 // answerSoon answers questions with the status: now, or if the firewall is being written, when that is over. It does not put the write
 // off, and does not wait for it.
 func (l *loop) answerSoon(questions ...func(control.Status)) {
-	l.asked = append(l.asked, questions...)
+	l.questions = append(l.questions, questions...)
 	if now := time.Now(); l.writing == nil {
 		l.answerAll(now)
 	} else if len(questions) > 0 {
@@ -35,15 +35,15 @@ func (l *loop) answerSoon(questions ...func(control.Status)) {
 // answerAll answers all questions.
 func (l *loop) answerAll(now time.Time) {
 	l.agenda.At(agenda.Answers, time.Time{})
-	if len(l.asked) == 0 {
+	if len(l.questions) == 0 {
 		return
 	}
 	if l.writing == nil {
 		l.countRefused()
 	}
 	status := l.statusNow(now)
-	for _, tell := range l.asked {
+	for _, tell := range l.questions {
 		tell(status)
 	}
-	l.asked = nil
+	l.questions = nil
 }

@@ -104,7 +104,7 @@ func (l *loop) startOne(link netwatch.AppVM, now time.Time) (p plan.Plan) {
 	if l.vms[link.Addr].served() || len(p.End)+len(p.Retire) > 0 {
 		return plan.Plan{}
 	}
-	l.heard = now
+	l.heardAt = now
 	if l.startAll(p.Start, now); len(p.Start) > 0 {
 		runtime.Gosched() // this thread goes on with the start, the loop on another
 	}

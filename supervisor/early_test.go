@@ -135,7 +135,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 		m.after(time.Second)
 		for i, ip := range []string{"10.137.0.2", "10.137.0.3", "10.137.0.1"} {
 			var planned, later time.Time
-			m.mail.Post(func(l *loop) { planned = l.planned })
+			m.mail.Post(func(l *loop) { planned = l.plannedAt })
 			m.set(func() { m.syncs = 0 })
 			before := m.after(time.Second)
 			vifs = append(vifs, fmt.Sprintf("vif%d.0 %s", i, ip))
@@ -144,7 +144,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 			if c := counted(got); before != "" || c["start"] != 1 || c["bind"] != 1 || c["fence"] != 1 {
 				t.Errorf("done:\n%s\nwant a start, and a proxy bound with its hole", got)
 			}
-			if m.mail.Post(func(l *loop) { later = l.planned }); m.took() != "" || later != planned {
+			if m.mail.Post(func(l *loop) { later = l.plannedAt }); m.took() != "" || later != planned {
 				t.Error("there was a plan for all")
 			}
 			status, err := m.Status(m.ctx)
@@ -153,7 +153,7 @@ func TestFirstProxyDoesNotWaitForAPlan(t *testing.T) {
 				t.Error(status.VMs, err)
 			}
 			m.after(lonePlanDelay)
-			if m.mail.Post(func(l *loop) { later = l.planned }); m.took() != "" || later == planned {
+			if m.mail.Post(func(l *loop) { later = l.plannedAt }); m.took() != "" || later == planned {
 				t.Error("there was no plan for all, or one that did something")
 			}
 			if m.syncs != 2 {
@@ -224,7 +224,7 @@ func TestNoPlanIsInTheWayOfAnAppVMThatComes(t *testing.T) {
 		m.connect("vif1.0 10.137.0.1", "vif2.0 10.137.0.2")
 		m.after(time.Minute + time.Second)
 		planned := func() (at time.Time) {
-			m.mail.Post(func(l *loop) { at = l.planned })
+			m.mail.Post(func(l *loop) { at = l.plannedAt })
 			synctest.Wait()
 			return at
 		}

@@ -18,7 +18,7 @@ const (
 
 // resync has everything read at once.
 func (l *loop) resync(now time.Time) {
-	l.burst = time.Time{}
+	l.burstAt = time.Time{}
 	for _, what := range []agenda.Task{agenda.Links, agenda.Rules, agenda.Check} {
 		l.agenda.At(what, now)
 	}
@@ -45,25 +45,25 @@ func (l *loop) schedule(reasons mailbox.Reason, now time.Time) {
 // expectRules schedules a reading of the rules for when the changes of them are over. The first and last of these are given as far
 // as they are known.
 func (l *loop) expectRules(first, last, now time.Time) {
-	if l.burst.IsZero() {
-		l.burst, l.edited = now, first
+	if l.burstAt.IsZero() {
+		l.burstAt, l.editedAt = now, first
 	}
-	l.agenda.At(agenda.Rules, agenda.Earlier(last.Add(quietPeriod), l.burst.Add(quietPeriodMax)))
+	l.agenda.At(agenda.Rules, agenda.Earlier(last.Add(quietPeriod), l.burstAt.Add(quietPeriodMax)))
 }
 
 // stale reports whether the rules of AppVMs may differ from those that were read last. If so, they are read soon. It asks the file
 // system, because netlink may have been faster than inotify.
 func (l *loop) stale(now time.Time, of ...netip.Addr) bool {
-	if l.burst.IsZero() && l.RulesChanged(of...) {
+	if l.burstAt.IsZero() && l.RulesChanged(of...) {
 		l.expectRules(now, now, now)
 	}
-	return !l.burst.IsZero()
+	return !l.burstAt.IsZero()
 }
 
 // read reads the inputs that are due, and reports whether there is anything to reconcile. An input that cannot be read stays as it
 // was last known: "could not read" is never "there is nothing".
 func (l *loop) read(now time.Time) bool {
-	l.heard = now
+	l.heardAt = now
 	work := l.takeNews(now)
 	work = l.readLinks(now) || work
 	work = l.readRules(now) || work
@@ -107,7 +107,7 @@ func (l *loop) takeNews(now time.Time) bool {
 	if l.changed && !l.agenda.Has(agenda.News) {
 		l.agenda.At(agenda.News, now)
 		if l.starting() >= bulkStart {
-			l.agenda.At(agenda.News, agenda.Later(now, l.planned.Add(fullPlanDelay)))
+			l.agenda.At(agenda.News, agenda.Later(now, l.plannedAt.Add(fullPlanDelay)))
 		}
 	}
 	l.changed = false
@@ -135,7 +135,7 @@ func (l *loop) readRules(now time.Time) bool {
 		return false
 	}
 	set, err := l.ReadRules()
-	over := l.burst.Add(quietPeriodMax) // long ago, if nothing settles
+	over := l.burstAt.Add(quietPeriodMax) // long ago, if nothing settles
 	l.agenda.At(agenda.Rules, l.troubles.Note(l.Events, now, "rules", err))
 	if err == nil && now.Before(over) && set.Truncated(l.inputs.Rules) {
 		l.agenda.At(agenda.Rules, over) // somebody is about to write
@@ -149,8 +149,8 @@ func (l *loop) readRules(now time.Time) bool {
 			l.agenda.At(agenda.Rules, time.Now().Add(set.Again)) // reading takes its time
 		}
 	}
-	if !l.burst.IsZero() {
-		l.heard, l.burst = l.edited, time.Time{}
+	if !l.burstAt.IsZero() {
+		l.heardAt, l.burstAt = l.editedAt, time.Time{}
 	}
 	return true
 }

@@ -54,22 +54,22 @@ type loop struct {
 
 	lastRound time.Time
 	lastBoot  time.Duration // BootTime then
-	planned   time.Time
-	burst     time.Time    // when the loop saw the changes of rules that are now settling
-	edited    time.Time    // when they were made, as the loop may have been busy
-	heard     time.Time    // when the loop first heard of what this round is about
-	changed   bool         // mail changed something that the plan depends on
-	justUp    []netip.Addr // AppVMs whose process has just come up
+	plannedAt time.Time     // of the last plan for all
+	burstAt   time.Time     // when the loop saw the changes of rules that are now settling
+	editedAt  time.Time     // when they were made, as the loop may have been busy
+	heardAt   time.Time     // when the loop first heard of what this round is about
+	changed   bool          // mail changed something that the plan depends on
+	justUp    []netip.Addr  // AppVMs whose process has just come up
 	troubles  news.Troubles
 	unwatched map[string]mailbox.Reason // inputs whose watchers do not work, by the names of these
 	moved     struct {                  // places that sandboxes do not know yet
 		places string
 		since  time.Time
 	}
-	writers news.Writers
-	waiters []*waiter
-	asked   []func(control.Status) // questions for the status
-	keeping struct {               // of the record of stops
+	writers   news.Writers
+	waiters   []*waiter
+	questions []func(control.Status) // for the status
+	keeping   struct {               // of the record of stops
 		busy bool           // it is being written
 		told []chan<- error // how the next write went
 	}
@@ -170,7 +170,7 @@ func slept(monotonic, boot time.Duration) bool { return boot-monotonic > suspend
 
 // reconcile computes the difference between what should be and what is, and does it.
 func (l *loop) reconcile(now time.Time) {
-	l.planned = now
+	l.plannedAt = now
 	l.pollRetired(now) // so that of many older processes those without clients go first
 	before := l.want
 	l.want = l.inputs.Desired(l.cache)

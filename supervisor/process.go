@@ -34,9 +34,9 @@ type process struct {
 	plan.Generation
 	vm            *appVM
 	proxy         proxies.Proxy // nil until it is ready
-	asked         time.Time     // when the loop first heard of the change that it is for
-	started       time.Time
-	ready         time.Time
+	askedAt       time.Time     // when the loop first heard of the change that it is for
+	startedAt     time.Time
+	readyAt       time.Time
 	published     bool                    // the files under its AppVM's name describe it
 	publishFailed bool                    // and an event says that they cannot
 	cut           *atomic.Int64           // connections of its AppVM that its end has cut
@@ -59,7 +59,7 @@ func (l *loop) start(p *policy.Policy, now time.Time) {
 	ctx, stop := context.WithCancelCause(context.Background())
 	q := &process{
 		Generation: plan.Generation{ID: l.lastID, Policy: p, Port: port},
-		vm:         vm, asked: l.heard, started: now, cut: new(atomic.Int64), stop: stop,
+		vm:         vm, askedAt: l.heardAt, startedAt: now, cut: new(atomic.Int64), stop: stop,
 	}
 	vm.processes = append(vm.processes, q)
 	l.running.Add(1)
@@ -84,7 +84,7 @@ func (p *process) end(how plan.Ending, why string) {
 	p.Dying = true
 	o := proxies.Order{Kill: how != plan.Gently, Why: why}
 	if how == plan.Soon { // so there is another one, which serves
-		o.Revoked = p.vm.current.asked
+		o.Revoked = p.vm.current.askedAt
 	}
 	p.stop(o)
 }
@@ -92,10 +92,10 @@ func (p *process) end(how plan.Ending, why string) {
 // cameUp takes in that a proxy listens.
 func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	l.justUp = append(l.justUp, p.vm.addr)
-	p.proxy, p.Socket, p.Ready, p.ready = proxy, proxy.Socket(), true, time.Now()
+	p.proxy, p.Socket, p.Ready, p.readyAt = proxy, proxy.Socket(), true, time.Now()
 	p.vm.taken = 0
 	if !p.Dying {
-		if (!l.isNew(p.vm.addr) || !l.stale(p.ready, p.vm.addr)) && !p.Policy.Learns() {
+		if (!l.isNew(p.vm.addr) || !l.stale(p.readyAt, p.vm.addr)) && !p.Policy.Learns() {
 			p.vm.lastGood = p.Policy
 		}
 		if f, had := p.vm.failures[p.Policy.Key()]; had {
@@ -106,7 +106,7 @@ func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	}
 	l.Events.Emit(events.ProxyListens, events.About{
 		VM: p.Policy.Name, IP: p.vm.addr, Port: p.Port, PID: p.pid(),
-		MS: events.CeilMS(p.ready.Sub(p.started)),
+		MS: events.CeilMS(p.readyAt.Sub(p.startedAt)),
 	})
 }
 
@@ -161,7 +161,7 @@ func (l *loop) ended(p *process, err error) {
 	if p.Retired.IsZero() {
 		vm.restarts++
 	}
-	l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), p.Clients)
+	l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.readyAt), p.Clients)
 }
 
 // checkListeners looks whether proxies still listen where bindings lead, or may lead again. A proxy that does not counts as dead, and so
@@ -185,7 +185,7 @@ func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, listens f
 			if err := listens(p.proxy, listeners); err != nil {
 				p.LostPort = true
 				vm.restarts++
-				l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.ready), 0)
+				l.failed(events.ProxyDied, vm, p.Policy, now, err, now.Sub(p.readyAt), 0)
 			}
 		}
 	}
