@@ -38,6 +38,7 @@ object, whose "event" says what happened:
     learning, learning-over     a VM reaches every public host by its name; "seconds" at most, "why" no more
     any-address                 the proxy may connect to any public address, "why"
     owned                       the proxy has asked for "host" as no tinyproxy does: somebody has taken it over
+    unseen                      a VM has an address that nobody has had for 30 days: its list may be another VM's
     stopped, started            a VM, by a person
     proxy-listens, -retires, -ends, -died, -fails
     proxy-full                  "count" clients hold all connections of a proxy: another one follows it

@@ -52,6 +52,34 @@ func TestCatalog(t *testing.T) {
 	}
 }
 
+// The manual page, which is the help of watch, names each event: in full, or by its end behind one of the same beginning.
+func TestManPageNamesEachEvent(t *testing.T) {
+	page, err := os.ReadFile("../../packaging/man/vifproxyctl.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, found := strings.Cut(string(page), "what happened:\n")
+	list, _, end := strings.Cut(list, "\n.SS")
+	if !found || !end {
+		t.Fatal("the page has no list of events")
+	}
+	named := map[string]bool{}
+	begin := ""
+	for _, name := range regexp.MustCompile(`-?[a-z]+(-[a-z]+)*`).FindAllString(strings.ReplaceAll(list, `\-`, "-"), -1) {
+		if name[0] == '-' {
+			name = begin + name
+		} else {
+			begin, _, _ = strings.Cut(name, "-")
+		}
+		named[name] = true
+	}
+	for _, k := range vocabulary[1:] {
+		if !named[k.name] {
+			t.Errorf("the page does not name %s", k.name)
+		}
+	}
+}
+
 // full is an About that has everything.
 func full(t *testing.T) About {
 	var a About
