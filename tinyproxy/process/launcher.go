@@ -103,8 +103,7 @@ func NewLauncher(o Options) (_ *Launcher, err error) {
 		options: o, dir: &runtimeDir{path: o.RuntimeDir, vanish: vanish.New()},
 		forks: make(chan func()), recruits: make(chan *recruit), quit: make(chan struct{}),
 		proxies: make(map[*Proxy]bool), current: make(map[string]*Proxy), publishers: make(map[string]*publisher),
-		left: make(map[string]bool),
-		logs: make(map[string]*vmLog),
+		left: make(map[string]bool), logs: make(map[string]*vmLog),
 	}
 	l.dir.open.Store(root)
 	defer func() {
@@ -147,9 +146,7 @@ func (l *Launcher) stop() {
 
 // release closes the files that NewLauncher has opened.
 func (l *Launcher) release() {
-	if l.null != nil {
-		l.null.Close()
-	}
+	l.null.Close() // nil may be closed
 	l.dir.vanish.Close()
 	l.root().Close()
 }

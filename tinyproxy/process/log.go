@@ -133,13 +133,6 @@ type batch struct {
 // batchMax is how many bytes are written at once, unless a line alone has more.
 const batchMax = 4 << 10
 
-// line logs a line within the limits.
-func (v *vmLog) line(raw []byte) {
-	var b batch
-	v.add(&b, raw)
-	v.put(&b)
-}
-
 // add adds a line within the limits to a batch.
 func (v *vmLog) add(b *batch, raw []byte) {
 	now := time.Now()

@@ -18,6 +18,13 @@ import (
 	"vifproxy/tinyproxy"
 )
 
+// line logs a line within the limits.
+func (v *vmLog) line(raw []byte) {
+	var b batch
+	v.add(&b, raw)
+	v.put(&b)
+}
+
 const refusedLine = `NOTICE    Nov 23 07:31:08.180 [16035]: Proxying refused on filtered domain "%s"`
 
 func newTestLog(t *testing.T, onDenied func(events.Denial)) (*vmLog, string) {
