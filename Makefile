@@ -32,7 +32,7 @@ OUTSIDE     = cmd/vifproxyd
 # What takes longest begins first, or the rest of the machine waits for it at the end: packages, and of cmd/vifproxyd the tests that take
 # a minute by themselves. These run beside its others, which begin in no certain order.
 LONGEST     = firewall/backend firewall/nft internal/simulate internal/nameserver cmd/vifproxy-client supervisor tinyproxy/process
-MINUTES     = ^Test(AddressesThatChange|Chaos|ClientsThatHoldAllConnections|HundredAppVMsAtOnce|OwnedProxy)$$
+MINUTES     = ^Test(AddressesThatChange|AProxyThatStandsStillIsReplaced|Chaos|ClientsThatHoldAllConnections|HundredAppVMsAtOnce|OwnedProxy)$$
 
 # A line every few seconds: of what passes, packages and the tests that took two seconds.
 PROGRESS    = grep --line-buffered -vE '^(EMPTY |PASS [^ ]+\.((Test|Fuzz)[^ /]*/.*|[^ ]* \([01]\.[0-9]+s\)))'
