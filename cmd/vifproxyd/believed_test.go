@@ -355,6 +355,7 @@ func TestInputsOnADeadFileSystem(t *testing.T) {
 			s.opens("play", "http://shop.example/")
 			tunnel := s.tunnel("play", "bank.example:443")
 			change(script)
+			s.must(s.daemon.cmd.Process.Signal(syscall.SIGHUP)) // nobody watches pages
 			s.says("show", "does not answer")
 			if name == "a page" {
 				s.opens("work", "http://bank.example/")
