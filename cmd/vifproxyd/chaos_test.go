@@ -251,6 +251,9 @@ func (c *chaos) finish() {
 		}
 		return c.compareFiles(status, true)
 	})
+	if _, err := c.ctl.Update(c.Context()); err != nil { // the last of them may have ended after the write that it was to come with
+		c.fail("update: %v", err)
+	}
 	old := c.state()
 	c.end(syscall.SIGTERM)
 	c.asBefore = true
