@@ -23,7 +23,7 @@ const endingTimeout = 500 * time.Millisecond
 func (l *loop) shutdown() error {
 	l.notify("STOPPING=1")
 	l.Events.Emit(events.DaemonStops, events.About{})
-	// What is written now does not fail because somebody undid the rules before. But nobody knows then whether the fence stands.
+	// The last write does not fail because somebody undid the rules before it. But it waits less long if somebody may have undone the fence.
 	l.guard = guard{suspect: l.guard.suspect || l.mail.Pending(mailbox.Firewall)}
 	delete(l.troubles, "firewall")
 	l.life, l.writeTimeout, l.patience = context.WithoutCancel(l.life), lastSyncTimeout, endingTimeout // for the last writes

@@ -129,7 +129,7 @@ func (in Inputs) Desired(cache Cache) []*Desired {
 			add(in.inRange(r, link, names[r.NameOf(link.Addr)], cache))
 		}
 	}
-	// What was allowed for a time to an AppVM of a range goes with it.
+	// An AppVM of a range loses what it was allowed for a time when it goes, and its policy here would bring that back.
 	maps.DeleteFunc(cache, func(addr netip.Addr, _ cachedPolicy) bool { return byAddr[addr] == nil })
 	slices.SortFunc(all, func(a, b *Desired) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr))
