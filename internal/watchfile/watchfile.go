@@ -3,13 +3,15 @@
 // A path is followed link by link, and each directory on the way is watched for the entry that the path passes. So it is
 // seen when a file is written behind a link, a link is pointed elsewhere (`ln -sfn`, the atomic swaps of Kubernetes and
 // stow), a directory on the way is renamed, replaced, removed, or comes. A file itself is watched as well, since a write
-// through another name of it, a hard link, is no event of the directory.
+// through another name of it, a hard link, is no event of the directory. When something is mounted or unmounted, all paths are
+// followed again.
 //
 // It uses inotify itself and not fsnotify, which does not pass on IN_CLOSE_WRITE (as of 1.10.1, unexported
 // xUnportableCloseWrite): the one event that says that a file is complete.
 package watchfile
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,6 +21,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +37,8 @@ const (
 	modified = time.Second
 	// renewTimeout is how long renewing the watches may take until that is told.
 	renewTimeout = 2 * time.Second
+	// mountsInterval is the time between two looks at all paths because something was mounted. A machine that starts mounts a lot.
+	mountsInterval = 100 * time.Millisecond
 	// walksMax bounds how often all paths are followed because they have changed meanwhile.
 	walksMax = 10
 )
@@ -74,13 +80,32 @@ func (w Watch) Run(ctx context.Context) error {
 	}
 	r := &run{Watch: w, file: os.NewFile(uintptr(fd), "inotify"), fd: fd}
 	defer r.file.Close()
-	defer context.AfterFunc(ctx, func() { _ = r.file.SetReadDeadline(time.Unix(1, 0)) })()
+	mounts, err := openMounts()
+	if err != nil {
+		return err
+	}
+	defer mounts.file.Close()
+	outer := ctx
+	ctx, cancel := context.WithCancelCause(outer)
+	defer context.AfterFunc(ctx, r.interrupt)()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel(nil)
+	beside.Go(func() {
+		cancel(mounts.follow(ctx, func() {
+			r.mounted.Store(true)
+			r.interrupt()
+		}))
+	})
 	err = r.loop(ctx)
-	if ctx.Err() != nil {
+	if outer.Err() != nil {
 		return nil
 	}
-	return err
+	return cmp.Or(err, context.Cause(ctx))
 }
+
+// interrupt has the loop wait no longer for events.
+func (r *run) interrupt() { _ = r.file.SetReadDeadline(time.Unix(1, 0)) }
 
 // run is a Watch at work.
 type run struct {
@@ -88,7 +113,11 @@ type run struct {
 	file    *os.File
 	fd      int
 	watched map[int32]*place
-	told    time.Time // when a file was last told of that is being written
+	told    time.Time   // when a file was last told of that is being written
+	mounted atomic.Bool // something was mounted or unmounted since the watches were renewed
+	ends    []end       // what paths led to at the last of these; nil if something else has happened since
+	renewed time.Time   // when the watches were renewed
+	failed  bool        // and whether that failed
 }
 
 // A place is what one watch is for: a directory, perhaps under several names, or a file.
@@ -108,20 +137,32 @@ func (r *run) loop(ctx context.Context) error {
 	renew := true
 	var later time.Time // when to renew, or tell, although no event comes; zero: not
 	for {
-		if renew {
-			err := r.renewOrTell()
-			later = time.Time{}
-			if err != nil {
-				later = time.Now().Add(retry)
+		if renew || r.mounted.Load() && time.Since(r.renewed) >= mountsInterval {
+			r.mounted.Store(false)
+			elsewhere, err := r.renewOrTell(!renew)
+			if renew || elsewhere || err != nil || r.failed {
+				later = time.Time{}
+				if err != nil {
+					later = time.Now().Add(retry)
+				}
+				r.failed, renew = err != nil, false
+				r.Report(err)
+				r.Changed()
 			}
-			r.Report(err)
-			r.Changed()
+			r.renewed = time.Now()
 		}
-		if err := r.file.SetReadDeadline(later); err != nil {
+		deadline, mounted := later, r.mounted.Load()
+		if soon := r.renewed.Add(mountsInterval); mounted && (later.IsZero() || soon.Before(later)) {
+			deadline = soon
+		}
+		if err := r.file.SetReadDeadline(deadline); err != nil {
 			return err
 		}
 		if ctx.Err() != nil { // whose deadline that may have taken the place of
 			return nil
+		}
+		if r.mounted.Load() != mounted { // likewise
+			continue
 		}
 		n, err := r.file.Read(buffer)
 		switch {
@@ -129,7 +170,7 @@ func (r *run) loop(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			renew = true
+			renew = !later.IsZero() && !time.Now().Before(later) // else something was mounted
 			continue
 		case err != nil:
 			return err
@@ -180,19 +221,25 @@ func (p *place) concerns(name string) bool {
 	return p.names[name] || slices.ContainsFunc(p.dirs, func(d Dir) bool { return d.Concerns(name) })
 }
 
-// renewOrTell renews the watches. While a file system on the way does not answer, that is told, and changes are not seen.
-func (r *run) renewOrTell() error {
+// renewOrTell renews the watches. While a file system on the way does not answer, that is told, and changes are not seen. If the watches are
+// renewed only because something was mounted or unmounted, it reports whether paths lead elsewhere since then.
+func (r *run) renewOrTell(mounted bool) (elsewhere bool, err error) {
 	told := make(chan struct{})
 	late := time.AfterFunc(renewTimeout, func() {
 		defer close(told)
 		r.Report(errSlow)
 		r.Changed()
 	})
-	err := r.renew()
+	first := r.watched == nil
+	if err = r.renew(); mounted || first {
+		elsewhere = r.leadElsewhere()
+	} else {
+		r.ends = nil
+	}
 	if !late.Stop() {
 		<-told
 	}
-	return err
+	return elsewhere, err
 }
 
 // renew makes the watches be those that the paths ask for now.

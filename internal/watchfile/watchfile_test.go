@@ -313,3 +313,66 @@ func TestFollow(t *testing.T) {
 		}
 	}
 }
+
+// TestMounts: what is mounted over a file, or over a directory on the way to it, hides it, and unmounting brings it back.
+func TestMounts(t *testing.T) {
+	w := &tree{t, t.TempDir(), make(chan struct{}, 1), make(chan error, 10000)}
+	w.mkdir("etc/rules")
+	w.mkdir("persistent/rules")
+	w.write("etc/rules/work", "old")
+	w.write("persistent/rules/work", "new")
+	w.write("one", "one")
+	w.watch(func() []string { return []string{w.path("etc/rules/work")} })
+	for _, step := range []struct{ source, over, is string }{
+		{"persistent", "etc", "new"}, {"one", "etc/rules/work", "one"}, {"persistent/rules", "etc/rules", "new"},
+	} {
+		if err := syscall.Mount(w.path(step.source), w.path(step.over), "", syscall.MS_BIND, ""); err != nil {
+			t.Skipf("mount: %v", err)
+		}
+		over := w.path(step.over)
+		t.Cleanup(func() { _ = syscall.Unmount(over, syscall.MNT_DETACH) })
+		w.reads("etc/rules/work", step.is)
+	}
+	w.write("persistent/rules/work", "new, and changed")
+	w.reads("etc/rules/work", "new, and changed")
+	w.write("persistent/rules/work", "new")
+	w.reads("etc/rules/work", "new")
+	for _, step := range []struct{ over, is string }{{"etc/rules", "one"}, {"etc/rules/work", "new"}, {"etc", "old"}} {
+		w.must(syscall.Unmount(w.path(step.over), syscall.MNT_DETACH))
+		w.reads("etc/rules/work", step.is)
+	}
+}
+
+// Mounts that concern no path are many on some machines, and nobody is told of them.
+func TestMountsElsewhere(t *testing.T) {
+	w := &tree{T: t, dir: t.TempDir()}
+	w.mkdir("rules")
+	w.mkdir("other")
+	w.write("rules/work", "")
+	w.write("rules/.hidden", "")
+	w.write("third", "")
+	w.write("file", "")
+	w.link("file", "link")
+	r := &run{Watch: Watch{
+		Paths: func() []string { return []string{w.path("link"), w.path("none")} },
+		Dirs:  []Dir{{Path: w.path("rules"), Concerns: func(name string) bool { return name[0] != '.' }}},
+	}}
+	if !r.leadElsewhere() {
+		t.Error("what was there before is said to be known")
+	}
+	for _, step := range []struct {
+		source, over string
+		want         bool
+	}{
+		{"other", "other", false}, {"third", "rules/.hidden", false}, {"rules/.hidden", "rules/work", true}, {"rules/.hidden", "file", true},
+		{"other", "rules", true},
+	} {
+		if err := syscall.Mount(w.path(step.source), w.path(step.over), "", syscall.MS_BIND, ""); err != nil {
+			t.Skipf("mount: %v", err)
+		}
+		t.Cleanup(func() { _ = syscall.Unmount(w.path(step.over), syscall.MNT_DETACH) })
+		if is := r.leadElsewhere(); is != step.want || r.leadElsewhere() {
+			t.Errorf("%s over %s: %v, want %v and then false", step.source, step.over, is, step.want)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package watchfile
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A mounts tells when something is mounted or unmounted in the mount namespace of this process. What is mounted over a directory or a file
+// hides it, which is no event of inotify.
+type mounts struct{ file *os.File }
+
+func openMounts() (mounts, error) {
+	const path = "/proc/self/mountinfo"
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return mounts{}, fmt.Errorf("open %s: %w", path, err)
+	}
+	return mounts{os.NewFile(uintptr(fd), path)}, nil
+}
+
+// follow calls changed after each change, and once or twice when it begins, until ctx ends.
+func (m mounts) follow(ctx context.Context, changed func()) error {
+	defer context.AfterFunc(ctx, func() { _ = m.file.SetReadDeadline(time.Unix(1, 0)) })()
+	conn, err := m.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	// The file can always be read. Go's poller waits for edges, and a change is one (mounts_poll in Linux' fs/proc_namespace.c).
+	err = conn.Read(func(uintptr) bool {
+		changed()
+		return false
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// An end is a file or a directory at a path without links.
+type end struct {
+	path     string
+	dev, ino uint64
+}
+
+// leadElsewhere reports whether the paths, or entries of the directories, lead to other files than when it was last called.
+func (r *run) leadElsewhere() bool {
+	ends := []end{} // not nil, which stands for what is not known
+	add := func(path string) {
+		if info, err := os.Lstat(path); err == nil {
+			stat := info.Sys().(*syscall.Stat_t)
+			ends = append(ends, end{path, stat.Dev, stat.Ino})
+		}
+	}
+	for _, path := range r.Paths() {
+		if _, at, _ := follow(path); at != "" {
+			add(at)
+		}
+	}
+	for _, dir := range r.Dirs {
+		_, at, _ := follow(dir.Path)
+		if at == "" {
+			continue
+		}
+		add(at)
+		entries, _ := os.ReadDir(at)
+		for _, entry := range entries {
+			if dir.Concerns(entry.Name()) {
+				add(filepath.Join(at, entry.Name()))
+			}
+		}
+	}
+	before := r.ends
+	r.ends = ends
+	return before == nil || !slices.Equal(before, ends)
+}
