@@ -270,8 +270,8 @@ func (s *site) undisturbedBy(log string, asked []question) {
 		s.Logf("while it sends %.0f %s a second: a neighbour's question takes %v (%d questions, %d lost)", float64(packets)/
 			time.Duration(last-first).Seconds(), m[1], median[m[1]], len(took), lost)
 	}
-	// Twice as long is the promise; the machine has other tests to run.
-	if others, questions := median["others"], median["questions"]; questions == 0 || others == 0 || questions > 10*others+20*time.Millisecond {
+	// Twice as long is the promise. The machine has other tests to run, and both floods take a processor; behind a flood a question would be lost.
+	if others, questions := median["others"], median["questions"]; questions == 0 || others == 0 || questions > 10*others+200*time.Millisecond {
 		s.Errorf("a neighbour's question takes %v beside a flood of questions, and %v beside another one", questions, others)
 	}
 }

@@ -280,10 +280,13 @@ func TestOnlyTheLoopbackReachesTheSocket(t *testing.T) {
 	}
 	defer ordinary.Close()
 	b := make([]byte, 100)
-	send(ordinary.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-	_ = ordinary.SetReadDeadline(time.Now().Add(5 * time.Second))
-	if n, err := ordinary.Read(b); err != nil || string(b[:n]) != "stranger" {
-		t.Fatalf("an ordinary socket reads %q, %v", b[:n], err)
+	for n := 0; string(b[:n]) != "stranger"; { // the pair may have come up a moment ago, and drop what it is given
+		if t.Context().Err() != nil {
+			t.Fatal("an ordinary socket reads nothing")
+		}
+		send(ordinary.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+		_ = ordinary.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		n, _ = ordinary.Read(b)
 	}
 	send(port)
 	friend, err := net.Dial("udp4", fmt.Sprintf("127.64.0.1:%d", port))

@@ -62,11 +62,11 @@ func (g *gates) of(ctx context.Context, p *policy.Policy, uid uint32) (shut func
 	defer g.mu.Unlock()
 	g.open[id] = p
 	return func() {
+		g.mu.Lock()
+		delete(g.open, id)
+		g.mu.Unlock()
 		g.names.Close(id)
 		g.linger(uid, size)
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		delete(g.open, id)
 	}, nil
 }
 
