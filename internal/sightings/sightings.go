@@ -216,20 +216,7 @@ func (b *Book) Forget(name string, addr netip.Addr) {
 
 // Keep writes the file when the book has changed, until ctx ends, and then once more. It calls report after each write.
 func (b *Book) Keep(ctx context.Context, report func(error)) {
-	for {
-		select {
-		case <-b.changed:
-		case <-ctx.Done():
-		}
-		select {
-		case <-time.After(writeDelay):
-		case <-ctx.Done():
-		}
-		last := ctx.Err() != nil // what changes while it writes is written too
-		if report(b.write()); last {
-			return
-		}
-	}
+	regular.Keep(ctx, b.changed, writeDelay, 0, b.write, report)
 }
 
 func (b *Book) write() error {

@@ -118,30 +118,7 @@ func (r record) wrong() error {
 
 // Keep writes the file when the book has changed, until ctx ends, and then once more. It calls report after each write.
 func (b *Book) Keep(ctx context.Context, report func(error)) {
-	for {
-		select {
-		case <-b.changed:
-		case <-ctx.Done():
-		}
-		pause(ctx, writeDelay)
-		last := ctx.Err() != nil // what changes while it writes is written too
-		err := b.write()
-		report(err)
-		if err != nil { // the disk may have room again in a while, although no request comes
-			wake(b.changed)
-		}
-		if last {
-			return
-		}
-		pause(ctx, writeInterval)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
+	regular.Keep(ctx, b.changed, writeDelay, writeInterval, b.write, report)
 }
 
 func (b *Book) write() error {
