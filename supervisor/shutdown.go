@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"vifproxy/firewall"
@@ -32,10 +31,9 @@ func (l *loop) shutdown() error {
 	}
 	l.sync(firewall.State{}, time.Now())
 	l.completeWrite(time.Now())
-	unbound := l.troubles["firewall"].Err
 	l.end(plan.All(l.actual(), plan.Gently, "vifproxyd stops"))
 	l.running.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), lastSyncTimeout)
 	defer cancel()
-	return errors.Join(unbound, l.Firewall.Remove(ctx))
+	return l.Firewall.Remove(ctx) // takes the bindings away too, if the write before has failed
 }
