@@ -46,8 +46,10 @@ func (x Explainer) outcome(ctx context.Context, fence firewall.Fence, d events.D
 		}
 		slices.Sort(to)
 		why = fmt.Sprintf("no answer for %.0f s", d.Took.Seconds())
-		if len(to) > 0 {
+		if _, notAddr := netip.ParseAddr(d.Host); len(to) > 0 {
 			why = fmt.Sprintf("no answer from %s for %.0f s", strings.Join(to[:min(len(to), 3)], ", "), d.Took.Seconds())
+		} else if err == nil && notAddr != nil {
+			why += ", from a name server as it seems: its proxy connects to nobody"
 		}
 		return events.NoAnswer, why
 	}
