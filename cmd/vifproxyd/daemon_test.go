@@ -135,7 +135,8 @@ func (s *site) stop() {
 		s.Fatal("vifproxyd does not end on SIGTERM")
 	}
 	if s.daemon.err != nil {
-		s.Errorf("vifproxyd's end: %v", s.daemon.err)
+		text := s.daemon.log.String()
+		s.Errorf("vifproxyd's end: %v; it said last:\n%s", s.daemon.err, text[max(0, len(text)-2000):])
 	}
 	s.nothingLeft()
 }
