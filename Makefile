@@ -22,7 +22,7 @@ PACKAGES   ?= 4
 # These packages compute, in one goroutine each (internal/architecture sees to that). So they are tested without the race detector, with
 # which they take four times as long, and their linker half as long again.
 SEQUENTIAL  = internal/agenda internal/architecture internal/backoff internal/beat internal/bounds internal/browsers internal/defaults \
-	internal/manpage internal/plan internal/regular internal/secret internal/stops internal/terminal internal/usage \
+	internal/manpage internal/plan internal/secret internal/stops internal/terminal internal/usage \
 	rules/expression rules/hostname rules/lint rules/match tinyproxy/confine/handover tinyproxy/kernel tinyproxy/limits
 
 # These packages test programs from outside. They build the daemon with the race detector (cmd/vifproxyd/programs_test.go). The test itself is
