@@ -53,6 +53,8 @@ func (s *site) load(vm string, pages ...string) (beat chan bool, end func() stri
 			page, begin := pages[done%len(pages)], time.Now()
 			switch err, took := s.page(vm, page), time.Since(begin); {
 			case err == nil:
+			case strings.Contains(s.daemon.log.String(), "event=unfenced"): // a check of the firewall took 2 s on a machine that busy
+				cut++
 			case took < promised:
 				s.Errorf("%s is permitted before and after: %v, after %v", page, err, took)
 				return

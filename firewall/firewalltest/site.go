@@ -292,6 +292,8 @@ func Opens(t *testing.T, uid int, to string, expected bool) (opened bool) {
 		conn, err := (&net.Dialer{Timeout: patience}).Dial("tcp", to)
 		if opened = err == nil; opened {
 			conn.Close()
+		} else if expected {
+			t.Log(err)
 		}
 	})
 	return opened
