@@ -176,7 +176,7 @@ func TestLiveAllows(t *testing.T) {
 	term.Type("a")
 	term.Shows("vifproxyctl allow banking static.bank.example --for=10m", "y does it")
 	b.never(t, "allow")
-	term.Type("y")
+	term.Answer("y", "y does it")
 	term.Shows("allowed for 10m", "done")
 	b.was(t, "allow static.bank.example 600 s banking")
 	term.Type("Escape")
@@ -186,7 +186,7 @@ func TestLiveAllows(t *testing.T) {
 	if content, _ := os.ReadFile(b.list); strings.Contains(string(content), "static") {
 		t.Errorf("before y: %s", content)
 	}
-	term.Type("y")
+	term.Answer("y", "y does it")
 	term.Shows("added to", "in force after", "done")
 	if content, _ := os.ReadFile(b.list); string(content) != "#: format domains\nwww.bank.example\nstatic.bank.example\n" {
 		t.Errorf("the list is %s", content)
@@ -214,7 +214,7 @@ func TestLiveFollows(t *testing.T) {
 	term.Type("Tab", "Down", "h")
 	term.Shows("vifproxyctl stop banking", "y does it")
 	b.never(t, "stop")
-	term.Type("y")
+	term.Answer("y", "y does it")
 	b.was(t, "stop banking")
 	term.Shows("done")
 	term.Type("Escape")
@@ -311,7 +311,7 @@ func TestPick(t *testing.T) {
 	term.Shows("[x] *.bank.example")
 	term.Type("Enter")
 	term.Shows("Enter writes it")
-	term.Type("Enter")
+	term.Answer("Enter", "Enter writes it")
 	if status, screen := term.Ends(); status != 0 || !strings.Contains(screen, "in force after ") {
 		t.Errorf("exit status %d\n%s", status, screen)
 	}
@@ -349,7 +349,7 @@ func TestLearnPicks(t *testing.T) {
 	term.Shows("[x] cdn.bank.example", "[x] img.bank.example", "[ ] *.bank.example")
 	term.Type("Enter")
 	term.Shows("+ img.bank.example", "Enter writes it")
-	term.Type("Enter")
+	term.Answer("Enter", "Enter writes it")
 	if status, screen := term.Ends(); status != 0 || !strings.Contains(screen, "in force after ") || !strings.Contains(screen, "its time is over") {
 		t.Errorf("exit status %d\n%s", status, screen)
 	}

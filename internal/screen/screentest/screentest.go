@@ -31,7 +31,7 @@ set -g default-terminal tmux-256color
 
 // script runs a program and says when it has ended. tmux would know it too, but version 3.3a sometimes does not notice: the program stays a
 // zombie, and has no exit status.
-const script = `"$@"; echo "ended with status $?"; read -r _`
+const script = `"$@"; echo "ended with status $?"; while read -r _; do :; done`
 
 var ended = regexp.MustCompile(`(?m)^ended with status (\d+)$`)
 
@@ -80,6 +80,19 @@ func (s *Terminal) tmux(words ...string) string {
 func (s *Terminal) Type(keys ...string) {
 	s.t.Helper()
 	s.tmux(append([]string{"send-keys"}, keys...)...)
+}
+
+// Answer presses a key until the terminal does not show the question any more. A key does not count if the program has not yet noted that
+// the question is shown.
+func (s *Terminal) Answer(key, question string) {
+	s.t.Helper()
+	await.Success(s.t, "the question is answered", func() error {
+		if screen := s.Screen(); strings.Contains(screen, question) {
+			s.Type(key)
+			return fmt.Errorf("it is still there:\n%s", screen)
+		}
+		return nil
+	})
 }
 
 // Paste pastes a text as a terminal does.
