@@ -21,6 +21,15 @@ func Ask[T any](q *Questions, about string, most time.Duration, f func() T) (ans
 	return answer, ok
 }
 
+// InTurn is Ask for what several may ask about at once. It waits for an earlier question too, for most.
+func InTurn[T any](q *Questions, about string, most time.Duration, f func() T) (answer T, ok bool) {
+	for over := time.Now().Add(most); ; time.Sleep(time.Millisecond) {
+		if answer, ok = Ask(q, about, most, f); ok || time.Now().After(over) {
+			return answer, ok
+		}
+	}
+}
+
 // All calls f for one thing after another, as [Ask] does, and returns the answers of those that are in time. One goroutine asks about all
 // of them, as long as none is late: one for each would be a quarter of what it costs to read small files.
 func All[T any](q *Questions, about []string, most time.Duration, f func(about string) T) map[string]T {
