@@ -109,7 +109,7 @@ func (l *loop) prune() {
 			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}]).Under(l.inputs.Rules.Ceiling)
 		}
 		for key := range vm.failures {
-			if !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.lastGood != nil && vm.lastGood.At(d.Bind, d.Places).Key() == key) {
+			if !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.lastGood != nil && vm.lastGood.At(d.Bind, d.Places.Of(vm.lastGood)).Key() == key) {
 				delete(vm.failures, key)
 			}
 		}

@@ -28,10 +28,10 @@ type Config struct {
 	RulesChanged  func(of ...netip.Addr) bool // whether ReadRules may return something else for these AppVMs now
 	ReadBinary    func() (tinyproxy.Binary, error)
 	ReadResolvers func() ([]netip.Addr, error)
-	ReadPlaces    func(files ...string) string // what sandboxes depend on, see confine.Places
-	ReadStops     func() (stops.Record, error) // as WriteStops left them, in whatever life of the daemon
-	WakeAt        func(time.Duration)          // calls Wake at a BootTime; at the end of a suspend, if that is over by then
-	Rest          func()                       // when nothing has happened for a while, after something did
+	ReadPlaces    func(pages ...string) map[string]string // policy.Places: what sandboxes depend on
+	ReadStops     func() (stops.Record, error)            // as WriteStops left them, in whatever life of the daemon
+	WakeAt        func(time.Duration)                     // calls Wake at a BootTime; at the end of a suspend, if that is over by then
+	Rest          func()                                  // when nothing has happened for a while, after something did
 
 	ReadListeners func() (sockdiag.Listeners, error)
 	ReadForward   func(context.Context) (firewall.Forward, error)

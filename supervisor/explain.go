@@ -87,8 +87,7 @@ func (l *loop) subject(name string) (subject explain.Subject, proxy proxies.Prox
 	if file, ok := l.inputs.Rules.Of(d.Addr); ok {
 		subject.File = file
 		subject.ForATime = l.inputs.TemporaryHosts(subject.File)
-		subject.Input = policy.Input{Bind: subject.Bind, Binary: l.inputs.Binary, Places: l.inputs.Places, Restarts: l.inputs.Restarts[d.Addr],
-			Ceiling: l.inputs.Rules.Ceiling}
+		subject.Input = policy.Input{Bind: subject.Bind, Binary: l.inputs.Binary, Restarts: l.inputs.Restarts[d.Addr], Ceiling: l.inputs.Rules.Ceiling}
 	}
 	subject.Fence.Ports = slices.Concat(subject.Fence.Ports, subject.Config.ConnectPorts)
 	subject.Fence.Proxies = append(slices.Clone(subject.Fence.Proxies), subject.Allowance().Proxy(subject.UID))

@@ -2,11 +2,12 @@ package supervisor
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	"vifproxy/internal/agenda"
 	"vifproxy/internal/mailbox"
+	"vifproxy/internal/plan"
+	"vifproxy/internal/policy"
 )
 
 const (
@@ -165,32 +166,30 @@ func (l *loop) readResolvers(now time.Time) {
 	l.agenda.By(agenda.Resolvers, l.inputs.Resolvers.Next())
 }
 
-// readPlaces reads what sandboxes depend on. It believes a change that has lasted for a moment: a service that restarts removes its
-// directory in /run and makes it again, and every change costs a new process for each AppVM.
+// readPlaces reads what sandboxes depend on.
 func (l *loop) readPlaces(now time.Time) {
-	places := l.ReadPlaces(l.pages()...)
-	switch {
-	case places == l.inputs.Places:
-		l.moved.places = ""
-	case l.inputs.Places == "" || places == l.moved.places && now.Sub(l.moved.since) >= quietPeriodMax:
-		l.inputs.Places, l.moved.places = places, ""
-	default:
-		if places != l.moved.places {
-			l.moved.places, l.moved.since = places, now
-		}
-		l.agenda.At(agenda.Resolvers, l.moved.since.Add(quietPeriodMax))
-	}
+	known, next := l.moved.Believe(l.inputs.Places, l.ReadPlaces(l.pages()...), now)
+	l.inputs.Places = known
+	l.agenda.By(agenda.Resolvers, next)
 }
 
-// pages returns the files that templates make tinyproxy read while it serves, each once.
-func (l *loop) pages() (files []string) {
-	for _, d := range l.want {
-		if d.Policy != nil {
-			files = append(files, d.Policy.Config.PageFiles...)
-		}
+// pages returns the files that tinyproxy reads while it serves.
+func (l *loop) pages() []string {
+	var good []*policy.Policy
+	for _, vm := range l.vms {
+		good = append(good, vm.lastGood)
 	}
-	slices.Sort(files)
-	return slices.Compact(files)
+	return plan.Pages(l.want, good)
+}
+
+// desired returns what should be there. It looks first at pages at which nobody has looked.
+func (l *loop) desired(now time.Time) []*plan.Desired {
+	l.want = l.inputs.Desired(l.cache)
+	if !l.inputs.Places.Have(l.pages()) {
+		l.readPlaces(now)
+		l.want = l.inputs.Desired(l.cache)
+	}
+	return l.want
 }
 
 func (l *loop) readBinary(now time.Time) {

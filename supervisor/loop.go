@@ -62,10 +62,7 @@ type loop struct {
 	justUp    []netip.Addr  // AppVMs whose process has just come up
 	troubles  news.Troubles
 	unwatched map[string]mailbox.Reason // inputs whose watchers do not work, by the names of these
-	moved     struct {                  // places that sandboxes do not know yet
-		places string
-		since  time.Time
-	}
+	moved     plan.Moved
 	writers   news.Writers
 	waiters   []*waiter
 	questions []func(control.Status) // for the status
@@ -173,7 +170,7 @@ func (l *loop) reconcile(now time.Time) {
 	l.plannedAt = now
 	l.pollRetired(now) // so that of many older processes those without clients go first
 	before := l.want
-	l.want = l.inputs.Desired(l.cache)
+	l.want = l.desired(now)
 	news.EmitChanges(l.Events, l.Sightings, before, l.want)
 	l.Uses.Note(l.want)
 	l.inputs.Lessons.Settle(l.want, l.whyNot)

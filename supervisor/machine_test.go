@@ -312,10 +312,10 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				return reader.Changed(of...)
 			},
 			ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Binary{}, nil },
-			ReadPlaces: func(...string) string {
+			ReadPlaces: func(...string) map[string]string {
 				m.mu.Lock()
 				defer m.mu.Unlock()
-				return "places" + m.places
+				return map[string]string{"": m.places}
 			},
 			ReadResolvers: func() ([]netip.Addr, error) {
 				m.mu.Lock()

@@ -16,7 +16,7 @@ func TestPlacesThatSandboxesDependOn(t *testing.T) {
 		m.after(time.Second)
 		m.set(func() { m.places = " elsewhere" })
 		m.Wake(mailbox.Resolvers)
-		m.expect(m.after(quietPeriodMax/2), "")
+		m.expect(m.after(quietPeriod/2), "")
 		m.expect(m.after(time.Second), "start social (10.137.0.1) at 10.138.1.1: a :2\n"+
 			"unbind vif1.0 10.137.0.1 :1\nbind vif1.0 10.137.0.1 :2")
 

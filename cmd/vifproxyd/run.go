@@ -221,13 +221,14 @@ func (d *parts) config(ctx context.Context) supervisor.Config {
 }
 
 // readPlaces reads what sandboxes depend on.
-func (d *parts) readPlaces(files ...string) string {
-	text, err := d.places.Read(files...)
+func (d *parts) readPlaces(pages ...string) map[string]string {
+	places, err := d.places.Read(pages...)
 	if errorText(err) != errorText(d.silent) {
 		d.silent = err
 		d.unknown(err)
 	}
-	return text + d.proxies.Renewals()
+	places[""] = d.proxies.Renewals()
+	return places
 }
 
 // connect tells the other parts whom to call.

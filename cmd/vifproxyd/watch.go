@@ -54,6 +54,9 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor) {
 	watch("resolvers", mailbox.Resolvers, func(ctx context.Context, report func(error)) error {
 		return resolvconf.Watch(ctx, resolvconf.Files, func() { s.Wake(mailbox.Resolvers) }, report)
 	})
+	watch("pages", mailbox.Resolvers, func(ctx context.Context, report func(error)) error { // with name servers, places are read
+		return d.places.Watch(ctx, func() { s.Wake(mailbox.Resolvers) }, report)
+	})
 	watch("nftables", mailbox.Firewall, func(ctx context.Context, report func(error)) error {
 		return nft.Watch(ctx, func() { report(nil); s.Wake(mailbox.Firewall) })
 	})

@@ -32,7 +32,7 @@ type Inputs struct {
 	Rules     rules.Set
 	Binary    tinyproxy.Binary
 	Resolvers resolvconf.Memory
-	Places    string             // that sandboxes depend on
+	Places    policy.Places      // that sandboxes depend on, as far as somebody has looked
 	Stops     stops.Record       // by `stop` and `kill-all`, until `start`
 	KillAlls  int                // under way: no AppVM has a proxy until all proxies have ended
 	Restarts  map[netip.Addr]int // by `restart`
@@ -51,7 +51,7 @@ type Desired struct {
 	Links    []int32    // their indexes
 	Bind     netip.Addr // its gateway, if it is connected
 	Shown    netip.Addr // the gateway that it is shown in the place of that; invalid if it is shown that
-	Places   string     // that its sandbox depends on
+	Places   policy.Places
 	Held     bool
 	Waits    bool           // it has just connected, and its rules have to be read again before anything serves it
 	Policy   *policy.Policy // nil where Err says why there is none
@@ -88,7 +88,7 @@ func (d *Desired) StillGood(last *policy.Policy, failures backoff.Failures) *pol
 		return last
 	}
 	f := failures[d.Policy.Key()]
-	if f.Bad || !d.Held && f.Err == nil || d.Policy.PermitsAll(last.At(d.Bind, d.Places)) {
+	if f.Bad || !d.Held && f.Err == nil || d.Policy.PermitsAll(last.At(d.Bind, d.Places.Of(last))) {
 		return last
 	}
 	return nil
@@ -163,7 +163,8 @@ func (in Inputs) DesiredOf(file rules.File, link netwatch.AppVM, cache Cache) *D
 	if !d.Connected() {
 		bind = netip.IPv4Unspecified() // to find mistakes before the AppVM starts
 	}
-	d.Policy, d.Err = cache.policy(file, in.TemporaryHosts, in.Rules.Template, policy.Input{Bind: bind, Binary: in.Binary, Places: in.Places, Restarts: in.Restarts[d.Addr], Ceiling: in.Rules.Ceiling})
+	d.Policy, d.Err = cache.policy(file, in.TemporaryHosts, in.Rules.Template, in.Places,
+		policy.Input{Bind: bind, Binary: in.Binary, Restarts: in.Restarts[d.Addr], Ceiling: in.Rules.Ceiling})
 	if lesson := in.Lessons.Of(d.Identity()); lesson != nil && d.mayNotLearn(lesson.Vifs) == "" {
 		d.Learning = cache.learning(d.Addr, lesson.ID)
 	}
@@ -227,11 +228,15 @@ func (c Cache) Keep(before, now rules.Set) {
 	})
 }
 
-func (c Cache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, in policy.Input) (*policy.Policy, error) {
+func (c Cache) policy(f rules.File, temporary func(rules.File) []rules.Host, t rules.Template, places policy.Places, in policy.Input) (*policy.Policy, error) {
 	made, ok := c[f.Addr]
 	if !ok || made.Input != in {
 		made = cachedPolicy{Input: in}
 		made.policy, made.err = policy.New(f, temporary(f), t, in)
+		c[f.Addr] = made
+	}
+	if p := made.policy; p != nil && p.Places != places.Of(p) {
+		made.policy, made.learning = p.At(p.Bind, places.Of(p)), nil
 		c[f.Addr] = made
 	}
 	return made.policy, made.err

@@ -189,7 +189,7 @@ func targetOf(d *Desired, a *Actual) *policy.Policy {
 	}
 	good := a.LastGood
 	if good != nil {
-		good = good.At(d.Bind, d.Places)
+		good = good.At(d.Bind, d.Places.Of(good))
 	}
 	if d.Policy == nil {
 		return good

@@ -95,7 +95,7 @@ func randomWorld(r *rand.Rand) *world {
 				d.Vifs, d.Links = append(d.Vifs, fmt.Sprintf("vif%d.%d", i, n)), append(d.Links, int32(10*i+n))
 			}
 			if r.IntN(5) > 0 {
-				d.Policy = pick().At(d.Bind, d.Places)
+				d.Policy = pick().At(d.Bind, "")
 			} else {
 				d.Err = errors.New("bad rule file")
 			}
@@ -188,7 +188,7 @@ func (w *world) equalsDesired(bindings []firewall.Binding) error {
 		if a != nil {
 			waiting = a.Failures
 			if a.LastGood != nil {
-				good = a.LastGood.At(d.Bind, d.Places)
+				good = a.LastGood.At(d.Bind, d.Places.Of(a.LastGood))
 			}
 		}
 		target := d.Policy

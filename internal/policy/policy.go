@@ -47,7 +47,6 @@ type Policy struct {
 type Input struct {
 	Bind     netip.Addr
 	Binary   tinyproxy.Binary
-	Places   string
 	Restarts int
 	Ceiling  *rules.Ceiling // what no list may go beyond; nil if there is none
 }
@@ -57,7 +56,7 @@ type Input struct {
 func New(file rules.File, temporary []rules.Host, template rules.Template, in Input) (*Policy, error) {
 	p := &Policy{
 		Name: file.Name, Addr: file.Addr, Bind: in.Bind,
-		Template: template, RulesPath: file.Path, Places: in.Places,
+		Template: template, RulesPath: file.Path,
 		Binary: in.Binary, Restarts: in.Restarts, Ceiling: in.Ceiling, Names: file.Names(), Egress: slices.Clone(file.Egress),
 	}
 	slices.SortFunc(p.Egress, func(a, b rules.Egress) int { return cmp.Compare(a.String(), b.String()) })

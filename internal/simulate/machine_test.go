@@ -405,9 +405,9 @@ func (m *machine) config(l *life) supervisor.Config {
 			})
 			return all, err
 		},
-		ReadPlaces: func(...string) (text string) {
-			m.read(func() { text = fmt.Sprint("places ", m.place) })
-			return text
+		ReadPlaces: func(...string) (places map[string]string) {
+			m.read(func() { places = map[string]string{"": fmt.Sprint("places ", m.place)} })
+			return places
 		},
 		ReadStops: func() (r stops.Record, err error) {
 			m.read(func() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -103,18 +102,14 @@ func (s *Sandbox) findInTime(path string) (*os.File, error) {
 		file *os.File // closed by itself if it comes too late
 		err  error
 	}
-	for over := time.Now().Add(pathTimeout); ; time.Sleep(time.Millisecond) {
-		a, ok := unanswered.Ask(&s.unanswered, path, pathTimeout, func() (a answer) {
-			a.file, a.err = find(path)
-			return a
-		})
-		switch {
-		case ok:
-			return a.file, a.err
-		case time.Now().After(over):
-			return nil, errSilent
-		}
+	a, ok := unanswered.InTurn(&s.unanswered, path, pathTimeout, func() (a answer) {
+		a.file, a.err = find(path)
+		return a
+	})
+	if !ok {
+		return nil, errSilent
 	}
+	return a.file, a.err
 }
 
 const ruleNetPort = 2 // LANDLOCK_RULE_NET_PORT
@@ -131,37 +126,6 @@ func addRule(ruleset int, kind uintptr, rule unsafe.Pointer) error {
 		return os.NewSyscallError("landlock_add_rule", errno)
 	}
 	return nil
-}
-
-// pathTimeout is how long a file system may take to find a file. A page may be a link to one that does not answer.
-const pathTimeout = 2 * time.Second
-
-var errSilent = errors.New("its file system does not answer")
-
-// Places are the files that sandboxes open and that somebody may replace. The zero value is ready. It is for one goroutine.
-type Places struct {
-	unanswered unanswered.Questions
-	known      map[string]string
-}
-
-// Read returns a text for such files. If the text changes, sandboxes must be made again, because a rule of Landlock is about an inode. A
-// file of which nobody knows where it is has not changed; the error says so.
-func (p *Places) Read(files ...string) (text string, err error) {
-	known := map[string]string{}
-	for _, path := range files {
-		is, ok := unanswered.Ask(&p.unanswered, path, pathTimeout, func() string {
-			var st unix.Stat_t
-			err := unix.Stat(path, &st)
-			return fmt.Sprintf("%q %d %d %v\n", path, st.Dev, st.Ino, err)
-		})
-		if !ok {
-			is, err = p.known[path], fmt.Errorf("look at the page %s: %w", path, errSilent)
-		}
-		known[path] = is
-		text += is
-	}
-	p.known = known
-	return text, err
 }
 
 // A program is what must be known of a tinyproxy to run it.
