@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/internal/terminal"
+	"vifproxy/internal/unanswered"
 )
 
 // A Binary identifies a tinyproxy program file. Two that compare equal are the same file with the same content, as far as the
@@ -38,6 +39,35 @@ func Identify(path string) (Binary, error) {
 		Path: path, dev: st.Dev, ino: st.Ino, size: st.Size,
 		changed: time.Unix(st.Ctim.Unix()), // mtime can be set back, and package managers do so
 	}, nil
+}
+
+// identifyTimeout is how long the file system of a program may take to find it.
+const identifyTimeout = 2 * time.Second
+
+// A Finder identifies programs, although one may be on a file system that does not answer. The zero value is ready. It may be used from any
+// goroutine.
+type Finder struct{ unanswered unanswered.Questions }
+
+type identified struct {
+	binary Binary
+	err    error
+}
+
+// Identify is the function Identify for one goroutine. While an earlier question waits for its answer, it fails at once.
+func (f *Finder) Identify(path string) (Binary, error) { return f.identify(path, unanswered.Ask) }
+
+// InTurn is Identify for several goroutines. It waits for an earlier question too.
+func (f *Finder) InTurn(path string) (Binary, error) { return f.identify(path, unanswered.InTurn) }
+
+func (f *Finder) identify(path string, ask func(*unanswered.Questions, string, time.Duration, func() identified) (identified, bool)) (Binary, error) {
+	found, ok := ask(&f.unanswered, path, identifyTimeout, func() identified {
+		b, err := Identify(path)
+		return identified{b, err}
+	})
+	if !ok {
+		return Binary{}, fmt.Errorf("tinyproxy program %s is on a file system that does not answer", path)
+	}
+	return found.binary, found.err
 }
 
 // Version runs the program, as nobody, and returns the name that it prints: "tinyproxy 1.11.1".

@@ -326,14 +326,15 @@ func TestAListOnADeadFileSystem(t *testing.T) {
 	s.stop()
 }
 
-// TestInputsOnADeadFileSystem: resolv.conf, hosts and the pages of a template become links to where nothing answers. The daemon says so, and
-// what is taken from a list is closed. Requests wait if a proxy's C library does, which opens resolv.conf and hosts too.
+// TestInputsOnADeadFileSystem: resolv.conf, hosts, the pages of a template and the program become links to where nothing answers. The daemon
+// says so, and what is taken from a list is closed. Requests wait if a proxy's C library does, which opens resolv.conf and hosts too.
 func TestInputsOnADeadFileSystem(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
 		"resolv.conf": "rm /etc/resolv.conf; ln -s $DIR/dead/resolv.conf /etc/resolv.conf",
 		"hosts":       "rm /etc/hosts; ln -s $DIR/dead/hosts /etc/hosts",
-		"a page":      "rm $DIR/page; ln -s $DIR/dead/page $DIR/page",
+		"a page":      "ln -s $DIR/dead/page $DIR/l; mv -T $DIR/l $DIR/page",
+		"the program": "ln -s $DIR/dead/tinyproxy $DIR/l; mv -T $DIR/l $DIR/tinyproxy",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -342,22 +343,26 @@ func TestInputsOnADeadFileSystem(t *testing.T) {
 			dead, page := filepath.Join(s.dir, "dead"), filepath.Join(s.dir, "page")
 			s.must(os.WriteFile(page+".html", []byte("no"), 0o644))
 			s.must(os.Symlink(page+".html", page))
+			s.must(os.Symlink("/usr/bin/tinyproxy", filepath.Join(s.dir, "tinyproxy")))
 			template, err := os.ReadFile("../../rules/builtin.conf")
 			s.must(err)
 			s.rules("config", string(template)+"DefaultErrorFile \""+page+"\"\n")
 			revive := s.deadFileSystem(dead)
 			s.rules("work.10.137.74.11", bank)
-			s.rules("play.10.137.74.12", bank, shop)
+			s.rules("play.10.137.74.12", shop, `^echo\.example$`)
 			s.attach("work", "10.137.74.11")
 			s.attach("play", "10.137.74.12")
-			s.start()
+			s.start("--tinyproxy=" + filepath.Join(s.dir, "tinyproxy"))
 			s.opens("work", "http://bank.example/")
 			s.opens("play", "http://shop.example/")
-			tunnel := s.tunnel("play", "bank.example:443")
+			tunnel := s.tunnel("play", "echo.example:443")
+			s.echoes(tunnel)
 			change(script)
-			s.must(s.daemon.cmd.Process.Signal(syscall.SIGHUP)) // nobody watches pages
+			if name == "the program" {
+				s.must(s.daemon.cmd.Process.Signal(syscall.SIGHUP)) // nobody watches it
+			}
 			s.says("show", "does not answer")
-			if name == "a page" {
+			if name == "a page" || name == "the program" {
 				s.opens("work", "http://bank.example/")
 			}
 			s.rules("play.10.137.74.12", shop)
@@ -368,7 +373,7 @@ func TestInputsOnADeadFileSystem(t *testing.T) {
 				return nil
 			})
 			revive()
-			change("rm $DIR/page; ln -s $DIR/page.html $DIR/page; rm -f /etc/hosts; rm /etc/resolv.conf; printf 'nameserver 10.139.1.1\nnameserver 10.139.1.2\n' >/etc/resolv.conf")
+			change("ln -s /usr/bin/tinyproxy $DIR/l; mv -T $DIR/l $DIR/tinyproxy; ln -s $DIR/page.html $DIR/l; mv -T $DIR/l $DIR/page; rm -f /etc/hosts; rm /etc/resolv.conf; printf 'nameserver 10.139.1.1\nnameserver 10.139.1.2\n' >/etc/resolv.conf")
 			s.opens("play", "http://shop.example/")
 			s.opens("work", "http://bank.example/")
 			s.stop()

@@ -95,13 +95,14 @@ type parts struct {
 
 	unreadSightings, unreadUses error // why the records of an earlier run cannot be read
 
-	binary  tinyproxy.Binary // as last seen
-	places  confine.Places
-	silent  error              // why it is not known where pages are
-	unknown func(error)        // tells the supervisor that
-	owned   func(e wire.Event) // tells the supervisor
-	closers []func()           // in the order in which they were opened
-	helpers sync.WaitGroup     // goroutines beside the loop
+	binary   tinyproxy.Binary // as last seen
+	programs tinyproxy.Finder
+	places   confine.Places
+	silent   error              // why it is not known where pages are
+	unknown  func(error)        // tells the supervisor that
+	owned    func(e wire.Event) // tells the supervisor
+	closers  []func()           // in the order in which they were opened
+	helpers  sync.WaitGroup     // goroutines beside the loop
 }
 
 // open opens the parts. First all is closed, then cleaned: no binding is left when the processes of an earlier run are ended, and the
@@ -171,7 +172,7 @@ func (d *parts) config(ctx context.Context) supervisor.Config {
 		ReadRules:    d.ruleFiles.Read,
 		RulesChanged: d.ruleFiles.Changed,
 		ReadBinary: func() (tinyproxy.Binary, error) {
-			found, err := tinyproxy.Identify(d.tinyproxy)
+			found, err := d.programs.Identify(d.tinyproxy)
 			if err == nil && found != d.binary {
 				d.binary = found
 				d.helpers.Go(func() { warnOfAdvisories(ctx, d.events, found) })

@@ -12,7 +12,7 @@ import (
 // program examines tinyproxy: is it there, and new enough.
 func (d *doctor) program() {
 	const check = "tinyproxy"
-	binary, err := tinyproxy.Identify(d.setup.Tinyproxy)
+	binary, err := new(tinyproxy.Finder).Identify(d.setup.Tinyproxy)
 	if err != nil {
 		d.report(check, Wrong, "", "%v", err)
 		return

@@ -74,6 +74,7 @@ type Launcher struct {
 	quit     chan struct{} // closed when starter threads have to end
 	starters sync.WaitGroup
 	starting atomic.Int32 // proxies that do not listen yet
+	programs tinyproxy.Finder
 	versions versions
 	poller   *poller
 
@@ -237,7 +238,7 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 	if change != nil {
 		spec.text = change(spec.Config, spec.text)
 	}
-	program, err := tinyproxy.Identify(binary)
+	program, err := l.programs.InTurn(binary)
 	if err != nil {
 		return fail(&Error{Err: err})
 	}
