@@ -34,6 +34,7 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor) {
 			s.Wake(mailbox.Resolvers) // with them, places are read
 		})
 	})
+	d.helpers.Go(func() { d.proxies.KeepLimits(ctx, impaired(s, "limits of proxies")) })
 	d.helpers.Go(func() { nft.KeepEvicting(ctx, impaired(s, "connection tracking")) })
 	d.helpers.Go(func() { d.way.watch(ctx, func() { s.Wake(mailbox.Firewall) }) })
 	d.backlog.OnChange(func() { s.Trouble(events.Impaired, "log", d.backlog.Problem) })

@@ -164,6 +164,13 @@ func (t *Tinyproxies) KeepFiles(ctx context.Context, told func(error)) {
 	t.launcher.KeepFiles(ctx, told)
 }
 
+// KeepLimits restores limits of proxies that another program changes, until ctx ends; see confine.Sandbox.
+func (t *Tinyproxies) KeepLimits(ctx context.Context, told func(error)) {
+	if t.sandbox != nil {
+		t.sandbox.KeepLimits(ctx, told)
+	}
+}
+
 // Renewals returns a part of what processes depend on. Another text than before means that they have lost their files.
 func (t *Tinyproxies) Renewals() string { return t.launcher.Renewals() }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -34,7 +35,9 @@ type groups struct {
 	place   string   // where those of proxies are in it: sharedGroup, or "." if it was not delegated
 	enabled []string // of controllers
 	made    atomic.Uint64
-	bound   atomic.Uint64 // that is in force for all proxies together, in bytes
+
+	mu      sync.Mutex
+	written map[string]string // limits, by file
 }
 
 var (
@@ -99,7 +102,7 @@ func openGroups(dir string) (_ *groups, err error) {
 	// However many proxies are busy, the daemon must close out AppVMs that have left, and start proxies for those that come.
 	// If this fails, the limits still apply.
 	if slices.Contains(g.enabled, "cpu") {
-		_ = g.write(daemonGroup+"/cpu.weight", "1000")
+		_ = g.set(daemonGroup+"/cpu.weight", "1000")
 	}
 	for _, place := range []string{sharedGroup, "."} { // of an earlier run; older daemons had them beside their own
 		entries, err := fs.ReadDir(root.FS(), place)
@@ -129,25 +132,21 @@ func (g *groups) boundAll() error {
 	if err != nil {
 		return err
 	}
+	const file = sharedGroup + "/memory.max"
 	bound := limits.Together(all)
-	if bound == g.bound.Load() {
-		return nil
+	if now, err := g.read(file); err != nil || now == shown(bound) {
+		return err
 	}
 	// A bound below what is in use would have the writer wait until processes have ended. What is in use falls to the bound later.
-	text, err := g.root.ReadFile(sharedGroup + "/memory.current")
+	text, err := g.read(sharedGroup + "/memory.current")
 	if err != nil {
 		return err
 	}
-	if used, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err != nil {
-		return err
-	} else if used > bound {
-		return g.write(sharedGroup+"/memory.max", fmt.Sprint(used))
-	}
-	if err := g.write(sharedGroup+"/memory.max", fmt.Sprint(bound)); err != nil {
+	used, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
 		return err
 	}
-	g.bound.Store(bound)
-	return nil
+	return g.set(file, shown(max(bound, used)))
 }
 
 // delegated reports whether systemd has marked the cgroup as ours, or has given it to our user. If we are root, we could write
@@ -225,7 +224,7 @@ const (
 // limit bounds what the processes in it may use together.
 func (c *group) limit(n limits.Needs, weight string) error {
 	for _, l := range []struct{ controller, file, value string }{
-		{"memory", "memory.max", fmt.Sprint(n.Memory)},
+		{"memory", "memory.max", shown(n.Memory)},
 		{"memory", "memory.swap.max", "0"},
 		{"memory", "memory.oom.group", "1"}, // ended as a whole
 		{"pids", "pids.max", fmt.Sprint(n.Serving)},
@@ -234,7 +233,7 @@ func (c *group) limit(n limits.Needs, weight string) error {
 		if !slices.Contains(c.parent.enabled, l.controller) {
 			continue
 		}
-		err := c.parent.write(c.name+"/"+l.file, l.value)
+		err := c.parent.set(c.name+"/"+l.file, l.value)
 		if !errors.Is(err, fs.ErrNotExist) {
 			if err != nil {
 				return err
@@ -245,7 +244,7 @@ func (c *group) limit(n limits.Needs, weight string) error {
 			continue
 		}
 		if err = c.parent.enable(l.controller); err == nil {
-			err = c.parent.write(c.name+"/"+l.file, l.value)
+			err = c.parent.set(c.name+"/"+l.file, l.value)
 		}
 		if err != nil {
 			return fmt.Errorf("another program has taken the controller %s away from the cgroup of the proxies: %w", l.controller, err)
@@ -274,6 +273,7 @@ const (
 
 // remove ends what is left in it, and removes it.
 func (c *group) remove() error {
+	c.parent.forget(c.name + "/")
 	var err error
 	for range removeTries { // dead processes leave in their own time
 		c.kill()
