@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -47,6 +49,40 @@ func (a *alarm) run(ctx context.Context, wake func()) {
 	for times := make([]byte, 8); ; wake() {
 		if _, err := a.timer.Read(times); err != nil {
 			return
+		}
+	}
+}
+
+// watchClock calls set whenever somebody has set the wall clock, until ctx ends, and returns nil then. Before, it calls report with nil.
+// Rules of dom0 end by that clock, and Go's timers do not. The kernel cancels a timer when the clock is set (timerfd_create(2),
+// TFD_TIMER_CANCEL_ON_SET).
+func watchClock(ctx context.Context, set func(), report func(error)) error {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		return os.NewSyscallError("timerfd_create", err)
+	}
+	timer := os.NewFile(uintptr(fd), "timerfd")
+	defer timer.Close()
+	defer context.AfterFunc(ctx, func() { timer.Close() })()
+	conn, err := timer.SyscallConn()
+	if err != nil {
+		return err
+	}
+	never := &unix.ItimerSpec{Value: unix.NsecToTimespec(math.MaxInt64)}
+	for times := make([]byte, 8); ; set() {
+		var armed error
+		err = conn.Control(func(fd uintptr) {
+			armed = unix.TimerfdSettime(int(fd), unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, never, nil)
+		})
+		if err = errors.Join(err, armed); err == nil {
+			report(nil)
+			_, err = timer.Read(times)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !errors.Is(err, unix.ECANCELED):
+			return fmt.Errorf("wait until the clock is set: %w", err)
 		}
 	}
 }

@@ -51,6 +51,9 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor) {
 		watch("QubesDB", mailbox.Rules, func(ctx context.Context, report func(error)) error {
 			return d.lists.Watch(ctx, func() { s.Wake(mailbox.Rules) }, report)
 		})
+		watch("the clock", mailbox.Rules, func(ctx context.Context, report func(error)) error {
+			return watchClock(ctx, func() { s.Wake(mailbox.Rules) }, report)
+		})
 	}
 	watch("resolvers", mailbox.Resolvers, func(ctx context.Context, report func(error)) error {
 		return resolvconf.Watch(ctx, resolvconf.Files, func() { s.Wake(mailbox.Resolvers) }, report)
