@@ -154,7 +154,7 @@ func TestFullRuntimeDirectory(t *testing.T) {
 	}
 	s.rules("work.10.137.0.11", bank, shop)
 	s.told("work", control.Running, "start proxy for work (10.137.0.11): write DIR/run/work/PORT/config: no space left on device "+
-		"(free space on the file system of DIR/run; see df)")
+		"(free space on the file system of DIR/run; see df and df -i)")
 	s.undisturbed(work, "http://bank.example/")
 	s.undisturbed(play, "http://shop.example/")
 	s.must(os.Remove(ballast))

@@ -296,7 +296,7 @@ func (l *Launcher) storageRemedy(err error) string {
 	case errors.Is(err, errNoSpace):
 		return fmt.Sprintf("shorten the rule files, or enlarge the file system of %s; see df", l.options.RuntimeDir)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Sprintf("free space on the file system of %s; see df", l.options.RuntimeDir)
+		return fmt.Sprintf("free space on the file system of %s; see df and df -i", l.options.RuntimeDir)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
 		return fmt.Sprintf("run as root, or with CAP_SETGID and with %s its own and writable", l.options.RuntimeDir)
 	}

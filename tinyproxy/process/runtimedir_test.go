@@ -47,7 +47,7 @@ func TestFullRuntimeDir(t *testing.T) {
 	}
 	_, err := l.Start(bounded(t), realBinary, newSpec(l, "social", 61001))
 	want := fmt.Sprintf("write %s/social/61001/config: no space left on device "+
-		"(free space on the file system of %[1]s; see df)", dir)
+		"(free space on the file system of %[1]s; see df and df -i)", dir)
 	var e *Error
 	if !errors.As(err, &e) || e.Config || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%v\nwant: %s", err, want)
