@@ -252,10 +252,10 @@ func (l *Launcher) start(ctx context.Context, binary string, asked Spec, change 
 		spec.text = tinyproxy.WithoutObsolete(spec.text)
 	}
 	log, err := l.prepare(spec)
-	if err == nil {
-		err = l.stage(spec)
+	if err != nil { // the directory is not there, or somebody else's
+		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}
-	if err != nil {
+	if err := l.stage(spec); err != nil {
 		l.unstage(spec)
 		return fail(&Error{Err: err, Remedy: l.storageRemedy(err)})
 	}

@@ -204,12 +204,12 @@ func request(t *testing.T, addr netip.AddrPort, text string) string {
 func TestClose(t *testing.T) {
 	dir := openDir(t)
 	run, compat := filepath.Join(dir, "run"), filepath.Join(dir, "compat")
-	for _, path := range []string{filepath.Join(run, "foreign"), compat} {
+	for _, path := range []string{filepath.Join(run, "foreign/61002"), compat} {
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, path := range []string{filepath.Join(run, "foreign/log"), filepath.Join(run, "control.sock"),
+	for _, path := range []string{filepath.Join(run, "foreign/log"), filepath.Join(run, "foreign/61002/rules"), filepath.Join(run, "control.sock"),
 		filepath.Join(compat, "tinyproxy.pid")} {
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)
@@ -226,16 +226,20 @@ func TestClose(t *testing.T) {
 	if got := tree(t, compat); got != "hosts social tinyproxy.pid" {
 		t.Errorf("compatibility links: %s", got)
 	}
-	if _, err := l.Start(bounded(t), realBinary, newSpec(l, "control.sock", 61001)); err == nil ||
-		!strings.Contains(err.Error(), "is not ours") {
-		t.Errorf("a VM took the place of a foreign file: %v", err)
+	for vm, port := range map[string]uint16{"control.sock": 61001, "foreign": 61002} {
+		if _, err := l.Start(bounded(t), realBinary, newSpec(l, vm, port)); err == nil || !strings.Contains(err.Error(), "is not ours") {
+			t.Errorf("a VM took the place of something foreign, %s: %v", vm, err)
+		}
+	}
+	if !l.removeLeft() {
+		t.Error("what is foreign is taken for files to be removed")
 	}
 	l.Close()
 	if err := p.Err(); err != nil {
 		t.Error(err)
 	}
 	left := tree(t, run) + ", " + tree(t, compat)
-	if left != "control.sock foreign foreign/log, hosts tinyproxy.pid" {
+	if left != "control.sock foreign foreign/61002 foreign/61002/rules foreign/log, hosts tinyproxy.pid" {
 		t.Errorf("left: %s", left)
 	}
 	if _, err := l.Start(bounded(t), realBinary, newSpec(l, "social", 61000)); err == nil {
