@@ -112,11 +112,16 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 }
 
 func TestParseConfigErrors(t *testing.T) {
+	const twice = " takes the same port of the same address once more (write Listen {bind_ip} once, and remove this line)"
 	const once = " (keep one of them, so that people and every tinyproxy read the same)"
 	for text, want := range map[string]string{
-		"Port 1\nLogFile /x": `2: "LogFile /x" has no path (write it in double quotes: LogFile "/path")`,
-		`PidFile "a`:         `1: "PidFile \"a" has no path (write it in double quotes: LogFile "/path")`,
-		"User \x00":          "1: NUL byte (tinyproxy would not read what follows it; remove it)",
+		"Port 1\nLogFile /x":                          `2: "LogFile /x" has no path (write it in double quotes: LogFile "/path")`,
+		`PidFile "a`:                                  `1: "PidFile \"a" has no path (write it in double quotes: LogFile "/path")`,
+		"MaxClients  00":                              `1: "MaxClients  00" serves nobody (write 1 or more)`,
+		"Listen 10.138.1.1\nlisten 0.0.0.0":           `2: "listen 0.0.0.0"` + twice,
+		"Listen 0.0.0.0\nListen 10.138.1.1":           `2: "Listen 10.138.1.1"` + twice,
+		"Listen 10.1.1.1\nListen ::\nListen 10.1.1.1": `3: "Listen 10.1.1.1"` + twice,
+		"User \x00":                                   "1: NUL byte (tinyproxy would not read what follows it; remove it)",
 		"FilterDefaultDeny Yes\n\nFilterDefaultDeny on\nfilterdefaultdeny\tno": `4: "filterdefaultdeny\tno" contradicts line 3` + once,
 		"FilterDefaultDeny off\nFilterDefaultDeny Yes":                         `2: "FilterDefaultDeny Yes" contradicts line 1` + once,
 		"FilterURLs Yes\nFilterURLs No":                                        `2: "FilterURLs No" contradicts line 1` + once,

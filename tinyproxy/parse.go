@@ -7,6 +7,7 @@ import (
 	"hash"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -89,6 +90,9 @@ func (p *parser) line(number int, line string) error {
 		}
 		p.set[name] = now
 	}
+	if err := p.servesNobody(line, name, strings.Trim(arg, " \t")); err != nil {
+		return err
+	}
 	written, shared := line, true // for tinyproxy, and whether all proxies of the template have it
 	switch name {
 	case "logfile", "pidfile":
@@ -121,6 +125,25 @@ func (p *parser) line(number int, line string) error {
 		fmt.Fprintln(p.shared, line)
 	}
 	p.lines = append(p.lines, written)
+	return nil
+}
+
+// servesNobody returns an error for a directive that tinyproxy accepts, and with which no request succeeds: it accepts no connection, or ends.
+func (p *parser) servesNobody(line, name, value string) error {
+	switch name {
+	case "maxclients":
+		if value != "" && strings.Trim(value, "0") == "" {
+			return fmt.Errorf("%q serves nobody (write 1 or more)", line)
+		}
+	case "listen":
+		again, err := netip.ParseAddr(value)
+		same := func(a netip.Addr) bool {
+			return a == again || a.Is4() && again.Is4() && (a.IsUnspecified() || again.IsUnspecified())
+		}
+		if err == nil && slices.ContainsFunc(p.c.Listen, same) {
+			return fmt.Errorf("%q takes the same port of the same address once more (write Listen {bind_ip} once, and remove this line)", line)
+		}
+	}
 	return nil
 }
 

@@ -117,6 +117,23 @@ func TestWhatIsWrongInARuleFile(t *testing.T) {
 	s.stop()
 }
 
+// A template with which tinyproxy starts and accepts nobody, or cannot listen, concerns all AppVMs. The last good one serves on.
+func TestTemplateThatServesNobody(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.pair()
+	work := s.show()["work"]
+	for line, message := range map[string]string{
+		"MaxClients 0":   "serves nobody (write 1 or more)",
+		"Listen 0.0.0.0": "takes the same port of the same address once more (write Listen {bind_ip} once, and remove this line)",
+	} {
+		s.rules("config", whiteList+line)
+		s.told("work", control.Running, fmt.Sprintf("DIR/rules/config:7: %q %s", line, message))
+		s.undisturbed(work, "http://bank.example/")
+	}
+	s.stop()
+}
+
 func TestRuleDirectoryThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.R42)
