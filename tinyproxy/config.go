@@ -38,8 +38,8 @@ type Config struct {
 	PageFiles      []string // files that tinyproxy reads while it serves: its pages
 	SetsSource     bool     // the template sets the source address of outgoing connections
 
-	// Fingerprint is a digest of the text without comments, Port, Listen and Filter. Two configurations with the same
-	// Fingerprint differ only in where they listen and which rules they read.
+	// Fingerprint is a digest of the text without comments, Port, the first Listen and Filter. Two configurations with the same
+	// Fingerprint differ only in where they listen first and which rules they read.
 	Fingerprint [sha256.Size]byte
 }
 

@@ -40,7 +40,7 @@ func TestParseConfig(t *testing.T) {
 		Listen:      []netip.Addr{netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("127.0.0.1")},
 		RulesFile:   "/run/v/social/61000/rules",
 		Filter:      Filter{Enabled: true, DefaultDeny: true, Extended: true, Fnmatch: true},
-		Fingerprint: sha256.Sum256([]byte(rest)),
+		Fingerprint: sha256.Sum256([]byte("listen 127.0.0.1\n" + rest)),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -85,6 +85,11 @@ func TestTinyproxySaysAll(t *testing.T) {
 	loud, _, err2 := ParseConfig("", "LogLevel Info\n")
 	if err1 != nil || err2 != nil || quiet.Fingerprint == loud.Fingerprint {
 		t.Error("a change of LogLevel makes no new process")
+	}
+	one, _, err1 := ParseConfig("", "Listen 10.138.1.1\n")
+	two, _, err2 := ParseConfig("", "Listen 10.138.1.1\nListen 127.0.0.1\n")
+	if err1 != nil || err2 != nil || one.Fingerprint == two.Fingerprint {
+		t.Error("a second Listen makes no new process")
 	}
 }
 

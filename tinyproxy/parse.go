@@ -108,8 +108,10 @@ func (p *parser) line(number int, line string) error {
 		written, shared = "#", false
 	case "user", "group", "syslog":
 		written, shared = "#", false
-	case "port", "listen", "filter":
+	case "port", "filter":
 		shared = false
+	case "listen":
+		shared = len(p.c.Listen) > 0 // the first is the AppVM's gateway
 	case "loglevel":
 		if level, ok := parseLogLevel(arg); ok {
 			p.c.LogLevel, written = level, "LogLevel Info" // refused CONNECTs are said at no other level
