@@ -1,9 +1,10 @@
 #!/bin/sh
 # run.sh [KERNEL...]: runs the tests that ask the kernel for something in small VMs (QEMU, without KVM), each with a kernel of
 # Debian, and writes the table of docs/platforms.md. A KERNEL is a release of Debian. After it, +nolandlock leaves Landlock out of the
-# kernel's list of security modules, and +small makes a VM of 256 MB, for the one test that wants it. +programs takes the programs of
-# that release (tinyproxy, nft, iptables, the C library) with the kernel of this machine, and no VM. For `make matrix`, by hand: each
-# kernel takes a quarter of an hour and more.
+# kernel's list of security modules, and +small makes a VM of 256 MB, for the one test that wants it. +selinux boots all of that release, with
+# Debian's policy of SELinux in force, and installs the package there (guest/selinux). +programs takes the programs of that release
+# (tinyproxy, nft, iptables, the C library) with the kernel of this machine, and no VM. For `make matrix`, by hand: each kernel takes a
+# quarter of an hour and more.
 #
 # SUITES="netwatch firewall/nft" runs these packages only. The row keeps what earlier runs found in the others with the same kernel.
 # SUITES="firewall/nft:Pins" runs tests by their names, and writes no row.
@@ -41,12 +42,13 @@ distribution="
 tinyproxy rules/match firewall/legacy firewall/forward tinyproxy/process firewall/nft firewall/backend
 cmd/vifproxyd:EachAppVM|ComeAndGo|Iptables|ExplainTries|FailureIsDenied|AllowAndDeny|LookingAt|TwentyRestarts
 "
-kernels=${*:-"bullseye bookworm bookworm+small bookworm+nolandlock trixie trixie+nolandlock trixie+programs sid sid+programs"}
+kernels=${*:-"bullseye bookworm bookworm+small bookworm+nolandlock trixie trixie+nolandlock trixie+selinux trixie+programs sid sid+programs"}
 
 # row prints the suites that a row of the table has.
 row() { # kernel
 	case $1 in
 	*+small) echo "$small" ;;
+	*+selinux) echo packaging ;;
 	*+programs) echo "$distribution" ;;
 	*) echo "$all" ;;
 	esac
@@ -62,15 +64,17 @@ chosen() { # kernel
 
 say() { echo "matrix: $*" >&2; }
 
-# debian RELEASE TREE makes the tree of a system, once, and again if it should have other packages than it was made with.
+# debian RELEASE TREE [PACKAGES] makes the tree of a system, once, and again if it should have other packages than it was made with. It
+# has PACKAGES beside what all have.
 debian() {
-	[ "$(cat "$2.made" 2>/dev/null)" != "$1 $includes" ] || return 0
+	packages=$includes${3:+,$3}
+	[ "$(cat "$2.made" 2>/dev/null)" != "$1 $packages" ] || return 0
 	say "making $2 with debootstrap, once"
 	rm -rf "$2" "$2.new" "$2.made"
-	debootstrap --variant=minbase "--include=$includes" "$1" "$2.new" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
+	debootstrap --variant=minbase "--include=$packages" "$1" "$2.new" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
 		{ tail "$cache/debootstrap.log" >&2; return 1; }
 	mv "$2.new" "$2"
-	echo "$1 $includes" >"$2.made"
+	echo "$1 $packages" >"$2.made"
 }
 
 # kernel SUITE fetches the kernel of a release of Debian, with the few modules that the guests use.
@@ -145,22 +149,33 @@ programs() {
 	${GO:-go} build -trimpath -buildvcs=false -ldflags='-s -w' -o "$work/matrix/bin/" ./cmd/... ./tinyproxy/confine/hostile
 	for suite in $(for kernel in $kernels; do chosen "$kernel"; done); do
 		folder=${suite%%[:@]*}
-		[ ! -e "$work/matrix/src/$folder/test" ] || continue
+		[ "$folder" != packaging ] && [ ! -e "$work/matrix/src/$folder/test" ] || continue # guest/selinux has its tests
 		${GO:-go} test -c -trimpath -vet=off -o "$work/matrix/src/$folder/test" "./$folder"
 	done
+	case $kernels in *+selinux*) make --silent package "GO=${GO:-go}" "BIN=$work/package" "DIST=$work/matrix/dist" >&2 ;; esac
 	cp packaging/matrix/guest/* "$work/matrix/"
 }
 
 # disk makes the guest's disk. The guests write to a copy that is forgotten.
-disk() { # the kernel's release
+disk() { # the kernel's release, the system's tree
 	root=$work/root
 	rm -rf "$root" "$work/disk"
 	mkdir "$root"
-	cp -al "$cache/debian/." "$root/"
+	cp -al "$2/." "$root/"
 	cp -r "$cache/kernel-$1/root/." "$root/" 2>/dev/null || cp -r "$cache/kernel-$1/root/lib/modules" "$root/lib/"
 	cp -r "$work/matrix" "$root/matrix"
+	[ ! -e "$root/etc/selinux/config" ] || enforce "$root"
 	mke2fs -q -t ext4 -d "$root" "$work/disk" 3G
 	rm -rf "$root"
+}
+
+# enforce has a guest boot by systemd, with its policy in force and a label on each file, and run guest/selinux.
+enforce() { # its tree
+	install -m 644 packaging/matrix/guest/selinux.service "$1/etc/systemd/system/"
+	ln -s ../selinux.service "$1/etc/systemd/system/multi-user.target.wants/"
+	rm "$1/etc/selinux/config" # it is a link to the cached one
+	printf 'SELINUX=enforcing\nSELINUXTYPE=default\n' >"$1/etc/selinux/config"
+	chroot "$1" sh -c 'setfiles -mF -c /etc/selinux/default/policy/policy.* /etc/selinux/default/contexts/files/file_contexts /'
 }
 
 # boot runs a guest: what it prints goes to a file. The clock of the guest counts its instructions (2 ns each) while it is busy, so no
@@ -226,14 +241,18 @@ for kernel in $kernels; do
 		;;
 	*)
 		debian bookworm "$cache/debian" # what differs between the guests is the kernel
-		kernel "$release"
-		disk "$release"
-		say "$kernel: $(cat "$cache/kernel-$release/version"), to $out"
-		memory=1536 words=
+		memory=1536 words= tree=$cache/debian
 		case $kernel in
 		*+nolandlock) words="lsm=lockdown,yama,apparmor" ;;
 		*+small) memory=256 ;;
+		*+selinux)
+			words="security=selinux enforcing=1 systemd.getty_auto=0 systemd.show_status=0" tree=$cache/debian-$kernel
+			debian "$release" "$tree" selinux-policy-default,policycoreutils,auditd
+			;;
 		esac
+		kernel "$release"
+		disk "$release" "$tree"
+		say "$kernel: $(cat "$cache/kernel-$release/version"), to $out"
 		boot "$release" "$out" $memory "$words" || say "$kernel: the VM ended with status $?"
 		;;
 	esac
