@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -58,13 +59,14 @@ func (e *PermissionError) Error() string {
 		" vifproxyd was given with --socket-group", e.Socket, e.Err)
 }
 
-// statusTimeout bounds the one question that is always answered at once. Other verbs may take long.
+// statusTimeout bounds the one question that is always answered at once. Other verbs may take long: see whileItAnswers.
 const statusTimeout = 10 * time.Second
+
+var errHangs = fmt.Errorf("vifproxyd has not answered for %v: see `journalctl -u vifproxyd`", statusTimeout)
 
 // Status asks how things stand.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, statusTimeout,
-		fmt.Errorf("vifproxyd has not answered for %v: see `journalctl -u vifproxyd`", statusTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, statusTimeout, errHangs)
 	defer cancel()
 	return c.do(ctx, http.MethodGet, "status", noRequest{})
 }
@@ -162,6 +164,8 @@ func (c *Client) do(ctx context.Context, method, verb string, request any) (Stat
 
 // ask sends one request and reads the answer into result.
 func (c *Client) ask(ctx context.Context, method, verb string, request, result any) error {
+	ctx, stop := c.whileItAnswers(ctx)
+	defer stop()
 	answer, err := c.open(ctx, method, verb, request)
 	if err != nil {
 		return err
@@ -175,6 +179,36 @@ func (c *Client) ask(ctx context.Context, method, verb string, request, result a
 		return fmt.Errorf("cannot parse vifproxyd's reply: %w", err)
 	}
 	return nil
+}
+
+// whileItAnswers returns a context that ends if the daemon hangs. A verb may rightly take long, so meanwhile the client asks for something
+// that the daemon answers at once. The caller calls stop when the verb is over.
+func (c *Client) whileItAnswers(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		for {
+			select {
+			case <-time.After(statusTimeout):
+			case <-ctx.Done():
+				return
+			}
+			within, done := context.WithTimeoutCause(ctx, statusTimeout, errHangs)
+			answer, err := c.open(within, http.MethodGet, "appvms", noRequest{})
+			if err == nil {
+				answer.Close()
+			}
+			done()
+			if errors.Is(err, errHangs) {
+				cancel(fmt.Errorf("%w (it may still do what it was asked)", errHangs))
+				return
+			}
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		beside.Wait()
+	}
 }
 
 // open sends a request, and returns the answer if that is not one of the daemon's errors.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -62,6 +63,36 @@ func TestStatusGivesUp(t *testing.T) {
 			t.Errorf("after %v", waited)
 		}
 	})
+}
+
+// A person who stops an AppVM is told when the daemon hangs, and waits for one that is busy.
+func TestVerbsGiveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient("")
+		c.http.Transport = silence{}
+		_, err := c.Stop(t.Context(), []string{"work"})
+		if !errors.Is(err, errHangs) || !strings.HasSuffix(err.Error(), "(it may still do what it was asked)") {
+			t.Errorf("of a daemon that hangs: %v", err)
+		}
+		c.http.Transport = busy(5 * statusTimeout)
+		if _, err := c.Stop(t.Context(), []string{"work"}); err != nil {
+			t.Errorf("of one that is busy: %v", err)
+		}
+	})
+}
+
+// busy is a daemon that answers after this time, but says at once how things stand.
+type busy time.Duration
+
+func (b busy) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Path != "/v1/appvms" {
+		select {
+		case <-time.After(time.Duration(b)):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("{}"))}, nil
 }
 
 // silence is a daemon that takes a request and says nothing.
