@@ -86,6 +86,9 @@ func TestTinyproxySaysAll(t *testing.T) {
 	if err1 != nil || err2 != nil || quiet.Fingerprint == loud.Fingerprint {
 		t.Error("a change of LogLevel makes no new process")
 	}
+	if _, _, err := ParseConfig("", "Listen 0.0.0.0\nListen 127.0.0.1\nListen ::\n"); err != nil { // 0.0.0.0 stands for the gateway
+		t.Error(err)
+	}
 	one, _, err1 := ParseConfig("", "Listen 10.138.1.1\n")
 	two, _, err2 := ParseConfig("", "Listen 10.138.1.1\nListen 127.0.0.1\n")
 	if err1 != nil || err2 != nil || one.Fingerprint == two.Fingerprint {
@@ -124,7 +127,9 @@ func TestParseConfigErrors(t *testing.T) {
 		`PidFile "a`:                                  `1: "PidFile \"a" has no path (write it in double quotes: LogFile "/path")`,
 		"MaxClients  00":                              `1: "MaxClients  00" serves nobody (write 1 or more)`,
 		"Listen 10.138.1.1\nlisten 0.0.0.0":           `2: "listen 0.0.0.0"` + twice,
-		"Listen 0.0.0.0\nListen 10.138.1.1":           `2: "Listen 10.138.1.1"` + twice,
+		"Listen 0.0.0.0\nListen 0.0.0.0":              `2: "Listen 0.0.0.0"` + twice,
+		"Port 61000\nport 61001":                      `2: "port 61001" is a second Port (write "Port {port}", and no other Port)`,
+		"Filter \"/a\"\nFilter \"/b\"":                `2: "Filter \"/b\"" is a second Filter (write Filter "{rules_file}", and no other Filter)`,
 		"Listen 10.1.1.1\nListen ::\nListen 10.1.1.1": `3: "Listen 10.1.1.1"` + twice,
 		"User \x00":                                   "1: NUL byte (tinyproxy would not read what follows it; remove it)",
 		"FilterDefaultDeny Yes\n\nFilterDefaultDeny on\nfilterdefaultdeny\tno": `4: "filterdefaultdeny\tno" contradicts line 3` + once,

@@ -130,18 +130,20 @@ func (p *parser) line(number int, line string) error {
 	return nil
 }
 
-// servesNobody returns an error for a directive that tinyproxy accepts, and with which no request succeeds: it accepts no connection, or ends.
+// servesNobody returns an error for a directive that tinyproxy accepts, and with which no request succeeds: it accepts no connection, or ends,
+// or the daemon does not start it.
 func (p *parser) servesNobody(line, name, value string) error {
-	switch name {
-	case "maxclients":
-		if value != "" && strings.Trim(value, "0") == "" {
-			return fmt.Errorf("%q serves nobody (write 1 or more)", line)
-		}
-	case "listen":
+	switch {
+	case name == "maxclients" && value != "" && strings.Trim(value, "0") == "":
+		return fmt.Errorf("%q serves nobody (write 1 or more)", line)
+	case name == "port" && p.c.Port != 0:
+		return fmt.Errorf("%q is a second Port (write \"Port {port}\", and no other Port)", line)
+	case name == "filter" && p.c.RulesFile != "":
+		return fmt.Errorf("%q is a second Filter (write Filter \"{rules_file}\", and no other Filter)", line)
+	case name == "listen":
 		again, err := netip.ParseAddr(value)
-		same := func(a netip.Addr) bool {
-			return a == again || a.Is4() && again.Is4() && (a.IsUnspecified() || again.IsUnspecified())
-		}
+		// The first may be unspecified because it stands for any address, see policy.ConfigOf.
+		same := func(a netip.Addr) bool { return a == again || a.Is4() && again.Is4() && again.IsUnspecified() }
 		if err == nil && slices.ContainsFunc(p.c.Listen, same) {
 			return fmt.Errorf("%q takes the same port of the same address once more (write Listen {bind_ip} once, and remove this line)", line)
 		}

@@ -168,8 +168,8 @@ func TestStartErrors(t *testing.T) {
 			config: true,
 		},
 		"other port": {
-			line:   "Port 8888",
-			want:   `/rw/config: its Port is 8888, not 61001 (write "Port {port}", and no other Port)`,
+			change: listenOn("127.0.0.1:61002"),
+			want:   `/rw/config: its Port is 61001, not 61002 (write "Port {port}", and no other Port)`,
 			config: true,
 		},
 		"other address": {
@@ -178,7 +178,11 @@ func TestStartErrors(t *testing.T) {
 			config: true,
 		},
 		"other filter": {
-			line: `Filter "/etc/hosts"`,
+			change: func(s *Spec) {
+				s.Render = render("/rw/config", func(tinyproxy.Paths) string {
+					return "Port 61001\nListen 127.0.0.1\nFilter \"/etc/hosts\"\nFilterDefaultDeny Yes\n"
+				})
+			},
 			want: `/rw/config: its Filter is "/etc/hosts", not the rules of the VM ` +
 				`(write Filter "{rules_file}", and no other Filter)`,
 			config: true,
