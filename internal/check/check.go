@@ -134,6 +134,7 @@ func (k *checker) readTemplate() {
 	config, rendered, err := policy.ConfigOf(t)
 	if err != nil {
 		k.add(lint.Finding{Path: path, Problem: strings.TrimPrefix(err.Error(), path+":"), Refused: true})
+		k.Fix = false // nobody knows how rule files are read
 	}
 	filter := config.Filter
 	k.config, k.rendered = config, rendered
@@ -190,7 +191,7 @@ func (k *checker) file(path string) {
 		k.failed(path, err)
 		return
 	}
-	if k.linter.DefaultAllow {
+	if k.linter.DefaultAllow && k.rendered != "" { // else nobody knows
 		k.Black = append(k.Black, path)
 	}
 	if k.Fix {
