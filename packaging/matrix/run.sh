@@ -224,6 +224,8 @@ harvest() { # kernel, output
 }
 
 mkdir -p "$cache"
+exec 9>"$cache/lock" # two runs would write to the same files
+flock 9
 work=$(mktemp -d "$cache/work-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
