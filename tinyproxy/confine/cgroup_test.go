@@ -112,7 +112,7 @@ func TestGroups(t *testing.T) {
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	cell := Cell{sandbox: new(Sandbox), limits: "4:0", ruleset: -1, needs: limits.Need(100, limits.Rules{}, false)}
+	cell := Cell{sandbox: new(Sandbox), limits: "4:0", ruleset: -1, needs: limits.Need(100, limits.Rules{}, false), weight: proxyWeight}
 	err = cell.HandOver(Room{c, procs}, pair[0], 65534, int(output.Fd()),
 		[]string{"/bin/sh", "-c", "setsid sleep 1000 & echo; sleep 1000"})
 	if err := errors.Join(err, output.Close(), unix.Close(pair[0])); err != nil {
@@ -130,6 +130,26 @@ func TestGroups(t *testing.T) {
 	}
 	if weight, err := g.root.ReadFile(daemonGroup + "/cpu.weight"); slices.Contains(g.enabled, "cpu") && string(weight) != "1000\n" {
 		t.Errorf("the daemon's cpu.weight: %q, %v", weight, err)
+	}
+	// Another program changes limits. They are restored, and that is told of once.
+	for file, other := range map[string]string{
+		daemonGroup + "/cpu.weight": "1", sharedGroup + "/memory.max": "max", c.name + "/memory.max": "max", c.name + "/memory.swap.max": "max",
+		c.name + "/memory.oom.group": "0", c.name + "/pids.max": "max", c.name + "/cpu.weight": "1",
+	} {
+		want, there := g.written[file]
+		if !there {
+			continue
+		}
+		if err := g.write(file, other); err != nil {
+			t.Error(err)
+		}
+		_, err := g.restore("", 100)
+		if is, readErr := g.read(file); err == nil || !strings.Contains(err.Error(), "has written "+other+" into ") || is != want || readErr != nil {
+			t.Errorf("%s is %s, want %s: %v; told: %v", file, is, want, readErr, err)
+		}
+		if _, err := g.restore("", 100); err != nil {
+			t.Errorf("told again: %v", err)
+		}
 	}
 	if pids, err := g.root.ReadFile(c.name + "/cgroup.procs"); err != nil || len(strings.Fields(string(pids))) < 2 {
 		t.Errorf("shell and background process are not both in the cgroup: %q, %v", pids, err)
