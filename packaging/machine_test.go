@@ -339,10 +339,14 @@ func (m *machine) proxies() []string {
 // counted are the elements of sets that the kernel fills as packets pass.
 var counted = regexp.MustCompile(`(?s)(flags dynamic[^\n]*\n)\t\telements = \{.*?\}\n`)
 
+// counts are how many elements a set has now, as nft 1.1.7 says behind its size, with -s too.
+var counts = regexp.MustCompile(`\t# count \d+\n`)
+
 // filter is all rules of the packet filter, without what is counted.
 func (m *machine) filter() string {
 	m.Helper()
-	all := counted.ReplaceAllString(m.run("nft", "-s", "list", "ruleset"), "$1")
+	all := counts.ReplaceAllString(m.run("nft", "-s", "list", "ruleset"), "\n")
+	all = counted.ReplaceAllString(all, "$1")
 	if m.Ruleset == lab.R41 {
 		all += m.run("iptables", "-w", "-S") // with comments
 	}

@@ -65,11 +65,15 @@ func (s *site) inFirewall(name string, args ...string) string {
 // counted are the elements of sets that the kernel fills as packets pass, and of those that the resolver has pinned.
 var counted = regexp.MustCompile(`(?s)(flags (?:dynamic|timeout)[^\n]*\n(?:\t\t(?:timeout|gc-interval) [^\n]*\n)*)\t\telements = \{.*?\}\n`)
 
+// counts are how many elements a set has now, as nft 1.1.7 says behind its size, with -s too.
+var counts = regexp.MustCompile(`\t# count \d+\n`)
+
 // ruleset is all rules of the firewall VM as text, without what is counted. Those of iptables are as iptables shows them, which
 // makes and removes chains without rules as it likes.
 func (s *site) ruleset() string {
 	s.Helper()
-	all := counted.ReplaceAllString(s.inFirewall("nft", "-s", "list", "ruleset"), "$1")
+	all := counts.ReplaceAllString(s.inFirewall("nft", "-s", "list", "ruleset"), "\n")
+	all = counted.ReplaceAllString(all, "$1")
 	if s.Ruleset == lab.R42 {
 		return all
 	}
