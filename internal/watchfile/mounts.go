@@ -49,8 +49,9 @@ type end struct {
 	dev, ino uint64
 }
 
-// leadElsewhere reports whether the paths, or entries of the directories, lead to other files than when it was last called.
-func (r *run) leadElsewhere() bool {
+// leadElsewhere reports whether other files are at the places that are watched, or are entries of the directories, than when it was last
+// called.
+func (r *run) leadElsewhere(watched []target) bool {
 	ends := []end{} // not nil, which stands for what is not known
 	add := func(path string) {
 		if info, err := os.Lstat(path); err == nil {
@@ -58,21 +59,15 @@ func (r *run) leadElsewhere() bool {
 			ends = append(ends, end{path, stat.Dev, stat.Ino})
 		}
 	}
-	for _, path := range r.Paths() {
-		if _, at, _ := follow(path); at != "" {
-			add(at)
-		}
-	}
-	for _, dir := range r.Dirs {
-		_, at, _ := follow(dir.Path)
-		if at == "" {
+	for _, t := range watched {
+		add(t.path)
+		if len(t.dirs) == 0 {
 			continue
 		}
-		add(at)
-		entries, _ := os.ReadDir(at)
+		entries, _ := os.ReadDir(t.path)
 		for _, entry := range entries {
-			if dir.Concerns(entry.Name()) {
-				add(filepath.Join(at, entry.Name()))
+			if t.concerns(entry.Name()) {
+				add(filepath.Join(t.path, entry.Name()))
 			}
 		}
 	}

@@ -110,14 +110,15 @@ func (r *run) interrupt() { _ = r.file.SetReadDeadline(time.Unix(1, 0)) }
 // run is a Watch at work.
 type run struct {
 	Watch
-	file    *os.File
-	fd      int
-	watched map[int32]*place
-	told    time.Time   // when a file was last told of that is being written
-	mounted atomic.Bool // something was mounted or unmounted since the watches were renewed
-	ends    []end       // what paths led to at the last of these; nil if something else has happened since
-	renewed time.Time   // when the watches were renewed
-	failed  bool        // and whether that failed
+	file     *os.File
+	fd       int
+	watched  map[int32]*place
+	targeted []target    // what was to be watched when the watches were renewed
+	told     time.Time   // when a file was last told of that is being written
+	mounted  atomic.Bool // something was mounted or unmounted since the watches were renewed
+	ends     []end       // what paths led to at the last of these; nil if something else has happened since
+	renewed  time.Time   // when the watches were renewed
+	failed   bool        // and whether that failed
 }
 
 // A place is what one watch is for: a directory, perhaps under several names, or a file.
@@ -232,7 +233,7 @@ func (r *run) renewOrTell(mounted bool) (elsewhere bool, err error) {
 	})
 	first := r.watched == nil
 	if err = r.renew(); mounted || first {
-		elsewhere = r.leadElsewhere()
+		elsewhere = r.leadElsewhere(r.targeted)
 	} else {
 		r.ends = nil
 	}
@@ -247,6 +248,7 @@ func (r *run) renew() error {
 	var before []target
 	for range walksMax {
 		targets, excess := r.targets()
+		r.targeted = targets
 		if slices.EqualFunc(before, targets, target.equal) {
 			return excess
 		}
