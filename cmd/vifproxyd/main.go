@@ -1,7 +1,7 @@
 // Vifproxyd runs one filtering proxy for every AppVM behind a Qubes firewall VM. This is its main: options, wiring and signals. Package
 // supervisor does the work.
 //
-// Concurrency: run starts a goroutine for each watcher and for signals, and waits for all of them before it returns. They speak to the
+// Concurrency: run starts a goroutine for each watcher and for signals, and waits for them before it returns, but not for long. They speak to the
 // supervisor by those of its methods that any goroutine may call.
 package main
 

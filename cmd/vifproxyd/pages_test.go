@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"vifproxy/internal/await"
 	"vifproxy/internal/lab"
 )
 
@@ -96,4 +98,31 @@ func TestPagesThatAreReplaced(t *testing.T) {
 	s.undisturbed(work, "http://bank.example/")
 	tunnel.Close()
 	s.stop()
+}
+
+// TestEndBesideADeadFileSystem: whatever waits for a file system that does not answer, the daemon ends when it is told to.
+func TestEndBesideADeadFileSystem(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	dead, page := filepath.Join(s.dir, "dead"), filepath.Join(s.dir, "page")
+	s.deadFileSystem(dead)
+	s.must(os.WriteFile(page, nil, 0o644))
+	s.templateWith(fmt.Sprintf("ErrorFile 403 %q", page))
+	s.rules("work.10.137.77.11", bank)
+	s.attach("work", "10.137.77.11")
+	s.start()
+	s.opens("work", "http://bank.example/")
+	s.must(os.Symlink(filepath.Join(dead, "page"), page+".new"))
+	s.must(os.Rename(page+".new", page))
+	s.says("show", "pages of the template: ")
+	s.must(os.Symlink(filepath.Join(dead, "play"), filepath.Join(s.rulesDir(), "play.10.137.77.12")))
+	s.says("show", "events of rule directory: ", "events of pages: ")
+	d := s.daemon
+	s.daemon = nil // nothing of it is left to unmount the file system from
+	s.must(d.cmd.Process.Signal(syscall.SIGTERM))
+	await.Value(t, "the end of vifproxyd", d.exited)
+	if d.err != nil {
+		t.Errorf("it ended: %v", d.err)
+	}
+	s.nothingLeft()
 }

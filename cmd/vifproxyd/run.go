@@ -68,8 +68,24 @@ func run(o options, log *slog.Logger, backlog *backlog.Queue, emitter *events.Em
 	d.helpers.Go(func() { d.reload(ctx, s, hup) })
 	err = s.Run(ctx)
 	stop()
-	d.helpers.Wait()
+	d.awaitHelpers()
 	return err
+}
+
+// helpersTimeout is how long the daemon's end waits for what goes on beside the loop. A watcher may wait for a file system that does not
+// answer.
+const helpersTimeout = 4 * time.Second
+
+func (d *parts) awaitHelpers() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.helpers.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(helpersTimeout):
+	}
 }
 
 // parts are what run wires together.
