@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vifproxy/control"
 	"vifproxy/internal/lab"
 )
@@ -115,6 +117,31 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 	s.start()
 	s.opens("work", "http://bank.example/")
 	s.opens("play", "http://shop.example/")
+	s.stop()
+}
+
+// A pid file takes the place of a regular file only: some templates name /dev/null.
+func TestPidFileAtADevice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	template, err := os.ReadFile("../../rules/builtin.conf")
+	s.must(err)
+	dir := filepath.Join(s.dir, "pids")
+	device := filepath.Join(dir, "device")
+	s.must(os.Mkdir(dir, 0o755))
+	s.must(os.Chown(dir, s.user, 0))
+	s.must(unix.Mkfifo(device, 0o600))
+	s.rules("config", string(template)+fmt.Sprintf("PidFile %q\n", device))
+	s.pair()
+	s.until("it is told", func() error {
+		if !strings.Contains(s.daemon.log.String(), device+" is not a regular file") {
+			return errors.New("not told")
+		}
+		return nil
+	})
+	if info, err := os.Lstat(device); err != nil || info.Mode().Type() != os.ModeNamedPipe {
+		t.Errorf("in the place of the device is %v, %v", info, err)
+	}
 	s.stop()
 }
 

@@ -252,12 +252,10 @@ func (v *vmLog) flush(timeout time.Duration) {
 	}
 	done := make(chan struct{})
 	v.queue.Then(func() { close(done) })
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
 	select {
 	case <-done:
 	case <-v.queue.Done():
-	case <-timer.C:
+	case <-time.After(timeout):
 	}
 }
 

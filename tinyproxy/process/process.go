@@ -68,11 +68,9 @@ func (p *Proxy) Err() error {
 // connections on SIGTERM too, within 10 to 80 ms.
 func (p *Proxy) Stop(grace time.Duration) {
 	p.end(unix.SIGTERM)
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
 	select {
 	case <-p.done:
-	case <-timer.C:
+	case <-time.After(grace):
 		p.Kill()
 	}
 }

@@ -3,12 +3,14 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
 	"vifproxy/internal/notroot"
+	"vifproxy/internal/regular"
 )
 
 // publishTimeout is how long a caller waits until the files that show a proxy are written. The template may want its pid file
@@ -101,12 +103,10 @@ func (l *Launcher) keepPublished(name string, of *publisher) {
 }
 
 func (t *publication) wait() error {
-	timer := time.NewTimer(publishTimeout)
-	defer timer.Stop()
 	select {
 	case <-t.done:
 		return t.err
-	case <-timer.C:
+	case <-time.After(publishTimeout):
 		return errUnanswered
 	}
 }
@@ -180,6 +180,9 @@ func (l *Launcher) writePid(p *Proxy) error {
 	defer func() { _ = dir.Remove(tmp) }() // a full file system must not be left with half a file
 	if err := writeFile(dir, tmp, fmt.Sprintf("%d\n", p.PID), p.Spec.UID); err != nil {
 		return err
+	}
+	if there, err := dir.Lstat(filepath.Base(path)); err == nil && there.Mode().Type()&^fs.ModeSymlink != 0 { // such as /dev/null
+		return fmt.Errorf("%s is %w (leave PidFile out of the template \"config\")", path, regular.ErrNotRegular)
 	}
 	if err := dir.Rename(tmp, filepath.Base(path)); err != nil {
 		return err
