@@ -24,12 +24,11 @@ package_timeout=1200
 vm_timeout=5400
 
 # The packages with tests that a kernel decides. Each name is a folder; after @, the Linux that it needs; after a colon, which of its
-# tests. Those of firewall/backend and firewall/nft that are left out are about many bindings, which is work for the processor and the
-# same for every kernel.
+# tests. Those of firewall/backend that are left out are about many bindings, which is work for the processor and the same for every kernel.
 all="
 internal/cgroup internal/netlink internal/sockdiag
 firewall firewall/legacy firewall/pins firewall/ruleset firewall/forward
-firewall/nft:Closed|Open|Pin|Packets|Expired|Watch|ProxyBounds|Known
+firewall/nft
 firewall/backend:Traffic|Fence|Verdict|Tracking|InForce|Inspect|Open|Answers|Switch
 firewall/switchboard@6.1 firewall/switchboard/programs@6.1 firewall/switchboard/handover@6.1
 tinyproxy/kernel tinyproxy/confine tinyproxy/process:Confined|Hostile|Owned|Unprivileged|Trial
