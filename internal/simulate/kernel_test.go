@@ -149,7 +149,7 @@ func (k *kernel) hold(want firewall.State) (writes int) {
 		})
 	}
 	for _, b := range want.Bindings {
-		if p := m.procs[b.To.Port()]; p != nil && !b.Local() && p.vm.addr == b.Addr && p.life == m.life && m.life.version == m.version {
+		if p := m.procs[b.To.Port()]; p != nil && !b.Local() && p.vm.addr == b.Addr && p.life == m.life {
 			p.vm.wasBound(p)
 		}
 	}
@@ -499,7 +499,7 @@ func (m *machine) end(p *proc, how string, err error) {
 		delete(m.current, p.vm.addr)
 		delete(m.shown, p.vm.addr)
 	}
-	m.died[p.port] = time.Now()
+	m.died[p.port], p.vm.deaths[p.hosts] = time.Now(), time.Now()
 	m.did("%s %v :%d", how, p.vm.addr, p.port)
 	p.err = err
 	close(p.done)

@@ -208,9 +208,11 @@ type appVM struct {
 	tooWide          time.Duration      // for how long the fence has opened what its list does not, while the daemon could close it
 	kept             hosts              // what it may have as long as its list cannot be used
 	keeping          bool
-	connection       int  // counts those that it has had
-	known            int  // of which the daemon has read
-	steady           bool // it is served as its list says, or was before that could not be used
+	connection       int                 // counts those that it has had
+	known            int                 // of which the daemon has read
+	steady           bool                // it is served as its list says, or was before that could not be used
+	judged           list                // its list, as last judged
+	deaths           map[hosts]time.Time // when the last process with these lines has died
 }
 
 // A lesson is one that a person has asked for.
@@ -230,7 +232,7 @@ const vmCount = 5
 
 func newVMs() (all []*appVM) {
 	for i := range vmCount {
-		vm := &appVM{addr: netip.AddrFrom4([4]byte{10, 137, 24, byte(i + 1)}), name: fmt.Sprintf("vm%d", i), gateway: gateways[0], temp: map[int]temporary{}}
+		vm := &appVM{addr: netip.AddrFrom4([4]byte{10, 137, 24, byte(i + 1)}), name: fmt.Sprintf("vm%d", i), gateway: gateways[0], temp: map[int]temporary{}, deaths: map[hosts]time.Time{}}
 		if i == vmCount-1 {
 			vm.addr = netip.AddrFrom4([4]byte{10, 137, 24, 130})
 			vm.inRange, vm.name = true, "disp-"+vm.addr.String()
@@ -316,9 +318,13 @@ func (m *machine) forgetUp(vm *appVM) {
 	m.expected.Forgets(m.expected.VMs[slices.Index(m.vms, vm)])
 }
 
-// wasBound takes in that a process serves. If its rules are those of the list, they are the last good ones.
+// wasBound takes in that a process serves. If its rules are those of the list, they are the last good ones. If not, they may be that for a
+// moment, and be forgotten, because the list has taken something away.
 func (vm *appVM) wasBound(p *proc) {
-	if !vm.keeping && vm.list() == (list{good, p.hosts}) && p.connection == vm.connection && p.tmpl == p.m.tmpl {
+	switch {
+	case vm.list() != (list{good, p.hosts}) || p.connection != vm.connection || p.tmpl != p.m.tmpl:
+		p.m.forgetUp(vm)
+	case !vm.keeping && p.m.life.version == p.m.version:
 		vm.steady = true
 		p.m.expected.Serves(p.m.expected.VMs[slices.Index(p.m.vms, vm)])
 	}
@@ -339,12 +345,19 @@ func templateOf(p *policy.Policy) int {
 	})
 }
 
+// startedAgain is more than the longest time until a process that has died is started again (lastRetry in package backoff).
+const startedAgain = time.Minute
+
 // judge takes in that inputs may have changed: it notes what each AppVM should have now.
 func (m *machine) judge() {
 	m.tell()
 	for _, vm := range m.vms {
 		vm.here.set(len(vm.vifs) > 0, m.calm)
 		l := vm.list()
+		if at, died := vm.deaths[l.lines]; l != vm.judged && died && time.Since(at) < startedAgain {
+			m.forgetUp(vm) // it does not start at once, and takes something away nevertheless
+		}
+		vm.judged = l
 		vm.steady = vm.steady && len(vm.vifs) > 0 && vm.stopped == no && l.kind != none
 		beyond := l.kind == good && (m.noCeiling || l.lines&^m.ceiling.now != 0)
 		if vm.says.set(l.lines, m.calm); beyond {

@@ -157,11 +157,12 @@ func (m *Model) apply(e Event) error {
 		vm.learn(e.On)
 	case allowed:
 		vm.least, vm.most = e.Least, e.Most
+		vm.was |= e.Most
 	case mayForget:
 		vm.goods[Nothing] = true
 	case serves:
 		if p := vm.Now().Under(m.Template()); m.fits(vm.Now(), m.Template(), m.latestCeiling()) {
-			vm.goods = map[Policy]bool{p: true}
+			vm.goods, vm.was = map[Policy]bool{p: true}, vm.most
 		}
 	case file, feature, settings, half:
 		return m.list(vm, e)

@@ -22,6 +22,7 @@ type AppVM struct {
 	learns    int             // verbs by which it may reach everything
 	least     Hosts           // what is surely allowed to it for a time
 	most      Hosts           // what may be
+	was       Hosts           // what may have been, since its last good policy was made
 }
 
 // A Model is all inputs, and what follows from them. Its methods that change it are in journal.go: each of them is an event.
@@ -233,9 +234,9 @@ func (m *Model) settle() {
 		now := vm.Now()
 		switch {
 		case len(vm.Vifs) == 0 || now.Kind == Absent:
-			vm.goods = map[Policy]bool{Nothing: true}
+			vm.goods, vm.was = map[Policy]bool{Nothing: true}, vm.most
 		case !vm.held[true] && m.fits(now, m.Template(), m.latestCeiling()):
-			vm.goods = map[Policy]bool{now.Under(m.Template()): true}
+			vm.goods, vm.was = map[Policy]bool{now.Under(m.Template()): true}, vm.most
 		default:
 			goods := m.unheld(vm)
 			vm.goods = map[Policy]bool{}
@@ -280,12 +281,12 @@ func (m *Model) saw(vm *AppVM, seen Policy) error {
 }
 
 // looksLike reports whether a policy looks like what was seen, if some hosts are allowed for a time. An AppVM keeps such hosts with its
-// last good policy, and does not get others.
+// last good policy, and does not get others. When their time is over, it keeps those that its list permits now.
 func (m *Model) looksLike(vm *AppVM, p, seen Policy) bool {
 	if p.Served != seen.Served || p == Nothing {
 		return p == seen
 	}
-	least, most := p.Permits, p.Permits|vm.most
+	least, most := p.Permits, p.Permits|vm.most|vm.was&vm.Now().Lines
 	if m.fits(vm.Now(), m.Template(), m.latestCeiling()) {
 		least |= vm.least
 	}
