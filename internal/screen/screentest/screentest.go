@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"vifproxy/internal/await"
 )
@@ -82,16 +83,21 @@ func (s *Terminal) Type(keys ...string) {
 	s.tmux(append([]string{"send-keys"}, keys...)...)
 }
 
-// Answer presses a key until the terminal does not show the question any more. A key does not count if the program has not yet noted that
-// the question is shown.
+// Answer presses a key, and again after ten seconds, until the terminal does not show the question any more. A key does not count if the
+// program has not yet noted that the question is shown.
 func (s *Terminal) Answer(key, question string) {
 	s.t.Helper()
+	var pressed time.Time
 	await.Success(s.t, "the question is answered", func() error {
-		if screen := s.Screen(); strings.Contains(screen, question) {
-			s.Type(key)
-			return fmt.Errorf("it is still there:\n%s", screen)
+		screen := s.Screen()
+		if !strings.Contains(screen, question) {
+			return nil
 		}
-		return nil
+		if time.Since(pressed) > 10*time.Second {
+			s.Type(key)
+			pressed = time.Now()
+		}
+		return fmt.Errorf("it is still there:\n%s", screen)
 	})
 }
 
