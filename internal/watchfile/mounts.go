@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A mounts tells when something is mounted or unmounted in the mount namespace of this process. What is mounted over a directory or a file
-// hides it, which is no event of inotify.
+// mounts is the kernel's list of what is mounted in the mount namespace of this process. It tells when the list changes: what is mounted over
+// a directory or a file hides it, which is no event of inotify.
 type mounts struct{ file *os.File }
 
 func openMounts() (mounts, error) {

@@ -343,7 +343,7 @@ func TestMounts(t *testing.T) {
 	}
 }
 
-// Mounts that concern no path are many on some machines, and nobody is told of them.
+// Some machines have many mounts that concern no path. The watch reports no change for these.
 func TestMountsElsewhere(t *testing.T) {
 	w := &tree{T: t, dir: t.TempDir()}
 	w.mkdir("rules")

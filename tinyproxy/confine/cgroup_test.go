@@ -131,7 +131,7 @@ func TestGroups(t *testing.T) {
 	if weight, err := g.root.ReadFile(daemonGroup + "/cpu.weight"); slices.Contains(g.enabled, "cpu") && string(weight) != "1000\n" {
 		t.Errorf("the daemon's cpu.weight: %q, %v", weight, err)
 	}
-	// Another program changes limits. They are restored, and that is told of once.
+	// Another program changes limits. The sandbox restores them, and says so once.
 	for file, other := range map[string]string{
 		daemonGroup + "/cpu.weight": "1", sharedGroup + "/memory.max": "max", c.name + "/memory.max": "max", c.name + "/memory.swap.max": "max",
 		c.name + "/memory.oom.group": "0", c.name + "/pids.max": "max", c.name + "/cpu.weight": "1",

@@ -9,7 +9,7 @@ import (
 	"vifproxy/tinyproxy/limits"
 )
 
-// TestLimitsThatAnotherProgramChanges are restored, and told of once. Files of a directory stand for a cgroup, because not every machine
+// TestLimitsThatAnotherProgramChanges: the sandbox restores them, and says so once. Files of a directory stand for a cgroup, because not every machine
 // has controllers.
 func TestLimitsThatAnotherProgramChanges(t *testing.T) {
 	dir := t.TempDir()
@@ -60,7 +60,7 @@ func TestLimitsThatAnotherProgramChanges(t *testing.T) {
 		}
 	}
 
-	// What is not ours, and what has ended, is left alone.
+	// It leaves alone what is not ours, and what has ended.
 	write(sharedGroup+"/proxy-9/memory.max", "9")
 	g.forget(sharedGroup + "/proxy-1/")
 	write(sharedGroup+"/proxy-1/memory.max", "9")

@@ -10,7 +10,7 @@ import (
 	"vifproxy/internal/await"
 )
 
-// TestPlaces: the text changes whenever another inode is there, and whoever watches is told of it, of other files too.
+// TestPlaces: the text changes whenever another inode is there. A watcher hears of that, and of changes of other files.
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
 	var p Places
