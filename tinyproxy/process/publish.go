@@ -175,14 +175,14 @@ func (l *Launcher) writePid(p *Proxy) error {
 		return err
 	}
 	defer dir.Close()
+	if there, err := dir.Lstat(filepath.Base(path)); err == nil && there.Mode().Type()&^fs.ModeSymlink != 0 { // such as /dev/null
+		return fmt.Errorf("%s is %w (leave PidFile out of the template \"config\")", path, regular.ErrNotRegular)
+	}
 	tmp := "." + filepath.Base(path) + ".vifproxy"
 	_ = dir.Remove(tmp)
 	defer func() { _ = dir.Remove(tmp) }() // a full file system must not be left with half a file
 	if err := writeFile(dir, tmp, fmt.Sprintf("%d\n", p.PID), p.Spec.UID); err != nil {
 		return err
-	}
-	if there, err := dir.Lstat(filepath.Base(path)); err == nil && there.Mode().Type()&^fs.ModeSymlink != 0 { // such as /dev/null
-		return fmt.Errorf("%s is %w (leave PidFile out of the template \"config\")", path, regular.ErrNotRegular)
 	}
 	if err := dir.Rename(tmp, filepath.Base(path)); err != nil {
 		return err
