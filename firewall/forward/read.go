@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,7 +165,7 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 		return nil, err
 	}
 	for _, t := range order {
-		if !slices.ContainsFunc(all, func(c *chain) bool { return c.hook && tables[t][lastWord(c.place)] == c }) {
+		if len(hooked(tables[t])) == 0 {
 			continue
 		}
 		sets, err := conn.Dump(unix.NFT_MSG_GETSET, t.family, t.name)
@@ -187,12 +186,7 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 // readReached reads the rules of a table's base chains that are asked for, and of the chains to which they lead. Other chains may
 // refer to things that grow with the AppVMs, such as Qubes' set of the addresses that they may send from.
 func readReached(conn *ruleset.Conn, family byte, table string, chains map[string]*chain, intervals map[string]bool) error {
-	var next []string
-	for _, name := range slices.Sorted(maps.Keys(chains)) {
-		if chains[name].hook {
-			next = append(next, name)
-		}
-	}
+	next := hooked(chains)
 	read := map[string]bool{}
 	for len(next) > 0 {
 		name := next[0]
@@ -222,7 +216,15 @@ func readReached(conn *ruleset.Conn, family byte, table string, chains map[strin
 	return nil
 }
 
-func lastWord(text string) string { return text[strings.LastIndexByte(text, ' ')+1:] }
+// hooked returns the names of the base chains that are asked for.
+func hooked(chains map[string]*chain) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		if chains[name].hook {
+			names = append(names, name)
+		}
+	}
+	return names
+}
 
 func tableName(family byte, name string) string {
 	return map[byte]string{unix.NFPROTO_IPV4: "ip ", unix.NFPROTO_IPV6: "ip6 ", unix.NFPROTO_INET: "inet "}[family] + name

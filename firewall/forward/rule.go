@@ -95,115 +95,169 @@ func (d *decoder) forget() {
 	}
 }
 
-// rule reads a rule's expressions in their order (nf_tables.h: enum nft_*_attributes). An expression that it does not know may match
-// or not.
+// An expression is one of a rule: its attributes (nf_tables.h: enum nft_*_attributes).
+type expression struct {
+	d    *netlink.Decoder
+	data []byte
+}
+
+func (e expression) attr(path ...uint16) []byte { return e.d.Find(e.data, path...) }
+
+// number returns an attribute that is a number; 0 if it is not there.
+func (e expression) number(n uint16) uint32 {
+	if b := e.attr(n); len(b) == 4 {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+// text returns an attribute that is a text, which the kernel ends with a NUL.
+func (e expression) text(n uint16) string { return string(bytes.TrimRight(e.attr(n), "\x00")) }
+
+// rule reads a rule's expressions in their order. An expression that it does not know may match or not.
 func (d *decoder) rule(list []byte) error {
 	for _, element := range d.All(list) {
 		name := string(bytes.TrimSuffix(d.Find(element, unix.NFTA_EXPR_NAME), []byte{0}))
-		data := d.Find(element, unix.NFTA_EXPR_DATA)
-		attr := func(n uint16) []byte { return d.Find(data, n) }
-		number := func(n uint16) uint32 {
-			if b := attr(n); len(b) == 4 {
-				return binary.BigEndian.Uint32(b)
-			}
-			return 0
-		}
-		put := func(register uint32, f register) { d.registers[unit(register)] = content{register: f} }
-		switch name {
-		case "meta":
-			if attr(unix.NFTA_META_DREG) != nil {
-				put(number(unix.NFTA_META_DREG), metaField(number(unix.NFTA_META_KEY)))
-			} else if number(unix.NFTA_META_KEY) == unix.NFT_META_MARK {
-				d.marks()
-			}
-		case "ct":
-			if attr(unix.NFTA_CT_DREG) != nil {
-				f := other
-				switch number(unix.NFTA_CT_KEY) {
-				case unix.NFT_CT_STATE:
-					f = ctState
-				case unix.NFT_CT_MARK:
-					f = mark
-				}
-				put(number(unix.NFTA_CT_DREG), f)
-			} else if number(unix.NFTA_CT_KEY) == unix.NFT_CT_MARK {
-				d.marks()
-			}
-		case "payload":
-			if attr(unix.NFTA_PAYLOAD_DREG) != nil {
-				put(number(unix.NFTA_PAYLOAD_DREG), payloadField(number(unix.NFTA_PAYLOAD_BASE),
-					number(unix.NFTA_PAYLOAD_OFFSET), number(unix.NFTA_PAYLOAD_LEN)))
-			}
-		case "fib":
-			f := other
-			const toDestination = unix.NFTA_FIB_F_DADDR
-			if flags := number(unix.NFTA_FIB_FLAGS); flags&^unix.NFTA_FIB_F_MARK == toDestination {
-				f = map[uint32]register{unix.NFT_FIB_RESULT_ADDRTYPE: destinationType,
-					unix.NFT_FIB_RESULT_OIF: outIndex, unix.NFT_FIB_RESULT_OIFNAME: outName}[number(unix.NFTA_FIB_RESULT)]
-			}
-			put(number(unix.NFTA_FIB_DREG), f)
-		case "bitwise":
-			c := d.registers[unit(number(unix.NFTA_BITWISE_SREG))]
-			mask, xor := d.Find(data, unix.NFTA_BITWISE_MASK, unix.NFTA_DATA_VALUE), d.Find(data, unix.NFTA_BITWISE_XOR, unix.NFTA_DATA_VALUE)
-			if c.mask != nil || mask == nil || !zero(xor) {
-				c = content{register: outOr(c.register)}
-			} else {
-				c.mask = mask
-			}
-			d.registers[unit(number(unix.NFTA_BITWISE_DREG))] = c
-		case "cmp":
-			c := d.registers[unit(number(unix.NFTA_CMP_SREG))]
-			d.matches = append(d.matches, d.compare(c, number(unix.NFTA_CMP_OP), d.Find(data, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE)))
-		case "range":
-			c := d.registers[unit(number(unix.NFTA_RANGE_SREG))]
-			m := d.between(c, d.Find(data, unix.NFTA_RANGE_FROM_DATA, unix.NFTA_DATA_VALUE), d.Find(data, unix.NFTA_RANGE_TO_DATA, unix.NFTA_DATA_VALUE))
-			if number(unix.NFTA_RANGE_OP) == unix.NFT_RANGE_NEQ {
-				m = m.inverted()
-			}
-			d.matches = append(d.matches, m)
-		case "lookup":
-			if err := d.lookup(data, attr(unix.NFTA_LOOKUP_DREG) != nil && number(unix.NFTA_LOOKUP_DREG) == unix.NFT_REG_VERDICT,
-				number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0); err != nil {
-				return err
-			}
-			if attr(unix.NFTA_LOOKUP_DREG) != nil {
-				put(number(unix.NFTA_LOOKUP_DREG), outOr(d.registers[unit(number(unix.NFTA_LOOKUP_SREG))].register))
-			}
-		case "immediate":
-			if v := d.Find(data, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT); v != nil {
-				d.add(d.endingOf(v))
-			} else {
-				put(number(unix.NFTA_IMMEDIATE_DREG), other)
-			}
-		case "reject":
-			d.add(dropped, "")
-		case "target": // of xtables
-			switch string(bytes.TrimRight(attr(unix.NFTA_TARGET_NAME), "\x00")) {
-			case "REJECT", "DROP", "TARPIT":
-				d.add(dropped, "")
-			case "MARK", "CONNMARK":
-				d.marks()
-			}
-		case "match":
-			info := attr(unix.NFTA_MATCH_INFO)
-			d.admits = d.admits || unix.ByteSliceToString(info) == firewall.AdmissionComment
-			d.matches = append(d.matches, xtMatch(string(bytes.TrimRight(attr(unix.NFTA_MATCH_NAME), "\x00")), info))
-		case "limit", "connlimit": // usual traffic is below the limit
-			flags := map[string]uint16{"limit": unix.NFTA_LIMIT_FLAGS, "connlimit": nftaConnlimitFlags}[name]
-			a := maybe
-			if number(flags)&1 != 0 { // NFT_LIMIT_F_INV, NFT_CONNLIMIT_F_INV
-				a = never
-			}
-			d.matches = append(d.matches, constant(a))
-		case "counter", "log", "last", "notrack", "objref", "flow_offload", "masq", "nat", "redir":
-		case "byteorder", "hash", "numgen", "rt", "exthdr", "socket", "osf", "tunnel", "xfrm": // they fill a register
-			d.forget()
-		default:
-			d.forget()
-			d.matches = append(d.matches, constant(maybe))
+		if err := d.read(name, expression{&d.Decoder, d.Find(element, unix.NFTA_EXPR_DATA)}); err != nil {
+			return err
 		}
 	}
 	return d.Err()
+}
+
+func (d *decoder) read(name string, e expression) error {
+	switch name {
+	case "meta":
+		d.meta(e)
+	case "ct":
+		d.tracking(e)
+	case "payload":
+		d.payload(e)
+	case "fib":
+		d.fib(e)
+	case "bitwise":
+		d.bitwise(e)
+	case "cmp":
+		c := d.at(e.number(unix.NFTA_CMP_SREG))
+		d.matches = append(d.matches, d.compare(c, e.number(unix.NFTA_CMP_OP), e.attr(unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE)))
+	case "range":
+		d.isInRange(e)
+	case "lookup":
+		return d.lookup(e)
+	case "immediate":
+		if v := e.attr(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT); v != nil {
+			d.add(d.endingOf(v))
+		} else {
+			d.put(e.number(unix.NFTA_IMMEDIATE_DREG), other)
+		}
+	case "reject":
+		d.add(dropped, "")
+	case "target": // of xtables
+		d.target(e)
+	case "match":
+		info := e.attr(unix.NFTA_MATCH_INFO)
+		d.admits = d.admits || unix.ByteSliceToString(info) == firewall.AdmissionComment
+		d.matches = append(d.matches, xtMatch(e.text(unix.NFTA_MATCH_NAME), info))
+	case "limit":
+		d.limit(e.number(unix.NFTA_LIMIT_FLAGS))
+	case "connlimit":
+		d.limit(e.number(nftaConnlimitFlags))
+	case "counter", "log", "last", "notrack", "objref", "flow_offload", "masq", "nat", "redir":
+	case "byteorder", "hash", "numgen", "rt", "exthdr", "socket", "osf", "tunnel", "xfrm": // they fill a register
+		d.forget()
+	default:
+		d.forget()
+		d.matches = append(d.matches, constant(maybe))
+	}
+	return nil
+}
+
+// at returns what a register holds, and put has it hold a field.
+func (d *decoder) at(register uint32) content { return d.registers[unit(register)] }
+func (d *decoder) put(register uint32, f register) {
+	d.registers[unit(register)] = content{register: f}
+}
+
+func (d *decoder) meta(e expression) {
+	switch key := e.number(unix.NFTA_META_KEY); {
+	case e.attr(unix.NFTA_META_DREG) != nil:
+		d.put(e.number(unix.NFTA_META_DREG), metaField(key))
+	case key == unix.NFT_META_MARK:
+		d.marks()
+	}
+}
+
+func (d *decoder) tracking(e expression) {
+	key := e.number(unix.NFTA_CT_KEY)
+	if e.attr(unix.NFTA_CT_DREG) == nil {
+		if key == unix.NFT_CT_MARK {
+			d.marks()
+		}
+		return
+	}
+	f := other
+	switch key {
+	case unix.NFT_CT_STATE:
+		f = ctState
+	case unix.NFT_CT_MARK:
+		f = mark
+	}
+	d.put(e.number(unix.NFTA_CT_DREG), f)
+}
+
+func (d *decoder) payload(e expression) {
+	if e.attr(unix.NFTA_PAYLOAD_DREG) != nil { // otherwise the rule changes the packet
+		d.put(e.number(unix.NFTA_PAYLOAD_DREG), payloadField(e.number(unix.NFTA_PAYLOAD_BASE),
+			e.number(unix.NFTA_PAYLOAD_OFFSET), e.number(unix.NFTA_PAYLOAD_LEN)))
+	}
+}
+
+func (d *decoder) fib(e expression) {
+	f := other
+	const toDestination = unix.NFTA_FIB_F_DADDR
+	if flags := e.number(unix.NFTA_FIB_FLAGS); flags&^unix.NFTA_FIB_F_MARK == toDestination {
+		f = map[uint32]register{unix.NFT_FIB_RESULT_ADDRTYPE: destinationType,
+			unix.NFT_FIB_RESULT_OIF: outIndex, unix.NFT_FIB_RESULT_OIFNAME: outName}[e.number(unix.NFTA_FIB_RESULT)]
+	}
+	d.put(e.number(unix.NFTA_FIB_DREG), f)
+}
+
+func (d *decoder) bitwise(e expression) {
+	c := d.at(e.number(unix.NFTA_BITWISE_SREG))
+	mask, xor := e.attr(unix.NFTA_BITWISE_MASK, unix.NFTA_DATA_VALUE), e.attr(unix.NFTA_BITWISE_XOR, unix.NFTA_DATA_VALUE)
+	if c.mask != nil || mask == nil || !zero(xor) {
+		c = content{register: outOr(c.register)}
+	} else {
+		c.mask = mask
+	}
+	d.registers[unit(e.number(unix.NFTA_BITWISE_DREG))] = c
+}
+
+func (d *decoder) isInRange(e expression) {
+	m := d.between(d.at(e.number(unix.NFTA_RANGE_SREG)), e.attr(unix.NFTA_RANGE_FROM_DATA, unix.NFTA_DATA_VALUE),
+		e.attr(unix.NFTA_RANGE_TO_DATA, unix.NFTA_DATA_VALUE))
+	if e.number(unix.NFTA_RANGE_OP) == unix.NFT_RANGE_NEQ {
+		m = m.inverted()
+	}
+	d.matches = append(d.matches, m)
+}
+
+func (d *decoder) target(e expression) {
+	switch e.text(unix.NFTA_TARGET_NAME) {
+	case "REJECT", "DROP", "TARPIT":
+		d.add(dropped, "")
+	case "MARK", "CONNMARK":
+		d.marks()
+	}
+}
+
+// limit reads a limit with these flags. Usual traffic is below it.
+func (d *decoder) limit(flags uint32) {
+	a := maybe
+	if flags&1 != 0 { // NFT_LIMIT_F_INV, NFT_CONNLIMIT_F_INV
+		a = never
+	}
+	d.matches = append(d.matches, constant(a))
 }
 
 const nftaConnlimitFlags = 2 // NFTA_CONNLIMIT_FLAGS

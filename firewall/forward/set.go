@@ -102,13 +102,23 @@ func (d *decoder) units(f register) int {
 }
 
 // lookup reads a lookup in a set, or in a map of verdicts.
-func (d *decoder) lookup(data []byte, verdicts, inverted bool) error {
-	register := d.Find(data, unix.NFTA_LOOKUP_SREG)
-	if len(register) != 4 {
-		return nil
+func (d *decoder) lookup(e expression) error {
+	from := e.number(unix.NFTA_LOOKUP_SREG)
+	verdicts := e.attr(unix.NFTA_LOOKUP_DREG) != nil && e.number(unix.NFTA_LOOKUP_DREG) == unix.NFT_REG_VERDICT
+	inverted := e.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
+	if err := d.inSet(e.text(unix.NFTA_LOOKUP_SET), unit(from), verdicts, inverted); err != nil {
+		return err
 	}
-	first := unit(binary.BigEndian.Uint32(register))
-	entries, whole, err := d.entries(string(bytes.TrimSuffix(d.Find(data, unix.NFTA_LOOKUP_SET), []byte{0})))
+	if e.attr(unix.NFTA_LOOKUP_DREG) != nil {
+		d.put(e.number(unix.NFTA_LOOKUP_DREG), outOr(d.at(from).register))
+	}
+	return nil
+}
+
+// inSet adds a match that is about the elements of a set, by a key that begins in a unit of registers; of a map of verdicts, a rule for
+// each element.
+func (d *decoder) inSet(set string, first int, verdicts, inverted bool) error {
+	entries, whole, err := d.entries(set)
 	if err != nil {
 		return err
 	}
