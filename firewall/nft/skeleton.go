@@ -46,111 +46,42 @@ const (
 // chains returns the chains of our own two tables. Bounds need modules that a kernel may lack; without them the chains let the
 // same connections pass.
 func chains(c firewall.Config, b *bounds) []chain {
-	aProxy := between(skuidTurned, net32(c.FirstUID), net32(c.LastUID)) // or the resolver
 	// A proxy grants a connection only to the AppVM that is bound to it, even if its port is not known.
-	grants := All(TCP, synAck, notIn(bindingsSet, oifname, ipDaddr, sport), aProxy, drop)
-	fromProxy := All(TCP, between(sport, net16(c.FirstPort), net16(c.LastPort)))
-	answers := fromProxy // of proxies to AppVMs
-	door := translated(c, b.ofAppVM(c), grants)
+	grants := All(TCP, synAck, notIn(bindingsSet, oifname, ipDaddr, sport), aProxy(c), drop)
+	door, answers := translated(c, b.ofAppVM(c), grants), fromProxy(c)
 	if c.Switchboard {
-		answers = All(TCP, is(sport, net16(c.ProxyPort)...))
-		door = handedOver(c, b.ofAppVM(c), grants)
+		door, answers = handedOver(c, b.ofAppVM(c), grants), All(TCP, is(sport, net16(c.ProxyPort)...))
 	}
-	chains := append(door, []chain{
-		// An AppVM that is shown another gateway than it has reaches its proxy there too. It is tracked, so answers come from there.
+	chains := slices.Concat(door, shownGateways(c), fenceChains(c, answers), questionChains())
+	if b == nil {
+		return chains
+	}
+	return b.bound(chains, c)
+}
+
+// aProxy matches what a proxy or the resolver sends.
+func aProxy(c firewall.Config) Rule {
+	return between(skuidTurned, net32(c.FirstUID), net32(c.LastUID))
+}
+
+// fromProxy matches what comes from a port where only proxies listen.
+func fromProxy(c firewall.Config) Rule {
+	return All(TCP, between(sport, net16(c.FirstPort), net16(c.LastPort)))
+}
+
+// shownGateways returns the chain for AppVMs that are shown another gateway than they have.
+func shownGateways(c firewall.Config) []chain {
+	return []chain{
+		// Such an AppVM reaches its proxy there too. It is tracked, so answers come from there.
 		{"vifproxy", "shown", hook{"nat", unix.NF_INET_PRE_ROUTING, firewall.NatPriority}, []Rule{
 			All(TCP, is(dport, net16(c.ProxyPort)...), dnatTo(shownMap, iifname, ipSaddr, ipDaddr)),
 		}},
-		// The fence looks at every packet that a proxy sends, so that what it no longer allows ends at once. The first two rules are for
-		// almost all of them: what a proxy sends to its AppVM, and to a public address where it has connected. They do not ask who sends:
-		// others may send anything, and that question takes as long as the rest of a rule.
-		//
-		// Answers to clients of the proxy pass: they come from a port where only proxies listen, and begin nothing. Connection
-		// tracking cannot tell, because it forgets, see postrouting above. AppVMs are bound by IPv4 addresses.
-		{"inet vifproxy", "output", hook{"filter", unix.NF_INET_LOCAL_OUT, beforeFilter}, []Rule{
-			All(ipv4, toVif, answers, notSyn, Accept),
-			All(TCP, noSyn, in(openPortsSet, dport), toOther, notToLo, jump("established")),
-			All(aProxy, goTo("fence")),
-		}},
-		{"inet vifproxy", "postrouting", hook{"filter", unix.NF_INET_POST_ROUTING, beforeFilter}, []Rule{
-			All(TCP, notSyn, Accept), // of whomever
-			All(aProxy, in(barredAgainSet, oifname), drop),
-			All(aProxy, jump("egress")),
-			All(aProxy, drop),
-		}},
-		// A reset has the refused address as its source, and Qubes' antispoofing drops what only seems to come from an AppVM. So
-		// towards AppVMs it is ICMP.
-		{"inet vifproxy", "fence", hook{}, []Rule{
-			jump("egress"),
-			each(refusedSet.name, 0, counter, skuid),
-			All(toVif, rejectByICMP),
-			All(TCP, rejectReset),
-			rejectByICMP,
-		}},
-		{"inet vifproxy", "egress", hook{}, slices.Concat([]Rule{
-			// The daemon itself asks trials, see supervisor/trial.go. An AppVM's proxy grants no program here a connection.
-			All(ipv4, toLo, fromProxy, notSyn, Accept),
-			// In hook output, oifname is still that of before our nat. Askers have addresses of the loopback.
-			All(udp, forward, is(originalDport, net16(53)...), jump("question")),
-			All(ipv4, udp, toLo, backward, isResolver(c), in(answeringSet, ipSaddr, sport), Accept),
-		}, ways(isResolver(c), "ask"), ways(isNoResolver(c), "reach"))},
-		// It leaves, so it goes to another machine: no need to ask the routing tables for that.
-		{"inet vifproxy", "established", hook{}, []Rule{
-			// The address before anywhereSet: nft 1.1.3 leaves ipv4 and ipv6 out when it lists them, and does not load them the other way round.
-			All(ipv4, in(leaveSet, oifname), notIn(barredSet, oifname), outside("forbidden4", ipDaddr), Accept),
-			All(ipv4, outside("forbidden4", ipDaddr), in(anywhereSet, nfproto), notIn(barredSet, oifname), Accept),
-			All(ipv6, in(leaveSet, oifname), notIn(barredSet, oifname), outside("forbidden6", ip6Daddr), Accept),
-			All(ipv6, outside("forbidden6", ip6Daddr), in(anywhereSet, nfproto), notIn(barredSet, oifname), Accept),
-		}},
-		{"inet vifproxy", "reach", hook{}, []Rule{
-			All(ipv4, TCP, in(literals.four, ipDaddr, dport), Accept),
-			All(ipv6, TCP, in(literals.six, ip6Daddr, dport), Accept),
-			All(ipv4, TCP, in(ownedLiterals.four, skuid, ipDaddr, dport), Accept),
-			All(ipv6, TCP, in(ownedLiterals.six, skuid, ip6Daddr, dport), Accept),
-			All(ipv4, TCP, in(openPortsSet, dport), in(wideLiterals.four, skuid, ipDaddr), Accept),
-			All(ipv6, TCP, in(openPortsSet, dport), in(wideLiterals.six, skuid, ip6Daddr), Accept),
-			All(toOther, unicast, ipv4, outside("own4", ipDaddr), jump("others")),
-			All(toOther, unicast, ipv6, outside("own6", ip6Daddr), jump("others")),
-		}},
-		// Only the resolver asks name servers.
-		{"inet vifproxy", "ask", hook{}, []Rule{
-			All(udp, is(dport, net16(53)...), jump("resolve")),
-			All(TCP, is(dport, net16(53)...), jump("resolve")),
-			// Another program may have sent it on to a resolver of its own (nat in hook output).
-			All(udp, forward, is(originalDport, net16(53)...), jump("redirected")),
-			All(TCP, forward, is(originalDport, net16(53)...), jump("redirected")),
-		}},
-		{"inet vifproxy", "resolve", hook{}, []Rule{
-			All(ipv4, in(resolvers.four, ipDaddr), Accept),
-			All(ipv6, in(resolvers.six, ip6Daddr), Accept),
-		}},
-		{"inet vifproxy", "redirected", hook{}, []Rule{
-			All(ipv4, in(resolvers.four, originalDaddr), Accept),
-			All(ipv6, in(resolvers.six, originalIP6Daddr), Accept),
-		}},
-		// Other machines that are not AppVMs.
-		{"inet vifproxy", "others", hook{}, []Rule{
-			All(ipv4, TCP, in(openings.four, ipDaddr, dport), Accept),
-			All(ipv6, TCP, in(openings.six, ip6Daddr, dport), Accept),
-			All(ipv4, TCP, in(owned.four, skuidTurned, ipDaddr, dport), Accept),
-			All(ipv6, TCP, in(owned.six, skuidTurned, ip6Daddr, dport), Accept),
-			All(ipv4, TCP, in(openPortsSet, dport), in(wide.four, skuidTurned, ipDaddr), Accept),
-			All(ipv6, TCP, in(openPortsSet, dport), in(wide.six, skuidTurned, ip6Daddr), Accept),
-			All(ipv4, TCP, in(openPortsSet, dport), outside("forbidden4", ipDaddr), jump("public")),
-			All(ipv6, TCP, in(openPortsSet, dport), outside("forbidden6", ip6Daddr), jump("public")),
-			All(ipv4, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden4", ipDaddr), jump("public")),
-			All(ipv6, TCP, in(ownedPortsSet, skuid, dport), outside("forbidden6", ip6Daddr), jump("public")),
-		}},
-		{"inet vifproxy", "public", hook{}, []Rule{
-			// A proxy grants no connection from there either: who connects from an open port would be reached without a pin.
-			All(TCP, noSyn, Accept),
-			All(ipv4, TCP, in(pinned.four, skuid, ipDaddr), Accept),
-			All(ipv6, TCP, in(pinned.six, skuid, ip6Daddr), Accept),
-			All(ipv4, TCP, in(listedAddrs.four, skuid, ipDaddr), Accept),
-			All(ipv6, TCP, in(listedAddrs.six, skuid, ip6Daddr), Accept),
-			All(TCP, in(anyAddressSet, skuid), Accept),
-		}},
+	}
+}
 
+// questionChains returns the chains that lead the questions of proxies to the resolver.
+func questionChains() []chain {
+	return []chain{
 		// The C library asks the name servers of /etc/resolv.conf, or 127.0.0.1 where it cannot read that. The resolver answers, from
 		// the address at which it was asked. A question by TCP or IPv6 is refused: nothing translates it.
 		{"vifproxy", "askers", hook{"nat", unix.NF_INET_LOCAL_OUT, firewall.NatPriority}, []Rule{
@@ -161,11 +92,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 		{"inet vifproxy", "question", hook{}, []Rule{
 			All(ipv4, udp, in(askedSet, skuid, ipDaddr, dport), Accept),
 		}},
-	}...)
-	if b == nil {
-		return chains
 	}
-	return b.bound(chains, c)
 }
 
 // zones adds the rules that give the questions of each proxy, and the answers to them, a zone of connection tracking of their own: all
@@ -183,15 +110,6 @@ func zones(chains []chain, c firewall.Config) []chain {
 		return chains
 	}
 	return append(chains, chain{"vifproxy", "zones", at, rules})
-}
-
-// ways returns the rules that lead to what a packet may reach by the interface by which it leaves.
-func ways(who Rule, chain string) []Rule {
-	return []Rule{
-		All(toLo, who, jump(chain)),
-		All(in(leaveSet, oifname), notIn(barredSet, oifname), who, jump(chain)),
-		All(in(anywhereSet, nfproto), notIn(barredSet, oifname), who, jump(chain)),
-	}
 }
 
 func isResolver(c firewall.Config) Rule   { return is(skuid, host32(c.NamesUID)...) }
