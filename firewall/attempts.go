@@ -12,6 +12,9 @@ import (
 	"vifproxy/internal/sockdiag"
 )
 
+// netlink 1.3.1 finds out the machine's byte order at its first use, without a lock: let that be now.
+func init() { nl.NativeEndian() }
+
 // An Attempt is a connection that a proxy is making and that nobody has answered yet.
 type Attempt struct {
 	To netip.AddrPort

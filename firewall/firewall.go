@@ -24,8 +24,8 @@
 // chain INPUT is read at each Sync. So the next Sync repairs whatever happened in between, such as another program's flush, a
 // failed Sync, or a crash.
 //
-// Concurrency: Binding, State, Fence and Verdict are values. One goroutine at a time may use a Backend, but for what a Pinner does. Judge, Forget, ForgetAll,
-// Attempts and HasRoute may be called from anywhere; they are about the network of the calling thread.
+// Concurrency: Binding, State, Fence and Verdict are values. One goroutine at a time may use a Backend, but for what a Pinner does. Judge, Attempts and
+// HasRoute may be called from anywhere; they are about the network of the calling thread.
 package firewall
 
 import (

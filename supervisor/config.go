@@ -43,8 +43,8 @@ type Config struct {
 	Beyond        func(uid uint32) (bool, error) // nil where nothing bounds how many these are
 	WriteStops    func(stops.Record) error
 	BootTime      func() time.Duration                                 // since the machine began, suspends included, whatever the clock says
-	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see firewall.Forget
-	ForgetAll     func([]firewall.Binding) (int, error)                // those that lead nowhere, see firewall.Config
+	Forget        func(to netip.AddrPort, from []netip.AddrPort) error // connections of an ended proxy, see tracking.Forget
+	ForgetAll     func([]firewall.Binding) (int, error)                // those that lead nowhere, see tracking.ForgetAll
 	Notify        func(state string)                                   // sd_notify(3)
 	Firewall      firewall.Backend
 	Proxies       proxies.Starter

@@ -13,6 +13,7 @@ import (
 	"vifproxy/firewall/backend"
 	"vifproxy/firewall/switchboard"
 	"vifproxy/firewall/switchboard/handover"
+	"vifproxy/firewall/tracking"
 	"vifproxy/internal/defaults"
 	"vifproxy/tinyproxy/process"
 )
@@ -98,14 +99,14 @@ func (w *way) forget() func(to netip.AddrPort, from []netip.AddrPort) error {
 	if w.board != nil {
 		return func(netip.AddrPort, []netip.AddrPort) error { return nil }
 	}
-	return firewall.Forget
+	return tracking.Forget
 }
 
 func (w *way) forgetAll(o options) func([]firewall.Binding) (int, error) {
 	if w.board != nil {
 		return func([]firewall.Binding) (int, error) { return 0, nil }
 	}
-	return o.ports().ForgetAll
+	return func(bound []firewall.Binding) (int, error) { return tracking.ForgetAll(o.ports(), bound) }
 }
 
 // boardInterval is the time between looks whether the switchboard is as it was left.

@@ -8,6 +8,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/firewall/forward"
 	"vifproxy/firewall/nft"
+	"vifproxy/firewall/tracking"
 	"vifproxy/internal/callers"
 	"vifproxy/internal/events"
 	"vifproxy/internal/mailbox"
@@ -35,7 +36,7 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor) {
 		})
 	})
 	d.helpers.Go(func() { d.proxies.KeepLimits(ctx, impaired(s, "limits of proxies")) })
-	d.helpers.Go(func() { nft.KeepEvicting(ctx, impaired(s, "connection tracking")) })
+	d.helpers.Go(func() { tracking.KeepEvicting(ctx, impaired(s, "connection tracking")) })
 	d.helpers.Go(func() { d.way.watch(ctx, func() { s.Wake(mailbox.Firewall) }) })
 	d.backlog.OnChange(func() { s.Trouble(events.Impaired, "log", d.backlog.Problem) })
 	watch := func(what string, input mailbox.Reason, f func(ctx context.Context, report func(error)) error) {

@@ -14,6 +14,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/tracking"
 	"vifproxy/internal/await"
 )
 
@@ -108,7 +109,7 @@ func TestTunnelsOutliveTheirTracking(t *testing.T) {
 
 		// What ends such a connection forgets it too.
 		client := netip.MustParseAddrPort(tun.client.LocalAddr().String())
-		Must(t, firewall.Forget(Personal.To, []netip.AddrPort{client}))
+		Must(t, tracking.Forget(Personal.To, []netip.AddrPort{client}))
 		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 		Must(t, err)
 		for _, f := range flows {
@@ -128,10 +129,10 @@ func TestConnectionsOfUntrackedTunnelsAreForgotten(t *testing.T) {
 	tun := dig(t, a, PersonalUID, "61000")
 	untrack(t, a)
 	tun.carries(t, "server next", tun.server, tun.client)
-	if n, err := TestConfig.ForgetAll([]firewall.Binding{Personal}); n != 0 || err != nil {
+	if n, err := tracking.ForgetAll(TestConfig, []firewall.Binding{Personal}); n != 0 || err != nil {
 		t.Errorf("forgot %d live connections, %v", n, err)
 	}
-	if n, err := TestConfig.ForgetAll(nil); n != 1 || err != nil {
+	if n, err := tracking.ForgetAll(TestConfig, nil); n != 1 || err != nil {
 		t.Errorf("forgot %d connections of an AppVM without a binding, %v", n, err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
-	"vifproxy/firewall/nft"
+	"vifproxy/firewall/tracking"
 )
 
 // open opens the backend of a machine.
@@ -19,11 +19,11 @@ func open(t testing.TB, m Machine) firewall.Backend {
 	return b
 }
 
-func init() { nft.TrackedMax = func() int { return 65536 } } // the same on every machine
+func init() { tracking.Places = func() int { return 65536 } } // the same on every machine
 
 // trackAtMost has connection tracking have so many places, as far as bounds depend on it.
 func trackAtMost(n int) (restore func()) {
-	before := nft.TrackedMax
-	nft.TrackedMax = func() int { return n }
-	return func() { nft.TrackedMax = before }
+	before := tracking.Places
+	tracking.Places = func() int { return n }
+	return func() { tracking.Places = before }
 }

@@ -6,6 +6,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/tracking"
 )
 
 // remembered makes connections of a's, from ports 5001 to 5003, to its old proxy, which are gone at both ends but not in
@@ -79,7 +80,7 @@ func TestForgetAll(t *testing.T) {
 		open, _, err := a.Dial(5004, Gateway+":8100")
 		Must(t, err)
 		defer open.Close()
-		if n, err := TestConfig.ForgetAll([]firewall.Binding{moved}); n == 0 || err != nil { // 3, unless the refused one is forgotten already
+		if n, err := tracking.ForgetAll(TestConfig, []firewall.Binding{moved}); n == 0 || err != nil { // 3, unless the refused one is forgotten already
 			t.Errorf("forgot %d connections, %v", n, err)
 		}
 		late, who, err := a.Dial(5002, Gateway+":8100")
@@ -91,10 +92,10 @@ func TestForgetAll(t *testing.T) {
 		if who, err := Ask(open); who != "a's new proxy" {
 			t.Errorf("an open connection: %q, %v", who, err)
 		}
-		if n, err := TestConfig.ForgetAll([]firewall.Binding{moved}); n != 0 || err != nil {
+		if n, err := tracking.ForgetAll(TestConfig, []firewall.Binding{moved}); n != 0 || err != nil {
 			t.Errorf("forgot %d connections, %v, of nothing", n, err)
 		}
-		if n, err := TestConfig.ForgetAll(nil); n < 2 || err != nil { // a live one, too
+		if n, err := tracking.ForgetAll(TestConfig, nil); n < 2 || err != nil { // a live one, too
 			t.Errorf("forgot %d connections, %v, of an AppVM without a binding", n, err)
 		}
 	})
@@ -109,15 +110,15 @@ func TestForget(t *testing.T) {
 		open, _, err := a.Dial(5004, Gateway+":8100")
 		Must(t, err)
 		defer open.Close()
-		Must(t, firewall.Forget(Personal.To, []netip.AddrPort{client(5002)}))
+		Must(t, tracking.Forget(Personal.To, []netip.AddrPort{client(5002)}))
 		if _, who, err := a.Dial(5002, Gateway+":8100"); who != "a's new proxy" {
 			t.Errorf("what was to be forgotten: %q, %v", who, err)
 		}
 		if _, who, err := a.Dial(5001, Gateway+":8100"); !ClosedOut(err) {
 			t.Errorf("what was not: %q, %v", who, err)
 		}
-		Must(t, firewall.Forget(Personal.To, []netip.AddrPort{client(5001), client(5002)})) // half of it is gone
-		Must(t, firewall.Forget(Personal.To, []netip.AddrPort{client(5004)}))               // is not the old proxy's
+		Must(t, tracking.Forget(Personal.To, []netip.AddrPort{client(5001), client(5002)})) // half of it is gone
+		Must(t, tracking.Forget(Personal.To, []netip.AddrPort{client(5004)}))               // is not the old proxy's
 		if who, err := Ask(open); who != "a's new proxy" {
 			t.Errorf("an open connection: %q, %v", who, err)
 		}

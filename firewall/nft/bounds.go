@@ -2,10 +2,7 @@ package nft
 
 import (
 	"errors"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -56,8 +53,6 @@ const (
 	// element that counts them. That keeps its place until the kernel has cleaned up, which it puts off by a second whenever rules or
 	// sets change (nft_rhash_gc in net/netfilter/nft_set_hash.c, seen on 6.18).
 	resolverRoom = keptMax
-
-	trackedDefault = 2048 // places, if the kernel does not say how many
 )
 
 // Seconds for which connection tracking remembers a connection to or from a proxy, by its last state.
@@ -89,19 +84,6 @@ var (
 	resolverSet   = &set{table: fenceTable, name: "resolver", key: keys(uid)}
 	beyondSet     = &set{table: fenceTable, name: "beyond", key: keys(uid)} // proxies that were refused more a moment ago
 )
-
-// TrackedMax returns how many connections can be tracked. Tests replace it. The unit hides /proc/sys (ProcSubset=pid), where the kernel
-// itself is asked.
-var TrackedMax = func() int {
-	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
-	if n, bad := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && bad == nil {
-		return n
-	}
-	if _, places, err := trackingStats(); err == nil && places > 0 {
-		return places
-	}
-	return trackedDefault
-}
 
 func boundsOf(tracked int) *bounds {
 	b := &bounds{rate: uint32(max(tracked/ratePart, rateMin)), held: uint32(max(tracked/heldPart, heldMin)),

@@ -16,6 +16,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/tracking"
 	"vifproxy/internal/await"
 )
 
@@ -83,9 +84,9 @@ func TestConnectionsThatAreOverAreForgottenInSeconds(t *testing.T) {
 
 // trackAtMost has connection tracking have so many places, as far as bounds depend on it.
 func trackAtMost(n int) (restore func()) {
-	before := TrackedMax
-	TrackedMax = func() int { return n }
-	return func() { TrackedMax = before }
+	before := tracking.Places
+	tracking.Places = func() int { return n }
+	return func() { tracking.Places = before }
 }
 
 // TestOneAppVMUsesItsShareOfTracking: whatever an AppVM connects, and however often, others connect. What is beyond its share

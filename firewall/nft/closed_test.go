@@ -15,6 +15,7 @@ import (
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
 	"vifproxy/firewall/ruleset"
+	"vifproxy/firewall/tracking"
 	"vifproxy/internal/netlink"
 )
 
@@ -90,7 +91,7 @@ func TestWhatIsTakenAwayOpensNothing(t *testing.T) {
 			t.Errorf("%s: not noticed", act)
 		}
 	}
-	for _, c := range zones(chains(TestConfig, boundsOf(TrackedMax())), TestConfig) {
+	for _, c := range zones(chains(TestConfig, boundsOf(tracking.Places())), TestConfig) {
 		table := c.table
 		if table == "vifproxy" {
 			table = "ip vifproxy"

@@ -5,6 +5,7 @@ import (
 
 	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
+	"vifproxy/firewall/tracking"
 )
 
 // open returns a backend that keeps the empty state.
@@ -18,4 +19,4 @@ func open(t testing.TB, m Machine) *Backend {
 	return b
 }
 
-func init() { TrackedMax = func() int { return 65536 } } // the same on every machine
+func init() { tracking.Places = func() int { return 65536 } } // the same on every machine

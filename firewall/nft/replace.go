@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/firewall"
 	"vifproxy/firewall/ruleset"
+	"vifproxy/firewall/tracking"
 	"vifproxy/internal/netlink"
 )
 
@@ -17,7 +18,7 @@ import (
 func (n *Backend) replaceAll(before snapshot, want firewall.State, with extras, now time.Duration) (messages [][]byte) {
 	var b *bounds
 	if with.bounds {
-		b = boundsOf(TrackedMax())
+		b = boundsOf(tracking.Places())
 	}
 	put := func(message ...[]byte) { messages = append(messages, message...) }
 	put(removeTables(before)...)

@@ -25,7 +25,7 @@ type Runner struct {
 	Policy  *policy.Policy
 	Port    uint16
 	Starter Starter
-	Forget  func(to netip.AddrPort, from []netip.AddrPort) error // connections of the ended process, see firewall.Forget
+	Forget  func(to netip.AddrPort, from []netip.AddrPort) error // connections of the ended process, see tracking.Forget
 	Events  *events.Emitter
 	Cut     *atomic.Int64 // connections of its AppVM that its end has cut
 	CameUp  func(Proxy)

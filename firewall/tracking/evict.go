@@ -1,9 +1,12 @@
-package nft
+package tracking
 
 import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -43,8 +46,8 @@ func KeepEvicting(ctx context.Context, told func(error)) {
 
 // evictIfMany evicts expired entries if there may be enough of them. It reports whether it did, and returns the time until the next look.
 func evictIfMany() (did bool, next time.Duration, err error) {
-	n, _, err := trackingStats()
-	switch most := TrackedMax(); {
+	n, _, err := stats()
+	switch most := Places(); {
 	case err != nil:
 		return false, evictInterval, err
 	case n*emptyShare < most:
@@ -55,9 +58,25 @@ func evictIfMany() (did bool, next time.Duration, err error) {
 	return true, evictInterval, evictExpired()
 }
 
-// trackingStats returns how many entries connection tracking has, expired ones included, and for how many there is room; 0 for that
+// placesDefault is how many places there are if the kernel does not say it.
+const placesDefault = 2048
+
+// Places returns how many connections can be tracked. Tests replace it. The unit hides /proc/sys (ProcSubset=pid), where the kernel
+// itself is asked.
+var Places = func() int {
+	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
+	if n, bad := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && bad == nil {
+		return n
+	}
+	if _, places, err := stats(); err == nil && places > 0 {
+		return places
+	}
+	return placesDefault
+}
+
+// stats returns how many entries connection tracking has, expired ones included, and for how many there is room; 0 for that
 // where the kernel does not say it (before Linux 5.0).
-func trackingStats() (entries, places int, err error) {
+func stats() (entries, places int, err error) {
 	const getStats, ofEntries, ofPlaces = 5, 1, 2                                       // IPCTNL_MSG_CT_GET_STATS, CTA_STATS_GLOBAL_*
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|getStats, unix.NLM_F_ACK) // the answer is one of many, with no last one
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})

@@ -1,4 +1,8 @@
-package firewall
+// Package tracking looks after the kernel's table of tracked connections: it forgets those of proxies that have ended, evicts entries
+// whose time is over, and says for how many there is room.
+//
+// Concurrency: all functions may be called from any goroutine; they are about the network of the calling thread.
+package tracking
 
 import (
 	"encoding/binary"
@@ -10,11 +14,9 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"vifproxy/firewall"
 	"vifproxy/internal/sockdiag"
 )
-
-// netlink 1.3.1 finds out the machine's byte order at its first use, without a lock: let that be now.
-func init() { nl.NativeEndian() }
 
 // Connection tracking keeps the entry of a connection for days (nf_conntrack_tcp_timeout_established) if it does not see the end
 // of the connection. A proxy that ends tells its clients, but cannot tell a client whose vif is gone. As long as the entry is
@@ -47,7 +49,7 @@ func Forget(to netip.AddrPort, from []netip.AddrPort) error {
 // none of these bindings, and those that have no socket here any more. A socket without a process may still deliver the
 // end of a page. ForgetAll reads the whole table, and returns how many connections it deleted. It does no harm to a connection
 // that is bound meanwhile: that is tracked again, with the same translation, at its next packet.
-func (c Config) ForgetAll(bindings []Binding) (forgotten int, err error) {
+func ForgetAll(c firewall.Config, bindings []firewall.Binding) (forgotten int, err error) {
 	dead := deadConnections{Config: c, bound: make(map[netip.Addr]bool)}
 	for _, b := range bindings {
 		dead.bound[b.Addr] = true
@@ -65,7 +67,7 @@ func (c Config) ForgetAll(bindings []Binding) (forgotten int, err error) {
 // deadConnections matches them. The library calls it when it has read all entries, and only then deadConnections looks at the
 // sockets: otherwise a connection made meanwhile would seem dead.
 type deadConnections struct {
-	Config
+	firewall.Config
 	bound map[netip.Addr]bool
 	alive map[connection]bool
 	err   error
@@ -83,7 +85,7 @@ func (d *deadConnections) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 		return false
 	}
 	asked, answers := flow.Forward, flow.Reverse
-	if flow.Reverse.DstPort == d.ProxyPort { // tracked since an answer, see chain postrouting in skeleton.go
+	if flow.Reverse.DstPort == d.ProxyPort { // tracked since an answer, see chain postrouting in firewall/nft/skeleton.go
 		asked = netlink.IPTuple{SrcIP: flow.Reverse.SrcIP, SrcPort: flow.Reverse.SrcPort, DstPort: flow.Reverse.DstPort}
 		answers = netlink.IPTuple{SrcPort: flow.Forward.SrcPort}
 	}

@@ -1,28 +1,43 @@
-package nft
+package tracking
 
 import (
 	"fmt"
+	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"vifproxy/firewall"
 	. "vifproxy/firewall/firewalltest"
 )
+
+// track has connection tracking at work in a new network namespace, where it keeps what is sent by UDP for a second.
+func track(t *testing.T) {
+	t.Helper()
+	EnterNamespace(t)
+	Run(t, "table ip tracked { chain out { type filter hook output priority 0; ct state new accept; }; }", "nft", "-f", "-")
+	Must(t, os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", []byte("1"), 0))
+}
+
+func trackAtMost(n int) (restore func()) {
+	before := Places
+	Places = func() int { return n }
+	return func() { Places = before }
+}
 
 // TestExpiredConnectionsAreEvicted: the kernel alone would count them for a minute.
 func TestExpiredConnectionsAreEvicted(t *testing.T) {
 	defer trackAtMost(64)()
-	EnterNamespace(t)
-	Attach(t, "uplink", Internet, "192.0.2.1", 1).Do(func() error { Listen(t, Internet+":80", "web"); return nil })
-	Sync(t, open(t, Machines[1]), firewall.State{Fence: firewall.Fence{Proxies: Everywhere(PersonalUID)}})
+	track(t)
 	for range 20 {
-		if who := Answer(t, PersonalUID, Internet+":80"); who != "web" {
-			t.Fatal(who)
-		}
+		conn, err := net.Dial("udp", "127.0.0.1:9")
+		Must(t, err)
+		_, err = conn.Write([]byte("x"))
+		Must(t, err)
+		Must(t, conn.Close())
 	}
 	count := func() int {
-		n, _, err := trackingStats()
+		n, _, err := stats()
 		Must(t, err)
 		return n
 	}
@@ -46,11 +61,10 @@ func TestExpiredConnectionsAreEvicted(t *testing.T) {
 	}
 }
 
-// TestTrackingStats: netlink says what /proc/sys says, which the unit hides.
-func TestTrackingStats(t *testing.T) {
-	EnterNamespace(t)
-	Sync(t, open(t, Machines[1]), firewall.State{})
-	entries, places, err := trackingStats()
+// TestStats: netlink says what /proc/sys says, which the unit hides.
+func TestStats(t *testing.T) {
+	track(t)
+	entries, places, err := stats()
 	said := strings.TrimSpace(Run(t, "", "cat", "/proc/sys/net/netfilter/nf_conntrack_max"))
 	if err != nil || entries != 0 || fmt.Sprint(places) != said {
 		t.Errorf("%d entries, %d places, %v; /proc/sys says %s", entries, places, err, said)
