@@ -93,6 +93,31 @@ func TestVerbsDoNotWaitForOthers(t *testing.T) {
 	})
 }
 
+// TestKillAllKeepsTheLastGoodRules: to restart all proxies is no stop, so rules that tinyproxy refuses take nothing away meanwhile.
+func TestKillAllKeepsTheLastGoodRules(t *testing.T) {
+	run(t, func(m *machine) {
+		m.set(func() {
+			m.startErr = func(p *policy.Policy) error {
+				if strings.Contains(p.Rules[0].Text, "bad") {
+					return proxies.BadPolicy{Err: errors.New("bad regex")}
+				}
+				return nil
+			}
+		})
+		m.file("social.10.137.0.1", "a")
+		m.connect("vif1.0 10.137.0.1")
+		m.after(time.Second)
+		m.file("social.10.137.0.1", "bad")
+		if _, err := m.KillAll(m.ctx, true); err != nil {
+			t.Fatal(err)
+		}
+		m.after(time.Second)
+		if got := m.vm("social"); got.State != control.Running || got.Error == "" {
+			t.Errorf("after kill-all-and-restart: %+v; want the last good rules, and an error", got)
+		}
+	})
+}
+
 // TestUpdateWaitsForTheLastGoodRules: where the rules are refused once more, the last good ones have to be started
 // again first when their process has died.
 func TestUpdateWaitsForTheLastGoodRules(t *testing.T) {
