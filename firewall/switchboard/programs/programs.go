@@ -156,7 +156,8 @@ const (
 	lookupInterface = 64
 )
 
-// noInterface is the index with which sock_diag(7) looks for the listener at an address (inet_diag_find_one_icsk in net/ipv4/inet_diag.c).
+// noInterface is the index with which sock_diag(7) looks for the listener at an address: it runs the program too (inet_diag_find_one_icsk in
+// net/ipv4/inet_diag.c, Linux 6.18, findings/who-asks-runs-sk-lookup.sh).
 // Packets of this machine itself do not have that of lo, but of the interface whose address they are for (inet_iif; orig_oif in
 // net/ipv4/route.c), so they are known by their source.
 const (
