@@ -202,7 +202,7 @@ func (p *parser) atom(one *Piece, first bool) *flaws.Flaw {
 		p.pos += 2
 	case c == '\\' && p.fold && isLower(rest[1]):
 		// It matches nothing: to ignore case, the C library turns all it reads into upper case, but not a letter behind a
-		// backslash (peek_token in posix/regcomp.c of glibc 2.36).
+		// backslash (peek_token in posix/regcomp.c of glibc 2.36, findings/regcomp-escaped-letter-ignoring-case.sh).
 		if p.odd == 0 {
 			p.odd = p.pos + 1
 		}
