@@ -94,11 +94,11 @@ func (r *Reader) Read() (Set, error) {
 // inTime calls f, which has the token meanwhile, and returns its result. If f takes too long, inTime reports false, f goes on, and
 // late gets the result.
 func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok bool) {
-	timer := time.NewTimer(readTimeout)
-	defer timer.Stop()
+	over := make(chan struct{})
+	defer unanswered.AfterFunc(readTimeout, func() { close(over) }).Stop()
 	select {
 	case token <- struct{}{}:
-	case <-timer.C:
+	case <-over:
 		return answer, false
 	}
 	done, givenUp := make(chan T), make(chan struct{})
@@ -114,7 +114,7 @@ func inTime[T any](token chan struct{}, late func(T), f func() T) (answer T, ok 
 	select {
 	case answer = <-done:
 		return answer, true
-	case <-timer.C:
+	case <-over:
 		close(givenUp)
 		return answer, false
 	}

@@ -9,6 +9,7 @@ import (
 	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
 	"vifproxy/internal/stops"
+	"vifproxy/internal/unanswered"
 )
 
 // keepTimeout is how long a verb waits for the record of stops to be written. The AppVMs are stopped before that.
@@ -74,12 +75,12 @@ func (l *loop) tryStops(now time.Time) {
 
 // kept waits until the record is written. If it is not, the AppVMs are stopped all the same, but a restart would undo that.
 func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
-	timeout := time.NewTimer(keepTimeout)
-	defer timeout.Stop()
+	over := make(chan struct{})
+	defer unanswered.AfterFunc(keepTimeout, func() { close(over) }).Stop()
 	var err error
 	select {
 	case err = <-outcome:
-	case <-timeout.C:
+	case <-over:
 		err = fmt.Errorf("the file system does not answer for %v", keepTimeout)
 		s.mail.Post(func(l *loop) {
 			if l.keeping.busy {

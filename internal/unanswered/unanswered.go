@@ -1,6 +1,6 @@
 // Package unanswered asks what may never answer, such as the file system of a network, and leaves it alone until it has.
 //
-// Concurrency: a [Questions] may be used from any goroutine.
+// Concurrency: a [Questions] and a [Timer] may be used from any goroutine.
 package unanswered
 
 import (
@@ -23,9 +23,16 @@ func Ask[T any](q *Questions, about string, most time.Duration, f func() T) (ans
 
 // InTurn is Ask for what several may ask about at once. It waits for an earlier question too, for most.
 func InTurn[T any](q *Questions, about string, most time.Duration, f func() T) (answer T, ok bool) {
-	for over := time.Now().Add(most); ; time.Sleep(time.Millisecond) {
-		if answer, ok = Ask(q, about, most, f); ok || time.Now().After(over) {
+	over := make(chan struct{})
+	defer AfterFunc(most, func() { close(over) }).Stop()
+	for {
+		if answer, ok = Ask(q, about, most, f); ok {
 			return answer, ok
+		}
+		select {
+		case <-over:
+			return answer, false
+		case <-time.After(time.Millisecond):
 		}
 	}
 }
@@ -33,16 +40,16 @@ func InTurn[T any](q *Questions, about string, most time.Duration, f func() T) (
 // All calls f for one thing after another, as [Ask] does, and returns the answers of those that are in time. One goroutine asks about all
 // of them, as long as none is late: one for each would be a quarter of what it costs to read small files.
 func All[T any](q *Questions, about []string, most time.Duration, f func(about string) T) map[string]T {
-	b := &batch[T]{questions: q, about: about, f: f, asked: time.Now(), answers: make(map[string]T, len(about)), done: make(chan struct{})}
+	b := &batch[T]{questions: q, about: about, f: f, answers: make(map[string]T, len(about)), done: make(chan struct{})}
 	go b.ask(0)
-	timer := time.NewTimer(most)
-	defer timer.Stop()
+	tick := time.NewTicker(most / steps)
+	defer tick.Stop()
 	for {
 		select {
 		case <-b.done:
 			return b.answers
-		case <-timer.C:
-			timer.Reset(b.hurry(most))
+		case <-tick.C:
+			b.hurry()
 		}
 	}
 }
@@ -55,9 +62,9 @@ type batch[T any] struct {
 	done      chan struct{} // closed when no question is left
 
 	// The lock of the questions guards the fields below, until done is closed.
-	turn    int       // of its goroutines, the one that asks; those before wait for what was late
-	next    int       // what it asks about next
-	asked   time.Time // when it asked last
+	turn    int // of its goroutines, the one that asks; those before wait for what was late
+	next    int // what it asks about next
+	waited  int // steps since it asked last
 	answers map[string]T
 }
 
@@ -73,7 +80,7 @@ func (b *batch[T]) ask(turn int) {
 		}
 		about := b.about[b.next]
 		b.next++
-		b.asked = time.Now()
+		b.waited = 0
 		if q.about[about] {
 			continue
 		}
@@ -91,22 +98,20 @@ func (b *batch[T]) ask(turn int) {
 	}
 }
 
-// hurry gives the turn to another goroutine if the one that asks has waited for most. It returns when to look again.
-func (b *batch[T]) hurry(most time.Duration) time.Duration {
+// hurry notes that one more step is over. It gives the turn to another goroutine if that was the last one for what is asked about.
+func (b *batch[T]) hurry() {
 	b.questions.mu.Lock()
 	defer b.questions.mu.Unlock()
 	select {
 	case <-b.done:
-		return most
+		return
 	default:
 	}
-	if left := most - time.Since(b.asked); left > 0 {
-		return left
+	if b.waited++; b.waited > steps { // the first one was not whole
+		b.turn++
+		b.waited = 0
+		go b.ask(b.turn)
 	}
-	b.turn++
-	b.asked = time.Now()
-	go b.ask(b.turn)
-	return most
 }
 
 // Open returns how many questions wait.

@@ -26,6 +26,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/unanswered"
 )
 
 const (
@@ -226,7 +228,7 @@ func (p *place) concerns(name string) bool {
 // renewed only because something was mounted or unmounted, it reports whether paths lead elsewhere since then.
 func (r *run) renewOrTell(mounted bool) (elsewhere bool, err error) {
 	told := make(chan struct{})
-	late := time.AfterFunc(renewTimeout, func() {
+	late := unanswered.AfterFunc(renewTimeout, func() {
 		defer close(told)
 		r.Report(errSlow)
 		r.Changed()

@@ -11,6 +11,7 @@ import (
 
 	"vifproxy/internal/notroot"
 	"vifproxy/internal/regular"
+	"vifproxy/internal/unanswered"
 )
 
 // publishTimeout is how long a caller waits until the files that show a proxy are written. The template may want its pid file
@@ -103,12 +104,10 @@ func (l *Launcher) keepPublished(name string, of *publisher) {
 }
 
 func (t *publication) wait() error {
-	select {
-	case <-t.done:
-		return t.err
-	case <-time.After(publishTimeout):
+	if !unanswered.Closed(t.done, publishTimeout) {
 		return errUnanswered
 	}
+	return t.err
 }
 
 // replacePublished makes the files show p, or nothing if it is nil.
