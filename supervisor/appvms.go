@@ -96,6 +96,11 @@ func (l *loop) prune() {
 	for _, d := range l.want {
 		want[d.Addr] = d
 	}
+	for who := range l.inputs.Temporary {
+		if d := want[who.Addr]; d == nil || d.Name != who.Name {
+			delete(l.inputs.Temporary, who)
+		}
+	}
 	for addr, vm := range l.vms {
 		d := want[addr]
 		if !d.Connected() {
@@ -118,11 +123,6 @@ func (l *loop) prune() {
 		}
 	}
 	l.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
-	for who := range l.inputs.Temporary {
-		if d := want[who.Addr]; d == nil || d.Name != who.Name {
-			delete(l.inputs.Temporary, who)
-		}
-	}
 	for addr := range l.inputs.Restarts {
 		if want[addr] == nil {
 			delete(l.inputs.Restarts, addr)

@@ -187,6 +187,17 @@ var found = []struct {
 		{60e6, write, 0, 0x1503, 0},
 		{9e9, clients, 0, 0, 0},
 	}},
+	{"a list was renamed: its last good rules still had what was allowed for a time to the AppVM of the old name", setting{8302000429, 60, 1, true}, script{
+		{511808, connect, 3, 267877, 1654865364},
+		{18856476, write, 3, 671905, 582290118},
+		{188899677, learn, 3, 216674, 1345951101},
+		{80340740, fault, 3, 14, 3969943826},
+		{1514187, allow, 3, 785239, 2677989097},
+		{15899375, write, 3, 492834, 3166098062},
+		{100775375, allow, 3, 446213, 2317505831},
+		{4588604, write, 3, 923151, 1490365155},
+		{249258187, rename, 3, 179577, 4205445468},
+	}},
 
 	// A mutant that random scripts seldom find.
 	{"a write failed, and the process that AppVMs still came to answered requests by rules that had been taken back", setting{seed: 2}, script{
