@@ -2,8 +2,8 @@ package firewall
 
 import "slices"
 
-// Forward says by which interfaces the firewall VM does not forward what AppVMs send, as far as the chains of hook forward decide
-// that by the interface. A tunnel with a kill switch is such a case: `oifname "eth0" drop`.
+// Forward says by which interfaces the firewall VM does not forward what AppVMs send, as far as the chains of hooks forward and
+// postrouting decide that by the interface. A tunnel with a kill switch is such a case: `oifname "eth0" drop`.
 //
 // It has one purpose: a proxy must not leave where its AppVM could not. So it errs to one side. A rule that drops counts if it may
 // concern AppVMs; a rule before it that lets them pass counts only if it certainly concerns them. Rules that do not ask for the

@@ -13,9 +13,9 @@ import (
 	"vifproxy/internal/news"
 )
 
-// A proxy may not go where its AppVM may not go. If the chains of hook forward drop what leaves by an interface, as the kill switch of a
-// VPN does, the fence refuses what proxies send there, including questions for names. --egress-interface names the interfaces by which
-// proxies may leave; then the loop does not read these chains.
+// A proxy may not go where its AppVM may not go. If the chains of hooks forward and postrouting drop what leaves by an interface, as the
+// kill switch of a VPN does, the fence refuses what proxies send there, including questions for names. --egress-interface names the
+// interfaces by which proxies may leave; then the loop does not read these chains.
 
 // forwardTimeout is how long reading them may take.
 const forwardTimeout = 2 * time.Second

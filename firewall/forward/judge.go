@@ -49,6 +49,7 @@ type asked struct {
 	six     bool
 	vifs    []link // by which it may come, as far as they are known
 	uplinks []link // all others
+	all     []link // by which it may leave
 	fresh   bool   // it begins a connection
 
 	packet *packet // if all is known of the packet; then the match is about that, and nothing else
@@ -56,9 +57,11 @@ type asked struct {
 
 // A match is one condition of a rule.
 type match struct {
-	byOut  bool // it is about the interface by which a packet leaves
-	byMark bool // it is about a mark that a rule may have set by that interface
-	of     func(asked) answer
+	byOut    bool   // it is about the interface by which a packet leaves
+	byMark   bool   // it is about a mark that a rule may have set by that interface
+	passing  bool   // it looks into a set that changes without a change of the ruleset
+	unmarked answer // of a packet without a mark, if it is byMark
+	of       func(asked) answer
 }
 
 type ending int
@@ -84,27 +87,28 @@ type rule struct {
 
 // chain is a chain of one table; base chains have a hook.
 type chain struct {
-	place     string
-	hook      bool   // it is a base chain that is asked
-	policy    ending // of a base chain
-	families  []bool // whether of IPv6, for each family of a base chain
-	rules     []rule
-	table     map[string]*chain // its neighbours
-	tableName string
-	number    uint32 // of the hook
-	priority  int32
-	out       []string // names that its rules have for the interface by which packets leave
+	place    string
+	hook     bool   // it is a base chain that is asked
+	policy   ending // of a base chain
+	families []bool // whether of IPv6, for each family of a base chain
+	rules    []rule
+	table    map[string]*chain // its neighbours
+	number   uint32            // of the hook
+	priority int32
+	out      []string // names that its rules have for the interface by which packets leave
 }
 
-// judge returns the rule of the base chain that bars an interface; "" if none does. marked means that a mark may depend on the
-// interface by which a packet leaves.
-func (c *chain) judge(q asked, marked *bool) (bar string) {
+// A marking says whose mark may depend on the interface by which a packet leaves.
+type marking struct{ here, elsewhere bool } // that of the packet that is asked about; of one that leaves by another interface
+
+// judge returns the rule of the base chain that bars an interface; "" if none does. marked is what rules before have set.
+func (c *chain) judge(q asked, marked *marking) (bar string) {
 	for _, six := range c.families {
 		q.six = six
 		w := &walk{asked: q, neighbours: c.table, marked: *marked}
-		end := w.chain(c, 0, false)
+		falls := w.chain(c, 0, false)
 		*marked = w.marked
-		if end == returns && c.policy == dropped && w.escape {
+		if falls && c.policy == dropped && w.escape && w.bar == "" {
 			w.bar = c.place + ", its policy"
 		}
 		if w.steps > stepsMax && c.asks() {
@@ -134,68 +138,89 @@ type walk struct {
 	asked
 	neighbours map[string]*chain
 	steps      int
-	escape     bool   // an earlier rule lets pass what leaves by another interface: from here on, rules that drop do so by interface
-	marked     bool   // a rule, of whatever chain, sets a mark by interface
+	escape     bool // what leaves by another interface may be spared what follows: from here on, what drops does so by interface
+	marked     marking
 	bar        string // the rule that drops the packet because of its interface
 }
 
-// chain follows the rules of a chain. It returns accepted or dropped if the packet certainly ends there, and returns otherwise.
-// byOut means that the way there has asked for the interface.
-func (w *walk) chain(c *chain, depth int, byOut bool) ending {
+// chain follows the rules of a chain, and reports whether the packet may come back from there. byOut means that the way there has
+// asked for the interface.
+func (w *walk) chain(c *chain, depth int, byOut bool) (falls bool) {
 	if depth > jumpsMax {
-		return returns
+		return true
 	}
 	for _, r := range c.rules {
 		if w.steps++; w.steps > stepsMax || w.bar != "" {
-			return dropped
+			return false
 		}
 		matches, byThis := w.matches(r)
 		if matches == never {
 			continue
 		}
-		certain := matches == always
-		w.marked = w.marked || r.marks && (byOut || byThis)
+		certain, byOut := matches == always, byOut || byThis
+		w.marked.here = w.marked.here || r.marks && byOut
 		switch r.ending {
 		case dropped:
-			if byOut || byThis || w.escape {
+			if byOut || w.escape {
 				w.bar = r.place
-				return dropped
 			}
-			if certain {
-				return dropped
+			if certain || w.bar != "" {
+				return falls
 			}
-		case accepted, returns:
+		case accepted:
 			if certain {
-				return r.ending
+				return falls
+			}
+		case returns: // by another interface, a packet goes on here
+			falls, w.escape = true, w.escape || byOut
+			if certain {
+				return true
 			}
 		case jumps, leaps:
 			next := c.table[r.to]
 			if next == nil {
 				continue
 			}
-			end := w.chain(next, depth+1, byOut || byThis)
-			if w.bar != "" || certain && (end != returns || r.ending == leaps) {
-				return end
+			back := w.chain(next, depth+1, byOut)
+			if back && r.ending == leaps {
+				falls, w.escape = true, w.escape || byOut
+			}
+			if certain && (!back || r.ending == leaps) {
+				return falls
 			}
 		}
 	}
-	return returns
+	return true
 }
 
 // matches reports whether a rule is about the packet, and whether it asks for the interface.
 func (w *walk) matches(r rule) (all answer, byOut bool) {
 	all = always
-	elsewhere := false // it is about another interface
+	elsewhere := false // it may be about another interface, and not about this one
 	for _, m := range r.matches {
 		a := m.of(w.asked)
-		byOut = byOut || m.byOut || m.byMark && w.marked
-		elsewhere = elsewhere || a == never && m.byOut
+		byOut = byOut || m.byOut
+		elsewhere = elsewhere || m.byOut && (a == never || a == maybe && (m.passing || w.another(m)))
+		if m.byMark {
+			byOut = byOut || w.marked.here || w.marked.elsewhere && m.unmarked != never
+			elsewhere = elsewhere || w.marked.elsewhere && m.unmarked != always
+		}
 		all = min(all, a)
 	}
-	if elsewhere && w.begins(r) && w.lets(r, 0) {
-		w.escape = true
+	if elsewhere && w.begins(r) {
+		w.marked.elsewhere = w.marked.elsewhere || r.marks
+		w.escape = w.escape || w.lets(r, 0)
 	}
 	return all, byOut
+}
+
+// another reports whether a match may be about a packet that leaves by another interface.
+func (w *walk) another(m match) bool {
+	q := w.asked
+	return slices.ContainsFunc(w.all, func(l link) bool {
+		q.out = l
+		return l != w.out && m.of(q) != never
+	})
 }
 
 // begins reports whether a rule may be about a packet that begins a connection and leaves by the interface that the rule asks for.
@@ -246,17 +271,18 @@ func judgeAll(chains []*chain, links []link) firewall.Forward {
 		}
 	}
 	slices.SortFunc(candidates, func(a, b link) int { return strings.Compare(a.name, b.name) })
+	all := append(slices.Clip(candidates), link{})
 	bar := func(l link) string {
-		marked := false
+		marked := marking{}
 		for range 2 { // an earlier chain may set the mark that this one asks for
 			for _, c := range chains {
 				if c.hook {
-					if rule := c.judge(asked{out: l, vifs: vifs, uplinks: uplinks}, &marked); rule != "" {
+					if rule := c.judge(asked{out: l, all: all, vifs: vifs, uplinks: uplinks}, &marked); rule != "" {
 						return rule
 					}
 				}
 			}
-			if !marked {
+			if marked == (marking{}) {
 				break
 			}
 		}
@@ -271,62 +297,6 @@ func judgeAll(chains []*chain, links []link) firewall.Forward {
 	}
 	f.Others = bar(link{})
 	return f
-}
-
-const ifNameSize = 16 // IFNAMSIZ, with the final zero
-
-// A linkName is a name in a rule: of one interface, or of all that begin so.
-type linkName struct {
-	name   string
-	prefix bool
-}
-
-func (n linkName) fits(name string) bool {
-	return name == n.name || n.prefix && strings.HasPrefix(name, n.name)
-}
-
-// out reports whether a packet leaves by an interface of that name.
-func (n linkName) out(q asked) answer { return whether(n.fits(q.out.name)) }
-
-// in reports whether it comes by one: packets of AppVMs come by vifs.
-func (n linkName) in(asked) answer {
-	switch {
-	case n.prefix && strings.HasPrefix("vif", n.name):
-		return always
-	case strings.HasPrefix(n.name, "vif"):
-		return maybe
-	}
-	return never
-}
-
-// inGroup reports whether a packet comes by an interface of that group. Those of AppVMs are in group 2 (qubes-core-agent-linux,
-// network/vif-route-qubes).
-func inGroup(group uint32) func(asked) answer {
-	return func(q asked) answer {
-		in := 0
-		for _, vif := range q.vifs {
-			if vif.group == group {
-				in++
-			}
-		}
-		switch {
-		case len(q.vifs) == 0 && group == 2, in > 0 && in == len(q.vifs):
-			return always
-		case in > 0 || group == 2:
-			return maybe
-		}
-		return never
-	}
-}
-
-// inIndex does the same for one interface.
-func inIndex(index uint32) func(asked) answer {
-	return func(q asked) answer {
-		if slices.ContainsFunc(q.uplinks, func(l link) bool { return l.index == index }) {
-			return never
-		}
-		return maybe // a vif, perhaps a new one
-	}
 }
 
 // webPorts are the ports that a rule must be about to count.
@@ -368,8 +338,13 @@ func state(bits uint32) func(asked) answer {
 
 func (m match) inverted() match {
 	of := m.of
-	m.of = func(q asked) answer { return of(q).not() }
+	m.of, m.unmarked = func(q asked) answer { return of(q).not() }, m.unmarked.not()
 	return m
+}
+
+// marked is a condition on a mark.
+func marked(unmarked answer) match {
+	return match{byMark: true, unmarked: unmarked, of: func(asked) answer { return maybe }}
 }
 
 func constant(a answer) match { return match{of: func(asked) answer { return a }} }

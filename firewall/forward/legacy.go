@@ -10,14 +10,18 @@ import (
 	"vifproxy/firewall/legacy"
 )
 
-// legacyForward returns the chains of the tables filter of iptables-legacy, IPv4 and IPv6.
+// legacyTables may drop what is forwarded.
+var legacyTables = []string{"mangle", "filter", "security"}
+
+// legacyForward returns the chains of the tables of iptables-legacy, IPv4 and IPv6.
 func legacyForward(ctx context.Context) (all []*chain, unread string, err error) {
 	for _, ip := range []string{"ip", "ip6"} {
 		tables, err := legacy.Tables(ip)
 		if err != nil {
 			return nil, "", err
 		}
-		if !slices.Contains(tables, "filter") {
+		tables = slices.DeleteFunc(tables, func(name string) bool { return !slices.Contains(legacyTables, name) })
+		if len(tables) == 0 {
 			continue
 		}
 		program, err := legacy.Find(ctx, ip)
@@ -27,11 +31,17 @@ func legacyForward(ctx context.Context) (all []*chain, unread string, err error)
 		} else if err != nil {
 			return nil, "", err
 		}
-		text, err := program.List(ctx, "-t", "filter", "-S")
-		if err != nil {
-			return nil, "", err
+		for _, table := range tables {
+			text, err := program.List(ctx, "-t", table, "-S")
+			if err != nil {
+				return nil, "", err
+			}
+			place := ip + "tables-legacy"
+			if table != "filter" {
+				place += ", table " + table
+			}
+			all = append(all, parseLegacy(text, place, ip == "ip6")...)
 		}
-		all = append(all, parseLegacy(text, ip+"tables-legacy", ip == "ip6")...)
 	}
 	return all, unread, nil
 }
@@ -49,7 +59,7 @@ func parseLegacy(text, program string, six bool) (all []*chain) {
 		switch words[0] {
 		case "-P", "-N":
 			c := &chain{place: program + ", chain " + name, families: []bool{six}, table: chains,
-				hook: words[0] == "-P" && name == "FORWARD", policy: accepted}
+				hook: words[0] == "-P" && (name == "FORWARD" || name == "POSTROUTING"), policy: accepted}
 			if len(words) > 2 && words[2] == "DROP" {
 				c.policy = dropped
 			}
@@ -92,6 +102,10 @@ func (c *chain) legacyRule(r *rule, words []string) {
 				c.out = append(c.out, n.name)
 			}
 			add(match{byOut: true, of: n.out})
+		case "--mark":
+			text, _, _ := strings.Cut(value, "/")
+			n, err := strconv.ParseUint(text, 0, 32)
+			add(marked(whether(err == nil && n == 0)))
 		case "--dst-group":
 			add(match{byOut: true, of: legacyGroup(value)})
 		case "-i":
@@ -149,7 +163,9 @@ func (c *chain) legacyRule(r *rule, words []string) {
 				r.ending = accepted
 			case "RETURN":
 				r.ending = returns
-			case "LOG", "MARK", "CONNMARK", "TCPMSS", "NFLOG", "AUDIT", "TRACE", "SECMARK", "TOS", "DSCP":
+			case "MARK", "CONNMARK":
+				r.marks = true
+			case "LOG", "TCPMSS", "NFLOG", "AUDIT", "TRACE", "SECMARK", "TOS", "DSCP":
 			case "QUEUE", "NFQUEUE":
 				r.ending = unsure
 			default:

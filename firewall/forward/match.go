@@ -107,12 +107,16 @@ func (d *decoder) between(c content, from, to []byte) match {
 
 // exactly returns a match that compares values if all is known of the packet.
 func (c content) exactly(of func(asked) answer, from, to []byte) match {
-	return c.match(func(q asked) answer {
+	m := c.match(func(q asked) answer {
 		if q.packet != nil {
 			return q.packet.between(c, from, to)
 		}
 		return of(q)
 	})
+	if c.register == mark && bytes.Equal(from, to) {
+		m.unmarked = whether(zero(from))
+	}
+	return m
 }
 
 func (d *decoder) within(c content, from, to []byte) match {
@@ -132,6 +136,16 @@ func (d *decoder) within(c content, from, to []byte) match {
 			copy(name[:], q.out.name)
 			return whether(bytes.Compare(from, name[:]) <= 0 && bytes.Compare(name[:], to) <= 0)
 		})
+	case c.register == inName:
+		first, last := make([]byte, len(from)), bytes.Repeat([]byte{0xff}, len(from)) // of all names of vifs
+		copy(first, "vif")
+		copy(last, "vif")
+		switch {
+		case bytes.Compare(from, first) <= 0 && bytes.Compare(last, to) <= 0:
+			return said(always)
+		case bytes.Compare(to, first) < 0 || bytes.Compare(last, from) < 0:
+			return said(never)
+		}
 	}
 	return said(maybe)
 }

@@ -49,14 +49,9 @@ func ReadObstacles() (o Obstacles, err error) {
 		return o, fmt.Errorf("read chains of other programs: %w", err)
 	}
 	defer conn.Close()
-	chains, err := chainsAt(conn, func(_ string, number uint32) bool { return number != unix.NF_INET_FORWARD })
+	o.chains, err = chainsAt(conn, func(_ string, number uint32) bool { return number != unix.NF_INET_FORWARD })
 	if err != nil && !ruleset.Unsupported(err) {
 		return o, fmt.Errorf("read chains of other programs: %w", err)
-	}
-	for _, c := range chains {
-		if !slices.Contains([]string{"ip vifproxy", "inet vifproxy"}, c.tableName) {
-			o.chains = append(o.chains, c)
-		}
 	}
 	o.links = r.links
 	return o, nil

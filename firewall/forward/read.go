@@ -18,8 +18,8 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// A Reader reads the chains of hook forward: those of nftables, which are also those of iptables-nft, and of iptables-legacy if it
-// is in use. Several goroutines may use it.
+// A Reader reads the chains of hooks forward and postrouting: those of nftables, which are also those of iptables-nft, and of
+// iptables-legacy if it is in use. Several goroutines may use it.
 type Reader struct {
 	mu         sync.Mutex // of a Read; stale is without
 	conn       *ruleset.Conn
@@ -110,16 +110,25 @@ func (r *Reader) readChains() error {
 	return ruleset.ErrBusy
 }
 
-// forwardChains returns all chains of the tables that have a chain of hook forward, as far as chainsAt reads them.
+// forwardChains returns all chains of the tables that have a chain of hook forward or postrouting, as far as chainsAt reads them.
 func forwardChains(conn *ruleset.Conn) ([]*chain, error) {
-	return chainsAt(conn, func(kind string, hook uint32) bool { return kind == "filter" && hook == unix.NF_INET_FORWARD })
+	return chainsAt(conn, func(kind string, hook uint32) bool {
+		return kind == "filter" && (hook == unix.NF_INET_FORWARD || hook == unix.NF_INET_POST_ROUTING)
+	})
 }
 
-// chainsAt returns all chains of the tables that have a base chain of the kind and hook that is asked for, with the rules of those
-// chains that a packet may reach from there.
+// ours are the tables of the fence, which are not asked.
+var ours = []string{"ip vifproxy", "inet vifproxy"}
+
+// chainsAt returns all chains of other programs' tables that have a base chain of the kind and hook that is asked for, with the rules
+// of those chains that a packet may reach from there.
 func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all []*chain, err error) {
 	all = []*chain{}
 	var d netlink.Decoder
+	asleep, err := dormant(conn)
+	if err != nil {
+		return nil, err
+	}
 	list, err := conn.Dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, "")
 	if err != nil {
 		return nil, err
@@ -136,7 +145,7 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 		families, ok := map[byte][]bool{
 			unix.NFPROTO_IPV4: {false}, unix.NFPROTO_IPV6: {true}, unix.NFPROTO_INET: {false, true},
 		}[t.family]
-		if !ok {
+		if !ok || asleep[tableName(t.family, t.name)] || slices.Contains(ours, tableName(t.family, t.name)) {
 			continue
 		}
 		if tables[t] == nil {
@@ -146,7 +155,6 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 		name := o.Text(unix.NFTA_CHAIN_NAME)
 		c := &chain{place: fmt.Sprintf("table %s, chain %s", tableName(t.family, t.name), name), families: families, table: tables[t]}
 		kind := o.Text(unix.NFTA_CHAIN_TYPE)
-		c.tableName = tableName(t.family, t.name)
 		if len(hook) == 4 {
 			c.number = binary.BigEndian.Uint32(hook)
 			c.hook = is(kind, c.number)
@@ -172,20 +180,37 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 		if err != nil {
 			return nil, fmt.Errorf("sets of table %s: %w", tableName(t.family, t.name), err)
 		}
-		intervals := make(map[string]bool)
+		known := make(map[string]set)
 		for _, o := range sets {
-			intervals[o.Text(unix.NFTA_SET_NAME)] = o.Number(unix.NFTA_SET_FLAGS)&unix.NFT_SET_INTERVAL != 0
+			flags := o.Number(unix.NFTA_SET_FLAGS)
+			known[o.Text(unix.NFTA_SET_NAME)] = set{
+				intervals: flags&unix.NFT_SET_INTERVAL != 0,
+				passing:   flags&(unix.NFT_SET_TIMEOUT|unix.NFT_SET_EVAL) != 0,
+			}
 		}
-		if err := readReached(conn, t.family, t.name, tables[t], intervals); err != nil {
+		if err := readReached(conn, t.family, t.name, tables[t], known); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
 }
 
+// dormant returns the tables whose chains the kernel does not call (flags dormant).
+func dormant(conn *ruleset.Conn) (map[string]bool, error) {
+	list, err := conn.Dump(unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, "")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]bool{}
+	for _, o := range list {
+		all[tableName(o.Family, o.Text(unix.NFTA_TABLE_NAME))] = o.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
+	}
+	return all, nil
+}
+
 // readReached reads the rules of a table's base chains that are asked for, and of the chains to which they lead. Other chains may
 // refer to things that grow with the AppVMs, such as Qubes' set of the addresses that they may send from.
-func readReached(conn *ruleset.Conn, family byte, table string, chains map[string]*chain, intervals map[string]bool) error {
+func readReached(conn *ruleset.Conn, family byte, table string, chains map[string]*chain, sets map[string]set) error {
 	next := hooked(chains)
 	read := map[string]bool{}
 	for len(next) > 0 {
@@ -201,7 +226,7 @@ func readReached(conn *ruleset.Conn, family byte, table string, chains map[strin
 			return fmt.Errorf("rules of table %s, chain %s: %w", tableName(family, table), name, err)
 		}
 		for i, o := range rules {
-			d := decoder{conn: conn, chain: c, family: family, table: table, intervals: intervals,
+			d := decoder{conn: conn, chain: c, family: family, table: table, sets: sets,
 				place: place("table "+tableName(family, table), name, i+1)}
 			if err := d.rule(o.Get(unix.NFTA_RULE_EXPRESSIONS)); err != nil {
 				return fmt.Errorf("%s: %w", d.place, err)

@@ -47,7 +47,7 @@ type content struct {
 
 // match returns a match that is about the field.
 func (c content) match(of func(asked) answer) match {
-	return match{byOut: c.byOut(), byMark: c.register == mark, of: of}
+	return match{byOut: c.byOut(), byMark: c.register == mark, unmarked: maybe, of: of}
 }
 
 // A decoder makes rules of the expressions of one rule of the kernel.
@@ -58,10 +58,16 @@ type decoder struct {
 	family    byte
 	table     string
 	place     string
-	intervals map[string]bool // which sets are of intervals
-	registers [20]content     // in units of 4 bytes
+	sets      map[string]set // of the table
+	registers [20]content    // in units of 4 bytes
 	matches   []match
 	admits    bool // it is the admission, which concerns each AppVM that has a proxy
+}
+
+// A set is what is known of a set of the table.
+type set struct {
+	intervals bool
+	passing   bool // its elements come and go without a change of the ruleset: packets add them, or their time runs out
 }
 
 // unit returns the place of a register: NFT_REG_1 to NFT_REG_4 have 16 bytes, those from NFT_REG32_00 (8) on have 4.
@@ -148,7 +154,7 @@ func (d *decoder) read(name string, e expression) error {
 		if v := e.attr(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT); v != nil {
 			d.add(d.endingOf(v))
 		} else {
-			d.put(e.number(unix.NFTA_IMMEDIATE_DREG), other)
+			d.put(e.number(unix.NFTA_IMMEDIATE_DREG), other, 4)
 		}
 	case "reject":
 		d.add(dropped, "")
@@ -162,7 +168,11 @@ func (d *decoder) read(name string, e expression) error {
 		d.limit(e.number(unix.NFTA_LIMIT_FLAGS))
 	case "connlimit":
 		d.limit(e.number(nftaConnlimitFlags))
-	case "counter", "log", "last", "notrack", "objref", "flow_offload", "masq", "nat", "redir":
+	case "objref":
+		d.object(e.number(unix.NFTA_OBJREF_IMM_TYPE))
+	case "flow_offload": // a rule ends there for packets that cannot be offloaded
+		d.matches = append(d.matches, constant(maybe))
+	case "counter", "log", "last", "notrack", "masq", "nat", "redir":
 	case "byteorder", "hash", "numgen", "rt", "exthdr", "socket", "osf", "tunnel", "xfrm": // they fill a register
 		d.forget()
 	default:
@@ -172,16 +182,19 @@ func (d *decoder) read(name string, e expression) error {
 	return nil
 }
 
-// at returns what a register holds, and put has it hold a field.
+// at returns what a register holds, and put has it hold a field of that many bytes.
 func (d *decoder) at(register uint32) content { return d.registers[unit(register)] }
-func (d *decoder) put(register uint32, f register) {
-	d.registers[unit(register)] = content{register: f}
+func (d *decoder) put(register uint32, f register, size int) {
+	at := unit(register)
+	clear(d.registers[at:min(at+(size+3)/4, len(d.registers))])
+	d.registers[at] = content{register: f}
 }
 
 func (d *decoder) meta(e expression) {
 	switch key := e.number(unix.NFTA_META_KEY); {
 	case e.attr(unix.NFTA_META_DREG) != nil:
-		d.put(e.number(unix.NFTA_META_DREG), metaField(key))
+		f := metaField(key)
+		d.put(e.number(unix.NFTA_META_DREG), f, 4*d.units(f))
 	case key == unix.NFT_META_MARK:
 		d.marks()
 	}
@@ -202,13 +215,14 @@ func (d *decoder) tracking(e expression) {
 	case unix.NFT_CT_MARK:
 		f = mark
 	}
-	d.put(e.number(unix.NFTA_CT_DREG), f)
+	d.put(e.number(unix.NFTA_CT_DREG), f, 16) // an address at most
 }
 
 func (d *decoder) payload(e expression) {
 	if e.attr(unix.NFTA_PAYLOAD_DREG) != nil { // otherwise the rule changes the packet
-		d.put(e.number(unix.NFTA_PAYLOAD_DREG), payloadField(e.number(unix.NFTA_PAYLOAD_BASE),
-			e.number(unix.NFTA_PAYLOAD_OFFSET), e.number(unix.NFTA_PAYLOAD_LEN)))
+		size := e.number(unix.NFTA_PAYLOAD_LEN)
+		d.put(e.number(unix.NFTA_PAYLOAD_DREG),
+			payloadField(e.number(unix.NFTA_PAYLOAD_BASE), e.number(unix.NFTA_PAYLOAD_OFFSET), size), int(size))
 	}
 }
 
@@ -219,7 +233,7 @@ func (d *decoder) fib(e expression) {
 		f = map[uint32]register{unix.NFT_FIB_RESULT_ADDRTYPE: destinationType,
 			unix.NFT_FIB_RESULT_OIF: outIndex, unix.NFT_FIB_RESULT_OIFNAME: outName}[e.number(unix.NFTA_FIB_RESULT)]
 	}
-	d.put(e.number(unix.NFTA_FIB_DREG), f)
+	d.put(e.number(unix.NFTA_FIB_DREG), f, 4*d.units(f))
 }
 
 func (d *decoder) bitwise(e expression) {
@@ -248,6 +262,14 @@ func (d *decoder) target(e expression) {
 		d.add(dropped, "")
 	case "MARK", "CONNMARK":
 		d.marks()
+	}
+}
+
+// object reads what a rule says by the name of an object. Of kind 0, a map says which one.
+func (d *decoder) object(kind uint32) {
+	switch kind {
+	case 0, unix.NFT_OBJECT_QUOTA, unix.NFT_OBJECT_LIMIT:
+		d.matches = append(d.matches, constant(maybe))
 	}
 }
 
@@ -320,30 +342,6 @@ func payloadField(base, offset, length uint32) register {
 		}
 	}
 	return other
-}
-
-// xtMatch reads a match of iptables, as its own structures have it.
-func xtMatch(name string, info []byte) match {
-	number := binary.NativeEndian.Uint32
-	short := func(at int) uint32 { return uint32(binary.NativeEndian.Uint16(info[at:])) }
-	switch {
-	case name == "comment":
-		return constant(always)
-	case name == "mark", name == "connmark":
-		return match{byMark: true, of: func(asked) answer { return maybe }}
-	case name == "devgroup" && len(info) >= 20 && number(info)&4 != 0: // XT_DEVGROUP_MATCH_DST
-		invert, group, mask := number(info)&8 != 0, number(info[12:]), number(info[16:])
-		return match{byOut: true, of: func(q asked) answer {
-			return whether(((q.out.group^group)&mask == 0) != invert)
-		}}
-	case name == "conntrack" && len(info) >= 152 && short(146) == 1: // xt_conntrack_mtinfo3, XT_CONNTRACK_STATE alone
-		m := match{of: state(short(150))}
-		if short(148) != 0 {
-			m = m.inverted()
-		}
-		return m
-	}
-	return constant(maybe)
 }
 
 // outOr returns the register of a value that was computed from a field.

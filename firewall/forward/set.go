@@ -31,7 +31,7 @@ func (d *decoder) entries(set string) (all []entry, whole bool, err error) {
 		end bool
 	}
 	var edges []edge
-	whole, intervals := true, d.intervals[set]
+	whole, intervals := true, d.sets[set].intervals
 	err = d.conn.Walk(ruleset.Message(unix.NFT_MSG_GETSETELEM, d.family, unix.NLM_F_DUMP, attrs), func(o ruleset.Object) error {
 		for _, e := range d.All(slices.Clone(o.Get(unix.NFTA_SET_ELEM_LIST_ELEMENTS))) {
 			flags := d.Find(e, unix.NFTA_SET_ELEM_FLAGS)
@@ -110,15 +110,15 @@ func (d *decoder) lookup(e expression) error {
 		return err
 	}
 	if e.attr(unix.NFTA_LOOKUP_DREG) != nil {
-		d.put(e.number(unix.NFTA_LOOKUP_DREG), outOr(d.at(from).register))
+		d.put(e.number(unix.NFTA_LOOKUP_DREG), outOr(d.at(from).register), 4)
 	}
 	return nil
 }
 
 // inSet adds a match that is about the elements of a set, by a key that begins in a unit of registers; of a map of verdicts, a rule for
 // each element.
-func (d *decoder) inSet(set string, first int, verdicts, inverted bool) error {
-	entries, whole, err := d.entries(set)
+func (d *decoder) inSet(name string, first int, verdicts, inverted bool) error {
+	entries, whole, err := d.entries(name)
 	if err != nil {
 		return err
 	}
@@ -126,9 +126,20 @@ func (d *decoder) inSet(set string, first int, verdicts, inverted bool) error {
 	if first < len(d.registers) {
 		all = d.registers[first].match(nil)
 	}
+	all.passing = d.sets[name].passing
 	var keys []func(asked) answer
+	// The element for all keys is about what no other one is about.
+	slices.SortStableFunc(entries, func(a, b entry) int { return len(b.from) - len(a.from) })
 	for _, e := range entries {
 		m := d.key(first, e)
+		if e.from == nil {
+			m = all
+			m.of = anyOf(slices.Clone(keys), whole)
+			m = m.inverted()
+		}
+		if m.passing = all.passing; m.passing {
+			m.of = constant(maybe).of
+		}
 		all.byOut, all.byMark = all.byOut || m.byOut, all.byMark || m.byMark
 		keys = append(keys, m.of)
 		if verdicts {
@@ -139,19 +150,13 @@ func (d *decoder) inSet(set string, first int, verdicts, inverted bool) error {
 			d.add(v, to, m)
 		}
 	}
-	all.of = func(q asked) answer {
-		best := never
-		if !whole {
-			best = maybe
-		}
-		for _, key := range keys {
-			best = max(best, key(q))
-		}
-		return best
+	if all.of = anyOf(keys, whole); all.passing {
+		all.of = constant(maybe).of
 	}
 	switch {
-	case verdicts && !whole:
-		d.add(dropped, "", match{byOut: all.byOut, byMark: all.byMark, of: func(asked) answer { return maybe }})
+	case verdicts && (!whole || all.passing):
+		all.of = constant(maybe).of
+		d.add(dropped, "", all)
 	case verdicts:
 	case inverted:
 		d.matches = append(d.matches, all.inverted())
@@ -161,12 +166,26 @@ func (d *decoder) inSet(set string, first int, verdicts, inverted bool) error {
 	return nil
 }
 
+// anyOf reports whether a packet is one that any of the keys of a set is about.
+func anyOf(keys []func(asked) answer, whole bool) func(asked) answer {
+	return func(q asked) answer {
+		best := never
+		if !whole {
+			best = maybe
+		}
+		for _, key := range keys {
+			best = max(best, key(q))
+		}
+		return best
+	}
+}
+
 // key reports whether an element of a set is about a packet. In a key of several fields, each takes whole units of 4 bytes.
 func (d *decoder) key(first int, e entry) match {
 	if e.from == nil {
 		return constant(always)
 	}
-	var whole match
+	whole := match{unmarked: maybe}
 	all := []match{}
 	for at := 0; at < len(e.from); {
 		c := content{}
