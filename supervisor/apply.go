@@ -52,7 +52,7 @@ func (l *loop) bind(p plan.Plan, now time.Time) bool {
 	if !l.sync(firewall.State{Bindings: bindings, Guarded: l.ports.AllInUse(), Fence: l.fenced, Askers: l.askers(p.Allowances)}, now) {
 		return false
 	}
-	l.InForce()
+	l.Names.InForce()
 	l.recordBindings(p, now)
 	l.trials.Bound(bindings)
 	return true
@@ -119,7 +119,7 @@ func (l *loop) recordBindings(p plan.Plan, now time.Time) {
 func (l *loop) release(bindings []firewall.Binding) {
 	if !l.cleaned { // an earlier run may have crashed
 		l.cleaned = true
-		forget, emitter := l.ForgetAll, l.Events
+		forget, emitter := l.Connections.ForgetAll, l.Events
 		l.running.Go(func() { forgetOrphans(forget, emitter, bindings) })
 	}
 	l.freed = slices.DeleteFunc(l.freed, func(port uint16) bool {

@@ -83,11 +83,11 @@ func (l *loop) checkBeside(now time.Time) {
 func (l *loop) lookAround() func() {
 	l.guard.looks++
 	look, follows := l.guard.looks, l.followsForward()
-	readForward := l.ReadForward
+	readForward := l.Read.Forward
 	if !follows {
 		readForward = nil
 	}
-	return around(l.mail, readForward, l.ReadListeners, func(l *loop, a surroundings) {
+	return around(l.mail, readForward, l.Read.Listeners, func(l *loop, a surroundings) {
 		if l.guard.looks != look {
 			return
 		}

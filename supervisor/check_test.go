@@ -93,7 +93,7 @@ func TestNoFenceNoProxy(t *testing.T) {
 func TestCheckThatCannotTell(t *testing.T) {
 	run(t, func(m *machine) {
 		serveTwo(m)
-		sync := m.Firewall
+		sync := m.config.Firewall
 		fails := 1
 		m.mail.Post(func(l *loop) { l.Firewall = &failing{Backend: sync, fails: &fails} })
 		m.Wake(mailbox.Firewall)
@@ -338,7 +338,7 @@ func TestShutByIptablesEndsNothing(t *testing.T) {
 		serveTwo(m)
 		told := watched(m)
 		told()
-		outside := &shut{Backend: m.Firewall, err: fmt.Errorf("%w: the lock is held", firewall.ErrShut)}
+		outside := &shut{Backend: m.config.Firewall, err: fmt.Errorf("%w: the lock is held", firewall.ErrShut)}
 		m.mail.Post(func(l *loop) { l.Firewall = outside })
 		m.Wake(mailbox.Firewall)
 		m.expect(m.after(time.Minute), "")

@@ -20,7 +20,7 @@ func TestDenied(t *testing.T) {
 		m.after(time.Second)
 		began := time.Now()
 		for _, host := range []string{"old.example", "new.example", "old.example"} {
-			m.Events.Denied(events.Denial{VM: "social", IP: vmA, Host: host})
+			m.config.Events.Denied(events.Denial{VM: "social", IP: vmA, Host: host})
 			time.Sleep(time.Minute)
 		}
 		show := func(names []string, since time.Time) string {
@@ -60,7 +60,7 @@ func TestDenied(t *testing.T) {
 		}
 		m.remove("play.10.137.0.1")
 		m.after(time.Second)
-		if hosts, _ := m.Events.DeniedTo(vmA, time.Time{}); len(hosts) != 0 {
+		if hosts, _ := m.config.Events.DeniedTo(vmA, time.Time{}); len(hosts) != 0 {
 			t.Error("the list stays when the rule file has gone")
 		}
 	})

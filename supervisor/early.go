@@ -32,7 +32,7 @@ func (l *loop) followHints(hints []netwatch.Hint, now time.Time) (stale bool) {
 	var plans []plan.Plan
 	changed := 0
 	for _, h := range hints {
-		found, err := l.LookAtLinks(h)
+		found, err := l.Read.LinksAt(h)
 		after, ok := l.inputs.Links.After(h, found)
 		if stale = err != nil || !ok; stale { // the reading of all reports an error
 			break

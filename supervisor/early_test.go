@@ -73,7 +73,7 @@ func TestHintAtAnotherVif(t *testing.T) {
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
 		m.mail.Post(func(l *loop) {
-			l.LookAtLinks = func(netwatch.Hint) (netwatch.Snapshot, error) {
+			l.Read.LinksAt = func(netwatch.Hint) (netwatch.Snapshot, error) {
 				return netwatch.Snapshot{{Addr: netip.MustParseAddr("10.137.0.1"), Gateway: gateway, Vifs: []string{"vif2.0"}, Links: []int32{3}}}, nil
 			}
 		})
@@ -88,9 +88,9 @@ func TestHintBeforeOneThatTellsNothing(t *testing.T) {
 	run(t, func(m *machine) {
 		m.file("social.10.137.0.1", "a b") // refused: nothing to start, but to be shown
 		m.after(time.Second)
-		look := m.LookAtLinks
+		look := m.config.Read.LinksAt
 		m.mail.Post(func(l *loop) {
-			l.LookAtLinks = func(h netwatch.Hint) (netwatch.Snapshot, error) {
+			l.Read.LinksAt = func(h netwatch.Hint) (netwatch.Snapshot, error) {
 				if h.Link == 9 {
 					return nil, errors.New("busy")
 				}

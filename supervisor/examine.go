@@ -19,7 +19,7 @@ func (s *Supervisor) examine(d events.Denial) bool {
 			defer s.looks.End(d.IP)
 			ctx, cancel := context.WithTimeout(life, explain.LookTimeout)
 			defer cancel()
-			s.Events.Record(s.explainer().Outcome(ctx, fence, d))
+			s.config.Events.Record(s.explainer().Outcome(ctx, fence, d))
 		})
 	})
 	return true

@@ -15,11 +15,15 @@ import (
 // One AppVM does not keep others from learning what became of their connections, and what is over leaves nothing behind.
 func TestExaminationsAreBounded(t *testing.T) {
 	s := New(Config{
-		Events: events.New(slog.New(slog.DiscardHandler)),
-		LookUp: func(context.Context, string) ([]netip.Addr, error) {
-			return []netip.Addr{netip.MustParseAddr("10.1.2.3")}, nil
+		Names: Names{
+			LookUp: func(context.Context, string) ([]netip.Addr, error) {
+				return []netip.Addr{netip.MustParseAddr("10.1.2.3")}, nil
+			},
 		},
-		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
+		Connections: Connections{
+			Attempts: func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
+		},
+		Events: events.New(slog.New(slog.DiscardHandler)),
 	})
 	begun := 0
 	for range explain.LooksEach + 1 {
@@ -38,7 +42,7 @@ func TestExaminationsAreBounded(t *testing.T) {
 	if begun != explain.LooksMax {
 		t.Errorf("%d examinations at once", begun)
 	}
-	l := newLoop(t.Context(), s.Config, s.mail)
+	l := newLoop(t.Context(), s.config, s.mail)
 	for _, letter := range s.mail.Letters() { // as the loop does
 		letter(l)
 	}
@@ -46,7 +50,7 @@ func TestExaminationsAreBounded(t *testing.T) {
 	if !s.looks.None() {
 		t.Error("examinations are left")
 	}
-	hosts, _ := s.Events.DeniedTo(vmA, time.Time{})
+	hosts, _ := s.config.Events.DeniedTo(vmA, time.Time{})
 	if len(hosts) != 1 || hosts[0].Count != explain.LooksEach || hosts[0].What != events.FenceRefused {
 		t.Errorf("denied has %+v", hosts)
 	}

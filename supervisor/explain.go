@@ -28,14 +28,14 @@ func (s *Supervisor) Explain(ctx context.Context, name, address string) (control
 }
 
 func (s *Supervisor) explainer() explain.Explainer {
-	return explain.Explainer{LookUp: s.lookUpInTime, Attempts: s.Attempts, Beyond: s.Beyond, Try: s.try}
+	return explain.Explainer{LookUp: s.lookUpInTime, Attempts: s.config.Connections.Attempts, Beyond: s.config.Connections.Beyond, Try: s.try}
 }
 
 // lookUpInTime returns a host's addresses, as tinyproxy gets them when it connects.
 func (s *Supervisor) lookUpInTime(ctx context.Context, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, upstreams.LookUpTimeout)
 	defer cancel()
-	return s.LookUp(ctx, host)
+	return s.config.Names.LookUp(ctx, host)
 }
 
 // subject returns what the requests of an AppVM meet.

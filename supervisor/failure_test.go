@@ -181,8 +181,8 @@ func TestSocketsAreLookedAtAgain(t *testing.T) {
 			ill <- errors.New("no netlink")
 		}
 		m.mail.Post(func(l *loop) {
-			l.Look = time.Hour
-			l.ReadListeners = func() (sockdiag.Listeners, error) {
+			l.Resync = time.Hour
+			l.Read.Listeners = func() (sockdiag.Listeners, error) {
 				select {
 				case err := <-ill:
 					return nil, err
@@ -218,13 +218,13 @@ func TestForgettingThatFailsIsToldOnly(t *testing.T) {
 	run(t, func(m *machine) {
 		told := watched(m)
 		m.mail.Post(func(l *loop) {
-			l.Forget = func(netip.AddrPort, []netip.AddrPort) error { return errors.New("no netlink") }
+			l.Connections.Forget = func(netip.AddrPort, []netip.AddrPort) error { return errors.New("no netlink") }
 		})
 		m.file("social.10.137.0.1", "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
 		m.mail.Post(func(l *loop) {
-			l.ForgetAll = func([]firewall.Binding) (int, error) { return 0, errors.New("no netlink at all") }
+			l.Connections.ForgetAll = func([]firewall.Binding) (int, error) { return 0, errors.New("no netlink at all") }
 			l.cleaned = false
 		})
 		m.connect()
@@ -317,7 +317,7 @@ func TestNobodyWaitsForFilesThatAreNotWritten(t *testing.T) {
 func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 	for _, systemd := range []bool{true, false} {
 		run(t, func(m *machine) {
-			m.mail.Post(func(l *loop) { l.SystemdMakesFiles, l.Setup.Started = systemd, time.Now() })
+			m.mail.Post(func(l *loop) { l.Systemd.MakesFiles, l.Setup.Started = systemd, time.Now() })
 			m.file("a.10.0.0.1", "x")
 			m.connect("vif1.0 10.0.0.1")
 			m.after(time.Second)

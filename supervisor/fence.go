@@ -53,7 +53,7 @@ func (l *loop) askers(exits []policy.Allowance) (all []firewall.Asker) {
 	all = make([]firewall.Asker, 0, len(vms))
 	for _, addr := range vms {
 		uid := l.Users.UID(addr)
-		if at := l.Asker(uid); at.IsValid() {
+		if at := l.Names.Asker(uid); at.IsValid() {
 			all = append(all, firewall.Asker{UID: uid, At: at})
 		}
 	}
@@ -71,7 +71,7 @@ func (l *loop) addresses(host string, now time.Time) []netip.Addr {
 // askForUpstreams asks for the addresses of Upstreams that are due.
 func (l *loop) askForUpstreams(now time.Time) {
 	for _, name := range l.upstreams.Due(now) {
-		beside(l, upstreams.Ask(l.life, l.LookUp, name), func(l *loop, a upstreams.Answer) { l.heardUpstream(name, a) })
+		beside(l, upstreams.Ask(l.life, l.Names.LookUp, name), func(l *loop, a upstreams.Answer) { l.heardUpstream(name, a) })
 	}
 }
 
@@ -86,7 +86,7 @@ func (l *loop) heardUpstream(name string, a upstreams.Answer) {
 	}
 	if retry := l.troubles.Note(l.Events, now, trouble, a.Err); a.Err != nil {
 		l.upstreams.Failed(name, retry)
-	} else if l.upstreams.Heard(name, a.Addrs, now, l.Interval) {
+	} else if l.upstreams.Heard(name, a.Addrs, now, l.Heartbeat) {
 		l.changed = true
 	}
 }

@@ -30,12 +30,12 @@ func (l *loop) readForward(now time.Time) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 	defer cancel()
-	forward, err := l.ReadForward(ctx)
+	forward, err := l.Read.Forward(ctx)
 	l.heardForward(forward, err, now)
 }
 
 // followsForward reports whether the chains of hook forward decide by which interfaces proxies may leave.
-func (l *loop) followsForward() bool { return len(l.Leave) == 0 && l.ReadForward != nil }
+func (l *loop) followsForward() bool { return len(l.Leave) == 0 && l.Read.Forward != nil }
 
 // heardForward takes in what the chains of hook forward say, and reports whether that is new.
 func (l *loop) heardForward(forward firewall.Forward, err error, now time.Time) (changed bool) {

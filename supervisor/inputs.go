@@ -25,7 +25,7 @@ func (l *loop) resync(now time.Time) {
 	}
 	l.guard.suspect = true
 	l.guard.Forgive()
-	l.agenda.At(agenda.Resync, now.Add(l.Look))
+	l.agenda.At(agenda.Resync, now.Add(l.Resync))
 }
 
 // schedule turns reasons, except Rules, into times: at once, or when it is the turn of a check.
@@ -55,7 +55,7 @@ func (l *loop) expectRules(first, last, now time.Time) {
 // stale reports whether the rules of AppVMs may differ from those that were read last. If so, they are read soon. It asks the file
 // system, because netlink may have been faster than inotify.
 func (l *loop) stale(now time.Time, of ...netip.Addr) bool {
-	if l.burstAt.IsZero() && l.RulesChanged(of...) {
+	if l.burstAt.IsZero() && l.Read.RulesChanged(of...) {
 		l.expectRules(now, now, now)
 	}
 	return !l.burstAt.IsZero()
@@ -120,7 +120,7 @@ func (l *loop) readLinks(now time.Time) bool {
 	if !l.agenda.Take(agenda.Links, now) {
 		return false
 	}
-	links, err := l.ReadLinks()
+	links, err := l.Read.Links()
 	l.agenda.At(agenda.Links, l.troubles.Note(l.Events, now, "links", err))
 	if err != nil {
 		return true
@@ -135,7 +135,7 @@ func (l *loop) readRules(now time.Time) bool {
 	if !l.agenda.Take(agenda.Rules, now) {
 		return false
 	}
-	set, err := l.ReadRules()
+	set, err := l.Read.Rules()
 	over := l.burstAt.Add(quietPeriodMax) // long ago, if nothing settles
 	l.agenda.At(agenda.Rules, l.troubles.Note(l.Events, now, "rules", err))
 	if err == nil && now.Before(over) && set.Truncated(l.inputs.Rules) {
@@ -157,7 +157,7 @@ func (l *loop) readRules(now time.Time) bool {
 }
 
 func (l *loop) readResolvers(now time.Time) {
-	resolvers, err := l.ReadResolvers()
+	resolvers, err := l.Read.Resolvers()
 	if retry := l.troubles.Note(l.Events, now, "resolvers", err); err != nil {
 		l.agenda.By(agenda.Resolvers, retry)
 		return
@@ -168,7 +168,7 @@ func (l *loop) readResolvers(now time.Time) {
 
 // readPlaces reads what sandboxes depend on.
 func (l *loop) readPlaces(now time.Time) {
-	known, next := l.moved.Believe(l.inputs.Places, l.ReadPlaces(l.pages()...), now)
+	known, next := l.moved.Believe(l.inputs.Places, l.Read.Places(l.pages()...), now)
 	l.inputs.Places = known
 	l.agenda.By(agenda.Resolvers, next)
 }
@@ -193,7 +193,7 @@ func (l *loop) desired(now time.Time) []*plan.Desired {
 }
 
 func (l *loop) readBinary(now time.Time) {
-	binary, err := l.ReadBinary()
+	binary, err := l.Read.Binary()
 	if l.troubles.Note(l.Events, now, "tinyproxy", err); err == nil {
 		l.inputs.Binary = binary
 	}

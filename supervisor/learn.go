@@ -61,7 +61,7 @@ func (l *loop) beginLesson(r control.LearnRequest, record *lessons.Record) (*pla
 		return nil, nil, err
 	}
 	about := events.About{VM: d.Name, IP: d.Addr, Seconds: r.Seconds}
-	lesson, why := l.inputs.Lessons.Begin(d, l.BootTime()+time.Duration(r.Seconds)*time.Second)
+	lesson, why := l.inputs.Lessons.Begin(d, l.Clock.Now()+time.Duration(r.Seconds)*time.Second)
 	if why != "" {
 		return nil, nil, &control.DaemonError{Fault: control.Conflict, Message: d.Name + " cannot learn: " + why}
 	}

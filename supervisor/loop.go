@@ -53,7 +53,7 @@ type loop struct {
 	patience     time.Duration // until the loop asks itself whether processes can wait for a write
 
 	lastRound time.Time
-	lastBoot  time.Duration // BootTime then
+	lastBoot  time.Duration // Clock.Now then
 	plannedAt time.Time     // of the last plan for all
 	burstAt   time.Time     // when the loop saw the changes of rules that are now settling
 	editedAt  time.Time     // when they were made, as the loop may have been busy
@@ -100,7 +100,7 @@ func (l *loop) run() error {
 	l.agenda.At(agenda.Ready, time.Now().Add(readyTimeout))
 	l.readStops(time.Now())
 	l.mail.Wake(mailbox.Force)
-	timer := time.NewTimer(l.Interval)
+	timer := time.NewTimer(l.Heartbeat)
 	defer timer.Stop()
 	for {
 		select {
@@ -125,7 +125,7 @@ func (l *loop) round(now time.Time) time.Time {
 	for _, letter := range l.mail.Letters() {
 		letter(l)
 	}
-	boot := l.BootTime()
+	boot := l.Clock.Now()
 	if !l.lastRound.IsZero() && slept(now.Sub(l.lastRound), boot-l.lastBoot) {
 		l.mail.Wake(mailbox.Force) // a resume may bring no event at all
 	}
@@ -158,7 +158,7 @@ func (l *loop) round(now time.Time) time.Time {
 	if l.agenda.Take(agenda.Answers, now) {
 		l.answerAll(now)
 	}
-	return l.upstreams.Next(l.agenda.Next(beat.Next(now, l.Interval)))
+	return l.upstreams.Next(l.agenda.Next(beat.Next(now, l.Heartbeat)))
 }
 
 // slept reports whether the machine was suspended for long while these times passed: a suspend stops the monotonic clock, but not the

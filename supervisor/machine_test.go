@@ -283,92 +283,110 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 		m.ctx = ctx
 		began := time.Now()
 		m.Supervisor = New(Config{
-			ReadLinks: func() (netwatch.Snapshot, error) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				m.reads++
-				return m.links, m.linksErr
+			Read: Inputs{
+				Links: func() (netwatch.Snapshot, error) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					m.reads++
+					return m.links, m.linksErr
+				},
+				LinksAt: func(h netwatch.Hint) (netwatch.Snapshot, error) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					m.looks++
+					if vm, ok := m.links.Find(h.Host); ok {
+						return netwatch.Snapshot{vm}, m.linksErr
+					}
+					return nil, m.linksErr
+				},
+				Rules: func() (rules.Set, error) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					if m.rulesErr != nil {
+						return rules.Set{}, m.rulesErr
+					}
+					return reader.Read()
+				},
+				RulesChanged: func(of ...netip.Addr) bool {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return reader.Changed(of...)
+				},
+				Binary: func() (tinyproxy.Binary, error) { return tinyproxy.Binary{}, nil },
+				Places: func(...string) map[string]string {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return map[string]string{"": m.places}
+				},
+				Resolvers: func() ([]netip.Addr, error) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return m.resolvers, m.resolvErr
+				},
+				Forward: func(context.Context) (firewall.Forward, error) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return m.forward, m.forwardErr
+				},
+				Listeners: func() (sockdiag.Listeners, error) { return nil, nil },
+				Stops: func() (stops.Record, error) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return m.stops, m.stopsErr
+				},
 			},
-			LookAtLinks: func(h netwatch.Hint) (netwatch.Snapshot, error) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				m.looks++
-				if vm, ok := m.links.Find(h.Host); ok {
-					return netwatch.Snapshot{vm}, m.linksErr
-				}
-				return nil, m.linksErr
+			Names: Names{
+				Asker: func(uid uint32) netip.AddrPort {
+					return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)}), 5353)
+				},
+				InForce: func() {},
+				WhyNone: func(uint32, string) string { return "" },
+				LookUp: func(ctx context.Context, name string) ([]netip.Addr, error) {
+					select {
+					case <-time.After(50 * time.Millisecond): // name servers take longer than processes
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					}
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					if addr, ok := m.hosts[name]; ok {
+						return []netip.Addr{addr}, nil
+					}
+					return nil, errors.New("no such host " + name)
+				},
 			},
-			ReadRules: func() (rules.Set, error) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				if m.rulesErr != nil {
-					return rules.Set{}, m.rulesErr
-				}
-				return reader.Read()
+			Connections: Connections{
+				Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return m.attempts, nil
+				},
+				Forget: func(to netip.AddrPort, from []netip.AddrPort) error {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					if len(from) > 0 {
+						m.forgotten = append(m.forgotten, to.Port())
+					}
+					return nil
+				},
+				ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
 			},
-			RulesChanged: func(of ...netip.Addr) bool {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return reader.Changed(of...)
+			Clock: Clock{
+				Now: func() time.Duration {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return time.Since(began) + m.asleep
+				},
+				WakeAt: func(time.Duration) {},
 			},
-			ReadBinary: func() (tinyproxy.Binary, error) { return tinyproxy.Binary{}, nil },
-			ReadPlaces: func(...string) map[string]string {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return map[string]string{"": m.places}
-			},
-			ReadResolvers: func() ([]netip.Addr, error) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return m.resolvers, m.resolvErr
-			},
-			Asker: func(uid uint32) netip.AddrPort {
-				return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)}), 5353)
-			},
-			InForce: func() {},
-			NoName:  func(uint32, string) string { return "" },
-			Attempts: func(uint32, uint16) ([]firewall.Attempt, error) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return m.attempts, nil
-			},
-			LookUp: func(ctx context.Context, name string) ([]netip.Addr, error) {
-				select {
-				case <-time.After(50 * time.Millisecond): // name servers take longer than processes
-				case <-ctx.Done():
-					return nil, ctx.Err()
-				}
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				if addr, ok := m.hosts[name]; ok {
-					return []netip.Addr{addr}, nil
-				}
-				return nil, errors.New("no such host " + name)
-			},
-			ReadForward: func(context.Context) (firewall.Forward, error) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return m.forward, m.forwardErr
-			},
-			ReadListeners: func() (sockdiag.Listeners, error) { return nil, nil },
-			Forget: func(to netip.AddrPort, from []netip.AddrPort) error {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				if len(from) > 0 {
-					m.forgotten = append(m.forgotten, to.Port())
-				}
-				return nil
-			},
-			BootTime: func() time.Duration {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return time.Since(began) + m.asleep
-			},
-			WakeAt: func(time.Duration) {},
-			ReadStops: func() (stops.Record, error) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				return m.stops, m.stopsErr
+			Systemd: Systemd{
+				Notify: func(state string) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					if state != "WATCHDOG=1" {
+						m.notified = append(m.notified, state)
+					}
+				},
 			},
 			WriteStops: func(s stops.Record) error {
 				m.mu.Lock()
@@ -384,17 +402,15 @@ func runAfter(t *testing.T, before, f func(m *machine)) {
 				}
 				return m.stopsErr
 			},
-			ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
-			Firewall:  m, Proxies: m, Users: new(tinyproxy.Identities),
-			Ports: proxies.PortRange{First: 1, Last: 100}, Limits: limits, Interval: 30 * time.Second, Look: 30 * time.Second, Rest: func() {},
-			Notify: func(state string) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				if state != "WATCHDOG=1" {
-					m.notified = append(m.notified, state)
-				}
-			},
-			Events: events.New(slog.New(slog.DiscardHandler)),
+			Firewall:  m,
+			Proxies:   m,
+			Users:     new(tinyproxy.Identities),
+			Ports:     proxies.PortRange{First: 1, Last: 100},
+			Limits:    limits,
+			Heartbeat: 30 * time.Second,
+			Resync:    30 * time.Second,
+			Rest:      func() {},
+			Events:    events.New(slog.New(slog.DiscardHandler)),
 		})
 		before(m)
 		ended := make(chan error)

@@ -28,10 +28,10 @@ func TestUnseenIsHeldBeforeItIsServed(t *testing.T) {
 					t.Fatal(err)
 				}
 				var err error
-				if m.Sightings, err = sightings.Open(record); err != nil {
+				if m.config.Sightings, err = sightings.Open(record); err != nil {
 					t.Fatal(err)
 				}
-				m.Sightings.OnDoubt(m.Hold)
+				m.config.Sightings.OnDoubt(m.Hold)
 				m.delay = 0
 			}, func(m *machine) {
 				m.file("bank.10.137.0.11", "a")

@@ -70,7 +70,7 @@ func (l *loop) start(p *policy.Policy, now time.Time) {
 func (l *loop) runner(p *process) proxies.Runner {
 	mail, gone := l.mail, l.running.Done
 	return proxies.Runner{
-		Policy: p.Policy, Port: p.Port, Starter: l.Proxies, Forget: l.Forget, Events: l.Events, Cut: p.cut,
+		Policy: p.Policy, Port: p.Port, Starter: l.Proxies, Forget: l.Connections.Forget, Events: l.Events, Cut: p.cut,
 		CameUp: func(proxy proxies.Proxy) { mail.Post(func(l *loop) { l.cameUp(p, proxy) }) },
 		Ended: func(err error) {
 			mail.Post(func(l *loop) { l.ended(p, err) })
@@ -153,7 +153,7 @@ func (l *loop) ended(p *process, err error) {
 			kind = events.RulesRefused
 		}
 		l.failed(kind, vm, p.Policy, now, err, 0, 0)
-		if l.SystemdMakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(l.Setup.Started) >= lifeMin {
+		if l.Systemd.MakesFiles && errors.Is(err, proc.ErrRemoved) && now.Sub(l.Setup.Started) >= lifeMin {
 			l.gaveUp = err
 		}
 		return
@@ -167,7 +167,7 @@ func (l *loop) ended(p *process, err error) {
 // checkListeners looks whether proxies still listen where bindings lead, or may lead again. A proxy that does not counts as dead, and so
 // does one whose port belongs to another process.
 func (l *loop) checkListeners(now time.Time) {
-	listeners, err := l.ReadListeners()
+	listeners, err := l.Read.Listeners()
 	l.heardListeners(listeners, err, proxies.Proxy.Listens, now)
 }
 

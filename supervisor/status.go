@@ -45,7 +45,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 			row.EgressRefused = l.refused[l.Users.UID(d.Addr)]
 		}
 		if lesson := l.inputs.Lessons.Of(d.Identity()); lesson != nil {
-			row.Learning = now.Add(lesson.Until - l.BootTime())
+			row.Learning = now.Add(lesson.Until - l.Clock.Now())
 		}
 		vm := l.vms[d.Addr]
 		if vm != nil {
@@ -53,7 +53,7 @@ func (l *loop) statusNow(now time.Time) control.Status {
 		}
 		if row.State == control.Running {
 			row.PID, row.Port = vm.current.pid(), int(vm.current.Port)
-			row.Confinement, row.Switchboard = &l.Confined, &l.Setup.Switchboard
+			row.Confinement, row.Switchboard = &l.Setup.Confinement, &l.Setup.Switchboard
 			row.List = news.ListOf(vm.current.Policy)
 		}
 		status.VMs = append(status.VMs, row)

@@ -20,7 +20,7 @@ const theStops = "record of stopped AppVMs" // as the troubles call it
 // readStops reads what was stopped before the daemon began. As long as that cannot be read, all AppVMs are stopped: "could not read" is
 // never "there is nothing". What a person says meanwhile is a new record, and the old one is not read again.
 func (l *loop) readStops(now time.Time) {
-	record, err := l.ReadStops()
+	record, err := l.Read.Stops()
 	if err != nil {
 		record = stops.Record{All: now, Unread: true}
 	}

@@ -33,14 +33,14 @@ import (
 
 // A Supervisor is what any goroutine may use: it passes questions and changes on to the loop.
 type Supervisor struct {
-	Config
-	mail  *box
-	looks explain.Looks // at what became of connections
+	config Config
+	mail   *box
+	looks  explain.Looks // at what became of connections
 }
 
 // New makes a supervisor; Run runs it.
 func New(c Config) *Supervisor {
-	s := &Supervisor{Config: c, mail: mailbox.New[*loop]()}
+	s := &Supervisor{config: c, mail: mailbox.New[*loop]()}
 	if c.Events != nil {
 		c.Events.ExamineBy(s.examine)
 	}
@@ -56,5 +56,5 @@ func (s *Supervisor) Hint(h netwatch.Hint) { s.mail.Hint(h) }
 // Run reconciles until ctx ends, then takes everything away. Its error is of that taking away, or why only a new start helps.
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer s.mail.Close()
-	return newLoop(ctx, s.Config, s.mail).run()
+	return newLoop(ctx, s.config, s.mail).run()
 }

@@ -54,7 +54,7 @@ func (l *loop) allow(who plan.Identity, hosts []rules.Host, t control.Temporary,
 	}
 	for _, host := range hosts {
 		if t.Seconds > 0 {
-			l.inputs.Temporary.Allow(who, host, l.BootTime()+time.Duration(t.Seconds)*time.Second, !t.Asked)
+			l.inputs.Temporary.Allow(who, host, l.Clock.Now()+time.Duration(t.Seconds)*time.Second, !t.Asked)
 			about.Host = host.String()
 			l.Events.Emit(events.Allowed, about)
 			continue
@@ -77,7 +77,7 @@ func (l *loop) allowedNoMore(who plan.Identity, host rules.Host, why string) {
 // forward or back, changes nothing.
 func (l *loop) expire(now time.Time) (any bool) {
 	l.agenda.At(agenda.Expiry, time.Time{})
-	boot := l.BootTime()
+	boot := l.Clock.Now()
 	next := l.inputs.Temporary.Expire(boot, func(who plan.Identity, host rules.Host) {
 		l.allowedNoMore(who, host, "its time is over")
 		any = true
@@ -89,7 +89,7 @@ func (l *loop) expire(now time.Time) (any bool) {
 	}
 	if next > 0 {
 		l.agenda.At(agenda.Expiry, now.Add(next-boot))
-		l.WakeAt(next)
+		l.Clock.WakeAt(next)
 	}
 	if any {
 		clear(l.cache)

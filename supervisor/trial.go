@@ -63,7 +63,7 @@ func (l *loop) beginTrial(ctx context.Context, q trials.Question, outcome chan<-
 	}
 	mail := l.mail
 	l.running.Go(l.trials.Begin(ctx, l.life, q, port, trials.Means{
-		Starter: l.Proxies, UIDs: l.Users, Attempts: l.Attempts, NoName: l.NoName,
+		Starter: l.Proxies, UIDs: l.Users, Attempts: l.Connections.Attempts, NoName: l.Names.WhyNone,
 		Change: func(change func()) {
 			mail.Post(func(l *loop) {
 				change()

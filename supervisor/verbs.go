@@ -93,9 +93,9 @@ func (s *Supervisor) Reload(ctx context.Context) error {
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return fmt.Errorf("read the monotonic clock: %w", err)
 	}
-	s.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)) // sd_notify(3), Type=notify-reload
+	s.config.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)) // sd_notify(3), Type=notify-reload
 	_, err := s.change(ctx, func(*loop) ([]netip.Addr, error) { return nil, nil })
-	s.notify("READY=1")
+	s.config.notify("READY=1")
 	return err
 }
 
@@ -111,7 +111,7 @@ func (s *Supervisor) Denied(ctx context.Context, names []string, since time.Time
 			continue // a refused rule file may have no address
 		}
 		d := events.Denied{VM: vm.Name, IP: vm.Addr.String()}
-		d.Hosts, d.Forgotten = s.Events.DeniedTo(vm.Addr, since)
+		d.Hosts, d.Forgotten = s.config.Events.DeniedTo(vm.Addr, since)
 		all = append(all, d)
 	}
 	events.Bound(all)
@@ -124,7 +124,7 @@ func (s *Supervisor) Review(ctx context.Context, names []string) ([]control.List
 	if err != nil {
 		return nil, err
 	}
-	return s.Uses.Of(slices.DeleteFunc(vms, func(vm plan.Identity) bool { return len(names) > 0 && !slices.Contains(names, vm.Name) })), nil
+	return s.config.Uses.Of(slices.DeleteFunc(vms, func(vm plan.Identity) bool { return len(names) > 0 && !slices.Contains(names, vm.Name) })), nil
 }
 
 // Watch sends what happens; see Events.Watch. Without its error, an unknown name would wait forever.
@@ -132,7 +132,7 @@ func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events
 	if _, err := s.known(ctx, names); err != nil {
 		return err
 	}
-	return s.Events.Watch(ctx, names, send)
+	return s.config.Events.Watch(ctx, names, send)
 }
 
 // known returns the AppVMs that have rule files, as `show` has them. Its error says which names are not among these.

@@ -17,7 +17,7 @@ const unwatchedInterval = 5 * time.Second
 // As long as the watcher does not work, its input is read every 5 s, and `show` names that among the problems.
 func (s *Supervisor) KeepWatching(ctx context.Context, what string, input mailbox.Reason,
 	watch func(ctx context.Context, report func(error)) error) {
-	backoff.KeepWatching(ctx, s.Events.Log, what, watch, func(err error) {
+	backoff.KeepWatching(ctx, s.config.Events.Log, what, watch, func(err error) {
 		s.mail.Post(func(l *loop) { l.heardWatcher(what, input, err) })
 	})
 }

@@ -122,15 +122,16 @@ func warnOfAdvisories(ctx context.Context, emitter *events.Emitter, binary tinyp
 	}
 }
 
-func look(fw firewall.Backend) time.Duration {
+// resync returns the time after which everything is read without an event.
+func resync(fw firewall.Backend) time.Duration {
 	if fw.String() == "iptables" {
 		return iptablesLook
 	}
 	return slowLook
 }
 
-// interval keeps the loop's own heartbeat within systemd's watchdog time.
-func interval() time.Duration {
+// heartbeat keeps the loop's own heartbeat within systemd's watchdog time.
+func heartbeat() time.Duration {
 	if watchdog, err := daemon.SdWatchdogEnabled(false); err == nil && watchdog > 0 {
 		return min(signOfLife, watchdog/3)
 	}

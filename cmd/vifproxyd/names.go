@@ -100,8 +100,8 @@ func (n *names) watch(s *supervisor.Supervisor) {
 	})
 }
 
-// noName returns what the resolver has said of a name that has no address for a proxy's uid.
-func (n *names) noName(uid uint32, host string) string {
+// whyNone returns what the resolver has said of a name that has no address for a proxy's uid.
+func (n *names) whyNone(uid uint32, host string) string {
 	_, why, _ := n.Why(uid, host)
 	return why
 }

@@ -183,58 +183,70 @@ func (d *parts) read() {
 // config returns what the supervisor works with.
 func (d *parts) config(ctx context.Context) supervisor.Config {
 	return supervisor.Config{
-		ReadLinks:    netwatch.Read,
-		LookAtLinks:  netwatch.Look,
-		ReadRules:    d.ruleFiles.Read,
-		RulesChanged: d.ruleFiles.Changed,
-		ReadBinary: func() (tinyproxy.Binary, error) {
-			found, err := d.programs.Identify(d.tinyproxy)
-			if err == nil && found != d.binary {
-				d.binary = found
-				d.helpers.Go(func() { warnOfAdvisories(ctx, d.events, found) })
-			}
-			return found, err
+		Read: d.inputs(ctx),
+		Names: supervisor.Names{
+			LookUp: d.names.lookUp, WhyNone: d.names.whyNone, Asker: d.names.Asker, InForce: d.names.configure,
 		},
-		ReadListeners: sockdiag.ReadListeners,
-		ReadPlaces:    d.readPlaces,
-		ReadResolvers: d.names.readServers,
-		LookUp:        d.names.lookUp,
-		Asker:         d.names.Asker,
-		NoName:        d.names.noName,
-		InForce:       d.names.configure,
-		HoldOwned:     d.onOwned == "hold",
-		Sightings:     d.sightings,
-		Uses:          d.uses,
-		Attempts:      firewall.Attempts,
-		Beyond:        nft.Beyond,
-		ReadStops:     d.stops().Read, WriteStops: d.stops().Write,
-		BootTime: bootTime, WakeAt: d.alarm.set,
-		Firewall:  d.way.firewall,
-		Forget:    d.way.forget(),
-		ForgetAll: d.way.forgetAll(d.options),
-		Proxies:   d.proxies,
-		Users:     d.users,
-		Confined:  d.confinement,
+		Connections: supervisor.Connections{
+			Attempts: firewall.Attempts, Beyond: nft.Beyond, Forget: d.way.forget(), ForgetAll: d.way.forgetAll(d.options),
+		},
+		Clock:   supervisor.Clock{Now: bootTime, WakeAt: d.alarm.set},
+		Systemd: supervisor.Systemd{Notify: d.systemd.notify, MakesFiles: systemdMakes(d.runtimeDir)},
+
+		Firewall:   d.way.firewall,
+		Proxies:    d.proxies,
+		Users:      d.users,
+		Events:     d.events,
+		Sightings:  d.sightings,
+		Uses:       d.uses,
+		WriteStops: d.stops().Write,
+		Rest:       rest,
+
 		Egress:    d.egress,
 		Leave:     d.leave,
-
-		ReadForward: d.chains.Read,
-		Ports:       d.listenPorts,
-		Limits:      plan.Limits{Drain: d.drain, Generations: retiredMax, Full: fullMax},
-		Interval:    interval(),
-		Look:        look(d.way.firewall),
-		Rest:        rest,
-		Notify:      d.systemd.notify,
-		Events:      d.events,
-		Setup: control.Setup{
-			Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(d.proxyPort), Tinyproxy: d.tinyproxy,
-			RulesDir: d.rulesDir, QubesDB: d.qubesDB, Template: d.template, Ceiling: d.ceiling, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
-			Leave: d.leave, EgressAllow: texts(d.egress),
-			Confinement: d.confinement, Switchboard: d.way.said,
-			Names: control.Names{UID: tinyproxy.NamesUID},
-		},
-		SystemdMakesFiles: systemdMakes(d.runtimeDir),
+		HoldOwned: d.onOwned == "hold",
+		Ports:     d.listenPorts,
+		Limits:    plan.Limits{Drain: d.drain, Generations: retiredMax, Full: fullMax},
+		Heartbeat: heartbeat(),
+		Resync:    resync(d.way.firewall),
+		Setup:     d.setup(),
 	}
+}
+
+// inputs returns what reads the inputs.
+func (d *parts) inputs(ctx context.Context) supervisor.Inputs {
+	return supervisor.Inputs{
+		Links:        netwatch.Read,
+		LinksAt:      netwatch.Look,
+		Rules:        d.ruleFiles.Read,
+		RulesChanged: d.ruleFiles.Changed,
+		Binary:       func() (tinyproxy.Binary, error) { return d.readBinary(ctx) },
+		Resolvers:    d.names.readServers,
+		Places:       d.readPlaces,
+		Stops:        d.stops().Read,
+		Forward:      d.chains.Read,
+		Listeners:    sockdiag.ReadListeners,
+	}
+}
+
+// setup returns what clients learn about the options.
+func (d *parts) setup() control.Setup {
+	return control.Setup{
+		Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(d.proxyPort), Tinyproxy: d.tinyproxy,
+		RulesDir: d.rulesDir, QubesDB: d.qubesDB, Template: d.template, Ceiling: d.ceiling, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
+		Leave: d.leave, EgressAllow: texts(d.egress), Confinement: d.confinement, Switchboard: d.way.said,
+		Names: control.Names{UID: tinyproxy.NamesUID},
+	}
+}
+
+// readBinary identifies the program tinyproxy. If it is another one than before, it is looked up among those that are known to be unsafe.
+func (d *parts) readBinary(ctx context.Context) (tinyproxy.Binary, error) {
+	found, err := d.programs.Identify(d.tinyproxy)
+	if err == nil && found != d.binary {
+		d.binary = found
+		d.helpers.Go(func() { warnOfAdvisories(ctx, d.events, found) })
+	}
+	return found, err
 }
 
 // readPlaces reads what sandboxes depend on.

@@ -614,8 +614,8 @@ func (m *machine) perform(s step) {
 		}
 	case denied:
 		if m.life != nil {
-			m.life.sup.Events.Visited(events.Visit{IP: vm.addr, Host: "h1.example", Port: 443})
-			m.life.sup.Events.Denied(events.Denial{VM: vm.name, IP: vm.addr, Host: "h0.example", Port: 80, Reason: events.ReasonConnect, UID: uids.UID(vm.addr)})
+			m.life.events.Visited(events.Visit{IP: vm.addr, Host: "h1.example", Port: 443})
+			m.life.events.Denied(events.Denial{VM: vm.name, IP: vm.addr, Host: "h0.example", Port: 80, Reason: events.ReasonConnect, UID: uids.UID(vm.addr)})
 		}
 	}
 }

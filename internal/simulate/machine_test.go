@@ -70,7 +70,7 @@ type machine struct {
 	ceiling   window[hosts] // what no list may go beyond
 	noCeiling bool          // it cannot be read
 	before    map[*list]hosts
-	version   int // of all that ReadRules reads
+	version   int // of all that Inputs.Rules reads
 	slept     time.Duration
 
 	faults   [troubles]time.Time     // until when something does not work
@@ -119,6 +119,7 @@ type machine struct {
 type life struct {
 	n         int
 	sup       *supervisor.Supervisor
+	events    *events.Emitter
 	ctx       context.Context
 	cancel    context.CancelFunc
 	dead      bool // it was killed: nothing that it does has an effect
@@ -338,84 +339,170 @@ func (m *machine) read(f func()) {
 // config returns what the supervisor of a life works with.
 func (m *machine) config(l *life) supervisor.Config {
 	users := new(tinyproxy.Identities)
+	l.events = events.New(slog.New(logger{m, l}))
 	return supervisor.Config{
-		ReadLinks: func() (s netwatch.Snapshot, err error) {
-			m.read(func() {
-				if err = m.failing(links); err == nil {
-					s = m.snapshot()
-				}
-				if err == nil && l == m.life {
-					m.stale[0] = false
-					for _, vm := range m.vms {
-						vm.known = vm.connection
+		Read: supervisor.Inputs{
+			Links: func() (s netwatch.Snapshot, err error) {
+				m.read(func() {
+					if err = m.failing(links); err == nil {
+						s = m.snapshot()
 					}
-				} else if l == m.life {
-					m.stale[0] = true
-				}
-			})
-			return s, err
-		},
-		LookAtLinks: func(h netwatch.Hint) (found netwatch.Snapshot, err error) {
-			m.read(func() {
-				if err = m.failing(links); err != nil {
-					return
-				}
-				for _, vm := range m.snapshot() {
-					if vm.Addr == h.Host || slices.Contains(vm.Links, h.Link) {
-						found = append(found, vm)
-						m.of(vm.Addr).known = m.of(vm.Addr).connection
+					if err == nil && l == m.life {
+						m.stale[0] = false
+						for _, vm := range m.vms {
+							vm.known = vm.connection
+						}
+					} else if l == m.life {
+						m.stale[0] = true
 					}
-				}
-			})
-			return found, err
+				})
+				return s, err
+			},
+			LinksAt: func(h netwatch.Hint) (found netwatch.Snapshot, err error) {
+				m.read(func() {
+					if err = m.failing(links); err != nil {
+						return
+					}
+					for _, vm := range m.snapshot() {
+						if vm.Addr == h.Host || slices.Contains(vm.Links, h.Link) {
+							found = append(found, vm)
+							m.of(vm.Addr).known = m.of(vm.Addr).connection
+						}
+					}
+				})
+				return found, err
+			},
+			Rules: func() (s rules.Set, err error) {
+				m.read(func() {
+					if err = m.failing(ruleFiles); err == nil {
+						s = m.rules()
+						l.version = m.version
+						l.truncated = m.ceiling.now == 0 || slices.ContainsFunc(m.vms, func(vm *appVM) bool {
+							l := vm.written()
+							return l.kind == good && (l.lines == 0 || l.lines&includeLine != 0 && m.shared == list{kind: good})
+						})
+					}
+					if l == m.life {
+						m.stale[1] = err != nil || s.Unknown != nil
+					}
+				})
+				return s, err
+			},
+			RulesChanged: func(...netip.Addr) (yes bool) {
+				m.read(func() { yes = l.version != m.version })
+				return yes
+			},
+			Binary: func() (b tinyproxy.Binary, err error) {
+				m.read(func() {
+					if err = m.failing(program); err == nil {
+						b = m.tool
+					}
+				})
+				return b, err
+			},
+			Resolvers: func() (all []netip.Addr, err error) {
+				m.read(func() {
+					if err = m.failing(nameServers); err == nil {
+						all = []netip.Addr{netip.AddrFrom4([4]byte{10, 139, 1, byte(m.servers)})}
+					}
+				})
+				return all, err
+			},
+			Places: func(...string) (places map[string]string) {
+				m.read(func() { places = map[string]string{"": fmt.Sprint("places ", m.place)} })
+				return places
+			},
+			Stops: func() (r stops.Record, err error) {
+				m.read(func() {
+					if err = m.failing(readStops); err == nil {
+						r = m.kept.Clone()
+					}
+				})
+				return r, err
+			},
+			Listeners: func() (s sockdiag.Listeners, err error) {
+				m.read(func() { s, err = sockdiag.Listeners{}, m.failing(listeners) })
+				return s, err
+			},
+			Forward: func(context.Context) (f firewall.Forward, err error) {
+				m.read(func() {
+					if err = m.failing(chains); err != nil {
+						return
+					}
+					switch m.uplink % 3 {
+					case 1:
+						f.Barred = []firewall.Bar{{Interface: "eth0", Rule: "drop"}}
+					case 2:
+						f.Others, f.Open = "drop", []string{"tun0"}
+					}
+				})
+				return f, err
+			},
 		},
-		ReadRules: func() (s rules.Set, err error) {
-			m.read(func() {
-				if err = m.failing(ruleFiles); err == nil {
-					s = m.rules()
-					l.version = m.version
-					l.truncated = m.ceiling.now == 0 || slices.ContainsFunc(m.vms, func(vm *appVM) bool {
-						l := vm.written()
-						return l.kind == good && (l.lines == 0 || l.lines&includeLine != 0 && m.shared == list{kind: good})
+		Names: supervisor.Names{
+			LookUp: func(ctx context.Context, host string) (addrs []netip.Addr, err error) {
+				err = m.await(ctx, l, what{kind: "look up " + host}, 0, time.Millisecond, m.slow(lookUps, 60*time.Millisecond, 12*time.Second), func(e *effect) {
+					if e.err = m.failing(lookUps); e.err == nil && host != upstream {
+						e.err = errors.New("no such host")
+					}
+					addrs = []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(m.chance(what{kind: "address"}, 4))})}
+				})
+				return addrs, err
+			},
+			WhyNone: func(uint32, string) string { return "" },
+			Asker: func(uid uint32) netip.AddrPort {
+				return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)}), 53)
+			},
+			InForce: func() {},
+		},
+		Connections: supervisor.Connections{
+			Attempts:  func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
+			Forget:    func(netip.AddrPort, []netip.AddrPort) error { return nil },
+			ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
+		},
+		Clock: supervisor.Clock{
+			WakeAt: func(at time.Duration) {
+				m.read(func() {
+					if l.alarm == at || l != m.life {
+						return
+					}
+					l.alarm = at
+					m.at(at-time.Since(m.began)-m.slept, "alarm", func() {
+						if l.alarm == at && !l.dead {
+							l.sup.Wake(mailbox.Mail)
+						}
+					})
+					m.poke()
+				})
+			},
+			Now: func() (d time.Duration) {
+				m.read(func() {
+					if now := time.Now(); now.Equal(m.round) {
+						m.rounds++
+					} else {
+						m.round, m.rounds = now, 0
+					}
+					if m.rounds > roundsMax {
+						panic(fmt.Sprintf("seed %d: the loop does not come to rest", m.seed))
+					}
+					d = time.Since(m.began) + m.slept
+				})
+				return d
+			},
+		},
+		Systemd: supervisor.Systemd{
+			Notify: func(state string) {
+				if state == "WATCHDOG=1" { // a round of the loop begins: it reads what was posted until now
+					m.read(func() {
+						for port, at := range m.died {
+							if l == m.life && at.Before(time.Now()) {
+								m.knownDead[port] = true
+							}
+						}
 					})
 				}
-				if l == m.life {
-					m.stale[1] = err != nil || s.Unknown != nil
-				}
-			})
-			return s, err
-		},
-		RulesChanged: func(...netip.Addr) (yes bool) {
-			m.read(func() { yes = l.version != m.version })
-			return yes
-		},
-		ReadBinary: func() (b tinyproxy.Binary, err error) {
-			m.read(func() {
-				if err = m.failing(program); err == nil {
-					b = m.tool
-				}
-			})
-			return b, err
-		},
-		ReadResolvers: func() (all []netip.Addr, err error) {
-			m.read(func() {
-				if err = m.failing(nameServers); err == nil {
-					all = []netip.Addr{netip.AddrFrom4([4]byte{10, 139, 1, byte(m.servers)})}
-				}
-			})
-			return all, err
-		},
-		ReadPlaces: func(...string) (places map[string]string) {
-			m.read(func() { places = map[string]string{"": fmt.Sprint("places ", m.place)} })
-			return places
-		},
-		ReadStops: func() (r stops.Record, err error) {
-			m.read(func() {
-				if err = m.failing(readStops); err == nil {
-					r = m.kept.Clone()
-				}
-			})
-			return r, err
+			},
+			MakesFiles: true,
 		},
 		WriteStops: func(r stops.Record) error {
 			return m.await(context.Background(), l, what{kind: "write stops"}, 0, 100*time.Microsecond, m.slow(writeStops, 5*time.Millisecond, 7*time.Second), func(e *effect) {
@@ -424,91 +511,17 @@ func (m *machine) config(l *life) supervisor.Config {
 				}
 			})
 		},
-		WakeAt: func(at time.Duration) {
-			m.read(func() {
-				if l.alarm == at || l != m.life {
-					return
-				}
-				l.alarm = at
-				m.at(at-time.Since(m.began)-m.slept, "alarm", func() {
-					if l.alarm == at && !l.dead {
-						l.sup.Wake(mailbox.Mail)
-					}
-				})
-				m.poke()
-			})
-		},
-		Rest: func() { m.read(func() { m.sometimes("nothing happens for long") }) },
-		ReadListeners: func() (s sockdiag.Listeners, err error) {
-			m.read(func() { s, err = sockdiag.Listeners{}, m.failing(listeners) })
-			return s, err
-		},
-		ReadForward: func(context.Context) (f firewall.Forward, err error) {
-			m.read(func() {
-				if err = m.failing(chains); err != nil {
-					return
-				}
-				switch m.uplink % 3 {
-				case 1:
-					f.Barred = []firewall.Bar{{Interface: "eth0", Rule: "drop"}}
-				case 2:
-					f.Others, f.Open = "drop", []string{"tun0"}
-				}
-			})
-			return f, err
-		},
-		LookUp: func(ctx context.Context, host string) (addrs []netip.Addr, err error) {
-			err = m.await(ctx, l, what{kind: "look up " + host}, 0, time.Millisecond, m.slow(lookUps, 60*time.Millisecond, 12*time.Second), func(e *effect) {
-				if e.err = m.failing(lookUps); e.err == nil && host != upstream {
-					e.err = errors.New("no such host")
-				}
-				addrs = []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(m.chance(what{kind: "address"}, 4))})}
-			})
-			return addrs, err
-		},
-		NoName: func(uint32, string) string { return "" },
-		Asker: func(uid uint32) netip.AddrPort {
-			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, byte(uid >> 8), byte(uid)}), 53)
-		},
-		InForce:  func() {},
-		Attempts: func(uint32, uint16) ([]firewall.Attempt, error) { return nil, nil },
-		BootTime: func() (d time.Duration) {
-			m.read(func() {
-				if now := time.Now(); now.Equal(m.round) {
-					m.rounds++
-				} else {
-					m.round, m.rounds = now, 0
-				}
-				if m.rounds > roundsMax {
-					panic(fmt.Sprintf("seed %d: the loop does not come to rest", m.seed))
-				}
-				d = time.Since(m.began) + m.slept
-			})
-			return d
-		},
-		Forget:    func(netip.AddrPort, []netip.AddrPort) error { return nil },
-		ForgetAll: func([]firewall.Binding) (int, error) { return 0, nil },
-		Notify: func(state string) {
-			if state == "WATCHDOG=1" { // a round of the loop begins: it reads what was posted until now
-				m.read(func() {
-					for port, at := range m.died {
-						if l == m.life && at.Before(time.Now()) {
-							m.knownDead[port] = true
-						}
-					}
-				})
-			}
-		},
-		Firewall: &kernel{m: m, life: l},
-		Proxies:  starter{m, l},
-		Events:   events.New(slog.New(logger{m, l})),
-		Users:    users,
-		Ports:    proxies.PortRange{First: firstPort, Last: firstPort + m.ports - 1},
-		Limits:   plan.Limits{Drain: 20 * time.Second, Generations: 2, Full: 1},
-		Interval: 30 * time.Second, Look: look,
-		Setup:             control.Setup{Started: time.Now()},
-		SystemdMakesFiles: true,
-		HoldOwned:         holdsOwned(m.seed),
+		Rest:      func() { m.read(func() { m.sometimes("nothing happens for long") }) },
+		Firewall:  &kernel{m: m, life: l},
+		Proxies:   starter{m, l},
+		Events:    l.events,
+		Users:     users,
+		Ports:     proxies.PortRange{First: firstPort, Last: firstPort + m.ports - 1},
+		Limits:    plan.Limits{Drain: 20 * time.Second, Generations: 2, Full: 1},
+		Heartbeat: 30 * time.Second,
+		Resync:    look,
+		Setup:     control.Setup{Started: time.Now()},
+		HoldOwned: holdsOwned(m.seed),
 	}
 }
 

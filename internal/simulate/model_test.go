@@ -410,7 +410,7 @@ func (m *machine) mayReach(vm *appVM, names bool) hosts {
 	return h & union(&m.ceiling, m.calm)
 }
 
-// rules returns what ReadRules returns.
+// rules returns what Inputs.Rules returns.
 func (m *machine) rules() (s rules.Set) {
 	text := templates[m.tmpl]
 	switch {
