@@ -45,9 +45,17 @@ type options struct {
 // firewallFlag is there if dom0 has switched the service on for this VM (qubes-sysinit.sh of qubes-core-agent makes it at the VM's start).
 const firewallFlag = "/run/qubes-service/vifproxy-firewall"
 
+// dom0Socket returns the socket of QubesDB, where dom0's lists are; "" if they do not count.
+func (o options) dom0Socket() string {
+	if o.qubesDB == "off" {
+		return ""
+	}
+	return o.qubesDB
+}
+
 // dom0 returns where dom0's lists are; nil if they do not count.
 func (o options) dom0() *dom0.Source {
-	if o.qubesDB == "" || o.qubesDB == "off" {
+	if o.dom0Socket() == "" {
 		return nil
 	}
 	settings := o.qubesFirewall == "on"
@@ -55,7 +63,7 @@ func (o options) dom0() *dom0.Source {
 		_, err := os.Stat(firewallFlag)
 		settings = err == nil
 	}
-	return dom0.New(o.qubesDB, settings)
+	return dom0.New(o.dom0Socket(), settings)
 }
 
 // stops returns the file that keeps what people have stopped.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"vifproxy/internal/proxies"
+	"vifproxy/qubes"
 )
 
 func TestListenPorts(t *testing.T) {
@@ -40,6 +41,20 @@ func TestWrongOptionIsOneLine(t *testing.T) {
 		_, err := parseOptions([]string{arg}, &help)
 		if err == nil || err.Error() != want || help.Len() > 0 {
 			t.Errorf("%s: %v\nwant %s\nhelp: %s", arg, err, want, help.String())
+		}
+	}
+}
+
+// Clients take the socket of QubesDB that the daemon names, and say that lists in dom0 do not count if it names none.
+func TestClientsLearnWhetherDom0Counts(t *testing.T) {
+	for option, want := range map[string]string{"": qubes.Socket, "--qubesdb=/run/other.sock": "/run/other.sock", "--qubesdb=off": ""} {
+		o, err := parseOptions(strings.Fields(option), io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := parts{options: o, way: &way{}}
+		if got := d.setup().QubesDB; got != want || (o.dom0() == nil) != (want == "") {
+			t.Errorf("%s: clients learn %q, want %q; the daemon reads %v", option, got, want, o.dom0())
 		}
 	}
 }

@@ -233,7 +233,7 @@ func (d *parts) inputs(ctx context.Context) supervisor.Inputs {
 func (d *parts) setup() control.Setup {
 	return control.Setup{
 		Version: defaults.Version(), Started: time.Now(), UID: os.Geteuid(), ProxyPort: int(d.proxyPort), Tinyproxy: d.tinyproxy,
-		RulesDir: d.rulesDir, QubesDB: d.qubesDB, Template: d.template, Ceiling: d.ceiling, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
+		RulesDir: d.rulesDir, QubesDB: d.dom0Socket(), Template: d.template, Ceiling: d.ceiling, RuntimeDir: d.runtimeDir, PID: os.Getpid(),
 		Leave: d.leave, EgressAllow: texts(d.egress), Confinement: d.confinement, Switchboard: d.way.said,
 		Names: control.Names{UID: tinyproxy.NamesUID},
 	}
