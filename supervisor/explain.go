@@ -7,6 +7,7 @@ import (
 
 	"vifproxy/control"
 	"vifproxy/internal/explain"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/upstreams"
@@ -44,7 +45,7 @@ func (s *Supervisor) subject(ctx context.Context, name string) (explain.Subject,
 		explain.Subject
 		proxy proxies.Proxy // nil if there is none
 	}
-	f, err := ask(ctx, s.mail, func(l *loop) (f served, err error) {
+	f, err := mailbox.Ask(ctx, s.mail, func(l *loop) (f served, err error) {
 		f.Subject, f.proxy, err = l.subject(name)
 		return f, err
 	})

@@ -8,6 +8,7 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/agenda"
 	"vifproxy/internal/events"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/stops"
 	"vifproxy/internal/unanswered"
 )
@@ -90,7 +91,7 @@ func (s *Supervisor) kept(ctx context.Context, outcome <-chan error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-s.mail.Done():
-		return errStopping
+		return mailbox.ErrClosed
 	}
 	if err == nil {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vifproxy/internal/explain"
+	"vifproxy/internal/mailbox"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/trials"
 	"vifproxy/tinyproxy"
@@ -25,7 +26,7 @@ func (s *Supervisor) try(ctx context.Context, p *policy.Policy, r tinyproxy.Requ
 	}
 	q, outcome := trials.Question{Policy: p, Request: r, Apart: apart}, make(chan explain.Tried, 1)
 	for {
-		_, err := ask(ctx, s.mail, func(l *loop) (struct{}, error) { return struct{}{}, l.beginTrial(ctx, q, outcome) })
+		_, err := mailbox.Ask(ctx, s.mail, func(l *loop) (struct{}, error) { return struct{}{}, l.beginTrial(ctx, q, outcome) })
 		if err == nil {
 			break
 		}
@@ -42,7 +43,7 @@ func (s *Supervisor) try(ctx context.Context, p *policy.Policy, r tinyproxy.Requ
 	case o := <-outcome:
 		return o
 	case <-s.mail.Done():
-		return explain.Tried{Err: errStopping}
+		return explain.Tried{Err: mailbox.ErrClosed}
 	}
 }
 

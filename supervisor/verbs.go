@@ -20,14 +20,14 @@ import (
 // Status returns how things stand now. It waits for the loop, which is never busy for long, and for a write of the firewall
 // that is under way, because the packets that the fence has refused cannot be counted meanwhile.
 func (s *Supervisor) Status(ctx context.Context) (control.Status, error) {
-	return askLater(ctx, s.mail, func(l *loop, reply func(control.Status, error)) {
+	return mailbox.AskLater(ctx, s.mail, func(l *loop, reply func(control.Status, error)) {
 		l.answerSoon(func(status control.Status) { reply(status, nil) })
 	})
 }
 
 // AppVMs returns the same without these counters, and waits for the loop alone.
 func (s *Supervisor) AppVMs(ctx context.Context) (control.Status, error) {
-	return ask(ctx, s.mail, func(l *loop) (control.Status, error) { return l.statusNow(time.Now()), nil })
+	return mailbox.Ask(ctx, s.mail, func(l *loop) (control.Status, error) { return l.statusNow(time.Now()), nil })
 }
 
 // Update reads everything again and ends all waiting periods. It returns when the processes that this starts have come up, ended or
@@ -137,7 +137,7 @@ func (s *Supervisor) Watch(ctx context.Context, names []string, send func(events
 
 // known returns the AppVMs that have rule files, as `show` has them. Its error says which names are not among these.
 func (s *Supervisor) known(ctx context.Context, names []string) ([]plan.Identity, error) {
-	return ask(ctx, s.mail, func(l *loop) (all []plan.Identity, err error) {
+	return mailbox.Ask(ctx, s.mail, func(l *loop) (all []plan.Identity, err error) {
 		var known []string
 		for _, d := range l.want {
 			all, known = append(all, d.Identity()), append(known, d.Name)
@@ -199,7 +199,7 @@ func (s *Supervisor) change(ctx context.Context, change func(*loop) ([]netip.Add
 
 // wait does the same, and waits as the waiter that the change returns.
 func (s *Supervisor) wait(ctx context.Context, change func(*loop) (waiter, error)) (control.Status, error) {
-	return askLater(ctx, s.mail, func(l *loop, reply func(control.Status, error)) {
+	return mailbox.AskLater(ctx, s.mail, func(l *loop, reply func(control.Status, error)) {
 		w, err := change(l)
 		if err != nil {
 			reply(control.Status{}, err)

@@ -4,7 +4,7 @@
 // A reason carries no data: the loop reads the input again, whole, except for hints. A box has one slot, so any number of wake-ups
 // while the loop is busy make one more round, and none is lost.
 //
-// Concurrency: Wake, Hint, Post and Done may be called from any goroutine, and never wait. The others are the loop's.
+// Concurrency: Wake, Hint, Post and Done may be called from any goroutine, and never wait. Ask and AskLater wait for the loop. The others are the loop's.
 package mailbox
 
 import (
