@@ -25,6 +25,10 @@ type notifier struct {
 // aliveInterval is the time between two signs of life, at least: the loop gives one with every round, and systemd wakes up for each.
 const aliveInterval = time.Second
 
+// stateMax is how many bytes a state has. systemd throws a longer one away, and tells nobody but its own log (NOTIFY_BUFFER_MAX,
+// manager_dispatch_notify_fd in src/core/manager.c of systemd 252; findings/long-notification-is-lost.sh).
+const stateMax = 4096
+
 func newNotifier(send func(state string)) *notifier {
 	n := &notifier{send: send, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go n.run()
@@ -34,7 +38,7 @@ func newNotifier(send func(state string)) *notifier {
 // toSystemd sends one state.
 func toSystemd(state string) { daemon.SdNotify(false, state) } //nolint:errcheck // there is nobody to tell
 
-// notify queues a state. It never waits.
+// notify queues a state, of which the end is cut off if it is too long. It never waits.
 func (n *notifier) notify(state string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -44,6 +48,10 @@ func (n *notifier) notify(state string) {
 			return
 		}
 		n.alive = now
+	}
+	const cutOff = "…"
+	if len(state) > stateMax {
+		state = strings.ToValidUTF8(state[:stateMax-len(cutOff)], "") + cutOff
 	}
 	variable, _, _ := strings.Cut(state, "=")
 	n.waiting = slices.DeleteFunc(n.waiting, func(old string) bool { return strings.HasPrefix(old, variable+"=") })

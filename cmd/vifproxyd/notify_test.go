@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 func TestNobodyWaitsForSystemd(t *testing.T) {
@@ -50,4 +52,24 @@ func TestSignsOfLifeAreFew(t *testing.T) {
 			t.Errorf("%d signs of life in %v, want 10", sent, 10*aliveInterval)
 		}
 	})
+}
+
+// systemd takes no state of more than 4096 bytes, and no status that is no text.
+func TestLongStatus(t *testing.T) {
+	for _, filler := range []string{"x", "é", "☠"} {
+		var sent []string
+		n := newNotifier(func(state string) { sent = append(sent, state) })
+		whole := "STATUS=" + strings.Repeat("x", 4096-len("STATUS="))
+		n.notify(whole)
+		n.close(time.Minute)
+		n = newNotifier(func(state string) { sent = append(sent, state) })
+		n.notify("STATUS=" + strings.Repeat(filler, 4096))
+		n.close(time.Minute)
+		if len(sent) != 2 || sent[0] != whole {
+			t.Fatalf("sent %q", sent)
+		}
+		if cut := sent[1]; len(cut) > 4096 || len(cut) < 4090 || !utf8.ValidString(cut) || !strings.HasSuffix(cut, filler+"…") {
+			t.Errorf("sent %d bytes, %q at the end", len(cut), cut[len(cut)-10:])
+		}
+	}
 }
