@@ -9,6 +9,7 @@ import (
 
 	"vifproxy/internal/bench/caller"
 	"vifproxy/internal/bench/peers"
+	"vifproxy/internal/bench/taken"
 	"vifproxy/internal/lab"
 	"vifproxy/tinyproxy"
 )
@@ -170,9 +171,9 @@ func (b *bench) resolver() (o outcome, err error) {
 		}
 		resolvers, failed := s.Processes(tinyproxy.NamesUID, tinyproxy.NamesUID)
 		for pid := range resolvers {
-			f, gone := memory(pid)
+			f, gone := taken.Memory(pid)
 			failed = errors.Join(failed, gone)
-			*to.values = []float64{f.resident}
+			*to.values = []float64{f.Resident}
 		}
 		if err := errors.Join(err, failed); err != nil {
 			return o, err

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/bench/caller"
+	"vifproxy/internal/bench/taken"
 	"vifproxy/internal/lab"
 )
 
@@ -209,11 +210,11 @@ func (b *bench) idle() (outcome, error) {
 	}
 	pid := s.daemon.Process.Pid
 	time.Sleep(comeToRest)
-	before, err := switches(pid)
+	before, err := taken.Switches(pid)
 	if err != nil {
 		return outcome{}, err
 	}
-	first, err := cpuTime(pid)
+	first, err := taken.CPU(pid)
 	var awake []time.Duration
 	tick := time.NewTicker(look)
 	defer tick.Stop()
@@ -221,13 +222,13 @@ func (b *bench) idle() (outcome, error) {
 	for last := first; err == nil && time.Since(begun) < b.idleTime(); {
 		<-tick.C
 		var now time.Duration
-		if now, err = cpuTime(pid); now > last {
+		if now, err = taken.CPU(pid); now > last {
 			awake, last = append(awake, time.Since(begun)), now
 		}
 		err = errors.Join(err, b.ctx.Err())
 	}
-	used, err2 := cpuTime(pid)
-	after, err3 := switches(pid)
+	used, err2 := taken.CPU(pid)
+	after, err3 := taken.Switches(pid)
 	o := outcome{unit: "ms", figures: []float64{milliseconds(used - first)}}
 	o.note("in %v it was awake in %d quarters of a second, and its threads went to sleep %d times",
 		b.idleTime(), len(awake), after-before)
@@ -257,19 +258,19 @@ func (b *bench) memory() (outcome, error) {
 			return o, err
 		}
 		time.Sleep(comeToRest)
-		floor, err1 := memory(empty.Process.Pid)
-		f, err2 := memory(s.daemon.Process.Pid)
-		parts, err3 := shares(s.daemon.Process.Pid)
+		floor, err1 := taken.Memory(empty.Process.Pid)
+		f, err2 := taken.Memory(s.daemon.Process.Pid)
+		parts, err3 := taken.Shares(s.daemon.Process.Pid)
 		if err := errors.Join(err1, err2, err3); err != nil {
 			return o, err
 		}
-		o.figures, o.floors = []float64{f.resident}, []float64{floor.resident}
+		o.figures, o.floors = []float64{f.Resident}, []float64{floor.Resident}
 		helpers, proxy := parts["vifproxy-names"]+parts["vifproxy-confine"], parts["tinyproxy"]/float64(n)
-		all[n] = f.share + helpers + parts["tinyproxy"]
+		all[n] = f.Share + helpers + parts["tinyproxy"]
 		o.note("with %d AppVMs %.1f MiB are its own and %.1f MiB its program file's; the shares of daemon, helpers and each proxy are "+
-			"%.1f, %.1f and %.2f MiB", n, f.anonymous, f.resident-f.anonymous, f.share, helpers, proxy)
-		if n == some && (f.share+helpers > helpersMax || proxy > eachMax) {
-			o.wrong = append(o.wrong, fmt.Sprintf("with %d AppVMs daemon and helpers have %.1f MiB, and each proxy %.2f", n, f.share+helpers, proxy))
+			"%.1f, %.1f and %.2f MiB", n, f.Anonymous, f.Resident-f.Anonymous, f.Share, helpers, proxy)
+		if n == some && (f.Share+helpers > helpersMax || proxy > eachMax) {
+			o.wrong = append(o.wrong, fmt.Sprintf("with %d AppVMs daemon and helpers have %.1f MiB, and each proxy %.2f", n, f.Share+helpers, proxy))
 		}
 	}
 	each := (all[many] - all[1]) / (many - 1)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"vifproxy/internal/bench/taken"
 	"vifproxy/internal/lab"
 )
 
@@ -108,7 +109,7 @@ func (b *bench) throughput() (outcome, error) {
 	var latencies [2][]float64
 	run := func(i int, s *site, vm lab.VM, beside commotion) func() (float64, error) {
 		return func() (float64, error) {
-			before, err := cpuTimes(pids[i])
+			before, err := taken.CPUs(pids[i])
 			if err != nil {
 				return 0, err
 			}
@@ -119,7 +120,7 @@ func (b *bench) throughput() (outcome, error) {
 			err = beside.during(ctx)
 			<-ctx.Done()
 			took := l.end()
-			after, err2 := cpuTimes(pids[i])
+			after, err2 := taken.CPUs(pids[i])
 			for j := range after {
 				used[i][j] += after[j] - before[j]
 			}
