@@ -77,8 +77,9 @@ func listen(path, group string) (_ *Listener, err error) {
 		return nil, err
 	}
 	// bind(2) never follows a symlink at path: it would fail. And the mode it gives to a socket is the one
-	// that the unbound socket had (unix_bind_bsd in Linux' net/unix/af_unix.c), so that there is no moment at
-	// which others could connect, and no umask to change under the feet of other threads.
+	// that the unbound socket had (unix_bind_bsd in net/unix/af_unix.c, Linux 6.18,
+	// findings/socket-mode-is-set-before-bind.sh), so that there is no moment at which others could connect, and
+	// no umask to change under the feet of other threads.
 	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return withFD(raw, func(fd int) error { return unix.Fchmod(fd, 0o600) })
 	}}
