@@ -100,8 +100,8 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 	got, _, err := ParseConfig("", strings.Join([]string{
 		"ConnectPort 443", "connectport \t563", "ConnectPort x", "ConnectPort 0",
 		"Upstream http 10.0.0.5:3128", `upstream socks5 me:p@ss@proxy.corp.example:1080 ".example"`,
-		`Upstream SOCKS4 [fd00::1]:1080`, "Upstream old.example:8080", `Upstream none ".local"`, "Upstream", "Upstream http x:0",
-		"Upstream http me:two words@blank.example:3128", "Upstream http me:12 host:3128", `Upstream http a:1 x`,
+		`Upstream SOCKS4 [fd00::1]:1080`, "Upstream old.example:8080", `Upstream none ".local"`, "upstream\tnone  \".lan\"",
+		"Upstream http me:two words@blank.example:3128",
 	}, "\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 		t.Errorf("got %v, want %v", got.ConnectPorts, want)
 	}
 	want := []Route{{"", Upstream{"10.0.0.5", 3128}}, {".example", Upstream{"proxy.corp.example", 1080}}, {"", Upstream{"fd00::1", 1080}},
-		{"", Upstream{"old.example", 8080}}, {".local", Upstream{}}, {"", Upstream{"blank.example", 3128}}}
+		{"", Upstream{"old.example", 8080}}, {".local", Upstream{}}, {".lan", Upstream{}}, {"", Upstream{"blank.example", 3128}}}
 	if !slices.Equal(got.Routes, want) {
 		t.Errorf("got  %v\nwant %v", got.Routes, want)
 	}
@@ -122,6 +122,8 @@ func TestUpstreamsAndConnectPorts(t *testing.T) {
 func TestParseConfigErrors(t *testing.T) {
 	const twice = " takes the same port of the same address once more (write Listen {bind_ip} once, and remove this line)"
 	const once = " (keep one of them, so that people and every tinyproxy read the same)"
+	const noUpstream = ": an Upstream that tinyproxy does not read, or not as it looks (write Upstream http HOST:PORT, " +
+		"with the site in quotes behind it if it is for one, or Upstream none \"SITE\"; nothing else may stand in the line)"
 	for text, want := range map[string]string{
 		"Port 1\nLogFile /x":                          `2: "LogFile /x" has no path (write it in double quotes: LogFile "/path")`,
 		`PidFile "a`:                                  `1: "PidFile \"a" has no path (write it in double quotes: LogFile "/path")`,
@@ -140,6 +142,17 @@ func TestParseConfigErrors(t *testing.T) {
 		"FilterType ere\nFilterType ERE\nFilterType bre":                       `3: "FilterType bre" contradicts line 2` + once,
 		"Upstream http x:1\nFilterDefaultDeny Yes\nFilterURLs Yes": `3: with an Upstream, FilterURLs lets anything pass that looks ` +
 			"like a listed URL, and the Upstream may read another host in it (remove FilterURLs and list hosts, or remove the Upstream)",
+		"Upstream":                               "1" + noUpstream,
+		"Upstream http x:0":                      "1" + noUpstream,
+		"Upstream http x:65979":                  "1" + noUpstream, // tinyproxy connects to port 443
+		"Upstream http me:12 host:3128":          "1" + noUpstream,
+		"Upstream http a:1 x":                    "1" + noUpstream,
+		"Upstream none \".corp\" # our own":      "1" + noUpstream, // it ends with a site for tinyproxy
+		"Upstream none \".corp\" http u:p@x:1":   "1" + noUpstream,
+		"Upstream none":                          "1" + noUpstream,
+		"Upstream NONE \".corp\"":                "1" + noUpstream,
+		"Upstream the http x:1":                  "1" + noUpstream, // an Upstream for tinyproxy
+		"Upstream http a:1 \"b\" http c:1 \"d\"": "1" + noUpstream,
 		"\nAllow " + strings.Repeat("a", 1022): "2: line of 1028 bytes " +
 			"(tinyproxy would cut it; write at most 1022)",
 	} {

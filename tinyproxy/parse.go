@@ -90,6 +90,14 @@ func (p *parser) line(number int, line string) error {
 		}
 		p.set[name] = now
 	}
+	if name == "upstream" { // with a password perhaps, so it is not quoted
+		route, ok := parseUpstream(arg)
+		if !ok {
+			return errors.New("an Upstream that tinyproxy does not read, or not as it looks (write Upstream http HOST:PORT, " +
+				"with the site in quotes behind it if it is for one, or Upstream none \"SITE\"; nothing else may stand in the line)")
+		}
+		p.c.Routes = append(p.c.Routes, route)
+	}
 	if err := p.servesNobody(line, name, strings.Trim(arg, " \t")); err != nil {
 		return err
 	}
@@ -206,10 +214,6 @@ func (p *parser) note(number int, name, arg string) {
 	case "allow", "deny":
 		if host := strings.Trim(arg, " \t\""); isHostName(host) {
 			c.AccessNames = append(c.AccessNames, strings.Clone(host))
-		}
-	case "upstream":
-		if r, ok := parseUpstream(arg); ok {
-			c.Routes = append(c.Routes, r)
 		}
 	case "basicauth":
 		c.BasicAuth = true

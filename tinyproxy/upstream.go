@@ -27,21 +27,26 @@ type Route struct {
 var upstreamArg = regexp.MustCompile(`(?i)^[ \t]+(?:(?:http|socks4|socks5)[ \t]+)?(?:.*@)?` +
 	`(?:\[([^]]+)\]|([^][ \t:@"]+)):([0-9]+)(?:[ \t]+"([^"]+)")?$`)
 
-// parseUpstream reads the argument of Upstream.
+// noUpstream is the argument with which a site has none. In another case than this tinyproxy passes it over, and logs a warning.
+var noUpstream = regexp.MustCompile(`^[ \t]+none[ \t]+"([^"]+)"$`)
+
+// parseUpstream reads the argument of Upstream. It is stricter than tinyproxy, whose expression is `A|B`, with A bound to the beginning of
+// the argument and B to its end: so 1.11.1 takes anything behind `none "SITE"`, and anything before `http HOST:PORT`. It makes another
+// port of one that is too large, and passes over port 0.
 func parseUpstream(arg string) (r Route, ok bool) {
+	if m := noUpstream.FindStringSubmatch(arg); m != nil {
+		return Route{Site: strings.Clone(m[1])}, true
+	}
+	if words := strings.Fields(arg); len(words) > 0 && strings.EqualFold(words[0], "none") {
+		return r, false
+	}
 	if m := upstreamArg.FindStringSubmatch(arg); m != nil {
 		n, err := strconv.ParseUint(m[3], 10, 16)
 		if err == nil && n != 0 {
 			return Route{To: Upstream{strings.Clone(m[1] + m[2]), uint16(n)}, Site: strings.Clone(m[4])}, true
 		}
 	}
-	if words := strings.Fields(arg); len(words) == 0 || words[0] != "none" { // in lower case only
-		return r, false
-	}
-	if m := lastArg.FindStringSubmatch(arg); m != nil {
-		r.Site = strings.Clone(m[1])
-	}
-	return r, true
+	return r, false
 }
 
 // Upstreams returns the proxies that requests are passed on to.

@@ -20,7 +20,7 @@ func TestUpstreamAgreesWithTinyproxy(t *testing.T) {
 	ofNames := []string{
 		"Upstream http 127.0.0.1:1", "upstream http 127.0.0.1:2", `Upstream none "what/8"`,
 		`Upstream http 127.0.0.1:3 ".corp.example"`, `Upstream none "www.corp.example"`, `UPSTREAM none ".Www.Corp.example"`,
-		`Upstream NONE ".corp.example"`, `Upstream http 127.0.0.1:4 "WWW.corp.Example"`, `Upstream none "."`,
+		`Upstream http 127.0.0.1:4 "WWW.corp.Example"`, `Upstream none "."`,
 		`Upstream http 127.0.0.1:5 "."`, `Upstream socks5 127.0.0.1:6 "corp.example"`,
 	}
 	ofAddresses := []string{
@@ -55,6 +55,36 @@ func TestUpstreamAgreesWithTinyproxy(t *testing.T) {
 				t.Errorf("%q for %s: %s, tinyproxy takes %s", lines, hosts[i], got, want)
 			}
 		}
+	}
+}
+
+// TestNoUpstreamIsReadOtherwise: what tinyproxy reads in another way than its author, and than we, is refused.
+func TestNoUpstreamIsReadOtherwise(t *testing.T) {
+	hosts := []string{"www.corp.example", "b.example"}
+	refused := 0
+	for _, line := range []string{
+		`Upstream none ".corp.example" # ours`, `Upstream none ".corp.example"x`, `Upstream none ".corp.example" http me:word@127.0.0.1:2`,
+		"Upstream by http 127.0.0.1:2", `Upstream http 127.0.0.1:3 "b" http 127.0.0.1:2 ".corp.example"`, "Upstream http 127.0.0.1:65538",
+		"Upstream http 127.0.0.1:0", `Upstream NONE ".corp.example"`, `Upstream http me:two words@127.0.0.1:2`, "Upstream\tsocks5\t127.0.0.1:2  ",
+	} {
+		lines := []string{"Upstream http 127.0.0.1:1", line}
+		config, _, err := ParseConfig("", strings.Join(lines, "\n"))
+		if err != nil {
+			refused++
+			continue
+		}
+		for i, want := range decisions(t, lines, hosts) {
+			got := "none"
+			if up, ok := config.UpstreamFor(hosts[i]); ok {
+				got = fmt.Sprintf("%s:%d", up.Host, up.Port)
+			}
+			if got != want {
+				t.Errorf("%q for %s: %s, tinyproxy takes %s", line, hosts[i], got, want)
+			}
+		}
+	}
+	if refused != 8 {
+		t.Errorf("%d are refused", refused)
 	}
 }
 
