@@ -2,8 +2,8 @@
 # One would expect that an expression matches at least as much when case is ignored as when it counts. A backslash before a letter that has
 # no meaning there is taken "as if the '\' had not been present", says regex(7); POSIX leaves it open.
 #
-# With REG_ICASE, glibc 2.36 has such a letter match nothing if it is a lower-case one. The expression ^\bank$ then matches neither bank nor
-# BANK, and there is no error; when case counts it matches bank. With a capital letter, ^\Bank$ matches both. To ignore case, the library
+# With REG_ICASE, glibc 2.36 has such a letter match nothing if it is a lower-case one. The expression ^\quit$ then matches neither quit nor
+# QUIT, and there is no error; when case counts it matches quit. With a capital letter, ^\Quit$ matches both. To ignore case, the library
 # turns all that it reads into capitals, but takes the letter behind a backslash as it was written (peek_token in posix/regcomp.c).
 #
 # It matters to lists of expressions that people write: one line of them is accepted and never matches. tinyproxy 1.11.1 ignores case unless
