@@ -27,6 +27,11 @@ func WithRemedy(err error, remedy string) error {
 	return err
 }
 
+// AddToUnit returns how an administrator adds a setting to the unit.
+func AddToUnit(setting string) string {
+	return "add " + setting + " to the unit with `systemctl edit vifproxyd`"
+}
+
 // Unreadable reports whether a file or directory exists that root's group may not read.
 func Unreadable(path string) bool {
 	info, err := os.Stat(path)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -16,10 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
-
-	"vifproxy/internal/events"
-	"vifproxy/tinyproxy"
 )
 
 // threads returns the number of operating system threads of this process.
@@ -168,59 +163,4 @@ func BenchmarkBareStart(b *testing.B) {
 		_ = cmd.Wait()
 		b.StartTimer()
 	}
-}
-
-// BenchmarkRefusedLine is what a line costs when an AppVM floods.
-func BenchmarkRefusedLine(b *testing.B) {
-	v := newVMLog("social", func(events.Denial) {}, nil, nil, nil)
-	v.open(netip.Addr{}, b.TempDir()+"/log")
-	out := output{log: v, requests: tinyproxy.NewRequests(&tinyproxy.Config{}, 0, v.denied, v.visited)}
-	line := fmt.Appendf(nil, refusedLine+"\n", "example.org")
-	for b.Loop() {
-		out.Write(line)
-	}
-	v.close(time.Minute)
-}
-
-// BenchmarkRequest is what the lines of one request cost that is served: within the limits of the log, and beyond them.
-func BenchmarkRequest(b *testing.B) {
-	said := []byte(`CONNECT   Nov 30 11:00:00.123 [4711]: Connect (file descriptor 5): 10.137.0.11
-CONNECT   Nov 30 11:00:00.123 [4711]: Request (file descriptor 5): GET http://www.example.org/ HTTP/1.1
-INFO      Nov 30 11:00:00.123 [4711]: No upstream proxy for www.example.org
-INFO      Nov 30 11:00:00.123 [4711]: opensock: opening connection to www.example.org:80
-INFO      Nov 30 11:00:00.124 [4711]: opensock: getaddrinfo returned for www.example.org:80
-CONNECT   Nov 30 11:00:00.124 [4711]: Established connection to host "www.example.org" using file descriptor 6.
-INFO      Nov 30 11:00:00.125 [4711]: Closed connection between local client (fd:5) and remote client (fd:6)
-`)
-	for _, c := range []struct {
-		name  string
-		level tinyproxy.LogLevel
-		logs  rate.Limit
-	}{{"logged", "info", rate.Inf}, {"beyond", "info", logRate}, {"notice", "notice", logRate}} {
-		b.Run(c.name, func(b *testing.B) {
-			v := newVMLog("social", func(events.Denial) {}, func(events.Visit) {}, func(events.Visit) {}, nil)
-			v.lines.SetLimit(c.logs)
-			v.open(netip.Addr{}, b.TempDir()+"/log")
-			requests := tinyproxy.NewRequests(&tinyproxy.Config{}, 0, v.denied, v.visited)
-			requests.OnPass(v.admitted)
-			out := output{log: v, level: c.level, requests: requests}
-			b.ReportAllocs()
-			begin := times()
-			for i := 0; b.Loop(); i++ {
-				out.Write(said)
-				if i%20 == 19 { // what is read in a turn
-					v.flush(time.Minute)
-				}
-			}
-			b.ReportMetric(float64(times()-begin)/float64(b.N), "cpu-ns/op")
-			v.close(time.Minute)
-		})
-	}
-}
-
-// times returns the CPU time of this process.
-func times() time.Duration {
-	var used unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &used)
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

@@ -134,7 +134,7 @@ func (p *Proxy) explainConfined(status syscall.WaitStatus, said []string) *Error
 	errno, ok := handover.ParseFailure(strings.Join(last, ""))
 	switch status.ExitStatus() {
 	case crashed:
-		if first := p.output.said.First(); crash.MatchString(first) {
+		if first := p.output.Said.First(); crash.MatchString(first) {
 			return &Error{Text: "vifproxy-confine crashed" + tinyproxy.Quoted([]string{first}), Remedy: "it is tried again; please report it"}
 		}
 	case handover.CannotExecute:

@@ -17,11 +17,6 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// drop returns how an administrator adds a setting to the unit.
-func drop(setting string) string {
-	return "add " + setting + " to the unit with `systemctl edit vifproxyd`"
-}
-
 // isProxyDir reports whether info is of a directory that this package made. Its group says so, because nothing else uses these
 // numbers. Everything below it is ours too.
 func isProxyDir(info fs.FileInfo) bool {
@@ -43,7 +38,7 @@ func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 	}
 	if err := l.linkCompat(spec.Name); err != nil {
 		l.options.Log.Warn("no link to the files of a VM under the old path", "vm", spec.Name,
-			"err", notroot.WithRemedy(err, drop("RuntimeDirectory="+filepath.Base(l.options.CompatDir))))
+			"err", notroot.WithRemedy(err, notroot.AddToUnit("RuntimeDirectory="+filepath.Base(l.options.CompatDir))))
 	}
 	l.mu.Lock()
 	log := l.logOf(spec.Name)
@@ -53,7 +48,7 @@ func (l *Launcher) prepare(spec rendered) (*vmLog, error) {
 		return nil, err
 	}
 	// A log that cannot be written does not keep a proxy from starting. Its lines are dropped, and LogProblem says so.
-	log.open(spec.Addr, path)
+	log.Open(spec.Addr, path)
 	return log, nil
 }
 
@@ -112,7 +107,7 @@ func (l *Launcher) stage(spec rendered) error {
 	for _, f := range files {
 		sizes = append(sizes, len(f.text))
 	}
-	if err := l.space.stage(dir, sizes...); err != nil {
+	if err := l.space.Stage(dir, sizes...); err != nil {
 		return err
 	}
 	for _, f := range files {
@@ -139,7 +134,7 @@ func (l *Launcher) unstage(spec rendered) {
 		l.dir.vanish.Doubt("")
 		return
 	}
-	l.space.unstage(dir)
+	l.space.Unstage(dir)
 }
 
 // removeLeft removes files that could not be removed when their proxies ended. It reports whether none are left.
@@ -148,7 +143,7 @@ func (l *Launcher) removeLeft() bool {
 	defer l.leftMu.Unlock()
 	for dir := range l.left {
 		if l.root().RemoveAll(dir) == nil {
-			l.space.unstage(dir)
+			l.space.Unstage(dir)
 			delete(l.left, dir)
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
 	"vifproxy/tinyproxy/leftover"
+	"vifproxy/tinyproxy/vmlog"
 )
 
 // starterThreads is the number of threads that fork. Each is busy from fork to exec, about a millisecond. With several, a slow
@@ -66,7 +67,7 @@ type Switchboard interface {
 type Launcher struct {
 	options Options
 	dir     *runtimeDir
-	space   *space // in it
+	space   *vmlog.Space // in it
 	null    *os.File
 
 	forks    chan func()   // to the starter threads
@@ -113,7 +114,7 @@ func NewLauncher(o Options) (_ *Launcher, err error) {
 			l.release()
 		}
 	}()
-	if l.space, err = newSpace(o.RuntimeDir, l.root, o.Log); err != nil {
+	if l.space, err = vmlog.NewSpace(o.RuntimeDir, l.root, o.Log); err != nil {
 		return nil, err
 	}
 	if l.null, err = os.Open(os.DevNull); err != nil {
@@ -293,7 +294,7 @@ func (l *Launcher) discard(at netip.AddrPort) {
 // storageRemedy returns what to do about an error of the file system under the runtime directory.
 func (l *Launcher) storageRemedy(err error) string {
 	switch {
-	case errors.Is(err, errNoSpace):
+	case errors.Is(err, vmlog.ErrNoSpace):
 		return fmt.Sprintf("shorten the rule files, or enlarge the file system of %s; see df", l.options.RuntimeDir)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Sprintf("free space on the file system of %s; see df and df -i", l.options.RuntimeDir)
@@ -341,6 +342,6 @@ func (l *Launcher) closeLogs() {
 	l.mu.Unlock()
 	over := time.Now().Add(closeLogsTimeout)
 	for _, log := range logs {
-		log.close(time.Until(over))
+		log.Close(time.Until(over))
 	}
 }

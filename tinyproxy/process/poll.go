@@ -148,7 +148,7 @@ func (w *poller) look(fd int) {
 		case n > 0:
 			p.output.Write(w.buffer[:n])
 			wait := readInterval
-			if log := p.output.log; log != nil { // a trial has none, and ends soon
+			if log := p.log; log != nil { // a trial has none, and ends soon
 				wait = max(wait, log.intake.ReserveN(time.Now(), n).Delay())
 			}
 			w.pause(fd, p, wait)

@@ -69,19 +69,19 @@ func TestOutputAndProcessEndApart(t *testing.T) {
 	const silent = "exec " + realBinary + ` "$@" >/dev/null 2>&1`
 	p := start(t, l, script(t, "printf 'last words'; "+silent), newSpec(l, "social", 61000))
 	die(p)
-	if said := p.output.said.Lines(); len(said) != 1 || said[0] != "last words" {
+	if said := p.output.Said.Lines(); len(said) != 1 || said[0] != "last words" {
 		t.Errorf("it said %q", said)
 	}
 
 	// What has left the group holds the pipe open.
 	p = start(t, l, script(t, "setsid sh -c 'echo $$; exec sleep 1000' & "+silent), newSpec(l, "social", 61000))
 	ctx := bounded(t)
-	for len(p.output.said.Lines()) == 0 {
+	for len(p.output.Said.Lines()) == 0 {
 		if runtime.Gosched(); ctx.Err() != nil {
 			t.Fatal("it said nothing")
 		}
 	}
-	pid, err := strconv.Atoi(p.output.said.Lines()[0])
+	pid, err := strconv.Atoi(p.output.Said.Lines()[0])
 	if err != nil {
 		t.Fatal(err)
 	}

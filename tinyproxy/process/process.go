@@ -16,6 +16,7 @@ import (
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
 	"vifproxy/tinyproxy/limits"
+	"vifproxy/tinyproxy/vmlog"
 )
 
 // A Proxy is one tinyproxy process.
@@ -28,7 +29,8 @@ type Proxy struct {
 	filesLost bool        // its files were removed, and that was reported; guarded by launcher.mu
 	binary    string
 	cell      *confine.Cell // nil if it is not confined
-	output    output
+	output    vmlog.Output
+	log       *vmLog // nil for a trial
 	socket    uint64 // that listens; written before it is ready
 	pidfd     int    // belongs to the poller
 	pipe      int    // with its output; belongs to the poller, then to cleanUp; -1 after the end
@@ -104,11 +106,11 @@ func (l *Launcher) run(program tinyproxy.Binary, spec rendered, log *vmLog) (*Pr
 	defer unix.Close(pipe[1])
 	_ = unix.SetNonblock(pipe[0], true) // on our side alone
 
-	p := &Proxy{Spec: spec, launcher: l, binary: program.Path, pipe: pipe[0], done: make(chan struct{})}
-	p.output = output{log: log, level: spec.Config.LogLevel, heard: spec.heard}
+	p := &Proxy{Spec: spec, launcher: l, log: log, binary: program.Path, pipe: pipe[0], done: make(chan struct{})}
+	p.output = vmlog.Output{Level: spec.Config.LogLevel, Heard: spec.heard}
 	if log != nil {
-		p.output.requests = tinyproxy.NewRequests(&p.Spec.Config, spec.UID, log.denied, log.visited)
-		p.output.requests.OnPass(log.admitted)
+		p.output.Log, p.output.Requests = log.Log, tinyproxy.NewRequests(&p.Spec.Config, spec.UID, log.Denied, log.Visited)
+		p.output.Requests.OnPass(log.Admitted)
 	}
 	argv := []string{program.Path, "-d", "-c", filepath.Join(l.options.RuntimeDir, portDir(spec), "config")}
 	var err error
@@ -236,9 +238,9 @@ func (p *Proxy) cleanUp() {
 		_, _ = io.CopyBuffer(&p.output, io.LimitReader(pipe, lastWords), make([]byte, readAtOnce))
 		pipe.Close()
 	}
-	p.output.end()
-	if p.output.log != nil {
-		p.output.log.flush(flushTimeout)
+	p.output.End()
+	if p.log != nil {
+		p.log.Flush(flushTimeout)
 	}
 	p.launcher.discard(p.Spec.Listen)
 	if p.cell != nil {
@@ -275,7 +277,7 @@ func (p *Proxy) explain(status syscall.WaitStatus, waitErr error, served bool) *
 	case served:
 		e = explainServed(status)
 	default:
-		said := p.output.said.Lines()
+		said := p.output.Said.Lines()
 		if e = p.explainConfined(status, said); e == nil {
 			e = explain(p.Spec, filepath.Join(p.launcher.options.RuntimeDir, portDir(p.Spec)), status, said)
 		}

@@ -56,7 +56,7 @@ func (p *Proxy) awaitReady(ctx context.Context) *Error {
 			if s != nil {
 				what = "listens but does not finish its start"
 			}
-			return &Error{Text: fmt.Sprintf("tinyproxy %s on %s%s", what, p.Spec.Listen, tinyproxy.Quoted(p.output.said.Lines())),
+			return &Error{Text: fmt.Sprintf("tinyproxy %s on %s%s", what, p.Spec.Listen, tinyproxy.Quoted(p.output.Said.Lines())),
 				Err: context.Cause(ctx), Remedy: "check that the program is tinyproxy, and that the machine is not overloaded"}
 		}
 	}

@@ -87,7 +87,7 @@ func (l *Launcher) root() *os.Root { return l.dir.open.Load() }
 func openRuntimeDir(dir string) (*os.Root, error) {
 	remedy := "name another with --runtime-dir"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make runtime directory: %w (%s)", notroot.WithRemedy(err, drop("RuntimeDirectory=")), remedy)
+		return nil, fmt.Errorf("make runtime directory: %w (%s)", notroot.WithRemedy(err, notroot.AddToUnit("RuntimeDirectory=")), remedy)
 	}
 	info, err := os.Lstat(dir)
 	switch {

@@ -1,4 +1,4 @@
-package process
+package vmlog
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 	}
 	defer root.Close()
 	var said bytes.Buffer
-	s, err := newSpace(dir, func() *os.Root { return root }, slog.New(slog.NewTextHandler(&said, nil)))
+	s, err := NewSpace(dir, func() *os.Root { return root }, slog.New(slog.NewTextHandler(&said, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,15 +46,15 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 			t.Errorf("%s: %d bytes of logs, counted %d, with files %d, of %d", when, is, s.used-total(s.staged), s.used, s.most)
 		}
 	}
-	logs := map[string]*vmLog{}
+	logs := map[string]*Log{}
 	fill := func(vm string) {
 		t.Helper()
 		if logs[vm] == nil {
 			if err := os.MkdirAll(filepath.Join(dir, vm), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			logs[vm] = newVMLog(vm, nil, nil, nil, s)
-			logs[vm].open(netip.MustParseAddr("10.137.0.9"), filepath.Join(dir, vm, "log"))
+			logs[vm] = New(vm, Listeners{}, s)
+			logs[vm].Open(netip.MustParseAddr("10.137.0.9"), filepath.Join(dir, vm, "log"))
 		}
 		for range 20 { // as much as the burst permits
 			for range 100 {
@@ -69,7 +69,7 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 	}
 	fill("gone")
 	check("one AppVM")
-	logs["gone"].close(time.Minute)
+	logs["gone"].Close(time.Minute)
 	delete(logs, "gone")
 	for _, vm := range []string{"a", "b", "c"} {
 		fill(vm)
@@ -78,14 +78,14 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 	if !there("gone/log") {
 		t.Error("the log of the AppVM that has left went although there was room")
 	}
-	if err := s.stage("a/61000", 400<<10, 1); err != nil {
+	if err := s.Stage("a/61000", 400<<10, 1); err != nil {
 		t.Error(err)
 	}
 	check("with files of a proxy")
 	if there("gone/log") || there("gone/log.1") || !there("a/log") {
 		t.Error("not the log of the AppVM that has left went first")
 	}
-	if err := s.stage("b/61001", 1<<20); !errors.Is(err, errNoSpace) {
+	if err := s.Stage("b/61001", 1<<20); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("more than there is room for: %v", err)
 	}
 	if there("a/log.1") || there("b/log.1") || !there("a/log") || !there("b/log") {
@@ -95,8 +95,8 @@ func TestFilesOfAllHaveOneBound(t *testing.T) {
 	if n := strings.Count(said.String(), "no room for more files"); n != 1 {
 		t.Errorf("told %d times:\n%s", n, said.String())
 	}
-	s.unstage("a/61000")
-	s.unstage("a/61000")
+	s.Unstage("a/61000")
+	s.Unstage("a/61000")
 	fill("gone")
 	check("with the AppVM that came back")
 }

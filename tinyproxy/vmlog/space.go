@@ -1,4 +1,4 @@
-package process
+package vmlog
 
 import (
 	"errors"
@@ -30,12 +30,12 @@ const (
 	pageSize = 4 << 10
 )
 
-// errNoSpace is the error of a start whose files would take more than those of all AppVMs may.
-var errNoSpace = errors.New("no room for more files of proxies")
+// ErrNoSpace is the error of a start whose files would take more than those of all AppVMs may.
+var ErrNoSpace = errors.New("no room for more files of proxies")
 
-// A space keeps account of what the files of all AppVMs take in the runtime directory: configurations, rules and logs. Logs
+// A Space keeps account of what the files of all AppVMs take in the runtime directory: configurations, rules and logs. Logs
 // share half of it. If room is short, the logs of AppVMs that have left go first, then the older logs of others.
-type space struct {
+type Space struct {
 	dir  string // the runtime directory
 	root func() *os.Root
 	log  *slog.Logger
@@ -52,20 +52,21 @@ type space struct {
 // A logSize is what the logs of an AppVM take.
 type logSize struct{ now, before int64 }
 
-func newSpace(dir string, root func() *os.Root, log *slog.Logger) (*space, error) {
+// NewSpace returns the account of a runtime directory that has no files yet. root returns the directory as it is now.
+func NewSpace(dir string, root func() *os.Root, log *slog.Logger) (*Space, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return nil, fmt.Errorf("size of the runtime directory: %w", err)
 	}
 	most := max(min(int64(fs.Blocks)*fs.Bsize/fileShare, filesMax), filesMin)
-	return &space{dir: dir, root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
+	return &Space{dir: dir, root: root, log: log, most: most, staged: map[string]int64{}, logs: map[string]*logSize{}}, nil
 }
 
 // has reports whether a file is in the runtime directory, where it counts. The template may name another place.
-func (s *space) has(path string) bool { return strings.HasPrefix(path, s.dir+"/") }
+func (s *Space) has(path string) bool { return strings.HasPrefix(path, s.dir+"/") }
 
-// stage makes room for files of these sizes in a directory. An error wraps errNoSpace.
-func (s *space) stage(dir string, sizes ...int) error {
+// Stage makes room for files of these sizes in a directory. An error wraps ErrNoSpace.
+func (s *Space) Stage(dir string, sizes ...int) error {
 	var all int64
 	for _, n := range sizes {
 		all += int64(n+pageSize-1) / pageSize * pageSize
@@ -73,14 +74,14 @@ func (s *space) stage(dir string, sizes ...int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.take(all) {
-		return fmt.Errorf("%w: those of all AppVMs may take %d KiB", errNoSpace, s.most>>10)
+		return fmt.Errorf("%w: those of all AppVMs may take %d KiB", ErrNoSpace, s.most>>10)
 	}
 	s.staged[dir] += all
 	return nil
 }
 
-// unstage frees what a directory took.
-func (s *space) unstage(dir string) {
+// Unstage frees what a directory took.
+func (s *Space) Unstage(dir string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used -= s.staged[dir]
@@ -88,7 +89,7 @@ func (s *space) unstage(dir string) {
 }
 
 // opened notes that an AppVM has a log of that size.
-func (s *space) opened(vm string, size int64) {
+func (s *Space) opened(vm string, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.left = slices.DeleteFunc(s.left, func(name string) bool { return name == vm })
@@ -102,7 +103,7 @@ func (s *space) opened(vm string, size int64) {
 }
 
 // append reports whether an AppVM's log has room for n more bytes.
-func (s *space) append(vm string, n int) bool {
+func (s *Space) append(vm string, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.logs[vm]
@@ -114,7 +115,7 @@ func (s *space) append(vm string, n int) bool {
 }
 
 // unwritten frees room in an AppVM's log for bytes that could not be written.
-func (s *space) unwritten(vm string, n int) {
+func (s *Space) unwritten(vm string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.logs[vm]; l != nil {
@@ -124,7 +125,7 @@ func (s *space) unwritten(vm string, n int) {
 }
 
 // rotated notes that the log of an AppVM has become its older log.
-func (s *space) rotated(vm string) {
+func (s *Space) rotated(vm string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.logs[vm]; l != nil {
@@ -134,7 +135,7 @@ func (s *space) rotated(vm string) {
 }
 
 // forget notes that an AppVM has left. Its logs stay as long as there is room.
-func (s *space) forget(vm string) {
+func (s *Space) forget(vm string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.logs[vm] != nil && !slices.Contains(s.left, vm) {
@@ -146,7 +147,7 @@ func (s *space) forget(vm string) {
 }
 
 // logBound returns the size at which the log of an AppVM is rotated.
-func (s *space) logBound() int64 {
+func (s *Space) logBound() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	serving := max(len(s.logs)-len(s.left), 1)
@@ -154,7 +155,7 @@ func (s *space) logBound() int64 {
 }
 
 // take counts n more bytes, and removes logs for them if necessary. The caller holds s.mu.
-func (s *space) take(n int64) bool {
+func (s *Space) take(n int64) bool {
 	for s.used+n > s.most && s.evict() {
 	}
 	fits := s.used+n <= s.most
@@ -170,7 +171,7 @@ func (s *space) take(n int64) bool {
 }
 
 // evict removes the logs that people need least. It reports whether there were any. The caller holds s.mu.
-func (s *space) evict() bool {
+func (s *Space) evict() bool {
 	if len(s.left) > 0 {
 		vm := s.left[0]
 		s.left = s.left[1:]
@@ -196,7 +197,7 @@ func (s *space) evict() bool {
 	return true
 }
 
-func (s *space) remove(vm, file string) {
+func (s *Space) remove(vm, file string) {
 	if err := s.root().Remove(filepath.Join(vm, file)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.log.Warn("log of a proxy cannot be removed", "vm", vm, "err", err)
 	}
