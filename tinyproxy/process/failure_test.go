@@ -152,8 +152,8 @@ func TestStartErrors(t *testing.T) {
 			config: true,
 		},
 		"a mistake beside a password": {
-			line:   "Upstream http me:secret.proxy.example:3128",
-			want:   `/rw/config:9: tinyproxy does not understand "Upstream …"` + see,
+			line:   "BasicAuth me secret, proxy",
+			want:   `/rw/config:9: tinyproxy does not understand "BasicAuth …"` + see,
 			config: true,
 		},
 		"syntax error, 1.10": {
