@@ -96,11 +96,7 @@ func (l *loop) prune() {
 	for _, d := range l.want {
 		want[d.Addr] = d
 	}
-	for who := range l.inputs.Temporary {
-		if d := want[who.Addr]; d == nil || d.Name != who.Name {
-			delete(l.inputs.Temporary, who)
-		}
-	}
+	l.inputs.Prune(want) // first, because the last good policies are cut to what is still allowed
 	for addr, vm := range l.vms {
 		d := want[addr]
 		if !d.Connected() {
@@ -123,9 +119,4 @@ func (l *loop) prune() {
 		}
 	}
 	l.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
-	for addr := range l.inputs.Restarts {
-		if want[addr] == nil {
-			delete(l.inputs.Restarts, addr)
-		}
-	}
 }

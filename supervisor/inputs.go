@@ -97,7 +97,7 @@ func (l *loop) read(now time.Time) bool {
 	}
 	if work {
 		l.readBinary(now)
-		l.readPlaces(now)
+		l.readPlaces(l.pages(l.want), now)
 		l.readResolvers(now)
 	}
 	return work
@@ -166,30 +166,30 @@ func (l *loop) readResolvers(now time.Time) {
 	l.agenda.By(agenda.Resolvers, l.inputs.Resolvers.Next())
 }
 
-// readPlaces reads what sandboxes depend on.
-func (l *loop) readPlaces(now time.Time) {
-	known, next := l.moved.Believe(l.inputs.Places, l.Read.Places(l.pages()...), now)
+// readPlaces reads what sandboxes depend on, among it these pages.
+func (l *loop) readPlaces(pages []string, now time.Time) {
+	known, next := l.moved.Believe(l.inputs.Places, l.Read.Places(pages...), now)
 	l.inputs.Places = known
 	l.agenda.By(agenda.Resolvers, next)
 }
 
-// pages returns the files that tinyproxy reads while it serves.
-func (l *loop) pages() []string {
+// pages returns the files that tinyproxy reads while it serves: for what should be there, and for the last good policies.
+func (l *loop) pages(want []*plan.Desired) []string {
 	var good []*policy.Policy
 	for _, vm := range l.vms {
 		good = append(good, vm.lastGood)
 	}
-	return plan.Pages(l.want, good)
+	return plan.Pages(want, good)
 }
 
 // desired returns what should be there. It looks first at pages at which nobody has looked.
 func (l *loop) desired(now time.Time) []*plan.Desired {
-	l.want = l.inputs.Desired(l.cache)
-	if !l.inputs.Places.Have(l.pages()) {
-		l.readPlaces(now)
-		l.want = l.inputs.Desired(l.cache)
+	want := l.inputs.Desired(l.cache)
+	if pages := l.pages(want); !l.inputs.Places.Have(pages) {
+		l.readPlaces(pages, now)
+		want = l.inputs.Desired(l.cache)
 	}
-	return l.want
+	return want
 }
 
 func (l *loop) readBinary(now time.Time) {

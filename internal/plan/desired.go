@@ -179,6 +179,15 @@ func (in Inputs) TemporaryHosts(f rules.File) []rules.Host {
 	})
 }
 
+// Prune forgets what people have asked for AppVMs that have no list any more, or another name. want is what should be there, by address.
+func (in Inputs) Prune(want map[netip.Addr]*Desired) {
+	maps.DeleteFunc(in.Temporary, func(who Identity, _ map[rules.Host]time.Duration) bool {
+		d := want[who.Addr]
+		return d == nil || d.Name != who.Name
+	})
+	maps.DeleteFunc(in.Restarts, func(addr netip.Addr, _ int) bool { return want[addr] == nil })
+}
+
 func (in Inputs) appVM(name string, addr netip.Addr, link netwatch.AppVM) *Desired {
 	since, by := in.Stops.Of(name, addr)
 	return &Desired{Name: name, Addr: addr, Vifs: link.Vifs, Links: link.Links, Bind: link.Gateway, Shown: in.Rules.Shown[addr], Places: in.Places,
