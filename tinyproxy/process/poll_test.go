@@ -2,6 +2,8 @@ package process
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -124,7 +126,13 @@ func TestUnwatchable(t *testing.T) {
 func TestAFloodIsReadAsItsBudgetRefills(t *testing.T) {
 	l := newLauncher(t, nil)
 	since := time.Now()
-	loud := start(t, l, script(t, "yes "+strings.Repeat("y", 500)+" & exec "+realBinary+` "$@"`), newSpec(l, "loud", 61000))
+	// tinyproxy itself could not log that it starts if the pipe were full.
+	begun := filepath.Join(t.TempDir(), "begun")
+	flood := "{ until [ -e " + begun + " ]; do sleep 0.01; done; exec yes " + strings.Repeat("y", 500) + "; } & exec "
+	loud := start(t, l, script(t, flood+realBinary+` "$@"`), newSpec(l, "loud", 61000))
+	if err := os.WriteFile(begun, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	quiet := start(t, l, realBinary, newSpec(l, "quiet", 61001))
 	said := func() (bytes int64) { // by all of its group
 		for _, stat := range running(t, func(_, group int) bool { return group == loud.PID }) {
