@@ -44,7 +44,7 @@ func (b *bench) write() (outcome, error) {
 			if add {
 				n--
 			}
-			done, _, err := k.sync(n)
+			done, _, err := k.sync(b.ctx, n)
 			return done, err
 		})
 	})
@@ -61,7 +61,7 @@ func (b *bench) move() (outcome, error) {
 		}, func() (float64, error) {
 			turn++
 			last.To, last.Socket = k.proxies[turn%2].Local, k.proxies[turn%2].Cookie
-			done, inForce, err := k.sync(many)
+			done, inForce, err := k.sync(b.ctx, many)
 			whole = append(whole, done)
 			caller.Nap(time.Millisecond)
 			return inForce, err
@@ -77,7 +77,6 @@ const moves = 200
 // kernel is what Sync is measured with: as the daemon calls it, but not in the daemon, where nobody could see its beginning and
 // end. It is used on one thread, because package firewall works where it is called.
 type kernel struct {
-	ctx      context.Context
 	backend  firewall.Backend
 	board    *switchboard.Board // nil if nat leads AppVMs to their proxies
 	proxies  [2]sockdiag.Socket // two that listen
@@ -95,7 +94,7 @@ func (b *bench) syncs(measure func(k *kernel) (outcome, error)) (o outcome, err 
 	if err != nil {
 		return o, err
 	}
-	k := &kernel{ctx: b.ctx}
+	k := &kernel{}
 	if err := aside.Do(func() (err error) { k.bare, err = newBareWrites(); return err }); err != nil {
 		return o, err
 	}
@@ -187,15 +186,15 @@ func (k *kernel) open(b *bench, s *site) (end func(), err error) {
 		k.bindings = append(k.bindings, firewall.Binding{Vif: fmt.Sprintf("vif%d.0", i+1), Link: int32(i + 1), Addr: addr(i),
 			To: k.proxies[0].Local, Socket: k.proxies[0].Cookie})
 	}
-	_, _, err = k.sync(many)
+	_, _, err = k.sync(b.ctx, many)
 	return end, err
 }
 
 // sync has the kernel hold the first n bindings, and returns after how many µs Sync was done, and after how many they were in
 // force.
-func (k *kernel) sync(n int) (done, inForce float64, err error) {
+func (k *kernel) sync(ctx context.Context, n int) (done, inForce float64, err error) {
 	began := time.Now()
-	_, err = k.backend.Sync(k.ctx, firewall.State{Bindings: k.bindings[:n], Guarded: []uint16{61000, 61001}},
+	_, err = k.backend.Sync(ctx, firewall.State{Bindings: k.bindings[:n], Guarded: []uint16{61000, 61001}},
 		func() { inForce = microseconds(time.Since(began)) })
 	return microseconds(time.Since(began)), inForce, err
 }

@@ -50,8 +50,8 @@ type Report struct {
 
 // Run checks the template first, as it decides how rule files are read, and then the rule files.
 func Run(ctx context.Context, c Config) (Report, error) {
-	k := &checker{Config: c, ctx: ctx, Report: Report{Findings: []lint.Finding{}}}
-	k.readTemplate()
+	k := &checker{Config: c, Report: Report{Findings: []lint.Finding{}}}
+	k.readTemplate(ctx)
 	k.readCeiling()
 	if c.Paths == nil && c.Lists == nil {
 		if err := k.directory(); err != nil {
@@ -61,7 +61,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	for _, path := range k.Paths {
 		if filepath.Base(path) != filepath.Base(c.Template) { // that was read
 			k.Files++
-			k.file(path)
+			k.file(ctx, path)
 		}
 	}
 	for _, l := range c.Lists {
@@ -75,7 +75,6 @@ func Run(ctx context.Context, c Config) (Report, error) {
 type checker struct {
 	Config
 	Report
-	ctx      context.Context
 	linter   lint.Linter
 	judge    tinyproxy.Judge
 	template rules.Template
@@ -117,7 +116,7 @@ func (k *checker) directory() error {
 }
 
 // readTemplate reads the template, which decides how rule files are read.
-func (k *checker) readTemplate() {
+func (k *checker) readTemplate(ctx context.Context) {
 	path := k.Template
 	t := rules.Builtin()
 	text, err := rules.ReadFile(path)
@@ -144,7 +143,7 @@ func (k *checker) readTemplate() {
 			k.add(f)
 		}
 		if rendered != "" {
-			k.tryTemplate(path, string(text))
+			k.tryTemplate(ctx, path, string(text))
 		}
 	}
 }
@@ -158,8 +157,8 @@ func (k *checker) readCeiling() {
 }
 
 // tryTemplate makes tinyproxy read the configuration that the template gives. Both have the same lines.
-func (k *checker) tryTemplate(path, text string) {
-	err := k.judge.Takes(k.ctx, k.rendered)
+func (k *checker) tryTemplate(ctx context.Context, path, text string) {
+	err := k.judge.Takes(ctx, k.rendered)
 	bad := (*tinyproxy.BadConfig)(nil)
 	if !errors.As(err, &bad) {
 		k.Untried = err
@@ -185,7 +184,7 @@ func (k *checker) failed(path string, err error) {
 }
 
 // file checks one rule file.
-func (k *checker) file(path string) {
+func (k *checker) file(ctx context.Context, path string) {
 	content, err := rules.ReadFile(path)
 	if err != nil {
 		k.failed(path, err)
@@ -205,7 +204,7 @@ func (k *checker) file(path string) {
 		}
 	}
 	found := k.linter.File(path, content)
-	bad, err := k.try(path, content)
+	bad, err := k.try(ctx, path, content)
 	if err != nil && k.Untried == nil {
 		k.Untried = err
 	}
@@ -267,7 +266,7 @@ func (k *checker) opens(file rules.File) {
 }
 
 // try has tinyproxy read the lines of a file, and finds those that it refuses.
-func (k *checker) try(path string, content []byte) (bad []lint.Finding, err error) {
+func (k *checker) try(ctx context.Context, path string, content []byte) (bad []lint.Finding, err error) {
 	file, err := rules.ParseFile(path, content)
 	if err != nil {
 		return nil, nil // said already
@@ -288,7 +287,7 @@ func (k *checker) try(path string, content []byte) (bad []lint.Finding, err erro
 		texts = append(texts, line.Text)
 	}
 	for {
-		_, err := k.judge.Any(k.ctx, texts, []tinyproxy.Request{{Host: "vifproxy.example", Port: 80, URI: "/"}})
+		_, err := k.judge.Any(ctx, texts, []tinyproxy.Request{{Host: "vifproxy.example", Port: 80, URI: "/"}})
 		var refused *tinyproxy.BadPattern
 		if !errors.As(err, &refused) {
 			return bad, err

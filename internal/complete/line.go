@@ -35,7 +35,6 @@ type Language struct {
 // A line is a command line that is not finished.
 type line struct {
 	Language
-	ctx              context.Context
 	words            []string
 	socket, rulesDir string
 	begun            bool          // a verb is there
@@ -49,9 +48,9 @@ type line struct {
 // Candidates returns what the last word of a command line may be. The words are those behind the program's name, at least one. socket is
 // that of the daemon, unless the words name another one.
 func (l Language) Candidates(ctx context.Context, socket string, words []string) (all []string) {
-	t := &line{Language: l, ctx: ctx, words: words, socket: socket}
+	t := &line{Language: l, words: words, socket: socket}
 	t.read()
-	for _, candidate := range t.candidates() {
+	for _, candidate := range t.candidates(ctx) {
 		word, _, _ := strings.Cut(candidate, "\t")
 		if strings.HasPrefix(word, t.last) || word == Files {
 			all = append(all, candidate)
@@ -111,7 +110,7 @@ func (t *line) word(word string) {
 	}
 }
 
-func (t *line) candidates() []string {
+func (t *line) candidates(ctx context.Context) []string {
 	if name, _, given := strings.Cut(t.last, "="); given && strings.HasPrefix(name, "--") {
 		return prefixed(name+"=", t.values(t.option(name)))
 	}
@@ -131,22 +130,22 @@ func (t *line) candidates() []string {
 	if len(t.args) >= len(wanted) && !strings.Contains(wanted[at], "...") {
 		return nil
 	}
-	return t.arguments(wanted[at])
+	return t.arguments(ctx, wanted[at])
 }
 
 // arguments are those that a word of the table stands for.
-func (t *line) arguments(kind string) []string {
+func (t *line) arguments(ctx context.Context, kind string) []string {
 	var all []string
 	switch {
 	case strings.Contains(kind, "FILE"): // or NAME
-		if all = t.vms(); !slices.ContainsFunc(all, func(candidate string) bool { return strings.HasPrefix(candidate, t.last) }) {
+		if all = t.vms(ctx); !slices.ContainsFunc(all, func(candidate string) bool { return strings.HasPrefix(candidate, t.last) }) {
 			return []string{Files}
 		}
 	case strings.Contains(kind, "NAME"):
-		all = t.vms()
+		all = t.vms(ctx)
 	case strings.Contains(kind, "HOST") && t.verb.Name == "deny": // what is allowed is in files
 	case strings.Contains(kind, "HOST"):
-		all = t.hosts(t.args[0])
+		all = t.hosts(ctx, t.args[0])
 	case strings.Contains(kind, "VERB"):
 		all = t.verbs()
 	default: // PATH, FILE
@@ -203,9 +202,9 @@ func prefixed(prefix string, words []string) (all []string) {
 }
 
 // vms returns the VMs that the daemon knows. If the daemon cannot be asked, it returns those that have rule files.
-func (t *line) vms() (all []string) {
-	all, err := VMs(t.ctx, control.NewClient(t.socket), cmp.Or(t.rulesDir, defaults.RulesDir))
-	if answers := t.asRoot(err); answers != nil {
+func (t *line) vms(ctx context.Context) (all []string) {
+	all, err := VMs(ctx, control.NewClient(t.socket), cmp.Or(t.rulesDir, defaults.RulesDir))
+	if answers := t.asRoot(ctx, err); answers != nil {
 		return answers
 	}
 	return all
@@ -213,7 +212,7 @@ func (t *line) vms() (all []string) {
 
 // asRoot returns what root would be offered, if err says that only root may ask the daemon and sudo wants no password, as for Qubes'
 // user. Shells run the completion without the sudo in front of the command line. In any other case asRoot returns nil.
-func (t *line) asRoot(err error) (answers []string) {
+func (t *line) asRoot(ctx context.Context, err error) (answers []string) {
 	if denied := (*control.PermissionError)(nil); !errors.As(err, &denied) || os.Geteuid() == 0 || t.asked {
 		return nil
 	}
@@ -222,7 +221,7 @@ func (t *line) asRoot(err error) (answers []string) {
 	if err != nil {
 		return nil
 	}
-	said, err := exec.CommandContext(t.ctx, "sudo", append([]string{"-n", "--", self, "complete", "--"}, t.words...)...).Output()
+	said, err := exec.CommandContext(ctx, "sudo", append([]string{"-n", "--", self, "complete", "--"}, t.words...)...).Output()
 	if err != nil {
 		return nil
 	}
@@ -230,10 +229,10 @@ func (t *line) asRoot(err error) (answers []string) {
 }
 
 // hosts returns the hosts that a VM asked for and did not get, the newest first. For allow it returns those that no rule permits.
-func (t *line) hosts(vm string) []string {
-	all, err := Hosts(t.ctx, control.NewClient(t.socket), vm, t.verb.Name == "allow")
+func (t *line) hosts(ctx context.Context, vm string) []string {
+	all, err := Hosts(ctx, control.NewClient(t.socket), vm, t.verb.Name == "allow")
 	if err != nil {
-		return t.asRoot(err)
+		return t.asRoot(ctx, err)
 	}
 	return all
 }
