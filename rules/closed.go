@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/internal/lease"
 	"vifproxy/rules/flaws"
 )
 
@@ -27,15 +26,14 @@ const quiet = time.Second
 func readClosed(path string, known time.Duration) (content []byte, again time.Duration, err error) {
 	leased := false
 	content, changed, err := readAfter(path, func(file *os.File, info fs.FileInfo) error {
-		switch err := leaseAs(file, info); {
-		case errors.Is(err, unix.EAGAIN):
+		err := lease.Take(file, info)
+		if errors.Is(err, unix.EAGAIN) {
 			again = quiet // if no event comes: another machine may be writing
 			return &Error{Path: path, Unsettled: true, Flaw: flaws.Flaw{
 				Text: "is open for writing: what it said before stays in force", Remedy: "close it in the program that writes it"}}
-		default:
-			leased = err == nil
-			return nil
 		}
+		leased = err == nil
+		return nil
 	})
 	if err != nil {
 		return nil, again, err
@@ -50,28 +48,4 @@ func readClosed(path string, known time.Duration) (content []byte, again time.Du
 			Text: "has just changed, and may be incomplete: what it said before stays in force", Remedy: fmt.Sprintf("wait %v", quiet)}}
 	}
 	return content, 0, nil
-}
-
-// leaseAs takes a lease on a file that is open for reading, until that is closed. EAGAIN says that the file is open for writing
-// somewhere, or mapped (check_conflicting_open in Linux' fs/locks.c). A process that opens it for writing meanwhile waits for the
-// fraction of a millisecond that reading takes. The kernel grants a lease to the owner of the file, or with CAP_LEASE
-// (fcntl(2)). To become the owner for one call takes CAP_SETUID only.
-func leaseAs(file *os.File, info fs.FileInfo) error {
-	lease := func() error {
-		raw, err := file.SyscallConn()
-		if err != nil {
-			return err
-		}
-		var failed error
-		err = raw.Control(func(fd uintptr) { _, failed = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_RDLCK) })
-		return errors.Join(err, failed)
-	}
-	if err := lease(); !errors.Is(err, unix.EACCES) {
-		return err
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before, _ := unix.SetfsuidRetUid(int(info.Sys().(*syscall.Stat_t).Uid))
-	defer unix.SetfsuidRetUid(before) //nolint:errcheck // always allowed: it is the process's own uid
-	return lease()
 }

@@ -26,7 +26,7 @@ const top = "../.."
 // two of them need is on floor 1, and what joins them is above.
 var house = [][]string{
 	1: {"internal/agenda internal/await internal/backlog internal/backoff internal/beat internal/browsers internal/capability internal/cgroup internal/defaults internal/events " +
-		"internal/filegroup internal/footprint internal/kept internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/screen internal/secret internal/settings internal/unanswered " +
+		"internal/filegroup internal/footprint internal/kept internal/lease internal/logtail internal/netlink internal/notroot internal/pace internal/regular internal/resolvconf internal/screen internal/secret internal/settings internal/unanswered " +
 		"internal/sightings internal/sockdiag internal/stops internal/terminal internal/upstreams internal/usage internal/vanish internal/watchfile internal/manpage names/wire"},
 	2: {"tinyproxy", "rules", "netwatch", "firewall", "control", "qubes"},
 	3: {"internal/policy", "internal/dom0", "internal/mailbox", "internal/lessons", "internal/lab internal/bench", "names", "internal/nameserver"},
