@@ -1,4 +1,4 @@
-// Package nft keeps our own tables in the kernel's nftables equal to a State. skeleton.go has the chains and rules, which are always
+// Package nft keeps our own tables in the kernel's nftables equal to a State. skeleton.go and fence.go have the chains and rules, which are always
 // the same, in the words of words.go; sets.go has the sets, which hold all that a State says. sync.go repairs and writes,
 // snapshot.go and listing.go read what the kernel holds.
 //
