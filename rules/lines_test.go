@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"vifproxy/rules/expression"
+	"vifproxy/rules/rulestest"
 )
 
 func TestLinesMatchHostNamesOnly(t *testing.T) {
@@ -93,7 +94,7 @@ func TestOnlyHostNamesPassTinyproxy(t *testing.T) {
 	}
 	names := []string{"bank.example", "www.bank.example", "a.b.bank.example", "BANK.EXAMPLE", "xbank.example", "bankxexample",
 		"a", "ab", "a.b", "x", "b-a", "_a.x", "A.b", "bank.example.", "bank", "abank", "C", "192.0.2.1"}
-	open, rounds := 0, 60
+	open, asURLs, rounds := 0, 0, 60
 	for round := range rounds {
 		s := syntaxes[round%len(syntaxes)]
 		var lines []string
@@ -132,7 +133,19 @@ func TestOnlyHostNamesPassTinyproxy(t *testing.T) {
 			t.Errorf("%q under %+v became %q: %v", raw, s, staged(compiled), err)
 			continue
 		}
+		urls, whole := inURLs(t, s.Compiled(), compiled)
+		if whole {
+			asURLs++
+		}
 		for _, name := range names {
+			if whole {
+				for method, form := range map[string]string{"GET": "http://%s/", "get": "http://%s", "HEAD": "http://%s:81/a?b", "CONNECT": "%s:443"} {
+					status := urls.Status(strings.ToUpper(method), strings.Replace(form, "%s", name, 1))
+					if (status == 200) != fresh.Permits(name) {
+						t.Errorf("%q is not compared with %s as with %s: %d", staged(compiled), form, name, status)
+					}
+				}
+			}
 			if old.Permits(name) != fresh.Permits(name) {
 				t.Errorf("%q under %+v became %q, which permits %s: %v", raw, s, staged(compiled), name, fresh.Permits(name))
 			}
@@ -142,12 +155,34 @@ func TestOnlyHostNamesPassTinyproxy(t *testing.T) {
 			if old.Permits(host) {
 				open++
 			}
-			if fresh.Permits(host) {
+			if fresh.Permits(host) || urls != nil && urls.Status("GET", "http://"+host+"/") == 200 {
 				t.Errorf("%q under %+v became %q, which permits %q", raw, s, staged(compiled), host)
 			}
 		}
 	}
+	if asURLs < rounds/2 {
+		t.Errorf("only %d of %d lists could be compared with URLs", asURLs, rounds)
+	}
 	if open < 50 {
 		t.Errorf("only %d of what is no host name passed lines as they are written", open)
 	}
+}
+
+// inURLs is a tinyproxy that compares compiled lines with URLs, and whether it has all of them.
+func inURLs(t *testing.T, s Syntax, compiled []Line) (p *rulestest.Proxy, whole bool) {
+	t.Helper()
+	var lines []Line
+	refused := 0
+	for _, l := range compiled {
+		if text, flaw := expression.OfURL(l.Text, s.CaseSensitive); flaw == nil && text != "" {
+			lines = append(lines, Line{Text: text})
+		} else if flaw != nil {
+			refused++
+		}
+	}
+	p, err := rulestest.Start(t, func(v rulestest.Values) string {
+		return Builtin().Render(Values(v)) + rulestest.Directives(s.Language, s.CaseSensitive) + "FilterURLs Yes\n"
+	}, staged(lines))
+	must(t, err)
+	return p, refused == 0
 }

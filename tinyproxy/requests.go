@@ -178,9 +178,10 @@ func (r *Requests) refusedPort(text string) {
 // filtered notes a host or URL that the list refuses. The closing quote is missing if tinyproxy cut the line at 798 bytes
 // (STRING_LENGTH in src/log.c), or if the host contains a line break.
 func (r *Requests) filtered(rest []byte) {
-	raw, ok := bytes.CutPrefix(rest, []byte(`domain "`))
-	if !ok {
-		if raw, ok = bytes.CutPrefix(rest, []byte(`url "`)); !ok {
+	raw, isHost := bytes.CutPrefix(rest, []byte(`domain "`))
+	if !isHost {
+		var isURL bool
+		if raw, isURL = bytes.CutPrefix(rest, []byte(`url "`)); !isURL {
 			return
 		}
 	}
@@ -190,8 +191,11 @@ func (r *Requests) filtered(rest []byte) {
 		d.Why = "a line of its list forbids it"
 	}
 	host := string(raw)
-	if r.config.Filter.URLs {
+	if !isHost {
 		host, d.Port = destination(host, !strings.Contains(host, "://"))
+	}
+	if r.config.ComparesURLs() {
+		d.Host = host[:min(len(host), hostMax)]
 	}
 	if i := r.find(func(p pending) bool { return p.step == asked && strings.EqualFold(p.host, host) }); i >= 0 {
 		d.Port = r.remove(i).port

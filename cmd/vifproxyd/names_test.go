@@ -102,13 +102,13 @@ func TestUpstreamsThatRotateAreReached(t *testing.T) {
 	})
 }
 
-// request sends a request line as no browser would and returns the status line of the answer.
-func (s *site) request(vm, method, target string) string {
+// request sends a request as no browser would and returns the status line of the answer.
+func (s *site) request(vm, method, target string, headers ...string) string {
 	s.Helper()
 	conn, err := s.Dial(s.Context(), vm, "tcp", fmt.Sprintf("%s:%d", lab.Gateway, lab.ProxyPort))
 	s.must(err)
 	defer conn.Close()
-	fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n\r\n", method, target)
+	fmt.Fprintf(conn, "%s %s HTTP/1.0\r\n%s\r\n", method, target, strings.Join(append(headers, ""), "\r\n"))
 	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		return err.Error()
@@ -153,6 +153,14 @@ func TestOnlyHostNamesReachAnUpstream(t *testing.T) {
 			})
 		}
 		passes("bank.example")
+		s.request("work", "GET", "http://other.example:8080/secret")
+		s.until("denied names the host", func() error {
+			said, _, _ := s.ctl("denied", "--json", "work")
+			if !strings.Contains(said, `"other.example"`) || !strings.Contains(said, "8080") || strings.Contains(said, "secret") {
+				return errors.New(said)
+			}
+			return nil
+		})
 		for what, list := range lists {
 			s.templateWith("Upstream http 198.51.100.77:3128", list.template)
 			s.rules("work.10.137.0.11", list.lines...)
@@ -176,12 +184,21 @@ func TestOnlyHostNamesReachAnUpstream(t *testing.T) {
 					}
 				}
 			}
+			// tinyproxy puts a URL together of this, which is none: the Upstream may read anything in it.
+			if got := s.request("work", "OPTIONS", "*", "Host: www.bank.example"); !strings.HasPrefix(got, "403") {
+				t.Errorf("%s: a request without a URL: %s", what, got)
+			}
 			if asked := c.all()[before:]; len(asked) > 0 {
 				t.Errorf("%s: the upstream was asked for %q", what, asked)
 			}
 			for _, domain := range []string{"bank", "shop", "more"} {
 				passes("www." + domain + ".example")
 				passes("A-1.b_c." + domain + ".example")
+			}
+			for method, target := range map[string]string{"GET": "/a?b", "CONNECT": "www.bank.example:443"} {
+				if got := s.request("work", method, target, "Host: www.bank.example"); !strings.HasPrefix(got, "200") {
+					t.Errorf("%s: %s %s: %s", what, method, target, got)
+				}
 			}
 		}
 

@@ -284,6 +284,9 @@ func (k *checker) try(ctx context.Context, path string, content []byte) (bad []l
 			bad = append(bad, lint.Finding{Path: pathOf(line), Line: line.Line, Problem: tinyproxy.Misled(addr),
 				Source: line.Source, Remedy: tinyproxy.NotMisled(addr), Refused: true})
 		}
+		if _, flaw := policy.AsWritten(k.config, line.Text); flaw != nil {
+			bad = append(bad, lint.Finding{Path: pathOf(line), Line: line.Line, Problem: flaw.Text, Source: line.Source, Remedy: flaw.Remedy, Refused: true})
+		}
 		texts = append(texts, line.Text)
 	}
 	for {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vifproxy/rules"
+	"vifproxy/rules/expression"
 	"vifproxy/rules/flaws"
 	"vifproxy/tinyproxy"
 )
@@ -94,6 +95,9 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 			return nil, &rules.Error{Path: cmp.Or(l.Part, file.Path), Line: l.Line,
 				Flaw: flaws.Flaw{Text: tinyproxy.Misled(addr), Remedy: tinyproxy.NotMisled(addr)}}
 		}
+		if _, flaw := AsWritten(p.Config, l.Text); flaw != nil {
+			return nil, &rules.Error{Path: cmp.Or(l.Part, file.Path), Line: l.Line, Flaw: *flaw}
+		}
 		switch {
 		case l.Line > 0:
 			listed[l.Text] = true
@@ -114,6 +118,31 @@ func New(file rules.File, temporary []rules.Host, template rules.Template, in In
 		}
 	}
 	return p.sealed(), nil
+}
+
+// AsWritten returns a line as tinyproxy gets it.
+func AsWritten(c tinyproxy.Config, line string) (string, *flaws.Flaw) {
+	if !c.ComparesURLs() || line == "" {
+		return line, nil
+	}
+	return expression.OfURL(line, c.Filter.Compiled().CaseSensitive)
+}
+
+// Written returns the lines as tinyproxy gets them, and what its configuration has to say in addition. All else compares lines with
+// hosts.
+func (p *Policy) Written() (lines []tinyproxy.FilterLine, more string) {
+	if !p.Config.ComparesURLs() {
+		return p.Rules, ""
+	}
+	for _, l := range p.Rules {
+		text, flaw := AsWritten(p.Config, l.Text)
+		if flaw != nil || text == "" { // New has refused it, or no host matches it
+			continue
+		}
+		l.Text = text
+		lines = append(lines, l)
+	}
+	return lines, "FilterURLs Yes\n"
 }
 
 // Render returns the configuration of a proxy with these files at this port, and its text.

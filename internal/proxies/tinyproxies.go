@@ -121,10 +121,14 @@ func (t *Tinyproxies) Start(ctx context.Context, p *policy.Policy, port uint16) 
 
 // spec returns what the launcher has to know of a policy.
 func (t *Tinyproxies) spec(p *policy.Policy, uid uint32, port uint16) proc.Spec {
+	lines, more := p.Written()
 	return proc.Spec{
 		Name: p.Name, Addr: p.Addr, Listen: netip.AddrPortFrom(p.Bind, port), UID: uid,
-		Render: func(paths tinyproxy.Paths) (tinyproxy.Config, string, error) { return p.Render(paths, port) },
-		Rules:  p.Rules, ExtraPorts: p.ConnectPorts(t.egress), RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+		Render: func(paths tinyproxy.Paths) (tinyproxy.Config, string, error) {
+			config, text, err := p.Render(paths, port)
+			return config, text + more, err
+		},
+		Rules: lines, ExtraPorts: p.ConnectPorts(t.egress), RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
 	}
 }
 

@@ -1,0 +1,138 @@
+package expression
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"vifproxy/rules/flaws"
+)
+
+// OfURL returns the expression that matches what tinyproxy compares with FilterURLs, HOST:PORT of a tunnel and the whole URL of a page,
+// if a compiled expression matches its host; "" if it matches none. It admits nothing between host, port and path that could belong to another host.
+//
+// Because there is something before and behind the host then, a '^' or '$' inside of parentheses, as in (^|\.)bank\.example, becomes an
+// alternative of its own.
+func OfURL(compiled string, caseSensitive bool) (text string, flaw *flaws.Flaw) {
+	p := newParser(compiled, Extended, caseSensitive)
+	e, flaw := p.parse()
+	if flaw != nil {
+		return "", flaw
+	}
+	var hosts []string
+	if strings.Contains(compiled, ":") { // a whole IPv6 address: Compile admits colons in nothing else
+		hosts = []string{`\[?` + strings.Trim(compiled, "^$") + `\]?`}
+		e = nil
+	}
+	for _, b := range e {
+		if !b.begins() || !b.Ends() || len(b) < 2 {
+			return "", p.fail(0, "is open at an end", "this is a fault of vifproxy")
+		}
+		for _, one := range b[1:len(b)-1].apart(beginning, alternativesMax) {
+			for _, both := range one.apart(ending, alternativesMax) {
+				if both.anchored() {
+					return "", p.fail(0, "has a '^' or '$' in its middle, which cannot be compared with an Upstream", "write a line for each host")
+				}
+				if text, possible := both.emit(p.fold, false); possible {
+					hosts = append(hosts, text)
+				}
+			}
+		}
+	}
+	if len(hosts) == 0 {
+		return "", nil
+	}
+	if text = `^((http|ftp)://)?(` + strings.Join(hosts, "|") + `)(:[0-9]{1,5})?(/.*)?$`; len(text) > LineMax || len(hosts) > alternativesMax {
+		return "", &flaws.Flaw{Text: fmt.Sprintf("%s is too long: with an Upstream, hosts are compared as a part of URLs, and the line has %d bytes "+
+			"of at most %d", flaws.Excerpt(compiled), len(text), LineMax), Remedy: "make two lines of it"}
+	}
+	return text, nil
+}
+
+// alternativesMax is how many alternatives are made of one.
+const alternativesMax = 64
+
+// An edge is an end of a text.
+type edge struct {
+	anchors []string
+	last    bool
+}
+
+var (
+	beginning = edge{[]string{"^", "\\`"}, false}
+	ending    = edge{[]string{"$", `\'`}, true}
+)
+
+// apart returns the alternatives that a branch stands for, in which no group begins, or ends, with an anchor to that end.
+func (b Branch) apart(at edge, most int) []Branch {
+	pieces := slices.Clone(b)
+	if at.last {
+		slices.Reverse(pieces)
+	}
+	for i, p := range pieces {
+		// What is before an anchor has to match nothing.
+		reachable := !slices.ContainsFunc(pieces[:i], func(before Piece) bool { return before.Assertion != "" || before.Min > 0 })
+		if slices.Contains(at.anchors, p.Assertion) {
+			if !reachable {
+				return nil
+			}
+			rest := slices.Clone(pieces[i+1:])
+			if at.last {
+				slices.Reverse(rest)
+			}
+			return rest.apart(at, most)
+		}
+		if p.Group == nil || p.Min != 1 || p.Max != 1 {
+			continue
+		}
+		var anchored, rest Expression
+		for _, inner := range *p.Group {
+			inner = slices.Clone(inner)
+			if at.last {
+				slices.Reverse(inner)
+			}
+			if len(inner) > 0 && slices.Contains(at.anchors, inner[0].Assertion) {
+				anchored = append(anchored, inner[1:])
+			} else {
+				rest = append(rest, inner)
+			}
+		}
+		if anchored == nil {
+			continue
+		}
+		var all []Branch
+		add := func(pieces Branch) {
+			if at.last {
+				slices.Reverse(pieces)
+			}
+			if most > len(all) {
+				all = append(all, pieces.apart(at, most-len(all))...)
+			}
+		}
+		if reachable {
+			for _, inner := range anchored {
+				add(slices.Concat(inner, pieces[i+1:]))
+			}
+		}
+		if rest != nil {
+			group := p
+			if at.last {
+				for j := range rest {
+					slices.Reverse(rest[j])
+				}
+			}
+			group.Group = &rest
+			add(slices.Concat(pieces[:i], Branch{group}, pieces[i+1:]))
+		}
+		return all
+	}
+	return []Branch{b}
+}
+
+// anchored reports whether an assertion in a branch is about an end of the text.
+func (b Branch) anchored() bool {
+	return slices.ContainsFunc(b, func(p Piece) bool {
+		return slices.Contains([]string{"^", "$", "\\`", `\'`, `\B`}, p.Assertion) ||
+			p.Group != nil && slices.ContainsFunc(*p.Group, Branch.anchored)
+	})
+}
