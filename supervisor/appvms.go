@@ -119,4 +119,9 @@ func (l *loop) prune() {
 		}
 	}
 	l.Events.Forget(func(vm netip.Addr) bool { return want[vm] == nil })
+	for _, d := range l.want {
+		if l.inputs.Stops.Found(d.Name, d.Addr) {
+			l.keep()
+		}
+	}
 }

@@ -95,6 +95,17 @@ func (r *Record) Start(name string, addr netip.Addr, now time.Time) {
 	}
 }
 
+// Found notes the address of an AppVM that is stopped by its name alone, and reports whether it was. From then on its list may get another
+// name, too, and stays stopped.
+func (r *Record) Found(name string, addr netip.Addr) bool {
+	i := slices.IndexFunc(r.Stopped, is(name, netip.Addr{}))
+	if i < 0 || !addr.IsValid() {
+		return false
+	}
+	r.Stopped[i].Addr = addr
+	return true
+}
+
 // Named reports whether an AppVM of this name was stopped.
 func (r Record) Named(name string) bool {
 	return slices.ContainsFunc(r.Stopped, func(stop Stop) bool { return stop.Name == name })

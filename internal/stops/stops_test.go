@@ -57,6 +57,31 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// An AppVM that was stopped by its name alone is stopped by the address of its list, too, as soon as there is one.
+func TestFound(t *testing.T) {
+	work, other := netip.MustParseAddr("10.137.0.1"), netip.MustParseAddr("10.137.0.2")
+	var r Record
+	r.Stop("work", netip.Addr{}, time.Unix(1, 0))
+	for _, step := range []struct {
+		name  string
+		addr  netip.Addr
+		found bool
+	}{{"bank", other, false}, {"work", netip.Addr{}, false}, {"work", work, true}, {"work", other, false}} {
+		if got := r.Found(step.name, step.addr); got != step.found {
+			t.Errorf("%s %v is found: %t", step.name, step.addr, got)
+		}
+	}
+	for _, who := range []struct {
+		name    string
+		addr    netip.Addr
+		stopped bool
+	}{{"renamed", work, true}, {"work", other, true}, {"bank", other, false}} {
+		if _, by := r.Of(who.name, who.addr); by != "" != who.stopped {
+			t.Errorf("%s %v is stopped by %q", who.name, who.addr, by)
+		}
+	}
+}
+
 // A stop that is not a person's says why, and a person's start ends it.
 func TestHold(t *testing.T) {
 	addr, now := netip.MustParseAddr("10.137.0.1"), time.Unix(1, 0)
