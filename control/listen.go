@@ -19,6 +19,7 @@ import (
 	"vifproxy/internal/beat"
 	"vifproxy/internal/filegroup"
 	"vifproxy/internal/notroot"
+	"vifproxy/internal/unanswered"
 	"vifproxy/internal/vanish"
 )
 
@@ -35,8 +36,8 @@ type Listener struct {
 
 // Listen makes the control socket at path, which is absolute. The socket has mode 0600, or with a group that group and 0660. If its
 // directory is missing, Listen makes that with 0755, like everything in /run that others may look at. Listen replaces the socket of a
-// daemon that was killed. An error names what is in the way: another vifproxyd, something that is not a socket, a directory that others
-// can write to, an unknown group.
+// daemon that was killed. An error names what is in the way: another vifproxyd, for a second at least, something that is not a socket, a
+// directory that others can write to, an unknown group.
 func Listen(path, group string) (*Listener, error) {
 	l, err := listen(path, group)
 	if err != nil {
@@ -65,7 +66,13 @@ func listen(path, group string) (_ *Listener, err error) {
 	if err := prepareDirectory(filepath.Dir(path)); err != nil {
 		return nil, notroot.WithRemedy(err, ownDirectory)
 	}
-	if l.lock, err = lock(path + ".lock"); err != nil {
+	over := make(chan struct{})
+	defer unanswered.AfterFunc(patience, func() { close(over) }).Stop()
+	err = retry(over, func() (err error) {
+		l.lock, err = lock(path + ".lock")
+		return err
+	})
+	if err != nil {
 		return nil, notroot.WithRemedy(err, ownDirectory)
 	}
 	defer func() {
@@ -73,7 +80,7 @@ func listen(path, group string) (_ *Listener, err error) {
 			l.Close()
 		}
 	}()
-	if err := removeStale(path); err != nil {
+	if err := retry(over, func() error { return removeStale(path) }); err != nil {
 		return nil, err
 	}
 	// bind(2) never follows a symlink at path: it would fail. And the mode it gives to a socket is the one
@@ -98,6 +105,28 @@ func listen(path, group string) (_ *Listener, err error) {
 		return nil, err
 	}
 	return l, os.Chmod(path, 0o660)
+}
+
+// patience is how long Listen waits for somebody else's lock and socket. They may be those of a daemon that was killed just after a fork(2):
+// the child has all its descriptors, until it executes its program.
+const patience = time.Second
+
+// taken is the error about what somebody else has.
+type taken struct{ error }
+
+// retry calls f until it does not find something taken, or the time is over.
+func retry(over <-chan struct{}, f func() error) error {
+	for {
+		err := f()
+		if !errors.As(err, new(taken)) {
+			return err
+		}
+		select {
+		case <-over:
+			return err
+		case <-time.After(patience / 100):
+		}
+	}
 }
 
 // Close removes the socket and lets another daemon have it. After Serve it has only the lock to give up.
@@ -212,7 +241,7 @@ func lock(path string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another vifproxyd is running (it holds %s): stop it first", path)
+			return nil, taken{fmt.Errorf("another vifproxyd is running (it holds %s): stop it first", path)}
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -236,7 +265,7 @@ func removeStale(path string) error {
 		conn.Close()
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return errors.New("another program listens there: stop it first, or choose another path")
+		return taken{errors.New("another program listens there: stop it first, or choose another path")}
 	}
 	return os.Remove(path)
 }

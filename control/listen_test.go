@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -268,6 +269,25 @@ func TestListenRefuses(t *testing.T) {
 				t.Errorf("what was there has changed from %s to %s", before, after)
 			}
 		})
+	}
+}
+
+// A daemon was killed just after a fork: for a moment, the child has its lock and its socket.
+func TestChildOfAKilledDaemon(t *testing.T) {
+	path := inside(t, openDir(t))
+	for _, what := range []string{"lock and socket", "socket"} {
+		killed, err := Listen(path, "")
+		must(t, err)
+		if what == "socket" {
+			must(t, killed.lock.Close())
+		}
+		killed.socket.SetUnlinkOnClose(false)
+		time.AfterFunc(patience/10, func() { killed.Close() })
+		l, err := Listen(path, "")
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		must(t, l.Close())
 	}
 }
 
