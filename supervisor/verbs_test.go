@@ -93,21 +93,26 @@ func TestVerbsDoNotWaitForOthers(t *testing.T) {
 	})
 }
 
+// servedUntilBad has an AppVM served, and then writes rules for it that tinyproxy refuses.
+func (m *machine) servedUntilBad() {
+	m.set(func() {
+		m.startErr = func(p *policy.Policy) error {
+			if strings.Contains(p.Rules[0].Text, "bad") {
+				return proxies.BadPolicy{Err: errors.New("bad regex")}
+			}
+			return nil
+		}
+	})
+	m.file("social.10.137.0.1", "a")
+	m.connect("vif1.0 10.137.0.1")
+	m.after(time.Second)
+	m.file("social.10.137.0.1", "bad")
+}
+
 // TestKillAllKeepsTheLastGoodRules: to restart all proxies is no stop, so rules that tinyproxy refuses take nothing away meanwhile.
 func TestKillAllKeepsTheLastGoodRules(t *testing.T) {
 	run(t, func(m *machine) {
-		m.set(func() {
-			m.startErr = func(p *policy.Policy) error {
-				if strings.Contains(p.Rules[0].Text, "bad") {
-					return proxies.BadPolicy{Err: errors.New("bad regex")}
-				}
-				return nil
-			}
-		})
-		m.file("social.10.137.0.1", "a")
-		m.connect("vif1.0 10.137.0.1")
-		m.after(time.Second)
-		m.file("social.10.137.0.1", "bad")
+		m.servedUntilBad()
 		if _, err := m.KillAll(m.ctx, true); err != nil {
 			t.Fatal(err)
 		}
@@ -122,18 +127,7 @@ func TestKillAllKeepsTheLastGoodRules(t *testing.T) {
 // again first when their process has died.
 func TestUpdateWaitsForTheLastGoodRules(t *testing.T) {
 	run(t, func(m *machine) {
-		m.set(func() {
-			m.startErr = func(p *policy.Policy) error {
-				if strings.Contains(p.Rules[0].Text, "bad") {
-					return proxies.BadPolicy{Err: errors.New("bad regex")}
-				}
-				return nil
-			}
-		})
-		m.file("social.10.137.0.1", "a")
-		m.connect("vif1.0 10.137.0.1")
-		m.after(time.Second)
-		m.file("social.10.137.0.1", "bad")
+		m.servedUntilBad()
 		m.after(time.Second)
 		m.proxy("social").gone("die", errors.New("killed"))
 		m.took()

@@ -59,10 +59,8 @@ func (c Config) Upstreams() (all []Upstream) {
 	return all
 }
 
-// ComparesURLs reports whether lines of a white list have to be compared with whole URLs, because an Upstream gets them. If a request has
-// no absolute URL, tinyproxy puts one together of the header Host, which a filter of hosts sees, and of the path, which it does not see
-// (do_transparent_proxy in src/transparent-proxy.c, and connect_to_upstream in src/reqs.c of 1.11). The Upstream could read another host
-// in the whole.
+// ComparesURLs reports whether lines of a white list have to be compared with whole URLs: an Upstream gets those, and a filter of hosts
+// sees a part of them (connect_to_upstream in src/reqs.c of tinyproxy 1.11).
 func (c Config) ComparesURLs() bool {
 	return c.Filter.Enabled && c.Filter.AllowsByLine() && len(c.Upstreams()) > 0
 }

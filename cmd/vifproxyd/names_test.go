@@ -184,7 +184,7 @@ func TestOnlyHostNamesReachAnUpstream(t *testing.T) {
 					}
 				}
 			}
-			// tinyproxy puts a URL together of this, which is none: the Upstream may read anything in it.
+			// There is no URL in this request.
 			if got := s.request("work", "OPTIONS", "*", "Host: www.bank.example"); !strings.HasPrefix(got, "403") {
 				t.Errorf("%s: a request without a URL: %s", what, got)
 			}

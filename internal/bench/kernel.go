@@ -14,7 +14,7 @@ import (
 	"vifproxy/tinyproxy"
 )
 
-// What the kernel holds in the firewall VM.
+// These functions return what the kernel holds in the firewall VM.
 
 // dump has the kernel list all that vifproxyd is about: links, addresses, routes, bindings, listening sockets.
 // Nobody looks at the answers. It must be called in the firewall VM.

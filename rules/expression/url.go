@@ -70,7 +70,7 @@ func (b Branch) apart(at edge, most int) []Branch {
 		slices.Reverse(pieces)
 	}
 	for i, p := range pieces {
-		// What is before an anchor has to match nothing.
+		// An anchor is at the edge only if all that stands before it can match the empty text.
 		reachable := !slices.ContainsFunc(pieces[:i], func(before Piece) bool { return before.Assertion != "" || before.Min > 0 })
 		if slices.Contains(at.anchors, p.Assertion) {
 			if !reachable {

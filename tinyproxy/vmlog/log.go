@@ -34,7 +34,7 @@ const (
 	logRate  = 1 << 10 // bytes a second
 )
 
-// What may wait for the log file of a VM, whose file system may not answer.
+// These are the bounds of what waits for the log file of a VM, whose file system may not answer.
 const (
 	queueMax      = 1000
 	queueBytesMax = 64 << 10

@@ -149,7 +149,7 @@ func TestLinesThatComeAtOnce(t *testing.T) {
 	}
 }
 
-// What lines are lost is said where they are missing, whatever came at once with them.
+// The log says where lines are missing, and how many, whatever came at once with them.
 func TestLostLinesAmongOthers(t *testing.T) {
 	v, path := newTestLog(t, nil)
 	v.lines.SetBurst(3 * len("one\n"))
