@@ -55,7 +55,8 @@ type Opening struct {
 }
 
 // forbidden are networks to which only an opening leads, from the registries of IANA for special purposes
-// (RFC 6890). They are disjoint. The networks for documentation are not among them: nobody is there.
+// (RFC 6890). The networks for documentation are not among them: nobody is there. Neither are those where machines of the world
+// answer, such as AS112's. What explains a refusal names the first one that an address is in.
 var forbidden = prefixes(
 	"0.0.0.0/8",      // this host
 	"10.0.0.0/8",     // private (RFC 1918)
@@ -64,18 +65,23 @@ var forbidden = prefixes(
 	"169.254.0.0/16", // link-local; cloud providers' metadata
 	"172.16.0.0/12",  // private
 	"192.0.0.0/24",   // protocol assignments
+	"192.88.99.0/24", // relays of 6to4, once (RFC 7526)
 	"192.168.0.0/16", // private
 	"198.18.0.0/15",  // benchmarks
 	"224.0.0.0/3",    // multicast, reserved, broadcast
 
 	"::/8",      // this host, loopback, IPv4 in IPv6, NAT64 (RFC 6052, RFC 8215)
-	"100::/64",  // discarded
-	"2001::/32", // Teredo, and 6to4: IPv4 in IPv6 again
-	"2002::/16",
+	"100::/62",  // discarded (RFC 6666), dummies (RFC 9780)
+	"2001::/23", // protocol assignments: Teredo, benchmarks, relays of multicast, identifiers that are no addresses (RFC 7343, RFC 9374)
+	"2002::/16", // 6to4: IPv4 in IPv6 again
+	"5f00::/16", // segments of SRv6 (RFC 9602)
 	"fc00::/7",  // private (RFC 4193)
 	"fe80::/10", // link-local
 	"fec0::/10", // private once
 	"ff00::/8",  // multicast
+	"::/3",      // and all but 2000::/3, which is what IANA gives to machines that the world reaches
+	"4000::/2",
+	"8000::/1",
 )
 
 // own are networks to which only a literal opening leads: this host, its links, and everybody on them. So does whatever the
@@ -97,8 +103,12 @@ var own = prefixes(
 // Own returns the networks that only a literal opening reaches.
 func Own() []netip.Prefix { return slices.Clone(own) }
 
-// Forbidden returns the networks that only an opening reaches.
-func Forbidden() []netip.Prefix { return slices.Clone(forbidden) }
+// Forbidden returns the networks that only an opening reaches, none of which is in another one.
+func Forbidden() []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(forbidden), func(inner netip.Prefix) bool {
+		return slices.ContainsFunc(forbidden, func(outer netip.Prefix) bool { return outer.Bits() < inner.Bits() && outer.Overlaps(inner) })
+	})
+}
 
 func prefixes(texts ...string) (all []netip.Prefix) {
 	for _, text := range texts {
