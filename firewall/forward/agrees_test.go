@@ -165,7 +165,13 @@ func (w writer) vif() string { return w.of(`"vif1.0"`, `"vif*"`, `"vif2.0"`, `"e
 // byOut is a match that is about the interface by which a packet leaves.
 func (w writer) byOut() string {
 	not := w.of("", "", "!= ")
-	switch w.IntN(12) {
+	switch w.IntN(15) {
+	case 12:
+		return "rt ipsec " + w.of("missing", "exists")
+	case 13:
+		return "ipsec out reqid " + not + w.of("1", "2")
+	case 14:
+		return "rt ip nexthop " + not + w.of("10.9.2.2", "10.9.3.2", "10.9.4.2")
 	case 0, 1:
 		return "oifname " + not + w.name()
 	case 2:
@@ -198,7 +204,10 @@ func (w writer) match() string {
 		`ct state new`, `ct state established,related`, `ct state != invalid`, `meta mark 1`, `meta mark & 2 == 2`, `ct mark 1`,
 		`meta mark != 1`, `th dport != 22`, `ip protocol udp`, `tcp flags syn`, `limit rate 100000/second burst 10000 packets`,
 		`limit name "high"`, `limit name "below"`, `quota name "much"`, `quota name "little"`, `meta nfproto ipv4`, `meta protocol ip`,
-		`tcp dport 22`, `meta oiftype != 1`, `fib daddr type unicast`, `rt ip nexthop != 10.9.2.99`)
+		`tcp dport 22`, `meta oiftype != 1`, `fib daddr type unicast`, `rt ip nexthop != 10.9.2.99`,
+		`meta skuid 0`, `meta skuid != 0`, `meta cgroup 0`, `meta ipsec missing`, `ct label 1`, `ct label != 1`, `ip daddr @noted`, `ip daddr != @noted`,
+		`ip ttl 63`, `meta oifkind "veth"`, `meta protocol arp`, `meta protocol != arp`, `limit rate over 1/minute burst 1 packets`, `ct count over 0`,
+		`numgen inc mod 2 0`, `jhash ip daddr mod 2 0`, `meta hour 00:00-12:00`, `ct direction original`, `meta mark ^ 1 == 1`, `ct status snat`)
 }
 
 func (w writer) verdict(inside bool) string {
@@ -227,7 +236,8 @@ func (w writer) rule(inside bool) string {
 	w.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
 	end := w.verdict(inside)
 	if w.IntN(3) == 0 {
-		end = w.of("reject", "counter drop", "meta mark set 1", "ct mark set 1", "meta mark set meta mark | 2")
+		end = w.of("reject", "counter drop", "meta mark set 1", "ct mark set 1", "meta mark set meta mark | 2",
+			"ct label set 1", "update @noted { ip daddr }", "synproxy mss 1460 wscale 7")
 	}
 	return strings.Join(append(parts, end), " ")
 }
@@ -245,9 +255,23 @@ func (w writer) ruleset() string {
 	return "table ip t\ndelete table ip t\ntable inet t\ndelete table inet t\ntable " + w.of("ip", "inet") + " t {\n" +
 		"limit high {\nrate over 100000/second burst 60000 packets\n}\nlimit below {\nrate 100000/second burst 60000 packets\n}\n" +
 		"quota much {\nover 1 bytes\n}\nquota little {\n1 bytes\n}\n" +
+		"set noted {\ntype ipv4_addr\nflags dynamic,timeout\ntimeout 1m\n}\n" + w.early() +
 		"chain x {\n" + w.rules(w.IntN(3), true) + "}\nchain y {\n" + w.rules(w.IntN(3), true) + "}\n" +
-		"chain c {\ntype filter hook " + w.of("forward", "forward", "postrouting") + " priority 0\npolicy " + w.of("accept", "accept", "drop") + "\n" +
+		"chain c {\ntype " + w.of("filter hook forward", "filter hook forward", "filter hook postrouting", "nat hook postrouting") + " priority 0\npolicy " + w.of("accept", "accept", "drop") + "\n" +
 		w.rules(1+w.IntN(4), false) + "}\n}\n"
+}
+
+// early is a chain that sees packets before their way is known, or none.
+func (w writer) early() string {
+	if w.IntN(3) > 0 {
+		return ""
+	}
+	var b strings.Builder
+	for range 1 + w.IntN(3) {
+		b.WriteString(w.of("", w.match()+" ") + w.of("fib daddr oifname ", "fib daddr oif ") + w.of("", "!= ") + w.uplink() + " " +
+			w.of("drop", "accept", "return", "meta mark set 1", "ct mark set 1", "ct label set 1") + "\n")
+	}
+	return "chain early {\ntype filter hook prerouting priority -100\n" + b.String() + w.of("", "", "drop\n") + "}\n"
 }
 
 // TestForwardAgreesWithTheKernel: if what an AppVM sends is dropped where it leaves by one interface, and not where it leaves by

@@ -73,7 +73,7 @@ const (
 	returns // to the chain that led here; in a base chain, to its policy
 	jumps
 	leaps  // goto
-	unsure // another program decides
+	unsure // another program decides, or the kernel answers instead
 )
 
 // rule is what a rule comes to.
@@ -96,6 +96,7 @@ type chain struct {
 	number   uint32            // of the hook
 	priority int32
 	out      []string // names that its rules have for the interface by which packets leave
+	read     bool     // its rules have been read
 }
 
 // A marking says whose mark may depend on the interface by which a packet leaves.
@@ -165,6 +166,11 @@ func (w *walk) chain(c *chain, depth int, byOut bool) (falls bool) {
 				w.bar = r.place
 			}
 			if certain || w.bar != "" {
+				return falls
+			}
+		case unsure:
+			if byOut || w.escape {
+				w.bar = r.place
 				return falls
 			}
 		case accepted:

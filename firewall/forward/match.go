@@ -79,12 +79,23 @@ func (d *decoder) equals(c content, value []byte) func(asked) answer {
 			}
 			return whether(q.out.kind == string(bytes.TrimRight(value, "\x00")))
 		}
+	case outIPsec:
+		return func(q asked) answer {
+			if len(value) != 1 { // of a state: there is none
+				return never
+			}
+			return whether(value[0] == 0)
+		}
 	case ctState:
 		return state(number)
 	case ipVersion:
-		return func(q asked) answer { return whether(len(value) == 1 && (value[0] == unix.NFPROTO_IPV6) == q.six) }
+		return func(q asked) answer {
+			return whether(q.six && bytes.Equal(value, []byte{unix.NFPROTO_IPV6}) || !q.six && bytes.Equal(value, []byte{unix.NFPROTO_IPV4}))
+		}
 	case etherType:
-		return func(q asked) answer { return whether(bytes.Equal(value, []byte{0x86, 0xdd}) == q.six) }
+		return func(q asked) answer {
+			return whether(q.six && bytes.Equal(value, []byte{0x86, 0xdd}) || !q.six && bytes.Equal(value, []byte{0x08, 0x00}))
+		}
 	case l4Protocol:
 		if len(value) == 1 {
 			return said(protocol(value[0]))

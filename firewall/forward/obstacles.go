@@ -49,7 +49,7 @@ func ReadObstacles() (o Obstacles, err error) {
 		return o, fmt.Errorf("read chains of other programs: %w", err)
 	}
 	defer conn.Close()
-	o.chains, err = chainsAt(conn, func(_ string, number uint32) bool { return number != unix.NF_INET_FORWARD })
+	o.chains, err = chainsAt(conn, func(number uint32) bool { return number != unix.NF_INET_FORWARD }, false)
 	if err != nil && !ruleset.Unsupported(err) {
 		return o, fmt.Errorf("read chains of other programs: %w", err)
 	}
@@ -156,6 +156,8 @@ func (t *tracer) chain(c *chain, depth int) (end ending, certain bool) {
 			if certain {
 				return end, true
 			}
+			t.perhaps = true
+		case unsure:
 			t.perhaps = true
 		}
 	}

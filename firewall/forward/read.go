@@ -18,7 +18,7 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// A Reader reads the chains of hooks forward and postrouting: those of nftables, which are also those of iptables-nft, and of
+// A Reader reads the chains of hooks prerouting, forward and postrouting: those of nftables, which are also those of iptables-nft, and of
 // iptables-legacy if it is in use. Several goroutines may use it.
 type Reader struct {
 	mu         sync.Mutex // of a Read; stale is without
@@ -110,19 +110,20 @@ func (r *Reader) readChains() error {
 	return ruleset.ErrBusy
 }
 
-// forwardChains returns all chains of the tables that have a chain of hook forward or postrouting, as far as chainsAt reads them.
+// forwardChains returns all chains of the tables that have a chain that sees what is forwarded, as far as chainsAt reads them.
 func forwardChains(conn *ruleset.Conn) ([]*chain, error) {
-	return chainsAt(conn, func(kind string, hook uint32) bool {
-		return kind == "filter" && (hook == unix.NF_INET_FORWARD || hook == unix.NF_INET_POST_ROUTING)
-	})
+	return chainsAt(conn, func(hook uint32) bool {
+		return hook == unix.NF_INET_PRE_ROUTING || hook == unix.NF_INET_FORWARD || hook == unix.NF_INET_POST_ROUTING
+	}, true)
 }
 
 // ours are the tables of the fence, which are not asked.
 var ours = []string{"ip vifproxy", "inet vifproxy"}
 
-// chainsAt returns all chains of other programs' tables that have a base chain of the kind and hook that is asked for, with the rules
-// of those chains that a packet may reach from there.
-func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all []*chain, err error) {
+// chainsAt returns all chains of other programs' tables that have a base chain of a hook that is asked for, with the rules of those
+// chains that a packet may reach from there. With byOut, chains of hook prerouting count only if they ask the routing table by which
+// interface a packet will leave.
+func chainsAt(conn *ruleset.Conn, is func(hook uint32) bool, byOut bool) (all []*chain, err error) {
 	all = []*chain{}
 	var d netlink.Decoder
 	asleep, err := dormant(conn)
@@ -154,10 +155,9 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 		}
 		name := o.Text(unix.NFTA_CHAIN_NAME)
 		c := &chain{place: fmt.Sprintf("table %s, chain %s", tableName(t.family, t.name), name), families: families, table: tables[t]}
-		kind := o.Text(unix.NFTA_CHAIN_TYPE)
 		if len(hook) == 4 {
 			c.number = binary.BigEndian.Uint32(hook)
-			c.hook = is(kind, c.number)
+			c.hook = is(c.number)
 		}
 		if priority := d.Find(o.Get(unix.NFTA_CHAIN_HOOK), unix.NFTA_HOOK_PRIORITY); len(priority) == 4 {
 			c.priority = int32(binary.BigEndian.Uint32(priority))
@@ -176,19 +176,26 @@ func chainsAt(conn *ruleset.Conn, is func(kind string, hook uint32) bool) (all [
 		if len(hooked(tables[t])) == 0 {
 			continue
 		}
-		sets, err := conn.Dump(unix.NFT_MSG_GETSET, t.family, t.name)
+		list, err := conn.Dump(unix.NFT_MSG_GETSET, t.family, t.name)
 		if err != nil {
 			return nil, fmt.Errorf("sets of table %s: %w", tableName(t.family, t.name), err)
 		}
-		known := make(map[string]set)
-		for _, o := range sets {
+		sets := make(map[string]set)
+		for _, o := range list {
 			flags := o.Number(unix.NFTA_SET_FLAGS)
-			known[o.Text(unix.NFTA_SET_NAME)] = set{
+			sets[o.Text(unix.NFTA_SET_NAME)] = set{
 				intervals: flags&unix.NFT_SET_INTERVAL != 0,
+				keyBytes:  o.Number(unix.NFTA_SET_KEY_LEN),
 				passing:   flags&(unix.NFT_SET_TIMEOUT|unix.NFT_SET_EVAL) != 0,
 			}
 		}
-		if err := readReached(conn, t.family, t.name, tables[t], known); err != nil {
+		known := tableOf{conn, t.family, t.name, tables[t], sets}
+		if byOut {
+			if err := known.readEarly(); err != nil {
+				return nil, err
+			}
+		}
+		if err := known.readReached(hooked(tables[t]), false); err != nil {
 			return nil, err
 		}
 	}
@@ -208,26 +215,56 @@ func dormant(conn *ruleset.Conn) (map[string]bool, error) {
 	return all, nil
 }
 
-// readReached reads the rules of a table's base chains that are asked for, and of the chains to which they lead. Other chains may
-// refer to things that grow with the AppVMs, such as Qubes' set of the addresses that they may send from.
-func readReached(conn *ruleset.Conn, family byte, table string, chains map[string]*chain, sets map[string]set) error {
-	next := hooked(chains)
-	read := map[string]bool{}
+// A tableOf is a table whose rules are read.
+type tableOf struct {
+	conn   *ruleset.Conn
+	family byte
+	name   string
+	chains map[string]*chain
+	sets   map[string]set
+}
+
+// readEarly reads the chains of hook prerouting. If none of them asks by which interface a packet will leave, it forgets them again.
+func (t tableOf) readEarly() error {
+	var early []string
+	for _, name := range hooked(t.chains) {
+		if t.chains[name].number == unix.NF_INET_PRE_ROUTING {
+			early = append(early, name)
+		}
+	}
+	if len(early) == 0 {
+		return nil
+	}
+	if err := t.readReached(early, true); err != nil || t.chains[early[0]].asks() {
+		return err
+	}
+	for _, name := range early {
+		t.chains[name].hook = false
+	}
+	for _, c := range t.chains {
+		c.rules, c.out, c.read = nil, nil, false
+	}
+	return nil
+}
+
+// readReached reads the rules of base chains, and of the chains to which they lead. Other chains may refer to things that grow with the
+// AppVMs, such as Qubes' set of the addresses that they may send from.
+func (t tableOf) readReached(next []string, early bool) error {
 	for len(next) > 0 {
 		name := next[0]
 		next = next[1:]
-		c := chains[name]
-		if c == nil || read[name] {
+		c := t.chains[name]
+		if c == nil || c.read {
 			continue
 		}
-		read[name] = true
-		rules, err := conn.RulesOf(family, table, name)
+		c.read = true
+		rules, err := t.conn.RulesOf(t.family, t.name, name)
 		if err != nil {
-			return fmt.Errorf("rules of table %s, chain %s: %w", tableName(family, table), name, err)
+			return fmt.Errorf("rules of table %s, chain %s: %w", tableName(t.family, t.name), name, err)
 		}
 		for i, o := range rules {
-			d := decoder{conn: conn, chain: c, family: family, table: table, sets: sets,
-				place: place("table "+tableName(family, table), name, i+1)}
+			d := decoder{conn: t.conn, chain: c, family: t.family, table: t.name, sets: t.sets, early: early,
+				place: place("table "+tableName(t.family, t.name), name, i+1)}
 			if err := d.rule(o.Get(unix.NFTA_RULE_EXPRESSIONS)); err != nil {
 				return fmt.Errorf("%s: %w", d.place, err)
 			}

@@ -12,44 +12,6 @@ import (
 	"vifproxy/internal/netlink"
 )
 
-// A register holds a field.
-type register int
-
-const (
-	other register = iota
-	outName
-	outIndex
-	outGroup
-	outKind
-	outOther // something else about that interface
-	inName
-	inIndexOf
-	inGroupOf
-	ctState
-	ipVersion
-	etherType
-	l4Protocol
-	source
-	destination
-	destinationPort
-	destinationType
-	mark // of the packet, or its connection
-	socketUID
-)
-
-func (f register) byOut() bool { return outName <= f && f <= outOther }
-
-// A content is what a register holds: a field, and the bits of it that are left.
-type content struct {
-	register
-	mask []byte // nil: all
-}
-
-// match returns a match that is about the field.
-func (c content) match(of func(asked) answer) match {
-	return match{byOut: c.byOut(), byMark: c.register == mark, unmarked: maybe, of: of}
-}
-
 // A decoder makes rules of the expressions of one rule of the kernel.
 type decoder struct {
 	netlink.Decoder
@@ -61,12 +23,14 @@ type decoder struct {
 	sets      map[string]set // of the table
 	registers [20]content    // in units of 4 bytes
 	matches   []match
+	early     bool // the chain is asked before a packet's way is known
 	admits    bool // it is the admission, which concerns each AppVM that has a proxy
 }
 
 // A set is what is known of a set of the table.
 type set struct {
 	intervals bool
+	keyBytes  uint64
 	passing   bool // its elements come and go without a change of the ruleset: packets add them, or their time runs out
 }
 
@@ -94,10 +58,14 @@ func (d *decoder) marks() {
 	d.chain.rules = append(d.chain.rules, rule{place: d.place, matches: slices.Clone(d.matches), marks: true})
 }
 
-// forget notes that an unknown expression may have written to any register.
+// forget notes that an unknown expression may have written to any register, computed from any.
 func (d *decoder) forget() {
-	for i, c := range d.registers {
-		d.registers[i] = content{register: outOr(c.register)}
+	f := other
+	for _, c := range d.registers {
+		f = computed(f, c.register)
+	}
+	for i := range d.registers {
+		d.registers[i] = content{register: f}
 	}
 }
 
@@ -113,6 +81,14 @@ func (e expression) attr(path ...uint16) []byte { return e.d.Find(e.data, path..
 func (e expression) number(n uint16) uint32 {
 	if b := e.attr(n); len(b) == 4 {
 		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+// long returns an attribute that is a number of 64 bits; 0 if it is not there.
+func (e expression) long(n uint16) uint64 {
+	if b := e.attr(n); len(b) == 8 {
+		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }
@@ -163,17 +139,33 @@ func (d *decoder) read(name string, e expression) error {
 	case "match":
 		info := e.attr(unix.NFTA_MATCH_INFO)
 		d.admits = d.admits || unix.ByteSliceToString(info) == firewall.AdmissionComment
-		d.matches = append(d.matches, xtMatch(e.text(unix.NFTA_MATCH_NAME), info))
+		d.xtMatch(e.text(unix.NFTA_MATCH_NAME), e.number(unix.NFTA_MATCH_REV), info)
 	case "limit":
-		d.limit(e.number(unix.NFTA_LIMIT_FLAGS))
+		rate, second := e.long(unix.NFTA_LIMIT_RATE), max(1, e.long(unix.NFTA_LIMIT_UNIT))
+		few := rate < second                     // packets
+		if e.number(unix.NFTA_LIMIT_TYPE) == 1 { // NFT_LIMIT_PKT_BYTES
+			few = rate/second < 10_000
+		}
+		d.limit(e.number(unix.NFTA_LIMIT_FLAGS), few)
 	case "connlimit":
-		d.limit(e.number(nftaConnlimitFlags))
+		d.limit(e.number(nftaConnlimitFlags), e.number(nftaConnlimitCount) == 0)
+	case "queue", "synproxy":
+		d.add(unsure, "")
+	case "rt":
+		d.route(e)
+	case "xfrm":
+		d.xfrm(e)
+	case "dynset": // the rule ends there if the set is full
+		d.marks()
+		d.matches = append(d.matches, constant(maybe))
 	case "objref":
 		d.object(e.number(unix.NFTA_OBJREF_IMM_TYPE))
 	case "flow_offload": // a rule ends there for packets that cannot be offloaded
 		d.matches = append(d.matches, constant(maybe))
-	case "counter", "log", "last", "notrack", "masq", "nat", "redir":
-	case "byteorder", "hash", "numgen", "rt", "exthdr", "socket", "osf", "tunnel", "xfrm": // they fill a register
+	case "masq", "nat", "redir":
+		d.add(accepted, "")
+	case "counter", "log", "last", "notrack", "dup":
+	case "byteorder", "hash", "numgen", "exthdr", "socket", "osf", "tunnel": // they fill a register
 		d.forget()
 	default:
 		d.forget()
@@ -190,57 +182,13 @@ func (d *decoder) put(register uint32, f register, size int) {
 	d.registers[at] = content{register: f}
 }
 
-func (d *decoder) meta(e expression) {
-	switch key := e.number(unix.NFTA_META_KEY); {
-	case e.attr(unix.NFTA_META_DREG) != nil:
-		f := metaField(key)
-		d.put(e.number(unix.NFTA_META_DREG), f, 4*d.units(f))
-	case key == unix.NFT_META_MARK:
-		d.marks()
-	}
-}
-
-func (d *decoder) tracking(e expression) {
-	key := e.number(unix.NFTA_CT_KEY)
-	if e.attr(unix.NFTA_CT_DREG) == nil {
-		if key == unix.NFT_CT_MARK {
-			d.marks()
-		}
-		return
-	}
-	f := other
-	switch key {
-	case unix.NFT_CT_STATE:
-		f = ctState
-	case unix.NFT_CT_MARK:
-		f = mark
-	}
-	d.put(e.number(unix.NFTA_CT_DREG), f, 16) // an address at most
-}
-
-func (d *decoder) payload(e expression) {
-	if e.attr(unix.NFTA_PAYLOAD_DREG) != nil { // otherwise the rule changes the packet
-		size := e.number(unix.NFTA_PAYLOAD_LEN)
-		d.put(e.number(unix.NFTA_PAYLOAD_DREG),
-			payloadField(e.number(unix.NFTA_PAYLOAD_BASE), e.number(unix.NFTA_PAYLOAD_OFFSET), size), int(size))
-	}
-}
-
-func (d *decoder) fib(e expression) {
-	f := other
-	const toDestination = unix.NFTA_FIB_F_DADDR
-	if flags := e.number(unix.NFTA_FIB_FLAGS); flags&^unix.NFTA_FIB_F_MARK == toDestination {
-		f = map[uint32]register{unix.NFT_FIB_RESULT_ADDRTYPE: destinationType,
-			unix.NFT_FIB_RESULT_OIF: outIndex, unix.NFT_FIB_RESULT_OIFNAME: outName}[e.number(unix.NFTA_FIB_RESULT)]
-	}
-	d.put(e.number(unix.NFTA_FIB_DREG), f, 4*d.units(f))
-}
-
 func (d *decoder) bitwise(e expression) {
 	c := d.at(e.number(unix.NFTA_BITWISE_SREG))
 	mask, xor := e.attr(unix.NFTA_BITWISE_MASK, unix.NFTA_DATA_VALUE), e.attr(unix.NFTA_BITWISE_XOR, unix.NFTA_DATA_VALUE)
-	if c.mask != nil || mask == nil || !zero(xor) {
-		c = content{register: outOr(c.register)}
+	if second := e.number(nftaBitwiseSreg2); second != 0 {
+		c = content{register: computed(c.register, d.at(second).register)}
+	} else if c.mask != nil || mask == nil || !zero(xor) {
+		c = content{register: computed(c.register, other)}
 	} else {
 		c.mask = mask
 	}
@@ -256,104 +204,32 @@ func (d *decoder) isInRange(e expression) {
 	d.matches = append(d.matches, m)
 }
 
-func (d *decoder) target(e expression) {
-	switch e.text(unix.NFTA_TARGET_NAME) {
-	case "REJECT", "DROP", "TARPIT":
-		d.add(dropped, "")
-	case "MARK", "CONNMARK":
-		d.marks()
-	}
-}
-
 // object reads what a rule says by the name of an object. Of kind 0, a map says which one.
 func (d *decoder) object(kind uint32) {
 	switch kind {
-	case 0, unix.NFT_OBJECT_QUOTA, unix.NFT_OBJECT_LIMIT:
+	case unix.NFT_OBJECT_COUNTER, unix.NFT_OBJECT_CT_HELPER, unix.NFT_OBJECT_CT_TIMEOUT, unix.NFT_OBJECT_CT_EXPECT,
+		unix.NFT_OBJECT_SECMARK, unix.NFT_OBJECT_TUNNEL:
+	case unix.NFT_OBJECT_SYNPROXY:
+		d.add(unsure, "")
+	default:
 		d.matches = append(d.matches, constant(maybe))
 	}
 }
 
-// limit reads a limit with these flags. Usual traffic is below it.
-func (d *decoder) limit(flags uint32) {
+// limit reads a limit with these flags. Usual traffic is below it, unless it allows next to nothing.
+func (d *decoder) limit(flags uint32, few bool) {
 	a := maybe
-	if flags&1 != 0 { // NFT_LIMIT_F_INV, NFT_CONNLIMIT_F_INV
+	if flags&1 != 0 && !few { // NFT_LIMIT_F_INV, NFT_CONNLIMIT_F_INV
 		a = never
 	}
 	d.matches = append(d.matches, constant(a))
 }
 
-const nftaConnlimitFlags = 2 // NFTA_CONNLIMIT_FLAGS
-
-func metaField(key uint32) register {
-	switch key {
-	case unix.NFT_META_OIFNAME:
-		return outName
-	case unix.NFT_META_OIF:
-		return outIndex
-	case unix.NFT_META_OIFGROUP:
-		return outGroup
-	case nftMetaOIFKind:
-		return outKind
-	case unix.NFT_META_OIFTYPE:
-		return outOther
-	case unix.NFT_META_IIFNAME:
-		return inName
-	case unix.NFT_META_IIF:
-		return inIndexOf
-	case unix.NFT_META_IIFGROUP:
-		return inGroupOf
-	case unix.NFT_META_NFPROTO:
-		return ipVersion
-	case unix.NFT_META_PROTOCOL:
-		return etherType
-	case unix.NFT_META_L4PROTO:
-		return l4Protocol
-	case unix.NFT_META_MARK:
-		return mark
-	case unix.NFT_META_SKUID:
-		return socketUID
-	}
-	return other
-}
-
-const nftMetaOIFKind = 27 // NFT_META_OIFKIND
-
-// payloadField reads places in the headers of IPv4 and IPv6; nft asks for the version before.
-func payloadField(base, offset, length uint32) register {
-	switch base {
-	case unix.NFT_PAYLOAD_NETWORK_HEADER:
-		switch [2]uint32{offset, length} {
-		case [2]uint32{9, 1}, [2]uint32{6, 1}:
-			return l4Protocol
-		case [2]uint32{12, 4}, [2]uint32{8, 16}:
-			return source
-		case [2]uint32{16, 4}, [2]uint32{24, 16}:
-			return destination
-		}
-		if offset == 16 && length < 4 || offset == 24 && length < 16 { // a network of whole bytes
-			return destination
-		}
-		if offset == 12 && length < 4 || offset == 8 && length < 16 {
-			return source
-		}
-	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
-		if offset == 2 && length == 2 {
-			return destinationPort
-		}
-	}
-	return other
-}
-
-// outOr returns the register of a value that was computed from a field.
-func outOr(f register) register {
-	switch {
-	case f.byOut():
-		return outOther
-	case f == mark:
-		return mark
-	}
-	return other
-}
+const (
+	nftaConnlimitCount = 1 // NFTA_CONNLIMIT_COUNT
+	nftaConnlimitFlags = 2 // NFTA_CONNLIMIT_FLAGS
+	nftaBitwiseSreg2   = 8 // NFTA_BITWISE_SREG2
+)
 
 func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 

@@ -110,7 +110,11 @@ func (d *decoder) lookup(e expression) error {
 		return err
 	}
 	if e.attr(unix.NFTA_LOOKUP_DREG) != nil {
-		d.put(e.number(unix.NFTA_LOOKUP_DREG), outOr(d.at(from).register), 4)
+		f := other
+		for _, c := range d.keyOf(e.text(unix.NFTA_LOOKUP_SET), unit(from)) {
+			f = computed(f, c.register)
+		}
+		d.put(e.number(unix.NFTA_LOOKUP_DREG), f, 4)
 	}
 	return nil
 }
@@ -118,15 +122,20 @@ func (d *decoder) lookup(e expression) error {
 // inSet adds a match that is about the elements of a set, by a key that begins in a unit of registers; of a map of verdicts, a rule for
 // each element.
 func (d *decoder) inSet(name string, first int, verdicts, inverted bool) error {
+	all := match{unmarked: maybe, passing: d.sets[name].passing} // what any of its elements is about
+	all.byMark = all.passing                                     // another rule may have put it there
+	for _, c := range d.keyOf(name, first) {
+		all.byOut, all.byMark = all.byOut || c.byOut(), all.byMark || c.byMark()
+	}
+	if d.early && !verdicts && !all.byOut { // such sets grow with the AppVMs
+		all.of = constant(maybe).of
+		d.matches = append(d.matches, all)
+		return nil
+	}
 	entries, whole, err := d.entries(name)
 	if err != nil {
 		return err
 	}
-	var all match // what any of its elements is about
-	if first < len(d.registers) {
-		all = d.registers[first].match(nil)
-	}
-	all.passing = d.sets[name].passing
 	var keys []func(asked) answer
 	// The element for all keys is about what no other one is about.
 	slices.SortStableFunc(entries, func(a, b entry) int { return len(b.from) - len(a.from) })
@@ -138,7 +147,7 @@ func (d *decoder) inSet(name string, first int, verdicts, inverted bool) error {
 			m = m.inverted()
 		}
 		if m.passing = all.passing; m.passing {
-			m.of = constant(maybe).of
+			m.of, m.byMark, m.unmarked = constant(maybe).of, true, maybe
 		}
 		all.byOut, all.byMark = all.byOut || m.byOut, all.byMark || m.byMark
 		keys = append(keys, m.of)
@@ -164,6 +173,15 @@ func (d *decoder) inSet(name string, first int, verdicts, inverted bool) error {
 		d.matches = append(d.matches, all)
 	}
 	return nil
+}
+
+// keyOf returns what the key of a set is made of, if it begins in a unit of registers.
+func (d *decoder) keyOf(name string, first int) (fields []content) {
+	end := first + max(1, int(d.sets[name].keyBytes+3)/4)
+	for at := first; at < min(end, len(d.registers)); at += d.units(d.registers[at].register) {
+		fields = append(fields, d.registers[at])
+	}
+	return fields
 }
 
 // anyOf reports whether a packet is one that any of the keys of a set is about.
@@ -197,9 +215,10 @@ func (d *decoder) key(first int, e entry) match {
 			size = len(e.from)
 		}
 		from, to := e.from[at:at+size], e.to[at:at+size]
-		if c.register == destinationPort && size == 4 {
-			from, to = from[:2], to[:2]
-		} else if (c.register == l4Protocol || c.register == ipVersion) && size == 4 {
+		switch c.register {
+		case destinationPort, etherType:
+			from, to = from[:min(2, size)], to[:min(2, size)]
+		case l4Protocol, ipVersion, outIPsec:
 			from, to = from[:1], to[:1]
 		}
 		m := d.between(c, from, to)
