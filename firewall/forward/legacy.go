@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,7 +52,7 @@ func parseLegacy(text, program string, six bool) (all []*chain) {
 	chains := make(map[string]*chain)
 	count := make(map[string]int)
 	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
+		words := legacyWords(line)
 		if len(words) < 2 {
 			continue
 		}
@@ -77,111 +78,188 @@ func parseLegacy(text, program string, six bool) (all []*chain) {
 	return all
 }
 
-// legacyRule reads the options of a rule. An option that it does not know may match or not.
-func (c *chain) legacyRule(r *rule, words []string) {
-	not := false
-	for i := 0; i < len(words); i++ {
-		value := ""
-		if i+1 < len(words) {
-			value = words[i+1]
-		}
-		add := func(m match) {
-			if not {
-				m = m.inverted()
-			}
-			not = false
-			r.matches = append(r.matches, m)
+// legacyWords splits a line at its spaces, except inside of quotes.
+func legacyWords(line string) (words []string) {
+	var word []byte
+	inWord, inQuotes := false, false
+	for i := 0; i < len(line); i++ {
+		switch b := line[i]; {
+		case b == '"':
+			inWord, inQuotes = true, !inQuotes
+		case b == '\\' && inQuotes && i+1 < len(line):
 			i++
-		}
-		switch words[i] {
-		case "!":
-			not = true
-		case "-o":
-			n := legacyName(value)
-			if !n.prefix {
-				c.out = append(c.out, n.name)
+			word = append(word, line[i])
+		case !inQuotes && (b == ' ' || b == '\n'):
+			if inWord {
+				words = append(words, string(word))
 			}
-			add(match{byOut: true, of: n.out})
-		case "--mark":
-			text, _, _ := strings.Cut(value, "/")
-			n, err := strconv.ParseUint(text, 0, 32)
-			add(marked(whether(err == nil && n == 0)))
-		case "--dst-group":
-			add(match{byOut: true, of: legacyGroup(value)})
-		case "-i":
-			add(match{of: legacyName(value).in})
-		case "-s":
-			add(constant(maybe))
-		case "-d":
-			a := never
-			if _, bits, _ := strings.Cut(value, "/"); len(bits) == 1 && bits < "8" { // wider than any private network
-				a = maybe
-			}
-			add(constant(a))
-		case "-p":
-			a := never
-			if value == "tcp" || value == "udp" || value == "all" {
-				a = maybe
-			}
-			add(constant(a))
-		case "--state", "--ctstate":
-			bits := uint32(0)
-			for _, s := range strings.Split(value, ",") {
-				bits |= map[string]uint32{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}[s]
-			}
-			add(match{of: state(bits)})
-		case "--dport", "--dports":
-			a := never
-			for _, s := range strings.Split(value, ",") {
-				from, to, isRange := strings.Cut(s, ":")
-				first, err1 := strconv.ParseUint(from, 10, 16)
-				last, err2 := first, err1
-				if isRange {
-					last, err2 = strconv.ParseUint(to, 10, 16)
-				}
-				if err1 != nil || err2 != nil {
-					a = max(a, maybe)
-				} else {
-					a = max(a, ports(uint16(first), uint16(last)))
-				}
-			}
-			add(constant(a))
-		case "-m", "--comment", "--reject-with", "--log-prefix", "--log-level":
-			if words[i] == "--comment" || words[i] == "--log-prefix" { // in quotes if it has spaces
-				for strings.HasPrefix(value, `"`) && i+2 < len(words) && (!strings.HasSuffix(words[i+1], `"`) || words[i+1] == `"`) {
-					i++
-				}
-			} else if value == "limit" || value == "hashlimit" || value == "connlimit" {
-				r.matches = append(r.matches, constant(maybe))
-			}
-			i++
-		case "-j", "-g":
-			switch value {
-			case "DROP", "REJECT", "TARPIT":
-				r.ending = dropped
-			case "ACCEPT":
-				r.ending = accepted
-			case "RETURN":
-				r.ending = returns
-			case "MARK", "CONNMARK":
-				r.marks = true
-			case "LOG", "TCPMSS", "NFLOG", "AUDIT", "TRACE", "SECMARK", "TOS", "DSCP":
-			case "QUEUE", "NFQUEUE":
-				r.ending = unsure
-			default:
-				r.ending, r.to = jumps, value
-				if words[i] == "-g" {
-					r.ending = leaps
-				}
-			}
-			i++
+			word, inWord = word[:0], false
 		default:
-			if strings.HasPrefix(words[i], "-") {
-				r.matches = append(r.matches, constant(maybe))
-				not = false
-			}
+			word, inWord = append(word, b), true
 		}
 	}
+	if inWord {
+		words = append(words, string(word))
+	}
+	return words
+}
+
+// legacyRule reads the options of a rule. An option that is not known may match or not.
+func (c *chain) legacyRule(r *rule, words []string) {
+	leaving := false // what -m policy asks is about the way out
+	for len(words) > 0 {
+		option := words[0]
+		words = words[1:]
+		not := option == "!" && len(words) > 0
+		if not {
+			option, words = words[0], words[1:]
+		}
+		value := func() (text string) {
+			if len(words) > 0 {
+				text, words = words[0], words[1:]
+			}
+			return text
+		}
+		var m match
+		switch option {
+		case "-j", "-g":
+			c.legacyTarget(r, value(), option == "-g")
+			continue
+		case "-m":
+			c.legacyModule(r, value())
+			continue
+		case "--dir":
+			leaving = value() == "out"
+			continue
+		case "--comment", "--reject-with", "--log-prefix", "--log-level":
+			value()
+			continue
+		case "--pol":
+			m = policy(leaving, value() == "none")
+		case "--match-set":
+			value() // its name
+			parts := strings.Split(value(), ",")
+			m = inIPSet(byte(len(parts)), parts[len(parts)-1] == "dst")
+		default:
+			known, understood := c.legacyMatch(option, value)
+			if m = known; !understood && !strings.HasPrefix(option, "-") { // the value of an option that is not known
+				continue
+			}
+		}
+		if not {
+			m = m.inverted()
+		}
+		r.matches = append(r.matches, m)
+	}
+}
+
+// legacyModule reads the name of an extension.
+func (c *chain) legacyModule(r *rule, name string) {
+	switch name {
+	case "limit", "hashlimit", "connlimit":
+		r.matches = append(r.matches, constant(maybe))
+	case "realm", "iface", "bpf":
+		r.matches = append(r.matches, match{byOut: true, of: constant(maybe).of})
+	case "connlabel", "recent": // they may note it as well
+		r.marks = true
+	}
+}
+
+// legacyTarget reads what becomes of a packet: the name of a chain, or a target.
+func (c *chain) legacyTarget(r *rule, name string, leap bool) {
+	switch {
+	case c.table[name] != nil && leap:
+		r.ending, r.to = leaps, name
+	case c.table[name] != nil:
+		r.ending, r.to = jumps, name
+	default:
+		end, marks := targetOf(name)
+		r.ending, r.marks = end, r.marks || marks
+	}
+}
+
+// legacyMatch reads an option, and takes its value if it is understood.
+func (c *chain) legacyMatch(option string, value func() string) (m match, understood bool) {
+	switch option {
+	case "-o":
+		n := legacyName(value())
+		if !n.prefix {
+			c.out = append(c.out, n.name)
+		}
+		return match{byOut: true, of: n.out}, true
+	case "-i":
+		return match{of: legacyName(value()).in}, true
+	case "-s":
+		value()
+		return constant(maybe), true
+	case "-d":
+		return constant(legacyDestination(value())), true
+	case "-p":
+		return constant(legacyProtocol(value())), true
+	case "--dport", "--dports":
+		return constant(legacyPorts(value())), true
+	case "--state", "--ctstate":
+		return match{of: legacyStates(value())}, true
+	case "--mark":
+		text, _, _ := strings.Cut(value(), "/")
+		n, err := strconv.ParseUint(text, 0, 32)
+		if err != nil {
+			return marked(maybe), true
+		}
+		return marked(whether(n == 0)), true
+	case "--label", "--rcheck", "--update":
+		return marked(maybe), false
+	case "--dst-group":
+		return match{byOut: true, of: legacyGroup(value())}, true
+	case "--physdev-out", "--physdev-is-out":
+		return match{byOut: true, of: constant(maybe).of}, false
+	}
+	return constant(maybe), false
+}
+
+// legacyDestination reports whether a packet goes to a network: it does not if that is no wider than a private one.
+func legacyDestination(text string) answer {
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		_, err = netip.ParseAddr(text)
+	}
+	if err != nil || prefix.IsValid() && prefix.Bits() < 8 {
+		return maybe
+	}
+	return never
+}
+
+func legacyProtocol(text string) answer {
+	switch text {
+	case "tcp", "udp", "6", "17", "all":
+		return maybe
+	}
+	return never
+}
+
+func legacyStates(text string) func(asked) answer {
+	bits := uint32(0)
+	for _, s := range strings.Split(text, ",") {
+		bits |= map[string]uint32{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "SNAT": 1 << 6, "DNAT": 1 << 7, "UNTRACKED": 1 << 8}[s]
+	}
+	return xtState(bits)
+}
+
+func legacyPorts(text string) (a answer) {
+	for _, s := range strings.Split(text, ",") {
+		from, to, isRange := strings.Cut(s, ":")
+		first, err1 := strconv.ParseUint(from, 10, 16)
+		last, err2 := first, err1
+		if isRange {
+			last, err2 = strconv.ParseUint(to, 10, 16)
+		}
+		if err1 != nil || err2 != nil {
+			a = max(a, maybe)
+		} else {
+			a = max(a, ports(uint16(first), uint16(last)))
+		}
+	}
+	return a
 }
 
 // legacyGroup reports whether a packet leaves by an interface of a group, as in "0x7" or "0x7/0xff".
