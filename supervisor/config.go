@@ -13,6 +13,7 @@ import (
 	"vifproxy/internal/sightings"
 	"vifproxy/internal/sockdiag"
 	"vifproxy/internal/stops"
+	"vifproxy/internal/terminal"
 	"vifproxy/internal/uses"
 	"vifproxy/netwatch"
 	"vifproxy/rules"
@@ -97,3 +98,7 @@ func (c *Config) notify(state string) {
 		c.Systemd.Notify(state)
 	}
 }
+
+// notifyStatus tells systemd how things stand. A status has names and errors in it, and systemd takes each line for a variable of its own
+// (sd_notify(3)), so it is made one line.
+func (c *Config) notifyStatus(status string) { c.notify("STATUS=" + terminal.OneLine(status)) }

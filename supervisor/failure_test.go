@@ -321,7 +321,9 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 			m.file("a.10.0.0.1", "x")
 			m.connect("vif1.0 10.0.0.1")
 			m.after(time.Second)
-			m.set(func() { m.startErr = func(*policy.Policy) error { return fmt.Errorf("%w: no", proc.ErrRemoved) } })
+			m.set(func() {
+				m.startErr = func(*policy.Policy) error { return fmt.Errorf("%w\nMAINPID=1", proc.ErrRemoved) }
+			})
 			m.after(time.Second)
 			m.file("b.10.0.0.2", "x")
 			m.connect("vif1.0 10.0.0.1", "vif2.0 10.0.0.2")
@@ -337,6 +339,10 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 			case <-m.mail.Done():
 				if !systemd {
 					t.Error("nobody starts it again")
+				}
+				told := strings.Join(m.notified, "|")
+				if !strings.Contains(told, "|STATUS="+proc.ErrRemoved.Error()+" MAINPID=1|") || strings.Contains(told, "\n") {
+					t.Errorf("systemd is told %q", m.notified)
 				}
 			default:
 				if systemd {

@@ -113,7 +113,7 @@ func (l *loop) run() error {
 		}
 		timer.Reset(time.Until(l.round(time.Now())))
 		if l.gaveUp != nil {
-			l.notify("STATUS=" + l.gaveUp.Error())
+			l.notifyStatus(l.gaveUp.Error())
 			return errors.Join(l.gaveUp, l.shutdown())
 		}
 	}

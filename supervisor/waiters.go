@@ -14,7 +14,7 @@ import (
 func (l *loop) report(now time.Time, settled bool) {
 	if line := l.summarize(now); line != l.summary {
 		l.summary = line
-		l.notify("STATUS=" + line)
+		l.notifyStatus(line)
 	}
 	if !l.ready && (settled || !l.agenda.Has(agenda.Ready)) {
 		l.ready = true

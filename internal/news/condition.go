@@ -7,7 +7,6 @@ import (
 	"vifproxy/control"
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/plan"
-	"vifproxy/internal/terminal"
 )
 
 // A Condition is how an AppVM is.
@@ -57,7 +56,7 @@ func ConditionOf(d *plan.Desired, has Has) (c Condition) {
 	return c
 }
 
-// Summary returns one line about AppVMs, with their conditions, and about problems that are not one AppVM's.
+// Summary returns a sentence about AppVMs, with their conditions, and about problems that are not one AppVM's.
 func Summary(want []*plan.Desired, conditions []Condition, problems []string) string {
 	count := map[string]int{}
 	var wrong []string
@@ -84,5 +83,5 @@ func Summary(want []*plan.Desired, conditions []Condition, problems []string) st
 			line += fmt.Sprintf(" (and %d more, see vifproxyctl show)", more)
 		}
 	}
-	return terminal.OneLine(line) // for sd_notify(3)
+	return line
 }
