@@ -20,7 +20,8 @@ import (
 
 // limits bounds what one client can hold up, and for how long.
 type limits struct {
-	connections int32
+	connections int32         // of root, and again of all others
+	each        int32         // of these, of one uid that is not root's
 	watchers    int32         // of these; they stay, and must leave room for the others
 	learners    int32         // of these, AppVMs that learn: each has two proxies meanwhile
 	callers     int32         // of these, AppVMs that are told what they are refused; they stay too
@@ -32,8 +33,8 @@ type limits struct {
 }
 
 var defaults = limits{
-	connections: 256, watchers: 32, learners: 8, callers: 128, receive: 5 * time.Second, send: 10 * time.Second, end: time.Second,
-	told: time.Second, look: 30 * time.Second,
+	connections: 256, each: 192, watchers: 32, learners: 8, callers: 128,
+	receive: 5 * time.Second, send: 10 * time.Second, end: time.Second, told: time.Second, look: 30 * time.Second,
 }
 
 // Serve answers requests until ctx ends, and then returns nil. If the socket fails it returns an error: ErrRemoved if somebody has
@@ -51,7 +52,7 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 	s := &server{stopping: ctx, limits: limits, log: log, mux: http.NewServeMux()}
 	s.routes(service)
 
-	var open atomic.Int32
+	in := &door{UnixListener: l.socket, gid: l.gid, limits: limits, log: log, inside: map[uint32]int32{}}
 	var connections sync.WaitGroup // ends with the goroutine of each connection, so after its handler
 	h := &http.Server{
 		Handler: s,
@@ -62,21 +63,14 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			p, err := peerOf(c.(*net.UnixConn), l.gid)
-			if err != nil {
-				log.Error("control socket: the kernel does not say who connects: turned away", "err", err)
-			}
-			return context.WithValue(ctx, peerKey{}, p)
+			return context.WithValue(ctx, peerKey{}, c.(*visit).peer)
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
 				connections.Add(1)
-				if open.Add(1) > limits.connections {
-					c.Close()
-				}
 			case http.StateClosed:
-				open.Add(-1)
+				in.left(c.(*visit).peer.uid)
 				connections.Done()
 			}
 		},
@@ -97,7 +91,7 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 			h.Close()
 		}
 	}()
-	err := h.Serve(l.socket)
+	err := h.Serve(in)
 	cancel()
 	<-ended
 	connections.Wait()

@@ -12,11 +12,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"vifproxy/internal/await"
 	"vifproxy/internal/events"
@@ -386,31 +389,64 @@ func TestStopWhileUpdating(t *testing.T) {
 	}
 }
 
-// Connections beyond the bound are closed at once, and others are served again when some have ended.
-func TestTooManyConnections(t *testing.T) {
+// TestRoomForOthers fills the control socket. Connections beyond a bound are closed at once. Root is served beside any number of others,
+// and one of the others leaves room for the rest. When some have ended, others are served again.
+func TestRoomForOthers(t *testing.T) {
 	few := defaults
-	few.connections = 2
-	d := serveFake(t, &fakeDaemon{}, few, "")
-	first, second := dial(t, d.socket), dial(t, d.socket)
-	third := dial(t, d.socket)
-	if got, err := io.ReadAll(third); err == nil && len(got) > 0 {
-		t.Errorf("the third connection got %q", got)
+	few.connections, few.each = 3, 2
+	d := serveFake(t, &fakeDaemon{}, few, others)
+	const one, two, three = nobody, nobody - 1, nobody - 2
+	first, second := dialAs(t, d.socket, one), dialAs(t, d.socket, one)
+	if isAnswered(dialAs(t, d.socket, one)) {
+		t.Error("one uid has more than its share")
 	}
-	for _, conn := range []net.Conn{first, second} {
-		io.WriteString(conn, "GET /v1/status HTTP/1.0\r\n\r\n")
-		if got, err := io.ReadAll(conn); err != nil || !strings.Contains(string(got), "200 OK") {
-			t.Errorf("a connection within the bound got %q, %v", got, err)
+	third := dialAs(t, d.socket, two) // and now there is no room
+	if isAnswered(dialAs(t, d.socket, three)) {
+		t.Error("others have more than there is")
+	}
+	var roots []net.Conn
+	for range few.connections {
+		roots = append(roots, dialAs(t, d.socket, 0))
+	}
+	if isAnswered(dialAs(t, d.socket, 0)) {
+		t.Error("root has more than there is")
+	}
+	for i, conn := range append(roots, first, second, third) {
+		if !isAnswered(conn) {
+			t.Errorf("connection %d has no answer", i)
 		}
 	}
-	for { // the server notices an end a little later than its client does
-		_, err := NewClient(d.socket).Status(t.Context())
-		if err == nil {
-			break
-		}
-		if t.Context().Err() != nil {
-			t.Fatal(err)
+	// The server notices an end a little later than its client does.
+	await.Until(t, "room for another uid", func() bool { return isAnswered(dialAs(t, d.socket, three)) })
+	await.Until(t, "room for root", func() bool { return isAnswered(dialAs(t, d.socket, 0)) })
+}
+
+// isAnswered asks for the status by a new connection, and reports whether an answer comes.
+func isAnswered(conn net.Conn) bool {
+	defer conn.Close()
+	io.WriteString(conn, "GET /v1/status HTTP/1.0\r\n\r\n")
+	got, _ := io.ReadAll(conn)
+	return strings.Contains(string(got), "200 OK")
+}
+
+// dialAs connects as a user in the group of the socket. Only this thread becomes that user (setresuid(2), "C library/kernel differences").
+func dialAs(t *testing.T, socket string, uid int) net.Conn {
+	t.Helper()
+	gid, err := groupID(others)
+	must(t, err)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const keep = ^uintptr(0)
+	become := func(uid, gid int) {
+		for _, id := range []struct{ call, to uintptr }{{unix.SYS_SETRESUID, 0}, {unix.SYS_SETRESGID, uintptr(gid)}, {unix.SYS_SETRESUID, uintptr(uid)}} {
+			if _, _, errno := unix.RawSyscall(id.call, keep, id.to, keep); errno != 0 {
+				panic(errno)
+			}
 		}
 	}
+	become(uid, gid)
+	defer become(0, 0)
+	return dial(t, socket)
 }
 
 // A peer that is not vifproxyd must not make the client hang, grow or print nonsense.
