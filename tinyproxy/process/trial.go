@@ -29,8 +29,11 @@ func trialName(port uint16) string { return fmt.Sprintf("+%d", port) }
 // Kill ends it at once, and returns when nothing of it is left.
 func (t *Trial) Kill() {
 	t.Proxy.Kill()
-	_ = t.launcher.root().Remove(t.Spec.Name) // an AppVM's directory is not empty
+	t.launcher.removeTrial(t.Spec.Name)
 }
+
+// removeTrial removes the directory of a trial that has ended, or has not begun.
+func (l *Launcher) removeTrial(name string) { _ = l.root().Remove(name) } // one that is not empty is not ours
 
 // Try starts a Trial for a request. It does what Start does, but leaves the AppVM's log alone, and the files that show its
 // proxy. The configuration is that of spec without the directives about clients (see tinyproxy.Admits). A request without
@@ -43,7 +46,11 @@ func (l *Launcher) Try(ctx context.Context, binary string, spec Spec, r tinyprox
 	t.Proxy, err = l.start(ctx, binary, spec, func(c tinyproxy.Config, text string) string {
 		return tinyproxy.TrialText(text, !r.Tunnel && c.Filter.URLs, r.Tunnel)
 	})
-	return t, err
+	if err != nil {
+		l.removeTrial(spec.Name)
+		return nil, err
+	}
+	return t, nil
 }
 
 // Ask sends the request, from an address of this machine, and waits until it is decided or ctx ends. If ctx ends, the outcome

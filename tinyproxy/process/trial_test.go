@@ -1,6 +1,8 @@
 package process
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"vifproxy/tinyproxy"
@@ -29,5 +31,23 @@ func TestStagesOfATrial(t *testing.T) {
 	h.add("WARNING   Nov 29 10:51:12.123 [8322]: Could not connect to upstream proxy.")
 	if is, why := h.stage(); is != tinyproxy.Unknown || why != "Name or service not known" {
 		t.Errorf("%v %q", is, why)
+	}
+}
+
+// TestTrialThatDoesNotStart leaves nothing behind, whether its program cannot be run or ends at once.
+func TestTrialThatDoesNotStart(t *testing.T) {
+	l := newLauncher(t, nil)
+	notExecutable := filepath.Join(openDir(t), "data")
+	if err := os.WriteFile(notExecutable, []byte("data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range []string{notExecutable, script(t, "exit 3")} {
+		r := tinyproxy.Request{Tunnel: true, Host: "a.example", Port: 443}
+		if _, err := l.Try(bounded(t), program, newSpec(l, "social", 61021), r); err == nil {
+			t.Errorf("%s serves", program)
+		}
+		if left := tree(t, l.options.RuntimeDir); left != "" {
+			t.Errorf("left of %s: %s", program, left)
+		}
 	}
 }
