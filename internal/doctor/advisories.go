@@ -10,14 +10,14 @@ import (
 )
 
 // program examines tinyproxy: is it there, and new enough.
-func (d *doctor) program() {
+func (d *doctor) program(ctx context.Context) {
 	const check = "tinyproxy"
 	binary, err := new(tinyproxy.Finder).Identify(d.setup.Tinyproxy)
 	if err != nil {
 		d.report(check, Wrong, "", "%v", err)
 		return
 	}
-	text, err := binary.Version(d.ctx)
+	text, err := binary.Version(ctx)
 	if err != nil {
 		remedy := "reinstall the package tinyproxy"
 		if os.Geteuid() != 0 { // it is run as nobody
@@ -36,7 +36,7 @@ func (d *doctor) program() {
 		return
 	}
 	d.report(check, OK, "", "%s: %s", binary.Path, text)
-	d.advisories(version, changelog(d.ctx, d.Root, binary.Path))
+	d.advisories(version, changelog(ctx, d.Root, binary.Path))
 }
 
 // advisories reports those on a version, in a line for each level.

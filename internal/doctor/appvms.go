@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -106,7 +107,7 @@ func domid(vif string) int {
 
 // netvm looks for signs that this VM is not the netvm of the AppVMs that have rule files. Behind another firewall VM all of them come
 // with its address, on its vif, and cannot be told apart.
-func (d *doctor) netvm() {
+func (d *doctor) netvm(ctx context.Context) {
 	const check = "netvm"
 	if len(d.links) == 0 || len(d.rules.Files) == 0 {
 		return
@@ -123,7 +124,7 @@ func (d *doctor) netvm() {
 	}
 	remedy := "run vifproxyd in the VM that is their netvm, as `qvm-ls --network` in dom0 shows it"
 	// Only a VM that has a netvm itself has a gateway in QubesDB: this one drives the network card.
-	if qubesdb(d.ctx, "/name") != "" && qubesdb(d.ctx, "/qubes-gateway") == "" {
+	if qubesdb(ctx, "/name") != "" && qubesdb(ctx, "/qubes-gateway") == "" {
 		d.report(check, Wrong, remedy, "no AppVM with a rule file is connected, and this VM has no netvm "+
 			"itself: are they behind %s, perhaps another firewall VM?", strings.Join(others, ", "))
 		return

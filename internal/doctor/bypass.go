@@ -1,13 +1,14 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"strings"
 )
 
 // bypasses looks for what the rules in dom0 let AppVMs do without their proxies.
-func (d *doctor) bypasses() {
+func (d *doctor) bypasses(ctx context.Context) {
 	const check = "bypass"
 	if _, err := exec.LookPath("qubesdb-multiread"); err != nil {
 		d.report(check, OK, "", "there is no QubesDB: other rules of this firewall are not looked at")
@@ -20,7 +21,7 @@ func (d *doctor) bypasses() {
 			continue
 		}
 		who := fmt.Sprintf("%s (%s)", name, vm.Addr)
-		text := run(d.ctx, "qubesdb-multiread", "/qubes-firewall/"+vm.Addr.String()+"/")
+		text := run(ctx, "qubesdb-multiread", "/qubes-firewall/"+vm.Addr.String()+"/")
 		rules, ok := parseQubesRules(text)
 		if !ok {
 			unknown = append(unknown, who)

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,15 +11,15 @@ import (
 )
 
 // daemon asks vifproxyd for its state, and for how it was started.
-func (d *doctor) daemon() {
+func (d *doctor) daemon(ctx context.Context) {
 	const check = "daemon"
-	status, err := control.NewClient(d.Socket).Status(d.ctx)
+	status, err := control.NewClient(d.Socket).Status(ctx)
 	var notRunning *control.NotRunningError
 	var permission *control.PermissionError
 	switch {
 	case errors.As(err, &notRunning):
 		text, remedy := fmt.Sprintf("vifproxyd is not running (%s: %v)", notRunning.Socket, notRunning.Err), "systemctl start vifproxyd"
-		if last := d.lastError(); last != "" {
+		if last := d.lastError(ctx); last != "" {
 			text, remedy = text+"; its last error: "+last, "correct what the error names, then systemctl restart vifproxyd"
 		}
 		d.report(check, Wrong, remedy, "%s", text)
@@ -74,7 +75,7 @@ func (d *doctor) here() bool {
 }
 
 // lastError returns the last error of vifproxyd in the journal, "" if there is none.
-func (d *doctor) lastError() string {
-	text := run(d.ctx, "journalctl", "--unit=vifproxyd", "--priority=err", "--lines=1", "--output=cat", "--no-pager", "--quiet")
+func (d *doctor) lastError(ctx context.Context) string {
+	text := run(ctx, "journalctl", "--unit=vifproxyd", "--priority=err", "--lines=1", "--output=cat", "--no-pager", "--quiet")
 	return strings.TrimSpace(text)
 }

@@ -48,7 +48,6 @@ type Config struct {
 // doctor is one examination.
 type doctor struct {
 	Config
-	ctx      context.Context
 	status   *control.Status // nil: there is no daemon
 	setup    control.Setup   // the daemon's, or that of Config
 	links    netwatch.Snapshot
@@ -67,13 +66,13 @@ const timeout = time.Minute
 func Examine(ctx context.Context, c Config) []Finding {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	d := &doctor{Config: c, ctx: ctx, setup: c.Setup, findings: []Finding{}}
-	d.daemon()
+	d := &doctor{Config: c, setup: c.Setup, findings: []Finding{}}
+	d.daemon(ctx)
 	d.options()
-	d.program()
+	d.program(ctx)
 	here := d.here()
 	if here {
-		d.firewall()
+		d.firewall(ctx)
 	}
 	d.switchboard()
 	d.confinement()
@@ -81,17 +80,17 @@ func Examine(ctx context.Context, c Config) []Finding {
 	d.limits()
 	if here {
 		if d.appVMs() {
-			d.netvm()
-			d.bypasses()
+			d.netvm(ctx)
+			d.bypasses(ctx)
 		}
 		d.network()
 		d.resolver()
-		d.resolvers()
-		d.trial()
+		d.resolvers(ctx)
+		d.trial(ctx)
 		d.others()
 	}
-	d.service()
-	d.persistence()
+	d.service(ctx)
+	d.persistence(ctx)
 	return d.findings
 }
 

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"os"
 	"strings"
 
@@ -8,9 +9,9 @@ import (
 )
 
 // firewall looks at the rules of vifproxyd.
-func (d *doctor) firewall() {
+func (d *doctor) firewall(ctx context.Context) {
 	const check = "firewall"
-	kind, why, err := backend.Detect(d.ctx)
+	kind, why, err := backend.Detect(ctx)
 	if err != nil {
 		remedy := ""
 		if os.Geteuid() != 0 {
@@ -26,7 +27,7 @@ func (d *doctor) firewall() {
 		}
 		kind = d.status.Backend
 	}
-	found, err := backend.Inspect(d.ctx, kind)
+	found, err := backend.Inspect(ctx, kind)
 	switch {
 	case err != nil:
 		d.report(check, Wrong, "", "%s: %v", kind, err)

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"strings"
 
 	"vifproxy/control"
@@ -9,12 +10,12 @@ import (
 )
 
 // persistence checks whether a restart of this VM keeps the lists that are in files.
-func (d *doctor) persistence() {
+func (d *doctor) persistence(ctx context.Context) {
 	const check = "persistence"
-	if !d.exists("/usr/share/qubes/marker-vm") && qubesdb(d.ctx, kept.Key) == "" {
+	if !d.exists("/usr/share/qubes/marker-vm") && qubesdb(ctx, kept.Key) == "" {
 		return
 	}
-	kept := kept.At(d.ctx, d.Root, d.setup.RulesDir)
+	kept := kept.At(ctx, d.Root, d.setup.RulesDir)
 	inFiles := d.inFiles()
 	switch {
 	case kept.Disposable && len(inFiles) == 0:

@@ -35,7 +35,7 @@ const local = "localhost"
 
 // resolvers asks each name server once for a name that needs no internet, and for one of a rule file. The socket has the uid of
 // vifproxy-names, so fence and rules of other programs decide as for that.
-func (d *doctor) resolvers() {
+func (d *doctor) resolvers(ctx context.Context) {
 	const check = "resolvers"
 	servers, err := resolvconf.Read(d.Root + "/etc/resolv.conf")
 	if err != nil {
@@ -49,7 +49,7 @@ func (d *doctor) resolvers() {
 	host := d.exampleHost()
 	uid := d.resolverUID()
 	states := make([]resolverState, len(servers))
-	ctx, cancel := context.WithTimeout(d.ctx, resolverTimeout)
+	ctx, cancel := context.WithTimeout(ctx, resolverTimeout)
 	defer cancel()
 	var asked sync.WaitGroup
 	for i, server := range servers {

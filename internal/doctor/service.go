@@ -1,13 +1,14 @@
 package doctor
 
 import (
+	"context"
 	"os"
 	"strings"
 )
 
 // service checks whether vifproxyd is started at boot: by the package if dom0 has turned the service on for this VM, or by what
 // install-rw.sh has put below /rw.
-func (d *doctor) service() {
+func (d *doctor) service(ctx context.Context) {
 	const check, flag, start = "service", "/run/qubes-service/vifproxy", "/rw/config/vifproxy/start"
 	const custom, hook = "/run/qubes-service/custom-persist", "/rw/config/rc.local"
 	switch {
@@ -24,7 +25,7 @@ func (d *doctor) service() {
 	case d.exists(flag):
 		d.report(check, OK, "", "turned on in dom0 (%s)", flag)
 	default:
-		d.report(check, Wrong, "in dom0: qvm-service "+d.vmName()+" vifproxy on, and restart this VM",
+		d.report(check, Wrong, "in dom0: qvm-service "+d.vmName(ctx)+" vifproxy on, and restart this VM",
 			"not turned on for this VM in dom0 (there is no %s)", flag)
 	}
 }
@@ -37,8 +38,8 @@ func (c Config) runs(script, command string) bool {
 		strings.Contains("\n"+string(text), "\n"+command+" ")
 }
 
-func (d *doctor) vmName() string {
-	if name := qubesdb(d.ctx, "/name"); name != "" {
+func (d *doctor) vmName(ctx context.Context) string {
+	if name := qubesdb(ctx, "/name"); name != "" {
 		return name
 	}
 	return "VM"

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"strconv"
@@ -16,7 +17,7 @@ const trialsMax = 3
 
 // trial makes vifproxyd open a connection for some AppVMs whose proxies run, to the first host of their lists, with the uid, sandbox,
 // fence and resolvers of the proxy. Nothing is sent.
-func (d *doctor) trial() {
+func (d *doctor) trial(ctx context.Context) {
 	const check = "trial"
 	if d.status == nil {
 		return
@@ -40,7 +41,7 @@ func (d *doctor) trial() {
 	}
 	var running sync.WaitGroup
 	for _, t := range tries {
-		running.Go(func() { t.Explanation, t.err = control.NewClient(d.Socket).Explain(d.ctx, t.vm, t.host) })
+		running.Go(func() { t.Explanation, t.err = control.NewClient(d.Socket).Explain(ctx, t.vm, t.host) })
 	}
 	running.Wait()
 	silent := false
