@@ -46,19 +46,18 @@ func (d *doctor) limits() {
 	}
 	var sum struct{ tasks, memory, tracked, descriptors, names uint64 }
 	for _, file := range d.rules.Files {
-		var size limits.Rules
+		var texts []string
 		if lines, err := file.Lines(policy.LinterFor(config.Filter).Syntax); err == nil {
-			size.Lines = len(lines)
 			for _, line := range lines {
-				size.Bytes += limits.WrittenOut(line.Text)
+				texts = append(texts, line.Text)
 			}
 		}
-		l := limits.Of(config.MaxClients, size)
+		l := limits.Of(config.MaxClients, policy.SizeOf(config, texts))
 		sum.tasks += l.Tasks
 		sum.memory += l.Memory
 		sum.tracked += connectionsPerClient * uint64(config.MaxClients)
 		sum.descriptors += heldForEach
-		sum.names += size.Names()
+		sum.names += limits.SizeOf(texts).Names()
 	}
 	before := len(d.findings)
 	for _, of := range []struct {

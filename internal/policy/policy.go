@@ -13,6 +13,7 @@ import (
 	"vifproxy/rules/expression"
 	"vifproxy/rules/flaws"
 	"vifproxy/tinyproxy"
+	"vifproxy/tinyproxy/limits"
 )
 
 // A Policy is everything that decides what one AppVM's proxy lets through and where it listens, except its port. It is
@@ -129,20 +130,49 @@ func AsWritten(c tinyproxy.Config, line string) (string, *flaws.Flaw) {
 }
 
 // Written returns the lines as tinyproxy gets them, and what its configuration has to say in addition. All else compares lines with
-// hosts.
+// hosts. Several lines may have become one, which counts as the first of these.
 func (p *Policy) Written() (lines []tinyproxy.FilterLine, more string) {
 	if !p.Config.ComparesURLs() {
 		return p.Rules, ""
 	}
+	var texts []string
+	var from []tinyproxy.FilterLine
 	for _, l := range p.Rules {
 		text, flaw := AsWritten(p.Config, l.Text)
 		if flaw != nil || text == "" { // New has refused it, or no host matches it
 			continue
 		}
-		l.Text = text
-		lines = append(lines, l)
+		texts, from = append(texts, text), append(from, l)
+	}
+	joined, places := expression.JoinURLs(texts)
+	for i, at := range places {
+		if at == len(lines) {
+			l := from[i]
+			l.Text = joined[at]
+			lines = append(lines, l)
+		}
 	}
 	return lines, "FilterURLs Yes\n"
+}
+
+// Size returns how long its list is to its proxy.
+func (p *Policy) Size() limits.Rules {
+	texts := make([]string, len(p.Rules))
+	for i, l := range p.Rules {
+		texts[i] = l.Text
+	}
+	return SizeOf(p.Config, texts)
+}
+
+// SizeOf returns how long a list is to a proxy with this configuration. Each line counts by itself, also if tinyproxy gets several as one.
+func SizeOf(c tinyproxy.Config, lines []string) limits.Rules {
+	if c.ComparesURLs() {
+		lines = slices.Clone(lines)
+		for i := range lines {
+			lines[i], _ = AsWritten(c, lines[i])
+		}
+	}
+	return limits.SizeOf(lines)
 }
 
 // Render returns the configuration of a proxy with these files at this port, and its text.

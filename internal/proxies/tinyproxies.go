@@ -128,7 +128,7 @@ func (t *Tinyproxies) spec(p *policy.Policy, uid uint32, port uint16) proc.Spec 
 			config, text, err := p.Render(paths, port)
 			return config, text + more, err
 		},
-		Rules: lines, ExtraPorts: p.ConnectPorts(t.egress), RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
+		Rules: lines, Size: p.Size(), ExtraPorts: p.ConnectPorts(t.egress), RulesPath: p.RulesPath, TemplatePath: p.Template.Path,
 	}
 }
 

@@ -1,6 +1,7 @@
 package expression
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -30,6 +31,32 @@ func TestOfURL(t *testing.T) {
 	} {
 		if got, flaw := OfURL(line, false); flaw == nil || !strings.Contains(flaw.Error(), want) {
 			t.Errorf("%s: %s, %v", line, got, flaw)
+		}
+	}
+}
+
+func TestJoinURLs(t *testing.T) {
+	var texts []string
+	for _, line := range []string{`a\.example\.?`, `a(b|c)`, `([a-zA-Z0-9_-]+\.)+b\.example\.?`, `[a-zA-Z0-9._-]*x`, `[a-zA-Z0-9._-]*x[a-zA-Z0-9._-]*`,
+		`a{2}`, `[bB]\.x`, strings.Repeat("c", 450), `d\.x`} {
+		text, flaw := OfURL("^"+line+"$", false)
+		if flaw != nil {
+			t.Fatal(flaw)
+		}
+		texts = append(texts, text)
+	}
+	joined, places := JoinURLs(texts)
+	want := []string{`a\.example\.?|([a-z0-9_-]+\.)+b\.example\.?|[a-zA-Z0-9._-]*x|b\.x`, `a(b|c)`, `[a-zA-Z0-9._-]*x[a-zA-Z0-9._-]*`, `a{2}`,
+		strings.Repeat("c", 450) + `|d\.x`}
+	for i := range want {
+		want[i] = beforeHost + want[i] + behindHost
+	}
+	if !slices.Equal(joined, want) || !slices.Equal(places, []int{0, 1, 0, 0, 2, 3, 0, 4, 4}) {
+		t.Errorf("%q %v", joined, places)
+	}
+	for _, text := range joined {
+		if len(text) > LineMax {
+			t.Errorf("%d bytes", len(text))
 		}
 	}
 }

@@ -38,6 +38,7 @@ type Proxy struct {
 	tb   testing.TB
 	addr string
 	Log  string // its log file
+	PID  int
 }
 
 // Values are what a configuration is made for; see rules.Values.
@@ -124,7 +125,7 @@ func Start(tb testing.TB, render func(Values) string, filter []byte) (*Proxy, er
 		if s, err := sockdiag.Listener(at); err != nil {
 			tb.Fatal(err)
 		} else if s != nil && s.Local == at {
-			return &Proxy{tb, at.String(), values.LogFile}, nil
+			return &Proxy{tb, at.String(), values.LogFile, cmd.Process.Pid}, nil
 		} else if time.Now().After(late) {
 			tb.Fatal("tinyproxy has not listened for a minute")
 		}

@@ -65,7 +65,7 @@ func explain(spec rendered, dir string, status syscall.WaitStatus, said []string
 			}
 			// 1.11 says so if malloc fails. If the C library itself lacks memory, tinyproxy calls that a bad regex.
 			if strings.HasPrefix(line, "out of memory parsing filter file") {
-				return &Error{Text: fmt.Sprintf("%s: tinyproxy has no memory for a list of %d lines", spec.RulesPath, len(spec.Rules)),
+				return &Error{Text: fmt.Sprintf("%s: tinyproxy has no memory for a list of %d lines", spec.RulesPath, spec.Size.Lines),
 					Remedy: "shorten it, or give this VM more memory", Config: true}
 			}
 		}

@@ -21,6 +21,7 @@ import (
 
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/limits"
 )
 
 // Roles of the test binary when it runs itself.
@@ -170,6 +171,7 @@ func newSpec(l *Launcher, name string, port uint16, lines ...string) Spec {
 	return Spec{Name: name, Addr: addr, UID: identities.UID(addr), Render: render("/rw/config", template),
 		Listen:       netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port),
 		Rules:        []tinyproxy.FilterLine{{Text: `^example\.com$`, Number: 3}},
+		Size:         limits.Rules{Lines: 1, Bytes: len(`^example\.com$`)},
 		TemplatePath: "/rw/config", RulesPath: "/rw/" + name + "." + addr.String()}
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
-	"vifproxy/tinyproxy/limits"
 	"vifproxy/tinyproxy/vmlog"
 )
 
@@ -154,7 +153,7 @@ func (p *Proxy) confine(program tinyproxy.Binary, argv []string, output int) err
 func (l *Launcher) boxFor(program tinyproxy.Binary, spec rendered) confine.Box {
 	c := spec.Config
 	b := confine.Box{
-		Program: program.Path, Identity: program, Clients: c.MaxClients, Rules: spec.size(), TimerSlack: timerSlack,
+		Program: program.Path, Identity: program, Clients: c.MaxClients, Rules: spec.Size, TimerSlack: timerSlack,
 		Read: append([]string{filepath.Join(l.options.RuntimeDir, portDir(spec))}, c.PageFiles...),
 		Port: spec.Listen.Port(), Bind: []uint16{spec.Listen.Port()},
 		Connect: slices.Concat([]uint16{53, 80, 443}, c.ConnectPorts, spec.ExtraPorts),
@@ -166,15 +165,6 @@ func (l *Launcher) boxFor(program tinyproxy.Binary, spec rendered) confine.Box {
 		b.Bind = append(b.Bind, 0)
 	}
 	return b
-}
-
-// size returns the length of the proxy's list.
-func (s rendered) size() limits.Rules {
-	size := limits.Rules{Lines: len(s.Rules)}
-	for _, r := range s.Rules {
-		size.Bytes += limits.WrittenOut(r.Text)
-	}
-	return size
 }
 
 // spawn forks and executes, on a thread that lives as long as the Launcher. The child has fds from 1 on.

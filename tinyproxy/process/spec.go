@@ -21,6 +21,7 @@ type Spec struct {
 	// Render returns the configuration of a proxy with these files, and its text. An error is one of the template.
 	Render func(tinyproxy.Paths) (tinyproxy.Config, string, error)
 	Rules  []tinyproxy.FilterLine
+	Size   limits.Rules // of the list, for the proxy's limits: a line of Rules may be several of the list
 	// ExtraPorts are TCP ports that ConnectPort and the sandbox open in addition to 53, 80, 443 and those of the
 	// configuration. The firewall says at which addresses.
 	ExtraPorts []uint16
@@ -77,7 +78,7 @@ func (l *Launcher) check(spec rendered) *Error {
 	}
 	var tooMany *limits.TooManyClients
 	var tooLong *limits.TooLong
-	switch err := l.options.Sandbox.Fits(c.MaxClients, spec.size()); {
+	switch err := l.options.Sandbox.Fits(c.MaxClients, spec.Size); {
 	case errors.As(err, &tooLong):
 		return &Error{Text: spec.RulesPath, Err: err, Remedy: tooLong.Remedy, Config: true}
 	case errors.As(err, &tooMany):
