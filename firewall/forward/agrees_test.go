@@ -165,7 +165,9 @@ func (w writer) vif() string { return w.of(`"vif1.0"`, `"vif*"`, `"vif2.0"`, `"e
 // byOut is a match that is about the interface by which a packet leaves.
 func (w writer) byOut() string {
 	not := w.of("", "", "!= ")
-	switch w.IntN(15) {
+	switch w.IntN(16) {
+	case 15: // some of it; without the interface, this would be by the order of packets, or by where they go
+		return "oifname " + not + w.uplink() + " " + w.of("limit rate over 1/minute burst 1 packets", "numgen inc mod 2 0", "jhash ip daddr mod 2 0")
 	case 12:
 		return "rt ipsec " + w.of("missing", "exists")
 	case 13:
@@ -206,8 +208,8 @@ func (w writer) match() string {
 		`limit name "high"`, `limit name "below"`, `quota name "much"`, `quota name "little"`, `meta nfproto ipv4`, `meta protocol ip`,
 		`tcp dport 22`, `meta oiftype != 1`, `fib daddr type unicast`, `rt ip nexthop != 10.9.2.99`,
 		`meta skuid 0`, `meta skuid != 0`, `meta cgroup 0`, `meta ipsec missing`, `ct label 1`, `ct label != 1`, `ip daddr @noted`, `ip daddr != @noted`,
-		`ip ttl 63`, `meta oifkind "veth"`, `meta protocol arp`, `meta protocol != arp`, `limit rate over 1/minute burst 1 packets`, `ct count over 0`,
-		`numgen inc mod 2 0`, `jhash ip daddr mod 2 0`, `meta hour 00:00-12:00`, `ct direction original`, `meta mark ^ 1 == 1`, `ct status snat`)
+		`ip ttl 63`, `meta oifkind "veth"`, `meta protocol arp`, `meta protocol != arp`, `ct count over 0`, `jhash ip saddr mod 2 0`,
+		`meta hour 00:00-12:00`, `ct direction original`, `meta mark ^ 1 == 1`, `ct status snat`)
 }
 
 func (w writer) verdict(inside bool) string {

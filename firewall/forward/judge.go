@@ -50,6 +50,7 @@ type asked struct {
 	vifs    []link // by which it may come, as far as they are known
 	uplinks []link // all others
 	all     []link // by which it may leave
+	marks   bool   // some rule sets a mark
 	fresh   bool   // it begins a connection
 
 	packet *packet // if all is known of the packet; then the match is about that, and nothing else
@@ -89,6 +90,7 @@ type rule struct {
 type chain struct {
 	place    string
 	hook     bool   // it is a base chain that is asked
+	nat      bool   // and of type nat
 	policy   ending // of a base chain
 	families []bool // whether of IPv6, for each family of a base chain
 	rules    []rule
@@ -106,7 +108,7 @@ type marking struct{ here, elsewhere bool } // that of the packet that is asked 
 func (c *chain) judge(q asked, marked *marking) (bar string) {
 	for _, six := range c.families {
 		q.six = six
-		w := &walk{asked: q, neighbours: c.table, marked: *marked}
+		w := &walk{asked: q, nat: c.nat, neighbours: c.table, marked: *marked}
 		falls := w.chain(c, 0, false)
 		*marked = w.marked
 		if falls && c.policy == dropped && w.escape && w.bar == "" {
@@ -137,6 +139,7 @@ func (c *chain) asks() bool {
 // A walk is the way of a packet through the chains.
 type walk struct {
 	asked
+	nat        bool // the base chain is of type nat
 	neighbours map[string]*chain
 	steps      int
 	escape     bool // what leaves by another interface may be spared what follows: from here on, what drops does so by interface
@@ -204,6 +207,9 @@ func (w *walk) matches(r rule) (all answer, byOut bool) {
 	all = always
 	elsewhere := false // it may be about another interface, and not about this one
 	for _, m := range r.matches {
+		if w.nat && !w.marks && m.byMark && m.unmarked == never { // as VPNs drop what they have marked of this VM's own
+			return never, false
+		}
 		a := m.of(w.asked)
 		byOut = byOut || m.byOut
 		elsewhere = elsewhere || m.byOut && (a == never || a == maybe && (m.passing || w.another(m)))
@@ -276,6 +282,9 @@ func judgeAll(chains []*chain, links []link) firewall.Forward {
 			}
 		}
 	}
+	marks := slices.ContainsFunc(chains, func(c *chain) bool {
+		return slices.ContainsFunc(c.rules, func(r rule) bool { return r.marks })
+	})
 	slices.SortFunc(candidates, func(a, b link) int { return strings.Compare(a.name, b.name) })
 	all := append(slices.Clip(candidates), link{})
 	bar := func(l link) string {
@@ -283,7 +292,7 @@ func judgeAll(chains []*chain, links []link) firewall.Forward {
 		for range 2 { // an earlier chain may set the mark that this one asks for
 			for _, c := range chains {
 				if c.hook {
-					if rule := c.judge(asked{out: l, all: all, vifs: vifs, uplinks: uplinks}, &marked); rule != "" {
+					if rule := c.judge(asked{out: l, all: all, vifs: vifs, uplinks: uplinks, marks: marks}, &marked); rule != "" {
 						return rule
 					}
 				}

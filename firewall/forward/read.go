@@ -158,6 +158,7 @@ func chainsAt(conn *ruleset.Conn, is func(hook uint32) bool, byOut bool) (all []
 		if len(hook) == 4 {
 			c.number = binary.BigEndian.Uint32(hook)
 			c.hook = is(c.number)
+			c.nat = o.Text(unix.NFTA_CHAIN_TYPE) == "nat"
 		}
 		if priority := d.Find(o.Get(unix.NFTA_CHAIN_HOOK), unix.NFTA_HOOK_PRIORITY); len(priority) == 4 {
 			c.priority = int32(binary.BigEndian.Uint32(priority))
