@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -229,7 +230,14 @@ type tableOf struct {
 func (t tableOf) readEarly() error {
 	var early []string
 	for _, name := range hooked(t.chains) {
-		if t.chains[name].number == unix.NF_INET_PRE_ROUTING {
+		if t.chains[name].number != unix.NF_INET_PRE_ROUTING {
+			continue
+		}
+		rules, err := t.conn.RulesOf(t.family, t.name, name)
+		if err != nil {
+			return fmt.Errorf("rules of table %s, chain %s: %w", tableName(t.family, t.name), name, err)
+		}
+		if t.chains[name].hook = slices.ContainsFunc(rules, mayAskRoutes); t.chains[name].hook {
 			early = append(early, name)
 		}
 	}
@@ -246,6 +254,15 @@ func (t tableOf) readEarly() error {
 		c.rules, c.out, c.read = nil, nil, false
 	}
 	return nil
+}
+
+// mayAskRoutes reports whether a rule may ask the routing table, or lead to another chain: NFT_JUMP, NFT_GOTO, or a map of verdicts. To
+// look for these bytes takes less than to read the rule, and Qubes before R4.2 has rules against spoofing for each AppVM.
+func mayAskRoutes(o ruleset.Object) bool {
+	list := o.Get(unix.NFTA_RULE_EXPRESSIONS)
+	return slices.ContainsFunc([]string{"fib\x00", "lookup\x00", "\xff\xff\xff\xfd", "\xff\xff\xff\xfc"}, func(part string) bool {
+		return bytes.Contains(list, []byte(part))
+	})
 }
 
 // readReached reads the rules of base chains, and of the chains to which they lead. Other chains may refer to things that grow with the
