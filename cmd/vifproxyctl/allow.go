@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"flag"
 	"math"
 	"slices"
@@ -22,7 +23,7 @@ func allowVerb() verb {
 			f.Var(&o.duration, "for", "only for this `TIME`, such as 10m or 1h30m, at most 7d: no file is changed, and vifproxyd cuts open connections "+
 				"when the time is over")
 			f.BoolVar(&o.force, "force", false, "also allow what is too wide (co.uk, github.io and other public suffixes), and this VM itself (localhost)")
-			return func(c *call) error { return runAllow(c, o) }
+			return func(ctx context.Context, c *call) error { return runAllow(ctx, c, o) }
 		},
 		summary: "Let a VM reach hosts.",
 		help: `allow adds a line for each HOST to the rule file of NAME: the plain name if the file has "#: format
@@ -47,7 +48,7 @@ func denyVerb() verb {
 		options: func(f *flag.FlagSet) action {
 			var o grantOptions
 			o.define(f)
-			return func(c *call) error { return runDeny(c, o) }
+			return func(ctx context.Context, c *call) error { return runDeny(ctx, c, o) }
 		},
 		summary: "Take back what allow did.",
 		help: `deny removes the lines that allow would add from the rule file of NAME, and ends what is allowed for a
@@ -74,16 +75,16 @@ func (o *grantOptions) define(f *flag.FlagSet) {
 	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing; say what would be done")
 }
 
-func runAllow(c *call, o grantOptions) error {
+func runAllow(ctx context.Context, c *call, o grantOptions) error {
 	g, err := newGrant(c, o)
 	if err != nil {
 		return err
 	}
-	return g.allow()
+	return g.allow(ctx)
 }
 
 // allow adds lines for the hosts, or lets them pass for a time.
-func (g *grant) allow() error {
+func (g *grant) allow(ctx context.Context) error {
 	for _, host := range g.hosts {
 		if why := cmp.Or(host.Objection(), edit.OwnObjection(host)); why != "" && !g.o.force {
 			return usagef("%s, or insist with --force", why)
@@ -94,7 +95,7 @@ func (g *grant) allow() error {
 	if duration.Given && (duration.D < time.Second || duration.D > longest) {
 		return usagef("--for=%s: from 1s to %v; without --for it is for good", duration.Typed, usage.Length{D: longest})
 	}
-	g.place = g.c.place(g.o.files)
+	g.place = g.c.place(ctx, g.o.files)
 	if err := g.place.fatal(); err != nil {
 		return err
 	}
@@ -112,12 +113,12 @@ func (g *grant) allow() error {
 	}
 	if duration.Given {
 		g.Seconds, g.Lines = int(duration.D/time.Second), []string{}
-		return g.temporary()
+		return g.temporary(ctx)
 	}
 	if g.dom0 != nil {
 		return g.tellDom0("added", rules.Append(g.dom0.Content(), g.Lines))
 	}
-	return g.change("added to", func(content []byte) ([]byte, error) {
+	return g.change(ctx, "added to", func(content []byte) ([]byte, error) {
 		return rules.Append(content, g.Lines), nil
 	})
 }
@@ -142,12 +143,12 @@ func (g *grant) lack() (listed []rules.Host) {
 }
 
 // runDeny takes back what allow with the same words did, for good or for a time.
-func runDeny(c *call, o grantOptions) error {
+func runDeny(ctx context.Context, c *call, o grantOptions) error {
 	g, err := newGrant(c, o)
 	if err != nil {
 		return err
 	}
-	g.place = c.place(o.files)
+	g.place = c.place(ctx, o.files)
 	if err := g.place.fatal(); err != nil {
 		return err
 	}
@@ -165,7 +166,7 @@ func runDeny(c *call, o grantOptions) error {
 	without, removed := g.file.Without(content, g.check.Syntax, g.hosts)
 	g.Lines = append(g.Lines, removed...)
 	if !o.dryRun && g.place.err == nil {
-		status, err := c.client.Allow(c.ctx, control.Temporary{Name: g.VM, Hosts: g.Hosts})
+		status, err := c.client.Allow(ctx, control.Temporary{Name: g.VM, Hosts: g.Hosts})
 		if err != nil {
 			return err
 		}
@@ -174,7 +175,7 @@ func runDeny(c *call, o grantOptions) error {
 	if g.dom0 != nil {
 		return g.tellDom0("removed", without)
 	}
-	return g.change("removed from", func(content []byte) ([]byte, error) {
+	return g.change(ctx, "removed from", func(content []byte) ([]byte, error) {
 		file, err := rules.ParseFile(g.Path, content)
 		changed, _ := file.Without(content, g.check.Syntax, g.hosts)
 		return changed, err

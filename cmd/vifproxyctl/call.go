@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 
@@ -13,7 +12,6 @@ import (
 // A call is what every verb gets.
 type call struct {
 	env
-	ctx    context.Context
 	socket string
 	client *control.Client // of the daemon behind socket
 	json   bool            // print JSON

@@ -68,8 +68,8 @@ func killAllAndRestartVerb() verb {
 // change returns the action of a verb that changes something. It shows what became of the VMs concerned, the named ones or all. It
 // fails if one of them is in trouble, or if all are concerned and the daemon itself is.
 func change(do func(*control.Client, context.Context, []string) (control.Status, error)) action {
-	return func(c *call) error {
-		status, err := do(c.client, c.ctx, c.args)
+	return func(ctx context.Context, c *call) error {
+		status, err := do(c.client, ctx, c.args)
 		if err != nil {
 			return err
 		}

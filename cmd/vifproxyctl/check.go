@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -29,7 +30,7 @@ func checkVerb() verb {
 			f.BoolVar(&o.fix, "fix", false, `rewrite lines that can have meant one thing only, as a URL among names, remove lines that add nothing, `+
 				`and show both. Lines that can mean two things stay, as names without "#: format domains". No line allows a host that it did `+
 				`not allow before. But a file that was refused may become valid, and then all its lines are in force.`)
-			return func(c *call) error { return runCheck(c, o) }
+			return func(ctx context.Context, c *call) error { return runCheck(ctx, c, o) }
 		},
 		summary: "Find mistakes in rule files and template.",
 		help: `check reads all rule files of the directory that vifproxyd reads, or those of DIR, or the named ones, and
@@ -47,14 +48,14 @@ type checkOptions struct {
 }
 
 // runCheck needs no daemon.
-func runCheck(c *call, o checkOptions) error {
-	at, paths, lists, err := filesToCheck(c, o)
+func runCheck(ctx context.Context, c *call, o checkOptions) error {
+	at, paths, lists, err := filesToCheck(ctx, c, o)
 	if err != nil {
 		return err
 	}
-	report, err := check.Run(c.ctx, check.Config{Dir: at.dir, Template: at.template, Ceiling: at.ceiling, Paths: paths, Lists: lists, Tinyproxy: o.tinyproxy, Fix: o.fix,
+	report, err := check.Run(ctx, check.Config{Dir: at.dir, Template: at.template, Ceiling: at.ceiling, Paths: paths, Lists: lists, Tinyproxy: o.tinyproxy, Fix: o.fix,
 		Changed: func(path string, edits []string, changes []policy.Change) {
-			showEdits(c, at, "fixed", path, edits, changes)
+			showEdits(ctx, c, at, "fixed", path, edits, changes)
 		}})
 	if err != nil {
 		return err
@@ -91,22 +92,22 @@ func runCheck(c *call, o checkOptions) error {
 }
 
 // showEdits shows which lines of a file were changed, and what that changes.
-func showEdits(c *call, at place, what, path string, edits []string, changes []policy.Change) {
+func showEdits(ctx context.Context, c *call, at place, what, path string, edits []string, changes []policy.Change) {
 	c.warn("%s %s:", what, path)
 	for _, edit := range edits {
 		line := strings.TrimRight(edit, "\r")
 		fmt.Fprintf(c.stderr, "    %s\n", check.WithEffect(line, check.Effect(changes, strings.Trim(line[2:], " \t"), line[0] == '+')))
 	}
 	if what == "fixed" {
-		c.warnIfLost(path, at)
+		c.warnIfLost(ctx, path, at)
 	}
 }
 
 // filesToCheck returns the files that are meant, which are named by path or by VM, the lists of VMs that are in dom0, and where the
 // directory and the template are. There are neither files nor lists if all files of the directory are meant.
-func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []rules.List, err error) {
+func filesToCheck(ctx context.Context, c *call, o checkOptions) (at place, paths []string, lists []rules.List, err error) {
 	in := func(dir string) place {
-		return c.placeOf(fileOptions{rulesDir: dir, template: o.files.template, ceiling: o.files.ceiling})
+		return c.placeOf(ctx, fileOptions{rulesDir: dir, template: o.files.template, ceiling: o.files.ceiling})
 	}
 	switch dir := slices.IndexFunc(c.args, check.IsRuleDir); {
 	case dir >= 0 && len(c.args) > 1:
@@ -114,12 +115,12 @@ func filesToCheck(c *call, o checkOptions) (at place, paths []string, lists []ru
 	case dir >= 0:
 		return in(c.args[dir]), nil, nil, nil
 	case len(c.args) == 0:
-		return c.place(o.files), nil, nil, nil
+		return c.place(ctx, o.files), nil, nil, nil
 	}
 	for _, name := range c.args {
 		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) && !strings.Contains(name, "/") {
 			if at.dir == "" {
-				at = c.place(o.files)
+				at = c.place(ctx, o.files)
 			}
 			if vm, unknown := at.status.VM(name); unknown == nil && at.daemons && (vm.Origin == control.InDom0 || vm.Origin == control.InFirewall) {
 				list, err := listAt(at.status, vm.Path)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"strings"
@@ -14,7 +15,7 @@ func clientVerb() verb {
 		name: "client", args: "NAME", least: 1, most: 1,
 		options: func(f *flag.FlagSet) action {
 			format := f.String("format", "env", "print this `FORMAT` (env)")
-			return func(c *call) error { return runClient(c, *format) }
+			return func(ctx context.Context, c *call) error { return runClient(ctx, c, *format) }
 		},
 		noJSON:  "; --format=firefox-policy and --format=chromium-policy are JSON",
 		summary: "Print the proxy settings for programs in a VM.",
@@ -22,12 +23,12 @@ func clientVerb() verb {
 	}
 }
 
-func runClient(c *call, formatName string) error {
+func runClient(ctx context.Context, c *call, formatName string) error {
 	f, err := settings.FormatNamed(formatName)
 	if err != nil {
 		return usagef("--format=%s: %v", formatName, err)
 	}
-	status, err := c.client.Status(c.ctx)
+	status, err := c.client.Status(ctx)
 	if err != nil {
 		return err
 	}

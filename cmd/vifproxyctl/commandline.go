@@ -73,8 +73,8 @@ func (e env) invoke(args []string) error {
 	if _, err := usage.Parse(own, args); err != nil {
 		return err
 	}
-	return do(&call{
-		env: e, ctx: context.Background(), socket: g.socket, client: control.NewClient(g.socket), json: g.json, args: words[1:],
+	return do(context.Background(), &call{
+		env: e, socket: g.socket, client: control.NewClient(g.socket), json: g.json, args: words[1:],
 	})
 }
 

@@ -25,11 +25,11 @@ func completeVerb() verb {
 const completeTimeout = 2 * time.Second
 
 // runComplete prints candidates, each with a tab and an explanation, or the one line ":files" if a path is wanted. It never fails.
-func runComplete(c *call) error {
+func runComplete(ctx context.Context, c *call) error {
 	if len(c.args) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, completeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
 	for _, candidate := range language().Candidates(ctx, c.socket, c.args) {
 		if err := say(c.stdout, "%s\n", candidate); err != nil {

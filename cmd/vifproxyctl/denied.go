@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"math"
 	"slices"
@@ -20,7 +21,7 @@ func deniedVerb() verb {
 			var pick pickOptions
 			f.Var(&since, "since", "only what came in the last `TIME`, such as 10m, 1h30m or 2d")
 			pick.define(f)
-			return func(c *call) error { return runDenied(c, since, pick) }
+			return func(ctx context.Context, c *call) error { return runDenied(ctx, c, since, pick) }
 		},
 		summary: "List what VMs asked for and did not get, and why, newest first.",
 		help: `vifproxyd keeps the last 256 of these hosts for each VM, until it is restarted. REASON is
@@ -53,7 +54,7 @@ of the lines, such as \*.bank.example.
 	}
 }
 
-func runDenied(c *call, since usage.Length, pick pickOptions) error {
+func runDenied(ctx context.Context, c *call, since usage.Length, pick pickOptions) error {
 	if since.D < 0 {
 		return usagef("--since=%s is in the future: write how long ago, such as 10m", since.Typed)
 	}
@@ -64,7 +65,7 @@ func runDenied(c *call, since usage.Length, pick pickOptions) error {
 	if pick.given() && len(c.args) != 1 {
 		return usagef("--pick and --accept are for one VM: vifproxyctl denied NAME --pick")
 	}
-	vms, err := c.client.Denied(c.ctx, c.args, from)
+	vms, err := c.client.Denied(ctx, c.args, from)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func runDenied(c *call, since usage.Length, pick pickOptions) error {
 		}
 	}
 	if pick.given() {
-		return runPick(c, pick, vms)
+		return runPick(ctx, c, pick, vms)
 	}
 	format := display.Time
 	if terminal.Width(c.stdout) > 0 {

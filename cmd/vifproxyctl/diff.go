@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"os"
 	"strings"
@@ -15,7 +16,7 @@ func diffVerb() verb {
 		options: func(f *flag.FlagSet) action {
 			var o fileOptions
 			o.define(f)
-			return func(c *call) error { return runDiff(c, o) }
+			return func(ctx context.Context, c *call) error { return runDiff(ctx, c, o) }
 		},
 		summary: "Say which hosts an edit of a rule file permits or no longer permits.",
 		help: `diff compares the rule file of NAME, or FILE, which may be in lists.d, with an edited copy of it, before the copy takes its place.
@@ -32,15 +33,15 @@ Example:
 	}
 }
 
-func runDiff(c *call, o fileOptions) error {
+func runDiff(ctx context.Context, c *call, o fileOptions) error {
 	path, edited := c.args[0], c.args[1]
-	at := c.placeOf(o)
+	at := c.placeOf(ctx, o)
 	if _, err := os.Lstat(path); err != nil && !strings.Contains(path, "/") {
-		if path, err = ruleFileOf(c.place(o), path); err != nil {
+		if path, err = ruleFileOf(c.place(ctx, o), path); err != nil {
 			return err
 		}
 	} else if o.rulesDir == "" {
-		at = c.placeOf(fileOptions{rulesDir: rules.RulesDirOf(path), template: o.template, ceiling: o.ceiling})
+		at = c.placeOf(ctx, fileOptions{rulesDir: rules.RulesDirOf(path), template: o.template, ceiling: o.ceiling})
 	}
 	changes, err := check.Compare(check.Config{Template: at.template, Ceiling: at.ceiling}, path, edited)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"flag"
 	"fmt"
 	"path/filepath"
@@ -23,7 +24,7 @@ func doctorVerb() verb {
 			o.files.define(f)
 			f.StringVar(&o.tinyproxy, "tinyproxy", defaults.Tinyproxy, "`PATH` of tinyproxy if vifproxyd does not run ("+defaults.Tinyproxy+")")
 			f.BoolVar(&o.verbose, "verbose", false, "also list what a finding sums up")
-			return func(c *call) error { return runDoctor(c, o) }
+			return func(ctx context.Context, c *call) error { return runDoctor(ctx, c, o) }
 		},
 		summary: "Say whether everything around vifproxyd is as it should be.",
 		help: `Each line is a finding, with a remedy where something can be done:
@@ -53,9 +54,9 @@ type doctorOptions struct {
 }
 
 // runDoctor fails if something is wrong.
-func runDoctor(c *call, o doctorOptions) error {
+func runDoctor(ctx context.Context, c *call, o doctorOptions) error {
 	dir := cmp.Or(o.files.rulesDir, defaults.RulesDir)
-	findings := doctor.Examine(c.ctx, doctor.Config{Root: c.root, Version: c.version, Socket: c.socket, Setup: control.Setup{
+	findings := doctor.Examine(ctx, doctor.Config{Root: c.root, Version: c.version, Socket: c.socket, Setup: control.Setup{
 		RulesDir: dir, Template: cmp.Or(o.files.template, filepath.Join(dir, defaults.TemplateName)), Tinyproxy: o.tinyproxy,
 		Ceiling:   o.files.ceiling,
 		ProxyPort: defaults.ProxyPort,

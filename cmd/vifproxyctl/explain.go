@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net/netip"
 
 	"vifproxy/control"
@@ -32,11 +33,11 @@ The exit status is
 }
 
 // runExplain fails if the request would not pass.
-func runExplain(c *call) error {
+func runExplain(ctx context.Context, c *call) error {
 	if network, err := netip.ParsePrefix(c.args[1]); err == nil {
 		return usagef("%v is a network: explain one address of it", network)
 	}
-	e, err := c.client.Explain(c.ctx, c.args[0], c.args[1])
+	e, err := c.client.Explain(ctx, c.args[0], c.args[1])
 	if err == nil {
 		err = c.print(e, display.Explanation(e, terminal.Width(c.stdout)))
 	}

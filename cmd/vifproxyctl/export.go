@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"flag"
 
 	"vifproxy/control"
@@ -16,7 +17,7 @@ func exportVerb() verb {
 		options: func(f *flag.FlagSet) action {
 			var o fileOptions
 			o.define(f)
-			return func(c *call) error { return runExport(c, o) }
+			return func(ctx context.Context, c *call) error { return runExport(ctx, c, o) }
 		},
 		summary: "Print the command for dom0 that keeps a list there.",
 		help: `export prints the list of NAME as a command to type in dom0. It makes the list a feature of this VM, which
@@ -25,8 +26,8 @@ counts instead of the rule file, and which a disposable firewall VM keeps. Only 
 	}
 }
 
-func runExport(c *call, o fileOptions) error {
-	at := c.place(o)
+func runExport(ctx context.Context, c *call, o fileOptions) error {
+	at := c.place(ctx, o)
 	set, err := rules.Read(at.dir, at.template)
 	if err != nil {
 		return err

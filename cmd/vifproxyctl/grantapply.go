@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,13 +17,13 @@ import (
 )
 
 // temporary asks the daemon to allow the hosts for a time.
-func (g *grant) temporary() error {
+func (g *grant) temporary(ctx context.Context) error {
 	what := fmt.Sprintf("allowed for %v", g.o.duration)
 	if g.o.dryRun {
 		return g.print("would be " + what)
 	}
 	began := time.Now()
-	status, err := g.c.client.Allow(g.c.ctx,
+	status, err := g.c.client.Allow(ctx,
 		control.Temporary{Name: g.VM, Hosts: g.Hosts, Seconds: g.Seconds})
 	if unknown := (*control.DaemonError)(nil); errors.As(err, &unknown) && unknown.Fault == control.Unknown {
 		return fmt.Errorf("%w; to be allowed something for a time a VM needs a rule file, also an empty one: NAME.IP in %s", err, g.place.dir)
@@ -31,12 +32,12 @@ func (g *grant) temporary() error {
 		return err
 	}
 	g.serves(status, began)
-	return g.conclude(what, true)
+	return g.conclude(ctx, what, true)
 }
 
 // change rewrites the file and waits until that is in force. This program writes the file, with the rights of its caller: the daemon
 // writes nothing outside of its runtime directory.
-func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
+func (g *grant) change(ctx context.Context, what string, how func([]byte) ([]byte, error)) error {
 	g.noteChanges(how)
 	if g.o.dryRun {
 		return g.print("would be " + what + " " + terminal.Quote(g.Path))
@@ -48,13 +49,13 @@ func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
 		if what == "added to" {
 			g.findings()
 		}
-		g.c.warnIfLost(g.Path, g.place)
+		g.c.warnIfLost(ctx, g.Path, g.place)
 	}
 	if !g.place.daemons { // nobody to wait for
 		return errors.Join(g.print(what+" "+terminal.Quote(g.Path)), g.place.err)
 	}
 	began := time.Now()
-	status, err := g.c.client.Update(g.c.ctx)
+	status, err := g.c.client.Update(ctx)
 	if err != nil {
 		if printErr := g.print(what + " " + terminal.Quote(g.Path)); printErr != nil {
 			return printErr
@@ -65,7 +66,7 @@ func (g *grant) change(what string, how func([]byte) ([]byte, error)) error {
 		g.serves(status, began)
 	}
 	err = printRemarks(g.c, g.c.stderr, display.Remarks(status.VMs, func(vm control.VM) bool { return vm.Name == g.VM && vm.InTrouble() }))
-	return errors.Join(err, g.conclude(what+" "+terminal.Quote(g.Path), what == "added to"))
+	return errors.Join(err, g.conclude(ctx, what+" "+terminal.Quote(g.Path), what == "added to"))
 }
 
 // noteChanges notes which hosts a change of the rule file admits or takes away.

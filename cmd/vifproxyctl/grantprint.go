@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,10 +12,10 @@ import (
 )
 
 // conclude asks the daemon whether the hosts pass now, as they should or should not, and says so.
-func (g *grant) conclude(what string, should bool) error {
+func (g *grant) conclude(ctx context.Context, what string, should bool) error {
 	trouble := false
 	for _, address := range g.asked {
-		e, err := g.c.client.Explain(g.c.ctx, g.VM, address)
+		e, err := g.c.client.Explain(ctx, g.VM, address)
 		if err != nil {
 			return err
 		}

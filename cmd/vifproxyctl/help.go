@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -51,12 +52,12 @@ func helpVerb() verb {
 
 func versionVerb() verb {
 	return verb{
-		name: "version", options: plain(func(c *call) error { return say(c.stdout, "vifproxyctl %s\n", c.version) }),
+		name: "version", options: plain(func(_ context.Context, c *call) error { return say(c.stdout, "vifproxyctl %s\n", c.version) }),
 		summary: "Print the version.",
 	}
 }
 
-func runHelp(c *call) error {
+func runHelp(_ context.Context, c *call) error {
 	text := ""
 	switch {
 	case len(c.args) == 0:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"flag"
 	"fmt"
 	"path/filepath"
@@ -21,7 +22,7 @@ func importVerb() verb {
 			f.BoolVar(&o.fromDom0, "from-dom0", false, "only print the lists that dom0 has decided, which count without an import")
 			f.BoolVar(&o.apply, "apply", false, "do what is marked with +")
 			f.StringVar(&o.files.rulesDir, "rules-dir", "", "`DIR` to copy to, instead of the one that vifproxyd reads")
-			return func(c *call) error { return runImport(c, o) }
+			return func(ctx context.Context, c *call) error { return runImport(ctx, c, o) }
 		},
 		summary: "Take over a set-up of proxyctl.py, or say what prevents it.",
 		help: `import searches PATH (` + defaults.RulesDir + `) for rule files, the template "config" and proxyctl.py, and the
@@ -39,9 +40,9 @@ type importOptions struct {
 	fromDom0 bool
 }
 
-func runImport(c *call, o importOptions) error {
+func runImport(ctx context.Context, c *call, o importOptions) error {
 	if o.fromDom0 {
-		text, err := dom0.New(cmp.Or(c.placeOf(o.files).status.Setup.QubesDB, qubes.Socket), true).Describe()
+		text, err := dom0.New(cmp.Or(c.placeOf(ctx, o.files).status.Setup.QubesDB, qubes.Socket), true).Describe()
 		if err != nil {
 			return err
 		}
@@ -51,7 +52,7 @@ func runImport(c *call, o importOptions) error {
 	if len(c.args) > 0 {
 		from = c.args[0]
 	}
-	at := c.place(o.files)
+	at := c.place(ctx, o.files)
 	from, to := filepath.Clean(from), filepath.Clean(at.dir)
 	show := func(f proxyctl.Finding) { fmt.Fprintf(c.stdout, "%1s %s\n", f.Mark, terminal.Quote(f.Text)) }
 	result, err := proxyctl.Import(proxyctl.Config{From: from, To: to, Apply: o.apply, Report: show})
@@ -64,7 +65,7 @@ func runImport(c *call, o importOptions) error {
 		show(proxyctl.Finding{Text: "nothing has been changed: run this again with --apply"})
 	case result.Todo > 0:
 		show(proxyctl.Finding{Text: "what is marked with + has been done; see what the files permit: vifproxyctl check " + to})
-		c.warnIfLost(filepath.Join(to, defaults.TemplateName), at)
+		c.warnIfLost(ctx, filepath.Join(to, defaults.TemplateName), at)
 	}
 	if result.Wrong > 0 {
 		return fmt.Errorf("import %s: %d things need your attention; they are marked with ! above", from, result.Wrong)

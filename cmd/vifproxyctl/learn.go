@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"time"
@@ -20,7 +21,7 @@ func learnVerb() verb {
 			o := learnOptions{duration: usage.Length{D: learnTime}}
 			f.Var(&o.duration, "for", "for this `TIME` at most, such as 5m, at most 1h; without it 10m")
 			f.StringVar(&o.accept, "accept", "", "add the lines of these `SITES`, separated by commas, or of all; a wildcard or a browser's own site only if it is named")
-			return func(c *call) error { return runLearn(c, o) }
+			return func(ctx context.Context, c *call) error { return runLearn(ctx, c, o) }
 		},
 		summary: "Let a VM reach every host for a time, and propose lines for what it has reached.",
 		help:    learning.Help,
@@ -35,17 +36,17 @@ type learnOptions struct {
 	accept   string
 }
 
-func runLearn(c *call, o learnOptions) error {
+func runLearn(ctx context.Context, c *call, o learnOptions) error {
 	const longest = control.LearnMax * time.Second
 	if d := o.duration.D; d < time.Second || d > longest {
 		return usagef("--for=%s: from 1s to %v", o.duration.Typed, usage.Length{D: longest})
 	}
-	at := c.placeOf(fileOptions{})
+	at := c.placeOf(ctx, fileOptions{})
 	if at.err != nil {
 		return at.err
 	}
 	l := &learning.Learner{Client: c.client, VM: c.args[0], Out: c.stdout, JSON: c.json}
-	began, err := l.Follow(c.ctx, o.duration.D)
+	began, err := l.Follow(ctx, o.duration.D)
 	if !began {
 		return err
 	}
@@ -56,11 +57,11 @@ func runLearn(c *call, o learnOptions) error {
 	for _, gap := range l.Gaps() {
 		c.warn("%s", gap)
 	}
-	return errors.Join(accept(c, l, at, o.accept), err)
+	return errors.Join(accept(ctx, c, l, at, o.accept), err)
 }
 
 // accept proposes lines for what was learnt, and adds those of the accepted sites as allow does.
-func accept(c *call, l *learning.Learner, at place, sites string) error {
+func accept(ctx context.Context, c *call, l *learning.Learner, at place, sites string) error {
 	list, err := listOf(at, l.VM)
 	if err != nil {
 		return err
@@ -72,7 +73,7 @@ func accept(c *call, l *learning.Learner, at place, sites string) error {
 		if err := g.read(); err != nil {
 			return err
 		}
-		return errors.Join(g.tick("Hosts that "+screen.Word(l.VM)+" has reached and that its list does not permit. Tick lines.", p.Proposal),
+		return errors.Join(g.tick(ctx, "Hosts that "+screen.Word(l.VM)+" has reached and that its list does not permit. Tick lines.", p.Proposal),
 			mentionCommon(c, at, l.VM))
 	}
 	if err := l.Show(p, sites == ""); err != nil || sites == "" || sites == propose.All && p.Command == "" {
@@ -89,7 +90,7 @@ func accept(c *call, l *learning.Learner, at place, sites string) error {
 		return err
 	}
 	g.asked = nil // these hosts have just been reached, and each question would take its time
-	return errors.Join(g.allow(), mentionCommon(c, at, l.VM))
+	return errors.Join(g.allow(ctx), mentionCommon(c, at, l.VM))
 }
 
 // listOf returns the list of a VM, wherever that is.

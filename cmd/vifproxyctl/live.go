@@ -37,19 +37,19 @@ them (NO_COLOR). If vifproxyd ends, live says so and waits until it is back.
 }
 
 // runLive shows what happens until a person has done with it.
-func runLive(c *call) error {
+func runLive(ctx context.Context, c *call) error {
 	if err := screen.Usable("see `vifproxyctl watch`"); err != nil {
 		return err
 	}
-	if _, err := c.client.AppVMs(c.ctx); err != nil {
+	if _, err := c.client.AppVMs(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
+	following, cancel := context.WithCancel(ctx)
 	changes := make(chan func())
 	post := func(change func()) {
 		select {
 		case changes <- change:
-		case <-ctx.Done():
+		case <-following.Done():
 		}
 	}
 	var work sync.WaitGroup
@@ -58,16 +58,16 @@ func runLive(c *call) error {
 	var m *live.Model
 	m = live.New(func(command live.Command) {
 		work.Go(func() {
-			text, failed := c.capture(command)
+			text, failed := c.capture(ctx, command)
 			post(func() { m.Finished(command, text, failed) })
 		})
 	})
-	work.Go(func() { live.Follow(ctx, c.client, m, post) })
-	return screen.Show(ctx, m, changes)
+	work.Go(func() { live.Follow(following, c.client, m, post) })
+	return screen.Show(following, m, changes)
 }
 
 // capture runs a command, and returns what it prints.
-func (c *call) capture(command live.Command) (text string, failed bool) {
+func (c *call) capture(ctx context.Context, command live.Command) (text string, failed bool) {
 	var out bytes.Buffer
 	sub := *c
 	sub.stdout, sub.stderr, sub.json, sub.args = &out, &out, false, []string{command.VM}
@@ -81,7 +81,7 @@ func (c *call) capture(command live.Command) (text string, failed bool) {
 		if command.For > 0 {
 			o.duration = usage.Length{Given: true, D: command.For, Typed: command.For.String()}
 		}
-		do = func(c *call) error { return runAllow(c, o) }
+		do = func(ctx context.Context, c *call) error { return runAllow(ctx, c, o) }
 	case "explain":
 		do = runExplain
 	case "stop":
@@ -89,7 +89,7 @@ func (c *call) capture(command live.Command) (text string, failed bool) {
 	case "start":
 		do = change((*control.Client).Start)
 	}
-	err := do(&sub)
+	err := do(ctx, &sub)
 	if err != nil && !errors.Is(err, errTrouble) {
 		complain(&out, err.Error())
 	}

@@ -27,11 +27,11 @@ func logVerb() verb {
 			f.BoolVar(&o.Follow, "f", false, "")
 			f.BoolVar(&o.Follow, "follow", false, fmt.Sprintf("show the last %d lines and go on with what comes, until Ctrl-C", logtail.FollowedLines))
 			f.IntVar(&o.Lines, "n", -1, "show the last `LINES` only")
-			return func(c *call) error {
+			return func(ctx context.Context, c *call) error {
 				if o.Lines < -1 || usage.Given(f, "n") && o.Lines < 0 {
 					return usagef("-n %d: want a number of lines, such as -n 20", o.Lines)
 				}
-				return runLog(c, o)
+				return runLog(ctx, c, o)
 			}
 		},
 		summary: "Show what the proxies of a VM have logged.",
@@ -42,12 +42,11 @@ each VM, and less if many VMs share little memory.
 }
 
 // runLog prints what a VM's proxies said.
-func runLog(c *call, o logtail.Options) error {
-	path, notRunning, err := logFile(c)
+func runLog(ctx context.Context, c *call, o logtail.Options) error {
+	path, notRunning, err := logFile(ctx, c)
 	if err != nil {
 		return err
 	}
-	ctx := c.ctx
 	if o.Follow {
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
@@ -65,9 +64,9 @@ func runLog(c *call, o logtail.Options) error {
 
 // logFile returns the path of the log of the named VM. Without a daemon the path is in the default place, where the log may still be; then
 // notRunning is the error that no daemon runs.
-func logFile(c *call) (path string, notRunning error, err error) {
+func logFile(ctx context.Context, c *call) (path string, notRunning error, err error) {
 	name := c.args[0]
-	status, err := c.client.Status(c.ctx)
+	status, err := c.client.Status(ctx)
 	if gone := (*control.NotRunningError)(nil); errors.As(err, &gone) {
 		if parsed, _, bad := rules.ParseFileName(name + ".0.0.0.0"); bad != nil || parsed != name {
 			return "", nil, usagef("%q is not a VM name", name)

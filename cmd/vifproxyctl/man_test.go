@@ -28,7 +28,7 @@ func TestManPage(t *testing.T) {
 			continue
 		}
 		var text bytes.Buffer
-		if err := runHelp(&call{env: env{stdout: &text}, args: []string{v.name}}); err != nil {
+		if err := runHelp(t.Context(), &call{env: env{stdout: &text}, args: []string{v.name}}); err != nil {
 			t.Fatal(err)
 		}
 		synopsis, rest, _ := strings.Cut(text.String(), "\n\n")

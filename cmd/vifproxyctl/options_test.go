@@ -25,8 +25,8 @@ func TestOptionsAreEverywhere(t *testing.T) {
 			continue
 		}
 		var completed strings.Builder
-		c := &call{env: env{stdout: &completed}, ctx: t.Context(), args: []string{v.name, "-"}}
-		if err := runComplete(c); err != nil {
+		c := &call{env: env{stdout: &completed}, args: []string{v.name, "-"}}
+		if err := runComplete(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		for _, o := range usage.Options(v.flagSet()) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"slices"
@@ -36,9 +37,9 @@ type pick struct {
 }
 
 // runPick proposes lines for what was refused to one VM, and adds those that a person accepts.
-func runPick(c *call, o pickOptions, denied []events.Denied) error {
+func runPick(ctx context.Context, c *call, o pickOptions, denied []events.Denied) error {
 	g := newGrantOf(c, grantOptions{}, nil)
-	g.place = c.place(fileOptions{})
+	g.place = c.place(ctx, fileOptions{})
 	if err := g.place.fatal(); err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func runPick(c *call, o pickOptions, denied []events.Denied) error {
 			}
 		}
 	}
-	return g.choose(o, propose.Of(propose.List{File: g.file, Syntax: g.check.Syntax, Ports: g.rules.Ports, MayAllow: g.rules.MayAllow}, asked))
+	return g.choose(ctx, o, propose.Of(propose.List{File: g.file, Syntax: g.check.Syntax, Ports: g.rules.Ports, MayAllow: g.rules.MayAllow}, asked))
 }
 
 // proposed returns a refused host as package propose takes it.
@@ -67,7 +68,7 @@ func proposed(h events.DeniedHost) propose.Host {
 }
 
 // choose has a person choose lines of a proposal, or takes those that the options say, and adds them to the list that g has read.
-func (g *grant) choose(o pickOptions, p propose.Proposal) error {
+func (g *grant) choose(ctx context.Context, o pickOptions, p propose.Proposal) error {
 	var accepted []propose.Line
 	switch unusable := screen.Usable(""); {
 	case o.accept != "":
@@ -83,22 +84,22 @@ func (g *grant) choose(o pickOptions, p propose.Proposal) error {
 		return say(g.c.stdout, "%sto accept all but what browsers request without a page: vifproxyctl denied %s --accept=%s\n",
 			p.Text(), terminal.Quote(g.VM), propose.All)
 	default:
-		return g.tick(fmt.Sprintf("Hosts that were refused to %s. Tick what it may reach.", screen.Word(g.VM)), p)
+		return g.tick(ctx, fmt.Sprintf("Hosts that were refused to %s. Tick what it may reach.", screen.Word(g.VM)), p)
 	}
-	return newGrantOf(g.c, g.o, hostsOf(accepted)).allow()
+	return newGrantOf(g.c, g.o, hostsOf(accepted)).allow(ctx)
 }
 
 // tick has a person tick lines on the terminal, and adds them to the list that g has read.
-func (g *grant) tick(title string, p propose.Proposal) error {
+func (g *grant) tick(ctx context.Context, title string, p propose.Proposal) error {
 	m := picker.New(title, p, g.preview)
-	if err := screen.Show(g.c.ctx, m, nil); err != nil {
+	if err := screen.Show(ctx, m, nil); err != nil {
 		return err
 	}
 	accepted, ok := m.Accepted()
 	if !ok {
 		return say(g.c.stdout, "nothing was changed\n")
 	}
-	return newGrantOf(g.c, g.o, hostsOf(accepted)).allow()
+	return newGrantOf(g.c, g.o, hostsOf(accepted)).allow(ctx)
 }
 
 func hostsOf(lines []propose.Line) (hosts []rules.Host) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"path/filepath"
@@ -34,8 +35,8 @@ type place struct {
 }
 
 // place asks vifproxyd where it reads rule files. It warns if options overrule that, or if vifproxyd cannot be asked.
-func (c *call) place(o fileOptions) place {
-	p := c.placeOf(o)
+func (c *call) place(ctx context.Context, o fileOptions) place {
+	p := c.placeOf(ctx, o)
 	switch {
 	case p.err == nil && !p.daemons:
 		c.warn("vifproxyd reads %s, not %s: what is written there is not in force", p.theirs, p.dir)
@@ -48,8 +49,8 @@ func (c *call) place(o fileOptions) place {
 }
 
 // placeOf is place without the warnings.
-func (c *call) placeOf(o fileOptions) place {
-	status, err := c.client.Status(c.ctx)
+func (c *call) placeOf(ctx context.Context, o fileOptions) place {
+	status, err := c.client.Status(ctx)
 	theirs := status.Setup.RulesDir
 	p := place{dir: cmp.Or(o.rulesDir, theirs, defaults.RulesDir), theirs: theirs, err: err, status: status}
 	p.daemons = err == nil && (theirs == "" || regular.Same(p.dir, theirs))
@@ -72,8 +73,8 @@ func (p place) fatal() error {
 
 // warnIfLost warns if what was written to a file is lost when this VM is restarted, and prints the command for dom0 that keeps it, if there
 // is one. Until the restart, it is in force.
-func (c *call) warnIfLost(path string, at place) {
-	kept := kept.At(c.ctx, c.root, filepath.Dir(path))
+func (c *call) warnIfLost(ctx context.Context, path string, at place) {
+	kept := kept.At(ctx, c.root, filepath.Dir(path))
 	if !kept.Lost {
 		return
 	}

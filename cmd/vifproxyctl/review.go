@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -29,7 +30,7 @@ func reviewVerb() verb {
 			f.BoolVar(&o.wildcards, "wildcards", false, "with --fix, also replace wide lines: by the narrower wildcard where there is one, by the hosts where there is none")
 			f.StringVar(&o.share, "share", "", "move what the rule files of several VMs have in common to a new `LIST` in lists.d, which they include")
 			f.BoolVar(&o.dryRun, "dry-run", false, "change nothing; show what --fix would change")
-			return func(c *call) error { return runReview(c, o) }
+			return func(ctx context.Context, c *call) error { return runReview(ctx, c, o) }
 		},
 		summary: "Say which lines of a list nobody needs.",
 		help:    review.Help,
@@ -79,11 +80,11 @@ func (o reviewOptions) check(vms int) error {
 	return nil
 }
 
-func runReview(c *call, o reviewOptions) error {
+func runReview(ctx context.Context, c *call, o reviewOptions) error {
 	if err := o.check(len(c.args)); err != nil {
 		return err
 	}
-	at := c.placeOf(fileOptions{})
+	at := c.placeOf(ctx, fileOptions{})
 	if at.err != nil {
 		return at.err
 	}
@@ -94,7 +95,7 @@ func runReview(c *call, o reviewOptions) error {
 	if err != nil {
 		return err
 	}
-	uses, err := c.client.Review(c.ctx, nil)
+	uses, err := c.client.Review(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -125,7 +126,7 @@ func runReview(c *call, o reviewOptions) error {
 	case failed != nil && (o.fix || o.share != ""):
 		return failed
 	case o.share != "":
-		return share(c, at, common, o.share, set.Template)
+		return share(ctx, c, at, common, o.share, set.Template)
 	case len(common.Lines) > 0:
 		all.Common = &common
 		text += usage.Wrap(strings.TrimSpace(common.Text()), terminal.Width(c.stdout), 4)
@@ -134,11 +135,11 @@ func runReview(c *call, o reviewOptions) error {
 	if err := c.print(all, text); err != nil || !o.fix {
 		return errors.Join(err, failed)
 	}
-	return fix(c, at, o, all.Lists[0], set.Template)
+	return fix(ctx, c, at, o, all.Lists[0], set.Template)
 }
 
 // fix writes what a review proposes for the rule file of one VM.
-func fix(c *call, at place, o reviewOptions, r review.Report, template rules.Template) error {
+func fix(ctx context.Context, c *call, at place, o reviewOptions, r review.Report, template rules.Template) error {
 	switch r.Origin {
 	case control.InRange:
 		return fmt.Errorf("the list of %s is that of all AppVMs of its range: edit %s yourself", r.VM, r.Path)
@@ -156,17 +157,17 @@ func fix(c *call, at place, o reviewOptions, r review.Report, template rules.Tem
 		return nil
 	}
 	if o.dryRun {
-		showEdits(c, at, "would fix", r.Path, edits, changes)
+		showEdits(ctx, c, at, "would fix", r.Path, edits, changes)
 		return nil
 	}
-	showEdits(c, at, "fixed", r.Path, edits, changes)
-	return g.wait()
+	showEdits(ctx, c, at, "fixed", r.Path, edits, changes)
+	return g.wait(ctx)
 }
 
 // wait waits until a change of the list is in force, and says so on standard error.
-func (g *grant) wait() error {
+func (g *grant) wait(ctx context.Context) error {
 	began := time.Now()
-	status, err := g.c.client.Update(g.c.ctx)
+	status, err := g.c.client.Update(ctx)
 	if err == nil {
 		g.serves(status, began)
 		err = say(g.c.stderr, "%s", g.inForce())
@@ -195,7 +196,7 @@ func fixElsewhere(c *call, at place, o reviewOptions, r review.Report) error {
 }
 
 // share moves what rule files have in common to a list.
-func share(c *call, at place, common review.Common, name string, template rules.Template) error {
+func share(ctx context.Context, c *call, at place, common review.Common, name string, template rules.Template) error {
 	path := filepath.Join(at.dir, rules.SharedDir, name)
 	if err := common.Share(path, template); err != nil {
 		return fmt.Errorf("%w (nothing that was permitted is not any more)", err)
@@ -203,10 +204,10 @@ func share(c *call, at place, common review.Common, name string, template rules.
 	if err := say(c.stdout, "%d lines are in %s now, which %s include\n", len(common.Lines), terminal.Quote(path), terminal.Quote(strings.Join(common.VMs, ", "))); err != nil {
 		return err
 	}
-	c.warnIfLost(path, at)
+	c.warnIfLost(ctx, path, at)
 	g := newGrantOf(c, grantOptions{}, nil)
 	g.VM = common.VMs[0]
-	return g.wait()
+	return g.wait(ctx)
 }
 
 // mentionCommon says what the rule file of a VM has in common with another one. Files that do not count, because dom0 has another list,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"math"
 	"slices"
@@ -18,7 +19,7 @@ func showVerb() verb {
 			var wide bool
 			f.BoolVar(&wide, "wide", false, "also show process, port, since when, restarts, how many packets of the proxy the fence has "+
 				"refused, and whether the proxy is fully confined")
-			return func(c *call) error { return runShow(c, wide) }
+			return func(ctx context.Context, c *call) error { return runShow(ctx, c, wide) }
 		},
 		summary: "List VMs that have a list, and what is wrong.",
 		help: `STATE is one of
@@ -40,8 +41,8 @@ concerns. The exit status is 0 whatever state the VMs are in.
 }
 
 // runShow prints troubles of VMs, and does not fail because of them.
-func runShow(c *call, wide bool) error {
-	status, err := c.client.Status(c.ctx)
+func runShow(ctx context.Context, c *call, wide bool) error {
+	status, err := c.client.Status(ctx)
 	if err != nil {
 		return err
 	}

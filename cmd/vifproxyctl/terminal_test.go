@@ -140,7 +140,7 @@ func TestHelpFitsOnATerminal(t *testing.T) {
 		if v.name != "" {
 			c.args = []string{v.name}
 		}
-		if err := runHelp(c); err != nil {
+		if err := runHelp(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(text.String()) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"flag"
 
 	"vifproxy/internal/usage"
@@ -23,7 +24,7 @@ type verb struct {
 }
 
 // An action does what a verb is for.
-type action func(*call) error
+type action func(context.Context, *call) error
 
 // plain is for verbs without options.
 func plain(do action) func(*flag.FlagSet) action {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"math"
 	"time"
@@ -54,7 +55,7 @@ object, whose "event" says what happened:
 const reconnectInterval = 200 * time.Millisecond
 
 // runWatch shows what happens, and goes on when the daemon does.
-func runWatch(c *call) error {
+func runWatch(ctx context.Context, c *call) error {
 	colours := terminal.ShowsColours(c.stdout)
 	var broken error // standard output
 	show := func(e events.Event) error {
@@ -69,7 +70,7 @@ func runWatch(c *call) error {
 	}
 	watching := false // at the moment
 	for begun := false; ; {
-		err := c.client.Watch(c.ctx, c.args, func(e events.Event) error {
+		err := c.client.Watch(ctx, c.args, func(e events.Event) error {
 			begun, watching = true, true
 			return show(e)
 		})
