@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 )
 
 // A door is where connections come in. Root gets in whatever others do, and one of the others does not keep the rest out.
@@ -15,7 +16,11 @@ type door struct {
 
 	mu     sync.Mutex
 	inside map[uint32]int32 // connections, by uid
+	told   time.Time        // when the log last had a line about one for which there is no room
 }
+
+// tellInterval is the time between two such lines: whoever fills the socket tries again and again.
+const tellInterval = time.Minute
 
 // A visit is a connection of a peer who has been let in.
 type visit struct {
@@ -38,6 +43,9 @@ func (d *door) Accept() (net.Conn, error) {
 			return &visit{conn, p}, nil
 		}
 		conn.Close()
+		if err == nil {
+			d.tell(p, time.Now())
+		}
 	}
 }
 
@@ -59,6 +67,23 @@ func (d *door) admit(uid uint32) bool {
 		d.inside[uid]++
 	}
 	return room
+}
+
+// tell says in the log that there is no room for a peer, to whom its client says to look there.
+func (d *door) tell(p peer, now time.Time) {
+	d.mu.Lock()
+	due := d.told.IsZero() || now.Sub(d.told) >= tellInterval
+	if due {
+		d.told = now
+	}
+	all := 0
+	for _, n := range d.inside {
+		all += int(n)
+	}
+	d.mu.Unlock()
+	if due {
+		d.log.Warn("control socket: no room for one more connection: turned away", "uid", p.uid, "pid", p.pid, "count", all)
+	}
 }
 
 // left counts one connection less.
