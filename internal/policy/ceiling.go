@@ -138,6 +138,7 @@ func (p *Policy) without(b *bound, over []excess) *Policy {
 }
 
 // Under returns the same policy without what is beyond a ceiling. A last good policy must not keep what a lower ceiling has taken away.
+// Without lines it admits nothing: under a ceiling New makes no policy of a black list, of which that would not be so.
 func (p *Policy) Under(c *rules.Ceiling) *Policy {
 	if c == nil || p.Ceiling == c {
 		return p
