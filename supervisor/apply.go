@@ -59,6 +59,9 @@ func (l *loop) bind(p plan.Plan, now time.Time) bool {
 }
 
 func (l *loop) startAll(policies []*policy.Policy, now time.Time) {
+	if l.life.Err() != nil { // then a check may have been cut short, and nobody knows whether the fence stands
+		return
+	}
 	for _, policy := range policies {
 		l.start(policy, now)
 	}

@@ -200,6 +200,9 @@ func (s starter) Start(ctx context.Context, p *policy.Policy, port uint16) (prox
 	m.read(func() {
 		connection = m.of(p.Addr).known
 		if !s.l.dead {
+			if told := s.l.told; !told.IsZero() && told.Before(began) {
+				m.violated("a process of %v starts, and the daemon was told to end %v ago", p.Addr, time.Since(told))
+			}
 			m.mayStart(p, port)
 			m.starting[port] = true
 		}

@@ -680,6 +680,9 @@ func (m *machine) linger(d time.Duration) {
 	if m.stale[2] {
 		bound += look + 10*time.Second
 	}
+	if m.life != nil && !m.life.told.IsZero() { // the check that is under way, the next one, and the last write have 500 ms each
+		bound += time.Second
+	}
 	if !m.fenced && len(m.procs) > 0 && time.Since(m.unfenced) > bound && m.life != nil {
 		m.violated("processes run without the fence for %v", time.Since(m.unfenced))
 	}

@@ -315,6 +315,20 @@ var found = []struct {
 		{28515991, disconnect, 4, 573962, 146677463},
 		{660852, connect, 4, 769035, 3346255929},
 	}},
+	{"told to end while it checked the fence, the daemon cut the check short, and then started a process without a fence", setting{10101000389, 5, 5, true}, script{
+		{3368011, connect, 0, 839412, 2849658795},
+		{3436771, fault, 2, 12, 1413359072},
+		{584016, write, 0, 220155, 528455615},
+		{386242, flush, 0, 762915, 2365011754},
+		{28548101, flush, 2, 264624, 2130955890},
+		{678759500, clients, 0, 820734, 1141578684},
+		{148566562, clients, 2, 862576, 2284131654},
+		{144399848, connect, 2, 293575, 276391779},
+		{4759545, shutDown, 0, 37152, 2091249384},
+		{235930201, clients, 0, 615946, 511398821},
+		{3412818, fault, 2, 12, 960828459},
+		{8831085131, clients, 0, 323927, 2704052326},
+	}},
 }
 
 func TestFound(t *testing.T) {
