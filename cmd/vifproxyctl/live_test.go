@@ -150,7 +150,7 @@ func TestScreensOfTheGuide(t *testing.T) {
 	has(term.Shows("[x] cdn.bank.example"))
 	term.Type("Enter")
 	has(term.Shows("+ cdn.bank.example"))
-	term.Type("q")
+	term.Answer("q", "Enter writes it")
 	term.Shows("Space ticks")
 	term.Type("q")
 	term.Ends()
