@@ -314,9 +314,12 @@ func TestAHostileAppVMLeavesABoundedRecord(t *testing.T) {
 		s.must(json.Unmarshal([]byte(line), &said))
 		if said.LearntHost != nil && said.Event == control.LessonHost {
 			hosts[said.Host] = true
+			if !strings.HasSuffix(said.Host, ".example") { // such as the Upstream's address
+				t.Errorf("%s is noted, and nobody has visited it", said.Host)
+			}
 		}
 	}
-	if len(hosts) != lessons.HostsMax || !hosts["n7.flood7.example"] || hosts["198.51.100.77"] {
+	if len(hosts) != lessons.HostsMax {
 		t.Errorf("%d hosts are noted", len(hosts))
 	}
 	s.stop()
