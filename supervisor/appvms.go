@@ -102,8 +102,12 @@ func (l *loop) prune() {
 		if !d.Connected() {
 			vm.lastGood = nil
 		}
-		if d.Wanted() && !d.Waits && d.Policy != nil && vm.runs(d.Policy) {
+		switch {
+		case !d.Wanted() || d.Waits || d.Policy == nil:
+		case vm.runs(d.Policy):
 			vm.lastGood = d.Policy // also if it came up long ago, and serves again because rules were taken back
+		case vm.lastGood == nil && vm.served() && !vm.current.Policy.Learns() && d.Policy.PermitsAll(vm.current.Policy):
+			vm.lastGood = vm.current.Policy // the rules have changed again before this was known to be good
 		}
 		vm.lastGood = d.StillGood(vm.lastGood, vm.failures)
 		if vm.lastGood != nil {

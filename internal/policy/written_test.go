@@ -60,9 +60,10 @@ func TestJoinedLines(t *testing.T) {
 		return strings.Join(append(all, "example"), ".")
 	}
 	for _, directives := range [][]string{nil, {"FilterCaseSensitive Yes"}} {
-		var lines []string
+		var lines, names []string
 		for i := range 60 {
-			quoted := strings.ReplaceAll(name(), ".", `\.`)
+			names = append(names, name())
+			quoted := strings.ReplaceAll(names[i], ".", `\.`)
 			lines = append(lines, fmt.Sprintf([]string{`^%s$`, `^%s\.?$`, `^([a-zA-Z0-9_-]+\.)+%s\.?$`, `\.%s$`, `^(y|%s)$`}[i%5], quoted))
 		}
 		lines = append(lines, "^A[bB]\\.Example$")
@@ -77,6 +78,9 @@ func TestJoinedLines(t *testing.T) {
 		passed := 0
 		for range 600 {
 			host := name()
+			if random.IntN(2) == 0 {
+				host = names[random.IntN(len(names))]
+			}
 			switch random.IntN(4) {
 			case 0:
 				host += "."

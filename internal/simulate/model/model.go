@@ -259,15 +259,14 @@ func (m *Model) settle() {
 // is held.
 func (m *Model) saw(vm *AppVM, seen Policy) error {
 	possible := m.possible(vm)
-	match, found := Nothing, false
+	matches := map[Policy]bool{}
 	for p := range possible {
 		if m.looksLike(vm, p, seen) {
-			match, found = p, true
-			break
+			matches[p] = true
 		}
 	}
 	switch {
-	case !found:
+	case len(matches) == 0:
 		return fmt.Errorf("%s has %v, possible are %v, and allowed for a time %v to %v", vm.IP, seen, slices.Collect(maps.Keys(possible)), vm.least, vm.most)
 	case seen != Nothing:
 		vm.held = map[bool]bool{false: true}
@@ -275,7 +274,7 @@ func (m *Model) saw(vm *AppVM, seen Policy) error {
 		return nil
 	}
 	if vm.most == 0 {
-		vm.goods = map[Policy]bool{match: true}
+		vm.goods = matches
 	}
 	return nil
 }
