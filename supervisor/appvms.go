@@ -3,6 +3,7 @@ package supervisor
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"vifproxy/internal/backoff"
 	"vifproxy/internal/plan"
@@ -16,9 +17,10 @@ type appVM struct {
 	lastGood   *policy.Policy
 	failures   backoff.Failures
 	restarts   int
-	taken      int      // ports in a row that another process had
-	current    *process // the one that the bindings point at
-	publishing bool     // the files under its name are being written
+	taken      int       // ports in a row that another process had
+	current    *process  // the one that the bindings point at
+	publishing bool      // the files under its name are being written
+	restarted  time.Time // when it was last found connected by other vifs than before
 }
 
 func (vm *appVM) actual() *plan.Actual {
@@ -49,6 +51,11 @@ func (vm *appVM) serves(port uint16) *process {
 
 // served reports whether bindings lead to a process of an AppVM.
 func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
+
+// servedSinceRestart reports the same of a process that is no older than the AppVM's last restart, and not for a lesson.
+func (vm *appVM) servedSinceRestart() bool {
+	return vm.served() && vm.current.startedAt.After(vm.restarted) && !vm.current.Policy.Learns()
+}
 
 // runs reports whether a process with a policy listens.
 func (vm *appVM) runs(p *policy.Policy) bool {
@@ -106,7 +113,7 @@ func (l *loop) prune() {
 		case !d.Wanted() || d.Waits || d.Policy == nil:
 		case vm.runs(d.Policy):
 			vm.lastGood = d.Policy // also if it came up long ago, and serves again because rules were taken back
-		case vm.lastGood == nil && vm.served() && !vm.current.Policy.Learns() && d.Policy.PermitsAll(vm.current.Policy):
+		case vm.lastGood == nil && vm.servedSinceRestart() && d.Policy.PermitsAll(vm.current.Policy):
 			vm.lastGood = vm.current.Policy // the rules have changed again before this was known to be good
 		}
 		vm.lastGood = d.StillGood(vm.lastGood, vm.failures)

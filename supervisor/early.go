@@ -171,7 +171,7 @@ func (l *loop) forgetRestarted(before []*plan.Desired) {
 	for _, d := range l.want {
 		stays := slices.ContainsFunc(d.Vifs, func(vif string) bool { return slices.Contains(was[d.Addr], vif) })
 		if vm := l.vms[d.Addr]; vm != nil && len(was[d.Addr]) > 0 && !stays {
-			vm.lastGood = nil
+			vm.lastGood, vm.restarted = nil, l.plannedAt
 		}
 	}
 }

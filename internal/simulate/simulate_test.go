@@ -350,7 +350,7 @@ var found = []struct {
 		{66007, write, 3, 684655, 593844605},
 		{602243, rest, 3, 478891, 570784610},
 	}},
-	{"an AppVM that had restarted was served by what ran before, because tinyproxy refused its rules, and a mistake took that away", setting{10411000369, 60, 1, true}, script{
+	{"the model took what served an AppVM from before its restart for its last good rules", setting{10411000369, 60, 1, true}, script{
 		{431580, connect, 1, 873914, 3808783366},
 		{4868841167, write, 1, 946336, 2436393825},
 		{9538262390, write, 1, 433683, 2376416252},
@@ -376,6 +376,14 @@ var found = []struct {
 		{1432746804, connect, 0, 188801, 3362452095},
 		{2725173, owned, 0, 182462, 2042994941},
 		{806481132, write, 0, 1028536, 1057486950},
+	}},
+	{"an AppVM that had restarted kept rules from before, and a mistake had them serve it", setting{11204000107, 60, 1, false}, script{
+		{668253, connect, 0, 1015618, 2976985866},
+		{199067, write, 0, 65352, 555173969},
+		{84012191, restart, 0, 947743, 2896428294},
+		{3907586, write, 0, 241846, 2707490658},
+		{155588521, reconnect, 0, 738542, 1814506754},
+		{221663, write, 0, 832228, 1202315541},
 	}},
 }
 

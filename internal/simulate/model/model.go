@@ -274,6 +274,9 @@ func (m *Model) saw(vm *AppVM, seen Policy) error {
 		return nil
 	}
 	if vm.most == 0 {
+		if vm.goods[Nothing] { // what serves may be from before the AppVM restarted, and is forgotten when it ends
+			matches[Nothing] = true
+		}
 		vm.goods = matches
 	}
 	return nil
