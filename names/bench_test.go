@@ -47,7 +47,7 @@ func BenchmarkQuestion(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer conn.Close()
-		p := &proxy{b, conn}
+		p := &proxy{TB: b, UDPConn: conn}
 		n := 0
 		for b.Loop() {
 			n++
