@@ -52,11 +52,6 @@ func (vm *appVM) serves(port uint16) *process {
 // served reports whether bindings lead to a process of an AppVM.
 func (vm *appVM) served() bool { return vm != nil && vm.current != nil && vm.current.Ready }
 
-// servedSinceRestart reports the same of a process that is no older than the AppVM's last restart, and not for a lesson.
-func (vm *appVM) servedSinceRestart() bool {
-	return vm.served() && vm.current.startedAt.After(vm.restarted) && !vm.current.Policy.Learns()
-}
-
 // runs reports whether a process with a policy listens.
 func (vm *appVM) runs(p *policy.Policy) bool {
 	return slices.ContainsFunc(vm.processes, func(q *process) bool {
@@ -113,7 +108,8 @@ func (l *loop) prune() {
 		case !d.Wanted() || d.Waits || d.Policy == nil:
 		case vm.runs(d.Policy):
 			vm.lastGood = d.Policy // also if it came up long ago, and serves again because rules were taken back
-		case vm.lastGood == nil && vm.servedSinceRestart() && d.Policy.PermitsAll(vm.current.Policy):
+		case vm.lastGood == nil && vm.served() && !vm.current.Policy.Learns() && vm.current.startedAt.After(vm.restarted) &&
+			d.Policy.PermitsAll(vm.current.Policy):
 			vm.lastGood = vm.current.Policy // the rules have changed again before this was known to be good
 		}
 		vm.lastGood = d.StillGood(vm.lastGood, vm.failures)
