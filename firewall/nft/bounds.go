@@ -32,6 +32,8 @@ type bounds struct {
 }
 
 const (
+	ratePart      = 64  // of the table, in new connections a second: with what each leaves behind, a quarter of it
+	rateMin       = 32  // new connections a second, for a table however small
 	burstMin      = 256 // before that: a browser opens 100 at once
 	proxyBurstMin = 128 // the same of a proxy, which is only made to wait
 	heldPart      = 8   // of the table, in connections that one AppVM holds
@@ -84,7 +86,7 @@ var (
 )
 
 func boundsOf(tracked int) *bounds {
-	b := &bounds{rate: uint32(firewall.ConnectionRate(tracked)), held: uint32(max(tracked/heldPart, heldMin)),
+	b := &bounds{rate: uint32(max(tracked/ratePart, rateMin)), held: uint32(max(tracked/heldPart, heldMin)),
 		questions: uint32(max(tracked/questionsPart, questionsMin)), resolver: uint32(max(tracked/resolverPart, resolverMin))}
 	b.burst, b.proxyBurst = max(2*b.rate, burstMin), max(2*b.rate, proxyBurstMin)
 	return b

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"vifproxy/firewall"
 	"vifproxy/internal/policy"
 	"vifproxy/tinyproxy/kernel"
 	"vifproxy/tinyproxy/limits"
@@ -45,9 +44,7 @@ func (d *doctor) limits() {
 	if err != nil || d.rules.TemplateErr != nil || len(d.rules.Files) == 0 {
 		return
 	}
-	var sum struct{ tasks, memory, tracked, descriptors, names, orphans uint64 }
-	tracked := d.readNumber("/proc/sys/net/netfilter/nf_conntrack_max")
-	orphansOfOne := uint64(firewall.ConnectionRate(int(min(tracked, math.MaxInt32)))) * orphanSeconds
+	var sum struct{ tasks, memory, tracked, descriptors, names uint64 }
 	for _, file := range d.rules.Files {
 		var texts []string
 		if lines, err := file.Lines(policy.LinterFor(config.Filter).Syntax); err == nil {
@@ -60,7 +57,6 @@ func (d *doctor) limits() {
 		sum.memory += l.Memory
 		sum.tracked += connectionsPerClient * uint64(config.MaxClients)
 		sum.descriptors += heldForEach
-		sum.orphans += min(orphansOfOne, l.Memory/orphanMemory)
 		sum.names += limits.SizeOf(texts).Names()
 	}
 	before := len(d.findings)
@@ -73,14 +69,10 @@ func (d *doctor) limits() {
 	}{
 		{sum.tasks, 0, "processes and threads", d.tasks(), "write a smaller MaxClients into the template, or give this VM more memory"},
 		{sum.memory, 20, "MiB of memory", d.memory(), "write a smaller MaxClients into the template, or give this VM more memory"},
-		{sum.tracked, 0, "tracked connections", scarce{"nf_conntrack_max", tracked},
+		{sum.tracked, 0, "tracked connections", scarce{"nf_conntrack_max", d.readNumber("/proc/sys/net/netfilter/nf_conntrack_max")},
 			"sysctl net.netfilter.nf_conntrack_max=" + strconv.FormatUint(2*sum.tracked, 10) + ", or write a smaller MaxClients into the template"},
 		{sum.descriptors + heldByItself, 0, "descriptors of vifproxyd", scarce{"its RLIMIT_NOFILE", d.openFiles()},
 			"raise LimitNOFILE= in the unit with `systemctl edit vifproxyd`"},
-		{sum.orphans, 0, "connections that are closed, and whose last words their AppVM does not take",
-			scarce{"net.ipv4.tcp_max_orphans", d.readNumber("/proc/sys/net/ipv4/tcp_max_orphans")},
-			"sysctl net.ipv4.tcp_max_orphans=" + strconv.FormatUint(sum.orphans, 10) +
-				": if there are more than it says, the kernel cuts off the last words of other connections of this VM"},
 		{sum.names, 20, "MiB of memory for lists in vifproxy-names", scarce{"the size of this VM", limits.ListRoom(d.allMemory())},
 			"shorten the longest lists, or give this VM more memory: it has an eighth of it for lists, and 128 MiB at most"},
 	} {
@@ -104,15 +96,6 @@ const (
 	heldForEach          = 40  // descriptors for an AppVM: process and output of 18 generations, a log, what a start takes
 	heldByItself         = 256 // descriptors: 64 connections of the control socket, sockets, directories
 	connectionsPerClient = 2
-)
-
-// Of a connection that a proxy has closed, and whose AppVM does not take what it was sent.
-const (
-	// orphanSeconds is for how long the kernel keeps it. It asks again after 200 ms, and waits twice as long each time, until the next wait
-	// would be longer than 120 s (tcp_probe_timer in net/ipv4/tcp_timer.c). tcp_orphan_retries is about AppVMs that do not answer at all.
-	orphanSeconds = 325
-	// orphanMemory is what the kernel accounts to the proxy for it, at least: a page.
-	orphanMemory = 4 << 10
 )
 
 // A scarce is a limit that a file holds. It is math.MaxUint64 if it is unknown or unlimited.

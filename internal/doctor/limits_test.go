@@ -10,8 +10,7 @@ import (
 	"vifproxy/rules"
 )
 
-// TestSumsOfLimits: what AppVMs together may take is told if a machine has less: connections that a proxy has closed and whose last words
-// its AppVM does not take, and the memory of lists that are compared with whole URLs.
+// TestSumsOfLimits: the memory that AppVMs together may take is told if a machine has less, and depends on how lines are compared.
 func TestSumsOfLimits(t *testing.T) {
 	found := func(list, directives string, appVMs int, settings map[string]string) string {
 		d := &doctor{Config: Config{Root: t.TempDir()}}
@@ -42,17 +41,6 @@ func TestSumsOfLimits(t *testing.T) {
 			all = append(all, f.Text)
 		}
 		return strings.Join(all, "; ")
-	}
-	closed := func(most string) map[string]string {
-		return map[string]string{"sys/net/netfilter/nf_conntrack_max": "2048", "sys/net/ipv4/tcp_max_orphans": most}
-	}
-	const want = "1 AppVMs may together take 10400 connections that are closed, and whose last words their AppVM does not take, and " +
-		"net.ipv4.tcp_max_orphans allows 2048"
-	if got := found("^a$", "", 1, closed("2048")); got != want {
-		t.Errorf("a small VM: %s", got)
-	}
-	if got := found("^a$", "", 1, closed("10400")); !strings.HasPrefix(got, "this machine has what 1 AppVMs may take") {
-		t.Errorf("a small VM that allows as many: %s", got)
 	}
 	// AppVMs with long lists: their sum depends on how tinyproxy gets the lines.
 	var lines strings.Builder
