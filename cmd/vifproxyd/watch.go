@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"vifproxy/control"
+	"vifproxy/firewall/closed"
 	"vifproxy/firewall/forward"
 	"vifproxy/firewall/nft"
 	"vifproxy/firewall/tracking"
@@ -37,6 +38,7 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor) {
 	})
 	d.helpers.Go(func() { d.proxies.KeepLimits(ctx, impaired(s, "limits of proxies")) })
 	d.helpers.Go(func() { tracking.KeepEvicting(ctx, impaired(s, "connection tracking")) })
+	d.helpers.Go(func() { closed.KeepEnding(ctx, d.ports(), impaired(s, "closed connections")) })
 	d.helpers.Go(func() { d.way.watch(ctx, func() { s.Wake(mailbox.Firewall) }) })
 	d.backlog.OnChange(func() { s.Trouble(events.Impaired, "log", d.backlog.Problem) })
 	watch := func(what string, input mailbox.Reason, f func(ctx context.Context, report func(error)) error) {

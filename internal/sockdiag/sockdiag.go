@@ -1,4 +1,4 @@
-// Package sockdiag reads the table of TCP sockets of this network namespace (sock_diag(7)).
+// Package sockdiag reads the table of TCP sockets of this network namespace (sock_diag(7)), and ends closed ones.
 //
 // A look into the table makes no connection, so no process takes notice of it, and it names the owner of each socket.
 //
@@ -22,8 +22,11 @@ const (
 	established = 1
 	synSent     = 2
 	synRecv     = 3
+	finWait1    = 4
 	closeWait   = 8
+	lastAck     = 9
 	listen      = 10
+	closing     = 11
 	all         = 0xfff // not a state, but the bits of all of them
 )
 
@@ -34,7 +37,9 @@ type Socket struct {
 	Cookie        uint64 // its number; the kernel never gives one twice
 	Accepted      bool   // a process has it open; a connection that nobody has accepted yet is only in its listener's queue
 	Waiting       uint32 // connections that a listener has not accepted yet; of other sockets, bytes that were not read yet
+	Unsent        uint32 // bytes that the other side has not taken yet
 
+	id    [48]byte // by which the kernel finds it
 	state uint8
 	group uint64 // the cgroup that it was made in, or its listener was; 0 if the kernel does not say
 }
@@ -78,6 +83,33 @@ func Connecting(uid uint32, port uint16) (sockets []Socket, err error) {
 		}
 	}
 	return sockets, nil
+}
+
+// Closed returns IPv4 sockets that their process has closed, while the other side has not taken all that they were to send.
+func Closed() (sockets []Socket, err error) {
+	found, err := ask(anyIPv4, 1<<finWait1|1<<closing|1<<lastAck, unix.NLM_F_DUMP)
+	if err != nil {
+		return nil, fmt.Errorf("list closed sockets: %w", err)
+	}
+	return slices.DeleteFunc(found, func(s Socket) bool { return s.Accepted }), nil // one that is shut down still has a process
+}
+
+// Destroy ends connections. It is no error if one has ended meanwhile. EOPNOTSUPP means that the kernel has no CONFIG_INET_DIAG_DESTROY.
+func Destroy(sockets []Socket) error {
+	conn, err := netlink.Dial(unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, s := range sockets {
+		body := request(s.Local, 1<<s.state)
+		copy(body[8:], s.id[:])
+		err := conn.Exchange(netlink.Request(destroy, unix.NLM_F_ACK, body), func(netlink.Message) error { return nil })
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("destroy the socket of %s: %w", s.Remote, err)
+		}
+	}
+	return nil
 }
 
 // Listener returns the socket that a SYN to addr would reach: of that address or of all; nil if none.
@@ -139,6 +171,8 @@ func ask(addr netip.AddrPort, states uint32, flags uint16) (found []Socket, err 
 
 			Accepted: binary.NativeEndian.Uint32(m[68:72]) != 0, // its inode
 			Waiting:  binary.NativeEndian.Uint32(m[56:60]),
+			Unsent:   binary.NativeEndian.Uint32(m[60:64]),
+			id:       [48]byte(m[4:52]),
 		})
 		return nil
 	})
@@ -148,8 +182,7 @@ func ask(addr netip.AddrPort, states uint32, flags uint16) (found []Socket, err 
 	return found, nil
 }
 
-// byFamily is SOCK_DIAG_BY_FAMILY of include/uapi/linux/sock_diag.h.
-const byFamily = 20
+const byFamily, destroy = 20, 21 // SOCK_DIAG_BY_FAMILY, SOCK_DESTROY of include/uapi/linux/sock_diag.h
 
 // groupIn returns the id of the cgroup in the attributes that follow a message; 0 if there is none (before Linux 5.9).
 func groupIn(attributes []byte) (group uint64) {
