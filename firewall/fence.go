@@ -55,8 +55,8 @@ type Opening struct {
 }
 
 // forbidden are networks to which only an opening leads, from the registries of IANA for special purposes
-// (RFC 6890). The networks for documentation are not among them: nobody is there. Neither are those where machines of the world
-// answer, such as AS112's. What explains a refusal names the first one that an address is in.
+// (RFC 6890). The networks for documentation are not among them, because nobody is there, nor those in which public machines
+// answer, such as those of AS112. If an address is in several, explanations name the first of them.
 var forbidden = prefixes(
 	"0.0.0.0/8",      // this host
 	"10.0.0.0/8",     // private (RFC 1918)

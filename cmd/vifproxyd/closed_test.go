@@ -41,8 +41,8 @@ func (s *site) asks(vm string) net.Conn {
 	return conn
 }
 
-// TestClosedConnectionsThatNobodyReads: an AppVM asks for answers and takes nothing of them. What its proxy has closed is gone after a
-// while. Who reads slowly, in the same AppVM or in another one, gets all of an answer.
+// TestClosedConnectionsThatNobodyReads: an AppVM asks for answers and takes nothing of them. When its proxy has closed these connections,
+// the daemon ends them after a while. A client that reads slowly, in the same AppVM or in another one, gets all of an answer.
 func TestClosedConnectionsThatNobodyReads(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.Serve("bank.example", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -69,7 +69,7 @@ func TestClosedConnectionsThatNobodyReads(t *testing.T) {
 			reading.Wait()
 		})
 		defer finish()
-		slow := map[netip.AddrPort]bool{} // the greedy AppVM's
+		slow := map[netip.AddrPort]bool{} // the ends of clients that read slowly
 		for _, vm := range []string{"greedy", "quiet"} {
 			conn := s.asks(vm)
 			slow[netip.MustParseAddrPort(conn.LocalAddr().String())] = true

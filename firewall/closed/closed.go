@@ -27,8 +27,8 @@ const (
 	busyInterval = 2 * time.Second  // the same while an AppVM has more than half of keptMax
 )
 
-// KeepEnding ends such connections until ctx ends. What moves lives, however slowly, unless its AppVM has more than keptMax of them.
-// told gets an error when that begins to fail, and nil when it works again.
+// KeepEnding ends such connections until ctx ends. It spares a connection of which the AppVM takes something, however slowly, unless the
+// AppVM has more than keptMax of them. told gets an error when that begins to fail, and nil when it works again.
 func KeepEnding(ctx context.Context, c firewall.Config, told func(error)) {
 	w := watch{Config: c}
 	var last error
@@ -52,8 +52,8 @@ func KeepEnding(ctx context.Context, c firewall.Config, told func(error)) {
 	}
 }
 
-// errStays is about a kernel that drops what a closed socket was to send, and its timers too, so that the socket stays for ever (tcp_abort
-// in net/ipv4/tcp.c before Linux 6.11). That would be worse than 5 min.
+// errStays says that the kernel does not end a closed socket when it is told to. It drops what the socket was to send, and its timers, and
+// then keeps it for ever (tcp_abort in net/ipv4/tcp.c before Linux 6.11). That is worse than 5 min.
 var errStays = errors.New("this kernel does not end connections that proxies have closed and whose AppVM takes nothing: " +
 	"many of them cut off answers to others (Linux 6.11 or later ends them)")
 
@@ -95,8 +95,11 @@ func (w *watch) look(now time.Time) (busy bool, err error) {
 	for _, all := range of {
 		busy = busy || len(all) > keptMax/2
 		slices.SortFunc(all, func(a, b connection) int { // those that have never moved come first, then the ones that stand still for longest
-			if a.moved != b.moved {
-				return map[bool]int{false: -1, true: 1}[a.moved]
+			switch {
+			case b.moved && !a.moved:
+				return -1
+			case a.moved && !b.moved:
+				return 1
 			}
 			return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.Cookie, b.Cookie))
 		})

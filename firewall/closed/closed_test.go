@@ -53,6 +53,20 @@ func left(t *testing.T) (count map[string]int, unsent map[string]uint32) {
 	return count, unsent
 }
 
+// readsUntilItMoves has a client read until the server's end has less to send than before.
+func readsUntilItMoves(t *testing.T, client int, at string, before uint32) {
+	t.Helper()
+	buf := make([]byte, 1<<10)
+	await.Until(t, "what the client takes has moved", func() bool {
+		_, _, err := unix.Recvfrom(client, buf, unix.MSG_DONTWAIT)
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			t.Fatal(err)
+		}
+		_, now := left(t)
+		return now[at] < before
+	})
+}
+
 // looks looks as if it were a time later. It skips the test on a kernel that cannot end connections.
 func (w *watch) looks(t *testing.T, at time.Time) (busy bool) {
 	t.Helper()
@@ -82,15 +96,7 @@ func TestWhatStandsStillIsEnded(t *testing.T) {
 			t.Fatalf("before the time is over: %v", count)
 		}
 	}
-	buf := make([]byte, 1<<10)
-	await.Until(t, "what the reader takes has moved", func() bool {
-		_, _, err := unix.Recvfrom(reader, buf, unix.MSG_DONTWAIT)
-		if err != nil && !errors.Is(err, unix.EAGAIN) {
-			t.Fatal(err)
-		}
-		_, now := left(t)
-		return now[slow] < before[slow]
-	})
+	readsUntilItMoves(t, reader, slow, before[slow])
 	w.looks(t, now.Add(stillTime))
 	if count, _ := left(t); count[still] != 0 || count[ranged] != 0 || count[other] != 1 || count[slow] != 1 {
 		t.Errorf("when the time is over: %v", count)
@@ -108,15 +114,7 @@ func TestOneAppVMHasSoManyClosedConnections(t *testing.T) {
 		t.Error("it is busy with two")
 	}
 	_, before := left(t)
-	buf := make([]byte, 1<<10)
-	await.Until(t, "what the reader takes has moved", func() bool {
-		_, _, err := unix.Recvfrom(reader, buf, unix.MSG_DONTWAIT)
-		if err != nil && !errors.Is(err, unix.EAGAIN) {
-			t.Fatal(err)
-		}
-		_, now := left(t)
-		return now["127.0.0.2:8100"] < before["127.0.0.2:8100"]
-	})
+	readsUntilItMoves(t, reader, "127.0.0.2:8100", before["127.0.0.2:8100"])
 	for range keptMax + 10 {
 		answered(t, "127.0.0.2", 8100)
 	}
@@ -126,7 +124,7 @@ func TestOneAppVMHasSoManyClosedConnections(t *testing.T) {
 	if count, _ := left(t); count["127.0.0.2:8100"] != keptMax || count["127.0.0.3:8100"] != 1 {
 		t.Errorf("%v", count)
 	}
-	total := 0
+	total, buf := 0, make([]byte, 1<<10)
 	for {
 		n, _, err := unix.Recvfrom(reader, buf, 0)
 		if err != nil {

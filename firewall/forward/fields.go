@@ -122,8 +122,8 @@ func (d *decoder) payload(e expression) {
 	}
 }
 
-// fib reads a look-up of the routing table. What it says about the interface to the destination is about the one by which the packet
-// will leave.
+// fib reads a look-up of the routing table. If the rule asks for the interface to the destination, that is the one by which the packet will
+// leave.
 func (d *decoder) fib(e expression) {
 	f := map[uint32]register{unix.NFT_FIB_RESULT_ADDRTYPE: destinationType,
 		unix.NFT_FIB_RESULT_OIF: outIndex, unix.NFT_FIB_RESULT_OIFNAME: outName}[e.number(unix.NFTA_FIB_RESULT)]

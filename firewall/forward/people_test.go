@@ -40,7 +40,7 @@ var people = []struct{ name, rules, barred string }{
 		"udp dport 53 reject\ntcp dport 53 reject with tcp reset\n" +
 		"oif wg0 accept\niif wg0 ct state established,related accept\nip daddr 192.168.0.0/16 accept\nip saddr 192.168.0.0/16 accept\nreject\n}\n" +
 		"chain nat {\ntype nat hook postrouting priority 100\noif wg0 ct mark 0xf41 drop\noif != lo ct mark 0xf41 masquerade\n}\n}\n", "eth0 eth1 others"},
-	// The rule about addresses of its own may concern an AppVM. Who uses an exit node says --egress-interface.
+	// The rule about addresses of its own may concern an AppVM. If an exit node is used, --egress-interface has to name it.
 	{"Tailscale", "-N ts-forward\n-A FORWARD -j ts-forward\n-A ts-forward -i tailscale0 -j MARK --set-xmark 0x40000/0xff0000\n" +
 		"-A ts-forward -m mark --mark 0x40000/0xff0000 -j ACCEPT\n-A ts-forward -s 100.64.0.0/10 -o tailscale0 -j DROP\n" +
 		"-A ts-forward -o tailscale0 -j ACCEPT", "tailscale0"},

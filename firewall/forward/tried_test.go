@@ -37,7 +37,7 @@ var tried = []struct{ name, before, hook, rules, barred string }{
 	{"antispoofing by a set", "set known {\ntype ifname . ipv4_addr\nelements = { vif1.0 . 10.137.0.11 }\n}\n",
 		"type filter hook prerouting priority -300\npolicy drop", `iifgroup 0 accept; iifname . ip saddr @known accept`, ""},
 
-	// What one rule leaves for another.
+	// One rule sets what another rule asks for.
 	{"labelled", "", "", `oifname "eth0" ct label set 1; ct label 1 drop`, "eth0"},
 	{"labelled elsewhere", "", "", `oifname "wg0" ct label set 1; ct label != 1 drop`, "eth0 eth1 wg0 others"},
 	{"noted in a set", "set s {\ntype ipv4_addr\nflags dynamic,timeout\ntimeout 1h\n}\n", "", `oifname "eth0" update @s { ip daddr }; ip daddr @s drop`, "eth0 eth1 wg0 others"},
