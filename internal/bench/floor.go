@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -90,15 +89,10 @@ func (h *byHand) start() (took time.Duration, end func(), err error) {
 			return err
 		}
 		defer unix.Close(pair[0])
-		null := h.null.Fd()
-		argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid()), confine.ProxyScore}
-		pid, err := syscall.ForkExec(h.sandbox.Helper(), argv, &syscall.ProcAttr{
-			Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Files: []uintptr{null, null, null, uintptr(pair[1])},
-			Sys: &syscall.SysProcAttr{Setsid: true},
-		})
+		pid, err := h.sandbox.ForkExec(confine.Room{}, pair[1], confine.ProxyScore, []string{"PATH=/usr/bin:/bin"}, &syscall.SysProcAttr{Setsid: true})
 		unix.Close(pair[1])
 		if err == nil {
-			err = cell.HandOver(confine.Room{}, pair[0], h.uid, int(null), []string{tinyproxyPath, "-d", "-c", h.config})
+			err = cell.HandOver(confine.Room{}, pair[0], h.uid, int(h.null.Fd()), []string{tinyproxyPath, "-d", "-c", h.config})
 		}
 		if err != nil {
 			return errors.Join(err, cell.Remove())

@@ -9,7 +9,6 @@ import (
 	"os"
 	"regexp"
 	"runtime"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -147,19 +146,11 @@ func connection(fd int) (*net.UnixConn, error) {
 // execute starts a vifproxy-confine that waits for an order, and becomes a program that may use so much memory. Go's collector is to work
 // harder before the kernel ends it: GOMEMLIMIT, package runtime.
 func (s *Server) execute(room confine.Room, order int, memory uint64) (pid int, err error) {
-	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid()), confine.NamesScore}
-	null := s.null.Fd()
-	fds := []uintptr{null, null, null, uintptr(order)}
-	if door := room.Door(); door >= 0 {
-		argv, fds = append(argv, "4"), append(fds, uintptr(door))
-	}
+	env := append([]string{fmt.Sprintf("GOMEMLIMIT=%d", memory-memory/4)}, tinyproxy.Environment...)
 	done := make(chan struct{})
 	fork := func() {
 		defer close(done)
-		pid, err = syscall.ForkExec(s.o.Sandbox.Helper(), argv, &syscall.ProcAttr{
-			Dir: "/", Env: append([]string{fmt.Sprintf("GOMEMLIMIT=%d", memory-memory/4)}, tinyproxy.Environment...), Files: fds,
-			Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL},
-		})
+		pid, err = s.o.Sandbox.ForkExec(room, order, confine.NamesScore, env, &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL})
 	}
 	select {
 	case s.forks <- fork:

@@ -60,7 +60,6 @@ type Options struct {
 type Server struct {
 	o       Options
 	program *os.File // as it was when the daemon started: an upgrade may replace it
-	null    *os.File
 	socket  *os.File // that questions come to
 	port    uint16
 	pins    *pins
@@ -133,9 +132,6 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o005 != 0o005 {
 		return nil, fmt.Errorf("%s may not be executed by everybody (chmod 755 it)", o.Program)
 	}
-	if s.null, err = os.Open(os.DevNull); err != nil {
-		return nil, fmt.Errorf("standard input of the resolver: %w", err)
-	}
 	if s.socket, s.port, err = listen(); err != nil {
 		return nil, fmt.Errorf("socket for questions for names: %w", err)
 	}
@@ -160,7 +156,7 @@ func (s *Server) Stop() {
 }
 
 func (s *Server) close() {
-	for _, f := range []*os.File{s.program, s.null, s.socket} {
+	for _, f := range []*os.File{s.program, s.socket} {
 		if f != nil {
 			f.Close()
 		}

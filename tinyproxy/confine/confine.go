@@ -39,6 +39,7 @@ type Sandbox struct {
 	Missing []kernel.Lack // what this machine does not have
 
 	helper     *os.File        // vifproxy-confine as it was when this daemon started: an upgrade may replace it
+	null       *os.File        // for its standard input and output, with a number above helper's (see openHelper)
 	gateFilter *os.File        // of seccomp, for execve; nil if the kernel has no filters
 	callFilter *os.File        // of seccomp, for all calls of a proxy; nil if the kernel has no filters
 	nameFilter *os.File        // the same for the resolver
@@ -120,27 +121,6 @@ func open(helper string, denied seccomp.Action) (_ *Sandbox, err error) {
 	return s, nil
 }
 
-func (s *Sandbox) openHelper(path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("no program to confine proxies with: open %s: %w (reinstall vifproxy)", path, err)
-	}
-	defer unix.Close(fd)
-	// The child must not give its number to anything else before it executes.
-	const above = 16
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above)
-	if err != nil {
-		return os.NewSyscallError("fcntl", err)
-	}
-	s.helper = os.NewFile(uintptr(dup), path)
-	if info, err := s.helper.Stat(); err != nil {
-		return err
-	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o005 != 0o005 {
-		return fmt.Errorf("%s may not be executed by everybody (chmod 755 it)", path)
-	}
-	return nil
-}
-
 func (s *Sandbox) openFilters(denied seccomp.Action) error {
 	if lacks := kernel.Seccomp(); len(lacks) > 0 {
 		s.Missing = append(s.Missing, lacks...)
@@ -197,7 +177,7 @@ func inMemory(name string, content []byte) (*os.File, error) {
 
 // Close releases what New took. Proxies stay confined.
 func (s *Sandbox) Close() {
-	for _, f := range []*os.File{s.helper, s.gateFilter, s.callFilter, s.nameFilter} {
+	for _, f := range []*os.File{s.helper, s.null, s.gateFilter, s.callFilter, s.nameFilter} {
 		if f != nil {
 			f.Close()
 		}
@@ -273,14 +253,6 @@ func (s *Sandbox) NewRoom() (r Room, err error) {
 	return r, nil
 }
 
-// Door returns the descriptor that a process enters by; -1 if there is no cgroup.
-func (r Room) Door() int {
-	if r.procs == nil {
-		return -1
-	}
-	return int(r.procs.Fd())
-}
-
 // Shut closes the door. Processes that are in stay.
 func (r Room) Shut() {
 	if r.procs != nil {
@@ -338,10 +310,6 @@ func (c *Cell) HandOver(room Room, socket int, uid uint32, output int, argv []st
 	c.room = room
 	return nil
 }
-
-// Helper returns the path of vifproxy-confine for a child of ours. It leads through our descriptor, because the proxy's user
-// may not be able to pass the directories on the way to the file.
-func (s *Sandbox) Helper() string { return fmt.Sprintf("/proc/self/fd/%d", s.helper.Fd()) }
 
 func (s *Sandbox) program(b Box) (program, error) {
 	s.mu.Lock()

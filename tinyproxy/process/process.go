@@ -173,7 +173,11 @@ func (l *Launcher) spawn(path string, argv []string, uid uint32, output int) (pi
 	fork := func() {
 		defer close(done)
 		out := uintptr(output)
-		pid, pidfd, err = l.forkExec(path, argv, &syscall.Credential{Uid: uid, Gid: uid}, out, out)
+		sys := attributes(&pidfd)
+		sys.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+		pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
+			Dir: "/", Env: tinyproxy.Environment, Files: []uintptr{l.null.Fd(), out, out}, Sys: sys,
+		})
 	}
 	select {
 	case l.forks <- fork:
@@ -184,14 +188,9 @@ func (l *Launcher) spawn(path string, argv []string, uid uint32, output int) (pi
 	}
 }
 
-// forkExec must run on a thread that lives as long as the Launcher. The child gets fds as its descriptors from 1 on.
-func (l *Launcher) forkExec(path string, argv []string, user *syscall.Credential, fds ...uintptr) (pid, pidfd int, err error) {
-	pidfd = -1
-	pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
-		Dir: "/", Env: tinyproxy.Environment, Files: append([]uintptr{l.null.Fd()}, fds...),
-		Sys: &syscall.SysProcAttr{Setsid: true, Credential: user, Pdeathsig: unix.SIGKILL, PidFD: &pidfd},
-	})
-	return pid, pidfd, err
+// attributes are those of each process. It ends with the thread that starts it, which must live as long as the Launcher.
+func attributes(pidfd *int) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL, PidFD: pidfd}
 }
 
 // ready notes that the start of the process is complete.

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -27,20 +27,14 @@ func (l *Launcher) enlist() (*recruit, error) {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	defer unix.Close(pair[1])
-	null := l.null.Fd()
-	path := l.options.Sandbox.Helper()
 	room, err := l.options.Sandbox.NewRoom()
 	if err != nil {
 		unix.Close(pair[0])
 		return nil, err
 	}
 	defer room.Shut()
-	argv := []string{"vifproxy-confine", strconv.Itoa(os.Getpid()), confine.ProxyScore}
-	fds := []uintptr{null, null, uintptr(pair[1])}
-	if door := room.Door(); door >= 0 {
-		argv, fds = append(argv, "4"), append(fds, uintptr(door))
-	}
-	pid, pidfd, err := l.forkExec(path, argv, nil, fds...)
+	pidfd := -1
+	pid, err := l.options.Sandbox.ForkExec(room, pair[1], confine.ProxyScore, tinyproxy.Environment, attributes(&pidfd))
 	if err != nil {
 		unix.Close(pair[0])
 		return nil, errors.Join(fmt.Errorf("start vifproxy-confine: %w", err), room.Remove())
