@@ -166,6 +166,9 @@ func (m *machine) next() {
 // cannot be written, leaves nobody what a list has taken away.
 var hindrances = []trouble{links, ruleFiles, chains, qubesDB, firewallFails, firewallMoody, firewallUnfenced, firewallShut, firewallSlow, startSlow, deaf, unseen, endSlow}
 
+// retryMax is how long the daemon waits, at most, until it tries again to write what could not be written.
+const retryMax = 6 * time.Second
+
 // isCalm reports whether nothing keeps the daemon from doing what inputs say.
 func (m *machine) isCalm() bool {
 	if m.life == nil || !m.life.told.IsZero() || !m.life.wrote || !m.fenced || m.stale != [3]bool{} || time.Now().Before(m.tearing) && !m.forever {
@@ -174,7 +177,7 @@ func (m *machine) isCalm() bool {
 	if slices.ContainsFunc(hindrances, m.fails) {
 		return false
 	}
-	return !m.isSlow()
+	return !m.isSlow() && (!m.fwFailed || time.Since(m.failed) > retryMax)
 }
 
 // isSlow reports whether an effect is under way that takes long.
