@@ -28,6 +28,7 @@ var Echo = netip.MustParseAddr("203.0.113.7")
 var outside = []netip.Prefix{
 	netip.MustParsePrefix("198.51.100.0/24"),
 	netip.MustParsePrefix("203.0.113.0/24"),
+	netip.MustParsePrefix("192.0.4.0/22"), // for names with more addresses than those have
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("172.16.0.0/12"),
 	netip.MustParsePrefix("192.168.0.0/16"),

@@ -1,8 +1,11 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -37,7 +40,7 @@ type names struct {
 	hosts   map[string]record // lower case, no trailing dot
 	given   int               // how many origins have an address
 	manners map[netip.Addr]Manner
-	conns   map[netip.Addr]*net.UDPConn // of the name servers that are not dead
+	conns   map[netip.Addr]conns // of the name servers that are not dead
 }
 
 // A record is what is known of a name. Without addresses the name does not exist.
@@ -56,20 +59,31 @@ func (n *names) set(name string, r record) {
 	n.hosts[name] = r
 }
 
-// lookup returns the addresses of a name, nil if there is no such name, the name that it is an alias of, and for how many seconds that is
-// true.
-func (n *names) lookup(name string) (addrs []netip.Addr, alias string, ttl uint32) {
+// conns are what a name server is asked by.
+type conns struct {
+	udp *net.UDPConn
+	tcp net.Listener
+}
+
+func (c conns) close() error { return errors.Join(c.udp.Close(), c.tcp.Close()) }
+
+// aliasesMax is how many aliases an answer has, as of a name that is an alias of itself.
+const aliasesMax = 32
+
+// lookup returns the addresses of a name, nil if there is no such name, the names that it leads through as an alias, and for how many
+// seconds that is true.
+func (n *names) lookup(name string) (addrs []netip.Addr, aliases []string, ttl uint32) {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	r, known := n.hosts[name]
-	if known && r.alias != "" {
-		alias = r.alias
-		r, known = n.hosts[alias]
-		name = alias
+	for known && r.alias != "" && len(aliases) < aliasesMax {
+		name = r.alias
+		aliases = append(aliases, name)
+		r, known = n.hosts[name]
 	}
 	if !known && !strings.HasSuffix(name, ".example") {
-		return nil, alias, 0
+		return nil, aliases, 0
 	}
 	if !known {
 		last := firstOrigin.As4()
@@ -78,7 +92,10 @@ func (n *names) lookup(name string) (addrs []netip.Addr, alias string, ttl uint3
 		r = always(netip.AddrFrom4(last))
 		n.hosts[name] = r
 	}
-	return r.addrs(), alias, r.ttl
+	if r.alias != "" {
+		return nil, aliases, 0
+	}
+	return r.addrs(), aliases, r.ttl
 }
 
 func always(addrs ...netip.Addr) record {
@@ -90,31 +107,37 @@ func (n *names) listen(at netip.Addr, m Manner) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.manners == nil {
-		n.manners, n.conns = map[netip.Addr]Manner{}, map[netip.Addr]*net.UDPConn{}
+		n.manners, n.conns = map[netip.Addr]Manner{}, map[netip.Addr]conns{}
 	}
 	n.manners[at] = m
-	conn := n.conns[at]
+	c, listens := n.conns[at]
 	switch {
-	case m.Dead && conn != nil:
+	case m.Dead && listens:
 		delete(n.conns, at)
-		return conn.Close()
-	case m.Dead || conn != nil:
+		return c.close()
+	case m.Dead || listens:
 		return nil
 	}
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 53)))
+	port := netip.AddrPortFrom(at, 53)
+	udp, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(port))
 	if err != nil {
 		return err
 	}
-	n.conns[at] = conn
-	go n.serve(at, conn)
+	tcp, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(port))
+	if err != nil {
+		return errors.Join(err, udp.Close())
+	}
+	n.conns[at] = conns{udp, tcp}
+	go n.serve(at, udp)
+	go n.serveTCP(at, tcp)
 	return nil
 }
 
 func (n *names) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, conn := range n.conns {
-		conn.Close()
+	for _, c := range n.conns {
+		c.close() //nolint:errcheck // all ends
 	}
 }
 
@@ -126,14 +149,12 @@ func (n *names) serve(at netip.Addr, conn *net.UDPConn) {
 		if err != nil {
 			return
 		}
-		n.mu.Lock()
-		m := n.manners[at]
-		n.mu.Unlock()
+		m := n.manner(at)
 		if m.Silent {
 			continue
 		}
 		answer := func() { // by what is so when it answers
-			if reply, err := n.answer(buf[:size], m); err == nil {
+			if reply, err := n.answer(buf[:size], m, 0); err == nil {
 				conn.WriteToUDPAddrPort(reply, from) //nolint:errcheck // who asked asks again
 			}
 		}
@@ -145,8 +166,47 @@ func (n *names) serve(at netip.Addr, conn *net.UDPConn) {
 	}
 }
 
-// answer answers a query; what is not a query it does not answer.
-func (n *names) answer(query []byte, m Manner) ([]byte, error) {
+func (n *names) manner(at netip.Addr) Manner {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.manners[at]
+}
+
+// serveTCP answers questions whose answers are too long for a datagram, one for each connection, until the listener is closed.
+func (n *names) serveTCP(at netip.Addr, l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(connTime))
+			var size [2]byte
+			if _, err := io.ReadFull(conn, size[:]); err != nil {
+				return
+			}
+			query := make([]byte, binary.BigEndian.Uint16(size[:]))
+			if _, err := io.ReadFull(conn, query); err != nil {
+				return
+			}
+			m := n.manner(at)
+			time.Sleep(m.Late)
+			reply, err := n.answer(query, m, math.MaxUint16)
+			if err != nil || m.Silent {
+				return
+			}
+			conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)) //nolint:errcheck // who asked asks again
+		}()
+	}
+}
+
+// connTime is how long a connection to a name server may last.
+const connTime = 10 * time.Second
+
+// answer answers a query; what is not a query it does not answer. An answer that is longer than most is cut off; most 0 is what the
+// query says (RFC 6891, section 6.2.3).
+func (n *names) answer(query []byte, m Manner, most int) ([]byte, error) {
 	var p dnsmessage.Parser
 	header, err := p.Start(query)
 	if err != nil {
@@ -159,7 +219,10 @@ func (n *names) answer(query []byte, m Manner) ([]byte, error) {
 	if m.NoIPv6 && q.Type == dnsmessage.TypeAAAA {
 		return nil, fmt.Errorf("%v is not answered", q.Type)
 	}
-	addrs, alias, ttl := n.lookup(q.Name.String())
+	if most == 0 {
+		most = datagramMost(p)
+	}
+	addrs, aliases, ttl := n.lookup(q.Name.String())
 	ttl = max(ttl, m.TTL)
 	owner := q.Name
 	reply := dnsmessage.Message{
@@ -170,14 +233,16 @@ func (n *names) answer(query []byte, m Manner) ([]byte, error) {
 	if len(addrs) == 0 {
 		reply.RCode = dnsmessage.RCodeNameError
 	}
-	if alias != "" {
-		if owner, err = dnsmessage.NewName(alias + "."); err != nil {
+	for _, alias := range aliases {
+		of, err := dnsmessage.NewName(alias + ".")
+		if err != nil {
 			return nil, err
 		}
 		reply.Answers = append(reply.Answers, dnsmessage.Resource{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: ttl},
-			Body:   &dnsmessage.CNAMEResource{CNAME: owner},
+			Header: dnsmessage.ResourceHeader{Name: owner, Class: dnsmessage.ClassINET, TTL: ttl},
+			Body:   &dnsmessage.CNAMEResource{CNAME: of},
 		})
+		owner = of
 	}
 	for _, a := range addrs {
 		if q.Type == dnsmessage.TypeAAAA && a.Is6() {
@@ -193,7 +258,31 @@ func (n *names) answer(query []byte, m Manner) ([]byte, error) {
 			})
 		}
 	}
+	packed, err := reply.Pack()
+	if err != nil || len(packed) <= most {
+		return packed, err
+	}
+	reply.Truncated, reply.Answers = true, nil
 	return reply.Pack()
+}
+
+// datagramMost returns how long an answer may be to a query whose question has been parsed.
+func datagramMost(p dnsmessage.Parser) int {
+	if errors.Join(p.SkipAllQuestions(), p.SkipAllAnswers(), p.SkipAllAuthorities()) != nil {
+		return 512
+	}
+	for {
+		h, err := p.AdditionalHeader()
+		if err != nil {
+			return 512
+		}
+		if h.Type == dnsmessage.TypeOPT {
+			return max(512, int(h.Class))
+		}
+		if p.SkipAdditional() != nil {
+			return 512
+		}
+	}
 }
 
 // Host makes a name resolve to the given addresses; with none the name does not exist. The answer is true for the TTL of its Manner. Names under .example need
@@ -202,7 +291,7 @@ func (l *Lab) Host(name string, addrs ...netip.Addr) {
 	l.net.names.set(strings.ToLower(name), always(addrs...))
 }
 
-// Alias makes a name an alias (CNAME) of another one.
+// Alias makes a name an alias (CNAME) of another one, which may be one too.
 func (l *Lab) Alias(name, of string) {
 	l.net.names.set(strings.ToLower(name), record{alias: strings.ToLower(of)})
 }
