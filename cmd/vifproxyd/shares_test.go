@@ -11,6 +11,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+
+	"vifproxy/internal/lab"
 )
 
 // smallTable is nf_conntrack_max in a Qubes VM of 300 MB.
@@ -87,8 +93,52 @@ func (s *site) storm(vm, request string) (stop func() (opened, answered int)) {
 	}
 }
 
-// TestTrackingIsShared: one AppVM opens and closes 200 connections a second, without a request and with one each. Connection tracking
-// keeps few of them, and the requests of its neighbour succeed. No other test has its address: on a busy machine its proxy serves as many
+// pings has an AppVM ask its gateway for echoes, 200 a second, each as another conversation, until the test is over or stop is called.
+// The result of stop says how many it has sent, and how many have come back.
+func (s *site) pings(vm string) (stop func() (sent, answered int)) {
+	s.Helper()
+	var socket *os.File
+	s.must(s.DoVM(vm, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
+		if err != nil {
+			return err
+		}
+		socket = os.NewFile(uintptr(fd), "pings")
+		return unix.Connect(fd, &unix.SockaddrInet4{Addr: lab.Gateway.As4()})
+	}))
+	ctx, cancel := context.WithCancel(s.Context())
+	sent, answered := 0, 0
+	var all sync.WaitGroup
+	all.Go(func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for ; ctx.Err() == nil; <-tick.C {
+			sent++
+			m, _ := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: sent & 0xffff}}).Marshal(nil)
+			_, _ = socket.Write(m)
+		}
+	})
+	all.Go(func() {
+		for buffer := make([]byte, 1500); ; {
+			n, err := socket.Read(buffer)
+			if err != nil {
+				return
+			}
+			if head := int(buffer[0]&0xf) * 4; n > head && buffer[head] == byte(ipv4.ICMPTypeEchoReply) {
+				answered++
+			}
+		}
+	})
+	return func() (int, int) {
+		cancel()
+		socket.Close()
+		all.Wait()
+		return sent, answered
+	}
+}
+
+// TestTrackingIsShared: one AppVM pings its gateway 200 times a second, or opens and closes as many connections, without a request and
+// with one each. Connection tracking keeps few of them, and the requests of its neighbour succeed. No other test has its address: on a busy machine its proxy serves as many
 // as it may.
 func TestTrackingIsShared(t *testing.T) {
 	onBoth(t, func(s *site) {
@@ -101,14 +151,18 @@ func TestTrackingIsShared(t *testing.T) {
 		s.opens("greedy", "http://bank.example/")
 		s.opens("quiet", "http://shop.example/")
 		for _, storm := range []struct {
-			name, request string
-			most          int
+			name  string
+			begin func() (stop func() (int, int))
+			most  int
 		}{
-			{"connections", "", 512},
+			{"pings", func() func() (int, int) { return s.pings("greedy") }, smallTable / 8},
+			{"connections", func() func() (int, int) { return s.storm("greedy", "") }, smallTable / 4},
 			// Its connections and its proxy's, 256 each, and those that are over and still there: half of the table (docs/security.md).
-			{"requests", "GET http://bank.example/ HTTP/1.0\r\nHost: bank.example\r\n\r\n", smallTable / 2},
+			{"requests", func() func() (int, int) {
+				return s.storm("greedy", "GET http://bank.example/ HTTP/1.0\r\nHost: bank.example\r\n\r\n")
+			}, smallTable / 2},
 		} {
-			stop := s.storm("greedy", storm.request)
+			stop := storm.begin()
 			most, asked := 0, 0
 			for begin := time.Now(); time.Since(begin) < *starveTime; time.Sleep(50 * time.Millisecond) {
 				most = max(most, s.tracked())

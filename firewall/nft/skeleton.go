@@ -52,7 +52,7 @@ func chains(c firewall.Config, b *bounds) []chain {
 	if c.Switchboard {
 		door, answers = handedOver(c, b.ofAppVM(c), grants), All(TCP, is(sport, net16(c.ProxyPort)...))
 	}
-	chains := slices.Concat(door, shownGateways(c), fenceChains(c, answers), questionChains())
+	chains := slices.Concat(door, shownGateways(c), fenceChains(c, answers), questionChains(), pingChains())
 	if b == nil {
 		return chains
 	}
@@ -91,6 +91,21 @@ func questionChains() []chain {
 		// asker (Linux 6.18, findings/nat-forgets-who-asks.sh), so the uid has to fit. The C library asks again from another port.
 		{"inet vifproxy", "question", hook{}, []Rule{
 			All(ipv4, udp, in(askedSet, skuid, ipDaddr, dport), Accept),
+		}},
+	}
+}
+
+// pingChains returns the chain that keeps connection tracking away from pings of AppVMs to this machine, which Qubes accepts: each is kept
+// for 30 s (nf_conntrack_icmp_timeout), so one AppVM could fill the table. The types are those that begin an entry (valid_new in
+// net/netfilter/nf_conntrack_proto_icmp.c and nf_conntrack_proto_icmpv6.c of Linux 6.18), and answers between them. An error stays
+// tracked: it may concern a connection that nat translates.
+func pingChains() []chain {
+	return []chain{
+		{"inet vifproxy", "pings", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{
+			All(fromVif, is(l4proto, unix.IPPROTO_ICMP), is(icmpType, 8), local, notrack),
+			All(fromVif, is(l4proto, unix.IPPROTO_ICMP), between(icmpType, []byte{13}, []byte{18}), local, notrack),
+			All(fromVif, is(l4proto, unix.IPPROTO_ICMPV6), is(icmpType, 128), local, notrack),
+			All(fromVif, is(l4proto, unix.IPPROTO_ICMPV6), is(icmpType, 139), local, notrack),
 		}},
 	}
 }

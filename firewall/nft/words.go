@@ -91,6 +91,7 @@ var (
 	sport        = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2)
 	dport        = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
 	tcpFlags     = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
+	icmpType     = payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
 
 	originalDaddr    = original(unix.NFT_CT_DST_IP, 4)
 	originalIP6Daddr = original(unix.NFT_CT_DST_IP6, 16)
