@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -118,14 +119,15 @@ func TestDaemonKilled(t *testing.T) {
 		t.Error("the daemon cleaned up, so this test tests nothing")
 	}
 	l := newLauncher(t, func(o *Options) { o.RuntimeDir = run })
-	if n, err := l.Reap(bounded(t)); n != 3 || err != nil {
+	// A process that ends just then has no network any more, and counts too, even if it is another test's.
+	if n, err := l.Reap(bounded(t)); n < 3 || err != nil {
 		t.Errorf("reaped %d: %v, want the 3 children of the proxies", n, err)
 	}
 	if got := tree(t, run); got != "" {
 		t.Errorf("left: %s", got)
 	}
-	if n, err := l.Reap(bounded(t)); n != 0 || err != nil {
-		t.Errorf("reaped %d more: %v", n, err)
+	if left := running(t, func(_, group int) bool { return slices.Contains(pids, group) }); left != nil {
+		t.Errorf("left: %s", left)
 	}
 }
 
