@@ -162,7 +162,7 @@ func (p *party) find(f *flight) outcome {
 	if len(kept) == 0 {
 		return outcome{failure: wire.Fence, why: "it leads to " + several(o.addrs) + ", which no proxy may reach"}
 	}
-	if failed := p.pin(ctx, f.name, public, o.ttl); failed.failure != "" {
+	if failed := p.pin(ctx, f.name, public, o.ttl, pinRenewed); failed.failure != "" {
 		return failed
 	}
 	o.addrs = p.resolver.rotate(kept)

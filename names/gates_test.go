@@ -139,7 +139,7 @@ func TestWhatListsPermit(t *testing.T) {
 	}
 }
 
-// A name that only a real tinyproxy can compare is judged once.
+// A name that only a real tinyproxy can compare is judged once, when one can be asked.
 func TestJudgedOnce(t *testing.T) {
 	t.Parallel()
 	server := serve(t, public)
@@ -147,6 +147,10 @@ func TestJudgedOnce(t *testing.T) {
 	m.judge = func(d wire.Doubt) bool { return d.Name == "b.example" }
 	m.open(wire.Gate{UID: 1, DefaultAllow: true, Lines: []string{`(a)\1`}})
 	p := m.proxy(1)
+	m.unheard = 1
+	if addrs, code := p.ask("b.example.", typeA); len(addrs) > 0 || code != dnsmessage.RCodeServerFailure {
+		t.Errorf("b.example, without a judgement: %v, %v", addrs, code)
+	}
 	for range 3 {
 		if addrs, code := p.ask("b.example.", typeA); len(addrs) != 1 {
 			t.Errorf("b.example: %v", code)
@@ -155,7 +159,7 @@ func TestJudgedOnce(t *testing.T) {
 			t.Errorf("c.example: %v, %v", addrs, code)
 		}
 	}
-	if n := m.count(func(r wire.Report) bool { return r.Judge != nil }); n != 3 { // b, c and "c."
+	if n := m.count(func(r wire.Report) bool { return r.Judge != nil }); n != 4 { // b twice, c and "c."
 		t.Errorf("%d judgements", n)
 	}
 }

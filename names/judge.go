@@ -15,16 +15,17 @@ const (
 	judgesMax = 128
 )
 
-// judged asks a real tinyproxy about a name that the gates doubt. The outcome has a failure unless one permits it.
+// judged asks a real tinyproxy about a name that the gates doubt. The outcome has a failure unless one permits it. What none could be
+// asked is asked again.
 func (p *party) judged(ctx context.Context, name string) (failed outcome) {
 	p.mu.Lock()
 	gates := p.gates
 	p.mu.Unlock()
 	for _, g := range gates {
 		for _, form := range g.doubtful(name) {
-			permits, ok := p.judge(ctx, g, form)
-			if !ok {
-				return outcome{failure: wire.TooMany, why: "too many names that only tinyproxy can compare"}
+			permits, failed := p.judge(ctx, g, form)
+			if failed.failure != "" {
+				return failed
 			}
 			if permits {
 				g.learn(name, yes)
@@ -53,24 +54,28 @@ func (g *gate) doubtful(name string) []string {
 }
 
 // judge asks the daemon about one form of a name.
-func (p *party) judge(ctx context.Context, g *gate, form string) (permits, ok bool) {
+func (p *party) judge(ctx context.Context, g *gate, form string) (permits bool, failed outcome) {
 	r := p.resolver
+	tooMany := outcome{failure: wire.TooMany, why: "too many names that only tinyproxy can compare"}
 	if !p.judging.Allow() {
-		return false, false
+		return false, tooMany
 	}
 	select {
 	case r.judges <- struct{}{}:
 	case <-ctx.Done():
-		return false, false
+		return false, tooMany
 	}
 	defer func() { <-r.judges }()
 	id, done := r.judging.begin()
 	defer r.judging.end(id)
 	r.report(wire.Report{Judge: &wire.Doubt{ID: id, Gate: g.id, Name: form}})
 	select {
-	case permits = <-done:
-		return permits, true
+	case judged := <-done:
+		if judged.Failed {
+			return false, outcome{failure: wire.ServerError, why: "no tinyproxy could be asked whether its list permits it"}
+		}
+		return judged.Permits, outcome{}
 	case <-ctx.Done():
-		return false, false
+		return false, tooMany
 	}
 }

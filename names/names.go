@@ -63,8 +63,8 @@ type Resolver struct {
 	configured chan struct{}
 	turn       atomic.Uint32 // of addresses
 	route      route
-	pinning    waiting
-	judging    waiting
+	pinning    waiting[bool]
+	judging    waiting[wire.Judged]
 	judges     chan struct{}
 
 	life  context.Context
@@ -172,7 +172,7 @@ func (r *Resolver) obey() error {
 		case o.Pinned != nil:
 			r.pinning.tell(o.Pinned.ID, o.Pinned.OK)
 		case o.Judged != nil:
-			r.judging.tell(o.Judged.ID, o.Judged.Permits)
+			r.judging.tell(o.Judged.ID, *o.Judged)
 		case o.Ask != nil:
 			go r.askFor(*o.Ask)
 		}

@@ -108,6 +108,7 @@ type machine struct {
 	pinned  map[netip.Addr]uint32
 	refuse  bool                        // pins
 	judge   func(wire.Doubt) bool       // what a real tinyproxy would say
+	unheard int                         // so many judgements fail
 	acked   func(p *wire.Pin)           // is called before a pin is acknowledged
 	closed  func(id int64)              // is called when a gate is closed
 	at      map[uint32]netip.Addr       // askers
@@ -205,7 +206,11 @@ func (m *machine) listen(decoder *wire.Decoder[wire.Report]) {
 		case r.Closed != 0 && m.closed != nil:
 			m.closed(r.Closed)
 		case r.Judge != nil:
-			answer.Judged = &wire.Judged{ID: r.Judge.ID, Permits: m.judge(*r.Judge)}
+			if answer.Judged = (&wire.Judged{ID: r.Judge.ID, Failed: m.unheard > 0}); m.unheard > 0 {
+				m.unheard--
+			} else {
+				answer.Judged.Permits = m.judge(*r.Judge)
+			}
 		case r.Answer != nil:
 			m.answers[r.Answer.ID] <- r.Answer
 		}

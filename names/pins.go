@@ -15,7 +15,8 @@ const (
 	// never meets a pin that has just ended.
 	pinLeast = 60 * time.Second
 	pinSlack = 30 * time.Second
-	// pinRenewed is how much must be left of a pin for an answer to go out without another one.
+	// pinRenewed is how much must be left of a pin for an answer to go out without another one. What is pinned of hosts(5) has to last
+	// until the next look besides.
 	pinRenewed = 30 * time.Second
 	// pinsMax is how many addresses of one uid are pinned, and pinsTotal how many of all. As many as pinsLeast are always.
 	pinsMax   = 512
@@ -38,8 +39,9 @@ type pin struct {
 	pinned bool     // the kernel has it
 }
 
-// pin has the addresses of a name pinned, and returns when all are. The outcome has a failure if they are not.
-func (p *party) pin(ctx context.Context, name string, addrs []netip.Addr, ttl time.Duration) (failed outcome) {
+// pin has the addresses of a name pinned, unless their pins have that much time left, and returns when all are. The outcome has a failure if
+// they are not.
+func (p *party) pin(ctx context.Context, name string, addrs []netip.Addr, ttl, left time.Duration) (failed outcome) {
 	if len(addrs) == 0 {
 		return outcome{}
 	}
@@ -55,7 +57,7 @@ func (p *party) pin(ctx context.Context, name string, addrs []netip.Addr, ttl ti
 		if x != nil {
 			x.note(name)
 		}
-		if x == nil || !x.pinned || x.until.Sub(now) < pinRenewed {
+		if x == nil || !x.pinned || x.until.Sub(now) < left {
 			missing = append(missing, a)
 		}
 	}
@@ -93,14 +95,16 @@ func (p *party) pin(ctx context.Context, name string, addrs []netip.Addr, ttl ti
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var lost []netip.Addr
 	for i, a := range missing {
 		if p.pins[a] != made[i] {
 			continue // another one came after it, or it was taken away
 		}
 		if made[i].pinned = ok; !ok {
-			delete(p.pins, a)
+			lost = append(lost, a)
 		}
 	}
+	p.unpin(lost) // the kernel may have some of them, or get them late
 	if !ok {
 		return outcome{failure: wire.ServerError, why: "the firewall could not open its addresses"}
 	}
@@ -165,7 +169,7 @@ func (p *party) pinHosts(ctx context.Context, hosts map[string][]netip.Addr) {
 		public := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !firewall.Public(a) })
 		if permitted {
 			for some := range slices.Chunk(public, wire.AddrsMax) {
-				_ = p.pin(ctx, name, some, wire.PinMax*time.Second) // tried again
+				_ = p.pin(ctx, name, some, wire.PinMax*time.Second, hostsInterval+pinRenewed) // tried again
 			}
 		}
 	}

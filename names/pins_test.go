@@ -1,6 +1,7 @@
 package names
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -199,8 +200,16 @@ func TestFailuresAreTold(t *testing.T) {
 func TestChangingAddresses(t *testing.T) {
 	t.Parallel()
 	var n atomic.Int32
+	const perName = 16
 	server := serve(t, func(q dnsmessage.Question) *reply {
 		i := n.Add(1)
+		if strings.HasSuffix(q.Name.String(), ".wild.example.") {
+			var many []string
+			for j := range perName {
+				many = append(many, fmt.Sprintf("93.%d.%d.%d", 186+i/250, i%250, j))
+			}
+			return a(q, 3600, many...)
+		}
 		return a(q, 0, fmt.Sprintf("93.184.%d.%d", i/250, i%250), fmt.Sprintf("93.185.%d.%d", i/250, i%250))
 	})
 	m := start(t, wire.Settings{Servers: []netip.Addr{server.addr}})
@@ -223,6 +232,12 @@ func TestChangingAddresses(t *testing.T) {
 		})
 	}
 	wait.Wait()
+	p := m.proxy(1)
+	for i := range pinsMax/perName + 8 {
+		if addrs, code := p.ask(fmt.Sprintf("n%d.wild.example.", i), typeA); len(addrs) != perName {
+			t.Errorf("name %d: %v, %v", i, addrs, code)
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.pinned) > pinsMax {
@@ -277,5 +292,49 @@ func TestNoPinIsOnlyForgotten(t *testing.T) {
 	}
 	if forgotten := pinsMax - len(p.pins); forgotten == 0 || unpinned != forgotten {
 		t.Errorf("%d pins are forgotten, %d are taken away", forgotten, unpinned)
+	}
+}
+
+// What could not be pinned is taken away: the kernel may have a part of it, or get it late.
+func TestNoPinComesLate(t *testing.T) {
+	t.Parallel()
+	server := serve(t, public)
+	m := start(t, wire.Settings{Servers: []netip.Addr{server.addr}})
+	m.open(bank(1))
+	m.mu.Lock()
+	m.refuse = true
+	m.mu.Unlock()
+	if addrs, code := m.proxy(1).ask("bank.example.", typeA); len(addrs) > 0 || code != dnsmessage.RCodeServerFailure {
+		t.Errorf("answered with %v, %v", addrs, code)
+	}
+	pin := m.until("a pin", func(r wire.Report) bool { return r.Pin != nil }).Pin
+	m.until("its end", func(r wire.Report) bool { return r.Unpin != nil && slices.Equal(r.Unpin.Addrs, pin.Addrs) })
+}
+
+// What hosts(5) says is pinned again before its pin ends, also for an AppVM that came between two looks.
+func TestHostsStayPinned(t *testing.T) {
+	t.Parallel()
+	r := &Resolver{reports: make(chan wire.Report, reportsMax), life: t.Context()}
+	r.byAddr.Store(&map[netip.Addr]*party{})
+	p := newParty(r, 1, netip.MustParseAddr("127.64.0.1"))
+	order := bank(1)
+	order.ID, order.Language = 1, "ere"
+	g, err := newGate(&order)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.gates = []*gate{g}
+	soon, later := netip.MustParseAddr("93.184.216.1"), netip.MustParseAddr("93.184.216.2")
+	for addr, left := range map[netip.Addr]time.Duration{soon: hostsInterval, later: 2 * hostsInterval} {
+		p.pins[addr] = &pin{until: time.Now().Add(left), names: []string{"bank.example"}, pinned: true}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // nobody answers here
+	p.pinHosts(ctx, map[string][]netip.Addr{"bank.example": {soon, later}})
+	if len(r.reports) == 0 {
+		t.Fatal("nothing is pinned")
+	}
+	if pin := (<-r.reports).Pin; pin == nil || !slices.Equal(pin.Addrs, []netip.Addr{soon}) {
+		t.Errorf("%+v", pin)
 	}
 }

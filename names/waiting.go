@@ -8,37 +8,37 @@ import (
 )
 
 // waiting are those who wait for an answer of the daemon.
-type waiting struct {
+type waiting[T any] struct {
 	mu   sync.Mutex
 	last int64
-	done map[int64]chan bool
+	done map[int64]chan T
 }
 
 // begin returns a new id, and where the answer comes.
-func (w *waiting) begin() (id int64, done <-chan bool) {
+func (w *waiting[T]) begin() (id int64, done <-chan T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.done == nil {
-		w.done = map[int64]chan bool{}
+		w.done = map[int64]chan T{}
 	}
 	w.last++
-	c := make(chan bool, 1)
+	c := make(chan T, 1)
 	w.done[w.last] = c
 	return w.last, c
 }
 
 // tell hands an answer to who waits for it, if somebody does.
-func (w *waiting) tell(id int64, ok bool) {
+func (w *waiting[T]) tell(id int64, answer T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if c := w.done[id]; c != nil {
-		c <- ok
+		c <- answer
 		delete(w.done, id)
 	}
 }
 
 // end ends the wait.
-func (w *waiting) end(id int64) {
+func (w *waiting[T]) end(id int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.done, id)

@@ -70,6 +70,9 @@ func (s *Server) fork(ready chan<- error) {
 
 // spawn starts a resolver. It returns the daemon's end of their conversation.
 func (s *Server) spawn() (c *child, conn *net.UnixConn, err error) {
+	if err := s.mendSocket(); err != nil {
+		return nil, nil, fmt.Errorf("socket for questions for names: %w", err)
+	}
 	cell, err := s.o.Sandbox.PrepareNames(s.program)
 	if err != nil {
 		return nil, nil, fmt.Errorf("confine it: %w", err)

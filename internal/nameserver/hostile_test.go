@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"vifproxy/internal/await"
@@ -63,6 +65,50 @@ func TestAHostileResolverIsConfined(t *testing.T) {
 	}
 	if p.ends() != 0 {
 		t.Error("it has ended")
+	}
+}
+
+// What a resolver that somebody has taken over does to the socket for questions ends with it: it belongs to those that come after, too.
+func TestTheSocketIsMended(t *testing.T) {
+	p := start(t, hostile, nil)
+	socket := func() (*os.File, error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.socket, p.unsettled()
+	}
+	for _, how := range []string{"connected", "disconnected", "errors", "reused", "small", "shut", "silent", "as it was"} {
+		p.works()
+		before, _ := socket()
+		pid := p.pid()
+		if _, err := p.LookUp(t.Context(), 0, "try unsettle "+how); fmt.Sprint(err) != "done" {
+			t.Errorf("%s: %v", how, err)
+		}
+		if _, err := socket(); (err == nil) != (how == "as it was") {
+			t.Errorf("%s: the socket is changed: %v", how, err)
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		p.until("another one runs", func() bool { return p.pid() != pid })
+		p.works()
+		now, err := socket()
+		if err != nil {
+			t.Errorf("%s: the next one has a socket that is changed: %v", how, err)
+		}
+		if (now == before) != (how == "as it was") {
+			t.Errorf("%s: the next one has the same socket: %v", how, now == before)
+		}
+		asker, err := net.Dial("udp4", fmt.Sprintf("127.0.0.1:%d", p.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(asker, how)
+		asker.Close()
+		got := make([]byte, 100)
+		p.until("a question comes: "+how, func() bool { // and those that waited before it
+			n, _, err := unix.Recvfrom(int(now.Fd()), got, unix.MSG_DONTWAIT)
+			return err == nil && string(got[:n]) == how
+		})
 	}
 }
 
@@ -185,7 +231,7 @@ func TestEvents(t *testing.T) {
 // A name that only a real tinyproxy compares is judged, and permitted if that permits it.
 func TestJudging(t *testing.T) {
 	p := start(t, hostile, nil)
-	for name, want := range map[string]string{"permitted": "permitted", "other": "not permitted"} {
+	for name, want := range map[string]string{"permitted": "permitted", "other": "not permitted", "unheard": "nobody knows"} {
 		if _, err := p.Open(t.Context(), order(0x70890001, name)); err != nil {
 			t.Fatal(err)
 		}

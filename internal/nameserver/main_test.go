@@ -155,7 +155,12 @@ func start(t testing.TB, pkg string, change func(*Options)) place {
 	p := place{t: t, log: new(log), book: new(book)}
 	o := Options{Program: build(t, pkg), Sandbox: sandbox, Pinner: p.book,
 		Events: events.New(slog.New(slog.NewTextHandler(p.log, nil))),
-		Judge:  func(_ context.Context, _ int64, name string) (bool, error) { return name == "permitted", nil }}
+		Judge: func(_ context.Context, _ int64, name string) (bool, error) {
+			if name == "unheard" {
+				return false, errors.New("no tinyproxy starts")
+			}
+			return name == "permitted", nil
+		}}
 	if change != nil {
 		change(&o)
 	}

@@ -18,17 +18,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"vifproxy/firewall"
 	"vifproxy/internal/events"
 	"vifproxy/names/wire"
-	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
 )
 
@@ -60,8 +57,9 @@ type Options struct {
 type Server struct {
 	o       Options
 	program *os.File // as it was when the daemon started: an upgrade may replace it
-	socket  *os.File // that questions come to
+	socket  *os.File // that questions come to; keep's
 	port    uint16
+	room    int // SO_RCVBUF of the socket
 	pins    *pins
 	forks   chan func() // to the thread that forks
 	judges  chan struct{}
@@ -132,7 +130,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o005 != 0o005 {
 		return nil, fmt.Errorf("%s may not be executed by everybody (chmod 755 it)", o.Program)
 	}
-	if s.socket, s.port, err = listen(); err != nil {
+	if err = s.openSocket(); err != nil {
 		return nil, fmt.Errorf("socket for questions for names: %w", err)
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -313,50 +311,6 @@ func (s *Server) Why(uid uint32, name string) (wire.Failure, string, bool) {
 	f, ok := s.failures.last(uid, name, time.Now())
 	return f.failure, f.why, ok
 }
-
-// listen makes the socket that questions come to. It gets what is sent over the loopback and nothing else, whatever address that is sent
-// to. Whoever reads it asks for IP_PKTINFO, which tells the address. The socket belongs to the uid of the resolver: to the fence, a
-// packet is of who made its socket, whoever uses that now (f_cred in nft_meta_get_eval_skugid, net/netfilter/nft_meta.c). Otherwise an
-// owned resolver would send what it likes to any program on the loopback.
-func listen() (_ *os.File, port uint16, err error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before, err := unix.SetfsuidRetUid(tinyproxy.NamesUID)
-	if err != nil {
-		return nil, 0, os.NewSyscallError("setfsuid", err)
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	unix.SetfsuidRetUid(before) //nolint:errcheck // always allowed: it is the process's own uid
-	if err != nil {
-		return nil, 0, os.NewSyscallError("socket", err)
-	}
-	file := os.NewFile(uintptr(fd), "questions for names")
-	defer func() {
-		if err != nil {
-			file.Close()
-		}
-	}()
-	if err = unix.BindToDevice(fd, "lo"); err != nil {
-		return nil, 0, os.NewSyscallError("SO_BINDTODEVICE", err)
-	}
-	// Questions wait while no resolver runs. Without CAP_NET_ADMIN there is room for as many as net.core.rmem_max says.
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, waitingMax) != nil {
-		if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, waitingMax); err != nil {
-			return nil, 0, os.NewSyscallError("SO_RCVBUF", err)
-		}
-	}
-	if err = unix.Bind(fd, &unix.SockaddrInet4{}); err != nil {
-		return nil, 0, os.NewSyscallError("bind", err)
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		return nil, 0, os.NewSyscallError("getsockname", err)
-	}
-	return file, uint16(name.(*unix.SockaddrInet4).Port), nil
-}
-
-// waitingMax is how many bytes of questions wait in the socket. The kernel counts some 800 for each.
-const waitingMax = 4 << 20
 
 // firstAsker is the address of the first asker, and those after it are of the others. A distribution's own name server may be at a low
 // address of the loopback, such as 127.0.0.53.

@@ -243,12 +243,12 @@ func TestOnlyTheLoopbackReachesTheSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	file, port, err := listen()
-	if err != nil {
+	var s Server
+	if err := s.openSocket(); err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
-	conn, err := net.FilePacketConn(file)
+	defer s.socket.Close()
+	conn, err := net.FilePacketConn(s.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,8 +289,8 @@ func TestOnlyTheLoopbackReachesTheSocket(t *testing.T) {
 		}
 		return nil
 	})
-	send(port)
-	friend, err := net.Dial("udp4", fmt.Sprintf("127.64.0.1:%d", port))
+	send(s.port)
+	friend, err := net.Dial("udp4", fmt.Sprintf("127.64.0.1:%d", s.port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +362,7 @@ func TestFailures(t *testing.T) {
 
 // To the fence, a packet is of who made its socket. So the resolver sends nothing in the name of the daemon.
 func TestTheSocketBelongsToTheResolver(t *testing.T) {
-	file, _, err := listen()
+	file, err := listen(0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,29 +123,32 @@ func (r *session) judge(d *wire.Doubt) error {
 	}
 	r.doubts++
 	s.ending.Go(func() {
-		permits := false
+		judged := wire.Judged{ID: d.ID, Failed: true}
 		select {
 		case s.judges <- struct{}{}:
-			permits = s.permits(d)
+			permits, err := s.permits(d)
+			judged.Permits, judged.Failed = permits, err != nil
 			<-s.judges
 		case <-r.over:
 		}
 		s.mu.Lock()
 		r.doubts--
 		s.mu.Unlock()
-		r.send(wire.Order{Judged: &wire.Judged{ID: d.ID, Permits: permits}})
+		r.send(wire.Order{Judged: &judged})
 	})
 	return nil
 }
 
-// permits asks a real tinyproxy. What cannot be judged is not permitted.
-func (s *Server) permits(d *wire.Doubt) bool {
+var errNoGate = errors.New("its gate has been closed")
+
+// permits asks a real tinyproxy.
+func (s *Server) permits(d *wire.Doubt) (bool, error) {
 	s.mu.Lock()
 	g := s.gates[d.Gate]
 	known := g != nil && !g.closing
 	s.mu.Unlock()
 	if !known {
-		return false
+		return false, errNoGate
 	}
 	ctx, cancel := context.WithTimeout(s.life, judgeTimeout)
 	defer cancel()
@@ -153,7 +156,7 @@ func (s *Server) permits(d *wire.Doubt) bool {
 	if err != nil && s.life.Err() == nil {
 		s.o.Events.Log.Warn("cannot tell whether a list permits a name", "host", d.Name, "err", err)
 	}
-	return permits && err == nil
+	return permits, err
 }
 
 // answer hands an answer to who has asked.

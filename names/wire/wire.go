@@ -69,10 +69,11 @@ type Done struct {
 	OK bool
 }
 
-// Judged answers Report.Judge.
+// Judged answers Report.Judge. If Failed, no tinyproxy could be asked.
 type Judged struct {
 	ID      int64
 	Permits bool
+	Failed  bool `json:",omitempty"`
 }
 
 // A Question is asked by the daemon.

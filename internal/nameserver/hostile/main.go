@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -60,8 +61,11 @@ func main() {
 		case o.Ask != nil:
 			answer(o.Ask, gate)
 		case o.Judged != nil:
-			say(wire.Report{Event: &wire.Event{UID: gate.UID, Failure: wire.ServerError, Name: "judged", Count: 1,
-				Why: map[bool]string{true: "permitted", false: "not permitted"}[o.Judged.Permits]}})
+			why := map[bool]string{true: "permitted", false: "not permitted"}[o.Judged.Permits]
+			if o.Judged.Failed {
+				why = "nobody knows"
+			}
+			say(wire.Report{Event: &wire.Event{UID: gate.UID, Failure: wire.ServerError, Name: "judged", Count: 1, Why: why}})
 		case o.Pinned != nil:
 			say(wire.Report{Event: &wire.Event{UID: gate.UID, Failure: wire.ServerError, Name: "pinned", Count: 1,
 				Why: map[bool]string{true: "pinned", false: "not pinned"}[o.Pinned.OK]}})
@@ -186,6 +190,8 @@ func attempt(what string) string {
 		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP)
 	case "device": // takes the socket for questions off the loopback
 		err = unix.BindToDevice(4, rest)
+	case "unsettle": // the socket for questions
+		unsettle(rest)
 	case "fork":
 		_, _, errno := unix.RawSyscall(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0)
 		if err = errno; errno == 0 {
@@ -216,4 +222,27 @@ func attempt(what string) string {
 		return "done"
 	}
 	return err.Error()
+}
+
+// unsettle leaves the socket for questions otherwise than it was.
+func unsettle(how string) {
+	nowhere := &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}
+	switch how {
+	case "connected":
+		_ = unix.Connect(4, nowhere)
+	case "disconnected":
+		_ = unix.Connect(4, nowhere)
+		none := unix.RawSockaddrAny{} // AF_UNSPEC
+		_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, 4, uintptr(unsafe.Pointer(&none)), unix.SizeofSockaddrAny)
+	case "errors":
+		_ = unix.SetsockoptInt(4, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	case "reused":
+		_ = unix.SetsockoptInt(4, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	case "small":
+		_ = unix.SetsockoptInt(4, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+	case "shut":
+		_ = unix.Shutdown(4, unix.SHUT_RDWR)
+	case "silent":
+		_ = unix.Shutdown(4, unix.SHUT_WR)
+	}
 }
