@@ -14,7 +14,7 @@ import (
 type appVM struct {
 	addr       netip.Addr
 	processes  []*process // oldest first
-	lastGood   *policy.Policy
+	good       plan.Good
 	failures   backoff.Failures
 	restarts   int
 	taken      int       // ports in a row that another process had
@@ -24,7 +24,7 @@ type appVM struct {
 }
 
 func (vm *appVM) actual() *plan.Actual {
-	a := &plan.Actual{Addr: vm.addr, LastGood: vm.lastGood, Failures: vm.failures}
+	a := &plan.Actual{Addr: vm.addr, LastGood: vm.good.Policy(), Failures: vm.failures}
 	for _, p := range vm.processes {
 		a.Generations = append(a.Generations, p.Generation)
 	}
@@ -59,6 +59,14 @@ func (vm *appVM) runs(p *policy.Policy) bool {
 	})
 }
 
+// newest returns the policy of the process that serves an AppVM, if that has started since the AppVM connected; nil otherwise.
+func (vm *appVM) newest() *policy.Policy {
+	if !vm.served() || !vm.current.startedAt.After(vm.restarted) {
+		return nil
+	}
+	return vm.current.Policy
+}
+
 // named reports whether a process runs under an AppVM's name.
 func (l *loop) named(name string) bool {
 	for _, vm := range l.vms {
@@ -91,8 +99,8 @@ func (l *loop) starting() (n int) {
 	return n
 }
 
-// prune forgets what belongs to AppVMs that are gone, failures of policies that are no longer wanted, and last good policies that
-// another one has followed.
+// prune forgets what belongs to AppVMs that are gone, failures of policies that are no longer wanted, and good rules of before
+// that must not come back.
 func (l *loop) prune() {
 	want := make(map[netip.Addr]*plan.Desired, len(l.want))
 	for _, d := range l.want {
@@ -101,26 +109,8 @@ func (l *loop) prune() {
 	l.inputs.Prune(want) // first, because the last good policies are cut to what is still allowed
 	for addr, vm := range l.vms {
 		d := want[addr]
-		if !d.Connected() {
-			vm.lastGood = nil
-		}
-		switch {
-		case !d.Wanted() || d.Waits || d.Policy == nil:
-		case vm.runs(d.Policy):
-			vm.lastGood = d.Policy // also if it came up long ago, and serves again because rules were taken back
-		case vm.lastGood == nil && vm.served() && !vm.current.Policy.Learns() && vm.current.startedAt.After(vm.restarted) &&
-			d.Policy.PermitsAll(vm.current.Policy):
-			vm.lastGood = vm.current.Policy // the rules have changed again before this was known to be good
-		}
-		vm.lastGood = d.StillGood(vm.lastGood, vm.failures)
-		if vm.lastGood != nil {
-			vm.lastGood = vm.lastGood.Only(l.inputs.Temporary[plan.Identity{Name: vm.lastGood.Name, Addr: addr}]).Under(l.inputs.Rules.Ceiling)
-		}
-		for key := range vm.failures {
-			if !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || vm.lastGood != nil && vm.lastGood.At(d.Bind, d.Places.Of(vm.lastGood)).Key() == key) {
-				delete(vm.failures, key)
-			}
-		}
+		vm.good.Follow(l.inputs, d, vm.failures, vm.runs, vm.newest())
+		vm.good.Prune(d, vm.failures)
 		if !d.Connected() && len(vm.processes) == 0 {
 			delete(l.vms, addr)
 		}

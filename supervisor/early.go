@@ -142,7 +142,7 @@ func (l *loop) bindOne(p plan.Plan, now time.Time) {
 // isNew reports whether nothing has served an AppVM since it connected.
 func (l *loop) isNew(addr netip.Addr) bool {
 	vm := l.vms[addr]
-	return vm == nil || vm.lastGood == nil
+	return vm == nil || vm.good.Policy() == nil
 }
 
 // holdNewcomers makes new AppVMs wait if rules are about to be read.
@@ -161,17 +161,12 @@ func (l *loop) holdNewcomers(now time.Time) {
 	}
 }
 
-// forgetRestarted drops the last good policy of AppVMs that are connected by other vifs than before: they have restarted too fast for
-// the loop to see them gone.
+// forgetRestarted forgets the good rules of AppVMs that have restarted.
 func (l *loop) forgetRestarted(before []*plan.Desired) {
-	was := make(map[netip.Addr][]string, len(before))
-	for _, d := range before {
-		was[d.Addr] = d.Vifs
-	}
-	for _, d := range l.want {
-		stays := slices.ContainsFunc(d.Vifs, func(vif string) bool { return slices.Contains(was[d.Addr], vif) })
-		if vm := l.vms[d.Addr]; vm != nil && len(was[d.Addr]) > 0 && !stays {
-			vm.lastGood, vm.restarted = nil, l.plannedAt
+	for _, addr := range plan.Restarted(before, l.want) {
+		if vm := l.vms[addr]; vm != nil {
+			vm.good.Forget()
+			vm.restarted = l.plannedAt
 		}
 	}
 }

@@ -96,7 +96,7 @@ func (l *loop) cameUp(p *process, proxy proxies.Proxy) {
 	p.vm.taken = 0
 	if !p.Dying {
 		if (!l.isNew(p.vm.addr) || !l.stale(p.readyAt, p.vm.addr)) && !p.Policy.Learns() {
-			p.vm.lastGood = p.Policy
+			p.vm.good.Came(p.Policy)
 		}
 		if f, had := p.vm.failures[p.Policy.Key()]; had {
 			// Keep the failure count: a process that starts and dies at once has proved nothing. Failure.Next clears it after

@@ -87,5 +87,5 @@ func (l *loop) pendingFor(w *waiter) bool {
 // returnsToLastGood reports whether a process is starting with the last good policy because tinyproxy has refused the one that should
 // serve. The verb that has made the loop try the refused policy again waits for that.
 func (vm *appVM) returnsToLastGood(p *process) bool {
-	return vm.failures.AnyBad() && !p.Ready && !p.Dying && vm.lastGood != nil && vm.lastGood.At(p.Policy.Bind, p.Policy.Places).Key() == p.Policy.Key()
+	return vm.failures.AnyBad() && !p.Ready && !p.Dying && vm.good.Is(p.Policy)
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"vifproxy/internal/backoff"
 	"vifproxy/internal/policy"
 	"vifproxy/internal/resolvconf"
 	"vifproxy/internal/stops"
@@ -79,21 +78,6 @@ func (d *Desired) Gateway() netip.Addr {
 
 // Wanted reports whether a proxy should run at all.
 func (d *Desired) Wanted() bool { return d.Connected() && !d.Held }
-
-// StillGood returns the last good policy of the AppVM, or nil if it must not be taken up again: other rules have taken something away
-// that it permits, although they do not run, because the AppVM is stopped, or because their process does not start. A mistake that follows
-// must not give that back. Rules that tinyproxy has refused take nothing away, and those that it will be asked about as soon as all
-// proxies have ended do not yet.
-func (d *Desired) StillGood(last *policy.Policy, failures backoff.Failures) *policy.Policy {
-	if last == nil || !d.Connected() || d.Policy == nil {
-		return last
-	}
-	f := failures[d.Policy.Key()]
-	if f.Bad || d.StoppedBy == "" && f.Err == nil || d.Policy.PermitsAll(last.At(d.Bind, d.Places.Of(last))) {
-		return last
-	}
-	return nil
-}
 
 // Desired returns what should be there for all AppVMs, sorted by name, then address. cache saves the reading of templates and rule
 // files that have not changed.
