@@ -19,20 +19,29 @@ const keepTimeout = 5 * time.Second
 const theStops = "record of stopped AppVMs" // as the troubles call it
 
 // readStops reads what was stopped before the daemon began. As long as that cannot be read, all AppVMs are stopped: "could not read" is
-// never "there is nothing". What a person says meanwhile is a new record, and the old one is not read again.
+// never "there is nothing". What a person says meanwhile is a new record, and the old one is not read again. Whom the daemon itself holds
+// meanwhile is held by the record that is read at last, too.
 func (l *loop) readStops(now time.Time) {
 	record, err := l.Read.Stops()
 	if err != nil {
 		record = stops.Record{All: now, Unread: true}
 	}
+	held := record.HoldAll(l.inputs.Stops)
 	l.inputs.Stops = record
 	l.agenda.At(agenda.Stops, l.troubles.NoteAs(events.Impaired, l.Events, now, theStops, err))
+	if held {
+		l.keep()
+	}
 }
 
-// keep writes the record of stops, beside the loop, and returns a channel for the outcome.
+// keep writes the record of stops, beside the loop, and returns a channel for the outcome. It writes nothing over a record that has still to
+// be read.
 func (l *loop) keep() <-chan error {
-	l.inputs.Stops.Unread = false // now it says what a person wants
 	outcome := make(chan error, 1)
+	if l.inputs.Stops.Unread {
+		outcome <- nil
+		return outcome
+	}
 	l.keeping.told = append(l.keeping.told, outcome)
 	l.writeStops()
 	return outcome

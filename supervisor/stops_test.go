@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"errors"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -171,6 +172,53 @@ func TestUnreadStopsStopAll(t *testing.T) {
 		m.after(time.Minute)
 		m.states("bank stopped", "work running")
 		if m.stops.All.IsZero() || len(m.stops.But) != 1 {
+			t.Errorf("kept: %+v", m.stops)
+		}
+	})
+}
+
+// TestAHoldLeavesAnUnreadRecordAlone: nobody has said kill-all, and what people have stopped is still to be read.
+func TestAHoldLeavesAnUnreadRecordAlone(t *testing.T) {
+	before := func(m *machine) {
+		m.stopsErr = errors.New("input/output error")
+		m.file("bank.10.137.0.1", "a")
+		m.file("free.10.137.0.2", "f")
+		m.file("work.10.137.0.3", "w")
+		m.link("vif1.0 10.137.0.1", "vif2.0 10.137.0.2", "vif3.0 10.137.0.3")
+	}
+	people := stops.Record{Stopped: []stops.Stop{{Name: "work", Since: time.Now()}}}
+	runAfter(t, before, func(m *machine) {
+		m.after(time.Second)
+		m.Hold("bank", netip.MustParseAddr("10.137.0.1"), "nobody has been connected for this list")
+		m.after(time.Minute) // it cannot be read for some more times
+		m.states("bank stopped", "free stopped", "work stopped")
+		if by := m.vm("free").StoppedBy; by == "a person, with kill-all" {
+			t.Errorf("free is stopped by %q", by)
+		}
+		m.set(func() { m.stopsErr, m.stops = nil, people })
+		m.after(time.Minute)
+		m.states("bank stopped", "free running", "work stopped")
+		if by := m.vm("bank").StoppedBy; !strings.Contains(by, "--on-unseen=hold") {
+			t.Errorf("bank is stopped by %q", by)
+		}
+		if by := m.vm("work").StoppedBy; by != "a person" {
+			t.Errorf("work is stopped by %q", by)
+		}
+		if len(m.stops.Stopped) != 2 || !m.stops.All.IsZero() {
+			t.Errorf("kept: %+v", m.stops)
+		}
+		m.letGo("bank")
+		m.states("bank running", "free running", "work stopped")
+	})
+	runAfter(t, before, func(m *machine) { // a person who lets it go meanwhile is heard
+		m.after(time.Second)
+		m.Hold("bank", netip.MustParseAddr("10.137.0.1"), "nobody has been connected for this list")
+		m.after(time.Second)
+		m.set(func() { m.stopsErr = nil })
+		m.letGo("bank")
+		m.after(time.Minute)
+		m.states("bank running", "free stopped", "work stopped")
+		if m.stops.All.IsZero() || len(m.stops.Stopped) != 0 {
 			t.Errorf("kept: %+v", m.stops)
 		}
 	})

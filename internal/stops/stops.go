@@ -27,7 +27,7 @@ type Record struct {
 	Stopped []Stop    `json:"stopped,omitempty"`
 	All     time.Time `json:"all,omitzero"`  // kill-all: all AppVMs are stopped since then, those that come later too,
 	But     []Stop    `json:"but,omitempty"` // except those that were started since
-	Unread  bool      `json:"-"`             // All is set because the file could not be read
+	Unread  bool      `json:"-"`             // All is set because the file could not be read, and no person has said anything since
 }
 
 // A Stop is one AppVM that was stopped, or, in Record.But, started.
@@ -60,26 +60,39 @@ func is(name string, addr netip.Addr) func(Stop) bool {
 	return func(s Stop) bool { return s.Name == name && s.Addr == addr }
 }
 
-// Stop adds an AppVM.
+// Stop adds an AppVM, because a person says so.
 func (r *Record) Stop(name string, addr netip.Addr, now time.Time) {
-	r.But = slices.DeleteFunc(r.But, is(name, addr))
-	if !slices.ContainsFunc(r.Stopped, is(name, addr)) {
-		r.Stopped = append(r.Stopped, Stop{Name: name, Addr: addr, Since: now})
-	}
+	r.Unread = false
+	r.add(Stop{Name: name, Addr: addr, Since: now})
 }
 
-// Hold adds an AppVM for a reason. If a person has stopped it already, that stays the reason.
+// Hold adds an AppVM for a reason. If a person has stopped it already, that stays the reason. A record that could not be read has still to be
+// read.
 func (r *Record) Hold(name string, addr netip.Addr, by string, now time.Time) {
-	before := len(r.Stopped)
-	if r.Stop(name, addr, now); len(r.Stopped) > before {
-		r.Stopped[before].By = by
+	r.add(Stop{Name: name, Addr: addr, Since: now, By: by})
+}
+
+// HoldAll holds the AppVMs that another record holds, and reports whether there are any. That other one stood for this record while this
+// could not be read.
+func (r *Record) HoldAll(other Record) bool {
+	for _, s := range other.Stopped {
+		r.add(s)
+	}
+	return len(other.Stopped) > 0
+}
+
+func (r *Record) add(s Stop) {
+	r.But = slices.DeleteFunc(r.But, is(s.Name, s.Addr))
+	if !slices.ContainsFunc(r.Stopped, is(s.Name, s.Addr)) {
+		r.Stopped = append(r.Stopped, s)
 	}
 }
 
-// Start lets an AppVM go. Without an address, because it has no list now, that is the AppVM of this name that a person stopped. If it is
+// Start lets an AppVM go, because a person says so. Without an address, because it has no list now, that is the AppVM of this name that a person stopped. If it is
 // stopped only because it has the address of one that a person stopped under another
 // name, that name stays stopped: nobody has said yes to that AppVM.
 func (r *Record) Start(name string, addr netip.Addr, now time.Time) {
+	r.Unread = false
 	named := func(old Stop) bool { return old.Name == name }
 	if i := slices.IndexFunc(r.Stopped, named); i >= 0 && !addr.IsValid() {
 		addr = r.Stopped[i].Addr
