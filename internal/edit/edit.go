@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"vifproxy/internal/policy"
+	"vifproxy/internal/regular"
 	"vifproxy/rules"
 	"vifproxy/rules/lint"
 	"vifproxy/tinyproxy"
@@ -111,7 +112,7 @@ func Write(path string, kind Kind, change func(content []byte) ([]byte, error)) 
 		err = os.MkdirAll(filepath.Dir(path), 0o755)
 	}
 	if err == nil {
-		err = rules.WriteNew(path, content)
+		err = regular.WriteNew(path, content)
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"vifproxy/internal/defaults"
 	"vifproxy/internal/notroot"
 	"vifproxy/internal/policy"
+	"vifproxy/internal/regular"
 	"vifproxy/rules"
 )
 
@@ -150,7 +151,7 @@ func (i *importer) take(path string) error {
 	if err := os.MkdirAll(i.To, 0o755); err != nil {
 		return err
 	}
-	if err := rules.WriteNew(target, content); err != nil {
+	if err := regular.WriteNew(target, content); err != nil {
 		return err
 	}
 	i.report(Todo, "copied to %s", target)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"vifproxy/internal/check"
+	"vifproxy/internal/regular"
 	"vifproxy/rules"
 )
 
@@ -98,7 +99,7 @@ func (c Common) Share(path string, template rules.Template) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := rules.WriteNew(path, rules.Append(nil, append([]string{header}, c.Lines...))); errors.Is(err, os.ErrExist) {
+	if err := regular.WriteNew(path, rules.Append(nil, append([]string{header}, c.Lines...))); errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("there is a list %s already: choose another name", path)
 	} else if err != nil {
 		return err

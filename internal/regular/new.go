@@ -1,4 +1,4 @@
-package rules
+package regular
 
 import (
 	"errors"
@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 )
 
-// WriteNew makes a file whole or not at all: vifproxyd must not read half of it. It replaces none.
+// WriteNew makes a file whole or not at all, because nobody must read half of a rule file. It replaces none.
 func WriteNew(path string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // hidden: no rule file
 	if err != nil {
