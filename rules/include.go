@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -186,20 +187,28 @@ func (s shared) read(path string) ([]byte, error) {
 	return list.content, list.err
 }
 
+// included returns the paths of the lists that lines of a content include.
+func included(dir string, content []byte) (paths []string) {
+	if !bytes.Contains(content, []byte("include")) {
+		return nil
+	}
+	for _, line := range SourceLines(content) {
+		directive, ok := strings.CutPrefix(strings.Trim(line, " \t"), "#:")
+		if words := strings.Fields(directive); ok && len(words) == 2 && words[0] == "include" && isShared(words[1]) {
+			paths = append(paths, filepath.Join(dir, words[1]))
+		}
+	}
+	return paths
+}
+
 // collect reads all lists that a content includes, and those that these include, each once.
 func (s shared) collect(dir string, content []byte, readFile source) (paths []string) {
 	todo, size := [][]byte{content}, 0
 	for len(todo) > 0 && len(paths) <= includesMax && size <= sizeMax {
 		content, todo = todo[0], todo[1:]
 		size += len(content)
-		for _, line := range SourceLines(content) {
-			directive, ok := strings.CutPrefix(strings.Trim(line, " \t"), "#:")
-			words := strings.Fields(directive)
-			if !ok || len(words) != 2 || words[0] != "include" || !isShared(words[1]) {
-				continue
-			}
-			path := filepath.Join(dir, words[1])
-			if slices.Contains(paths, path) {
+		for _, path := range included(dir, content) {
+			if len(paths) > includesMax || slices.Contains(paths, path) {
 				continue
 			}
 			paths = append(paths, path)
@@ -211,6 +220,33 @@ func (s shared) collect(dir string, content []byte, readFile source) (paths []st
 			if list.err == nil {
 				todo = append(todo, list.content)
 			}
+		}
+	}
+	return paths
+}
+
+// An outlook tells which lists will be read, as soon as there is what includes them. So all that may not answer is asked for at once. It
+// goes as far as collect does for each rule file, where several include one list: for the first of them.
+type outlook struct {
+	dir string             // of the lists
+	by  map[string]*demand // who includes them, by path
+}
+
+// A demand is what a rule file includes.
+type demand struct{ lists, size int }
+
+// lists returns the paths of the lists that a rule file or a list includes, without those that it has returned before.
+func (o *outlook) lists(path string, content []byte) (paths []string) {
+	d := o.by[path]
+	if d == nil {
+		d = &demand{}
+	}
+	d.size += len(content)
+	for _, list := range included(o.dir, content) {
+		if d.lists <= includesMax && d.size <= sizeMax && o.by[list] == nil {
+			d.lists++
+			o.by[list] = d
+			paths = append(paths, list)
 		}
 	}
 	return paths

@@ -111,10 +111,9 @@ func (f loadedFile) parse() (File, error) {
 	return parseFile(f.Path, f.content, f.shared.read)
 }
 
-// load reads all files, and parses none. Before it reads rule files, it calls ahead with their paths.
+// load reads all files, and parses none. Before it reads any, it calls ahead with the paths of the rule files.
 func load(dir, template string, readFile source, ahead func(paths []string)) (loaded, error) {
 	l := loaded{template: template}
-	l.content, l.templateErr = loadTemplate(template, readFile)
 	for range listings {
 		entries, unchanged, err := list(dir)
 		if err != nil && !nothingAt(dir, err) {
@@ -127,6 +126,7 @@ func load(dir, template string, readFile source, ahead func(paths []string)) (lo
 		refuseDuplicates(candidates)
 		var gone bool
 		if l.files, gone = loadFiles(candidates, readFile, ahead); !gone && unchanged() {
+			l.content, l.templateErr = loadTemplate(template, readFile)
 			return l, nil
 		}
 	}

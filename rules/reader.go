@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -127,7 +128,16 @@ func (r *Reader) read() (Set, error) {
 	var soonest time.Duration
 	var answers map[string]fileAnswer
 	answerOf := func(path string) fileAnswer { return readAnswer(path, stamps[path], since[path]) }
-	ahead := func(paths []string) { answers = unanswered.All(&r.unanswered, paths, fileTimeout, answerOf) }
+	ahead := func(paths []string) {
+		look := outlook{dir: filepath.Join(r.dir, SharedDir), by: map[string]*demand{}}
+		more := func(path string, a fileAnswer) []string {
+			if a.err != nil || path == r.template || path == r.under {
+				return nil
+			}
+			return look.lists(path, a.content)
+		}
+		answers = unanswered.All(&r.unanswered, append(paths, r.others()...), fileTimeout, answerOf, more)
+	}
 	readFile := func(path string) ([]byte, error) {
 		a, ok := answers[path]
 		if !ok {
@@ -142,11 +152,11 @@ func (r *Reader) read() (Set, error) {
 		}
 		return a.content, a.err
 	}
-	ceilingErr := r.readCeiling(readFile)
 	l, err := load(r.dir, r.template, readFile, ahead)
 	if err != nil {
 		return Set{}, err
 	}
+	ceilingErr := r.readCeiling(readFile)
 	for _, f := range l.files {
 		r.paths[f.Addr] = append(append(r.paths[f.Addr], f.Path), f.paths...)
 	}
@@ -172,6 +182,14 @@ func (r *Reader) read() (Set, error) {
 	set.Again, set.Unknown, set.Shown = soonest, unknown, r.lists.Shown
 	set.Ceiling, set.CeilingErr = r.ceiling, ceilingErr
 	return set, nil
+}
+
+// others returns the paths of the template and of the ceiling, if there is one.
+func (r *Reader) others() []string {
+	if r.under == "" {
+		return []string{r.template}
+	}
+	return []string{r.template, r.under}
 }
 
 // stamp is stampOf for a file system that may not answer.
@@ -248,10 +266,8 @@ func (r *Reader) Changed(of ...netip.Addr) bool {
 }
 
 func (r *Reader) changed(of []netip.Addr) bool {
-	paths := append([]string{r.dir, r.template}, r.paths[netip.Addr{}]...) // files for ranges have no address
-	if r.under != "" {
-		paths = append(paths, r.under)
-	}
+	paths := append([]string{r.dir}, r.others()...)
+	paths = append(paths, r.paths[netip.Addr{}]...) // files for ranges have no address
 	for _, addr := range of {
 		paths = append(paths, r.paths[addr]...)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -82,5 +83,60 @@ func TestFilesOnADeadFileSystem(t *testing.T) {
 	})
 	if set, err := r.Read(); err != nil || len(set.Files) != 3 {
 		t.Errorf("%+v: %v", set, err)
+	}
+}
+
+// TestManyOnADeadFileSystem: however many links lead to where nothing answers, all other rule files are read the first time.
+func TestManyOnADeadFileSystem(t *testing.T) {
+	for name, kill := range map[string]func(t *testing.T, dir, dead string) (refused int){
+		"links and lists that are links": func(t *testing.T, dir, dead string) int {
+			must(t, os.Mkdir(filepath.Join(dir, SharedDir), 0o755))
+			for i := range 10 {
+				list := fmt.Sprintf("list%d", i)
+				must(t, os.Symlink(filepath.Join(dead, list), filepath.Join(dir, SharedDir, list)))
+				must(t, os.Symlink(filepath.Join(dead, "rules"), filepath.Join(dir, fmt.Sprintf("dead%d.10.137.42.%d", i, 100+i))))
+				write(t, filepath.Join(dir, fmt.Sprintf("with%d.10.137.42.%d", i, 200+i)), "#: include "+list+"\n")
+			}
+			return 20
+		},
+		"lists that lists include": func(t *testing.T, dir, dead string) int {
+			must(t, os.Mkdir(filepath.Join(dir, SharedDir), 0o755))
+			list := func(i int) string { return fmt.Sprintf("list%d", i) }
+			for i := range 6 {
+				must(t, os.Symlink(filepath.Join(dead, list(i)), filepath.Join(dir, SharedDir, "dead"+list(i))))
+				write(t, filepath.Join(dir, SharedDir, list(i)), "#: include "+list(i+1)+"\n#: include dead"+list(i)+"\n")
+			}
+			write(t, filepath.Join(dir, SharedDir, list(6)), "^six$\n")
+			write(t, filepath.Join(dir, "with.10.137.42.3"), "#: include list0\n")
+			return 1
+		},
+		"lists.d, the template and the ceiling": func(t *testing.T, dir, dead string) int {
+			var include strings.Builder
+			for i := range includesMax {
+				fmt.Fprintf(&include, "#: include list%d\n", i)
+			}
+			must(t, os.Symlink(dead, filepath.Join(dir, SharedDir)))
+			must(t, os.Symlink(filepath.Join(dead, "config"), filepath.Join(dir, "config")))
+			must(t, os.Remove(filepath.Join(dir, "ceiling")))
+			must(t, os.Symlink(filepath.Join(dead, "ceiling"), filepath.Join(dir, "ceiling")))
+			write(t, filepath.Join(dir, "with.10.137.42.3"), include.String())
+			return 1
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, dead := t.TempDir(), filepath.Join(t.TempDir(), "dead")
+			deadFileSystem(t, dead)
+			good := filepath.Join(dir, "good.10.137.42.2")
+			write(t, good, "^good$\n")
+			ceiling := filepath.Join(dir, "ceiling")
+			write(t, ceiling, "^good$\n")
+			refused := kill(t, dir, dead)
+			r := NewReader(dir, filepath.Join(dir, "config"))
+			r.Under(ceiling)
+			set, err := r.Read()
+			if err != nil || len(set.Files) != 1 || len(set.Refused) != refused {
+				t.Errorf("%d files, %d refused: %v", len(set.Files), len(set.Refused), err)
+			}
+		})
 	}
 }

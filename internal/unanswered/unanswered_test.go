@@ -2,6 +2,7 @@ package unanswered
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -62,7 +63,7 @@ func TestAll(t *testing.T) {
 						time.Sleep(time.Second - 1) // slow, but in time
 					}
 					return about
-				})
+				}, nil)
 				for about := range strings.SplitSeq(all, "") {
 					if answer, ok := answered[about]; !ok {
 						missing += about
@@ -95,6 +96,90 @@ func TestAll(t *testing.T) {
 	}
 }
 
+// TestManyAreLate: the times of those that are late do not add up, however they become known. Things with an uneven number
+// are late, and those with an even one tell of others.
+func TestManyAreLate(t *testing.T) {
+	const most, things = time.Second, 2 * atOnceMax
+	about := func(from, to int) (all []string) {
+		for i := from; i < to; i++ {
+			all = append(all, fmt.Sprint(i))
+		}
+		return all
+	}
+	below := func(thing, _ string) []string {
+		i, _ := strconv.Atoi(thing)
+		return append(about(2*i, min(2*i+4, things)), "2") // and one that was there before
+	}
+	for _, c := range []struct {
+		name  string
+		about []string
+		more  func(string, string) []string
+	}{
+		{"all are known before", about(2, things), nil},
+		{"answers tell of others", about(2, things/4), below},
+		{"one after another", about(2, 4), func(thing, _ string) []string {
+			i, _ := strconv.Atoi(thing)
+			return about(i+1, min(i+3, things))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var q Questions
+				var asked atomic.Int32
+				end := make(chan struct{})
+				begin := time.Now()
+				answers := All(&q, c.about, most, func(thing string) string {
+					asked.Add(1)
+					if i, _ := strconv.Atoi(thing); i%2 == 1 {
+						<-end
+					}
+					return thing
+				}, c.more)
+				if took := time.Since(begin); took > 2*(most+most/steps) {
+					t.Errorf("it took %v", took)
+				}
+				if len(answers) != things/2-1 || q.Open() != things/2-1 || asked.Load() != things-2 {
+					t.Errorf("%d asked, %d answers, %d open", asked.Load(), len(answers), q.Open())
+				}
+				close(end)
+				synctest.Wait()
+				if q.Open() != 0 {
+					t.Errorf("%d are open in the end", q.Open())
+				}
+			})
+		})
+	}
+}
+
+// TestNotAllAtOnce: however many are late, no more than atOnceMax wait at the same time for the first time.
+func TestNotAllAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Questions
+		var waiting, most atomic.Int32
+		about := make([]string, 5*atOnceMax)
+		for i := range about {
+			about[i] = fmt.Sprint(i)
+		}
+		end := make(chan struct{})
+		answers := All(&q, about, time.Second, func(thing string) string {
+			if thing == "0" {
+				<-end
+				return ""
+			}
+			if now := waiting.Add(1); now > most.Load() {
+				most.Store(now)
+			}
+			time.Sleep(time.Second / 2)
+			waiting.Add(-1)
+			return thing
+		}, nil)
+		if len(answers) != len(about)-1 || most.Load() != atOnceMax {
+			t.Errorf("%d answers; %d at once", len(answers), most.Load())
+		}
+		close(end)
+	})
+}
+
 // TestAllIsCheap: what is in time takes no goroutine and no timer of its own.
 func TestAllIsCheap(t *testing.T) {
 	const many = 100
@@ -104,7 +189,7 @@ func TestAllIsCheap(t *testing.T) {
 	}
 	var q Questions
 	of := func(n int) float64 {
-		return testing.AllocsPerRun(20, func() { All(&q, about[:n], time.Hour, func(string) int { return 0 }) })
+		return testing.AllocsPerRun(20, func() { All(&q, about[:n], time.Hour, func(string) int { return 0 }, nil) })
 	}
 	if one, all := of(1), of(many); all > one+many/2 {
 		t.Errorf("%v allocations for one, %v for %d", one, all, many)
