@@ -37,13 +37,14 @@ const (
 	retry = 5 * time.Second
 	// modified is how often a file that is being written is told of before it is closed.
 	modified = time.Second
-	// renewTimeout is how long renewing the watches may take until that is told.
-	renewTimeout = 2 * time.Second
 	// mountsInterval is the time between two looks at all paths because something was mounted. A machine that starts mounts a lot.
 	mountsInterval = 100 * time.Millisecond
 	// walksMax bounds how often all paths are followed because they have changed meanwhile.
 	walksMax = 10
 )
+
+// renewTimeout is how long renewing the watches may take until that is told.
+var renewTimeout = 2 * time.Second
 
 var errSlow = errors.New("a directory or file to watch is on a file system that does not answer")
 
@@ -142,8 +143,8 @@ func (r *run) loop(ctx context.Context) error {
 	for {
 		if renew || r.mounted.Load() && time.Since(r.renewed) >= mountsInterval {
 			r.mounted.Store(false)
-			elsewhere, err := r.renewOrTell(!renew)
-			if renew || elsewhere || err != nil || r.failed {
+			news, err := r.renewOrTell(!renew)
+			if renew || news || err != nil || r.failed {
 				later = time.Time{}
 				if err != nil {
 					later = time.Now().Add(retry)
@@ -225,8 +226,8 @@ func (p *place) concerns(name string) bool {
 }
 
 // renewOrTell renews the watches. While a file system on the way does not answer, that is told, and changes are not seen. If the watches are
-// renewed only because something was mounted or unmounted, it reports whether paths lead elsewhere since then.
-func (r *run) renewOrTell(mounted bool) (elsewhere bool, err error) {
+// renewed only because something was mounted or unmounted, it reports whether paths lead elsewhere since then, or that was told.
+func (r *run) renewOrTell(mounted bool) (news bool, err error) {
 	told := make(chan struct{})
 	late := unanswered.AfterFunc(renewTimeout, func() {
 		defer close(told)
@@ -235,14 +236,15 @@ func (r *run) renewOrTell(mounted bool) (elsewhere bool, err error) {
 	})
 	first := r.watched == nil
 	if err = r.renew(); mounted || first {
-		elsewhere = r.leadElsewhere(r.targeted)
+		news = r.leadElsewhere(r.targeted)
 	} else {
 		r.ends = nil
 	}
 	if !late.Stop() {
 		<-told
+		news = true
 	}
-	return elsewhere, err
+	return news, err
 }
 
 // renew makes the watches be those that the paths ask for now.

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vifproxy/internal/await"
 )
 
@@ -194,13 +196,34 @@ func TestEveryWayInWhichAFileChanges(t *testing.T) {
 	}
 }
 
-// What happens beside a path, and reading, is no news: a renewal must come to rest.
+// What happens beside a path, and reading, is no news, and neither is a renewal: it must come to rest. The kernel queues an event before the
+// call that causes it returns.
 func TestNothingIsToldOfOtherFiles(t *testing.T) {
-	w := watch(t, "d/f")
+	w := &tree{T: t, dir: t.TempDir()}
 	w.mkdir("d")
-	w.write("d/f", "new")
-	w.reads("d/f", "new")
-	for range 100 {
+	w.write("d/f", "old")
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	w.must(err)
+	defer unix.Close(fd)
+	r := &run{Watch: Watch{Paths: func() []string { return []string{w.path("d/f")} }}, fd: fd}
+	w.must(r.renew())
+	news := func() (told string) {
+		buffer := make([]byte, eventSize)
+		for {
+			n, err := unix.Read(fd, buffer)
+			if errors.Is(err, unix.EAGAIN) {
+				return told
+			}
+			w.must(err)
+			moved, changed, writing := r.look(buffer[:n])
+			for what, so := range map[string]bool{"moved": moved, "changed": changed, "writing": writing} {
+				if so && !strings.Contains(told, what) {
+					told += what + " "
+				}
+			}
+		}
+	}
+	for range 3 {
 		w.write("d/other", "x")
 		w.write("beside", "x")
 		w.mkdir("e")
@@ -208,15 +231,18 @@ func TestNothingIsToldOfOtherFiles(t *testing.T) {
 		if _, err := os.ReadFile(w.path("d/f")); err != nil {
 			t.Error(err)
 		}
+		w.must(r.renew())
+		if told := news(); told != "" {
+			t.Errorf("told of another file, of reading or of a renewal: %s", told)
+		}
 	}
-	time.Sleep(100 * time.Millisecond)
-	for len(w.changed) > 0 { // of the writing itself
-		<-w.changed
+	w.write("d/f", "new")
+	if told := news(); !strings.Contains(told, "changed") {
+		t.Errorf("a change is not seen: %q", told)
 	}
-	w.write("d/other", "y")
-	time.Sleep(100 * time.Millisecond)
-	if len(w.changed) > 0 {
-		t.Error("told of another file")
+	w.rename("d/other", "d/f")
+	if told := news(); !strings.Contains(told, "moved") {
+		t.Errorf("another file in its place is not seen: %q", told)
 	}
 }
 
@@ -340,6 +366,37 @@ func TestMounts(t *testing.T) {
 	for _, step := range []struct{ over, is string }{{"etc/rules", "one"}, {"etc/rules/work", "new"}, {"etc", "old"}} {
 		w.must(syscall.Unmount(w.path(step.over), syscall.MNT_DETACH))
 		w.reads("etc/rules/work", step.is)
+	}
+}
+
+// TestSlowAfterAMount: a file system answers late after something was mounted that concerns no path. That is told, and so is its end.
+func TestSlowAfterAMount(t *testing.T) {
+	before := renewTimeout
+	t.Cleanup(func() { renewTimeout = before }) // after the end of watching
+	renewTimeout = 20 * time.Millisecond
+	w := &tree{t, t.TempDir(), make(chan struct{}, 1), make(chan error, 10000)}
+	w.write("f", "")
+	w.mkdir("other")
+	slow := make(chan chan struct{}, 1)
+	w.watch(func() []string {
+		select {
+		case answer := <-slow:
+			<-answer
+		default:
+		}
+		return []string{w.path("f")}
+	})
+	answer := make(chan struct{})
+	defer close(answer)
+	slow <- answer
+	if err := syscall.Mount(w.path("other"), w.path("other"), "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(w.path("other"), syscall.MNT_DETACH) })
+	for await.Value(t, "that a file system does not answer", w.reports) == nil {
+	}
+	answer <- struct{}{}
+	for await.Value(t, "that all changes are seen again", w.reports) != nil {
 	}
 }
 
