@@ -2,6 +2,8 @@ package rules
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -80,6 +82,37 @@ func TestRanges(t *testing.T) {
 	for _, want := range []string{"the range 10.139.0.0/16 is also that of", "one.10.139.0.0_16", "two.10.139.0.0_16", "bad.10.138.5.0_24:1"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+}
+
+// A file that has become empty is one that somebody may write now: for an AppVM or for a range, with good rules in it before or not.
+func TestTruncated(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"disp.10.138.0.0_16", "work.10.137.0.11"} {
+		for _, c := range []struct {
+			before, now string // "-": there is no file
+			want        bool
+		}{
+			{"^a$\n", "", true}, {"a b\n", "", true}, {"", "", false}, {"-", "", false}, {"^a$\n", "-", false}, {"", "^a$\n", false},
+			{"^a$\n", "^b$\n", false}, {"^a$\n", "#\n", false}, {"^a$\n", "a b\n", false},
+		} {
+			read := func(content string) Set {
+				path := filepath.Join(dir, name)
+				os.Remove(path)
+				if content != "-" {
+					write(t, path, content)
+				}
+				write(t, filepath.Join(dir, "empty.10.137.0.12"), "")
+				write(t, filepath.Join(dir, "empty.10.139.0.0_16"), "")
+				set, err := Read(dir, filepath.Join(dir, "config"))
+				must(t, err)
+				return set
+			}
+			before := read(c.before)
+			if is := read(c.now).Truncated(before); is != c.want {
+				t.Errorf("%s: %q, and then %q: %v", name, c.before, c.now, is)
+			}
 		}
 	}
 }

@@ -50,14 +50,19 @@ type Set struct {
 	Unknown error
 }
 
-// Truncated reports whether a rule file, or the ceiling, has become empty since before, which is how writing in place begins.
+// Truncated reports whether a rule file, or the ceiling, has become empty since before, which is how writing in place begins. One that
+// was refused before is such a file too: last good rules may be in force.
 func (s Set) Truncated(before Set) bool {
 	if before.Ceiling != nil && s.Ceiling.Empty && !before.Ceiling.Empty {
 		return true
 	}
-	return slices.ContainsFunc(s.Files, func(f File) bool {
-		return f.Empty && slices.ContainsFunc(before.Files, func(old File) bool { return old.Path == f.Path && !old.Empty })
-	})
+	truncated := func(f File) bool {
+		was := func(old File) bool { return old.Path == f.Path && !old.Empty }
+		return f.Empty && (slices.ContainsFunc(before.Files, was) ||
+			slices.ContainsFunc(before.Ranges, func(r Range) bool { return was(r.File) }) ||
+			slices.ContainsFunc(before.Refused, func(r Refused) bool { return r.Path == f.Path }))
+	}
+	return slices.ContainsFunc(s.Files, truncated) || slices.ContainsFunc(s.Ranges, func(r Range) bool { return truncated(r.File) })
 }
 
 // A Refused is a rule file, or another list, that cannot be used.

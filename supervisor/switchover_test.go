@@ -136,29 +136,35 @@ func TestVerbsTellWhatTheyCut(t *testing.T) {
 }
 
 func TestEmptyFileIsWaitedFor(t *testing.T) {
+	for file, name := range map[string]string{"social.10.137.0.1": "social", "social.10.137.0.0_24": "social-10.137.0.1"} {
+		t.Run(file, func(t *testing.T) { testEmptyFileIsWaitedFor(t, file, name) })
+	}
+}
+
+func testEmptyFileIsWaitedFor(t *testing.T, file, name string) {
 	run(t, func(m *machine) {
-		m.file("social.10.137.0.1", "a")
+		m.file(file, "a")
 		m.connect("vif1.0 10.137.0.1")
 		m.after(time.Second)
 		empty := func() {
-			if err := os.Truncate(filepath.Join(m.dir, "social.10.137.0.1"), 0); err != nil {
+			if err := os.Truncate(filepath.Join(m.dir, file), 0); err != nil {
 				t.Fatal(err)
 			}
 			m.Wake(mailbox.Rules)
 		}
 		empty() // as `command >file` does long before the command writes
 		m.expect(m.after(50*time.Millisecond), "")
-		m.file("social.10.137.0.1", "a", "b")
+		m.file(file, "a", "b")
 		if got := m.after(time.Second); !strings.Contains(got, ": a b :2") || strings.Contains(got, "kill") {
 			t.Errorf("written in place:\n%s", got)
 		}
 		empty() // and now it is meant
-		m.expect(m.after(time.Second), `start social (10.137.0.1) at 10.138.1.1:  :3
+		m.expect(m.after(time.Second), "start "+name+` (10.137.0.1) at 10.138.1.1:  :3
 			unbind vif1.0 10.137.0.1 :2
 			bind vif1.0 10.137.0.1 :3
 			kill :1
 			kill :2`)
-		m.file("social.10.137.0.1", "a")
+		m.file(file, "a")
 		m.after(time.Second)
 		empty()
 		if _, err := m.Update(m.ctx); err != nil || !strings.Contains(m.took(), "kill :4") {
