@@ -273,7 +273,11 @@ func (f *File) directive(words []string, number int, line string) *flaws.Flaw {
 		if f.formatLine > 0 {
 			return &flaws.Flaw{Text: fmt.Sprintf("the format is chosen in line %d already", f.formatLine), Remedy: "remove one of the two lines"}
 		}
-		if slices.ContainsFunc(f.entries, func(l Line) bool { return l.Part == f.part() }) || f.part() == "" && len(f.entries) > 0 {
+		before := 0
+		if f.reading != nil {
+			before = f.reading.entries
+		}
+		if len(f.entries) > before { // of this list, or of one that it includes
 			return &flaws.Flaw{Text: "the format is chosen too late", Remedy: "choose it above the first entry"}
 		}
 		f.domains, f.formatLine = value == "domains", number

@@ -57,6 +57,8 @@ type inclusion struct {
 	stack []string // paths of the lists that are being read
 	next  string   // the name of the list that the last line includes
 	size  int      // of all that was read, in bytes
+
+	entries int // how many there were before the list that is being read, or the rule file itself
 }
 
 // part returns the path of the list that is being read; "" if that is the rule file itself.
@@ -118,8 +120,10 @@ func (f *File) include(name string, line int, stop bool) []*Error {
 	domains, formatLine, almost, before := f.domains, f.formatLine, f.almost, len(f.entries)
 	f.domains, f.formatLine = false, 0
 	in.stack = append(in.stack, path)
+	outer := in.entries
+	in.entries = before
 	flawed := f.addAll(content, stop)
-	in.stack = in.stack[:len(in.stack)-1]
+	in.stack, in.entries = in.stack[:len(in.stack)-1], outer
 	if f.domains != domains && len(f.entries) > before && flawed == nil {
 		its, ours := "names", "patterns"
 		if domains {

@@ -80,6 +80,10 @@ func TestInclude(t *testing.T) {
 		{"another format", map[string]string{"work": names + "#: include a\n", "lists.d/a": "^b$\n"},
 			`DIR/work.10.137.22.2:2: DIR/lists.d/a is a list of patterns, and this one is of names (begin both with the same format, such as "#: format domains")`},
 		{"the format too late", map[string]string{"work": "#: include a\n" + names, "lists.d/a": "^b$\n"}, "DIR/work.10.137.22.2:2: the format is chosen too late (choose it above the first entry)"},
+		{"the format of a list behind patterns", map[string]string{"work": names + "w.example\n#: include a\n", "lists.d/a": "#: include b\n" + names, "lists.d/b": "b\\.example\n"},
+			"DIR/lists.d/a:2: the format is chosen too late (choose it above the first entry)"},
+		{"the format behind a list without entries", map[string]string{"work": names + "w.example\n#: include a\n", "lists.d/a": "#: include b\n" + names + "a.example\n", "lists.d/b": "#: port 22\n"},
+			".:2:w.example a:3:a.example b:1:port 22"},
 		{"a path", map[string]string{"work": "#: include ../work.10.137.22.2\n"}, `DIR/work.10.137.22.2:1: "../work.10.137.22.2" is not the name of a list in lists.d (a name is a letter or digit and then up to 62 letters, digits, '_', '-' or '.')`},
 		{"a hidden one", map[string]string{"work": "#: include .a\n"}, `DIR/work.10.137.22.2:1: ".a" is not the name of a list in lists.d (a name is a letter or digit and then up to 62 letters, digits, '_', '-' or '.')`},
 		{"a directory", map[string]string{"work": "#: include a\n", "lists.d/a/b": ""}, "DIR/lists.d/a: is not a regular file (replace it with one, or remove it)"},
@@ -222,6 +226,7 @@ func FuzzInclude(f *testing.F) {
 	f.Add("#: format domains\n#: include a\n", "#: format domains\n#: include b\na.example\n", "#: format domains\nb.example:22\n")
 	f.Add("#: include a\n#: include b\n^x$", "#: include b\n", "#: include a\n")
 	f.Add("#: include a\n", "\ufeff#: port 1\r\n", "")
+	f.Add("#: format domains\n#: include a\n", "#: include b\n#: format domains\n", "b\\.example\n")
 	f.Fuzz(func(t *testing.T, work, a, b string) {
 		files := map[string]string{"/r/work.10.137.22.2": work, "/r/lists.d/a": a, "/r/lists.d/b": b}
 		read := func(path string) ([]byte, error) {
@@ -240,6 +245,11 @@ func FuzzInclude(f *testing.F) {
 		}
 		if err != nil {
 			return
+		}
+		for _, e := range file.Entries() {
+			if _, flaw := parseEntry(e.Text); file.Names() && flaw != nil {
+				t.Errorf("a name that is none: %q", e.Text)
+			}
 		}
 		for _, part := range file.Included {
 			if !slices.Contains(paths, part) {
