@@ -58,7 +58,8 @@ func (n *Backend) pin(ctx context.Context, plan planner) error {
 		if err == nil && wait == 0 {
 			return nil
 		}
-		if err != nil && (!isDoubt(err) || time.Now().After(deadline)) {
+		again := isDoubt(err) || errors.Is(err, ruleset.ErrBusy)
+		if err != nil && (!again || time.Now().After(deadline)) {
 			return fmt.Errorf("pins: %w", err)
 		}
 		select {
@@ -72,17 +73,19 @@ func (n *Backend) pin(ctx context.Context, plan planner) error {
 func (n *Backend) tryToPin(ctx context.Context, plan planner) (wait time.Duration, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.pinsUnknown { // the kernel may have what is not remembered any more, so no plan takes it out
+		if err := n.do(ctx, func() error { _, err := n.restorePins(); return err }); err != nil {
+			return 0, err
+		}
+	}
 	before := n.pins.Now()
 	p := plan(n.pins, before)
 	if p.Wait > 0 || p.Empty() {
 		return p.Wait, nil
 	}
-	if err := n.do(ctx, func() error { return n.conn.beside(pinRequests(p, unix.NLM_F_EXCL)) }); err != nil {
+	if err := n.do(ctx, func() error { return n.conn.beside(p, unix.NLM_F_EXCL) }); err != nil {
 		n.pins.Failed(p)
 		n.pinsUnknown = true
-		if isDoubt(err) { // either the sets are not there, or what is in them is not known
-			err = errors.Join(err, n.do(ctx, func() error { _, err := n.restorePins(); return err }))
-		}
 		return 0, err
 	}
 	n.pins.Done(p, before, n.pins.Now())
@@ -92,14 +95,17 @@ func (n *Backend) tryToPin(ctx context.Context, plan planner) (wait time.Duratio
 // isDoubt reports whether an error means that the kernel holds something else than was thought.
 func isDoubt(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) }
 
-// beside makes changes to elements that no State says. What is known of the kernel stays known, unless another program has changed
-// something since.
-func (k *kernel) beside(changes [][]byte) error {
+// beside carries out a plan. What is known of the kernel stays known, unless another program has changed something since. flags are of
+// the requests that put pins in. Without NLM_F_EXCL these may change nothing, and then the kernel's generation stays (nf_tables_commit),
+// so the next Sync reads.
+func (k *kernel) beside(p pins.Plan, flags uint16) error {
+	changes := pinRequests(p, flags)
 	return ruleset.Undisturbed(func() error {
 		if known := k.last.generation; known != 0 && !k.stale {
 			err := k.Transact(known, changes)
 			if err == nil {
 				k.last.generation = ruleset.Following(known)
+				k.stale = flags&unix.NLM_F_EXCL == 0
 			}
 			if !errors.Is(err, ruleset.ErrStale) {
 				return err
@@ -123,7 +129,7 @@ func (n *Backend) restorePins() (writes int, err error) {
 		// these is there.
 		p := n.pins.Restore(held, before, n.pins.Now())
 		if !p.Empty() {
-			err = n.conn.beside(pinRequests(p, 0))
+			err = n.conn.beside(p, 0)
 		}
 		if isDoubt(err) { // something has ended meanwhile, or somebody else has done something
 			if err := n.redial(); err != nil {

@@ -161,7 +161,7 @@ func TestPinsOutliveWhatOthersDo(t *testing.T) {
 		"nft flush ruleset":                                                                                 true,
 		"nft add " + element("pinned4", "93.0.0.9", ""):                                                     false,
 		"nft add " + element("pinned4", "93.0.0.9", "timeout 10h"):                                          false,
-		"nft add " + element("pinned6", "2001:db8::9", "timeout 2s"):                                        false,
+		"nft add " + element("pinned6", "2001:db8::9", "timeout 60s"):                                       false,
 		"nft delete " + element("pinned4", one, "") + "; nft add " + element("pinned4", one, ""):            false,
 		"nft delete " + element("pinned4", one, "") + "; nft add " + element("pinned4", one, "timeout 10s"): false,
 		"nft add element inet vifproxy pinned4 '{ * }'":                                                     true,
@@ -212,6 +212,67 @@ func TestPinsOutliveWhatOthersDo(t *testing.T) {
 			Sync(t, b, state)
 			holds(t, b, want)
 		})
+	}
+}
+
+// TestUnpinTellsTheTruth: an Unpin that succeeds has left nothing open, also after one that failed before the kernel heard of it.
+func TestUnpinTellsTheTruth(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	some := numbered(PersonalUID, 0, 3)
+	for name, unpin := range map[string]func(b *Backend, ctx context.Context) error{
+		"some": func(b *Backend, ctx context.Context) error { return b.Unpin(ctx, some) },
+		"all":  func(b *Backend, ctx context.Context) error { return b.UnpinAll(ctx, PersonalUID) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			EnterNamespace(t)
+			m := Machines[1]
+			b := open(t, m)
+			stays := pin(SocialUID, Internet)
+			Must(t, b.Pin(t.Context(), append(some, stays), time.Hour))
+			if err := unpin(b, ended); !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v", err)
+			}
+			if err := unpin(b, ended); !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v at the second try", err)
+			}
+			Must(t, unpin(b, t.Context()))
+			holds(t, b, map[firewall.Pin]time.Duration{stays: time.Hour})
+
+			// Nor does it say so where nobody can find out what is open.
+			Must(t, b.Pin(t.Context(), some, time.Hour))
+			if err := unpin(b, ended); !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v", err)
+			}
+			m.Shell(t, "nft add element inet vifproxy pinned4 '{ * }'")
+			if err := unpin(b, t.Context()); !errors.Is(err, errForAll) {
+				t.Errorf("error %v where all is open", err)
+			}
+			Sync(t, b, firewall.State{})
+			Must(t, unpin(b, t.Context()))
+			holds(t, b, map[firewall.Pin]time.Duration{stays: time.Hour})
+		})
+	}
+}
+
+// TestPinThatIsThereHidesNothing: to put in a pin that is there changes nothing, so the kernel counts no generation. One change by another
+// program after that is found.
+func TestPinThatIsThereHidesNothing(t *testing.T) {
+	EnterNamespace(t)
+	m := Machines[1]
+	b := open(t, m)
+	state := firewall.State{Bindings: []firewall.Binding{Personal}, Fence: Wide()}
+	Sync(t, b, state)
+	some := numbered(PersonalUID, 0, 1)
+	Must(t, b.Pin(t.Context(), some, time.Hour))
+	Sync(t, b, state)
+	chain := func() string { return Run(t, "", "nft", "list", "chain", "inet", "vifproxy", "egress") }
+	good := chain()
+	Must(t, b.conn.beside(pins.Plan{In: some, Lasting: []time.Duration{time.Hour}}, 0))
+	m.Shell(t, "nft insert rule inet vifproxy egress accept")
+	Sync(t, b, state)
+	if got := chain(); got != good {
+		t.Errorf("not set right:\n%s", Diff(good, got))
 	}
 }
 
