@@ -171,3 +171,40 @@ func TestBindingsChangedByCaller(t *testing.T) {
 		t.Errorf("%d writes instead of 5", n)
 	}
 }
+
+// TestRestoredOnANewConnection: what Sync has written is remembered although restoring the pins has taken a new connection.
+func TestRestoredOnANewConnection(t *testing.T) {
+	EnterNamespace(t)
+	m := Machines[1]
+	b := open(t, m)
+	state := firewall.State{Bindings: []firewall.Binding{Personal, Social}, Fence: Wide()}
+	Sync(t, b, state)
+	other := NewForeigner(t, m)
+	element := fmt.Sprintf("element inet vifproxy pinned4 '{ %d . 93.0.0.9", PersonalUID)
+	anew := func() {
+		t.Helper()
+		m.Shell(t, "nft add "+element+" timeout 60s }'")
+		before := b.conn
+		Tap(b.conn.Conn).Meanwhile = once(func() { m.Shell(t, "nft delete "+element+" }'") }) // it has ended since it was read
+		Sync(t, b, state)
+		if b.conn == before {
+			t.Fatal("this has taken no new connection")
+		}
+	}
+	anew()
+	good := m.Rules(t)
+
+	if _, err := b.Sync(t.Context(), firewall.State{Bindings: []firewall.Binding{{Vif: "-"}}}, func() {}); err == nil {
+		t.Error("no error for a state that cannot be")
+	}
+	if got := m.Rules(t); got != good {
+		t.Errorf("a state that cannot be was written:\n%s", Diff(good, got))
+	}
+
+	anew()
+	Tap(b.conn.Conn).Meanwhile = func() { other.Write(t) }
+	next := firewall.State{Bindings: []firewall.Binding{Social}, Fence: firewall.Fence{Proxies: Everywhere(SocialUID)}}
+	if _, err := b.Sync(t.Context(), next, func() {}); !errors.Is(err, ruleset.ErrBusy) || errors.Is(err, firewall.ErrUnfenced) {
+		t.Errorf("error %v, want only that others are busy", err)
+	}
+}

@@ -36,7 +36,10 @@ func (n *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 	case err != nil && ctx.Err() == nil && !n.stands(ctx, want):
 		err = fmt.Errorf("%w: %w", firewall.ErrUnfenced, err)
 	case err == nil:
-		n.held = n.conn.last.held
+		// The connection may be a new one, which remembers nothing, and the caller may change its own bindings.
+		bindings := append(n.held.Bindings[:0], want.Bindings...)
+		n.held = want
+		n.held.Bindings = bindings
 		inForce()
 	}
 	return writes, errors.Join(invalid, err)
