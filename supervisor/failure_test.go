@@ -280,6 +280,78 @@ func TestRevokedThoughTheNewRulesDoNotStart(t *testing.T) {
 	})
 }
 
+// TestRevokedBeforeItsProcessIsUp: a list takes b away, and others follow before its process has come up, because that takes long, or
+// because nothing may start without the fence. No list that cannot be used brings b back.
+func TestRevokedBeforeItsProcessIsUp(t *testing.T) {
+	for name, test := range map[string]struct {
+		lists [][]string
+		want  string // what serves at last; "" if nothing does
+	}{
+		"a mistake follows":                    {[][]string{{"a"}, {"a mistake"}}, "a"},
+		"two mistakes follow":                  {[][]string{{"a"}, {"a mistake"}, {"another mistake"}}, "a"},
+		"what tinyproxy refuses follows":       {[][]string{{"a"}, {"a", "refused"}}, "a"},
+		"that and a mistake follow":            {[][]string{{"a"}, {"a", "refused"}, {"a mistake"}}, "a"},
+		"what takes more away, and a mistake":  {[][]string{{"a", "c"}, {"c"}, {"a mistake"}}, "c"},
+		"another list and a mistake follow":    {[][]string{{"a"}, {"c"}, {"a mistake"}}, "c"},
+		"another one, which tinyproxy refuses": {[][]string{{"a"}, {"c", "refused"}}, "a"},
+		"the same and a mistake":               {[][]string{{"a"}, {"c", "refused"}, {"a mistake"}}, ""},
+		"a wider list and a mistake follow":    {[][]string{{"a"}, {"a", "c"}, {"a mistake"}}, "a"},
+		"tinyproxy refuses it":                 {[][]string{{"a", "refused"}, {"a mistake"}}, "a b"},
+		"tinyproxy refuses both":               {[][]string{{"a", "refused"}, {"a", "b", "refused"}}, "a b"},
+		"the mistake is mended":                {[][]string{{"a"}, {"a mistake"}, {"a"}}, "a"},
+		"b is given back":                      {[][]string{{"a"}, {"a mistake"}, {"a", "b", "c"}}, "a b c"},
+	} {
+		edit := func(m *machine) {
+			for _, list := range test.lists {
+				m.file("social.10.137.0.1", list...)
+				m.after(time.Second)
+			}
+		}
+		for what, edits := range map[string]func(*machine){
+			"while it starts": func(m *machine) {
+				m.set(func() { m.delay = 20 * time.Second })
+				edit(m)
+			},
+			"without the fence": func(m *machine) {
+				m.set(func() { m.fwErr = errFlushed })
+				m.Wake(mailbox.Firewall)
+				m.after(time.Second)
+				edit(m)
+				m.set(func() { m.fwErr = nil })
+			},
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				run(t, func(m *machine) {
+					m.set(func() {
+						m.startErr = func(p *policy.Policy) error {
+							if strings.Contains(p.String(), "refused") {
+								return proxies.BadPolicy{Err: errors.New("bad regex")}
+							}
+							return nil
+						}
+					})
+					m.file("social.10.137.0.1", "a", "b")
+					m.connect("vif1.0 10.137.0.1")
+					m.after(time.Second)
+					edits(m)
+					m.after(5 * time.Minute)
+					got := ""
+					m.set(func() {
+						for _, b := range m.bindings {
+							for _, line := range m.alive[b.To.Port()].policy.Rules {
+								got += " " + line.Source
+							}
+						}
+					})
+					if got = strings.TrimSpace(got); got != test.want {
+						t.Errorf("%q serves, want %q", got, test.want)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestFilesThatCouldNotBeWrittenAreWrittenLater(t *testing.T) {
 	run(t, func(m *machine) {
 		m.set(func() { m.showErr = errors.New("no space left on device") })

@@ -177,7 +177,7 @@ func (l *loop) readPlaces(pages []string, now time.Time) {
 func (l *loop) pages(want []*plan.Desired) []string {
 	var good []*policy.Policy
 	for _, vm := range l.vms {
-		good = append(good, vm.good.Policy())
+		good = append(good, vm.good.Policies()...)
 	}
 	return plan.Pages(want, good)
 }

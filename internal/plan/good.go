@@ -10,12 +10,26 @@ import (
 )
 
 // A Good is what is remembered of the rules of an AppVM for when those of now cannot be used. The zero Good remembers nothing.
+//
+// Rules that could be read may be followed by others before their process has come up: it starts slowly, or nothing may start. If they
+// took something away and the others cannot be used, these are the rules to serve, and not older ones that permit more.
 type Good struct {
-	last *policy.Policy // the last that came up since the AppVM connected; nil if none did
+	last     *policy.Policy // the last that came up since the AppVM connected; nil if none did
+	read     *policy.Policy // those of now, if they can be used as far as they were read
+	unjudged *policy.Policy // newer than last and followed by others, took something away, and nobody knows whether tinyproxy takes them
+	revoked  bool           // so did older ones than unjudged: if tinyproxy refuses unjudged, last permits too much
 }
 
 // Policy returns what serves if the rules of now cannot be used; nil if nothing does.
-func (g *Good) Policy() *policy.Policy { return g.last }
+func (g *Good) Policy() *policy.Policy {
+	if g.unjudged != nil {
+		return g.unjudged
+	}
+	return g.last
+}
+
+// Policies returns all that may serve yet if the rules of now cannot be used.
+func (g *Good) Policies() []*policy.Policy { return []*policy.Policy{g.last, g.unjudged} }
 
 // Is reports whether a policy is that one.
 func (g *Good) Is(p *policy.Policy) bool {
@@ -24,7 +38,7 @@ func (g *Good) Is(p *policy.Policy) bool {
 }
 
 // Came takes in that a process with a policy has come up.
-func (g *Good) Came(p *policy.Policy) { g.last = p }
+func (g *Good) Came(p *policy.Policy) { g.last, g.unjudged, g.revoked = p, nil, false }
 
 // Forget forgets everything: the AppVM has gone.
 func (g *Good) Forget() { *g = Good{} }
@@ -35,6 +49,15 @@ func (g *Good) Follow(in Inputs, d *Desired, failures backoff.Failures, runs fun
 	if !d.Connected() {
 		g.Forget()
 	}
+	g.leave(d, failures)
+	switch {
+	case g.unjudged != nil && runs(d.moved(g.unjudged)):
+		g.Came(g.unjudged)
+	case g.unjudged != nil && failures[d.moved(g.unjudged).Key()].Bad:
+		if g.unjudged = nil; g.revoked {
+			g.last, g.revoked = nil, false
+		}
+	}
 	switch {
 	case !d.Wanted() || d.Waits || d.Policy == nil:
 	case runs(d.Policy):
@@ -42,23 +65,40 @@ func (g *Good) Follow(in Inputs, d *Desired, failures backoff.Failures, runs fun
 	case g.last == nil && serves != nil && !serves.Learns() && d.Policy.PermitsAll(serves):
 		g.last = serves // the rules have changed again before this was known to be good
 	}
-	g.last = d.stillGood(g.last, failures)
-	g.last = in.stillAllowed(g.last)
+	if !d.stillGood(g.last, failures) || !d.stillGood(g.unjudged, failures) {
+		g.last, g.unjudged, g.revoked = nil, nil, false
+	}
+	g.last, g.unjudged = in.stillAllowed(g.last), in.stillAllowed(g.unjudged)
 }
 
-// stillGood returns the last good policy of the AppVM, or nil if it must not be taken up again: other rules have taken something away
-// that it permits, although they do not run, because the AppVM is stopped, or because their process does not start. A mistake that follows
-// must not give that back. Rules that tinyproxy has refused take nothing away, and those that it will be asked about as soon as all
-// proxies have ended do not yet.
-func (d *Desired) stillGood(last *policy.Policy, failures backoff.Failures) *policy.Policy {
-	if last == nil || !d.Connected() || d.Policy == nil {
-		return last
+// leave takes in that others have followed the rules of before. If these took something away and nobody knows whether tinyproxy takes
+// them, they are remembered.
+func (g *Good) leave(d *Desired, failures backoff.Failures) {
+	was := g.read
+	if g.read = nil; d.Connected() {
+		g.read = d.Policy
+	}
+	good := g.Policy()
+	if was == nil || good == nil || g.read != nil && g.read.Key() == was.Key() || failures[was.Key()].Bad ||
+		was.PermitsAll(good.At(was.Bind, d.Places.Of(good))) {
+		return
+	}
+	g.revoked = g.unjudged != nil
+	g.unjudged = was
+}
+
+// moved returns a policy for the gateway and the places of now.
+func (d *Desired) moved(p *policy.Policy) *policy.Policy { return p.At(d.Bind, d.Places.Of(p)) }
+
+// stillGood reports whether a policy of before may be taken up again. It may not if the rules of now have taken something away that it
+// permits, although they do not run, because the AppVM is stopped, or because their process does not start. A mistake that follows must
+// not give that back. Rules that tinyproxy has refused take nothing away, and those about which nobody has asked it do not yet.
+func (d *Desired) stillGood(good *policy.Policy, failures backoff.Failures) bool {
+	if good == nil || !d.Connected() || d.Policy == nil {
+		return true
 	}
 	f := failures[d.Policy.Key()]
-	if f.Bad || d.StoppedBy == "" && f.Err == nil || d.Policy.PermitsAll(last.At(d.Bind, d.Places.Of(last))) {
-		return last
-	}
-	return nil
+	return f.Bad || d.StoppedBy == "" && f.Err == nil || d.Policy.PermitsAll(d.moved(good))
 }
 
 // stillAllowed returns what is left of a policy below the ceiling, and without what has been allowed for a time that is over.
@@ -73,7 +113,7 @@ func (in Inputs) stillAllowed(p *policy.Policy) *policy.Policy {
 func (g *Good) Prune(d *Desired, failures backoff.Failures) {
 	good := g.Policy()
 	maps.DeleteFunc(failures, func(key string, _ backoff.Failure) bool {
-		return !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || good != nil && good.At(d.Bind, d.Places.Of(good)).Key() == key)
+		return !d.Connected() || !(d.Policy != nil && d.Policy.Key() == key || good != nil && d.moved(good).Key() == key)
 	})
 }
 

@@ -34,7 +34,7 @@ type Generation struct {
 type Actual struct {
 	Addr        netip.Addr
 	Generations []Generation               // oldest first
-	LastGood    *policy.Policy             // the last that came up since the AppVM connected
+	LastGood    *policy.Policy             // serves if the rules of now cannot be used, see Good
 	Failures    map[string]backoff.Failure // of policies that did not stay up, by key
 }
 

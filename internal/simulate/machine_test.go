@@ -381,6 +381,11 @@ func (m *machine) config(l *life) supervisor.Config {
 							l := vm.written()
 							return l.kind == good && (l.lines == 0 || l.lines&includeLine != 0 && m.shared == list{kind: good})
 						})
+						for _, vm := range m.vms {
+							if !l.truncated && !vm.keeping && vm.list() == vm.judged {
+								vm.readBy = l
+							}
+						}
 					}
 					if l == m.life {
 						m.stale[1] = err != nil || s.Unknown != nil

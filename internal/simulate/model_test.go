@@ -212,6 +212,7 @@ type appVM struct {
 	known            int                 // of which the daemon has read
 	steady           bool                // it is served as its list says, or was before that could not be used
 	judged           list                // its list, as last judged
+	readBy           *life               // which has read that, and could use it
 	deaths           map[hosts]time.Time // when the last process with these lines has died
 }
 
@@ -357,6 +358,7 @@ func (m *machine) judge() {
 		if at, died := vm.deaths[l.lines]; l != vm.judged && died && time.Since(at) < startedAgain {
 			m.forgetUp(vm) // it does not start at once, and takes something away nevertheless
 		}
+		follows := l != vm.judged
 		vm.judged = l
 		vm.steady = vm.steady && len(vm.vifs) > 0 && vm.stopped == no && l.kind != none
 		beyond := l.kind == good && (m.noCeiling || l.lines&^m.ceiling.now != 0)
@@ -368,6 +370,12 @@ func (m *machine) judge() {
 		keep := beyond || l.kind == refused || l.kind == halfDone || m.tmpl == brokenTemplate && l.kind == good || l.kind == good && l.lines&badLine != 0
 		if keep && !vm.keeping {
 			vm.kept = union(&vm.permits, m.calm)
+			if vm.readBy != nil && vm.readBy == m.life { // whether its process has come up or not
+				vm.kept = vm.permits.now
+			}
+		}
+		if follows || keep {
+			vm.readBy = nil
 		}
 		switch vm.keeping = keep; {
 		case l.kind == none:

@@ -139,6 +139,23 @@ var found = []struct {
 		{1e9, start, 0, 0, 0},
 		{1e9, clients, 0, 0, 0},
 	}},
+	{"the same while nothing started, because the fence did not stand", setting{seed: 1}, script{
+		{1e6, write, 0, 0x507, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, fault, 0, int(firewallUnfenced), 9e9},
+		{1e6, flush, 0, 0, 0},
+		{1e9, write, 0, 0x501, 0},
+		{3e9, write, 0, 0x003, 0},
+		{20e9, clients, 0, 0, 0},
+	}},
+	{"the same while its process was starting", setting{seed: 1}, script{
+		{1e6, write, 0, 0x507, 0},
+		{1e6, connect, 0, 0, 0},
+		{1e9, fault, 0, int(startSlow), 9e9},
+		{1e9, write, 0, 0x501, 0},
+		{5e8, write, 0, 0x003, 0},
+		{20e9, clients, 0, 0, 0},
+	}},
 	{"the same while its process did not start", setting{seed: 1}, script{
 		{1e6, write, 0, 0x507, 0},
 		{1e6, connect, 0, 0, 0},
