@@ -253,6 +253,7 @@ func (p *Plan) retire(serving *Generation, coming []*policy.Policy, d *Desired, 
 		g := a.Generations[i]
 		switch {
 		case serving != nil && g.ID == serving.ID:
+		case g.Dying: // it is none of those that drain
 		case g.isLeftOf(coming[0]):
 			p.end(g, Now, "its lesson is over")
 		case !g.Ready:

@@ -316,6 +316,12 @@ func TestRetiredAreBounded(t *testing.T) {
 	if got := ids(p); !slices.Equal(got, []int{1, 2, 3}) {
 		t.Errorf("an hour is over for the third: ends %v, want [1 2 3]", got)
 	}
+	dying := slices.Clone(all)
+	dying[3].Dying, dying[4].Dying, dying[4].Retired = true, true, time.Time{} // told to end for another reason
+	p = Of(want(all[5].Policy), []*Actual{{Addr: addr, Generations: dying}}, t0, limits)
+	if got := ids(p); len(got) > 0 || len(p.Retire) > 0 {
+		t.Errorf("three stay: ends %v and retires %v, want none", got, p.Retire)
+	}
 	narrow := Generation{ID: 7, Policy: allow(addr, "a", "b"), Port: 7, Ready: true}
 	p = Of(want(narrow.Policy), []*Actual{{Addr: addr, Generations: append(all, narrow)}}, t0, limits)
 	for _, e := range p.End {
