@@ -95,7 +95,7 @@ func (l *loop) lookAround() func() {
 		if follows && l.heardForward(a.forward, a.forwardErr, now) {
 			l.agenda.By(agenda.Plan, now)
 		}
-		l.heardListeners(a.listeners, a.listenersErr, proxies.Proxy.HasPort, now)
+		l.heardListeners(a.listeners, a.listenersErr, proxies.Proxy.HasPort, a.at, now)
 	})
 }
 
@@ -103,6 +103,7 @@ func (l *loop) lookAround() func() {
 type surroundings struct {
 	forward                  firewall.Forward
 	listeners                sockdiag.Listeners
+	at                       time.Time // listeners were read then, or later
 	forwardErr, listenersErr error
 }
 
@@ -116,6 +117,7 @@ func around(mail *box, readForward func(context.Context) (firewall.Forward, erro
 			defer cancel()
 			a.forward, a.forwardErr = readForward(ctx)
 		}
+		a.at = time.Now()
 		a.listeners, a.listenersErr = readListeners()
 		mail.Post(func(l *loop) { then(l, a) })
 	}

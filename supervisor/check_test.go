@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"vifproxy/firewall"
 	"vifproxy/internal/mailbox"
 	"vifproxy/internal/pace"
+	"vifproxy/internal/sockdiag"
 )
 
 var errFlushed = fmt.Errorf("nftables: %w: nft: killed", firewall.ErrUnfenced)
@@ -229,6 +231,43 @@ func TestTheLoopDoesNotWaitForChecks(t *testing.T) {
 		m.expect(m.after(190*time.Millisecond), "")
 		m.set(func() { m.looking = 0 })
 		m.expect(m.after(time.Second), "bind vif3.0 10.137.0.3 :3")
+	})
+}
+
+// TestATableOfBeforeSaysNothingOfAProxyThatHasComeUp: a check has read who listens, and the loop hears of it late.
+func TestATableOfBeforeSaysNothingOfAProxyThatHasComeUp(t *testing.T) {
+	run(t, func(m *machine) {
+		serveTwo(m)
+		m.file("new.10.137.0.3", "a")
+		m.after(time.Minute)
+		late, lost, reads := 100*time.Millisecond, uint16(0), 0
+		listeners := func() (sockdiag.Listeners, error) {
+			m.mu.Lock()
+			reads++
+			late := late
+			all := sockdiag.Listeners{}
+			for port, p := range m.alive {
+				if port != lost {
+					all[netip.AddrPortFrom(p.policy.Bind, port)] = sockdiag.Socket{}
+				}
+			}
+			m.mu.Unlock()
+			time.Sleep(late)
+			return all, nil
+		}
+		m.mail.Post(func(l *loop) { l.Read.Listeners = listeners })
+		m.Wake(mailbox.Firewall)
+		time.Sleep(time.Millisecond)
+		m.appears("10.137.0.3", "vif1.0 10.137.0.1", "vif2.0 10.137.0.2", "vif3.0 10.137.0.3")
+		m.expect(m.after(time.Second), "start new (10.137.0.3) at 10.138.1.1: a :3\nbind vif3.0 10.137.0.3 :3")
+		if reads == 0 {
+			t.Error("nobody has read who listens")
+		}
+		m.set(func() { late, lost = 0, 3 }) // what a later table says counts
+		m.Wake(mailbox.Firewall)
+		if c := counted(m.after(10 * time.Second)); c["start"] != 1 || c["bind"] != 1 {
+			t.Errorf("a proxy that does not listen any more: %v", c)
+		}
 	})
 }
 

@@ -87,7 +87,12 @@ func (p *fakeProxy) Listens(sockdiag.Listeners) error {
 	defer p.m.mu.Unlock()
 	return p.deaf
 }
-func (p *fakeProxy) HasPort(all sockdiag.Listeners) error { return p.Listens(all) }
+func (p *fakeProxy) HasPort(all sockdiag.Listeners) error {
+	if _, listens := all[netip.AddrPortFrom(p.policy.Bind, p.port)]; all != nil && !listens {
+		return errors.New("it does not listen")
+	}
+	return p.Listens(all)
+}
 func (p *fakeProxy) Current() error {
 	p.m.mu.Lock()
 	takes := p.m.showTakes

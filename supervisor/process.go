@@ -167,19 +167,21 @@ func (l *loop) ended(p *process, err error) {
 // checkListeners looks whether proxies still listen where bindings lead, or may lead again. A proxy that does not counts as dead, and so
 // does one whose port belongs to another process.
 func (l *loop) checkListeners(now time.Time) {
+	at := time.Now()
 	listeners, err := l.Read.Listeners()
-	l.heardListeners(listeners, err, proxies.Proxy.Listens, now)
+	l.heardListeners(listeners, err, proxies.Proxy.Listens, at, now)
 }
 
-// heardListeners takes in which sockets listen, as far as listens looks.
-func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, listens func(proxies.Proxy, sockdiag.Listeners) error, now time.Time) {
+// heardListeners takes in which sockets have listened since a time, as far as listens looks. They say nothing of processes that were found
+// to listen after that.
+func (l *loop) heardListeners(listeners sockdiag.Listeners, err error, listens func(proxies.Proxy, sockdiag.Listeners) error, at, now time.Time) {
 	if retry := l.troubles.Note(l.Events, now, "sockets", err); err != nil {
 		l.agenda.By(agenda.Check, retry)
 		return // nothing is known, so nothing changes
 	}
 	for _, vm := range l.vms {
 		for _, p := range vm.processes { // a retired one may serve again
-			if !p.rests() || p.LostPort {
+			if !p.rests() || p.LostPort || p.readyAt.After(at) {
 				continue
 			}
 			if err := listens(p.proxy, listeners); err != nil {
