@@ -43,9 +43,10 @@ var allowedCalls = []string{
 func allowedCallsIf() []seccomp.NameWithConditions {
 	var c conditional
 	c.memory()
-	// Threads and plain forks; no namespaces. The flags of clone3 are in memory, where no filter sees them.
+	// Threads and plain forks; no namespaces, and no children of the daemon, which would never wait for them. The flags of clone3 are in
+	// memory, where no filter sees them.
 	c.allow("clone", set{lacks(0, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|
-		unix.CLONE_NEWUSER|unix.CLONE_NEWPID|unix.CLONE_NEWNET)})
+		unix.CLONE_NEWUSER|unix.CLONE_NEWPID|unix.CLONE_NEWNET|unix.CLONE_PARENT)})
 	c.oneOf("socket", 0, unix.AF_UNIX, unix.AF_NETLINK) // left to gateFilter
 	c.sockets()
 	c.options(unix.SOL_SOCKET, unix.SO_REUSEADDR, unix.SO_KEEPALIVE, unix.SO_LINGER, unix.SO_SNDBUF, unix.SO_RCVBUF,
