@@ -80,10 +80,13 @@ func makeDir(root *os.Root, name string, gid uint32) error {
 	})
 }
 
-// stage writes what the proxy reads.
+// stage writes what the proxy reads. Of an ended proxy at the same port, something may stay: then the new one has its files beside that.
 func (l *Launcher) stage(spec rendered) error {
-	l.unstage(spec)
 	dir := portDir(spec)
+	l.leftMu.Lock()
+	stays := l.clearOut(dir)
+	delete(l.left, dir) // or KeepFiles would remove the new files too
+	l.leftMu.Unlock()
 	if err := makeDir(l.root(), dir, spec.UID); err != nil {
 		return err
 	}
@@ -112,10 +115,23 @@ func (l *Launcher) stage(spec rendered) error {
 	}
 	for _, f := range files {
 		if err := writeFile(l.root(), filepath.Join(dir, f.name), f.text, spec.UID); err != nil {
+			if stays != nil && errors.Is(err, fs.ErrExist) {
+				return stays
+			}
 			return err
 		}
 	}
 	return nil
+}
+
+// clearOut removes what stage has written to a directory. The caller holds leftMu.
+func (l *Launcher) clearOut(dir string) error {
+	err := l.root().RemoveAll(dir)
+	if err == nil {
+		l.space.Unstage(dir)
+		delete(l.left, dir)
+	}
+	return err
 }
 
 func portDir(spec rendered) string {
@@ -127,14 +143,11 @@ func (l *Launcher) unstage(spec rendered) {
 	l.leftMu.Lock()
 	defer l.leftMu.Unlock()
 	dir := portDir(spec)
-	delete(l.left, dir)
-	if err := l.root().RemoveAll(dir); err != nil {
+	if err := l.clearOut(dir); err != nil {
 		l.options.Log.Warn("files of an ended proxy stay", "vm", spec.Name, "port", spec.Listen.Port(), "err", err)
 		l.left[dir] = true
 		l.dir.vanish.Doubt("")
-		return
 	}
-	l.space.Unstage(dir)
 }
 
 // removeLeft removes files that could not be removed when their proxies ended. It reports whether none are left.
@@ -142,10 +155,7 @@ func (l *Launcher) removeLeft() bool {
 	l.leftMu.Lock()
 	defer l.leftMu.Unlock()
 	for dir := range l.left {
-		if l.root().RemoveAll(dir) == nil {
-			l.space.Unstage(dir)
-			delete(l.left, dir)
-		}
+		_ = l.clearOut(dir)
 	}
 	return len(l.left) == 0
 }

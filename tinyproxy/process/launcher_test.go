@@ -158,6 +158,7 @@ func TestLifeOfAProxy(t *testing.T) {
 		if err := l.SetCurrent(next); err == nil {
 			t.Error("an ended proxy became current")
 		}
+		written(t, p.log)
 		log := read(t, run, "social/log")
 		if !strings.Contains(log, `Proxying refused on filtered domain "example.org"`) ||
 			!strings.Contains(log, "Shutting down.") {
@@ -262,6 +263,7 @@ func TestFilesElsewhere(t *testing.T) {
 		t.Error("pid file")
 	}
 	p.Kill()
+	written(t, p.log)
 	got := read(t, log)
 	if !strings.Contains(got, "Setting the various signals") || read(t, run, "social/log") != got {
 		t.Errorf("log %q", got)
@@ -352,14 +354,28 @@ func TestFilesThatStayAreRemovedLater(t *testing.T) {
 	if _, err := os.Stat(dir); err != nil {
 		t.Fatalf("this shows nothing: %v", err)
 	}
+	// The next proxy at that port has its files beside what stays, and keeps them.
+	next := start(t, l, realBinary, newSpec(l, "social", 61510))
+	if !l.removeLeft() {
+		t.Error("what stays beside the files of a proxy is to be removed")
+	}
+	for _, file := range []string{"config", "rules"} {
+		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+			t.Errorf("a proxy lost its files: %v", err)
+		}
+	}
+	next.Kill()
+	if l.removeLeft() {
+		t.Error("what stays is forgotten")
+	}
 	if err := unix.Unmount(kept, 0); err != nil {
 		t.Fatal(err)
 	}
 	go l.KeepFiles(t.Context(), func(error) {})
-	for deadline := time.Now().Add(10 * filesInterval); ; time.Sleep(filesInterval / 10) {
+	for ctx := bounded(t); ; time.Sleep(filesInterval / 50) {
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 			return
-		} else if time.Now().After(deadline) {
+		} else if ctx.Err() != nil {
 			t.Fatalf("%s is there", dir)
 		}
 	}
