@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -223,9 +224,9 @@ func TestRecruits(t *testing.T) {
 			t.Error(err)
 		}
 		for _, dir := range entries {
-			line, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may be gone
-			if string(line) == fmt.Sprintf("vifproxy-confine\x00%d\x00", os.Getpid()) {
-				t.Errorf("%s waits for ever", dir)
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			if leftover.StatusField(pid, "PPid:") == fmt.Sprint(os.Getpid()) { // one that has ended counts until somebody has waited for it
+				t.Errorf("%s (%s) is left", dir, leftover.StatusField(pid, "State:"))
 			}
 		}
 	})
