@@ -222,13 +222,19 @@ func TestDyingWordsOfOneThatHasServed(t *testing.T) {
 		l := newLauncher(t, nil)
 		spec := newSpec(l, "social", 61000)
 		words := strings.ReplaceAll(words, "%s", filepath.Join(l.options.RuntimeDir, "social/61000"))
-		p := start(t, l, script(t, "trap : TERM; "+realBinary+` "$@" & sleep 0.5; echo '`+words+`'; exit `+fmt.Sprint(status)), spec)
+		served := filepath.Join(t.TempDir(), "served")
+		p := start(t, l, script(t, "trap : TERM; "+realBinary+` "$@" & until [ -e `+served+` ]; do sleep 0.01; done; echo '`+words+
+			`'; exit `+fmt.Sprint(status)), spec)
+		if err := os.WriteFile(served, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		var e *Error
 		want := fmt.Sprintf("tinyproxy, which had served, exited with status %d", status)
 		if err := p.Err(); !errors.As(err, &e) || e.Config || e.Taken || !strings.Contains(err.Error(), want) ||
 			strings.Contains(err.Error(), "forged") {
 			t.Errorf("status %d: %v", status, err)
 		}
+		written(t, p.log)
 		if log := read(t, l.options.RuntimeDir, "social/log"); !strings.Contains(log, words) {
 			t.Errorf("its log:\n%s", log)
 		}

@@ -87,6 +87,7 @@ func TestHostileClient(t *testing.T) {
 	if fmt.Sprintf("%q", hosts) != fmt.Sprintf("%q", want) {
 		t.Errorf("hosts %q", hosts)
 	}
+	written(t, p.log)
 	log := read(t, l.options.RuntimeDir, "social/log")
 	if strings.ContainsAny(log, "\x1b\r") || !strings.Contains(log, `a\x1b[2Jb"c`) ||
 		!strings.Contains(log, "\n NOTICE ") { // the forged line, known by its blank

@@ -51,6 +51,7 @@ func TestFloodHoldsUpNobody(t *testing.T) {
 	quiet.Kill()
 	before := floods.Load()
 	loud.Kill()
+	written(t, loud.log)
 	if log := read(t, l.options.RuntimeDir, "loud/log"); before == 0 || !strings.Contains(log, line+"\n"+line+"\n") {
 		t.Errorf("the other was not loud: %d lines, log %.100q", before, log)
 	}
