@@ -188,10 +188,9 @@ var supervised atomic.Bool
 // pass ends that thread and closes the descriptor. Any later execve finds no supervisor: ENOSYS (seccomp_do_user_notification
 // in kernel/seccomp.c). So a filter that permits this one execve permits no other.
 func admitExec() chan<- uintptr {
-	// Neither thread gives up its P while it waits for the other.
-	if runtime.GOMAXPROCS(0) < 2 {
-		runtime.GOMAXPROCS(2)
-	}
+	// Neither thread gives up its P while it waits for the other. Setting the number also ends its updates (sysmonUpdateGOMAXPROCS in
+	// runtime/proc.go): for one the runtime would stop the world, and wait forever for the thread of admitExec, which is in a system call.
+	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
 	listener := make(chan uintptr)
 	ready := make(chan bool)
 	go func() {

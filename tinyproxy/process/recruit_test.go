@@ -1,11 +1,15 @@
 package process
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -69,6 +73,47 @@ func TestCrashOfARecruit(t *testing.T) {
 	}
 	if err := await.Value(t, "the failure of its start", failed); !strings.Contains(err.Error(), `vifproxy-confine crashed; it said "SIGQUIT: quit"`) {
 		t.Error(err)
+	}
+}
+
+// TestCPUsOfARecruit has the number of CPUs change while a vifproxy-confine waits, as when somebody limits those of the daemon.
+func TestCPUsOfARecruit(t *testing.T) {
+	var usual, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &usual); err != nil {
+		t.Fatal(err)
+	}
+	if usual.Count() == 1 {
+		t.Skip("there is one CPU")
+	}
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if usual.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	l := newLauncher(t, confined(t, confine.New))
+	for port := uint16(61000); port < 61002; port++ {
+		recruited := await.Value(t, "a recruit", l.recruits)
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", recruited.pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("threads %q, %v", threads, err)
+		}
+		for _, thread := range threads {
+			tid, _ := strconv.Atoi(filepath.Base(thread))
+			if err := unix.SchedSetaffinity(tid, &one); err != nil && !errors.Is(err, unix.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(1200 * time.Millisecond) // the Go runtime does not look more often than once in a second
+		taken := make(chan bool)
+		go func() { l.recruits <- recruited; close(taken) }()
+		for done := false; !done; { // until it is the turn of this recruit
+			start(t, l, realBinary, newSpec(l, "social", port)).Kill()
+			select {
+			case <-taken:
+				done = true
+			default:
+			}
+		}
 	}
 }
 
