@@ -59,16 +59,18 @@ func (b *Backend) Sync(ctx context.Context, want firewall.State, inForce func())
 		return writes, err
 	}
 	filtered, err := b.Backend.Sync(ctx, normal, inForce)
-	if err == nil {
-		err = b.unbind(held, bound)
+	writes += filtered
+	if err != nil {
+		return writes, err
 	}
-	if err == nil {
-		b.last = append(b.last, want.Bindings...)
-		if e := b.attached(); e != nil {
-			err = fmt.Errorf("%w: restart vifproxyd: %w", firewall.ErrShut, e)
-		}
+	if err := b.unbind(held, bound); err != nil {
+		return writes, fmt.Errorf("%w: %w", firewall.ErrShut, err)
 	}
-	return writes + filtered, err
+	b.last = append(b.last, want.Bindings...)
+	if err := b.attached(); err != nil {
+		return writes, fmt.Errorf("%w: restart vifproxyd: %w", firewall.ErrShut, err)
+	}
+	return writes, nil
 }
 
 // moved returns the bindings that lead to another socket than at the last Sync, if nothing else about bindings has changed, and if
@@ -148,7 +150,7 @@ func (b *Backend) unbind(held map[key]uint64, bound map[key]bool) (err error) {
 			continue
 		}
 		if e := b.board.unbind(k); e != nil {
-			err = errors.Join(err, fmt.Errorf("switchboard: %w", e))
+			err = errors.Join(err, fmt.Errorf("switchboard: take a binding off: %w", e))
 		}
 	}
 	return err

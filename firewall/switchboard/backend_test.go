@@ -321,4 +321,33 @@ func TestDetached(t *testing.T) {
 	}
 }
 
+// Where somebody has frozen the map of bindings, and an AppVM leaves, the filter shuts it out, and the others keep their proxies. One
+// that comes cannot be bound.
+func TestFrozen(t *testing.T) {
+	w, b := newWorld(t)
+	one, two, three := binding(7, "10.137.0.11", 101), binding(8, "10.137.0.12", 102), binding(9, "10.137.0.13", 103)
+	w.write(b, one, two)
+	Must(t, w.bindings.Freeze())
+	for range 2 { // the second is a check
+		w.did = nil
+		inForce := false
+		_, err := b.Sync(t.Context(), firewall.State{Bindings: []firewall.Binding{one}}, func() { inForce = true })
+		if !errors.Is(err, firewall.ErrShut) || !strings.Contains(err.Error(), "has frozen the map: restart vifproxyd") || !inForce {
+			t.Errorf("%v, in force %v", err, inForce)
+		}
+		if got, want := strings.Join(w.did, "; "), "1 at 8100 beside [7 10.137.0.11>101, 8 10.137.0.12>102]"; got != want {
+			t.Errorf("the filter: %s, want %s", got, want)
+		}
+	}
+	w.fails = errors.New("not written")
+	if _, err := b.Sync(t.Context(), firewall.State{Bindings: []firewall.Binding{one}}, func() {}); !errors.Is(err, w.fails) || errors.Is(err, firewall.ErrShut) {
+		t.Errorf("%v where the filter was not written", err)
+	}
+	w.fails = nil
+	if _, err := b.Sync(t.Context(), firewall.State{Bindings: []firewall.Binding{one, three}}, func() {}); err == nil || errors.Is(err, firewall.ErrShut) ||
+		!strings.Contains(err.Error(), "has frozen the map") {
+		t.Errorf("%v for one that comes", err)
+	}
+}
+
 var one61000 = BindingOf("vif7.0", "10.137.0.11", "10.138.0.1:61000").To

@@ -143,11 +143,8 @@ func (b *Board) bound() (map[key]uint64, error) {
 func (b *Board) bind(k key, socket uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch err := update(b.maps.Bindings, k[:], number64(socket)); {
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("another program has frozen the map: restart vifproxyd, which makes another one: %w", err)
-	case err != nil:
-		return err
+	if err := update(b.maps.Bindings, k[:], number64(socket)); err != nil {
+		return explained(err)
 	}
 	b.held[k] = socket
 	return nil
@@ -158,10 +155,18 @@ func (b *Board) unbind(k key) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := remove(b.maps.Bindings, k[:]); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
+		return explained(err)
 	}
 	delete(b.held, k)
 	return nil
+}
+
+// explained adds what to do about an error of a write.
+func explained(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("another program has frozen the map: restart vifproxyd, which makes another one: %w", err)
+	}
+	return err
 }
 
 // A key of the map of bindings.
