@@ -162,6 +162,56 @@ func TestAdmissionIsForOurTranslationsOnly(t *testing.T) {
 	})
 }
 
+// With a switchboard, the admission is for AppVMs only. A chain INPUT may come later than the daemon, and refuse who reaches another
+// service at the port of all proxies from the uplink: that stays refused.
+func TestAdmissionBesideASwitchboardIsForAppVMs(t *testing.T) {
+	const words = `-A INPUT -i vif+ -p tcp -m tcp --dport 8100 -m comment --comment "kept by vifproxyd" -j ACCEPT`
+	for _, m := range Machines[2:] {
+		t.Run(m.Name, func(t *testing.T) {
+			EnterNamespace(t)
+			m.Kind = "auto"
+			a, _ := NewSite(t)
+			up := Attach(t, "uplink", Internet, "192.0.2.1", 1)
+			Listen(t, "0.0.0.0:8100", "a service")
+			b := open(t, m).(interface {
+				firewall.Backend
+				UseSwitchboard()
+			})
+			b.UseSwitchboard()
+			state := firewall.State{Shared: TestConfig.ProxyPort, Bindings: []firewall.Binding{Personal}}
+			Sync(t, b, state)
+			reach := func(want string) {
+				t.Helper()
+				if who := a.Reach(Gateway + ":8100"); who != "a service" {
+					t.Errorf("from the AppVM: %s", who)
+				}
+				if who := up.Reach("192.0.2.1:8100"); who != want {
+					t.Errorf("from the uplink: %s, want %s", who, want)
+				}
+			}
+			reach("a service")
+			m.Shell(t, "iptables -A INPUT -p tcp -j REJECT")
+			Sync(t, b, state)
+			reach("closed out")
+
+			// An older version had the port alone.
+			const old = "INPUT -p tcp -m tcp --dport 8100 -m comment --comment 'kept by vifproxyd' -j ACCEPT"
+			m.Shell(t, "iptables -D INPUT 1; iptables -I "+old)
+			Sync(t, b, state)
+			reach("closed out")
+			if got := Run(t, "", m.Iptables, "-S", "INPUT"); got != "-P INPUT ACCEPT\n"+words+"\n-A INPUT -p tcp -j REJECT --reject-with icmp-port-unreachable\n" {
+				t.Errorf("INPUT is\n%s", got)
+			}
+
+			// A daemon without a switchboard comes after one with it.
+			Sync(t, open(t, m), firewall.State{Bindings: []firewall.Binding{Personal}})
+			if got := Run(t, "", m.Iptables, "-S", "INPUT"); strings.Count(got, "kept by vifproxyd") != 1 || !strings.Contains(got, "--ctorigdstport 8100") {
+				t.Errorf("without a switchboard, INPUT is\n%s", got)
+			}
+		})
+	}
+}
+
 // oldRules are what vifproxy 0.1 kept, and among them rules of a person that look alike.
 const oldRules = `
 	iptables -N VIFPROXY-NO

@@ -24,8 +24,9 @@ import (
 // Everything that decides which AppVM reaches what is in our own tables, for IPv4 and IPv6: nat, guard and fence. No flush, delete
 // or restore of iptables touches them. But a packet must also pass INPUT. Its policy, or a REJECT, stops an AppVM's connection to
 // its proxy, and no accept of our own chains overrules that. So the first rule there, the admission, accepts what our nat has
-// translated, or with a switchboard what comes to the port that all proxies share. It admits only what the guard has already admitted. If somebody takes it away, AppVMs are shut
-// out until the next look puts it back.
+// translated, or with a switchboard what comes from a vif to the port that all proxies share. It admits only what the guard has
+// already admitted: the guard knows vifs only, so what comes from elsewhere to a service at that port is left to INPUT. If somebody
+// takes the admission away, AppVMs are shut out until the next look puts it back.
 //
 // iptables has two variants, each with a filter of its own, and a packet passes both: iptables-nft, whose rules are nftables',
 // and iptables-legacy. The Backend keeps the admission in both.

@@ -62,11 +62,11 @@ func (in *legacyInput) write(ctx context.Context, gone []inputRule, admit bool) 
 		changes = append(changes, deletion(r.print))
 	}
 	if admit {
-		what := fmt.Sprintf("--dport %d:%d -m conntrack --ctstate DNAT --ctorigdstport %d", in.cfg.FirstPort, in.cfg.LastPort, in.cfg.ProxyPort)
+		what := fmt.Sprintf("-p tcp -m tcp --dport %d:%d -m conntrack --ctstate DNAT --ctorigdstport %d", in.cfg.FirstPort, in.cfg.LastPort, in.cfg.ProxyPort)
 		if in.cfg.Switchboard {
-			what = fmt.Sprintf("--dport %d", in.cfg.ProxyPort)
+			what = fmt.Sprintf("-i vif+ -p tcp -m tcp --dport %d", in.cfg.ProxyPort)
 		}
-		changes = append(changes, fmt.Sprintf("-I INPUT -p tcp -m tcp %s -m comment --comment %q -j ACCEPT", what, firewall.AdmissionComment))
+		changes = append(changes, fmt.Sprintf("-I INPUT %s -m comment --comment %q -j ACCEPT", what, firewall.AdmissionComment))
 	}
 	return in.program.Restore(ctx, "filter", changes...)
 }

@@ -91,14 +91,16 @@ func (in *nftInput) write(ctx context.Context, gone []inputRule, admit bool) err
 func admissionRule(c firewall.Config) []byte {
 	var comment xtComment
 	copy(comment[:], firewall.AdmissionComment)
-	ports, translated := [2]uint16{c.FirstPort, c.LastPort}, extension("conntrack", 3, xtConntrack{
-		Matches: matchState | matchOriginalPort, States: stateDNAT, OriginalPort: c.ProxyPort, OriginalPortLast: c.ProxyPort,
-	})
-	if c.Switchboard {
-		ports, translated = [2]uint16{c.ProxyPort, c.ProxyPort}, nil
+	to := func(first, last uint16) nft.Rule {
+		return nft.All(nft.TCP, extension("tcp", 0, xtTCP{Sources: [2]uint16{0, 65535}, Destinations: [2]uint16{first, last}}))
 	}
-	rule := nft.All(nft.TCP, extension("tcp", 0, xtTCP{Sources: [2]uint16{0, 65535}, Destinations: ports}), translated,
-		extension("comment", 0, comment), nft.Accept)
+	what := nft.All(to(c.FirstPort, c.LastPort), extension("conntrack", 3, xtConntrack{
+		Matches: matchState | matchOriginalPort, States: stateDNAT, OriginalPort: c.ProxyPort, OriginalPortLast: c.ProxyPort,
+	}))
+	if c.Switchboard {
+		what = nft.All(nft.FromVif, to(c.ProxyPort, c.ProxyPort))
+	}
+	rule := nft.All(what, extension("comment", 0, comment), nft.Accept)
 	attrs := netlink.Append(slices.Clone(inputRules), unix.NLA_F_NESTED|unix.NFTA_RULE_EXPRESSIONS, rule...)
 	attrs = netlink.AppendNested(attrs, unix.NFTA_RULE_COMPAT, func(to []byte) []byte { // for extensions that are for one protocol
 		to = netlink.Append(to, unix.NFTA_RULE_COMPAT_PROTO, binary.BigEndian.AppendUint32(nil, unix.IPPROTO_TCP)...)

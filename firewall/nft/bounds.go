@@ -159,7 +159,7 @@ func (b *bounds) bound(chains []chain, c firewall.Config) []chain {
 	chains[fence].rules[0] = jump("bounded")
 	if !c.Switchboard {
 		chains = append(chains, chain{"vifproxy", "timeouts_in", hook{"filter", unix.NF_INET_PRE_ROUTING, afterTracking}, []Rule{
-			All(fromVif, TCP, syn, is(dport, net16(c.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
+			All(FromVif, TCP, syn, is(dport, net16(c.ProxyPort)...), local, ctTimeoutSet(tcpTimeouts)),
 		}})
 	}
 	return append(chains,

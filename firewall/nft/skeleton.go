@@ -102,10 +102,10 @@ func questionChains() []chain {
 func pingChains() []chain {
 	return []chain{
 		{"inet vifproxy", "pings", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{
-			All(fromVif, is(l4proto, unix.IPPROTO_ICMP), is(icmpType, 8), local, notrack),
-			All(fromVif, is(l4proto, unix.IPPROTO_ICMP), between(icmpType, []byte{13}, []byte{18}), local, notrack),
-			All(fromVif, is(l4proto, unix.IPPROTO_ICMPV6), is(icmpType, 128), local, notrack),
-			All(fromVif, is(l4proto, unix.IPPROTO_ICMPV6), is(icmpType, 139), local, notrack),
+			All(FromVif, is(l4proto, unix.IPPROTO_ICMP), is(icmpType, 8), local, notrack),
+			All(FromVif, is(l4proto, unix.IPPROTO_ICMP), between(icmpType, []byte{13}, []byte{18}), local, notrack),
+			All(FromVif, is(l4proto, unix.IPPROTO_ICMPV6), is(icmpType, 128), local, notrack),
+			All(FromVif, is(l4proto, unix.IPPROTO_ICMPV6), is(icmpType, 139), local, notrack),
 		}},
 	}
 }
@@ -159,7 +159,7 @@ func translated(c firewall.Config, limits, grants Rule) []chain {
 // handedOver returns the chains for connections that the switchboard hands over. They stay as they are on their way, at the port that
 // all AppVMs use, and connection tracking has nothing to do with them: no entry that somebody deletes cuts them off.
 func handedOver(c firewall.Config, limits, grants Rule) []chain {
-	fromAppVM := All(fromVif, TCP, is(dport, net16(c.ProxyPort)...))
+	fromAppVM := All(FromVif, TCP, is(dport, net16(c.ProxyPort)...))
 	toProxy := All(TCP, between(dport, net16(c.FirstPort), net16(c.LastPort)))
 	return []chain{
 		{"vifproxy", "untracked_in", hook{"filter", unix.NF_INET_PRE_ROUTING, beforeTracking}, []Rule{

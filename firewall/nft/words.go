@@ -232,7 +232,7 @@ var (
 
 	local     = is(daddrType, host32(unix.RTN_LOCAL)...)
 	unicast   = is(daddrType, host32(unix.RTN_UNICAST)...)
-	fromVif   = is(iifname, []byte("vif")...)
+	FromVif   = is(iifname, []byte("vif")...)
 	notFromLo = isNot(iifname, []byte("lo\x00")...)
 	toVif     = is(oifname, []byte("vif")...)
 	toOther   = isNot(oifname, []byte("vif")...)
