@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"vifproxy/internal/policy"
 	"vifproxy/internal/proxies"
 	"vifproxy/internal/sockdiag"
+	"vifproxy/internal/upstreams"
 	proc "vifproxy/tinyproxy/process"
 )
 
@@ -423,6 +425,34 @@ func TestARuntimeDirectoryThatOnlySystemdMakes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The daemon that gives up waits for no name server.
+func TestWhoGivesUpWaitsForNoNameServer(t *testing.T) {
+	run(t, func(m *machine) {
+		asked := make(chan struct{}, 1)
+		silent := func(ctx context.Context, _ string) ([]netip.Addr, error) {
+			asked <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		m.mail.Post(func(l *loop) { l.Systemd.MakesFiles, l.Setup.Started, l.Names.LookUp = true, time.Now(), silent })
+		m.file("a.10.0.0.1", "x")
+		m.connect("vif1.0 10.0.0.1")
+		m.after(lifeMin)
+		m.set(func() {
+			m.startErr = func(*policy.Policy) error { return proc.ErrRemoved }
+			m.ends = proc.ErrRemoved
+		})
+		m.file("config", fmt.Sprintf(toUpstream, "proxy.corp:3128"))
+		<-asked
+		m.after(upstreams.LookUpTimeout / 2)
+		select {
+		case <-m.mail.Done():
+		default:
+			t.Error("it waits for the name server")
+		}
+	})
 }
 
 // TestADeathTellsOfConnectionsThatWereKnown: those of an older process, which is asked for them each second.

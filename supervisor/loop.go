@@ -30,8 +30,9 @@ const (
 type loop struct {
 	Config
 	mail    *box
-	life    context.Context // ends when the loop has to end
-	running sync.WaitGroup  // processes, and what goes on beside the loop
+	life    context.Context    // ends when the loop has to end, or has called over
+	over    context.CancelFunc // so nothing beside the loop waits for a name server
+	running sync.WaitGroup     // processes, and what goes on beside the loop
 
 	inputs  plan.Inputs
 	cache   plan.Cache
@@ -82,8 +83,9 @@ type loop struct {
 }
 
 func newLoop(life context.Context, c Config, m *box) *loop {
+	life, over := context.WithCancel(life)
 	return &loop{
-		Config: c, mail: m, life: life, writeTimeout: syncTimeout, patience: checkTimeout,
+		Config: c, mail: m, life: life, over: over, writeTimeout: syncTimeout, patience: checkTimeout,
 		troubles:  news.Troubles{},
 		unwatched: map[string]mailbox.Reason{},
 		writers:   news.Writers{},

@@ -25,6 +25,7 @@ func (l *loop) shutdown() error {
 	// The last write does not fail because somebody undid the rules before it. But it waits less long if somebody may have undone the fence.
 	l.guard = guard{suspect: l.guard.suspect || l.mail.Pending(mailbox.Firewall)}
 	delete(l.troubles, "firewall")
+	l.over()
 	l.life, l.writeTimeout, l.patience = context.WithoutCancel(l.life), lastSyncTimeout, endingTimeout // for the last writes
 	if l.writing != nil {
 		l.writing.putOff() // a check too
