@@ -32,6 +32,7 @@ type Listener struct {
 	path   string
 	group  string
 	made   fs.FileInfo // the socket as bind(2) made it
+	served bool        // Serve has ended, and has closed the socket
 }
 
 // Listen makes the control socket at path, which is absolute. The socket has mode 0600, or with a group that group and 0660. If its
@@ -177,9 +178,12 @@ func (l *Listener) vanishes(ctx context.Context, limits limits) (removed bool) {
 	}
 }
 
-// Again makes the socket again after Serve has returned ErrRemoved. If its directory is missing and the daemon may make it, Again
-// makes that too.
+// Again makes the socket again if Serve has ended since it was made, for whatever reason. If its directory is missing and the daemon may
+// make it, Again makes that too.
 func (l *Listener) Again() error {
+	if !l.served {
+		return nil
+	}
 	if err := l.lock.Close(); err != nil && !errors.Is(err, fs.ErrClosed) { // it may be the lock of a directory that is no more
 		return err
 	}

@@ -38,7 +38,7 @@ var defaults = limits{
 }
 
 // Serve answers requests until ctx ends, and then returns nil. If the socket fails it returns an error: ErrRemoved if somebody has
-// removed the socket, see [Listener.Again].
+// removed the socket. After either, [Listener.Again] makes the socket again.
 //
 // When ctx ends, requests under way are cancelled. When Serve returns, no request is being served any more and the socket is gone.
 // Its lock is not: see [Listener.Close].
@@ -95,6 +95,7 @@ func serve(ctx context.Context, l *Listener, service Service, log *slog.Logger, 
 	cancel()
 	<-ended
 	connections.Wait()
+	l.served = true
 	if removed {
 		return ErrRemoved
 	}

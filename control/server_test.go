@@ -585,3 +585,37 @@ func TestARemovedSocketIsMadeAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestASocketThatFailsIsMadeAgain: accept(2) may fail for good, as without memory, and nobody has removed the socket. Before that, there is
+// nothing to make.
+func TestASocketThatFailsIsMadeAgain(t *testing.T) {
+	socket := filepath.Join(openDir(t), "control.sock")
+	l, err := Listen(socket, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	log := slog.New(slog.DiscardHandler)
+	made := l.made
+	must(t, l.Again())
+	if l.made != made {
+		t.Error("made again, before anything has failed")
+	}
+	must(t, l.socket.Close())
+	for range 2 {
+		if err := Serve(t.Context(), l, &fakeDaemon{}, log); err == nil || errors.Is(err, ErrRemoved) {
+			t.Errorf("Serve ends with %v", err)
+		}
+	}
+	must(t, l.Again())
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { ended <- Serve(ctx, l, &fakeDaemon{}, log) }()
+	if _, err := NewClient(socket).Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := await.Value(t, "the end of Serve", ended); err != nil {
+		t.Error(err)
+	}
+}

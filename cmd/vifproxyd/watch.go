@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"vifproxy/control"
@@ -75,17 +74,12 @@ func (d *parts) watch(ctx context.Context, s *supervisor.Supervisor) {
 		})
 	})
 	desk := callers.New(s, d.log)
-	removed := false // the socket
 	watch("control socket", 0, func(ctx context.Context, report func(error)) error {
-		if removed {
-			if err := d.socket.Again(); err != nil {
-				return err
-			}
+		if err := d.socket.Again(); err != nil {
+			return err
 		}
 		report(nil)
-		err := control.Serve(ctx, d.socket, desk, d.log)
-		removed = errors.Is(err, control.ErrRemoved)
-		return err
+		return control.Serve(ctx, d.socket, desk, d.log)
 	})
 }
 
