@@ -26,13 +26,14 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 	fw, err := backend.Open(ctx, log, o.firewall, o.ports())
 
 	// Processes are ended even if the firewall could not be read: a binding to a port on which nothing listens is closed.
+	left := proxies.EndLeft(ctx, emitter)
 	proxies, launchErr := proxies.Launch(ctx, emitter, proxies.Options{
 		Binary: o.tinyproxy, RuntimeDir: o.runtimeDir, CompatDir: o.compatDir, Users: new(tinyproxy.Identities),
 	})
 	if launchErr == nil {
 		proxies.Close()
 	}
-	if err == nil {
+	if err == nil && left == nil { // else they stay within the fence
 		err = fw.Remove(ctx)
 	}
 	if os.Geteuid() == 0 {
@@ -40,7 +41,7 @@ func clean(o options, log *slog.Logger, emitter *events.Emitter) error {
 			err = errors.Join(err, e)
 		}
 	}
-	return errors.Join(err, launchErr)
+	return errors.Join(err, left, launchErr)
 }
 
 // ports returns what the firewall has to know.

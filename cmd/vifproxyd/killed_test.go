@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -86,6 +88,36 @@ func TestCleanTakesAwayWhatACrashLeft(t *testing.T) {
 		}
 		if now := s.ruleset(); sorted(now) != sorted(before) {
 			t.Errorf("now:\n%s\nbefore:\n%s", now, before)
+		}
+	})
+}
+
+// TestNoFenceGoesBeforeWhatIsInIt: a crash leaves a process of a proxy, and what comes next cannot start proxies. It ends that process all the
+// same, before it removes the fence.
+func TestNoFenceGoesBeforeWhatIsInIt(t *testing.T) {
+	onBoth(t, func(s *site) {
+		s.rules("work.10.137.0.11", bank)
+		s.attach("work", "10.137.0.11")
+		before := s.ruleset()
+		for _, flags := range [][]string{{"--clean"}, nil} {
+			s.start()
+			s.opens("work", "http://bank.example/")
+			s.crash()
+			left := s.asProxy(uidOf(netip.MustParseAddr("10.137.0.11")))
+			file := filepath.Join(s.dir, "file")
+			s.must(os.WriteFile(file, nil, 0o600))
+			out, err := s.vifproxyd(s.Context(), append(flags, "--runtime-dir="+filepath.Join(file, "run"))...).CombinedOutput()
+			if err == nil {
+				t.Errorf("%v: it starts without a runtime directory:\n%s", flags, out)
+			}
+			if now := s.ruleset(); sorted(now) != sorted(before) {
+				t.Errorf("%v: rules are left:\n%s\n%s", flags, now, out)
+			}
+			// Whoever has ended it has waited for its end. Otherwise this ends it, and the signal says so.
+			s.must(left.Process.Signal(syscall.SIGTERM))
+			if left.Wait(); left.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+				t.Errorf("%v: a process of a proxy is left, and no fence:\n%s", flags, out)
+			}
 		}
 	})
 }

@@ -131,6 +131,9 @@ func (d *parts) open(ctx context.Context, inherited []*os.File) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := proxies.EndLeft(ctx, d.events); err != nil {
+		return err // the fence stays around them
+	}
 	sandbox, confinement, err := proxies.Confine(d.events, d.requireConfinement)
 	if err != nil {
 		return errors.Join(err, fw.Remove(context.WithoutCancel(ctx)))

@@ -12,6 +12,7 @@ import (
 	"vifproxy/rules"
 	"vifproxy/tinyproxy"
 	"vifproxy/tinyproxy/confine"
+	"vifproxy/tinyproxy/leftover"
 	"vifproxy/tinyproxy/limits"
 	proc "vifproxy/tinyproxy/process"
 )
@@ -52,6 +53,21 @@ type Options struct {
 	Prompt                bool             // a program in the kernel sets TCP_NODELAY for their connections
 }
 
+// EndLeft ends the processes that an earlier run has left. Unless it succeeds, the fence around them has to stay.
+func EndLeft(ctx context.Context, emitter *events.Emitter) error {
+	return endLeft(ctx, emitter, leftover.Kill)
+}
+
+func endLeft(ctx context.Context, emitter *events.Emitter, end func(context.Context) (killed int, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	killed, err := end(ctx)
+	if killed > 0 {
+		emitter.Emit(events.Leftovers, events.About{Count: killed})
+	}
+	return err
+}
+
 // Launch prepares to start proxies, and ends those that an earlier run has left.
 func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxies, error) {
 	launcher, err := proc.NewLauncher(proc.Options{
@@ -61,15 +77,9 @@ func Launch(ctx context.Context, emitter *events.Emitter, o Options) (*Tinyproxi
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
-	defer cancel()
-	killed, err := launcher.Reap(ctx)
-	if err != nil {
+	if err := endLeft(ctx, emitter, launcher.Reap); err != nil {
 		launcher.Close()
 		return nil, err
-	}
-	if killed > 0 {
-		emitter.Emit(events.Leftovers, events.About{Count: killed})
 	}
 	var lists *limits.Shelf
 	if o.Sandbox != nil {
