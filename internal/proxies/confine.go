@@ -20,6 +20,9 @@ func Confine(emitter *events.Emitter, allRequired bool) (*confine.Sandbox, contr
 	if err := s.EnterGroup(); err != nil {
 		emitter.Log.Warn("proxies have no cgroup of their own", "err", err)
 	}
+	if err := s.Stayed(); err != nil {
+		emitter.Log.Warn("cgroups of an earlier run stay", "err", err)
+	}
 	c := control.Confinement{Applied: s.Applied, Missing: []control.Lack{}}
 	var missing []string
 	for _, lack := range s.Missing {

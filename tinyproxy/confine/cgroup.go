@@ -34,6 +34,7 @@ type groups struct {
 	root    *os.Root
 	place   string   // where those of proxies are in it: sharedGroup, or "." if it was not delegated
 	enabled []string // of controllers
+	stayed  error    // what an earlier run has left, and why it cannot be removed
 	made    atomic.Uint64
 
 	mu      sync.Mutex
@@ -104,6 +105,7 @@ func openGroups(dir string) (_ *groups, err error) {
 	if slices.Contains(g.enabled, "cpu") {
 		_ = g.set(daemonGroup+"/cpu.weight", "1000")
 	}
+	var left []*group
 	for _, place := range []string{sharedGroup, "."} { // of an earlier run; older daemons had them beside their own
 		entries, err := fs.ReadDir(root.FS(), place)
 		if err != nil {
@@ -111,13 +113,20 @@ func openGroups(dir string) (_ *groups, err error) {
 		}
 		for _, e := range entries {
 			if e.IsDir() && strings.HasPrefix(e.Name(), proxyPrefix) {
-				if err := (&group{parent: g, name: path.Join(place, e.Name())}).remove(); err != nil {
-					return nil, err
-				}
+				c := &group{parent: g, name: path.Join(place, e.Name())}
+				c.kill()
+				left = append(left, c)
 			}
 		}
 	}
-	return g, g.boundAll()
+	tries := removeTries // for all: a start of the daemon does not wait longer if there are more
+	for _, c := range left {
+		g.stayed = errors.Join(g.stayed, c.removeWithin(&tries))
+	}
+	if err := g.boundAll(); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // boundAll holds all proxies together to what this machine can spare for them. It is called before each start, because the memory of a
@@ -134,7 +143,14 @@ func (g *groups) boundAll() error {
 	}
 	const file = sharedGroup + "/memory.max"
 	bound := limits.Together(all)
-	if now, err := g.read(file); err != nil || now == shown(bound) {
+	now, err := g.read(file)
+	if errors.Is(err, fs.ErrNotExist) { // another program has taken the controller away, with all its files
+		if err := g.enable("memory"); err != nil {
+			return fmt.Errorf("another program has taken the controller memory away from the cgroup of the proxies: %w", err)
+		}
+		now, err = g.read(file)
+	}
+	if err != nil || now == shown(bound) {
 		return err
 	}
 	// A bound below what is in use would have the writer wait until processes have ended. What is in use falls to the bound later.
@@ -187,16 +203,12 @@ func (g *groups) add() (_ *group, procs *os.File, err error) {
 	if err := g.boundAll(); err != nil {
 		return nil, nil, fmt.Errorf("bound the memory of all proxies: %w", err)
 	}
-	c := &group{parent: g, name: path.Join(g.place, fmt.Sprint(proxyPrefix, g.made.Add(1)))}
-	if err := g.root.Mkdir(c.name, 0o755); errors.Is(err, fs.ErrExist) {
-		err = c.remove()
-		if err == nil {
-			err = g.root.Mkdir(c.name, 0o755)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-	} else if err != nil {
+	c := &group{parent: g}
+	for err = fs.ErrExist; errors.Is(err, fs.ErrExist); { // one that an earlier run has left keeps its name
+		c.name = path.Join(g.place, fmt.Sprint(proxyPrefix, g.made.Add(1)))
+		err = g.root.Mkdir(c.name, 0o755)
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	defer func() {
@@ -273,17 +285,22 @@ const (
 
 // remove ends what is left in it, and removes it.
 func (c *group) remove() error {
+	tries := removeTries
+	return c.removeWithin(&tries)
+}
+
+// removeWithin is remove with so many tries, of which it takes what it needs, but one at least.
+func (c *group) removeWithin(tries *int) error {
 	c.parent.forget(c.name + "/")
-	var err error
-	for range removeTries { // dead processes leave in their own time
+	for { // dead processes leave in their own time
 		c.kill()
-		if err = c.parent.root.Remove(c.name); !errors.Is(err, unix.EBUSY) {
-			break
+		err := c.parent.root.Remove(c.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if *tries--; !errors.Is(err, unix.EBUSY) || *tries <= 0 {
+			return err
 		}
 		time.Sleep(removePause)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -57,35 +57,66 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("controllers %q", g.enabled)
+	bound := func() string {
+		text, err := g.root.ReadFile(sharedGroup + "/memory.max")
+		if err != nil {
+			t.Error(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
 	// All proxies have one bound. When the VM has got more memory, or less, the next start sets another one.
 	if slices.Contains(g.enabled, "memory") {
 		all, err := limits.Memory()
 		if err != nil {
 			t.Fatal(err)
 		}
-		bound := func() string {
-			text, err := g.root.ReadFile(sharedGroup + "/memory.max")
-			if err != nil {
-				t.Error(err)
-			}
-			return strings.TrimSpace(string(text))
-		}
 		want := shown(limits.Together(all))
 		if is := bound(); is != want {
 			t.Errorf("all proxies may use %s bytes, want %s", is, want)
+		}
+		// A cgroup that cannot be bounded is not used.
+		empty, current := filepath.Join(t.TempDir(), "empty"), filepath.Join(dir, sharedGroup, "memory.current")
+		if err := errors.Join(g.write(sharedGroup+"/memory.max", "max"), os.WriteFile(empty, nil, 0o600),
+			unix.Mount(empty, current, "", unix.MS_BIND, "")); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := openGroups(dir); err == nil || again != nil {
+			t.Errorf("without a bound: %v, %v", again, err)
+		}
+		if err := unix.Unmount(current, 0); err != nil {
+			t.Fatal(err)
 		}
 		if err := errors.Join(g.write(sharedGroup+"/memory.max", "max"), g.boundAll()); err != nil || bound() != want {
 			t.Errorf("then they may use %s bytes, want %s: %v", bound(), want, err)
 		}
 	}
 
+	// Another program takes the memory controller away, and the bound of all proxies with it. It is back before the next start, or there
+	// is none.
+	usable := g.enabled
+	for _, place := range []string{sharedGroup, "."} {
+		if err := g.write(filepath.Join(place, "cgroup.subtree_control"), "-memory"); err != nil && slices.Contains(usable, "memory") {
+			t.Error(err)
+		}
+	}
+	if _, err := g.root.Stat(sharedGroup + "/memory.max"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("this shows nothing: %v", err)
+	}
+	g.enabled = controllers
+	if err := g.boundAll(); !slices.Contains(usable, "memory") && (err == nil || !strings.Contains(err.Error(), "taken the controller memory")) {
+		t.Errorf("without the memory controller: %v", err)
+	}
+	g.enabled = usable
+
 	// A process that leaves its session, and what it forked, in the proxy's cgroup.
 	c, procs, err := g.add()
 	if err != nil {
 		t.Fatal(err)
 	}
+	if slices.Contains(usable, "memory") && g.written[sharedGroup+"/memory.max"] != bound() {
+		t.Errorf("all proxies may use %s bytes again, and %s were written", bound(), g.written[sharedGroup+"/memory.max"])
+	}
 	// Another program takes controllers away. They are back at the next limit, or no proxy starts.
-	usable := g.enabled
 	g.enabled = controllers
 	for _, controller := range usable {
 		if err := g.write(sharedGroup+"/cgroup.subtree_control", "-"+controller); err != nil {
@@ -155,8 +186,10 @@ func TestGroups(t *testing.T) {
 		t.Errorf("shell and background process are not both in the cgroup: %q, %v", pids, err)
 	}
 
-	// Another run finds and ends it, and what a daemon has left that had no group for all.
-	if err := g.root.Mkdir("proxy-1", 0o755); err != nil {
+	// Another run finds and ends it, and what a daemon has left that had no group for all. What cannot be removed stays, and does not
+	// keep it from using cgroups.
+	const kept = sharedGroup + "/proxy-2"
+	if err := errors.Join(g.root.Mkdir("proxy-1", 0o755), g.root.Mkdir(kept, 0o755), g.root.Mkdir(kept+"/other", 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	again, err := openGroups(filepath.Join(dir, daemonGroup))
@@ -172,6 +205,24 @@ func TestGroups(t *testing.T) {
 	}
 	if _, err := g.root.Stat("proxy-1"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the older one is still there: %v", err)
+	}
+	if again.stayed == nil || !strings.Contains(again.stayed.Error(), kept+": device or resource busy") {
+		t.Errorf("what stays is not told: %v", again.stayed)
+	}
+	for _, want := range []string{"proxy-1", "proxy-3"} {
+		c, procs, err := again.add()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.name != sharedGroup+"/"+want {
+			t.Errorf("a new cgroup is %s, want %s", c.name, want)
+		}
+		if err := errors.Join(procs.Close(), c.remove()); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := errors.Join(again.root.Remove(kept+"/other"), again.root.Remove(kept)); err != nil {
+		t.Error(err)
 	}
 	g.root.Close()
 }

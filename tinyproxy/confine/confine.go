@@ -216,6 +216,14 @@ func (s *Sandbox) EnterGroup() error {
 	return nil
 }
 
+// Stayed returns an error if cgroups of an earlier run cannot be removed. No proxy gets one of them.
+func (s *Sandbox) Stayed() error {
+	if s.groups == nil {
+		return nil
+	}
+	return s.groups.stayed
+}
+
 // Fits reports whether this machine can give a proxy what it needs, see limits.Ceilings.Fits.
 func (s *Sandbox) Fits(clients int, rules limits.Rules) error { return s.ceilings.Fits(clients, rules) }
 
