@@ -74,16 +74,17 @@ func (n *Backend) tryToPin(ctx context.Context, plan planner) (wait time.Duratio
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.pinsUnknown { // the kernel may have what is not remembered any more, so no plan takes it out
-		if err := n.do(ctx, func() error { _, err := n.restorePins(); return err }); err != nil {
-			return 0, err
-		}
+		err = n.do(ctx, func() error { _, err := n.restorePins(); return err })
 	}
 	before := n.pins.Now()
 	p := plan(n.pins, before)
-	if p.Wait > 0 || p.Empty() {
+	if err == nil && (p.Wait > 0 || p.Empty()) {
 		return p.Wait, nil
 	}
-	if err := n.do(ctx, func() error { return n.conn.beside(p, unix.NLM_F_EXCL) }); err != nil {
+	if err == nil {
+		err = n.do(ctx, func() error { return n.conn.beside(p, unix.NLM_F_EXCL) })
+	}
+	if err != nil {
 		n.pins.Failed(p)
 		n.pinsUnknown = true
 		return 0, err
@@ -96,13 +97,15 @@ func (n *Backend) tryToPin(ctx context.Context, plan planner) (wait time.Duratio
 func isDoubt(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) }
 
 // beside carries out a plan. What is known of the kernel stays known, unless another program has changed something since. flags are of
-// the requests that put pins in. Without NLM_F_EXCL these may change nothing, and then the kernel's generation stays (nf_tables_commit),
-// so the next Sync reads.
+// the requests that put pins in. Without NLM_F_EXCL these may change nothing, so the generation is not known then, and the next Sync reads.
 func (k *kernel) beside(p pins.Plan, flags uint16) error {
-	changes := pinRequests(p, flags)
+	changes, transact := pinRequests(p, flags), k.Transact
+	if flags&unix.NLM_F_EXCL == 0 {
+		transact = k.TransactPerhaps
+	}
 	return ruleset.Undisturbed(func() error {
 		if known := k.last.generation; known != 0 && !k.stale {
-			err := k.Transact(known, changes)
+			err := transact(known, changes)
 			if err == nil {
 				k.last.generation = ruleset.Following(known)
 				k.stale = flags&unix.NLM_F_EXCL == 0
@@ -112,7 +115,7 @@ func (k *kernel) beside(p pins.Plan, flags uint16) error {
 			}
 			k.stale = true // the next Sync reads
 		}
-		return k.Transact(0, changes)
+		return transact(0, changes)
 	})
 }
 

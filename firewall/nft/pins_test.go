@@ -255,6 +255,27 @@ func TestUnpinTellsTheTruth(t *testing.T) {
 	}
 }
 
+// TestUnpinnedIsNotRestored: what was to go is not put in again, although every try to take it out has failed.
+func TestUnpinnedIsNotRestored(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, act := range []string{"true", "nft delete table inet vifproxy"} {
+		EnterNamespace(t)
+		m := Machines[1]
+		b := open(t, m)
+		some := numbered(PersonalUID, 0, 4)
+		Must(t, b.Pin(t.Context(), some, time.Hour))
+		for _, one := range some[1:] {
+			if err := b.Unpin(ended, []firewall.Pin{one}); !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v", err)
+			}
+		}
+		m.Shell(t, act)
+		Sync(t, b, firewall.State{})
+		holds(t, b, map[firewall.Pin]time.Duration{some[0]: time.Hour})
+	}
+}
+
 // TestPinThatIsThereHidesNothing: to put in a pin that is there changes nothing, so the kernel counts no generation. One change by another
 // program after that is found.
 func TestPinThatIsThereHidesNothing(t *testing.T) {
@@ -268,7 +289,11 @@ func TestPinThatIsThereHidesNothing(t *testing.T) {
 	Sync(t, b, state)
 	chain := func() string { return Run(t, "", "nft", "list", "chain", "inet", "vifproxy", "egress") }
 	good := chain()
+	made := b.conn.Made()
 	Must(t, b.conn.beside(pins.Plan{In: some, Lasting: []time.Duration{time.Hour}}, 0))
+	if n := b.conn.Made() - made; n != 0 {
+		t.Errorf("%d generations are counted", n) // package ipt looks only if there are more than those
+	}
 	m.Shell(t, "nft insert rule inet vifproxy egress accept")
 	Sync(t, b, state)
 	if got := chain(); got != good {

@@ -80,7 +80,7 @@ func briefErrors(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 }
 
-// Made returns how many transactions of this connection have succeeded.
+// Made returns how many generations this connection has made for sure.
 func (c *Conn) Made() uint32 { return c.made }
 
 // Message returns one request to nftables, about a table of this family.
@@ -97,6 +97,15 @@ func Message(request uint16, family byte, flags uint16, attrs []byte) []byte {
 // the ruleset still has this generation, and refuses otherwise (nf_tables_valid_genid); then Transact returns ErrStale. So after a
 // success the ruleset is the one before with these changes, and its generation is the following one. Generation 0 stands for any.
 func (c *Conn) Transact(generation uint32, changes [][]byte) error {
+	err := c.TransactPerhaps(generation, changes)
+	if err == nil && len(changes) > 0 {
+		c.made++
+	}
+	return err
+}
+
+// TransactPerhaps is Transact for changes of which all may have been made already. Then the generation stays (nf_tables_commit).
+func (c *Conn) TransactPerhaps(generation uint32, changes [][]byte) error {
 	if len(changes) == 0 {
 		return nil
 	}
@@ -119,9 +128,6 @@ func (c *Conn) Transact(generation uint32, changes [][]byte) error {
 	_, err := c.Ask(batch)
 	if errors.Is(err, unix.ERESTART) {
 		return ErrStale
-	}
-	if err == nil {
-		c.made++
 	}
 	return err
 }
