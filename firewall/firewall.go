@@ -37,7 +37,7 @@ import (
 var ErrUnfenced = errors.New("the fence around proxies does not stand")
 
 // ErrShut is in the error of a Sync if everything is in force, and the fence stands, but AppVMs may still be kept from their proxies: by
-// the chain INPUT of iptables, or because the programs of the switchboard are not attached any more.
+// the chain INPUT of iptables, or because somebody has detached the programs of the switchboard or frozen its bindings.
 var ErrShut = errors.New("AppVMs may be shut out from their proxies")
 
 // AdmissionComment is the comment of our one rule in the chain INPUT of iptables. Rules of older versions have the comment
