@@ -17,7 +17,7 @@ type Good struct {
 	last     *policy.Policy // the last that came up since the AppVM connected; nil if none did
 	read     *policy.Policy // those of now, if they can be used as far as they were read
 	unjudged *policy.Policy // newer than last and followed by others, took something away, and nobody knows whether tinyproxy takes them
-	revoked  bool           // so did older ones than unjudged: if tinyproxy refuses unjudged, last permits too much
+	revoked  bool           // so did others than unjudged: if tinyproxy refuses unjudged, last permits too much
 }
 
 // Policy returns what serves if the rules of now cannot be used; nil if nothing does.
@@ -78,13 +78,16 @@ func (g *Good) leave(d *Desired, failures backoff.Failures) {
 	if g.read = nil; d.Connected() {
 		g.read = d.Policy
 	}
-	good := g.Policy()
-	if was == nil || good == nil || g.read != nil && g.read.Key() == was.Key() || failures[was.Key()].Bad ||
-		was.PermitsAll(good.At(was.Bind, d.Places.Of(good))) {
+	if was == nil || g.Policy() == nil || g.read != nil && g.read.Key() == was.Key() || failures[was.Key()].Bad {
 		return
 	}
-	g.revoked = g.unjudged != nil
-	g.unjudged = was
+	takesFrom := func(good *policy.Policy) bool {
+		return good != nil && !was.PermitsAll(good.At(was.Bind, d.Places.Of(good)))
+	}
+	g.revoked = g.revoked || g.unjudged != nil && (takesFrom(g.unjudged) || takesFrom(g.last))
+	if takesFrom(g.Policy()) {
+		g.unjudged = was
+	}
 }
 
 // moved returns a policy for the gateway and the places of now.
