@@ -148,20 +148,8 @@ func (s *Supervisor) known(ctx context.Context, names []string) ([]plan.Identity
 
 // changeNames changes what is stopped for the AppVMs of these names.
 func (s *Supervisor) changeNames(ctx context.Context, names []string, change func(*loop, plan.Identity)) (control.Status, error) {
-	return s.changeStops(ctx, func(l *loop) (addrs []netip.Addr, err error) {
-		var known []string
-		var found []plan.Identity
-		for _, d := range l.want {
-			known = append(known, d.Name)
-			if slices.Contains(names, d.Name) {
-				found, addrs = append(found, d.Identity()), append(addrs, d.Addr)
-			}
-		}
-		for _, name := range names {
-			if l.inputs.Stops.Named(name) && !slices.Contains(known, name) {
-				known, found = append(known, name), append(found, plan.Identity{Name: name})
-			}
-		}
+	return s.changeStops(ctx, func(l *loop) ([]netip.Addr, error) {
+		found, addrs, known := l.inputs.Named(l.want, names)
 		if err := control.AllKnown(names, known); err != nil {
 			return nil, err
 		}
