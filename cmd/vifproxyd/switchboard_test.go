@@ -213,6 +213,43 @@ func TestSwitchboardThatAnotherProgramChanges(t *testing.T) {
 	s.stop()
 }
 
+// Somebody freezes the map of bindings, and an AppVM leaves. The proxies of the others go on, whatever another program changes then.
+func TestSwitchboardWithAFrozenMap(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.R42)
+	s.rules("work.10.137.95.11", bank)
+	s.rules("play.10.137.95.12", shop)
+	s.attach("work", "10.137.95.11")
+	s.attach("play", "10.137.95.12")
+	s.start()
+	s.opens("work", "http://bank.example/")
+	s.opens("play", "http://shop.example/")
+	process := s.show()["work"].PID
+	bindings, err := ebpf.NewMapFromFD(s.stored(handover.Bindings.Name))
+	s.must(err)
+	defer bindings.Close()
+	s.must(bindings.Freeze())
+	s.detach("play")
+	s.until("show says that the map is frozen", func() error {
+		if text, problems, _ := s.ctl("show"); !strings.Contains(text+problems, "has frozen the map") {
+			return errors.New(text + problems)
+		}
+		return nil
+	})
+	for range 3 {
+		s.inFirewall("nft", "add table ip other; delete table ip other")
+		s.ctl("update")
+		s.opens("work", "http://bank.example/")
+	}
+	if now := s.show()["work"].PID; now != process {
+		t.Errorf("the proxy is process %d, before %d", now, process)
+	}
+	if text, problems, _ := s.ctl("show"); !strings.Contains(text+problems, "has frozen the map") || strings.Contains(text+problems, "fence") {
+		t.Errorf("show says\n%s%s", text, problems)
+	}
+	s.crash()
+}
+
 // AppVMs that come and go, however they do, leave nothing in the switchboard.
 func TestSwitchboardForgetsWhoHasLeft(t *testing.T) {
 	t.Parallel()
