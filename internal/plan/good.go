@@ -82,13 +82,17 @@ func (g *Good) leave(d *Desired, failures backoff.Failures) {
 		return
 	}
 	takesFrom := func(good *policy.Policy) bool {
-		return good != nil && !was.PermitsAll(good.At(was.Bind, d.Places.Of(good)))
+		return good != nil && !listPermitsAll(was, good.At(was.Bind, d.Places.Of(good)))
 	}
 	g.revoked = g.revoked || g.unjudged != nil && (takesFrom(g.unjudged) || takesFrom(g.last))
 	if takesFrom(g.Policy()) {
 		g.unjudged = was
 	}
 }
+
+// listPermitsAll reports whether the list of a policy permits all that the list of an older one does. What is allowed for a time does not count:
+// it ends, and what the list has taken away must not stay then.
+func listPermitsAll(p, old *policy.Policy) bool { return p.Only(nil).PermitsAll(old.Only(nil)) }
 
 // moved returns a policy for the gateway and the places of now.
 func (d *Desired) moved(p *policy.Policy) *policy.Policy { return p.At(d.Bind, d.Places.Of(p)) }
@@ -101,7 +105,7 @@ func (d *Desired) stillGood(good *policy.Policy, failures backoff.Failures) bool
 		return true
 	}
 	f := failures[d.Policy.Key()]
-	return f.Bad || d.StoppedBy == "" && f.Err == nil || d.Policy.PermitsAll(d.moved(good))
+	return f.Bad || d.StoppedBy == "" && f.Err == nil || listPermitsAll(d.Policy, d.moved(good))
 }
 
 // stillAllowed returns what is left of a policy below the ceiling, and without what has been allowed for a time that is over.
