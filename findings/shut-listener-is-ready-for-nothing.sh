@@ -1,10 +1,10 @@
 #!/bin/sh
-# After shutdown(2) of a listening unix socket, accept(2) fails with EINVAL, as POSIX says for a socket that does not accept connections. One would expect
-# the same of a socket with O_NONBLOCK.
+# After shutdown(2) of a listening unix socket, accept(2) fails with EINVAL, as POSIX says for a socket that does not accept connections.
+# One would expect the same of a socket with O_NONBLOCK.
 #
 # With O_NONBLOCK it says EAGAIN, each time: the kernel looks whether a connection waits before it looks at the shutdown (unix_accept and
-# __skb_try_recv_datagram, Linux 6.18). poll(2) says POLLIN and POLLHUP meanwhile, so one who goes by POLLIN comes back at once, for ever, and one who
-# waits for edges (EPOLLET) hears of it once and never again. Whoever connects is refused. A TCP socket says EINVAL both times.
+# __skb_try_recv_datagram, Linux 6.18). poll(2) says POLLIN and POLLHUP meanwhile, so one who goes by POLLIN comes back at once, for ever,
+# and one who waits for edges (EPOLLET) hears of it once and never again. Whoever connects is refused. A TCP socket says EINVAL both times.
 #
 # It matters to a server that another thread or process ends by shutdown(): by unix sockets it spins, or sleeps, and learns nothing. Seen
 # when a test wanted to have accept() of a daemon fail.

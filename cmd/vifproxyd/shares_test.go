@@ -137,9 +137,9 @@ func (s *site) pings(vm string) (stop func() (sent, answered int)) {
 	}
 }
 
-// TestTrackingIsShared: one AppVM pings its gateway 200 times a second, or opens and closes as many connections, without a request and
-// with one each. Connection tracking keeps few of them, and the requests of its neighbour succeed. No other test has its address: on a busy machine its proxy serves as many
-// as it may.
+// TestTrackingIsShared: one AppVM pings its gateway 200 times a second, or opens and closes as many connections, without a request and with
+// one each. Connection tracking keeps few of them, and the requests of its neighbour succeed. No other test has its address: on a busy
+// machine its proxy serves as many as it may.
 func TestTrackingIsShared(t *testing.T) {
 	onBoth(t, func(s *site) {
 		s.withSmallTable()

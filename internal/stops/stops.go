@@ -88,9 +88,9 @@ func (r *Record) add(s Stop) {
 	}
 }
 
-// Start lets an AppVM go, because a person says so. Without an address, because it has no list now, that is the AppVM of this name that a person stopped. If it is
-// stopped only because it has the address of one that a person stopped under another
-// name, that name stays stopped: nobody has said yes to that AppVM.
+// Start lets an AppVM go, because a person says so. Without an address, because it has no list now, that is the AppVM of this name that a
+// person stopped. If it is stopped only because it has the address of one that a person stopped under another name, that name stays
+// stopped: nobody has said yes to that AppVM.
 func (r *Record) Start(name string, addr netip.Addr, now time.Time) {
 	r.Unread = false
 	named := func(old Stop) bool { return old.Name == name }
