@@ -15,8 +15,8 @@ import (
 
 var answersTime = flag.Duration("answers.time", 3*time.Second, "for how long TestWhatNameServersSay has addresses rotate with each firewall")
 
-// Whatever is answered for a name, it opens if it leads to a public address. What others have been told cuts off nothing, and nothing
-// but public addresses is reached.
+// A page opens if one of the addresses that a name server says is public, however many there are, and however long they are true. Proxies
+// reach no other address. What is answered for one name cuts off nothing that another name leads to.
 func TestWhatNameServersSay(t *testing.T) {
 	onBoth(t, func(s *site) {
 		public := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, byte(4 + i/256), byte(i)}) }

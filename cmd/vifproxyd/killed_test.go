@@ -113,7 +113,7 @@ func TestNoFenceGoesBeforeWhatIsInIt(t *testing.T) {
 			if now := s.ruleset(); sorted(now) != sorted(before) {
 				t.Errorf("%v: rules are left:\n%s\n%s", flags, now, out)
 			}
-			// Whoever has ended it has waited for its end. Otherwise this ends it, and the signal says so.
+			// If vifproxyd has killed it, it is dead by now. If not, SIGTERM ends it here, and its status says so.
 			s.must(left.Process.Signal(syscall.SIGTERM))
 			if left.Wait(); left.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 				t.Errorf("%v: a process of a proxy is left, and no fence:\n%s", flags, out)

@@ -71,18 +71,25 @@ func (s *Server) openSocket() (err error) {
 // shutdown(2) and setsockopt(2) do belongs to the socket, and would hinder all that come after. No resolver may run. What waits in the
 // socket is lost, and asked again.
 func (s *Server) mendSocket() error {
+	why, err := s.renewSocket()
+	if why != nil {
+		s.o.Events.Log.Warn("a resolver has left the socket for questions otherwise than it was: a new one is made", "why", why)
+	}
+	return err
+}
+
+// renewSocket makes the socket anew if it has to be, and returns why.
+func (s *Server) renewSocket() (why, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.socket != nil {
-		why := s.unsettled()
-		if why == nil {
-			return nil
+		if why = s.unsettled(); why == nil {
+			return nil, nil
 		}
-		s.o.Events.Log.Warn("a resolver has left the socket for questions otherwise than it was: a new one is made", "why", why)
 		s.socket.Close()
 		s.socket = nil
 	}
-	return s.openSocket()
+	return why, s.openSocket()
 }
 
 // unsettled returns what is otherwise than it was about the socket; nil if nothing is.
